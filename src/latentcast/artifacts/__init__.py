@@ -1,0 +1,1 @@
+"""What leaves a run: the encoder with its preprocessing, and weights in public key layouts."""

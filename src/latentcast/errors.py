@@ -1,0 +1,27 @@
+"""The one exception a user is meant to read: it names the thing and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LatentcastError(Exception):
+    """A problem the user can put right; the command line prints it without a traceback.
+
+    The message has the form ``thing: what is wrong; what to do``.
+    """
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> LatentcastError:
+    """The error for an optional dependency that is not installed."""
+    return LatentcastError(
+        f"{package}: is not installed, {purpose} needs it; pip install 'latentcast[{extra}]'"
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the closest known name, else the list of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

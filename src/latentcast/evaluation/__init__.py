@@ -1,0 +1,1 @@
+"""Frozen features scored under accepted protocols, next to their floors and with intervals."""

@@ -1,0 +1,1 @@
+"""What is minimised, each written like its equation; no optimizers, devices, ranks or files."""
