@@ -9,6 +9,7 @@ form serves drop-path, coordinates and masks on the device, and both give the sa
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -78,3 +79,28 @@ def tensor_bits(stream: int, counters: Tensor) -> Tensor:
 def tensor_uniform(stream: int, counters: Tensor) -> Tensor:
     """Uniform float32 numbers in [0, 1) with 24 bits, one for each int64 counter."""
     return _shift_right(tensor_bits(stream, counters), 40).to(torch.float32) * 2.0**-24
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers of one optimizer step.
+
+    Attributes:
+        seed: of the run.
+        step: the optimizer step.
+        ids: ``(B,)`` int64, the sample ids of the batch: a sample draws the same numbers in
+            whichever micro-batch, worker or rank it is.
+    """
+
+    seed: int
+    step: int
+    ids: Tensor
+
+    def for_samples(self, stream: str) -> Tensor:
+        """``(B,)`` uniform float32 in [0, 1), one for each sample, on the device of ``ids``."""
+        return tensor_uniform(key(self.seed, self.step, stream), self.ids)
+
+    def for_step(self, stream: str, n: int, device: torch.device) -> Tensor:
+        """``(n,)`` uniform float32 in [0, 1), the same for all samples of the step."""
+        counters = torch.arange(n, device=device)
+        return tensor_uniform(key(self.seed, self.step, stream), counters)

@@ -1,1 +1,27 @@
 """Named configurations as plain functions; the published ones are the published table, to the digit."""
+
+from collections.abc import Callable
+
+from latentcast.config import Config
+from latentcast.errors import LatentcastError, nearest
+from latentcast.recipes import ecg, images
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "nepa-ecg-tiny": ecg.nepa_ecg_tiny,
+    "nepa-ecg-small": ecg.nepa_ecg_small,
+    "nepa-ecg-base": ecg.nepa_ecg_base,
+    "nepa-image-tiny": images.nepa_image_tiny,
+    "nepa-image-base": images.nepa_image_base,
+    "nepa-image-large": images.nepa_image_large,
+}
+
+
+def recipe(name: str) -> Config:
+    """The configuration of a recipe.
+
+    Raises:
+        LatentcastError: no recipe of that name; the nearest is offered.
+    """
+    if name not in RECIPES:
+        raise LatentcastError(f"{name}: is no recipe; {nearest(name, RECIPES)}")
+    return RECIPES[name]()

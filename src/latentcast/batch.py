@@ -1,0 +1,45 @@
+"""What travels: integers from the store to the device, and floats from there to the objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+INVALID = -32768
+"""The int16 count that marks a sample of a recording as not measured, padding included."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Integers as they lie in the store.
+
+    Attributes:
+        samples: int16 ``(B, samples, leads)`` (time-major) or uint8 ``(B, height, width, channels)``.
+        ids: int64 ``(B,)``, rows of the store; all randomness is keyed by them.
+    """
+
+    samples: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.samples.to(device, non_blocking=True), self.ids.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A preprocessed batch.
+
+    Attributes:
+        values: ``(B, channels, *size)`` float, normalised, 0 where not valid.
+        valid: same shape, bool; None when everything is valid.
+    """
+
+    values: Tensor
+    valid: Tensor | None = None

@@ -1,0 +1,69 @@
+"""Where a run computes, in which precision, and when it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+
+from latentcast.config import TrainConfig
+from latentcast.errors import LatentcastError
+
+
+@dataclass(frozen=True)
+class Context:
+    """Device and precision of a run."""
+
+    device: torch.device
+    precision: torch.dtype
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Context:
+        name = config.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as problem:
+            raise LatentcastError(f"train.device {name}: cannot be used ({problem}); try cpu") from None
+        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision])
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 needs no loss scaling; losses and norms stay in float32 inside."""
+        enabled = self.precision is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=enabled)
+
+
+class StopRequest:
+    """Set by SIGTERM or SIGUSR1; the loop saves and leaves after the step in hand."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.name is not None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Listen for SIGTERM and SIGUSR1, and restore the former handlers afterwards."""
+    request = StopRequest()
+    former = {}
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        try:
+            former[number] = signal.signal(number, request.handle)
+        except ValueError:  # not the main thread: the host program owns the signals
+            break
+    try:
+        yield request
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,172 @@
+"""What a run says: ``metrics.jsonl``, one log line, a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from latentcast.batch import Batch
+from latentcast.config import Config
+from latentcast.engine.checkpoint import State
+from latentcast.engine.context import Context
+from latentcast.engine.ema import Ema
+from latentcast.engine.schedules import Schedules
+from latentcast.files import write_text
+from latentcast.monitors import collapse
+from latentcast.monitors.throughput import matmul_peak
+from latentcast.objectives.base import Output
+
+TIMINGS = ("samples_per_second", "flops_of_peak", "data_wait", "seconds")
+"""Keys of a metrics row that depend on the machine; all others are the same after a resume."""
+
+
+class Journal:
+    """Writes a row and a line every ``log_every`` steps; holds no state that training needs.
+
+    Rows beyond the step a run resumes from are dropped first, so the file of an interrupted run
+    ends as that of an uninterrupted one.
+    """
+
+    def __init__(self, run: Path, config: Config, forward_flops: int) -> None:
+        self._file, self._config = run / "metrics.jsonl", config
+        self._step_flops = 3 * forward_flops * config.train.batch_size  # backward is two forwards
+        self._console = Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._alarmed: set[str] = set()
+        self._stream: TextIO | None = None
+
+    def start(self, state: State, context: Context) -> None:
+        """Called once, when it is known from which step the run goes on."""
+        steps = self._config.train.steps
+        if state.step:
+            self._say(f"resuming at step {state.step} of {steps}")
+        _cut(self._file, state.step)
+        self._stream = self._file.open("a")
+        self._device = context.device
+        self._peak = matmul_peak(context.device, context.precision)
+        self._task = self._progress.add_task(
+            self._config.recipe, total=steps, completed=state.step
+        )
+        self._start = self._since = time.perf_counter()
+        self._first, self._steps, self._waited = state.step, 0, 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._progress.stop()
+        if self._stream is not None:
+            self._stream.close()
+
+    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+        """The next micro-batches; the time spent waiting for them is the data wait."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def skipped(self, state: State, gradient_norm: Tensor) -> None:
+        self._say(
+            f"step {state.step}: skipped, the gradient norm is {float(gradient_norm)} "
+            f"({state.skipped} skipped so far); weights, average and schedules stay"
+        )
+
+    def updated(
+        self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
+    ) -> None:
+        """Called after each optimizer step; does its work on every ``log_every``-th."""
+        self._steps += 1
+        self._progress.update(self._task, completed=state.step)
+        last = state.step == self._config.train.steps
+        if state.step % self._config.train.log_every and not last and state.step != 1:
+            return
+        done = state.step - 1  # the schedules of the step that has just been taken
+        views = {name: collapse.statistics(v, output.valid) for name, v in output.views.items()}
+        loss = float(output.loss)
+        scalars = {name: float(value) for name, value in output.scalars.items()}
+        row: dict[str, Any] = {
+            "step": state.step,
+            "loss": loss,
+            **scalars,
+            "lr": schedules.lr(done),
+            "weight_decay": schedules.weight_decay(done),
+            "momentum": schedules.momentum(done),
+            "teacher_distance": ema.distance(),
+            "gradient_norm": float(gradient_norm),
+            "skipped": state.skipped,
+        }
+        for name, seen in views.items():
+            row |= {f"{name}_{key}": value for key, value in vars(seen).items()}
+        found = collapse.alarms(views, loss, scalars.get("copy_last_loss"))
+        row["alarms"] = [alarm.name for alarm in found]
+        row |= self._timings(state)
+        assert self._stream is not None  # the loop calls start first
+        self._stream.write(json.dumps(row) + "\n")
+        self._stream.flush()
+        self._say(self._line(row))
+        for alarm in found:
+            if alarm.name not in self._alarmed:  # each alarm once: a warning, not a siren
+                self._alarmed.add(alarm.name)
+                self._say(f"  alarm {alarm}")
+
+    def _timings(self, state: State) -> dict[str, float]:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        elapsed = max(now - self._since, 1e-9)
+        rate = self._steps / elapsed
+        timings = {
+            "samples_per_second": rate * self._config.train.batch_size,
+            "flops_of_peak": rate * self._step_flops / self._peak,
+            "data_wait": self._waited / elapsed,
+            "seconds": now - self._start,
+        }
+        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        return timings
+
+    def _line(self, row: dict[str, Any]) -> str:
+        steps = self._config.train.steps
+        speed = row["flops_of_peak"] * self._peak
+        done = max(1, row["step"] - self._first)
+        left = (steps - row["step"]) * row["seconds"] / done
+        copying = row.get("copy_last_loss", math.nan)
+        return (
+            f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f} (copy {copying:.3f}) "
+            f"| rank {row.get('output_rank', math.nan):.1f} | lr {row['lr']:.2e} "
+            f"| {row['samples_per_second']:.0f} samples/s | {speed / 1e9:.0f} GFLOP/s "
+            f"({row['flops_of_peak']:.0%} of peak) | data wait {row['data_wait']:.1%} "
+            f"| {left:.0f} s left"
+        )
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    file = run / "metrics.jsonl"
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _cut(file: Path, step: int) -> None:
+    kept = [row for row in read_metrics(file.parent) if row["step"] <= step]
+    write_text(file, "".join(json.dumps(row) + "\n" for row in kept))

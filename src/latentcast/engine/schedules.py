@@ -1,0 +1,103 @@
+"""Learning rate, weight decay and EMA momentum as pure functions of the optimizer step.
+
+Steps count from 0. Nothing here is advanced, so nothing can be advanced twice, once too early, or
+in micro-batches; a resumed run asks for the same step and gets the same number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from latentcast.config import Config
+
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear warm-up to ``base``, then half a cosine to ``final``; ``final`` ever after.
+
+    The warm-up is counted from one (I-JEPA): the first step already moves, with ``base /
+    warmup``, and step ``warmup − 1`` is the first at ``base``. No warm-up and a warm-up as long
+    as the run are both allowed.
+    """
+
+    base: float
+    final: float
+    warmup: int
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        done = step + 1
+        if done < self.warmup:
+            return self.base * done / self.warmup
+        return half_cosine(self.base, self.final, done - self.warmup, self.steps - self.warmup)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from ``base`` to ``final`` over the run (I-JEPA's weight decay)."""
+
+    base: float
+    final: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        return half_cosine(self.base, self.final, step + 1, self.steps)
+
+
+@dataclass(frozen=True)
+class EmaSchedule:
+    """``base`` during the warm-up, then linear to ``final`` over the remaining steps, and stay.
+
+    The update of step ``n`` (from 0) uses ``base + (final − base) · n / steps``, so the first
+    uses exactly ``base`` (I-JEPA, ``train.py``).
+    """
+
+    base: float
+    final: float
+    steps: int
+    warmup: int = 0
+
+    def __call__(self, step: int) -> float:
+        moving = max(1, self.steps - self.warmup)
+        progress = min(1.0, max(0, step - self.warmup) / moving)
+        return self.base + (self.final - self.base) * progress
+
+
+def half_cosine(start: float, end: float, done: int, total: int) -> float:
+    """From ``start`` at 0 to ``end`` at ``total``, and ``end`` beyond."""
+    progress = min(1.0, max(0, done) / max(1, total))
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The schedules of a run."""
+
+    lr: Schedule
+    weight_decay: Schedule
+    momentum: Schedule
+
+    @classmethod
+    def of(cls, config: Config) -> Schedules:
+        o, steps = config.optimizer, config.train.steps
+        decay_end = o.weight_decay if o.final_weight_decay is None else o.final_weight_decay
+        ema = config.ema
+        return cls(
+            lr=WarmupCosine(o.lr, o.final_lr, o.warmup_steps, steps),
+            weight_decay=Cosine(o.weight_decay, decay_end, steps),
+            momentum=EmaSchedule(ema.base, ema.final, steps, ema.warmup_steps)
+            if ema
+            else (lambda step: 0.0),
+        )
+
+    def apply(self, optimizer: Optimizer, step: int) -> None:
+        """Write the values of this step into the optimizer, before it moves."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr(step)
+            group["weight_decay"] = self.weight_decay(step) if group["decayed"] else 0.0

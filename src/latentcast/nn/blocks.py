@@ -1,0 +1,132 @@
+"""The transformer block and its parts: attention, MLP, LayerScale, drop-path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentcast.config import Activation, EncoderConfig
+from latentcast.nn.positions import Tables, rotate
+from latentcast.randomness import Draw
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class QKNorm(nn.Module):
+    """LayerNorm over the head dimension; scale and offset are optional (NEPA has neither)."""
+
+    def __init__(self, head: int, affine: bool, bias: bool, eps: float) -> None:
+        super().__init__()
+        self.head, self.eps = head, eps
+        self.weight = nn.Parameter(torch.ones(head)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(head)) if affine and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.head,), self.weight, self.bias, self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with packed q, k, v; QK-norm before the rotation."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.heads, self.causal = config.heads, config.causal
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.width, config.width)
+        head = config.width // config.heads
+        norm = (head, config.qk_norm_affine, config.qk_norm_bias, config.norm_eps)
+        self.q_norm: nn.Module = QKNorm(*norm) if config.qk_norm else nn.Identity()
+        self.k_norm: nn.Module = QKNorm(*norm) if config.qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, tables: Tables) -> Tensor:
+        """``(B, T, width)`` in and out; ``tables`` from :func:`rotary_tables`."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # The tables are float32 (or wider): q and k return to v's type for the fused kernel.
+        q = rotate(self.q_norm(q), tables).to(v.dtype)
+        k = rotate(self.k_norm(k), tables).to(v.dtype)
+        # is_causal, never a dense mask: the dense one is 1.8 times slower on a CPU.
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
+        return mixed
+
+
+class MLP(nn.Module):
+    """``down(act(up(x)))``, or gated ``down(act(gate(x)) · up(x))``."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.mlp_width)
+        self.gate = nn.Linear(config.width, config.mlp_width) if config.gated_mlp else None
+        self.down = nn.Linear(config.mlp_width, config.width)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if self.gate is None:
+            hidden = self.activation(hidden)
+        else:
+            hidden = self.activation(self.gate(x)) * hidden
+        out: Tensor = self.down(hidden)
+        return out
+
+
+class LayerScale(nn.Module):
+    """A learned gain for each channel of a residual branch (Touvron et al. 2021)."""
+
+    def __init__(self, width: int, value: float) -> None:
+        super().__init__()
+        self.value = value
+        self.gain = nn.Parameter(torch.full((width,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain
+
+
+def drop_path(x: Tensor, rate: float, draw: Draw | None, stream: str) -> Tensor:
+    """Drop a residual branch for whole samples and rescale the rest (Huang et al. 2016).
+
+    Without a ``draw`` (evaluation) nothing is dropped. The choice is a function of (seed, step,
+    sample), so it survives resume and does not depend on micro-batches.
+    """
+    if rate == 0.0 or draw is None:
+        return x
+    keep = draw.for_samples(stream) >= rate
+    return x * (keep.to(x.dtype) / (1 - rate)).view(-1, *(1,) * (x.ndim - 1))
+
+
+class Block(nn.Module):
+    """``x += γ₁ Attention(LN x)``, ``x += γ₂ MLP(LN x)``, drop-path on each branch."""
+
+    def __init__(self, config: EncoderConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.drop_rate = config.drop_path * index / max(1, config.depth - 1)
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.scale1 = _scale(config)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config)
+        self.scale2 = _scale(config)
+
+    def forward(self, x: Tensor, tables: Tables, draw: Draw | None) -> Tensor:
+        branch = self.scale1(self.attention(self.norm1(x), tables))
+        x = x + drop_path(branch, self.drop_rate, draw, f"drop-attention-{self.index}")
+        branch = self.scale2(self.mlp(self.norm2(x)))
+        return x + drop_path(branch, self.drop_rate, draw, f"drop-mlp-{self.index}")
+
+
+def _scale(config: EncoderConfig) -> nn.Module:
+    if config.layer_scale is None:
+        return nn.Identity()
+    return LayerScale(config.width, config.layer_scale)

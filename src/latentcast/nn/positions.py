@@ -1,0 +1,84 @@
+"""Where a patch is: coordinates along each axis, and the rotary tables made of them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from latentcast.config import Rotary
+from latentcast.randomness import Draw
+
+
+Tables = tuple[Tensor, Tensor]
+"""Cosine and sine of the rotary angles, each ``(tokens, head)``."""
+
+
+def patch_coordinates(
+    grid: tuple[int, ...], positions: Rotary, patch_seconds: float | None, device: torch.device
+) -> Tensor:
+    """Coordinates of the patch centres in row-major order.
+
+    Returns:
+        ``(N, axes)`` float32. ``normalized``: ``(i + 0.5) / n * 2 - 1`` along each axis (NEPA,
+        DINOv3). ``seconds``: centre in seconds over the shortest period, so one unit is one
+        turn of the fastest frequency whatever the length of the input.
+    """
+    axes = []
+    for n in grid:
+        centre = torch.arange(n, device=device, dtype=torch.float32) + 0.5
+        if positions.coordinates == "seconds":
+            assert patch_seconds is not None  # Config refuses "seconds" for images
+            axes.append(centre * (patch_seconds / positions.shortest_period))
+        else:
+            axes.append(centre / n * 2 - 1)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+
+
+def augment_coordinates(coordinates: Tensor, positions: Rotary, draw: Draw) -> Tensor:
+    """Shift, jitter and rescale coordinates for one training step (all samples alike).
+
+    ``positions.shift`` adds a uniform offset to each axis, ``jitter`` multiplies each axis and
+    ``rescale`` all axes together by log-uniform factors. ``(N, axes)`` in and out.
+    """
+    axes = coordinates.shape[1]
+    if positions.shift is not None:
+        offset = draw.for_step("rope-shift", axes, coordinates.device) * 2 - 1
+        coordinates = coordinates + offset * positions.shift
+    if positions.jitter is not None:
+        exponent = draw.for_step("rope-jitter", axes, coordinates.device) * 2 - 1
+        coordinates = coordinates * torch.exp(exponent * math.log(positions.jitter))
+    if positions.rescale is not None:
+        exponent = draw.for_step("rope-rescale", 1, coordinates.device) * 2 - 1
+        coordinates = coordinates * torch.exp(exponent * math.log(positions.rescale))
+    return coordinates
+
+
+def rotary_tables(coordinates: Tensor, head: int, theta: float, prefix: int) -> Tables:
+    """Cosine and sine of the rotary angles (Su et al. 2021; layout of the NEPA reference).
+
+    ``angle = 2π · coordinate · θ^(-k / K)`` for ``k = 0 … K-1`` with ``K = head / (2 axes)``;
+    angles of the axes side by side, then the whole repeated once for ``rotate_half``.
+
+    Args:
+        coordinates: ``(N, axes)``.
+        head: dimensions of one attention head.
+        prefix: tokens before the patches (CLS); they get angle 0, that is no rotation.
+
+    Returns:
+        two tensors ``(prefix + N, head)``.
+    """
+    pairs = head // (2 * coordinates.shape[1])
+    exponents = torch.arange(pairs, device=coordinates.device, dtype=coordinates.dtype) / pairs
+    angles = 2 * math.pi * coordinates[:, :, None] * theta**-exponents
+    angles = angles.flatten(1).repeat(1, 2)
+    angles = torch.cat([angles.new_zeros(prefix, head), angles])
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, tables: Tables) -> Tensor:
+    """Rotate ``(..., tokens, head)`` by the tables, pairing first half with second half."""
+    cosine, sine = tables
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat([-second, first], dim=-1) * sine

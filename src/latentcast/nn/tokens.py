@@ -1,0 +1,62 @@
+"""Patches to tokens: a strided product over 1-D or 2-D inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentcast.errors import LatentcastError
+
+
+class PatchEmbedding(nn.Module):
+    """``token_n = W · patch_n + b`` over non-overlapping patches, row-major.
+
+    The weight has the layout of a convolution with kernel = stride, ``(width, channels, *patch)``,
+    so public checkpoints load as they are; the product is taken on unfolded patches because
+    one matrix product is faster than a convolution whose windows do not overlap.
+    """
+
+    def __init__(self, channels: int, axes: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.patch, self.axes = patch, axes
+        self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Patches along each axis of an input of this size.
+
+        Raises:
+            LatentcastError: the patch does not divide the input; nothing is dropped silently.
+        """
+        if len(size) != self.axes or any(extent % self.patch for extent in size):
+            raise LatentcastError(
+                f"input of size {tuple(size)}: is not a whole number of patches of {self.patch} "
+                f"along {self.axes} axes; crop or pad it to a multiple of {self.patch}"
+            )
+        return tuple(extent // self.patch for extent in size)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``(B, channels, *size)`` to ``(B, N, width)``."""
+        return F.linear(self.unfold(values), self.weight.flatten(1), self.bias)
+
+    def unfold(self, values: Tensor) -> Tensor:
+        """``(B, channels, *size)`` to patches ``(B, N, channels · patch^axes)``."""
+        grid = self.grid(values.shape[2:])
+        batch, channels = values.shape[:2]
+        split = [part for n in grid for part in (n, self.patch)]
+        values = values.reshape(batch, channels, *split)
+        places = [2 + 2 * axis for axis in range(self.axes)]
+        order = [0, *places, 1, *(place + 1 for place in places)]
+        return values.permute(order).reshape(batch, -1, channels * self.patch**self.axes)
+
+
+def token_validity(valid: Tensor, embedding: PatchEmbedding, least: float = 0.5) -> Tensor:
+    """Which patches hold enough measured samples to be a target: ``(B, N)`` bool.
+
+    A patch counts when at least ``least`` of its values (over all channels) are valid: one flat
+    lead of twelve leaves it in, padding leaves it out.
+    """
+    return embedding.unfold(valid.to(torch.float32)).mean(-1) >= least

@@ -1,0 +1,16 @@
+"""From a configuration to its objective."""
+
+from __future__ import annotations
+
+from latentcast.config import Config
+from latentcast.objectives.base import Objective
+from latentcast.objectives.nepa import Nepa
+
+
+def build(config: Config) -> Objective:
+    """The objective of a run, initialised from the run's seed."""
+    match config.objective.kind:
+        case "nepa":
+            objective = Nepa.of(config)
+    objective.initialise(config.train.seed)
+    return objective

@@ -1,0 +1,103 @@
+"""NEPA: a causal transformer predicts the embedding of the next patch."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentcast.batch import Inputs
+from latentcast.config import Config
+from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.tokens import token_validity
+from latentcast.objectives.base import Objective, Output, Role
+from latentcast.randomness import Draw
+
+
+class Nepa(Objective):
+    """``L = −mean cos(h[:, :-1], stop_gradient(z[:, 1:]))`` (NEPA, prediction loss).
+
+    ``z`` are the embeddings of CLS and patches, ``h`` the transformer's output under a causal
+    mask. No teacher, mask, decoder or negatives; CLS predicts the first patch. With an average
+    of the weights (``teacher=True``) the average takes no part in the loss: it is what gets
+    evaluated, as the original does.
+    """
+
+    def __init__(self, student: PatchEncoder, teacher: bool) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = copy.deepcopy(student).requires_grad_(False) if teacher else None
+
+    @classmethod
+    def of(cls, config: Config) -> Nepa:
+        return cls(PatchEncoder.of(config), teacher=config.ema is not None)
+
+    def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
+        z, h = self._embed_and_transform(self.student, inputs, draw)
+        target = z[:, 1:].detach()
+        similarity = cosine(h[:, :-1], target)
+        valid = self._valid(inputs)
+        with torch.no_grad():
+            copied = cosine(z[:, :-1], target)
+        return Output(
+            loss=-_mean(similarity, valid),
+            weight=_count(similarity, valid),
+            scalars={"copy_last_loss": -_mean(copied, valid)},
+            views={"target": target, "output": h[:, :-1].detach()},
+            valid=valid,
+        )
+
+    @torch.no_grad()
+    def patch_errors(self, inputs: Inputs, role: Role = "teacher") -> Tensor:
+        """``1 − cos`` of each patch with its prediction: ``(B, N)``, NaN where not valid."""
+        z, h = self._embed_and_transform(self.encoder(role), inputs, None)
+        errors = 1 - cosine(h[:, :-1], z[:, 1:])
+        valid = self._valid(inputs)
+        return errors if valid is None else errors.masked_fill(~valid, torch.nan)
+
+    def _embed_and_transform(
+        self, encoder: PatchEncoder, inputs: Inputs, draw: Draw | None
+    ) -> tuple[Tensor, Tensor]:
+        z = encoder.embed(inputs.values)
+        return z, encoder.transform(z, tuple(inputs.values.shape[2:]), draw)
+
+    def _valid(self, inputs: Inputs) -> Tensor | None:
+        if inputs.valid is None:
+            return None
+        return token_validity(inputs.valid, self.student.patches)
+
+    def initialise(self, seed: int) -> None:
+        self.student.initialise(seed)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.student.state_dict())
+
+    def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [] if self.teacher is None else [(self.student, self.teacher)]
+
+    def encoder(self, role: Role) -> PatchEncoder:
+        return self.student if role == "student" or self.teacher is None else self.teacher
+
+    def forward_flops(self, size: tuple[int, ...]) -> int:
+        tokens = 1
+        for extent in self.student.patches.grid(size):
+            tokens *= extent
+        return self.student.forward_flops(1 + tokens)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity over the last axis, at least in float32 whatever the autocast type."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return F.cosine_similarity(a.to(wide), b.to(wide), dim=-1, eps=1e-12)
+
+
+def _mean(terms: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the valid terms; 0 with no valid term, so that a batch of padding trains nothing."""
+    if valid is None:
+        return terms.mean()
+    return torch.where(valid, terms, 0).sum() / valid.sum().clamp(min=1)
+
+
+def _count(terms: Tensor, valid: Tensor | None) -> Tensor:
+    return terms.new_tensor(terms.numel()) if valid is None else valid.sum().to(terms.dtype)

@@ -1,0 +1,139 @@
+"""From a configuration and a store to a run folder: the pieces put together, once."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentcast import config as configuration
+from latentcast.config import Config, EcgInput, Normalisation
+from latentcast.data.loader import CropLoader
+from latentcast.data.store import Store
+from latentcast.engine.checkpoint import State
+from latentcast.engine.journal import Journal
+from latentcast.engine.loop import train
+from latentcast.errors import LatentcastError
+from latentcast.files import write_text
+from latentcast.objectives.build import build
+from latentcast.signals.preprocess import EcgPreprocess
+
+
+def pretrain(config: Config, data: Path, run: Path) -> State:
+    """Train a configuration on a store, or go on where the run was interrupted.
+
+    Args:
+        config: resolved; its normalisation is filled in from the store when it has none.
+        data: folder of the store.
+        run: folder to write to; made when absent.
+
+    Raises:
+        LatentcastError: the store does not fit the configuration, the run folder belongs to
+            another configuration or cannot be written.
+    """
+    store = Store.open(data)
+    config = fitted(config, store)
+    assert isinstance(config.input, EcgInput)
+    open_run(run, config, store)
+    objective = build(config)
+    loader = CropLoader(store, store.rows("train"), config)
+    with Journal(run, config, objective.forward_flops(config.input.size)) as journal:
+        return train(
+            objective, EcgPreprocess(config.input), loader.stream, config, run, journal
+        )
+
+
+def fitted(config: Config, store: Store) -> Config:
+    """The configuration with the store's statistics, after checking that the two fit.
+
+    Raises:
+        LatentcastError: another sampling rate or scale, a lead the store lacks, an empty split.
+    """
+    if not isinstance(config.input, EcgInput):
+        raise LatentcastError(
+            f"{config.recipe}: is an image recipe and {store.path} holds recordings; "
+            "choose a recipe with -ecg- in its name"
+        )
+    manifest, wanted = store.path / "manifest.json", config.input
+    if store.sampling_rate != wanted.sampling_rate:
+        raise LatentcastError(
+            f"{manifest}: sampling_rate is {store.sampling_rate:g}, the recipe needs "
+            f"{wanted.sampling_rate:g}; re-ingest with --fs {wanted.sampling_rate:g}"
+        )
+    if store.leads != wanted.leads:
+        raise LatentcastError(
+            f"{manifest}: leads are {' '.join(store.leads)}, the recipe needs "
+            f"{' '.join(wanted.leads)}; re-ingest with --leads {','.join(wanted.leads)}, or "
+            f"train with --set input.leads=[{','.join(store.leads)}]"
+        )
+    if store.scale != wanted.scale:
+        raise LatentcastError(
+            f"{manifest}: scale is {store.scale}, the recipe has {wanted.scale}; "
+            f"train with --set input.scale={store.scale}"
+        )
+    if not len(store.rows("train")):
+        raise LatentcastError(f"{manifest}: the training split is empty; check the folds")
+    if wanted.normalisation is not None:
+        return config
+    statistics = store.manifest.statistics
+    normalisation = Normalisation(mean=tuple(statistics.mean), std=tuple(statistics.std))
+    return config.updated({"input.normalisation": normalisation.model_dump()})
+
+
+def open_run(run: Path, config: Config, store: Store) -> None:
+    """Make the run folder with its configuration and environment, or check that it is ours."""
+    file = run / "config.yaml"
+    if file.exists():
+        theirs = configuration.load(file)
+        if theirs != config:
+            raise LatentcastError(
+                f"{file}: belongs to another run ("
+                + "; ".join(configuration.differences(config, theirs))
+                + "); choose another --out, or repeat the run's own settings to resume it"
+            )
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_text(file, config.to_yaml())
+        write_text(run / "environment.json", json.dumps(environment(store), indent=1))
+    except OSError as problem:
+        raise LatentcastError(f"{run}: cannot be written ({problem}); choose another --out") from None
+
+
+def environment(store: Store) -> dict[str, Any]:
+    """What a reader needs to trust or repeat a run: versions, git state, machine, data."""
+    return {
+        "latentcast": metadata.version("latentcast"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "git": _git(),
+        "command": " ".join(["latentcast", *sys.argv[1:]]),
+        "data": {
+            "store": str(store.path),
+            "records": len(store),
+            "sha256": {shard.file: shard.sha256 for shard in store.manifest.shards},
+        },
+    }
+
+
+def _git() -> str | None:
+    """The commit of the code, with ``-dirty`` when it was changed; None outside a checkout."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()

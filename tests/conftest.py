@@ -1,0 +1,35 @@
+"""Small real stores and small configurations for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from latentcast.config import Config
+from latentcast.data.ingest import ingest
+from latentcast.recipes import recipe
+
+REPOSITORY = Path(__file__).parents[1]
+WFDB = REPOSITORY / "tests" / "data" / "ptbxl_wfdb"
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the bundled original PTB-XL files at 100 Hz."""
+    out = tmp_path_factory.mktemp("stores") / "small"
+    ingest(WFDB / "records100", out, workers=1, quiet=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Config:
+    """NEPA on 100 Hz recordings, so small that a step takes milliseconds."""
+    return recipe("nepa-ecg-tiny").updated(
+        {
+            "encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.mlp_width": 48,
+            "encoder.drop_path": 0.2, "encoder.positions.rescale": 1.5, "input.length": 400,
+            "train.steps": 12, "train.batch_size": 6, "train.micro_batches": 2,
+            "train.log_every": 1, "train.checkpoint_every": 5, "optimizer.warmup_steps": 4,
+        }
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""Agreement with the reference's numbers, and that disagreement is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from latentcast.artifacts.public_nepa import encoder_config, from_public, load_public, to_public
+from latentcast.errors import LatentcastError
+from latentcast.nn import blocks
+from latentcast.nn.encoder import PatchEncoder
+from latentcast.objectives import nepa as nepa_module
+from latentcast.verification.parity import compare
+
+FILES = sorted(Path(__file__).parent.glob("nepa*.safetensors"))
+VISION = Path(__file__).parent / "nepa_vision.safetensors"
+TRAJECTORY = Path(__file__).parent / "nepa_ecg_trajectory.safetensors"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_reference_numbers_are_reproduced(file: Path) -> None:
+    agreements = compare(file)
+    assert len(agreements) > 50
+    assert [a for a in agreements if not a.holds] == []
+
+
+def differing(file: Path) -> set[str]:
+    return {a.quantity for a in compare(file) if not a.holds}
+
+
+def test_a_missing_stop_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "detach", lambda self: self.clone())
+    names = differing(VISION)
+    assert names and all(name.startswith("gradient") for name in names)
+
+
+def test_positions_on_cls_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = blocks.rotate
+
+    def shifted(x: torch.Tensor, pair: Any) -> torch.Tensor:
+        return tables(x, (pair[0].roll(1, 0), pair[1].roll(1, 0)))
+
+    monkeypatch.setattr(blocks, "rotate", shifted)
+    assert {"last hidden state", "loss"} <= differing(VISION)
+
+
+def test_an_off_by_one_target_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    true_cosine = nepa_module.cosine
+    monkeypatch.setattr(
+        nepa_module, "cosine", lambda a, b: true_cosine(a, b.roll(1, dims=1))
+    )
+    assert "loss" in differing(VISION)
+
+
+def test_a_wrong_decay_group_is_seen(tmp_path: Path) -> None:
+    with safe_open(TRAJECTORY, "pt") as stream:
+        metadata = stream.metadata()
+    told = json.loads(metadata["trajectory"])
+    told["decayed"].remove("embeddings.cls_token")
+    metadata["trajectory"] = json.dumps(told)
+    save_file(load_file(TRAJECTORY), tmp_path / "t.safetensors", metadata)
+    assert differing(tmp_path / "t.safetensors") == {"final embeddings.cls_token"}
+
+
+def test_public_names_survive_the_round_trip() -> None:
+    tensors = {
+        n.removeprefix("weights."): t for n, t in load_file(VISION).items() if n.startswith("weights.")
+    }
+    back = to_public(from_public(tensors))
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_published_folder_loads_without_edits(tmp_path: Path) -> None:
+    public: dict[str, Any] = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 48, "patch_size": 4, "num_channels": 3, "qk_norm": True,
+        "use_gated_mlp": True, "hidden_act": "silu", "qk_norm_affine": True, "image_size": 16,
+    }  # fmt: skip
+    ours = PatchEncoder(encoder_config(public), 3, axes=2)
+    ours.initialise(3)
+    (tmp_path / "config.json").write_text(json.dumps(public))
+    weights = {f"vit_nepa.{n}": t.contiguous() for n, t in to_public(ours.state_dict()).items()}
+    weights["classifier.weight"] = torch.zeros(5, 24)  # a fine-tuned head beside it
+    save_file(weights, tmp_path / "model.safetensors")
+    loaded = load_public(tmp_path)
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(
+        loaded.transform(loaded.embed(x), (16, 16)), ours.transform(ours.embed(x), (16, 16))
+    )
+    del weights["vit_nepa.layernorm.bias"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(LatentcastError, match=r"does not fit config\.json"):
+        load_public(tmp_path)
+    with pytest.raises(LatentcastError, match=r"config\.json: does not exist"):
+        load_public(tmp_path / "nowhere")
+
+
+def test_foreign_weights_are_refused() -> None:
+    with pytest.raises(LatentcastError, match="is not a NEPA weight"):
+        from_public({"encoder.layer.0.crossattention.key.weight": torch.zeros(1)})
+    with pytest.raises(LatentcastError, match="is not a NEPA weight"):
+        from_public({"decoder.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", VISION.read_bytes()[:5000]])
+def test_a_damaged_parity_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.safetensors").write_bytes(content)
+    with pytest.raises(LatentcastError, match=r"p\.safetensors: cannot be read"):
+        compare(tmp_path / "p.safetensors")
+
+
+def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "p.safetensors")
+    with pytest.raises(LatentcastError, match="is not a parity file"):
+        compare(tmp_path / "p.safetensors")

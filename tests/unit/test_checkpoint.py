@@ -1,0 +1,98 @@
+"""Checkpoints are whole or absent, and a bad one is an error with a mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentcast.config import Config
+from latentcast.engine import checkpoint
+from latentcast.engine.checkpoint import State
+from latentcast.engine.optimizer import adamw
+from latentcast.errors import LatentcastError
+from latentcast.objectives.build import build
+
+
+def save(folder: Path, config: Config, *steps: int, keep: int = 5) -> Path:
+    model = build(config)
+    optimizer = adamw(model, config.optimizer)
+    for p in model.trainable().values():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for step in steps:
+        written = checkpoint.save(folder, State(step, 1), model, optimizer, config, keep)
+    return written
+
+
+def resume(folder: Path, config: Config) -> State:
+    model = build(config)
+    return checkpoint.resume(folder, model, adamw(model, config.optimizer), config)
+
+
+def test_what_was_saved_comes_back(small_config: Config, tmp_path: Path) -> None:
+    save(tmp_path, small_config, 3)
+    assert resume(tmp_path, small_config) == State(3, 1)
+
+
+def test_nothing_there_starts_at_zero(small_config: Config, tmp_path: Path) -> None:
+    assert resume(tmp_path / "none", small_config) == State(0, 0)
+
+
+def test_only_the_newest_are_kept(small_config: Config, tmp_path: Path) -> None:
+    save(tmp_path, small_config, 1, 2, 10, 9, keep=2)
+    assert [p.name for p in checkpoint.list_steps(tmp_path)] == ["step-00000009", "step-00000010"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_checkpoint_cut_in_half_is_refused_with_a_mend(
+    small_config: Config, tmp_path: Path, name: str
+) -> None:
+    save(tmp_path, small_config, 3)
+    file = save(tmp_path, small_config, 4) / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(LatentcastError, match=r"delete .*step-00000004 to resume from step-00000003"):
+        resume(tmp_path, small_config)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_missing_file_is_refused(small_config: Config, tmp_path: Path, name: str) -> None:
+    (save(tmp_path, small_config, 4) / name).unlink()
+    with pytest.raises(LatentcastError, match="to start over"):
+        resume(tmp_path, small_config)
+
+
+def test_one_flipped_bit_is_noticed(small_config: Config, tmp_path: Path) -> None:
+    file = save(tmp_path, small_config, 4) / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(LatentcastError, match=r"model\.safetensors: is damaged"):
+        resume(tmp_path, small_config)
+
+
+def test_another_configuration_is_refused_with_the_differing_keys(
+    small_config: Config, tmp_path: Path
+) -> None:
+    save(tmp_path, small_config, 4)
+    with pytest.raises(LatentcastError, match=r"optimizer\.lr is 0\.5 here, 0\.001 there"):
+        resume(tmp_path, small_config.updated({"optimizer.lr": 0.5}))
+
+
+def test_a_save_cut_by_a_kill_leaves_the_former_one_good(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, small_config, 3)
+    monkeypatch.setattr(checkpoint, "_moments", lambda optimizer: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(tmp_path, small_config, 4)
+    monkeypatch.undo()
+    assert list(tmp_path.glob(".draft-*"))  # what the kill left behind
+    assert resume(tmp_path, small_config) == State(3, 1)
+    assert not list(tmp_path.glob(".draft-*"))
+
+
+def test_nothing_in_a_checkpoint_is_pickled(small_config: Config, tmp_path: Path) -> None:
+    names = {file.suffix for file in save(tmp_path, small_config, 4).iterdir()}
+    assert names == {".safetensors", ".json"}

@@ -1,0 +1,107 @@
+"""Configuration: precedence, and errors that name the key and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from latentcast import config as configuration
+from latentcast.config import Config
+from latentcast.errors import LatentcastError
+from latentcast.recipes import recipe
+
+
+@pytest.fixture
+def tiny() -> Config:
+    return recipe("nepa-ecg-tiny")
+
+
+def test_flag_beats_file_beats_recipe(tiny: Config, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optimizer: {lr: 2.0e-4, weight_decay: 0.1}\n")
+    resolved = configuration.resolve(tiny, file, ["optimizer.lr=3e-4"])
+    assert resolved.optimizer.lr == 3e-4
+    assert resolved.optimizer.weight_decay == 0.1
+    assert resolved.optimizer.betas == tiny.optimizer.betas
+
+
+def test_written_configuration_reproduces_itself(tiny: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(tiny.to_yaml())
+    assert configuration.load(tmp_path / "config.yaml") == tiny
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001"])
+def test_scientific_notation_is_a_number_not_a_string(tiny: Config, written: str) -> None:
+    assert configuration.resolve(tiny, None, [f"optimizer.lr={written}"]).optimizer.lr == 1e-3
+
+
+def test_unknown_flag_offers_the_nearest_key(tiny: Config) -> None:
+    with pytest.raises(LatentcastError, match=r"optimizer\.warmup_step: .*did you mean 'warmup_steps'"):
+        configuration.resolve(tiny, None, ["optimizer.warmup_step=5"])
+
+
+def test_unknown_section_offers_the_nearest_one(tiny: Config) -> None:
+    with pytest.raises(LatentcastError, match="did you mean 'optimizer'"):
+        configuration.resolve(tiny, None, ["optimiser.lr=5"])
+
+
+def test_unknown_key_in_a_file_names_file_key_and_nearest(tiny: Config, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("encoder: {dept: 3}\n")
+    with pytest.raises(LatentcastError, match=r"mine\.yaml: encoder\.dept .*did you mean 'depth'"):
+        configuration.resolve(tiny, file)
+
+
+def test_unknown_key_of_the_input_is_found_through_the_union(tiny: Config, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("input: {sampling_rat: 250}\n")
+    with pytest.raises(LatentcastError, match="did you mean 'sampling_rate'"):
+        configuration.resolve(tiny, file)
+
+
+def test_flag_without_value_is_refused(tiny: Config) -> None:
+    with pytest.raises(LatentcastError, match="key=value"):
+        configuration.resolve(tiny, None, ["optimizer.lr"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["encoder.patch=33"], "does not divide .* use a patch of 40"),
+        (["encoder.heads=5"], "not a multiple of heads 5"),
+        (["encoder.causal=false"], "would see the patch it predicts"),
+        (["optimizer.warmup_steps=100000"], "longer than"),
+        (["train.batch_size=100", "train.micro_batches=3"], "not a multiple of micro_batches"),
+        (["encoder.drop_path=1.5"], "rate in"),
+        (["input.normalisation.mean=[0, 0]", "input.normalisation.std=[1]"], "mean has 2"),
+    ],
+)
+def test_contradictions_are_sentences_with_the_mend(
+    tiny: Config, flags: list[str], words: str
+) -> None:
+    with pytest.raises(LatentcastError, match=words):
+        configuration.resolve(tiny, None, flags)
+
+
+def test_missing_file_and_broken_yaml_are_named(tiny: Config, tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match=r"gone\.yaml: does not exist"):
+        configuration.resolve(tiny, tmp_path / "gone.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(LatentcastError, match=r"bad\.yaml: is not valid YAML"):
+        configuration.resolve(tiny, tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(LatentcastError, match="holds no mapping"):
+        configuration.resolve(tiny, tmp_path / "list.yaml")
+
+
+def test_configuration_cannot_be_changed_in_place(tiny: Config) -> None:
+    with pytest.raises(ValidationError):
+        tiny.recipe = "other"  # type: ignore[misc]
+
+
+def test_differences_name_each_leaf(tiny: Config) -> None:
+    other = tiny.updated({"optimizer.lr": 0.5, "train.seed": 3})
+    assert len(configuration.differences(tiny, other)) == 2
+    assert "optimizer.lr is 0.001 here, 0.5 there" in configuration.differences(tiny, other)

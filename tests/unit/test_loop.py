@@ -1,0 +1,218 @@
+"""The order of a step, accumulation, skipped steps, and the state a run ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from latentcast.batch import Batch, Inputs
+from latentcast.config import Config
+from latentcast.data.loader import split
+from latentcast.engine import checkpoint, loop
+from latentcast.engine.checkpoint import State
+from latentcast.engine.context import Context
+from latentcast.engine.ema import Ema
+from latentcast.engine.loop import accumulate, train
+from latentcast.engine.optimizer import adamw
+from latentcast.errors import LatentcastError
+from latentcast.objectives.base import Objective, Output
+from latentcast.objectives.build import build
+
+CONTEXT = Context(torch.device("cpu"), torch.float32)
+
+
+class Silent:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, float, float, float]] = []
+        self.skips: list[int] = []
+
+    def start(self, state: State, context: Context) -> None: ...
+
+    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+        return next(batches)
+
+    def updated(self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema) -> None:
+        self.rows.append(
+            (state.step, float(output.loss), schedules.lr(state.step - 1), ema.distance())
+        )
+
+    def skipped(self, state: State, gradient_norm: torch.Tensor) -> None:
+        self.skips.append(state.attempt)
+
+
+def batches(config: Config, poison: frozenset[int] = frozenset()) -> Any:
+    """Normalised float batches, NaN at the poisoned attempts."""
+
+    def stream(attempt: int) -> Iterator[list[Batch]]:
+        while True:
+            generator = torch.Generator().manual_seed(attempt)
+            shape = (config.train.batch_size, 12, config.input.size[0])
+            x = torch.randn(shape, generator=generator)
+            if attempt in poison:
+                x[0, 0, 0] = torch.nan
+            ids = torch.arange(len(x)) + 1000 * attempt
+            yield split(Batch(x, ids), config.train.micro_batches)
+            attempt += 1
+
+    return stream
+
+
+def run(config: Config, folder: Path, **how: Any) -> tuple[Objective, Silent, State]:
+    objective, watcher = build(config), Silent()
+    state = train(objective, Inputs, batches(config, **how), config, folder, watcher)
+    return objective, watcher, state
+
+
+def test_one_step_happens_in_its_order(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """schedules → k × (forward, backward) → clip → optimizer → EMA, once for each step."""
+    events: list[str] = []
+
+    def spy(owner: Any, name: str, event: str) -> None:
+        original = getattr(owner, name)
+
+        def told(*a: Any, **k: Any) -> Any:
+            events.append(event)
+            return original(*a, **k)
+
+        monkeypatch.setattr(owner, name, told)
+
+    spy(loop.Schedules, "apply", "schedules")
+    spy(torch.Tensor, "backward", "backward")
+    spy(loop, "gradient_norm", "clip")
+    spy(torch.optim.AdamW, "step", "optimizer")
+    spy(loop.Ema, "update", "ema")
+    run(small_config.updated({"train.steps": 4, "train.micro_batches": 3}), tmp_path)
+    one_step = ["schedules", "backward", "backward", "backward", "clip", "optimizer", "ema"]
+    assert events == one_step * 4
+
+
+def test_teacher_averages_the_weights_after_the_optimizer_step(
+    small_config: Config, tmp_path: Path
+) -> None:
+    """The critical defect of the public H-JEPA: EMA from the weights before the step."""
+    config = small_config.updated(
+        {"train.steps": 1, "ema.base": 0.9, "ema.final": 0.9, "optimizer.warmup_steps": 1,
+         "optimizer.final_lr": 1e-3}
+    )  # fmt: skip
+    before = {n: p.clone() for n, p in build(config).named_parameters()}
+    objective, _, _ = run(config, tmp_path)
+    after = dict(objective.named_parameters())
+    moved = 0.0
+    for name, teacher in after.items():
+        if name.startswith("teacher."):
+            student = name.replace("teacher.", "student.")
+            torch.testing.assert_close(teacher, 0.9 * before[name] + 0.1 * after[student])
+            moved = max(moved, float((after[student] - before[student]).detach().abs().max()))
+    assert moved > 0  # otherwise before and after are the same and nothing was tested
+
+
+def test_micro_batches_equal_the_whole_batch(small_config: Config) -> None:
+    gradients = {}
+    for pieces in (1, 2, 3, 6):
+        objective = build(small_config).double()
+        config = small_config.updated({"train.micro_batches": pieces})
+        (whole,) = split(next(batches(config.updated({"train.micro_batches": 1}))(0))[0], 1)
+        x = whole.samples.double()
+        x[0, :, 100:] = 0  # half a record of padding: pieces differ in their number of terms
+        valid = torch.ones_like(x, dtype=torch.bool)
+        valid[0, :, 100:] = False
+        marked = torch.where(valid, x, torch.nan)
+
+        def preprocess(samples: torch.Tensor) -> Inputs:
+            return Inputs(samples.nan_to_num(), ~samples.isnan())
+
+        output = accumulate(
+            objective, preprocess, split(Batch(marked, whole.ids), pieces), 0, State(), CONTEXT
+        )
+        gradients[pieces] = [p.grad.clone() for p in objective.parameters() if p.grad is not None]
+        gradients[pieces].append(output.loss)
+    for pieces in (2, 3, 6):
+        for one, other in zip(gradients[1], gradients[pieces], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_a_nan_batch_moves_nothing_and_is_counted(small_config: Config, tmp_path: Path) -> None:
+    config = small_config.updated({"train.steps": 6})
+    poisoned, watcher, state = run(config, tmp_path / "a", poison=frozenset({2, 3}))
+    assert watcher.skips == [3, 4] and (state.step, state.skipped) == (6, 2)
+    assert all(torch.isfinite(p).all() for p in poisoned.parameters())
+    # Schedules and EMA stayed too: the rates are those of six steps without a gap.
+    _, clean, _ = run(config, tmp_path / "b")
+    assert [row[2] for row in watcher.rows] == [row[2] for row in clean.rows]
+
+
+def test_nothing_but_nan_stops_with_advice(small_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match="not finite 10 times in a row"):
+        run(small_config, tmp_path, poison=frozenset(range(50)))
+
+
+def test_the_gradient_is_clipped_to_its_limit(small_config: Config) -> None:
+    objective = build(small_config)
+    for p in objective.trainable().values():
+        p.grad = torch.ones_like(p)
+    before = loop.gradient_norm(objective, 0.5)
+    after = loop.gradient_norm(objective, None)
+    assert float(before) > 0.5 and float(after) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_optimizer_sees_each_trainable_parameter_once_and_no_teacher(
+    small_config: Config,
+) -> None:
+    objective = build(small_config)
+    optimizer = adamw(objective, small_config.optimizer)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held)) == len(list(objective.encoder("student").parameters()))
+    assert not {id(p) for p in objective.encoder("teacher").parameters()} & set(held)
+
+
+def test_interrupted_and_uninterrupted_runs_end_in_the_same_bits(
+    small_config: Config, tmp_path: Path
+) -> None:
+    whole, _, _ = run(small_config, tmp_path / "whole")
+
+    class Stops(Silent):
+        def updated(self, state: State, *rest: Any) -> None:
+            super().updated(state, *rest)
+            if state.step == 7:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(build(small_config), Inputs, batches(small_config), small_config,
+              tmp_path / "cut", Stops())  # fmt: skip
+    resumed, watcher, _ = run(small_config, tmp_path / "cut")
+    assert watcher.rows[0][0] == 6  # from the checkpoint of step 5
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    one, other = (
+        checkpoint.read_tensors(checkpoint.latest(tmp_path / kind / "checkpoints"), "optimizer.safetensors")
+        for kind in ("whole", "cut")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_resume_restores_a_run_with_skipped_steps(small_config: Config, tmp_path: Path) -> None:
+    poison = frozenset({2})
+    whole, _, _ = run(small_config, tmp_path / "whole", poison=poison)
+
+    class Stops(Silent):
+        def updated(self, state: State, *rest: Any) -> None:
+            if state.step == 6:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(build(small_config), Inputs, batches(small_config, poison), small_config,
+              tmp_path / "cut", Stops())  # fmt: skip
+    resumed, _, state = run(small_config, tmp_path / "cut", poison=poison)
+    assert state.skipped == 1
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
