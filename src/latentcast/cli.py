@@ -6,6 +6,7 @@ Everything heavy is imported inside the verb that needs it, so ``--help`` answer
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,16 +64,17 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
     """
     from rich.console import Console
 
-    from latentcast.data.inspect import describe, row_of
+    from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
 
     opened = Store.open(store)
     console = Console()
-    describe(opened, console)
+    print_description(describe(opened), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
 
-        plot_recording(opened.recording(row_of(opened, record))).savefig(plot)
+        row = 0 if record is None else opened.row_of(record)
+        plot_recording(opened.recording(row)).savefig(plot)
         console.print(f"plotted {plot}", highlight=False)
 
 
@@ -134,7 +136,7 @@ def probe(
     data: Path,
     task: str = "superdiagnostic",
     layer: str = "all",
-    pooling: str = "mean+std",
+    pooling: Literal["mean", "std", "mean+std", "last"] = "mean+std",
     weights: Literal["teacher", "student"] = "teacher",
 ) -> None:
     """Score a run's frozen encoder with a linear probe, next to its floors.
@@ -155,15 +157,16 @@ def probe(
     from latentcast.evaluation.random_convolutions import RandomConvolutions
     from latentcast.evaluation.tasks import task as named
 
-    store = Store.open(data)
-    encoder = Encoder.from_pretrained(run, weights)
-    floors = [Encoder.random(run), RandomConvolutions.of(store)]
+    encoder, store = Encoder.from_pretrained(run, weights), Store.open(data)
+    floors = [Encoder.random(run), RandomConvolutions.from_store(store)]
     report = score(
         [encoder, *floors], store, named(task), layer=layer, pooling=pooling,
-        provenance={"run": str(run), "command": _command(), "training seed": encoder.config.train.seed},
+        provenance={
+            "run": str(run), "command": _command(), "training seed": encoder.config.train.seed,
+        },
     )  # fmt: skip
     report.render(Console())
-    report.save(run / f"probe-{task}.json")
+    report.write(run)
 
 
 def report(run: Positional[Path], data: Path, task: str = "superdiagnostic") -> None:
@@ -174,9 +177,10 @@ def report(run: Positional[Path], data: Path, task: str = "superdiagnostic") -> 
         data: folder of the labelled store.
         task: of the probe to show.
     """
+    from latentcast.report.run import report_run
+
     from latentcast.artifacts.encoder import Encoder
     from latentcast.data.store import Store
-    from latentcast.report.run import report_run
 
     print(f"report: {report_run(run, Encoder.from_pretrained(run), Store.open(data), task)}")
 
@@ -202,12 +206,12 @@ def verify(parity: tuple[Path, ...]) -> int:
 
 def main() -> None:
     """Entry point of the ``latentcast`` command."""
-    verbs = {
+    verbs: dict[str, Callable[..., int | None]] = {
         "ingest": ingest, "inspect": inspect, "recipes": recipes, "train": train,
         "probe": probe, "report": report, "verify": verify,
     }  # fmt: skip
     try:
-        status = tyro.extras.subcommand_cli_from_dict(
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
             verbs,
             prog="latentcast",
             description="Self-supervised pretraining by prediction in latent space.",

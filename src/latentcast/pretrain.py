@@ -45,9 +45,7 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
     objective = build(config)
     loader = CropLoader(store, store.rows("train"), config)
     with Journal(run, config, objective.forward_flops(config.input.size)) as journal:
-        return train(
-            objective, EcgPreprocess(config.input), loader.stream, config, run, journal
-        )
+        return train(objective, EcgPreprocess(config.input), loader.stream, config, run, journal)
 
 
 def fitted(config: Config, store: Store) -> Config:
@@ -82,9 +80,23 @@ def fitted(config: Config, store: Store) -> Config:
         raise LatentcastError(f"{manifest}: the training split is empty; check the folds")
     if wanted.normalisation is not None:
         return config
-    statistics = store.manifest.statistics
-    normalisation = Normalisation(mean=tuple(statistics.mean), std=tuple(statistics.std))
-    return config.updated({"input.normalisation": normalisation.model_dump()})
+    return config.updated({"input.normalisation": _statistics(store).model_dump()})
+
+
+def _statistics(store: Store) -> Normalisation:
+    told = store.manifest.statistics
+    mean = tuple(value for value in told.mean if value is not None)
+    std = tuple(value for value in told.std if value)
+    if len(mean) < len(store.leads) or len(std) < len(store.leads):
+        silent = next(
+            lead for lead, m, s in zip(store.leads, told.mean, told.std, strict=True)
+            if m is None or not s
+        )  # fmt: skip
+        raise LatentcastError(
+            f"{store.path / 'manifest.json'}: lead {silent} holds no signal in the training "
+            "split; ingest records that have it, or train with fewer leads"
+        )
+    return Normalisation(mean=mean, std=std)
 
 
 def open_run(run: Path, config: Config, store: Store) -> None:
@@ -104,7 +116,9 @@ def open_run(run: Path, config: Config, store: Store) -> None:
         write_text(file, config.to_yaml())
         write_text(run / "environment.json", json.dumps(environment(store), indent=1))
     except OSError as problem:
-        raise LatentcastError(f"{run}: cannot be written ({problem}); choose another --out") from None
+        raise LatentcastError(
+            f"{run}: cannot be written ({problem}); choose another --out"
+        ) from None
 
 
 def environment(store: Store) -> dict[str, Any]:

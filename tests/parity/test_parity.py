@@ -52,9 +52,7 @@ def test_positions_on_cls_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_off_by_one_target_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     true_cosine = nepa_module.cosine
-    monkeypatch.setattr(
-        nepa_module, "cosine", lambda a, b: true_cosine(a, b.roll(1, dims=1))
-    )
+    monkeypatch.setattr(nepa_module, "cosine", lambda a, b: true_cosine(a, b.roll(1, dims=1)))
     assert "loss" in differing(VISION)
 
 
@@ -70,7 +68,9 @@ def test_a_wrong_decay_group_is_seen(tmp_path: Path) -> None:
 
 def test_public_names_survive_the_round_trip() -> None:
     tensors = {
-        n.removeprefix("weights."): t for n, t in load_file(VISION).items() if n.startswith("weights.")
+        n.removeprefix("weights."): t
+        for n, t in load_file(VISION).items()
+        if n.startswith("weights.")
     }
     back = to_public(from_public(tensors))
     assert back.keys() == tensors.keys()

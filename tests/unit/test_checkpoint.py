@@ -52,7 +52,9 @@ def test_a_checkpoint_cut_in_half_is_refused_with_a_mend(
     save(tmp_path, small_config, 3)
     file = save(tmp_path, small_config, 4) / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(LatentcastError, match=r"delete .*step-00000004 to resume from step-00000003"):
+    with pytest.raises(
+        LatentcastError, match=r"delete .*step-00000004 to resume from step-00000003"
+    ):
         resume(tmp_path, small_config)
 
 

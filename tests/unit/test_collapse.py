@@ -25,7 +25,9 @@ def test_rank_equals_the_definition_by_singular_values() -> None:
     rows = gaussian(300) * torch.linspace(0.1, 3, 16)
     values = torch.linalg.svdvals(rows - rows.mean(0))
     shares = values / values.sum()
-    assert effective_rank(rows) == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-3)
+    assert effective_rank(rows) == pytest.approx(
+        float((-(shares * shares.log()).sum()).exp()), rel=1e-3
+    )
 
 
 def test_features_equal_for_all_inputs_do_not_look_alive() -> None:

@@ -38,7 +38,9 @@ def test_scientific_notation_is_a_number_not_a_string(tiny: Config, written: str
 
 
 def test_unknown_flag_offers_the_nearest_key(tiny: Config) -> None:
-    with pytest.raises(LatentcastError, match=r"optimizer\.warmup_step: .*did you mean 'warmup_steps'"):
+    with pytest.raises(
+        LatentcastError, match=r"optimizer\.warmup_step: .*did you mean 'warmup_steps'"
+    ):
         configuration.resolve(tiny, None, ["optimizer.warmup_step=5"])
 
 

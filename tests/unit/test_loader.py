@@ -72,7 +72,9 @@ def test_crops_equal_the_recordings(loader: CropLoader) -> None:
 
 def test_without_random_crops_the_middle_is_taken(small_store: Path, small_config: Config) -> None:
     store = Store.open(small_store)
-    still = CropLoader(store, store.rows("train"), small_config.updated({"train.random_crop": False}))
+    still = CropLoader(
+        store, store.rows("train"), small_config.updated({"train.random_crop": False})
+    )
     assert set(still.starts(0, store.rows("train"))) == {300}
 
 

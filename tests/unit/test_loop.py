@@ -192,7 +192,9 @@ def test_interrupted_and_uninterrupted_runs_end_in_the_same_bits(
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     one, other = (
-        checkpoint.read_tensors(checkpoint.latest(tmp_path / kind / "checkpoints"), "optimizer.safetensors")
+        checkpoint.read_tensors(
+            checkpoint.latest(tmp_path / kind / "checkpoints"), "optimizer.safetensors"
+        )
         for kind in ("whole", "cut")
     )
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)

@@ -94,7 +94,9 @@ def test_a_batch_of_padding_gives_zero_and_not_nan(nepa: Nepa) -> None:
     output = nepa(Inputs(x, torch.zeros_like(x, dtype=torch.bool)), None)
     output.loss.backward()
     assert float(output.loss) == 0 and float(output.weight) == 0
-    assert all(torch.isfinite(p.grad).all() for p in nepa.student.parameters() if p.grad is not None)
+    assert all(
+        torch.isfinite(p.grad).all() for p in nepa.student.parameters() if p.grad is not None
+    )
 
 
 def test_copy_last_is_the_score_of_repeating_the_patch(nepa: Nepa) -> None:

@@ -27,7 +27,14 @@ CPU = torch.device("cpu")
 
 
 def encoder(axes: int = 1, **changes: object) -> PatchEncoder:
-    settings = {"patch": 5, "width": 24, "depth": 2, "heads": 2, "mlp_width": 48, "layer_scale": 1.0}
+    settings = {
+        "patch": 5,
+        "width": 24,
+        "depth": 2,
+        "heads": 2,
+        "mlp_width": 48,
+        "layer_scale": 1.0,
+    }
     made = PatchEncoder(EncoderConfig(**{**settings, **changes}), 3, axes, patch_seconds=0.05)  # type: ignore[arg-type]
     made.initialise(0)
     return made.double()
@@ -105,8 +112,12 @@ def test_rotary_tables_equal_a_naive_double_loop(axes: int) -> None:
     pairs = head // (2 * axes)
     for token, place in enumerate(coordinates.tolist(), start=1):
         angles = [2 * math.pi * c * theta ** (-k / pairs) for c in place for k in range(pairs)] * 2
-        torch.testing.assert_close(cosine[token], torch.tensor([math.cos(a) for a in angles]).double())
-        torch.testing.assert_close(sine[token], torch.tensor([math.sin(a) for a in angles]).double())
+        torch.testing.assert_close(
+            cosine[token], torch.tensor([math.cos(a) for a in angles]).double()
+        )
+        torch.testing.assert_close(
+            sine[token], torch.tensor([math.sin(a) for a in angles]).double()
+        )
 
 
 def test_cls_is_not_rotated() -> None:
@@ -284,8 +295,9 @@ def test_forward_flops_agree_with_counted_ones() -> None:
 
     made = encoder(causal=False).float()
     values = torch.randn(1, 3, 40)
-    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(
-        torch.nn.attention.SDPBackend.MATH
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         made.transform(made.embed(values), (40,))
     assert counter.get_total_flops() == made.forward_flops(9)

@@ -71,13 +71,40 @@ class Encoder:
             objective.initialise(seed)
         return cls(config, objective, "student", f"{config.recipe} (random-initialised)")
 
-    leads = property(lambda self: self._input.leads, doc="Lead names, in the order of the weights.")
-    scale = property(lambda self: self._input.scale, doc="Millivolts for one integer count.")
-    sampling_rate = property(lambda self: self._input.sampling_rate, doc="Hz.")
-    length = property(lambda self: self._input.length, doc="Samples of a training crop.")
-    layer_names = property(lambda self: self._network.layer_names, doc="Readable depths.")
-    causal = property(lambda self: self.config.encoder.causal, doc="Whether tokens see only the past.")
-    patch_seconds = property(lambda self: self.config.patch_seconds, doc="Seconds in a patch.")
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """Lead names, in the order of the weights."""
+        return self._input.leads
+
+    @property
+    def scale(self) -> float:
+        """Millivolts for one integer count."""
+        return self._input.scale
+
+    @property
+    def sampling_rate(self) -> float:
+        """Hz."""
+        return self._input.sampling_rate
+
+    @property
+    def length(self) -> int:
+        """Samples of a training crop."""
+        return self._input.length
+
+    @property
+    def patch_seconds(self) -> float:
+        """Seconds in a patch."""
+        return self.config.encoder.patch / self._input.sampling_rate
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Readable depths: the embedding, each block, the final norm."""
+        return self._network.layer_names
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what came before it."""
+        return self.config.encoder.causal
 
     @torch.no_grad()
     def token_layers(self, samples: Counts) -> tuple[list[Tensor], Tensor]:
@@ -110,7 +137,9 @@ class Encoder:
         errors = self._objective.patch_errors(self._inputs(samples), self.role)
         return errors.float().numpy()
 
-    def embed(self, recordings: Iterable[Recording], layer: str = "norm") -> npt.NDArray[np.float32]:
+    def embed(
+        self, recordings: Iterable[Recording], layer: str = "norm"
+    ) -> npt.NDArray[np.float32]:
         """One vector a recording: the mean over valid tokens of a layer, ``(n, width)``.
 
         Raises:

@@ -107,7 +107,9 @@ def encoder_config(public: Mapping[str, Any]) -> EncoderConfig:
     """
     activation = public.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
-        raise LatentcastError(f"hidden_act {activation}: is not known; {nearest(activation, _ACTIVATIONS)}")
+        raise LatentcastError(
+            f"hidden_act {activation}: is not known; {nearest(activation, _ACTIVATIONS)}"
+        )
     layer_scale = public.get("layerscale_value", 1e-5)
     return EncoderConfig(
         patch=public["patch_size"],

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -93,9 +92,7 @@ def latest(folder: Path) -> Path:
     return steps[-1]
 
 
-def resume(
-    folder: Path, model: nn.Module, optimizer: Optimizer, config: Config
-) -> State:
+def resume(folder: Path, model: nn.Module, optimizer: Optimizer, config: Config) -> State:
     """Continue from the newest checkpoint, or from nothing when there is none.
 
     Raises:
@@ -126,9 +123,13 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         for name, expected in record["sha256"].items():
             if _sha256(checkpoint / name) != expected:
-                raise LatentcastError(f"{checkpoint / name}: is damaged (checksum); " + _mend(checkpoint))
+                raise LatentcastError(
+                    f"{checkpoint / name}: is damaged (checksum); " + _mend(checkpoint)
+                )
     except (OSError, ValueError, KeyError) as problem:
-        raise LatentcastError(f"{checkpoint}: is not whole ({problem}); " + _mend(checkpoint)) from None
+        raise LatentcastError(
+            f"{checkpoint}: is not whole ({problem}); " + _mend(checkpoint)
+        ) from None
     if record.get("format") != FORMAT:
         raise LatentcastError(
             f"{checkpoint}/state.json: format is {record.get('format')}, this version reads "

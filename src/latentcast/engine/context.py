@@ -30,7 +30,9 @@ class Context:
             device = torch.device(name)
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as problem:
-            raise LatentcastError(f"train.device {name}: cannot be used ({problem}); try cpu") from None
+            raise LatentcastError(
+                f"train.device {name}: cannot be used ({problem}); try cpu"
+            ) from None
         return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision])
 
     def autocast(self) -> AbstractContextManager[object]:

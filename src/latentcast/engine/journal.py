@@ -56,9 +56,7 @@ class Journal:
         self._stream = self._file.open("a")
         self._device = context.device
         self._peak = matmul_peak(context.device, context.precision)
-        self._task = self._progress.add_task(
-            self._config.recipe, total=steps, completed=state.step
-        )
+        self._task = self._progress.add_task(self._config.recipe, total=steps, completed=state.step)
         self._start = self._since = time.perf_counter()
         self._first, self._steps, self._waited = state.step, 0, 0.0
 

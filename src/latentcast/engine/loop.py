@@ -137,9 +137,7 @@ def joined(outputs: list[Output], total: Tensor) -> Output:
     shares = [output.weight / total.clamp(min=1) for output in outputs]
     loss = torch.stack([o.loss.detach() * s for o, s in zip(outputs, shares, strict=True)]).sum()
     scalars = {
-        name: torch.stack(
-            [o.scalars[name] * s for o, s in zip(outputs, shares, strict=True)]
-        ).sum()
+        name: torch.stack([o.scalars[name] * s for o, s in zip(outputs, shares, strict=True)]).sum()
         for name in outputs[-1].scalars
     }
     return Output(loss, total, scalars, outputs[-1].views, outputs[-1].valid)

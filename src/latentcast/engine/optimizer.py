@@ -17,8 +17,12 @@ def adamw(objective: Objective, config: OptimizerConfig) -> AdamW:
     trainable = objective.trainable()
     groups = [
         {
-            "params": [p for name, p in trainable.items() if objective.undecayed(name, p) != decayed],
-            "names": [name for name, p in trainable.items() if objective.undecayed(name, p) != decayed],
+            "params": [
+                p for name, p in trainable.items() if objective.undecayed(name, p) != decayed
+            ],
+            "names": [
+                name for name, p in trainable.items() if objective.undecayed(name, p) != decayed
+            ],
             "decayed": decayed,
         }
         for decayed in (True, False)

@@ -81,7 +81,9 @@ class Alarm:
         return f"{self.name}: {self.seen}; {self.advice}"
 
 
-def alarms(views: Mapping[str, Statistics], loss: float, copy_last_loss: float | None) -> list[Alarm]:
+def alarms(
+    views: Mapping[str, Statistics], loss: float, copy_last_loss: float | None
+) -> list[Alarm]:
     """The alarms that the statistics of one step raise."""
     found = []
     for name, seen in views.items():

@@ -10,7 +10,6 @@ from torch import Tensor
 from latentcast.config import Rotary
 from latentcast.randomness import Draw
 
-
 Tables = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each ``(tokens, head)``."""
 

@@ -31,7 +31,6 @@ from latentcast.errors import LatentcastError
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.objectives.nepa import Nepa
 
-
 OUTPUTS = 1e-5
 GRADIENTS = 1e-4
 TRAJECTORY = 1e-5
@@ -113,9 +112,7 @@ def _forward(tensors: dict[str, Tensor], public: dict[str, Any]) -> list[Agreeme
             (float(t.abs().max()) for n, t in reference.items() if n.rpartition(".")[0] == module),
             default=0.0,
         )
-        found.append(
-            _agree(f"gradient {name}", gradients[name], reference[name], GRADIENTS, scale)
-        )
+        found.append(_agree(f"gradient {name}", gradients[name], reference[name], GRADIENTS, scale))
     return found
 
 
@@ -186,7 +183,9 @@ def _encoder(tensors: dict[str, Tensor], public: dict[str, Any]) -> PatchEncoder
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as problem:
-        raise LatentcastError(f"weights.*: do not fit the config ({problem}); check the file") from None
+        raise LatentcastError(
+            f"weights.*: do not fit the config ({problem}); check the file"
+        ) from None
     return encoder
 
 

@@ -1,0 +1,40 @@
+# Two commands on a fresh machine: make demo, make test. The rest is for developers.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test test-slow check format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	$(BIN)/latentcast ingest data/ptbxl2980-100hz --out $(DEMO)/store
+	$(BIN)/latentcast train nepa-ecg-tiny --data $(DEMO)/store --out $(DEMO)/run
+	$(BIN)/latentcast probe $(DEMO)/run --data $(DEMO)/store
+	$(BIN)/latentcast report $(DEMO)/run --data $(DEMO)/store
+
+test: check
+	$(BIN)/python -m pytest
+
+# What takes minutes: many kills, the whole demo, large recipes.
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "latentcast needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

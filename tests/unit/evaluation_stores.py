@@ -1,0 +1,117 @@
+"""Small real stores and encoders for the evaluation tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from latentcast.data.store import INVALID, Store
+
+SPLITS = {"train": list(range(1, 9)), "validation": [9], "test": [10]}
+
+
+def write_store(
+    path: Path,
+    records: Sequence[npt.NDArray[np.int16]],
+    *,
+    folds: Sequence[int],
+    labels: Sequence[Mapping[str, float]] | None = None,
+    record_ids: Sequence[str] | None = None,
+    patient_ids: Sequence[str] | None = None,
+    leads: Sequence[str] = ("I", "II"),
+    sampling_rate: float = 100.0,
+) -> Store:
+    """A store of time-major int16 records (samples, leads), written as the format says."""
+    n = len(records)
+    labels = labels if labels is not None else [{} for _ in records]
+    path.mkdir(parents=True, exist_ok=True)
+    samples = np.concatenate(records)
+    np.save(path / "shard-00000.npy", samples)
+    lengths = np.array([len(record) for record in records], dtype=np.int64)
+    codes = sorted({code for held in labels for code in held})
+    indices = [codes.index(code) for held in labels for code in held]
+    np.savez(
+        path / "index.npz",
+        shard=np.zeros(n, dtype=np.int32),
+        offset=np.concatenate([[0], np.cumsum(lengths)[:-1]]),
+        length=lengths,
+        record_id=np.array(record_ids or [f"r{i}" for i in range(n)]),
+        patient_id=np.array(patient_ids or [f"p{i}" for i in range(n)]),
+        fold=np.array(folds, dtype=np.int16),
+        label_codes=np.array(codes, dtype=np.str_),
+        label_indptr=np.cumsum([0, *(len(held) for held in labels)]),
+        label_indices=np.array(indices, dtype=np.int32),
+        label_values=np.array([v for held in labels for v in held.values()], dtype=np.float32),
+        invalid=np.zeros((0, 4), dtype=np.int64),
+        metadata_offset=np.zeros(n + 1, dtype=np.int64),
+    )
+    (path / "metadata.jsonl").write_text("")
+    train = [r for r, fold in zip(records, folds, strict=True) if fold <= 8] or list(records)
+    counts = np.concatenate(train).astype(np.float64)
+    counts[counts == INVALID] = np.nan
+    manifest = {
+        "format_version": 1,
+        "modality": "ecg",
+        "sampling_rate": sampling_rate,
+        "leads": list(leads),
+        "scale": 0.001,
+        "records": n,
+        "shards": [
+            {
+                "file": "shard-00000.npy",
+                "samples": len(samples),
+                "sha256": hashlib.sha256((path / "shard-00000.npy").read_bytes()).hexdigest(),
+            }
+        ],
+        "index_sha256": "",
+        "metadata_sha256": "",
+        "splits": SPLITS,
+        "statistics": {
+            "mean": (np.nanmean(counts, axis=0) / 1000).tolist(),
+            "std": (np.nanstd(counts, axis=0) / 1000).tolist(),
+            "records": len(train),
+            "samples": np.isfinite(counts).sum(axis=0).tolist(),
+        },
+        "provenance": {"source": "test"},
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return Store.open(path)
+
+
+class PatchSource:
+    """A fake encoder of two layers: raw patches, and a fixed random projection of them."""
+
+    def __init__(
+        self,
+        name: str = "encoder",
+        *,
+        length: int = 40,
+        patch: int = 10,
+        leads: tuple[str, ...] = ("I", "II"),
+        sampling_rate: float = 100.0,
+        causal: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.name, self.length, self.patch = name, length, patch
+        self.leads, self.sampling_rate, self.causal = leads, sampling_rate, causal
+        self.scale = 0.001
+        self.layer_names: tuple[str, ...] = ("embedding", "block 1")
+        width = patch * len(leads)
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.randn(width, 6, generator=generator) / width**0.5
+
+    def token_layers(
+        self, samples: npt.NDArray[np.int16]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        batch, time, leads = samples.shape
+        held = torch.from_numpy(samples != INVALID)
+        signal = torch.where(held, torch.from_numpy(samples).float() * self.scale, 0.0)
+        patches = signal.reshape(batch, time // self.patch, self.patch * leads)
+        valid = held.reshape(batch, time // self.patch, -1).any(dim=-1)
+        return [patches, (patches @ self.weight).tanh()], valid

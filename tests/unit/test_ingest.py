@@ -1,0 +1,485 @@
+"""Ingest loses nothing, guesses nothing, and gives the same bytes however it is run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal as signals
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ecg_files import BUNDLED, DATA, to_counts, write_challenge, write_wfdb
+
+from latentcast.data import convert
+from latentcast.data import ingest as module
+from latentcast.data.ingest import ingest
+from latentcast.data.store import INVALID, Store
+from latentcast.errors import LatentcastError
+from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.recording import Recording
+from latentcast.signals.synthetic import synthetic_recording
+
+
+def write_some(folder: Path, count: int, seconds: float = 4.0) -> list[Recording]:
+    recordings = [synthetic_recording(50 + i, 500, seconds, seed=i) for i in range(count)]
+    for i, recording in enumerate(recordings):
+        write_wfdb(folder, recording, f"r{i:03d}")
+    return recordings
+
+
+def quarantine(store: Path) -> dict[str, str]:
+    with (store / "quarantine.csv").open(newline="") as file:
+        return {row["record"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(store.iterdir())}
+
+
+def microvolts(recording: Recording) -> np.ndarray:
+    return to_counts(recording)
+
+
+def test_the_store_holds_every_sample_of_every_record(tmp_path: Path) -> None:
+    recordings = write_some(tmp_path / "in", 5)
+    store = ingest(tmp_path / "in", tmp_path / "out", quiet=True).store
+    assert store.record_ids.tolist() == [f"r{i:03d}" for i in range(5)]
+    assert store.leads == CANONICAL_LEADS and store.sampling_rate == 500
+    for i, recording in enumerate(recordings):
+        assert np.array_equal(store.take([i])[0], microvolts(recording))
+        again = store.recording(i)
+        assert np.allclose(again.signal, recording.signal, atol=6e-4) and again.valid.all()
+    store.verify()
+    assert quarantine(tmp_path / "out") == {}
+
+
+def test_a_source_with_avf_before_avl_and_upper_case_names_is_stored_in_canonical_order(
+    tmp_path: Path,
+) -> None:
+    recording = synthetic_recording()
+    order = [0, 1, 2, 3, 5, 4, *range(6, 12)]
+    disk = replace(
+        recording,
+        signal=recording.signal[order],
+        leads=tuple(CANONICAL_LEADS[i].upper() for i in order),
+    )
+    write_wfdb(tmp_path / "in", disk, "mimic")
+    store = ingest(tmp_path / "in", tmp_path / "out", quiet=True).store
+    assert np.array_equal(store.take([0])[0], microvolts(recording))
+    assert "quality_findings" not in store.metadata(0)
+
+
+def test_a_channel_swap_that_names_hide_is_reported_and_the_record_kept(tmp_path: Path) -> None:
+    recording = synthetic_recording()
+    names = list(CANONICAL_LEADS)
+    names[4], names[5] = names[5], names[4]
+    write_wfdb(tmp_path / "in", recording, "a", leads=names)
+    store = ingest(tmp_path / "in", tmp_path / "out", quiet=True).store
+    (finding,) = store.metadata(0)["quality_findings"]
+    assert finding["message"] == "aVL and aVF look swapped"
+
+
+def test_bad_records_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+    folder, recording = tmp_path / "in", synthetic_recording(seed=99)
+    write_some(folder, 3, 10)
+    write_wfdb(folder, recording, "cut")
+    (folder / "cut.dat").write_bytes((folder / "cut.dat").read_bytes()[:-1])
+    write_wfdb(folder, recording, "gone")
+    (folder / "gone.dat").unlink()
+    write_wfdb(folder, replace(recording, signal=recording.signal * np.float32(np.nan)), "nan")
+    flat = np.tile(np.arange(12, dtype=np.float32)[:, None], (1, 5000))
+    write_wfdb(folder, replace(recording, signal=flat), "flat")
+    eleven = replace(recording, signal=recording.signal[:11], valid=recording.valid[:11],
+                     leads=CANONICAL_LEADS[:11])  # fmt: skip
+    write_wfdb(folder, eleven, "eleven")
+    write_wfdb(folder, synthetic_recording(sampling_rate=250), "slow")
+    write_wfdb(folder, recording, "named", leads=(*CANONICAL_LEADS[:11], "V66"))
+    write_wfdb(folder, synthetic_recording(50, 500, 10, seed=0), "twin")
+    write_wfdb(folder, recording, "huge", gain="10/mV")
+    (folder / "text.hea").write_text("no header at all\n")
+    result = ingest(folder, tmp_path / "out", quiet=True)
+    reasons = quarantine(tmp_path / "out")
+    expected = {
+        "cut": "is truncated, 119999 bytes of 120000",
+        "gone": "header names gone.dat, which is missing",
+        "nan": "all NaN",
+        "flat": "no lead is valid",
+        "eleven": "lacks lead V6",
+        "slow": "sampling rate is 250 Hz, the store has 500",
+        "named": "lead 'V66': is no known lead name",
+        "twin": "same samples as r000",
+        "huge": "beyond ±32.767 mV",
+        "text": "no WFDB record line",
+    }
+    assert reasons.keys() == expected.keys()
+    for record, reason in expected.items():
+        assert reason in reasons[record]
+    assert (result.records, result.quarantined) == (3, 10)
+    assert result.store.record_ids.tolist() == ["r000", "r001", "r002"]
+
+
+def test_eleven_leads_can_be_kept_with_the_missing_one_masked(tmp_path: Path) -> None:
+    recording = synthetic_recording()
+    eleven = replace(recording, signal=recording.signal[:11], valid=recording.valid[:11],
+                     leads=CANONICAL_LEADS[:11])  # fmt: skip
+    write_wfdb(tmp_path / "in", eleven, "a")
+    store = ingest(tmp_path / "in", tmp_path / "out", missing_leads="mask", quiet=True).store
+    samples = store.take([0])[0]
+    assert (samples[:, 11] == INVALID).all()
+    assert np.array_equal(samples[:, :11], microvolts(recording)[:, :11])
+    assert store.manifest.statistics.mean[11] is None, "no number may stand for an unseen lead"
+
+
+def test_nan_flat_and_saturated_stretches_are_masked_and_measured_values_kept(
+    tmp_path: Path,
+) -> None:
+    signal = synthetic_recording().signal.copy()
+    signal[0, 100:200] = np.nan
+    signal[6] = 0.7
+    signal[9, 2000:2200] = 9.0
+    write_wfdb(tmp_path / "in", replace(synthetic_recording(), signal=signal), "a")
+    store = ingest(tmp_path / "in", tmp_path / "out", quiet=True).store
+    samples = store.take([0])[0]
+    expected = np.zeros((5000, 12), bool)
+    expected[100:200, 0] = expected[:, 6] = expected[2000:2200, 9] = True
+    assert np.array_equal(samples == INVALID, expected)
+    again = store.recording(0)
+    assert np.array_equal(~again.valid.T, expected)
+    assert np.allclose(again.signal[9, 2000:2200], 9.0) and np.allclose(again.signal[6], 0.7)
+    assert np.isnan(again.signal[0, 100:200]).all()
+
+
+def test_another_rate_is_resampled_only_when_asked(tmp_path: Path) -> None:
+    write_wfdb(tmp_path / "in", synthetic_recording(sampling_rate=250, noise=0, wander=0), "a")
+    write_wfdb(tmp_path / "in", synthetic_recording(70, 500, seed=1), "b")
+    store = ingest(tmp_path / "in", tmp_path / "out", fs=500, quiet=True).store
+    assert len(store) == 2 and store.lengths.tolist() == [5000, 5000]
+    assert store.metadata(0)["source_sampling_rate"] == 250
+    reference = synthetic_recording(sampling_rate=500, noise=0, wander=0)
+    error = store.recording(0).signal - reference.signal
+    assert np.abs(error[:, 50:-50]).max() < 0.01
+    with pytest.raises(LatentcastError, match="fs 500 there, None here"):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+
+
+def test_statistics_are_of_all_valid_training_samples_and_of_nothing_else(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    signals_ = rng.normal(0.3, 0.5, (60, 2, 400)).astype(np.float32)
+    signals_[rng.random(signals_.shape) < 0.01] = np.nan
+    signals_[5, 1] = 4.0
+    folds = 1 + np.arange(60) % 10
+    signals_[folds >= 9] += 7.0
+    np.save(tmp_path / "a.npy", signals_)
+    (tmp_path / "a.csv").write_text("fold\n" + "\n".join(map(str, folds)) + "\n")
+    store = ingest(
+        tmp_path / "a.npy", tmp_path / "out", fs=100, leads=["I", "V1"], unit="mV",
+        layout="records,leads,samples", quiet=True,
+    ).store  # fmt: skip
+    train = signals_[folds < 9].astype(np.float64)
+    train[np.flatnonzero(np.flatnonzero(folds < 9) == 5)[0], 1] = np.nan
+    statistics = store.manifest.statistics
+    assert statistics.records == 48
+    assert statistics.samples == tuple((~np.isnan(train)).sum(axis=(0, 2)).tolist())
+    assert np.allclose(statistics.mean, np.nanmean(train, axis=(0, 2)), atol=2e-5)
+    assert np.allclose(statistics.std, np.nanstd(train, axis=(0, 2)), atol=2e-5)
+
+
+def test_folds_come_from_the_patient_and_keep_one_patient_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "a.npy", rng.normal(size=(200, 1, 50)).astype(np.float32))
+    patients = [f"p{i % 40}" for i in range(200)]
+    (tmp_path / "a.csv").write_text("patient_id\n" + "\n".join(patients) + "\n")
+    store = ingest(
+        tmp_path / "a.npy", tmp_path / "out", fs=100, leads=["I"], unit="mV",
+        layout="records,leads,samples", quiet=True,
+    ).store  # fmt: skip
+    by_patient: dict[str, set[int]] = {}
+    for patient, fold in zip(store.patient_ids.tolist(), store.folds.tolist(), strict=True):
+        by_patient.setdefault(patient, set()).add(fold)
+    assert all(len(folds) == 1 for folds in by_patient.values()) and len(by_patient) == 40
+    assert convert.stable_fold("p7") == 8, "a fold must never move between versions"
+    rows = np.sort(np.concatenate([store.rows(s) for s in ("train", "validation", "test")]))
+    assert np.array_equal(rows, np.arange(200))
+
+
+def test_ptbxl_files_give_labels_patients_folds_and_a_row_for_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    store = ingest(DATA, tmp_path / "out", fs=500, quiet=True).store
+    assert store.record_ids.tolist() == [f"{i:05d}" for i in range(1, 6)]
+    assert store.patient_ids[0] == "15709" and store.folds[0] == 3
+    assert store.labels.of(0) == {"NORM": 100.0, "LVOLT": 0.0, "SR": 0.0}
+    assert store.labels.indicator(["SR", "NORM"])[0].all()
+    assert len(quarantine(tmp_path / "out")) == 15
+    assert store.metadata(0)["device"] == "CS-12   E"
+
+
+def test_challenge_files_are_ingested_with_their_codes(tmp_path: Path) -> None:
+    for i, codes in enumerate(["426783006", "164889003,426783006"]):
+        write_challenge(tmp_path / "in", synthetic_recording(seed=i), f"JS{i}", [f"Dx: {codes}"])
+    store = ingest(tmp_path / "in", tmp_path / "out", quiet=True).store
+    assert store.labels.codes == ("164889003", "426783006")
+    assert store.labels.indicator(store.labels.codes).tolist() == [[False, True], [True, True]]
+
+
+def test_the_carried_ecgs_are_ingested_as_they_are(tmp_path: Path) -> None:
+    result = ingest(BUNDLED, tmp_path / "out", quiet=True)
+    store = result.store
+    assert (len(store), result.quarantined, store.patients) == (2980, 0, 2893)
+    sizes = [len(store.rows(split)) for split in ("train", "validation", "test")]
+    assert sizes == [2322, 330, 328]
+    patients = [set(store.patient_ids[store.rows(s)]) for s in ("train", "validation", "test")]
+    assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
+    store.verify()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_change_no_byte(tmp_path: Path, workers: int) -> None:
+    write_some(tmp_path / "in", 80, 1.0)
+    (tmp_path / "in" / "r030.dat").unlink()
+    options = {"shard_bytes": 20 * 500 * 24, "quiet": True}
+    ingest(tmp_path / "in", tmp_path / "one", workers=1, **options)
+    ingest(tmp_path / "in", tmp_path / "many", workers=workers, **options)
+    one = contents(tmp_path / "one")
+    assert one == contents(tmp_path / "many")
+    assert sum(name.startswith("shard") for name in one) == 4
+    assert set(one) - {f"shard-0000{i}.npy" for i in range(4)} == {
+        "index.npz", "manifest.json", "metadata.jsonl", "quarantine.csv",
+    }  # fmt: skip
+
+
+_CHILD = """
+import sys
+from latentcast.data.ingest import ingest
+ingest(sys.argv[1], sys.argv[2], shard_bytes=20 * 500 * 24, workers=2, quiet=True)
+"""
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_some(folder, 200, 1.0)
+    (folder / "r050.dat").write_bytes(b"short")
+    write_wfdb(folder, synthetic_recording(50, 500, 1.0, seed=0), "r150b")  # r000 again
+    ingest(folder, tmp_path / "whole", shard_bytes=20 * 500 * 24, workers=1, quiet=True)
+    out, rng, kills, went_on = tmp_path / "killed", random.Random(0), 0, 0
+    for _ in range(60):
+        born = time.time_ns()
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(folder), str(out)], start_new_session=True
+        )
+        # Wait until it writes, then some milliseconds, so that kills fall into every phase.
+        before = len(list(out.glob("shard-*.json"))) if out.is_dir() else 0
+        went_on += before > 0
+        while child.poll() is None and not _writes(out, born):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.06))
+        if child.poll() is not None:
+            break
+        os.kill(child.pid, signals.SIGKILL)
+        child.wait()
+        kills += 1
+    assert kills >= 2 and went_on >= 1 and child.returncode == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_readers_do_not_outlive_a_killed_ingest(tmp_path: Path) -> None:
+    write_some(tmp_path / "in", 200, 1.0)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(tmp_path / "in"), str(tmp_path / "out")],
+        start_new_session=True,
+    )
+    while child.poll() is None and not _writes(tmp_path / "out", 0):
+        time.sleep(0.001)
+    os.kill(child.pid, signals.SIGKILL)
+    child.wait()
+    deadline = time.monotonic() + 10
+    while _session(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _session(child.pid) == []
+
+
+def _writes(out: Path, since: int) -> bool:
+    """Whether a shard is open that is younger than ``since``; a killed run leaves its own."""
+    try:
+        return any(path.stat().st_mtime_ns > since for path in out.glob("*.partial"))
+    except FileNotFoundError:
+        return True
+
+
+def _session(leader: int) -> list[int]:
+    alive = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rsplit(") ", 1)[1].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            alive.append(int(stat.parent.name))
+    return alive
+
+
+def test_a_finished_store_is_left_alone_and_another_one_refused(tmp_path: Path) -> None:
+    write_some(tmp_path / "in", 3)
+    write_some(tmp_path / "other", 4)
+    ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    again = ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    assert (again.records, again.quarantined) == (3, 0)
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    with pytest.raises(LatentcastError, match="already holds another store.*'in' there, 'other'"):
+        ingest(tmp_path / "other", tmp_path / "out", quiet=True)
+    with pytest.raises(LatentcastError, match=r"already holds another store.*scale 0\.001 there"):
+        ingest(tmp_path / "in", tmp_path / "out", scale=0.005, quiet=True)
+
+
+def test_an_unfinished_store_of_other_options_is_not_mixed_with(
+    tmp_path: Path, monkeypatch
+) -> None:
+    write_some(tmp_path / "in", 3)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    with pytest.raises(LatentcastError, match="interrupted; run the same ingest again"):
+        Store.open(tmp_path / "out")
+    with pytest.raises(LatentcastError, match="already holds another store"):
+        ingest(tmp_path / "in", tmp_path / "out", fs=250, quiet=True)
+    monkeypatch.undo()
+    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).records == 3
+
+
+def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
+    write_some(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    with pytest.raises(LatentcastError, match="is not empty and holds no store"):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    write_some(tmp_path / "in", 1)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LatentcastError, match="cannot be written.*choose another --out"):
+        ingest(tmp_path / "in", tmp_path / "file" / "out", quiet=True)
+
+
+def test_a_disk_that_fills_up_is_a_clear_error_and_the_next_run_goes_on(
+    tmp_path: Path, monkeypatch
+) -> None:
+    write_some(tmp_path / "in", 6, 1.0)
+    add, calls = module.ShardWriter.add, []
+
+    def full(self, record, position):
+        calls.append(position)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        add(self, record, position)
+
+    monkeypatch.setattr(module.ShardWriter, "add", full)
+    with pytest.raises(LatentcastError, match="No space left.*it goes on"):
+        ingest(tmp_path / "in", tmp_path / "out", shard_bytes=2 * 500 * 24, quiet=True)
+    monkeypatch.undo()
+    ingest(tmp_path / "in", tmp_path / "out", shard_bytes=2 * 500 * 24, quiet=True)
+    ingest(tmp_path / "in", tmp_path / "whole", shard_bytes=2 * 500 * 24, quiet=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_nothing_to_ingest_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(LatentcastError, match="holds no records"):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_when_every_record_is_bad_ingest_fails_and_a_mended_source_works(tmp_path: Path) -> None:
+    recordings = write_some(tmp_path / "in", 3)
+    for path in (tmp_path / "in").glob("*.dat"):
+        path.write_bytes(b"")
+    with pytest.raises(LatentcastError, match=r"none of its 3 records.*r000\.dat: is truncated"):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    assert len(quarantine(tmp_path / "out")) == 3
+    for i, recording in enumerate(recordings):
+        write_wfdb(tmp_path / "in", recording, f"r{i:03d}")
+    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).records == 3
+
+
+def test_amplitudes_beyond_a_microvolt_store_fit_a_coarser_scale(tmp_path: Path) -> None:
+    big = replace(synthetic_recording(), signal=synthetic_recording().signal * np.float32(40))
+    write_wfdb(tmp_path / "in", big, "a", gain="100/mV")
+    counts = np.rint(big.signal.T * 100)
+    (tmp_path / "in" / "a.dat").write_bytes(counts.astype("<i2").tobytes())
+    lines = (tmp_path / "in" / "a.hea").read_text().splitlines()
+    fixed = [lines[0]]
+    for line, column in zip(lines[1:], counts.T.astype(np.int64), strict=True):
+        words = line.split()
+        words[5:7] = [str(column[0]), str(column.sum() % 65536)]
+        fixed.append(" ".join(words))
+    (tmp_path / "in" / "a.hea").write_text("\n".join(fixed))
+    with pytest.raises(LatentcastError, match="coarser scale"):
+        ingest(tmp_path / "in", tmp_path / "fine", quiet=True)
+    store = ingest(tmp_path / "in", tmp_path / "coarse", scale=0.01, quiet=True).store
+    assert np.array_equal(store.take([0])[0], counts)
+    assert np.allclose(store.recording(0).signal, counts.T / 100)
+
+
+def test_microvolts_called_volts_or_the_reverse_are_refused(tmp_path: Path) -> None:
+    microvolts_ = np.stack([to_counts(synthetic_recording(seed=i)).T for i in range(2)])
+    np.save(tmp_path / "a.npy", microvolts_)
+    array = {"fs": 500, "leads": CANONICAL_LEADS, "layout": "records,leads,samples", "quiet": True}
+    with pytest.raises(LatentcastError, match="beyond ±32.767 mV; check gain and unit"):
+        ingest(tmp_path / "a.npy", tmp_path / "large", unit="mV", **array)
+    with pytest.raises(LatentcastError, match="no lead spans more than.*check gain and unit"):
+        ingest(tmp_path / "a.npy", tmp_path / "small", unit="nV", **array)
+    store = ingest(tmp_path / "a.npy", tmp_path / "right", unit="uV", **array).store
+    assert np.array_equal(store.take([0, 1]), microvolts_.transpose(0, 2, 1))
+
+
+def test_eight_stored_leads_become_twelve_and_three_stay_three(tmp_path: Path) -> None:
+    signal = synthetic_recording().signal
+    for names in (("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"), ("V2", "II", "V5")):
+        rows = [CANONICAL_LEADS.index(name) for name in names]
+        path = tmp_path / f"{len(names)}.npy"
+        np.save(path, signal[None, rows])
+        store = ingest(
+            path, tmp_path / f"out{len(names)}", fs=500, leads=names, unit="mV",
+            layout="records,leads,samples", quiet=True,
+        ).store  # fmt: skip
+        assert store.leads == (CANONICAL_LEADS if len(names) == 8 else ("II", "V2", "V5"))
+        expected = signal[[CANONICAL_LEADS.index(name) for name in store.leads]]
+        assert np.allclose(store.recording(0).signal, expected, atol=6e-4)
+
+
+def test_some_leads_of_a_source_can_be_chosen(tmp_path: Path) -> None:
+    write_wfdb(tmp_path / "in", synthetic_recording(), "a")
+    store = ingest(tmp_path / "in", tmp_path / "out", leads=["V5", "ii"], quiet=True).store
+    assert store.leads == ("II", "V5")
+    assert np.array_equal(store.take([0])[0], microvolts(synthetic_recording())[:, [1, 10]])
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capfd) -> None:
+    write_some(tmp_path / "in", 3)
+    ingest(tmp_path / "in", tmp_path / "out")
+    said = capfd.readouterr().err
+    assert "ingest: 3/3 records" in said and "quarantined" in said and "\x1b" not in said
+
+
+def test_the_manifest_is_a_function_of_source_and_options(tmp_path: Path) -> None:
+    write_some(tmp_path / "in", 2)
+    ingest(tmp_path / "in", tmp_path / "a", quiet=True)
+    time.sleep(1.1)
+    ingest(tmp_path / "in", tmp_path / "b", quiet=True)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    text = (tmp_path / "a" / "manifest.json").read_text()
+    assert json.loads(text)["provenance"]["kind"] == "wfdb" and str(tmp_path) not in text

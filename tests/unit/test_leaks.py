@@ -1,0 +1,81 @@
+"""Each way in which a test fold can be known beforehand is found, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from evaluation_stores import write_store
+
+from latentcast.data.store import INVALID
+from latentcast.evaluation.leaks import check
+
+FOLDS = [1, 2, 9, 10, 10]
+
+
+def records(seed: int = 0, n: int = 5) -> list[npt.NDArray[np.int16]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(-900, 900, (30 + i, 2)).astype(np.int16) for i in range(n)]
+
+
+def kinds(*stores: object) -> dict[str, tuple[str, ...]]:
+    return {f"{f.severity}: {f.kind}": f.examples for f in check(*stores)}  # type: ignore[arg-type]
+
+
+def test_a_clean_store_has_no_finding(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a", records(), folds=FOLDS, patient_ids=["", "", "", "", "p"])
+    assert check(store) == []
+    assert check(store, store) == []  # pretrained on its own training split
+
+
+def test_a_patient_in_two_splits_is_found_and_unknown_patients_are_not(tmp_path: Path) -> None:
+    ids = ["a", "", "", "a", "b"]
+    store = write_store(tmp_path / "a", records(), folds=FOLDS, patient_ids=ids)
+    assert kinds(store) == {"error: patient in two splits": ("a",)}
+
+
+def test_the_same_waveform_in_two_splits_is_found(tmp_path: Path) -> None:
+    held = records()
+    held[3] = held[0].copy()
+    store = write_store(tmp_path / "a", held, folds=FOLDS)
+    assert list(kinds(store)) == ["error: recording in two splits"]
+    held[3] = held[4].copy()  # two copies within the test fold leak nothing
+    assert check(write_store(tmp_path / "b", held, folds=FOLDS)) == []
+
+
+def test_recordings_without_a_valid_sample_are_not_copies_of_each_other(tmp_path: Path) -> None:
+    held = records()
+    held[0] = held[4] = np.full((30, 2), INVALID, dtype=np.int16)
+    assert check(write_store(tmp_path / "a", held, folds=FOLDS)) == []
+
+
+def test_test_records_in_the_pretraining_data_are_found(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a", records(), folds=FOLDS)
+    names = {"record_ids": [f"x{i}" for i in range(5)], "patient_ids": [f"y{i}" for i in range(5)]}
+    other = records(seed=1)
+    other[0] = records()[4]
+    copied = write_store(tmp_path / "b", other, folds=FOLDS, **names)
+    assert kinds(store, copied) == {"error: test recording in pretraining": ("r4",)}
+    # The copy lies in the other store's test fold: it was not pretrained on.
+    unread = write_store(tmp_path / "c", other[::-1], folds=FOLDS, **names)
+    assert check(store, unread) == []
+    found = check(store, unread, pretraining_splits=("train", "test"))
+    assert [f.kind for f in found] == ["test recording in pretraining"]
+
+
+def test_shared_ids_are_errors_only_when_record_and_patient_agree(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a", records(), folds=FOLDS)
+    ids = ["r3", "r4", "n2", "n3", "n4"]
+    other = write_store(
+        tmp_path / "b",
+        records(seed=1),
+        folds=FOLDS,
+        record_ids=ids,
+        patient_ids=["p3", "q", "", "", ""],
+    )
+    assert kinds(store, other) == {
+        "error: test record and patient in pretraining": ("r3",),
+        "warning: record id in pretraining": ("r4",),
+        "warning: patient id in pretraining": ("p3",),
+    }

@@ -1,0 +1,97 @@
+"""A store and a configuration that do not fit are refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latentcast import config as configuration
+from latentcast.config import Config
+from latentcast.engine.journal import TIMINGS, read_metrics
+from latentcast.errors import LatentcastError
+from latentcast.pretrain import pretrain
+
+
+def test_store_at_another_rate_names_both_and_the_mend(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    config = small_config.updated({"input.sampling_rate": 500})
+    with pytest.raises(
+        LatentcastError,
+        match=r"manifest\.json: sampling_rate is 100, the recipe needs 500; re-ingest with --fs 500",
+    ):
+        pretrain(config, small_store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_store_of_other_leads_is_refused(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    config = small_config.updated({"input.leads": ["I", "II"]})
+    with pytest.raises(LatentcastError, match=r"leads are I II III .* the recipe needs I II; "):
+        pretrain(config, small_store, tmp_path / "run")
+
+
+def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path) -> None:
+    from latentcast.recipes import recipe
+
+    with pytest.raises(LatentcastError, match="is an image recipe"):
+        pretrain(recipe("nepa-image-tiny"), small_store, tmp_path / "run")
+
+
+def test_missing_store_is_named(small_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match="nowhere"):
+        pretrain(small_config, tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_unwritable_run_folder_is_named(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LatentcastError, match="cannot be written .* choose another --out"):
+        pretrain(small_config, small_store, tmp_path / "file" / "run")
+
+
+def test_run_of_another_configuration_is_not_overwritten(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    pretrain(short, small_store, tmp_path)
+    with pytest.raises(LatentcastError, match="belongs to another run .*train.seed is 1 here, 0 there"):
+        pretrain(short.updated({"train.seed": 1}), small_store, tmp_path)
+
+
+def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    pretrain(short, small_store, tmp_path / "a")
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    assert pretrain(short, small_store, tmp_path / "a").step == 4
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
+    again = configuration.load(tmp_path / "a" / "config.yaml")
+    pretrain(again, small_store, tmp_path / "b")
+    rows = [[{k: v for k, v in row.items() if k not in TIMINGS} for row in read_metrics(tmp_path / n)]
+            for n in "ab"]  # fmt: skip
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [1, 2, 3, 4]
+
+
+def test_log_says_what_collapse_watching_needs(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    pretrain(small_config.updated({"train.steps": 4}), small_store, tmp_path)
+    row = read_metrics(tmp_path)[-1]
+    assert {
+        "loss", "copy_last_loss", "lr", "momentum", "teacher_distance", "gradient_norm",
+        "target_rank", "output_rank", "target_mean_norm", "output_mean_norm", "target_std",
+        "output_std", "samples_per_second", "flops_of_peak", "data_wait", "alarms",
+    } <= row.keys()  # fmt: skip
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["data"]["sha256"] and environment["torch"]
+
+
+def test_a_metrics_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]

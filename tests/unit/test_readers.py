@@ -1,0 +1,351 @@
+"""WFDB, Challenge and array files: what is read is what was written, and damage is named."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ecg_files import DATA, to_counts, write_challenge, write_wfdb
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from latentcast.errors import LatentcastError
+from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.readers import open_source, read_recording, wfdb
+from latentcast.signals.recording import BadRecord, from_signal
+from latentcast.signals.synthetic import synthetic_recording
+
+RECORDING = synthetic_recording(70)
+HEADERS = sorted(DATA.rglob("*.hea"))
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda path: path.stem)
+def test_original_files_equal_the_wfdb_package_sample_for_sample(header: Path) -> None:
+    package = pytest.importorskip("wfdb")
+    theirs = package.rdrecord(str(header.with_suffix("")))
+    ours = read_recording(header)
+    assert np.array_equal(ours.signal, theirs.p_signal.T.astype(np.float32))
+    assert ours.sampling_rate == theirs.fs
+    assert [name.upper() for name in ours.leads] == [name.upper() for name in theirs.sig_name]
+
+
+@pytest.mark.parametrize(
+    ("gain", "factor", "baseline"),
+    [
+        ("1000.0(0)/mV", 1.0, 0),
+        ("1000/mv", 1.0, 0),
+        ("204.8(-13)/mV", 1.0, -13),
+        ("1(5)/uV", 1e-3, 5),
+        ("1/µV", 1e-3, 0),
+        ("1e6/V", 1e3, 0),
+        ("200", 1.0, 0),
+    ],
+)
+def test_gain_baseline_and_unit_become_millivolts(
+    tmp_path: Path, gain: str, factor: float, baseline: int
+) -> None:
+    header = write_wfdb(tmp_path, RECORDING, "a", gain=gain)
+    per_unit = float(gain.split("/")[0].split("(")[0])
+    expected = (to_counts(RECORDING).T.astype(np.float64) - baseline) / per_unit * factor
+    assert np.allclose(read_recording(header).signal, expected, rtol=1e-6, atol=0)
+
+
+def test_adc_zero_is_the_baseline_where_none_is_written(tmp_path: Path) -> None:
+    header = write_wfdb(tmp_path, RECORDING, "a", gain="1000/mV")
+    header.write_text(header.read_text().replace(" 16 0 ", " 16 100 "))
+    shift = RECORDING.signal - read_recording(header).signal
+    assert np.allclose(shift, 0.1, atol=6e-4)
+
+
+def test_minus_32768_is_an_invalid_sample_and_no_voltage(tmp_path: Path) -> None:
+    signal = RECORDING.signal.copy()
+    signal[4, 10:20] = np.nan
+    header = write_wfdb(tmp_path, replace(RECORDING, signal=signal), "a", gain="1000(7)/mV")
+    recording = read_recording(header)
+    assert np.isnan(recording.signal[4, 10:20]).all()
+    assert (~recording.valid).sum() == 10
+
+
+def test_challenge_codes_are_labels_and_its_comments_metadata(tmp_path: Path) -> None:
+    comments = ["Age: 56", "Sex: Female", "Dx: 426783006,164889003"]
+    write_challenge(tmp_path, RECORDING, "JS1", comments)
+    recording, annotation = wfdb.read(tmp_path / "JS1.hea")
+    assert np.array_equal(recording.signal, (to_counts(RECORDING).T / 1000).astype(np.float32))
+    assert annotation.labels == {"426783006": 1.0, "164889003": 1.0}
+    assert annotation.metadata == {"age": "56", "sex": "Female"}
+
+
+def test_signals_of_several_files_make_one_record(tmp_path: Path) -> None:
+    counts = to_counts(RECORDING).astype("<i2")
+    write_wfdb(tmp_path, RECORDING, "a")
+    lines = (tmp_path / "a.hea").read_text().splitlines()
+    lines[4:] = [line.replace("a.dat", "b.dat") for line in lines[4:]]
+    (tmp_path / "a.hea").write_text("\n".join(lines))
+    (tmp_path / "a.dat").write_bytes(counts[:, :3].tobytes())
+    (tmp_path / "b.dat").write_bytes(counts[:, 3:].tobytes())
+    recording = read_recording(tmp_path / "a")
+    assert np.array_equal(recording.signal, (counts.T / 1000).astype(np.float32))
+
+
+def test_without_a_length_in_the_header_a_shorter_file_ends_early_and_is_masked(
+    tmp_path: Path,
+) -> None:
+    two = replace(RECORDING, signal=RECORDING.signal[:2], valid=RECORDING.valid[:2],
+                  leads=("I", "II"))  # fmt: skip
+    counts = to_counts(two).astype("<i2")
+    (tmp_path / "a.dat").write_bytes(counts[:, 0].tobytes())
+    (tmp_path / "b.dat").write_bytes(counts[:4000, 1].tobytes())
+    header = "a 2 500\n"
+    for file, lead, column in (("a", "I", counts[:, 0]), ("b", "II", counts[:4000, 1])):
+        total = int(column.astype(np.int64).sum()) % 65536
+        header += f"{file}.dat 16 1000/mV 16 0 {column[0]} {total} 0 {lead}\n"
+    (tmp_path / "a.hea").write_text(header)
+    recording = read_recording(tmp_path / "a")
+    assert recording.samples == 5000
+    assert recording.valid[0].all() and recording.valid[1, :4000].all()
+    assert not recording.valid[1, 4000:].any()
+
+
+def _cut(folder: Path) -> None:
+    data = (folder / "a.dat").read_bytes()
+    (folder / "a.dat").write_bytes(data[:-10])
+
+
+def _flip(folder: Path) -> None:
+    data = bytearray((folder / "a.dat").read_bytes())
+    data[5000] ^= 1
+    (folder / "a.dat").write_bytes(data)
+
+
+def _swap_sign(folder: Path) -> None:
+    # Two changes that cancel in the sum: only the initial value can tell.
+    counts = np.frombuffer((folder / "a.dat").read_bytes(), "<i2").reshape(-1, 12).copy()
+    counts[0, 3] += 5
+    counts[1, 3] -= 5
+    (folder / "a.dat").write_bytes(counts.tobytes())
+
+
+def _edit(old: str, new: str):
+    def damage(folder: Path) -> None:
+        text = (folder / "a.hea").read_text()
+        assert old in text
+        (folder / "a.hea").write_text(text.replace(old, new))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_cut, "a.dat: is truncated, 119990 bytes of 120000"),
+        (_flip, "contradicts its checksum in the header"),
+        (_swap_sign, "signal aVR begins with"),
+        (lambda folder: (folder / "a.dat").unlink(), "names a.dat, which is missing"),
+        (lambda folder: (folder / "a.hea").write_text(""), "header is empty"),
+        (lambda folder: (folder / "a.hea").write_bytes(b"\xff\xfe\x00"), "no WFDB record line"),
+        (_edit("a 12 500", "a 13 500"), "announces 13 signals and describes 12"),
+        (_edit("a 12 500 5000", "a 12"), "no sampling rate"),
+        (_edit(" V6\n", " V66\n"), "'V66': is no known lead name.*did you mean 'V6'"),
+        (_edit(" V6\n", " V5\n"), "'V5': is the same lead"),
+        (_edit("/mV", "/mmHg"), "'mmHg': is no voltage"),
+        (_edit("1000.0(0)/mV", "0"), "not calibrated"),
+        (_edit("a.dat 16 1000.0(0)/mV", "../a.dat 16 1000.0(0)/mV"), "outside its folder"),
+        (_edit("1000.0(0)/mV", "abc"), "gain 'abc' cannot be read"),
+    ],
+)
+def test_a_damaged_record_is_refused_with_the_reason(tmp_path: Path, damage, reason: str) -> None:
+    write_wfdb(tmp_path, RECORDING, "a")
+    read_recording(tmp_path / "a")
+    damage(tmp_path)
+    with pytest.raises(BadRecord, match=reason):
+        read_recording(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("start", "new", "reason"),
+    [
+        (0, b"MATLAB 5.0 MAT-file", "is a MATLAB 5 file"),
+        (0, (10).to_bytes(4, "little"), "no MATLAB 4 matrix of int16"),
+        (4, (11).to_bytes(4, "little"), "has 11 rows, the header 12 leads"),
+        (8, (4999).to_bytes(4, "little"), "has 4999 samples, the header 5000"),
+        (16, (5).to_bytes(4, "little"), "samples begin at byte 25, the header says 24"),
+    ],
+)
+def test_a_mat_file_of_another_kind_is_refused(
+    tmp_path: Path, start: int, new: bytes, reason: str
+) -> None:
+    write_challenge(tmp_path, RECORDING, "a", [])
+    data = bytearray((tmp_path / "a.mat").read_bytes())
+    data[start : start + len(new)] = new
+    (tmp_path / "a.mat").write_bytes(data)
+    with pytest.raises(BadRecord, match=reason):
+        read_recording(tmp_path / "a.mat")
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(arrays(np.int16, st.tuples(st.integers(1, 12), st.integers(1, 300))))
+def test_any_samples_survive_the_round_trip(tmp_path: Path, counts: np.ndarray) -> None:
+    signal = np.where(counts == -32768, np.nan, counts / 1000).astype(np.float32)
+    recording = from_signal(signal, CANONICAL_LEADS[: len(signal)], 250.0, "r")
+    again = read_recording(write_wfdb(tmp_path, recording, "r"))
+    assert np.array_equal(again.signal, signal, equal_nan=True)
+    assert again.leads == recording.leads and again.sampling_rate == 250.0
+
+
+def test_other_formats_go_through_the_wfdb_package(tmp_path: Path) -> None:
+    package = pytest.importorskip("wfdb")
+    signal = np.round(RECORDING.signal[:2].T.astype(np.float64), 3)
+    package.wrsamp(
+        "h", fs=360, units=["mV", "mV"], sig_name=["MLII", "V5"], p_signal=signal,
+        fmt=["212", "212"], adc_gain=[200, 200], baseline=[0, 0], write_dir=str(tmp_path),
+    )  # fmt: skip
+    recording = read_recording(tmp_path / "h")
+    assert recording.leads == ("II", "V5") and recording.sampling_rate == 360
+    assert np.abs(recording.signal - signal.T).max() <= 0.0026
+
+
+def test_segments_of_a_long_record_are_not_records_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("wfdb")
+    half = replace(RECORDING, signal=RECORDING.signal[:, :2500], valid=RECORDING.valid[:, :2500])
+    write_wfdb(tmp_path, half, "long_1")
+    write_wfdb(tmp_path, half, "long_2")
+    (tmp_path / "long.hea").write_text("long/2 12 500 5000\nlong_1 2500\nlong_2 2500\n")
+    source = open_source(tmp_path)
+    assert [ref.record_id for ref in source.refs()] == ["long"]
+    recording, _ = source.read(source.refs()[0])
+    assert np.array_equal(recording.signal[:, :2500], recording.signal[:, 2500:])
+    assert recording.leads == CANONICAL_LEADS
+
+
+def test_one_name_in_two_folders_is_two_records(tmp_path: Path) -> None:
+    write_wfdb(tmp_path / "Person_01", RECORDING, "rec_1")
+    write_wfdb(tmp_path / "Person_02", synthetic_recording(80, seed=1), "rec_1")
+    write_wfdb(tmp_path / "Person_02", synthetic_recording(90, seed=2), "rec_2")
+    ids = [ref.record_id for ref in open_source(tmp_path).refs()]
+    assert ids == ["Person_01/rec_1", "Person_02/rec_1", "rec_2"]
+
+
+def test_ptbxl_labels_are_the_codes_present_whatever_their_likelihood() -> None:
+    source = open_source(DATA, fs=100)
+    recording, annotation = source.read(source.refs()[0])
+    assert annotation.labels == {"NORM": 100.0, "LVOLT": 0.0, "SR": 0.0}
+    assert (annotation.patient_id, annotation.fold) == ("15709", 3)
+    assert annotation.metadata["age"] == 56.0
+    assert annotation.metadata["report"] == "sinusrhythmus periphere niederspannung"
+    assert recording.record_id == "00001_lr" and source.refs()[0].record_id == "00001"
+
+
+def test_two_rates_of_the_same_ecgs_are_never_mixed() -> None:
+    with pytest.raises(LatentcastError, match="choose with --fs 100 or --fs 500"):
+        open_source(DATA)
+    for rate in (100, 500):
+        source = open_source(DATA, fs=rate)
+        rates = {source.read(ref)[0].sampling_rate for ref in source.refs() if not ref.problem}
+        assert rates == {float(rate)}
+
+
+def test_a_row_without_file_and_a_file_without_row_are_both_listed() -> None:
+    source = open_source(DATA, fs=500)
+    missing = [ref for ref in source.refs() if ref.problem]
+    assert len(source.refs()) == 20 and len(missing) == 15
+    assert "records500/00000/00006_hr.hea is missing" in str(missing[0].problem)
+
+
+def test_a_file_that_is_not_in_the_table_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "ptbxl_database.csv").write_text(
+        "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr\n"
+        "1,7,{'SR': 0.0},2,,r/1\n2,8,oops,3,,r/2\n"
+    )
+    for name in ("1", "2", "3"):
+        write_wfdb(tmp_path / "r", RECORDING, name)
+    refs = open_source(tmp_path).refs()
+    assert [(ref.record_id, bool(ref.problem)) for ref in refs] == [
+        ("00001", False),
+        ("line 3", True),
+        ("3", True),
+    ]
+    assert "is not listed" in str(refs[2].problem) and "line 3" in str(refs[1].problem)
+
+
+def test_sha256sums_beside_the_records_are_checked(tmp_path: Path) -> None:
+    header = write_wfdb(tmp_path / "r", RECORDING, "a")
+    (tmp_path / "SHA256SUMS.txt").write_text(f"{'0' * 64}  r/a.dat\n")
+    source = open_source(tmp_path)
+    with pytest.raises(BadRecord, match=r"a\.dat: contradicts its checksum in SHA256SUMS.txt"):
+        source.read(source.refs()[0])
+    unchecked = open_source(tmp_path, verify_checksums=False)
+    assert unchecked.read(unchecked.refs()[0])[0].samples == read_recording(header).samples
+
+
+ARRAY = {"fs": 500, "leads": list(CANONICAL_LEADS), "unit": "mV"}
+
+
+@pytest.mark.parametrize("layout", ["records,leads,samples", "records,samples,leads"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_in_both_layouts(tmp_path: Path, layout: str, suffix: str) -> None:
+    # As many records as leads as samples: no shape could tell the axes apart.
+    signals = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
+    stored = signals if layout == "records,leads,samples" else signals.transpose(0, 2, 1)
+    path = tmp_path / f"a{suffix}"
+    np.save(path, stored) if suffix == ".npy" else np.savez(path, signals=stored)
+    source = open_source(path, layout=layout, **ARRAY)
+    for i, ref in enumerate(source.refs()):
+        assert np.array_equal(source.read(ref)[0].signal, signals[i])
+
+
+@pytest.mark.parametrize("unsaid", ["fs", "leads", "unit", "layout"])
+def test_an_array_with_anything_unsaid_is_refused(tmp_path: Path, unsaid: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 12, 50), np.float32))
+    said = {**ARRAY, "layout": "records,leads,samples", unsaid: None}
+    with pytest.raises(LatentcastError, match=f"does not say its --{unsaid}"):
+        open_source(tmp_path / "a.npy", **said)
+
+
+def test_an_array_that_contradicts_its_layout_is_refused_not_transposed(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 50, 12), np.float32))
+    with pytest.raises(LatentcastError, match=r"\(3, 50, 12\).*need 3 axes with 12 on axis 1"):
+        open_source(tmp_path / "a.npy", layout="records,leads,samples", **ARRAY)
+
+
+def test_pickles_inside_arrays_are_never_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(LatentcastError, match="no readable array file"):
+        open_source(tmp_path / "a.npy", layout="records,leads,samples", **ARRAY)
+
+
+def test_a_table_beside_an_array_gives_ids_patients_folds_and_labels(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 12, 50), np.float32))
+    (tmp_path / "a.csv").write_text(
+        "record_id,patient_id,fold,labels,age\nx1,p1,9,AF;LBBB,70\nx2,p2,,,\n"
+    )
+    source = open_source(tmp_path / "a.npy", layout="records,leads,samples", **ARRAY)
+    refs = source.refs()
+    first, second = (source.read(ref)[1] for ref in refs)
+    assert [ref.record_id for ref in refs] == ["x1", "x2"]
+    assert (first.patient_id, first.fold, first.labels) == ("p1", 9, {"AF": 1.0, "LBBB": 1.0})
+    assert first.metadata == {"age": "70"}
+    assert (second.patient_id, second.fold, second.labels) == ("p2", None, {})
+
+
+def test_a_table_with_another_number_of_rows_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 12, 50), np.float32))
+    (tmp_path / "m.csv").write_text("record_id\nx1\n")
+    with pytest.raises(LatentcastError, match="has 1 rows, the array 2 records"):
+        open_source(
+            tmp_path / "a.npy",
+            layout="records,leads,samples",
+            metadata=tmp_path / "m.csv",
+            **ARRAY,
+        )
+
+
+def test_a_folder_without_records_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match="holds no records"):
+        open_source(tmp_path)
+    with pytest.raises(LatentcastError, match="does not exist"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(LatentcastError, match="--unit: is for array files"):
+        open_source(DATA, fs=100, unit="mV")

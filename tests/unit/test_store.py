@@ -1,0 +1,185 @@
+"""Crops are exact, what is not valid is marked, and damage is named."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ecg_files import write_wfdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from latentcast.data.ingest import ingest
+from latentcast.data.inspect import describe, print_description
+from latentcast.data.store import INVALID, Store
+from latentcast.errors import LatentcastError
+from latentcast.signals.recording import from_signal
+
+LENGTHS = (1000, 400, 1, 730)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Four records of unequal length in two shards; NaN, a flat stretch, labels and patients."""
+    folder = tmp_path_factory.mktemp("store")
+    rng = np.random.default_rng(0)
+    counts = rng.integers(-3000, 3000, (4, 3, 1000)).astype(np.float32)
+    counts[0, 1, 50:60] = np.nan
+    counts[3, 2, 300:600] = 123
+    for i, length in enumerate(LENGTHS):
+        counts[i, :, length:] = np.nan
+    folder.joinpath("in").mkdir()
+    for i, length in enumerate(LENGTHS):
+        signal = counts[i, :, :length] / 1000
+        recording = from_signal(signal.astype(np.float32), ("V1", "V2", "V3"), 100.0, f"r{i}")
+        dx = [["Dx: A,B"], [], ["Dx: B"], ["Dx: C,B"]][i]
+        write_wfdb(folder / "in", recording, f"r{i}", comments=dx)
+    return ingest(
+        folder / "in", folder / "out", leads=["V1", "V2", "V3"], shard_bytes=1500 * 6, quiet=True
+    ).store
+
+
+def reference(store: Store, row: int, start: int, length: int) -> np.ndarray:
+    """The crop by the definition: sample for sample from the physical recording."""
+    recording = store.recording(row)
+    crop = np.full((length, 3), INVALID, np.int16)
+    for t in range(length):
+        if 0 <= start + t < recording.samples:
+            for lead in range(3):
+                if recording.valid[lead, start + t]:
+                    crop[t, lead] = round(float(recording.signal[lead, start + t]) / store.scale)
+    return crop
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    crops=st.lists(st.tuples(st.integers(0, 3), st.integers(-300, 1200)), min_size=1, max_size=4),
+    length=st.integers(1, 350),
+)
+def test_every_crop_is_what_the_recording_says(
+    store: Store, crops: list[tuple[int, int]], length: int
+) -> None:
+    rows, starts = zip(*crops, strict=True)
+    taken = store.take(rows, starts, length)
+    for crop, row, start in zip(taken, rows, starts, strict=True):
+        assert np.array_equal(crop, reference(store, row, start, length))
+
+
+def test_records_lie_in_more_than_one_shard_and_are_whole(store: Store) -> None:
+    assert len(store.manifest.shards) == 2
+    assert store.lengths.tolist() == list(LENGTHS)
+    whole = store.take(np.arange(4))
+    assert whole.shape == (4, 1000, 3)
+    assert (whole[2, 1:] == INVALID).all() and (whole[2, :1] != INVALID).all()
+    assert (whole[0, 50:60, 1] == INVALID).all() and (whole[3, 300:600, 2] == INVALID).all()
+
+
+def test_a_reused_buffer_keeps_nothing_of_the_last_batch(store: Store) -> None:
+    out = np.full((2, 500, 3), 77, np.int16)
+    assert store.take([2, 1], [-10, 350], 500, out) is out
+    assert np.array_equal(out, store.take([2, 1], [-10, 350], 500))
+
+
+def test_wrong_arguments_are_refused_not_wrapped(store: Store) -> None:
+    with pytest.raises(IndexError):
+        store.take([-1])
+    with pytest.raises(IndexError):
+        store.take([4])
+    with pytest.raises(IndexError):
+        store.recording(-1)
+    with pytest.raises(ValueError, match="out is"):
+        store.take([0], [0], 10, np.empty((1, 10, 3), np.int32))
+    with pytest.raises(ValueError, match="starts has shape"):
+        store.take([0, 1], [0], 10)
+    assert store.take([], [], 10).shape == (0, 10, 3)
+
+
+def test_labels(store: Store) -> None:
+    assert store.labels.codes == ("A", "B", "C")
+    expected = [[True, True], [False, False], [True, False], [True, False]]
+    assert store.labels.indicator(["B", "A"]).tolist() == expected
+    assert store.labels.counts() == {"B": 3, "A": 1, "C": 1}
+    assert store.labels.counts(np.array([3])) == {"B": 1, "C": 1, "A": 0}
+    with pytest.raises(LatentcastError, match="'NORM': no record"):
+        store.labels.indicator(["NORM"])
+    with pytest.raises(LatentcastError, match="'tran'.*did you mean 'train'"):
+        store.rows("tran")
+
+
+def test_a_store_travels_to_another_process_without_its_samples(store: Store) -> None:
+    data = pickle.dumps(store)
+    assert len(data) < 1000
+    assert np.array_equal(pickle.loads(data).take([0]), store.take([0]))
+
+
+def copy(store: Store, folder: Path) -> Path:
+    target = folder / "copy"
+    target.mkdir()
+    for file in store.path.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    Store.open(target).verify()
+    return target
+
+
+@pytest.mark.parametrize("file", ["shard-00000.npy", "shard-00001.npy", "metadata.jsonl"])
+def test_one_flipped_bit_is_found_and_the_file_named(
+    store: Store, tmp_path: Path, file: str
+) -> None:
+    target = copy(store, tmp_path)
+    data = bytearray((target / file).read_bytes())
+    data[-3] ^= 4
+    (target / file).write_bytes(data)
+    with pytest.raises(LatentcastError, match=f"{file}: is damaged.*ingest again"):
+        Store.open(target).verify()
+
+
+@pytest.mark.parametrize("file", ["shard-00001.npy", "index.npz", "manifest.json"])
+@pytest.mark.parametrize("keep", [None, 0, 100, 0.5])
+def test_a_missing_or_cut_file_is_an_error_on_opening(
+    store: Store, tmp_path: Path, file: str, keep: float | None
+) -> None:
+    target = copy(store, tmp_path)
+    data = (target / file).read_bytes()
+    if keep is None:
+        (target / file).unlink()
+    else:
+        (target / file).write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
+    with pytest.raises(LatentcastError):
+        Store.open(target)
+
+
+def test_a_store_of_another_version_is_refused(store: Store, tmp_path: Path) -> None:
+    target = copy(store, tmp_path)
+    text = (target / "manifest.json").read_text()
+    (target / "manifest.json").write_text(
+        text.replace('"format_version": 1', '"format_version": 2')
+    )
+    with pytest.raises(LatentcastError, match=r"manifest\.json: format_version.*re-ingest"):
+        Store.open(target)
+    (target / "manifest.json").write_text(text.replace('"scale"', '"scales"'))
+    with pytest.raises(LatentcastError, match=r"manifest\.json: scale"):
+        Store.open(target)
+
+
+def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match="is no store.*latentcast ingest"):
+        Store.open(tmp_path)
+
+
+def test_the_description_counts_what_is_there(store: Store) -> None:
+    description = describe(store)
+    assert (description.records, description.patients) == (4, 4)
+    assert description.labels == {"B": 3, "A": 1, "C": 1}
+    assert description.seconds == (0.01, 5.65, 10.0)
+    total = sum(LENGTHS)
+    assert description.invalid == pytest.approx((0, 10 / total, 300 / total))
+    assert description.findings == {"flat": 1}
+    console = Console(record=True, width=100, file=io.StringIO())
+    print_description(description, console)
+    text = console.export_text()
+    for word in ("4 of 4 patients", "100 Hz", "V3: flat stretch, masked", "quarantine: none"):
+        assert word in text
