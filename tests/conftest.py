@@ -11,6 +11,7 @@ from latentcast.data.ingest import ingest
 from latentcast.recipes import recipe
 
 REPOSITORY = Path(__file__).parents[1]
+BUNDLED = REPOSITORY / "data" / "ptbxl2980-100hz"
 WFDB = REPOSITORY / "tests" / "data" / "ptbxl_wfdb"
 
 
@@ -18,7 +19,7 @@ WFDB = REPOSITORY / "tests" / "data" / "ptbxl_wfdb"
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the bundled original PTB-XL files at 100 Hz."""
     out = tmp_path_factory.mktemp("stores") / "small"
-    ingest(WFDB / "records100", out, workers=1, quiet=True)
+    ingest(WFDB, out, fs=100, workers=1, quiet=True)
     return out
 
 

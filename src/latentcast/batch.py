@@ -7,16 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-INVALID = -32768
-"""The int16 count that marks a sample of a recording as not measured, padding included."""
-
 
 @dataclass(frozen=True)
 class Batch:
     """Integers as they lie in the store.
 
     Attributes:
-        samples: int16 ``(B, samples, leads)`` (time-major) or uint8 ``(B, height, width, channels)``.
+        samples: int16 ``(B, samples, leads)``, time-major, or uint8 ``(B, height, width,
+            channels)``.
         ids: int64 ``(B,)``, rows of the store; all randomness is keyed by them.
     """
 

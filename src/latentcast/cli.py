@@ -45,9 +45,16 @@ def ingest(
     from latentcast.data.ingest import ingest as read
 
     done = read(
-        source, out, fs=fs, leads=leads.split(",") if leads else None, unit=unit, layout=layout,
-        metadata=metadata, missing_leads=missing_leads, workers=workers,
-    )  # fmt: skip
+        source,
+        out,
+        fs=fs,
+        leads=leads.split(",") if leads else None,
+        unit=unit,
+        layout=layout,
+        metadata=metadata,
+        missing_leads=missing_leads,
+        workers=workers,
+    )
     Console().print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
         highlight=False,
@@ -158,13 +165,18 @@ def probe(
     from latentcast.evaluation.tasks import task as named
 
     encoder, store = Encoder.from_pretrained(run, weights), Store.open(data)
-    floors = [Encoder.random(run), RandomConvolutions.from_store(store)]
     report = score(
-        [encoder, *floors], store, named(task), layer=layer, pooling=pooling,
+        [encoder, Encoder.random(run), RandomConvolutions.from_store(store)],
+        store,
+        named(task),
+        layer=layer,
+        pooling=pooling,
         provenance={
-            "run": str(run), "command": _command(), "training seed": encoder.config.train.seed,
+            "run": str(run),
+            "command": _command(),
+            "training seed": encoder.config.train.seed,
         },
-    )  # fmt: skip
+    )
     report.render(Console())
     report.write(run)
 
@@ -177,10 +189,9 @@ def report(run: Positional[Path], data: Path, task: str = "superdiagnostic") -> 
         data: folder of the labelled store.
         task: of the probe to show.
     """
-    from latentcast.report.run import report_run
-
     from latentcast.artifacts.encoder import Encoder
     from latentcast.data.store import Store
+    from latentcast.report.run import report_run
 
     print(f"report: {report_run(run, Encoder.from_pretrained(run), Store.open(data), task)}")
 
@@ -207,9 +218,14 @@ def verify(parity: tuple[Path, ...]) -> int:
 def main() -> None:
     """Entry point of the ``latentcast`` command."""
     verbs: dict[str, Callable[..., int | None]] = {
-        "ingest": ingest, "inspect": inspect, "recipes": recipes, "train": train,
-        "probe": probe, "report": report, "verify": verify,
-    }  # fmt: skip
+        "ingest": ingest,
+        "inspect": inspect,
+        "recipes": recipes,
+        "train": train,
+        "probe": probe,
+        "report": report,
+        "verify": verify,
+    }
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             verbs,

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from latentcast.errors import LatentcastError, nearest
 
-
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
@@ -223,7 +222,9 @@ class Config(Settings):
                 f"use a width that is a multiple of {2 * axes * self.encoder.heads}"
             )
         if self.input.kind == "image" and self.encoder.positions.coordinates == "seconds":
-            raise ValueError("an image has no seconds; set encoder.positions.coordinates normalized")
+            raise ValueError(
+                "an image has no seconds; set encoder.positions.coordinates normalized"
+            )
         if self.optimizer.warmup_steps > self.train.steps:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} is longer than "
@@ -327,7 +328,9 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     for depth in range(1, len(names) + 1):
         known = _siblings(names[:depth])
         if names[depth - 1] not in known:
-            raise LatentcastError(f"{dotted}: is an unknown key; {nearest(names[depth - 1], known)}")
+            raise LatentcastError(
+                f"{dotted}: is an unknown key; {nearest(names[depth - 1], known)}"
+            )
     node = tree
     for name in names[:-1]:
         node[name] = node.get(name) or {}  # an optional section that was off

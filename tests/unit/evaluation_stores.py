@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast.data.store import INVALID, Store
+from latentcast.data.store import Store
+from latentcast.signals.recording import INVALID
 
 SPLITS = {"train": list(range(1, 9)), "validation": [9], "test": [10]}
 

@@ -9,18 +9,16 @@ import pytest
 import torch
 
 from latentcast.artifacts.encoder import Encoder
-from latentcast.batch import INVALID
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.pretrain import pretrain
+from latentcast.signals.recording import INVALID
 
 
 @pytest.fixture(scope="module")
-def run(
-    small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def run(small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     pretrain(small_config, small_store, folder)
     return folder
@@ -33,9 +31,7 @@ def test_run_folder_holds_what_a_reader_needs(run: Path) -> None:
 
 def test_encoder_has_the_weights_and_statistics_of_the_run(run: Path, small_store: Path) -> None:
     encoder = Encoder.from_pretrained(run, "student")
-    saved = checkpoint.read_tensors(
-        checkpoint.latest(run / "checkpoints"), "model.safetensors"
-    )
+    saved = checkpoint.read_tensors(checkpoint.latest(run / "checkpoints"), "model.safetensors")
     for name, tensor in encoder._network.state_dict().items():
         assert torch.equal(tensor, saved[f"student.{name}"])
     normalisation = encoder.config.input.normalisation

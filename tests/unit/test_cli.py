@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import WFDB
 
 PARITY = Path(__file__).parents[1] / "parity" / "nepa_ecg.safetensors"
@@ -34,7 +35,7 @@ def test_help_does_not_wait_for_torch() -> None:
 def test_importing_needs_no_optional_package() -> None:
     """design.md law 8: torchvision, timm and transformers are on no path; extras are lazy."""
     code = (
-        "import sys; import latentcast; from latentcast import Encoder, Store, recipe, ingest, pretrain;"
+        "import sys; from latentcast import Encoder, Store, recipe, ingest, pretrain;"
         "heavy = {'torchvision', 'timm', 'transformers', 'sklearn', 'matplotlib', 'wfdb', 'scipy'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
@@ -80,9 +81,7 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(tmp_path: 
         (("verify", "--parity", "nowhere.safetensors"), "nowhere.safetensors: cannot be read"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line_that_names_the_thing(
-    arguments: tuple[str, ...], words: str
-) -> None:
+def test_mistakes_are_one_line_that_names_the_thing(arguments: tuple[str, ...], words: str) -> None:
     answer = latentcast(*arguments)
     assert answer.returncode == 2
     assert words in answer.stderr and "Traceback" not in answer.stderr

@@ -11,7 +11,6 @@ import pytest
 import torch
 from evaluation_stores import PatchSource, write_store
 
-from latentcast.data.store import INVALID
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import (
     POOLINGS,
@@ -21,6 +20,7 @@ from latentcast.evaluation.features import (
     extract,
     pool,
 )
+from latentcast.signals.recording import INVALID
 
 
 def records(*lengths: int) -> list[npt.NDArray[np.int16]]:

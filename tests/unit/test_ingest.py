@@ -20,10 +20,11 @@ from ecg_files import BUNDLED, DATA, to_counts, write_challenge, write_wfdb
 from latentcast.data import convert
 from latentcast.data import ingest as module
 from latentcast.data.ingest import ingest
-from latentcast.data.store import INVALID, Store
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
-from latentcast.signals.recording import Recording
+from latentcast.signals.readers.wfdb_folder import WfdbFolder
+from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.synthetic import synthetic_recording
 
 
@@ -444,6 +445,20 @@ def test_microvolts_called_volts_or_the_reverse_are_refused(tmp_path: Path) -> N
         ingest(tmp_path / "a.npy", tmp_path / "small", unit="nV", **array)
     store = ingest(tmp_path / "a.npy", tmp_path / "right", unit="uV", **array).store
     assert np.array_equal(store.take([0, 1]), microvolts_.transpose(0, 2, 1))
+
+
+def test_an_error_nobody_foresaw_costs_one_record_and_is_named(tmp_path: Path, monkeypatch) -> None:
+    write_some(tmp_path / "in", 3)
+    read = WfdbFolder.read
+
+    def fails_once(self, ref):
+        if ref.record_id == "r001":
+            raise ZeroDivisionError("division by zero")
+        return read(self, ref)
+
+    monkeypatch.setattr(WfdbFolder, "read", fails_once)
+    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).records == 2
+    assert quarantine(tmp_path / "out") == {"r001": "ZeroDivisionError: division by zero"}
 
 
 def test_eight_stored_leads_become_twelve_and_three_stay_three(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from evaluation_stores import write_store
 
-from latentcast.data.store import INVALID
 from latentcast.evaluation.leaks import check
+from latentcast.signals.recording import INVALID
 
 FOLDS = [1, 2, 9, 10, 10]
 
@@ -65,14 +65,15 @@ def test_test_records_in_the_pretraining_data_are_found(tmp_path: Path) -> None:
 
 
 def test_shared_ids_are_errors_only_when_record_and_patient_agree(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "a", records(), folds=FOLDS)
+    known = ["", "", "", "p3", ""]
+    store = write_store(tmp_path / "a", records(), folds=FOLDS, patient_ids=known)
     ids = ["r3", "r4", "n2", "n3", "n4"]
     other = write_store(
         tmp_path / "b",
         records(seed=1),
         folds=FOLDS,
         record_ids=ids,
-        patient_ids=["p3", "q", "", "", ""],
+        patient_ids=["p3", "", "", "", ""],
     )
     assert kinds(store, other) == {
         "error: test record and patient in pretraining": ("r3",),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from latentcast.batch import INVALID
 from latentcast.config import Config
 from latentcast.data.loader import CropLoader, ahead, split
 from latentcast.data.order import Order
 from latentcast.data.store import Store
+from latentcast.signals.recording import INVALID
 
 
 @pytest.fixture

@@ -41,6 +41,13 @@ def test_a_resample_equals_the_auroc_of_its_repeated_records() -> None:
         np.testing.assert_allclose(area, metrics.auroc(targets[picked], scores[picked]))
 
 
+def test_every_record_is_drawn_alike() -> None:
+    counts = metrics.draw(7, 20_000, seed=0)
+    np.testing.assert_allclose(counts.mean(axis=0), 1.0, atol=0.03)
+    np.testing.assert_allclose((counts == 0).mean(axis=0), (6 / 7) ** 7, atol=0.02)
+    assert (metrics.draw(7, 20_000, seed=1) != counts).any()
+
+
 def test_a_label_without_positives_is_never_a_half() -> None:
     rng = np.random.default_rng(0)
     targets = np.zeros((50, 3), dtype=bool)
@@ -79,6 +86,7 @@ def test_rare_labels_leave_the_supported_macro_alone() -> None:
     with_rare = metrics.score(np.hstack([targets, rare]), scores, ["a", "b", "c"], resamples=50)
     assert with_rare.supported == both.macro
     assert with_rare.macro != both.macro
+    assert with_rare.supported_labels == ("a", "b")
     rare[metrics.SUPPORT - 1] = True
     enough = metrics.score(np.hstack([targets, rare]), scores, ["a", "b", "c"], resamples=50)
     assert enough.supported == enough.macro

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentcast.batch import INVALID
 from latentcast.config import EcgInput, ImageInput, Normalisation
 from latentcast.errors import LatentcastError
 from latentcast.images.preprocess import ImagePreprocess
 from latentcast.signals.preprocess import EcgPreprocess
+from latentcast.signals.recording import INVALID
 
 LEADS = ("I", "II")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from evaluation_stores import write_store
 
-from latentcast.data.store import INVALID
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.random_convolutions import TAPS, RandomConvolutions
+from latentcast.signals.recording import INVALID
 
 LEADS = ("I", "II", "V1")
 
@@ -97,6 +97,16 @@ def test_padding_does_not_count_as_time() -> None:
     # The same kernels over the record alone, by cutting the padding off.
     alone = padded.token_layers(samples[:, :60])[0][0][:, 0]
     torch.testing.assert_close(tokens, alone, atol=1e-4, rtol=0)
+
+
+def test_padding_is_no_zero_above_a_negative_signal() -> None:
+    samples = np.full((1, 120, 3), INVALID, dtype=np.int16)
+    samples[:, :60] = [100, -200, 0]  # the means: every kernel gives its bias
+    source = convolutions()
+    biases = torch.cat([group.biases for group in source._groups])
+    tokens = source.token_layers(samples)[0][0][0, 0]
+    torch.testing.assert_close(tokens[:80], biases, atol=1e-4, rtol=0)
+    torch.testing.assert_close(tokens[80:], (biases > 0).float())
 
 
 def test_a_record_without_a_valid_sample_has_no_valid_token() -> None:

@@ -310,6 +310,13 @@ def test_an_array_that_contradicts_its_layout_is_refused_not_transposed(tmp_path
         open_source(tmp_path / "a.npy", layout="records,leads,samples", **ARRAY)
 
 
+def test_an_array_saved_anew_is_read_anew(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        np.savez(tmp_path / "a.npz", np.full((1, 12, 50), value))
+        source = open_source(tmp_path / "a.npz", layout="records,leads,samples", **ARRAY)
+        assert (source.read(source.refs()[0])[0].signal == value).all()
+
+
 def test_pickles_inside_arrays_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(LatentcastError, match="no readable array file"):

@@ -144,20 +144,30 @@ def test_a_nan_is_hatched_even_where_the_mask_calls_it_valid() -> None:
 
 
 def test_a_saturated_stretch_moves_no_trace_and_enters_no_other_row() -> None:
-    clean = step("V2", at=6.0, millivolts=0.4)
+    clean = flat()
     valid, signal = clean.valid.copy(), clean.signal.copy()
-    row = clean.leads.index("V2")
-    signal[row, 520:560], valid[row, 520:560] = 32.0, False
+    row = clean.leads.index("V2")  # shown from 5.0 to 7.5 s; saturated for most of the record
+    for part in (slice(0, 520), slice(560, 600), slice(760, 1000)):
+        signal[row, part], valid[row, part] = 32.0, False
     figure = plot_recording(replace(clean, signal=signal, valid=valid))
     (trace,), (expected,) = drawn(figure, "trace-V2"), drawn(plot_recording(clean), "trace-V2")
     seen = np.isfinite(trace.get_ydata())
-    assert seen.sum() == 210
+    assert seen.sum() == 190
     np.testing.assert_allclose(trace.get_ydata()[seen], expected.get_ydata()[seen])
-    (box,) = drawn(figure, "invalid-V2")
+    box, _ = drawn(figure, "invalid-V2")
     for line in figure.axes[0].lines:
         if line.get_color() == paper.DOUBTFUL:
             heights = line.get_ydata()[np.isfinite(line.get_ydata())]
             assert ((heights >= box.get_y()) & (heights <= box.get_y() + box.get_height())).all()
+
+
+def test_what_is_not_valid_in_a_stretch_that_the_layout_leaves_out_is_told() -> None:
+    recording = flat()
+    valid = recording.valid.copy()
+    valid[recording.leads.index("V6"), :100] = False  # V6 is shown from 7.5 s on
+    figure = plot_recording(replace(recording, valid=valid))
+    (notes,) = [t.get_text() for t in figure.axes[0].texts if "median" in t.get_text()]
+    assert "not shown: V6." in notes and "Hatched" not in notes
 
 
 def test_tall_rows_get_paper_instead_of_running_into_their_neighbours() -> None:

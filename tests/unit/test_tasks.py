@@ -93,6 +93,12 @@ def test_real_superclass_and_rhythm_counts() -> None:
     assert positive < afib.sum() / 2  # what "value > 0" would have kept
 
 
+def test_only_the_task_of_all_statements_keeps_a_record_without_any() -> None:
+    labels = as_labels([{}, {"SR": 0.0}])
+    for name, expected in (("all", [True, True]), ("rhythm", [False, True])):
+        assert task(name).targets(labels)[1].tolist() == expected
+
+
 def test_an_unknown_task_names_the_nearest() -> None:
     with pytest.raises(LatentcastError, match="did you mean 'superdiagnostic'"):
         task("superdiagnostics")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentcast import config as configuration
-from latentcast.batch import INVALID, Inputs
+from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -21,7 +21,7 @@ from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
 from latentcast.objectives.nepa import Nepa
 from latentcast.signals.preprocess import EcgPreprocess
-from latentcast.signals.recording import Recording
+from latentcast.signals.recording import INVALID, Recording
 
 Counts = npt.NDArray[np.int16]
 

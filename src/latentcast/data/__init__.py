@@ -1,1 +1,1 @@
-"""From files to integer batches: ingest, the memory-mapped store, stateless order, and the loader."""
+"""From files to integer batches: ingest, memory-mapped store, stateless order, loader."""

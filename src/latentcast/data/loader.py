@@ -12,7 +12,7 @@ import torch
 from latentcast import randomness
 from latentcast.batch import Batch
 from latentcast.config import Config, EcgInput
-from latentcast.data.order import Order
+from latentcast.data.order import Ints, Order
 from latentcast.data.store import Store
 
 
@@ -25,7 +25,7 @@ class CropLoader:
         config: gives crop length, batch size, micro-batches and seed.
     """
 
-    def __init__(self, store: Store, rows: np.ndarray, config: Config) -> None:
+    def __init__(self, store: Store, rows: Ints, config: Config) -> None:
         assert isinstance(config.input, EcgInput)
         self.store, self.train = store, config.train
         self.length = config.input.length
@@ -37,13 +37,15 @@ class CropLoader:
         samples = self.store.take(rows, self.starts(attempt, rows), self.length)
         return Batch(torch.from_numpy(samples), torch.from_numpy(rows))
 
-    def starts(self, attempt: int, rows: np.ndarray) -> np.ndarray:
+    def starts(self, attempt: int, rows: Ints) -> Ints:
         """First sample of each crop, always inside the record; 0 where the record is shorter."""
-        room = np.maximum(0, self.store.lengths[rows] - self.length)
+        room: Ints = np.maximum(0, self.store.lengths[rows] - self.length)
         if not self.train.random_crop:
-            return room // 2
+            middle: Ints = room // 2
+            return middle
         draws = randomness.uniform(randomness.key(self.train.seed, attempt, "crop"), rows)
-        return (draws * (room + 1)).astype(np.int64)
+        starts: Ints = (draws * (room + 1)).astype(np.int64)
+        return starts
 
     def stream(self, attempt: int) -> Iterator[list[Batch]]:
         """Micro-batches of this attempt and of all that follow, read ahead by a thread."""
@@ -56,9 +58,7 @@ def split(batch: Batch, pieces: int) -> list[Batch]:
     return [Batch(s, i) for s, i in zip(samples, ids, strict=True)]
 
 
-def ahead(
-    make: Callable[[int], list[Batch]], start: int, depth: int = 2
-) -> Iterator[list[Batch]]:
+def ahead(make: Callable[[int], list[Batch]], start: int, depth: int = 2) -> Iterator[list[Batch]]:
     """``make(start), make(start + 1), …``, prepared by a thread up to ``depth`` in advance.
 
     An exception in the thread is raised where the batch would have come.

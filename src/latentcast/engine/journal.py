@@ -41,9 +41,13 @@ class Journal:
         self._step_flops = 3 * forward_flops * config.train.batch_size  # backward is two forwards
         self._console = Console()
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
         self._alarmed: set[str] = set()
         self._stream: TextIO | None = None
 

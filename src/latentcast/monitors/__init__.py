@@ -1,1 +1,1 @@
-"""Watching a run: collapse statistics with named alarms, and throughput against the machine's peak."""
+"""Watching a run: collapse with named alarms, and throughput against the machine's peak."""

@@ -1,1 +1,1 @@
-"""The transformer: patches to tokens, rotary positions, attention, blocks, and the encoder made of them."""
+"""The transformer: patches, rotary positions, attention, blocks, and the encoder made of them."""

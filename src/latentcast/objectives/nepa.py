@@ -93,7 +93,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean(terms: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over the valid terms; 0 with no valid term, so that a batch of padding trains nothing."""
+    """Mean over the valid terms; 0 with none, so that a batch of padding trains nothing."""
     if valid is None:
         return terms.mean()
     return torch.where(valid, terms, 0).sum() / valid.sum().clamp(min=1)

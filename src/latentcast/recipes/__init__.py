@@ -1,4 +1,4 @@
-"""Named configurations as plain functions; the published ones are the published table, to the digit."""
+"""Named configurations as plain functions; the published ones to the digit."""
 
 from collections.abc import Callable
 

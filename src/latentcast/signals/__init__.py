@@ -1,1 +1,1 @@
-"""Recordings in physical units: lead names, file readers, quality, and the preprocessing that training saw."""
+"""Recordings in physical units: lead names, file readers, quality, preprocessing."""

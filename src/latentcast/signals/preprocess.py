@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latentcast.batch import INVALID, Inputs
+from latentcast.batch import Inputs
 from latentcast.config import EcgInput
 from latentcast.errors import LatentcastError
+from latentcast.signals.recording import INVALID
 
 
 class EcgPreprocess:

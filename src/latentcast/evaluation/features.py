@@ -1,0 +1,189 @@
+"""Frozen features of an encoder, layer by layer, over a store.
+
+Evaluation knows a :class:`FeatureSource` and not what trained it. Features are pooled over VALID
+tokens only and the encoder is left exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError, nearest
+
+Pooling = Literal["mean", "std", "mean+std", "last"]
+Windows = Literal["centre", "strided"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+BATCH = 64  # windows a forward pass; the result does not depend on it
+
+
+class FeatureSource(Protocol):
+    """Whatever turns stored samples into tokens, one set per readable layer."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layer_names(self) -> tuple[str, ...]: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def leads(self) -> tuple[str, ...]: ...
+    @property
+    def sampling_rate(self) -> float: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def length(self) -> int: ...
+
+    def token_layers(self, samples: npt.NDArray[np.int16]) -> tuple[list[Tensor], Tensor]:
+        """Samples (B, length, leads) to patch tokens per layer and their validity.
+
+        The tokens are float (B, N, D), one tensor per entry of ``layer_names``, in time order
+        and without CLS; the validity is bool (B, N).
+        """
+        ...
+
+
+def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
+    """Pool tokens (B, N, D) over the valid ones (B, N): (B, D), or (B, 2 D) for ``mean+std``.
+
+    ``std`` is the population standard deviation over time, ``last`` the last valid token. Rows
+    without a valid token come out as NaN.
+    """
+    weight = valid.unsqueeze(-1).to(tokens.dtype)
+    count = weight.sum(dim=1)
+    # where() and not a product: an invalid token may hold NaN, and 0 * NaN is NaN.
+    held = torch.where(valid.unsqueeze(-1), tokens, tokens.new_zeros(()))
+    if pooling == "last":
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        last = torch.where(valid, places, -1).amax(dim=1)
+        picked = held[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
+        return torch.where(count > 0, picked, torch.nan)
+    mean = held.sum(dim=1) / count
+    if pooling == "mean":
+        return mean
+    spread = torch.where(valid.unsqueeze(-1), tokens - mean.unsqueeze(1), tokens.new_zeros(()))
+    std = (spread.square().sum(dim=1) / count).sqrt()
+    return std if pooling == "std" else torch.cat([mean, std], dim=-1)
+
+
+def check_pooling(pooling: str, *, causal: bool) -> None:
+    """Raise LatentcastError for an unknown pooling, and for the CLS of any encoder."""
+    if pooling == "cls":
+        why = (
+            "under a causal mask token 0 sees only itself, every ECG would get the same feature"
+            if causal
+            else "no objective here trains the CLS token of this encoder"
+        )
+        raise LatentcastError(f"pooling cls: {why}; use mean+std, mean or last")
+    if pooling not in POOLINGS:
+        raise LatentcastError(f"pooling {pooling}: no such pooling; {nearest(pooling, POOLINGS)}")
+
+
+def extract(
+    source: FeatureSource,
+    store: Store,
+    rows: npt.NDArray[np.int64],
+    *,
+    pooling: Pooling = "mean+std",
+    windows: Windows = "strided",
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Pooled features float32 (len(rows), F) of every layer, keyed by layer name.
+
+    A record longer than ``source.length`` is read through windows of that length: ``centre`` is
+    the middle one, ``strided`` steps by half a window, ends flush with the record, and averages
+    the pooled features. A shorter record is padded with invalid samples. Raises LatentcastError
+    when leads, rate or scale differ, and for a record without one valid token.
+    """
+    check_pooling(pooling, causal=source.causal)
+    _check_same_signal(source, store)
+    owner, starts = _windows(store.lengths[rows], source.length, windows)
+    sums: list[npt.NDArray[np.float64]] = []
+    read = np.zeros(len(rows), dtype=np.int64)
+    with torch.no_grad(), evaluating(source):
+        for begin in range(0, len(owner), BATCH):
+            part = slice(begin, begin + BATCH)
+            samples = store.take(rows[owner[part]], starts[part], source.length)
+            layers, valid = source.token_layers(samples)
+            seen = valid.any(dim=1).cpu().numpy()
+            np.add.at(read, owner[part], seen)
+            for i, tokens in enumerate(layers):
+                pooled = pool(tokens.float(), valid, pooling).cpu().numpy().astype(np.float64)
+                if len(sums) == i:
+                    sums.append(np.zeros((len(rows), pooled.shape[1])))
+                np.add.at(sums[i], owner[part][seen], pooled[seen])
+    if len(sums) != len(source.layer_names):
+        raise LatentcastError(
+            f"{source.name}: names {len(source.layer_names)} layers and returns {len(sums)}; "
+            "layer_names and token_layers have to agree"
+        )
+    if (read == 0).any():
+        record = store.record_ids[rows[int(np.argmin(read))]]
+        raise LatentcastError(
+            f"record {record}: has no valid token for {source.name}; quarantine it and re-ingest"
+        )
+    means = [(total / read[:, None]).astype(np.float32) for total in sums]
+    for layer, features in zip(source.layer_names, means, strict=True):
+        if not np.isfinite(features).all():
+            raise LatentcastError(
+                f"{source.name}, layer {layer}: features are not finite; "
+                "the run has diverged, probe an earlier checkpoint"
+            )
+    return dict(zip(source.layer_names, means, strict=True))
+
+
+@contextmanager
+def evaluating(source: object) -> Iterator[None]:
+    """Put a source that is a torch module in eval mode and give each submodule its own back."""
+    if not isinstance(source, torch.nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in source.modules()]
+    source.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _windows(
+    lengths: npt.NDArray[np.int64], window: int, how: Windows
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Owner (index into ``lengths``) and start of every window."""
+    owner: list[int] = []
+    starts: list[int] = []
+    for i, length in enumerate(lengths.tolist()):
+        room = max(length - window, 0)
+        if how == "centre" or room == 0:
+            begins: Sequence[int] = [room // 2]
+        else:
+            begins = [*range(0, room, max(window // 2, 1)), room]
+        owner += [i] * len(begins)
+        starts += begins
+    return np.array(owner, dtype=np.int64), np.array(starts, dtype=np.int64)
+
+
+def _check_same_signal(source: FeatureSource, store: Store) -> None:
+    if source.sampling_rate != store.sampling_rate:
+        raise LatentcastError(
+            f"{store.path}: sampling_rate is {store.sampling_rate:g}, {source.name} reads "
+            f"{source.sampling_rate:g}; re-ingest with --fs {source.sampling_rate:g}"
+        )
+    if tuple(source.leads) != tuple(store.leads):
+        raise LatentcastError(
+            f"{store.path}: leads are {' '.join(store.leads)}, {source.name} reads "
+            f"{' '.join(source.leads)}; re-ingest with these leads"
+        )
+    if source.scale != store.scale:
+        raise LatentcastError(
+            f"{store.path}: a count is {store.scale:g} mV, {source.name} reads "
+            f"{source.scale:g} mV; re-ingest with the default scale"
+        )

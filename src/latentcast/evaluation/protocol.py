@@ -1,0 +1,182 @@
+"""The probe protocol: frozen encoder, linear head, official folds, one look at the test fold.
+
+Every source (the encoder under test, the same architecture at initialisation, fixed random
+convolutions) is read in the same way: fit on the training folds, choose layer and penalty by
+macro AUROC on the validation fold, score once on the test fold. The order is in :func:`probe`;
+what came out is a :class:`~latentcast.evaluation.results.ProbeReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError, nearest
+from latentcast.evaluation import leaks, metrics
+from latentcast.evaluation.features import (
+    FeatureSource,
+    Pooling,
+    Windows,
+    check_pooling,
+    extract,
+)
+from latentcast.evaluation.probes import Bools, Floats, fit_probe
+from latentcast.evaluation.random_convolutions import RandomConvolutions
+from latentcast.evaluation.results import OWN, Difference, LabelSupport, ProbeReport, Row
+from latentcast.evaluation.tasks import Task
+
+SPLITS = ("train", "validation", "test")
+LEVEL = 0.95
+
+
+def probe(
+    sources: Sequence[FeatureSource],
+    store: Store,
+    task: Task,
+    *,
+    layer: str = "all",
+    pooling: Pooling = "mean+std",
+    windows: Windows = "strided",
+    pretraining: Store | None = None,
+    pretraining_splits: Sequence[str] = ("train",),
+    accept_leaks: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+) -> ProbeReport:
+    """Score ``sources[0]`` on ``task`` next to the floors ``sources[1:]``.
+
+    ``layer`` names a layer of the first source, or ``all``: every source then chooses its own on
+    the validation fold. A floor that has the first source's layers is also read at the layer
+    that one chose. ``seed`` draws the bootstrap. Raises LatentcastError for an unknown layer,
+    for ``cls``, for a task the store cannot serve, and for a leak unless ``accept_leaks``.
+    """
+    tested = sources[0]
+    for source in sources:
+        check_pooling(pooling, causal=source.causal)
+    if layer not in ("all", *tested.layer_names):
+        known = ("all", *tested.layer_names)
+        raise LatentcastError(f"layer {layer}: {tested.name} has none; {nearest(layer, known)}")
+    if len({source.name for source in sources}) < len(sources):
+        raise LatentcastError("probe: two sources have one name; name them apart")
+    findings = leaks.check(store, pretraining, pretraining_splits=pretraining_splits)
+    _refuse(findings, accept_leaks)
+
+    targets, kept = task.targets(store.labels)
+    split_rows = {name: (held := store.rows(name))[kept[held]] for name in SPLITS}
+    for name, held in split_rows.items():
+        if not len(held):
+            raise LatentcastError(
+                f"{store.path}: no record of task {task.name} in the {name} split; "
+                "ingest a larger part of the source"
+            )
+    rows = np.concatenate(list(split_rows.values()))
+    ends = np.cumsum([len(held) for held in split_rows.values()])
+    train, validation, test = np.split(np.arange(len(rows)), ends[:-1])
+    trainable = _trainable(targets[split_rows["train"]])
+    if not trainable.any():
+        raise LatentcastError(
+            f"{store.path}: no label of task {task.name} has both positives and negatives in the "
+            "train split; ingest a larger part of the source"
+        )
+    classes = [name for name, held in zip(task.classes, trainable, strict=True) if held]
+    y = targets[rows][:, trainable]
+
+    table: list[Row] = []
+    differences: list[Difference] = []
+    reference: Floats | None = None
+    chosen = layer
+    for source in sources:
+        how: Pooling = "mean" if isinstance(source, RandomConvolutions) else pooling
+        layers = extract(source, store, rows, pooling=how, windows=windows)
+        readings = [(OWN if layer == "all" else "named", layer)]
+        if source is not tested:
+            readings = [(OWN, "all")] if layer == "all" or layer not in layers else readings
+            if layer == "all" and chosen in layers:
+                readings.append((f"layer of {tested.name}", chosen))
+        for choice, name in readings:
+            considered = layers if name == "all" else {name: layers[name]}
+            head = fit_probe(considered, y, train, validation)
+            logits = head.scores(layers[head.layer][test])
+            score = metrics.score(
+                y[test], logits, classes, resamples=resamples, level=LEVEL, seed=seed
+            )
+            shown = "max, share > 0" if isinstance(source, RandomConvolutions) else how
+            table.append(
+                Row(source.name, choice, head.layer, shown, head.penalty, head.validation, score)
+            )
+            if reference is None:
+                reference, chosen = logits, head.layer
+                continue
+            estimate = metrics.paired_difference(
+                y[test], reference, logits, resamples=resamples, level=LEVEL, seed=seed
+            )
+            differences.append(Difference(tested.name, source.name, choice, estimate))
+    return ProbeReport(
+        protocol=_protocol(store, task),
+        task=task.name,
+        records={name: len(held) for name, held in split_rows.items()},
+        labels=_supports(task, targets, split_rows, trainable),
+        rows=tuple(table),
+        differences=tuple(differences),
+        leaks=tuple(findings),
+        data={
+            "store": str(store.path),
+            "sampling_rate": store.sampling_rate,
+            "shards": {shard.file: shard.sha256 for shard in store.manifest.shards},
+        },
+        bootstrap={"resamples": resamples, "level": LEVEL, "seed": seed, "unit": "record"},
+        windows=windows,
+        provenance=dict(provenance or {}),
+    )
+
+
+def _refuse(findings: Sequence[leaks.Finding], accepted: bool) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors and not accepted:
+        worst = errors[0]
+        raise LatentcastError(
+            f"{worst.kind}: {worst.count} cases ({', '.join(worst.examples)}); {worst.message}"
+        )
+
+
+def _trainable(targets: Bools) -> Bools:
+    positives = targets.sum(axis=0)
+    both: Bools = (positives > 0) & (positives < len(targets))
+    return both
+
+
+def _supports(
+    task: Task,
+    targets: Bools,
+    split_rows: Mapping[str, npt.NDArray[np.int64]],
+    trainable: Bools,
+) -> tuple[LabelSupport, ...]:
+    supports = []
+    for c, name in enumerate(task.classes):
+        positives = {split: int(targets[rows, c].sum()) for split, rows in split_rows.items()}
+        reason = None
+        if not trainable[c]:
+            reason = "no positive" if positives["train"] == 0 else "no negative"
+            reason += " in train"
+        elif positives["test"] in (0, len(split_rows["test"])):
+            reason = "no positive" if positives["test"] == 0 else "no negative"
+            reason += " in test"
+        supports.append(LabelSupport(name, positives, reason))
+    return tuple(supports)
+
+
+def _protocol(store: Store, task: Task) -> str:
+    folds = "/".join(_range(store.manifest.splits[name]) for name in SPLITS)
+    return f"PTB-XL {task.name}, folds {folds}, linear probe"
+
+
+def _range(folds: Sequence[int]) -> str:
+    ordered = sorted(folds)
+    if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]}–{ordered[-1]}"
+    return "+".join(str(fold) for fold in ordered)

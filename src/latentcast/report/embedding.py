@@ -1,0 +1,196 @@
+"""A two-dimensional map of frozen features: for looking, not for measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast import randomness
+from latentcast.errors import LatentcastError, missing_extra
+from latentcast.report.style import CLASS_COLOURS, LIGHT, TEXT_POINTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: More records than this are thinned at random: a map of more points shows ink, not structure.
+MOST_RECORDS: Final = 2000
+#: t-SNE looks at the leading principal components only (van der Maaten & Hinton 2008).
+COMPONENTS: Final = 50
+PERPLEXITY: Final = 30.0
+
+Points = npt.NDArray[np.float64]
+
+
+def plot_embedding(
+    features: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.bool_],
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Figure:
+    """Maps of features by PCA and by t-SNE, coloured by class, and t-SNE once more a class each.
+
+    Features are standardised. A record with one class has its colour, with several or none it is
+    grey; in the small panels a record is coloured wherever the class is among its own. Distances
+    between groups, their sizes and their number mean nothing in t-SNE.
+
+    Args:
+        features: (records, features), finite.
+        labels: (records, classes), a record may have several classes or none.
+        classes: names of the columns of ``labels``; at most 8.
+        seed: of the thinning above 2,000 records and of t-SNE.
+
+    Raises:
+        LatentcastError: an extra is missing, shapes differ, or there are fewer than 5 records.
+    """
+    features, labels = _checked(features, labels, classes)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing_extra("matplotlib", "plot", "drawing the embedding map") from error
+
+    if len(features) > MOST_RECORDS:
+        order = randomness.permutation(randomness.key(seed, "embedding"), len(features))
+        kept = np.sort(order[:MOST_RECORDS])
+        features, labels = features[kept], labels[kept]
+    linear, share, neighbours = project(features, seed)
+    collapsed = "" if linear.any() else ": all records have the same features"
+
+    figure = Figure(figsize=(10.0, 7.2), facecolor="none")
+    columns = max(len(classes), 2)
+    outer = figure.add_gridspec(
+        2, 1, height_ratios=(2.3, 1), left=0.01, right=0.99, top=0.95, bottom=0.01, hspace=0.2
+    )
+    large = outer[0].subgridspec(1, 2, wspace=0.04)
+    small = outer[1].subgridspec(1, columns, wspace=0.08)
+    title = f"PCA, {100 * share:.0f} % of the variance{collapsed}"
+    _all_classes(figure.add_subplot(large[0]), linear, labels, classes, title, legend=True)
+    title = f"t-SNE, neighbourhoods only{collapsed}"
+    _all_classes(figure.add_subplot(large[1]), neighbours, labels, classes, title, legend=False)
+    for column, name in enumerate(classes):
+        _one_class(figure.add_subplot(small[column]), neighbours, labels[:, column], name, column)
+    return figure
+
+
+def project(features: npt.NDArray[np.floating[Any]], seed: int) -> tuple[Points, float, Points]:
+    """First two principal components (n, 2), their share of the variance, and t-SNE (n, 2).
+
+    Features that do not differ at all have the origin for all three.
+
+    The same input and seed give the same points. ``features`` (n, F) are standardised first.
+    Raises LatentcastError when scikit-learn is missing.
+    """
+    try:
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise missing_extra("scikit-learn", "eval", "the embedding map") from error
+
+    wide = features.astype(np.float64)
+    spread = wide.std(axis=0)
+    # Below this a deviation is the rounding of float32, and scaling it up would map noise.
+    varies = spread > 1e-6 * np.abs(wide).max(axis=0)
+    if not varies.any():
+        # Every record at one place, as after a collapse: scikit-learn's t-SNE would divide by the
+        # spread of its start, which is 0, and end the process.
+        return np.zeros((len(wide), 2)), 0.0, np.zeros((len(wide), 2))
+    standard = (wide - wide.mean(axis=0))[:, varies] / spread[varies]
+    pca = PCA(min(COMPONENTS, *standard.shape), svd_solver="full")
+    components = pca.fit_transform(standard)
+    share = float(pca.explained_variance_ratio_[:2].sum())
+    # A single feature has no second component.
+    components = np.pad(components, ((0, 0), (0, max(0, 2 - components.shape[1]))))
+    perplexity = min(PERPLEXITY, (len(wide) - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    # Threads do not help a map of this size, and on a busy machine their spinning costs 10 x.
+    with threadpool_limits(1):
+        neighbours = np.asarray(tsne.fit_transform(components), dtype=np.float64)
+    return components[:, :2], share, neighbours
+
+
+def _checked(
+    features: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_], classes: Sequence[str]
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_]]:
+    features, labels = np.asarray(features), np.asarray(labels, dtype=bool)
+    expected = (len(features), len(classes))
+    if features.ndim != 2 or labels.shape != expected:
+        raise LatentcastError(
+            f"embedding map: features {features.shape} and labels {labels.shape} do not fit "
+            f"{len(classes)} classes; pass (records, features) and (records, classes)"
+        )
+    if len(features) < 5:
+        raise LatentcastError(
+            f"embedding map: {len(features)} records are too few to draw; give 5 or more"
+        )
+    if len(classes) > len(CLASS_COLOURS):
+        raise LatentcastError(
+            f"embedding map: {len(classes)} classes cannot be told apart by colour; "
+            f"give at most {len(CLASS_COLOURS)}"
+        )
+    if not np.isfinite(features).all():
+        raise LatentcastError(
+            "embedding map: features are not finite; look for NaN in the encoder or its input"
+        )
+    return features, labels
+
+
+def _all_classes(
+    axes: Axes,
+    points: Points,
+    labels: npt.NDArray[np.bool_],
+    classes: Sequence[str],
+    title: str,
+    *,
+    legend: bool,
+) -> None:
+    single = labels.sum(axis=1) == 1
+    style: dict[str, Any] = {"linewidths": 0, "alpha": 0.85}
+    axes.scatter(
+        points[~single, 0],
+        points[~single, 1],
+        s=9,
+        color=LIGHT["faint"],
+        label="several or none",
+        **style,
+    )
+    for column, name in enumerate(classes):
+        own = single & labels[:, column]
+        axes.scatter(
+            points[own, 0], points[own, 1], s=13, color=CLASS_COLOURS[column], label=name, **style
+        )
+    _dress(axes, title, TEXT_POINTS + 1.5)
+    if legend:
+        axes.legend(
+            loc="best",
+            fontsize=TEXT_POINTS - 0.5,
+            frameon=False,
+            labelcolor=LIGHT["ink"],
+            handletextpad=0.2,
+            markerscale=1.8,
+            borderpad=0.2,
+        )
+
+
+def _one_class(
+    axes: Axes, points: Points, member: npt.NDArray[np.bool_], name: str, column: int
+) -> None:
+    axes.scatter(points[~member, 0], points[~member, 1], s=3, color=LIGHT["faint"], linewidths=0)
+    axes.scatter(
+        points[member, 0], points[member, 1], s=5, color=CLASS_COLOURS[column], linewidths=0
+    )
+    _dress(axes, f"{name}  {int(member.sum())}", TEXT_POINTS)
+
+
+def _dress(axes: Axes, title: str, size: float) -> None:
+    axes.set(xticks=[], yticks=[], facecolor="none")
+    axes.margins(0.04)
+    axes.set_title(
+        title, loc="left", fontsize=size, fontweight="bold", color=LIGHT["ink"], parse_math=False
+    )
+    for spine in axes.spines.values():
+        spine.set_color(LIGHT["rule"])

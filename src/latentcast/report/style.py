@@ -1,0 +1,126 @@
+"""Colours and type shared by every picture and by the page that carries them.
+
+A figure is drawn in the light colours. The page replaces each of them by a CSS variable, so an
+inlined SVG follows the reader's light or dark setting; that works because no two roles share a hex
+value, and a figure uses no colour outside this table (clinical paper excepted: paper stays paper).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: role -> (light, dark). Text and lines hold a contrast of at least 4.5:1 and 3:1 on either page.
+PALETTE: Final[dict[str, tuple[str, str]]] = {
+    "ink": ("#1c2128", "#e6e8eb"),
+    "muted": ("#5d6670", "#9aa4af"),
+    "rule": ("#d5dae0", "#353c45"),
+    "model": ("#0b62a8", "#5aaeee"),
+    "other": ("#b4500c", "#f09a58"),
+    "baseline": ("#7a828c", "#8b949e"),
+    "alarm": ("#c0152f", "#ff6b7d"),
+    "faint": ("#c9ced5", "#444c56"),
+    # Categories for the embedding map; hues kept apart for colour-blind readers (after Okabe & Ito
+    # 2008), lightness varied so that they also differ in grey.
+    "class-1": ("#0272b3", "#4aa8e0"),
+    "class-2": ("#d45f01", "#ff8c3a"),
+    "class-3": ("#028a66", "#2cc79c"),
+    "class-4": ("#a8478a", "#e08cc6"),
+    "class-5": ("#8a6d00", "#e3c23a"),
+    "class-6": ("#3d3a9e", "#9d9af0"),
+    "class-7": ("#7d2b2b", "#d98080"),
+    "class-8": ("#3f7f8f", "#86cddd"),
+}
+
+LIGHT: Final[dict[str, str]] = {role: light for role, (light, _) in PALETTE.items()}
+CLASS_COLOURS: Final[tuple[str, ...]] = tuple(
+    colour for role, colour in LIGHT.items() if role.startswith("class-")
+)
+
+#: Size of running text in a figure, points.
+TEXT_POINTS: Final = 9.0
+
+
+def stylesheet() -> str:
+    """The CSS of the page: both palettes, and a layout that also prints."""
+    light = "".join(f"--{role}:{day};" for role, (day, _) in PALETTE.items())
+    dark = "".join(f"--{role}:{night};" for role, (_, night) in PALETTE.items())
+    return (
+        f":root{{color-scheme:light dark;--page:#ffffff;--card:#f5f7f9;{light}}}\n"
+        f"@media screen and (prefers-color-scheme:dark)"
+        f"{{:root{{--page:#14171b;--card:#1d2127;{dark}}}}}\n{_LAYOUT}"
+    )
+
+
+_LAYOUT: Final = """\
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);
+  font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+main,header,footer{max-width:1090px;margin:0 auto;padding:0 24px}
+header{padding-top:40px}
+h1{font-size:17px;font-weight:600;margin:0;color:var(--muted)}
+h2{font-size:21px;line-height:1.3;margin:56px 0 10px;letter-spacing:-.01em}
+h3{font-size:16px;margin:26px 0 6px}
+p{max-width:74ch;margin:0 0 12px}
+a{color:var(--model)}
+.verdict{font-size:34px;line-height:1.18;font-weight:700;letter-spacing:-.02em;margin:6px 0 14px;
+  max-width:34ch;text-wrap:balance}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px;
+  margin:22px 0 18px;padding:0;max-width:none;list-style:none}
+.cards li{margin:0;background:var(--card);border-radius:8px;padding:14px 16px;
+  border-top:3px solid var(--rule)}
+.cards li.tested{border-top-color:var(--model)}
+.cards b{display:block;font-size:30px;line-height:1.2;font-variant-numeric:tabular-nums}
+.cards span{display:block;color:var(--muted);font-size:14px}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;margin:8px 0 18px;font-size:14.5px;
+  font-variant-numeric:tabular-nums}
+caption{text-align:left;color:var(--muted);padding:0 0 8px}
+th,td{text-align:left;padding:7px 14px 7px 0;border-bottom:1px solid var(--rule);vertical-align:top;
+  font-weight:400}
+thead th{color:var(--muted);font-size:13px;vertical-align:bottom}
+tbody th{font-weight:600}
+.number{text-align:right;white-space:nowrap}
+td:last-child,th:last-child{padding-right:0}
+.bar{width:130px;height:14px;display:block;margin-top:4px}
+.bar line{stroke:var(--muted);stroke-width:2}
+.bar .track{stroke:var(--rule);stroke-width:1}
+.bar circle{fill:var(--muted)}
+.bar.strong line:not(.track){stroke:var(--model)}
+.bar.strong circle{fill:var(--model)}
+figure{margin:14px 0 8px}
+figcaption{color:var(--muted);font-size:14.5px;max-width:80ch;margin-top:8px}
+.canvas{min-width:720px}
+.canvas svg{display:block;width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt}
+.canvas svg text{font-family:inherit!important}
+.paper .canvas{background:#fff;border:1px solid var(--rule);border-radius:4px}
+.notice{border-left:4px solid var(--alarm);background:var(--card);padding:12px 16px;
+  border-radius:0 8px 8px 0;margin:18px 0}
+.notice p:last-child,.notice ul:last-child{margin-bottom:0}
+dl{margin:0 0 14px;font-size:14.5px}
+dl div{display:grid;grid-template-columns:minmax(150px,230px) 1fr;gap:16px;padding:5px 0;
+  border-bottom:1px solid var(--rule)}
+dt{color:var(--muted)}
+dd{margin:0;overflow-wrap:anywhere}
+ul{padding-left:20px;margin:0 0 12px;max-width:78ch}
+li{margin-bottom:5px}
+pre{background:var(--card);border-radius:8px;padding:16px;overflow:auto;font-size:13px;line-height:1.5}
+summary{cursor:pointer;color:var(--model);margin:10px 0}
+footer{color:var(--muted);font-size:14px;padding-top:36px;padding-bottom:48px}
+@media (max-width:600px){.verdict{font-size:27px}dl div{grid-template-columns:1fr;gap:0}}
+@media print{
+  @page{size:A4;margin:14mm}
+  @page paper{size:A4 landscape;margin:10mm}
+  section:has(.paper){page:paper}
+  body{font-size:10pt}
+  table,dl,figcaption{font-size:8.5pt}
+  thead th{font-size:8pt}
+  th,td{padding:4px 8px 4px 0}
+  .bar{width:80px}
+  .canvas{min-width:0}
+  main,header,footer{max-width:none;padding:0}
+  h2{break-after:avoid;margin-top:24px}
+  figure,table,tr,li,.cards,.notice{break-inside:avoid}
+  .cards li,.notice,pre,.paper .canvas{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+  .scroll{overflow:visible}
+}
+"""

@@ -1,0 +1,138 @@
+"""What a probe result lets one say, in words: chosen by whether the paired interval excludes zero.
+
+Input is the JSON that ``evaluation.results.ProbeReport`` writes; nothing here computes a statistic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+Outcome = Literal["better", "worse", "undecided", "undefined"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``headline`` is one line; ``sentences`` hold the numbers behind it."""
+
+    outcome: Outcome
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def outcome(estimate: Mapping[str, Any]) -> Outcome:
+    """Of a paired difference {value, low, high}; an interval that touches zero decides nothing."""
+    low, high = estimate.get("low"), estimate.get("high")
+    if not _finite(low) or not _finite(high):
+        return "undefined"
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "undecided"
+
+
+def verdict(probe: Mapping[str, Any]) -> Verdict:
+    """The headline compares the first source with the first floor, the sentences with each.
+
+    A floor may be read in several ways (at the layer it chose itself, at the layer of the tested
+    encoder). The first is the one compared; where another reading decides otherwise, it is said.
+    """
+    rows, level = probe["rows"], level_of(probe)
+    tested = rows[0]
+    test = probe["records"]["test"]
+    sentences = [
+        f"On {probe['task']} ({test:,} test records) the {tested['name']} features reach a macro "
+        f"AUROC of {interval(tested['score']['macro'])}, {level} interval in brackets."
+    ]
+    references = list(dict.fromkeys(d["reference"] for d in probe["differences"]))
+    decisions: list[Outcome] = []
+    for reference in references:
+        readings = [d for d in probe["differences"] if d["reference"] == reference]
+        first = outcome(readings[0]["estimate"])
+        decisions.append(first)
+        floor = next(row for row in rows if row["name"] == reference)
+        sentences.append(
+            f"{_capital(reference)}: {interval(floor['score']['macro'])}. "
+            f"Paired difference {interval(readings[0]['estimate'], signed=True)}: "
+            + _consequence(first, level)
+        )
+        for other in readings[1:]:
+            if outcome(other["estimate"]) != first:
+                sentences.append(
+                    f"Read at the {other['choice']}, {reference} gives another answer: "
+                    f"{interval(other['estimate'], signed=True)}, "
+                    + _consequence(outcome(other["estimate"]), level)
+                )
+    if not decisions:
+        return Verdict("undefined", "Scored without a floor to compare with", tuple(sentences))
+    headline = _headline(decisions[0], tested["name"], references[0])
+    # A win over the weakest floor must not stand alone in large letters.
+    better = decisions[0] == "better"
+    missed = [r for r, d in zip(references, decisions, strict=True) if better and d != "better"]
+    return Verdict(
+        decisions[0],
+        headline + (f", but not {' or '.join(missed)}" if missed else ""),
+        tuple(sentences),
+    )
+
+
+def _headline(decided: Outcome, tested: str, floor: str) -> str:
+    return {
+        "better": f"{_capital(tested)} beats {floor}",
+        "worse": f"{_capital(tested)} is worse than {floor}",
+        "undecided": f"No difference shown between {tested} and {floor}",
+        "undefined": f"The difference between {tested} and {floor} is undefined",
+    }[decided]
+
+
+def _consequence(decided: Outcome, level: str) -> str:
+    return {
+        "better": f"the {level} interval excludes zero, in favour of the tested encoder.",
+        "worse": f"the {level} interval excludes zero, against the tested encoder.",
+        "undecided": f"the {level} interval includes zero, so no difference is shown.",
+        "undefined": "the interval is undefined, so nothing is claimed.",
+    }[decided]
+
+
+def difference_of(probe: Mapping[str, Any], row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The paired difference of the tested encoder and one row of the table, where there is one."""
+    for difference in probe["differences"]:
+        if (difference["reference"], difference["choice"]) == (row["name"], row["choice"]):
+            estimate: Mapping[str, Any] = difference["estimate"]
+            return estimate
+    return None
+
+
+def first_readings(probe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The first row of each source, in order: what the comparison rests on."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in probe["rows"]:
+        first.setdefault(row["name"], row)
+    return list(first.values())
+
+
+def level_of(probe: Mapping[str, Any]) -> str:
+    """The bootstrap's confidence level, as in "95 %"; the space does not break."""
+    return f"{100 * probe['bootstrap']['level']:.0f}\u00a0%"
+
+
+def number(value: Any, *, signed: bool = False) -> str:
+    """Three decimals, or a dash where a number is undefined."""
+    if not _finite(value):
+        return "–"
+    return f"{value:+.3f}".replace("-", "−") if signed else f"{value:.3f}"
+
+
+def interval(estimate: Mapping[str, Any], *, signed: bool = False) -> str:
+    """``value [low, high]``."""
+    value, low, high = (number(estimate.get(k), signed=signed) for k in ("value", "low", "high"))
+    return "–" if value == "–" else f"{value} [{low}, {high}]"
+
+
+def _finite(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

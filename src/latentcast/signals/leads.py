@@ -1,0 +1,79 @@
+"""Leads by name: spellings, the canonical order, and the four limb leads that follow from two.
+
+Sources disagree about order (aVF before aVL in MIMIC-IV-ECG) and spelling (``AVR``, ``avr``,
+``MLII``), so a channel is only ever found by its name.
+"""
+
+from __future__ import annotations
+
+import re
+
+from latentcast.errors import LatentcastError, nearest
+
+CANONICAL_LEADS: tuple[str, ...] = (
+    "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
+)  # fmt: skip
+
+LIMB_LEADS: tuple[str, ...] = CANONICAL_LEADS[:6]
+
+OTHER_LEADS: tuple[str, ...] = (
+    "V7", "V8", "V9", "V3R", "V4R", "V5R", "V6R", "VX", "VY", "VZ",
+)  # fmt: skip
+"""Known leads outside the twelve: a reader accepts them, the default store leaves them out."""
+
+DERIVED_FROM_I_AND_II: dict[str, tuple[float, float]] = {
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
+"""``lead = a * I + b * II``: Einthoven's law and Goldberger's definition of the augmented leads."""
+
+_SPELLINGS: dict[str, str] = {name.lower(): name for name in CANONICAL_LEADS + OTHER_LEADS}
+# MLI to MLIII are the modified limb leads of ambulatory recorders (electrodes on the torso); they
+# stand for the limb lead, which is how every 2-lead Holter set is used. DI to DIII and C1 to C6
+# are the continental spellings.
+_SPELLINGS |= {f"ml{n}": n.upper() for n in ("i", "ii", "iii")}
+_SPELLINGS |= {f"d{n}": n.upper() for n in ("i", "ii", "iii")}
+_SPELLINGS |= {f"c{n}": f"V{n}" for n in range(1, 7)}
+_SPELLINGS |= {"x": "VX", "y": "VY", "z": "VZ"}
+
+_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|(?:ecg|lead)[\s_:-]*)+", re.IGNORECASE)
+
+
+def canonical_name(name: str) -> str:
+    """The canonical spelling of a lead: ``"AVF"`` -> ``"aVF"``, ``"MLII"`` -> ``"II"``.
+
+    Raises:
+        LatentcastError: the name is no known lead; names the nearest one.
+    """
+    bare = _PREFIX.sub("", name.strip()).strip().lower()
+    try:
+        return _SPELLINGS[bare]
+    except KeyError:
+        known = nearest(name, CANONICAL_LEADS + OTHER_LEADS)
+        raise LatentcastError(
+            f"lead '{name}': is no known lead name; rename it in the source, {known}"
+        ) from None
+
+
+def canonical_names(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical spellings of several names, in the given order.
+
+    Raises:
+        LatentcastError: an unknown name, or one lead named twice (``"II"`` and ``"MLII"``).
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        canonical = canonical_name(name)
+        if canonical in found:
+            raise LatentcastError(
+                f"lead '{name}': is the same lead as '{found[canonical]}'; keep one of the two"
+            )
+        found[canonical] = name
+    return tuple(found)
+
+
+def in_canonical_order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical names sorted I II III aVR aVL aVF V1 ... V6, then the other known leads."""
+    return tuple(name for name in CANONICAL_LEADS + OTHER_LEADS if name in names)

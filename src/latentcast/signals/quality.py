@@ -1,0 +1,190 @@
+"""What in a recording is no signal, and whether its limb leads can be what their names say.
+
+Einthoven (III = II - I) and Goldberger (aVR = -(I+II)/2, aVL = I - II/2, aVF = II - I/2) tie six
+limb leads to two. A source that swaps two channels or mis-scales one breaks these identities, and
+the repair that restores them names the fault. Reversed electrodes keep them (all six leads change
+together), so they are out of reach here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.signals.leads import DERIVED_FROM_I_AND_II, LIMB_LEADS
+from latentcast.signals.recording import Recording
+
+FLAT_SECONDS = 1.0
+"""A constant value for this long is no ECG: even a pause carries noise of the amplifier."""
+SATURATED_SECONDS = 0.02
+SATURATED_SAMPLES = 4
+SATURATED_MILLIVOLTS = 1.0
+"""A lead that rests on its own extreme for this long, this far from its median, is clipped ..."""
+SATURATED_STEP = 0.05
+HELD_SECONDS = 0.06
+"""... if it came there with a step of this many mV, as no wave reaches its top, or stays longer."""
+IDENTITY_TOLERANCE = 0.002
+"""Share of the limb leads' energy that may contradict the identities (filters, rounding)."""
+IDENTITY_MICROVOLTS = 10.0
+"""RMS contradiction below which no lead is accused, however small the ECG."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One named observation, for example ``("swapped", ("aVL", "aVF"), "aVL and aVF look ...")``.
+
+    ``kind`` is swapped, inverted, scaled, limb-leads, flat, saturated or missing.
+    """
+
+    kind: str
+    leads: tuple[str, ...]
+    message: str
+
+
+def _constant_runs(
+    signal: npt.NDArray[np.float32], shortest: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Lead, start and stop of every run of one value that lasts ``shortest`` samples or more."""
+    samples = signal.shape[1]
+    # One pass over all leads: a column that is never "same" ends the runs of each lead.
+    same = np.zeros((signal.shape[0], samples + 1), dtype=np.int8)
+    # NaN equals nothing, so it is in no run.
+    np.equal(signal[:, 1:], signal[:, :-1], out=same[:, 1:samples], casting="unsafe")
+    edges = np.flatnonzero(same.ravel()[1:] != same.ravel()[:-1])
+    starts, stops = edges[0::2], edges[1::2] + 1
+    long = stops - starts >= shortest
+    lead, start = np.divmod(starts[long], samples + 1)
+    return lead, start, start + (stops - starts)[long]
+
+
+def assess(recording: Recording) -> tuple[Recording, tuple[Finding, ...]]:
+    """The recording with flat and saturated stretches taken out of ``valid``, and the findings.
+
+    The signal itself is not touched. Works at the recording's own rate and must come before
+    resampling, which turns a clipped top into ripple.
+    """
+    signal, rate = recording.signal, recording.sampling_rate
+    valid = recording.valid.copy()
+    flat_length = max(2, round(FLAT_SECONDS * rate))
+    clip_length = max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
+    leads, starts, stops = _constant_runs(signal, min(flat_length, clip_length))
+    found: dict[str, list[str]] = {"flat": [], "saturated": []}
+    for lead in np.unique(leads).tolist():
+        row = signal[lead]
+        own = leads == lead
+        start, stop = starts[own], stops[own]
+        value = row[start]
+        # A lead shorter than FLAT_SECONDS that never moves is flat too.
+        flat = stop - start >= min(flat_length, recording.samples)
+        clipped = ~flat & (stop - start >= clip_length)
+        clipped &= (value == np.fmin.reduce(row)) | (value == np.fmax.reduce(row))
+        if clipped.any():
+            clipped &= np.abs(value - np.nanmedian(row)) >= SATURATED_MILLIVOLTS
+            before = row[np.maximum(start - 1, 0)]
+            after = row[np.minimum(stop, len(row) - 1)]
+            step = np.fmax(np.abs(value - before), np.abs(value - after))
+            clipped &= (step >= SATURATED_STEP) | (stop - start >= HELD_SECONDS * rate)
+        for kind, chosen in (("flat", flat), ("saturated", clipped)):
+            for first, last in zip(start[chosen].tolist(), stop[chosen].tolist(), strict=True):
+                valid[lead, first:last] = False
+            if chosen.any():
+                found[kind].append(recording.leads[lead])
+    findings = []
+    unmeasured = np.flatnonzero(~recording.valid.any(axis=1)).tolist()
+    absent = tuple(recording.leads[lead] for lead in unmeasured)
+    if absent:
+        findings.append(Finding("missing", absent, f"{_listed(absent)}: no measured sample"))
+    for kind, names in found.items():
+        if names:
+            what = "flat stretch" if kind == "flat" else "saturated stretch"
+            findings.append(Finding(kind, tuple(names), f"{_listed(tuple(names))}: {what}, masked"))
+    assessed = replace(recording, valid=valid)
+    return assessed, (*findings, *limb_lead_findings(assessed))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
+
+
+# Rows of _IDENTITIES times the six limb leads are zero for a recording that keeps the laws.
+_IDENTITIES = np.zeros((4, 6))
+for _row, (_name, (_a, _b)) in enumerate(DERIVED_FROM_I_AND_II.items()):
+    _IDENTITIES[_row, LIMB_LEADS.index(_name)] = 1.0
+    _IDENTITIES[_row, 0] -= _a
+    _IDENTITIES[_row, 1] -= _b
+
+
+def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
+    """Swapped, inverted or mis-scaled limb leads, by the identities; empty when they hold.
+
+    Needs all six limb leads and a second in which they are valid together; else nothing is said.
+    Source of the identities: Einthoven 1912; Goldberger 1942.
+    """
+    if not set(LIMB_LEADS) <= set(recording.leads):
+        return ()
+    rows = [recording.leads.index(name) for name in LIMB_LEADS]
+    together = recording.valid[rows].all(axis=0)
+    if together.sum() < recording.sampling_rate:
+        return ()
+    limb = recording.signal[rows].astype(np.float64)
+    limb = limb if together.all() else limb[:, together]
+    # Offsets differ by lead in some sources and say nothing about names.
+    limb -= limb.mean(axis=1, keepdims=True)
+    # Every hypothesis below is a 6x6 matrix T acting on the leads; its contradiction is
+    # tr(A T C T' A'), so the samples are read once, for C.
+    covariance = limb @ limb.T / limb.shape[1]
+    energy = float(np.trace(covariance))
+    if energy == 0.0:
+        return ()
+    limit = max(IDENTITY_TOLERANCE * energy, 4 * (IDENTITY_MICROVOLTS * 1e-3) ** 2)
+
+    def contradiction(transform: npt.NDArray[np.float64]) -> float:
+        residual = _IDENTITIES @ transform
+        return float(np.einsum("ij,jk,ik->", residual, covariance, residual))
+
+    identity = np.eye(6)
+    before = contradiction(identity)
+    if before <= limit:
+        return ()
+    candidates: list[tuple[float, Finding]] = []
+    for i, j in combinations(range(6), 2):
+        swap = identity.copy()
+        swap[[i, j]] = swap[[j, i]]
+        pair = (LIMB_LEADS[i], LIMB_LEADS[j])
+        message = f"{pair[0]} and {pair[1]} look swapped"
+        candidates.append((contradiction(swap), Finding("swapped", pair, message)))
+    for i, name in enumerate(LIMB_LEADS):
+        factor = _best_factor(i, covariance)
+        if factor is None:
+            continue
+        scaled = identity.copy()
+        scaled[i, i] = factor
+        if abs(factor + 1.0) < 0.1:
+            finding = Finding("inverted", (name,), f"{name} looks inverted")
+        else:
+            message = f"{name} looks mis-scaled (by {1 / factor:.3g})"
+            finding = Finding("scaled", (name,), message)
+        candidates.append((contradiction(scaled), finding))
+    candidates.sort(key=lambda candidate: candidate[0])
+    # A repair must restore the laws, and no rival may do it nearly as well.
+    (best, finding), (rival, _) = candidates[0], candidates[1]
+    if best <= limit and rival > 4 * max(best, 1e-9 * energy):
+        return (finding,)
+    rms = 1e3 * float(np.sqrt(before / 4))
+    message = f"limb leads contradict Einthoven's law by {rms:.0f} microvolt RMS"
+    return (Finding("limb-leads", LIMB_LEADS, message),)
+
+
+def _best_factor(lead: int, covariance: npt.NDArray[np.float64]) -> float | None:
+    """The factor on one lead that least contradicts the identities; None where none is sane."""
+    own = _IDENTITIES[:, lead]
+    rest = _IDENTITIES.copy()
+    rest[:, lead] = 0.0
+    denominator = float(own @ own * covariance[lead, lead])
+    if denominator <= 0.0:
+        return None
+    factor = -float(own @ rest @ covariance[:, lead]) / denominator
+    return factor if 1e-4 < abs(factor) < 1e4 else None

@@ -1,0 +1,175 @@
+"""Bare arrays, ``.npy`` or ``.npz``: everything an array does not say must be said beside it.
+
+Rate, lead names, unit and the order of the axes are arguments; none of them is read off a shape.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.errors import LatentcastError, nearest
+from latentcast.signals.leads import canonical_names
+from latentcast.signals.readers import ptbxl
+from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.recording import BadRecord, Recording, from_signal, millivolts_per
+
+LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
+
+
+class ArraySource:
+    """The records of one array ``(records, leads, samples)`` or ``(records, samples, leads)``.
+
+    Args:
+        path: the ``.npy`` file, or an ``.npz`` file that holds one array.
+        sampling_rate: in Hz.
+        leads: name of each channel, in file order.
+        unit: V, mV, uV or nV.
+        layout: one of :data:`LAYOUTS`.
+        metadata: CSV with one row per record, in the order of the array; ``<name>.csv`` beside
+            the array where it exists. The columns ``record_id``, ``patient_id``, ``fold`` (1 to
+            10), ``labels`` (codes divided by ``;``) and PTB-XL's ``ecg_id``, ``strat_fold``,
+            ``scp_codes`` have their meaning; all others are kept as metadata.
+
+    Raises:
+        LatentcastError: something is not said, or contradicts the file.
+    """
+
+    kind = "array"
+    batch = 32
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sampling_rate: float | None,
+        leads: Sequence[str] | None,
+        unit: str | None,
+        layout: str | None,
+        metadata: Path | None = None,
+    ) -> None:
+        said = {"--fs": sampling_rate, "--leads": leads, "--unit": unit, "--layout": layout}
+        unsaid = [flag for flag, value in said.items() if value is None]
+        if sampling_rate is None or leads is None or unit is None or layout is None:
+            raise LatentcastError(
+                f"{path}: an array does not say its {', '.join(unsaid)}; give them, for example "
+                "--fs 500 --leads I II V1 --unit mV --layout records,leads,samples"
+            )
+        if layout not in LAYOUTS:
+            raise LatentcastError(f"--layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
+        self.path = path
+        self.name = path.name
+        self.sampling_rate: float | None = float(sampling_rate)
+        self.native_leads: tuple[str, ...] | None = canonical_names(list(leads))
+        self.layout = layout
+        self._factor = millivolts_per(unit)
+        array = _open(path)
+        lead_axis = layout.split(",").index("leads")
+        if array.ndim != 3 or array.shape[lead_axis] != len(self.native_leads):
+            raise LatentcastError(
+                f"{path}: has shape {array.shape}; --layout {layout} and {len(leads)} --leads "
+                f"need 3 axes with {len(leads)} on axis {lead_axis}"
+            )
+        if array.dtype.kind not in "iuf":
+            raise LatentcastError(f"{path}: holds {array.dtype}; it must hold numbers")
+        self.records = int(array.shape[0])
+        beside = path.with_suffix(".csv")
+        self.metadata = metadata if metadata is not None else beside if beside.is_file() else None
+        self._rows = _read_rows(self.metadata, self.records) if self.metadata else None
+
+    def refs(self) -> list[RecordRef]:
+        refs = []
+        for row in range(self.records):
+            record_id, problem = f"{self.path.stem}-{row:06d}", None
+            if self._rows is not None:
+                cells = self._rows[row]
+                record_id = cells.get("record_id") or cells.get("ecg_id") or record_id
+            refs.append(RecordRef(record_id, self.path.name, row, problem))
+        return refs
+
+    def fingerprint(self) -> str:
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        if self.metadata is not None:
+            digest.update(self.metadata.read_bytes())
+        return digest.hexdigest()
+
+    def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
+        assert self.sampling_rate is not None and self.native_leads is not None
+        block = _open(self.path)[ref.row]
+        if self.layout == "records,samples,leads":
+            block = block.T
+        signal = (block * np.float64(self._factor)).astype(np.float32)
+        annotation = Annotation() if self._rows is None else _annotation(self._rows[ref.row])
+        recording = from_signal(
+            signal, self.native_leads, self.sampling_rate, ref.record_id, annotation.patient_id
+        )
+        return recording, annotation
+
+
+def _open(path: Path) -> npt.NDArray[Any]:
+    try:
+        stamp = path.stat()
+    except OSError as error:
+        raise LatentcastError(f"{path}: is no readable array file ({error})") from error
+    return _load(path, stamp.st_mtime_ns, stamp.st_size)
+
+
+# Opened once per process: a .npy is mapped, an .npz has to be unpacked into memory. The stamp is
+# part of the key: a file that was saved anew must not be answered from the old one.
+@lru_cache(maxsize=1)
+def _load(path: Path, modified: int, size: int) -> npt.NDArray[Any]:
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            if len(loaded.files) != 1:
+                raise LatentcastError(
+                    f"{path}: holds {len(loaded.files)} arrays ({', '.join(loaded.files[:6])}); "
+                    "save the signals alone as .npy"
+                )
+            array: npt.NDArray[Any] = loaded[loaded.files[0]]
+            return array
+    except (OSError, ValueError, EOFError) as error:
+        raise LatentcastError(f"{path}: is no readable array file ({error})") from error
+
+
+def _read_rows(path: Path, records: int) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentcastError(f"{path}: cannot be read ({error})") from error
+    if len(rows) != records:
+        raise LatentcastError(
+            f"{path}: has {len(rows)} rows, the array {records} records; one row per record, in "
+            "the order of the array"
+        )
+    return rows
+
+
+_KNOWN = ("record_id", "patient_id", "fold", "strat_fold", "labels", "scp_codes")
+
+
+def _annotation(row: dict[str, str]) -> Annotation:
+    try:
+        fold = row.get("fold") or row.get("strat_fold")
+        labels = {c.strip(): 1.0 for c in (row.get("labels") or "").split(";") if c.strip()}
+        if row.get("scp_codes"):
+            labels |= ptbxl.parse_codes(row["scp_codes"])
+        return Annotation(
+            patient_id=row.get("patient_id") or None,
+            fold=int(float(fold)) if fold else None,
+            labels=labels,
+            metadata={k: v for k, v in row.items() if v and k not in _KNOWN},
+        )
+    except (ValueError, SyntaxError) as error:
+        raise BadRecord(f"its metadata row cannot be read: {error}") from error

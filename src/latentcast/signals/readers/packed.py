@@ -1,0 +1,167 @@
+"""The compact lossless form of the ECGs this project carries (``data/ptbxl2980-100hz``).
+
+``signals.json`` names the leads, the rate, and per part file the number of records and the
+sha256 of the decoded int16 microvolts. A part is xz over eight planes of bytes, in this order: the
+low and then the high bytes of the zigzag-coded first differences of I, II, V1 to V6, then the same
+two planes of the zigzag-coded residuals of III, aVR, aVL, aVF against the (floored) Einthoven and
+Goldberger predictions. Every plane is C-ordered ``(records, leads, samples)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.errors import LatentcastError
+from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.readers import ptbxl
+from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.recording import BadRecord, Recording, from_signal
+
+FORMAT = "latentcast-packed-ecg-1"
+INDEX = "signals.json"
+_CODED = [0, 1, 6, 7, 8, 9, 10, 11]
+_PREDICTED = [2, 3, 4, 5]
+_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 4, "lp": 0, "pb": 0}]
+
+Counts = npt.NDArray[np.int16]
+
+
+def _prediction(lead_i: npt.NDArray[np.int32], lead_ii: npt.NDArray[np.int32]) -> Any:
+    return np.stack(
+        [
+            lead_ii - lead_i,
+            -((lead_i + lead_ii) >> 1),
+            (2 * lead_i - lead_ii) >> 1,
+            (2 * lead_ii - lead_i) >> 1,
+        ],
+        axis=1,
+    )
+
+
+def _planes(values: npt.NDArray[np.int32]) -> bytes:
+    # Zigzag puts small magnitudes of either sign into small numbers; 17 bits cannot occur because
+    # the sum is taken modulo 2^16 on the way back.
+    wrapped = values.astype(np.int16).astype(np.int32)
+    zigzag = ((wrapped << 1) ^ (wrapped >> 31)).astype("<u2")
+    low, high = (zigzag & 255).astype(np.uint8), (zigzag >> 8).astype(np.uint8)
+    return low.tobytes() + high.tobytes()
+
+
+def _from_planes(planes: npt.NDArray[np.uint8], shape: tuple[int, int, int]) -> Counts:
+    low, high = planes.reshape(2, *shape)
+    zigzag = low.astype("<u2") | high.astype("<u2") << 8
+    signs = (-(zigzag & 1).astype(np.int16)).view(np.uint16)
+    values: Counts = ((zigzag >> 1) ^ signs).view(np.int16)
+    return values
+
+
+def encode(counts: Counts) -> bytes:
+    """One part from int16 microvolts ``(records, 12, samples)`` in canonical lead order."""
+    wide = counts.astype(np.int32)
+    differences = np.diff(wide[:, _CODED], axis=-1, prepend=0)
+    residual = wide[:, _PREDICTED] - _prediction(wide[:, 0], wide[:, 1])
+    return lzma.compress(
+        _planes(differences) + _planes(residual), format=lzma.FORMAT_XZ, filters=_XZ
+    )
+
+
+def decode(data: bytes, records: int, samples: int) -> Counts:
+    """The int16 microvolts ``(records, 12, samples)`` that :func:`encode` was given, exactly.
+
+    Raises:
+        ValueError: the data is no such part.
+    """
+    try:
+        planes = np.frombuffer(lzma.decompress(data), dtype=np.uint8)
+    except lzma.LZMAError as error:
+        raise ValueError(f"is damaged ({error})") from error
+    if planes.size != 2 * records * 12 * samples:
+        raise ValueError(f"holds {planes.size} bytes, not {records} records of {samples} samples")
+    split = 2 * records * 8 * samples
+    counts = np.empty((records, 12, samples), dtype=np.int16)
+    differences = _from_planes(planes[:split], (records, 8, samples))
+    counts[:, _CODED] = np.cumsum(differences, axis=-1, dtype=np.int16)
+    prediction = _prediction(counts[:, 0].astype(np.int32), counts[:, 1].astype(np.int32))
+    residual = _from_planes(planes[split:], (records, 4, samples))
+    counts[:, _PREDICTED] = (prediction + residual).astype(np.int16)
+    return counts
+
+
+class PackedSource:
+    """The records of a folder in this form, with PTB-XL's table beside them."""
+
+    kind = "packed"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = root.resolve().name
+        try:
+            index = json.loads((root / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LatentcastError(f"{root / INDEX}: cannot be read ({error})") from error
+        if index.get("format") != FORMAT or tuple(index.get("leads", ())) != CANONICAL_LEADS:
+            raise LatentcastError(
+                f"{root / INDEX}: format is {index.get('format')!r}, this version reads {FORMAT!r}"
+            )
+        self.sampling_rate: float | None = float(index["sampling_rate"])
+        self.native_leads: tuple[str, ...] | None = None
+        self.samples = int(index["samples"])
+        self.parts: list[dict[str, Any]] = index["parts"]
+        # A part is decoded whole, so one process had better read all of it.
+        self.batch = max((int(part["records"]) for part in self.parts), default=1)
+        self.rows = ptbxl.read_table(root / ptbxl.TABLE)
+        total = sum(part["records"] for part in self.parts)
+        if len(self.rows) != total:
+            raise LatentcastError(
+                f"{root}: {ptbxl.TABLE} has {len(self.rows)} rows for {total} records"
+            )
+
+    def refs(self) -> list[RecordRef]:
+        refs = []
+        first = 0
+        for part in self.parts:
+            for row in range(part["records"]):
+                key = ptbxl.record_id(self.rows[first + row]["ecg_id"])
+                refs.append(RecordRef(key, part["file"], first + row))
+            first += part["records"]
+        return refs
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256((self.root / INDEX).read_bytes())
+        digest.update((self.root / ptbxl.TABLE).read_bytes())
+        return digest.hexdigest()
+
+    def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
+        first = 0
+        for part in self.parts:
+            if part["file"] == ref.file:
+                break
+            first += part["records"]
+        counts = _part(self.root / ref.file, part["records"], self.samples, part["sha256"])
+        assert self.sampling_rate is not None
+        signal = counts[ref.row - first].astype(np.float32) / np.float32(1000.0)
+        annotation = ptbxl.annotation(self.rows[ref.row])
+        recording = from_signal(
+            signal, CANONICAL_LEADS, self.sampling_rate, ref.record_id, annotation.patient_id
+        )
+        return recording, annotation
+
+
+# Two parts: the records of one batch may cross from a part into the next.
+@lru_cache(maxsize=2)
+def _part(path: Path, records: int, samples: int, sha256: str) -> Counts:
+    try:
+        counts = decode(path.read_bytes(), records, samples)
+    except (OSError, ValueError) as error:
+        raise BadRecord(f"{path.name}: {error}") from error
+    if hashlib.sha256(counts.tobytes()).hexdigest() != sha256:
+        raise BadRecord(f"{path.name}: decodes to other samples than {INDEX} promises")
+    return counts

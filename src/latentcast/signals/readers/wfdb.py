@@ -1,0 +1,368 @@
+"""WFDB records: a direct reader for format 16, the ``wfdb`` package for everything else.
+
+Format: PhysioNet, WFDB Applications Guide, header(5) and signal(5). Format 16 is interleaved
+little-endian int16, -32768 marking an invalid sample; so are Challenge ``.mat`` files behind their
+24-byte envelope.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.errors import LatentcastError, missing_extra
+from latentcast.signals.leads import canonical_names
+from latentcast.signals.readers import matlab
+from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.recording import BadRecord, Recording, from_signal, millivolts_per
+
+CHECKSUMS = "SHA256SUMS.txt"
+INVALID_16 = -32768
+
+_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
+_GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?$")
+_DIAGNOSES = re.compile(r"^\s*Dx\s*:\s*(.*)$", re.IGNORECASE)
+_FIELD = re.compile(r"^\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One signal line of a header. ``gain`` is counts per physical unit, 0 where not given."""
+
+    file: str
+    format: int
+    samples_per_frame: int
+    skew: int
+    offset: int
+    gain: float
+    baseline: int
+    unit: str
+    initial: int | None
+    checksum: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """A WFDB header. ``samples`` is None where the header leaves the length to the files."""
+
+    name: str
+    segments: int | None
+    sampling_rate: float
+    samples: int | None
+    signals: tuple[Signal, ...]
+    comments: tuple[str, ...]
+
+
+def parse_header(text: str) -> Header:
+    """Parse a header.
+
+    Raises:
+        BadRecord: it breaks the format; names the line.
+    """
+    comments, lines = [], []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            comments.append(stripped[1:].strip())
+        elif stripped:
+            lines.append(stripped)
+    if not lines:
+        raise BadRecord("header is empty")
+    try:
+        fields = lines[0].split()
+        name, _, segments = fields[0].partition("/")
+        count = int(fields[1])
+        # "fs/counter(base)": only fs is ours. The format's default rate is 250 Hz, but a rate that
+        # is not written down is a guess.
+        rate = float(fields[2].split("/")[0]) if len(fields) > 2 else 0.0
+        samples = int(fields[3]) if len(fields) > 3 else 0
+    except (ValueError, IndexError):
+        raise BadRecord(f"header line '{lines[0][:60]}' is no WFDB record line") from None
+    if rate <= 0:
+        raise BadRecord("header gives no sampling rate")
+    body = lines[1 : 1 + count]
+    if segments:
+        signals: tuple[Signal, ...] = ()
+    elif len(body) < count:
+        raise BadRecord(f"header announces {count} signals and describes {len(body)}")
+    else:
+        signals = tuple(_parse_signal(line) for line in body)
+    return Header(
+        name, int(segments) if segments else None, rate, samples or None, signals, tuple(comments)
+    )
+
+
+def _parse_signal(line: str) -> Signal:
+    fields = line.split(None, 8)
+    shape = _FORMAT.match(fields[1]) if len(fields) > 1 else None
+    if shape is None:
+        raise BadRecord(f"header line '{line[:60]}' is no WFDB signal line")
+    gain, baseline, unit = 0.0, None, None
+    if len(fields) > 2:
+        calibration = _GAIN.match(fields[2])
+        if calibration is None:
+            raise BadRecord(f"header: gain '{fields[2]}' cannot be read")
+        gain, baseline, unit = float(calibration[1]), calibration[2], calibration[3]
+    try:
+        zero = int(fields[4]) if len(fields) > 4 else 0
+        initial = int(fields[5]) if len(fields) > 5 else None
+        checksum = int(fields[6]) if len(fields) > 6 else None
+    except ValueError:
+        raise BadRecord(f"header line '{line[:60]}' is no WFDB signal line") from None
+    return Signal(
+        file=fields[0],
+        format=int(shape[1]),
+        samples_per_frame=int(shape[2] or 1),
+        skew=int(shape[3] or 0),
+        offset=int(shape[4] or 0),
+        gain=gain,
+        baseline=zero if baseline is None else int(baseline),
+        unit=unit or "mV",
+        initial=initial,
+        checksum=checksum,
+        name=fields[8].strip() if len(fields) > 8 else "",
+    )
+
+
+def is_direct(header: Header) -> bool:
+    """Whether every signal is plain format 16, which is read here without the wfdb package."""
+    return header.segments is None and all(
+        s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.file != "~"
+        for s in header.signals
+    )
+
+
+def read_digital(
+    folder: Path, header: Header, sha256: Mapping[str, str] | None = None
+) -> npt.NDArray[np.int16]:
+    """Samples of a format 16 record as stored, int16 ``(samples, signals)``.
+
+    Args:
+        folder: where the signal files lie.
+        header: with :func:`is_direct`.
+        sha256: expected checksum by file name; files not in it are not checked.
+
+    Raises:
+        BadRecord: a file is missing, truncated, or contradicts a checksum.
+    """
+    columns = []
+    start = 0
+    signals = header.signals
+    while start < len(signals):
+        stop = start
+        while stop < len(signals) and signals[stop].file == signals[start].file:
+            stop += 1
+        columns.append(_read_file(folder, header, signals[start:stop], sha256))
+        start = stop
+    if len(columns) == 1:
+        samples = columns[0]
+    else:
+        longest = max(len(column) for column in columns)
+        # Only a header without a length lets files differ; the shorter one then ends early.
+        samples = np.hstack(
+            [
+                np.pad(c, ((0, longest - len(c)), (0, 0)), constant_values=INVALID_16)
+                for c in columns
+            ]
+        )
+    return samples
+
+
+def _read_file(
+    folder: Path, header: Header, signals: tuple[Signal, ...], sha256: Mapping[str, str] | None
+) -> npt.NDArray[np.int16]:
+    file, offset, count = signals[0].file, signals[0].offset, len(signals)
+    relative = PurePosixPath(file)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise BadRecord(f"header names {file}, outside its folder")
+    try:
+        data = (folder / file).read_bytes()
+    except FileNotFoundError:
+        raise BadRecord(f"header names {file}, which is missing") from None
+    except OSError as error:
+        raise BadRecord(f"{file}: cannot be read ({error})") from None
+    if sha256 is not None and file in sha256 and hashlib.sha256(data).hexdigest() != sha256[file]:
+        raise BadRecord(f"{file}: contradicts its checksum in {CHECKSUMS}")
+    announced = header.samples
+    if file.endswith(".mat"):
+        columns = matlab.check_envelope(data, file, offset, count)
+        if announced not in (None, columns):
+            raise BadRecord(f"{file}: has {columns} samples, the header {announced}")
+        announced = columns
+    if announced is None:
+        announced = (len(data) - offset) // (2 * count)
+    needed = offset + announced * count * 2
+    if len(data) < needed:
+        raise BadRecord(f"{file}: is truncated, {len(data)} bytes of {needed}")
+    flat = np.frombuffer(data, dtype="<i2", count=announced * count, offset=offset)
+    samples = flat.reshape(announced, count)
+    _check_sums(samples, signals)
+    return samples
+
+
+def _check_sums(samples: npt.NDArray[np.int16], signals: tuple[Signal, ...]) -> None:
+    if not len(samples):
+        return
+    # A product with ones is the fastest exact column sum: float64 holds it up to 2^37 samples.
+    sums = np.ones(len(samples)) @ samples
+    for signal, first, total in zip(signals, samples[0].tolist(), sums.tolist(), strict=True):
+        if signal.initial is not None and signal.initial != first:
+            raise BadRecord(
+                f"{signal.file}: signal {signal.name} begins with {first}, the header says "
+                f"{signal.initial}"
+            )
+        # Headers write the 16-bit sum with or without sign.
+        if signal.checksum is not None and (int(total) - signal.checksum) % 65536:
+            raise BadRecord(
+                f"{signal.file}: signal {signal.name} contradicts its checksum in the header"
+            )
+
+
+def read(path: Path, sha256: Mapping[str, str] | None = None) -> tuple[Recording, Annotation]:
+    """Read a record by its header file.
+
+    Challenge comments become the annotation: ``Dx`` SNOMED CT codes are labels with value 1.0,
+    ``Age``, ``Sex`` and the like are metadata.
+
+    Args:
+        path: the ``.hea`` file.
+        sha256: expected checksum by file name.
+
+    Raises:
+        BadRecord: with the reason.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadRecord(f"header {path.name} cannot be read ({error})") from None
+    if sha256 and path.name in sha256 and hashlib.sha256(raw).hexdigest() != sha256[path.name]:
+        raise BadRecord(f"{path.name}: contradicts its checksum in {CHECKSUMS}")
+    header = parse_header(raw.decode("utf-8", errors="replace"))
+    if is_direct(header):
+        leads, factors = _calibration([(s.name, s.unit, s.gain) for s in header.signals])
+        signal = to_millivolts(read_digital(path.parent, header, sha256), header, factors)
+        rate = header.sampling_rate
+    else:
+        signal, leads, rate = _read_with_package(path, header)
+    return from_signal(signal, leads, rate, path.stem), _annotation(header)
+
+
+def _calibration(signals: list[tuple[str, str, float]]) -> tuple[tuple[str, ...], list[float]]:
+    """Canonical leads, and millivolts per physical unit, from (name, unit, gain) of each signal."""
+    if not signals:
+        raise BadRecord("header describes no signal")
+    try:
+        leads = canonical_names([name for name, _, _ in signals])
+        factors = [millivolts_per(unit) for _, unit, _ in signals]
+    except LatentcastError as error:
+        raise BadRecord(str(error)) from None
+    for lead, (_, _, gain) in zip(leads, signals, strict=True):
+        if gain == 0:
+            raise BadRecord(f"lead {lead} is not calibrated (gain 0 or absent in the header)")
+    return leads, factors
+
+
+def to_millivolts(
+    digital: npt.NDArray[np.int16], header: Header, factors: list[float]
+) -> npt.NDArray[np.float32]:
+    """``(count - baseline) / gain`` in mV, float32 ``(leads, samples)``; invalid samples are NaN.
+
+    Args:
+        digital: int16 ``(samples, leads)``.
+        header: gives gain and baseline.
+        factors: millivolts per physical unit, per lead.
+    """
+    gains = np.array([s.gain / f for s, f in zip(header.signals, factors, strict=True)])
+    baselines = np.array([s.baseline for s in header.signals])
+    # A transposing copy of small integers is cheaper than a transposing division.
+    signal = np.ascontiguousarray(digital.T).astype(np.float32)
+    invalid = signal == INVALID_16
+    if baselines.any():
+        # 16-bit counts less a baseline stay exact in float32 below 2^24.
+        signal -= baselines.astype(np.float32)[:, None]
+    if np.array_equal(gains, gains.astype(np.float32)):
+        signal /= gains.astype(np.float32)[:, None]
+    else:
+        signal = (signal.astype(np.float64) / gains[:, None]).astype(np.float32)
+    if invalid.any():
+        signal[invalid] = np.nan
+    return signal
+
+
+def _read_with_package(
+    path: Path, header: Header
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...], float]:
+    """Formats other than 16, skewed, multi-frequency and multi-segment records."""
+    try:
+        import wfdb
+    except ImportError as error:
+        raise missing_extra("wfdb", "ecg", f"{path.name} (not format 16)") from error
+    try:
+        record: Any = wfdb.rdrecord(str(path.with_suffix("")))
+    except Exception as error:
+        # The package reports bad files by whatever exception its parsing runs into.
+        raise BadRecord(f"{path.name}: {type(error).__name__}: {error}") from error
+    # A multi-segment header has no signal lines; its segments are calibrated one by one.
+    gains = [s.gain for s in header.signals] or [1.0] * record.n_sig
+    leads, factors = _calibration(list(zip(record.sig_name, record.units, gains, strict=True)))
+    millivolts = record.p_signal.T * np.array(factors)[:, None]
+    return millivolts.astype(np.float32), leads, float(record.fs)
+
+
+def _annotation(header: Header) -> Annotation:
+    labels: dict[str, float] = {}
+    metadata: dict[str, Any] = {}
+    for comment in header.comments:
+        if match := _DIAGNOSES.match(comment):
+            labels |= {code.strip(): 1.0 for code in match[1].split(",") if code.strip()}
+        elif match := _FIELD.match(comment):
+            metadata[match[1].lower()] = match[2]
+        elif comment:
+            metadata["comments"] = [*metadata.get("comments", []), comment]
+    return Annotation(labels=labels, metadata=metadata)
+
+
+def read_checksums(root: Path) -> dict[str, str]:
+    """``SHA256SUMS.txt`` of a folder: sha256 by relative path; empty where there is none."""
+    try:
+        lines = (root / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.split(None, 1) for line in lines if line.strip())
+    return {name.strip().lstrip("*"): digest.lower() for digest, name in pairs}
+
+
+def list_records(root: Path) -> list[RecordRef]:
+    """Every record below ``root``, sorted by path; segments of a longer record are left to it.
+
+    A record's id is its name, or its path where the source uses one name twice.
+    """
+    headers = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.hea"))
+    segments = set()
+    for file in headers:
+        try:
+            lines = (root / file).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue  # the read will say so in its place
+        body = [
+            line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")
+        ]
+        if body and "/" in body[0][0]:
+            folder = PurePosixPath(file).parent
+            segments |= {str(folder / f"{line[0]}.hea") for line in body[1:] if line[0] != "~"}
+    listed = [file for file in headers if file not in segments]
+    stems = [PurePosixPath(file).stem for file in listed]
+    repeated = {stem for stem, times in Counter(stems).items() if times > 1}
+    return [
+        RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
+        for file, stem in zip(listed, stems, strict=True)
+    ]

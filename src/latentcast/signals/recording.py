@@ -1,0 +1,137 @@
+"""A recording in physical units: what every reader returns and every store gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.errors import LatentcastError
+from latentcast.signals.leads import DERIVED_FROM_I_AND_II
+
+INVALID = -32768
+"""The int16 count that marks a sample as not measured, or as outside the record, in any array of
+counts. No measured sample is ever stored as this."""
+
+MILLIVOLTS_PER_UNIT: dict[str, float] = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "nv": 1e-6}
+
+
+class BadRecord(LatentcastError):
+    """One record that cannot be used; ingest writes the message to ``quarantine.csv``."""
+
+
+def millivolts_per(unit: str) -> float:
+    """Millivolts in one ``unit``: V, mV, uV (also µV) or nV, in any case.
+
+    Raises:
+        LatentcastError: the unit is no voltage known here.
+    """
+    # Both code points of the micro sign occur in real headers.
+    spelled = unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u")
+    if spelled not in MILLIVOLTS_PER_UNIT:
+        raise LatentcastError(f"unit '{unit}': is no voltage; use V, mV, uV or nV")
+    return MILLIVOLTS_PER_UNIT[spelled]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One ECG.
+
+    Attributes:
+        signal: float32 ``(leads, samples)`` in millivolts; NaN where nothing was measured.
+        leads: canonical lead names, one per row of ``signal``.
+        sampling_rate: samples per second.
+        valid: bool ``(leads, samples)``; False for NaN and for samples that are no signal
+            (flat or saturated stretches). A NaN is never valid.
+        record_id: unique in its source.
+        patient_id: the source's patient, or None where it names none.
+        metadata: whatever else the source says (age, sex, device, report, ...).
+    """
+
+    signal: npt.NDArray[np.float32]
+    leads: tuple[str, ...]
+    sampling_rate: float
+    valid: npt.NDArray[np.bool_]
+    record_id: str
+    patient_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.signal.ndim != 2 or self.signal.shape[0] != len(self.leads):
+            raise BadRecord(
+                f"{self.record_id}: signal has shape {self.signal.shape} for {len(self.leads)} "
+                "leads; it must be (leads, samples)"
+            )
+        if self.valid.shape != self.signal.shape or self.valid.dtype != np.bool_:
+            raise BadRecord(f"{self.record_id}: valid must be bool {self.signal.shape}")
+        if self.signal.dtype != np.float32:
+            raise BadRecord(f"{self.record_id}: signal is {self.signal.dtype}, not float32")
+        if not np.isfinite(self.sampling_rate) or self.sampling_rate <= 0:
+            raise BadRecord(f"{self.record_id}: sampling rate is {self.sampling_rate}")
+
+    @property
+    def samples(self) -> int:
+        return int(self.signal.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sampling_rate
+
+
+def from_signal(
+    signal: npt.NDArray[np.float32],
+    leads: tuple[str, ...],
+    sampling_rate: float,
+    record_id: str,
+    patient_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Recording:
+    """A recording whose every finite sample is valid; infinities become NaN."""
+    finite = np.isfinite(signal)
+    if not finite.all():
+        signal = np.where(finite, signal, np.float32(np.nan))
+    return Recording(
+        signal, leads, sampling_rate, finite, record_id, patient_id, dict(metadata or {})
+    )
+
+
+def select_leads(recording: Recording, leads: tuple[str, ...], *, mask_missing: bool) -> Recording:
+    """The recording with exactly ``leads`` in that order, found by name.
+
+    III, aVR, aVL and aVF are computed from I and II where the source lacks them, and
+    ``metadata["derived_leads"]`` then names them. A lead that can be had in neither way is a
+    row of NaN, not valid, under ``mask_missing``.
+
+    Raises:
+        BadRecord: leads are missing and ``mask_missing`` is off, or none of them is there.
+    """
+    if recording.leads == leads:
+        return recording
+    row = {name: i for i, name in enumerate(recording.leads)}
+    can_derive = "I" in row and "II" in row
+    absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
+    if absent and (not mask_missing or len(absent) == len(leads)):
+        raise BadRecord(
+            f"{recording.record_id}: lacks lead {', '.join(absent)}; ingest with missing leads "
+            "masked to keep it"
+        )
+    signal = np.full((len(leads), recording.samples), np.nan, dtype=np.float32)
+    valid = np.zeros(signal.shape, dtype=np.bool_)
+    derived = []
+    for i, name in enumerate(leads):
+        if name in row:
+            signal[i] = recording.signal[row[name]]
+            valid[i] = recording.valid[row[name]]
+        elif name not in absent:
+            a, b = DERIVED_FROM_I_AND_II[name]
+            signal[i] = a * recording.signal[row["I"]] + b * recording.signal[row["II"]]
+            valid[i] = recording.valid[row["I"]] & recording.valid[row["II"]]
+            derived.append(name)
+    metadata = dict(recording.metadata)
+    if derived:
+        metadata["derived_leads"] = derived
+    if absent:
+        metadata["missing_leads"] = absent
+    return replace(recording, signal=signal, valid=valid, leads=leads, metadata=metadata)

@@ -1,0 +1,72 @@
+"""Another sampling rate, for signal and validity alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil, floor
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.errors import missing_extra
+from latentcast.signals.recording import Recording
+
+
+def resample(recording: Recording, sampling_rate: float) -> Recording:
+    """Anti-aliased polyphase resampling (``scipy.signal.resample_poly``, its Kaiser-5 FIR).
+
+    The line through the first and last sample is taken off before filtering and put back after,
+    so an offset does not ring at the ends. Samples that are not valid are bridged by a line before
+    filtering; what lies within one filter lobe of them is not valid afterwards, and NaN where the
+    source had NaN.
+
+    Raises:
+        LatentcastError: scipy is not installed.
+    """
+    if recording.sampling_rate == sampling_rate:
+        return recording
+    try:
+        from scipy.signal import resample_poly
+    except ImportError as error:
+        raise missing_extra("scipy", "ecg", "resampling") from error
+    ratio = Fraction(sampling_rate / recording.sampling_rate).limit_denominator(10_000)
+    signal = recording.signal.astype(np.float64)
+    bridged = signal if recording.valid.all() else _bridge(signal, recording.valid)
+    resampled = resample_poly(
+        bridged, ratio.numerator, ratio.denominator, axis=-1, padtype="line"
+    ).astype(np.float32)
+    valid = _resample_mask(recording.valid, ratio, resampled.shape[1])
+    measured = _resample_mask(~np.isnan(signal), ratio, resampled.shape[1])
+    resampled[~measured] = np.nan
+    return replace(recording, signal=resampled, valid=valid, sampling_rate=sampling_rate)
+
+
+def _bridge(
+    signal: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    bridged = np.zeros_like(signal)
+    time = np.arange(signal.shape[1])
+    for lead in np.flatnonzero(valid.any(axis=1)):
+        keep = valid[lead]
+        bridged[lead] = np.interp(time, time[keep], signal[lead, keep])
+    return bridged
+
+
+def _resample_mask(
+    mask: npt.NDArray[np.bool_], ratio: Fraction, length: int
+) -> npt.NDArray[np.bool_]:
+    """True where every input sample within one filter lobe of the output sample is True."""
+    resampled = np.ones((mask.shape[0], length), dtype=np.bool_)
+    lobe = max(Fraction(1), 1 / ratio)
+    for lead in np.flatnonzero(~mask.all(axis=1)):
+        edges = np.diff((~mask[lead]).astype(np.int8), prepend=0, append=0)
+        starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            first = max(0, floor((start - lobe) * ratio) + 1)
+            last = min(length, ceil((stop - 1 + lobe) * ratio))
+            # What lies outside the record is as unknown as the bad stretch that touches its end.
+            first = 0 if start == 0 else first
+            last = length if stop == mask.shape[1] else last
+            resampled[lead, first:last] = False
+    return resampled
