@@ -28,9 +28,21 @@ def small_config() -> Config:
     """NEPA on 100 Hz recordings, so small that a step takes milliseconds."""
     return recipe("nepa-ecg-tiny").updated(
         {
-            "encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.mlp_width": 48,
-            "encoder.drop_path": 0.2, "encoder.positions.rescale": 1.5, "input.length": 400,
-            "train.steps": 12, "train.batch_size": 6, "train.micro_batches": 2,
-            "train.log_every": 1, "train.checkpoint_every": 5, "optimizer.warmup_steps": 4,
+            "objective.patch_embedding": "trained",
+            "encoder.width": 24,
+            "encoder.depth": 2,
+            "encoder.heads": 2,
+            "encoder.mlp_width": 48,
+            "encoder.drop_path": 0.2,
+            "encoder.positions.rescale": 1.5,
+            "input.length": 400,
+            "optimizer.lr": 1e-3,
+            "optimizer.warmup_steps": 4,
+            "train.precision": "fp32",
+            "train.steps": 12,
+            "train.batch_size": 6,
+            "train.micro_batches": 2,
+            "train.log_every": 1,
+            "train.checkpoint_every": 5,
         }
-    )  # fmt: skip
+    )

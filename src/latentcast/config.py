@@ -140,6 +140,10 @@ class NepaConfig(Settings):
     """Next-embedding prediction (objectives/nepa.py)."""
 
     kind: Literal["nepa"] = "nepa"
+    patch_embedding: Literal["trained", "fixed"] = "trained"
+    """``trained`` is the published rule: input and target move together. ``fixed`` keeps the patch
+    embedding at its random initialisation, so that targets cannot drift to what is easy to
+    predict."""
 
 
 class OptimizerConfig(Settings):

@@ -106,4 +106,4 @@ def test_configuration_cannot_be_changed_in_place(tiny: Config) -> None:
 def test_differences_name_each_leaf(tiny: Config) -> None:
     other = tiny.updated({"optimizer.lr": 0.5, "train.seed": 3})
     assert len(configuration.differences(tiny, other)) == 2
-    assert "optimizer.lr is 0.001 here, 0.5 there" in configuration.differences(tiny, other)
+    assert "optimizer.lr is 0.003 here, 0.5 there" in configuration.differences(tiny, other)

@@ -19,7 +19,8 @@ from latentcast.recipes import recipe
 def config() -> Config:
     return recipe("nepa-ecg-tiny").updated(
         {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.mlp_width": 48,
-         "input.length": 200}
+         "input.length": 200,
+         "objective.patch_embedding": "trained"}
     )  # fmt: skip
 
 
@@ -136,6 +137,16 @@ def test_cls_biases_norms_and_gains_are_not_decayed(nepa: Nepa) -> None:
     """NEPA defect 18: weight decay on CLS, biases and LayerScale."""
     decayed = {n for n, p in nepa.trainable().items() if not nepa.undecayed(n, p)}
     assert decayed == {n for n in nepa.trainable() if n.endswith("weight") and "norm" not in n}
+
+
+def test_a_fixed_patch_embedding_is_neither_trained_nor_moved(config: Config) -> None:
+    nepa = Nepa.of(config.updated({"objective.patch_embedding": "fixed"}))
+    nepa.initialise(0)
+    assert not any("patches" in name for name in nepa.trainable())
+    assert "student.cls" in nepa.trainable()
+    nepa(Inputs(signal().float()), None).loss.backward()
+    assert nepa.student.patches.weight.grad is None
+    assert nepa.student.blocks[0].norm1.weight.grad is not None  # type: ignore[union-attr]
 
 
 def test_patch_errors_are_one_minus_cosine_and_nan_where_invalid(nepa: Nepa) -> None:

@@ -74,10 +74,7 @@ def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(
     again = configuration.load(tmp_path / "a" / "config.yaml")
     pretrain(again, small_store, tmp_path / "b")
     rows = [
-        [
-            {k: v for k, v in row.items() if k not in TIMINGS}
-            for row in read_metrics(tmp_path / n)
-        ]
+        [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_metrics(tmp_path / n)]
         for n in "ab"
     ]
     assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [1, 2, 3, 4]

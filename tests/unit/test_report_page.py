@@ -15,7 +15,7 @@ from latentcast.errors import LatentcastError
 from latentcast.report import embedding
 from latentcast.report.page import write_report
 from latentcast.report.style import PALETTE, stylesheet
-from latentcast.report.verdict import verdict
+from latentcast.report.verdict import verdict, with_short_names
 from latentcast.signals.synthetic import synthetic_recording
 
 pytest.importorskip("matplotlib")
@@ -164,7 +164,9 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
     outside = probe()
     outside["protocol"] = outside["task"] = outside["labels"][0]["name"] = EVIL
     outside["rows"][0] |= {"name": EVIL, "layer": EVIL, "choice": EVIL, "pooling": EVIL}
-    outside["differences"][0]["choice"] = outside["differences"][0]["name"] = EVIL
+    outside["rows"][3]["name"] = outside["differences"][2]["reference"] = "floor" + EVIL
+    for given_by_encoder in outside["differences"]:
+        given_by_encoder["name"] = EVIL
     outside["leaks"] = [
         {"kind": EVIL, "severity": EVIL, "count": 3, "examples": [EVIL], "message": EVIL}
     ]
@@ -212,6 +214,23 @@ def test_the_headline_follows_the_interval(
     assert found.outcome == outcome and found.headline.startswith(words)
     includes = "includes zero" if outcome == "undecided" else "excludes zero"
     assert includes in found.sentences[1]
+
+
+def test_long_names_are_shortened_and_never_mixed_up() -> None:
+    given = probe()
+    long = {
+        "pretrained": "tiny (step-00000046)",
+        "random-initialised": "tiny (random-initialised)",
+        "random convolutions": "random convolutions",
+    }
+    for entry in (*given["rows"], *given["differences"]):
+        for key in {"name", "reference"} & set(entry):
+            entry[key] = long[entry[key]]
+        entry["choice"] = entry["choice"].replace("pretrained", long["pretrained"])
+    assert with_short_names(given) == with_short_names(probe()) == probe()
+    for entry in given["rows"][1:3]:
+        entry["name"] = "pretrained"
+    assert with_short_names(given) == given
 
 
 def test_an_undefined_difference_claims_nothing() -> None:

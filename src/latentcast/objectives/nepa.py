@@ -23,16 +23,22 @@ class Nepa(Objective):
     mask. No teacher, mask, decoder or negatives; CLS predicts the first patch. With an average
     of the weights (``teacher=True``) the average takes no part in the loss: it is what gets
     evaluated, as the original does.
+
+    The target is the network's own patch embedding, so the loss also falls when the embedding
+    drifts to what is easy to predict. ``fixed_patches`` keeps it at its random initialisation
+    (as BEST-RQ does with its projection, Chiu et al. 2022).
     """
 
-    def __init__(self, student: PatchEncoder, teacher: bool) -> None:
+    def __init__(self, student: PatchEncoder, teacher: bool, fixed_patches: bool = False) -> None:
         super().__init__()
         self.student = student
+        self.student.patches.requires_grad_(not fixed_patches)
         self.teacher = copy.deepcopy(student).requires_grad_(False) if teacher else None
 
     @classmethod
     def of(cls, config: Config) -> Nepa:
-        return cls(PatchEncoder.of(config), teacher=config.ema is not None)
+        fixed = config.objective.patch_embedding == "fixed"
+        return cls(PatchEncoder.of(config), teacher=config.ema is not None, fixed_patches=fixed)
 
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
         z, h = self._embed_and_transform(self.student, inputs, draw)

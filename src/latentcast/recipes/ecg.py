@@ -7,6 +7,7 @@ from latentcast.config import (
     EcgInput,
     EmaConfig,
     EncoderConfig,
+    NepaConfig,
     OptimizerConfig,
     Rotary,
     TrainConfig,
@@ -52,10 +53,13 @@ def nepa_ecg_tiny() -> Config:
         recipe="nepa-ecg-tiny",
         input=EcgInput(sampling_rate=100, length=1000, clip=5),
         encoder=EncoderConfig(
-            patch=20, width=192, depth=4, heads=3, mlp_width=768, layer_scale=1.0,
+            patch=20, width=128, depth=4, heads=4, mlp_width=512, layer_scale=1.0,
             positions=Rotary(coordinates="normalized", rescale=None),
         ),
-        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=50, betas=(0.9, 0.99)),
+        objective=NepaConfig(patch_embedding="fixed"),
+        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=50, betas=(0.9, 0.99)),
         ema=EmaConfig(base=0.99, final=0.99),
-        train=TrainConfig(steps=600, batch_size=128, log_every=10, checkpoint_every=100),
+        train=TrainConfig(
+            steps=1500, batch_size=64, precision="bf16", log_every=10, checkpoint_every=100
+        ),
     )  # fmt: skip

@@ -62,7 +62,7 @@ class PatchErrors:
         if largest <= 0.0:
             return 1.0
         unit = 10.0 ** math.floor(math.log10(largest))
-        return next(unit * n for n in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if unit * n >= largest)
+        return next(unit * n for n in (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10) if unit * n >= largest)
 
     def span(self, start: int, stop: int) -> tuple[float, float]:
         """Patches [start, stop) on the page, mm; the last one ends with the recording."""
