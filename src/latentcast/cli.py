@@ -143,7 +143,7 @@ def probe(
     data: Path,
     task: str = "superdiagnostic",
     layer: str = "all",
-    pooling: Literal["mean", "std", "mean+std", "last"] = "mean+std",
+    pooling: str = "mean+std",
     weights: Literal["teacher", "student"] = "teacher",
 ) -> None:
     """Score a run's frozen encoder with a linear probe, next to its floors.
@@ -153,7 +153,7 @@ def probe(
         data: folder of a labelled store.
         task: all, diagnostic, subdiagnostic, superdiagnostic, form or rhythm.
         layer: a layer by name, or all to choose on the validation fold.
-        pooling: mean, std, mean+std or last.
+        pooling: mean, std, mean+std or last; cls is refused, with the reason.
         weights: the averaged weights (teacher) or the trained ones (student).
     """
     from rich.console import Console
@@ -163,21 +163,28 @@ def probe(
     from latentcast.evaluation.protocol import probe as score
     from latentcast.evaluation.random_convolutions import RandomConvolutions
     from latentcast.evaluation.tasks import task as named
+    from latentcast.pretrain import data_of
 
+    console = Console()
     encoder, store = Encoder.from_pretrained(run, weights), Store.open(data)
-    report = score(
-        [encoder, Encoder.random(run), RandomConvolutions.from_store(store)],
-        store,
-        named(task),
-        layer=layer,
-        pooling=pooling,
-        provenance={
-            "run": str(run),
-            "command": _command(),
-            "training seed": encoder.config.train.seed,
-        },
-    )
-    report.render(Console())
+    pretraining = data_of(run)
+    if pretraining is None:
+        console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
+    with console.status("reading features and fitting the probes"):
+        report = score(
+            [encoder, Encoder.random(run), RandomConvolutions.from_store(store)],
+            store,
+            named(task),
+            layer=layer,
+            pooling=pooling,
+            pretraining=pretraining,
+            provenance={
+                "run": str(run),
+                "command": _command(),
+                "training seed": encoder.config.train.seed,
+            },
+        )
+    report.render(console)
     report.write(run)
 
 

@@ -121,6 +121,13 @@ def open_run(run: Path, config: Config, store: Store) -> None:
         ) from None
 
 
+def data_of(run: Path) -> Store | None:
+    """The store a run was trained on, for the leak check; None when it is no longer there."""
+    file = run / "environment.json"
+    told = json.loads(file.read_text())["data"]["store"] if file.exists() else None
+    return Store.open(told) if told and Path(told).is_dir() else None
+
+
 def environment(store: Store) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run: versions, git state, machine, data."""
     return {
@@ -134,7 +141,7 @@ def environment(store: Store) -> dict[str, Any]:
         "git": _git(),
         "command": " ".join(["latentcast", *sys.argv[1:]]),
         "data": {
-            "store": str(store.path),
+            "store": str(store.path.resolve()),
             "records": len(store),
             "sha256": {shard.file: shard.sha256 for shard in store.manifest.shards},
         },

@@ -280,6 +280,15 @@ def test_collapse_that_was_not_watched_is_not_called_absent(tmp_path: Path, quic
     assert "collapse was not watched" in page and "alarms: none" not in page
 
 
+def test_the_page_speaks_of_the_pretrained_encoder(tmp_path: Path, quick: None) -> None:
+    given = arguments()
+    for entry in (given["probe"]["rows"][0], *given["probe"]["differences"]):
+        entry["name"] = "tiny (step-00000046)"
+    page = Page(write_report(tmp_path, **given).read_text("utf-8"))
+    assert "Pretrained beats random-initialised" in page.text
+    assert "step-00000046" not in page.text
+
+
 def test_leaks_stand_above_the_result(tmp_path: Path, quick: None) -> None:
     given = arguments()
     given["probe"]["leaks"] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +74,8 @@ def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     return std if pooling == "std" else torch.cat([mean, std], dim=-1)
 
 
-def check_pooling(pooling: str, *, causal: bool) -> None:
-    """Raise LatentcastError for an unknown pooling, and for the CLS of any encoder."""
+def check_pooling(pooling: str, *, causal: bool) -> Pooling:
+    """The pooling of that name; LatentcastError for an unknown one, and for the CLS."""
     if pooling == "cls":
         why = (
             "under a causal mask token 0 sees only itself, every ECG would get the same feature"
@@ -85,6 +85,7 @@ def check_pooling(pooling: str, *, causal: bool) -> None:
         raise LatentcastError(f"pooling cls: {why}; use mean+std, mean or last")
     if pooling not in POOLINGS:
         raise LatentcastError(f"pooling {pooling}: no such pooling; {nearest(pooling, POOLINGS)}")
+    return cast(Pooling, pooling)
 
 
 def extract(
@@ -92,7 +93,7 @@ def extract(
     store: Store,
     rows: npt.NDArray[np.int64],
     *,
-    pooling: Pooling = "mean+std",
+    pooling: str = "mean+std",
     windows: Windows = "strided",
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Pooled features float32 (len(rows), F) of every layer, keyed by layer name.
@@ -102,7 +103,7 @@ def extract(
     the pooled features. A shorter record is padded with invalid samples. Raises LatentcastError
     when leads, rate or scale differ, and for a record without one valid token.
     """
-    check_pooling(pooling, causal=source.causal)
+    how = check_pooling(pooling, causal=source.causal)
     _check_same_signal(source, store)
     owner, starts = _windows(store.lengths[rows], source.length, windows)
     sums: list[npt.NDArray[np.float64]] = []
@@ -115,7 +116,7 @@ def extract(
             seen = valid.any(dim=1).cpu().numpy()
             np.add.at(read, owner[part], seen)
             for i, tokens in enumerate(layers):
-                pooled = pool(tokens.float(), valid, pooling).cpu().numpy().astype(np.float64)
+                pooled = pool(tokens.float(), valid, how).cpu().numpy().astype(np.float64)
                 if len(sums) == i:
                     sums.append(np.zeros((len(rows), pooled.shape[1])))
                 np.add.at(sums[i], owner[part][seen], pooled[seen])

@@ -19,7 +19,6 @@ from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
 from latentcast.evaluation.features import (
     FeatureSource,
-    Pooling,
     Windows,
     check_pooling,
     extract,
@@ -39,7 +38,7 @@ def probe(
     task: Task,
     *,
     layer: str = "all",
-    pooling: Pooling = "mean+std",
+    pooling: str = "mean+std",
     windows: Windows = "strided",
     pretraining: Store | None = None,
     pretraining_splits: Sequence[str] = ("train",),
@@ -91,7 +90,7 @@ def probe(
     reference: Floats | None = None
     chosen = layer
     for source in sources:
-        how: Pooling = "mean" if isinstance(source, RandomConvolutions) else pooling
+        how = "mean" if isinstance(source, RandomConvolutions) else pooling
         layers = extract(source, store, rows, pooling=how, windows=windows)
         readings = [(OWN if layer == "all" else "named", layer)]
         if source is not tested:

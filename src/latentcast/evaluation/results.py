@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from latentcast.files import write_text
 from latentcast.evaluation.leaks import Finding
 from latentcast.evaluation.metrics import SUPPORT, Estimate, Score
 
@@ -80,17 +79,7 @@ class ProbeReport:
     def write(self, run: str | Path) -> Path:
         """Write ``RUN/probe-<task>.json`` atomically and return its path."""
         path = Path(run) / f"probe-{self.task}.json"
-        text = json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_text(path, json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
         return path
 
     def render(self, console: Console) -> None:

@@ -285,11 +285,11 @@ def _notes(axes: Axes, recording: Recording, strips: list[_Strip]) -> None:
     shown = np.zeros_like(bad)
     for strip in strips:
         shown[strip.lead, strip.start : strip.stop] = True
-    hidden = (bad & ~shown).any(axis=1)
+    hidden = np.flatnonzero((bad & ~shown).any(axis=1))
     notes = ["Each trace is centred on its median."]
     if (bad & shown).any():
         notes.append("Hatched ////: not valid (missing, flat or saturated).")
-    if hidden.any():
-        names = ", ".join(n for n, out in zip(recording.leads, hidden, strict=True) if out)
+    if hidden.size:
+        names = ", ".join(recording.leads[lead] for lead in hidden)
         notes.append(f"Not valid in a stretch that is not shown: {names}.")
     axes.text(5.0, 2.5, " ".join(notes), fontsize=7, color=QUIET, va="bottom", parse_math=False)
