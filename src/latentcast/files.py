@@ -33,4 +33,4 @@ def sync(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file atomically."""
     with replacing(path) as draft:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")

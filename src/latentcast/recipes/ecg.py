@@ -60,6 +60,6 @@ def nepa_ecg_tiny() -> Config:
         optimizer=OptimizerConfig(lr=3e-3, warmup_steps=50, betas=(0.9, 0.99)),
         ema=EmaConfig(base=0.99, final=0.99),
         train=TrainConfig(
-            steps=1500, batch_size=64, precision="bf16", log_every=10, checkpoint_every=100
+            steps=2500, batch_size=64, precision="bf16", log_every=25, checkpoint_every=250
         ),
     )  # fmt: skip
