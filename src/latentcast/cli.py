@@ -62,7 +62,7 @@ def ingest(
 
 
 def inspect(store: Positional[Path], plot: Path | None = None, record: str | None = None) -> None:
-    """Print what a store holds; plot a recording on clinical grid.
+    """Check a store, print what it holds, plot a recording on clinical grid.
 
     Args:
         store: folder of the store.
@@ -75,6 +75,7 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
     from latentcast.data.store import Store
 
     opened = Store.open(store)
+    opened.verify()
     console = Console()
     print_description(describe(opened), console)
     if plot is not None:
@@ -167,6 +168,7 @@ def probe(
 
     console = Console()
     encoder, store = Encoder.from_pretrained(run, weights), Store.open(data)
+    store.verify()
     pretraining = data_of(run)
     if pretraining is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")

@@ -18,10 +18,10 @@ from latentcast.config import Config, EcgInput, Normalisation
 from latentcast.data.loader import CropLoader
 from latentcast.data.store import Store
 from latentcast.engine.checkpoint import State
-from latentcast.engine.journal import Journal
 from latentcast.engine.loop import train
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
+from latentcast.monitors.journal import Journal
 from latentcast.objectives.build import build
 from latentcast.signals.preprocess import EcgPreprocess
 
@@ -35,8 +35,8 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
         run: folder to write to; made when absent.
 
     Raises:
-        LatentcastError: the store does not fit the configuration, the run folder belongs to
-            another configuration or cannot be written.
+        LatentcastError: the store does not fit the configuration or is damaged, the run folder
+            belongs to another configuration or cannot be written.
     """
     store = Store.open(data)
     config = fitted(config, store)
@@ -111,6 +111,7 @@ def open_run(run: Path, config: Config, store: Store) -> None:
                 + "); choose another --out, or repeat the run's own settings to resume it"
             )
         return
+    store.verify()  # once a run, before its first step: a damaged shard must not be learned from
     try:
         run.mkdir(parents=True, exist_ok=True)
         write_text(file, config.to_yaml())

@@ -15,7 +15,7 @@ import torch
 
 from latentcast.config import Config
 from latentcast.engine import checkpoint
-from latentcast.engine.journal import TIMINGS, read_metrics
+from latentcast.monitors.journal import TIMINGS, read_metrics
 
 STEPS = 120
 

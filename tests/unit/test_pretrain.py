@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from latentcast import config as configuration
 from latentcast.config import Config
-from latentcast.engine.journal import TIMINGS, read_metrics
 from latentcast.errors import LatentcastError
+from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.pretrain import pretrain
 
 
@@ -44,6 +45,19 @@ def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path
 def test_missing_store_is_named(small_config: Config, tmp_path: Path) -> None:
     with pytest.raises(LatentcastError, match="nowhere"):
         pretrain(small_config, tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_a_damaged_shard_is_named_before_training(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    shutil.copytree(small_store, tmp_path / "store")
+    shard = tmp_path / "store" / "shard-00000.npy"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(LatentcastError, match=r"shard-00000\.npy: is damaged .* ingest again"):
+        pretrain(small_config, tmp_path / "store", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_unwritable_run_folder_is_named(

@@ -28,7 +28,7 @@ MOST_SKIPS_IN_A_ROW = 10
 
 
 class Watcher(Protocol):
-    """What the loop tells its surroundings; :class:`latentcast.engine.journal.Journal` is one."""
+    """What the loop tells its surroundings; :class:`latentcast.monitors.journal.Journal` is one."""
 
     def start(self, state: State, context: Context) -> None: ...
     def waiting(self, batches: Iterator[MicroBatches]) -> MicroBatches: ...

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from latentcast.files import write_text
 from latentcast.evaluation.leaks import Finding
 from latentcast.evaluation.metrics import SUPPORT, Estimate, Score
+from latentcast.files import write_text
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Watching a run: collapse with named alarms, and throughput against the machine's peak."""
+"""Watching a run: its log, collapse with named alarms, throughput against the peak."""

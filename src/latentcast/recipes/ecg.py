@@ -57,9 +57,9 @@ def nepa_ecg_tiny() -> Config:
             positions=Rotary(coordinates="normalized", rescale=None),
         ),
         objective=NepaConfig(patch_embedding="fixed"),
-        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=50, betas=(0.9, 0.99)),
+        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=200, betas=(0.9, 0.99)),
         ema=EmaConfig(base=0.99, final=0.99),
         train=TrainConfig(
-            steps=2500, batch_size=64, precision="bf16", log_every=25, checkpoint_every=250
+            steps=4000, batch_size=32, precision="bf16", log_every=40, checkpoint_every=400
         ),
     )  # fmt: skip

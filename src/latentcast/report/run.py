@@ -10,14 +10,14 @@ import numpy as np
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
-from latentcast.engine.journal import read_metrics
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
 from latentcast.evaluation.tasks import task as named
+from latentcast.monitors.journal import read_metrics
 from latentcast.report.page import write_report
 
-LICENCE = (
-    "the ECGs bundled with latentcast are a subset of PTB-XL 1.0.3 (Wagner et al., PhysioNet, "
+BUNDLED_LICENCE = (
+    "the ECGs bundled with latentcast: a subset of PTB-XL 1.0.3 (Wagner et al., PhysioNet, "
     "doi 10.13026/kfzx-aw45), CC BY 4.0, resampled to 100 Hz"
 )
 
@@ -42,9 +42,20 @@ def report_run(run: Path, encoder: Encoder, store: Store, task: str) -> Path:
     shown = _typical(encoder, store, rows)
     counts = store.take([shown], length=encoder.length)
     environment = json.loads((run / "environment.json").read_text())
+    provenance = store.manifest.provenance
+    what_was_run = {
+        "training": environment.get("command"),
+        "probe": probe["provenance"].get("command"),
+        "training seed": encoder.config.train.seed,
+        "weights": encoder.name,
+        "data": f"{store.path}: {len(store)} records of {store.patients} patients",
+        "source": provenance.get("source"),
+    }
+    if provenance.get("kind") == "packed":
+        what_was_run["licence of the data"] = BUNDLED_LICENCE
     return write_report(
         run,
-        title=run.resolve().name if encoder.config.recipe is None else encoder.config.recipe,
+        title=encoder.config.recipe,
         metrics=read_metrics(run),
         probe=probe,
         recording=store.recording(shown),
@@ -54,14 +65,7 @@ def report_run(run: Path, encoder: Encoder, store: Store, task: str) -> Path:
         labels=targets[rows],
         classes=named(task).classes,
         features_from=f"layer {tested['layer']}, {tested['pooling']}",
-        what_was_run={
-            "training": environment.get("command"),
-            "probe": probe["provenance"].get("command"),
-            "training seed": encoder.config.train.seed,
-            "weights": encoder.name,
-            "data": f"{store.path}: {len(store)} records of {store.patients} patients",
-            "licence": LICENCE,
-        },
+        what_was_run=what_was_run,
         environment=environment,
         config_yaml=encoder.config.to_yaml(),
     )
