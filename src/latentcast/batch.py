@@ -15,7 +15,8 @@ class Batch:
     Attributes:
         samples: int16 ``(B, samples, leads)``, time-major, or uint8 ``(B, height, width,
             channels)``.
-        ids: int64 ``(B,)``, rows of the store; all randomness is keyed by them.
+        ids: int64 ``(B,)``, the place of each sample in the endless order of visits. All randomness
+            is keyed by them, so a record met twice in one batch is cropped and dropped twice.
     """
 
     samples: Tensor

@@ -25,6 +25,7 @@ def ingest(
     layout: str | None = None,
     metadata: Path | None = None,
     missing_leads: Literal["quarantine", "mask"] = "quarantine",
+    scale: float = 0.001,
     workers: int | None = None,
 ) -> None:
     """Read recordings into a store; a killed ingest goes on where it was.
@@ -38,6 +39,7 @@ def ingest(
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
         metadata: CSV with a row for each record of an array.
         missing_leads: quarantine a record without a lead, or keep it with that lead masked.
+        scale: millivolts of one stored count; 0.001 holds ±32 mV.
         workers: reader processes; all processors by default.
     """
     from rich.console import Console
@@ -53,6 +55,7 @@ def ingest(
         layout=layout,
         metadata=metadata,
         missing_leads=missing_leads,
+        scale=scale,
         workers=workers,
     )
     Console().print(
@@ -184,6 +187,7 @@ def probe(
                 "run": str(run),
                 "command": _command(),
                 "training seed": encoder.config.train.seed,
+                "weights": f"{encoder.config.recipe}, {encoder.role}, step {encoder.step}",
             },
         )
     report.render(console)
@@ -216,6 +220,8 @@ def verify(parity: tuple[Path, ...]) -> int:
     from latentcast.verification.parity import compare
     from latentcast.verification.table import print_agreements
 
+    if not parity:
+        raise LatentcastError("verify: has nothing to compare; give files with --parity")
     console, failed = Console(), 0
     for file in parity:
         agreements = compare(file)

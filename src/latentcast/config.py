@@ -14,14 +14,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from latentcast.errors import LatentcastError, nearest
+from latentcast.signals.leads import canonical_names
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
     """Base of all configuration models: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Normalisation(Settings):
@@ -43,19 +50,26 @@ class EcgInput(Settings):
     """What the encoder sees of a recording; travels with the weights."""
 
     kind: Literal["ecg"] = "ecg"
-    sampling_rate: float = 500.0
+    sampling_rate: Positive = 500.0
     """Hz; a store at another rate is refused."""
     leads: tuple[str, ...] = (
         "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
     )  # fmt: skip
-    length: int = 5000
+    length: Count = 5000
     """Samples a crop; shorter recordings are padded, and padding is not valid."""
-    scale: float = 0.001
+    scale: Positive = 0.001
     """Millivolts for one integer count of the store."""
-    clip: float | None = 5.0
+    clip: Positive | None = 5.0
     """Normalised values are clipped to ±clip."""
     normalisation: Normalisation | None = None
     """Millivolts; None until training starts, then the statistics of the store's training split."""
+
+    @model_validator(mode="after")
+    def _leads_are_known(self) -> Self:
+        known = canonical_names(self.leads)
+        if known != self.leads:
+            raise ValueError(f"leads are {' '.join(self.leads)}; write {' '.join(known)}")
+        return self
 
     @property
     def channels(self) -> int:
@@ -70,9 +84,9 @@ class ImageInput(Settings):
     """What the encoder sees of an image: uint8 in, normalised floats out."""
 
     kind: Literal["image"] = "image"
-    height: int = 224
-    width: int = 224
-    channels: int = 3
+    height: Count = 224
+    width: Count = 224
+    channels: Count = 3
     normalisation: Normalisation | None = Normalisation(
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
@@ -89,38 +103,38 @@ class Rotary(Settings):
     """``normalized``: patch centres in [-1, 1] along each axis (the published rule; a 2.5 s crop
     is stretched to the same span as 10 s). ``seconds``: patch centres in seconds divided by
     ``shortest_period``, the same for every length."""
-    theta: float = 100.0
+    theta: Factor = 100.0
     """Ratio of the fastest to the slowest frequency."""
-    shortest_period: float = 0.4
+    shortest_period: Positive = 0.4
     """Seconds in one turn of the fastest frequency (``seconds`` only). 0.4 s turns neighbouring
     50 ms patches by π/4, as NEPA-B/14 does on images."""
-    rescale: float | None = 2.0
+    rescale: Factor | None = 2.0
     """Training only: coordinates times a log-uniform factor in [1/rescale, rescale]."""
-    shift: float | None = None
+    shift: NotNegative | None = None
     """Training only: coordinates plus a uniform offset in [-shift, shift] for each axis."""
-    jitter: float | None = None
+    jitter: Factor | None = None
     """Training only: each axis times a log-uniform factor in [1/jitter, jitter]."""
 
 
 class EncoderConfig(Settings):
     """A pre-norm transformer over patches."""
 
-    patch: int = 25
+    patch: Count = 25
     """Samples (1-D) or pixels a side (2-D) of a patch; must divide the input."""
-    width: int = 384
-    depth: int = 8
-    heads: int = 6
-    mlp_width: int = 1536
+    width: Count = 384
+    depth: Count = 8
+    heads: Count = 6
+    mlp_width: Count = 1536
     gated_mlp: bool = False
     activation: Activation = "gelu"
     qkv_bias: bool = True
     qk_norm: bool = True
     qk_norm_affine: bool = False
     qk_norm_bias: bool = False
-    layer_scale: float | None = 1e-5
-    drop_path: float = 0.0
+    layer_scale: Positive | None = 1e-5
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Rate of the last block; grows linearly from 0 at the first."""
-    norm_eps: float = 1e-12
+    norm_eps: Positive = 1e-12
     causal: bool = True
     positions: Rotary = Rotary()
 
@@ -131,8 +145,6 @@ class EncoderConfig(Settings):
                 f"width {self.width} is not a multiple of heads {self.heads}; "
                 f"use heads {_divisor_near(self.width, self.heads)}"
             )
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path is {self.drop_path}; use a rate in [0, 1)")
         return self
 
 
@@ -149,39 +161,39 @@ class NepaConfig(Settings):
 class OptimizerConfig(Settings):
     """AdamW and its schedules; all of them functions of the optimizer step."""
 
-    lr: float = 1e-3
-    final_lr: float = 0.0
-    warmup_steps: int = 10_000
-    weight_decay: float = 0.05
-    final_weight_decay: float | None = None
+    lr: NotNegative = 1e-3
+    final_lr: NotNegative = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 10_000
+    weight_decay: NotNegative = 0.05
+    final_weight_decay: NotNegative | None = None
     """Cosine from ``weight_decay`` to this over the run; None keeps it constant."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
-    clip_grad_norm: float | None = 1.0
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    eps: Positive = 1e-8
+    clip_grad_norm: Positive | None = 1.0
 
 
 class EmaConfig(Settings):
     """Momentum of the averaged weights: base to final, linear over all steps."""
 
-    base: float = 0.9999
-    final: float = 0.9999
-    warmup_steps: int = 0
+    base: Share = 0.9999
+    final: Share = 0.9999
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps for which the momentum stays at ``base`` before it starts to move."""
 
 
 class TrainConfig(Settings):
     """How long, how much at a time, how often to look."""
 
-    steps: int = 100_000
-    batch_size: int = 256
-    micro_batches: int = 1
+    steps: Count = 100_000
+    batch_size: Count = 256
+    micro_batches: Count = 1
     """Gradient accumulation: the batch is split into this many pieces."""
     random_crop: bool = True
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
+    log_every: Count = 50
+    checkpoint_every: Count = 1000
+    keep_checkpoints: Count = 2
     device: str = "auto"
 
     @model_validator(mode="after")
@@ -285,6 +297,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         tree = yaml.safe_load(file.read_text())
     except FileNotFoundError:
         raise LatentcastError(f"{file}: does not exist; check the path") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise LatentcastError(f"{file}: cannot be read ({problem}); name a YAML file") from None
     except yaml.YAMLError as problem:
         raise LatentcastError(f"{file}: is not valid YAML ({problem}); mend the file") from None
     if not isinstance(tree, dict):
@@ -343,11 +357,15 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _scalar(text: str) -> Any:
-    # YAML 1.1 reads 1e-3 as a string; a learning rate is a number.
     try:
+        # YAML 1.1 reads 1e-3 as a string; a learning rate is a number.
         return float(text) if "e" in text.lower() else yaml.safe_load(text)
     except ValueError:
-        return yaml.safe_load(text)
+        return text
+    except yaml.YAMLError:
+        raise LatentcastError(
+            f"--set ...={text}: is no value; write numbers, names or [a, b]"
+        ) from None
 
 
 def _sentence(problem: ValidationError, source: str) -> str:

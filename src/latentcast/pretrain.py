@@ -101,7 +101,7 @@ def _statistics(store: Store) -> Normalisation:
 
 def open_run(run: Path, config: Config, store: Store) -> None:
     """Make the run folder with its configuration and environment, or check that it is ours."""
-    file = run / "config.yaml"
+    file, told = run / "config.yaml", run / "environment.json"
     if file.exists():
         theirs = configuration.load(file)
         if theirs != config:
@@ -110,12 +110,13 @@ def open_run(run: Path, config: Config, store: Store) -> None:
                 + "; ".join(configuration.differences(config, theirs))
                 + "); choose another --out, or repeat the run's own settings to resume it"
             )
+        _note_resume(told, store)
         return
     store.verify()  # once a run, before its first step: a damaged shard must not be learned from
     try:
         run.mkdir(parents=True, exist_ok=True)
-        write_text(file, config.to_yaml())
-        write_text(run / "environment.json", json.dumps(environment(store), indent=1))
+        write_text(told, json.dumps(environment(store), indent=1))
+        write_text(file, config.to_yaml())  # last: its presence says that the folder is a run
     except OSError as problem:
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); choose another --out"
@@ -123,10 +124,36 @@ def open_run(run: Path, config: Config, store: Store) -> None:
 
 
 def data_of(run: Path) -> Store | None:
-    """The store a run was trained on, for the leak check; None when it is no longer there."""
+    """The store a run was trained on, for the leak check; None when it is no longer there.
+
+    A folder of that name that holds other data is not the store.
+    """
     file = run / "environment.json"
-    told = json.loads(file.read_text())["data"]["store"] if file.exists() else None
-    return Store.open(told) if told and Path(told).is_dir() else None
+    if not file.exists():
+        return None
+    told = json.loads(file.read_text())["data"]
+    if not (Path(told["store"]) / "manifest.json").is_file():
+        return None
+    store = Store.open(told["store"])
+    return store if _checksums(store) == told["sha256"] else None
+
+
+def _checksums(store: Store) -> dict[str, str]:
+    return {shard.file: shard.sha256 for shard in store.manifest.shards}
+
+
+def _note_resume(file: Path, store: Store) -> None:
+    """Refuse another store; write down another machine or version, since bits depend on it."""
+    told, now = json.loads(file.read_text()), environment(store)
+    if told["data"]["sha256"] != now["data"]["sha256"]:
+        raise LatentcastError(
+            f"{file}: the run was trained on {told['data']['store']}, {store.path} holds other "
+            "data; resume with the run's own store or choose another --out"
+        )
+    changed = {k: v for k, v in now.items() if k not in ("data", "command") and told.get(k) != v}
+    if changed and changed not in told.setdefault("resumed_under", []):
+        told["resumed_under"].append(changed)
+        write_text(file, json.dumps(told, indent=1))
 
 
 def environment(store: Store) -> dict[str, Any]:
@@ -144,7 +171,7 @@ def environment(store: Store) -> dict[str, Any]:
         "data": {
             "store": str(store.path.resolve()),
             "records": len(store),
-            "sha256": {shard.file: shard.sha256 for shard in store.manifest.shards},
+            "sha256": _checksums(store),
         },
     }
 

@@ -95,6 +95,38 @@ def test_a_save_cut_by_a_kill_leaves_the_former_one_good(
     assert not list(tmp_path.glob(".draft-*"))
 
 
+def test_a_full_disk_is_a_sentence_and_the_former_checkpoint_stays(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, small_config, 3)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(LatentcastError, match="No space left on device.*free space"):
+        save(tmp_path, small_config, 4)
+    monkeypatch.undo()
+    assert resume(tmp_path, small_config) == State(3, 1)
+
+
+def test_a_kill_while_old_ones_are_removed_leaves_no_half_checkpoint(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, small_config, 1, 2)
+    monkeypatch.setattr(
+        checkpoint.shutil, "rmtree", lambda path, **_: (path / "state.json").unlink(missing_ok=True)
+    )
+    save(tmp_path, small_config, 3, keep=2)
+    assert [p.name for p in checkpoint.list_steps(tmp_path)] == ["step-00000002", "step-00000003"]
+
+
+def test_a_state_that_is_no_mapping_is_refused(small_config: Config, tmp_path: Path) -> None:
+    (save(tmp_path, small_config, 4) / "state.json").write_text("[1, 2]")
+    with pytest.raises(LatentcastError, match="is not whole"):
+        resume(tmp_path, small_config)
+
+
 def test_nothing_in_a_checkpoint_is_pickled(small_config: Config, tmp_path: Path) -> None:
     names = {file.suffix for file in save(tmp_path, small_config, 4).iterdir()}
     assert names == {".safetensors", ".json"}

@@ -78,6 +78,7 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(tmp_path: 
         (("report", "nowhere", "--data", "x"), "nowhere"),
         (("inspect", "nowhere"), "nowhere"),
         (("ingest", "nowhere", "--out", "y"), "nowhere: does not exist"),
+        (("verify", "--parity"), "nothing to compare"),
         (("verify", "--parity", "nowhere.safetensors"), "nowhere.safetensors: cannot be read"),
     ],
 )  # fmt: skip

@@ -35,6 +35,7 @@ def test_features_equal_for_all_inputs_do_not_look_alive() -> None:
     constant = gaussian(1).expand(500, 16)
     seen = statistics(constant)
     assert seen.std == 0 and seen.rank == 1 and seen.mean_norm == pytest.approx(1)
+    assert seen.dead == 1
 
 
 def test_rank_sees_through_a_large_mean() -> None:
@@ -69,6 +70,13 @@ def test_a_flat_loss_of_zero_is_not_an_alarm() -> None:
 def test_copying_better_than_predicting_is_an_alarm_with_advice() -> None:
     (alarm,) = alarms({"target": HEALTHY}, loss=-0.6, copy_last_loss=-0.8)
     assert alarm.name == "copying-is-better" and "longer encoder.patch" in str(alarm)
+
+
+def test_nothing_valid_to_look_at_is_an_alarm_and_not_silence() -> None:
+    view, valid = gaussian(100), torch.zeros(100, dtype=torch.bool)
+    assert [a.name for a in alarms({"target": statistics(view, valid)}, 0.0, 0.0)] == [
+        "target-without-rows"
+    ]
 
 
 def test_dead_dimensions_are_counted() -> None:

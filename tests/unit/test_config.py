@@ -76,7 +76,19 @@ def test_flag_without_value_is_refused(tiny: Config) -> None:
         (["encoder.causal=false"], "would see the patch it predicts"),
         (["optimizer.warmup_steps=100000"], "longer than"),
         (["train.batch_size=100", "train.micro_batches=3"], "not a multiple of micro_batches"),
-        (["encoder.drop_path=1.5"], "rate in"),
+        (["encoder.drop_path=1.5"], "encoder.drop_path: .* less than 1"),
+        (["train.micro_batches=0"], "train.micro_batches: .* greater than 0"),
+        (["encoder.patch=0"], "encoder.patch: .* greater than 0"),
+        (["encoder.heads=0"], "encoder.heads: .* greater than 0"),
+        (["train.log_every=0"], "train.log_every"),
+        (["train.keep_checkpoints=0"], "train.keep_checkpoints"),
+        (["input.scale=-1"], "input.scale"),
+        (["ema.base=1.5"], "ema.base: .* less than or equal to 1"),
+        (["optimizer.lr=nan"], "optimizer.lr: .* finite"),
+        (["optimizer.betas=[1, 2]"], "optimizer.betas"),
+        (["input.leads=[I, I]"], "I"),
+        (["input.leads=[I, foo]"], "foo"),
+        (["input.leads=[I,II"], "is no value"),
         (["input.normalisation.mean=[0, 0]", "input.normalisation.std=[1]"], "mean has 2"),
     ],
 )
@@ -93,6 +105,8 @@ def test_missing_file_and_broken_yaml_are_named(tiny: Config, tmp_path: Path) ->
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(LatentcastError, match=r"bad\.yaml: is not valid YAML"):
         configuration.resolve(tiny, tmp_path / "bad.yaml")
+    with pytest.raises(LatentcastError, match="cannot be read"):
+        configuration.resolve(tiny, tmp_path)
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(LatentcastError, match="holds no mapping"):
         configuration.resolve(tiny, tmp_path / "list.yaml")

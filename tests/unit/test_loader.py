@@ -39,9 +39,7 @@ def test_batch_larger_than_the_data_goes_round() -> None:
 
 
 def test_crops_lie_inside_the_record_and_reach_both_ends(loader: CropLoader) -> None:
-    rows = np.repeat(loader.order.rows[:1], 5000)
-    # One row draws one start for each attempt; the ends must be reached.
-    starts = np.concatenate([loader.starts(n, rows[:1]) for n in range(5000)])
+    starts = loader.starts(np.arange(5000), np.repeat(loader.order.rows[:1], 5000))
     assert starts.min() == 0 and starts.max() == 600
 
 
@@ -61,9 +59,9 @@ def test_stream_from_any_attempt_equals_the_batches(loader: CropLoader) -> None:
 
 
 def test_crops_equal_the_recordings(loader: CropLoader) -> None:
-    batch = loader.batch(0)
-    starts = loader.starts(0, batch.ids.numpy())
-    for sample, row, start in zip(batch.samples, batch.ids.tolist(), starts, strict=True):
+    batch, rows = loader.batch(0), loader.order.batch(0, 6)
+    starts = loader.starts(batch.ids.numpy(), rows)
+    for sample, row, start in zip(batch.samples, rows.tolist(), starts.tolist(), strict=True):
         signal = loader.store.recording(row).signal[:, start : start + 400].T
         measured = sample.numpy() != INVALID
         assert measured.mean() > 0.5
@@ -75,7 +73,17 @@ def test_without_random_crops_the_middle_is_taken(small_store: Path, small_confi
     still = CropLoader(
         store, store.rows("train"), small_config.updated({"train.random_crop": False})
     )
-    assert set(still.starts(0, store.rows("train"))) == {300}
+    rows = store.rows("train")
+    assert set(still.starts(np.arange(len(rows)), rows)) == {300}
+
+
+def test_a_record_met_twice_in_a_batch_is_cropped_twice(
+    small_store: Path, small_config: Config
+) -> None:
+    store = Store.open(small_store)
+    few = CropLoader(store, store.rows("train")[:2], small_config)
+    starts = few.starts(few.batch(0).ids.numpy(), few.order.batch(0, 6))
+    assert len(set(starts.tolist())) > 2
 
 
 def test_an_error_in_the_reading_thread_reaches_the_loop() -> None:

@@ -42,7 +42,7 @@ class Silent:
             (state.step, float(output.loss), schedules.lr(state.step - 1), ema.distance())
         )
 
-    def skipped(self, state: State, gradient_norm: torch.Tensor) -> None:
+    def skipped(self, state: State, problem: str) -> None:
         self.skips.append(state.attempt)
 
 
@@ -150,8 +150,26 @@ def test_a_nan_batch_moves_nothing_and_is_counted(small_config: Config, tmp_path
 
 
 def test_nothing_but_nan_stops_with_advice(small_config: Config, tmp_path: Path) -> None:
-    with pytest.raises(LatentcastError, match="not finite 10 times in a row"):
+    with pytest.raises(LatentcastError, match="gradient norm is nan; .* 10 times in a row"):
         run(small_config, tmp_path, poison=frozenset(range(50)))
+
+
+def test_data_without_a_valid_patch_stops_and_decays_no_weight(
+    small_config: Config, tmp_path: Path
+) -> None:
+    """Three leads of twelve: every patch is mostly missing, the loss is 0 and looks like success."""
+    objective = build(small_config)
+    before = [p.clone() for p in objective.parameters()]
+
+    def mostly_missing(samples: torch.Tensor) -> Inputs:
+        valid = torch.zeros_like(samples, dtype=torch.bool)
+        valid[:, :3] = True
+        return Inputs(samples.where(valid, 0), valid)
+
+    with pytest.raises(LatentcastError, match="no patch of the batch is valid"):
+        train(objective, mostly_missing, batches(small_config), small_config, tmp_path, Silent())
+    after = objective.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_the_gradient_is_clipped_to_its_limit(small_config: Config) -> None:

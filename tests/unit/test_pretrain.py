@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from conftest import WFDB
 from latentcast import config as configuration
 from latentcast.config import Config
+from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, read_metrics
-from latentcast.pretrain import pretrain
+from latentcast.pretrain import data_of, pretrain
 
 
 def test_store_at_another_rate_names_both_and_the_mend(
@@ -75,6 +77,58 @@ def test_run_of_another_configuration_is_not_overwritten(
     pretrain(short, small_store, tmp_path)
     with pytest.raises(LatentcastError, match="another run .*train.seed is 1 here, 0 there"):
         pretrain(short.updated({"train.seed": 1}), small_store, tmp_path)
+
+
+def test_a_kill_before_the_first_step_does_not_break_the_run(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentcast import pretrain as module
+
+    true_write, written = module.write_text, []
+
+    def dies_second(path: Path, text: str) -> None:
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        true_write(path, text)
+
+    monkeypatch.setattr(module, "write_text", dies_second)
+    short = small_config.updated({"train.steps": 4})
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(short, small_store, tmp_path)
+    monkeypatch.undo()
+    pretrain(short, small_store, tmp_path)
+    assert (tmp_path / "environment.json").exists() and (tmp_path / "config.yaml").exists()
+
+
+def test_a_run_is_not_resumed_on_another_store(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    pretrain(short, small_store, tmp_path / "run")
+    ingest(WFDB, tmp_path / "other", fs=100, missing_leads="mask", quiet=True, workers=1)
+    manifest = tmp_path / "other" / "manifest.json"
+    told = json.loads(manifest.read_text())
+    told["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(told))
+    config = configuration.load(tmp_path / "run" / "config.yaml")
+    with pytest.raises(LatentcastError, match="holds other data; resume with the run's own store"):
+        pretrain(config, tmp_path / "other", tmp_path / "run")
+
+
+def test_the_training_store_is_known_only_while_its_data_is_the_same(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    shutil.copytree(small_store, tmp_path / "store")
+    pretrain(small_config.updated({"train.steps": 4}), tmp_path / "store", tmp_path / "run")
+    assert data_of(tmp_path / "run") is not None
+    manifest = tmp_path / "store" / "manifest.json"
+    told = json.loads(manifest.read_text())
+    told["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(told))
+    assert data_of(tmp_path / "run") is None
+    shutil.rmtree(tmp_path / "store")
+    assert data_of(tmp_path / "run") is None
 
 
 def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(

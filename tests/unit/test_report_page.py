@@ -15,7 +15,7 @@ from latentcast.errors import LatentcastError
 from latentcast.report import embedding
 from latentcast.report.page import write_report
 from latentcast.report.style import PALETTE, stylesheet
-from latentcast.report.verdict import verdict, with_short_names
+from latentcast.report.verdict import verdict
 from latentcast.signals.synthetic import synthetic_recording
 
 pytest.importorskip("matplotlib")
@@ -214,23 +214,6 @@ def test_the_headline_follows_the_interval(
     assert found.outcome == outcome and found.headline.startswith(words)
     includes = "includes zero" if outcome == "undecided" else "excludes zero"
     assert includes in found.sentences[1]
-
-
-def test_long_names_are_shortened_and_never_mixed_up() -> None:
-    given = probe()
-    long = {
-        "pretrained": "tiny (step-00000046)",
-        "random-initialised": "tiny (random-initialised)",
-        "random convolutions": "random convolutions",
-    }
-    for entry in (*given["rows"], *given["differences"]):
-        for key in {"name", "reference"} & set(entry):
-            entry[key] = long[entry[key]]
-        entry["choice"] = entry["choice"].replace("pretrained", long["pretrained"])
-    assert with_short_names(given) == with_short_names(probe()) == probe()
-    for entry in given["rows"][1:3]:
-        entry["name"] = "pretrained"
-    assert with_short_names(given) == given
 
 
 def test_an_undefined_difference_claims_nothing() -> None:

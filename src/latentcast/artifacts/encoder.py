@@ -16,12 +16,15 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.features import Pooling, check_pooling, pool
 from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
 from latentcast.objectives.nepa import Nepa
+from latentcast.signals.counts import to_counts
 from latentcast.signals.preprocess import EcgPreprocess
 from latentcast.signals.recording import INVALID, Recording
+from latentcast.signals.windows import window_starts
 
 Counts = npt.NDArray[np.int16]
 
@@ -34,12 +37,15 @@ class Encoder:
         objective: with its weights.
         role: ``teacher`` reads the averaged weights (what the original NEPA evaluates).
         name: how reports call it.
+        step: optimizer steps the weights have seen.
     """
 
-    def __init__(self, config: Config, objective: Objective, role: Role, name: str) -> None:
+    def __init__(
+        self, config: Config, objective: Objective, role: Role, name: str, step: int = 0
+    ) -> None:
         if not isinstance(config.input, EcgInput):
             raise LatentcastError(f"{name}: was trained on images; this reads recordings only")
-        self.config, self.name, self.role = config, name, role
+        self.config, self.name, self.role, self.step = config, name, role, step
         self._input, self._objective = config.input, objective.eval()
         self._network = objective.encoder(role)
         self._preprocess = EcgPreprocess(config.input)
@@ -52,12 +58,13 @@ class Encoder:
             LatentcastError: no such run, no checkpoint yet, or a damaged one.
         """
         run = Path(run)
-        config = configuration.load(run / "config.yaml")
         newest = checkpoint.latest(run / "checkpoints")
-        checkpoint.read_record(newest)
+        record = checkpoint.read_record(newest)
+        # The checkpoint's own configuration: an edited config.yaml must not change what is read.
+        config = configuration.validated(record["config"], f"{newest}/state.json")
         objective = build(config)
         objective.load_state_dict(checkpoint.read_tensors(newest, "model.safetensors"))
-        return cls(config, objective, role, f"{config.recipe} ({newest.name})")
+        return cls(config, objective, role, "pretrained", record["step"])
 
     @classmethod
     def random(cls, run: str | Path, seed: int | None = None) -> Self:
@@ -65,11 +72,13 @@ class Encoder:
 
         Without a seed it is the very network the run started from.
         """
-        config = configuration.load(Path(run) / "config.yaml")
+        newest = checkpoint.latest(Path(run) / "checkpoints")
+        record = checkpoint.read_record(newest)
+        config = configuration.validated(record["config"], f"{newest}/state.json")
         objective = build(config)
         if seed is not None:
             objective.initialise(seed)
-        return cls(config, objective, "student", f"{config.recipe} (random-initialised)")
+        return cls(config, objective, "student", "random-initialised")
 
     @property
     def leads(self) -> tuple[str, ...]:
@@ -137,42 +146,58 @@ class Encoder:
         errors = self._objective.patch_errors(self._inputs(samples), self.role)
         return errors.float().numpy()
 
+    @torch.no_grad()
     def embed(
-        self, recordings: Iterable[Recording], layer: str = "norm"
+        self, recordings: Iterable[Recording], layer: str = "norm", pooling: str = "mean"
     ) -> npt.NDArray[np.float32]:
-        """One vector a recording: the mean over valid tokens of a layer, ``(n, width)``.
+        """One vector a recording, ``(n, features)``: what the probe reads of it.
+
+        A recording is quality-checked and brought to counts as ingest does it, read through
+        windows of :attr:`length` (padded when it is shorter), pooled over valid tokens, and
+        averaged over the windows.
+
+        Args:
+            layer: one of :attr:`layer_names`.
+            pooling: mean, std, mean+std or last.
 
         Raises:
-            LatentcastError: an unknown layer, a recording at another rate or without a lead.
+            LatentcastError: an unknown layer or pooling; a recording at another rate, without a
+                lead that cannot be derived, or without a valid token.
         """
         if layer not in self.layer_names:
             raise LatentcastError(f"{layer}: is no layer; known: {', '.join(self.layer_names)}")
-        index = self.layer_names.index(layer)
-        return np.stack([self._mean(self.counts(recording), index) for recording in recordings])
+        index, how = self.layer_names.index(layer), check_pooling(pooling, causal=self.causal)
+        return np.stack([self._vector(recording, index, how) for recording in recordings])
 
     def counts(self, recording: Recording) -> Counts:
-        """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order."""
+        """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order.
+
+        Raises:
+            LatentcastError: another sampling rate, a missing lead, or an amplitude beyond int16.
+        """
         if recording.sampling_rate != self.sampling_rate:
             raise LatentcastError(
                 f"{recording.record_id}: sampling_rate is {recording.sampling_rate:g}, the encoder "
-                f"needs {self.sampling_rate:g}; resample it first"
+                f"needs {self.sampling_rate:g}; resample it first (latentcast.signals.resample)"
             )
-        missing = [lead for lead in self.leads if lead not in recording.leads]
-        if missing:
-            raise LatentcastError(
-                f"{recording.record_id}: lead {missing[0]} is missing; derive it or use "
-                "an encoder of fewer leads"
-            )
-        rows = [recording.leads.index(lead) for lead in self.leads]
-        millivolts, valid = recording.signal[rows], recording.valid[rows]
-        counts = np.rint(np.where(valid, millivolts, 0) / self.scale).clip(-32767, 32767)
-        whole = counts.shape[1] - counts.shape[1] % self.config.encoder.patch
-        return np.where(valid, counts, INVALID).astype(np.int16).T[:whole]
+        return to_counts(recording, self.leads, self.scale)
 
-    def _mean(self, counts: Counts, index: int) -> npt.NDArray[np.float32]:
-        layers, valid = self.token_layers(counts[None])
-        tokens = layers[index][0][valid[0]]
-        return tokens.mean(0).numpy() if len(tokens) else np.full(layers[index].shape[-1], np.nan)
+    def _vector(self, recording: Recording, index: int, how: Pooling) -> npt.NDArray[np.float32]:
+        counts = self.counts(recording)
+        starts = window_starts(len(counts), self.length)
+        windows = np.full((len(starts), self.length, len(self.leads)), INVALID, np.int16)
+        for window, start in zip(windows, starts, strict=True):
+            piece = counts[start : start + self.length]
+            window[: len(piece)] = piece
+        layers, valid = self.token_layers(windows)
+        seen = valid.any(dim=1)
+        if not seen.any():
+            raise LatentcastError(
+                f"{recording.record_id}: has no valid patch of {self.patch_seconds:g} s; it is too "
+                "short, flat or missing"
+            )
+        vector: Tensor = pool(layers[index][seen], valid[seen], how).mean(dim=0)
+        return vector.numpy()
 
     def _inputs(self, samples: Counts) -> Inputs:
         return self._preprocess(torch.from_numpy(np.ascontiguousarray(samples)))

@@ -12,14 +12,11 @@ import numpy.typing as npt
 
 from latentcast.data.manifest import SPLITS
 from latentcast.data.statistics import LeadSums
-from latentcast.signals.quality import Finding, assess
+from latentcast.signals.counts import choose_valid, quantise
+from latentcast.signals.quality import Finding
 from latentcast.signals.readers.source import Annotation, RecordRef, Source
-from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
+from latentcast.signals.recording import INVALID, BadRecord, Recording
 from latentcast.signals.resample import resample
-
-LARGEST = 32767
-FEWEST_COUNTS = 8
-"""A record whose largest lead spans fewer counts is all rounding: its unit or gain is wrong."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +92,7 @@ def _convert(source: Source, ref: RecordRef, target: Target) -> Converted:
     if ref.problem is not None:
         raise BadRecord(ref.problem)
     recording, annotation = source.read(ref)
-    if recording.samples == 0:
-        raise BadRecord("holds no samples")
-    if not recording.valid.any():
-        raise BadRecord("no sample is valid (all NaN)")
-    recording = select_leads(recording, target.leads, mask_missing=target.mask_missing)
-    recording, findings = assess(recording)
-    if not recording.valid.any():
-        raise BadRecord("no lead is valid: " + "; ".join(f.message for f in findings))
+    recording, findings = choose_valid(recording, target.leads, mask_missing=target.mask_missing)
     if recording.sampling_rate != target.sampling_rate:
         if not target.resample:
             raise BadRecord(
@@ -113,30 +103,8 @@ def _convert(source: Source, ref: RecordRef, target: Target) -> Converted:
         recording = resample(replace(recording, metadata=metadata), target.sampling_rate)
         if not recording.valid.any():
             raise BadRecord("is too short to resample: no valid sample remains")
-    counts = _quantise(recording, target.scale)
+    counts = quantise(recording, target.scale)
     return _converted(ref, recording, counts, annotation, findings)
-
-
-def _quantise(recording: Recording, scale: float) -> npt.NDArray[np.int16]:
-    scaled = recording.signal * np.float32(1 / scale)
-    missing = np.isnan(scaled)
-    np.rint(scaled, out=scaled)
-    peaks = np.fmax.reduce(np.abs(scaled), axis=1)
-    if np.fmax.reduce(peaks) > LARGEST:
-        lead = int(np.nanargmax(peaks))
-        raise BadRecord(
-            f"amplitude {float(peaks[lead]) * scale:.4g} mV in lead {recording.leads[lead]} is "
-            f"beyond ±{LARGEST * scale:.5g} mV; check gain and unit, or ingest with a coarser scale"
-        )
-    span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
-    if span < FEWEST_COUNTS:
-        raise BadRecord(
-            f"no lead spans more than {float(span) * scale:.2g} mV; check gain and unit, or ingest "
-            "with a finer scale"
-        )
-    if missing.any():
-        scaled[missing] = INVALID
-    return scaled.astype(np.int16)
 
 
 def _converted(

@@ -17,7 +17,7 @@ from latentcast.data.store import Store
 
 
 class CropLoader:
-    """Crops of recordings: which ones and where is a function of (seed, attempt, row).
+    """Crops of recordings: which ones and where is a function of (seed, attempt).
 
     Args:
         store: what to read from.
@@ -34,16 +34,17 @@ class CropLoader:
     def batch(self, attempt: int) -> Batch:
         """The whole batch of one attempt: int16 ``(B, length, leads)``."""
         rows = self.order.batch(attempt, self.train.batch_size)
-        samples = self.store.take(rows, self.starts(attempt, rows), self.length)
-        return Batch(torch.from_numpy(samples), torch.from_numpy(rows))
+        ids = self.order.positions(attempt, self.train.batch_size)
+        samples = self.store.take(rows, self.starts(ids, rows), self.length)
+        return Batch(torch.from_numpy(samples), torch.from_numpy(ids))
 
-    def starts(self, attempt: int, rows: Ints) -> Ints:
+    def starts(self, ids: Ints, rows: Ints) -> Ints:
         """First sample of each crop, always inside the record; 0 where the record is shorter."""
         room: Ints = np.maximum(0, self.store.lengths[rows] - self.length)
         if not self.train.random_crop:
             middle: Ints = room // 2
             return middle
-        draws = randomness.uniform(randomness.key(self.train.seed, attempt, "crop"), rows)
+        draws = randomness.uniform(randomness.key(self.train.seed, "crop"), ids)
         starts: Ints = (draws * (room + 1)).astype(np.int64)
         return starts
 

@@ -22,9 +22,14 @@ class Order:
     def __init__(self, rows: Ints, seed: int) -> None:
         self.rows, self.seed = rows, seed
 
+    @staticmethod
+    def positions(number: int, size: int) -> Ints:
+        """Positions of batch ``number`` in the endless sequence, each of them a single visit."""
+        return np.arange(number * size, (number + 1) * size)
+
     def batch(self, number: int, size: int) -> Ints:
         """Rows ``(size,)`` of batch ``number``."""
-        positions = np.arange(number * size, (number + 1) * size)
+        positions = self.positions(number, size)
         epochs, places = np.divmod(positions, len(self.rows))
         shuffled = np.empty(size, np.int64)
         for epoch in np.unique(epochs):

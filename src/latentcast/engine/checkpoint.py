@@ -49,10 +49,26 @@ def save(
     folder: Path, state: State, model: nn.Module, optimizer: Optimizer, config: Config, keep: int
 ) -> Path:
     """Write ``folder/step-N`` in one rename and drop all but the newest ``keep``."""
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{state.step:08d}"
-    if target.exists():  # the same step holds the same bits
+    if target.exists():  # the same step holds the same weights and moments
         return target
+    try:
+        _write(folder, target, state, model, optimizer, config)
+    except OSError as problem:
+        raise LatentcastError(
+            f"{target}: cannot be written ({problem}); free space and give the same command, the "
+            "run goes on from the checkpoint before"
+        ) from None
+    for old in list_steps(folder)[:-keep]:
+        # Renamed first: a kill while files are being removed must not leave half a checkpoint.
+        shutil.rmtree(old.rename(folder / f".draft-{old.name}"))
+    return target
+
+
+def _write(
+    folder: Path, target: Path, state: State, model: nn.Module, optimizer: Optimizer, config: Config
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".draft-{target.name}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -68,11 +84,9 @@ def save(
     (draft / "state.json").write_text(json.dumps(record, indent=1))
     for file in draft.iterdir():
         sync(file)
+    sync(draft)
     draft.rename(target)
     sync(folder)
-    for old in list_steps(folder)[:-keep]:
-        shutil.rmtree(old)
-    return target
 
 
 def list_steps(folder: Path) -> list[Path]:
@@ -126,7 +140,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
                 raise LatentcastError(
                     f"{checkpoint / name}: is damaged (checksum); " + _mend(checkpoint)
                 )
-    except (OSError, ValueError, KeyError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise LatentcastError(
             f"{checkpoint}: is not whole ({problem}); " + _mend(checkpoint)
         ) from None

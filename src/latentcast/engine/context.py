@@ -42,7 +42,7 @@ class Context:
 
 
 class StopRequest:
-    """Set by SIGTERM or SIGUSR1; the loop saves and leaves after the step in hand."""
+    """Set by SIGTERM, SIGUSR1 or Ctrl-C; the loop saves and leaves after the step in hand."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -52,14 +52,15 @@ class StopRequest:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C leaves at once
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listen for SIGTERM and SIGUSR1, and restore the former handlers afterwards."""
+    """Listen for SIGTERM, SIGUSR1 and SIGINT, and restore the former handlers afterwards."""
     request = StopRequest()
     former = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         try:
             former[number] = signal.signal(number, request.handle)
         except ValueError:  # not the main thread: the host program owns the signals

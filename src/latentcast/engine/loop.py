@@ -35,7 +35,7 @@ class Watcher(Protocol):
     def updated(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None: ...
-    def skipped(self, state: State, gradient_norm: Tensor) -> None: ...
+    def skipped(self, state: State, problem: str) -> None: ...
 
 
 def train(
@@ -77,15 +77,12 @@ def train(
                 objective, preprocess, micro_batches, config.train.seed, state, context
             )
             norm = gradient_norm(objective, config.optimizer.clip_grad_norm)
-            if not torch.isfinite(norm):  # no update: the optimizer, EMA and schedules stay
+            if problem := unusable(output, norm):  # optimizer, EMA and schedules all stay
                 optimizer.zero_grad()
                 state.skipped, skips = state.skipped + 1, skips + 1
-                watcher.skipped(state, norm)
+                watcher.skipped(state, problem)
                 if skips == MOST_SKIPS_IN_A_ROW:
-                    raise LatentcastError(
-                        f"step {state.step}: the gradient was not finite {skips} times in a row; "
-                        "look for NaN in the data (latentcast inspect) or lower optimizer.lr"
-                    )
+                    raise LatentcastError(f"step {state.step}: {problem}, {skips} times in a row")
                 continue
             skips = 0
             optimizer.step()
@@ -141,6 +138,21 @@ def joined(outputs: list[Output], total: Tensor) -> Output:
         for name in outputs[-1].scalars
     }
     return Output(loss, total, scalars, outputs[-1].views, outputs[-1].valid)
+
+
+def unusable(output: Output, norm: Tensor) -> str | None:
+    """Why a batch must not move the weights, with the mend; None when it may."""
+    if not torch.isfinite(norm):
+        return (
+            f"the gradient norm is {float(norm)}; look for outliers in the data "
+            "(latentcast inspect) or lower optimizer.lr"
+        )
+    if not output.weight > 0:
+        return (
+            "no patch of the batch is valid enough to be a target; look at the share that is not "
+            "valid (latentcast inspect), or train on the leads that were recorded (input.leads)"
+        )
+    return None
 
 
 def gradient_norm(objective: Objective, limit: float | None) -> Tensor:

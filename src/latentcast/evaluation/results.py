@@ -93,6 +93,8 @@ class ProbeReport:
                 markup=False,
             )
         console.print(self._sources())
+        for line in self._supported():
+            console.print(line, markup=False)
         for difference in self.differences:
             console.print(_sentence(difference), markup=False)
         console.print(self._labels())
@@ -102,23 +104,35 @@ class ProbeReport:
 
     def _sources(self) -> Table:
         level = round(100 * self.bootstrap["level"])
-        table = Table(title=self.protocol, title_justify="left")
-        for heading in ("features", "layer", "pooling", "C"):
+        counts = " / ".join(str(count) for count in self.records.values())
+        table = Table(
+            title=self.protocol,
+            title_justify="left",
+            caption=f"{counts} records; {self.rows[0].pooling} over tokens",
+            caption_justify="left",
+        )
+        for heading in ("features", "layer", "C"):
             table.add_column(heading)
-        for heading in ("validation", f"test macro AUROC [{level} %]", "supported labels", "n"):
-            table.add_column(heading, justify="right")
+        for heading in ("validation", f"test macro AUROC [{level} %]"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(
                 row.name,
                 row.layer if row.choice == OWN else f"{row.layer} ({row.choice})",
-                row.pooling,
                 f"{row.penalty:g}",
                 _number(row.validation),
                 _interval(row.score.macro),
-                f"{_interval(row.score.supported)} of {len(row.score.supported_labels)}",
-                str(self.records["test"]),
             )
         return table
+
+    def _supported(self) -> list[str]:
+        """A line for each reading over the labels with enough positives, if some have too few."""
+        return [
+            f"{row.name}, the {len(row.score.supported_labels)} labels with {SUPPORT} or more "
+            f"positives in the test fold: {_interval(row.score.supported)}"
+            for row in self.rows
+            if row.choice == OWN and len(row.score.supported_labels) < len(self.labels)
+        ]
 
     def _labels(self) -> Table:
         table = Table(
@@ -130,7 +144,7 @@ class ProbeReport:
             table.add_column(split, justify="right")
         own = [row for row in self.rows if row.choice == OWN]
         for row in own:
-            table.add_column(row.name, justify="right")
+            table.add_column(row.name, justify="right", no_wrap=row is own[0])
         areas = [{label.name: label.auroc for label in row.score.labels} for row in own]
         undefined = Estimate(math.nan, math.nan, math.nan)
         for label in self.labels:

@@ -7,6 +7,7 @@ never the alarm here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,15 @@ from torch import Tensor
 
 ROWS = 4096
 """Rows a statistic is computed from at the most: enough for widths up to about a thousand."""
+
+LEAST_RANK = 2.0
+"""Effective rank under which a representation has collapsed to a line."""
+CONSTANT_DIRECTION = 0.95
+"""Norm of the mean direction above which all vectors point the same way."""
+MOST_DEAD = 0.5
+"""Share of dimensions that may stand still."""
+COPYING_WORKS = -0.5
+"""Loss of repeating the last patch under which copying is a temptation."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ def statistics(view: Tensor, valid: Tensor | None = None) -> Statistics:
         rank=effective_rank(rows),
         mean_norm=float(directions.mean(0).norm()),
         std=float(deviation.mean()),
-        dead=float((deviation < 1e-3 * deviation.mean()).float().mean()),
+        dead=float((deviation <= 1e-3 * deviation.mean()).float().mean()),
     )
 
 
@@ -84,31 +94,28 @@ class Alarm:
 def alarms(
     views: Mapping[str, Statistics], loss: float, copy_last_loss: float | None
 ) -> list[Alarm]:
-    """The alarms that the statistics of one step raise."""
+    """The alarms that the statistics of one step raise; ``x < nan`` must not silence one."""
     found = []
     for name, seen in views.items():
-        if seen.rank < 2:
-            found.append(Alarm(
-                f"{name}-rank-collapse",
-                f"effective rank of the {name} is {seen.rank:.1f}",
-                "lower optimizer.lr, or check that the input is not constant",
-            ))  # fmt: skip
-        if seen.mean_norm > 0.95:
-            found.append(Alarm(
-                f"{name}-constant-direction",
-                f"the mean direction of the {name} has norm {seen.mean_norm:.2f}",
-                "a constant predicts this well; standardise the targets or lower optimizer.lr",
-            ))  # fmt: skip
-        if seen.dead > 0.5:
-            found.append(Alarm(
-                f"{name}-dead-dimensions",
-                f"{seen.dead:.0%} of the dimensions of the {name} do not vary",
-                "lower optimizer.lr or encoder.width",
-            ))  # fmt: skip
-    if copy_last_loss is not None and loss > copy_last_loss and copy_last_loss < -0.5:
-        found.append(Alarm(
-            "copying-is-better",
-            f"repeating the last patch scores {copy_last_loss:.3f}, the model {loss:.3f}",
-            "train longer, or use a longer encoder.patch so that copying no longer solves the task",
-        ))  # fmt: skip
+        if not math.isfinite(seen.rank):
+            what = f"no two valid rows of the {name} to look at"
+            found.append(
+                Alarm(f"{name}-without-rows", what, "look at the data: latentcast inspect")
+            )
+        if seen.rank < LEAST_RANK:
+            what = f"effective rank of the {name} is {seen.rank:.1f}"
+            mend = "lower optimizer.lr, or check that the input is not constant"
+            found.append(Alarm(f"{name}-rank-collapse", what, mend))
+        if seen.mean_norm > CONSTANT_DIRECTION:
+            what = f"the mean direction of the {name} has norm {seen.mean_norm:.2f}"
+            mend = "set objective.patch_embedding=fixed, or lower optimizer.lr"
+            found.append(Alarm(f"{name}-constant-direction", what, mend))
+        if seen.dead > MOST_DEAD:
+            what = f"{seen.dead:.0%} of the dimensions of the {name} do not vary"
+            mend = "lower optimizer.lr or encoder.width"
+            found.append(Alarm(f"{name}-dead-dimensions", what, mend))
+    if copy_last_loss is not None and loss > copy_last_loss and copy_last_loss < COPYING_WORKS:
+        what = f"repeating the last patch scores {copy_last_loss:.3f}, the model {loss:.3f}"
+        mend = "train longer, or use a longer encoder.patch so that copying no longer works"
+        found.append(Alarm("copying-is-better", what, mend))
     return found

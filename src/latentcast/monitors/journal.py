@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
+from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.monitors import collapse
 from latentcast.monitors.throughput import matmul_peak
@@ -56,8 +58,13 @@ class Journal:
         steps = self._config.train.steps
         if state.step:
             self._say(f"resuming at step {state.step} of {steps}")
-        _cut(self._file, state.step)
-        self._stream = self._file.open("a")
+        try:
+            _cut(self._file, state.step)
+            self._stream = self._file.open("a")
+        except OSError as problem:
+            raise LatentcastError(
+                f"{self._file}: cannot be written ({problem}); free space or choose another --out"
+            ) from None
         self._device = context.device
         self._peak = matmul_peak(context.device, context.precision)
         self._task = self._progress.add_task(self._config.recipe, total=steps, completed=state.step)
@@ -80,17 +87,17 @@ class Journal:
         self._waited += time.perf_counter() - start
         return batch
 
-    def skipped(self, state: State, gradient_norm: Tensor) -> None:
-        self._say(
-            f"step {state.step}: skipped, the gradient norm is {float(gradient_norm)} "
-            f"({state.skipped} skipped so far); weights, average and schedules stay"
-        )
+    def skipped(self, state: State, problem: str) -> None:
+        """Called instead of :meth:`updated` when a batch was given up."""
+        self._say(f"step {state.step}: skipped ({state.skipped} so far), {problem}")
 
     def updated(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
         """Called after each optimizer step; does its work on every ``log_every``-th."""
         self._steps += 1
+        if state.step % self._config.train.checkpoint_every == 0 and self._stream is not None:
+            os.fsync(self._stream.fileno())  # no checkpoint without the rows below it
         self._progress.update(self._task, completed=state.step)
         last = state.step == self._config.train.steps
         if state.step % self._config.train.log_every and not last and state.step != 1:
@@ -116,7 +123,7 @@ class Journal:
         row["alarms"] = [alarm.name for alarm in found]
         row |= self._timings(state)
         assert self._stream is not None  # the loop calls start first
-        self._stream.write(json.dumps(row) + "\n")
+        self._stream.write(json.dumps(_plain(row), allow_nan=False) + "\n")
         self._stream.flush()
         self._say(self._line(row))
         for alarm in found:
@@ -167,6 +174,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what is not finite becomes null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
 
 
 def _cut(file: Path, step: int) -> None:

@@ -45,7 +45,7 @@ class PatchEncoder(nn.Module):
     def embed(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to CLS and patch embeddings ``(B, 1 + N, width)``."""
         patches = self.patches(values)
-        return torch.cat([self.cls.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1)
+        return torch.cat([self.cls.expand(len(patches), -1, -1), patches], dim=1)
 
     def transform(
         self, embedding: Tensor, size: tuple[int, ...], draw: Draw | None = None

@@ -45,12 +45,12 @@ class Nepa(Objective):
         target = z[:, 1:].detach()
         similarity = cosine(h[:, :-1], target)
         valid = self._valid(inputs)
-        with torch.no_grad():
-            copied = cosine(z[:, :-1], target)
+        with torch.no_grad():  # from the second patch on: before the first there is none to copy
+            copied = cosine(z[:, 1:-1], target[:, 1:])
         return Output(
             loss=-_mean(similarity, valid),
             weight=_count(similarity, valid),
-            scalars={"copy_last_loss": -_mean(copied, valid)},
+            scalars={"copy_last_loss": -_mean(copied, None if valid is None else valid[:, 1:])},
             views={"target": target, "output": h[:, :-1].detach()},
             valid=valid,
         )

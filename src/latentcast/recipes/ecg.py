@@ -38,13 +38,13 @@ def nepa_ecg_small() -> Config:
 def nepa_ecg_base() -> Config:
     """The published base variant: 768 wide, 12 deep, 12 heads, MLP 3072."""
     small = nepa_ecg_small()
-    wide = {"width": 768, "depth": 12, "heads": 12, "mlp_width": 3072}
-    return small.model_copy(
-        update={
-            "recipe": "nepa-ecg-base",
-            "encoder": small.encoder.model_copy(update=wide),
-        }
-    )
+    wide = {
+        "encoder.width": 768,
+        "encoder.depth": 12,
+        "encoder.heads": 12,
+        "encoder.mlp_width": 3072,
+    }
+    return small.updated({"recipe": "nepa-ecg-base", **wide})
 
 
 def nepa_ecg_tiny() -> Config:

@@ -38,13 +38,14 @@ def nepa_image_base() -> Config:
 def nepa_image_large() -> Config:
     """NEPA-L/14 as published: 1024 wide, 24 deep, 16 heads, MLP 4096, affine QK-norm."""
     base = nepa_image_base()
-    wide = {"width": 1024, "depth": 24, "heads": 16, "mlp_width": 4096, "qk_norm_affine": True}
-    return base.model_copy(
-        update={
-            "recipe": "nepa-image-large",
-            "encoder": base.encoder.model_copy(update=wide),
-        }
-    )
+    wide = {
+        "encoder.width": 1024,
+        "encoder.depth": 24,
+        "encoder.heads": 16,
+        "encoder.mlp_width": 4096,
+        "encoder.qk_norm_affine": True,
+    }
+    return base.updated({"recipe": "nepa-image-large", **wide})
 
 
 def nepa_image_tiny() -> Config:

@@ -22,7 +22,6 @@ from latentcast.report.verdict import (
     level_of,
     number,
     verdict,
-    with_short_names,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ def write_report(
     Raises:
         LatentcastError: matplotlib or scikit-learn is missing, or a picture's input does not fit.
     """
-    probe = with_short_names(probe)
     found = verdict(probe)
     sections = [
         _result(probe),

@@ -47,7 +47,7 @@ def report_run(run: Path, encoder: Encoder, store: Store, task: str) -> Path:
         "training": environment.get("command"),
         "probe": probe["provenance"].get("command"),
         "training seed": encoder.config.train.seed,
-        "weights": encoder.name,
+        "weights": probe["provenance"].get("weights"),
         "data": f"{store.path}: {len(store)} records of {store.patients} patients",
         "source": provenance.get("source"),
     }

@@ -32,34 +32,6 @@ def outcome(estimate: Mapping[str, Any]) -> Outcome:
     return "worse" if high < 0 else "undecided"
 
 
-def with_short_names(probe: Mapping[str, Any]) -> dict[str, Any]:
-    """The probe with names that fit a headline and a table.
-
-    The first source is the encoder of the run, "pretrained". A floor of the same encoder loses
-    what it has in common with it: "tiny (random-initialised)" becomes "random-initialised".
-    """
-    names = list(dict.fromkeys(row["name"] for row in probe["rows"]))
-    tested, base = names[0], names[0].partition(" (")[0]
-    short = {
-        name: name[len(base) + 2 : -1]
-        if name.startswith(f"{base} (") and name.endswith(")")
-        else name
-        for name in names
-    } | {tested: "pretrained"}
-    if len(set(short.values())) < len(names):
-        return dict(probe)
-
-    def renamed(entry: Mapping[str, Any]) -> dict[str, Any]:
-        changed = {key: short[entry[key]] for key in ("name", "reference") if key in entry}
-        return {**entry, **changed, "choice": entry["choice"].replace(tested, short[tested])}
-
-    return {
-        **probe,
-        "rows": [renamed(row) for row in probe["rows"]],
-        "differences": [renamed(difference) for difference in probe["differences"]],
-    }
-
-
 def verdict(probe: Mapping[str, Any]) -> Verdict:
     """The headline compares the first source with the first floor, the sentences with each.
 

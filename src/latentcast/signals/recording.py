@@ -114,8 +114,8 @@ def select_leads(recording: Recording, leads: tuple[str, ...], *, mask_missing: 
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
         raise BadRecord(
-            f"{recording.record_id}: lacks lead {', '.join(absent)}; ingest with missing leads "
-            "masked to keep it"
+            f"lacks lead {', '.join(absent)}; ingest with --missing-leads mask (in Python: "
+            "mask_missing) to keep it"
         )
     signal = np.full((len(leads), recording.samples), np.nan, dtype=np.float32)
     valid = np.zeros(signal.shape, dtype=np.bool_)

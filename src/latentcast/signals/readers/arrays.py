@@ -5,7 +5,6 @@ Rate, lead names, unit and the order of the axes are arguments; none of them is 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,6 +18,7 @@ from latentcast.errors import LatentcastError, nearest
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import ptbxl
 from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.readers.table import Row, check_cells, read_rows
 from latentcast.signals.recording import BadRecord, Recording, from_signal, millivolts_per
 
 LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
@@ -60,7 +60,7 @@ class ArraySource:
         if sampling_rate is None or leads is None or unit is None or layout is None:
             raise LatentcastError(
                 f"{path}: an array does not say its {', '.join(unsaid)}; give them, for example "
-                "--fs 500 --leads I II V1 --unit mV --layout records,leads,samples"
+                "--fs 500 --leads I,II,V1 --unit mV --layout records,leads,samples"
             )
         if layout not in LAYOUTS:
             raise LatentcastError(f"--layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
@@ -142,12 +142,8 @@ def _load(path: Path, modified: int, size: int) -> npt.NDArray[Any]:
         raise LatentcastError(f"{path}: is no readable array file ({error})") from error
 
 
-def _read_rows(path: Path, records: int) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise LatentcastError(f"{path}: cannot be read ({error})") from error
+def _read_rows(path: Path, records: int) -> list[Row]:
+    _, rows = read_rows(path)
     if len(rows) != records:
         raise LatentcastError(
             f"{path}: has {len(rows)} rows, the array {records} records; one row per record, in "
@@ -159,8 +155,9 @@ def _read_rows(path: Path, records: int) -> list[dict[str, str]]:
 _KNOWN = ("record_id", "patient_id", "fold", "strat_fold", "labels", "scp_codes")
 
 
-def _annotation(row: dict[str, str]) -> Annotation:
+def _annotation(row: Row) -> Annotation:
     try:
+        check_cells(row)
         fold = row.get("fold") or row.get("strat_fold")
         labels = {c.strip(): 1.0 for c in (row.get("labels") or "").split(";") if c.strip()}
         if row.get("scp_codes"):
@@ -171,5 +168,5 @@ def _annotation(row: dict[str, str]) -> Annotation:
             labels=labels,
             metadata={k: v for k, v in row.items() if v and k not in _KNOWN},
         )
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, OverflowError) as error:
         raise BadRecord(f"its metadata row cannot be read: {error}") from error

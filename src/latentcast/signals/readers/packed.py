@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,15 @@ def decode(data: bytes, records: int, samples: int) -> Counts:
     return counts
 
 
+@dataclass(frozen=True)
+class Part:
+    """One file of records; ``sha256`` is that of the decoded samples."""
+
+    file: str
+    records: int
+    sha256: str
+
+
 class PackedSource:
     """The records of a folder in this form, with PTB-XL's table beside them."""
 
@@ -106,46 +116,60 @@ class PackedSource:
         try:
             index = json.loads((root / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise LatentcastError(f"{root / INDEX}: cannot be read ({error})") from error
+            raise LatentcastError(
+                f"{root / INDEX}: cannot be read ({error}); restore it"
+            ) from error
         if index.get("format") != FORMAT or tuple(index.get("leads", ())) != CANONICAL_LEADS:
             raise LatentcastError(
                 f"{root / INDEX}: format is {index.get('format')!r}, this version reads {FORMAT!r}"
             )
-        self.sampling_rate: float | None = float(index["sampling_rate"])
         self.native_leads: tuple[str, ...] | None = None
-        self.samples = int(index["samples"])
-        self.parts: list[dict[str, Any]] = index["parts"]
+        try:
+            self.sampling_rate: float | None = float(index["sampling_rate"])
+            self.samples = int(index["samples"])
+            self.parts = [
+                Part(str(part["file"]), int(part["records"]), str(part["sha256"]))
+                for part in index["parts"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise LatentcastError(
+                f"{root / INDEX}: is damaged ({type(error).__name__}: {error}); restore it"
+            ) from error
         # A part is decoded whole, so one process had better read all of it.
-        self.batch = max((int(part["records"]) for part in self.parts), default=1)
+        self.batch = max((part.records for part in self.parts), default=1)
         self.rows = ptbxl.read_table(root / ptbxl.TABLE)
-        total = sum(part["records"] for part in self.parts)
+        total = sum(part.records for part in self.parts)
         if len(self.rows) != total:
             raise LatentcastError(
-                f"{root}: {ptbxl.TABLE} has {len(self.rows)} rows for {total} records"
+                f"{root}: {ptbxl.TABLE} has {len(self.rows)} rows for {total} records; restore it"
             )
 
     def refs(self) -> list[RecordRef]:
+        files = [part.file for part in self.parts for _ in range(part.records)]
         refs = []
-        first = 0
-        for part in self.parts:
-            for row in range(part["records"]):
-                key = ptbxl.record_id(self.rows[first + row]["ecg_id"])
-                refs.append(RecordRef(key, part["file"], first + row))
-            first += part["records"]
+        for position, (file, row) in enumerate(zip(files, self.rows, strict=True)):
+            key, _, problem = ptbxl.identify(row, position + 2)
+            refs.append(RecordRef(key, file, position, problem))
         return refs
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256((self.root / INDEX).read_bytes())
-        digest.update((self.root / ptbxl.TABLE).read_bytes())
+        digest = hashlib.sha256()
+        # Parts are few and small enough to read them whole: no damage of theirs goes unseen.
+        for file in (INDEX, ptbxl.TABLE, *(part.file for part in self.parts)):
+            try:
+                content = (self.root / file).read_bytes()
+            except OSError:
+                content = b"missing"
+            digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
         first = 0
         for part in self.parts:
-            if part["file"] == ref.file:
+            if part.file == ref.file:
                 break
-            first += part["records"]
-        counts = _part(self.root / ref.file, part["records"], self.samples, part["sha256"])
+            first += part.records
+        counts = _part(self.root / ref.file, part.records, self.samples, part.sha256)
         assert self.sampling_rate is not None
         signal = counts[ref.row - first].astype(np.float32) / np.float32(1000.0)
         annotation = ptbxl.annotation(self.rows[ref.row])

@@ -6,11 +6,11 @@ Source: Wagner et al., PTB-XL, PhysioNet 1.0.3, doi 10.13026/kfzx-aw45.
 from __future__ import annotations
 
 import ast
-import csv
 from pathlib import Path
 
 from latentcast.errors import LatentcastError
 from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.readers.table import Row, check_cells, read_rows
 
 TABLE = "ptbxl_database.csv"
 _NEEDED = ("ecg_id", "patient_id", "scp_codes", "strat_fold")
@@ -19,8 +19,19 @@ _NUMBERS = frozenset({"age", "height", "weight"})
 
 
 def record_id(ecg_id: str) -> str:
-    """The id of a PTB-XL record in every store, at any rate: ``"7"`` -> ``"00007"``."""
-    return f"{int(float(ecg_id)):05d}"
+    """The id of a PTB-XL record in every store, at any rate: ``"7"`` -> ``"00007"``.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    return f"{_whole(ecg_id):05d}"
+
+
+def _whole(cell: str) -> int:
+    try:
+        return int(float(cell))
+    except OverflowError:
+        raise ValueError(f"{cell!r} is no number") from None
 
 
 def parse_codes(text: str) -> dict[str, float]:
@@ -29,50 +40,66 @@ def parse_codes(text: str) -> dict[str, float]:
     Raises:
         ValueError: the cell is no such dict.
     """
-    codes = ast.literal_eval(text)
-    if not isinstance(codes, dict):
-        raise ValueError(f"scp_codes is {text[:40]!r}, not a dict")
-    return {str(code): float(likelihood) for code, likelihood in codes.items()}
+    try:
+        codes = ast.literal_eval(text)
+        return {str(code): float(likelihood) for code, likelihood in codes.items()}
+    # Any cell may be met here, and the parser answers deep nesting with the last two.
+    except (
+        ValueError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError,
+        RecursionError,
+    ) as error:  # fmt: skip
+        raise ValueError(
+            f"scp_codes {text[:40]!r} is no dict of code to likelihood ({type(error).__name__})"
+        ) from error
 
 
-def annotation(row: dict[str, str]) -> Annotation:
+def annotation(row: Row) -> Annotation:
     """One line of the table; empty cells are left out of the metadata.
 
     An age of 300 is PTB-XL's mark for "over 89" and stays as it is.
+
+    Raises:
+        ValueError: a cell is missing or cannot be read.
     """
+    check_cells(row)
     metadata: dict[str, object] = {}
     for column, cell in row.items():
         if cell and column not in _NOT_METADATA:
             metadata[column] = float(cell) if column in _NUMBERS else cell
     patient = row["patient_id"]
     return Annotation(
-        patient_id=str(int(float(patient))) if patient else None,
-        fold=int(float(row["strat_fold"])),
+        patient_id=str(_whole(patient)) if patient else None,
+        fold=_whole(row["strat_fold"]),
         labels=parse_codes(row["scp_codes"]),
         metadata=metadata,
     )
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[Row]:
     """The rows of ``ptbxl_database.csv``, as text, in the order of the file.
 
     Raises:
-        LatentcastError: a needed column is missing or the file is no text.
+        LatentcastError: the file is missing, a needed column is, or it is no text.
     """
+    columns, rows = read_rows(path)
+    missing = [name for name in _NEEDED if name not in columns]
+    if missing:
+        raise LatentcastError(
+            f"{path}: has no column {', '.join(missing)}; use the table of PTB-XL 1.0.x"
+        )
+    return rows
+
+
+def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
+    """Record id and annotation of a row; ``"line <n>"`` and the problem where it cannot be read."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-            if missing:
-                raise LatentcastError(
-                    f"{path}: has no column {', '.join(missing)}; use the table of PTB-XL 1.0.x"
-                )
-            return list(reader)
-    except UnicodeDecodeError as error:
-        raise LatentcastError(f"{path}: is not UTF-8 text; {error}") from error
+        check_cells(row)
+        return record_id(row["ecg_id"]), annotation(row), None
+    except ValueError as error:
+        return f"line {line}", None, f"{TABLE} line {line}: {error}"
 
 
-def file_column(path: Path, rows: list[dict[str, str]], sampling_rate: float | None) -> str:
+def file_column(path: Path, rows: list[Row], sampling_rate: float | None) -> str:
     """Which of the two sets of files to read: ``filename_lr`` (100 Hz) or ``filename_hr`` (500).
 
     Where both lie in the folder the wanted rate decides; nothing is assumed in its place.
@@ -83,7 +110,7 @@ def file_column(path: Path, rows: list[dict[str, str]], sampling_rate: float | N
     there = [
         column
         for column in ("filename_lr", "filename_hr")
-        if any((path.parent / f"{row.get(column, '')}.hea").is_file() for row in rows)
+        if any((path.parent / f"{row.get(column)}.hea").is_file() for row in rows)
     ]
     if not there:
         raise LatentcastError(
@@ -115,16 +142,14 @@ def list_records(
     annotations: dict[str, Annotation] = {}
     listed = set()
     for line, row in enumerate(rows, start=2):
-        file = f"{row[column]}.hea"
+        # A row that is cut off may have lost this cell too.
+        file = f"{row[column]}.hea" if row[column] else TABLE
         listed.add(file)
-        try:
-            key = record_id(row["ecg_id"])
-            annotations.setdefault(key, annotation(row))
-        except (ValueError, SyntaxError) as error:
-            refs.append(RecordRef(f"line {line}", file, problem=f"{TABLE} line {line}: {error}"))
-            continue
-        missing = not (root / file).is_file()
-        problem = f"header {file} is missing, {TABLE} lists it" if missing else None
+        key, said, problem = identify(row, line)
+        if said is not None:
+            annotations.setdefault(key, said)
+            if not (root / file).is_file() or file == TABLE:
+                problem = f"header {row[column]}.hea is missing, {TABLE} lists it"
         refs.append(RecordRef(key, file, problem=problem))
     tops = {file.split("/")[0] for file in listed}
     for top in sorted(tops):

@@ -22,14 +22,14 @@ from latentcast.errors import LatentcastError, missing_extra
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import matlab
 from latentcast.signals.readers.source import Annotation, RecordRef
-from latentcast.signals.recording import BadRecord, Recording, from_signal, millivolts_per
+from latentcast.signals.recording import INVALID, BadRecord, Recording, from_signal, millivolts_per
 
 CHECKSUMS = "SHA256SUMS.txt"
-INVALID_16 = -32768
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?$")
 _DIAGNOSES = re.compile(r"^\s*Dx\s*:\s*(.*)$", re.IGNORECASE)
+_CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 _FIELD = re.compile(r"^\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$")
 
 
@@ -169,10 +169,7 @@ def read_digital(
         longest = max(len(column) for column in columns)
         # Only a header without a length lets files differ; the shorter one then ends early.
         samples = np.hstack(
-            [
-                np.pad(c, ((0, longest - len(c)), (0, 0)), constant_values=INVALID_16)
-                for c in columns
-            ]
+            [np.pad(c, ((0, longest - len(c)), (0, 0)), constant_values=INVALID) for c in columns]
         )
     return samples
 
@@ -285,7 +282,7 @@ def to_millivolts(
     baselines = np.array([s.baseline for s in header.signals])
     # A transposing copy of small integers is cheaper than a transposing division.
     signal = np.ascontiguousarray(digital.T).astype(np.float32)
-    invalid = signal == INVALID_16
+    invalid = signal == INVALID
     if baselines.any():
         # 16-bit counts less a baseline stay exact in float32 below 2^24.
         signal -= baselines.astype(np.float32)[:, None]
@@ -332,13 +329,32 @@ def _annotation(header: Header) -> Annotation:
 
 
 def read_checksums(root: Path) -> dict[str, str]:
-    """``SHA256SUMS.txt`` of a folder: sha256 by relative path; empty where there is none."""
+    """``SHA256SUMS.txt`` of a folder: sha256 by relative path; empty where there is none.
+
+    Raises:
+        LatentcastError: it cannot be read; names the line.
+    """
+    path = root / CHECKSUMS
     try:
-        lines = (root / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
-    pairs = (line.split(None, 1) for line in lines if line.strip())
-    return {name.strip().lstrip("*"): digest.lower() for digest, name in pairs}
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentcastError(
+            f"{path}: cannot be read ({error}); restore it, or remove it to read without checksums"
+        ) from error
+    sums = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        pair = _CHECKSUM.match(line)
+        if pair is None:
+            raise LatentcastError(
+                f"{path} line {number}: '{line[:80]}' is no sha256 and file name; restore the "
+                "file, or remove it to read without checksums"
+            )
+        sums[pair[2]] = pair[1].lower()
+    return sums
 
 
 def list_records(root: Path) -> list[RecordRef]:

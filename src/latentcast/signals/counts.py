@@ -1,0 +1,98 @@
+"""A recording as whole counts: the one way from millivolts to what a store and an encoder hold.
+
+Ingest and the encoder both come through here, so an encoder sees of a recording exactly what
+training saw of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.signals.quality import Finding, assess
+from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
+
+LARGEST = 32767
+FEWEST_COUNTS = 8
+"""A record whose largest lead spans fewer counts is all rounding: its unit or gain is wrong."""
+
+
+def to_counts(
+    recording: Recording, leads: tuple[str, ...], scale: float, *, mask_missing: bool = False
+) -> npt.NDArray[np.int16]:
+    """What :meth:`Store.take` gives of this recording after ingest, bit for bit.
+
+    Keeps the recording's own rate. One that has to be resampled must go through
+    :func:`~latentcast.signals.quality.assess` before, while a clipped top can still be seen.
+
+    Args:
+        recording: in millivolts, with any leads in any order.
+        leads: canonical names, the order of the result; III, aVR, aVL and aVF are computed from I
+            and II where the recording lacks them.
+        scale: millivolts per count.
+        mask_missing: a lead that cannot be had is ``INVALID`` throughout, instead of an error.
+
+    Returns:
+        int16 ``(samples, leads)``; ``INVALID`` where nothing was measured (NaN) and where what was
+        measured is no signal (flat and saturated stretches).
+
+    Raises:
+        BadRecord: a lead is missing, nothing is valid, or the amplitude does not fit ``scale``;
+            the message begins with the record's id.
+    """
+    try:
+        chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing)
+        counts = quantise(chosen, scale)
+    except BadRecord as error:
+        raise BadRecord(f"{recording.record_id}: {error}") from error
+    counts[~chosen.valid] = INVALID
+    return np.ascontiguousarray(counts.T)
+
+
+def choose_valid(
+    recording: Recording, leads: tuple[str, ...], *, mask_missing: bool
+) -> tuple[Recording, tuple[Finding, ...]]:
+    """The recording with exactly ``leads``, what is no signal out of ``valid``, and the findings.
+
+    Raises:
+        BadRecord: a lead is missing, or nothing is valid.
+    """
+    if recording.samples == 0:
+        raise BadRecord("holds no samples")
+    if not recording.valid.any():
+        raise BadRecord("no sample is valid (all NaN)")
+    chosen = select_leads(recording, leads, mask_missing=mask_missing)
+    assessed, findings = assess(chosen)
+    if not assessed.valid.any():
+        raise BadRecord("no lead is valid: " + "; ".join(f.message for f in findings))
+    return assessed, findings
+
+
+def quantise(recording: Recording, scale: float) -> npt.NDArray[np.int16]:
+    """Whole counts of ``scale`` mV, int16 ``(leads, samples)``; ``INVALID`` for NaN alone.
+
+    Measured values stay, valid or not.
+
+    Raises:
+        BadRecord: the amplitude does not fit: beyond int16, or hardly one count.
+    """
+    scaled = recording.signal * np.float32(1 / scale)
+    missing = np.isnan(scaled)
+    np.rint(scaled, out=scaled)
+    peaks = np.fmax.reduce(np.abs(scaled), axis=1)
+    if np.fmax.reduce(peaks) > LARGEST:
+        lead = int(np.nanargmax(peaks))
+        raise BadRecord(
+            f"amplitude {float(peaks[lead]) * scale:.4g} mV in lead {recording.leads[lead]} is "
+            f"beyond ±{LARGEST * scale:.5g} mV; check gain and unit, or ingest with a coarser "
+            f"--scale (here {scale:g})"
+        )
+    span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
+    if span < FEWEST_COUNTS:
+        raise BadRecord(
+            f"no lead spans more than {float(span) * scale:.2g} mV; check gain and unit, or ingest "
+            f"with a finer --scale (here {scale:g})"
+        )
+    if missing.any():
+        scaled[missing] = INVALID
+    return scaled.astype(np.int16)

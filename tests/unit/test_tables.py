@@ -1,0 +1,157 @@
+"""A damaged table beside the records costs the damaged rows, or is named: file, line, mend."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ecg_files import BUNDLED, write_wfdb
+
+from latentcast.data.ingest import ingest
+from latentcast.errors import LatentcastError
+from latentcast.signals.readers import open_source
+from latentcast.signals.synthetic import synthetic_recording
+
+HEADER = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr\n"
+ARRAY = {"fs": 500, "leads": ["V1"], "unit": "mV", "layout": "records,leads,samples"}
+
+
+def write_ptbxl(folder: Path, second_row: str) -> Path:
+    """Two records; the row of the second is given."""
+    for i in (1, 2):
+        write_wfdb(folder / "r", synthetic_recording(seed=i), str(i))
+    (folder / "ptbxl_database.csv").write_text(HEADER + "1,7,{'SR': 0.0},2,,r/1\n" + second_row)
+    return folder
+
+
+def reasons(store: Path) -> dict[str, str]:
+    with (store / "quarantine.csv").open(newline="") as file:
+        return {row["record"]: row["reason"] for row in csv.DictReader(file)}
+
+
+BAD_CODES = {
+    "a likelihood of None": "{'NORM': None}",
+    "a likelihood beyond any number": "{'NORM': 1" + "0" * 400 + "}",
+    "a list for a key": "{[1]: 2.0}",
+    "no dict": "oops",
+    "brackets beyond the parser's depth": "[" * 3000 + "]" * 3000,
+    "signs beyond the interpreter's depth": "{1: " + "-" * 100_000 + "1}",
+}
+
+
+@pytest.mark.parametrize("cell", BAD_CODES.values(), ids=BAD_CODES.keys())
+def test_codes_that_cannot_be_read_end_the_whole_ingest(tmp_path: Path, cell: str) -> None:
+    folder = write_ptbxl(tmp_path / "in", f'2,8,"{cell}",3,,r/2\n')
+    store = ingest(folder, tmp_path / "out", quiet=True).store
+    assert store.record_ids.tolist() == ["00001"]
+    assert "ptbxl_database.csv line 3: scp_codes" in reasons(tmp_path / "out")["line 3"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["2", "2,8", "2,8,{'SR': 0.0}", "2,8,{'SR': 0.0},3,", "2,8,{'SR': 0.0},3,,r/2,surplus"],
+)
+def test_a_row_with_too_few_or_too_many_cells_ends_the_whole_ingest(
+    tmp_path: Path, row: str
+) -> None:
+    folder = write_ptbxl(tmp_path / "in", row)
+    store = ingest(folder, tmp_path / "out", quiet=True).store
+    assert store.record_ids.tolist() == ["00001"]
+    assert "line 3: has" in reasons(tmp_path / "out")["line 3"]
+
+
+@pytest.mark.parametrize("row", ["inf,8,{},3,,r/2", "2,inf,{},3,,r/2", "2,8,{},inf,,r/2"])
+def test_an_infinite_number_ends_the_whole_ingest(tmp_path: Path, row: str) -> None:
+    folder = write_ptbxl(tmp_path / "in", row)
+    assert ingest(folder, tmp_path / "out", quiet=True).records == 1
+    assert "line 3" in reasons(tmp_path / "out")
+
+
+@pytest.mark.parametrize("cell", BAD_CODES.values(), ids=BAD_CODES.keys())
+def test_codes_of_an_array_that_cannot_be_read_end_the_whole_ingest(
+    tmp_path: Path, cell: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(3, 1, 600)))
+    (tmp_path / "a.csv").write_text(f'fold,scp_codes\n1,{{}}\n2,"{cell}"\n3,{{}}\n')
+    store = ingest(tmp_path / "a.npy", tmp_path / "out", quiet=True, **ARRAY).store
+    assert store.folds.tolist() == [1, 3]
+    assert "its metadata row" in reasons(tmp_path / "out")["a-000001"]
+
+
+@pytest.mark.parametrize("row", ["2", "2,{},x"])
+def test_a_row_of_an_array_with_too_few_or_too_many_cells_loses_its_meaning(
+    tmp_path: Path, row: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(2, 1, 600)))
+    (tmp_path / "a.csv").write_text(f"fold,scp_codes\n1,{{}}\n{row}\n")
+    store = ingest(tmp_path / "a.npy", tmp_path / "out", quiet=True, **ARRAY).store
+    assert store.folds.tolist() == [1]
+    assert "cells" in reasons(tmp_path / "out")["a-000001"]
+
+
+@pytest.mark.parametrize("content", [b"ecg_id\xff\n", (HEADER + '1,"' + "x" * 200_000).encode()])
+def test_a_table_that_is_no_csv_is_a_traceback(tmp_path: Path, content: bytes) -> None:
+    folder = write_ptbxl(tmp_path / "in", "")
+    (folder / "ptbxl_database.csv").write_bytes(content)
+    with pytest.raises(LatentcastError, match=r"ptbxl_database\.csv: .*; "):
+        ingest(folder, tmp_path / "out", quiet=True)
+    np.save(tmp_path / "a.npy", np.zeros((1, 1, 600)))
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(LatentcastError, match=r"a\.csv: .*; "):
+        ingest(tmp_path / "a.npy", tmp_path / "out", quiet=True, **ARRAY)
+
+
+def packed_copy(folder: Path) -> Path:
+    """The index and table of the carried ECGs; no part."""
+    folder.mkdir()
+    for name in ("signals.json", "ptbxl_database.csv"):
+        shutil.copy(BUNDLED / name, folder / name)
+    return folder
+
+
+def test_a_packed_folder_without_its_table_is_a_traceback(tmp_path: Path) -> None:
+    folder = packed_copy(tmp_path / "in")
+    (folder / "ptbxl_database.csv").unlink()
+    with pytest.raises(LatentcastError, match=r"ptbxl_database\.csv: cannot be read .*; restore"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize("key", ["parts", "samples", "sampling_rate"])
+def test_a_packed_folder_with_half_an_index_is_a_traceback(tmp_path: Path, key: str) -> None:
+    folder = packed_copy(tmp_path / "in")
+    index = json.loads((folder / "signals.json").read_text())
+    del index[key]
+    (folder / "signals.json").write_text(json.dumps(index))
+    with pytest.raises(LatentcastError, match=rf"signals\.json: .*{key}.*; restore"):
+        open_source(folder)
+
+
+def test_a_bad_row_of_a_packed_table_ends_the_whole_ingest(tmp_path: Path) -> None:
+    folder = packed_copy(tmp_path / "in")
+    lines = (folder / "ptbxl_database.csv").read_text().splitlines(keepends=True)
+    lines[1], lines[-1] = "x" + lines[1], lines[-1][:20]
+    (folder / "ptbxl_database.csv").write_text("".join(lines))
+    refs = open_source(folder).refs()
+    assert len(refs) == 2980
+    bad = [ref for ref in refs if ref.problem is not None]
+    assert [ref.record_id for ref in bad] == ["line 2", "line 2981"]
+    assert "line 2: " in str(bad[0].problem) and "cells" in str(bad[1].problem)
+
+
+@pytest.mark.parametrize("line", ["damaged", "damaged  r/a.dat", f"{'0' * 63}g  r/a.dat"])
+def test_a_damaged_line_of_checksums_is_a_traceback(tmp_path: Path, line: str) -> None:
+    write_wfdb(tmp_path / "r", synthetic_recording(), "a")
+    (tmp_path / "SHA256SUMS.txt").write_text(f"{'0' * 64}  r/b.dat\n\n{line}\n")
+    with pytest.raises(LatentcastError, match=r"SHA256SUMS\.txt line 3: .*; restore.* or remove"):
+        open_source(tmp_path)
+
+
+def test_checksums_that_are_no_text_are_a_traceback(tmp_path: Path) -> None:
+    write_wfdb(tmp_path / "r", synthetic_recording(), "a")
+    (tmp_path / "SHA256SUMS.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(LatentcastError, match=r"SHA256SUMS\.txt: cannot be read .*; restore"):
+        open_source(tmp_path)
