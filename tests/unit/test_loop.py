@@ -157,7 +157,7 @@ def test_nothing_but_nan_stops_with_advice(small_config: Config, tmp_path: Path)
 def test_data_without_a_valid_patch_stops_and_decays_no_weight(
     small_config: Config, tmp_path: Path
 ) -> None:
-    """Three leads of twelve: every patch is mostly missing, the loss is 0 and looks like success."""
+    """Three leads of twelve: every patch is mostly missing, and a loss of 0 looks like success."""
     objective = build(small_config)
     before = [p.clone() for p in objective.parameters()]
 

@@ -46,7 +46,8 @@ def test_loss_is_the_naive_double_loop(nepa: Nepa) -> None:
             a, t = h[b, n].tolist(), z[b, n + 1].tolist()
             dot = sum(p * q for p, q in zip(a, t, strict=True))
             terms.append(dot / math.hypot(*a) / math.hypot(*t))
-    assert float(nepa(Inputs(x), None).loss) == pytest.approx(-sum(terms) / 30, abs=1e-12)
+    loss = nepa(Inputs(x), None).loss.detach()
+    assert float(loss) == pytest.approx(-sum(terms) / 30, abs=1e-12)
 
 
 def test_target_gets_no_gradient(nepa: Nepa) -> None:
@@ -161,7 +162,7 @@ def test_patch_errors_are_one_minus_cosine_and_nan_where_invalid(nepa: Nepa) -> 
     assert errors.shape == (3, 10)
     assert errors[0, 5:].isnan().all() and not errors[1:].isnan().any()
     whole = nepa(Inputs(x), None)
-    assert float(nepa.patch_errors(Inputs(x)).mean()) == pytest.approx(1 + float(whole.loss))
+    assert float(nepa.patch_errors(Inputs(x)).mean()) == pytest.approx(1 + float(whole.loss.detach()))
 
 
 def test_loss_stays_in_float32_under_bf16(config: Config) -> None:

@@ -217,7 +217,7 @@ def test_layer_scale_of_1e_5_leaves_a_block_almost_the_identity() -> None:
     made = encoder(layer_scale=1e-5)
     x = torch.randn(2, 9, 24, dtype=torch.float64)
     out = made.blocks[0](x, made.tables((40,), CPU), None)
-    assert 0 < float((out - x).abs().max()) < 1e-4
+    assert 0 < float((out - x).detach().abs().max()) < 1e-4
 
 
 def test_drop_path_stays_active_beside_layer_scale() -> None:
@@ -264,8 +264,8 @@ def test_cls_starts_as_small_as_the_weights() -> None:
 
 def test_initialisation_is_a_function_of_the_seed() -> None:
     a, b, c = (PatchEncoder(EncoderConfig(), 12, 1, 0.05) for _ in range(3))
-    for made, seed in ((a, 1), (b, 1), (c, 2)):
-        torch.manual_seed(seed * 17 + id(made) % 5)  # the global generator must not matter
+    for elsewhere, (made, seed) in enumerate(((a, 1), (b, 1), (c, 2))):
+        torch.manual_seed(elsewhere)  # the global generator must not matter
         made.initialise(seed)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.cls, c.cls)

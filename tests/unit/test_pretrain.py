@@ -12,8 +12,10 @@ from conftest import WFDB
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.ingest import ingest
+from latentcast.engine.checkpoint import State
+from latentcast.engine.context import Context
 from latentcast.errors import LatentcastError
-from latentcast.monitors.journal import TIMINGS, read_metrics
+from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.pretrain import data_of, pretrain
 
 
@@ -160,6 +162,15 @@ def test_log_says_what_collapse_watching_needs(
     } <= row.keys()  # fmt: skip
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["data"]["sha256"] and environment["torch"]
+
+
+def test_rows_beyond_the_checkpoint_are_dropped_on_resume(
+    small_config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    with Journal(tmp_path, small_config, forward_flops=1) as journal:
+        journal.start(State(step=2), Context.of(small_config.train))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
 def test_a_metrics_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
