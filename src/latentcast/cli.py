@@ -26,6 +26,7 @@ def ingest(
     metadata: Path | None = None,
     missing_leads: Literal["quarantine", "mask"] = "quarantine",
     scale: float = 0.001,
+    shortest: float = 1.0,
     workers: int | None = None,
 ) -> None:
     """Read recordings into a store; a killed ingest goes on where it was.
@@ -40,6 +41,7 @@ def ingest(
         metadata: CSV with a row for each record of an array.
         missing_leads: quarantine a record without a lead, or keep it with that lead masked.
         scale: millivolts of one stored count; 0.001 holds ±32 mV.
+        shortest: seconds; a shorter recording goes to quarantine.
         workers: reader processes; all processors by default.
     """
     from rich.console import Console
@@ -56,6 +58,7 @@ def ingest(
         metadata=metadata,
         missing_leads=missing_leads,
         scale=scale,
+        shortest=shortest,
         workers=workers,
     )
     Console().print(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from latentcast.signals.recording import Recording
+from latentcast.signals.synthetic import synthetic_recording
 
 DATA = Path(__file__).parents[1] / "data" / "ptbxl_wfdb"
 BUNDLED = Path(__file__).parents[2] / "data" / "ptbxl2980-100hz"
@@ -76,3 +77,16 @@ def to_counts(recording: Recording) -> np.ndarray:
     """Whole microvolts, int16 (samples, leads); NaN as -32768."""
     microvolts = np.rint(recording.signal.astype(np.float64).T * 1000)
     return np.where(np.isnan(microvolts), -32768, microvolts).astype(np.int16)
+
+
+def write_some(folder: Path, count: int, seconds: float = 4.0) -> list[Recording]:
+    """Records ``r000``, ``r001``, ... at 500 Hz, each with another rhythm."""
+    recordings = [synthetic_recording(50 + i, 500, seconds, seed=i) for i in range(count)]
+    for i, recording in enumerate(recordings):
+        write_wfdb(folder, recording, f"r{i:03d}")
+    return recordings
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of a store, by name."""
+    return {path.name: path.read_bytes() for path in sorted(store.iterdir())}

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import random
-import signal as signals
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ecg_files import BUNDLED, DATA, to_counts, write_challenge, write_wfdb
+from ecg_files import (
+    BUNDLED,
+    DATA,
+    contents,
+    to_counts,
+    write_challenge,
+    write_some,
+    write_wfdb,
+)
 
 from latentcast.data import convert
 from latentcast.data import ingest as module
 from latentcast.data.ingest import ingest
-from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -28,20 +30,9 @@ from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.synthetic import synthetic_recording
 
 
-def write_some(folder: Path, count: int, seconds: float = 4.0) -> list[Recording]:
-    recordings = [synthetic_recording(50 + i, 500, seconds, seed=i) for i in range(count)]
-    for i, recording in enumerate(recordings):
-        write_wfdb(folder, recording, f"r{i:03d}")
-    return recordings
-
-
 def quarantine(store: Path) -> dict[str, str]:
     with (store / "quarantine.csv").open(newline="") as file:
         return {row["record"]: row["reason"] for row in csv.DictReader(file)}
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(store.iterdir())}
 
 
 def microvolts(recording: Recording) -> np.ndarray:
@@ -199,7 +190,7 @@ def test_folds_come_from_the_patient_and_keep_one_patient_together(tmp_path: Pat
     (tmp_path / "a.csv").write_text("patient_id\n" + "\n".join(patients) + "\n")
     store = ingest(
         tmp_path / "a.npy", tmp_path / "out", fs=100, leads=["I"], unit="mV",
-        layout="records,leads,samples", quiet=True,
+        layout="records,leads,samples", shortest=0, quiet=True,
     ).store  # fmt: skip
     by_patient: dict[str, set[int]] = {}
     for patient, fold in zip(store.patient_ids.tolist(), store.folds.tolist(), strict=True):
@@ -239,125 +230,6 @@ def test_the_carried_ecgs_are_ingested_as_they_are(tmp_path: Path) -> None:
     patients = [set(store.patient_ids[store.rows(s)]) for s in ("train", "validation", "test")]
     assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
     store.verify()
-
-
-@pytest.mark.parametrize("workers", [2, 3])
-def test_workers_change_no_byte(tmp_path: Path, workers: int) -> None:
-    write_some(tmp_path / "in", 80, 1.0)
-    (tmp_path / "in" / "r030.dat").unlink()
-    options = {"shard_bytes": 20 * 500 * 24, "quiet": True}
-    ingest(tmp_path / "in", tmp_path / "one", workers=1, **options)
-    ingest(tmp_path / "in", tmp_path / "many", workers=workers, **options)
-    one = contents(tmp_path / "one")
-    assert one == contents(tmp_path / "many")
-    assert sum(name.startswith("shard") for name in one) == 4
-    assert set(one) - {f"shard-0000{i}.npy" for i in range(4)} == {
-        "index.npz", "manifest.json", "metadata.jsonl", "quarantine.csv",
-    }  # fmt: skip
-
-
-_CHILD = """
-import sys
-from latentcast.data.ingest import ingest
-ingest(sys.argv[1], sys.argv[2], shard_bytes=20 * 500 * 24, workers=2, quiet=True)
-"""
-
-
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    write_some(folder, 200, 1.0)
-    (folder / "r050.dat").write_bytes(b"short")
-    write_wfdb(folder, synthetic_recording(50, 500, 1.0, seed=0), "r150b")  # r000 again
-    ingest(folder, tmp_path / "whole", shard_bytes=20 * 500 * 24, workers=1, quiet=True)
-    out, rng, kills, went_on = tmp_path / "killed", random.Random(0), 0, 0
-    for _ in range(60):
-        born = time.time_ns()
-        child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(folder), str(out)], start_new_session=True
-        )
-        # Wait until it writes, then some milliseconds, so that kills fall into every phase.
-        before = len(list(out.glob("shard-*.json"))) if out.is_dir() else 0
-        went_on += before > 0
-        while child.poll() is None and not _writes(out, born):
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.06))
-        if child.poll() is not None:
-            break
-        os.kill(child.pid, signals.SIGKILL)
-        child.wait()
-        kills += 1
-    assert kills >= 2 and went_on >= 1 and child.returncode == 0
-    assert contents(out) == contents(tmp_path / "whole")
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_readers_do_not_outlive_a_killed_ingest(tmp_path: Path) -> None:
-    write_some(tmp_path / "in", 200, 1.0)
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(tmp_path / "in"), str(tmp_path / "out")],
-        start_new_session=True,
-    )
-    while child.poll() is None and not _writes(tmp_path / "out", 0):
-        time.sleep(0.001)
-    os.kill(child.pid, signals.SIGKILL)
-    child.wait()
-    deadline = time.monotonic() + 10
-    while _session(child.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert _session(child.pid) == []
-
-
-def _writes(out: Path, since: int) -> bool:
-    """Whether a shard is open that is younger than ``since``; a killed run leaves its own."""
-    try:
-        return any(path.stat().st_mtime_ns > since for path in out.glob("*.partial"))
-    except FileNotFoundError:
-        return True
-
-
-def _session(leader: int) -> list[int]:
-    alive = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = stat.read_text().rsplit(") ", 1)[1].split()[:4]
-        except OSError:
-            continue
-        if int(session) == leader and state != "Z":
-            alive.append(int(stat.parent.name))
-    return alive
-
-
-def test_a_finished_store_is_left_alone_and_another_one_refused(tmp_path: Path) -> None:
-    write_some(tmp_path / "in", 3)
-    write_some(tmp_path / "other", 4)
-    ingest(tmp_path / "in", tmp_path / "out", quiet=True)
-    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
-    again = ingest(tmp_path / "in", tmp_path / "out", quiet=True)
-    assert (again.records, again.quarantined) == (3, 0)
-    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
-    with pytest.raises(LatentcastError, match="already holds another store.*'in' there, 'other'"):
-        ingest(tmp_path / "other", tmp_path / "out", quiet=True)
-    with pytest.raises(LatentcastError, match=r"already holds another store.*scale 0\.001 there"):
-        ingest(tmp_path / "in", tmp_path / "out", scale=0.005, quiet=True)
-
-
-def test_an_unfinished_store_of_other_options_is_not_mixed_with(
-    tmp_path: Path, monkeypatch
-) -> None:
-    write_some(tmp_path / "in", 3)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "finish", stop)
-    with pytest.raises(KeyboardInterrupt):
-        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
-    with pytest.raises(LatentcastError, match="interrupted; run the same ingest again"):
-        Store.open(tmp_path / "out")
-    with pytest.raises(LatentcastError, match="already holds another store"):
-        ingest(tmp_path / "in", tmp_path / "out", fs=250, quiet=True)
-    monkeypatch.undo()
-    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).records == 3
 
 
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
@@ -428,7 +300,7 @@ def test_amplitudes_beyond_a_microvolt_store_fit_a_coarser_scale(tmp_path: Path)
         words[5:7] = [str(column[0]), str(column.sum() % 65536)]
         fixed.append(" ".join(words))
     (tmp_path / "in" / "a.hea").write_text("\n".join(fixed))
-    with pytest.raises(LatentcastError, match="coarser scale"):
+    with pytest.raises(LatentcastError, match="coarser --scale"):
         ingest(tmp_path / "in", tmp_path / "fine", quiet=True)
     store = ingest(tmp_path / "in", tmp_path / "coarse", scale=0.01, quiet=True).store
     assert np.array_equal(store.take([0])[0], counts)

@@ -161,8 +161,8 @@ def test_patch_errors_are_one_minus_cosine_and_nan_where_invalid(nepa: Nepa) -> 
     errors = nepa.patch_errors(Inputs(x, valid))
     assert errors.shape == (3, 10)
     assert errors[0, 5:].isnan().all() and not errors[1:].isnan().any()
-    whole = nepa(Inputs(x), None)
-    assert float(nepa.patch_errors(Inputs(x)).mean()) == pytest.approx(1 + float(whole.loss.detach()))
+    loss = nepa(Inputs(x), None).loss.detach()
+    assert float(nepa.patch_errors(Inputs(x)).mean()) == pytest.approx(1 + float(loss))
 
 
 def test_loss_stays_in_float32_under_bf16(config: Config) -> None:

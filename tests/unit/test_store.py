@@ -39,7 +39,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         dx = [["Dx: A,B"], [], ["Dx: B"], ["Dx: C,B"]][i]
         write_wfdb(folder / "in", recording, f"r{i}", comments=dx)
     return ingest(
-        folder / "in", folder / "out", leads=["V1", "V2", "V3"], shard_bytes=1500 * 6, quiet=True
+        folder / "in",
+        folder / "out",
+        leads=["V1", "V2", "V3"],
+        shard_bytes=1500 * 6,
+        shortest=0,
+        quiet=True,
     ).store
 
 

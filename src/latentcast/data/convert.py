@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from latentcast.data.manifest import SPLITS
 from latentcast.data.statistics import LeadSums
+from latentcast.errors import LatentcastError
 from latentcast.signals.counts import choose_valid, quantise
 from latentcast.signals.quality import Finding
 from latentcast.signals.readers.source import Annotation, RecordRef, Source
@@ -23,7 +24,8 @@ from latentcast.signals.resample import resample
 class Target:
     """What every record of the store looks like.
 
-    ``resample`` says whether another rate is converted; without it such a record is refused.
+    ``resample`` says whether another rate is converted; without it such a record is refused, as is
+    one that lasts less than ``shortest`` seconds.
     """
 
     leads: tuple[str, ...]
@@ -31,6 +33,7 @@ class Target:
     scale: float
     mask_missing: bool
     resample: bool
+    shortest: float
 
 
 @dataclass(frozen=True)
@@ -72,26 +75,41 @@ def stable_fold(name: str) -> int:
 def convert_all(
     source: Source, refs: Sequence[RecordRef], target: Target
 ) -> list[Converted | Rejected]:
-    """Convert a batch of records, in order. Nothing one record does stops the others."""
+    """Convert a batch of records, in order. Nothing one record does stops the others.
+
+    Raises:
+        LatentcastError: what no other record can do without either, such as an optional package
+            that is not installed.
+    """
     done: list[Converted | Rejected] = []
     for ref in refs:
         try:
             done.append(_convert(source, ref, target))
         except BadRecord as error:
             done.append(Rejected(ref.record_id, ref.file, str(error)))
-        except MemoryError:
-            raise
         except Exception as error:
+            if is_ours(error):
+                raise
             # Foreign files fail in foreign ways; the type of the error is part of the reason.
             reason = f"{type(error).__name__}: {error}"
             done.append(Rejected(ref.record_id, ref.file, reason))
     return done
 
 
+def is_ours(error: Exception) -> bool:
+    """Whether the machine or its set-up is at fault, and not the record that was being read."""
+    return isinstance(error, LatentcastError | MemoryError) and not isinstance(error, BadRecord)
+
+
 def _convert(source: Source, ref: RecordRef, target: Target) -> Converted:
     if ref.problem is not None:
         raise BadRecord(ref.problem)
     recording, annotation = source.read(ref)
+    if recording.seconds < target.shortest:
+        raise BadRecord(
+            f"lasts {recording.seconds:.4g} s, shorter than {target.shortest:g} s; ingest with a "
+            "smaller --shortest to keep it"
+        )
     recording, findings = choose_valid(recording, target.leads, mask_missing=target.mask_missing)
     if recording.sampling_rate != target.sampling_rate:
         if not target.resample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -19,16 +18,17 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from latentcast.data.convert import Converted, Rejected, Target, convert_all
-from latentcast.data.manifest import MANIFEST, QUARANTINE
+from latentcast.data.claim import claim, clear, is_finished, lock, writing
+from latentcast.data.convert import Converted, Rejected, Target, convert_all, is_ours
+from latentcast.data.manifest import QUARANTINE
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
 from latentcast.data.writer import (
     ShardWriter,
     finish,
+    read_quarantine,
     read_sidecars,
     write_quarantine,
-    write_whole,
 )
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
@@ -36,7 +36,9 @@ from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers import open_source
 from latentcast.signals.readers.source import RecordRef, Source
 
-PLAN = "ingest.json"
+MOST_READ_AGAIN = 1000
+"""Records in quarantine that are tried again when the store is finished: seconds at most."""
+_DUPLICATE = "duplicate record"
 
 _source: Source | None = None
 
@@ -62,6 +64,7 @@ def ingest(
     metadata: str | Path | None = None,
     missing_leads: Literal["quarantine", "mask"] = "quarantine",
     scale: float = 0.001,
+    shortest: float = 1.0,
     verify_checksums: bool = True,
     workers: int | None = None,
     shard_bytes: int = 2**30,
@@ -84,17 +87,21 @@ def ingest(
         metadata: a CSV with one row per record of an array.
         missing_leads: quarantine a record that lacks a lead, or keep it with that lead masked.
         scale: millivolts per stored count; a count spans int16.
+        shortest: seconds; a record that lasts less is quarantined.
         verify_checksums: check files against ``SHA256SUMS.txt`` where the source has one.
         workers: reader processes; the usable processors by default, 1 reads in this process.
         shard_bytes: a shard is closed before it outgrows this.
         quiet: no progress.
 
     Raises:
-        LatentcastError: no records, all records bad, ``out`` not writable or taken by another
-            source or other options.
+        LatentcastError: no records, all records bad, an optional package that one of them needs is
+            missing, ``out`` is not writable, is being written, or is taken by another source, by
+            other options, or by this source before it changed.
     """
     if not scale > 0:
-        raise LatentcastError(f"--scale {scale}: must be positive, millivolts per count")
+        raise LatentcastError(f"--scale {scale:g}: must be positive, millivolts per count")
+    if not shortest >= 0:
+        raise LatentcastError(f"--shortest {shortest:g}: must not be negative, in seconds")
     started = time.monotonic()
     opened = open_source(
         source,
@@ -114,6 +121,7 @@ def ingest(
         scale=scale,
         mask_missing=missing_leads == "mask",
         resample=fs is not None,
+        shortest=float(shortest),
     )
     provenance: dict[str, Any] = {
         "source": opened.name,
@@ -127,6 +135,7 @@ def ingest(
             "layout": layout,
             "missing_leads": missing_leads,
             "scale": scale,
+            "shortest": float(shortest),
             "verify_checksums": verify_checksums,
             "shard_bytes": shard_bytes,
         },
@@ -134,46 +143,58 @@ def ingest(
     }
     folder = Path(out)
     plan = {"target": asdict(target) | {"leads": list(target.leads)}, "provenance": provenance}
-    if _claim(folder, plan):
-        store = Store.open(folder)
-        return IngestResult(store, len(store), len(refs) - len(store), time.monotonic() - started)
+    with writing(folder, "choose another --out"):
+        finished = is_finished(folder, plan)
+    if not finished:
+        again = "free space or repair the folder and run the same ingest again, it goes on"
+        with lock(folder), writing(folder, again):
+            # Another process may have finished it since.
+            if not is_finished(folder, plan):
+                claim(folder, plan)
+                _write(folder, opened, refs, target, plan, workers, shard_bytes, quiet)
+    else:
+        _refuse_if_mended(folder, opened, refs, target)
+    store = Store.open(folder)
+    return IngestResult(store, len(store), len(refs) - len(store), time.monotonic() - started)
 
+
+def _write(
+    folder: Path,
+    source: Source,
+    refs: Sequence[RecordRef],
+    target: Target,
+    plan: dict[str, Any],
+    workers: int | None,
+    shard_bytes: int,
+    quiet: bool,
+) -> None:
+    """All shards that are not there yet, and the files that finish the store."""
     writer = ShardWriter(folder, target, shard_bytes)
     names: dict[str, str] = {}
     digests: dict[str, str] = {}
-    begin = records = 0
+    begin = 0
     for sidecar in read_sidecars(folder):
         begin, writer.number = sidecar.next_ref, writer.number + 1
-        records += len(sidecar.records)
         for record in sidecar.records:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
-            results = _convert_in_order(opened, refs[begin:], target, workers)
+            results = _convert_in_order(source, refs[begin:], target, workers)
             for position, result in enumerate(results, start=begin):
                 if isinstance(result, Converted):
                     result = _unless_duplicate(result, names, digests)
                 if isinstance(result, Converted):
                     writer.add(result, position)
-                    records += 1
                 else:
                     writer.reject(result)
                 progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
-        except OSError as error:
-            raise LatentcastError(
-                f"{folder}: cannot be written ({error}); free space or repair the folder and run "
-                "the same ingest again, it goes on"
-            ) from error
         finally:
             writer.abandon()
-    if records == 0:
-        _all_bad(folder, str(source))
-    finish(folder, target, provenance)
-    _clear(folder)
-    return IngestResult(
-        Store.open(folder), records, len(refs) - records, time.monotonic() - started
-    )
+    if not names:
+        _all_bad(folder, source.name)
+    finish(folder, target, plan["provenance"])
+    clear(folder)
 
 
 def _version() -> str:
@@ -202,82 +223,19 @@ def _store_rate(source: Source, refs: Sequence[RecordRef], fs: float | None) -> 
         if ref.problem is None:
             try:
                 return source.read(ref)[0].sampling_rate
-            except Exception:
+            except Exception as error:
+                if is_ours(error):
+                    raise
                 continue  # it gets its quarantine row when its turn comes
     # Nothing can be read: any rate does, the run ends with the reasons.
     return 1.0
-
-
-def _claim(folder: Path, plan: dict[str, Any]) -> bool:
-    """Make the folder ours; True when it already holds the finished store of this very plan.
-
-    Raises:
-        LatentcastError: it cannot be written, or holds something else.
-    """
-    text = json.dumps(plan, indent=1, ensure_ascii=False, sort_keys=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for draft in folder.glob(f".{PLAN}.*"):
-            draft.unlink()
-        if (folder / MANIFEST).is_file():
-            manifest = Store.open(folder).manifest
-            mine = json.loads(text)
-            theirs = json.loads(json.dumps(manifest.provenance))
-            # Another version that reads this format has nothing to redo.
-            theirs["latentcast"] = mine["provenance"]["latentcast"]
-            if (
-                theirs == mine["provenance"]
-                and manifest.sampling_rate == (mine["target"]["sampling_rate"])
-            ):
-                _clear(folder)  # a kill between manifest and tidying leaves sidecars
-                return True
-            raise _taken(folder, theirs, mine["provenance"])
-        if (folder / PLAN).is_file():
-            theirs = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-            if theirs != json.loads(text):
-                raise _taken(folder, theirs["provenance"], plan["provenance"])
-        elif any(path.name != QUARANTINE for path in folder.iterdir()):
-            raise LatentcastError(
-                f"{folder}: is not empty and holds no store; choose an empty or new --out"
-            )
-        # What a killed run was writing: its open shard, and drafts of other files.
-        for partial in (*folder.glob("*.partial"), *folder.glob(".*.*.*")):
-            partial.unlink()
-        write_whole(folder / PLAN, text.encode("utf-8"))
-    except OSError as error:
-        raise LatentcastError(
-            f"{folder}: cannot be written ({error}); choose another --out"
-        ) from error
-    return False
-
-
-def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> LatentcastError:
-    flat = [{**p, **p.get("options", {}), "options": None} for p in (theirs, mine)]
-    keys = sorted(set(flat[0]) | set(flat[1]))
-    differing = [
-        f"{key} {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
-        for key in keys
-        if flat[0].get(key) != flat[1].get(key)
-    ]
-    return LatentcastError(
-        f"{folder}: already holds another store ({'; '.join(differing[:3])}); choose another --out "
-        "or remove that folder"
-    )
-
-
-def _clear(folder: Path) -> None:
-    """Remove what only an unfinished ingest needs."""
-    # Last first: a kill in between leaves a beginning, which is what a resumed ingest can read.
-    for sidecar in sorted(folder.glob("shard-*.json"), reverse=True):
-        sidecar.unlink()
-    (folder / PLAN).unlink(missing_ok=True)
 
 
 def _all_bad(folder: Path, source: str) -> None:
     rejected = [row for sidecar in read_sidecars(folder) for row in sidecar.rejected]
     write_quarantine(folder, rejected)
     # The next run starts over: a mended source must not find the old verdicts.
-    _clear(folder)
+    clear(folder)
     first = rejected[0]
     raise LatentcastError(
         f"{source}: none of its {len(rejected)} records can be used; the first, "
@@ -285,14 +243,38 @@ def _all_bad(folder: Path, source: str) -> None:
     )
 
 
+def _refuse_if_mended(
+    folder: Path, source: Source, refs: Sequence[RecordRef], target: Target
+) -> None:
+    """Say so when a record in quarantine was put right; its file may have kept its length.
+
+    Raises:
+        LatentcastError: names the record.
+    """
+    reasons = read_quarantine(folder)
+    bad = [
+        ref
+        for ref in refs
+        if not reasons.get((ref.record_id, ref.file), _DUPLICATE).startswith(_DUPLICATE)
+    ]
+    for ref in bad[:MOST_READ_AGAIN]:
+        (result,) = convert_all(source, [ref], target)
+        if isinstance(result, Converted):
+            raise LatentcastError(
+                f"{folder}: record {ref.record_id} is in quarantine "
+                f"({reasons[ref.record_id, ref.file]}) and can be read now; remove {folder} to "
+                "ingest the mended source anew, or choose another --out"
+            )
+
+
 def _unless_duplicate(
     record: Converted, names: dict[str, str], digests: dict[str, str]
 ) -> Converted | Rejected:
     key, file = record.ref.record_id, record.ref.file
     if key in names:
-        return Rejected(key, file, f"duplicate record: the id {key} occurred before")
+        return Rejected(key, file, f"{_DUPLICATE}: the id {key} occurred before")
     if record.digest in digests:
-        return Rejected(key, file, f"duplicate record: same samples as {digests[record.digest]}")
+        return Rejected(key, file, f"{_DUPLICATE}: same samples as {digests[record.digest]}")
     names[key] = digests[record.digest] = key
     return record
 

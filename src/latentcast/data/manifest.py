@@ -14,6 +14,8 @@ MANIFEST = "manifest.json"
 INDEX = "index.npz"
 METADATA = "metadata.jsonl"
 QUARANTINE = "quarantine.csv"
+PLAN = "ingest.json"
+"""What an unfinished ingest is about; gone from a finished store."""
 SPLITS: dict[str, tuple[int, ...]] = {
     "train": (1, 2, 3, 4, 5, 6, 7, 8),
     "validation": (9,),
@@ -73,7 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        if (folder / "ingest.json").is_file():
+        if (folder / PLAN).is_file():
             raise LatentcastError(
                 f"{folder}: the ingest was interrupted; run the same ingest again, it goes on"
             ) from None

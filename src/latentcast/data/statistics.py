@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from latentcast.data.manifest import Statistics
 
+_BLOCK = 1 << 20
+
 
 @dataclass(frozen=True)
 class LeadSums:
@@ -30,14 +32,18 @@ class LeadSums:
     @classmethod
     def of(cls, counts: npt.NDArray[np.int16], valid: npt.NDArray[np.bool_]) -> LeadSums:
         """Sums of one record; ``counts`` and ``valid`` are ``(leads, samples)``."""
-        # float64 is exact here up to 2^53, that is 8 million samples at full scale.
-        values = np.where(valid, counts, 0).astype(np.float64)
-        return cls(
-            1,
-            tuple(valid.sum(axis=1).tolist()),
-            tuple(int(s) for s in values.sum(axis=1)),
-            tuple(int(s) for s in np.einsum("ls,ls->l", values, values)),
-        )
+        sums = cls(1, *((0,) * len(counts),) * 3)
+        for start in range(0, counts.shape[1], _BLOCK):
+            here = slice(start, start + _BLOCK)
+            # float64 is fast, and exact up to 2^53; a block at full scale comes to 2^50.
+            values = np.where(valid[:, here], counts[:, here], 0).astype(np.float64)
+            sums += cls(
+                0,
+                tuple(valid[:, here].sum(axis=1).tolist()),
+                tuple(int(s) for s in values.sum(axis=1)),
+                tuple(int(s) for s in np.einsum("ls,ls->l", values, values)),
+            )
+        return sums
 
     def __add__(self, other: LeadSums) -> LeadSums:
         def add(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,16 +25,9 @@ from latentcast.data.manifest import (
     Shard,
 )
 from latentcast.data.statistics import LeadSums
-from latentcast.files import replacing, sync
+from latentcast.files import replacing, sync, write_text
 
 _NPY_HEADER = 128
-
-
-def write_whole(path: Path, data: bytes) -> str:
-    """Replace a file in one step; returns the sha256 of what was written."""
-    with replacing(path) as draft:
-        draft.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
 
 
 def _npy_header(samples: int, leads: int) -> bytes:
@@ -143,7 +136,7 @@ class ShardWriter:
             file, self._samples, digest, next_ref, self._records, self._rejected, asdict(sums)
         )
         text = json.dumps(asdict(sidecar), ensure_ascii=False)
-        write_whole(sidecar_path(self.folder, self.number), text.encode("utf-8"))
+        write_text(sidecar_path(self.folder, self.number), text)
         self.number += 1
         self._file, self._samples, self._sums = None, 0, None
         self._records, self._rejected = [], []
@@ -203,6 +196,8 @@ def finish(folder: Path, target: Target, provenance: dict[str, Any]) -> Manifest
     }
     buffer = io.BytesIO()
     np.savez(buffer, **index)  # type: ignore[arg-type]  # stubs see allow_pickle in **
+    with replacing(folder / INDEX) as draft:
+        draft.write_bytes(buffer.getbuffer())
     manifest = Manifest(
         format_version=1,
         modality="ecg",
@@ -211,14 +206,13 @@ def finish(folder: Path, target: Target, provenance: dict[str, Any]) -> Manifest
         scale=target.scale,
         records=len(label_rows),
         shards=tuple(shards),
-        index_sha256=write_whole(folder / INDEX, buffer.getvalue()),
+        index_sha256=hashlib.sha256(buffer.getbuffer()).hexdigest(),
         metadata_sha256=metadata_sha256.hexdigest(),
         splits=SPLITS,
         statistics=sums.statistics(target.scale),
         provenance=provenance,
     )
-    text = manifest.model_dump_json(indent=1) + "\n"
-    write_whole(folder / MANIFEST, text.encode("utf-8"))
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 
@@ -228,7 +222,16 @@ def write_quarantine(folder: Path, rejected: list[dict[str, str]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["record", "file", "reason"])
     writer.writerows([r["record_id"], r["file"], r["reason"]] for r in rejected)
-    write_whole(folder / QUARANTINE, text.getvalue().encode("utf-8"))
+    write_text(folder / QUARANTINE, text.getvalue())
+
+
+def read_quarantine(folder: Path) -> dict[tuple[str, str], str]:
+    """The reason by record and source file; empty where the table was removed."""
+    try:
+        with (folder / QUARANTINE).open(newline="", encoding="utf-8") as file:
+            return {(row["record"], row["file"]): row["reason"] for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return {}
 
 
 def _label_arrays(rows: list[dict[str, float]]) -> dict[str, npt.NDArray[Any]]:

@@ -52,9 +52,7 @@ def canonical_name(name: str) -> str:
         return _SPELLINGS[bare]
     except KeyError:
         known = nearest(name, CANONICAL_LEADS + OTHER_LEADS)
-        raise LatentcastError(
-            f"lead '{name}': is no known lead name; rename it in the source, {known}"
-        ) from None
+        raise LatentcastError(f"lead '{name}': is no known lead name; {known}") from None
 
 
 def canonical_names(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latentcast.errors import LatentcastError
+from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import packed, wfdb
 from latentcast.signals.readers.arrays import ArraySource
 from latentcast.signals.readers.source import Source
@@ -34,6 +35,8 @@ def open_source(
             format.
     """
     root = Path(path)
+    if leads is not None:
+        leads = _asked(leads)
     if root.suffix in _ARRAYS and root.is_file():
         beside = None if metadata is None else Path(metadata)
         return ArraySource(
@@ -52,6 +55,15 @@ def open_source(
     arrays = sorted(file.name for file in root.iterdir() if file.suffix in _ARRAYS)
     hint = f"name one file, {root / arrays[0]}" if arrays else "is this the right folder?"
     raise LatentcastError(f"{root}: holds no records (no .hea header, no {packed.INDEX}); {hint}")
+
+
+def _asked(leads: Sequence[str]) -> tuple[str, ...]:
+    if not leads:
+        raise LatentcastError("--leads: names no lead; give names, for example --leads I,II,V1")
+    try:
+        return canonical_names(tuple(leads))
+    except LatentcastError as error:
+        raise LatentcastError(f"--leads {','.join(leads)}: {error}") from None
 
 
 def read_recording(path: str | Path) -> Recording:

@@ -93,8 +93,8 @@ def read_table(path: Path) -> list[Row]:
 def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
     """Record id and annotation of a row; ``"line <n>"`` and the problem where it cannot be read."""
     try:
-        check_cells(row)
-        return record_id(row["ecg_id"]), annotation(row), None
+        said = annotation(row)
+        return record_id(row["ecg_id"]), said, None
     except ValueError as error:
         return f"line {line}", None, f"{TABLE} line {line}: {error}"
 
@@ -148,8 +148,10 @@ def list_records(
         key, said, problem = identify(row, line)
         if said is not None:
             annotations.setdefault(key, said)
-            if not (root / file).is_file() or file == TABLE:
-                problem = f"header {row[column]}.hea is missing, {TABLE} lists it"
+            if file == TABLE:
+                problem = f"{TABLE} line {line}: {column} is empty"
+            elif not (root / file).is_file():
+                problem = f"header {file} is missing, {TABLE} lists it"
         refs.append(RecordRef(key, file, problem=problem))
     tops = {file.split("/")[0] for file in listed}
     for top in sorted(tops):

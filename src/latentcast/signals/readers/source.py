@@ -57,7 +57,8 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Changes when the source does: a hash of the listing, file sizes and annotations."""
+        """Changes when the source does: a hash of listing, headers, tables and checksums, and of
+        the size of every signal file at least."""
         ...
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:

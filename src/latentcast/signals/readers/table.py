@@ -1,4 +1,4 @@
-"""A CSV beside the records, as text: a row that lost cells is told from one whose cells are empty."""
+"""A CSV beside the records, as text; a row that was cut off is told from one with empty cells."""
 
 from __future__ import annotations
 

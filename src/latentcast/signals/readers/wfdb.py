@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import matlab
-from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.readers.source import Annotation
 from latentcast.signals.recording import INVALID, BadRecord, Recording, from_signal, millivolts_per
 
 CHECKSUMS = "SHA256SUMS.txt"
@@ -29,7 +28,6 @@ CHECKSUMS = "SHA256SUMS.txt"
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?$")
 _DIAGNOSES = re.compile(r"^\s*Dx\s*:\s*(.*)$", re.IGNORECASE)
-_CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 _FIELD = re.compile(r"^\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$")
 
 
@@ -261,7 +259,7 @@ def _calibration(signals: list[tuple[str, str, float]]) -> tuple[tuple[str, ...]
         leads = canonical_names([name for name, _, _ in signals])
         factors = [millivolts_per(unit) for _, unit, _ in signals]
     except LatentcastError as error:
-        raise BadRecord(str(error)) from None
+        raise BadRecord(f"header: {error}") from None
     for lead, (_, _, gain) in zip(leads, signals, strict=True):
         if gain == 0:
             raise BadRecord(f"lead {lead} is not calibrated (gain 0 or absent in the header)")
@@ -326,59 +324,3 @@ def _annotation(header: Header) -> Annotation:
         elif comment:
             metadata["comments"] = [*metadata.get("comments", []), comment]
     return Annotation(labels=labels, metadata=metadata)
-
-
-def read_checksums(root: Path) -> dict[str, str]:
-    """``SHA256SUMS.txt`` of a folder: sha256 by relative path; empty where there is none.
-
-    Raises:
-        LatentcastError: it cannot be read; names the line.
-    """
-    path = root / CHECKSUMS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise LatentcastError(
-            f"{path}: cannot be read ({error}); restore it, or remove it to read without checksums"
-        ) from error
-    sums = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        pair = _CHECKSUM.match(line)
-        if pair is None:
-            raise LatentcastError(
-                f"{path} line {number}: '{line[:80]}' is no sha256 and file name; restore the "
-                "file, or remove it to read without checksums"
-            )
-        sums[pair[2]] = pair[1].lower()
-    return sums
-
-
-def list_records(root: Path) -> list[RecordRef]:
-    """Every record below ``root``, sorted by path; segments of a longer record are left to it.
-
-    A record's id is its name, or its path where the source uses one name twice.
-    """
-    headers = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.hea"))
-    segments = set()
-    for file in headers:
-        try:
-            lines = (root / file).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue  # the read will say so in its place
-        body = [
-            line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")
-        ]
-        if body and "/" in body[0][0]:
-            folder = PurePosixPath(file).parent
-            segments |= {str(folder / f"{line[0]}.hea") for line in body[1:] if line[0] != "~"}
-    listed = [file for file in headers if file not in segments]
-    stems = [PurePosixPath(file).stem for file in listed]
-    repeated = {stem for stem, times in Counter(stems).items() if times > 1}
-    return [
-        RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
-        for file, stem in zip(listed, stems, strict=True)
-    ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from latentcast.errors import LatentcastError
 from latentcast.signals.readers import ptbxl, wfdb
 from latentcast.signals.readers.source import Annotation, RecordRef
 from latentcast.signals.recording import Recording
+
+_CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 
 
 class WfdbFolder:
@@ -37,10 +41,10 @@ class WfdbFolder:
             self._refs, self._annotations = ptbxl.list_records(root, sampling_rate)
         else:
             self.kind = "wfdb"
-            self._refs = wfdb.list_records(root)
+            self._refs = list_records(root)
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         if verify_checksums:
-            for file, digest in wfdb.read_checksums(root).items():
+            for file, digest in read_checksums(root).items():
                 path = PurePosixPath(file)
                 self._sha256[str(path.parent)][path.name] = digest
 
@@ -50,9 +54,11 @@ class WfdbFolder:
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for ref in self._refs:
-            path = self.root / ref.file
-            size = path.stat().st_size if path.is_file() else -1
-            digest.update(f"{ref.record_id}\t{ref.file}\t{size}\n".encode())
+            digest.update(f"{ref.record_id}\t{ref.file}\n".encode())
+            digest.update(_signature(self.root / ref.file))
+        for folder in sorted(self._sha256):
+            for name, sha256 in sorted(self._sha256[folder].items()):
+                digest.update(f"{folder}/{name}\t{sha256}\n".encode())
         if self._annotations is not None:
             digest.update((self.root / ptbxl.TABLE).read_bytes())
         return digest.hexdigest()
@@ -63,3 +69,93 @@ class WfdbFolder:
         if self._annotations is not None:
             annotation = self._annotations[ref.record_id]
         return recording, annotation
+
+
+def read_checksums(root: Path) -> dict[str, str]:
+    """``SHA256SUMS.txt`` of a folder: sha256 by relative path; empty where there is none.
+
+    Raises:
+        LatentcastError: it cannot be read; names the line.
+    """
+    path = root / wfdb.CHECKSUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentcastError(
+            f"{path}: cannot be read ({error}); restore it, or remove it to read without checksums"
+        ) from error
+    sums = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        pair = _CHECKSUM.match(line)
+        if pair is None:
+            raise LatentcastError(
+                f"{path} line {number}: '{line[:80]}' is no sha256 and file name; restore the "
+                "file, or remove it to read without checksums"
+            )
+        sums[pair[2]] = pair[1].lower()
+    return sums
+
+
+def _signature(header: Path) -> bytes:
+    """Changes when a record does: its header, and the names and sizes of the files it names.
+
+    Signal files are not read: one rewritten at the same length under the same header goes unseen.
+    """
+    digest = hashlib.sha256()
+    pending, seen = [header], {header}
+    while pending:
+        path = pending.pop()
+        try:
+            raw = path.read_bytes()
+        except (OSError, ValueError):  # ValueError: no file can have this name
+            digest.update(b"missing\n")
+            continue
+        digest.update(hashlib.sha256(raw).digest())
+        lines = [line.split() for line in raw.decode("utf-8", errors="replace").splitlines()]
+        lines = [words for words in lines if words and not words[0].startswith("#")]
+        segments = bool(lines) and "/" in lines[0][0]
+        for name in sorted({words[0] for words in lines[1:]}):
+            if segments and (part := path.parent / f"{name}.hea") not in seen:
+                seen.add(part)
+                pending.append(part)
+            elif not segments:
+                digest.update(f"{name}\t{_size(path.parent / name)}\n".encode())
+    return digest.digest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return -1
+
+
+def list_records(root: Path) -> list[RecordRef]:
+    """Every record below ``root``, sorted by path; segments of a longer record are left to it.
+
+    A record's id is its name, or its path where the source uses one name twice.
+    """
+    headers = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.hea"))
+    segments = set()
+    for file in headers:
+        try:
+            lines = (root / file).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue  # the read will say so in its place
+        body = [
+            line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")
+        ]
+        if body and "/" in body[0][0]:
+            folder = PurePosixPath(file).parent
+            segments |= {str(folder / f"{line[0]}.hea") for line in body[1:] if line[0] != "~"}
+    listed = [file for file in headers if file not in segments]
+    stems = [PurePosixPath(file).stem for file in listed]
+    repeated = {stem for stem, times in Counter(stems).items() if times > 1}
+    return [
+        RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
+        for file, stem in zip(listed, stems, strict=True)
+    ]

@@ -1,0 +1,143 @@
+"""Whose a store's folder is: one ingest at a time, of one source, with one set of options."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from latentcast.data.manifest import MANIFEST, PLAN, QUARANTINE
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.files import write_text
+
+LOCK = "ingest.lock"
+
+
+@contextmanager
+def writing(folder: Path, mend: str) -> Iterator[None]:
+    """Turn an error of the file system into one that names the folder and the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise LatentcastError(f"{folder}: cannot be written ({error}); {mend}") from error
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other processes out of it; ends with this process at the latest.
+
+    Raises:
+        LatentcastError: another process holds it, or the folder cannot be written.
+    """
+    path = folder / LOCK
+    while True:
+        with writing(folder, "choose another --out"):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        with file:
+            try:
+                # A record lock and no flock: forked readers would inherit that, and hold it for a
+                # moment after their parent was killed.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise LatentcastError(
+                    f"{folder}: another ingest is writing into it; wait until it ends, or choose "
+                    "another --out"
+                ) from None
+            if not _is_at(path, file):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Whether the open file is the one of that name.
+
+    The holder of a lock removes the file when it ends. Who opened it before then locks a file that
+    is gone, while a third process makes a new one.
+    """
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
+    """Whether the folder already holds the finished store of this very plan.
+
+    Raises:
+        LatentcastError: it holds the finished store of another plan.
+    """
+    if not (folder / MANIFEST).is_file():
+        return False
+    manifest = Store.open(folder).manifest
+    mine = json.loads(json.dumps(plan))
+    theirs = json.loads(json.dumps(manifest.provenance))
+    # Another version that reads this format has nothing to redo.
+    theirs["latentcast"] = mine["provenance"]["latentcast"]
+    if theirs != mine["provenance"] or manifest.sampling_rate != mine["target"]["sampling_rate"]:
+        raise _taken(folder, theirs, mine["provenance"])
+    clear(folder)  # a kill between manifest and tidying leaves sidecars
+    return True
+
+
+def claim(folder: Path, plan: dict[str, Any]) -> None:
+    """Make a folder ours to write to; goes on with what a killed ingest of the same plan left.
+
+    Raises:
+        LatentcastError: it holds something else.
+    """
+    text = json.dumps(plan, indent=1, ensure_ascii=False, sort_keys=True)
+    if (folder / PLAN).is_file():
+        theirs = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        if theirs != json.loads(text):
+            raise _taken(folder, theirs["provenance"], plan["provenance"])
+    elif any(not _harmless(path) for path in folder.iterdir()):
+        raise LatentcastError(
+            f"{folder}: is not empty and holds no store; choose an empty or new --out"
+        )
+    # What a killed run was writing: its open shard, and drafts of other files.
+    for partial in (*folder.glob("*.partial"), *folder.glob(".*.*.*")):
+        partial.unlink()
+    write_text(folder / PLAN, text)
+
+
+def _harmless(path: Path) -> bool:
+    """Whether an ingest that came to nothing leaves it, killed or not."""
+    return path.name in (QUARANTINE, LOCK) or path.match(f".{PLAN}.*")
+
+
+def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> LatentcastError:
+    flat = [{**p, **p.get("options", {}), "options": None} for p in (theirs, mine)]
+    differing = {
+        key: f"{key} {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
+        for key in sorted(set(flat[0]) | set(flat[1]))
+        if flat[0].get(key) != flat[1].get(key)
+    }
+    # With nothing else different, what the first records say of themselves is (their rate).
+    if differing.keys() <= {"fingerprint", "listed"}:
+        return LatentcastError(
+            f"{folder}: the source '{mine['source']}' has changed since its records were read into "
+            f"this store; remove {folder} to ingest it anew, or choose another --out"
+        )
+    return LatentcastError(
+        f"{folder}: already holds another store ({'; '.join([*differing.values()][:3])}); choose "
+        "another --out or remove that folder"
+    )
+
+
+def clear(folder: Path) -> None:
+    """Remove what only an unfinished ingest needs."""
+    # Last first: a kill in between leaves a beginning, which is what a resumed ingest can read.
+    sidecars = sorted(folder.glob("shard-*.json"), reverse=True)
+    for path in (*sidecars, folder / PLAN, folder / LOCK):
+        if path.exists():  # a disk for reading only refuses to remove even what is not there
+            path.unlink(missing_ok=True)
