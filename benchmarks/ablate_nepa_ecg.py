@@ -3,7 +3,8 @@
     python benchmarks/ablate_nepa_ecg.py STORE --out FOLDER [--steps 1000] [--seeds 0 1 2]
 
 Each variant changes the named keys of `nepa-ecg-tiny` and nothing else. Layer and penalty are
-chosen on the validation fold, the test fold is read once. Prints one JSON object (the training log
+chosen on the validation fold. Compare variants by their validation score; the
+test fold is for the record. Prints one JSON object (the training log
 goes to stderr); runs are kept in FOLDER and resumed, so an interrupted call goes on.
 """
 
@@ -25,8 +26,11 @@ from latentcast.recipes import recipe
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
-    "trained patch embedding (published)": {"objective.patch_embedding": "trained"},
-    "seconds": {"encoder.positions.coordinates": "seconds"},
+    "fixed patch embedding": {"objective.patch_embedding": "fixed"},
+    "fixed patch embedding, seconds": {
+        "objective.patch_embedding": "fixed",
+        "encoder.positions.coordinates": "seconds",
+    },
     "LayerScale 1e-5 (published)": {"encoder.layer_scale": 1e-5},
     "patches of 50 ms (published)": {"encoder.patch": 5, "train.batch_size": 8},
 }
@@ -52,7 +56,7 @@ def main() -> None:
                     "train.log_every": 100,
                 }
             )
-            run = arguments.out / f"{'-'.join(variant.split()[:2])}-seed{seed}"
+            run = arguments.out / f"{variant.replace(' ', '-').replace(',', '')}-seed{seed}"
             with contextlib.redirect_stdout(sys.stderr):
                 pretrain(config, arguments.store, run)
             sources = [Encoder.from_pretrained(run), Encoder.random(run)]

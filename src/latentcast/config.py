@@ -155,7 +155,7 @@ class NepaConfig(Settings):
     patch_embedding: Literal["trained", "fixed"] = "trained"
     """``trained`` is the published rule: input and target move together. ``fixed`` keeps the patch
     embedding at its random initialisation, so that targets cannot drift to what is easy to
-    predict."""
+    predict; docs/nepa-on-ecg.md has the comparison."""
 
 
 class OptimizerConfig(Settings):

@@ -7,7 +7,6 @@ from latentcast.config import (
     EcgInput,
     EmaConfig,
     EncoderConfig,
-    NepaConfig,
     OptimizerConfig,
     Rotary,
     TrainConfig,
@@ -56,7 +55,6 @@ def nepa_ecg_tiny() -> Config:
             patch=20, width=128, depth=4, heads=4, mlp_width=512, layer_scale=1.0,
             positions=Rotary(coordinates="normalized", rescale=None),
         ),
-        objective=NepaConfig(patch_embedding="fixed"),
         optimizer=OptimizerConfig(lr=3e-3, warmup_steps=200, betas=(0.9, 0.99)),
         ema=EmaConfig(base=0.99, final=0.99),
         train=TrainConfig(
