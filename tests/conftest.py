@@ -28,7 +28,6 @@ def small_config() -> Config:
     """NEPA on 100 Hz recordings, so small that a step takes milliseconds."""
     return recipe("nepa-ecg-tiny").updated(
         {
-            "objective.patch_embedding": "trained",
             "encoder.width": 24,
             "encoder.depth": 2,
             "encoder.heads": 2,

@@ -21,8 +21,8 @@ SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.m
          "encoder.drop_path": 0.3}  # fmt: skip
 CASES = {
     "nepa × ecg": recipe("nepa-ecg-tiny").updated({**SMALL, "input.length": 200}),
-    "nepa × ecg, published target": recipe("nepa-ecg-tiny").updated(
-        {**SMALL, "input.length": 200, "objective.patch_embedding": "trained"}
+    "nepa × ecg, fixed patches": recipe("nepa-ecg-tiny").updated(
+        {**SMALL, "input.length": 200, "objective.patch_embedding": "fixed"}
     ),
     "nepa × image": recipe("nepa-image-tiny").updated(
         {**SMALL, "input.height": 16, "input.width": 12}

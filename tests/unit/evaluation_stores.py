@@ -27,6 +27,7 @@ def write_store(
     patient_ids: Sequence[str] | None = None,
     leads: Sequence[str] = ("I", "II"),
     sampling_rate: float = 100.0,
+    source: str = "test",
 ) -> Store:
     """A store of time-major int16 records (samples, leads), written as the format says."""
     n = len(records)
@@ -50,9 +51,9 @@ def write_store(
         label_indices=np.array(indices, dtype=np.int32),
         label_values=np.array([v for held in labels for v in held.values()], dtype=np.float32),
         invalid=np.zeros((0, 4), dtype=np.int64),
-        metadata_offset=np.zeros(n + 1, dtype=np.int64),
+        metadata_offset=3 * np.arange(n + 1, dtype=np.int64),
     )
-    (path / "metadata.jsonl").write_text("")
+    (path / "metadata.jsonl").write_text("{}\n" * n)
     train = [r for r, fold in zip(records, folds, strict=True) if fold <= 8] or list(records)
     counts = np.concatenate(train).astype(np.float64)
     counts[counts == INVALID] = np.nan
@@ -79,7 +80,7 @@ def write_store(
             "records": len(train),
             "samples": np.isfinite(counts).sum(axis=0).tolist(),
         },
-        "provenance": {"source": "test"},
+        "provenance": {"source": source, "kind": "array"},
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     return Store.open(path)

@@ -12,6 +12,11 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
 
 
+def alone(records: int) -> list[str]:
+    """Patients of records of which none is known: each is its own."""
+    return [""] * records
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(1, 6))
 def test_auroc_equals_scikit_learn_with_and_without_ties(seed: int, n: int, steps: int) -> None:
@@ -33,7 +38,7 @@ def test_ties_count_half_by_hand() -> None:
 def test_a_resample_equals_the_auroc_of_its_repeated_records() -> None:
     rng = np.random.default_rng(0)
     targets, scores = rng.random((40, 4)) < 0.3, rng.normal(size=(40, 4)).round(1)
-    counts = metrics.draw(40, 25, seed=3)
+    counts = metrics.draw(alone(40), 25, seed=3)
     assert (counts.sum(axis=1) == 40).all()
     areas = metrics.auroc(targets, scores, counts)
     for resample, area in zip(counts, areas, strict=True):
@@ -42,19 +47,20 @@ def test_a_resample_equals_the_auroc_of_its_repeated_records() -> None:
 
 
 def test_every_record_is_drawn_alike() -> None:
-    counts = metrics.draw(7, 20_000, seed=0)
+    counts = metrics.draw(alone(7), 20_000, seed=0)
     np.testing.assert_allclose(counts.mean(axis=0), 1.0, atol=0.03)
     np.testing.assert_allclose((counts == 0).mean(axis=0), (6 / 7) ** 7, atol=0.02)
-    assert (metrics.draw(7, 20_000, seed=1) != counts).any()
+    assert (metrics.draw(alone(7), 20_000, seed=1) != counts).any()
 
 
 def test_a_label_without_positives_is_never_a_half() -> None:
+    """NEPA defect 7: an empty class was scored 0.5, or made the whole macro average NaN."""
     rng = np.random.default_rng(0)
     targets = np.zeros((50, 3), dtype=bool)
     targets[:25, 0] = True  # b has no positive, c no negative
     targets[:, 2] = True
     scores = np.column_stack([-np.arange(50.0), rng.normal(size=(50, 2))])
-    result = metrics.score(targets, scores, ["a", "b", "c"], resamples=50)
+    result = metrics.score(targets, scores, ["a", "b", "c"], alone(len(targets)), resamples=50)
     assert result.undefined == ("b", "c")
     assert result.supported_labels == ("a",)
     assert np.isnan([label.auroc.value for label in result.labels[1:]]).all()
@@ -62,7 +68,8 @@ def test_a_label_without_positives_is_never_a_half() -> None:
 
 
 def test_no_defined_label_at_all_is_nan_not_a_number() -> None:
-    result = metrics.score(np.zeros((5, 1), bool), np.arange(5.0)[:, None], ["a"], resamples=10)
+    scores = np.arange(5.0)[:, None]
+    result = metrics.score(np.zeros((5, 1), bool), scores, ["a"], alone(5), resamples=10)
     assert np.isnan([result.macro.value, result.macro.low, result.supported.value]).all()
 
 
@@ -71,7 +78,7 @@ def test_a_label_that_loses_its_positives_is_left_out_of_that_resample_only() ->
     targets[:15, 0] = True
     targets[0, 1] = True  # drawn in about 63 % of the resamples
     scores = np.column_stack([-np.arange(30.0), np.arange(30.0)])  # label areas 1 and 0
-    redrawn = metrics.macro(metrics.auroc(targets, scores, metrics.draw(30, 400, seed=0)))
+    redrawn = metrics.macro(metrics.auroc(targets, scores, metrics.draw(alone(30), 400, seed=0)))
     assert set(redrawn.round(3)) == {0.5, 1.0}  # both labels, or the first alone
     assert 0.5 < (redrawn == 0.5).mean() < 0.75
 
@@ -82,13 +89,17 @@ def test_rare_labels_leave_the_supported_macro_alone() -> None:
     rare = np.zeros((200, 1), dtype=bool)
     rare[: metrics.SUPPORT - 1] = True
     scores = rng.normal(size=(200, 3))
-    both = metrics.score(targets, scores[:, :2], ["a", "b"], resamples=50)
-    with_rare = metrics.score(np.hstack([targets, rare]), scores, ["a", "b", "c"], resamples=50)
+    both = metrics.score(targets, scores[:, :2], ["a", "b"], alone(200), resamples=50)
+    with_rare = metrics.score(
+        np.hstack([targets, rare]), scores, ["a", "b", "c"], alone(len(targets)), resamples=50
+    )
     assert with_rare.supported == both.macro
     assert with_rare.macro != both.macro
     assert with_rare.supported_labels == ("a", "b")
     rare[metrics.SUPPORT - 1] = True
-    enough = metrics.score(np.hstack([targets, rare]), scores, ["a", "b", "c"], resamples=50)
+    enough = metrics.score(
+        np.hstack([targets, rare]), scores, ["a", "b", "c"], alone(len(targets)), resamples=50
+    )
     assert enough.supported == enough.macro
 
 
@@ -99,9 +110,68 @@ def test_the_interval_covers_the_true_auroc() -> None:
     for trial in range(200):
         targets = rng.random((200, 1)) < 0.3
         scores = rng.normal(size=(200, 1)) + targets
-        macro = metrics.score(targets, scores, ["a"], resamples=300, seed=trial).macro
+        macro = metrics.score(targets, scores, ["a"], alone(200), resamples=300, seed=trial).macro
         covered += macro.low <= 0.76025 <= macro.high
     assert 0.89 <= covered / 200 <= 0.99
+
+
+def people(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets (80, 2) and two score sets of one record a patient."""
+    rng = np.random.default_rng(seed)
+    targets = rng.random((80, 2)) < 0.4
+    good = targets + rng.normal(size=(80, 2))
+    return targets, good, 0.5 * targets + rng.normal(size=(80, 2))
+
+
+def test_copies_of_a_patients_record_do_not_narrow_the_interval() -> None:
+    """Four copies of every record tell nothing new: the interval is that of one copy."""
+    targets, good, poor = people()
+    names = [f"p{i}" for i in range(80)]
+    fourfold = [np.repeat(held, 4, axis=0) for held in (targets, good, poor)]
+    one = metrics.score(targets, good, ["a", "b"], names)
+    four = metrics.score(*fourfold[:2], ["a", "b"], np.repeat(names, 4))
+    assert (four.macro.low, four.macro.high) == pytest.approx((one.macro.low, one.macro.high))
+    taken_apart = metrics.score(*fourfold[:2], ["a", "b"], alone(320)).macro
+    width = taken_apart.high - taken_apart.low
+    assert four.macro.high - four.macro.low > 1.7 * width  # sqrt(4) in the limit
+
+    paired = metrics.paired_difference(targets, good, poor, names)
+    wide = metrics.paired_difference(*fourfold, np.repeat(names, 4))
+    assert (wide.low, wide.high) == pytest.approx((paired.low, paired.high))
+
+
+def test_with_one_record_a_patient_patients_are_records() -> None:
+    targets, good, _ = people()
+    names = [f"p{i * 37 % 80}" for i in range(80)]  # in no order
+    assert (metrics.draw(names, 50, seed=1) == metrics.draw(alone(80), 50, seed=1)).all()
+    assert metrics.score(targets, good, ["a", "b"], names) == (
+        metrics.score(targets, good, ["a", "b"], alone(80))
+    )
+
+
+def test_a_patient_is_drawn_with_all_records_and_an_unknown_one_with_its_own() -> None:
+    counts = metrics.draw(["x", "", "y", "x", "", "y"], 500, seed=0)
+    assert (counts[:, 0] == counts[:, 3]).all() and (counts[:, 2] == counts[:, 5]).all()
+    assert (counts[:, 1] != counts[:, 4]).any()
+    assert (counts[:, [0, 1, 2, 4]].sum(axis=1) == 4).all()  # four patients
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.01, 0.02, "better"),
+        (-0.02, -0.01, "worse"),
+        (-0.01, 0.01, "undecided"),
+        (0.0, 0.02, "undecided"),
+        (-0.02, 0.0, "undecided"),
+        (None, None, "undefined"),
+    ],
+)
+def test_an_interval_that_touches_zero_decides_nothing(
+    low: float | None, high: float | None, outcome: str
+) -> None:
+    held = metrics.Estimate.from_json({"value": 0.01, "low": low, "high": high})
+    assert held.outcome == outcome
 
 
 def test_paired_difference_is_narrower_than_unpaired_and_signed() -> None:
@@ -110,13 +180,13 @@ def test_paired_difference_is_narrower_than_unpaired_and_signed() -> None:
     hard = rng.normal(size=(300, 4))  # what both score sets share
     good = targets + hard + 0.2 * rng.normal(size=(300, 4))
     poor = 0.9 * targets + hard + 0.2 * rng.normal(size=(300, 4))
-    paired = metrics.paired_difference(targets, good, poor)
-    a = metrics.auroc(targets, good, metrics.draw(300, 1000, seed=1))
-    b = metrics.auroc(targets, poor, metrics.draw(300, 1000, seed=2))
+    paired = metrics.paired_difference(targets, good, poor, alone(300))
+    a = metrics.auroc(targets, good, metrics.draw(alone(300), 1000, seed=1))
+    b = metrics.auroc(targets, poor, metrics.draw(alone(300), 1000, seed=2))
     low, high = np.quantile(metrics.macro(a) - metrics.macro(b), [0.025, 0.975])
     assert paired.high - paired.low < 0.6 * (high - low)
     assert paired.low > 0 > low
-    back = metrics.paired_difference(targets, poor, good)
+    back = metrics.paired_difference(targets, poor, good, alone(300))
     assert back.value == -paired.value
     np.testing.assert_allclose([back.low, back.high], [-paired.high, -paired.low], atol=1e-12)
 
@@ -124,7 +194,8 @@ def test_paired_difference_is_narrower_than_unpaired_and_signed() -> None:
 def test_equal_score_sets_differ_by_exactly_nothing() -> None:
     rng = np.random.default_rng(0)
     targets, scores = rng.random((50, 3)) < 0.3, rng.normal(size=(50, 3))
-    assert metrics.paired_difference(targets, scores, scores * 2) == metrics.Estimate(0, 0, 0)
+    same = metrics.paired_difference(targets, scores, scores * 2, alone(50))
+    assert same == metrics.Estimate(0, 0, 0)
 
 
 def test_scores_that_are_not_finite_are_an_error() -> None:

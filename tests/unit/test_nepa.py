@@ -19,8 +19,7 @@ from latentcast.recipes import recipe
 def config() -> Config:
     return recipe("nepa-ecg-tiny").updated(
         {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.mlp_width": 48,
-         "input.length": 200,
-         "objective.patch_embedding": "trained"}
+         "input.length": 200}
     )  # fmt: skip
 
 

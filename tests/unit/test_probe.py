@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,9 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.probes import PENALTIES, Standardiser, fit_probe, logistic_regression
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.random_convolutions import RandomConvolutions
+from latentcast.evaluation.results import ProbeReport, interval, number
 from latentcast.evaluation.tasks import Task
+from latentcast.signals.recording import INVALID
 
 CLASSES = ("NORM", "AFIB", "STACH")
 
@@ -108,6 +111,7 @@ def folds(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_layer_and_penalty_come_from_validation_and_statistics_from_training() -> None:
+    """NEPA defect 21: the final test used the last weights, whatever validation had said."""
     x, y = correlated(500, 20)
     rng = np.random.default_rng(1)
     layers = {
@@ -206,17 +210,55 @@ def test_report_has_every_row_difference_label_and_source_of_the_numbers(
     assert path.name == "probe-mixed.json"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     read = json.loads(path.read_text())
+    assert read["records_left_out"] == {"train": 0, "validation": 0, "test": 0}
     assert read["rows"][0]["score"]["macro"]["value"] == report.rows[0].score.macro.value
     assert read["data"]["shards"] == {"shard-00000.npy": store.manifest.shards[0].sha256}
     assert read["provenance"] == {"command": "probe RUN", "lr": 0.1}
-    assert read["bootstrap"] == {"resamples": 100, "level": 0.95, "seed": 7, "unit": "record"}
+    assert read["bootstrap"] == {
+        "resamples": 100, "level": 0.95, "seed": 7, "unit": "patient",
+        "units": report.records["test"],
+    }  # fmt: skip
 
-    console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    report.render(console)
-    text = console.export_text()
+    text = printed(report, 200)
     for expected in ("random convolutions", "layer of pretrained", "STACH", "no positive in train"):
         assert expected in text
     assert f"{report.rows[0].score.macro.value:.3f}" in text
+
+
+def printed(report: ProbeReport, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    report.render(console)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("name", ["pretrained", "nepa-ecg-tiny (step-00004000, student)"])
+def test_a_terminal_of_80_columns_shows_every_number_whole(store: Store, name: str) -> None:
+    sources = [
+        PatchSource(name, seed=1),
+        PatchSource("random-initialised", seed=2),
+        RandomConvolutions.from_store(store, kernels=30),
+    ]
+    report = probe(sources, store, HELD, resamples=50)
+    lines = printed(report, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    # Its two readings and their two differences: the name is not broken either.
+    assert sum(line.startswith("random-initialised ") for line in lines) >= 4
+    shown = [interval(row.score.macro) for row in report.rows]
+    shown += [interval(d.estimate, signed=True) for d in report.differences]
+    shown += [interval(row.score.supported) for row in report.first_rows]
+    shown += [interval(label.auroc) for label in report.rows[0].score.labels]
+    shown += [number(x.auroc.value) for row in report.first_rows[1:] for x in row.score.labels]
+    for numbers in shown:  # the same number may stand in two tables, and must be whole in both
+        assert sum(line.count(numbers) for line in lines) >= shown.count(numbers), numbers
+
+
+def test_a_named_layer_shows_the_tested_encoder_label_by_label(store: Store) -> None:
+    sources = [PatchSource("pretrained"), RandomConvolutions.from_store(store, kernels=30)]
+    report = probe(sources, store, HELD, layer="embedding", resamples=50)
+    assert [row.name for row in report.first_rows] == ["pretrained", "random convolutions"]
+    line = next(line for line in printed(report, 80).splitlines() if line.startswith("AFIB "))
+    assert interval(report.rows[0].score.labels[1].auroc) in line
 
 
 def test_the_same_probe_twice_gives_the_same_report(store: Store) -> None:
@@ -227,7 +269,7 @@ def test_the_same_probe_twice_gives_the_same_report(store: Store) -> None:
 def test_a_named_layer_is_read_everywhere_it_exists(store: Store) -> None:
     sources = [PatchSource("a"), PatchSource("b"), RandomConvolutions.from_store(store, kernels=30)]
     report = probe(sources, store, HELD, layer="embedding", resamples=20)
-    assert [row.layer for row in report.rows] == ["embedding"] * 2 + ["max and positive share"]
+    assert [row.layer for row in report.rows] == ["embedding"] * 2 + ["kernels"]
     with pytest.raises(LatentcastError, match="did you mean 'block 1'"):
         probe(sources, store, HELD, layer="block1")
 
@@ -242,13 +284,28 @@ def test_a_write_that_fails_leaves_the_report_before_it(
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(LatentcastError, match="probe-mixed.json: cannot be written.*disk full"):
         dataclasses.replace(report, windows="centre").write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["probe-mixed.json"]
     assert (tmp_path / "probe-mixed.json").read_text() == before
 
 
+def test_a_run_folder_that_is_gone_is_named_with_the_mend(store: Store, tmp_path: Path) -> None:
+    report = probe([PatchSource()], store, HELD, resamples=10)
+    with pytest.raises(LatentcastError, match="gone/probe-mixed.json: cannot.*probe again"):
+        report.write(tmp_path / "gone")
+
+
+def test_a_cls_probe_of_a_causal_encoder_is_refused_with_the_reason(store: Store) -> None:
+    """NEPA defect 9: the head read token 0, whose logits are the same for any ECG."""
+    with pytest.raises(LatentcastError, match="token 0 sees only itself.*use mean"):
+        probe([PatchSource(causal=True)], store, HELD, pooling="cls")
+    with pytest.raises(LatentcastError, match="no objective here trains the CLS"):
+        probe([PatchSource(causal=False)], store, HELD, pooling="cls")
+
+
 def test_an_undefined_number_is_null_in_json(tmp_path: Path) -> None:
+    """NEPA defect 7: a class without positives must not become a number."""
     rng = np.random.default_rng(0)
     records = [rng.integers(-99, 99, (40, 2)).astype(np.int16) for _ in range(60)]
     fold = [1] * 40 + [9] * 10 + [10] * 10
@@ -269,16 +326,96 @@ def test_records_without_a_label_of_the_task_are_dropped(store: Store) -> None:
     assert sum(some.records.values()) == labelled < len(store)
 
 
-def test_a_leak_stops_the_probe_unless_it_is_accepted_and_printed(tmp_path: Path) -> None:
+def test_a_leak_stops_the_probe_and_a_possible_one_is_printed(tmp_path: Path) -> None:
+    """NEPA defect 15: no overlap check between pretraining and evaluation data."""
     leaky = labelled_store(
         tmp_path / "store", n=200, patient_ids=[f"p{i % 50}" for i in range(200)]
     )
     with pytest.raises(LatentcastError, match="patient in two splits"):
         probe([PatchSource()], leaky, HELD, resamples=10)
-    report = probe([PatchSource()], leaky, HELD, resamples=10, accept_leaks=True)
-    console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    report.render(console)
-    assert "LEAK (error): patient in two splits" in console.export_text()
+
+    store = labelled_store(tmp_path / "mine", n=200)
+    rng = np.random.default_rng(5)
+    other = [rng.integers(-99, 99, (40, 2)).astype(np.int16) for _ in range(200)]
+    ids = [f"x{i}" for i in range(200)]
+    for source, folder in (("test", "same"), ("hospital B", "other")):
+        write_store(tmp_path / folder, other, folds=[1] * 200, record_ids=ids, source=source)
+    with pytest.raises(LatentcastError, match="patient id in pretraining.*both stores come from"):
+        probe([PatchSource()], store, HELD, pretraining=Store.open(tmp_path / "same"))
+    pretraining = Store.open(tmp_path / "other")
+    report = probe([PatchSource()], store, HELD, pretraining=pretraining, resamples=10)
+    assert "LEAK (warning): patient id in pretraining" in printed(report, 200)
+
+
+def test_records_of_one_patient_widen_the_interval(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(90), 4)  # four records each, all in one fold
+    folds = np.repeat([1] * 40 + [9] * 15 + [10] * 35, 4).tolist()
+    ill = rng.random(90) < 0.5
+    signs = rng.normal(size=(90, 40, 2)) * np.where(ill, 130, 100)[:, None, None]
+    records = [(signs[p] + rng.normal(size=(40, 2))).round().astype(np.int16) for p in people]
+    labels = [{"NORM": 1.0} if ill[p] else {} for p in people]
+    one = Task("one", {"NORM": ("NORM",)}, keeps_unlabelled=True)
+    reports = {}
+    for name, ids in (("known", [f"p{p}" for p in people]), ("unknown", [""] * len(people))):
+        held = write_store(tmp_path / name, records, folds=folds, labels=labels, patient_ids=ids)
+        floor = RandomConvolutions.from_store(held, kernels=20)
+        reports[name] = probe([PatchSource(), floor], held, one)
+    assert reports["known"].bootstrap["unit"] == "patient"
+    assert reports["known"].bootstrap["units"] == 35
+    assert reports["unknown"].bootstrap["unit"] == "record"
+    wide, narrow = (r.rows[0].score.macro for r in reports.values())
+    assert wide.value == narrow.value and wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    wide, narrow = (r.differences[0].estimate for r in reports.values())
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
+class PickySource(PatchSource):
+    """Reads a record only when its first sample is valid."""
+
+    def token_layers(self, samples: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
+        layers, valid = super().token_layers(samples)
+        return layers, valid & torch.from_numpy(samples[:, :1, 0] != INVALID)
+
+
+def test_records_that_some_source_cannot_read_are_left_out_for_all_and_counted(
+    store: Store, tmp_path: Path
+) -> None:
+    records = [store.take([row])[0] for row in range(len(store))]
+    test, train = store.rows("test")[-2:], store.rows("train")[0]
+    records[train] = np.full_like(records[train], INVALID)
+    for row in test:
+        records[row][0] = INVALID  # only the floor cannot read these
+    labels = [store.labels.of(row) for row in range(len(store))]
+    holes = write_store(tmp_path / "holes", records, folds=store.folds.tolist(), labels=labels)
+    report = probe([PatchSource("a"), PickySource("b")], holes, HELD, resamples=20)
+    assert report.records_left_out == {"train": 1, "validation": 0, "test": 2}
+    assert report.as_json()["records_left_out"] == {"train": 1, "validation": 0, "test": 2}
+    before = probe([PatchSource("a")], store, HELD, resamples=20).records
+    assert report.records["train"] == before["train"] - 1
+    assert report.records["test"] == before["test"] - 2
+    assert {label.records for label in report.rows[0].score.labels} == {report.records["test"]}
+    text = " ".join(printed(report, 80).split())
+    assert "3 records without a valid token left out (train 1, test 2)" in text
+
+    # As if they were not in the store at all.
+    kept = np.delete(np.arange(len(records)), [train, *test])
+    clean = write_store(
+        tmp_path / "clean", [records[i] for i in kept], folds=store.folds[kept].tolist(),
+        labels=[labels[i] for i in kept],
+    )  # fmt: skip
+    alone = probe([PatchSource("a")], clean, HELD, resamples=20)
+    assert alone.rows[0].score == report.rows[0].score
+
+
+def test_a_split_without_a_readable_record_is_an_error(store: Store, tmp_path: Path) -> None:
+    records = [store.take([row])[0] for row in range(len(store))]
+    for row in store.rows("validation"):
+        records[row][:] = INVALID
+    labels = [store.labels.of(row) for row in range(len(store))]
+    blank = write_store(tmp_path / "blank", records, folds=store.folds.tolist(), labels=labels)
+    with pytest.raises(LatentcastError, match="with a valid token in the validation split"):
+        probe([PatchSource()], blank, HELD)
 
 
 def test_an_empty_test_fold_is_an_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from latentcast.errors import LatentcastError
 from latentcast.report import embedding
-from latentcast.report.embedding import plot_embedding, project
+from latentcast.report.embedding import MOST_CLASSES, plot_embedding, project, shown
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -80,6 +80,33 @@ def test_a_large_fold_is_thinned_with_labels_and_features_in_step(
     np.testing.assert_array_equal(np.sort(low), seen[0][seen[0][:, 0] < 17, 0])
 
 
+def test_of_many_classes_the_most_frequent_of_the_shown_records_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedding, "MOST_RECORDS", 60)
+    names = tuple("abcdefghijkl")
+    counts = [3, 50, 9, 40, 0, 30, 1, 20, 25, 8, 45, 35]
+    table = np.arange(60)[:, None] < np.array(counts)
+    x, y, drawn = shown(features(60), table, names)
+    assert drawn == tuple("bcdfhikl") and y.sum(axis=0).tolist() == [50, 9, 40, 30, 20, 25, 45, 35]
+    np.testing.assert_array_equal(x, features(60))
+    more = np.zeros((3000, 12), dtype=bool)
+    more[:, 4] = True
+    _, y, drawn = shown(features(3060), np.vstack([table, more]), names)
+    assert len(y) == 60 and "e" in drawn and y[:, drawn.index("e")].sum() > 40
+    again = shown(features(60), table[:, :MOST_CLASSES], names[:MOST_CLASSES])
+    assert again[2] == names[:MOST_CLASSES]  # none left out, none moved
+
+    figure = plot_embedding(features(60), table, names)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x1 < figure.bbox.x1  # nine names fit the page, and lie on no map
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+    titles = [axes.get_title(loc="left") for axes in figure.axes[2:]]
+    assert titles == [f"{n}  {counts[names.index(n)]}" for n in "bcdfhikl"]
+
+
 def test_a_collapsed_encoder_has_a_map_that_says_so() -> None:
     # 37 x 0.1 is not 3.7 in floating point: the deviation is tiny and not 0.
     figure = plot_embedding(np.full((37, 6), 0.1), labels()[:37], CLASSES)
@@ -108,7 +135,6 @@ def test_any_width_and_constant_features_have_a_map(width: int) -> None:
         (np.zeros((9, 3)), np.zeros((8, 1), bool), ("a",), "(8, 1)"),
         (np.zeros((9, 3)), np.zeros((9, 2), bool), ("a",), "1 classes"),
         (np.zeros((4, 3)), np.zeros((4, 1), bool), ("a",), "4 records"),
-        (np.zeros((9, 3)), np.zeros((9, 9), bool), tuple("abcdefghi"), "9 classes"),
     ],
 )
 def test_input_that_cannot_be_mapped_is_refused(x: Any, y: Any, classes: Any, named: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.tasks import TASKS, task
 from latentcast.report import embedding
 from latentcast.report.page import write_report
 from latentcast.report.style import PALETTE, stylesheet
@@ -54,6 +55,7 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
         "protocol": "PTB-XL superdiagnostic, folds 1–8/9/10, linear probe",
         "task": "superdiagnostic",
         "records": {"train": 2000, "validation": 310, "test": 300},
+        "records_left_out": {"train": 0, "validation": 0, "test": 0},
         "labels": [
             {"name": "MI", "positives": {"train": 200, "validation": 41, "test": 40},
              "left_out": None},
@@ -75,7 +77,9 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
         ],
         "leaks": [],
         "data": {},
-        "bootstrap": {"resamples": 1000, "level": 0.95, "seed": 0, "unit": "record"},
+        "bootstrap": {
+            "resamples": 1000, "level": 0.95, "seed": 0, "unit": "patient", "units": 280,
+        },
         "windows": "strided",
         "provenance": {},
     }  # fmt: skip
@@ -224,12 +228,14 @@ def test_an_undefined_difference_claims_nothing() -> None:
     assert "nothing is claimed" in found.sentences[1] and "None" not in "".join(found.sentences)
 
 
-@pytest.mark.parametrize("to_convolutions", [-0.05, 0.0])
+@pytest.mark.parametrize(
+    ("to_convolutions", "words"), [(-0.05, "but is worse than"), (0.0, "but not")]
+)
 def test_a_win_over_one_floor_does_not_hide_that_another_was_missed(
-    to_convolutions: float,
+    to_convolutions: float, words: str
 ) -> None:
     found = verdict(probe(to_convolutions=to_convolutions))
-    assert found.headline == "Pretrained beats random-initialised, but not random convolutions"
+    assert found.headline == f"Pretrained beats random-initialised, {words} random convolutions"
     assert verdict(probe()).headline == "Pretrained beats random-initialised"
 
 
@@ -238,6 +244,19 @@ def test_another_reading_of_the_floor_that_decides_otherwise_is_told() -> None:
     assert len(verdict(given).sentences) == 3
     given["differences"][1] = difference("random-initialised", 0.0, choice="layer of pretrained")
     assert "gives another answer" in verdict(given).sentences[2]
+
+
+def test_rare_labels_do_not_hide_the_average_over_the_others(tmp_path: Path, quick: None) -> None:
+    given = arguments()
+    for place, held in enumerate(given["probe"]["rows"]):
+        held["score"]["supported"] = estimate(0.9 - 0.01 * place)
+    words = (
+        "Over the one label with 10 or more positives: pretrained 0.900 [0.880, 0.920], "
+        "random-initialised 0.890 [0.870, 0.910], random convolutions 0.870 [0.850, 0.890]."
+    )
+    assert words in Page(write_report(tmp_path, **given).read_text("utf-8")).text
+    given["probe"]["labels"] = given["probe"]["labels"][:1]
+    assert "Over the" not in Page(write_report(tmp_path, **given).read_text("utf-8")).text
 
 
 def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
@@ -263,13 +282,38 @@ def test_collapse_that_was_not_watched_is_not_called_absent(tmp_path: Path, quic
     assert "collapse was not watched" in page and "alarms: none" not in page
 
 
-def test_the_page_speaks_of_the_pretrained_encoder(tmp_path: Path, quick: None) -> None:
+def test_what_the_interval_is_about_and_what_is_not_in_it_is_said(
+    tmp_path: Path, quick: None
+) -> None:
     given = arguments()
-    for entry in (given["probe"]["rows"][0], *given["probe"]["differences"]):
-        entry["name"] = "tiny (step-00000046)"
+    text = Page(write_report(tmp_path, **given).read_text("utf-8")).text
+    assert "1,000 bootstrap resamples of the 280 test patients" in text
+    assert "left out (" not in text
+    given["probe"]["records_left_out"] = {"train": 1, "validation": 0, "test": 2}
+    given["probe"]["bootstrap"] |= {"unit": "record", "units": 300}
+    text = Page(write_report(tmp_path, **given).read_text("utf-8")).text
+    assert "resamples of the 300 test records" in text
+    assert "3 records without a valid token left out (train 1, test 2). Layer" in text
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_a_page_and_says_which_classes_its_map_shows(
+    tmp_path: Path, quick: None, name: str
+) -> None:
+    rng = np.random.default_rng(0)
+    given = arguments()
+    classes = task(name).classes
+    given |= {"classes": classes, "labels": rng.random((30, len(classes))) < 0.2}
+    given["probe"]["labels"] = [
+        {"name": c, "positives": {"train": 9, "validation": 9, "test": 9}, "left_out": None}
+        for c in classes
+    ]
     page = Page(write_report(tmp_path, **given).read_text("utf-8"))
-    assert "Pretrained beats random-initialised" in page.text
-    assert "step-00000046" not in page.text
+    words = f"Shown are the 8 most frequent of {len(classes)} classes."
+    assert (words in page.text) == (len(classes) > 8)
+    (described,) = [a for a in page.attributes("aria-label") if "coloured by" in a]
+    told = described.split("coloured by ")[1].split(", and one small")[0].split(", ")
+    assert len(told) == min(len(classes), 8) and set(told) <= set(classes)
 
 
 def test_leaks_stand_above_the_result(tmp_path: Path, quick: None) -> None:
@@ -299,7 +343,7 @@ def test_a_report_that_fails_half_way_leaves_the_old_one_whole(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(LatentcastError, match=r"report\.html: cannot be written.*no space.*again"):
         write_report(tmp_path, **arguments())
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_bytes() == old

@@ -6,9 +6,9 @@ tokens only and the encoder is left exactly as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,21 @@ class FeatureSource(Protocol):
         and without CLS; the validity is bool (B, N).
         """
         ...
+
+
+@runtime_checkable
+class PoolsItself(Protocol):
+    """A source that gives one token a window, pooled over time by itself; read as it is."""
+
+    @property
+    def pooling(self) -> str:
+        """What its token is, in words for the table."""
+        ...
+
+
+def pooling_of(source: FeatureSource, asked: str) -> str:
+    """How the features of a source are pooled: as asked for, unless it pools itself."""
+    return source.pooling if isinstance(source, PoolsItself) else asked
 
 
 def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
@@ -100,10 +115,13 @@ def extract(
 
     A record longer than ``source.length`` is read through windows of that length: ``centre`` is
     the middle one, ``strided`` steps by half a window, ends flush with the record, and averages
-    the pooled features. A shorter record is padded with invalid samples. Raises LatentcastError
-    when leads, rate or scale differ, and for a record without one valid token.
+    the pooled features. A shorter record is padded with invalid samples. A record without one
+    valid token has NaN features in every layer, see :func:`readable`. A source that pools itself
+    is read as it is. Raises LatentcastError when leads, rate or scale differ, and when a feature
+    of a record that could be read is not finite.
     """
-    how = check_pooling(pooling, causal=source.causal)
+    asked = check_pooling(pooling, causal=source.causal)
+    how = "mean" if isinstance(source, PoolsItself) else asked
     _check_same_signal(source, store)
     owner, starts = _windows(store.lengths[rows], source.length, windows)
     sums: list[npt.NDArray[np.float64]] = []
@@ -125,19 +143,21 @@ def extract(
             f"{source.name}: names {len(source.layer_names)} layers and returns {len(sums)}; "
             "layer_names and token_layers have to agree"
         )
-    if (read == 0).any():
-        record = store.record_ids[rows[int(np.argmin(read))]]
-        raise LatentcastError(
-            f"record {record}: has no valid token for {source.name}; quarantine it and re-ingest"
-        )
-    means = [(total / read[:, None]).astype(np.float32) for total in sums]
+    times = np.where(read > 0, read, np.nan)[:, None]
+    means = [(total / times).astype(np.float32) for total in sums]
     for layer, features in zip(source.layer_names, means, strict=True):
-        if not np.isfinite(features).all():
+        if not np.isfinite(features[read > 0]).all():
             raise LatentcastError(
                 f"{source.name}, layer {layer}: features are not finite; "
                 "the run has diverged, probe an earlier checkpoint"
             )
     return dict(zip(source.layer_names, means, strict=True))
+
+
+def readable(layers: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bool_]:
+    """Which records of :func:`extract`'s result had a valid token, (records,)."""
+    first = next(iter(layers.values()))
+    return np.asarray(~np.isnan(first).any(axis=1))
 
 
 @contextmanager

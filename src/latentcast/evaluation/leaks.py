@@ -7,7 +7,7 @@ shifted is not found this way, which is why ids and patients are compared as wel
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,16 +34,12 @@ class Finding:
     message: str
 
 
-def check(
-    store: Store,
-    pretraining: Store | None = None,
-    *,
-    pretraining_splits: Sequence[str] = ("train",),
-) -> list[Finding]:
+def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
     """All leaks within ``store`` and between its test fold and the pretraining records.
 
-    ``pretraining`` is the store the encoder was pretrained on (``None``: not known, or the same
-    store's training split), of which ``pretraining_splits`` were read.
+    ``pretraining`` is the store the encoder was pretrained on, of which the train split was read
+    (``None``: not known). An id that both have is an error where both stores come from the same
+    source, and a warning elsewhere: numbers such as 17 occur in many sources.
     """
     splits = {name: store.rows(name) for name in store.manifest.splits}
     patients = {name: _named(store.patient_ids[rows]) for name, rows in splits.items()}
@@ -64,7 +60,7 @@ def check(
     ]
     if pretraining is None:
         return findings
-    rows = np.concatenate([pretraining.rows(name) for name in pretraining_splits])
+    rows = pretraining.rows("train")
     test = splits["test"]
     seen_prints = _fingerprints(pretraining, rows)
     copies = [prints["test"][mark] for mark in prints["test"].keys() & seen_prints.keys()]
@@ -73,6 +69,7 @@ def check(
     same = {str(record) for record, patient in held & seen if patient}
     names = {str(record) for record, _ in held} & {str(record) for record, _ in seen}
     people = patients["test"] & _named(pretraining.patient_ids[rows])
+    severity, why = _meaning_of_ids(store, pretraining)
     return [
         *findings,
         *_finding(
@@ -90,19 +87,38 @@ def check(
         ),
         *_finding(
             "record id in pretraining",
-            "warning",
+            severity,
             names - same,
-            "record ids of the test fold also occur in the pretraining data; "
-            "if the sources are the same, pretrain without them",
+            f"record ids of the test fold also occur in the pretraining data; {why}",
         ),
         *_finding(
             "patient id in pretraining",
-            "warning",
+            severity,
             people,
-            "patient ids of the test fold also occur in the pretraining data; "
-            "if the sources are the same, pretrain without them",
+            f"patient ids of the test fold also occur in the pretraining data; {why}",
         ),
     ]
+
+
+def _meaning_of_ids(store: Store, pretraining: Store) -> tuple[Literal["error", "warning"], str]:
+    """How much an id says that two stores share, and why."""
+    mine, theirs = _source(store), _source(pretraining)
+    if mine == theirs != "":
+        return "error", (
+            f"both stores come from {mine}: pretrain without them, or, if these are different "
+            "data of one name, ingest one of them from a folder of another name"
+        )
+    return "warning", (
+        f"the stores come from {mine or 'an unnamed source'} and "
+        f"{theirs or 'an unnamed source'}, so the ids may agree by chance; "
+        "if they do not, pretrain without them"
+    )
+
+
+def _source(store: Store) -> str:
+    """Name and kind of the data a store was made from; "" when it does not say."""
+    told = store.manifest.provenance
+    return f"{told['source']} ({told.get('kind', 'unknown kind')})" if told.get("source") else ""
 
 
 def _finding(

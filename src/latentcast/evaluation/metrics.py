@@ -1,10 +1,15 @@
 """AUROC with intervals: rank based, vectorised over labels' resamples, never a made-up 0.5.
 
 A label without a positive or without a negative has no AUROC. It is NaN here, is left out of
-every macro average, and is named in the result. The bootstrap draws records with replacement
-(empirical bootstrap, percentile interval; Efron & Tibshirani 1993); the draws depend on
-``(seed, number of records)`` only, so two score sets over the same records are resampled alike,
-which is what makes :func:`paired_difference` paired.
+every macro average, and is named in the result.
+
+The bootstrap draws PATIENTS with replacement, each with all their records (cluster bootstrap,
+percentile interval; Davison & Hinkley 1997, section 3.8): records of one patient resemble each
+other, and drawing them one by one would take them for independent and make the interval too
+narrow. A record without a patient id is a patient of its own, so with one record a patient this is
+the ordinary bootstrap of records. The draws depend on ``seed`` and on who owns which record only:
+two score sets over the same records are resampled alike, which is what makes
+:func:`paired_difference` paired.
 
 In a resample a rare label can lose all its positives. It is then left out of *that resample's*
 macro average (and of nothing else); a macro over rare labels therefore averages over slightly
@@ -13,8 +18,10 @@ varying label sets, which is why the macro over supported labels stands beside i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +30,9 @@ from latentcast import randomness
 from latentcast.errors import LatentcastError
 
 SUPPORT = 10  # positives in the test fold from which a label counts as supported
+LEVEL = 0.95  # of the intervals
 
+Outcome = Literal["better", "worse", "undecided", "undefined"]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -35,6 +44,24 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    @classmethod
+    def from_json(cls, held: Mapping[str, float | None]) -> Estimate:
+        """Back from JSON, where a number that is undefined is null or missing."""
+        value, low, high = (
+            math.nan if (number := held.get(key)) is None else float(number)
+            for key in ("value", "low", "high")
+        )
+        return cls(value, low, high)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What a difference decides: nothing, unless its interval excludes zero."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return "undefined"
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "undecided"
 
 
 @dataclass(frozen=True)
@@ -58,8 +85,6 @@ class Score:
     macro: Estimate
     supported: Estimate
     labels: tuple[LabelScore, ...]
-    resamples: int
-    level: float
 
     @property
     def undefined(self) -> tuple[str, ...]:
@@ -117,27 +142,45 @@ def macro(areas: Floats) -> Floats:
     return mean
 
 
-def draw(records: int, resamples: int, seed: int) -> npt.NDArray[np.int32]:
-    """How often each record occurs in each bootstrap resample, (resamples, records)."""
+def patient_numbers(patient_ids: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
+    """Number of each record's patient (N,), by first appearance; ``""`` is a patient of its own."""
+    numbers: dict[str | int, int] = {}
+    owners = (str(name) or record for record, name in enumerate(patient_ids))
+    return np.array([numbers.setdefault(owner, len(numbers)) for owner in owners], dtype=np.int64)
+
+
+def draw(
+    patient_ids: Sequence[str] | npt.NDArray[np.str_], resamples: int, seed: int
+) -> npt.NDArray[np.int32]:
+    """How often each record occurs in each bootstrap resample, (resamples, records).
+
+    A resample draws as many patients as there are, and a record occurs as often as its patient.
+    """
+    owner = patient_numbers(patient_ids)
+    patients = int(owner.max(initial=-1)) + 1
     stream = randomness.key(seed, "bootstrap")
-    picks = randomness.uniform(stream, np.arange(resamples * records)) * records
-    cells = picks.astype(np.int64) + np.repeat(np.arange(resamples) * records, records)
-    counts = np.bincount(cells, minlength=resamples * records)
-    return counts.reshape(resamples, records).astype(np.int32)
+    picks = randomness.uniform(stream, np.arange(resamples * patients)) * patients
+    cells = picks.astype(np.int64) + np.repeat(np.arange(resamples) * patients, patients)
+    counts = np.bincount(cells, minlength=resamples * patients)
+    return counts.reshape(resamples, patients).astype(np.int32)[:, owner]
 
 
 def score(
     targets: Bools,
     scores: Floats,
     classes: Sequence[str],
+    patient_ids: Sequence[str] | npt.NDArray[np.str_],
     *,
     resamples: int = 1000,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Score:
-    """Macro AUROC of ``scores`` (N, C) against ``targets`` with bootstrap intervals."""
+    """Macro AUROC of ``scores`` (N, C) against ``targets`` with intervals over patients.
+
+    ``patient_ids`` (N,) says whose each record is, ``""`` where that is not known.
+    """
     areas = auroc(targets, scores)
-    redrawn = auroc(targets, scores, draw(len(targets), resamples, seed))
+    redrawn = auroc(targets, scores, draw(patient_ids, resamples, seed))
     positives = targets.sum(axis=0)
     supported = _supported(targets)
     labels = tuple(
@@ -148,8 +191,6 @@ def score(
         macro=_estimate(macro(areas), macro(redrawn), level),
         supported=_estimate(macro(areas[supported]), macro(redrawn[:, supported]), level),
         labels=labels,
-        resamples=resamples,
-        level=level,
     )
 
 
@@ -157,9 +198,10 @@ def paired_difference(
     targets: Bools,
     scores: Floats,
     reference: Floats,
+    patient_ids: Sequence[str] | npt.NDArray[np.str_],
     *,
     resamples: int = 1000,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Estimate:
     """Macro AUROC of ``scores`` minus that of ``reference``, both read on the same resamples.
@@ -167,7 +209,7 @@ def paired_difference(
     What the two share (hard records, rare labels) cancels, so the interval is the one to ask
     whether one of them is better.
     """
-    counts = draw(len(targets), resamples, seed)
+    counts = draw(patient_ids, resamples, seed)
     value = macro(auroc(targets, scores)) - macro(auroc(targets, reference))
     redrawn = macro(auroc(targets, scores, counts)) - macro(auroc(targets, reference, counts))
     return _estimate(value, redrawn, level)

@@ -77,8 +77,6 @@ def fit_probe(
     targets: Bools,
     train: npt.NDArray[np.int64],
     validation: npt.NDArray[np.int64],
-    *,
-    penalties: Sequence[float] = PENALTIES,
 ) -> Probe:
     """Fit on the training records; choose layer and penalty by macro AUROC on the validation ones.
 
@@ -87,7 +85,7 @@ def fit_probe(
     the earlier layer and the stronger penalty. Labels without a positive in the validation fold
     have no say. Raises LatentcastError when no label has one.
     """
-    strongest_first = sorted(penalties)
+    strongest_first = sorted(PENALTIES)
     best: Probe | None = None
     for layer, features in layers.items():
         standardise = Standardiser.fit(features[train])

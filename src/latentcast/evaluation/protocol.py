@@ -22,14 +22,14 @@ from latentcast.evaluation.features import (
     Windows,
     check_pooling,
     extract,
+    pooling_of,
+    readable,
 )
 from latentcast.evaluation.probes import Bools, Floats, fit_probe
-from latentcast.evaluation.random_convolutions import RandomConvolutions
 from latentcast.evaluation.results import OWN, Difference, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.tasks import Task
 
 SPLITS = ("train", "validation", "test")
-LEVEL = 0.95
 
 
 def probe(
@@ -41,8 +41,6 @@ def probe(
     pooling: str = "mean+std",
     windows: Windows = "strided",
     pretraining: Store | None = None,
-    pretraining_splits: Sequence[str] = ("train",),
-    accept_leaks: bool = False,
     resamples: int = 1000,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -51,31 +49,39 @@ def probe(
 
     ``layer`` names a layer of the first source, or ``all``: every source then chooses its own on
     the validation fold. A floor that has the first source's layers is also read at the layer
-    that one chose. ``seed`` draws the bootstrap. Raises LatentcastError for an unknown layer,
-    for ``cls``, for a task the store cannot serve, and for a leak unless ``accept_leaks``.
+    that one chose. ``windows`` says how a record longer than a source's window is read, see
+    :func:`~latentcast.evaluation.features.extract`. ``pretraining`` is the store the encoder was
+    trained on, for the search for leaks. ``resamples`` bootstrap resamples of the test fold's
+    patients are drawn by ``seed``. A record in which some source finds no valid token is left out
+    for all of them, and counted.
+
+    Raises LatentcastError for an unknown layer, for ``cls``, for a leak, and for a task the store
+    cannot serve.
     """
     tested = sources[0]
-    for source in sources:
-        check_pooling(pooling, causal=source.causal)
+    check_pooling(pooling, causal=tested.causal)
     if layer not in ("all", *tested.layer_names):
         known = ("all", *tested.layer_names)
         raise LatentcastError(f"layer {layer}: {tested.name} has none; {nearest(layer, known)}")
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
-    findings = leaks.check(store, pretraining, pretraining_splits=pretraining_splits)
-    _refuse(findings, accept_leaks)
+    findings = leaks.check(store, pretraining)
+    _refuse(findings)
 
     targets, kept = task.targets(store.labels)
-    split_rows = {name: (held := store.rows(name))[kept[held]] for name in SPLITS}
-    for name, held in split_rows.items():
-        if not len(held):
-            raise LatentcastError(
-                f"{store.path}: no record of task {task.name} in the {name} split; "
-                "ingest a larger part of the source"
-            )
-    rows = np.concatenate(list(split_rows.values()))
-    ends = np.cumsum([len(held) for held in split_rows.values()])
-    train, validation, test = np.split(np.arange(len(rows)), ends[:-1])
+    asked = {name: (held := store.rows(name))[kept[held]] for name in SPLITS}
+    _refuse_empty(asked, store, f"no record of task {task.name}")
+    rows = np.concatenate(list(asked.values()))
+    # All sources before any fit: every number below is about the records that all of them read.
+    features = [
+        extract(source, store, rows, pooling=pooling, windows=windows) for source in sources
+    ]
+    read = np.all([readable(layers) for layers in features], axis=0)
+    ends = np.cumsum([len(held) for held in asked.values()])
+    places = [held[read[held]] for held in np.split(np.arange(len(rows)), ends[:-1])]
+    split_rows = {name: rows[held] for name, held in zip(SPLITS, places, strict=True)}
+    _refuse_empty(split_rows, store, f"no record of task {task.name} with a valid token")
+    train, validation, test = places
     trainable = _trainable(targets[split_rows["train"]])
     if not trainable.any():
         raise LatentcastError(
@@ -84,14 +90,14 @@ def probe(
         )
     classes = [name for name, held in zip(task.classes, trainable, strict=True) if held]
     y = targets[rows][:, trainable]
+    patients = store.patient_ids[rows[test]]
+    bootstrap: dict[str, Any] = {"resamples": resamples, "level": metrics.LEVEL, "seed": seed}
 
     table: list[Row] = []
     differences: list[Difference] = []
     reference: Floats | None = None
     chosen = layer
-    for source in sources:
-        how = "mean" if isinstance(source, RandomConvolutions) else pooling
-        layers = extract(source, store, rows, pooling=how, windows=windows)
+    for source, layers in zip(sources, features, strict=True):
         readings = [(OWN if layer == "all" else "named", layer)]
         if source is not tested:
             readings = [(OWN, "all")] if layer == "all" or layer not in layers else readings
@@ -101,24 +107,21 @@ def probe(
             considered = layers if name == "all" else {name: layers[name]}
             head = fit_probe(considered, y, train, validation)
             logits = head.scores(layers[head.layer][test])
-            score = metrics.score(
-                y[test], logits, classes, resamples=resamples, level=LEVEL, seed=seed
-            )
-            shown = "max, share > 0" if isinstance(source, RandomConvolutions) else how
+            score = metrics.score(y[test], logits, classes, patients, **bootstrap)
+            how = pooling_of(source, pooling)
             table.append(
-                Row(source.name, choice, head.layer, shown, head.penalty, head.validation, score)
+                Row(source.name, choice, head.layer, how, head.penalty, head.validation, score)
             )
             if reference is None:
                 reference, chosen = logits, head.layer
                 continue
-            estimate = metrics.paired_difference(
-                y[test], reference, logits, resamples=resamples, level=LEVEL, seed=seed
-            )
+            estimate = metrics.paired_difference(y[test], reference, logits, patients, **bootstrap)
             differences.append(Difference(tested.name, source.name, choice, estimate))
     return ProbeReport(
         protocol=_protocol(store, task),
         task=task.name,
         records={name: len(held) for name, held in split_rows.items()},
+        records_left_out={name: len(asked[name]) - len(split_rows[name]) for name in SPLITS},
         labels=_supports(task, targets, split_rows, trainable),
         rows=tuple(table),
         differences=tuple(differences),
@@ -128,19 +131,37 @@ def probe(
             "sampling_rate": store.sampling_rate,
             "shards": {shard.file: shard.sha256 for shard in store.manifest.shards},
         },
-        bootstrap={"resamples": resamples, "level": LEVEL, "seed": seed, "unit": "record"},
+        bootstrap=bootstrap | _unit(patients),
         windows=windows,
         provenance=dict(provenance or {}),
     )
 
 
-def _refuse(findings: Sequence[leaks.Finding], accepted: bool) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors and not accepted:
-        worst = errors[0]
-        raise LatentcastError(
-            f"{worst.kind}: {worst.count} cases ({', '.join(worst.examples)}); {worst.message}"
-        )
+def _refuse(findings: Sequence[leaks.Finding]) -> None:
+    for finding in findings:
+        if finding.severity == "error":
+            raise LatentcastError(
+                f"{finding.kind}: {finding.count} cases ({', '.join(finding.examples)}); "
+                f"{finding.message}"
+            )
+
+
+def _refuse_empty(
+    split_rows: Mapping[str, npt.NDArray[np.int64]], store: Store, lacking: str
+) -> None:
+    for name, held in split_rows.items():
+        if not len(held):
+            raise LatentcastError(
+                f"{store.path}: {lacking} in the {name} split; ingest a larger part of the source"
+            )
+
+
+def _unit(patients: npt.NDArray[np.str_]) -> dict[str, Any]:
+    """What the bootstrap drew: patients, or records where no patient is known."""
+    return {
+        "unit": "patient" if (patients != "").any() else "record",
+        "units": len(np.unique(metrics.patient_numbers(patients))),
+    }
 
 
 def _trainable(targets: Bools) -> Bools:

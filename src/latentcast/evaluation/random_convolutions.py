@@ -43,7 +43,8 @@ class RandomConvolutions:
     """
 
     name = "random convolutions"
-    layer_names = ("max and positive share",)
+    layer_names = ("kernels",)
+    pooling = "max, share > 0"
     causal = False
 
     def __init__(

@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from latentcast.errors import LatentcastError
 from latentcast.evaluation.leaks import Finding
 from latentcast.evaluation.metrics import SUPPORT, Estimate, Score
 from latentcast.files import write_text
+
+OWN = "chosen on validation"  # a Row's choice: the source chose the layer itself
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,18 @@ class LabelSupport:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """The result of one probe; ``provenance`` is the caller's (command, seeds, checkpoint)."""
+    """The result of one probe.
+
+    ``records`` counts the records of each split, ``records_left_out`` those of the task without a
+    valid token, which are in no number. ``bootstrap["unit"]`` is what was resampled, a patient or
+    (where no patient is known) a record, and ``bootstrap["units"]`` how many the test fold has.
+    ``provenance`` is the caller's (command, seeds, checkpoint).
+    """
 
     protocol: str
     task: str
     records: Mapping[str, int]
+    records_left_out: Mapping[str, int]
     labels: tuple[LabelSupport, ...]
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
@@ -71,19 +83,39 @@ class ProbeReport:
         """Labels without an AUROC, and why."""
         return {label.name: label.left_out for label in self.labels if label.left_out}
 
+    @property
+    def first_rows(self) -> tuple[Row, ...]:
+        """The first reading of each source, in order: what the comparison rests on."""
+        first: dict[str, Row] = {}
+        for row in self.rows:
+            first.setdefault(row.name, row)
+        return tuple(first.values())
+
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings; an undefined number is ``None``."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
     def write(self, run: str | Path) -> Path:
-        """Write ``RUN/probe-<task>.json`` atomically and return its path."""
+        """Write ``RUN/probe-<task>.json`` atomically and return its path.
+
+        Raises LatentcastError when it cannot be written.
+        """
         path = Path(run) / f"probe-{self.task}.json"
-        write_text(path, json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
+        try:
+            write_text(path, json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise LatentcastError(
+                f"{path}: cannot be written ({error}); make the folder writable or free space, "
+                "and probe again"
+            ) from error
         return path
 
     def render(self, console: Console) -> None:
-        """Print leaks, the table of sources, the differences and the table of labels."""
+        """Print leaks, the table of sources, the differences and the table of labels.
+
+        Every line fits 80 columns, and no number is broken over two.
+        """
         for finding in self.leaks:
             style = "bold white on red" if finding.severity == "error" else "bold yellow"
             console.print(
@@ -93,97 +125,135 @@ class ProbeReport:
                 markup=False,
             )
         console.print(self._sources())
-        for line in self._supported():
-            console.print(line, markup=False)
-        for difference in self.differences:
-            console.print(_sentence(difference), markup=False)
+        console.print()
+        if self.differences:
+            console.print(self._differences())
+            console.print()
+        if any(len(row.score.supported_labels) < len(self.labels) for row in self.first_rows):
+            console.print(self._supported())
+            console.print()
         console.print(self._labels())
         if self.left_out:
             named = "; ".join(f"{name} ({why})" for name, why in self.left_out.items())
             console.print(f"In no average: {named}", markup=False)
 
     def _sources(self) -> Table:
-        level = round(100 * self.bootstrap["level"])
-        counts = " / ".join(str(count) for count in self.records.values())
-        table = Table(
-            title=self.protocol,
-            title_justify="left",
-            caption=f"{counts} records; {self.rows[0].pooling} over tokens",
-            caption_justify="left",
+        counts = " / ".join(f"{count:,}" for count in self.records.values())
+        caption = (
+            f"{counts} records; {self.rows[0].pooling} over tokens; intervals from "
+            f"{self.bootstrap['resamples']:,} resamples of {self.bootstrap['units']:,} test "
+            f"{self.bootstrap['unit']}s"
         )
-        for heading in ("features", "layer", "C"):
-            table.add_column(heading)
-        for heading in ("validation", f"test macro AUROC [{level} %]"):
+        left_out = left_out_sentence(self.records_left_out)
+        table = _table(self.protocol, "; ".join(filter(None, (caption, left_out))))
+        # A long name is broken, a usual one is not; of the rest only the layer may be.
+        short = max(len(row.name) for row in self.rows) <= 20
+        table.add_column("features", overflow="fold", no_wrap=short)
+        table.add_column("layer", overflow="fold")
+        for heading in ("C", "validation", f"test macro AUROC\n{self._level}"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(
                 row.name,
                 row.layer if row.choice == OWN else f"{row.layer} ({row.choice})",
                 f"{row.penalty:g}",
-                _number(row.validation),
-                _interval(row.score.macro),
+                number(row.validation),
+                interval(row.score.macro),
             )
         return table
 
-    def _supported(self) -> list[str]:
-        """A line for each reading over the labels with enough positives, if some have too few."""
-        return [
-            f"{row.name}, the {len(row.score.supported_labels)} labels with {SUPPORT} or more "
-            f"positives in the test fold: {_interval(row.score.supported)}"
-            for row in self.rows
-            if row.choice == OWN and len(row.score.supported_labels) < len(self.labels)
-        ]
+    def _differences(self) -> Table:
+        table = _table(f"Difference of test macro AUROC, paired {self._level}")
+        table.add_column(f"{self.rows[0].name} minus", overflow="fold")
+        table.add_column("layer", overflow="fold")
+        for heading in ("difference", ""):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for difference in self.differences:
+            estimate = difference.estimate
+            table.add_row(
+                difference.reference,
+                difference.choice,
+                interval(estimate, signed=True),
+                estimate.outcome,
+            )
+        return table
+
+    def _supported(self) -> Table:
+        """The macro average over labels with enough positives, for when some have too few."""
+        count = len(self.rows[0].score.supported_labels)
+        table = _table(f"The {count} labels with {SUPPORT} or more positives in the test fold")
+        table.add_column("features", overflow="fold")
+        table.add_column(f"test macro AUROC\n{self._level}", justify="right", no_wrap=True)
+        for row in self.first_rows:
+            table.add_row(row.name, interval(row.score.supported))
+        return table
 
     def _labels(self) -> Table:
-        table = Table(
-            title="Test AUROC per label (* fewer than 10 positives)".replace("10", str(SUPPORT)),
-            title_justify="left",
+        table = _table(
+            f"Positives, and test AUROC of each label (* fewer than {SUPPORT} positives)"
         )
-        table.add_column("label")
-        for split in self.records:
-            table.add_column(split, justify="right")
-        own = [row for row in self.rows if row.choice == OWN]
-        for row in own:
-            table.add_column(row.name, justify="right", no_wrap=row is own[0])
-        areas = [{label.name: label.auroc for label in row.score.labels} for row in own]
+        table.add_column("label", overflow="fold")
+        for heading in ("train", "val", "test"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for width, row in zip((20, *[14] * len(self.rows)), self.first_rows, strict=False):
+            # Broken here: a heading would otherwise be cut, or push the numbers off the line.
+            heading = "\n".join(textwrap.wrap(row.name, width))
+            table.add_column(heading, justify="right", no_wrap=True)
+        areas = [{x.name: x.auroc for x in row.score.labels} for row in self.first_rows]
         undefined = Estimate(math.nan, math.nan, math.nan)
         for label in self.labels:
             first, *others = [held.get(label.name, undefined) for held in areas]
             rare = "*" if label.positives["test"] < SUPPORT else ""
             table.add_row(
                 label.name + rare,
-                *(str(count) for count in label.positives.values()),
-                _interval(first),
-                *(_number(other.value) for other in others),
+                *(f"{count:,}" for count in label.positives.values()),
+                interval(first),
+                *(number(other.value) for other in others),
             )
         return table
 
-
-OWN = "chosen on validation"
-
-
-def _sentence(difference: Difference) -> str:
-    estimate = difference.estimate
-    if not math.isfinite(estimate.low):
-        verdict = "undefined"
-    elif estimate.low > 0:
-        verdict = "better"
-    else:
-        verdict = "worse" if estimate.high < 0 else "no difference shown"
-    return (
-        f"{difference.name} − {difference.reference} ({difference.choice}): "
-        f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}], {verdict}"
-    )
+    @property
+    def _level(self) -> str:
+        return f"[{round(100 * self.bootstrap['level'])} % interval]"
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "–"
+def left_out_sentence(records_left_out: Mapping[str, int]) -> str:
+    """How many records are in no number, and why; "" where there are none."""
+    if not any(records_left_out.values()):
+        return ""
+    total = sum(records_left_out.values())
+    counts = ", ".join(f"{name} {count:,}" for name, count in records_left_out.items() if count)
+    records = "record" if total == 1 else "records"
+    return f"{total:,} {records} without a valid token left out ({counts})"
 
 
-def _interval(estimate: Estimate) -> str:
-    if not math.isfinite(estimate.value):
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Three decimals, or a dash where a number is undefined."""
+    if value is None or not math.isfinite(value):
         return "–"
-    return f"{estimate.value:.3f} [{_number(estimate.low)}, {_number(estimate.high)}]"
+    return f"{value:+.3f}".replace("-", "−") if signed else f"{value:.3f}"
+
+
+def interval(estimate: Estimate, *, signed: bool = False) -> str:
+    """``value [low, high]``, or a dash where the value is undefined."""
+    value, low, high = (
+        number(end, signed=signed) for end in (estimate.value, estimate.low, estimate.high)
+    )
+    return value if value == "–" else f"{value} [{low}, {high}]"
+
+
+def _table(title: str, caption: str | None = None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title_style="bold",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: More records than this are thinned at random: a map of more points shows ink, not structure.
 MOST_RECORDS: Final = 2000
+#: More classes than this cannot be told apart by colour.
+MOST_CLASSES: Final = len(CLASS_COLOURS)
 #: t-SNE looks at the leading principal components only (van der Maaten & Hinton 2008).
 COMPONENTS: Final = 50
 PERPLEXITY: Final = 30.0
@@ -41,39 +43,69 @@ def plot_embedding(
     Args:
         features: (records, features), finite.
         labels: (records, classes), a record may have several classes or none.
-        classes: names of the columns of ``labels``; at most 8.
-        seed: of the thinning above 2,000 records and of t-SNE.
+        classes: names of the columns of ``labels``.
+        seed: of the thinning above 2,000 records and of t-SNE; what is drawn says :func:`shown`.
 
     Raises:
         LatentcastError: an extra is missing, shapes differ, or there are fewer than 5 records.
     """
-    features, labels = _checked(features, labels, classes)
+    features, labels, classes = shown(features, labels, classes, seed=seed)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_extra("matplotlib", "plot", "drawing the embedding map") from error
 
-    if len(features) > MOST_RECORDS:
-        order = randomness.permutation(randomness.key(seed, "embedding"), len(features))
-        kept = np.sort(order[:MOST_RECORDS])
-        features, labels = features[kept], labels[kept]
     linear, share, neighbours = project(features, seed)
     collapsed = "" if linear.any() else ": all records have the same features"
 
     figure = Figure(figsize=(10.0, 7.2), facecolor="none")
     columns = max(len(classes), 2)
     outer = figure.add_gridspec(
-        2, 1, height_ratios=(2.3, 1), left=0.01, right=0.99, top=0.95, bottom=0.01, hspace=0.2
+        2, 1, height_ratios=(2.3, 1), left=0.01, right=0.99, top=0.95, bottom=0.01, hspace=0.26
     )
     large = outer[0].subgridspec(1, 2, wspace=0.04)
     small = outer[1].subgridspec(1, columns, wspace=0.08)
     title = f"PCA, {100 * share:.0f} % of the variance{collapsed}"
-    _all_classes(figure.add_subplot(large[0]), linear, labels, classes, title, legend=True)
+    _all_classes(first := figure.add_subplot(large[0]), linear, labels, classes, title)
     title = f"t-SNE, neighbourhoods only{collapsed}"
-    _all_classes(figure.add_subplot(large[1]), neighbours, labels, classes, title, legend=False)
+    _all_classes(figure.add_subplot(large[1]), neighbours, labels, classes, title)
+    # Between the large maps and the small ones: inside a map it would lie on the records.
+    figure.legend(
+        *first.get_legend_handles_labels(),
+        loc="center left",
+        bbox_to_anchor=(0.0, 0.345),
+        ncols=len(classes) + 1,
+        fontsize=TEXT_POINTS - 0.5,
+        frameon=False,
+        labelcolor=LIGHT["ink"],
+        handletextpad=0.2,
+        columnspacing=1.2,
+        markerscale=1.8,
+    )
     for column, name in enumerate(classes):
         _one_class(figure.add_subplot(small[column]), neighbours, labels[:, column], name, column)
     return figure
+
+
+def shown(
+    features: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.bool_],
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_], tuple[str, ...]]:
+    """What a map can show: at most 2,000 records, and at most 8 classes.
+
+    The records are drawn at random; the classes are the most frequent among these records, in
+    their old order. Arguments and errors are those of :func:`plot_embedding`.
+    """
+    features, labels = _checked(features, labels, classes)
+    if len(features) > MOST_RECORDS:
+        order = randomness.permutation(randomness.key(seed, "embedding"), len(features))
+        kept = np.sort(order[:MOST_RECORDS])
+        features, labels = features[kept], labels[kept]
+    frequent = np.sort(np.argsort(-labels.sum(axis=0), kind="stable")[:MOST_CLASSES])
+    return features, labels[:, frequent], tuple(classes[column] for column in frequent)
 
 
 def project(features: npt.NDArray[np.floating[Any]], seed: int) -> tuple[Points, float, Points]:
@@ -127,11 +159,6 @@ def _checked(
         raise LatentcastError(
             f"embedding map: {len(features)} records are too few to draw; give 5 or more"
         )
-    if len(classes) > len(CLASS_COLOURS):
-        raise LatentcastError(
-            f"embedding map: {len(classes)} classes cannot be told apart by colour; "
-            f"give at most {len(CLASS_COLOURS)}"
-        )
     if not np.isfinite(features).all():
         raise LatentcastError(
             "embedding map: features are not finite; look for NaN in the encoder or its input"
@@ -145,8 +172,6 @@ def _all_classes(
     labels: npt.NDArray[np.bool_],
     classes: Sequence[str],
     title: str,
-    *,
-    legend: bool,
 ) -> None:
     single = labels.sum(axis=1) == 1
     style: dict[str, Any] = {"linewidths": 0, "alpha": 0.85}
@@ -164,16 +189,6 @@ def _all_classes(
             points[own, 0], points[own, 1], s=13, color=CLASS_COLOURS[column], label=name, **style
         )
     _dress(axes, title, TEXT_POINTS + 1.5)
-    if legend:
-        axes.legend(
-            loc="best",
-            fontsize=TEXT_POINTS - 0.5,
-            frameon=False,
-            labelcolor=LIGHT["ink"],
-            handletextpad=0.2,
-            markerscale=1.8,
-            borderpad=0.2,
-        )
 
 
 def _one_class(

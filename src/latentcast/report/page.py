@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.files import replacing
-from latentcast.report.curves import first_alarms, plot_curves
+from latentcast.errors import LatentcastError
+from latentcast.evaluation.metrics import SUPPORT
+from latentcast.evaluation.results import left_out_sentence, number
+from latentcast.files import write_text
+from latentcast.report.curves import MOST_POINTS, first_alarms, plot_curves
 from latentcast.report.ecg import plot_recording
-from latentcast.report.embedding import MOST_RECORDS, plot_embedding
+from latentcast.report.embedding import plot_embedding, shown
 from latentcast.report.markup import escape, facts, interval_bar, picture, table
 from latentcast.report.style import stylesheet
 from latentcast.report.verdict import (
@@ -20,15 +23,11 @@ from latentcast.report.verdict import (
     first_readings,
     interval,
     level_of,
-    number,
     verdict,
 )
 
 if TYPE_CHECKING:
     from latentcast.signals.recording import Recording
-
-#: Positives in the test fold under which a label's own AUROC is marked as unreliable.
-FEW_POSITIVES: Final = 10
 
 
 def write_report(
@@ -67,7 +66,8 @@ def write_report(
         config_yaml: the resolved configuration.
 
     Raises:
-        LatentcastError: matplotlib or scikit-learn is missing, or a picture's input does not fit.
+        LatentcastError: matplotlib or scikit-learn is missing, a picture's input does not fit, or
+            the page cannot be written.
     """
     found = verdict(probe)
     sections = [
@@ -91,8 +91,13 @@ def write_report(
         "<footer>Written by latentcast. Not a medical device.</footer>\n</body>\n</html>\n"
     )
     path = Path(run_dir) / "report.html"
-    with replacing(path) as draft:
-        draft.write_text(page, encoding="utf-8")
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise LatentcastError(
+            f"{path}: cannot be written ({error}); make the folder writable or free space, and "
+            "run the report again"
+        ) from error
     return path
 
 
@@ -155,13 +160,15 @@ def _result(probe: Mapping[str, Any]) -> str:
         "features", "layer", "pooling", "C", "validation", f"test macro AUROC [{level}]", "",
         f"{rows[0]['name']} minus this [{level}]",
     ]  # fmt: skip
-    counts = probe["records"]
+    counts, drawn = probe["records"], probe["bootstrap"]
+    left_out = left_out_sentence(probe["records_left_out"])
     caption = (
         f"{probe['protocol']}. {counts['train']:,} / {counts['validation']:,} / "
-        f"{counts['test']:,} records for training, validation, test. Layer and penalty C are "
-        f"chosen on the validation fold; intervals are percentiles of "
-        f"{probe['bootstrap']['resamples']:,} bootstrap resamples of the test records, drawn "
-        "alike for all rows."
+        f"{counts['test']:,} records for training, validation, test. "
+        f"{left_out}{'. ' if left_out else ''}Layer and penalty C are "
+        f"chosen on the validation fold; intervals are percentiles of {drawn['resamples']:,} "
+        f"bootstrap resamples of the {drawn['units']:,} test {drawn['unit']}s, drawn alike for "
+        "all rows."
     )
     return _section("Linear probe", table(caption, head, body, numeric=(3, 4, 5, 7)))
 
@@ -172,7 +179,7 @@ def _labels(probe: Mapping[str, Any]) -> str:
     splits = list(probe["records"])
     body = []
     for label in probe["labels"]:
-        few = label["positives"]["test"] < FEW_POSITIVES
+        few = label["positives"]["test"] < SUPPORT
         name = label["name"] + (" *" if few else "")
         if label["left_out"]:
             name += f" ({label['left_out']})"
@@ -180,9 +187,26 @@ def _labels(probe: Mapping[str, Any]) -> str:
         body.append([name, *(f"{label['positives'][split]:,}" for split in splits), *scores])
     head = ["label", *(f"{split} positives" for split in splits), *(r["name"] for r in readings)]
     caption = f"Test AUROC of each label [{level_of(probe)}]."
-    if any(label["positives"]["test"] < FEW_POSITIVES for label in probe["labels"]):
-        caption += f" * fewer than {FEW_POSITIVES} positives in the test fold: read with care."
-    return _section("Label by label", table(caption, head, body, numeric=range(1, len(head))))
+    if any(label["positives"]["test"] < SUPPORT for label in probe["labels"]):
+        caption += f" * fewer than {SUPPORT} positives in the test fold: read with care."
+    drawn = table(caption, head, body, numeric=range(1, len(head)))
+    return _section("Label by label", _supported(probe), drawn)
+
+
+def _supported(probe: Mapping[str, Any]) -> str:
+    """The averages over labels with enough positives, where some labels have too few."""
+    enough = [
+        label["positives"]["test"] >= SUPPORT and not label["left_out"] for label in probe["labels"]
+    ]
+    if all(enough) or not any(enough):
+        return ""
+    count = sum(enough)
+    which = f"{count} labels" if count > 1 else "one label"
+    averages = ", ".join(
+        f"{row['name']} {interval(row['score']['supported'])}" for row in first_readings(probe)
+    )
+    said = f"Over the {which} with {SUPPORT} or more positives: {averages}."
+    return f"<p>{escape(said)}</p>\n"
 
 
 def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -202,14 +226,15 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
                 else "the model predicts no more than a copy would."
             )
         )
+    binned = len(metrics) > MOST_POINTS
     drawn = picture(
         plot_curves(metrics),
         "curves",
         f"Six training curves over the optimizer step: loss beside that of copying the last patch, "
         f"effective rank, norm of the mean direction, standard deviation per dimension, learning "
         f"rate and throughput. {said}",
-        "Lines are means of the logged rows in a bin, bands their range. A shaded stretch is one "
-        "in which an alarm was raised.",
+        ("Lines are means of the logged rows in a bin, bands their range. " if binned else "")
+        + "A shaded stretch is one in which an alarm was raised.",
         paper=False,
     )
     return _section("Training", f"<p>{escape(said)}</p>\n", drawn, _alarms(metrics))
@@ -264,12 +289,17 @@ def _map(
     classes: Sequence[str],
     features_from: str,
 ) -> str:
+    features, labels, named = shown(features, labels, classes)
+    which = ""
+    if len(named) < len(classes):
+        which = f" Shown are the {len(named)} most frequent of {len(classes)} classes."
     drawn = picture(
-        plot_embedding(features, labels, classes),
+        plot_embedding(features, labels, named),
         "map",
-        f"Two maps of {min(len(features), MOST_RECORDS):,} test records, by principal components "
-        f"and by t-SNE, coloured by {', '.join(classes)}, and one small t-SNE map for each.",
-        f"Test fold, {features_from}. Left: first two principal components. Right and below: "
+        f"Two maps of {len(features):,} test records, by principal components "
+        f"and by t-SNE, coloured by {', '.join(named)}, and one small t-SNE map for each.",
+        f"{len(features):,} records of the test fold, {features_from}.{which} Grey: several of "
+        "these classes, or none. Left: first two principal components. Right and below: "
         "t-SNE of the leading components. For looking only: distances between groups, their size "
         "and their number mean nothing in t-SNE; what the features are worth is in the tables.",
         paper=False,
@@ -290,8 +320,9 @@ def _run(what: Mapping[str, Any], environment: Mapping[str, Any], config_yaml: s
 
 def _caveats(probe: Mapping[str, Any]) -> str:
     positives = [label["positives"]["test"] for label in probe["labels"]]
+    unit = probe["bootstrap"]["unit"]
     said = [
-        "The intervals say how the result varies with the choice of test records. They do not "
+        f"The intervals say how the result varies with the choice of test {unit}s. They do not "
         "hold the variation between training seeds, which needs several runs.",
         f"The test fold has {probe['records']['test']:,} records and its rarest label "
         f"{min(positives, default=0):,} positives; small differences cannot be seen in it.",

@@ -1,16 +1,17 @@
 """What a probe result lets one say, in words: chosen by whether the paired interval excludes zero.
 
-Input is the JSON that ``evaluation.results.ProbeReport`` writes; nothing here computes a statistic.
+Input is the JSON that ``evaluation.results.ProbeReport`` writes; nothing here computes a statistic
+or decides what an interval means.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any
 
-Outcome = Literal["better", "worse", "undecided", "undefined"]
+from latentcast.evaluation import results
+from latentcast.evaluation.metrics import Estimate, Outcome
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,6 @@ class Verdict:
     outcome: Outcome
     headline: str
     sentences: tuple[str, ...]
-
-
-def outcome(estimate: Mapping[str, Any]) -> Outcome:
-    """Of a paired difference {value, low, high}; an interval that touches zero decides nothing."""
-    low, high = estimate.get("low"), estimate.get("high")
-    if not _finite(low) or not _finite(high):
-        return "undefined"
-    if low > 0:
-        return "better"
-    return "worse" if high < 0 else "undecided"
 
 
 def verdict(probe: Mapping[str, Any]) -> Verdict:
@@ -49,7 +40,7 @@ def verdict(probe: Mapping[str, Any]) -> Verdict:
     decisions: list[Outcome] = []
     for reference in references:
         readings = [d for d in probe["differences"] if d["reference"] == reference]
-        first = outcome(readings[0]["estimate"])
+        first = _outcome(readings[0])
         decisions.append(first)
         floor = next(row for row in rows if row["name"] == reference)
         sentences.append(
@@ -58,23 +49,26 @@ def verdict(probe: Mapping[str, Any]) -> Verdict:
             + _consequence(first, level)
         )
         for other in readings[1:]:
-            if outcome(other["estimate"]) != first:
+            if _outcome(other) != first:
                 sentences.append(
                     f"Read at the {other['choice']}, {reference} gives another answer: "
                     f"{interval(other['estimate'], signed=True)}, "
-                    + _consequence(outcome(other["estimate"]), level)
+                    + _consequence(_outcome(other), level)
                 )
     if not decisions:
         return Verdict("undefined", "Scored without a floor to compare with", tuple(sentences))
     headline = _headline(decisions[0], tested["name"], references[0])
-    # A win over the weakest floor must not stand alone in large letters.
-    better = decisions[0] == "better"
-    missed = [r for r, d in zip(references, decisions, strict=True) if better and d != "better"]
-    return Verdict(
-        decisions[0],
-        headline + (f", but not {' or '.join(missed)}" if missed else ""),
-        tuple(sentences),
-    )
+    if decisions[0] == "better":  # over the weakest floor: that must not stand alone
+        decided = list(zip(references, decisions, strict=True))
+        worse = [name for name, outcome in decided if outcome == "worse"]
+        open_ = [name for name, outcome in decided if outcome in ("undecided", "undefined")]
+        headline += f", but is worse than {' and '.join(worse)}" if worse else ""
+        headline += f", but not {' or '.join(open_)}" if open_ else ""
+    return Verdict(decisions[0], headline, tuple(sentences))
+
+
+def _outcome(difference: Mapping[str, Any]) -> Outcome:
+    return Estimate.from_json(difference["estimate"]).outcome
 
 
 def _headline(decided: Outcome, tested: str, floor: str) -> str:
@@ -117,21 +111,9 @@ def level_of(probe: Mapping[str, Any]) -> str:
     return f"{100 * probe['bootstrap']['level']:.0f}\u00a0%"
 
 
-def number(value: Any, *, signed: bool = False) -> str:
-    """Three decimals, or a dash where a number is undefined."""
-    if not _finite(value):
-        return "–"
-    return f"{value:+.3f}".replace("-", "−") if signed else f"{value:.3f}"
-
-
 def interval(estimate: Mapping[str, Any], *, signed: bool = False) -> str:
     """``value [low, high]``."""
-    value, low, high = (number(estimate.get(k), signed=signed) for k in ("value", "low", "high"))
-    return "–" if value == "–" else f"{value} [{low}, {high}]"
-
-
-def _finite(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return results.interval(Estimate.from_json(estimate), signed=signed)
 
 
 def _capital(text: str) -> str:

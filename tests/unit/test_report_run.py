@@ -1,0 +1,138 @@
+"""A report is of one checkpoint and of one store, or it is not written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation_stores import write_store
+
+from latentcast.artifacts.encoder import Encoder
+from latentcast.config import Config
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.evaluation.protocol import probe
+from latentcast.evaluation.tasks import task
+from latentcast.objectives.base import Role
+from latentcast.objectives.build import build
+from latentcast.pretrain import fitted
+from latentcast.report import embedding
+from latentcast.report.run import report_run
+from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.recording import INVALID
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+
+def ecgs(path: Path, seed: int = 0) -> Store:
+    """Noise of two classes, 60 records of 4 s; one test record without a valid sample."""
+    rng = np.random.default_rng(seed)
+    ill = np.arange(60) % 2 == 0
+    records = [
+        rng.normal(0, 150 if sick else 100, (400, 12)).round().astype(np.int16) for sick in ill
+    ]
+    records[-1][:] = INVALID
+    return write_store(
+        path,
+        records,
+        folds=[1] * 30 + [9] * 14 + [10] * 16,
+        labels=[{"AMI": 100.0} if sick else {"NORM": 0.0} for sick in ill],
+        leads=CANONICAL_LEADS,
+    )
+
+
+def encoder(config: Config, step: int = 7, role: Role = "teacher") -> Encoder:
+    return Encoder(config, build(config), role, "pretrained", step)
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A probed run: its folder, its encoder and its store."""
+    monkeypatch.setattr(embedding, "project", lambda x, seed: (x[:, :2], 0.5, x[:, :2]))
+    store = ecgs(tmp_path / "store")
+    config = fitted(small_config, store)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "environment.json").write_text('{"command": "latentcast train tiny"}')
+    tested = encoder(config)
+    weights = f"{config.recipe}, teacher, step 7"
+    probe(
+        [tested],
+        store,
+        task("superdiagnostic"),
+        layer="block 1",
+        resamples=20,
+        provenance={"weights": weights},
+    ).write(folder)
+    return folder, tested, store
+
+
+def test_a_probed_run_has_a_report_without_the_record_that_cannot_be_read(run: Any) -> None:
+    folder, tested, store = run
+    page = report_run(folder, tested, store, "superdiagnostic").read_text("utf-8")
+    assert (
+        page.count("latentcast train tiny") == 1
+        and f"{tested.config.recipe}, teacher, step 7" in page
+    )
+    assert "1 record without a valid token left out (test 1)" in page
+    assert "15 records of the test fold, layer block 1, mean+std" in page
+
+
+@pytest.mark.parametrize(("step", "role"), [(8, "teacher"), (7, "student")])
+def test_a_probe_of_other_weights_is_refused(run: Any, step: int, role: Role) -> None:
+    folder, tested, store = run
+    with pytest.raises(LatentcastError) as problem:
+        report_run(folder, encoder(tested.config, step, role), store, "superdiagnostic")
+    message = str(problem.value)
+    assert "teacher, step 7'" in message and f"{role}, step {step}'" in message
+    assert f"run latentcast probe {folder} --data {store.path} --task superdiag" in message
+    assert not (folder / "report.html").exists()
+
+
+def test_a_probe_of_other_samples_is_refused(run: Any, tmp_path: Path) -> None:
+    folder, tested, store = run
+    other = ecgs(tmp_path / "other", seed=1)
+    with pytest.raises(LatentcastError, match=f"samples of {store.path}.*probe"):
+        report_run(folder, tested, other, "superdiagnostic")
+    # The same samples at another place are the same samples.
+    report_run(folder, tested, ecgs(tmp_path / "copy"), "superdiagnostic")
+
+
+def test_a_probe_of_another_version_is_refused(run: Any) -> None:
+    folder, tested, store = run
+    file = folder / "probe-superdiagnostic.json"
+    held = json.loads(file.read_text())
+    del held["records_left_out"]
+    file.write_text(json.dumps(held))
+    with pytest.raises(LatentcastError, match="has no records_left_out, another version.*again"):
+        report_run(folder, tested, store, "superdiagnostic")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("environment.json", None, "environment.json: does not exist; restore it"),
+        ("environment.json", "{", "environment.json: cannot be read"),
+        ("probe-superdiagnostic.json", None, "does not exist; run latentcast probe"),
+        ("probe-superdiagnostic.json", '{"a', "json: cannot be read.*; run latentcast probe"),
+        ("probe-superdiagnostic.json", "[]", "holds no JSON object"),
+    ],
+)
+def test_a_file_of_the_run_that_is_gone_or_cut_is_named(
+    run: Any, name: str, text: str | None, words: str
+) -> None:
+    folder, tested, store = run
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+    with pytest.raises(LatentcastError, match=words):
+        report_run(folder, tested, store, "superdiagnostic")
+
+
+def test_a_task_that_does_not_exist_is_not_asked_to_be_probed(run: Any) -> None:
+    with pytest.raises(LatentcastError, match="did you mean 'superdiagnostic'"):
+        report_run(*run, "superdiagnostics")
