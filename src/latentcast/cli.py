@@ -88,7 +88,13 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
         from latentcast.report.ecg import plot_recording
 
         row = 0 if record is None else opened.row_of(record)
-        plot_recording(opened.recording(row)).savefig(plot)
+        figure = plot_recording(opened.recording(row))
+        try:
+            figure.savefig(plot)
+        except (OSError, ValueError) as problem:
+            raise LatentcastError(
+                f"{plot}: cannot be written ({problem}); name a .png, .svg or .pdf"
+            ) from None
         console.print(f"plotted {plot}", highlight=False)
 
 
@@ -190,7 +196,7 @@ def probe(
                 "run": str(run),
                 "command": _command(),
                 "training seed": encoder.config.train.seed,
-                "weights": f"{encoder.config.recipe}, {encoder.role}, step {encoder.step}",
+                "weights": encoder.weights,
             },
         )
     report.render(console)

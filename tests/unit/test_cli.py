@@ -89,6 +89,13 @@ def test_mistakes_are_one_line_that_names_the_thing(arguments: tuple[str, ...], 
     assert answer.stderr.startswith("latentcast: ") and answer.stderr.count("\n") == 1
 
 
+def test_a_picture_that_cannot_be_written_is_named(small_store: Path, tmp_path: Path) -> None:
+    for picture in (tmp_path / "first.xyz", tmp_path / "nowhere" / "first.png"):
+        answer = latentcast("inspect", small_store, "--plot", picture)
+        assert answer.returncode == 2 and "Traceback" not in answer.stderr
+        assert f"{picture}: cannot be written" in answer.stderr
+
+
 def test_an_empty_folder_and_an_unwritable_output_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     empty = latentcast("ingest", tmp_path / "empty", "--out", tmp_path / "store")

@@ -68,7 +68,7 @@ def test_a_code_of_likelihood_zero_is_present() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_real_metadata_keeps_every_row_that_has_the_code(name: str) -> None:
-    """NEPA defects 5 and 6, on real rows; NEPA defect 6: ``scp_statements.csv`` was never read."""
+    """NEPA defect 5 on real rows. NEPA defect 6: ``scp_statements.csv`` was never read."""
     records = real_records()
     held = task(name)
     targets, kept = held.targets(as_labels(records))

@@ -81,6 +81,11 @@ class Encoder:
         return cls(config, objective, "student", "random-initialised")
 
     @property
+    def weights(self) -> str:
+        """Which weights these are: recipe, role and step."""
+        return f"{self.config.recipe}, {self.role}, step {self.step}"
+
+    @property
     def leads(self) -> tuple[str, ...]:
         """Lead names, in the order of the weights."""
         return self._input.leads

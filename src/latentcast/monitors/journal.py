@@ -155,7 +155,7 @@ class Journal:
         return (
             f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f} (copy {copying:.3f}) "
             f"| rank {row.get('output_rank', math.nan):.1f} | lr {row['lr']:.2e} "
-            f"| {row['samples_per_second']:.0f} samples/s | {speed / 1e9:.0f} GFLOP/s "
+            f"| {row['samples_per_second']:.4g} samples/s | {speed / 1e9:.0f} GFLOP/s "
             f"({row['flops_of_peak']:.0%} of peak) | data wait {row['data_wait']:.1%} "
             f"| {left:.0f} s left"
         )

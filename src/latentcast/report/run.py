@@ -104,7 +104,7 @@ def _check_same(
         raise LatentcastError(
             f"{file}: has no {missing[0]}, another version of latentcast wrote it; {again}"
         )
-    weights = f"{encoder.config.recipe}, {encoder.role}, step {encoder.step}"
+    weights = encoder.weights
     if (told := probe["provenance"].get("weights")) != weights:
         raise LatentcastError(
             f"{file}: is about the weights '{told}', the run now holds '{weights}'; {again}"
