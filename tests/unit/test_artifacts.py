@@ -34,6 +34,7 @@ def test_run_folder_holds_what_a_reader_needs(run: Path) -> None:
 
 
 def test_encoder_has_the_weights_and_statistics_of_the_run(run: Path, small_store: Path) -> None:
+    """NEPA defect 12: statistics were recomputed for every data set and never saved."""
     encoder = Encoder.from_pretrained(run, "student")
     saved = checkpoint.read_tensors(checkpoint.latest(run / "checkpoints"), "model.safetensors")
     for name, tensor in encoder._network.state_dict().items():

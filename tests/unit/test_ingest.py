@@ -55,6 +55,7 @@ def test_the_store_holds_every_sample_of_every_record(tmp_path: Path) -> None:
 def test_a_source_with_avf_before_avl_and_upper_case_names_is_stored_in_canonical_order(
     tmp_path: Path,
 ) -> None:
+    """NEPA defect 8: MIMIC-IV stores aVF before aVL, and names were nowhere."""
     recording = synthetic_recording()
     order = [0, 1, 2, 3, 5, 4, *range(6, 12)]
     disk = replace(
@@ -162,6 +163,7 @@ def test_another_rate_is_resampled_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_statistics_are_of_all_valid_training_samples_and_of_nothing_else(tmp_path: Path) -> None:
+    """NEPA defect 12: statistics came from the first 10,000 records in file order."""
     rng = np.random.default_rng(0)
     signals_ = rng.normal(0.3, 0.5, (60, 2, 400)).astype(np.float32)
     signals_[rng.random(signals_.shape) < 0.01] = np.nan
@@ -184,6 +186,7 @@ def test_statistics_are_of_all_valid_training_samples_and_of_nothing_else(tmp_pa
 
 
 def test_folds_come_from_the_patient_and_keep_one_patient_together(tmp_path: Path) -> None:
+    """NEPA defect 15: splits by record put one patient on both sides."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "a.npy", rng.normal(size=(200, 1, 50)).astype(np.float32))
     patients = [f"p{i % 40}" for i in range(200)]

@@ -6,7 +6,7 @@ tokens only and the encoder is left exactly as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
+from latentcast.signals.windows import window_starts
 
 Pooling = Literal["mean", "std", "mean+std", "last"]
 Windows = Literal["centre", "strided"]
@@ -182,11 +183,9 @@ def _windows(
     owner: list[int] = []
     starts: list[int] = []
     for i, length in enumerate(lengths.tolist()):
-        room = max(length - window, 0)
-        if how == "centre" or room == 0:
-            begins: Sequence[int] = [room // 2]
-        else:
-            begins = [*range(0, room, max(window // 2, 1)), room]
+        begins = (
+            [max(length - window, 0) // 2] if how == "centre" else window_starts(length, window)
+        )
         owner += [i] * len(begins)
         starts += begins
     return np.array(owner, dtype=np.int64), np.array(starts, dtype=np.int64)
