@@ -36,8 +36,15 @@ def test_workers_change_no_byte(tmp_path: Path, workers: int) -> None:
 
 
 _CHILD = """
-import sys
+import sys, time
+from latentcast.data import writer
 from latentcast.data.ingest import ingest
+
+def slowly(self, record, position, add=writer.ShardWriter.add):
+    time.sleep(0.001)  # so that the kills come before the end on a fast machine too
+    add(self, record, position)
+
+writer.ShardWriter.add = slowly
 ingest(sys.argv[1], sys.argv[2], shard_bytes=20 * 500 * 24, workers=2, quiet=True)
 """
 
