@@ -88,6 +88,7 @@ def test_published_folder_loads_without_edits(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(public))
     weights = {f"vit_nepa.{n}": t.contiguous() for n, t in to_public(ours.state_dict()).items()}
     weights["classifier.weight"] = torch.zeros(5, 24)  # a fine-tuned head beside it
+    weights["vit_nepa.embeddings.mask_token"] = torch.zeros(1, 1, 24)
     save_file(weights, tmp_path / "model.safetensors")
     loaded = load_public(tmp_path)
     x = torch.randn(1, 3, 16, 16)

@@ -39,7 +39,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu",
 }  # fmt: skip
 _PREFIX = "vit_nepa."
-_HEADS = ("classifier.", "fc_norm.", "pooler.")
+_NOT_THE_ENCODER = ("classifier.", "fc_norm.", "pooler.", "embeddings.mask_token")
 
 
 def to_public(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +65,8 @@ def to_public(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_public(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Public weights under our names; classifier heads are left out, prefixes removed.
+    """Public weights under our names; heads and the mask token are left out, prefixes
+    removed.
 
     Raises:
         LatentcastError: a key that is part of no NEPA encoder.
@@ -92,7 +93,7 @@ def from_public(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     raise LatentcastError(f"{name}: is not a NEPA weight; check the file's layout")
                 theirs, ours = found[0]
                 weights[f"blocks.{index}.{ours}{inner.removeprefix(theirs)}"] = tensor
-        elif not name.startswith(_HEADS):
+        elif not name.startswith(_NOT_THE_ENCODER):
             raise LatentcastError(f"{name}: is not a NEPA weight; check the file's layout")
     return weights
 
