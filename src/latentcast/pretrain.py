@@ -135,11 +135,7 @@ def data_of(run: Path) -> Store | None:
     if not (Path(told["store"]) / "manifest.json").is_file():
         return None
     store = Store.open(told["store"])
-    return store if _checksums(store) == told["sha256"] else None
-
-
-def _checksums(store: Store) -> dict[str, str]:
-    return {shard.file: shard.sha256 for shard in store.manifest.shards}
+    return store if store.checksums == told["sha256"] else None
 
 
 def _note_resume(file: Path, store: Store) -> None:
@@ -171,7 +167,7 @@ def environment(store: Store) -> dict[str, Any]:
         "data": {
             "store": str(store.path.resolve()),
             "records": len(store),
-            "sha256": _checksums(store),
+            "sha256": store.checksums,
         },
     }
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from latentcast import config as configuration
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.engine import checkpoint
@@ -57,11 +56,7 @@ class Encoder:
         Raises:
             LatentcastError: no such run, no checkpoint yet, or a damaged one.
         """
-        run = Path(run)
-        newest = checkpoint.latest(run / "checkpoints")
-        record = checkpoint.read_record(newest)
-        # The checkpoint's own configuration: an edited config.yaml must not change what is read.
-        config = configuration.validated(record["config"], f"{newest}/state.json")
+        newest, record, config = _newest(run)
         objective = build(config)
         objective.load_state_dict(checkpoint.read_tensors(newest, "model.safetensors"))
         return cls(config, objective, role, "pretrained", record["step"])
@@ -72,9 +67,7 @@ class Encoder:
 
         Without a seed it is the very network the run started from.
         """
-        newest = checkpoint.latest(Path(run) / "checkpoints")
-        record = checkpoint.read_record(newest)
-        config = configuration.validated(record["config"], f"{newest}/state.json")
+        _, _, config = _newest(run)
         objective = build(config)
         if seed is not None:
             objective.initialise(seed)
@@ -206,3 +199,10 @@ class Encoder:
 
     def _inputs(self, samples: Counts) -> Inputs:
         return self._preprocess(torch.from_numpy(np.ascontiguousarray(samples)))
+
+
+def _newest(run: str | Path) -> tuple[Path, dict[str, Any], Config]:
+    newest = checkpoint.latest(Path(run) / "checkpoints")
+    record = checkpoint.read_record(newest)
+    # The checkpoint's own configuration: an edited config.yaml must not change what is read.
+    return newest, record, checkpoint.config_of(newest, record)

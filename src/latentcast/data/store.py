@@ -307,6 +307,11 @@ class Store:
         np.add.at(invalid, self._invalid[:, 1], self._invalid[:, 3] - self._invalid[:, 2])
         return invalid / max(int(self.lengths.sum()), 1)
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """sha256 by shard: what tells the samples of two stores apart."""
+        return {shard.file: shard.sha256 for shard in self.manifest.shards}
+
     @cached_property
     def patients(self) -> int:
         """Different patients; a record without one counts as its own."""
@@ -319,8 +324,10 @@ class Store:
         Raises:
             LatentcastError: names the damaged file.
         """
-        promised = {shard.file: shard.sha256 for shard in self.manifest.shards}
-        promised |= {INDEX: self.manifest.index_sha256, METADATA: self.manifest.metadata_sha256}
+        promised = self.checksums | {
+            INDEX: self.manifest.index_sha256,
+            METADATA: self.manifest.metadata_sha256,
+        }
         for file, expected in promised.items():
             path = self.path / file
             try:

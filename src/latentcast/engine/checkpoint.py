@@ -119,7 +119,7 @@ def resume(folder: Path, model: nn.Module, optimizer: Optimizer, config: Config)
         return State()
     checkpoint = latest(folder)
     record = read_record(checkpoint)
-    theirs = validated(record["config"], f"{checkpoint}/state.json")
+    theirs = config_of(checkpoint, record)
     if theirs != config:
         raise LatentcastError(
             f"{checkpoint}: was written by another configuration ("
@@ -150,6 +150,11 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
             f"{FORMAT}; use the latentcast version that wrote it"
         )
     return record
+
+
+def config_of(checkpoint: Path, record: dict[str, Any]) -> Config:
+    """The configuration a checkpoint was written by, from its :func:`read_record`."""
+    return validated(record["config"], f"{checkpoint}/state.json")
 
 
 def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:

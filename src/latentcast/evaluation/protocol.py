@@ -129,7 +129,7 @@ def probe(
         data={
             "store": str(store.path),
             "sampling_rate": store.sampling_rate,
-            "shards": {shard.file: shard.sha256 for shard in store.manifest.shards},
+            "shards": store.checksums,
         },
         bootstrap=bootstrap | _unit(patients),
         windows=windows,

@@ -109,8 +109,7 @@ def _check_same(
         raise LatentcastError(
             f"{file}: is about the weights '{told}', the run now holds '{weights}'; {again}"
         )
-    shards = {shard.file: shard.sha256 for shard in store.manifest.shards}
-    if probe["data"]["shards"] != shards:
+    if probe["data"]["shards"] != store.checksums:
         raise LatentcastError(
             f"{file}: is about the samples of {probe['data']['store']}, those of {store.path} are "
             f"others (sha256 of the shards); give the report that store, or {again}"
