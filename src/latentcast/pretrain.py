@@ -14,13 +14,17 @@ import numpy as np
 import torch
 
 from latentcast import config as configuration
-from latentcast.config import Config, EcgInput, Normalisation
+from latentcast.config import Config, EcgInput, ImageInput, Normalisation
+from latentcast.data.image_loader import ImageLoader
+from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
+from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.engine.checkpoint import State
 from latentcast.engine.loop import train
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
+from latentcast.images.preprocess import ImagePreprocess
 from latentcast.monitors.journal import Journal
 from latentcast.objectives.build import build
 from latentcast.signals.preprocess import EcgPreprocess
@@ -38,28 +42,45 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
         LatentcastError: the store does not fit the configuration or is damaged, the run folder
             belongs to another configuration or cannot be written.
     """
-    store = Store.open(data)
+    store = open_store(data)
     config = fitted(config, store)
-    assert isinstance(config.input, EcgInput)
     open_run(run, config, store)
     objective = build(config)
-    loader = CropLoader(store, store.rows("train"), config)
-    with Journal(run, config, objective.forward_flops(config.input.size)) as journal:
-        return train(objective, EcgPreprocess(config.input), loader.stream, config, run, journal)
+    loader, preprocess = _reading(store, config)
+    with Journal(run, config, objective.step_flops(config.input.size)) as journal:
+        return train(objective, preprocess, loader.stream, config, run, journal)
 
 
-def fitted(config: Config, store: Store) -> Config:
+def _reading(
+    store: Store | ImageStore, config: Config
+) -> tuple[CropLoader | ImageLoader, EcgPreprocess | ImagePreprocess]:
+    """What brings batches, and what makes floats of them on the device."""
+    rows = store.rows("train")
+    if isinstance(store, ImageStore):
+        assert isinstance(config.input, ImageInput)  # fitted has seen to it
+        return ImageLoader(store, rows, config), ImagePreprocess(config.input)
+    assert isinstance(config.input, EcgInput)
+    return CropLoader(store, rows, config), EcgPreprocess(config.input)
+
+
+def fitted(config: Config, store: Store | ImageStore) -> Config:
     """The configuration with the store's statistics, after checking that the two fit.
 
     Raises:
-        LatentcastError: another sampling rate or scale, a lead the store lacks, an empty split.
+        LatentcastError: recordings for an image recipe or the other way round, another sampling
+            rate, scale or number of channels, a lead the store lacks, an empty split.
     """
+    manifest = store.path / "manifest.json"
+    if not len(store.rows("train")):
+        raise LatentcastError(f"{manifest}: the training split is empty; check the folds")
+    if isinstance(store, ImageStore):
+        return _fitted_to_images(config, store)
     if not isinstance(config.input, EcgInput):
         raise LatentcastError(
             f"{config.recipe}: is an image recipe and {store.path} holds recordings; "
             "choose a recipe with -ecg- in its name"
         )
-    manifest, wanted = store.path / "manifest.json", config.input
+    wanted = config.input
     if store.sampling_rate != wanted.sampling_rate:
         raise LatentcastError(
             f"{manifest}: sampling_rate is {store.sampling_rate:g}, the recipe needs "
@@ -76,11 +97,31 @@ def fitted(config: Config, store: Store) -> Config:
             f"{manifest}: scale is {store.scale}, the recipe has {wanted.scale}; "
             f"train with --set input.scale={store.scale}"
         )
-    if not len(store.rows("train")):
-        raise LatentcastError(f"{manifest}: the training split is empty; check the folds")
     if wanted.normalisation is not None:
         return config
     return config.updated({"input.normalisation": _statistics(store).model_dump()})
+
+
+def _fitted_to_images(config: Config, store: ImageStore) -> Config:
+    if not isinstance(config.input, ImageInput):
+        raise LatentcastError(
+            f"{config.recipe}: is a recipe for recordings and {store.path} holds images; "
+            "choose a recipe with -image- in its name"
+        )
+    if store.channels != config.input.channels:
+        raise LatentcastError(
+            f"{store.path / 'manifest.json'}: channels is {store.channels}, the recipe needs "
+            f"{config.input.channels}; train with --set input.channels={store.channels} "
+            "input.normalisation=null"
+        )
+    if config.input.normalisation is not None:
+        return config
+    told = store.manifest.statistics
+    # A channel that never varies is left at its mean.
+    statistics = Normalisation(
+        mean=tuple(mean or 0.0 for mean in told.mean), std=tuple(std or 1.0 for std in told.std)
+    )
+    return config.updated({"input.normalisation": statistics.model_dump()})
 
 
 def _statistics(store: Store) -> Normalisation:
@@ -99,7 +140,7 @@ def _statistics(store: Store) -> Normalisation:
     return Normalisation(mean=mean, std=std)
 
 
-def open_run(run: Path, config: Config, store: Store) -> None:
+def open_run(run: Path, config: Config, store: Store | ImageStore) -> None:
     """Make the run folder with its configuration and environment, or check that it is ours."""
     file, told = run / "config.yaml", run / "environment.json"
     if file.exists():
@@ -123,7 +164,7 @@ def open_run(run: Path, config: Config, store: Store) -> None:
         ) from None
 
 
-def data_of(run: Path) -> Store | None:
+def data_of(run: Path) -> Store | ImageStore | None:
     """The store a run was trained on, for the leak check; None when it is no longer there.
 
     A folder of that name that holds other data is not the store.
@@ -134,11 +175,11 @@ def data_of(run: Path) -> Store | None:
     told = json.loads(file.read_text())["data"]
     if not (Path(told["store"]) / "manifest.json").is_file():
         return None
-    store = Store.open(told["store"])
+    store = open_store(told["store"])
     return store if store.checksums == told["sha256"] else None
 
 
-def _note_resume(file: Path, store: Store) -> None:
+def _note_resume(file: Path, store: Store | ImageStore) -> None:
     """Refuse another store; write down another machine or version, since bits depend on it."""
     told, now = json.loads(file.read_text()), environment(store)
     if told["data"]["sha256"] != now["data"]["sha256"]:
@@ -152,7 +193,7 @@ def _note_resume(file: Path, store: Store) -> None:
         write_text(file, json.dumps(told, indent=1))
 
 
-def environment(store: Store) -> dict[str, Any]:
+def environment(store: Store | ImageStore) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run: versions, git state, machine, data."""
     return {
         "latentcast": metadata.version("latentcast"),

@@ -104,3 +104,13 @@ class Draw:
         """``(n,)`` uniform float32 in [0, 1), the same for all samples of the step."""
         counters = torch.arange(n, device=device)
         return tensor_uniform(key(self.seed, self.step, stream), counters)
+
+    def for_cells(self, stream: str, n: int) -> Tensor:
+        """``(B, n)`` random int64 in [0, 2^62), ``n`` for each sample; ties do not happen."""
+        counters = self.ids[:, None] * n + torch.arange(n, device=self.ids.device)
+        return _shift_right(tensor_bits(key(self.seed, self.step, stream, n), counters), 2)
+
+    def choice(self, stream: str, n: int) -> int:
+        """A number in ``range(n)`` for the whole step, drawn on the host without a sync."""
+        u = uniform(key(self.seed, self.step, stream), np.zeros(1, dtype=np.int64))
+        return int(u[0] * n)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latentcast.batch import Batch
-from latentcast.config import Config, EcgInput, Normalisation
+from latentcast.config import Config, EcgInput, JepaConfig, Normalisation
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import accumulate, gradient_norm
@@ -92,9 +92,15 @@ def test_recipe_trains_two_steps(name: str) -> None:
 def shrunk(config: Config) -> Config:
     """The recipe with its own shape of block, at most two of them, and unit statistics."""
     changes: dict[str, Any] = {"encoder.depth": 2}
-    if isinstance(config.input, EcgInput):
-        unit = Normalisation(mean=(0.0,) * 12, std=(1.0,) * 12)
-        changes["input.normalisation"] = unit.model_dump()
+    if config.encoder.width > 1000:  # the largest take minutes a step at their own width
+        changes |= {"encoder.width": 320, "encoder.heads": 4, "encoder.mlp_width": 1280}
+    if isinstance(config.objective, JepaConfig):
+        changes["objective.predictor.depth"] = 1
+        for number in range(len(config.objective.coarser)):
+            changes[f"objective.coarser.{number}.predictor.depth"] = 1
+    channels = config.input.channels
+    unit = Normalisation(mean=(0.0,) * channels, std=(1.0,) * channels)
+    changes["input.normalisation"] = unit.model_dump()
     return config.updated(changes)
 
 

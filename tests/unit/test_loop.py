@@ -21,8 +21,13 @@ from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
+from latentcast.randomness import Draw
 
 CONTEXT = Context(torch.device("cpu"), torch.float32)
+
+
+def as_they_are(samples: torch.Tensor, draw: Draw | None) -> Inputs:
+    return Inputs(samples)
 
 
 class Silent:
@@ -65,7 +70,7 @@ def batches(config: Config, poison: frozenset[int] = frozenset()) -> Any:
 
 def run(config: Config, folder: Path, **how: Any) -> tuple[Objective, Silent, State]:
     objective, watcher = build(config), Silent()
-    state = train(objective, Inputs, batches(config, **how), config, folder, watcher)
+    state = train(objective, as_they_are, batches(config, **how), config, folder, watcher)
     return objective, watcher, state
 
 
@@ -126,7 +131,7 @@ def test_micro_batches_equal_the_whole_batch(small_config: Config) -> None:
         valid[0, :, 100:] = False
         marked = torch.where(valid, x, torch.nan)
 
-        def preprocess(samples: torch.Tensor) -> Inputs:
+        def preprocess(samples: torch.Tensor, draw: Draw | None) -> Inputs:
             return Inputs(samples.nan_to_num(), ~samples.isnan())
 
         output = accumulate(
@@ -161,7 +166,7 @@ def test_data_without_a_valid_patch_stops_and_decays_no_weight(
     objective = build(small_config)
     before = [p.clone() for p in objective.parameters()]
 
-    def mostly_missing(samples: torch.Tensor) -> Inputs:
+    def mostly_missing(samples: torch.Tensor, draw: Draw | None) -> Inputs:
         valid = torch.zeros_like(samples, dtype=torch.bool)
         valid[:, :3] = True
         return Inputs(samples.where(valid, 0), valid)
@@ -203,7 +208,7 @@ def test_interrupted_and_uninterrupted_runs_end_in_the_same_bits(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(build(small_config), Inputs, batches(small_config), small_config,
+        train(build(small_config), as_they_are, batches(small_config), small_config,
               tmp_path / "cut", Stops())  # fmt: skip
     resumed, watcher, _ = run(small_config, tmp_path / "cut")
     assert watcher.rows[0][0] == 6  # from the checkpoint of step 5
@@ -228,7 +233,7 @@ def test_resume_restores_a_run_with_skipped_steps(small_config: Config, tmp_path
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(build(small_config), Inputs, batches(small_config, poison), small_config,
+        train(build(small_config), as_they_are, batches(small_config, poison), small_config,
               tmp_path / "cut", Stops())  # fmt: skip
     resumed, _, state = run(small_config, tmp_path / "cut", poison=poison)
     assert state.skipped == 1

@@ -300,4 +300,4 @@ def test_forward_flops_agree_with_counted_ones() -> None:
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         made.transform(made.embed(values), (40,))
-    assert counter.get_total_flops() == made.forward_flops(9)
+    assert counter.get_total_flops() == made.forward_flops((40,))

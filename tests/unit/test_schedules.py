@@ -44,16 +44,16 @@ def test_weight_decay_reaches_its_end() -> None:
 
 
 def test_momentum_is_linear_not_cosine() -> None:
-    momentum = EmaSchedule(0.996, 1.0, 100)
+    momentum = EmaSchedule(0.996, 1.0, epochs=20, steps_per_epoch=5)
     assert momentum(0) == 0.996
     assert [momentum(n) for n in (25, 50, 100, 1000)] == pytest.approx([0.997, 0.998, 1.0, 1.0])
 
 
 def test_momentum_waits_for_its_warmup() -> None:
-    momentum = EmaSchedule(0.9, 1.0, 100, warmup=20)
+    momentum = EmaSchedule(0.9, 1.0, epochs=10, steps_per_epoch=10, warmup_epochs=2)
     assert {momentum(n) for n in range(21)} == {0.9}
     assert momentum(60) == pytest.approx(0.95)
-    assert EmaSchedule(0.9, 1.0, 10, warmup=10)(10) == 0.9  # never divides by zero
+    assert EmaSchedule(0.9, 1.0, 10, 1, warmup_epochs=10)(10) == 0.9  # never divides by zero
 
 
 def test_schedules_are_written_before_the_step_and_spare_the_undecayed() -> None:

@@ -21,10 +21,12 @@ from latentcast.errors import LatentcastError
 from latentcast.objectives.base import Objective, Output
 from latentcast.randomness import Draw
 
-Preprocess = Callable[[Tensor], Inputs]
+Preprocess = Callable[[Tensor, Draw | None], Inputs]
 MicroBatches = list[Batch]
 
 MOST_SKIPS_IN_A_ROW = 10
+LEAST_WEIGHT = 1e-6
+"""Divides instead of no weight at all: a batch without a target gives 0 and is skipped, not NaN."""
 
 
 class Watcher(Protocol):
@@ -118,26 +120,26 @@ def accumulate(
     for batch in micro_batches:
         batch = batch.to(context.device)
         draw = Draw(seed, state.attempt, batch.ids)
-        inputs = preprocess(batch.samples)
+        inputs = preprocess(batch.samples, draw)
         with context.autocast():
             output = objective(inputs, draw)
         (output.loss * output.weight).backward()
         outputs.append(output)
     total = torch.stack([output.weight for output in outputs]).sum()
     gradients = [p.grad for p in objective.parameters() if p.grad is not None]
-    torch._foreach_div_(gradients, total.clamp(min=1))
+    torch._foreach_div_(gradients, total.clamp(min=LEAST_WEIGHT))
     return joined(outputs, total)
 
 
 def joined(outputs: list[Output], total: Tensor) -> Output:
     """The output of the whole batch; the views of the last piece stand for all."""
-    shares = [output.weight / total.clamp(min=1) for output in outputs]
+    shares = [output.weight / total.clamp(min=LEAST_WEIGHT) for output in outputs]
     loss = torch.stack([o.loss.detach() * s for o, s in zip(outputs, shares, strict=True)]).sum()
     scalars = {
         name: torch.stack([o.scalars[name] * s for o, s in zip(outputs, shares, strict=True)]).sum()
         for name in outputs[-1].scalars
     }
-    return Output(loss, total, scalars, outputs[-1].views, outputs[-1].valid)
+    return Output(loss, total, scalars, outputs[-1].views)
 
 
 def unusable(output: Output, norm: Tensor) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.optim import AdamW
 
 from latentcast.config import OptimizerConfig
@@ -9,23 +11,21 @@ from latentcast.objectives.base import Objective
 
 
 def adamw(objective: Objective, config: OptimizerConfig) -> AdamW:
-    """Two groups: decayed matrices, and the rest (biases, norms, gains, CLS) without decay.
+    """Two groups for each part of the objective: decayed, and left alone.
 
-    Learning rate and decay are placeholders: the schedules write them before every step. The
-    groups carry the parameter names, which is how a checkpoint finds its moments again.
+    Of a JEPA these are I-JEPA's four, {encoder, predictor} × {decay, no decay}. Learning rate and
+    decay are placeholders: the schedules write them before every step. The groups carry the
+    parameter names, which is how a checkpoint finds its moments again.
     """
-    trainable = objective.trainable()
-    groups = [
-        {
-            "params": [
-                p for name, p in trainable.items() if objective.undecayed(name, p) != decayed
-            ],
-            "names": [
-                name for name, p in trainable.items() if objective.undecayed(name, p) != decayed
-            ],
-            "decayed": decayed,
-        }
-        for decayed in (True, False)
-    ]
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in objective.trainable().items():
+        part, decayed = name.partition(".")[0], not objective.undecayed(name, parameter)
+        empty = {"params": [], "names": [], "part": part, "decayed": decayed}
+        group = groups.setdefault((part, decayed), empty)
+        group["params"].append(parameter)
+        group["names"].append(name)
     # fused: 3.5 times faster than the loop over tensors on a CPU.
-    return AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True)
+    return AdamW(
+        list(groups.values()),
+        lr=0.0, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True,
+    )  # fmt: skip

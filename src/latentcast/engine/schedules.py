@@ -19,22 +19,23 @@ Schedule = Callable[[int], float]
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear warm-up to ``base``, then half a cosine to ``final``; ``final`` ever after.
+    """Linear warm-up from ``start`` to ``base``, then half a cosine to ``final`` ever after.
 
-    The warm-up is counted from one (I-JEPA): the first step already moves, with ``base /
-    warmup``, and step ``warmup − 1`` is the first at ``base``. No warm-up and a warm-up as long
-    as the run are both allowed.
+    The warm-up is counted from one (I-JEPA): the first step is already one step above ``start``,
+    and step ``warmup − 1`` is the first at ``base``. No warm-up and a warm-up as long as the run
+    are both allowed.
     """
 
     base: float
     final: float
     warmup: int
     steps: int
+    start: float = 0.0
 
     def __call__(self, step: int) -> float:
         done = step + 1
         if done < self.warmup:
-            return self.base * done / self.warmup
+            return self.start + (self.base - self.start) * done / self.warmup
         return half_cosine(self.base, self.final, done - self.warmup, self.steps - self.warmup)
 
 
@@ -54,18 +55,20 @@ class Cosine:
 class EmaSchedule:
     """``base`` during the warm-up, then linear to ``final`` over the remaining steps, and stay.
 
-    The update of step ``n`` (from 0) uses ``base + (final − base) · n / steps``, so the first
-    uses exactly ``base`` (I-JEPA, ``train.py``).
+    Called with the optimizer step. The update of step ``n`` (from 0) uses ``base + (final − base)
+    · n / (epochs · steps_per_epoch)``, so the first uses exactly ``base`` (I-JEPA, ``train.py``).
     """
 
     base: float
     final: float
-    steps: int
-    warmup: int = 0
+    epochs: int
+    steps_per_epoch: int
+    warmup_epochs: int = 0
 
     def __call__(self, step: int) -> float:
-        moving = max(1, self.steps - self.warmup)
-        progress = min(1.0, max(0, step - self.warmup) / moving)
+        warmup = self.warmup_epochs * self.steps_per_epoch
+        moving = max(1, self.epochs * self.steps_per_epoch - warmup)
+        progress = min(1.0, max(0, step - warmup) / moving)
         return self.base + (self.final - self.base) * progress
 
 
@@ -89,9 +92,10 @@ class Schedules:
         decay_end = o.weight_decay if o.final_weight_decay is None else o.final_weight_decay
         ema = config.ema
         return cls(
-            lr=WarmupCosine(o.lr, o.final_lr, o.warmup_steps, steps),
+            lr=WarmupCosine(o.lr, o.final_lr, o.warmup_steps, steps, o.start_lr),
             weight_decay=Cosine(o.weight_decay, decay_end, steps),
-            momentum=EmaSchedule(ema.base, ema.final, steps, ema.warmup_steps)
+            # A run counts in steps: an epoch of one step.
+            momentum=EmaSchedule(ema.base, ema.final, steps, 1, ema.warmup_steps)
             if ema
             else (lambda step: 0.0),
         )

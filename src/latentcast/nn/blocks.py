@@ -47,28 +47,47 @@ class Attention(nn.Module):
         self.q_norm: nn.Module = QKNorm(*norm) if config.qk_norm else nn.Identity()
         self.k_norm: nn.Module = QKNorm(*norm) if config.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, tables: Tables) -> Tensor:
-        """``(B, T, width)`` in and out; ``tables`` from :func:`rotary_tables`."""
+    def forward(
+        self, x: Tensor, tables: Tables | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """``(B, T, width)`` in and out.
+
+        Args:
+            tables: from :func:`rotary_tables`; None rotates nothing.
+            seen: ``(B, T)`` bool, which tokens may be attended to; None when all may.
+        """
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = rotate(self.q_norm(q), tables), rotate(self.k_norm(k), tables)
-        out = attend(q, k, v, self.causal)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if tables is not None:
+            q, k = rotate(q, tables), rotate(k, tables)
+        out = attend(q, k, v, self.causal, seen)
         mixed: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
         return mixed
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Tensor | None = None
+) -> Tensor:
     """Softmax attention over ``(B, heads, T, head)``, in one type.
 
     Rotated q and k are float32 or wider. On a GPU they return to v's type for the fused kernel;
     on a CPU v joins them, also under autocast, because the bf16 kernel trains three times slower
-    there. ``is_causal`` and never a dense mask, which costs another 1.8 times.
+    there. ``is_causal`` and never a dense mask, which costs another 1.8 times; ``seen`` is one
+    row a sample, and a sample of which nothing is seen attends to everything instead of to NaN.
     """
+    mask = None
+    if seen is not None:
+        mask = (seen | ~seen.any(dim=1, keepdim=True))[:, None, None, :]
     if q.device.type == "cpu":
+        wide = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=causal)
-    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal)
+            return F.scaled_dot_product_attention(
+                q.to(wide), k.to(wide), v.to(wide), attn_mask=mask, is_causal=causal
+            )
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 class MLP(nn.Module):
@@ -116,11 +135,17 @@ def drop_path(x: Tensor, rate: float, draw: Draw | None, stream: str) -> Tensor:
 
 
 class Block(nn.Module):
-    """``x += γ₁ Attention(LN x)``, ``x += γ₂ MLP(LN x)``, drop-path on each branch."""
+    """``x += γ₁ Attention(LN x)``, ``x += γ₂ MLP(LN x)``, drop-path on each branch.
 
-    def __init__(self, config: EncoderConfig, index: int) -> None:
+    Args:
+        config: of the transformer it belongs to.
+        index: its place among ``config.depth`` blocks.
+        stack: keeps the drop-path draws of two transformers in one network apart.
+    """
+
+    def __init__(self, config: EncoderConfig, index: int, stack: str = "") -> None:
         super().__init__()
-        self.index = index
+        self.stream = f"{stack}{index}"
         self.drop_rate = config.drop_path * index / max(1, config.depth - 1)
         self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config)
@@ -129,11 +154,17 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.scale2 = _scale(config)
 
-    def forward(self, x: Tensor, tables: Tables, draw: Draw | None) -> Tensor:
-        branch = self.scale1(self.attention(self.norm1(x), tables))
-        x = x + drop_path(branch, self.drop_rate, draw, f"drop-attention-{self.index}")
+    def forward(
+        self,
+        x: Tensor,
+        tables: Tables | None = None,
+        draw: Draw | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        branch = self.scale1(self.attention(self.norm1(x), tables, seen))
+        x = x + drop_path(branch, self.drop_rate, draw, f"drop-attention-{self.stream}")
         branch = self.scale2(self.mlp(self.norm2(x)))
-        return x + drop_path(branch, self.drop_rate, draw, f"drop-mlp-{self.index}")
+        return x + drop_path(branch, self.drop_rate, draw, f"drop-mlp-{self.stream}")
 
 
 def _scale(config: EncoderConfig) -> nn.Module:

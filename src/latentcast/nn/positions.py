@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +12,25 @@ from latentcast.config import Rotary
 from latentcast.randomness import Draw
 
 Tables = tuple[Tensor, Tensor]
-"""Cosine and sine of the rotary angles, each ``(tokens, head)``."""
+"""Cosine and sine of the rotary angles, each ``(tokens, head)`` or ``(B, 1, tokens, head)``."""
+
+
+@lru_cache(maxsize=64)
+def sincos(grid: tuple[int, ...], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Fixed sine-cosine positions of a grid, row-major: ``(N, width)`` (I-JEPA).
+
+    Each axis takes an equal share of the channels, the last axis first, as
+    ``[sin(i · ω_k), cos(i · ω_k)]`` with ``ω_k = 10000^(-k / K)``, ``K`` pairs and the integer
+    index ``i`` of the cell; the positions of another resolution are therefore not rescaled.
+    """
+    pairs = width // (2 * len(grid))
+    frequency = 10000.0 ** -(torch.arange(pairs, dtype=torch.float64) / pairs)
+    indices = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    channels = []
+    for index in reversed(indices):
+        angles = index.flatten()[:, None] * frequency
+        channels += [angles.sin(), angles.cos()]
+    return torch.cat(channels, dim=1).to(device=device, dtype=dtype)
 
 
 def patch_coordinates(

@@ -11,9 +11,26 @@ from torch import Tensor, nn
 
 from latentcast.batch import Inputs
 from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.hierarchy import Hierarchy
 from latentcast.randomness import Draw
 
 Role = Literal["student", "teacher"]
+Part = Literal["encoder", "merge", "predictor"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A representation for the collapse monitor to look at.
+
+    Attributes:
+        tokens: ``(B, N, width)``, detached.
+        part: what made them, and so whom an alarm names.
+        valid: ``(B, N)`` bool, which tokens count; None when all do.
+    """
+
+    tokens: Tensor
+    part: Part
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -26,15 +43,13 @@ class Output:
             that pieces of a batch give the gradient of the whole also when some tokens are not
             valid.
         scalars: named scalars for the log, detached.
-        views: named representations ``(B, N, width)`` for the collapse monitor, detached.
-        valid: ``(B, N)`` bool, which rows of the views count; None when all do.
+        views: named representations for the collapse monitor.
     """
 
     loss: Tensor
     weight: Tensor
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
-    views: Mapping[str, Tensor] = field(default_factory=dict)
-    valid: Tensor | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
 
 
 class Objective(nn.Module, ABC):
@@ -53,12 +68,16 @@ class Objective(nn.Module, ABC):
         """(student, teacher) modules; the engine moves the second towards the first."""
 
     @abstractmethod
-    def encoder(self, role: Role) -> PatchEncoder:
+    def encoder(self, role: Role) -> PatchEncoder | Hierarchy:
         """The encoder to read out. Without a teacher both roles are the student."""
 
     @abstractmethod
-    def forward_flops(self, size: tuple[int, ...]) -> int:
-        """Operations of one sample's forward pass in matrix products."""
+    def patch_errors(self, inputs: Inputs, role: Role = "teacher") -> Tensor:
+        """``1 − cos`` of each patch with its prediction: ``(B, N)``, NaN where not valid."""
+
+    @abstractmethod
+    def step_flops(self, size: tuple[int, ...]) -> int:
+        """Operations in the matrix products of one sample's training step, backward included."""
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters an optimizer may see, by name: those that require a gradient."""

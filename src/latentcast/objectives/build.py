@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from latentcast.config import Config
 from latentcast.objectives.base import Objective
+from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 
 
@@ -11,6 +12,8 @@ def build(config: Config) -> Objective:
     """The objective of a run, initialised from the run's seed."""
     match config.objective.kind:
         case "nepa":
-            objective = Nepa.of(config)
+            objective: Objective = Nepa.of(config)
+        case "jepa":
+            objective = Jepa.of(config)
     objective.initialise(config.train.seed)
     return objective

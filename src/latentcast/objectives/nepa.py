@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.batch import Inputs
-from latentcast.config import Config
+from latentcast.config import Config, NepaConfig
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.tokens import token_validity
-from latentcast.objectives.base import Objective, Output, Role
+from latentcast.objectives.base import Objective, Output, Role, View
 from latentcast.randomness import Draw
 
 
@@ -37,6 +37,7 @@ class Nepa(Objective):
 
     @classmethod
     def of(cls, config: Config) -> Nepa:
+        assert isinstance(config.objective, NepaConfig)
         fixed = config.objective.patch_embedding == "fixed"
         return cls(PatchEncoder.of(config), teacher=config.ema is not None, fixed_patches=fixed)
 
@@ -51,8 +52,10 @@ class Nepa(Objective):
             loss=-_mean(similarity, valid),
             weight=_count(similarity, valid),
             scalars={"copy_last_loss": -_mean(copied, None if valid is None else valid[:, 1:])},
-            views={"target": target, "output": h[:, :-1].detach()},
-            valid=valid,
+            views={
+                "target": View(target, "encoder", valid),
+                "output": View(h[:, :-1].detach(), "predictor", valid),
+            },
         )
 
     @torch.no_grad()
@@ -85,11 +88,8 @@ class Nepa(Objective):
     def encoder(self, role: Role) -> PatchEncoder:
         return self.student if role == "student" or self.teacher is None else self.teacher
 
-    def forward_flops(self, size: tuple[int, ...]) -> int:
-        tokens = 1
-        for extent in self.student.patches.grid(size):
-            tokens *= extent
-        return self.student.forward_flops(1 + tokens)
+    def step_flops(self, size: tuple[int, ...]) -> int:
+        return 3 * self.student.forward_flops(size)  # a backward pass is two forward passes
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -10,9 +10,18 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "nepa-ecg-tiny": ecg.nepa_ecg_tiny,
     "nepa-ecg-small": ecg.nepa_ecg_small,
     "nepa-ecg-base": ecg.nepa_ecg_base,
+    "ijepa-ecg-tiny": ecg.ijepa_ecg_tiny,
+    "ijepa-ecg-small": ecg.ijepa_ecg_small,
+    "hjepa-ecg-tiny": ecg.hjepa_ecg_tiny,
+    "hjepa-ecg-small": ecg.hjepa_ecg_small,
     "nepa-image-tiny": images.nepa_image_tiny,
     "nepa-image-base": images.nepa_image_base,
     "nepa-image-large": images.nepa_image_large,
+    "ijepa-image-tiny": images.ijepa_image_tiny,
+    "ijepa-image-base": images.ijepa_image_base,
+    "ijepa-image-huge": images.ijepa_image_huge,
+    "hjepa-image-tiny": images.hjepa_image_tiny,
+    "hjepa-image-base": images.hjepa_image_base,
 }
 
 

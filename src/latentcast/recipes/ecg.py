@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from latentcast.config import (
+    Blocks,
     Config,
+    ContextBlocks,
     EcgInput,
     EmaConfig,
     EncoderConfig,
+    JepaConfig,
+    LevelConfig,
     OptimizerConfig,
+    PredictorConfig,
     Rotary,
+    SinCos,
     TrainConfig,
 )
 
@@ -60,4 +66,102 @@ def nepa_ecg_tiny() -> Config:
         train=TrainConfig(
             steps=4000, batch_size=32, precision="bf16", log_every=40, checkpoint_every=400
         ),
+    )  # fmt: skip
+
+
+def ijepa_ecg_small() -> Config:
+    """I-JEPA in one dimension: 200 patches of 50 ms, 15–25 % of them as context.
+
+    The masks are those of the published ECG setting (stretches of at least 10 patches), the
+    optimizer I-JEPA's; the encoder has the size of ``nepa-ecg-small``, so that the two can be compared.
+    """
+    return Config(
+        recipe="ijepa-ecg-small",
+        input=EcgInput(sampling_rate=500, length=5000, clip=5),
+        encoder=EncoderConfig(
+            patch=25, width=384, depth=8, heads=6, mlp_width=1536, qk_norm=False,
+            layer_scale=None, norm_eps=1e-6, causal=False, cls=False, positions=SinCos(),
+        ),
+        objective=JepaConfig(
+            predictor=PredictorConfig(width=192, depth=4, heads=6, mlp_width=768),
+            masks=ContextBlocks(context_share=(0.15, 0.25), least_block=10),
+        ),
+        optimizer=OptimizerConfig(
+            lr=1e-3, start_lr=2e-4, final_lr=1e-6, warmup_steps=10_000, weight_decay=0.04,
+            final_weight_decay=0.4, betas=(0.9, 0.999), clip_grad_norm=None,
+        ),
+        ema=EmaConfig(base=0.996, final=1.0),
+        train=TrainConfig(steps=100_000, batch_size=256, precision="bf16"),
+    )  # fmt: skip
+
+
+def ijepa_ecg_tiny() -> Config:
+    """Minutes on two cores: 10 s at 100 Hz, 200 ms patches, as many operations as nepa-ecg-tiny."""
+    return Config(
+        recipe="ijepa-ecg-tiny",
+        input=EcgInput(sampling_rate=100, length=1000, clip=5),
+        encoder=EncoderConfig(
+            patch=20, width=128, depth=4, heads=4, mlp_width=512, qk_norm=False,
+            layer_scale=None, norm_eps=1e-6, causal=False, cls=False, positions=SinCos(),
+        ),
+        objective=JepaConfig(
+            predictor=PredictorConfig(width=64, depth=2, heads=4, mlp_width=256),
+            masks=ContextBlocks(context_share=(0.15, 0.25), least_block=3),
+        ),
+        optimizer=OptimizerConfig(
+            lr=1e-3, start_lr=2e-4, final_lr=1e-6, warmup_steps=400, weight_decay=0.04,
+            final_weight_decay=0.4, betas=(0.9, 0.999), clip_grad_norm=None,
+        ),
+        ema=EmaConfig(base=0.996, final=1.0),
+        train=TrainConfig(
+            steps=4000, batch_size=32, precision="bf16", log_every=40, checkpoint_every=400
+        ),
+    )  # fmt: skip
+
+
+def hjepa_ecg_small() -> Config:
+    """H-JEPA on recordings: 50 ms, 200 ms and 1 s, about a wave, a complex and a beat."""
+    small = ijepa_ecg_small()
+    narrow = PredictorConfig(width=192, depth=4, heads=6, mlp_width=768)
+    masks = Blocks(targets=2, target_scale=(0.1, 0.15), context_scale=(0.85, 1.0))
+    return small.updated(
+        {
+            "recipe": "hjepa-ecg-small",
+            "objective": JepaConfig(
+                predictor=narrow,
+                masks=masks,
+                coarser=(
+                    _level(4, 384, 2, narrow, Blocks(targets=2, target_scale=(0.1, 0.15))),
+                    _level(5, 384, 2, narrow, Blocks(targets=1, target_scale=(0.2, 0.3))),
+                ),
+                fusion=True,
+            ).model_dump(),
+        }
+    )
+
+
+def hjepa_ecg_tiny() -> Config:
+    """Minutes on two cores: three levels above 100 Hz, as many operations as nepa-ecg-tiny."""
+    tiny = ijepa_ecg_tiny()
+    narrow = PredictorConfig(width=64, depth=2, heads=4, mlp_width=256)
+    masks = Blocks(targets=2, target_scale=(0.1, 0.15), context_scale=(0.85, 1.0))
+    return tiny.updated(
+        {
+            "recipe": "hjepa-ecg-tiny",
+            "objective": JepaConfig(
+                predictor=narrow,
+                masks=masks,
+                coarser=(_level(5, 128, 1, narrow, Blocks(targets=1, target_scale=(0.2, 0.3))),),
+                fusion=True,
+            ).model_dump(),
+        }
+    )
+
+
+def _level(
+    stride: int, width: int, depth: int, predictor: PredictorConfig, masks: Blocks
+) -> LevelConfig:
+    return LevelConfig(
+        stride=stride, width=width, depth=depth, heads=width // 32, mlp_width=4 * width,
+        predictor=predictor, masks=masks.model_copy(update={"least_context": 1}),
     )  # fmt: skip

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from latentcast.config import (
+    Blocks,
     Config,
     EmaConfig,
     EncoderConfig,
     ImageInput,
+    JepaConfig,
+    LevelConfig,
     OptimizerConfig,
+    PredictorConfig,
     Rotary,
+    SinCos,
     TrainConfig,
 )
 
@@ -60,3 +65,98 @@ def nepa_image_tiny() -> Config:
         ema=EmaConfig(base=0.99, final=0.99),
         train=TrainConfig(steps=2000, batch_size=128),
     )  # fmt: skip
+
+
+def ijepa_image_huge() -> Config:
+    """I-JEPA ViT-H/14 on 224 × 224 as published: batch 2048, 300 epochs of ImageNet-1k.
+
+    1,281,167 images in whole batches of 2048 are 625 steps an epoch. Masks are our own
+    (``masks.kind: blocks``); ``reference`` gives those of the original.
+    """
+    steps = 300 * (1_281_167 // 2048)
+    return Config(
+        recipe="ijepa-image-huge",
+        input=ImageInput(height=224, width=224, crop_scale=(0.3, 1.0)),
+        encoder=EncoderConfig(
+            patch=14, width=1280, depth=32, heads=16, mlp_width=5120, qk_norm=False,
+            layer_scale=None, norm_eps=1e-6, causal=False, cls=False, positions=SinCos(),
+        ),
+        objective=JepaConfig(
+            predictor=PredictorConfig(width=384, depth=12, heads=16, mlp_width=1536),
+            masks=Blocks(),
+        ),
+        optimizer=OptimizerConfig(
+            lr=1e-3, start_lr=2e-4, final_lr=1e-6, warmup_steps=40 * steps // 300,
+            weight_decay=0.04, final_weight_decay=0.4, betas=(0.9, 0.999), clip_grad_norm=None,
+        ),
+        ema=EmaConfig(base=0.996, final=1.0),
+        train=TrainConfig(steps=steps, batch_size=2048, micro_batches=16, precision="bf16"),
+    )  # fmt: skip
+
+
+def ijepa_image_base() -> Config:
+    """I-JEPA ViT-B/16 on 224 × 224: 600 epochs, a predictor of 6 blocks."""
+    epoch = 1_281_167 // 2048
+    return ijepa_image_huge().updated(
+        {
+            "recipe": "ijepa-image-base",
+            "encoder.patch": 16,
+            "encoder.width": 768,
+            "encoder.depth": 12,
+            "encoder.heads": 12,
+            "encoder.mlp_width": 3072,
+            "objective.predictor.depth": 6,
+            "objective.predictor.heads": 12,
+            "optimizer.warmup_steps": 40 * epoch,
+            "train.steps": 600 * epoch,
+        }
+    )
+
+
+def ijepa_image_tiny() -> Config:
+    """I-JEPA for two cores: 32 × 32 in patches of 4."""
+    return Config(
+        recipe="ijepa-image-tiny",
+        input=ImageInput(height=32, width=32, normalisation=None, crop_scale=(0.3, 1.0), flip=True),
+        encoder=EncoderConfig(
+            patch=4, width=192, depth=4, heads=3, mlp_width=768, qk_norm=False,
+            layer_scale=None, norm_eps=1e-6, causal=False, cls=False, positions=SinCos(),
+        ),
+        objective=JepaConfig(
+            predictor=PredictorConfig(width=96, depth=2, heads=3, mlp_width=384),
+            masks=Blocks(least_context=4),
+        ),
+        optimizer=OptimizerConfig(
+            lr=1e-3, start_lr=2e-4, final_lr=1e-6, warmup_steps=200, weight_decay=0.04,
+            final_weight_decay=0.4, betas=(0.9, 0.999), clip_grad_norm=None,
+        ),
+        ema=EmaConfig(base=0.996, final=1.0),
+        train=TrainConfig(steps=4000, batch_size=64, precision="bf16", log_every=40),
+    )  # fmt: skip
+
+
+def hjepa_image_tiny() -> Config:
+    """H-JEPA for two cores: 32 × 32 in patches of 4, and one level of 2 × 2 patches above."""
+    return _with_levels(ijepa_image_tiny(), "hjepa-image-tiny", levels=1, depth=1)
+
+
+def hjepa_image_base() -> Config:
+    """H-JEPA on 256 × 256 in patches of 16: grids of 16, 8 and 4 cells a side."""
+    base = ijepa_image_base().updated({"input.height": 256, "input.width": 256})
+    return _with_levels(base, "hjepa-image-base", levels=2, depth=2)
+
+
+def _with_levels(config: Config, name: str, levels: int, depth: int) -> Config:
+    """Coarser levels as wide as the finest, each with its predictor; fewer targets on each."""
+    jepa, encoder = config.objective, config.encoder
+    assert isinstance(jepa, JepaConfig)
+    masks = Blocks(targets=2, target_scale=(0.1, 0.15), least_context=4)
+    coarser = LevelConfig(
+        stride=2, width=encoder.width, depth=depth, heads=encoder.heads,
+        mlp_width=encoder.mlp_width, predictor=jepa.predictor,
+        masks=masks.model_copy(update={"least_context": 1}),
+    )  # fmt: skip
+    own = JepaConfig(
+        predictor=jepa.predictor, masks=masks, coarser=(coarser,) * levels, fusion=True
+    )
+    return config.updated({"recipe": name, "objective": own.model_dump()})

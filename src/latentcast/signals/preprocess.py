@@ -8,6 +8,7 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.config import EcgInput
 from latentcast.errors import LatentcastError
+from latentcast.randomness import Draw
 from latentcast.signals.recording import INVALID
 
 
@@ -32,8 +33,11 @@ class EcgPreprocess:
         self.mean = torch.tensor(config.normalisation.mean)
         self.std = torch.tensor(config.normalisation.std)
 
-    def __call__(self, counts: Tensor) -> Inputs:
-        """int16 ``(B, samples, leads)`` time-major to values ``(B, leads, samples)``."""
+    def __call__(self, counts: Tensor, draw: Draw | None = None) -> Inputs:
+        """int16 ``(B, samples, leads)`` time-major to values ``(B, leads, samples)``.
+
+        ``draw`` is not used: the crop was drawn where the samples lie.
+        """
         device = counts.device
         valid = (counts != INVALID).transpose(1, 2)
         millivolts = counts.transpose(1, 2).to(torch.float32) * self.scale

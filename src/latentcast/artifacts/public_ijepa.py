@@ -1,0 +1,219 @@
+"""I-JEPA weights in the public key layouts, in and out: the original's and the transformers one.
+
+The original's keys are those of ``facebookresearch/ijepa`` with or without ``module.``. Its files
+are pickles, which this library does not open: convert them to ``safetensors`` first, the encoder
+(or target encoder) and the predictor to a file each.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from latentcast.config import EncoderConfig, SinCos
+from latentcast.errors import LatentcastError
+from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.positions import sincos
+
+_BLOCK = {
+    "norm1": "norm1",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.proj",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.up",
+    "mlp.fc2": "mlp.down",
+}
+_ENCODER = {"patch_embed.proj": "patches", "norm": "norm"}
+_PREDICTOR = {"predictor_embed": "embed", "predictor_norm": "norm", "predictor_proj": "proj"}
+_TRANSFORMERS = {
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "layernorm_before": "norm1",
+    "attention.output.dense": "attn.proj",
+    "layernorm_after": "norm2",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "layernorm": "norm",
+}
+
+
+def encoder_from_public(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An encoder's weights under our names; the fixed positions are checked and left out.
+
+    Raises:
+        LatentcastError: a key of no I-JEPA encoder, or positions that are not the fixed ones.
+    """
+    return _in(tensors, _ENCODER, "blocks", "pos_embed")
+
+
+def predictor_from_public(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """:func:`encoder_from_public` for a predictor."""
+    return _in(tensors, _PREDICTOR, "predictor_blocks", "predictor_pos_embed")
+
+
+def encoder_to_public(
+    weights: Mapping[str, Tensor], grid: tuple[int, ...] | None = None
+) -> dict[str, Tensor]:
+    """Our encoder weights under the original's names, with the positions of ``grid`` if given."""
+    return _out(weights, _ENCODER, "blocks", "pos_embed", grid)
+
+
+def predictor_to_public(
+    weights: Mapping[str, Tensor], grid: tuple[int, ...] | None = None
+) -> dict[str, Tensor]:
+    """:func:`encoder_to_public` for a predictor."""
+    return _out(weights, _PREDICTOR, "predictor_blocks", "predictor_pos_embed", grid)
+
+
+def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a ``transformers`` I-JEPA under the original's names; q, k, v are packed.
+
+    Raises:
+        LatentcastError: a key of no I-JEPA.
+    """
+    tensors = {name.removeprefix("ijepa."): tensor for name, tensor in tensors.items()}
+    public: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name == "embeddings.position_embeddings":
+            public["pos_embed"] = tensor
+            continue
+        where, _, kind = name.rpartition(".")
+        layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", where)
+        index, part = (f"blocks.{layer[1]}.", layer[2]) if layer else ("", where)
+        if part in _TRANSFORMERS:
+            public[f"{index}{_TRANSFORMERS[part]}.{kind}"] = tensor
+        elif part == "attention.attention.query":
+            three = [tensors[name.replace(".query.", f".{p}.")] for p in ("query", "key", "value")]
+            public[f"{index}attn.qkv.{kind}"] = torch.cat(three)
+        elif part not in ("attention.attention.key", "attention.attention.value"):
+            raise LatentcastError(f"{name}: is not an I-JEPA weight; check the file's layout")
+    return public
+
+
+def to_transformers(public: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The original's names to those of ``transformers``; q, k, v are split."""
+    theirs = {ours: name for name, ours in _TRANSFORMERS.items()}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in public.items():
+        if name == "pos_embed":
+            renamed["embeddings.position_embeddings"] = tensor
+            continue
+        where, _, kind = name.rpartition(".")
+        layer = re.fullmatch(r"blocks\.(\d+)\.(.+)", where)
+        index, part = (f"encoder.layer.{layer[1]}.", layer[2]) if layer else ("", where)
+        if part == "attn.qkv":
+            for piece, split in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[f"{index}attention.attention.{piece}.{kind}"] = split
+        else:
+            renamed[f"{index}{theirs[part]}.{kind}"] = tensor
+    return renamed
+
+
+def load_public(file: str | Path, heads: int) -> PatchEncoder:
+    """An image encoder from a ``safetensors`` file in either layout.
+
+    Args:
+        heads: of the attention, which no weight tells: 16 for ViT-H and ViT-g, 12 for ViT-B.
+
+    Raises:
+        LatentcastError: the file cannot be read, or holds another network.
+    """
+    file = Path(file)
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as problem:
+        raise LatentcastError(f"{file}: cannot be read ({problem}); give safetensors") from None
+    if any(name.endswith("embeddings.position_embeddings") for name in tensors):
+        tensors = from_transformers(tensors)
+    weights = encoder_from_public(tensors)
+    if "patches.weight" not in weights or "blocks.0.mlp.up.weight" not in weights:
+        raise LatentcastError(f"{file}: holds no I-JEPA encoder; check which part was saved")
+    width, channels, patch, _ = weights["patches.weight"].shape
+    depth = 1 + max(int(n.split(".")[1]) for n in weights if n.startswith("blocks."))
+    mlp_width = len(weights["blocks.0.mlp.up.weight"])
+    config = encoder_config(patch, width, depth, heads, mlp_width)
+    encoder = PatchEncoder(config, channels, axes=2)
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as problem:
+        raise LatentcastError(f"{file}: is no whole I-JEPA encoder ({problem})") from None
+    return encoder
+
+
+def encoder_config(
+    patch: int, width: int, depth: int, heads: int, mlp_width: int, norm_eps: float = 1e-6
+) -> EncoderConfig:
+    """An encoder of the published kind: no CLS, QK-norm or LayerScale, fixed positions."""
+    return EncoderConfig(
+        patch=patch, width=width, depth=depth, heads=heads, mlp_width=mlp_width, qk_norm=False,
+        layer_scale=None, norm_eps=norm_eps, causal=False, cls=False, positions=SinCos(),
+    )  # fmt: skip
+
+
+def _in(
+    tensors: Mapping[str, Tensor], top: Mapping[str, str], blocks: str, positions: str
+) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for full, tensor in tensors.items():
+        name = full.removeprefix("module.")
+        if name == positions:
+            _check_positions(full, tensor)
+            continue
+        if name == "mask_token":
+            weights[name] = tensor
+            continue
+        where, _, kind = name.rpartition(".")
+        block = re.fullmatch(rf"{blocks}\.(\d+)\.(.+)", where)
+        if block and block[2] in _BLOCK:
+            weights[f"blocks.{block[1]}.{_BLOCK[block[2]]}.{kind}"] = tensor
+        elif where in top:
+            weights[f"{top[where]}.{kind}"] = tensor
+        else:
+            raise LatentcastError(f"{full}: is not an I-JEPA weight; check the file's layout")
+    return weights
+
+
+def _out(
+    weights: Mapping[str, Tensor],
+    top: Mapping[str, str],
+    blocks: str,
+    positions: str,
+    grid: tuple[int, ...] | None,
+) -> dict[str, Tensor]:
+    top = {ours: theirs for theirs, ours in top.items()}
+    block = {ours: theirs for theirs, ours in _BLOCK.items()}
+    public: dict[str, Tensor] = {}
+    width = 0
+    for name, tensor in weights.items():
+        where, _, kind = name.rpartition(".")
+        inside = re.fullmatch(r"blocks\.(\d+)\.(.+)", where)
+        if name == "mask_token":
+            public[name] = tensor
+        elif inside:
+            public[f"{blocks}.{inside[1]}.{block[inside[2]]}.{kind}"] = tensor
+        else:
+            public[f"{top[where]}.{kind}"] = tensor
+        width = len(tensor) if name == "norm.weight" else width
+    if grid is not None:
+        table = sincos(grid, width, torch.device("cpu"), torch.float32)
+        public[positions] = table.unsqueeze(0).clone()
+    return public
+
+
+def _check_positions(name: str, tensor: Tensor) -> None:
+    """Square grids, as published; another table would silently be another network."""
+    side = math.isqrt(tensor.shape[1])
+    expected = sincos((side, side), tensor.shape[2], torch.device("cpu"), torch.float32)
+    if side**2 != tensor.shape[1] or not torch.allclose(
+        tensor[0].float(), expected, rtol=0, atol=1e-5
+    ):
+        raise LatentcastError(
+            f"{name}: is not I-JEPA's fixed sine-cosine table of a square grid; "
+            "weights with other positions cannot be loaded"
+        )

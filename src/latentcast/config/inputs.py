@@ -1,0 +1,102 @@
+"""What an encoder sees: recordings or images, and how they are normalised."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from latentcast.config.settings import Count, Interval, Positive, Settings
+from latentcast.signals.leads import canonical_names
+
+
+class Normalisation(Settings):
+    """Per-channel mean and standard deviation, in the physical unit of the input."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
+        if any(value <= 0 for value in self.std):
+            raise ValueError("std must be positive in every channel")
+        return self
+
+
+class EcgInput(Settings):
+    """What the encoder sees of a recording; travels with the weights."""
+
+    kind: Literal["ecg"] = "ecg"
+    sampling_rate: Positive = 500.0
+    """Hz; a store at another rate is refused."""
+    leads: tuple[str, ...] = (
+        "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
+    )  # fmt: skip
+    length: Count = 5000
+    """Samples a crop; shorter recordings are padded, and padding is not valid."""
+    scale: Positive = 0.001
+    """Millivolts for one integer count of the store."""
+    clip: Positive | None = 5.0
+    """Normalised values are clipped to ±clip."""
+    normalisation: Normalisation | None = None
+    """Millivolts; None until training starts, then the statistics of the store's training split."""
+
+    @model_validator(mode="after")
+    def _leads_are_known(self) -> Self:
+        known = canonical_names(self.leads)
+        if known != self.leads:
+            raise ValueError(f"leads are {' '.join(self.leads)}; write {' '.join(known)}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        return len(self.leads)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return (self.length,)
+
+
+class ImageInput(Settings):
+    """What the encoder sees of an image: uint8 in, normalised floats out."""
+
+    kind: Literal["image"] = "image"
+    height: Count = 224
+    width: Count = 224
+    channels: Count = 3
+    normalisation: Normalisation | None = Normalisation(
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    """Of values in [0, 1], by default ImageNet's; None takes the statistics of the store's training
+    split when training starts."""
+    crop_scale: Interval | None = None
+    """Training only: share of the image's area that a random-resized crop keeps; None is no crop.
+    I-JEPA uses (0.3, 1.0)."""
+    crop_aspect: Interval = (3 / 4, 4 / 3)
+    """Width over height of that crop, drawn log-uniformly."""
+    flip: bool = False
+    """Training only: mirror half of the images."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.normalisation is not None and len(self.normalisation.mean) != self.channels:
+            raise ValueError(
+                f"normalisation has {len(self.normalisation.mean)} channels, the input has "
+                f"{self.channels}; give one mean and std a channel, or null for the store's own"
+            )
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(
+                f"crop_scale {self.crop_scale} is no interval of area shares; "
+                "write [low, high] with 0 < low <= high <= 1"
+            )
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise ValueError(
+                f"crop_aspect {self.crop_aspect} is no interval of ratios; write [0.75, 1.333]"
+            )
+        return self
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return (self.height, self.width)

@@ -1,0 +1,121 @@
+"""What a run minimises: NEPA, or JEPA with one or more levels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from latentcast.config.masks import Blocks, MaskConfig
+from latentcast.config.settings import Count, NotNegative, Positive, Settings, Share, divisor_near
+
+
+class NepaConfig(Settings):
+    """Next-embedding prediction (objectives/nepa.py)."""
+
+    kind: Literal["nepa"] = "nepa"
+    patch_embedding: Literal["trained", "fixed"] = "trained"
+    """``trained`` is the published rule: input and target move together. ``fixed`` keeps the patch
+    embedding at its random initialisation, so that targets cannot drift to what is easy to
+    predict; docs/nepa-on-ecg.md has the comparison."""
+
+
+class PredictorConfig(Settings):
+    """The narrow transformer that predicts targets from a context (I-JEPA, section 3)."""
+
+    width: Count = 384
+    depth: Count = 6
+    heads: Count = 12
+    mlp_width: Count = 1536
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} is not a multiple of heads {self.heads}; "
+                f"use heads {divisor_near(self.width, self.heads)}"
+            )
+        return self
+
+
+class LevelConfig(Settings):
+    """A coarser level: its grid, its blocks on merged tokens, its predictor, its masks."""
+
+    stride: Count = 4
+    """Cells of the level below along each axis that make one cell of this level."""
+    width: Count = 384
+    depth: Annotated[int, Field(ge=0)] = 2
+    """Blocks after the merge; 0 leaves pooling and projection, the cheap ablation."""
+    heads: Count = 6
+    mlp_width: Count = 1536
+    predictor: PredictorConfig = PredictorConfig()
+    masks: Blocks = Blocks(targets=2, least_context=1)
+    weight: Positive = 1.0
+    """Of this level in the loss, relative to ``objective.weight`` of the finest."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} is not a multiple of heads {self.heads}; "
+                f"use heads {divisor_near(self.width, self.heads)}"
+            )
+        return self
+
+
+class SigReg(Settings):
+    """LeJEPA's regularizer: embeddings distributed as an isotropic Gaussian."""
+
+    kind: Literal["sigreg"] = "sigreg"
+    weight: Share = 0.05
+    """λ in ``(1 − λ) · prediction + λ · regularizer``."""
+    slices: Count = 256
+
+
+class VicReg(Settings):
+    """VICReg's variance and covariance terms on the embeddings of a batch."""
+
+    kind: Literal["vicreg"] = "vicreg"
+    weight: Share = 0.5
+    """λ in ``(1 − λ) · prediction + λ · regularizer``."""
+    variance: NotNegative = 1.0
+    covariance: NotNegative = 0.04
+
+
+class JepaConfig(Settings):
+    """Joint-embedding prediction (objectives/jepa.py): I-JEPA, with ``coarser`` levels H-JEPA."""
+
+    kind: Literal["jepa"] = "jepa"
+    predictor: PredictorConfig = PredictorConfig()
+    masks: MaskConfig = Blocks()
+    weight: Positive = 1.0
+    coarser: tuple[LevelConfig, ...] = ()
+    """Levels above the patches, each merging cells of the one before it."""
+    top_down: bool = False
+    """Whether the prediction of a coarser level is given to the queries of the finer one."""
+    fusion: bool = False
+    """Whether each predictor reads its level fused with the coarser ones; the fusion is trained by
+    the prediction alone and can be read out as layer ``fused``."""
+    target: Literal["teacher", "student"] = "teacher"
+    """``teacher``: layer-normed output of the averaged weights, without gradient (I-JEPA).
+    ``student``: the trained weights themselves, with gradient, which a regularizer has to keep
+    from collapsing (LeJEPA)."""
+    regularizer: Annotated[SigReg | VicReg, Field(discriminator="kind")] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.target == "student" and self.regularizer is None:
+            raise ValueError(
+                "target student collapses without a regularizer; "
+                "set objective.regularizer.kind=sigreg"
+            )
+        if self.coarser and self.masks.kind != "blocks":
+            raise ValueError(
+                f"masks {self.masks.kind} know one level; with objective.coarser use kind blocks"
+            )
+        if not self.coarser and (self.fusion or self.top_down):
+            raise ValueError(
+                "fusion and top_down join levels and there is one; add objective.coarser or set "
+                "both to false"
+            )
+        return self

@@ -1,0 +1,27 @@
+"""The base of all configuration models, and the kinds of numbers they hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Interval = tuple[float, float]
+
+
+class Settings(BaseModel):
+    """Base of all configuration models: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def divisor_near(whole: int, wanted: int) -> int:
+    """The divisor of ``whole`` nearest to ``wanted``: what an error message offers."""
+    return min((d for d in range(1, whole + 1) if whole % d == 0), key=lambda d: abs(d - wanted))

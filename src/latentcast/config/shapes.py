@@ -1,0 +1,171 @@
+"""Sizes of blocks and contexts, known before the first step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast import randomness
+from latentcast.config.masks import Blocks, ContextBlocks, ReferenceBlocks
+from latentcast.config.objective import JepaConfig
+from latentcast.config.settings import Interval
+
+Grid = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MaskShape:
+    """What is common to all samples of a step.
+
+    Attributes:
+        blocks: extent of a target block along each axis, for each level; empty where the target
+            is everything outside the context.
+        context: patches in the context.
+        stretches: into how many stretches the context falls (recordings); 0 for a free subset.
+    """
+
+    blocks: tuple[Grid, ...]
+    context: int
+    stretches: int = 0
+
+
+def mask_shapes(grids: tuple[Grid, ...], jepa: JepaConfig, seed: int) -> tuple[MaskShape, ...]:
+    """The few shapes that the steps of a run choose from.
+
+    Scale and aspect are drawn independently, each stratified over its interval so that a few
+    shapes stand for all of it.
+
+    Args:
+        grids: cells along each axis at every level, the patches first.
+        seed: of the run.
+
+    Raises:
+        ValueError: the masks do not fit the grid; says what would.
+    """
+    match jepa.masks:
+        case ContextBlocks() as masks:
+            return _stretches(math.prod(grids[0]), masks, seed)
+        case ReferenceBlocks() as masks:
+            _check_reference(grids[0], masks)
+            return ()
+        case Blocks() as masks:
+            return _blocks(grids, (masks, *(level.masks for level in jepa.coarser)), seed)
+
+
+def block_extent(grid: Grid, scale: float, aspect: float) -> Grid:
+    """Extent of a block with this share of the grid and this height over width."""
+    area = max(1, int(math.prod(grid) * scale))
+    if len(grid) == 1:
+        return (area,)
+    height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    return (min(max(height, 1), grid[0]), min(max(width, 1), grid[1]))
+
+
+def _blocks(grids: tuple[Grid, ...], masks: tuple[Blocks, ...], seed: int) -> tuple[MaskShape, ...]:
+    count, shapes = masks[0].shapes, []
+    patches = math.prod(grids[0])
+    kept = _stratified(masks[0].context_scale, count, randomness.key(seed, "mask-context"))
+    scales = [
+        _stratified(m.target_scale, count, randomness.key(seed, "mask-scale", level))
+        for level, m in enumerate(masks)
+    ]
+    aspects = [
+        _stratified(m.target_aspect, count, randomness.key(seed, "mask-aspect", level))
+        for level, m in enumerate(masks)
+    ]
+    for n in range(count):
+        blocks = tuple(
+            block_extent(grid, scales[level][n], aspects[level][n])
+            for level, grid in enumerate(grids)
+        )
+        hidden = [
+            m.targets * math.prod(block) * (patches // math.prod(grid))
+            for m, block, grid in zip(masks, blocks, grids, strict=True)
+        ]
+        context = int(kept[n] * max(0, patches - sum(hidden)))
+        if context < masks[0].least_context:
+            raise ValueError(_too_small(grids, masks, blocks, hidden, context))
+        shapes.append(MaskShape(blocks, context))
+    return tuple(shapes)
+
+
+def _too_small(
+    grids: tuple[Grid, ...],
+    masks: tuple[Blocks, ...],
+    blocks: tuple[Grid, ...],
+    hidden: list[int],
+    context: int,
+) -> str:
+    told = ", ".join(
+        f"{m.targets} blocks of {_times(block)} on level {level} ({_times(grid)})"
+        for level, (m, block, grid) in enumerate(zip(masks, blocks, grids, strict=True))
+    )
+    return (
+        f"objective.masks: the grid of {_times(grids[0])} patches is too small for the masks: "
+        f"{told} can hide {sum(hidden)} of {math.prod(grids[0])} patches and leave a context of "
+        f"{context}, least_context is {masks[0].least_context}; use fewer or smaller targets, "
+        f"a smaller encoder.patch, or least_context {max(1, context)}"
+    )
+
+
+def _stretches(patches: int, masks: ContextBlocks, seed: int) -> tuple[MaskShape, ...]:
+    shares = _stratified(masks.context_share, masks.shapes, randomness.key(seed, "mask-context"))
+    shapes = []
+    for n, share in enumerate(shares):
+        context = round(share * patches)
+        if not masks.least_block <= context < patches:
+            raise ValueError(
+                f"objective.masks: {share:.0%} of {patches} patches are a context of {context}, "
+                f"which is no stretch of at least {masks.least_block} that leaves a target; "
+                f"use least_block {max(1, context)}, another context_share or a smaller "
+                "encoder.patch"
+            )
+        most = context // masks.least_block
+        draw = randomness.uniform(randomness.key(seed, "mask-stretches"), _counter(n))
+        shapes.append(MaskShape((), context, 1 + int(draw[0] * most)))
+    return tuple(shapes)
+
+
+def _check_reference(grid: Grid, masks: ReferenceBlocks) -> None:
+    """The original draws for ever when a target block cannot have more than ``min_keep``."""
+    if len(grid) != 2:
+        raise ValueError("objective.masks: kind reference is made for images; use kind blocks")
+    low, high = masks.target_scale
+    for n in range(101):
+        scale = low + (high - low) * n / 100
+        height, width = reference_extent(grid, scale, masks.target_aspect, masks.target_scale)
+        if height * width <= masks.min_keep:
+            raise ValueError(
+                f"objective.masks: the grid {_times(grid)} is too small for the reference's masks: "
+                f"a target of {height} × {width} patches is not more than min_keep "
+                f"{masks.min_keep}; use kind blocks, a smaller encoder.patch or a smaller min_keep"
+            )
+
+
+def reference_extent(grid: Grid, scale: float, aspects: Interval, scales: Interval) -> Grid:
+    """Extent of I-JEPA's block: one number decides scale and aspect, no side is whole."""
+    span = scales[1] - scales[0]
+    u = (scale - scales[0]) / span if span else 0.0
+    aspect = aspects[0] + u * (aspects[1] - aspects[0])
+    area = int(math.prod(grid) * scale)
+    height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    return (min(height, grid[0] - 1), min(width, grid[1] - 1))
+
+
+def _stratified(interval: Interval, count: int, stream: int) -> list[float]:
+    """``count`` draws, one from each equal part of the interval, in random order."""
+    places = randomness.permutation(stream, count)
+    inside = randomness.uniform(randomness.key(stream, "inside"), _counter(*range(count)))
+    low, high = interval
+    return [low + (high - low) * float(p + u) / count for p, u in zip(places, inside, strict=True)]
+
+
+def _counter(*numbers: int) -> npt.NDArray[np.int64]:
+    return np.array(numbers, dtype=np.int64)
+
+
+def _times(extent: Grid) -> str:
+    return " × ".join(str(n) for n in extent)

@@ -1,0 +1,278 @@
+"""A stack of levels: patches, and above them coarser grids of merged cells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from latentcast.config import Config, EncoderConfig, JepaConfig, LevelConfig, SinCos
+from latentcast.errors import LatentcastError
+from latentcast.nn.blocks import Block
+from latentcast.nn.cells import Grid, any_seen, gather_flags, parents, pool
+from latentcast.nn.encoder import PatchEncoder, stack_flops
+from latentcast.nn.initialise import initialise
+from latentcast.nn.positions import Tables, patch_coordinates, rotary_tables, sincos
+from latentcast.nn.tokens import PatchEmbedding
+from latentcast.randomness import Draw
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a level says.
+
+    Attributes:
+        values: ``(B, T, width)``.
+        places: ``(B, T)`` int64, the cell of each token.
+        seen: ``(B, T)`` bool, which tokens say something; None when all do.
+    """
+
+    values: Tensor
+    places: Tensor
+    seen: Tensor | None
+
+    def on_grid(self, cells: int) -> tuple[Tensor, Tensor | None]:
+        """Values ``(B, cells, width)`` in row-major order, 0 where there is no token, and which
+        cells are seen."""
+        if self.values.shape[1] == cells:
+            return self.values, self.seen
+        batch, _, width = self.values.shape
+        index = self.places.unsqueeze(-1).expand(-1, -1, width)
+        values = self.values.new_zeros(batch, cells, width).scatter(1, index, self.values)
+        told = torch.ones_like(self.places, dtype=torch.bool) if self.seen is None else self.seen
+        seen = torch.zeros(batch, cells, dtype=torch.bool, device=values.device)
+        return values, seen.scatter(1, self.places, told)
+
+
+class Merge(nn.Module):
+    """``cell = W · mean(its seen tokens) + b``: from one grid to the next coarser one."""
+
+    def __init__(self, finer: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(finer, width)
+
+    def forward(self, tokens: Tensor, seen: Tensor | None, fine: Grid, coarse: Grid) -> Tensor:
+        """``(B, N, finer)`` on the fine grid to ``(B, cells, width)`` on the coarse one."""
+        out: Tensor = self.proj(pool(tokens, seen, fine, coarse))
+        return out
+
+
+class Level(nn.Module):
+    """``z_ℓ = f_ℓ(merge_ℓ(z_{ℓ-1}))``: a coarser grid with its own blocks.
+
+    Args:
+        config: of the level.
+        encoder: whose kind of block and of positions is used, at the level's size.
+        finer: width of the level below.
+        number: 1 for the first level above the patches.
+        cell_seconds: duration of a cell; needed for positions in seconds.
+    """
+
+    def __init__(
+        self,
+        config: LevelConfig,
+        encoder: EncoderConfig,
+        finer: int,
+        number: int,
+        cell_seconds: float | None,
+    ) -> None:
+        super().__init__()
+        sizes = {"width": config.width, "depth": config.depth, "heads": config.heads}
+        self.config = encoder.model_copy(update=sizes | {"mlp_width": config.mlp_width})
+        self.stride, self.cell_seconds = config.stride, cell_seconds
+        self.merge = Merge(finer, config.width)
+        self.blocks = nn.ModuleList(
+            Block(self.config, index, f"level{number}-") for index in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=encoder.norm_eps)
+
+    def grid(self, fine: Grid) -> Grid:
+        """Cells along each axis above a grid.
+
+        Raises:
+            LatentcastError: the stride does not divide it; nothing is dropped silently.
+        """
+        if any(n % self.stride for n in fine):
+            raise LatentcastError(
+                f"a grid of {fine} cells: is no whole number of cells of {self.stride}; "
+                f"crop or pad the input to a multiple of {self.stride} cells along each axis"
+            )
+        return tuple(n // self.stride for n in fine)
+
+    def forward(self, below: Tokens, fine: Grid, draw: Draw | None) -> Tokens:
+        """Tokens of every cell of this level's grid; unseen where nothing below is seen."""
+        coarse = self.grid(fine)
+        tokens, told = below.on_grid(math.prod(fine))
+        x = self.merge(tokens, told, fine, coarse)
+        seen = None if told is None else any_seen(told, fine, coarse)
+        if isinstance(self.config.positions, SinCos):
+            x = x + sincos(coarse, self.config.width, x.device, x.dtype)
+        tables = self._tables(coarse, x.device)
+        for block in self.blocks:
+            x = block(x, tables, draw, seen)
+        places = torch.arange(math.prod(coarse), device=x.device).expand(len(x), -1)
+        return Tokens(self.norm(x), places, seen)
+
+    def _tables(self, grid: Grid, device: torch.device) -> Tables | None:
+        positions = self.config.positions
+        if isinstance(positions, SinCos):
+            return None
+        coordinates = patch_coordinates(grid, positions, self.cell_seconds, device)
+        weight = self.norm.weight
+        coordinates = coordinates.to(torch.promote_types(weight.dtype, torch.float32))
+        return rotary_tables(
+            coordinates, self.config.width // self.config.heads, positions.theta, 0
+        )
+
+
+class Fusion(nn.Module):
+    """``u_L = z_L``, ``u_ℓ = z_ℓ + W_ℓ · up(u_{ℓ+1})``: every level told what the coarser ones say.
+
+    ``up`` gives each cell the vector of the coarse cell it lies in. Trained by the predictors, which
+    read ``u``; the targets are ``z``, so nothing here can make a target easier.
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(
+            nn.Linear(coarser, finer) for finer, coarser in pairwise(widths)
+        )
+
+    def forward(self, levels: list[Tokens], grids: tuple[Grid, ...]) -> list[Tokens]:
+        fused = [levels[-1]]
+        for n in range(len(levels) - 2, -1, -1):
+            level, above = levels[n], fused[0]
+            parent = parents(grids[n], grids[n + 1], level.values.device)[level.places]
+            index = parent.unsqueeze(-1).expand(-1, -1, above.values.shape[-1])
+            up = self.lateral[n](above.values.gather(1, index))
+            fused.insert(0, Tokens(level.values + up, level.places, level.seen))
+        return fused
+
+
+class Hierarchy(nn.Module):
+    """The whole bottom-up stack: the patch encoder and the levels above it, fused if asked.
+
+    With no coarser level it is the patch encoder. The teacher of a JEPA is an average of all of
+    it, so no head is shared between predictions and targets (spec of H-JEPA, defect D9).
+    """
+
+    def __init__(
+        self,
+        finest: PatchEncoder,
+        coarser: tuple[LevelConfig, ...] = (),
+        fusion: bool = False,
+    ) -> None:
+        super().__init__()
+        self.finest = finest
+        encoder, seconds = finest.config, finest.patch_seconds
+        widths, levels = [encoder.width], []
+        for number, config in enumerate(coarser, start=1):
+            seconds = None if seconds is None else seconds * config.stride
+            levels.append(Level(config, encoder, widths[-1], number, seconds))
+            widths.append(config.width)
+        self.widths = tuple(widths)
+        self.coarser = nn.ModuleList(levels)
+        self.fusion = Fusion(self.widths) if fusion else None
+
+    @classmethod
+    def of(cls, config: Config) -> Hierarchy:
+        """The stack of a run, not initialised yet."""
+        assert isinstance(config.objective, JepaConfig)
+        return cls(PatchEncoder.of(config), config.objective.coarser, config.objective.fusion)
+
+    @property
+    def patches(self) -> PatchEmbedding:
+        return self.finest.patches
+
+    def grids(self, size: tuple[int, ...]) -> tuple[Grid, ...]:
+        """Cells along each axis at every level for an input of this size, the patches first."""
+        grids = [self.finest.patches.grid(size)]
+        for level in self.coarser:
+            assert isinstance(level, Level)
+            grids.append(level.grid(grids[-1]))
+        return tuple(grids)
+
+    def forward(
+        self,
+        values: Tensor,
+        valid: Tensor | None = None,
+        kept: Tensor | None = None,
+        draw: Draw | None = None,
+    ) -> list[Tokens]:
+        """What every level says, bottom-up.
+
+        Args:
+            values: ``(B, channels, *size)``.
+            valid: ``(B, N)`` bool, patches that were measured; the others are attended to by
+                nothing and merged into nothing. None when all were.
+            kept: ``(B, K)`` int64, the patches of the context; None is the whole input.
+            draw: randomness of a training step; None is evaluation.
+        """
+        size = tuple(values.shape[2:])
+        finest = self.finest.layers(self.finest.embed(values), size, draw, kept, valid)[-1]
+        return self._above(self._finest(finest, valid, kept), self.grids(size), draw)
+
+    def fused(self, levels: list[Tokens], size: tuple[int, ...]) -> list[Tokens]:
+        """The levels, each told what the coarser ones say; as they are without a fusion."""
+        return levels if self.fusion is None else self.fusion(levels, self.grids(size))
+
+    def read(self, values: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """Tokens for evaluation, all on the patch grid: a patch gets the vector of its cell.
+
+        Returns:
+            ``(B, N, width)`` for each of :attr:`layer_names`.
+        """
+        size = tuple(values.shape[2:])
+        grids = self.grids(size)
+        layers = self.finest.layers(self.finest.embed(values), size, seen=valid)
+        levels = self._above(self._finest(layers[-1], valid, None), grids, None)
+        for level, grid in zip(levels[1:], grids[1:], strict=True):
+            layers.append(level.values[:, parents(grids[0], grid, values.device)])
+        if self.fusion is not None:
+            layers.append(self.fusion(levels, grids)[0].values)
+        return layers
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        coarser = [f"level {number}" for number in range(1, len(self.coarser) + 1)]
+        return (*self.finest.layer_names, *coarser, *(["fused"] if self.fusion else []))
+
+    def initialise(self, seed: int) -> None:
+        """Draw the initial weights; those of the patch encoder do not depend on the levels."""
+        self.finest.initialise(seed)
+        for number, level in enumerate(self.coarser, start=1):
+            initialise(level, seed, f"initialise level {number}")
+        if self.fusion is not None:
+            initialise(self.fusion, seed, "initialise fusion")
+
+    def forward_flops(self, size: tuple[int, ...], kept: int | None = None) -> int:
+        """Operations of one sample's forward pass in matrix products, the fusion included."""
+        grids = self.grids(size)
+        total = self.finest.forward_flops(size, kept)
+        for level, grid in zip(self.coarser, grids[1:], strict=True):
+            assert isinstance(level, Level)
+            cells = math.prod(grid)
+            total += 2 * cells * level.merge.proj.weight.numel()
+            total += stack_flops(level.blocks, cells)
+        if self.fusion is not None:
+            finest = math.prod(grids[0]) if kept is None else kept
+            places = [finest, *(math.prod(grid) for grid in grids[1:])]
+            for lateral, count in zip(self.fusion.lateral, places, strict=False):
+                assert isinstance(lateral, nn.Linear)
+                total += 2 * count * lateral.weight.numel()
+        return total
+
+    def _finest(self, values: Tensor, valid: Tensor | None, kept: Tensor | None) -> Tokens:
+        if kept is None:
+            places = torch.arange(values.shape[1], device=values.device).expand(len(values), -1)
+            return Tokens(values, places, valid)
+        return Tokens(values, kept, None if valid is None else gather_flags(valid, kept))
+
+    def _above(self, finest: Tokens, grids: tuple[Grid, ...], draw: Draw | None) -> list[Tokens]:
+        levels = [finest]
+        for level, fine in zip(self.coarser, grids, strict=False):
+            levels.append(level(levels[-1], fine, draw))
+        return levels

@@ -1,0 +1,39 @@
+"""Sums over ranks that a gradient passes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all ranks, the same on each; ``x`` itself with one rank or none.
+
+    A mean over a batch that is spread over ranks is ``summed(total) / summed(count)``. Its
+    gradient is that of the *sum* of the ranks' losses, so after the gradients of the weights are
+    averaged over ranks, as DDP does, they are those of one rank with the whole batch. All ranks
+    have to call it, in the same order and with the same shapes.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _reduced(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _reduced(gradient)
+
+
+def _reduced(x: Tensor) -> Tensor:
+    total = x.contiguous().clone()
+    dist.all_reduce(total)
+    return total
