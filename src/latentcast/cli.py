@@ -8,59 +8,91 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from latentcast.errors import LatentcastError
 
+if TYPE_CHECKING:
+    from latentcast.data.image_ingest import ImageIngestResult
+    from latentcast.data.ingest import IngestResult
+
 
 def ingest(
     source: Positional[Path],
     out: Path,
+    kind: Literal["auto", "ecg", "image"] = "auto",
     fs: float | None = None,
     leads: str | None = None,
     unit: str | None = None,
     layout: str | None = None,
     metadata: Path | None = None,
-    missing_leads: Literal["quarantine", "mask"] = "quarantine",
-    scale: float = 0.001,
-    shortest: float = 1.0,
+    missing_leads: Literal["quarantine", "mask"] | None = None,
+    scale: float | None = None,
+    shortest: float | None = None,
+    size: int | None = None,
+    encoding: Literal["pixels", "encoded"] | None = None,
     workers: int | None = None,
 ) -> None:
-    """Read recordings into a store; a killed ingest goes on where it was.
+    """Read recordings or images into a store; a killed ingest goes on where it was.
 
     Args:
-        source: a WFDB, Challenge or PTB-XL folder, or an .npy/.npz file.
+        source: recordings: a WFDB, Challenge or PTB-XL folder, or an .npy/.npz file. Images: a
+            folder of them (CLASS/FILE, SPLIT/CLASS/FILE or flat), an .npy/.npz file of uint8, a
+            Hugging Face dataset on disk, or parquet.
         out: folder of the store.
+        kind: whether they are recordings or images, where the source does not say it.
         fs: sampling rate of the store in Hz; others are resampled to it. For arrays: their rate.
         leads: comma-separated lead names; for arrays in file order, else the leads of the store.
         unit: unit of an array: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
         metadata: CSV with a row for each record of an array.
-        missing_leads: quarantine a record without a lead, or keep it with that lead masked.
-        scale: millivolts of one stored count; 0.001 holds ±32 mV.
-        shortest: seconds; a shorter recording goes to quarantine.
-        workers: reader processes; all processors by default.
+        missing_leads: quarantine a record without a lead (the default), or keep it with that lead
+            masked.
+        scale: millivolts of one stored count; 0.001 by default, which holds ±32 mV.
+        shortest: seconds, 1 by default; a shorter recording goes to quarantine.
+        size: pixels a side of the images: the short side is brought to it, the middle taken.
+        encoding: store pixels (the default), or the image files as they are, decoded when taken.
+        workers: reader processes (images: threads); all processors by default.
     """
     from rich.console import Console
 
-    from latentcast.data.ingest import ingest as read
+    from latentcast.data.opening import kind_of
 
-    done = read(
-        source,
-        out,
-        fs=fs,
-        leads=leads.split(",") if leads else None,
-        unit=unit,
-        layout=layout,
-        metadata=metadata,
-        missing_leads=missing_leads,
-        scale=scale,
-        shortest=shortest,
-        workers=workers,
-    )
+    recordings_only: dict[str, Any] = {
+        "fs": fs,
+        "leads": leads.split(",") if leads else None,
+        "unit": unit,
+        "layout": layout,
+        "metadata": metadata,
+        "missing_leads": missing_leads,
+        "scale": scale,
+        "shortest": shortest,
+    }
+    images_only: dict[str, Any] = {"size": size, "encoding": encoding}
+    flags = [{k: v for k, v in f.items() if v is not None} for f in (recordings_only, images_only)]
+    for_recordings, for_images = flags
+    if kind == "auto":
+        kind = kind_of(source)
+        # What an array holds is a guess from names and axes, until a flag says it.
+        if source.suffix in (".npy", ".npz") and bool(for_recordings) != bool(for_images):
+            kind = "ecg" if for_recordings else "image"
+    for flag in for_recordings if kind == "image" else for_images:
+        one, other = ("images", "recordings") if kind == "image" else ("recordings", "images")
+        raise LatentcastError(
+            f"--{flag.replace('_', '-')}: is for {other}, {source} is read as {one}; leave it out"
+        )
+    done: ImageIngestResult | IngestResult
+    if kind == "image":
+        from latentcast.data.image_ingest import ingest_images
+
+        done = ingest_images(source, out, workers=workers, **for_images)
+    else:
+        from latentcast.data.ingest import ingest as read
+
+        done = read(source, out, workers=workers, **for_recordings)
     Console().print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
         highlight=False,
@@ -71,19 +103,27 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
     """Check a store, print what it holds, plot a recording on clinical grid.
 
     Args:
-        store: folder of the store.
+        store: folder of the store, of recordings or images.
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
     """
     from rich.console import Console
 
-    from latentcast.data.inspect import describe, print_description
+    from latentcast.data import inspect as inspection
+    from latentcast.data.opening import open_store
     from latentcast.data.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     opened.verify()
     console = Console()
-    print_description(describe(opened), console)
+    if not isinstance(opened, Store):
+        if plot is not None or record is not None:
+            raise LatentcastError(
+                f"{store}: holds images, --plot and --record are for recordings; leave them out"
+            )
+        inspection.print_image_description(inspection.describe_images(opened), console)
+        return
+    inspection.print_description(inspection.describe(opened), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
 
@@ -112,6 +152,53 @@ def recipes(name: Positional[str | None] = None) -> None:
     for known, make in RECIPES.items():
         summary = (make.__doc__ or "").strip().splitlines()[0]
         print(f"{known:<18} {summary}")
+
+
+def masks(
+    recipe: Positional[str],
+    out: Path | None = None,
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+) -> None:
+    """Show what the masks of a JEPA recipe cover: how often each patch is context and target.
+
+    Args:
+        recipe: name of a recipe (see "latentcast recipes").
+        out: picture to write, .png, .svg or .pdf.
+        set: single keys, as objective.masks.targets=2; come before the recipe.
+    """
+    from rich.console import Console
+
+    from latentcast import config as configuration
+    from latentcast.recipes import recipe as named
+    from latentcast.report.masks import BATCH, coverage, plot_coverage
+
+    found = coverage(configuration.resolve(named(recipe), None, set))
+    console = Console()
+    context = found.context
+    console.print(
+        f"context: {context.sum():.1f} of {len(context)} patches; a patch is in it in "
+        f"{context.min():.1%} to {context.max():.1%} of samples",
+        highlight=False,
+    )
+    for level, share in enumerate(found.targets):
+        console.print(
+            f"targets, level {level}: {share.mean():.0%} of {len(share)} cells; a cell is in them "
+            f"in {share.min():.1%} to {share.max():.1%} of samples",
+            highlight=False,
+        )
+    console.print(
+        f"{found.shared} samples with a context patch under a target; {found.shapes} shapes; "
+        f"{found.milliseconds:.2f} ms for {BATCH} samples",
+        highlight=False,
+    )
+    if out is not None:
+        try:
+            plot_coverage(found).savefig(out, dpi=150)
+        except (OSError, ValueError) as problem:
+            raise LatentcastError(
+                f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
+            ) from None
+        console.print(f"plotted {out}", highlight=False)
 
 
 def train(
@@ -171,7 +258,7 @@ def probe(
     """
     from rich.console import Console
 
-    from latentcast.artifacts.encoder import Encoder
+    from latentcast.artifacts.ecg import EcgEncoder
     from latentcast.data.store import Store
     from latentcast.evaluation.protocol import probe as score
     from latentcast.evaluation.random_convolutions import RandomConvolutions
@@ -179,19 +266,19 @@ def probe(
     from latentcast.pretrain import data_of
 
     console = Console()
-    encoder, store = Encoder.from_pretrained(run, weights), Store.open(data)
+    encoder, store = EcgEncoder.from_pretrained(run, weights), Store.open(data)
     store.verify()
     pretraining = data_of(run)
     if pretraining is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     with console.status("reading features and fitting the probes"):
         report = score(
-            [encoder, Encoder.random(run), RandomConvolutions.from_store(store)],
+            [encoder, EcgEncoder.random(run), RandomConvolutions.from_store(store)],
             store,
             named(task),
             layer=layer,
             pooling=pooling,
-            pretraining=pretraining,
+            pretraining=pretraining if isinstance(pretraining, Store) else None,
             provenance={
                 "run": str(run),
                 "command": _command(),
@@ -211,11 +298,11 @@ def report(run: Positional[Path], data: Path, task: str = "superdiagnostic") -> 
         data: folder of the labelled store.
         task: of the probe to show.
     """
-    from latentcast.artifacts.encoder import Encoder
+    from latentcast.artifacts.ecg import EcgEncoder
     from latentcast.data.store import Store
     from latentcast.report.run import report_run
 
-    print(f"report: {report_run(run, Encoder.from_pretrained(run), Store.open(data), task)}")
+    print(f"report: {report_run(run, EcgEncoder.from_pretrained(run), Store.open(data), task)}")
 
 
 def verify(parity: tuple[Path, ...]) -> int:
@@ -245,6 +332,7 @@ def main() -> None:
         "ingest": ingest,
         "inspect": inspect,
         "recipes": recipes,
+        "masks": masks,
         "train": train,
         "probe": probe,
         "report": report,

@@ -103,7 +103,7 @@ class Encoder:
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Readable depths: the embedding, each block, the final norm, coarser levels, the fusion."""
+        """What can be read: embedding, blocks, final norm, coarser levels, fusion."""
         return self._network.layer_names
 
     @property

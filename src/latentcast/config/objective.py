@@ -100,6 +100,10 @@ class JepaConfig(Settings):
     """``teacher``: layer-normed output of the averaged weights, without gradient (I-JEPA).
     ``student``: the trained weights themselves, with gradient, which a regularizer has to keep
     from collapsing (LeJEPA)."""
+    target_norm: Literal["layer", "instance"] = "layer"
+    """``layer``: each target token over its channels (I-JEPA). ``instance``: each channel over the
+    tokens of a sample (data2vec, Baevski et al. 2022), so that what all tokens of a recording share
+    is no target and a constant answer earns nothing; docs/jepa.md has the comparison."""
     regularizer: Annotated[SigReg | VicReg, Field(discriminator="kind")] | None = None
 
     @model_validator(mode="after")

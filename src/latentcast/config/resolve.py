@@ -129,6 +129,12 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
             node = node[name]
     if isinstance(node, list):
         node[_place(node, names[-1], dotted)] = value
+    elif names[-1] == "kind" and value != node.get("kind"):
+        # Another kind has its own keys: those that it does not know go with the old one.
+        kept = set(_siblings([*names[:-1], str(value), "kind"]))
+        for name in [name for name in node if name not in kept]:
+            del node[name]
+        node["kind"] = value
     else:
         node[names[-1]] = value
 
@@ -161,8 +167,8 @@ def _scalar(text: str) -> Any:
 def _sentence(problem: ValidationError, source: str) -> str:
     lines = []
     for error in problem.errors():
-        names = [str(part) for part in error["loc"] if part not in _KINDS]
-        where = ".".join(names)
+        names = [str(part) for part in error["loc"]]
+        where = ".".join(name for name in names if name not in _KINDS)
         if error["type"] == "extra_forbidden":
             lines.append(f"{where} is an unknown key; {nearest(names[-1], _siblings(names))}")
         else:
@@ -172,10 +178,16 @@ def _sentence(problem: ValidationError, source: str) -> str:
 
 
 def _siblings(names: Sequence[str]) -> list[str]:
-    """The known keys beside an unknown one, found by walking the models."""
+    """The known keys beside an unknown one, found by walking the models.
+
+    A tag of a union among the names, as pydantic puts it there, narrows the walk to that kind.
+    """
     models: list[type[BaseModel]] = [Config]
     for name in names[:-1]:
         if name.isdigit():  # an item of a list: its keys are those of the list's model
+            continue
+        if name in _KINDS and (kinds := [m for m in models if _kind(m) == name]):
+            models = kinds
             continue
         models = [
             model
@@ -184,6 +196,11 @@ def _siblings(names: Sequence[str]) -> list[str]:
             for model in _models_in(parent.model_fields[name].annotation)
         ]
     return sorted({field for model in models for field in model.model_fields})
+
+
+def _kind(model: type[BaseModel]) -> Any:
+    """The tag by which a union knows a model; None for a model that is in none."""
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -131,8 +131,8 @@ class Level(nn.Module):
 class Fusion(nn.Module):
     """``u_L = z_L``, ``u_ℓ = z_ℓ + W_ℓ · up(u_{ℓ+1})``: every level told what the coarser ones say.
 
-    ``up`` gives each cell the vector of the coarse cell it lies in. Trained by the predictors, which
-    read ``u``; the targets are ``z``, so nothing here can make a target easier.
+    ``up`` gives each cell the vector of the coarse cell it lies in. Trained by the predictors,
+    which read ``u``; the targets are ``z``, so nothing here can make a target easier.
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:

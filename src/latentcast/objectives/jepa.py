@@ -116,7 +116,8 @@ class Jepa(Objective):
         total = sum((a * e for a, e in zip(each, errors, strict=True)), values.new_zeros(()))
         loss = total / weight.clamp(min=1e-6)
         if self.config.regularizer is not None:
-            loss, scalars["regularizer"] = self._regularized(loss, whole, draw)
+            trained = context if self.teacher is not None else whole
+            loss, scalars["regularizer"] = self._regularized(loss, trained, draw)
         return Output(loss, weight.detach(), scalars, views)
 
     def targets(self, values: Tensor, valid: Tensor | None) -> tuple[list[Tensor], list[Tokens]]:
@@ -130,7 +131,12 @@ class Jepa(Objective):
             return [level.values for level in whole], whole
         with torch.no_grad():
             whole = self.teacher(values, valid)
-            return [F.layer_norm(t.values, t.values.shape[-1:]) for t in whole], whole
+            return [self._normalised(level) for level in whole], whole
+
+    def _normalised(self, level: Tokens) -> Tensor:
+        if self.config.target_norm == "layer":
+            return F.layer_norm(level.values, level.values.shape[-1:])
+        return instance_norm(level.values, level.seen)
 
     def predict(
         self,
@@ -165,14 +171,17 @@ class Jepa(Objective):
         return predictions
 
     def _regularized(
-        self, loss: Tensor, whole: list[Tokens], draw: Draw | None
+        self, loss: Tensor, trained: list[Tokens], draw: Draw | None
     ) -> tuple[Tensor, Tensor]:
-        """``(1 − λ) · prediction + λ · regularizer``, averaged over the levels (LeJEPA)."""
+        """``(1 − λ) · prediction + λ · regularizer``, averaged over the levels (LeJEPA).
+
+        ``trained`` is what has a gradient: the student's context, without a teacher the whole.
+        """
         chosen = self.config.regularizer
         assert chosen is not None
         seed, step = (0, 0) if draw is None else (draw.seed, draw.step)
         penalties = []
-        for n, level in enumerate(whole):
+        for n, level in enumerate(trained):
             rows = level.values.flatten(0, 1)
             counted = None if level.seen is None else level.seen.flatten().to(rows.dtype)
             match chosen:
@@ -180,8 +189,8 @@ class Jepa(Objective):
                     stream = randomness.key(seed, step, f"sigreg {n}")
                     penalties.append(sigreg(rows, stream, slices=slices, weight=counted))
                 case VicReg(variance=v, covariance=c):
-                    spread = variance(rows, weight=counted)
-                    penalties.append(v * spread + c * covariance(rows, weight=counted))
+                    narrow = variance(rows, weight=counted)
+                    penalties.append(v * narrow + c * covariance(rows, weight=counted))
         penalty = torch.stack(penalties).mean()
         return (1 - chosen.weight) * loss + chosen.weight * penalty, penalty.detach()
 
@@ -214,7 +223,7 @@ class Jepa(Objective):
         size, batch = tuple(values.shape[2:]), len(values)
         patches = math.prod(self.student.grids(size)[0])
         read = self.student if role == "student" or self.teacher is None else self.teacher
-        target = F.layer_norm(whole := read(values, valid)[0].values, whole.shape[-1:])
+        target = self._normalised(read(values, valid)[0])
         errors = values.new_zeros(batch, patches)
         for hidden in torch.arange(patches, device=values.device).tensor_split(10):
             if not len(hidden):
@@ -267,6 +276,19 @@ class Jepa(Objective):
             if self.config.top_down and n > 0:
                 predictors += predictor.forward_flops(known, 1, cells)
         return 3 * (student + predictors) + (whole if self.teacher is not None else 3 * whole)
+
+
+def instance_norm(tokens: Tensor, seen: Tensor | None) -> Tensor:
+    """Each channel of ``(B, N, width)`` to mean 0, variance 1 over the seen tokens of a sample."""
+    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    if seen is None:
+        counted = wide.new_ones(wide.shape[:2]).unsqueeze(-1)
+    else:
+        counted = seen.unsqueeze(-1).to(wide.dtype)
+    count = counted.sum(1, keepdim=True).clamp(min=1)
+    centred = wide - (wide * counted).sum(1, keepdim=True) / count
+    variance = (centred.square() * counted).sum(1, keepdim=True) / count
+    return centred * (variance + 1e-5).rsqrt()
 
 
 def _told(level: Tokens, asked: Tensor) -> Tensor | None:

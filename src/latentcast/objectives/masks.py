@@ -140,7 +140,10 @@ class StretchMasks:
     def __call__(self, draw: Draw, valid: Tensor | None = None) -> Masks:
         shape = self.shapes[draw.choice("mask-shape", len(self.shapes))]
         device, hidden = draw.ids.device, self.patches - shape.context
-        cuts = draw.for_cells("mask-cut", shape.stretches) % (hidden + 1)
+        # Cuts beyond the ends are pushed inside: without them the ends would hardly ever be seen.
+        beyond = shape.context // shape.stretches - 1
+        cuts = draw.for_cells("mask-cut", shape.stretches) % (hidden + 1 + 2 * beyond) - beyond
+        cuts = cuts.clamp(0, hidden)
         before = torch.arange(shape.context, device=device)
         # Token k of the context lies in stretch k · n // K: lengths differ by one at the most.
         stretch = before * shape.stretches // shape.context
