@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Iterable
+
 import pytest
 import torch
 
-from latentcast.monitors.collapse import Statistics, alarms, effective_rank, statistics
+from latentcast.monitors.collapse import (
+    RIDGE,
+    ROWS,
+    Alarm,
+    Statistics,
+    alarms,
+    effective_rank,
+    statistics,
+    watched,
+)
+from latentcast.objectives.base import Part, View
 
 
 def gaussian(rows: int = 2000, width: int = 16) -> torch.Tensor:
@@ -30,53 +44,172 @@ def test_rank_equals_the_definition_by_singular_values() -> None:
     )
 
 
-def test_features_equal_for_all_inputs_do_not_look_alive() -> None:
+def test_constant_features_do_not_look_alive() -> None:
     """jepa.md D22: flattening tokens and dimensions without centring shows std 1.0 here."""
-    constant = gaussian(1).expand(500, 16)
-    seen = statistics(constant)
+    seen = statistics(gaussian(1).expand(500, 16))
     assert seen.std == 0 and seen.rank == 1 and seen.mean_norm == pytest.approx(1)
-    assert seen.dead == 1
+    assert seen.dead == 1 and seen.variance == 0 and math.isnan(seen.between)
+
+
+def test_features_equal_for_all_samples_are_seen_though_their_deviation_is_one() -> None:
+    """jepa.md D22: what differs by position only says nothing about the input."""
+    places = gaussian(50)
+    seen = statistics(places.expand(40, 50, 16))
+    assert seen.std == pytest.approx(1, abs=0.1) and seen.rank > 13 and seen.mean_norm < 0.2
+    assert seen.between < 1e-6
+    assert names(alarms({"target": seen}, {"target": "encoder"}, -0.5, None)) == [
+        "target-same-for-all-samples"
+    ]
+    ragged = torch.ones(40, 50, dtype=torch.bool)  # padding must not look like content
+    ragged[:20, 25:] = False
+    assert statistics(places.expand(40, 50, 16), ragged).between < 1e-5
+    alive = statistics(gaussian(40 * 50).view(40, 50, 16) + 3 * places)
+    assert 0.05 < alive.between < 0.15
 
 
 def test_rank_sees_through_a_large_mean() -> None:
     assert effective_rank(gaussian() + 100) > 15.5
 
 
-def test_invalid_rows_do_not_count() -> None:
-    view, valid = gaussian(100).view(10, 10, 16).clone(), torch.ones(10, 10, dtype=torch.bool)
-    expected = statistics(view[:, :5])
-    view[:, 5:], valid[:, 5:] = 1e6, False
-    assert statistics(view, valid) == expected
+@pytest.mark.parametrize("filling", [1e6, torch.nan])
+def test_invalid_rows_do_not_count(filling: float) -> None:
+    tokens, valid = gaussian(200).view(20, 10, 16).clone(), torch.ones(20, 10, dtype=torch.bool)
+    expected = statistics(tokens[:, :5])
+    tokens[:, 5:], valid[:, 5:] = filling, False
+    assert vars(statistics(tokens, valid)) == pytest.approx(vars(expected), rel=1e-5)
 
 
-HEALTHY = Statistics(rank=20, mean_norm=0.1, std=1, dead=0)
+def naive(tokens: torch.Tensor, valid: torch.Tensor) -> dict[str, float]:
+    """The definitions in float64, one token at a time."""
+    rows = torch.stack([t for t, v in zip(tokens.flatten(0, 1), valid.flatten(), strict=True) if v])
+    mean = rows.mean(0)
+    within, between = torch.zeros(2, len(mean), len(mean), dtype=rows.dtype)
+    for sample, there in zip(tokens, valid, strict=True):
+        members = sample[there]
+        if not len(members):
+            continue
+        centre = members.mean(0)
+        between += len(members) * torch.outer(centre - mean, centre - mean) / len(rows)
+        for member in members:
+            within += torch.outer(member - centre, member - centre) / len(rows)
+    total = (rows - mean).square().sum()
+    positional = sum(
+        int(valid[:, n].sum()) * (tokens[valid[:, n], n].mean(0) - mean).square().sum()
+        for n in range(tokens.shape[1])
+        if valid[:, n].any()
+    )
+
+    def effective(values: torch.Tensor) -> float:
+        shares = values[values > 1e-12 * values.max()] / values.sum()
+        return float((-(shares * shares.log()).sum()).exp())
+
+    values, vectors = torch.linalg.eigh(within + RIDGE * torch.eye(len(mean), dtype=rows.dtype))
+    root = vectors @ torch.diag(values**-0.5) @ vectors.T
+    return {
+        "rank": effective(torch.linalg.svdvals(rows - mean)),
+        "mean_norm": float((rows / rows.norm(dim=1, keepdim=True)).mean(0).norm()),
+        "std": float(rows.std(0).mean()),
+        "lidar": effective(torch.linalg.eigvalsh(root @ between @ root)),
+        "variance": float(rows.var(0).mean()),
+        "between": float(1 - positional / total),
+    }
+
+
+@pytest.mark.parametrize("samples", [6, 30])
+def test_statistics_equal_their_definitions(samples: int) -> None:
+    tokens = (gaussian(samples * 12) * torch.linspace(0.2, 2, 16)).view(samples, 12, 16).double()
+    tokens = tokens + gaussian(samples * 16)[::16, None] + 0.5 * gaussian(12) + 1
+    valid = torch.rand(samples, 12, generator=torch.Generator().manual_seed(1)) < 0.7
+    valid[1] = False  # a sample of padding
+    seen = vars(statistics(tokens, valid))
+    for name, expected in naive(tokens, valid).items():
+        assert seen[name] == pytest.approx(expected, rel=1e-4), name
+
+
+def test_lidar_counts_what_tells_samples_apart_and_not_what_varies_within() -> None:
+    noise = gaussian(200 * 30).view(200, 30, 16)
+    signal = torch.zeros(200, 1, 16)
+    signal[..., :3] = 5 * gaussian(200)[:, None, :3]  # samples differ in three directions
+    seen = statistics(noise + signal)
+    assert seen.rank > 10 and 3 <= seen.lidar < 4.5
+    assert statistics(noise.expand(200, 30, 16)).lidar > 14  # chance means, in all directions
+
+
+def test_a_large_view_is_thinned_by_samples_and_places() -> None:
+    places = gaussian(300)
+    same = statistics(places.expand(200, 300, 16))
+    assert same.between < 1e-6 and same.rank > 10
+    assert 200 * 300 > 10 * ROWS
+    whole = gaussian(64 * 256).view(64, 256, 16) + gaussian(64)[:, None]
+    thinned, half = statistics(whole), statistics(whole[:, :64])
+    assert vars(thinned) == pytest.approx(vars(half), rel=0.1, abs=0.02)
+
+
+def test_one_sample_or_one_token_gives_numbers_only_where_they_mean_something() -> None:
+    alone = statistics(gaussian(50)[None])
+    assert math.isnan(alone.between) and math.isfinite(alone.rank)
+    pooled = statistics(gaussian(50)[:, None])
+    assert math.isnan(pooled.lidar) and pooled.between == pytest.approx(1)
+    assert names(alarms({"target": alone}, {"target": "encoder"}, 0.0, None)) == []
+
+
+def test_all_views_and_scalars_come_in_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = {"a": gaussian(60).view(6, 10, 16), "b": 2 * gaussian(40).view(4, 10, 16)}
+    views = {name: View(x, "encoder") for name, x in tokens.items()}
+    transfers = []
+    for reads in ("tolist", "item", "__float__", "__bool__", "numpy"):
+        original = getattr(torch.Tensor, reads)
+        monkeypatch.setattr(
+            torch.Tensor, reads, lambda x, o=original, r=reads: (transfers.append(r), o(x))[1]
+        )
+    seen, scalars = watched(views, {"loss": torch.tensor(0.1), "c": torch.tensor(2)})
+    assert transfers == ["tolist"]
+    assert seen == {name: statistics(x) for name, x in tokens.items()}
+    assert scalars == {"loss": float(torch.tensor(0.1)), "c": 2.0}
+
+
+HEALTHY = Statistics(rank=20, mean_norm=0.1, std=1, dead=0, lidar=9, variance=1, between=0.5)
+NEPA: dict[str, Part] = {"target": "encoder", "output": "predictor"}
+
+
+def names(found: Iterable[Alarm]) -> list[str]:
+    return [alarm.name for alarm in found]
 
 
 def test_healthy_run_raises_nothing() -> None:
-    assert alarms({"target": HEALTHY, "output": HEALTHY}, loss=-0.7, copy_last_loss=-0.3) == []
+    assert alarms({"target": HEALTHY, "output": HEALTHY}, NEPA, -0.7, copy_last_loss=-0.3) == []
 
 
 def test_a_perfect_loss_by_a_constant_direction_is_an_alarm() -> None:
     """NEPA defect 19: their detector warns at loss 0; collapse of −cos is −1."""
     collapsed = statistics(gaussian(1).expand(500, 16))
-    names = {a.name for a in alarms({"target": collapsed}, loss=-1.0, copy_last_loss=-1.0)}
-    assert {"target-rank-collapse", "target-constant-direction"} <= names
+    found = alarms({"target": collapsed}, NEPA, loss=-1.0, copy_last_loss=-1.0)
+    assert {"target-rank-collapse", "target-constant-direction"} <= set(names(found))
+    assert "objective.patch_embedding=fixed" in str(found[0])
 
 
 def test_a_flat_loss_of_zero_is_not_an_alarm() -> None:
-    assert alarms({"target": HEALTHY}, loss=0.0, copy_last_loss=0.0) == []
+    assert alarms({"target": HEALTHY}, NEPA, loss=0.0, copy_last_loss=0.0) == []
 
 
 def test_copying_better_than_predicting_is_an_alarm_with_advice() -> None:
-    (alarm,) = alarms({"target": HEALTHY}, loss=-0.6, copy_last_loss=-0.8)
+    (alarm,) = alarms({"target": HEALTHY}, NEPA, loss=-0.6, copy_last_loss=-0.8)
     assert alarm.name == "copying-is-better" and "longer encoder.patch" in str(alarm)
 
 
 def test_nothing_valid_to_look_at_is_an_alarm_and_not_silence() -> None:
-    view, valid = gaussian(100), torch.zeros(100, dtype=torch.bool)
-    assert [a.name for a in alarms({"target": statistics(view, valid)}, 0.0, 0.0)] == [
-        "target-without-rows"
-    ]
+    tokens, valid = gaussian(100), torch.zeros(100, dtype=torch.bool)
+    seen = statistics(tokens, valid)
+    assert all(math.isnan(value) for value in vars(seen).values())
+    (alarm,) = alarms({"target": seen, "output": seen}, NEPA, 0.0, 0.0)
+    assert alarm.name == "target-without-rows" and "latentcast inspect" in str(alarm)
+
+
+def test_features_that_are_not_finite_are_an_alarm_and_no_crash() -> None:
+    tokens = gaussian(100).clone()
+    tokens[3, 2] = torch.inf
+    (alarm,) = alarms({"target": statistics(tokens)}, NEPA, 0.0, 0.0)
+    assert alarm.name == "target-without-rows" and "finite" in str(alarm)
 
 
 def test_dead_dimensions_are_counted() -> None:
@@ -84,4 +217,74 @@ def test_dead_dimensions_are_counted() -> None:
     rows[:, :12] = 0.5
     seen = statistics(rows)
     assert seen.dead == 0.75
-    assert [a.name for a in alarms({"output": seen}, -0.5, None)] == ["output-dead-dimensions"]
+    assert names(alarms({"output": seen}, NEPA, -0.5, None)) == ["output-dead-dimensions"]
+
+
+# --- which part -----------------------------------------------------------------------------------
+
+MADE: dict[str, Part] = {
+    f"level{level}_{kind}": "predictor" if kind == "prediction" else ("merge" if level else
+                                                                      "encoder")
+    for level in range(3)
+    for kind in ("context", "target", "prediction")
+}  # fmt: skip
+
+
+def hierarchy(broken: set[str]) -> list[Alarm]:
+    """Alarms of three levels on random features, of which the broken views are constant."""
+    views = {}
+    for place, name in enumerate(MADE):
+        tokens = gaussian(40 * 25 + place)[place:].view(40, 25, 16)
+        views[name] = View(tokens[:1, :1].expand(40, 25, 16) if name in broken else tokens,
+                           MADE[name])  # fmt: skip
+    seen, _ = watched(views, {})
+    return alarms(seen, MADE, 0.0, None)
+
+
+def downstream(level: int, kind: str) -> set[str]:
+    return {f"level{n}_{kind}" for n in range(level, 3)}
+
+
+def test_three_healthy_levels_raise_nothing() -> None:
+    assert hierarchy(set()) == []
+
+
+def test_an_untrained_coarse_level_is_not_called_collapsed() -> None:
+    """As measured on a third level at initialisation: pooled until position prevails."""
+    seen = Statistics(13, mean_norm=0.96, std=0.47, dead=0, lidar=8.6, variance=0.28, between=0.003)
+    prediction = dataclasses.replace(seen, variance=0.02 * seen.variance)
+    views = {"level2_target": seen, "level2_prediction": prediction}
+    assert alarms(views, MADE, 0.0, None) == []
+
+
+def test_a_collapsed_encoder_is_named_and_not_what_follows_from_it() -> None:
+    found = hierarchy(set(MADE))
+    assert names(found) == [
+        "level0_context-rank-collapse", "level0_context-constant-direction",
+        "level0_context-dead-dimensions", "level0_target-rank-collapse",
+        "level0_target-constant-direction", "level0_target-dead-dimensions",
+    ]  # fmt: skip
+    assert {alarm.part for alarm in found} == {"encoder"}
+    assert "effective rank of the level0_context is 1.0 (encoder); " in str(found[0])
+    assert "ema.base" in str(found[0])
+
+
+def test_a_level_that_collapses_over_a_live_one_is_the_fault_of_its_merge() -> None:
+    broken = downstream(1, "target") | downstream(1, "prediction")
+    found = hierarchy(broken)
+    assert {name.rpartition("_")[0] for name in names(found)} == {"level1"}
+    assert names(found)[0] == "level1_target-rank-collapse"
+    assert {alarm.part for alarm in found} == {"merge"} and "(merge); " in str(found[0])
+    assert "objective.coarser" in str(found[0])
+
+
+def test_constant_predictions_of_live_targets_are_the_fault_of_the_predictor() -> None:
+    (alarm,) = hierarchy({"level1_prediction"})
+    assert alarm.name == "level1_prediction-constant" and alarm.part == "predictor"
+    assert "objective.predictor.depth" in str(alarm)
+
+
+def test_predictions_that_only_shrink_are_caught_though_rank_and_direction_are_fine() -> None:
+    seen = {"level0_target": HEALTHY, "level0_prediction": statistics(0.01 * gaussian())}
+    assert seen["level0_prediction"].rank > 15 and seen["level0_prediction"].mean_norm < 0.1
+    assert names(alarms(seen, MADE, 0.0, None)) == ["level0_prediction-constant"]

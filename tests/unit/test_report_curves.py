@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from latentcast.report.curves import MOST_POINTS, PANELS, first_alarms, plot_curves
+from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
 
 pytest.importorskip("matplotlib")
 
 
 def panel(figure: Any, title: str) -> Any:
     """The axes of the panel with this title."""
-    return figure.axes[[p.title for p in PANELS].index(title)]
+    (found,) = [axes for axes in figure.axes if title in [t.get_text() for t in axes.texts]]
+    return found
 
 
 def line(axes: Any, key: str) -> Any:
@@ -90,3 +92,94 @@ def test_constant_and_negative_values_fit_into_their_panel() -> None:
     low, high = panel(figure, "Std per dimension").get_ylim()
     assert low <= -1.0 and high > 2.0
     assert panel(figure, "Learning rate").get_ylim()[1] > 0
+
+
+def level_rows(levels: int, momentum: float = 0.99, **also: float) -> list[dict[str, Any]]:
+    """Rows of a JEPA run in which every value is another number."""
+    kinds = ("rank", "lidar", "mean_norm", "std", "between")
+    rows: list[dict[str, Any]] = []
+    for step in (1, 2, 3):
+        row = {"step": step, "loss": 0.5, "lr": 1e-3, "samples_per_second": 9.0, "alarms": []}
+        row |= {"momentum": momentum, "teacher_distance": momentum and 0.01 * step, **also}
+        for n in range(levels):
+            row[f"level{n}_loss"] = 0.4 + n
+            for view in ("context", "target", "prediction"):
+                row |= {f"level{n}_{view}_{kind}": 1.0 + n for kind in kinds}
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_each_level_of_a_jepa_run_has_its_lines(levels: int) -> None:
+    figure = plot_curves(level_rows(levels))
+    figure.draw_without_rendering()
+    for title, keys in {
+        "Loss": ["level{}_loss"],
+        "Effective rank": ["level{}_target_rank", "level{}_prediction_rank"],
+        "LiDAR of the targets": ["level{}_target_lidar"],
+        "Norm of the mean direction": ["level{}_target_mean_norm", "level{}_prediction_mean_norm"],
+        "Std per dimension": ["level{}_target_std", "level{}_prediction_std"],
+        "Variance between samples": ["level{}_target_between"],
+    }.items():
+        axes = panel(figure, title)
+        for n in range(levels):
+            for key in keys:
+                assert len(line(axes, key.format(n)).get_ydata()) == 3
+    assert not [axes for axes in figure.axes if "not logged" in said(axes)]
+    named = said(panel(figure, "Effective rank"))
+    if levels > 1:
+        assert all(f"level {n}" in named for n in range(levels)) and "dashed: pred" in named
+        colours = [line(axes, key.format(n)).get_color() for n in range(levels)]
+        assert len(set(colours)) == levels
+    else:
+        assert "targets" in named and "predic" in named and "level" not in named
+
+
+def test_the_teacher_is_drawn_when_there_is_one_and_the_regularizer_too() -> None:
+    def titles(rows: list[dict[str, Any]]) -> set[str]:
+        return {p.title for p in panels(rows)}
+
+    teacher, regularizer = {"Teacher from student", "EMA momentum"}, {"Regularizer"}
+    with_teacher, without = level_rows(2), level_rows(2, momentum=0.0, regularizer=1.2)
+    assert titles(with_teacher) - titles(without) == teacher
+    assert titles(without) - titles(with_teacher) == regularizer
+    figure = plot_curves(with_teacher)
+    assert line(panel(figure, "Teacher from student"), "teacher_distance").get_ydata()[-1] == 0.03
+    assert line(panel(figure, "EMA momentum"), "momentum").get_ydata()[-1] == 0.99
+
+
+@pytest.mark.parametrize(
+    ("alarm", "title"),
+    [
+        ("level1_target-rank-collapse", "Effective rank"),
+        ("level0_context-constant-direction", "Norm of the mean direction"),
+        ("level1_prediction-constant", "Std per dimension"),
+        ("level0_target-dead-dimensions", "Std per dimension"),
+        ("level1_target-same-for-all-samples", "Variance between samples"),
+    ],
+)
+def test_an_alarm_of_a_level_shades_one_panel(alarm: str, title: str) -> None:
+    rows = level_rows(2)
+    rows[1]["alarms"] = [alarm]
+    figure = plot_curves(rows)
+    marked = [axes for axes in figure.axes if any(x.get_gid() == "alarm" for x in axes.lines)]
+    assert marked == [panel(figure, title)]
+
+
+def test_names_of_many_lines_do_not_print_over_each_other() -> None:
+    rows = level_rows(4)
+    for row in rows:
+        row |= {f"level{n}_target_lidar": 5 + 0.001 * n for n in range(4)}
+    figure = plot_curves(rows)
+    figure.draw_without_rendering()
+    names = [t for t in panel(figure, "LiDAR of the targets").texts if "level" in t.get_text()]
+    boxes = sorted((t.get_window_extent() for t in names), key=lambda box: box.y0)
+    assert len(boxes) == 4
+    assert all(low.y1 <= high.y0 for low, high in pairwise(boxes))
+
+
+def test_the_step_is_under_the_lowest_panel_of_each_column() -> None:
+    figure = plot_curves(level_rows(2))
+    assert len(figure.axes) % 3  # a last row that is not full
+    labelled = [place for place, axes in enumerate(figure.axes) if axes.get_xlabel()]
+    assert labelled == list(range(len(figure.axes) - 3, len(figure.axes)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from latentcast.data.manifest import MANIFEST, PLAN, QUARANTINE
+from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
@@ -78,12 +79,16 @@ def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
     """
     if not (folder / MANIFEST).is_file():
         return False
-    manifest = Store.open(folder).manifest
+    store = open_store(folder)
     mine = json.loads(json.dumps(plan))
-    theirs = json.loads(json.dumps(manifest.provenance))
+    theirs = json.loads(json.dumps(store.manifest.provenance))
     # Another version that reads this format has nothing to redo.
     theirs["latentcast"] = mine["provenance"]["latentcast"]
-    if theirs != mine["provenance"] or manifest.sampling_rate != mine["target"]["sampling_rate"]:
+    # What the first recordings say of themselves; of images the provenance says all.
+    same_rate = not isinstance(store, Store) or store.sampling_rate == mine["target"].get(
+        "sampling_rate"
+    )
+    if theirs != mine["provenance"] or not same_rate:
         raise _taken(folder, theirs, mine["provenance"])
     clear(folder)  # a kill between manifest and tidying leaves sidecars
     return True

@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
 from latentcast.data.claim import claim, clear, is_finished, lock, writing
 from latentcast.data.convert import Converted, Rejected, Target, convert_all, is_ours
-from latentcast.data.manifest import QUARANTINE
+from latentcast.data.manifest import library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
 from latentcast.data.writer import (
@@ -28,7 +27,7 @@ from latentcast.data.writer import (
     finish,
     read_quarantine,
     read_sidecars,
-    write_quarantine,
+    refuse_all_bad,
 )
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
@@ -139,7 +138,7 @@ def ingest(
             "verify_checksums": verify_checksums,
             "shard_bytes": shard_bytes,
         },
-        "latentcast": _version(),
+        "latentcast": library_version(),
     }
     folder = Path(out)
     plan = {"target": asdict(target) | {"leads": list(target.leads)}, "provenance": provenance}
@@ -192,16 +191,9 @@ def _write(
         finally:
             writer.abandon()
     if not names:
-        _all_bad(folder, source.name)
+        refuse_all_bad(folder, source.name)
     finish(folder, target, plan["provenance"])
     clear(folder)
-
-
-def _version() -> str:
-    try:
-        return version("latentcast")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "checkout"
 
 
 def _store_leads(source: Source, leads: Sequence[str] | None) -> tuple[str, ...]:
@@ -229,18 +221,6 @@ def _store_rate(source: Source, refs: Sequence[RecordRef], fs: float | None) -> 
                 continue  # it gets its quarantine row when its turn comes
     # Nothing can be read: any rate does, the run ends with the reasons.
     return 1.0
-
-
-def _all_bad(folder: Path, source: str) -> None:
-    rejected = [row for sidecar in read_sidecars(folder) for row in sidecar.rejected]
-    write_quarantine(folder, rejected)
-    # The next run starts over: a mended source must not find the old verdicts.
-    clear(folder)
-    first = rejected[0]
-    raise LatentcastError(
-        f"{source}: none of its {len(rejected)} records can be used; the first, "
-        f"{first['file']}: {first['reason']} (all reasons in {folder / QUARANTINE})"
-    )
 
 
 def _refuse_if_mended(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,11 +25,16 @@ SPLITS: dict[str, tuple[int, ...]] = {
 }
 
 
-class _Model(BaseModel):
+class StoreModel(BaseModel):
+    """Base of what a manifest holds: immutable, and an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Shard(_Model):
+_AnyManifest = TypeVar("_AnyManifest", bound=StoreModel)
+
+
+class Shard(StoreModel):
     """One file of samples; ``samples`` counts time steps over all its records."""
 
     file: str
@@ -35,7 +42,7 @@ class Shard(_Model):
     sha256: str
 
 
-class Statistics(_Model):
+class Statistics(StoreModel):
     """Mean and standard deviation per lead in mV, over every valid sample of the train split.
 
     ``None`` marks a lead of which the train split holds no valid sample (or one value only): there
@@ -48,7 +55,7 @@ class Statistics(_Model):
     samples: tuple[int, ...]
 
 
-class Manifest(_Model):
+class Manifest(StoreModel):
     """A function of the source and the options alone, so the same ingest gives the same bytes."""
 
     format_version: Literal[1]
@@ -66,14 +73,53 @@ class Manifest(_Model):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished store.
+    """The manifest of a finished store of recordings.
 
     Raises:
-        LatentcastError: there is none, the ingest is unfinished, or another version wrote it.
+        LatentcastError: there is none, the ingest is unfinished, another version wrote it, or the
+            store holds images.
     """
+    return read_as(Manifest, folder, "ecg")
+
+
+def read_as(model: type[_AnyManifest], folder: Path, modality: str) -> _AnyManifest:
+    """The manifest of a finished store that must hold this modality: ``ecg`` or ``image``."""
+    found = modality_of(folder)
+    if found != modality and found in _HOLDS:
+        raise LatentcastError(
+            f"{folder}: is a store of {_HOLDS[found]}; name one of {_HOLDS[modality]}"
+        )
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        return model.model_validate_json(_text(folder))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise LatentcastError(
+            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
+            "re-ingest the source"
+        ) from error
+
+
+def modality_of(folder: Path) -> str:
+    """What a finished store says it holds: ``ecg``, ``image``, or anything else.
+
+    Raises:
+        LatentcastError: it is no store, or the ingest is unfinished.
+    """
+    try:
+        return str(json.loads(_text(folder))["modality"])
+    except (ValueError, TypeError, KeyError):
+        return ""  # what is wrong with it is for the model to say
+
+
+_HOLDS = {"ecg": "recordings", "image": "images"}
+
+
+def _text(folder: Path) -> str:
+    path = folder / MANIFEST
+    try:
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         if (folder / PLAN).is_file():
             raise LatentcastError(
@@ -85,12 +131,11 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise LatentcastError(f"{path}: cannot be read ({error})") from error
+
+
+def library_version() -> str:
+    """Of the installed package, for the provenance of a store."""
     try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise LatentcastError(
-            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
-            "re-ingest the source"
-        ) from error
+        return version("latentcast")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "checkout"

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.data.claim import clear
 from latentcast.data.convert import Converted, Rejected, Target
 from latentcast.data.manifest import (
     INDEX,
@@ -25,6 +26,7 @@ from latentcast.data.manifest import (
     Shard,
 )
 from latentcast.data.statistics import LeadSums
+from latentcast.errors import LatentcastError
 from latentcast.files import replacing, sync, write_text
 
 _NPY_HEADER = 128
@@ -223,6 +225,23 @@ def write_quarantine(folder: Path, rejected: list[dict[str, str]]) -> None:
     writer.writerow(["record", "file", "reason"])
     writer.writerows([r["record_id"], r["file"], r["reason"]] for r in rejected)
     write_text(folder / QUARANTINE, text.getvalue())
+
+
+def refuse_all_bad(folder: Path, source: str) -> None:
+    """End an ingest of which no record is left.
+
+    Raises:
+        LatentcastError: always; names the first record and where all reasons are.
+    """
+    rejected = [row for sidecar in read_sidecars(folder) for row in sidecar.rejected]
+    write_quarantine(folder, rejected)
+    # The next run starts over: a mended source must not find the old verdicts.
+    clear(folder)
+    first = rejected[0]
+    raise LatentcastError(
+        f"{source}: none of its {len(rejected)} records can be used; the first, "
+        f"{first['file']}: {first['reason']} (all reasons in {folder / QUARANTINE})"
+    )
 
 
 def read_quarantine(folder: Path) -> dict[tuple[str, str], str]:

@@ -1,1 +1,1 @@
-"""Images on their way to the encoder."""
+"""Images: sources of them, one file a format, and their way to the encoder."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -30,6 +31,8 @@ from latentcast.objectives.base import Output
 TIMINGS = ("samples_per_second", "flops_of_peak", "data_wait", "seconds")
 """Keys of a metrics row that depend on the machine; all others are the same after a resume."""
 
+LEVEL_RANK = re.compile(r"level\d+_target_rank")
+
 
 class Journal:
     """Writes a row and a line every ``log_every`` steps; holds no state that training needs.
@@ -38,9 +41,9 @@ class Journal:
     ends as that of an uninterrupted one.
     """
 
-    def __init__(self, run: Path, config: Config, forward_flops: int) -> None:
+    def __init__(self, run: Path, config: Config, step_flops: int) -> None:
         self._file, self._config = run / "metrics.jsonl", config
-        self._step_flops = 3 * forward_flops * config.train.batch_size  # backward is two forwards
+        self._step_flops = step_flops * config.train.batch_size
         self._console = Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -103,23 +106,26 @@ class Journal:
         if state.step % self._config.train.log_every and not last and state.step != 1:
             return
         done = state.step - 1  # the schedules of the step that has just been taken
-        views = {name: collapse.statistics(v, output.valid) for name, v in output.views.items()}
-        loss = float(output.loss)
-        scalars = {name: float(value) for name, value in output.scalars.items()}
+        views, numbers = collapse.watched(
+            output.views,
+            {"loss": output.loss, "gradient_norm": gradient_norm, **output.scalars},
+        )
+        norm = numbers.pop("gradient_norm")
         row: dict[str, Any] = {
             "step": state.step,
-            "loss": loss,
-            **scalars,
+            **numbers,
             "lr": schedules.lr(done),
             "weight_decay": schedules.weight_decay(done),
             "momentum": schedules.momentum(done),
             "teacher_distance": ema.distance(),
-            "gradient_norm": float(gradient_norm),
+            "gradient_norm": norm,
             "skipped": state.skipped,
         }
         for name, seen in views.items():
             row |= {f"{name}_{key}": value for key, value in vars(seen).items()}
-        found = collapse.alarms(views, loss, scalars.get("copy_last_loss"))
+        parts = {name: view.part for name, view in output.views.items()}
+        copied = numbers.get("copy_last_loss")
+        found = collapse.alarms(views, parts, numbers["loss"], copied)
         row["alarms"] = [alarm.name for alarm in found]
         row |= self._timings(state)
         assert self._stream is not None  # the loop calls start first
@@ -151,10 +157,10 @@ class Journal:
         speed = row["flops_of_peak"] * self._peak
         done = max(1, row["step"] - self._first)
         left = (steps - row["step"]) * row["seconds"] / done
-        copying = row.get("copy_last_loss", math.nan)
+        copied = f" (copy {row['copy_last_loss']:.3f})" if "copy_last_loss" in row else ""
         return (
-            f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f} (copy {copying:.3f}) "
-            f"| rank {row.get('output_rank', math.nan):.1f} | lr {row['lr']:.2e} "
+            f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f}{copied} "
+            f"| rank {_ranks(row)} | lr {row['lr']:.2e} "
             f"| {row['samples_per_second']:.4g} samples/s | {speed / 1e9:.0f} GFLOP/s "
             f"({row['flops_of_peak']:.0%} of peak) | data wait {row['data_wait']:.1%} "
             f"| {left:.0f} s left"
@@ -162,6 +168,14 @@ class Journal:
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _ranks(row: Mapping[str, Any]) -> str:
+    """Effective rank of the targets of each level, finest first; NEPA's of its output."""
+    levels = [rank for name, rank in row.items() if LEVEL_RANK.fullmatch(name)]
+    if levels:
+        return "/".join(f"{rank:.0f}" for rank in levels)
+    return f"{row.get('output_rank', math.nan):.1f}"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

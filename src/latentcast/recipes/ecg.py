@@ -73,7 +73,7 @@ def ijepa_ecg_small() -> Config:
     """I-JEPA in one dimension: 200 patches of 50 ms, 15–25 % of them as context.
 
     The masks are those of the published ECG setting (stretches of at least 10 patches), the
-    optimizer I-JEPA's; the encoder has the size of ``nepa-ecg-small``, so that they can be compared.
+    optimizer I-JEPA's; the encoder has the size of ``nepa-ecg-small``, to compare them.
     """
     return Config(
         recipe="ijepa-ecg-small",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,8 @@ from latentcast.report.style import LIGHT, TEXT_POINTS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+LEVEL_KEY: Final = re.compile(r"level(\d+)_")
 
 #: More rows than this are averaged into as many bins; the range in each bin stays visible.
 MOST_POINTS: Final = 300
@@ -37,13 +40,13 @@ class Line:
 class Panel:
     """One of the small multiples.
 
-    ``note`` says how to read it; ``alarm`` is the part of an alarm's name that belongs here.
+    ``note`` says how to read it; ``alarms`` are the ends of the names of alarms that belong here.
     """
 
     title: str
     note: str
     lines: tuple[Line, ...]
-    alarm: str = ""
+    alarms: tuple[str, ...] = ()
     from_zero: bool = True
 
 
@@ -51,6 +54,10 @@ def _pair(kind: str) -> tuple[Line, Line]:
     return Line(f"target_{kind}", "targets", "model"), Line(f"output_{kind}", "outputs", "other")
 
 
+LEARNING_RATE: Final = Panel("Learning rate", "", (Line("lr", "", "model"),))
+THROUGHPUT: Final = Panel("Samples per second", "", (Line("samples_per_second", "", "model"),))
+
+#: Of NEPA, and of rows that name no level.
 PANELS: Final = (
     Panel(
         "Loss",
@@ -59,24 +66,101 @@ PANELS: Final = (
             Line("copy_last_loss", "copy last\npatch", "baseline", dashed=True),
             Line("loss", "model", "model"),
         ),
-        alarm="copying",
+        alarms=("copying-is-better",),
         from_zero=False,
     ),
-    Panel("Effective rank", "near 1 is collapse", _pair("rank"), alarm="rank"),
+    Panel("Effective rank", "near 1 is collapse", _pair("rank"), ("rank-collapse",)),
     Panel(
         "Norm of the mean direction",
         "near 1: all vectors point one way",
         _pair("mean_norm"),
-        alarm="direction",
+        ("constant-direction",),
     ),
-    Panel("Std per dimension", "near 0 is collapse", _pair("std"), alarm="dimensions"),
-    Panel("Learning rate", "", (Line("lr", "", "model"),)),
-    Panel("Samples per second", "", (Line("samples_per_second", "", "model"),)),
+    Panel(
+        "Std per dimension",
+        "near 0 is collapse",
+        _pair("std"),
+        ("dead-dimensions", "-constant", "same-for-all-samples"),
+    ),
+    LEARNING_RATE,
+    THROUGHPUT,
 )
 
 
+def panels(rows: Collection[Mapping[str, Any]]) -> tuple[Panel, ...]:
+    """The small multiples that the keys of these rows ask for: NEPA's, or those of JEPA's levels.
+
+    The teacher's panels are there when a teacher was moved, the regularizer's when there is one.
+    """
+    keys = {key for row in rows for key in row}
+    levels = sorted({int(found[1]) for key in keys if (found := LEVEL_KEY.match(key))})
+    if not levels:
+        return PANELS
+    drawn = [
+        Panel(
+            "Loss",
+            "" if len(levels) == 1 else "of all levels together, and of each",
+            (Line("loss", "all" if levels[1:] else "", "ink"), *_each(levels, "level{}_loss")),
+            from_zero=False,
+        ),
+        Panel(
+            "Effective rank", _reading(levels, "near 1 is collapse"), _both(levels, "rank"),
+            ("rank-collapse",),
+        ),
+        Panel(
+            "LiDAR of the targets", "rank of what tells samples apart",
+            _each(levels, "level{}_target_lidar"),
+        ),
+        Panel(
+            "Norm of the mean direction", _reading(levels, "near 1: all point one way"),
+            _both(levels, "mean_norm"), ("constant-direction",),
+        ),
+        Panel(
+            "Std per dimension", _reading(levels, "near 0 is collapse"), _both(levels, "std"),
+            ("dead-dimensions", "-constant"),
+        ),
+        Panel(
+            "Variance between samples", "share of the targets' that is not positional",
+            _each(levels, "level{}_target_between"), ("same-for-all-samples",),
+        ),
+    ]  # fmt: skip
+    if "regularizer" in keys:
+        drawn.append(Panel("Regularizer", "", (Line("regularizer", "", "model"),)))
+    if any(_number(row.get("momentum")) for row in rows):
+        moved = Line("teacher_distance", "", "model"), Line("momentum", "", "model")
+        drawn.append(Panel("Teacher from student", "distance over the student's norm", moved[:1]))
+        drawn.append(Panel("EMA momentum", "1 stands still", moved[1:], from_zero=False))
+    return (*drawn, LEARNING_RATE, THROUGHPUT)
+
+
+def _each(levels: Sequence[int], key: str, dashed: bool = False) -> tuple[Line, ...]:
+    """A line for each level, coloured and named by it; one level is the whole model."""
+    if len(levels) == 1:
+        return (Line(key.format(levels[0]), "", "model", dashed),)
+    names = [f"level {level}" if not dashed else "" for level in levels]
+    return tuple(
+        Line(key.format(level), name, f"class-{1 + place % 8}", dashed)
+        for place, (level, name) in enumerate(zip(levels, names, strict=True))
+    )
+
+
+def _both(levels: Sequence[int], kind: str) -> tuple[Line, ...]:
+    """Targets and predictions: named when there is one level, else solid and dashed."""
+    target, prediction = f"level{{}}_target_{kind}", f"level{{}}_prediction_{kind}"
+    if len(levels) == 1:
+        return (
+            Line(target.format(levels[0]), "targets", "model"),
+            Line(prediction.format(levels[0]), "predic-\ntions", "other"),
+        )
+    return (*_each(levels, prediction, dashed=True), *_each(levels, target))
+
+
+def _reading(levels: Sequence[int], note: str) -> str:
+    return note if len(levels) == 1 else f"{note}; dashed: predictions"
+
+
 def plot_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Six small multiples over the optimizer step.
+    """Small multiples over the optimizer step; which ones, the keys of the rows say.
 
     A panel is shaded where the monitors raised an alarm that belongs to it (``row["alarms"]``, a
     list of names), and names the alarm and its first step.
@@ -96,14 +180,23 @@ def plot_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     numbered = {int(row["step"]): row for row in rows if _number(row.get("step")) is not None}
     latest = {step: numbered[step] for step in sorted(numbered)}
-    figure = Figure(figsize=(10.0, 5.2), facecolor="none")
+    chosen = panels(latest.values())
+    high = math.ceil(len(chosen) / 3)
+    inches = 2.6 * high
+    figure = Figure(figsize=(10.0, inches), facecolor="none")
     # Fixed margins: the lines' names stand to the right of each panel, outside its axes.
-    figure.subplots_adjust(left=0.06, right=0.925, top=0.88, bottom=0.09, wspace=0.48, hspace=0.5)
-    grid = figure.subplots(2, 3, sharex=True)
-    for axes, panel in zip(grid.flat, PANELS, strict=True):
+    figure.subplots_adjust(
+        left=0.06, right=0.925, top=1 - 0.624 / inches, bottom=0.468 / inches,
+        wspace=0.48, hspace=0.5,
+    )  # fmt: skip
+    grid = figure.subplots(high, 3, sharex=True, squeeze=False)
+    for axes, panel in zip(grid.flat, chosen, strict=False):
         _panel(axes, panel, latest)
-    for axes in grid[-1]:
+    for spare in grid.flat[len(chosen) :]:
+        spare.remove()
+    for axes in grid.flat[max(0, len(chosen) - 3) : len(chosen)]:  # the last of each column
         axes.set_xlabel("optimizer step", fontsize=TEXT_POINTS - 0.5, color=LIGHT["muted"])
+        axes.tick_params(labelbottom=True)
     return figure
 
 
@@ -171,9 +264,8 @@ def _alarmed(axes: Axes, panel: Panel, latest: Mapping[int, Mapping[str, Any]]) 
     """Shade the steps of this panel's alarms; what to say about them, or ""."""
     steps = list(latest)
     rows: list[dict[str, Any]] = [
-        {"step": step, "alarms": [n for n in row.get("alarms") or () if panel.alarm in n]}
+        {"step": step, "alarms": [n for n in row.get("alarms") or () if n.endswith(panel.alarms)]}
         for step, row in latest.items()
-        if panel.alarm
     ]
     for row, until in zip(rows, [*steps[1:], *steps[-1:]], strict=False):
         if row["alarms"]:
@@ -229,11 +321,7 @@ def _name_lines(axes: Axes, ends: Sequence[tuple[float, Line]]) -> None:
     """Name each line at its right end, moved apart where two would print over each other."""
     named = sorted((end for end in ends if end[1].name), key=lambda end: end[0])
     low, high = axes.get_ylim()
-    apart = 0.12 * (high - low)
-    heights = [y for y, _ in named]
-    if len(heights) == 2 and heights[1] - heights[0] < apart:
-        middle = (heights[0] + heights[1]) / 2
-        heights = [middle - apart / 2, middle + apart / 2]
+    heights = _apart([y for y, _ in named], 0.12 * (high - low))
     for (_, line), y in zip(named, heights, strict=True):
         axes.annotate(
             line.name,
@@ -245,3 +333,19 @@ def _name_lines(axes: Axes, ends: Sequence[tuple[float, Line]]) -> None:
             color=LIGHT[line.role],
             va="center",
         )
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights at least ``gap`` apart: what would overlap is spread about its middle."""
+    groups: list[list[float]] = []
+    for y in heights:
+        groups.append([y])
+        while len(groups) > 1 and _spread(groups[-2], gap)[-1] + gap > _spread(groups[-1], gap)[0]:
+            last = groups.pop()
+            groups[-1] += last
+    return [y for group in groups for y in _spread(group, gap)]
+
+
+def _spread(group: Sequence[float], gap: float) -> list[float]:
+    middle = sum(group) / len(group)
+    return [middle + gap * (place - (len(group) - 1) / 2) for place in range(len(group))]

@@ -13,7 +13,7 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.metrics import SUPPORT
 from latentcast.evaluation.results import left_out_sentence, number
 from latentcast.files import write_text
-from latentcast.report.curves import MOST_POINTS, first_alarms, plot_curves
+from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
 from latentcast.report.ecg import plot_recording
 from latentcast.report.embedding import plot_embedding, shown
 from latentcast.report.markup import escape, facts, interval_bar, picture, table
@@ -226,13 +226,21 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
                 else "the model predicts no more than a copy would."
             )
         )
+    ranks = {n: last.get(f"level{n}_target_rank") for n in range(len(last))}
+    if told := {n: rank for n, rank in ranks.items() if rank is not None}:
+        said += f"The loss ended at {number(loss)}, the effective rank of the targets at "
+        said += ", ".join(
+            f"{rank:.0f} (level {n})" if len(told) > 1 else f"{rank:.0f}"
+            for n, rank in told.items()
+        )
+        said += ". "
     binned = len(metrics) > MOST_POINTS
+    drawn_panels = panels(metrics)
     drawn = picture(
         plot_curves(metrics),
         "curves",
-        f"Six training curves over the optimizer step: loss beside that of copying the last patch, "
-        f"effective rank, norm of the mean direction, standard deviation per dimension, learning "
-        f"rate and throughput. {said}",
+        f"{len(drawn_panels)} training curves over the optimizer step: "
+        f"{', '.join(panel.title for panel in drawn_panels)}. {said}",
         ("Lines are means of the logged rows in a bin, bands their range. " if binned else "")
         + "A shaded stretch is one in which an alarm was raised.",
         paper=False,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.ecg import EcgEncoder
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract, readable
@@ -25,7 +25,7 @@ BUNDLED_LICENCE = (
 )
 
 
-def report_run(run: Path, encoder: Encoder, store: Store, task: str) -> Path:
+def report_run(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
     """Write ``RUN/report.html`` from the run's log and its probe of ``task``.
 
     The table comes from the probe's file and the pictures from ``encoder`` and ``store``, so the
@@ -96,7 +96,7 @@ def _read(file: Path, mend: str) -> dict[str, Any]:
 
 
 def _check_same(
-    probe: dict[str, Any], file: Path, encoder: Encoder, store: Store, again: str
+    probe: dict[str, Any], file: Path, encoder: EcgEncoder, store: Store, again: str
 ) -> None:
     """The probe is of these weights and of these samples, or LatentcastError says what differs."""
     fields = {field.name for field in dataclasses.fields(ProbeReport)}
@@ -116,7 +116,7 @@ def _check_same(
         )
 
 
-def _typical(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> int:
+def _typical(encoder: EcgEncoder, store: Store, rows: npt.NDArray[np.int64]) -> int:
     """The record whose mean prediction error is the median: neither the best nor the worst."""
     whole = rows[store.lengths[rows] >= encoder.length][:256]
     candidates = whole if len(whole) else rows[:256]

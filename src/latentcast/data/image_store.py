@@ -1,0 +1,188 @@
+"""The memory-mapped store of images: uint8 pixels, or the bytes of image files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.data.image_manifest import ImageManifest, read_image_manifest
+from latentcast.data.manifest import INDEX
+from latentcast.errors import LatentcastError, nearest
+from latentcast.images.decode import Canvas, decode
+from latentcast.images.source import Pixels
+from latentcast.signals.recording import BadRecord
+
+Ints = npt.NDArray[np.int64]
+
+_CHEAP = 4  # images that are decoded faster than threads start
+
+
+class ImageStore:
+    """A finished store of images, open for reading; pixels stay on disk until taken.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says about itself.
+        height, width, channels: the canvas of every image that is taken.
+        labels: int64 ``(N,)``, index into ``classes``; -1 where the source has none.
+        classes: names by label; empty for a store without labels.
+        folds: int16 ``(N,)``, 1 to 10; ``manifest.splits`` says which split they are.
+    """
+
+    def __init__(self, path: Path, manifest: ImageManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.height, self.width, self.channels = manifest.height, manifest.width, manifest.channels
+        self.classes = manifest.classes
+        self._canvas = Canvas(self.height, self.width, self.channels, manifest.resize)
+        try:
+            with np.load(path / INDEX, allow_pickle=False) as index:
+                self.labels: Ints = index["label"]
+                self.folds: npt.NDArray[np.int16] = index["fold"]
+                self._shard: Ints = index["shard"].astype(np.int64)
+                self._offset: Ints = index["offset"]
+                self._length: Ints = index["length"]
+            # Without the subclass: a view of it costs microseconds more, for every image.
+            self._shards: list[Pixels] = [
+                np.load(path / shard.file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+                for shard in manifest.shards
+            ]
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise LatentcastError(
+                f"{path}: cannot be read ({error}); restore the file or re-ingest"
+            ) from error
+        for shard, array in zip(manifest.shards, self._shards, strict=True):
+            expected: tuple[int, ...] = (shard.bytes,)
+            if manifest.encoding == "pixels":
+                expected = (shard.images, self.height, self.width, self.channels)
+            if array.shape != expected or array.dtype != np.uint8:
+                raise LatentcastError(
+                    f"{path / shard.file}: holds {array.dtype} {array.shape}, the manifest says "
+                    f"uint8 {expected}; restore it or re-ingest"
+                )
+
+    @classmethod
+    def open(cls, path: str | Path) -> ImageStore:
+        """Open a store of images.
+
+        Raises:
+            LatentcastError: it is missing, unfinished, of another version, of recordings, or a
+                file of it is gone.
+        """
+        folder = Path(path)
+        return cls(folder, read_image_manifest(folder))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A worker maps the files itself: no pixel travels between processes.
+        return (ImageStore.open, (self.path,))
+
+    def __len__(self) -> int:
+        return self.manifest.records
+
+    @cached_property
+    def record_ids(self) -> npt.NDArray[np.str_]:
+        """Text ``(N,)``, such as ``train/bird/0338.jpg`` or ``test-000017``."""
+        # Not read when the store is opened: a million names are 150 MB.
+        with np.load(self.path / INDEX, allow_pickle=False) as index:
+            return np.char.decode(index["record_id"], "utf-8")
+
+    def rows(self, split: str) -> Ints:
+        """Rows of a split, ascending.
+
+        Raises:
+            LatentcastError: the split is unknown.
+        """
+        if split not in self.manifest.splits:
+            raise LatentcastError(
+                f"split '{split}': is unknown; {nearest(split, self.manifest.splits)}"
+            )
+        rows: Ints = np.flatnonzero(np.isin(self.folds, self.manifest.splits[split]))
+        return rows
+
+    def take(self, rows: Sequence[int] | Ints) -> Pixels:
+        """Images uint8 ``(B, height, width, channels)``.
+
+        Raises:
+            LatentcastError: an encoded image cannot be decoded any more.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
+            raise IndexError(f"rows must be in [0, {len(self)})")
+        out = np.empty((len(wanted), self.height, self.width, self.channels), dtype=np.uint8)
+        if self.manifest.encoding == "pixels":
+            places = zip(self._shard[wanted].tolist(), self._offset[wanted].tolist(), strict=True)
+            for i, (shard, offset) in enumerate(places):
+                out[i] = self._shards[shard][offset]
+            return out
+
+        def into(i: int) -> None:
+            out[i] = self._decode(int(wanted[i]))
+
+        threads = min(8, len(wanted), usable_processors())
+        if threads == 1 or len(wanted) <= _CHEAP:
+            for i in range(len(wanted)):
+                into(i)
+        else:
+            with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside the interpreter lock
+                list(pool.map(into, range(len(wanted))))
+        return out
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of an image's file, as the source held it (encoding ``encoded`` only)."""
+        if self.manifest.encoding != "encoded":
+            raise LatentcastError(
+                f"{self.path}: holds pixels, no files; ingest with encoding=encoded"
+            )
+        offset = int(self._offset[row])
+        return self._shards[int(self._shard[row])][
+            offset : offset + int(self._length[row])
+        ].tobytes()
+
+    def _decode(self, row: int) -> Pixels:
+        try:
+            return decode(self.encoded(row), self._canvas)
+        except BadRecord as error:
+            raise LatentcastError(
+                f"{self.path}: image {self.record_ids[row]} {error}, and could be decoded when it "
+                "was ingested; run latentcast inspect to see which file is damaged"
+            ) from error
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """sha256 by shard: what tells the images of two stores apart."""
+        return {shard.file: shard.sha256 for shard in self.manifest.shards}
+
+    def verify(self) -> None:
+        """Compare every file with its checksum in the manifest; reads the whole store.
+
+        Raises:
+            LatentcastError: names the damaged file.
+        """
+        for file, expected in (self.checksums | {INDEX: self.manifest.index_sha256}).items():
+            path = self.path / file
+            try:
+                with path.open("rb") as stream:
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
+            if found != expected:
+                raise LatentcastError(
+                    f"{path}: is damaged (sha256 {found[:12]}…, the manifest says "
+                    f"{expected[:12]}…); restore it from a copy, or remove {self.path} and "
+                    "ingest again"
+                )
+
+
+def usable_processors() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,133 @@
+"""From the bytes of an image file to uint8 pixels on a canvas; Pillow does the decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentcast.errors import missing_extra
+from latentcast.images.source import Measured, Pixels
+from latentcast.signals.recording import BadRecord
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What every image of a store is brought to.
+
+    ``resize``: the short side is brought to the canvas (which is square) and the middle is taken;
+    without it an image of another size is refused.
+    """
+
+    height: int
+    width: int
+    channels: int
+    resize: bool
+
+
+def measure(file: IO[bytes]) -> Measured:
+    """Size of an image from its header.
+
+    Raises:
+        BadRecord: it is no image.
+        LatentcastError: Pillow is not installed.
+    """
+    with _open(file) as image:
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            width, height = height, width
+        return Measured(height, width, image.mode in _GREY)
+
+
+def decode(data: bytes, canvas: Canvas) -> Pixels:
+    """The image of a file as uint8 ``(height, width, channels)`` of the canvas.
+
+    The orientation of its EXIF header is applied, transparency is dropped, a palette is looked up,
+    16 bits become 8.
+
+    Raises:
+        BadRecord: no image, a truncated one, one of 32 bits, or of another size.
+        LatentcastError: Pillow is not installed.
+    """
+    with _open(BytesIO(data)) as image:
+        from PIL import ImageOps
+
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadRecord(f"is truncated or damaged ({error})") from error
+        return _fit(_as_channels(ImageOps.exif_transpose(image), canvas.channels), canvas)
+
+
+def fit(pixels: Pixels, canvas: Canvas) -> Pixels:
+    """Pixels ``(height, width, channels)`` on the canvas; Pillow is needed only to resize."""
+    if pixels.shape == (canvas.height, canvas.width, canvas.channels):
+        return pixels
+    if pixels.shape[2] != canvas.channels:
+        if pixels.shape[2] != 1:
+            raise BadRecord(f"has {pixels.shape[2]} channels, the store has {canvas.channels}")
+        pixels = np.repeat(pixels, canvas.channels, axis=2)
+    grey = pixels.shape[2] == 1
+    image = _pillow().fromarray(np.ascontiguousarray(pixels[:, :, 0] if grey else pixels))
+    return _fit(image, canvas)
+
+
+def _fit(image: Image.Image, canvas: Canvas) -> Pixels:
+    width, height = image.size
+    if (width, height) != (canvas.width, canvas.height):
+        if not canvas.resize:
+            raise BadRecord(
+                f"is {width} × {height} pixels, the store has {canvas.width} × {canvas.height}"
+            )
+        # The middle square is resized alone, with what lies around it in reach of the filter: the
+        # same pixels as resizing all and cropping, except that the middle need not be rounded.
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((canvas.width, canvas.height), _pillow().Resampling.BICUBIC, box)
+    return np.asarray(image, dtype=np.uint8).reshape(canvas.height, canvas.width, canvas.channels)
+
+
+def _as_channels(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise BadRecord("has pixels of 32 bits, whose range nothing says; save it with 8 bits")
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion has clipped at 255 in some releases and shifted in others.
+        high = (np.asarray(image) >> 8).astype(np.uint8)
+        image = _pillow().fromarray(high)
+    wanted = "L" if channels == 1 else "RGB"
+    if image.mode == wanted:
+        return image
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")  # the direct way warns of the transparency it drops
+    return image.convert(wanted)
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    pillow = _pillow()
+    from PIL import UnidentifiedImageError
+
+    try:
+        image: Image.Image = pillow.open(file)
+        return image
+    except UnidentifiedImageError:
+        raise BadRecord("is no image, or of a format that Pillow does not know") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadRecord(f"cannot be opened ({error})") from error
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise missing_extra("pillow", "images", "decoding and resizing images") from error
+    return Image

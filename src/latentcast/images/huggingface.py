@@ -1,0 +1,256 @@
+"""Hugging Face datasets on disk: ``save_to_disk`` folders and parquet files, read with pyarrow.
+
+pyarrow alone is the lighter of the two packages that can: ``datasets`` needs it in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from latentcast.errors import LatentcastError, missing_extra
+from latentcast.images.decode import measure
+from latentcast.images.source import (
+    HELD_OUT_FIRST,
+    SPLIT_NAMES,
+    ImageRef,
+    Measured,
+    Split,
+    hash_of_sizes,
+)
+from latentcast.signals.recording import BadRecord
+
+_DICT = "dataset_dict.json"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Names of the columns that are read; ``classes`` where the dataset names them."""
+
+    image: str
+    label: str | None
+    classes: tuple[str, ...] | None
+
+
+class HuggingFaceImages:
+    """Images of an Arrow dataset, with the label of its one ``ClassLabel`` (or ``label``) column.
+
+    Raises:
+        LatentcastError: pyarrow is not installed, a file is missing or damaged, or it cannot be
+            told which column holds the images or the labels.
+    """
+
+    kind = "hugging face dataset"
+    encoded = True
+
+    def __init__(self, path: Path) -> None:
+        self.root = path if path.is_dir() else path.parent
+        self.name = path.name
+        self._files = _listing(path)
+        self._columns = self._choose()
+        self.classes, self._labels = self._read_labels()
+
+    def refs(self) -> list[ImageRef]:
+        rows: dict[Split | None, int] = {}
+        refs = []
+        for number, (file, split) in enumerate(self._files):
+            name = file.relative_to(self.root).as_posix()
+            begin = rows.get(split, 0)
+            for row, label in enumerate(self._labels[number]):
+                record = f"{split or self.root.name}-{begin + row:06d}"
+                refs.append(ImageRef(record, name, split, label, row))
+            rows[split] = begin + len(self._labels[number])
+        return sorted(refs, key=lambda ref: HELD_OUT_FIRST.index(ref.split))
+
+    def fingerprint(self) -> str:
+        return hash_of_sizes(self.root, (file for file, _ in self._files))
+
+    def measure(self, ref: ImageRef) -> Measured:
+        return measure(BytesIO(self.read(ref)))
+
+    def read(self, ref: ImageRef) -> bytes:
+        cell = self._tables[ref.file].column(self._columns.image)[ref.row].as_py()
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes):
+            where = cell.get("path") if isinstance(cell, dict) else None
+            raise BadRecord(
+                f"names the file {where}, whose bytes are not in the dataset"
+                if where
+                else "holds no image"
+            )
+        return data
+
+    @cached_property
+    def _tables(self) -> dict[str, Any]:
+        # Arrow files are mapped; parquet files are read, one column of them.
+        return {
+            file.relative_to(self.root).as_posix(): _table(file, [self._columns.image])
+            for file, _ in self._files
+        }
+
+    def _choose(self) -> _Columns:
+        first = self._files[0][0]
+        schema = _schema(first)
+        features = _features(schema, first)
+        images = [
+            n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "Image"
+        ]
+        if not features:
+            images = [field.name for field in schema if _holds_bytes(field.type)]
+        if len(images) != 1:
+            raise LatentcastError(
+                f"{first}: {len(images) or 'no'} columns hold images (columns: "
+                f"{', '.join(schema.names)}); keep one column of the type Image"
+            )
+        named = {
+            name: tuple(feature["names"])
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+        label = "label" if "label" in schema.names else next(iter(named), None)
+        if label not in ("label", None) and len(named) > 1:
+            raise LatentcastError(
+                f"{first}: holds several labels ({', '.join(named)}); keep one, or name it label"
+            )
+        return _Columns(images[0], label, named.get(label or ""))
+
+    def _read_labels(self) -> tuple[tuple[str, ...], list[list[int]]]:
+        label, classes = self._columns.label, self._columns.classes
+        if label is None:
+            return (), [[-1] * _rows(file) for file, _ in self._files]
+        values = [_table(file, [label]).column(label).to_pylist() for file, _ in self._files]
+        if classes is not None:
+            return classes, [[-1 if v is None else int(v) for v in column] for column in values]
+        known = {value for column in values for value in column if value is not None}
+        if not all(isinstance(value, int | str) for value in known):
+            raise LatentcastError(
+                f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it to "
+                "ClassLabel"
+            )
+        order = sorted(known - {-1})
+        index = {value: i for i, value in enumerate(order)}
+        return tuple(map(str, order)), [[index.get(v, -1) for v in column] for column in values]
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a file is parquet, or a folder a dataset on disk."""
+    if path.is_file():
+        return path.suffix == ".parquet"
+    return (
+        (path / _DICT).is_file()
+        or (path / _STATE).is_file()
+        or next(path.rglob("*.parquet"), None) is not None
+    )
+
+
+def _listing(path: Path) -> list[tuple[Path, Split | None]]:
+    if path.is_file():
+        return [(path, _split_of(path.stem))]
+    if (path / _DICT).is_file():
+        names = _json(path / _DICT)["splits"]
+        unknown = [name for name in names if name.lower() not in SPLIT_NAMES]
+        if unknown:
+            raise LatentcastError(
+                f"{path}: has a split '{unknown[0]}'; ingest one split by its folder, "
+                f"{path / unknown[0]}"
+            )
+        return [(file, SPLIT_NAMES[name.lower()]) for name in names for file in _saved(path / name)]
+    if (path / _STATE).is_file():
+        return [(file, None) for file in _saved(path)]
+    files = sorted(path.rglob("*.parquet"), key=lambda file: file.relative_to(path).as_posix())
+    splits = [_split_of(file.stem) or _split_of(file.parent.name) for file in files]
+    return [(file, split) for file, split in zip(files, splits, strict=True)]
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The files of one ``save_to_disk`` folder, in their order."""
+    files = [folder / part["filename"] for part in _json(folder / _STATE)["_data_files"]]
+    for file in files:
+        if not file.is_file():
+            raise LatentcastError(f"{file}: is missing; copy the whole dataset folder")
+    return files
+
+
+def _split_of(name: str) -> Split | None:
+    """Of a file such as ``train-00000-of-00004``."""
+    return SPLIT_NAMES.get(re.split(r"[-_.]", name.lower())[0])
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LatentcastError(f"{path}: cannot be read ({error}); save the dataset anew") from error
+
+
+def _features(schema: Any, file: Path) -> dict[str, Any]:
+    """What the dataset says of its columns: in the schema, or beside the file."""
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    info = json.loads(metadata).get("info", {}) if metadata else {}
+    if not info and (file.parent / "dataset_info.json").is_file():
+        info = _json(file.parent / "dataset_info.json")
+    features: dict[str, Any] = info.get("features") or {}
+    return features
+
+
+def _holds_bytes(kind: Any) -> bool:
+    text = str(kind)
+    return text in ("binary", "large_binary") or (
+        text.startswith("struct<") and "bytes: binary" in text
+    )
+
+
+def _schema(file: Path) -> Any:
+    return _parquet(file).schema_arrow if file.suffix == ".parquet" else _arrow(file).schema
+
+
+def _rows(file: Path) -> int:
+    if file.suffix == ".parquet":
+        return int(_parquet(file).metadata.num_rows)
+    with _reading(file):
+        return len(_arrow(file).read_all())
+
+
+def _table(file: Path, columns: list[str]) -> Any:
+    with _reading(file):
+        if file.suffix == ".parquet":
+            return _parquet(file).read(columns)
+        return _arrow(file).read_all().select(columns)
+
+
+def _parquet(file: Path) -> Any:
+    with _reading(file):
+        return _package("pyarrow.parquet").ParquetFile(file)
+
+
+def _arrow(file: Path) -> Any:
+    mapped = _package("pyarrow").memory_map
+    with _reading(file):
+        return _package("pyarrow.ipc").open_stream(mapped(str(file)))
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    damaged = _package("pyarrow").ArrowException
+    try:
+        yield
+    except (OSError, damaged) as error:
+        raise LatentcastError(f"{file}: cannot be read ({error}); copy it anew") from error
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise missing_extra(
+            "pyarrow", "huggingface", "reading Hugging Face datasets and parquet files"
+        ) from error

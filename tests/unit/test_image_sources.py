@@ -1,0 +1,307 @@
+"""What lies in a folder, an array file or a dataset is told from itself, or asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_files import DIGITS, coloured, digits, quarantine, write_classes
+from PIL import Image
+
+from conftest import BUNDLED, WFDB
+from latentcast.data.image_ingest import ingest_images
+from latentcast.data.opening import kind_of
+from latentcast.errors import LatentcastError
+from latentcast.images.open import open_images
+
+
+def test_the_bundled_digits_are_scikit_learns() -> None:
+    load_digits = pytest.importorskip("sklearn.datasets").load_digits
+    images, labels = digits()
+    assert images.dtype == np.uint8 and labels.dtype == np.int64 and images.max() == 255
+    assert np.array_equal(np.rint(images / 255 * 16), load_digits().images)
+    assert np.array_equal(labels, load_digits().target)
+
+
+def test_the_bundled_digits_become_a_store(tmp_path: Path) -> None:
+    store = ingest_images(DIGITS, tmp_path / "out", quiet=True).store
+    images, labels = digits()
+    assert len(store) == 1797 and store.classes == tuple("0123456789")
+    assert np.array_equal(store.take(np.arange(1797))[..., 0], images)
+    assert np.array_equal(store.labels, labels)
+    assert [len(store.rows(s)) > 150 for s in ("train", "validation", "test")] == [True] * 3
+
+
+def save(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("X_training", "Y_training", "X_Test", "Y_Test"),
+    ],
+)
+def test_arrays_by_the_names_people_give_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    images, labels = digits()
+    parts = (images[:200], labels[:200], images[200:230], labels[200:230, None])
+    path = save(tmp_path / "a.npz", **dict(zip(names, parts, strict=True)), note=np.array("x"))
+    assert kind_of(path) == "image"
+    store = ingest_images(path, tmp_path / "out", quiet=True).store
+    test = store.rows("test")
+    assert store.record_ids[test].tolist() == [f"test-{i:06d}" for i in range(30)]
+    assert np.array_equal(store.take(test)[..., 0], images[200:230])
+    assert np.array_equal(store.labels[test], labels[200:230])
+    assert len(store) == 230 and len(store.rows("validation")) > 5
+
+
+@pytest.mark.parametrize("layout", ["NHW", "NHW1", "N1HW", "NHW3", "N3HW"])
+def test_channels_are_found_where_they_lie(tmp_path: Path, layout: str) -> None:
+    images = digits()[0][:7]
+    colour = np.stack([coloured(image) for image in images])
+    arrays = {"NHW": images, "NHW1": images[..., None], "N1HW": images[:, None],
+              "NHW3": colour, "N3HW": colour.transpose(0, 3, 1, 2)}  # fmt: skip
+    path = save(tmp_path / "a.npz", data=arrays[layout], target=np.array(list("abcabca")))
+    store = ingest_images(path, tmp_path / "out", quiet=True).store
+    assert store.classes == ("a", "b", "c") and store.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    expected = colour if "3" in layout else images[..., None]
+    assert np.array_equal(store.take(np.arange(7)), expected)
+
+
+def test_images_win_over_flat_data_and_names_of_classes_are_used(tmp_path: Path) -> None:
+    """The layout of scikit-learn's own digits."""
+    images, labels = digits()
+    path = save(tmp_path / "a.npz", data=images.reshape(-1, 64), images=images, target=labels,
+                target_names=np.array([f"digit {i}" for i in range(10)]))  # fmt: skip
+    store = ingest_images(path, tmp_path / "out", quiet=True).store
+    assert store.classes[3] == "digit 3" and len(store) == 1797
+
+
+def test_labels_with_gaps_keep_their_values_as_names_and_minus_one_is_none(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", images=digits()[0][:5], labels=np.array([7, 2, -1, 7, 900]))
+    store = ingest_images(path, tmp_path / "out", quiet=True).store
+    assert store.classes == ("2", "7", "900") and store.labels.tolist() == [1, 0, -1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"images": np.zeros((4, 8, 8))}, "holds float64, and nothing says the range.*astype"),
+        ({"images": np.zeros((4, 8, 8), int)}, "holds int64.*uint8"),
+        ({"images": np.zeros((4, 64), np.uint8)}, r"has shape \(4, 64\)"),
+        ({"images": np.zeros((4, 3, 9, 3), np.uint8)}, "both axis 1 and axis 3"),
+        ({"images": np.zeros((4, 8, 8, 4), np.uint8)}, "neither axis 1 nor axis 3"),
+        ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.zeros(3, int)}, "one label an image"),
+        ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.zeros(4)}, "holds float64; give whole"),
+        ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.full(4, -2)}, "number classes from 0"),
+        ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.full(4, 2), "classes": np.array(["a"])},
+         "name every class"),
+        ({"x_train": np.zeros((4, 8, 8), np.uint8), "y": np.zeros(4, int)}, "same ending"),
+        ({"x_train": np.zeros((4, 8, 8), np.uint8), "x_test": np.zeros((4, 9, 9), np.uint8)},
+         "two files, or at one size"),
+        ({"a": np.zeros(3), "b": np.zeros(3)}, "none of its arrays"),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_say_what_they_are(
+    tmp_path: Path, arrays: dict[str, np.ndarray], words: str
+) -> None:
+    path = save(tmp_path / "a.npz", **arrays)
+    with pytest.raises(LatentcastError, match=words):
+        ingest_images(path, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    images = digits()[0][:4]
+    path = tmp_path / "a.npz"
+    np.savez(path, images=images, labels=np.array([Bomb()] * 4, object), allow_pickle=True)
+    with pytest.raises(LatentcastError, match="cannot be read .*allow_pickle"):
+        ingest_images(path, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_folders_whose_meaning_cannot_be_told_are_asked_about(tmp_path: Path) -> None:
+    write_classes(tmp_path / "wrapped" / "cifar", 3)
+    with pytest.raises(LatentcastError, match="all images lie below one folder, 'cifar'"):
+        open_images(tmp_path / "wrapped")
+    write_classes(tmp_path / "mixed", 3)
+    Image.fromarray(digits()[0][9]).save(tmp_path / "mixed" / "loose.png")
+    with pytest.raises(LatentcastError, match="loose.png lies beside class folders"):
+        open_images(tmp_path / "mixed")
+    write_classes(tmp_path / "split" / "train", 3)
+    Image.fromarray(digits()[0][9]).save(tmp_path / "split" / "loose.png")
+    with pytest.raises(LatentcastError, match="has images beside its split folders train"):
+        open_images(tmp_path / "split")
+    with pytest.raises(LatentcastError, match="is one image; name the folder"):
+        open_images(tmp_path / "split" / "loose.png")
+    with pytest.raises(LatentcastError, match="does not exist"):
+        open_images(tmp_path / "nowhere")
+
+
+def test_a_class_may_be_named_like_a_split_and_a_test_split_may_lack_labels(tmp_path: Path) -> None:
+    for name in ("car", "train"):
+        (tmp_path / "vehicles" / name).mkdir(parents=True)
+        Image.fromarray(digits()[0][len(name)]).save(tmp_path / "vehicles" / name / "1.png")
+    source = open_images(tmp_path / "vehicles")
+    assert source.classes == ("car", "train")
+    assert {ref.split for ref in source.refs()} == {None}
+    write_classes(tmp_path / "in" / "train", 5)
+    (tmp_path / "in" / "test").mkdir()
+    Image.fromarray(digits()[0][9]).save(tmp_path / "in" / "test" / "a.png")
+    refs = open_images(tmp_path / "in").refs()
+    assert (refs[0].record_id, refs[0].split, refs[0].label) == ("test/a.png", "test", -1)
+
+
+def test_a_linked_class_folder_is_followed_and_a_circle_ends(tmp_path: Path) -> None:
+    written = write_classes(tmp_path / "elsewhere", 5)
+    (tmp_path / "in").mkdir()
+    for folder in (tmp_path / "elsewhere").iterdir():
+        (tmp_path / "in" / folder.name).symlink_to(folder)
+    (tmp_path / "in" / "digit 0" / "round").symlink_to(tmp_path / "in")
+    assert [ref.record_id for ref in open_images(tmp_path / "in").refs()] == sorted(written)
+
+
+def test_recordings_and_images_are_told_apart(tmp_path: Path) -> None:
+    assert kind_of(WFDB) == kind_of(BUNDLED) == kind_of(tmp_path / "nowhere") == "ecg"
+    write_classes(tmp_path / "in", 2)
+    assert kind_of(tmp_path / "in") == kind_of(DIGITS) == "image"
+    (tmp_path / "in" / "r.hea").write_text("a header")
+    assert kind_of(tmp_path / "in") == "ecg"
+    kinds = {
+        "ecg": [{"x": np.zeros((4, 12, 500), np.float32)},
+                {"data": np.zeros((4, 12, 500), np.int16)}],
+        "image": [{"x": np.zeros((4, 8, 8), np.uint8)}, {"x": np.zeros((4, 8, 8, 3))},
+                  {"x_train": np.zeros((4, 28, 28)), "y_train": np.zeros(4)},
+                  {"images": np.zeros((4, 8, 8))}],
+    }  # fmt: skip
+    for kind, cases in kinds.items():
+        for number, arrays in enumerate(cases):
+            assert kind_of(save(tmp_path / f"{kind}{number}.npz", **arrays)) == kind
+
+
+def latentcast(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "latentcast", *map(str, arguments)], capture_output=True, text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def test_one_verb_for_both_and_a_flag_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    done = latentcast("ingest", DIGITS, "--out", tmp_path / "digits", "--size", 16)
+    assert done.returncode == 0 and "1797 records, 0 in quarantine" in done.stdout
+    shown = latentcast("inspect", tmp_path / "digits")
+    for words in ("1,797 images", "16 × 16 pixels, 1 channel", "10 classes", "train 1,4", "grey"):
+        assert words in shown.stdout, shown.stdout + shown.stderr
+    for arguments, words in (
+        (("ingest", DIGITS, "--kind", "image", "--fs", 500), "--fs: is for recordings"),
+        (("ingest", WFDB, "--size", 16), "--size: is for images"),
+        (("ingest", WFDB, "--encoding", "pixels"), "--encoding: is for images"),
+        (("ingest", DIGITS, "--encoding", "encoded"), "--encoding encoded: keeps the bytes"),
+        (("ingest", DIGITS, "--size", 0), "--size 0: must be positive"),
+    ):
+        answer = latentcast(*arguments, "--out", tmp_path / "x")
+        assert answer.returncode == 2 and words in answer.stderr, answer.stderr
+    plotted = latentcast("inspect", tmp_path / "digits", "--plot", tmp_path / "a.png")
+    assert plotted.returncode == 2 and "holds images" in plotted.stderr
+
+
+def png(image: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def dataset_table(count: int, skip: int = 0) -> Any:
+    """Rows as the package ``datasets`` writes them, with its description in the schema."""
+    pa = pytest.importorskip("pyarrow")
+    images, labels = digits()
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": [f"digit {i}" for i in range(10)]},
+    }
+    rows = range(skip, skip + count)
+    table = pa.table(
+        {
+            "image": [{"bytes": png(images[i]), "path": f"{i}.png"} for i in rows],
+            "label": pa.array([int(labels[i]) for i in rows], pa.int64()),
+        }
+    )
+    description = json.dumps({"info": {"features": features}})
+    return table.replace_schema_metadata({"huggingface": description})
+
+
+def save_to_disk(folder: Path, table: Any) -> None:
+    pa = pytest.importorskip("pyarrow")
+    folder.mkdir(parents=True)
+    name = "data-00000-of-00001.arrow"
+    with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table, max_chunksize=7)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    (folder / "dataset_info.json").write_text("{}")
+
+
+def test_datasets_of_hugging_face_on_disk(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    save_to_disk(tmp_path / "dict" / "train", dataset_table(50))
+    save_to_disk(tmp_path / "dict" / "test", dataset_table(10, 50))
+    (tmp_path / "dict" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    images, labels = digits()
+    assert kind_of(tmp_path / "dict") == "image"
+    store = ingest_images(tmp_path / "dict", tmp_path / "out", quiet=True).store
+    test = store.rows("test")
+    assert store.record_ids[test].tolist() == [f"test-{i:06d}" for i in range(10)]
+    assert np.array_equal(store.take(test)[..., 0], images[50:60])
+    assert np.array_equal(store.labels[test], labels[50:60]) and store.classes[0] == "digit 0"
+    single = ingest_images(tmp_path / "dict" / "train", tmp_path / "one", quiet=True).store
+    assert len(single) == 50 and len(single.rows("test")) > 0
+
+
+def test_parquet_files_and_images_that_are_not_in_them(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    folder = tmp_path / "in" / "data"
+    folder.mkdir(parents=True)
+    pq.write_table(dataset_table(20), folder / "train-00000-of-00002.parquet")
+    pq.write_table(dataset_table(20, 20), folder / "train-00001-of-00002.parquet")
+    pq.write_table(dataset_table(5, 40), folder / "validation-00000-of-00001.parquet")
+    encoded = ingest_images(tmp_path / "in", tmp_path / "out", encoding="encoded", quiet=True).store
+    assert len(encoded.rows("validation")) == 5 and len(encoded) == 45
+    expected = [f"validation-{i:06d}" for i in range(5)] + [f"train-{i:06d}" for i in range(40)]
+    assert encoded.record_ids.tolist() == expected
+    assert np.array_equal(encoded.take(encoded.rows("validation"))[..., 0], digits()[0][40:45])
+    absent = dataset_table(3).to_pylist()
+    absent[1]["image"] = {"bytes": None, "path": "gone.png"}
+    pq.write_table(pa.Table.from_pylist(absent), tmp_path / "a.parquet")
+    result = ingest_images(tmp_path / "a.parquet", tmp_path / "few", quiet=True)
+    assert result.quarantined == 1
+    assert "names the file gone.png" in next(iter(quarantine(tmp_path / "few").values()))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(LatentcastError, match="bad.parquet: cannot be read"):
+        open_images(tmp_path / "bad.parquet")
+
+
+def test_without_pyarrow_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(
+        LatentcastError, match=r"pyarrow: is not installed.*latentcast\[huggingface\]"
+    ):
+        open_images(tmp_path / "a.parquet")
