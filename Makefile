@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+DIGITS := demo-images
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo demo-images test test-slow check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -12,6 +13,12 @@ demo: $(VENV)/installed
 	$(BIN)/latentcast train nepa-ecg-tiny --data $(DEMO)/store --out $(DEMO)/run
 	$(BIN)/latentcast probe $(DEMO)/run --data $(DEMO)/store
 	$(BIN)/latentcast report $(DEMO)/run --data $(DEMO)/store
+
+# The same for images: scikit-learn's digits, bundled, scored by kNN and a linear head.
+demo-images: $(VENV)/installed
+	$(BIN)/latentcast ingest data/digits/digits.npz --out $(DIGITS)/store
+	$(BIN)/latentcast train ijepa-image-digits --data $(DIGITS)/store --out $(DIGITS)/run
+	$(BIN)/latentcast probe $(DIGITS)/run --data $(DIGITS)/store
 
 test: check
 	$(BIN)/python -m pytest
@@ -30,7 +37,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(DIGITS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -243,48 +243,31 @@ def probe(
     data: Path,
     task: str = "superdiagnostic",
     layer: str = "all",
-    pooling: str = "mean+std",
+    pooling: str | None = None,
     weights: Literal["teacher", "student"] = "teacher",
 ) -> None:
-    """Score a run's frozen encoder with a linear probe, next to its floors.
+    """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
     Args:
         run: folder of the run.
         data: folder of a labelled store.
-        task: all, diagnostic, subdiagnostic, superdiagnostic, form or rhythm.
-        layer: a layer by name, or all to choose on the validation fold.
-        pooling: mean, std, mean+std or last; cls is refused, with the reason.
+        task: of recordings: all, diagnostic, subdiagnostic, superdiagnostic, form or rhythm.
+        layer: a layer by name, or all to choose on the validation split.
+        pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
+            refused, with the reason.
         weights: the averaged weights (teacher) or the trained ones (student).
     """
     from rich.console import Console
 
-    from latentcast.artifacts.ecg import EcgEncoder
-    from latentcast.data.store import Store
-    from latentcast.evaluation.protocol import probe as score
-    from latentcast.evaluation.random_convolutions import RandomConvolutions
-    from latentcast.evaluation.tasks import task as named
     from latentcast.pretrain import data_of
+    from latentcast.probing import probe_run
 
     console = Console()
-    encoder, store = EcgEncoder.from_pretrained(run, weights), Store.open(data)
-    store.verify()
-    pretraining = data_of(run)
-    if pretraining is None:
+    if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     with console.status("reading features and fitting the probes"):
-        report = score(
-            [encoder, EcgEncoder.random(run), RandomConvolutions.from_store(store)],
-            store,
-            named(task),
-            layer=layer,
-            pooling=pooling,
-            pretraining=pretraining if isinstance(pretraining, Store) else None,
-            provenance={
-                "run": str(run),
-                "command": _command(),
-                "training seed": encoder.config.train.seed,
-                "weights": encoder.weights,
-            },
+        report = probe_run(
+            run, data, task=task, layer=layer, pooling=pooling, weights=weights, command=_command()
         )
     report.render(console)
     report.write(run)

@@ -1,4 +1,4 @@
-"""Frozen features of an encoder, layer by layer, over a store.
+"""Frozen features of an encoder, layer by layer, over a store of recordings or of images.
 
 Evaluation knows a :class:`FeatureSource` and not what trained it. Features are pooled over VALID
 tokens only and the encoder is left exactly as it was.
@@ -6,7 +6,7 @@ tokens only and the encoder is left exactly as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.signals.windows import window_starts
@@ -22,7 +23,7 @@ from latentcast.signals.windows import window_starts
 Pooling = Literal["mean", "std", "mean+std", "last"]
 Windows = Literal["centre", "strided"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
-BATCH = 64  # windows a forward pass; the result does not depend on it
+BATCH = 64  # windows or images a forward pass; the result does not depend on it
 
 
 class FeatureSource(Protocol):
@@ -52,9 +53,27 @@ class FeatureSource(Protocol):
         ...
 
 
+class ImageFeatureSource(Protocol):
+    """Whatever turns stored images into tokens, one set per readable layer."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layer_names(self) -> tuple[str, ...]: ...
+    @property
+    def causal(self) -> bool: ...
+
+    def token_layers(self, samples: npt.NDArray[np.uint8]) -> tuple[list[Tensor], Tensor]:
+        """Images (B, height, width, channels) to patch tokens per layer and their validity.
+
+        Both are those of :class:`FeatureSource`, the tokens in raster order.
+        """
+        ...
+
+
 @runtime_checkable
 class PoolsItself(Protocol):
-    """A source that gives one token a window, pooled over time by itself; read as it is."""
+    """A source that gives one token a window or image, pooled by itself; read as it is."""
 
     @property
     def pooling(self) -> str:
@@ -62,7 +81,7 @@ class PoolsItself(Protocol):
         ...
 
 
-def pooling_of(source: FeatureSource, asked: str) -> str:
+def pooling_of(source: FeatureSource | ImageFeatureSource, asked: str) -> str:
     """How the features of a source are pooled: as asked for, unless it pools itself."""
     return source.pooling if isinstance(source, PoolsItself) else asked
 
@@ -94,7 +113,7 @@ def check_pooling(pooling: str, *, causal: bool) -> Pooling:
     """The pooling of that name; LatentcastError for an unknown one, and for the CLS."""
     if pooling == "cls":
         why = (
-            "under a causal mask token 0 sees only itself, every ECG would get the same feature"
+            "under a causal mask token 0 sees only itself, every sample would get the same feature"
             if causal
             else "no objective here trains the CLS token of this encoder"
         )
@@ -139,20 +158,52 @@ def extract(
                 if len(sums) == i:
                     sums.append(np.zeros((len(rows), pooled.shape[1])))
                 np.add.at(sums[i], owner[part][seen], pooled[seen])
-    if len(sums) != len(source.layer_names):
-        raise LatentcastError(
-            f"{source.name}: names {len(source.layer_names)} layers and returns {len(sums)}; "
-            "layer_names and token_layers have to agree"
-        )
     times = np.where(read > 0, read, np.nan)[:, None]
     means = [(total / times).astype(np.float32) for total in sums]
-    for layer, features in zip(source.layer_names, means, strict=True):
-        if not np.isfinite(features[read > 0]).all():
+    return _by_layer(source, means, read > 0)
+
+
+def extract_images(
+    source: ImageFeatureSource,
+    store: ImageStore,
+    rows: npt.NDArray[np.int64],
+    *,
+    pooling: str = "mean",
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Pooled features float32 (len(rows), F) of every layer, keyed by layer name.
+
+    An image is one forward pass, without augmentation. Raises LatentcastError when a feature is
+    not finite.
+    """
+    asked = check_pooling(pooling, causal=source.causal)
+    how = "mean" if isinstance(source, PoolsItself) else asked
+    batches: list[list[npt.NDArray[np.float32]]] = []
+    with torch.no_grad(), evaluating(source):
+        for begin in range(0, len(rows), BATCH):
+            layers, valid = source.token_layers(store.take(rows[begin : begin + BATCH]))
+            batches.append([pool(tokens.float(), valid, how).cpu().numpy() for tokens in layers])
+    features = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    return _by_layer(source, features, np.ones(len(rows), dtype=np.bool_))
+
+
+def _by_layer(
+    source: FeatureSource | ImageFeatureSource,
+    layers: Sequence[npt.NDArray[np.float32]],
+    read: npt.NDArray[np.bool_],
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Features (records, F) by layer name, once those of the records ``read`` are finite."""
+    if len(layers) != len(source.layer_names):
+        raise LatentcastError(
+            f"{source.name}: names {len(source.layer_names)} layers and returns {len(layers)}; "
+            "layer_names and token_layers have to agree"
+        )
+    for layer, features in zip(source.layer_names, layers, strict=True):
+        if not np.isfinite(features[read]).all():
             raise LatentcastError(
                 f"{source.name}, layer {layer}: features are not finite; "
                 "the run has diverged, probe an earlier checkpoint"
             )
-    return dict(zip(source.layer_names, means, strict=True))
+    return dict(zip(source.layer_names, layers, strict=True))
 
 
 def readable(layers: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bool_]:

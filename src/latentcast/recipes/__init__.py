@@ -17,9 +17,11 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "nepa-image-tiny": images.nepa_image_tiny,
     "nepa-image-base": images.nepa_image_base,
     "nepa-image-large": images.nepa_image_large,
+    "ijepa-image-digits": images.ijepa_image_digits,
     "ijepa-image-tiny": images.ijepa_image_tiny,
     "ijepa-image-base": images.ijepa_image_base,
     "ijepa-image-huge": images.ijepa_image_huge,
+    "hjepa-image-digits": images.hjepa_image_digits,
     "hjepa-image-tiny": images.hjepa_image_tiny,
     "hjepa-image-base": images.hjepa_image_base,
 }
