@@ -45,3 +45,31 @@ def small_config() -> Config:
             "train.checkpoint_every": 5,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def small_hierarchy(small_config: Config) -> Config:
+    """H-JEPA on two levels with a teacher that moves, drop-path and accumulation."""
+    made = recipe("hjepa-ecg-tiny")
+    mine = {name: getattr(small_config, name) for name in ("input", "train", "optimizer")}
+    narrow = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 32}
+    return made.model_copy(update=mine).updated(
+        {
+            "input.length": 400,
+            "encoder.patch": 10,
+            "encoder.width": 24,
+            "encoder.depth": 2,
+            "encoder.heads": 2,
+            "encoder.mlp_width": 48,
+            "encoder.drop_path": 0.2,
+            "objective.predictor": narrow,
+            "objective.masks.least_context": 2,
+            "objective.coarser.0.stride": 4,
+            "objective.coarser.0.width": 16,
+            "objective.coarser.0.heads": 2,
+            "objective.coarser.0.mlp_width": 32,
+            "objective.coarser.0.predictor": narrow,
+            "objective.top_down": True,
+            "ema.base": 0.9,
+        }
+    )

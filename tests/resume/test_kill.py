@@ -83,18 +83,24 @@ def assert_same_end(one: Path, other: Path, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kills", "precision"),
+    ("kills", "precision", "which"),
     [
-        (2, "fp32"),
-        pytest.param(10, "fp32", marks=pytest.mark.slow),
-        pytest.param(10, "bf16", marks=pytest.mark.slow),
+        (2, "fp32", "small_config"),
+        pytest.param(10, "fp32", "small_config", marks=pytest.mark.slow),
+        pytest.param(10, "bf16", "small_config", marks=pytest.mark.slow),
+        pytest.param(5, "bf16", "small_hierarchy", marks=pytest.mark.slow),
     ],
 )
 def test_killed_run_ends_with_the_same_bits(
-    small_store: Path, small_config: Config, tmp_path: Path, kills: int, precision: str
+    small_store: Path,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kills: int,
+    precision: str,
+    which: str,
 ) -> None:
     steps = 210 + 180 * kills
-    config = written(small_config, tmp_path, steps, precision)
+    config = written(request.getfixturevalue(which), tmp_path, steps, precision)
     whole = subprocess.run(
         command(small_store, tmp_path / "whole", config), capture_output=True, text=True
     )

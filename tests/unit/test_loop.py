@@ -196,9 +196,11 @@ def test_the_optimizer_sees_each_trainable_parameter_once_and_no_teacher(
     assert not {id(p) for p in objective.encoder("teacher").parameters()} & set(held)
 
 
+@pytest.mark.parametrize("which", ["small_config", "small_hierarchy"])
 def test_interrupted_and_uninterrupted_runs_end_in_the_same_bits(
-    small_config: Config, tmp_path: Path
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    small_config: Config = request.getfixturevalue(which)
     whole, _, _ = run(small_config, tmp_path / "whole")
 
     class Stops(Silent):

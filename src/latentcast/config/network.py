@@ -49,6 +49,10 @@ class EncoderConfig(Settings):
 
     patch: Count = 25
     """Samples (1-D) or pixels a side (2-D) of a patch; must divide the input."""
+    patch_std: Positive = 0.02
+    """Standard deviation of the patch embedding's weights at the start. The published 0.02 is made
+    for patches of many values: with few, all tokens begin next to fixed positions a hundred times
+    as long and a JEPA predicts the positions; 1/√values keeps both alike (docs/jepa.md)."""
     width: Count = 384
     depth: Count = 8
     heads: Count = 6

@@ -42,7 +42,7 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.config, self.patch_seconds = config, patch_seconds
         self.cls = nn.Parameter(torch.zeros(1, 1, config.width)) if config.cls else None
-        self.patches = PatchEmbedding(channels, axes, config.patch, config.width)
+        self.patches = PatchEmbedding(channels, axes, config.patch, config.width, config.patch_std)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 

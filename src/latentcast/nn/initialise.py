@@ -16,8 +16,8 @@ TOKENS = ("cls", "mask_token")
 def initialise(network: nn.Module, seed: int, part: str = "initialise") -> None:
     """Draw the published initialisation.
 
-    Linear and patch weights and tokens truncated normal (std 0.02), biases 0, norms 1 and 0,
-    LayerScale its value. A CLS must not keep unit variance: the ECG port of NEPA forgot it and
+    Linear and patch weights and tokens truncated normal (std 0.02, patch weights as configured),
+    biases 0, norms 1 and 0, LayerScale its value. A CLS must not keep unit variance: the ECG port of NEPA forgot it and
     began with a CLS three times the norm of a patch (spec of NEPA, defect 16). I-JEPA's rescaling
     by depth is left out on purpose: the original undoes it before training (spec of I-JEPA, 1.2).
 
@@ -28,7 +28,8 @@ def initialise(network: nn.Module, seed: int, part: str = "initialise") -> None:
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Linear | PatchEmbedding):
-                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                std = module.std if isinstance(module, PatchEmbedding) else 0.02
+                nn.init.trunc_normal_(module.weight, std=std, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.LayerNorm):
