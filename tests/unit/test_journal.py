@@ -14,7 +14,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
-from latentcast.monitors.journal import Journal, read_metrics
+from latentcast.monitors.journal import PATIENCE, Journal, read_metrics
 from latentcast.objectives.base import Output, Part, View
 
 
@@ -25,13 +25,21 @@ def view(rank: int, part: Part, seed: int = 0) -> View:
 
 
 def journalled(
-    run: Path, config: Config, output: Output, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    config: Config,
+    output: Output,
+    capsys: pytest.CaptureFixture[str],
+    step: int = 1,
 ) -> tuple[dict[str, Any], str]:
     module = nn.Linear(2, 2)
     with Journal(run, config, step_flops=1) as journal:
         journal.start(State(), Context.of(config.train))
         journal.updated(
-            State(step=1), output, torch.tensor(0.25), Schedules.of(config), Ema([(module, module)])
+            State(step=step),
+            output,
+            torch.tensor(0.25),
+            Schedules.of(config),
+            Ema([(module, module)]),
         )
     return read_metrics(run)[-1], capsys.readouterr().out
 
@@ -65,3 +73,21 @@ def test_jepa_shows_the_rank_of_each_level_and_names_the_part_of_an_alarm(
     assert row["level0_loss"] == 0.25
     assert set(row["alarms"]) == {"level2_target-rank-collapse", "level2_target-dead-dimensions"}
     assert "level2_target-rank-collapse: effective rank of the level2_target is 1.0 (merge)" in said
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(1, []), (PATIENCE, []), (PATIENCE + 1, ["level0_prediction-constant"])]
+)
+def test_a_predictor_may_begin_with_a_constant_but_not_stay_with_it(
+    step: int,
+    expected: list[str],
+    tmp_path: Path,
+    small_config: Config,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every I-JEPA run of the demo's size does so for its first few hundred steps."""
+    constant = View(view(14, "predictor").tokens * 1e-3, "predictor")
+    views = {"level0_target": view(14, "encoder"), "level0_prediction": constant}
+    output = Output(torch.tensor(0.5), torch.tensor(9.0), {}, views)
+    row, _ = journalled(tmp_path, small_config, output, capsys, step)
+    assert row["alarms"] == expected

@@ -96,7 +96,7 @@ def arguments() -> dict[str, Any]:
     return {
         "title": "tiny", "metrics": rows, "probe": probe(),
         "recording": synthetic_recording(record_id="00017", patient_id="4711"),
-        "patch_errors": errors, "patch_seconds": 0.2,
+        "patch_errors": errors, "patch_seconds": 0.2, "predicted_from": "what came before",
         "features": rng.normal(size=(30, 8)), "labels": rng.random((30, 2)) < 0.4,
         "classes": ("MI", "HYP"), "features_from": "layer block 2",
         "what_was_run": {"command": "latentcast pretrain", "seed": 0},
@@ -369,6 +369,7 @@ def test_a_large_run_stays_under_three_megabytes(tmp_path: Path, quick: None) ->
         "features": rng.normal(size=(3000, 4)), "labels": rng.random((3000, 2)) < 0.5,
         "metrics": [{"step": s, "loss": rng.normal(), "alarms": []} for s in range(20_000)],
         "patch_errors": rng.uniform(size=200), "patch_seconds": 0.05,
+        "predicted_from": "what came before",
     }  # fmt: skip
     assert write_report(tmp_path, **given).stat().st_size < 3_000_000
 

@@ -103,11 +103,12 @@ def _too_small(
         f"{m.targets} blocks of {_times(block)} on level {level} ({_times(grid)})"
         for level, (m, block, grid) in enumerate(zip(masks, blocks, grids, strict=True))
     )
+    lower = f", or least_context {context}" if context else ""
     return (
         f"objective.masks: the grid of {_times(grids[0])} patches is too small for the masks: "
         f"{told} can hide {sum(hidden)} of {math.prod(grids[0])} patches and leave a context of "
         f"{context}, least_context is {masks[0].least_context}; use fewer or smaller targets, "
-        f"a smaller encoder.patch, or least_context {max(1, context)}"
+        f"a smaller encoder.patch{lower}"
     )
 
 

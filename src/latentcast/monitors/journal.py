@@ -28,6 +28,9 @@ from latentcast.monitors import collapse
 from latentcast.monitors.throughput import matmul_peak
 from latentcast.objectives.base import Output
 
+PATIENCE = 500
+"""Steps after which a JEPA's predictor has to answer with more than a constant, as it does at first: with
+I-JEPA's warm-up the demo's recipes need some 350 (benchmarks/compare_objectives.json)."""
 TIMINGS = ("samples_per_second", "flops_of_peak", "data_wait", "seconds")
 """Keys of a metrics row that depend on the machine; all others are the same after a resume."""
 
@@ -126,6 +129,8 @@ class Journal:
         parts = {name: view.part for name, view in output.views.items()}
         copied = numbers.get("copy_last_loss")
         found = collapse.alarms(views, parts, numbers["loss"], copied)
+        if state.step <= PATIENCE:
+            found = [alarm for alarm in found if "_prediction-" not in alarm.name]
         row["alarms"] = [alarm.name for alarm in found]
         row |= self._timings(state)
         assert self._stream is not None  # the loop calls start first

@@ -17,9 +17,10 @@ def initialise(network: nn.Module, seed: int, part: str = "initialise") -> None:
     """Draw the published initialisation.
 
     Linear and patch weights and tokens truncated normal (std 0.02, patch weights as configured),
-    biases 0, norms 1 and 0, LayerScale its value. A CLS must not keep unit variance: the ECG port of NEPA forgot it and
-    began with a CLS three times the norm of a patch (spec of NEPA, defect 16). I-JEPA's rescaling
-    by depth is left out on purpose: the original undoes it before training (spec of I-JEPA, 1.2).
+    biases 0, norms 1 and 0, LayerScale its value. A CLS must not keep unit variance: the ECG port
+    of NEPA forgot it and began with a CLS three times the norm of a patch (spec of NEPA, defect
+    16). I-JEPA's rescaling by depth is left out on purpose: the original undoes it before training
+    (spec of I-JEPA, 1.2).
 
     Args:
         part: keeps the draws of networks apart that are initialised from one seed.

@@ -19,9 +19,7 @@ class PatchEmbedding(nn.Module):
     one matrix product is faster than a convolution whose windows do not overlap.
     """
 
-    def __init__(
-        self, channels: int, axes: int, patch: int, width: int, std: float = 0.02
-    ) -> None:
+    def __init__(self, channels: int, axes: int, patch: int, width: int, std: float = 0.02) -> None:
         super().__init__()
         self.patch, self.axes, self.std = patch, axes, std
         self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))

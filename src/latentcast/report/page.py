@@ -39,6 +39,7 @@ def write_report(
     recording: Recording,
     patch_errors: npt.ArrayLike,
     patch_seconds: float,
+    predicted_from: str,
     features: npt.NDArray[np.floating[Any]],
     labels: npt.NDArray[np.bool_],
     classes: Sequence[str],
@@ -57,6 +58,7 @@ def write_report(
         recording: the ECG to show, of the test fold.
         patch_errors: (n_patches,), 1 - cosine, NaN where nothing was predicted.
         patch_seconds: length of a patch in seconds.
+        predicted_from: what a patch was predicted from, in words.
         features: (records, features) of the test fold, frozen.
         labels: bool (records, classes).
         classes: names of the columns of ``labels``.
@@ -74,7 +76,7 @@ def write_report(
         _result(probe),
         _labels(probe),
         _training(metrics),
-        _ecg(recording, patch_errors, patch_seconds),
+        _ecg(recording, patch_errors, patch_seconds, predicted_from),
         _map(features, labels, classes, features_from),
         _run(what_was_run, environment, config_yaml),
         _caveats(probe),
@@ -268,7 +270,9 @@ def _alarms(metrics: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _ecg(recording: Recording, patch_errors: npt.ArrayLike, patch_seconds: float) -> str:
+def _ecg(
+    recording: Recording, patch_errors: npt.ArrayLike, patch_seconds: float, predicted_from: str
+) -> str:
     errors = np.asarray(patch_errors, dtype=np.float64)
     seen = errors[np.isfinite(errors)]
     spread = (
@@ -283,9 +287,9 @@ def _ecg(recording: Recording, patch_errors: npt.ArrayLike, patch_seconds: float
         f"ECG of record {recording.record_id} with leads {', '.join(recording.leads)} on "
         f"millimetre paper, tinted by the prediction error of each patch: {spread}.",
         "How to read it: each vertical band is one patch, and the darker the band and the taller "
-        "its bar, the less of it the model foresaw from what came before; an error of 0 is a "
-        "perfect prediction, 1 is no better than an unrelated direction. The first patch has "
-        f"nothing before it. Surprise is not abnormality. Here: {spread}.",
+        f"its bar, the less of it the model foresaw from {predicted_from}; an error of 0 is a "
+        "perfect prediction, 1 is no better than an unrelated direction. Surprise is not "
+        f"abnormality. Here: {spread}.",
         paper=True,
     )
     return _section("Where the model is surprised", drawn)

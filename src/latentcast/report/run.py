@@ -24,6 +24,12 @@ BUNDLED_LICENCE = (
     "doi 10.13026/kfzx-aw45), CC BY 4.0, resampled to 100 Hz"
 )
 
+PREDICTED_FROM = {
+    "nepa": "what came before (nothing, for the first patch)",
+    "jepa": "the recording outside a tenth of it around the patch",
+}
+"""By kind of objective, what its patch errors show."""
+
 
 def report_run(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
     """Write ``RUN/report.html`` from the run's log and its probe of ``task``.
@@ -73,6 +79,7 @@ def report_run(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
         recording=store.recording(shown),
         patch_errors=encoder.patch_errors(counts)[0],
         patch_seconds=encoder.patch_seconds,
+        predicted_from=PREDICTED_FROM[encoder.config.objective.kind],
         features=features,
         labels=targets[rows],
         classes=wanted.classes,
