@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = table.read_text().splitlines(keepends=True)[:301]
     (home / "my-ecgs" / table.name).write_text("".join(rows))
     (home / "parity").symlink_to(REPOSITORY / "tests" / "parity")
+    (home / "digits.npz").symlink_to(REPOSITORY / "data" / "digits" / "digits.npz")
     generator = np.random.default_rng(0)
     np.save(home / "ecgs.npy", generator.normal(0, 0.3, (20, 1000, 12)).astype(np.float32))
     return home
@@ -65,7 +66,10 @@ def test_readme_in_its_order(folder: Path) -> None:
             env={**os.environ, "COLUMNS": "160"},
         )  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-    for name in ("first.png", "run/report.html", "run/probe-superdiagnostic.json"):
+    for name in (
+        "first.png", "run/report.html", "run/probe-superdiagnostic.json", "masks.png",
+        "hjepa/probe-superdiagnostic.json", "digits-run/probe-classes.json",
+    ):  # fmt: skip
         assert (folder / name).stat().st_size > 1000
 
 

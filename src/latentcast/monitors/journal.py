@@ -29,8 +29,8 @@ from latentcast.monitors.throughput import matmul_peak
 from latentcast.objectives.base import Output
 
 PATIENCE = 500
-"""Steps after which a JEPA's predictor has to answer with more than a constant, as it does at first: with
-I-JEPA's warm-up the demo's recipes need some 350 (benchmarks/compare_objectives.json)."""
+"""Steps after which a JEPA's predictor has to answer with more than a constant, as it does at
+first: with I-JEPA's warm-up the demo's recipes need some 350."""
 TIMINGS = ("samples_per_second", "flops_of_peak", "data_wait", "seconds")
 """Keys of a metrics row that depend on the machine; all others are the same after a resume."""
 

@@ -1,0 +1,58 @@
+"""I-JEPA and H-JEPA on a labelled store of images with the same compute, probed alike.
+
+    python benchmarks/compare_images.py STORE --recipes ijepa-image-tiny hjepa-image-tiny --out FOLDER
+
+Every run gets as many operations in matrix products as the first recipe does in its steps. kNN and a
+linear head choose their layer on the validation split; the test split is scored once, next to the
+same network at initialisation and to the pixels. Prints one JSON object; runs are kept in FOLDER and
+resumed, so an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from latentcast.config import Config
+from latentcast.objectives.build import build
+from latentcast.pretrain import pretrain
+from latentcast.probing import probe_run
+from latentcast.recipes import recipe
+
+
+def operations(config: Config) -> float:
+    """In the matrix products of a whole run."""
+    step = build(config).step_flops(config.input.size)
+    return float(step * config.train.batch_size * config.train.steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--recipes", nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    budget, runs = operations(recipe(arguments.recipes[0])), []
+    for seed in arguments.seeds:
+        for name in arguments.recipes:
+            config = recipe(name)
+            steps = round(config.train.steps * budget / operations(config))
+            config = config.updated({"train.steps": steps, "train.seed": seed})
+            run = arguments.out / f"{name}-seed{seed}"
+            with contextlib.redirect_stdout(sys.stderr):
+                pretrain(config, arguments.store, run)
+            if not (run / "probe-classes.json").exists():
+                probe_run(run, arguments.store).write(run)
+            told: dict[str, Any] = json.loads((run / "probe-classes.json").read_text())
+            runs.append({"recipe": name, "seed": seed, "steps": steps, "rows": told["rows"]})
+            print(f"{name}, seed {seed}: {told['rows']}", file=sys.stderr)
+    print(json.dumps({"store": arguments.store.name, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()
