@@ -1,11 +1,11 @@
 """I-JEPA and H-JEPA on a labelled store of images with the same compute, probed alike.
 
-    python benchmarks/compare_images.py STORE --recipes ijepa-image-tiny hjepa-image-tiny --out FOLDER
+    python benchmarks/compare_images.py STORE --out FOLDER --recipes NAME NAME [--seeds 0 1 2]
 
-Every run gets as many operations in matrix products as the first recipe does in its steps. kNN and a
-linear head choose their layer on the validation split; the test split is scored once, next to the
-same network at initialisation and to the pixels. Prints one JSON object; runs are kept in FOLDER and
-resumed, so an interrupted call goes on.
+Every run gets as many operations in matrix products as the first recipe does in its steps. kNN and
+a linear head choose their layer on the validation split; the test split is scored once, next to
+the same network at initialisation and to the pixels. Prints one JSON object; runs are kept in
+FOLDER and resumed, so an interrupted call goes on.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ class Draw:
         counters = self.ids[:, None] * n + torch.arange(n, device=self.ids.device)
         return _shift_right(tensor_bits(key(self.seed, self.step, stream, n), counters), 2)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def choice(self, stream: str, n: int) -> int:
         """A number in ``range(n)`` for the whole step, drawn on the host without a sync."""
         u = uniform(key(self.seed, self.step, stream), np.zeros(1, dtype=np.int64))

@@ -89,6 +89,9 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if part in _TRANSFORMERS:
             public[f"{index}{_TRANSFORMERS[part]}.{kind}"] = tensor
         elif part == "attention.attention.query":
+            for p in ("key", "value"):
+                if (wanted := name.replace(".query.", f".{p}.")) not in tensors:
+                    raise LatentcastError(f"{wanted}: is missing; check that the file is whole")
             three = [tensors[name.replace(".query.", f".{p}.")] for p in ("query", "key", "value")]
             public[f"{index}attn.qkv.{kind}"] = torch.cat(three)
         elif part not in ("attention.attention.key", "attention.attention.value"):

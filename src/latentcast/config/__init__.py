@@ -1,7 +1,7 @@
 """The configuration of a run: frozen, closed to unknown keys, checked across fields."""
 
 from latentcast.config.inputs import EcgInput, ImageInput, Normalisation
-from latentcast.config.masks import Blocks, ContextBlocks, MaskConfig, ReferenceBlocks
+from latentcast.config.masks import Blocks, ContextBlocks, MaskConfig, ReferenceBlocks, TargetBlocks
 from latentcast.config.network import EncoderConfig, Rotary, SinCos
 from latentcast.config.objective import (
     JepaConfig,
@@ -37,6 +37,7 @@ __all__ = [
     "Settings",
     "SigReg",
     "SinCos",
+    "TargetBlocks",
     "TrainConfig",
     "VicReg",
     "differences",

@@ -19,16 +19,27 @@ def _check_interval(name: str, interval: Interval, highest: float) -> None:
         )
 
 
-class Blocks(Settings):
-    """Target blocks anywhere on the grid; the context is drawn from the patches they leave."""
+class TargetBlocks(Settings):
+    """Blocks of cells to predict, anywhere on a grid."""
 
-    kind: Literal["blocks"] = "blocks"
     targets: Count = 4
     """Blocks to predict for each sample; each is predicted on its own."""
     target_scale: Interval = (0.15, 0.2)
     """Share of the grid that a block covers."""
     target_aspect: tuple[Positive, Positive] = (0.75, 1.5)
     """Height over width of a block (2-D), drawn independently of its scale."""
+
+    @model_validator(mode="after")
+    def _are_shares(self) -> Self:
+        _check_interval("target_scale", self.target_scale, 1)
+        _check_interval("target_aspect", self.target_aspect, math.inf)
+        return self
+
+
+class Blocks(TargetBlocks):
+    """Target blocks, and a context drawn from the patches they leave."""
+
+    kind: Literal["blocks"] = "blocks"
     context_scale: Interval = (0.85, 1.0)
     """Share that the context keeps of the patches which are certainly free: those that remain when
     no two target blocks overlap. Its size is therefore the same for every sample."""
@@ -39,10 +50,8 @@ class Blocks(Settings):
     each, so they are few."""
 
     @model_validator(mode="after")
-    def _are_shares(self) -> Self:
-        _check_interval("target_scale", self.target_scale, 1)
+    def _is_a_share(self) -> Self:
         _check_interval("context_scale", self.context_scale, 1)
-        _check_interval("target_aspect", self.target_aspect, math.inf)
         return self
 
 

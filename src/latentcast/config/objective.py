@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latentcast.config.masks import Blocks, MaskConfig
+from latentcast.config.masks import Blocks, MaskConfig, TargetBlocks
 from latentcast.config.settings import Count, NotNegative, Positive, Settings, Share, divisor_near
 
 
@@ -49,7 +49,7 @@ class LevelConfig(Settings):
     heads: Count = 6
     mlp_width: Count = 1536
     predictor: PredictorConfig = PredictorConfig()
-    masks: Blocks = Blocks(targets=2, least_context=1)
+    masks: TargetBlocks = TargetBlocks(targets=2)
     weight: Positive = 1.0
     """Of this level in the loss, relative to ``objective.weight`` of the finest."""
 
@@ -112,6 +112,11 @@ class JepaConfig(Settings):
             raise ValueError(
                 "target student collapses without a regularizer; "
                 "set objective.regularizer.kind=sigreg"
+            )
+        if self.target == "student" and self.target_norm != "layer":
+            raise ValueError(
+                f"target_norm {self.target_norm} is for a teacher's targets; a student's are taken "
+                "as they are: leave target_norm out"
             )
         if self.coarser and self.masks.kind != "blocks":
             raise ValueError(

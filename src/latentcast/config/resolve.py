@@ -6,6 +6,7 @@ Precedence is flag > ``--config file.yaml`` > recipe (:func:`resolve`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,12 @@ def _place(items: list[Any], name: str, dotted: str) -> int:
 
 
 def _scalar(text: str) -> Any:
+    if "e" in text.lower():
+        with suppress(ValueError):
+            # YAML 1.1 reads 1e-3 as a string; a learning rate is a number.
+            return float(text)
     try:
-        # YAML 1.1 reads 1e-3 as a string; a learning rate is a number.
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        return text
+        return yaml.safe_load(text)
     except yaml.YAMLError:
         raise LatentcastError(
             f"--set ...={text}: is no value; write numbers, names or [a, b]"

@@ -79,8 +79,8 @@ def _check_grid(config: Config) -> None:
         if extent % patch:
             raise ValueError(
                 f"encoder.patch {patch} does not divide the input {config.input.size}; "
-                f"use a patch of {divisor_near(extent, patch)} or an input of "
-                f"{extent - extent % patch}"
+                f"use a patch of {divisor_near(math.gcd(*config.input.size), patch)} "
+                f"or an input of {max(patch, extent - extent % patch)}"
             )
 
 
@@ -89,13 +89,17 @@ def _check_positions(config: Config) -> None:
     if isinstance(encoder.positions, SinCos):
         _check_sincos("encoder.width", encoder.width, axes)
         return
-    if (head := encoder.width // encoder.heads) % (2 * axes):
-        raise ValueError(
-            f"a head of {head} dimensions cannot hold rotary pairs for {axes} axes; "
-            f"use a width that is a multiple of {2 * axes * encoder.heads}"
-        )
+    _check_heads("", encoder.width, encoder.heads, axes)
     if config.input.kind == "image" and encoder.positions.coordinates == "seconds":
         raise ValueError("an image has no seconds; set encoder.positions.coordinates normalized")
+
+
+def _check_heads(name: str, width: int, heads: int, axes: int) -> None:
+    if (head := width // heads) % (2 * axes):
+        raise ValueError(
+            f"{name}a head of {head} dimensions cannot hold rotary pairs for {axes} axes; "
+            f"use a width that is a multiple of {2 * axes * heads}"
+        )
 
 
 def _check_sincos(name: str, width: int, axes: int) -> None:
@@ -155,6 +159,8 @@ def _check_jepa(config: Config, jepa: JepaConfig) -> None:
                 f"from; remove the level or use a stride under {level.stride}"
             )
         _check_sincos(f"{name}.width", level.width, axes)
+        if isinstance(config.encoder.positions, Rotary):
+            _check_heads(f"{name}: ", level.width, level.heads, axes)
         _check_sincos(f"{name}.predictor.width", level.predictor.width, axes)
     _check_masks(config, jepa)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
-from latentcast.config.masks import Blocks, ContextBlocks, ReferenceBlocks
+from latentcast.config.masks import Blocks, ContextBlocks, ReferenceBlocks, TargetBlocks
 from latentcast.config.objective import JepaConfig
 from latentcast.config.settings import Interval
 
@@ -52,7 +53,7 @@ def mask_shapes(grids: tuple[Grid, ...], jepa: JepaConfig, seed: int) -> tuple[M
             _check_reference(grids[0], masks)
             return ()
         case Blocks() as masks:
-            return _blocks(grids, (masks, *(level.masks for level in jepa.coarser)), seed)
+            return _blocks(grids, masks, [level.masks for level in jepa.coarser], seed)
 
 
 def block_extent(grid: Grid, scale: float, aspect: float) -> Grid:
@@ -61,13 +62,19 @@ def block_extent(grid: Grid, scale: float, aspect: float) -> Grid:
     if len(grid) == 1:
         return (area,)
     height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    # A side that does not fit hands its share to the other.
+    if height > grid[0]:
+        height, width = grid[0], round(area / grid[0])
+    elif width > grid[1]:
+        height, width = round(area / grid[1]), grid[1]
     return (min(max(height, 1), grid[0]), min(max(width, 1), grid[1]))
 
 
-def _blocks(grids: tuple[Grid, ...], masks: tuple[Blocks, ...], seed: int) -> tuple[MaskShape, ...]:
-    count, shapes = masks[0].shapes, []
-    patches = math.prod(grids[0])
-    kept = _stratified(masks[0].context_scale, count, randomness.key(seed, "mask-context"))
+def _blocks(
+    grids: tuple[Grid, ...], finest: Blocks, coarser: list[TargetBlocks], seed: int
+) -> tuple[MaskShape, ...]:
+    masks, count, patches = [finest, *coarser], finest.shapes, math.prod(grids[0])
+    kept = _stratified(finest.context_scale, count, randomness.key(seed, "mask-context"))
     scales = [
         _stratified(m.target_scale, count, randomness.key(seed, "mask-scale", level))
         for level, m in enumerate(masks)
@@ -76,39 +83,43 @@ def _blocks(grids: tuple[Grid, ...], masks: tuple[Blocks, ...], seed: int) -> tu
         _stratified(m.target_aspect, count, randomness.key(seed, "mask-aspect", level))
         for level, m in enumerate(masks)
     ]
+    shapes = []
     for n in range(count):
         blocks = tuple(
             block_extent(grid, scales[level][n], aspects[level][n])
             for level, grid in enumerate(grids)
         )
-        hidden = [
-            m.targets * math.prod(block) * (patches // math.prod(grid))
-            for m, block, grid in zip(masks, blocks, grids, strict=True)
-        ]
-        context = int(kept[n] * max(0, patches - sum(hidden)))
-        if context < masks[0].least_context:
-            raise ValueError(_too_small(grids, masks, blocks, hidden, context))
-        shapes.append(MaskShape(blocks, context))
+        free = max(0, patches - _hidden(grids, masks, blocks))
+        shapes.append(MaskShape(blocks, int(kept[n] * free)))
+    worst = min(shapes, key=lambda shape: shape.context)
+    if worst.context < finest.least_context:
+        raise ValueError(_too_small(grids, masks, worst, finest.least_context))
     return tuple(shapes)
 
 
+def _hidden(
+    grids: tuple[Grid, ...], masks: Sequence[TargetBlocks], blocks: tuple[Grid, ...]
+) -> int:
+    """Patches under the targets of all levels when no two of them overlap."""
+    return sum(
+        m.targets * math.prod(block) * (math.prod(grids[0]) // math.prod(grid))
+        for m, block, grid in zip(masks, blocks, grids, strict=True)
+    )
+
+
 def _too_small(
-    grids: tuple[Grid, ...],
-    masks: tuple[Blocks, ...],
-    blocks: tuple[Grid, ...],
-    hidden: list[int],
-    context: int,
+    grids: tuple[Grid, ...], masks: Sequence[TargetBlocks], shape: MaskShape, least: int
 ) -> str:
     told = ", ".join(
         f"{m.targets} blocks of {_times(block)} on level {level} ({_times(grid)})"
-        for level, (m, block, grid) in enumerate(zip(masks, blocks, grids, strict=True))
+        for level, (m, block, grid) in enumerate(zip(masks, shape.blocks, grids, strict=True))
     )
-    lower = f", or least_context {context}" if context else ""
+    lower = f", or least_context {shape.context}" if shape.context else ""
     return (
         f"objective.masks: the grid of {_times(grids[0])} patches is too small for the masks: "
-        f"{told} can hide {sum(hidden)} of {math.prod(grids[0])} patches and leave a context of "
-        f"{context}, least_context is {masks[0].least_context}; use fewer or smaller targets, "
-        f"a smaller encoder.patch{lower}"
+        f"{told} can hide {_hidden(grids, masks, shape.blocks)} of {math.prod(grids[0])} patches "
+        f"and leave a context of {shape.context}, least_context is {least}; use fewer or smaller "
+        f"targets, a smaller encoder.patch{lower}"
     )
 
 
@@ -143,6 +154,16 @@ def _check_reference(grid: Grid, masks: ReferenceBlocks) -> None:
                 f"objective.masks: the grid {_times(grid)} is too small for the reference's masks: "
                 f"a target of {height} × {width} patches is not more than min_keep "
                 f"{masks.min_keep}; use kind blocks, a smaller encoder.patch or a smaller min_keep"
+            )
+        low_c, high_c = masks.context_scale
+        context = reference_extent(
+            grid, low_c + (high_c - low_c) * n / 100, (1.0, 1.0), masks.context_scale
+        )
+        if math.prod(context) <= masks.min_keep:
+            raise ValueError(
+                f"objective.masks: a context of {_times(context)} patches is not more than "
+                f"min_keep {masks.min_keep} and would be drawn for ever; use a larger "
+                "context_scale or a smaller min_keep"
             )
 
 

@@ -87,7 +87,9 @@ class Predictor(nn.Module):
         predicted: Tensor = self.proj(self.norm(rows[:, -asks:]))
         return predicted.view(blocks, batch, asks, -1)
 
-    def forward_flops(self, context: int, blocks: int, asks: int) -> int:
-        """Operations of one sample's forward pass in matrix products."""
+    def forward_flops(self, context: int, blocks: int, asks: int, cells: int) -> int:
+        """Operations of one sample's forward pass in matrix products; ``cells`` of its grid."""
         ends = 2 * (context * self.embed.weight.numel() + blocks * asks * self.proj.weight.numel())
+        if self.hint is not None:
+            ends += 2 * cells * self.hint.weight.numel()
         return ends + blocks * stack_flops(self.blocks, context + asks)

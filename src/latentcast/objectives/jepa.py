@@ -93,28 +93,25 @@ class Jepa(Objective):
         context = self.student(values, valid, masks.context, draw)
         predictions = self.predict(self.student.fused(context, size), whole, masks.targets, size)
 
-        errors: list[Tensor] = []
-        counts: list[Tensor] = []
+        means: list[Tensor] = []
+        weights: list[Tensor] = []
         scalars: dict[str, Tensor] = {}
         views: dict[str, View] = {}
         for n, (predicted, target) in enumerate(zip(predictions, targets, strict=True)):
             asked = masks.targets[n]
-            error = _smooth_l1(predicted, gather(target, asked))
             told = _told(whole[n], asked)
-            errors.append(error.sum() if told is None else torch.where(told, error, 0).sum())
-            counts.append(error.new_tensor(error.numel()) if told is None else told.sum())
-            scalars[f"level{n}_loss"] = errors[n].detach() / counts[n].clamp(min=1)
+            mean, count = _smooth_l1(predicted, gather(target, asked), told)
+            means.append(mean)
+            # A level counts by its share and not by how many cells it has: each of its targets
+            # weighs share / (targets of a sample), so that pieces of a batch, joined by weight,
+            # give the mean of the whole whatever is not valid in them.
+            weights.append(count * (self.shares[n] * len(values) / asked.numel()))
+            scalars[f"level{n}_loss"] = mean.detach()
             views |= self._views(n, context[n], whole[n], target, predicted, told)
-        # A level counts by its share and not by how many cells it has: each of its targets weighs
-        # share / (targets of a sample). One weighted mean over all targets, so that pieces of a
-        # batch, joined by weight, give the mean of the whole whatever is not valid in them.
-        each = [
-            share * len(values) / asked.numel()
-            for share, asked in zip(self.shares, masks.targets, strict=True)
-        ]
-        weight = sum((a * c for a, c in zip(each, counts, strict=True)), values.new_zeros(()))
-        total = sum((a * e for a, e in zip(each, errors, strict=True)), values.new_zeros(()))
-        loss = total / weight.clamp(min=1e-6)
+        weight = torch.stack(weights).sum()
+        # Normalised before it multiplies: of one level it is 1, and the loss is the mean itself.
+        shares = [own / weight.clamp(min=1e-6) for own in weights]
+        loss = torch.stack([share * mean for share, mean in zip(shares, means, strict=True)]).sum()
         if self.config.regularizer is not None:
             trained = context if self.teacher is not None else whole
             loss, scalars["regularizer"] = self._regularized(loss, trained, draw)
@@ -223,7 +220,8 @@ class Jepa(Objective):
         size, batch = tuple(values.shape[2:]), len(values)
         patches = math.prod(self.student.grids(size)[0])
         read = self.student if role == "student" or self.teacher is None else self.teacher
-        target = self._normalised(read(values, valid)[0])
+        whole = read(values, valid)
+        target = self._normalised(whole[0])
         errors = values.new_zeros(batch, patches)
         for hidden in torch.arange(patches, device=values.device).tensor_split(10):
             if not len(hidden):
@@ -233,13 +231,13 @@ class Jepa(Objective):
             kept = rest.nonzero().squeeze(1).expand(batch, -1)
             asked = hidden.expand(1, batch, -1)
             context = self.student.fused(self.student(values, valid, kept), size)
-            predicted = self.predictors[0](
-                context[0].values, context[0].places, asked, self.student.grids(size)[0],
-                context[0].seen,
-            )  # fmt: skip
+            # Of the coarser levels only the hints matter: one cell is asked for form's sake.
+            cell = [asked.new_zeros(1, batch, 1)] * (len(whole) - 1)
+            predicted = self.predict(context, whole, [asked, *cell], size)[0]
+            wide = torch.promote_types(values.dtype, torch.float32)
             errors[:, hidden] = 1 - F.cosine_similarity(
-                predicted[0].float(), target[:, hidden].float(), dim=-1
-            )
+                predicted[0].to(wide), target[:, hidden].to(wide), dim=-1
+            ).to(errors.dtype)
         return errors if valid is None else errors.masked_fill(~valid, torch.nan)
 
     def _valid(self, inputs: Inputs) -> Tensor | None:
@@ -272,9 +270,9 @@ class Jepa(Objective):
             assert isinstance(predictor, Predictor)
             cells = math.prod(grids[n])
             known = round(context) if n == 0 else cells
-            predictors += predictor.forward_flops(known, blocks, round(asks))
+            predictors += predictor.forward_flops(known, blocks, round(asks), cells)
             if self.config.top_down and n > 0:
-                predictors += predictor.forward_flops(known, 1, cells)
+                predictors += predictor.forward_flops(known, 1, cells, cells)
         return 3 * (student + predictors) + (whole if self.teacher is not None else 3 * whole)
 
 
@@ -296,7 +294,13 @@ def _told(level: Tokens, asked: Tensor) -> Tensor | None:
     return None if level.seen is None else gather_flags(level.seen, asked)
 
 
-def _smooth_l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """Smooth-L1 (β = 1), mean over the width, at least in float32 whatever the autocast type."""
+def _smooth_l1(predicted: Tensor, target: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Smooth-L1 (β = 1) over the told targets, at least in float32: its mean, and of how many."""
     wide = torch.promote_types(predicted.dtype, torch.float32)
-    return F.smooth_l1_loss(predicted.to(wide), target.to(wide), reduction="none").mean(-1)
+    predicted, target = predicted.to(wide), target.to(wide)
+    if told is None:  # the very call of I-JEPA, so that one level equals it to the last bit
+        count = predicted.new_full((), predicted[..., 0].numel())
+        return F.smooth_l1_loss(predicted, target), count
+    error = F.smooth_l1_loss(predicted, target, reduction="none").mean(-1)
+    count = told.sum().to(wide)
+    return torch.where(told, error, 0).sum() / count.clamp(min=1), count

@@ -64,11 +64,11 @@ class BlockMasks:
     """Target blocks on every level, and a context from what they leave free.
 
     A block is drawn among all placements that touch the grid and pushed inside, so that the
-    border is a target nearly as often as the middle (drawn among the placements inside, a corner
-    is covered once for 36 times of the centre on a 16 × 16 grid). The context is a uniform subset
-    of the free patches: cut from the front, as the original does, it would hardly ever hold the
-    last rows (spec of I-JEPA, M3). Its size is what is free when no two blocks overlap, so
-    context and targets are disjoint always (M4) and no draw can fail (M5).
+    border is a target nearly as often as the middle (16 × 16 patches, published scales: a corner in
+    33 % of samples, the centre in 40 %; drawn among the placements inside, one for 36). The context
+    is a uniform subset of the free patches: cut from the front, as the original does, it would
+    hardly ever hold the last rows (spec of I-JEPA, M3). Its size is what is free when no two blocks
+    overlap, so context and targets are disjoint always (M4) and no draw can fail (M5).
 
     Args:
         grids: cells along each axis at every level, the patches first.
@@ -142,12 +142,18 @@ class StretchMasks:
         device, hidden = draw.ids.device, self.patches - shape.context
         # Cuts beyond the ends are pushed inside: without them the ends would hardly ever be seen.
         beyond = shape.context // shape.stretches - 1
-        cuts = draw.for_cells("mask-cut", shape.stretches) % (hidden + 1 + 2 * beyond) - beyond
-        cuts = cuts.clamp(0, hidden)
+        room = torch.full((len(draw.ids), 1), hidden, device=device)
+        if valid is not None:  # stretches are placed on the measured patches first
+            room = (valid.sum(1, keepdim=True) - shape.context).clamp(min=0)
+        cuts = draw.for_cells("mask-cut", shape.stretches) % (room + 1 + 2 * beyond) - beyond
+        cuts = torch.minimum(cuts.clamp(min=0), room)
         before = torch.arange(shape.context, device=device)
         # Token k of the context lies in stretch k · n // K: lengths differ by one at the most.
         stretch = before * shape.stretches // shape.context
         context = before + cuts.sort(dim=1).values[:, stretch]
+        if valid is not None:
+            order = (~valid).to(torch.int8).sort(dim=1, stable=True).indices
+            context = order.gather(1, context).sort(dim=1).values
         seen = torch.zeros(len(draw.ids), self.patches, dtype=torch.bool, device=device)
         seen.scatter_(1, context, True)
         rest = seen.to(torch.int8).sort(dim=1, stable=True).indices[:, :hidden]

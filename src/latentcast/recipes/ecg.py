@@ -15,6 +15,7 @@ from latentcast.config import (
     PredictorConfig,
     Rotary,
     SinCos,
+    TargetBlocks,
     TrainConfig,
     VicReg,
 )
@@ -138,8 +139,8 @@ def hjepa_ecg_small() -> Config:
                 predictor=narrow,
                 masks=masks,
                 coarser=(
-                    _level(4, 384, 2, narrow, Blocks(targets=2, target_scale=(0.1, 0.15))),
-                    _level(5, 384, 2, narrow, Blocks(targets=1, target_scale=(0.2, 0.3))),
+                    _level(4, 384, 2, narrow, TargetBlocks(targets=2, target_scale=(0.1, 0.15))),
+                    _level(5, 384, 2, narrow, TargetBlocks(targets=1, target_scale=(0.2, 0.3))),
                 ),
                 fusion=True,
             ).model_dump(),
@@ -153,7 +154,7 @@ def hjepa_ecg_tiny() -> Config:
     objective = JepaConfig(
         predictor=narrow,
         masks=Blocks(targets=2, target_scale=(0.15, 0.2), least_context=8),
-        coarser=(_level(5, 128, 1, narrow, Blocks(targets=1, target_scale=(0.2, 0.3))),),
+        coarser=(_level(5, 128, 1, narrow, TargetBlocks(targets=1, target_scale=(0.2, 0.3))),),
         fusion=True,
         regularizer=VicReg(weight=0.1),
     )
@@ -162,9 +163,9 @@ def hjepa_ecg_tiny() -> Config:
 
 
 def _level(
-    stride: int, width: int, depth: int, predictor: PredictorConfig, masks: Blocks
+    stride: int, width: int, depth: int, predictor: PredictorConfig, masks: TargetBlocks
 ) -> LevelConfig:
     return LevelConfig(
         stride=stride, width=width, depth=depth, heads=width // 32, mlp_width=4 * width,
-        predictor=predictor, masks=masks.model_copy(update={"least_context": 1}),
+        predictor=predictor, masks=masks,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from latentcast.config import (
     PredictorConfig,
     Rotary,
     SinCos,
+    TargetBlocks,
     TrainConfig,
     VicReg,
 )
@@ -182,10 +183,10 @@ def _with_levels(config: Config, name: str, levels: int, depth: int) -> Config:
     # What the targets of all levels can hide has to leave a context.
     share = (0.15, 0.2) if levels == 1 else (0.1, 0.15)
     masks = Blocks(targets=2, target_scale=share, least_context=4)
+    above = TargetBlocks(targets=2, target_scale=share)
     coarser = LevelConfig(
         stride=2, width=encoder.width, depth=depth, heads=encoder.heads,
-        mlp_width=encoder.mlp_width, predictor=jepa.predictor,
-        masks=masks.model_copy(update={"least_context": 1}),
+        mlp_width=encoder.mlp_width, predictor=jepa.predictor, masks=above,
     )  # fmt: skip
     own = JepaConfig(
         predictor=jepa.predictor, masks=masks, coarser=(coarser,) * levels, fusion=True,
