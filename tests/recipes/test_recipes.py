@@ -75,7 +75,9 @@ def test_recipe_trains_two_steps(name: str) -> None:
         samples = torch.randint(-1000, 1000, (2, *config.input.size, 12), dtype=torch.int16)
         preprocess = EcgPreprocess(config.input)
     else:
-        samples = torch.randint(0, 256, (2, *config.input.size, 3), dtype=torch.uint8)
+        samples = torch.randint(
+            0, 256, (2, *config.input.size, config.input.channels), dtype=torch.uint8
+        )
         preprocess = ImagePreprocess(config.input)
     before = [p.detach().clone() for p in objective.trainable().values()]
     for step in range(2):

@@ -111,7 +111,7 @@ def test_levels_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_of_a_level_in_a_file_offers_the_nearest(tmp_path: Path) -> None:
-    text = recipe(LEVELS).to_yaml().replace("  - stride: 2\n", "  - strid: 2\n")
+    text = recipe(LEVELS).to_yaml().replace(" stride: 2\n", " strid: 2\n")
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(LatentcastError, match=r"coarser\.0\.strid .*did you mean 'stride'"):
         configuration.load(tmp_path / "mine.yaml")

@@ -44,7 +44,25 @@ class SinCos(Settings):
     kind: Literal["sincos"] = "sincos"
 
 
-class EncoderConfig(Settings):
+class Transformer(Settings):
+    """The size of a stack of blocks."""
+
+    width: Count = 384
+    depth: Count = 8
+    heads: Count = 6
+    mlp_width: Count = 1536
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} is not a multiple of heads {self.heads}; "
+                f"use heads {divisor_near(self.width, self.heads)}"
+            )
+        return self
+
+
+class EncoderConfig(Transformer):
     """A pre-norm transformer over patches."""
 
     patch: Count = 25
@@ -53,10 +71,6 @@ class EncoderConfig(Settings):
     """Standard deviation of the patch embedding's weights at the start. The published 0.02 is made
     for patches of many values: with few, all tokens begin next to fixed positions a hundred times
     as long and a JEPA predicts the positions; 1/√values keeps both alike (docs/jepa.md)."""
-    width: Count = 384
-    depth: Count = 8
-    heads: Count = 6
-    mlp_width: Count = 1536
     gated_mlp: bool = False
     activation: Activation = "gelu"
     qkv_bias: bool = True
@@ -72,11 +86,7 @@ class EncoderConfig(Settings):
     """Whether a CLS token stands before the patches (NEPA has one, I-JEPA has none)."""
     positions: Annotated[Rotary | SinCos, Field(discriminator="kind")] = Rotary()
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(
-                f"width {self.width} is not a multiple of heads {self.heads}; "
-                f"use heads {divisor_near(self.width, self.heads)}"
-            )
-        return self
+    def sized(self, size: Transformer) -> EncoderConfig:
+        """The same kind of block at another size."""
+        sizes = {name: getattr(size, name) for name in Transformer.model_fields}
+        return self.model_copy(update=sizes)

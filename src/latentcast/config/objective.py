@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from latentcast.config.masks import Blocks, MaskConfig, TargetBlocks
-from latentcast.config.settings import Count, NotNegative, Positive, Settings, Share, divisor_near
+from latentcast.config.network import Transformer
+from latentcast.config.settings import Count, NotNegative, Positive, Settings, Share
 
 
 class NepaConfig(Settings):
@@ -20,47 +21,24 @@ class NepaConfig(Settings):
     predict; docs/nepa-on-ecg.md has the comparison."""
 
 
-class PredictorConfig(Settings):
+class PredictorConfig(Transformer):
     """The narrow transformer that predicts targets from a context (I-JEPA, section 3)."""
 
-    width: Count = 384
     depth: Count = 6
     heads: Count = 12
-    mlp_width: Count = 1536
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(
-                f"width {self.width} is not a multiple of heads {self.heads}; "
-                f"use heads {divisor_near(self.width, self.heads)}"
-            )
-        return self
 
 
-class LevelConfig(Settings):
+class LevelConfig(Transformer):
     """A coarser level: its grid, its blocks on merged tokens, its predictor, its masks."""
 
     stride: Count = 4
     """Cells of the level below along each axis that make one cell of this level."""
-    width: Count = 384
     depth: Annotated[int, Field(ge=0)] = 2
     """Blocks after the merge; 0 leaves pooling and projection, the cheap ablation."""
-    heads: Count = 6
-    mlp_width: Count = 1536
     predictor: PredictorConfig = PredictorConfig()
     masks: TargetBlocks = TargetBlocks(targets=2)
     weight: Positive = 1.0
     """Of this level in the loss, relative to ``objective.weight`` of the finest."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(
-                f"width {self.width} is not a multiple of heads {self.heads}; "
-                f"use heads {divisor_near(self.width, self.heads)}"
-            )
-        return self
 
 
 class SigReg(Settings):

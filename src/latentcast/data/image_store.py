@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.data.image_manifest import ImageManifest, read_image_manifest
-from latentcast.data.manifest import INDEX
+from latentcast.data.manifest import INDEX, verify_files
 from latentcast.errors import LatentcastError, nearest
 from latentcast.images.decode import Canvas, decode
 from latentcast.images.source import Pixels
@@ -166,19 +165,7 @@ class ImageStore:
         Raises:
             LatentcastError: names the damaged file.
         """
-        for file, expected in (self.checksums | {INDEX: self.manifest.index_sha256}).items():
-            path = self.path / file
-            try:
-                with path.open("rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
-            if found != expected:
-                raise LatentcastError(
-                    f"{path}: is damaged (sha256 {found[:12]}…, the manifest says "
-                    f"{expected[:12]}…); restore it from a copy, or remove {self.path} and "
-                    "ingest again"
-                )
+        verify_files(self.path, self.checksums | {INDEX: self.manifest.index_sha256})
 
 
 def usable_processors() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -139,3 +141,23 @@ def library_version() -> str:
         return version("latentcast")
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "checkout"
+
+
+def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
+    """Compare files with their sha256; reads all of them.
+
+    Raises:
+        LatentcastError: names the damaged file.
+    """
+    for file, expected in promised.items():
+        path = folder / file
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
+        if found != expected:
+            raise LatentcastError(
+                f"{path}: is damaged (sha256 {found[:12]}…, the manifest says "
+                f"{expected[:12]}…); restore it from a copy, or remove {folder} and ingest again"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest
+from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
 from latentcast.errors import LatentcastError, nearest
 from latentcast.signals.recording import INVALID, Recording
 
@@ -324,20 +323,8 @@ class Store:
         Raises:
             LatentcastError: names the damaged file.
         """
-        promised = self.checksums | {
+        index = {
             INDEX: self.manifest.index_sha256,
             METADATA: self.manifest.metadata_sha256,
         }
-        for file, expected in promised.items():
-            path = self.path / file
-            try:
-                with path.open("rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
-            if found != expected:
-                raise LatentcastError(
-                    f"{path}: is damaged (sha256 {found[:12]}…, the manifest says "
-                    f"{expected[:12]}…); restore it from a copy, or remove {self.path} and "
-                    "ingest again"
-                )
+        verify_files(self.path, self.checksums | index)

@@ -80,8 +80,7 @@ class Level(nn.Module):
         cell_seconds: float | None,
     ) -> None:
         super().__init__()
-        sizes = {"width": config.width, "depth": config.depth, "heads": config.heads}
-        self.config = encoder.model_copy(update=sizes | {"mlp_width": config.mlp_width})
+        self.config = encoder.sized(config)
         self.stride, self.cell_seconds = config.stride, cell_seconds
         self.merge = Merge(finer, config.width)
         self.blocks = nn.ModuleList(

@@ -29,10 +29,7 @@ class Predictor(nn.Module):
         self, config: PredictorConfig, encoder: EncoderConfig, width: int, hint: int | None = None
     ) -> None:
         super().__init__()
-        sizes = {"width": config.width, "depth": config.depth, "heads": config.heads}
-        block = encoder.model_copy(
-            update=sizes | {"mlp_width": config.mlp_width, "drop_path": 0.0, "causal": False}
-        )
+        block = encoder.sized(config).model_copy(update={"drop_path": 0.0, "causal": False})
         self.embed = nn.Linear(width, config.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.hint = None if hint is None else nn.Linear(hint, config.width)
