@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from latentcast.config import Config
+from latentcast.data.image_ingest import ingest_images
 from latentcast.data.ingest import ingest
 from latentcast.recipes import recipe
 
@@ -20,6 +21,14 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the bundled original PTB-XL files at 100 Hz."""
     out = tmp_path_factory.mktemp("stores") / "small"
     ingest(WFDB, out, fs=100, workers=1, quiet=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the bundled digits."""
+    out = tmp_path_factory.mktemp("stores") / "digits"
+    ingest_images(REPOSITORY / "data" / "digits" / "digits.npz", out, quiet=True)
     return out
 
 

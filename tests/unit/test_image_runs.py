@@ -1,0 +1,160 @@
+"""Images through the whole path: a run, its encoder, its scores, and what is refused on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latentcast import Encoder
+from latentcast.artifacts.ecg import EcgEncoder
+from latentcast.artifacts.image import ImageEncoder
+from latentcast.config import Config
+from latentcast.data.image_ingest import ingest_images
+from latentcast.data.image_store import ImageStore
+from latentcast.errors import LatentcastError
+from latentcast.evaluation.classification_results import ClassificationReport
+from latentcast.monitors.journal import TIMINGS, read_metrics
+from latentcast.pretrain import fitted, pretrain
+from latentcast.probing import probe_run
+from latentcast.recipes import recipe
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return recipe("hjepa-image-digits").updated(
+        {
+            "encoder.width": 16,
+            "encoder.depth": 1,
+            "objective.coarser.0.width": 16,
+            "objective.coarser.0.depth": 1,
+            "input.flip": True,
+            "input.crop_scale": (0.5, 1.0),
+            "train.steps": 8,
+            "train.batch_size": 16,
+            "train.checkpoint_every": 4,
+            "train.log_every": 1,
+            "optimizer.warmup_steps": 2,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: Config, digits_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    pretrain(config, digits_store, folder)
+    return folder
+
+
+def test_the_statistics_of_the_training_split_travel_with_the_weights(
+    config: Config, digits_store: Path, run: Path
+) -> None:
+    store = ImageStore.open(digits_store)
+    told = Encoder.from_pretrained(run).config.input.normalisation
+    train = store.take(store.rows("train")) / 255
+    assert told is not None
+    assert told.mean == pytest.approx((float(train.mean()),), rel=1e-5)
+    assert told.std == pytest.approx((float(train.std()),), rel=1e-4)
+    assert fitted(config, store).input.normalisation == told
+
+
+def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store: Path) -> None:
+    encoder, store = ImageEncoder.from_pretrained(run), ImageStore.open(digits_store)
+    images = store.take(np.arange(70))  # more than one batch
+    assert encoder.layer_names == ("embedding", "block 1", "norm", "level 1", "fused")
+    layers, valid = encoder.token_layers(images)
+    assert valid.all() and {layer.shape for layer in layers} == {(70, 64, 16)}
+    for name, layer in zip(encoder.layer_names, layers, strict=True):
+        # A batch of another size may be summed in another order.
+        assert np.allclose(encoder.embed(images, name), layer.mean(1).numpy(), atol=1e-5)
+    coarse = layers[3].view(70, 8, 8, 16)
+    assert torch.equal(coarse[:, ::2, ::2], coarse[:, 1::2, 1::2])  # every patch its cell's vector
+    errors = encoder.patch_errors(images)
+    assert errors.shape == (70, 64) and np.isfinite(errors).all() and (errors >= -1e-6).all()
+
+
+def test_images_of_another_size_are_resized_and_of_other_channels_refused(run: Path) -> None:
+    encoder = ImageEncoder.from_pretrained(run)
+    flat = np.full((2, 24, 16, 1), 77, np.uint8)
+    assert np.allclose(encoder.embed(flat), encoder.embed(flat[:, :8, :8]), atol=1e-5)
+    with pytest.raises(LatentcastError, match="channels"):
+        encoder.embed(np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_the_probe_of_images_scores_next_to_its_floors_and_changes_nothing(
+    run: Path, digits_store: Path
+) -> None:
+    report = probe_run(run, digits_store, command="as asked")
+    assert isinstance(report, ClassificationReport)
+    assert {row.name for row in report.rows} == {"pretrained", "random-initialised", "pixels"}
+    assert {row.head for row in report.rows} == {"kNN", "linear"}
+    assert report.provenance["weights"] == "hjepa-image-digits, teacher, step 8"
+    for row in report.rows:
+        assert row.accuracy.low <= row.accuracy.value <= row.accuracy.high
+    again = probe_run(run, digits_store, layer="fused")
+    assert isinstance(again, ClassificationReport)
+    assert {row.layer for row in again.rows if row.name == "pretrained"} == {"fused"}
+
+
+def test_an_interrupted_run_of_images_ends_with_the_same_bits(
+    config: Config, run: Path, digits_store: Path, tmp_path: Path
+) -> None:
+    from latentcast.engine import loop
+
+    saves = loop.checkpoint.save
+    with pytest.MonkeyPatch.context() as patch:
+
+        def dies(folder: Path, state: loop.State, *rest: object) -> None:
+            saves(folder, state, *rest)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+        patch.setattr(loop.checkpoint, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, digits_store, tmp_path / "cut")
+    pretrain(config, digits_store, tmp_path / "cut")
+    one, other = (
+        Encoder.from_pretrained(folder)._objective.state_dict()
+        for folder in (run, tmp_path / "cut")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    logs = [
+        [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_metrics(folder)]
+        for folder in (run, tmp_path / "cut")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_recordings_and_images_do_not_mix(
+    run: Path, digits_store: Path, small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(LatentcastError, match="recipe for recordings .* with -image- in"):
+        pretrain(small_config, digits_store, tmp_path / "a")
+    with pytest.raises(LatentcastError, match="image recipe .* with -ecg- in"):
+        pretrain(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
+    with pytest.raises(LatentcastError, match="holds recordings.*was trained on image data"):
+        probe_run(run, small_store)
+    with pytest.raises(LatentcastError, match="trained on images; read it with ImageEncoder"):
+        EcgEncoder.from_pretrained(run)
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_colours_the_recipe_does_not_expect_are_refused_with_the_mend(
+    digits_store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LatentcastError, match=r"channels is 1, .* --set input.channels=1 input"):
+        pretrain(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
+
+
+def test_a_store_without_labels_is_trained_on_but_not_probed(
+    config: Config, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "plain.npz", images=images)
+    ingest_images(tmp_path / "plain.npz", tmp_path / "store", quiet=True)
+    short = config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
+    pretrain(short, tmp_path / "store", tmp_path / "run")
+    with pytest.raises(LatentcastError, match="no labels"):
+        probe_run(tmp_path / "run", tmp_path / "store")
