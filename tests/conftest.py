@@ -72,13 +72,14 @@ def small_hierarchy(small_config: Config) -> Config:
             "encoder.mlp_width": 48,
             "encoder.drop_path": 0.2,
             "objective.predictor": narrow,
-            "objective.masks.least_context": 2,
+            "objective.masks": {"kind": "context_blocks", "least_block": 3},
             "objective.coarser.0.stride": 4,
             "objective.coarser.0.width": 16,
             "objective.coarser.0.heads": 2,
             "objective.coarser.0.mlp_width": 32,
             "objective.coarser.0.predictor": narrow,
             "objective.top_down": True,
+            "objective.regularizer": None,  # refuses micro-batches
             "ema.base": 0.9,
         }
     )

@@ -39,11 +39,14 @@ def killed_until_done(store: Path, run: Path, config: Path, kills: int, seed: in
         the step that the last, undisturbed process resumed from.
     """
     moments = random.Random(seed)
-    for _ in range(kills):
+    for number in range(kills):
         process = subprocess.Popen(
             command(store, run, config), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
+        before = checkpoint.list_steps(run / "checkpoints")[-1:]
         wait_until_it_trains(process, run / "metrics.jsonl")
+        if number:  # but the first: until it has got further, however slow it is
+            wait_until_it_saves(process, run / "checkpoints", before)
         time.sleep(moments.random() * 0.4)
         assert process.poll() is None, "it finished before the kill: give it more steps"
         process.send_signal(signal.SIGKILL)
@@ -63,6 +66,16 @@ def wait_until_it_trains(process: subprocess.Popen[bytes], log: Path) -> None:
         if now > size:
             return
         size = min(size, now)  # a resume first cuts the rows beyond its checkpoint
+        time.sleep(0.01)
+
+
+def wait_until_it_saves(
+    process: subprocess.Popen[bytes], checkpoints: Path, before: list[Path]
+) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.list_steps(checkpoints)[-1:] != before:
+            return
         time.sleep(0.01)
 
 

@@ -45,6 +45,8 @@ LEVELS, ECG_LEVELS = "hjepa-image-tiny", "hjepa-ecg-tiny"
         (IMAGE, ["objective.masks.kind=context_blocks"], "stretches of a recording; use kind"),
         (ECG, ["objective.masks.kind=reference"], "made for images; use kind blocks"),
         (LEVELS, ["objective.masks.kind=reference"], "know one level; .* use kind blocks"),
+        (LEVELS, ["objective.coarser.0.masks=null"], "coarser.0.masks is null: say what this lev"),
+        ("hjepa-ecg-tiny", ["objective.coarser.0.masks.targets=2"], "set .*coarser.0.masks=null"),
         (LEVELS, ["objective.coarser.0.masks.kind=reference"], "masks.kind: is an unknown key"),
         (ECG, ["objective.target=student", "ema=null", "objective.target_norm=instance"],
          "target_norm instance is for a teacher's targets"),

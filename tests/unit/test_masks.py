@@ -384,12 +384,34 @@ def test_stretches_keep_the_share_and_their_least_length() -> None:
 
 
 def test_every_placement_of_stretches_is_drawn() -> None:
-    sampler = StretchMasks(7, (MaskShape((), 4, 2),))
+    sampler = StretchMasks(((7,),), (MaskShape(((3,),), 4, 2),))
     found = {tuple(row) for row in drawn(sampler, 0, 500).context.tolist()}
     expected = {
         (a, a + 1, b, b + 1) for a in range(6) for b in range(a + 2, 6)
     }  # two stretches of two, side by side or apart
     assert found == expected
+
+
+def test_levels_above_stretches_hide_cells_of_which_nothing_is_seen() -> None:
+    """Every placement leaves the promised number, whatever the stretches touch (10⁴ samples)."""
+    config = recipe("hjepa-ecg-small")
+    sampler, times_asked = mask_sampler(config), [torch.zeros(50), torch.zeros(10)]
+    for step in range(80):
+        masks = sampler(Draw(3, step, torch.arange(128) + 128 * step), None)
+        seen = torch.zeros(128, 200, dtype=torch.bool).scatter(1, masks.context, True)
+        for level, stride, cells in ((1, 4, 50), (2, 20, 10)):
+            touched = seen.view(128, cells, stride).any(2)
+            asked = masks.targets[level][0]
+            assert asked.shape[1] >= 1 and bool((asked.diff(dim=1) > 0).all())
+            assert not touched.gather(1, asked).any()
+            times_asked[level - 1] += torch.bincount(asked.flatten(), minlength=cells)
+    for times in times_asked:  # no cell is forgotten, the last one included
+        assert float(times.min()) > 0.5 * float(times.mean())
+
+
+def test_stretches_that_could_touch_every_cell_of_a_level_are_refused() -> None:
+    with pytest.raises(LatentcastError, match=r"touch every cell of level 1 \(2\).*smaller"):
+        recipe("hjepa-ecg-tiny").updated({"objective.coarser.0.stride": 25})
 
 
 # The reference's own

@@ -58,7 +58,8 @@ class Blocks(TargetBlocks):
 class ContextBlocks(Settings):
     """Recordings: the context is a few stretches, everything else is the one target.
 
-    The published ECG setting keeps 15–25 % of 200 patches in stretches of at least 10.
+    The published ECG setting keeps 15–25 % of 200 patches in stretches of at least 10. On coarser
+    levels the targets are cells of which nothing is in the context.
     """
 
     kind: Literal["context_blocks"] = "context_blocks"

@@ -36,7 +36,8 @@ class LevelConfig(Transformer):
     depth: Annotated[int, Field(ge=0)] = 2
     """Blocks after the merge; 0 leaves pooling and projection, the cheap ablation."""
     predictor: PredictorConfig = PredictorConfig()
-    masks: TargetBlocks = TargetBlocks(targets=2)
+    masks: TargetBlocks | None = TargetBlocks(targets=2)
+    """None with ``objective.masks.kind: context_blocks``, which hides the same on every level."""
     weight: Positive = 1.0
     """Of this level in the loss, relative to ``objective.weight`` of the finest."""
 
@@ -96,10 +97,22 @@ class JepaConfig(Settings):
                 f"target_norm {self.target_norm} is for a teacher's targets; a student's are taken "
                 "as they are: leave target_norm out"
             )
-        if self.coarser and self.masks.kind != "blocks":
+        if self.coarser and self.masks.kind == "reference":
             raise ValueError(
-                f"masks {self.masks.kind} know one level; with objective.coarser use kind blocks"
+                "masks reference know one level; with objective.coarser use kind blocks"
             )
+        own = self.masks.kind == "blocks"
+        for number, level in enumerate(self.coarser):
+            if own != (level.masks is not None):
+                raise ValueError(
+                    f"coarser.{number}.masks "
+                    + (
+                        "is null: say what this level hides, as masks.targets=2"
+                        if own
+                        else "is not read with masks context_blocks, which hide the same on every "
+                        f"level; set objective.coarser.{number}.masks=null"
+                    )
+                )
         if not self.coarser and (self.fusion or self.top_down):
             raise ValueError(
                 "fusion and top_down join levels and there is one; add objective.coarser or set "

@@ -22,8 +22,8 @@ class MaskShape:
     """What is common to all samples of a step.
 
     Attributes:
-        blocks: extent of a target block along each axis, for each level; empty where the target
-            is everything outside the context.
+        blocks: extent of a target block along each axis, for each level. Where targets are what
+            the context leaves, their number, for each level.
         context: patches in the context.
         stretches: into how many stretches the context falls (recordings); 0 for a free subset.
     """
@@ -48,12 +48,13 @@ def mask_shapes(grids: tuple[Grid, ...], jepa: JepaConfig, seed: int) -> tuple[M
     """
     match jepa.masks:
         case ContextBlocks() as masks:
-            return _stretches(math.prod(grids[0]), masks, seed)
+            return _stretches(grids, masks, seed)
         case ReferenceBlocks() as masks:
             _check_reference(grids[0], masks)
             return ()
         case Blocks() as masks:
-            return _blocks(grids, masks, [level.masks for level in jepa.coarser], seed)
+            coarser = [level.masks for level in jepa.coarser if level.masks is not None]
+            return _blocks(grids, masks, coarser, seed)
 
 
 def block_extent(grid: Grid, scale: float, aspect: float) -> Grid:
@@ -123,7 +124,8 @@ def _too_small(
     )
 
 
-def _stretches(patches: int, masks: ContextBlocks, seed: int) -> tuple[MaskShape, ...]:
+def _stretches(grids: tuple[Grid, ...], masks: ContextBlocks, seed: int) -> tuple[MaskShape, ...]:
+    patches = math.prod(grids[0])
     shares = _stratified(masks.context_share, masks.shapes, randomness.key(seed, "mask-context"))
     shapes = []
     for n, share in enumerate(shares):
@@ -137,8 +139,28 @@ def _stretches(patches: int, masks: ContextBlocks, seed: int) -> tuple[MaskShape
             )
         most = context // masks.least_block
         draw = randomness.uniform(randomness.key(seed, "mask-stretches"), _counter(n))
-        shapes.append(MaskShape((), context, 1 + int(draw[0] * most)))
+        stretches = 1 + int(draw[0] * most)
+        hidden = [_certainly_hidden(grids[0], grid, context, stretches) for grid in grids[1:]]
+        if 0 in hidden:
+            level = 1 + hidden.index(0)
+            raise ValueError(
+                f"objective.masks: {stretches} stretches of {context // stretches} patches can "
+                f"touch every cell of level {level} ({_times(grids[level])}), nothing would be "
+                "left to predict; use a smaller context_share, a larger least_block, or a smaller "
+                f"objective.coarser.{level - 1}.stride"
+            )
+        shapes.append(
+            MaskShape(((patches - context,), *((n,) for n in hidden)), context, stretches)
+        )
     return tuple(shapes)
+
+
+def _certainly_hidden(fine: Grid, coarse: Grid, context: int, stretches: int) -> int:
+    """Coarse cells that no placement of the stretches touches: a stretch of n patches touches at
+    most ``⌈(n − 1) / stride⌉ + 1``."""
+    stride, cells = math.prod(fine) // math.prod(coarse), math.prod(coarse)
+    lengths = [context // stretches + (n < context % stretches) for n in range(stretches)]
+    return max(0, cells - sum(-(-(length - 1) // stride) + 1 for length in lengths))
 
 
 def _check_reference(grid: Grid, masks: ReferenceBlocks) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentcast.config import Blocks, Config, ContextBlocks, JepaConfig, ReferenceBlocks
 from latentcast.config.shapes import MaskShape, mask_shapes
-from latentcast.nn.cells import Grid, parents
+from latentcast.nn.cells import Grid, any_seen, parents
 from latentcast.objectives.reference_masks import ReferenceMasks
 from latentcast.randomness import Draw
 
@@ -50,11 +50,11 @@ def mask_sampler(config: Config) -> MaskSampler:
     jepa, grids = config.objective, config.grids
     shapes = mask_shapes(grids, jepa, config.train.seed)
     match jepa.masks:
-        case Blocks(targets=targets):
-            counts = (targets, *(level.masks.targets for level in jepa.coarser))
-            return BlockMasks(grids, counts, shapes)
+        case Blocks() as masks:
+            own = [masks, *(level.masks for level in jepa.coarser if level.masks is not None)]
+            return BlockMasks(grids, tuple(one.targets for one in own), shapes)
         case ContextBlocks():
-            return StretchMasks(math.prod(grids[0]), shapes)
+            return StretchMasks(grids, shapes)
         case ReferenceBlocks() as masks:
             return _Reference(ReferenceMasks(grids[0], masks))
 
@@ -126,20 +126,24 @@ def _block_cells(draw: Draw, stream: str, grid: Grid, block: Grid, count: int) -
 class StretchMasks:
     """Recordings: a context of a few stretches, and all the rest as one target.
 
+    On a coarser level the target is made of cells of which nothing is seen: as many as are
+    certainly left, drawn from those that are.
+
     The stretches are placed by drawing where to cut the hidden part: every placement is possible,
     none overlaps, none has to be drawn twice.
 
     Args:
-        patches: in a recording.
+        grids: cells at every level, the patches first.
         shapes: of which each step takes one.
     """
 
-    patches: int
+    grids: tuple[Grid, ...]
     shapes: tuple[MaskShape, ...]
 
     def __call__(self, draw: Draw, valid: Tensor | None = None) -> Masks:
         shape = self.shapes[draw.choice("mask-shape", len(self.shapes))]
-        device, hidden = draw.ids.device, self.patches - shape.context
+        device, patches = draw.ids.device, math.prod(self.grids[0])
+        hidden = patches - shape.context
         # Cuts beyond the ends are pushed inside: without them the ends would hardly ever be seen.
         beyond = shape.context // shape.stretches - 1
         room = torch.full((len(draw.ids), 1), hidden, device=device)
@@ -154,14 +158,23 @@ class StretchMasks:
         if valid is not None:
             order = (~valid).to(torch.int8).sort(dim=1, stable=True).indices
             context = order.gather(1, context).sort(dim=1).values
-        seen = torch.zeros(len(draw.ids), self.patches, dtype=torch.bool, device=device)
+        seen = torch.zeros(len(draw.ids), patches, dtype=torch.bool, device=device)
         seen.scatter_(1, context, True)
         rest = seen.to(torch.int8).sort(dim=1, stable=True).indices[:, :hidden]
-        return Masks(context, (rest.unsqueeze(0),))
+        targets = [rest.unsqueeze(0)]
+        for level, grid in enumerate(self.grids[1:], start=1):
+            touched = any_seen(seen, self.grids[0], grid)
+            rank = draw.for_cells(f"mask-{level}", math.prod(grid)).masked_fill(touched, -1)
+            cells = rank.topk(shape.blocks[level][0], dim=1, sorted=False).indices
+            targets.append(cells.sort(dim=1).values.unsqueeze(0))
+        return Masks(context, tuple(targets))
 
     def sizes(self) -> tuple[float, tuple[tuple[int, float], ...]]:
-        context = sum(shape.context for shape in self.shapes) / len(self.shapes)
-        return context, ((1, self.patches - context),)
+        n = len(self.shapes)
+        return sum(shape.context for shape in self.shapes) / n, tuple(
+            (1, sum(shape.blocks[level][0] for shape in self.shapes) / n)
+            for level in range(len(self.grids))
+        )
 
 
 @dataclass(frozen=True)

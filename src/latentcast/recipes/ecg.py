@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from latentcast.config import (
-    Blocks,
     Config,
     ContextBlocks,
     EcgInput,
@@ -15,7 +14,6 @@ from latentcast.config import (
     PredictorConfig,
     Rotary,
     SinCos,
-    TargetBlocks,
     TrainConfig,
     VicReg,
 )
@@ -129,43 +127,29 @@ def ijepa_ecg_tiny() -> Config:
 
 def hjepa_ecg_small() -> Config:
     """H-JEPA on recordings: 50 ms, 200 ms and 1 s, about a wave, a complex and a beat."""
-    small = ijepa_ecg_small()
     narrow = PredictorConfig(width=192, depth=4, heads=6, mlp_width=768)
-    masks = Blocks(targets=2, target_scale=(0.1, 0.15), context_scale=(0.85, 1.0))
-    return small.updated(
-        {
-            "recipe": "hjepa-ecg-small",
-            "objective": JepaConfig(
-                predictor=narrow,
-                masks=masks,
-                coarser=(
-                    _level(4, 384, 2, narrow, TargetBlocks(targets=2, target_scale=(0.1, 0.15))),
-                    _level(5, 384, 2, narrow, TargetBlocks(targets=1, target_scale=(0.2, 0.3))),
-                ),
-                fusion=True,
-            ).model_dump(),
-        }
+    return _with_levels(
+        ijepa_ecg_small(), "hjepa-ecg-small", _level(4, 384, 2, narrow), _level(5, 384, 2, narrow)
     )
 
 
 def hjepa_ecg_tiny() -> Config:
     """Minutes on two cores: 200 ms patches, cells of 1 s; as many operations as nepa-ecg-tiny."""
     narrow = PredictorConfig(width=64, depth=2, heads=4, mlp_width=256)
-    objective = JepaConfig(
-        predictor=narrow,
-        masks=Blocks(targets=2, target_scale=(0.15, 0.2), least_context=8),
-        coarser=(_level(5, 128, 1, narrow, TargetBlocks(targets=1, target_scale=(0.2, 0.3))),),
-        fusion=True,
-        regularizer=VicReg(weight=0.1),
-    )
-    changes = {"recipe": "hjepa-ecg-tiny", "objective": objective.model_dump()}
-    return ijepa_ecg_tiny().updated(changes | {"train.steps": 4000})
+    tiny = _with_levels(ijepa_ecg_tiny(), "hjepa-ecg-tiny", _level(5, 128, 1, narrow))
+    return tiny.updated({"train.steps": 5000})
 
 
-def _level(
-    stride: int, width: int, depth: int, predictor: PredictorConfig, masks: TargetBlocks
-) -> LevelConfig:
+def _with_levels(config: Config, name: str, *coarser: LevelConfig) -> Config:
+    """Coarser levels above a recipe of one level, fused; its masks hide the same on all of them."""
+    assert isinstance(config.objective, JepaConfig)
+    levels = {"coarser": coarser, "fusion": True}
+    objective = config.objective.model_copy(update=levels).model_dump()
+    return config.updated({"recipe": name, "objective": objective})
+
+
+def _level(stride: int, width: int, depth: int, predictor: PredictorConfig) -> LevelConfig:
     return LevelConfig(
         stride=stride, width=width, depth=depth, heads=width // 32, mlp_width=4 * width,
-        predictor=predictor, masks=masks,
+        predictor=predictor, masks=None,
     )  # fmt: skip
