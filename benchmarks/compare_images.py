@@ -45,7 +45,9 @@ def main() -> None:
             config = config.updated({"train.steps": steps, "train.seed": seed})
             run = arguments.out / f"{name}-seed{seed}"
             with contextlib.redirect_stdout(sys.stderr):
-                pretrain(config, arguments.store, run)
+                state = pretrain(config, arguments.store, run)
+            if state.step < config.train.steps:  # asked to stop: score nothing unfinished
+                sys.exit(143)
             if not (run / "probe-classes.json").exists():
                 probe_run(run, arguments.store).write(run)
             told: dict[str, Any] = json.loads((run / "probe-classes.json").read_text())

@@ -120,7 +120,9 @@ def main() -> None:
     for name, seed in asked[part::parts]:
         config, run = at_equal_compute(name, seed), arguments.out / f"{name}-seed{seed}"
         with contextlib.redirect_stdout(sys.stderr):
-            pretrain(config, arguments.store, run)
+            state = pretrain(config, arguments.store, run)
+        if state.step < config.train.steps:  # asked to stop: score nothing unfinished
+            sys.exit(143)
         kept = run / "compared.json"
         if not kept.exists():
             kept.write_text(json.dumps(scored(run, store)))
