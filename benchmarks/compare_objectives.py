@@ -99,6 +99,18 @@ def scored(run: Path, store: Store) -> list[dict[str, Any]]:
     return rows
 
 
+def hierarchy_against_one_level(out: Path, seed: int, store: Store) -> dict[str, Any]:
+    """Test AUROC of H-JEPA minus I-JEPA of one seed, paired over patients, by what is read."""
+    runs = [out / f"{name}-seed{seed}" for name in ("hjepa-ecg-tiny", "ijepa-ecg-tiny")]
+    several, one = (EcgEncoder.from_pretrained(run) for run in runs)
+    found: dict[str, Any] = {"seed": seed}
+    for what, layers in (("fused", ["fused"]), ("all layers", several.layer_names)):
+        sources = [Layers(several, "H-JEPA", layers), Layers(one, "I-JEPA", one.layer_names)]
+        gain = probe(sources, store, task("superdiagnostic")).differences[0].estimate
+        found[what] = [round(v, 4) for v in (gain.value, gain.low, gain.high)]
+    return found
+
+
 def curve(run: Path) -> dict[str, list[float | None]]:
     rows = read_metrics(run)
     keys = [k for k in rows[-1] if k == "step" or k.endswith(("loss", "target_rank"))]
@@ -137,7 +149,12 @@ def main() -> None:
             }
         )
         print(f"{name}, seed {seed}: {runs[-1]['rows']}", file=sys.stderr)
-    print(json.dumps({"store": store.path.name, "runs": runs, "mean": means(runs)}))
+    told: dict[str, Any] = {"store": store.path.name, "runs": runs, "mean": means(runs)}
+    if parts == 1 and set(RECIPES) <= set(arguments.recipes):
+        told["H-JEPA minus I-JEPA"] = [
+            hierarchy_against_one_level(arguments.out, seed, store) for seed in arguments.seeds
+        ]
+    print(json.dumps(told))
 
 
 def means(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
