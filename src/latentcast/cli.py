@@ -263,12 +263,12 @@ def probe(
     from latentcast.probing import probe_run
 
     console = Console()
-    if data_of(run) is None:
-        console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     with console.status("reading features and fitting the probes"):
         report = probe_run(
             run, data, task=task, layer=layer, pooling=pooling, weights=weights, command=_command()
         )
+    if data_of(run) is None:
+        console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     report.render(console)
     report.write(run)
 

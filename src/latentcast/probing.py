@@ -52,8 +52,8 @@ def probe_run(
         LatentcastError: no checkpoint, a damaged store, recordings for an encoder of images or the
             other way round, no labels, a leak.
     """
-    store = open_store(data)
     encoder = Encoder.from_pretrained(run, weights)
+    store = open_store(data)
     provenance: dict[str, Any] = {
         "run": str(run),
         "command": command,
