@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from latentcast.errors import LatentcastError
 from latentcast.evaluation.metrics import Estimate
-from latentcast.evaluation.results import OWN, interval, number
-from latentcast.files import write_text
+from latentcast.evaluation.results import OWN, interval, number, score_table, write_probe
 
 FILE = "probe-classes.json"
 LISTED = 20  # classes up to which each has a line
@@ -93,15 +90,7 @@ class ClassificationReport:
 
         Raises LatentcastError when it cannot be written.
         """
-        path = Path(run) / FILE
-        try:
-            write_text(path, self._text() + "\n")
-        except OSError as error:
-            raise LatentcastError(
-                f"{path}: cannot be written ({error}); make the folder writable or free space, "
-                "and probe again"
-            ) from error
-        return path
+        return write_probe(Path(run) / FILE, self._text())
 
     def render(self, console: Console) -> None:
         """Print the table of sources, the differences and the images of each class.
@@ -132,7 +121,7 @@ class ClassificationReport:
             caption.append(f"layers compared on {self.compared:,} training images")
         if left_out := sum(self.images_left_out.values()):
             caption.append(f"{left_out:,} without a label left out")
-        table = _table(f"kNN (k = {self.k}) and linear probe", "; ".join(caption))
+        table = score_table(f"kNN (k = {self.k}) and linear probe", "; ".join(caption))
         # A long name is broken, a usual one is not; of the rest only the layer may be.
         short = max(len(row.name) for row in self.rows) <= 20
         table.add_column("features", overflow="fold", no_wrap=short)
@@ -152,7 +141,7 @@ class ClassificationReport:
         return table
 
     def _differences(self) -> Table:
-        table = _table(f"Difference of test accuracy, paired {self._level}")
+        table = score_table(f"Difference of test accuracy, paired {self._level}")
         table.add_column(f"{self.rows[0].name} minus", overflow="fold")
         table.add_column("head", no_wrap=True)
         table.add_column("layer", overflow="fold")
@@ -169,7 +158,7 @@ class ClassificationReport:
         return table
 
     def _classes(self) -> Table:
-        table = _table("Images of each class")
+        table = score_table("Images of each class")
         table.add_column("class", overflow="fold")
         for heading in ("train", "val", "test"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -185,17 +174,3 @@ class ClassificationReport:
     @property
     def _level(self) -> str:
         return f"[{round(100 * self.bootstrap['level'])} % interval]"
-
-
-def _table(title: str, caption: str | None = None) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title_style="bold",
-    )

@@ -101,15 +101,8 @@ class ProbeReport:
 
         Raises LatentcastError when it cannot be written.
         """
-        path = Path(run) / f"probe-{self.task}.json"
-        try:
-            write_text(path, json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise LatentcastError(
-                f"{path}: cannot be written ({error}); make the folder writable or free space, "
-                "and probe again"
-            ) from error
-        return path
+        text = json.dumps(self.as_json(), indent=1, allow_nan=False)
+        return write_probe(Path(run) / f"probe-{self.task}.json", text)
 
     def render(self, console: Console) -> None:
         """Print leaks, the table of sources, the differences and the table of labels.
@@ -145,7 +138,7 @@ class ProbeReport:
             f"{self.bootstrap['unit']}s"
         )
         left_out = left_out_sentence(self.records_left_out)
-        table = _table(self.protocol, "; ".join(filter(None, (caption, left_out))))
+        table = score_table(self.protocol, "; ".join(filter(None, (caption, left_out))))
         # A long name is broken, a usual one is not; of the rest only the layer may be.
         short = max(len(row.name) for row in self.rows) <= 20
         table.add_column("features", overflow="fold", no_wrap=short)
@@ -163,7 +156,7 @@ class ProbeReport:
         return table
 
     def _differences(self) -> Table:
-        table = _table(f"Difference of test macro AUROC, paired {self._level}")
+        table = score_table(f"Difference of test macro AUROC, paired {self._level}")
         table.add_column(f"{self.rows[0].name} minus", overflow="fold")
         table.add_column("layer", overflow="fold")
         for heading in ("difference", ""):
@@ -181,7 +174,7 @@ class ProbeReport:
     def _supported(self) -> Table:
         """The macro average over labels with enough positives, for when some have too few."""
         count = len(self.rows[0].score.supported_labels)
-        table = _table(f"The {count} labels with {SUPPORT} or more positives in the test fold")
+        table = score_table(f"The {count} labels with {SUPPORT} or more positives in the test fold")
         table.add_column("features", overflow="fold")
         table.add_column(f"test macro AUROC\n{self._level}", justify="right", no_wrap=True)
         for row in self.first_rows:
@@ -189,7 +182,7 @@ class ProbeReport:
         return table
 
     def _labels(self) -> Table:
-        table = _table(
+        table = score_table(
             f"Positives, and test AUROC of each label (* fewer than {SUPPORT} positives)"
         )
         table.add_column("label", overflow="fold")
@@ -242,7 +235,23 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
     return value if value == "–" else f"{value} [{low}, {high}]"
 
 
-def _table(title: str, caption: str | None = None) -> Table:
+def write_probe(path: Path, text: str) -> Path:
+    """Write the JSON of a report of scores atomically and return its path.
+
+    Raises LatentcastError when it cannot be written.
+    """
+    try:
+        write_text(path, text + "\n")
+    except OSError as error:
+        raise LatentcastError(
+            f"{path}: cannot be written ({error}); make the folder writable or free space, "
+            "and probe again"
+        ) from error
+    return path
+
+
+def score_table(title: str, caption: str | None = None) -> Table:
+    """A table of scores as every report prints it."""
     return Table(
         title=title,
         title_justify="left",

@@ -219,8 +219,7 @@ class Jepa(Objective):
         values, valid = inputs.values, self._valid(inputs)
         size, batch = tuple(values.shape[2:]), len(values)
         patches = math.prod(self.student.grids(size)[0])
-        read = self.student if role == "student" or self.teacher is None else self.teacher
-        whole = read(values, valid)
+        whole: list[Tokens] = self.encoder(role)(values, valid)
         target = self._normalised(whole[0])
         errors = values.new_zeros(batch, patches)
         for hidden in torch.arange(patches, device=values.device).tensor_split(10):
