@@ -145,10 +145,10 @@ def open_run(run: Path, config: Config, store: Store | ImageStore) -> None:
     file, told = run / "config.yaml", run / "environment.json"
     if file.exists():
         theirs = configuration.load(file)
-        if theirs != config:
+        if differing := configuration.differences(config, theirs):
             raise LatentcastError(
                 f"{file}: belongs to another run ("
-                + "; ".join(configuration.differences(config, theirs))
+                + "; ".join(differing)
                 + "); choose another --out, or repeat the run's own settings to resume it"
             )
         _note_resume(told, store)

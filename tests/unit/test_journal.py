@@ -33,7 +33,7 @@ def journalled(
 ) -> tuple[dict[str, Any], str]:
     module = nn.Linear(2, 2)
     with Journal(run, config, step_flops=1) as journal:
-        journal.start(State(), Context.of(config.train))
+        journal.start(State(), Context.of(config))
         journal.updated(
             State(step=step),
             output,

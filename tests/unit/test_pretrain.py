@@ -169,7 +169,7 @@ def test_rows_beyond_the_checkpoint_are_dropped_on_resume(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
     with Journal(tmp_path, small_config, step_flops=1) as journal:
-        journal.start(State(step=2), Context.of(small_config.train))
+        journal.start(State(step=2), Context.of(small_config))
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 

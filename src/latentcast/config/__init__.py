@@ -1,6 +1,7 @@
 """The configuration of a run: frozen, closed to unknown keys, checked across fields."""
 
 from latentcast.config.inputs import EcgInput, ImageInput, Normalisation
+from latentcast.config.machine import MachineConfig
 from latentcast.config.masks import Blocks, ContextBlocks, MaskConfig, ReferenceBlocks, TargetBlocks
 from latentcast.config.network import EncoderConfig, Rotary, SinCos
 from latentcast.config.objective import (
@@ -27,6 +28,7 @@ __all__ = [
     "ImageInput",
     "JepaConfig",
     "LevelConfig",
+    "MachineConfig",
     "MaskConfig",
     "NepaConfig",
     "Normalisation",

@@ -86,8 +86,13 @@ def validated(tree: Mapping[str, Any], source: str) -> Config:
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
-    """``key: ours, theirs`` for each leaf in which two configurations differ."""
-    left, right = dict(_leaves(ours.model_dump())), dict(_leaves(theirs.model_dump()))
+    """``key: ours, theirs`` for each leaf in which two configurations differ.
+
+    The machine's are left out: where a run computes is no part of what it computes.
+    """
+    left, right = (
+        dict(_leaves(config.model_dump(exclude={"machine"}))) for config in (ours, theirs)
+    )
     return [
         f"{name} is {left.get(name)} here, {right.get(name)} there"
         for name in sorted(left.keys() | right.keys())

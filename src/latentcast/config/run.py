@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from latentcast.config.inputs import EcgInput, ImageInput
+from latentcast.config.machine import MachineConfig
 from latentcast.config.network import EncoderConfig, Rotary, SinCos
 from latentcast.config.objective import JepaConfig, NepaConfig
 from latentcast.config.settings import Settings, divisor_near
@@ -17,7 +18,7 @@ from latentcast.config.training import EmaConfig, OptimizerConfig, TrainConfig
 
 
 class Config(Settings):
-    """A whole run: input, encoder, objective, optimizer, EMA, training."""
+    """A whole run: input, encoder, objective, optimizer, EMA, training, and the machine for it."""
 
     recipe: str
     input: Annotated[EcgInput | ImageInput, Field(discriminator="kind")]
@@ -26,6 +27,7 @@ class Config(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig | None = EmaConfig()
     train: TrainConfig = TrainConfig()
+    machine: MachineConfig = MachineConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

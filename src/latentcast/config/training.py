@@ -51,11 +51,13 @@ class TrainConfig(Settings):
     """Gradient accumulation: the batch is split into this many pieces."""
     random_crop: bool = True
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every: Count = 50
     checkpoint_every: Count = 1000
     keep_checkpoints: Count = 2
-    device: str = "auto"
+    """The newest ones."""
+    keep_every: Count | None = None
+    """And for ever those of every so many steps."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

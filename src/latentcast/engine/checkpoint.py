@@ -120,10 +120,10 @@ def resume(folder: Path, model: nn.Module, optimizer: Optimizer, config: Config)
     checkpoint = latest(folder)
     record = read_record(checkpoint)
     theirs = config_of(checkpoint, record)
-    if theirs != config:
+    if differing := differences(config, theirs):
         raise LatentcastError(
             f"{checkpoint}: was written by another configuration ("
-            + "; ".join(differences(config, theirs))
+            + "; ".join(differing)
             + "); use the run's config.yaml or another --out"
         )
     model.load_state_dict(read_tensors(checkpoint, "model.safetensors"))

@@ -10,8 +10,11 @@ from types import FrameType
 
 import torch
 
-from latentcast.config import TrainConfig
+from latentcast.config import Config
 from latentcast.errors import LatentcastError
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Context:
     precision: torch.dtype
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Context:
-        name = config.device
+    def of(cls, config: Config) -> Context:
+        name = config.machine.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -31,9 +34,9 @@ class Context:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as problem:
             raise LatentcastError(
-                f"train.device {name}: cannot be used ({problem}); try cpu"
+                f"machine.device {name}: cannot be used ({problem}); try cpu"
             ) from None
-        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision])
+        return cls(device, PRECISIONS[config.train.precision])
 
     def autocast(self) -> AbstractContextManager[object]:
         """bf16 needs no loss scaling; losses and norms stay in float32 inside."""

@@ -58,7 +58,7 @@ def train(
     Raises:
         LatentcastError: the checkpoint does not fit, or the gradient stays not finite.
     """
-    context = Context.of(config.train)
+    context = Context.of(config)
     objective.to(context.device).train()
     optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
     state = checkpoint.resume(run / "checkpoints", objective, optimizer, config)
