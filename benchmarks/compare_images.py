@@ -17,17 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from latentcast.config import Config
-from latentcast.objectives.build import build
+from latentcast.bench import operations
 from latentcast.pretrain import pretrain
 from latentcast.probing import probe_run
 from latentcast.recipes import recipe
-
-
-def operations(config: Config) -> float:
-    """In the matrix products of a whole run."""
-    step = build(config).step_flops(config.input.size)
-    return float(step * config.train.batch_size * config.train.steps)
 
 
 def main() -> None:

@@ -24,12 +24,12 @@ import numpy as np
 from torch import Tensor
 
 from latentcast.artifacts.ecg import Counts, EcgEncoder
+from latentcast.bench import operations
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
 from latentcast.monitors.journal import read_metrics
-from latentcast.objectives.build import build
 from latentcast.pretrain import pretrain
 from latentcast.recipes import recipe
 
@@ -50,12 +50,6 @@ class Layers:
         layers, valid = self.encoder.token_layers(samples)
         held = dict(zip(self.encoder.layer_names, layers, strict=True))
         return [held[name] for name in self.layer_names], valid
-
-
-def operations(config: Config) -> float:
-    """In the matrix products of a whole run."""
-    step = build(config).step_flops(config.input.size)
-    return float(step * config.train.batch_size * config.train.steps)
 
 
 def at_equal_compute(name: str, seed: int) -> Config:

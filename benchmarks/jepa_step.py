@@ -14,23 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from latentcast import bench
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
-from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
-from latentcast.engine.ema import Ema
-from latentcast.engine.loop import accumulate, gradient_norm
-from latentcast.engine.optimizer import adamw
-from latentcast.engine.schedules import Schedules
-from latentcast.objectives.build import build
 from latentcast.recipes import recipe
 
 aten = torch.ops.aten
@@ -72,29 +67,16 @@ def _like(matrix: Tensor) -> Tensor:
     return made.normal_()
 
 
-def step_of(config: Config) -> Callable[[], None]:
-    """One training step as the engine takes it."""
-    objective = build(config)
-    optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
-    ema, context = Ema(objective.ema_pairs()), Context(torch.device("cpu"), torch.float32)
+def step_of(config: Config) -> Callable[[], object]:
+    """The first training step, again and again, as the engine takes it."""
     size = (config.train.batch_size, config.input.channels, *config.input.size)
-    batch, state = Batch(torch.randn(size), torch.arange(size[0])), State()
-
-    def step() -> None:
-        schedules.apply(optimizer, state.step)
-        accumulate(objective, lambda x, draw: Inputs(x), [batch], 0, state, context)
-        gradient_norm(objective, config.optimizer.clip_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(schedules.momentum(state.step))
-
-    return step
+    batch = Batch(torch.randn(size), torch.arange(size[0]))
+    context = Context(torch.device("cpu"), torch.float32)
+    return partial(bench.step_of(config, lambda x, draw: Inputs(x), [batch], context), 0)
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    return bench.timed(run, torch.device("cpu"))[0]
 
 
 def against_products(config: Config, rounds: int) -> dict[str, Any]:

@@ -22,11 +22,13 @@ from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.engine.checkpoint import State
 from latentcast.engine.loop import train
+from latentcast.engine.ranks import Ranks, joined_ranks
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.images.preprocess import ImagePreprocess
 from latentcast.monitors.journal import Journal
-from latentcast.objectives.build import build
+from latentcast.objectives.base import Objective
+from latentcast.objectives.build import assemble, build
 from latentcast.signals.preprocess import EcgPreprocess
 
 
@@ -42,20 +44,31 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
         LatentcastError: the store does not fit the configuration or is damaged, the run folder
             belongs to another configuration or cannot be written.
     """
-    store = open_store(data)
-    config = fitted(config, store)
-    open_run(run, config, store)
-    objective = build(config)
-    loader, preprocess = _reading(store, config)
-    with Journal(run, config, objective.step_flops(config.input.size)) as journal:
-        return train(objective, preprocess, loader.stream, config, run, journal)
+    with joined_ranks(config.machine.device) as ranks:
+        store = open_store(data)
+        config = fitted(config, store)
+        if ranks.first:
+            open_run(run, config, store)
+        ranks.wait()
+        objective = _built(config, ranks)
+        loader, preprocess = reading(store, config, ranks)
+        with Journal(run, config, objective.step_flops(config.input.size), ranks) as journal:
+            return train(objective, preprocess, loader.stream, config, run, journal, ranks)
 
 
-def _reading(
-    store: Store | ImageStore, config: Config
+def _built(config: Config, ranks: Ranks) -> Objective:
+    """With its weights, or, to be drawn in shards, with their shapes alone."""
+    if ranks.size == 1 or config.machine.parallel == "ddp":
+        return build(config)
+    with torch.device("meta"):
+        return assemble(config)
+
+
+def reading(
+    store: Store | ImageStore, config: Config, ranks: Ranks
 ) -> tuple[CropLoader | ImageLoader, EcgPreprocess | ImagePreprocess]:
     """What brings batches, and what makes floats of them on the device."""
-    rows = store.rows("train")
+    rows, share = store.rows("train"), (ranks.rank, ranks.size)
     if isinstance(store, ImageStore):
         assert isinstance(config.input, ImageInput)  # fitted has seen to it
         return ImageLoader(store, rows, config), ImagePreprocess(config.input)

@@ -224,6 +224,9 @@ class _Deaf:
     def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
         return next(batches)
 
+    def looks(self, step: int) -> bool:
+        return True
+
     def updated(self, *of_a_step: Any) -> None: ...
     def skipped(self, state: State, problem: str) -> None: ...
 
@@ -260,7 +263,7 @@ def test_one_average_a_step_after_the_optimizer_however_many_pieces(
         monkeypatch.setattr(owner, name, told)
 
     spy(Jepa, "forward", "forward")
-    spy(torch.Tensor, "backward", "backward")
+    spy(torch.autograd, "backward", "backward")
     spy(torch.optim.AdamW, "step", "optimizer")
     spy(loop.Ema, "update", "average")
     run(CONFIG.updated({"train.micro_batches": pieces}), tmp_path)
@@ -280,9 +283,10 @@ def test_a_skipped_step_moves_neither_teacher_nor_momentum(
     momenta: list[float] = []
     update = loop.Ema.update
 
-    def told(self: Ema, momentum: float) -> None:
-        momenta.append(momentum)
-        update(self, momentum)
+    def told(self: Ema, momentum: float, refused: Tensor) -> None:
+        if not refused:
+            momenta.append(momentum)
+        update(self, momentum, refused)
 
     monkeypatch.setattr(loop.Ema, "update", told)
     objective = run(CONFIG, tmp_path, poison=frozenset({1}))

@@ -15,19 +15,25 @@ from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 
 
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+FILES = [f"model/{SHARD}", f"optimizer/{SHARD}", "state.json"]
+
+
 def save(folder: Path, config: Config, *steps: int, keep: int = 5) -> Path:
     model = build(config)
     optimizer = adamw(model, config.optimizer)
     for p in model.trainable().values():
         p.grad = torch.ones_like(p)
     optimizer.step()
+    config = config.updated({"train.keep_checkpoints": keep})
     for step in steps:
-        written = checkpoint.save(folder, State(step, 1), model, optimizer, config, keep)
+        written = checkpoint.save(folder, State(step, 1), model, optimizer, config)
     return written
 
 
 def resume(folder: Path, config: Config) -> State:
     model = build(config)
+    config = config.updated({"train.keep_checkpoints": 5})
     return checkpoint.resume(folder, model, adamw(model, config.optimizer), config)
 
 
@@ -45,7 +51,7 @@ def test_only_the_newest_are_kept(small_config: Config, tmp_path: Path) -> None:
     assert [p.name for p in checkpoint.list_steps(tmp_path)] == ["step-00000009", "step-00000010"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_checkpoint_cut_in_half_is_refused_with_a_mend(
     small_config: Config, tmp_path: Path, name: str
 ) -> None:
@@ -58,7 +64,7 @@ def test_a_checkpoint_cut_in_half_is_refused_with_a_mend(
         resume(tmp_path, small_config)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused(small_config: Config, tmp_path: Path, name: str) -> None:
     (save(tmp_path, small_config, 4) / name).unlink()
     with pytest.raises(LatentcastError, match="to start over"):
@@ -66,11 +72,11 @@ def test_a_missing_file_is_refused(small_config: Config, tmp_path: Path, name: s
 
 
 def test_one_flipped_bit_is_noticed(small_config: Config, tmp_path: Path) -> None:
-    file = save(tmp_path, small_config, 4) / "model.safetensors"
+    file = save(tmp_path, small_config, 4) / FILES[0]
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
-    with pytest.raises(LatentcastError, match=r"model\.safetensors: is damaged"):
+    with pytest.raises(LatentcastError, match=r"\.safetensors: is damaged"):
         resume(tmp_path, small_config)
 
 
@@ -100,10 +106,10 @@ def test_a_full_disk_is_a_sentence_and_the_former_checkpoint_stays(
 ) -> None:
     save(tmp_path, small_config, 3)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint.HuggingFaceStorageWriter, "write_data", full)
     with pytest.raises(LatentcastError, match="No space left on device.*free space"):
         save(tmp_path, small_config, 4)
     monkeypatch.undo()
@@ -128,5 +134,5 @@ def test_a_state_that_is_no_mapping_is_refused(small_config: Config, tmp_path: P
 
 
 def test_nothing_in_a_checkpoint_is_pickled(small_config: Config, tmp_path: Path) -> None:
-    names = {file.suffix for file in save(tmp_path, small_config, 4).iterdir()}
+    names = {f.suffix for f in save(tmp_path, small_config, 4).rglob("*") if f.is_file()}
     assert names == {".safetensors", ".json"}

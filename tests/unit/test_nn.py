@@ -183,7 +183,7 @@ def test_block_equals_a_naive_one(change: dict[str, object]) -> None:
     assert isinstance(block, Block)
     x = torch.randn(2, 9, 24, dtype=torch.float64)
     tables = made.tables((40,), CPU)
-    torch.testing.assert_close(block(x, tables, None), _naive_block(block, x, tables))
+    torch.testing.assert_close(block(x, tables), _naive_block(block, x, tables))
 
 
 def _naive_block(
@@ -216,24 +216,26 @@ def _naive_block(
 def test_layer_scale_of_1e_5_leaves_a_block_almost_the_identity() -> None:
     made = encoder(layer_scale=1e-5)
     x = torch.randn(2, 9, 24, dtype=torch.float64)
-    out = made.blocks[0](x, made.tables((40,), CPU), None)
+    out = made.blocks[0](x, made.tables((40,), CPU))
     assert 0 < float((out - x).detach().abs().max()) < 1e-4
 
 
 def test_drop_path_stays_active_beside_layer_scale() -> None:
     """The public H-JEPA loses drop-path when LayerScale is on (jepa.md D18)."""
     made = encoder(layer_scale=1.0, drop_path=0.5)
+    block = made.blocks[1]
+    assert isinstance(block, Block)
     x = torch.randn(64, 9, 24, dtype=torch.float64)
     tables = made.tables((40,), CPU)
-    once = made.blocks[1](x, tables, draw(0, 64))
-    assert not torch.equal(once, made.blocks[1](x, tables, None))
-    assert torch.equal(once, made.blocks[1](x, tables, draw(0, 64)))
-    assert not torch.equal(once, made.blocks[1](x, tables, draw(1, 64)))
+    once = block(x, tables, block.kept(draw(0, 64)))
+    assert not torch.equal(once, block(x, tables))
+    assert torch.equal(once, block(x, tables, block.kept(draw(0, 64))))
+    assert not torch.equal(once, block(x, tables, block.kept(draw(1, 64))))
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples() -> None:
     x = torch.ones(20_000, 3)
-    dropped = drop_path(x, 0.3, draw(0, 20_000), "s")
+    dropped = drop_path(x, draw(0, 20_000).for_samples("s") >= 0.3, 0.3)
     kinds = dropped.unique()
     assert kinds.tolist() == pytest.approx([0.0, 1 / 0.7])
     assert torch.equal(dropped[:, 0], dropped[:, 2])

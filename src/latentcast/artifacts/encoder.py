@@ -61,7 +61,7 @@ class Encoder:
         """
         newest, record, config = _newest(run)
         objective = build(config)
-        objective.load_state_dict(checkpoint.read_tensors(newest, "model.safetensors"))
+        objective.load_state_dict(checkpoint.read_tensors(newest, "model"))
         return cls._reading(config, objective, role, "pretrained", record["step"])
 
     @classmethod

@@ -90,9 +90,7 @@ def differences(ours: Config, theirs: Config) -> list[str]:
 
     The machine's are left out: where a run computes is no part of what it computes.
     """
-    left, right = (
-        dict(_leaves(config.model_dump(exclude={"machine"}))) for config in (ours, theirs)
-    )
+    left, right = (leaves(config.model_dump(exclude={"machine"})) for config in (ours, theirs))
     return [
         f"{name} is {left.get(name)} here, {right.get(name)} there"
         for name in sorted(left.keys() | right.keys())
@@ -100,14 +98,18 @@ def differences(ours: Config, theirs: Config) -> list[str]:
     ]
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
+def leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value; the sections of a list are numbered, as ``--set`` writes them."""
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
-            pairs += _leaves(value, f"{prefix}{name}.")
+        inside = value
+        if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            inside = {str(place): item for place, item in enumerate(value)}
+        if isinstance(inside, Mapping):
+            flat |= {f"{name}.{inner}": held for inner, held in leaves(inside).items()}
         else:
-            pairs.append((prefix + name, value))
-    return pairs
+            flat[name] = value
+    return flat
 
 
 def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ class Config(Settings):
     encoder: EncoderConfig
     objective: Annotated[NepaConfig | JepaConfig, Field(discriminator="kind")] = NepaConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    ema: EmaConfig | None = EmaConfig()
+    ema: EmaConfig | None = EmaConfig(base=0.9999)
     train: TrainConfig = TrainConfig()
     machine: MachineConfig = MachineConfig()
 

@@ -106,24 +106,28 @@ class ImageStore:
         rows: Ints = np.flatnonzero(np.isin(self.folds, self.manifest.splits[split]))
         return rows
 
-    def take(self, rows: Sequence[int] | Ints) -> Pixels:
-        """Images uint8 ``(B, height, width, channels)``.
+    def take(self, rows: Sequence[int] | Ints, out: Pixels | None = None) -> Pixels:
+        """Images uint8 ``(B, height, width, channels)``, in ``out`` where it is given.
 
         Raises:
             LatentcastError: an encoded image cannot be decoded any more.
+            ValueError: ``out`` has another shape or type.
         """
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
             raise IndexError(f"rows must be in [0, {len(self)})")
-        out = np.empty((len(wanted), self.height, self.width, self.channels), dtype=np.uint8)
+        shape = (len(wanted), self.height, self.width, self.channels)
+        images = np.empty(shape, dtype=np.uint8) if out is None else out
+        if images.shape != shape or images.dtype != np.uint8:
+            raise ValueError(f"out is {images.dtype} {images.shape}, needed is uint8 {shape}")
         if self.manifest.encoding == "pixels":
             places = zip(self._shard[wanted].tolist(), self._offset[wanted].tolist(), strict=True)
             for i, (shard, offset) in enumerate(places):
-                out[i] = self._shards[shard][offset]
-            return out
+                images[i] = self._shards[shard][offset]
+            return images
 
         def into(i: int) -> None:
-            out[i] = self._decode(int(wanted[i]))
+            images[i] = self._decode(int(wanted[i]))
 
         threads = min(8, len(wanted), usable_processors())
         if threads == 1 or len(wanted) <= _CHEAP:
@@ -132,7 +136,7 @@ class ImageStore:
         else:
             with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside the interpreter lock
                 list(pool.map(into, range(len(wanted))))
-        return out
+        return images
 
     def encoded(self, row: int) -> bytes:
         """The bytes of an image's file, as the source held it (encoding ``encoded`` only)."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import count
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -12,31 +16,114 @@ import torch
 from latentcast import randomness
 from latentcast.batch import Batch
 from latentcast.config import Config, EcgInput
+from latentcast.data.image_store import ImageStore
 from latentcast.data.order import Ints, Order
+from latentcast.data.readers import Request, Shards, read
 from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+
+AnyStore = TypeVar("AnyStore", bound=Store | ImageStore)
+Item = TypeVar("Item")
 
 
-class CropLoader:
-    """Crops of recordings: which ones and where is a function of (seed, attempt).
+class Loader(ABC, Generic[AnyStore]):
+    """What a rank reads for each attempt: a function of (seed, attempt), whoever reads it.
+
+    A kind of loader says what it asks of its store for given samples, and what comes of it.
 
     Args:
         store: what to read from.
         rows: of the training split.
-        config: gives crop length, batch size, micro-batches and seed.
+        config: gives batch size (of all ranks together), micro-batches, seed and reader processes.
+        ranks: this rank and how many there are.
+
+    Raises:
+        LatentcastError: the batch is too small to give each rank a sample of each micro-batch.
     """
 
-    def __init__(self, store: Store, rows: Ints, config: Config) -> None:
-        assert isinstance(config.input, EcgInput)
-        self.store, self.train = store, config.train
-        self.length = config.input.length
+    shape: tuple[int, ...]
+    """Of one sample."""
+    dtype: np.dtype[Any]
+
+    def __init__(
+        self, store: AnyStore, rows: Ints, config: Config, ranks: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.store, self.train, self.workers = store, config.train, config.machine.workers
         self.order = Order(rows, config.train.seed)
+        (rank, size), whole, pieces = ranks, self.train.batch_size, self.train.micro_batches
+        if pieces * size > whole:
+            raise LatentcastError(
+                f"train.batch_size {whole}: gives no sample to some of {pieces} micro-batches on "
+                f"{size} ranks; set it to {pieces * size} or more, or lower train.micro_batches"
+            )
+        # Of each micro-batch the ranks hold consecutive parts, so that together they have the
+        # pieces of one process and read each sample once.
+        self.places: Ints = np.concatenate(
+            [
+                np.array_split(piece, size)[rank]
+                for piece in np.array_split(np.arange(whole), pieces)
+            ]
+        )
+
+    @abstractmethod
+    def request(self, ids: Ints) -> Request:
+        """What ``store.take`` is asked for these places in the order of visits, rows first."""
+
+    def ids(self, attempt: int) -> Ints:
+        """This rank's places of an attempt in the endless order of visits."""
+        return attempt * self.train.batch_size + self.places
 
     def batch(self, attempt: int) -> Batch:
-        """The whole batch of one attempt: int16 ``(B, length, leads)``."""
-        rows = self.order.batch(attempt, self.train.batch_size)
-        ids = self.order.positions(attempt, self.train.batch_size)
-        samples = self.store.take(rows, self.starts(ids, rows), self.length)
+        """All that this rank reads for one attempt: integers as they lie in the store."""
+        ids = self.ids(attempt)
+        samples = self.store.take(*self.request(ids))
         return Batch(torch.from_numpy(samples), torch.from_numpy(ids))
+
+    def stream(self, attempt: int) -> Generator[list[Batch]]:
+        """This rank's micro-batches of this attempt and of all that follow, read ahead.
+
+        By ``machine.workers`` processes, or with 0 by a thread of this one; they are the same
+        batches. A batch may be kept as long as one likes, but many that are kept come slower.
+
+        Raises:
+            LatentcastError: a shard vanished or was cut short, or a reader process died.
+        """
+        alone = self.workers == 0
+        return ahead(self._alone(attempt)) if alone else self._by_readers(attempt)
+
+    def _alone(self, attempt: int) -> Generator[list[Batch]]:
+        shards = Shards(self.store)
+        for number in count(attempt):
+            shards.check()
+            yield split(self.batch(number), self.train.micro_batches)
+
+    def _by_readers(self, attempt: int) -> Generator[list[Batch]]:
+        requests = (self.request(self.ids(number)) for number in count(attempt))
+        shape = (len(self.places), *self.shape)
+        with closing(read(self.store, requests, shape, self.dtype, self.workers)) as arrays:
+            for number in count(attempt):
+                samples = torch.from_numpy(next(arrays))
+                ids = torch.from_numpy(self.ids(number))
+                pieces = split(Batch(samples, ids), self.train.micro_batches)
+                del samples
+                yield pieces
+                del pieces  # what the consumer has dropped can be filled again
+
+
+class CropLoader(Loader[Store]):
+    """Crops of recordings, int16 ``(B, length, leads)``: which ones, and where each begins."""
+
+    def __init__(
+        self, store: Store, rows: Ints, config: Config, ranks: tuple[int, int] = (0, 1)
+    ) -> None:
+        super().__init__(store, rows, config, ranks)
+        assert isinstance(config.input, EcgInput)
+        self.length = config.input.length
+        self.shape, self.dtype = (self.length, len(store.leads)), np.dtype(np.int16)
+
+    def request(self, ids: Ints) -> Request:
+        rows = self.order.at(ids)
+        return rows, self.starts(ids, rows), self.length
 
     def starts(self, ids: Ints, rows: Ints) -> Ints:
         """First sample of each crop, always inside the record; 0 where the record is shorter."""
@@ -48,48 +135,89 @@ class CropLoader:
         starts: Ints = (draws * (room + 1)).astype(np.int64)
         return starts
 
-    def stream(self, attempt: int) -> Iterator[list[Batch]]:
-        """Micro-batches of this attempt and of all that follow, read ahead by a thread."""
-        return ahead(lambda n: split(self.batch(n), self.train.micro_batches), attempt)
-
 
 def split(batch: Batch, pieces: int) -> list[Batch]:
-    """Cut a batch into equal micro-batches."""
-    samples, ids = batch.samples.chunk(pieces), batch.ids.chunk(pieces)
+    """Cut a batch into micro-batches whose sizes differ by one at most, the larger ones first.
+
+    A rank's parts of the micro-batches, one after the other, are cut where they join.
+    """
+    samples, ids = batch.samples.tensor_split(pieces), batch.ids.tensor_split(pieces)
     return [Batch(s, i) for s, i in zip(samples, ids, strict=True)]
 
 
-def ahead(make: Callable[[int], list[Batch]], start: int, depth: int = 2) -> Iterator[list[Batch]]:
-    """``make(start), make(start + 1), …``, prepared by a thread up to ``depth`` in advance.
+def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:
+    """The same items, made by a thread up to ``depth`` in advance.
 
-    An exception in the thread is raised where the batch would have come.
+    An exception in the thread is raised where the item would have come.
     """
-    ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
-    def work() -> None:
-        number = start
+    def put(item: Item | None, problem: BaseException | None) -> None:
         while not stop.is_set():
             try:
-                item: list[Batch] | BaseException = make(number)
+                return ready.put((item, problem), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        with closing(items):
+            try:
+                for item in items:
+                    put(item, None)
+                    del item
+                    if stop.is_set():
+                        return
             except BaseException as problem:
-                item = problem
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, BaseException):
-                return
-            number += 1
+                put(None, problem)
+            else:
+                put(None, StopIteration())
 
     threading.Thread(target=work, daemon=True, name="latentcast-loader").start()
     try:
         while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
+            item, problem = ready.get()
+            if isinstance(problem, StopIteration):
+                return
+            if problem is not None:
+                raise problem
+            assert item is not None
             yield item
+            del item
     finally:
         stop.set()
+
+
+def to_device(stream: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
+    """The same micro-batches on the device, the next ones on their way while a step runs.
+
+    On a GPU a thread copies them into pinned memory and from there, on a stream of its own, to the
+    device. Elsewhere nothing is done: a batch moves when it is used, or is where it belongs.
+    """
+    return stream if device.type != "cuda" else _copied(stream, device)
+
+
+def _copied(stream: Iterator[list[Batch]], device: torch.device) -> Generator[list[Batch]]:
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copies() -> Generator[tuple[list[Batch], torch.cuda.Event]]:
+        for pieces in stream:
+            with torch.cuda.stream(copying):  # also makes it this thread's device
+                # Pinned memory is used again only after the copy out of it has ended.
+                pinned = [Batch(p.samples.pin_memory(), p.ids.pin_memory()) for p in pieces]
+                moved = [batch.to(device) for batch in pinned]
+                done = copying.record_event()
+            del pieces, pinned
+            yield moved, done
+            del moved
+
+    with closing(ahead(copies(), depth=1)) as arriving:
+        for moved, done in arriving:
+            computing = torch.cuda.current_stream(device)
+            computing.wait_event(done)
+            for batch in moved:
+                # Made on the other stream: not to be overwritten before this one has read it.
+                batch.samples.record_stream(computing)
+                batch.ids.record_stream(computing)
+            yield moved
+            del moved

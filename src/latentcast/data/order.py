@@ -15,23 +15,17 @@ Ints = npt.NDArray[np.int64]
 class Order:
     """An endless sequence that visits every row once an epoch, in a new order each time.
 
-    There is no iterator state: batch ``n`` of size ``B`` is positions ``nB … nB + B − 1``. An
-    epoch ends wherever it ends, also inside a batch; nothing is dropped and nothing repeated.
+    There is no iterator state: a batch is a range of positions in it. An epoch ends wherever it
+    ends, also inside a batch; nothing is dropped and nothing repeated.
     """
 
     def __init__(self, rows: Ints, seed: int) -> None:
         self.rows, self.seed = rows, seed
 
-    @staticmethod
-    def positions(number: int, size: int) -> Ints:
-        """Positions of batch ``number`` in the endless sequence, each of them a single visit."""
-        return np.arange(number * size, (number + 1) * size)
-
-    def batch(self, number: int, size: int) -> Ints:
-        """Rows ``(size,)`` of batch ``number``."""
-        positions = self.positions(number, size)
+    def at(self, positions: Ints) -> Ints:
+        """Rows at these positions ``(n,)``, each position a single visit."""
         epochs, places = np.divmod(positions, len(self.rows))
-        shuffled = np.empty(size, np.int64)
+        shuffled = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             shuffled[here] = _permutation(self.seed, int(epoch), len(self.rows))[places[here]]

@@ -1,8 +1,10 @@
 """Checkpoints: whole or absent, checked before use, and enough to go on bit for bit.
 
-A checkpoint is a folder ``step-00000100/`` with ``model.safetensors`` (students and teachers),
-``optimizer.safetensors`` (moments by parameter name), and ``state.json`` (the step, the skipped
-steps, checksums and the configuration). Everything else a run needs is a function of the step.
+A checkpoint is a folder ``step-00000100/`` with ``model/`` (students and teachers) and
+``optimizer/`` (moments by parameter name), written by ``torch.distributed.checkpoint`` as
+safetensors, a file for each rank, and ``state.json`` (the step, the skipped steps, checksums and
+the configuration). Everything else a run needs is a function of the step. What N ranks wrote, M
+ranks can read.
 """
 
 from __future__ import annotations
@@ -10,21 +12,33 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as read
+from torch.distributed.checkpoint.state_dict_saver import save as write
 from torch.optim import Optimizer
 
-from latentcast.config import Config, differences, validated
+from latentcast.config import Config, TrainConfig, differences, validated
+from latentcast.engine.ranks import Ranks
 from latentcast.errors import LatentcastError
 from latentcast.files import sync
 
-FORMAT = 1
-_TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
+FORMAT = 2
+Tensors = Literal["model", "optimizer"]
 
 
 @dataclass
@@ -35,58 +49,95 @@ class State:
         step: optimizer updates done; lr, decay and momentum are functions of it.
         skipped: updates given up because the gradient was not finite. Data is a function of
             ``step + skipped``, so a bad batch is not met again for ever.
+        scale: of the loss, 1 but in fp16.
     """
 
     step: int = 0
     skipped: int = 0
+    scale: float = 1.0
 
     @property
     def attempt(self) -> int:
         return self.step + self.skipped
 
 
+def due(step: int, config: TrainConfig) -> bool:
+    """Whether there is to be a checkpoint of this step."""
+    return step % config.checkpoint_every == 0 or step == config.steps
+
+
 def save(
-    folder: Path, state: State, model: nn.Module, optimizer: Optimizer, config: Config, keep: int
+    folder: Path,
+    state: State,
+    model: nn.Module,
+    optimizer: Optimizer,
+    config: Config,
+    ranks: Ranks = Ranks(),
 ) -> Path:
-    """Write ``folder/step-N`` in one rename and drop all but the newest ``keep``."""
+    """Write ``folder/step-N`` in one rename and drop the old ones; all ranks call it.
+
+    The newest ``train.keep_checkpoints`` stay, and those of every ``train.keep_every`` steps.
+
+    Raises:
+        LatentcastError: it cannot be written; the one before is as good as it was.
+    """
     target = folder / f"step-{state.step:08d}"
+    ranks.wait()  # none looks while another renames
     if target.exists():  # the same step holds the same weights and moments
         return target
+    draft = folder / f".draft-{target.name}"
     try:
-        _write(folder, target, state, model, optimizer, config)
-    except OSError as problem:
+        if ranks.first:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        ranks.wait()
+        _write(draft / "model", model.state_dict(), ranks)
+        _write(draft / "optimizer", _moments(optimizer), ranks)
+        ranks.wait()
+        if ranks.first:
+            _finish(draft, target, state, config)
+            for old in _superseded(list_steps(folder), config.train):
+                # Renamed first: a kill while files are removed must not leave half a checkpoint.
+                shutil.rmtree(old.rename(folder / f".draft-{old.name}"))
+    except (OSError, SafetensorError, CheckpointException) as problem:
         raise LatentcastError(
-            f"{target}: cannot be written ({problem}); free space and give the same command, the "
-            "run goes on from the checkpoint before"
+            f"{target}: cannot be written ({_reason(problem)}); free space and give the same "
+            "command, the run goes on from the checkpoint before"
         ) from None
-    for old in list_steps(folder)[:-keep]:
-        # Renamed first: a kill while files are being removed must not leave half a checkpoint.
-        shutil.rmtree(old.rename(folder / f".draft-{old.name}"))
+    ranks.wait()
     return target
 
 
-def _write(
-    folder: Path, target: Path, state: State, model: nn.Module, optimizer: Optimizer, config: Config
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".draft-{target.name}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    save_file(_plain(model.state_dict()), draft / _TENSOR_FILES[0])
-    save_file(_plain(_moments(optimizer)), draft / _TENSOR_FILES[1])
+def _write(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _silent():
+        write(plain, storage_writer=writer, no_dist=ranks.size == 1)
+
+
+def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
+    files = sorted(draft.rglob("*.safetensors"))
     record = {
         "format": FORMAT,
         "step": state.step,
         "skipped": state.skipped,
-        "sha256": {name: _sha256(draft / name) for name in _TENSOR_FILES},
+        "scale": state.scale,
+        "sha256": {str(file.relative_to(draft)): _sha256(file) for file in files},
         "config": config.model_dump(mode="json"),
     }
     (draft / "state.json").write_text(json.dumps(record, indent=1))
-    for file in draft.iterdir():
-        sync(file)
-    sync(draft)
+    for path in (*draft.rglob("*"), draft):
+        sync(path)
     draft.rename(target)
-    sync(folder)
+    sync(target.parent)
+
+
+def _superseded(steps: list[Path], config: TrainConfig) -> list[Path]:
+    def kept_for_ever(step: Path) -> bool:
+        every = config.keep_every
+        return every is not None and int(step.name.removeprefix("step-")) % every == 0
+
+    return [step for step in steps[: -config.keep_checkpoints] if not kept_for_ever(step)]
 
 
 def list_steps(folder: Path) -> list[Path]:
@@ -106,15 +157,18 @@ def latest(folder: Path) -> Path:
     return steps[-1]
 
 
-def resume(folder: Path, model: nn.Module, optimizer: Optimizer, config: Config) -> State:
+def resume(
+    folder: Path, model: nn.Module, optimizer: Optimizer, config: Config, ranks: Ranks = Ranks()
+) -> State:
     """Continue from the newest checkpoint, or from nothing when there is none.
 
     Raises:
         LatentcastError: the checkpoint is damaged, or was written by another configuration (the
             differing keys are named). It never starts over silently.
     """
-    for draft in folder.glob(".draft-*") if folder.is_dir() else ():
-        shutil.rmtree(draft)  # a save that a kill interrupted
+    if ranks.first:
+        for draft in folder.glob(".draft-*") if folder.is_dir() else ():
+            shutil.rmtree(draft)  # a save that a kill interrupted
     if not list_steps(folder):
         return State()
     checkpoint = latest(folder)
@@ -126,9 +180,9 @@ def resume(folder: Path, model: nn.Module, optimizer: Optimizer, config: Config)
             + "; ".join(differing)
             + "); use the run's config.yaml or another --out"
         )
-    model.load_state_dict(read_tensors(checkpoint, "model.safetensors"))
-    _load_moments(optimizer, read_tensors(checkpoint, "optimizer.safetensors"))
-    return State(record["step"], record["skipped"])
+    load(checkpoint, "model", model.state_dict())
+    load(checkpoint, "optimizer", _moments(optimizer, of=_names(checkpoint, "optimizer")))
+    return State(record["step"], record["skipped"], record["scale"])
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -157,13 +211,43 @@ def config_of(checkpoint: Path, record: dict[str, Any]) -> Config:
     return validated(record["config"], f"{checkpoint}/state.json")
 
 
-def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
+def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
+    """Fill tensors, whole or in shards, in place; every rank reads what it holds.
+
+    Raises:
+        LatentcastError: one is missing, of another shape, or cannot be read.
+    """
+    reader = HuggingFaceStorageReader(str(checkpoint / which))
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     try:
-        return load_file(checkpoint / name)
-    except (OSError, SafetensorError) as problem:
+        with _silent():
+            read(into, storage_reader=reader, no_dist=alone)
+    except (OSError, SafetensorError, ValueError, KeyError, CheckpointException) as problem:
         raise LatentcastError(
-            f"{checkpoint / name}: cannot be read ({problem}); " + _mend(checkpoint)
+            f"{checkpoint / which}: cannot be read ({_reason(problem)}); " + _mend(checkpoint)
         ) from None
+
+
+def read_tensors(checkpoint: Path, which: Tensors) -> dict[str, Tensor]:
+    """All tensors, whole, on the CPU, however many ranks wrote them."""
+    tensors = {
+        name: torch.empty(told.size, dtype=told.properties.dtype)
+        for name, told in _names(checkpoint, which).items()
+    }
+    load(checkpoint, which, tensors)
+    return tensors
+
+
+def _names(checkpoint: Path, which: Tensors) -> dict[str, TensorStorageMetadata]:
+    try:
+        with _silent():
+            told = HuggingFaceStorageReader(str(checkpoint / which)).read_metadata()
+    except (OSError, SafetensorError, ValueError, KeyError) as problem:
+        raise LatentcastError(
+            f"{checkpoint / which}: cannot be read ({problem}); " + _mend(checkpoint)
+        ) from None
+    found = told.state_dict_metadata
+    return {name: value for name, value in found.items() if isinstance(value, TensorStorageMetadata)}
 
 
 def _mend(checkpoint: Path) -> str:
@@ -172,27 +256,36 @@ def _mend(checkpoint: Path) -> str:
     return f"delete {checkpoint} to {fallback}"
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-
-
-def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
+def _moments(
+    optimizer: Optimizer, of: dict[str, TensorStorageMetadata] | None = None
+) -> dict[str, Tensor]:
+    """Moments by parameter and name; with ``of``, those are made first, to be filled."""
     tensors: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            for moment, value in optimizer.state[parameter].items():
-                tensors[f"{name}|{moment}"] = value
+            held = optimizer.state[parameter]
+            for known in of or ():
+                if known.rpartition("|")[0] == name:
+                    moment = known.rpartition("|")[2]
+                    one = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    held[moment] = one if moment == "step" else torch.zeros_like(parameter)
+            tensors |= {f"{name}|{moment}": value for moment, value in held.items()}
     return tensors
 
 
-def _load_moments(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            optimizer.state[parameter] = {
-                key.rpartition("|")[2]: value.to(parameter.device)
-                for key, value in tensors.items()
-                if key.rpartition("|")[0] == name
-            }
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the remark that a single process saves as a single process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _reason(problem: BaseException) -> str:
+    """The first failure of any rank, without the tracebacks of all."""
+    if isinstance(problem, CheckpointException):
+        return str(next(iter(problem.failures.values()))[0])
+    return str(problem)
 
 
 def _sha256(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,26 +10,47 @@ from dataclasses import dataclass
 from types import FrameType
 
 import torch
+from torch import Tensor
 
 from latentcast.config import Config
+from latentcast.engine.ranks import Ranks
 from latentcast.errors import LatentcastError
 
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Context:
-    """Device and precision of a run."""
+    """Where a run computes: device, precision, and the processes it is spread over.
+
+    Attributes:
+        device: of this process.
+        precision: of the matrix products.
+        ranks: the processes of the run.
+        ahead: whether the host queues the next step before it learns of this one. A device that
+            works on its own stays busy; a CPU has nothing to gain, and the loss scale of fp16
+            has to be known before the next step.
+    """
 
     device: torch.device
     precision: torch.dtype
+    ranks: Ranks = Ranks()
+    ahead: bool = False
 
     @classmethod
-    def of(cls, config: Config) -> Context:
+    def of(cls, config: Config, ranks: Ranks = Ranks()) -> Context:
+        """As configured.
+
+        Raises:
+            LatentcastError: there is no such device.
+        """
         name = config.machine.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and ranks.size > 1:
+            name = f"cuda:{ranks.local}"
         try:
             device = torch.device(name)
             torch.empty(0, device=device)
@@ -36,12 +58,31 @@ class Context:
             raise LatentcastError(
                 f"machine.device {name}: cannot be used ({problem}); try cpu"
             ) from None
-        return cls(device, PRECISIONS[config.train.precision])
+        if device.type == "cpu":
+            keep_freed_memory()
+        precision = PRECISIONS[config.train.precision]
+        ahead = device.type != "cpu" and precision is not torch.float16
+        return cls(device, precision, ranks, ahead)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bf16 needs no loss scaling; losses and norms stay in float32 inside."""
+        """Matrix products in the run's precision; losses and norms stay in float32 inside."""
         enabled = self.precision is not torch.float32
         return torch.autocast(self.device.type, dtype=self.precision, enabled=enabled)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to hand the activations of each step back to the kernel.
+
+    By default every large tensor is a mapping of its own: freed with the step, mapped and zeroed
+    page by page in the next. A JEPA step spent a sixth to a fifth of its time on that
+    (benchmarks/jepa_step.py). Where there is no glibc nothing happens.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+    except (OSError, AttributeError, TypeError):
+        pass
 
 
 class StopRequest:
@@ -52,6 +93,11 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.name is not None
+
+    def count(self, context: Context) -> Tensor:
+        """How many ranks were asked; all must leave after the same step."""
+        asked = torch.full((), float(bool(self)), device=context.device)
+        return context.ranks.summed(asked)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name

@@ -7,30 +7,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from latentcast.engine.parallel import own
+from latentcast.engine.ranks import Ranks
+
 
 class Ema:
     """``θ_teacher ← m θ_teacher + (1 − m) θ_student`` for parameters; buffers are copied.
 
     The engine calls :meth:`update` once for each optimizer step, after it, so the teacher averages
-    the weights that training just produced. The lists are gathered once: one fused call moves
-    them all.
+    the weights that training just produced. The lists are gathered once: one call moves them
+    all. Of a model in shards each rank averages its own.
     """
 
-    def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
+    def __init__(
+        self, pairs: Sequence[tuple[nn.Module, nn.Module]], ranks: Ranks = Ranks()
+    ) -> None:
+        self._ranks = ranks
         self._students: list[Tensor] = []
         self._teachers: list[Tensor] = []
         self._buffers: list[tuple[Tensor, Tensor]] = []
         for student, teacher in pairs:
-            self._students += [p.detach() for p in student.parameters()]
-            self._teachers += [p.detach() for p in teacher.parameters()]
+            self._students += own([p.detach() for p in student.parameters()])
+            self._teachers += own([p.detach() for p in teacher.parameters()])
             self._buffers += zip(student.buffers(), teacher.buffers(), strict=True)
         if len(self._students) != len(self._teachers):
             raise ValueError("a student and its teacher must have the same parameters")
 
     @torch.no_grad()
-    def update(self, momentum: float) -> None:
+    def update(self, momentum: float, refused: Tensor | None = None) -> None:
+        """Move the teacher, unless the step was ``refused`` (1 on the device of the weights)."""
+        gain: float | list[Tensor] = 1.0 - momentum
+        if refused is not None:
+            gain = [gain * (1 - refused)] * len(self._teachers)
         if self._teachers:
-            torch._foreach_lerp_(self._teachers, self._students, 1.0 - momentum)
+            torch._foreach_lerp_(self._teachers, self._students, gain)
         for ours, theirs in self._buffers:
             theirs.copy_(ours)
 
@@ -40,6 +50,10 @@ class Ema:
         if not self._teachers:
             return 0.0
         gaps = torch._foreach_sub(self._teachers, self._students)
-        gap = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gaps)))
-        size = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._students)))
+        squares = [
+            torch.stack(torch._foreach_norm(tensors)).double().square().sum()
+            for tensors in (gaps, self._students)
+        ]
+        # Of whole copies every rank counts the same, and the ratio stays.
+        gap, size = self._ranks.summed(torch.stack(squares)).sqrt().tolist()
         return float(gap / size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
@@ -15,8 +15,11 @@ from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context, stop_requests
 from latentcast.engine.ema import Ema
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import adamw, take_step
+from latentcast.engine.parallel import own, quiet, spread, whole
+from latentcast.engine.ranks import Ranks
 from latentcast.engine.schedules import Schedules
+from latentcast.engine.verdict import Verdict
 from latentcast.errors import LatentcastError
 from latentcast.objectives.base import Objective, Output
 from latentcast.randomness import Draw
@@ -25,6 +28,7 @@ Preprocess = Callable[[Tensor, Draw | None], Inputs]
 MicroBatches = list[Batch]
 
 MOST_SKIPS_IN_A_ROW = 10
+FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000
 LEAST_WEIGHT = 1e-6
 """Divides instead of no weight at all: a batch without a target gives 0 and is skipped, not NaN."""
 
@@ -34,6 +38,10 @@ class Watcher(Protocol):
 
     def start(self, state: State, context: Context) -> None: ...
     def waiting(self, batches: Iterator[MicroBatches]) -> MicroBatches: ...
+    def looks(self, step: int) -> bool:
+        """Whether it wants to see this step; only then :meth:`updated` is called."""
+        ...
+
     def updated(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None: ...
@@ -47,63 +55,81 @@ def train(
     config: Config,
     run: Path,
     watcher: Watcher,
+    ranks: Ranks = Ranks(),
 ) -> State:
     """Train until ``config.train.steps`` updates are done, or a signal asks to stop.
 
     Args:
-        batches: given the attempt to start from, the micro-batches of each following one.
+        batches: given the attempt to start from, this rank's micro-batches of each following one.
         run: folder whose ``checkpoints/`` is resumed from and written to.
         watcher: is told of each step; nothing it does changes the training.
+        ranks: the processes that train together; each calls this function.
 
     Raises:
         LatentcastError: the checkpoint does not fit, or the gradient stays not finite.
     """
-    context = Context.of(config)
-    objective.to(context.device).train()
+    context = Context.of(config, ranks)
+    called = spread(objective, config, context)
+    objective.train()
     optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
-    state = checkpoint.resume(run / "checkpoints", objective, optimizer, config)
-    ema = Ema(objective.ema_pairs())
-    stream, skips = batches(state.attempt), 0
+    state = checkpoint.resume(run / "checkpoints", objective, optimizer, config, ranks)
+    if context.precision is torch.float16 and state.attempt == 0:
+        state.scale = FIRST_SCALE
+    ema = Ema(objective.ema_pairs(), ranks)
+    stream = batches(state.attempt)
     watcher.start(state, context)
+    verdict: Verdict | None = None
+    skips, stopping = 0, False
 
-    def save() -> None:
-        keep = config.train.keep_checkpoints
-        checkpoint.save(run / "checkpoints", state, objective, optimizer, config, keep)
+    def settle() -> bool:
+        """Learn what became of the last attempt; False when it did not count."""
+        nonlocal verdict, skips, stopping
+        if verdict is None:
+            return True
+        problem, stopping = verdict.read()
+        verdict = None
+        if context.precision is torch.float16:
+            state.scale = next_scale(state, refused=problem is not None)
+        if problem is None:
+            skips = 0
+            return True
+        # The device left weights, moments and average as they were; the schedules stay here.
+        state.step, state.skipped, skips = state.step - 1, state.skipped + 1, skips + 1
+        watcher.skipped(state, problem)
+        if skips >= MOST_SKIPS_IN_A_ROW and state.scale == 1:
+            raise LatentcastError(f"step {state.step}: {problem}, {skips} times in a row")
+        return False
 
     with stop_requests() as stop:
-        while state.step < config.train.steps and not stop:
-            micro_batches = watcher.waiting(stream)
-
-            schedules.apply(optimizer, state.step)
-            output = accumulate(
-                objective, preprocess, micro_batches, config.train.seed, state, context
-            )
+        while state.step < config.train.steps and not stopping:
+            batch = watcher.waiting(stream)
+            output = accumulate(called, preprocess, batch, config.train.seed, state, context)
             norm = gradient_norm(objective, config.optimizer.clip_grad_norm)
-            if problem := unusable(output, norm):  # optimizer, EMA and schedules all stay
-                optimizer.zero_grad()
-                state.skipped, skips = state.skipped + 1, skips + 1
-                watcher.skipped(state, problem)
-                if skips == MOST_SKIPS_IN_A_ROW:
-                    raise LatentcastError(f"step {state.step}: {problem}, {skips} times in a row")
-                continue
-            skips = 0
-            optimizer.step()
-            optimizer.zero_grad()
+
+            settle()  # the attempt before: its verdict arrived while this one was computed
+            if stopping:
+                break
+            verdict = Verdict(output, norm, stop.count(context))
+            schedules.apply(optimizer, state.step)
+            take_step(optimizer, verdict.refused)
             # After the optimizer and once for each of its steps: the teacher averages the
             # weights this step produced. Before it, the teacher would lag one step behind its
             # own definition; inside the micro-batches it would move k times on stale weights.
-            ema.update(schedules.momentum(state.step))
-            state.step += 1
+            ema.update(schedules.momentum(state.step), verdict.refused)
+            state.step += 1  # unless the verdict says otherwise
 
-            watcher.updated(state, output, norm, schedules, ema)
-            if state.step % config.train.checkpoint_every == 0:
-                save()
-        save()
+            looks, saves = watcher.looks(state.step), checkpoint.due(state.step, config.train)
+            if (looks or saves or not context.ahead) and settle():
+                if looks:
+                    watcher.updated(state, output, norm, schedules, ema)
+                if saves:
+                    checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
+        checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
     return state
 
 
 def accumulate(
-    objective: Objective,
+    called: nn.Module,
     preprocess: Preprocess,
     micro_batches: MicroBatches,
     seed: int,
@@ -113,51 +139,46 @@ def accumulate(
     """Forward and backward over the micro-batches; gradients end as those of the whole batch.
 
     Each piece counts by its ``weight`` (the terms its mean is over), and the sum is divided by
-    the total, so k pieces of B/k samples equal one batch of B also when some tokens are not
-    valid and when the last piece is short.
+    the total, so k pieces on W ranks equal one batch also when some tokens are not valid and when
+    pieces are of unequal length.
     """
-    outputs = []
-    for batch in micro_batches:
+    outputs, last = [], len(micro_batches) - 1
+    for n, batch in enumerate(micro_batches):
         batch = batch.to(context.device)
         draw = Draw(seed, state.attempt, batch.ids)
         inputs = preprocess(batch.samples, draw)
-        with context.autocast():
-            output = objective(inputs, draw)
-        (output.loss * output.weight).backward()
+        with quiet(called, last=n == last):
+            with context.autocast():
+                output: Output = called(inputs, draw)
+            torch.autograd.backward(output.loss * output.weight * state.scale)
         outputs.append(output)
-    total = torch.stack([output.weight for output in outputs]).sum()
-    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
-    torch._foreach_div_(gradients, total.clamp(min=LEAST_WEIGHT))
-    return joined(outputs, total)
+    joined = join(outputs, context.ranks)
+    gradients = own([p.grad for p in called.parameters() if p.grad is not None])
+    # Ranks have averaged their gradients, so they are divided by the average of their weights.
+    share = (joined.weight / context.ranks.size).clamp(min=LEAST_WEIGHT) * state.scale
+    torch._foreach_div_(gradients, share)
+    return joined
 
 
-def joined(outputs: list[Output], total: Tensor) -> Output:
-    """The output of the whole batch; the views of the last piece stand for all."""
-    shares = [output.weight / total.clamp(min=LEAST_WEIGHT) for output in outputs]
-    loss = torch.stack([o.loss.detach() * s for o, s in zip(outputs, shares, strict=True)]).sum()
-    scalars = {
-        name: torch.stack([o.scalars[name] * s for o, s in zip(outputs, shares, strict=True)]).sum()
-        for name in outputs[-1].scalars
-    }
-    return Output(loss, total, scalars, outputs[-1].views)
+def join(outputs: list[Output], ranks: Ranks) -> Output:
+    """The output of the whole batch, on every rank; the views are those of this rank's last piece."""
+    names, weights = list(outputs[-1].scalars), torch.stack([o.weight for o in outputs])
+    columns = [torch.stack([o.loss.detach() for o in outputs])]
+    columns += [torch.stack([o.scalars[name] for o in outputs]) for name in names]
+    sums = [weights.sum(), *((column * weights).sum() for column in columns)]
+    weight, *weighted = ranks.summed(torch.stack(sums)).unbind()
+    loss, *scalars = (value / weight.clamp(min=LEAST_WEIGHT) for value in weighted)
+    return Output(loss, weight, dict(zip(names, scalars, strict=True)), outputs[-1].views)
 
 
-def unusable(output: Output, norm: Tensor) -> str | None:
-    """Why a batch must not move the weights, with the mend; None when it may."""
-    if not torch.isfinite(norm):
-        return (
-            f"the gradient norm is {float(norm)}; look for outliers in the data "
-            "(latentcast inspect) or lower optimizer.lr"
-        )
-    if not output.weight > 0:
-        return (
-            "no patch of the batch is valid enough to be a target; look at the share that is not "
-            "valid (latentcast inspect), or train on the leads that were recorded (input.leads)"
-        )
-    return None
+def next_scale(state: State, refused: bool) -> float:
+    """fp16: halve the loss scale after an overflow, try the double of it once in a while."""
+    if refused:
+        return max(1.0, state.scale / 2)
+    return min(FIRST_SCALE, state.scale * 2) if state.step % GROWTH_STEPS == 0 else state.scale
 
 
 def gradient_norm(objective: Objective, limit: float | None) -> Tensor:
     """The gradient's norm before clipping; with a limit, gradients are scaled down to it."""
     bound = float("inf") if limit is None else limit
-    return torch.nn.utils.clip_grad_norm_(objective.parameters(), bound, foreach=True)
+    return whole(torch.nn.utils.clip_grad_norm_(objective.parameters(), bound, foreach=True))

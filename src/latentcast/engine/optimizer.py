@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import AdamW
 
 from latentcast.config import OptimizerConfig
@@ -29,3 +30,14 @@ def adamw(objective: Objective, config: OptimizerConfig) -> AdamW:
         list(groups.values()),
         lr=0.0, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True,
     )  # fmt: skip
+
+
+def take_step(optimizer: AdamW, refused: Tensor) -> None:
+    """One update, or none at all where ``refused`` is 1; then forget the gradients.
+
+    The fused kernel reads the flag on the device (it is how GradScaler skips an overflow), so the
+    host need not know yet. Weights, moments and their step count all stay.
+    """
+    optimizer.found_inf = refused  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad()

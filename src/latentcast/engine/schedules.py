@@ -95,7 +95,7 @@ class Schedules:
             lr=WarmupCosine(o.lr, o.final_lr, o.warmup_steps, steps, o.start_lr),
             weight_decay=Cosine(o.weight_decay, decay_end, steps),
             # A run counts in steps: an epoch of one step.
-            momentum=EmaSchedule(ema.base, ema.final, steps, 1, ema.warmup_steps)
+            momentum=EmaSchedule(*ema.momenta(config.train.batch_size), steps, 1, ema.warmup_steps)
             if ema
             else (lambda step: 0.0),
         )

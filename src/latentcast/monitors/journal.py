@@ -21,12 +21,13 @@ from latentcast.config import Config
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
+from latentcast.engine.ranks import Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.monitors import collapse
 from latentcast.monitors.throughput import matmul_peak
-from latentcast.objectives.base import Output
+from latentcast.objectives.base import Output, View
 
 PATIENCE = 500
 """Steps after which a JEPA's predictor has to answer with more than a constant, as it does at
@@ -40,12 +41,16 @@ LEVEL_RANK = re.compile(r"level\d+_target_rank")
 class Journal:
     """Writes a row and a line every ``log_every`` steps; holds no state that training needs.
 
+    The first rank writes; the others only bring their part of the numbers.
+
     Rows beyond the step a run resumes from are dropped first, so the file of an interrupted run
     ends as that of an uninterrupted one.
     """
 
-    def __init__(self, run: Path, config: Config, step_flops: int) -> None:
-        self._file, self._config = run / "metrics.jsonl", config
+    def __init__(
+        self, run: Path, config: Config, step_flops: int, ranks: Ranks = Ranks()
+    ) -> None:
+        self._file, self._config, self._ranks = run / "metrics.jsonl", config, ranks
         self._step_flops = step_flops * config.train.batch_size
         self._console = Console()
         self._progress = Progress(
@@ -54,7 +59,7 @@ class Journal:
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (self._console.is_terminal and ranks.first),
         )
         self._alarmed: set[str] = set()
         self._stream: TextIO | None = None
@@ -64,18 +69,20 @@ class Journal:
         steps = self._config.train.steps
         if state.step:
             self._say(f"resuming at step {state.step} of {steps}")
-        try:
-            _cut(self._file, state.step)
-            self._stream = self._file.open("a")
-        except OSError as problem:
-            raise LatentcastError(
-                f"{self._file}: cannot be written ({problem}); free space or choose another --out"
-            ) from None
+        if self._ranks.first:
+            try:
+                _cut(self._file, state.step)
+                self._stream = self._file.open("a")
+            except OSError as problem:
+                raise LatentcastError(
+                    f"{self._file}: cannot be written ({problem}); free space or choose another "
+                    "--out"
+                ) from None
         self._device = context.device
         self._peak = matmul_peak(context.device, context.precision)
         self._task = self._progress.add_task(self._config.recipe, total=steps, completed=state.step)
         self._start = self._since = time.perf_counter()
-        self._first, self._steps, self._waited = state.step, 0, 0.0
+        self._first, self._last, self._waited = state.step, state.step, 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -97,30 +104,30 @@ class Journal:
         """Called instead of :meth:`updated` when a batch was given up."""
         self._say(f"step {state.step}: skipped ({state.skipped} so far), {problem}")
 
+    def looks(self, step: int) -> bool:
+        """A row is due on the first, every ``log_every``-th and the last step."""
+        train = self._config.train
+        return step % train.log_every == 0 or step in (1, train.steps)
+
     def updated(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
-        """Called after each optimizer step; does its work on every ``log_every``-th."""
-        self._steps += 1
-        if state.step % self._config.train.checkpoint_every == 0 and self._stream is not None:
-            os.fsync(self._stream.fileno())  # no checkpoint without the rows below it
-        self._progress.update(self._task, completed=state.step)
-        last = state.step == self._config.train.steps
-        if state.step % self._config.train.log_every and not last and state.step != 1:
-            return
+        """Called by every rank after a step it :meth:`looks` at: a row, a line, alarms."""
         done = state.step - 1  # the schedules of the step that has just been taken
         views, numbers = collapse.watched(
-            output.views,
+            {name: self._whole(view) for name, view in output.views.items()},
             {"loss": output.loss, "gradient_norm": gradient_norm, **output.scalars},
         )
-        norm = numbers.pop("gradient_norm")
+        norm, distance = numbers.pop("gradient_norm"), ema.distance()
+        if not self._ranks.first:
+            return
         row: dict[str, Any] = {
             "step": state.step,
             **numbers,
             "lr": schedules.lr(done),
             "weight_decay": schedules.weight_decay(done),
             "momentum": schedules.momentum(done),
-            "teacher_distance": ema.distance(),
+            "teacher_distance": distance,
             "gradient_norm": norm,
             "skipped": state.skipped,
         }
@@ -136,6 +143,8 @@ class Journal:
         assert self._stream is not None  # the loop calls start first
         self._stream.write(json.dumps(_plain(row), allow_nan=False) + "\n")
         self._stream.flush()
+        os.fsync(self._stream.fileno())  # no checkpoint without the rows below it
+        self._progress.update(self._task, completed=state.step)
         self._say(self._line(row))
         for alarm in found:
             if alarm.name not in self._alarmed:  # each alarm once: a warning, not a siren
@@ -147,19 +156,19 @@ class Journal:
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
-        rate = self._steps / elapsed
+        rate = (state.step - self._last) / elapsed
         timings = {
             "samples_per_second": rate * self._config.train.batch_size,
-            "flops_of_peak": rate * self._step_flops / self._peak,
+            "flops_of_peak": rate * self._step_flops / (self._peak * self._ranks.size),
             "data_wait": self._waited / elapsed,
             "seconds": now - self._start,
         }
-        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        self._since, self._last, self._waited = time.perf_counter(), state.step, 0.0
         return timings
 
     def _line(self, row: dict[str, Any]) -> str:
         steps = self._config.train.steps
-        speed = row["flops_of_peak"] * self._peak
+        speed = row["flops_of_peak"] * self._peak * self._ranks.size
         done = max(1, row["step"] - self._first)
         left = (steps - row["step"]) * row["seconds"] / done
         copied = f" (copy {row['copy_last_loss']:.3f})" if "copy_last_loss" in row else ""
@@ -171,8 +180,19 @@ class Journal:
             f"| {left:.0f} s left"
         )
 
+    def _whole(self, view: View) -> View:
+        """With the rows of all ranks: a rank or variance of half a batch is another number."""
+        if self._ranks.size == 1:
+            return view
+        valid = view.valid
+        if valid is None:  # on this rank; the ranks have to agree on what they exchange
+            valid = torch.ones(view.tokens.shape[:2], dtype=torch.bool, device=view.tokens.device)
+        gathered = self._ranks.gathered
+        return View(gathered(view.tokens), view.part, gathered(valid.byte()).bool())
+
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        if self._ranks.first:
+            self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def _ranks(row: Mapping[str, Any]) -> str:

@@ -17,14 +17,15 @@ def matmul_peak(device: torch.device, precision: torch.dtype, size: int | None =
     a = torch.randn(size, size, device=device, dtype=precision)
     best = float("inf")
     for _ in range(6):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         a @ a
-        _wait(device)
+        wait(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -122,16 +122,17 @@ class LayerScale(nn.Module):
         return x * self.gain
 
 
-def drop_path(x: Tensor, rate: float, draw: Draw | None, stream: str) -> Tensor:
-    """Drop a residual branch for whole samples and rescale the rest (Huang et al. 2016).
+def drop_path(x: Tensor, kept: Tensor | None, rate: float) -> Tensor:
+    """Drop a residual branch of samples not ``kept`` and rescale the rest (Huang et al. 2016).
 
-    Without a ``draw`` (evaluation) nothing is dropped. The choice is a function of (seed, step,
-    sample), so it survives resume and does not depend on micro-batches.
+    ``kept`` is bool ``(B,)``; None drops nothing.
     """
-    if rate == 0.0 or draw is None:
+    if kept is None:
         return x
-    keep = draw.for_samples(stream) >= rate
-    return x * (keep.to(x.dtype) / (1 - rate)).view(-1, *(1,) * (x.ndim - 1))
+    return x * (kept.to(x.dtype) / (1 - rate)).view(-1, *(1,) * (x.ndim - 1))
+
+
+Kept = tuple[Tensor | None, Tensor | None]
 
 
 class Block(nn.Module):
@@ -158,13 +159,27 @@ class Block(nn.Module):
         self,
         x: Tensor,
         tables: Tables | None = None,
-        draw: Draw | None = None,
+        kept: Kept = (None, None),
         seen: Tensor | None = None,
     ) -> Tensor:
         branch = self.scale1(self.attention(self.norm1(x), tables, seen))
-        x = x + drop_path(branch, self.drop_rate, draw, f"drop-attention-{self.stream}")
+        x = x + drop_path(branch, kept[0], self.drop_rate)
         branch = self.scale2(self.mlp(self.norm2(x)))
-        return x + drop_path(branch, self.drop_rate, draw, f"drop-mlp-{self.stream}")
+        return x + drop_path(branch, kept[1], self.drop_rate)
+
+    def kept(self, draw: Draw | None) -> Kept:
+        """Which samples keep the two branches, as a function of (seed, step, sample).
+
+        Without a ``draw`` (evaluation) all do. Not drawn in ``forward``: the step is a number of
+        the host, and a compiled forward pass would be compiled anew for each.
+        """
+        if self.drop_rate == 0.0 or draw is None:
+            return None, None
+        attention, mlp = (
+            draw.for_samples(f"drop-{branch}-{self.stream}") >= self.drop_rate
+            for branch in ("attention", "mlp")
+        )
+        return attention, mlp
 
 
 def _scale(config: EncoderConfig) -> nn.Module:

@@ -106,7 +106,8 @@ class PatchEncoder(nn.Module):
                 tables = (tables[0][kept].unsqueeze(1), tables[1][kept].unsqueeze(1))
         states = [embedding]
         for block in self.blocks:
-            states.append(block(states[-1], tables, draw, seen))
+            assert isinstance(block, Block)
+            states.append(block(states[-1], tables, block.kept(draw), seen))
         return [*states, self.norm(states[-1])]
 
     def read(self, values: Tensor, valid: Tensor | None = None) -> list[Tensor]:

@@ -111,7 +111,8 @@ class Level(nn.Module):
             x = x + sincos(coarse, self.config.width, x.device, x.dtype)
         tables = self._tables(coarse, x.device)
         for block in self.blocks:
-            x = block(x, tables, draw, seen)
+            assert isinstance(block, Block)
+            x = block(x, tables, block.kept(draw), seen)
         places = torch.arange(math.prod(coarse), device=x.device).expand(len(x), -1)
         return Tokens(self.norm(x), places, seen)
 

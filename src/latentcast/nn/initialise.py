@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from latentcast import randomness
 from latentcast.nn.blocks import LayerScale
@@ -30,7 +31,7 @@ def initialise(network: nn.Module, seed: int, part: str = "initialise") -> None:
         for module in network.modules():
             if isinstance(module, nn.Linear | PatchEmbedding):
                 std = module.std if isinstance(module, PatchEmbedding) else 0.02
-                nn.init.trunc_normal_(module.weight, std=std, generator=generator)
+                draw(module.weight, std, generator)
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.LayerNorm):
@@ -39,4 +40,15 @@ def initialise(network: nn.Module, seed: int, part: str = "initialise") -> None:
                 module.gain.fill_(module.value)
         for name, parameter in network.named_parameters():
             if name.rpartition(".")[2] in TOKENS:
-                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+                draw(parameter, 0.02, generator)
+
+
+def draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
+    """Truncated normal, the same numbers wherever and in however many shards it lies."""
+    numbers = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+    nn.init.trunc_normal_(numbers, std=std, generator=generator)
+    if isinstance(parameter, DTensor):
+        drawn = numbers.to(parameter.device)
+        mesh, placements = parameter.device_mesh, parameter.placements
+        numbers = distribute_tensor(drawn, mesh, placements, src_data_rank=None)
+    parameter.copy_(numbers)

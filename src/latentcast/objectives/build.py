@@ -10,10 +10,15 @@ from latentcast.objectives.nepa import Nepa
 
 def build(config: Config) -> Objective:
     """The objective of a run, initialised from the run's seed."""
-    match config.objective.kind:
-        case "nepa":
-            objective: Objective = Nepa.of(config)
-        case "jepa":
-            objective = Jepa.of(config)
+    objective = assemble(config)
     objective.initialise(config.train.seed)
     return objective
+
+
+def assemble(config: Config) -> Objective:
+    """The objective of a run, its weights not drawn yet."""
+    match config.objective.kind:
+        case "nepa":
+            return Nepa.of(config)
+        case "jepa":
+            return Jepa.of(config)

@@ -54,6 +54,11 @@ def _pair(kind: str) -> tuple[Line, Line]:
     return Line(f"target_{kind}", "targets", "model"), Line(f"output_{kind}", "outputs", "other")
 
 
+ONLINE: Final = Panel(
+    "Online probe",
+    "validation split; to watch, not to report",
+    (Line("online_knn", "kNN", "other"), Line("online_linear", "linear", "model")),
+)
 LEARNING_RATE: Final = Panel("Learning rate", "", (Line("lr", "", "model"),))
 THROUGHPUT: Final = Panel("Samples per second", "", (Line("samples_per_second", "", "model"),))
 
@@ -90,12 +95,14 @@ PANELS: Final = (
 def panels(rows: Collection[Mapping[str, Any]]) -> tuple[Panel, ...]:
     """The small multiples that the keys of these rows ask for: NEPA's, or those of JEPA's levels.
 
-    The teacher's panels are there when a teacher was moved, the regularizer's when there is one.
+    The teacher's panels are there when a teacher was moved, the regularizer's and the online
+    probe's when there is one.
     """
     keys = {key for row in rows for key in row}
+    online = (ONLINE,) if any(line.key in keys for line in ONLINE.lines) else ()
     levels = sorted({int(found[1]) for key in keys if (found := LEVEL_KEY.match(key))})
     if not levels:
-        return PANELS
+        return (*PANELS, *online)
     drawn = [
         Panel(
             "Loss",
@@ -130,7 +137,7 @@ def panels(rows: Collection[Mapping[str, Any]]) -> tuple[Panel, ...]:
         moved = Line("teacher_distance", "", "model"), Line("momentum", "", "model")
         drawn.append(Panel("Teacher from student", "distance over the student's norm", moved[:1]))
         drawn.append(Panel("EMA momentum", "1 stands still", moved[1:], from_zero=False))
-    return (*drawn, LEARNING_RATE, THROUGHPUT)
+    return (*drawn, LEARNING_RATE, THROUGHPUT, *online)
 
 
 def _each(levels: Sequence[int], key: str, dashed: bool = False) -> tuple[Line, ...]:

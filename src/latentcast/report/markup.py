@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latentcast.evaluation.results import number
 from latentcast.report.style import LIGHT
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ class Html:
 def escape(value: Any) -> str:
     """A value as text of an HTML element or a quoted attribute."""
     return value.text if isinstance(value, Html) else html.escape(str(value), quote=True)
+
+
+def section(title: str, *parts: str) -> str:
+    """A part of the page; ``parts`` are markup already."""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{''.join(parts)}</section>\n"
 
 
 def table(
@@ -49,6 +55,15 @@ def table(
     return (
         f'<div class="scroll"><table><caption>{escape(caption)}</caption>\n'
         f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
+    )
+
+
+def card(name: str, estimate: Mapping[str, Any], measure: str, *, tested: bool) -> str:
+    """A score as an item of ``<ul class="cards">``; ``tested`` is the one the page is about."""
+    value, low, high = (number(estimate[end]) for end in ("value", "low", "high"))
+    return (
+        f'<li class="{"tested" if tested else "floor"}"><span>{escape(name)}</span>'
+        f"<b>{value}</b><span>{escape(measure)} [{low}, {high}]</span></li>"
     )
 
 
@@ -131,4 +146,19 @@ def interval_bar(estimate: Mapping[str, Any], reach: tuple[float, float], *, str
         f'<line class="track" x1="0" y1="7" x2="160" y2="7"/>'
         f'<line x1="{ends[0]:.1f}" y1="7" x2="{ends[1]:.1f}" y2="7"/>'
         f'<circle cx="{centre:.1f}" cy="7" r="4"/></svg>'
+    )
+
+
+def timeline(spans: Sequence[tuple[float, float]], until: float) -> Html:
+    """Where on the way from 0 to ``until`` something was so; the numbers stand beside it."""
+    if until <= 0:
+        return Html("")
+    bars = []
+    for start, stop in spans:
+        x, end = (4.0 + 152.0 * min(max(step, 0.0), until) / until for step in (start, stop))
+        # A single moment is wide enough to be seen.
+        bars.append(f'<rect x="{x:.1f}" y="3" width="{max(end - x, 1.5):.1f}" height="8"/>')
+    return Html(
+        '<svg class="bar timeline" viewBox="0 0 160 14" aria-hidden="true">'
+        f'<line class="track" x1="0" y1="7" x2="160" y2="7"/>{"".join(bars)}</svg>'
     )

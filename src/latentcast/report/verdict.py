@@ -55,9 +55,67 @@ def verdict(probe: Mapping[str, Any]) -> Verdict:
                     f"{interval(other['estimate'], signed=True)}, "
                     + _consequence(_outcome(other), level)
                 )
+    return _decided(tested["name"], references, decisions, sentences)
+
+
+def class_verdict(probe: Mapping[str, Any]) -> Verdict:
+    """The same of images, by the JSON of a ``ClassificationReport``.
+
+    The headline rests on the linear head; where kNN decides otherwise, it is said.
+    """
+    level, first = level_of(probe), heads(probe)[0]
+    tested = probe["rows"][0]["name"]
+    right = ", ".join(
+        f"{head} {interval(read_by(probe, head)[0]['accuracy'])}" for head in heads(probe)
+    )
+    sentences = [
+        f"On {len(probe['classes']):,} classes ({probe['images']['test']:,} test images) the "
+        f"{tested} features reach an accuracy of {right}, {level} interval in brackets; always "
+        f"naming the most frequent class reaches {results.number(probe['majority'])}."
+    ]
+    references = list(dict.fromkeys(d["reference"] for d in probe["differences"]))
+    decisions: list[Outcome] = []
+    for reference in references:
+        readings = [d for d in probe["differences"] if d["reference"] == reference]
+        by = {head: next((d for d in readings if d["head"] == head), None) for head in heads(probe)}
+        leading = by[first] or readings[0]
+        outcome = _outcome(leading)
+        decisions.append(outcome)
+        sentences.append(
+            f"{_capital(reference)}, {leading['head']}: paired difference "
+            f"{interval(leading['estimate'], signed=True)}: " + _consequence(outcome, level)
+        )
+        for head, other in by.items():
+            if other is not None and _outcome(other) != outcome:
+                sentences.append(
+                    f"By {head} the answer is another: "
+                    f"{interval(other['estimate'], signed=True)}, "
+                    + _consequence(_outcome(other), level)
+                )
+    return _decided(tested, references, decisions, sentences)
+
+
+def heads(probe: Mapping[str, Any]) -> list[str]:
+    """The heads of a probe of images, the linear one first."""
+    return sorted({row["head"] for row in probe["rows"]}, key=lambda head: (head != "linear", head))
+
+
+def read_by(probe: Mapping[str, Any], head: str) -> list[Mapping[str, Any]]:
+    """The first row of each source under one head, in order."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in probe["rows"]:
+        if row["head"] == head:
+            first.setdefault(row["name"], row)
+    return list(first.values())
+
+
+def _decided(
+    tested: str, references: list[str], decisions: list[Outcome], sentences: list[str]
+) -> Verdict:
+    """The headline over all floors: the first is the one compared."""
     if not decisions:
         return Verdict("undefined", "Scored without a floor to compare with", tuple(sentences))
-    headline = _headline(decisions[0], tested["name"], references[0])
+    headline = _headline(decisions[0], tested, references[0])
     if decisions[0] == "better":  # over the weakest floor: that must not stand alone
         decided = list(zip(references, decisions, strict=True))
         worse = [name for name, outcome in decided if outcome == "worse"]

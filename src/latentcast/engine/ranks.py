@@ -1,0 +1,80 @@
+"""The processes of one run, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(minutes=10)
+"""How long a rank waits for the others: a rank that is gone must end the job, not hang it."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is, of how many. torchrun starts them and says so in the environment."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    """Its place on this node: which of the node's devices is its own."""
+
+    @property
+    def first(self) -> bool:
+        """The one that writes files and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def summed(self, x: Tensor) -> Tensor:
+        """Sum over ranks, without gradient; ``x`` itself with one."""
+        if self.size == 1:
+            return x
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """The rows of all ranks, in their order; a rank may have one row more than another."""
+        if self.size == 1:
+            return x
+        own = torch.tensor([len(x)], device=x.device)
+        counts = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(counts, own)
+        rows = [int(count) for count in counts]
+        padded = x.new_zeros((max(rows), *x.shape[1:]))
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+
+@contextmanager
+def joined_ranks(device: str) -> Iterator[Ranks]:
+    """Meet the other processes that torchrun started; alone without it.
+
+    A program that has met already (a test, a notebook) stays as it is.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+        return
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield Ranks()
+        return
+    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        torch.cuda.set_device(ranks.local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    yield ranks
+    # Only after an orderly end: destroying a group whose other ranks are gone would wait for them.
+    dist.destroy_process_group()

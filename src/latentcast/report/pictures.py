@@ -1,0 +1,94 @@
+"""What only a store of recordings can show: an ECG with the model's errors, a map of features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.report.ecg import plot_recording
+from latentcast.report.embedding import plot_embedding, shown
+from latentcast.report.markup import picture, section
+
+if TYPE_CHECKING:
+    from latentcast.signals.recording import Recording
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """A recording, and how wrong the model was about each of its patches.
+
+    Attributes:
+        recording: the ECG to show, of the test fold.
+        errors: (n_patches,), 1 - cosine, NaN where nothing was predicted.
+        patch_seconds: length of a patch in seconds.
+        predicted_from: what a patch was predicted from, in words.
+    """
+
+    recording: Recording
+    errors: npt.ArrayLike
+    patch_seconds: float
+    predicted_from: str
+
+    def section(self) -> str:
+        """The ECG on millimetre paper, tinted; LatentcastError when the errors do not fit it."""
+        recording, errors = self.recording, np.asarray(self.errors, dtype=np.float64)
+        seen = errors[np.isfinite(errors)]
+        spread = (
+            f"median {np.median(seen):.2f}, largest {seen.max():.2f} in the patch at "
+            f"{np.nanargmax(errors) * self.patch_seconds:.2f} s"
+            if seen.size
+            else "no patch was predicted"
+        )
+        drawn = picture(
+            plot_recording(recording, patch_errors=errors, patch_seconds=self.patch_seconds),
+            "ecg",
+            f"ECG of record {recording.record_id} with leads {', '.join(recording.leads)} on "
+            f"millimetre paper, tinted by the prediction error of each patch: {spread}.",
+            "How to read it: each vertical band is one patch, and the darker the band and the "
+            f"taller its bar, the less of it the model foresaw from {self.predicted_from}; an "
+            "error of 0 is a perfect prediction, 1 is no better than an unrelated direction. "
+            f"Surprise is not abnormality. Here: {spread}.",
+            paper=True,
+        )
+        return section("Where the model is surprised", drawn)
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Frozen features of the test fold and what they are called.
+
+    Attributes:
+        features: (records, features).
+        labels: bool (records, classes).
+        classes: names of the columns of ``labels``.
+        source: what the features are, as in "layer block 2, mean+std".
+    """
+
+    features: npt.NDArray[np.floating[Any]]
+    labels: npt.NDArray[np.bool_]
+    classes: Sequence[str]
+    source: str
+
+    def section(self) -> str:
+        """Two maps and a small one for each class; LatentcastError when shapes do not fit."""
+        features, labels, named = shown(self.features, self.labels, self.classes)
+        which = ""
+        if len(named) < len(self.classes):
+            which = f" Shown are the {len(named)} most frequent of {len(self.classes)} classes."
+        drawn = picture(
+            plot_embedding(features, labels, named),
+            "map",
+            f"Two maps of {len(features):,} test records, by principal components "
+            f"and by t-SNE, coloured by {', '.join(named)}, and one small t-SNE map for each.",
+            f"{len(features):,} records of the test fold, {self.source}.{which} Grey: several "
+            "of these classes, or none. Left: first two principal components. Right and below: "
+            "t-SNE of the leading components. For looking only: distances between groups, their "
+            "size and their number mean nothing in t-SNE; what the features are worth is in the "
+            "tables.",
+            paper=False,
+        )
+        return section("Map of the features", drawn)

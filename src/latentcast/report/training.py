@@ -1,0 +1,165 @@
+"""How training went: curves, alarms over time, updates that were given up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from latentcast.evaluation.results import number
+from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
+from latentcast.report.markup import Html, escape, picture, section, table, timeline
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def training(metrics: Rows, steps: int | None) -> str:
+    """The section, from the rows of ``metrics.jsonl``; ``steps`` is the length of the whole run."""
+    last = _last(metrics)
+    said = f"{len(metrics):,} logged rows, the last at step {last.get('step', '–')}"
+    said += f" of {steps:,}. " if steps else ". "
+    said += _ending(last) + _speed(metrics)
+    binned = len(metrics) > MOST_POINTS
+    drawn_panels = panels(metrics)
+    drawn = picture(
+        plot_curves(metrics),
+        "curves",
+        f"{len(drawn_panels)} training curves over the optimizer step: "
+        f"{', '.join(panel.title for panel in drawn_panels)}. {said}",
+        ("Lines are means of the logged rows in a bin, bands their range. " if binned else "")
+        + "A shaded stretch is one in which an alarm was raised.",
+        paper=False,
+    )
+    return section(
+        "Training", f"<p>{escape(said)}</p>\n", drawn, _alarms(metrics), _skipped(metrics)
+    )
+
+
+def standing(metrics: Rows, steps: int | None) -> tuple[str, str]:
+    """Where the run stands, as a headline, and what it says about itself, as a sentence."""
+    last = _last(metrics)
+    if not last:
+        return "No step has been logged", ""
+    step = int(last["step"])
+    done = steps is not None and step >= steps
+    headline = f"Trained for {step:,} steps" if done else f"Stands at step {step:,}"
+    if steps is not None and not done:
+        headline += f" of {steps:,}"
+    alarms, skipped = first_alarms(metrics), _gaps(metrics)
+    told = f"{len(alarms)} collapse alarm{'s' * (len(alarms) != 1)} raised" if alarms else ""
+    given_up = sum(count for _, _, count in skipped)
+    lost = f"{given_up:,} update{'s' * (given_up != 1)} skipped" if given_up else ""
+    return headline, f"{_ending(last)}{'; '.join(filter(None, (told, lost)))}".strip()
+
+
+def _last(metrics: Rows) -> Mapping[str, Any]:
+    """The last row with a loss; one without a step is no row."""
+    rows = (row for row in reversed(metrics) if isinstance(row.get("step"), int))
+    return next((row for row in rows if row.get("loss") is not None), {})
+
+
+def _ending(last: Mapping[str, Any]) -> str:
+    loss, copied = last.get("loss"), last.get("copy_last_loss")
+    said = ""
+    if loss is not None and copied is not None:
+        against = "below" if loss < copied else "not below"
+        said += (
+            f"The loss ended at {number(loss, signed=True)}, {against} that of repeating the last "
+            f"patch ({number(copied, signed=True)}): "
+            + (
+                "the model predicts more than a copy. "
+                if loss < copied
+                else "the model predicts no more than a copy would. "
+            )
+        )
+    ranks = {n: last.get(f"level{n}_target_rank") for n in range(len(last))}
+    if told := {n: rank for n, rank in ranks.items() if rank is not None}:
+        said += f"The loss ended at {number(loss)}, the effective rank of the targets at "
+        said += ", ".join(
+            f"{rank:.0f} (level {n})" if len(told) > 1 else f"{rank:.0f}"
+            for n, rank in told.items()
+        )
+        said += ". "
+    return said
+
+
+def _speed(metrics: Rows) -> str:
+    rates = sorted(r for row in metrics if (r := row.get("samples_per_second")) is not None)
+    return f"Half of the rows saw {rates[len(rates) // 2]:,.0f} samples/s or more. " if rates else ""
+
+
+def _alarms(metrics: Rows) -> str:
+    watched = [row for row in metrics if "alarms" in row]
+    if not watched:
+        return (
+            "<p>Collapse alarms: the metrics of this run hold none, collapse was not watched.</p>"
+        )
+    found = first_alarms(watched)
+    if not found:
+        return f"<p>Collapse alarms: none in {len(watched):,} logged rows.</p>\n"
+    still = set(watched[-1]["alarms"])
+    until = float(watched[-1].get("step", 0))
+    body: list[list[Any]] = [
+        [
+            name,
+            f"{first:,}",
+            f"{count:,} of {len(watched):,}",
+            timeline(_raised(watched, name), until),
+            "yes" if name in still else "no",
+        ]
+        for name, (first, count) in found.items()
+    ]
+    head = ["alarm", "first step", "logged rows", f"step 0 to {until:,.0f}",
+            "still raised at the end"]  # fmt: skip
+    return '<div class="notice">' + (
+        table("Collapse alarms raised while training.", head, body, numeric=(1, 2)) + "</div>\n"
+    )
+
+
+def _raised(watched: Rows, name: str) -> list[tuple[float, float]]:
+    """From each row with this alarm to the next row, neighbours joined."""
+    steps = [float(row.get("step", 0)) for row in watched]
+    spans: list[tuple[float, float]] = []
+    for row, (start, stop) in zip(watched, pairwise([*steps, steps[-1]]), strict=True):
+        if name not in row["alarms"]:
+            continue
+        if spans and spans[-1][1] == start:
+            start = spans.pop()[0]
+        spans.append((start, stop))
+    return spans
+
+
+def _gaps(metrics: Rows) -> list[tuple[int, int, int]]:
+    """(step of the row before, step of the row, updates that were skipped between them)."""
+    gaps, before, seen = [], 0, 0
+    for row in metrics:
+        step, skipped = row.get("step"), row.get("skipped")
+        if not isinstance(step, int) or not isinstance(skipped, int):
+            continue
+        if skipped > seen:
+            gaps.append((before, step, skipped - seen))
+        before, seen = step, max(seen, skipped)
+    return gaps
+
+
+def _skipped(metrics: Rows) -> str:
+    """An update is skipped when its gradient is not finite; neither weights nor EMA moved then."""
+    if not any("skipped" in row for row in metrics):
+        return ""
+    gaps = _gaps(metrics)
+    if not gaps:
+        return "<p>Skipped updates: none.</p>\n"
+    until = float(gaps[-1][1])
+    until = max([until, *(float(row["step"]) for row in metrics if row.get("step"))])
+    total = sum(count for _, _, count in gaps)
+    where: Html = timeline([(before, step) for before, step, _ in gaps], until)
+    listed = ", ".join(f"{count} in steps {a:,} to {b:,}" for a, b, count in gaps[:8])
+    if len(gaps) > 8:
+        listed += f", and in {len(gaps) - 8} more stretches"
+    body = [[f"{total:,}", listed, where]]
+    caption = (
+        "Skipped updates: the gradient was not finite, so neither the weights nor the average "
+        "moved, and the batch was not met again."
+    )
+    head = ["skipped", "between logged rows", f"step 0 to {until:,.0f}"]
+    return '<div class="notice">' + table(caption, head, body, numeric=()) + "</div>\n"

@@ -1,0 +1,155 @@
+"""What lies in a run folder, and what is wrong with it; nothing here raises over a damaged file.
+
+No torch: a listing of a hundred runs should not wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from latentcast.config import Config, load, read_yaml
+from latentcast.errors import LatentcastError
+
+PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
+"""What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The readable part of a run, and a sentence for whatever is not.
+
+    Attributes:
+        path: the folder.
+        tree: ``config.yaml`` with this version's defaults filled in, or as it stands there when
+            this version does not know some of its keys; empty when it cannot be read.
+        environment: ``environment.json``; empty when it cannot be read.
+        rows: of ``metrics.jsonl``, those of a repeated step each once, in the order of steps.
+        checkpoints: ``state.json`` of each checkpoint by its step, ascending.
+        probes: file name -> what a probe wrote.
+        problems: ``file: what is wrong`` of every file that is absent, cut or of another version.
+    """
+
+    path: Path
+    tree: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[Mapping[str, Any], ...] = ()
+    checkpoints: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> RunFolder:
+        problems: list[str] = []
+        tree = _config(path / "config.yaml", problems)
+        environment = _object(path / "environment.json", problems)
+        checkpoints = _checkpoints(path / "checkpoints", problems)
+        rows = read_rows(path / "metrics.jsonl", problems)
+        if checkpoints and not rows and not problems:
+            problems.append("metrics.jsonl: has no row and there are checkpoints")
+        probes = {
+            file.name: held
+            for file in sorted(path.glob("probe-*.json"))
+            if (held := _object(file, problems))
+        }
+        return cls(path, tree, environment, rows, checkpoints, probes, tuple(problems))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run, whole or not."""
+    return sum((path / part).exists() for part in PARTS) >= 2
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """The run folders below one, itself included, sorted; a run inside a run is not looked for.
+
+    Links to folders are followed, each folder is entered once.
+    """
+    seen: set[str] = set()
+    for root, inside, _ in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        if is_run(Path(root)):
+            inside.clear()
+            yield Path(root)
+        # Hidden folders (.git, .venv) hold many files and no runs.
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+
+
+def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
+    """The rows of a ``metrics.jsonl`` by ascending step.
+
+    A last line that a kill cut short is none, as a resumed run sees it; any other line that is no
+    row goes to ``problems``.
+    """
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ()
+    except OSError as problem:
+        problems.append(f"{file.name}: cannot be read ({problem})")
+        return ()
+    lines = text.splitlines()
+    rows: dict[int, Mapping[str, Any]] = {}
+    for place, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line, parse_constant=_no_number)
+            rows[int(row["step"])] = row
+        except (ValueError, TypeError, KeyError):
+            if place < len(lines) or text.endswith("\n"):
+                problems.append(f"{file.name}: line {place} is no row")
+                break  # what follows a torn line is not trusted by a resumed run either
+    return tuple(rows[step] for step in sorted(rows))
+
+
+def _no_number(name: str) -> None:
+    """NaN and Infinity, which JSON does not have, are what is not known."""
+
+
+def _config(file: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return load(file).model_dump(mode="json")
+    except LatentcastError as problem:
+        problems.append(str(problem).replace(f"{file}: ", f"{file.name}: ", 1))
+    try:
+        tree = read_yaml(file)
+    except LatentcastError:
+        return {}
+    return {name: tree[name] for name in Config.model_fields if name in tree}
+
+
+def _object(file: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except FileNotFoundError:
+        problems.append(f"{file.name}: does not exist")
+        return {}
+    except (OSError, ValueError) as problem:
+        problems.append(f"{file.name}: cannot be read ({problem})")
+        return {}
+    if not isinstance(held, dict):
+        problems.append(f"{file.name}: holds no JSON object")
+        return {}
+    return held
+
+
+def _checkpoints(folder: Path, problems: list[str]) -> dict[int, Mapping[str, Any]]:
+    """``.draft-*`` folders of interrupted saves are none, and no problem: a resume clears them."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for checkpoint in sorted(folder.glob("step-*")):
+        number = checkpoint.name.removeprefix("step-")
+        wrong: list[str] = []
+        record = _object(checkpoint / "state.json", wrong)
+        if number.isdigit() and not wrong:
+            found[int(number)] = record
+        else:
+            told = wrong[0] if wrong else "is no step"
+            problems.append(f"{folder.name}/{checkpoint.name}/{told}")
+    return found
