@@ -294,8 +294,15 @@ def test_a_killed_reader_ends_the_stream_with_its_name_and_the_mend(
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("fault", ["vanishes", "is cut short"])
 def test_a_shard_that_is_lost_ends_the_stream_with_its_name(
-    fault: str, workers: int, small_store: Path, small_config: Config, tmp_path: Path
+    fault: str,
+    workers: int,
+    small_store: Path,
+    small_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # On a busy machine a look may take long and the next one wait: fatal for this very process.
+    monkeypatch.setattr("latentcast.data.readers._FREE_SECONDS", 1e9)
     copytree(small_store, tmp_path / "store")
     store, shard = Store.open(tmp_path / "store"), tmp_path / "store" / "shard-00000.npy"
     config = small_config.updated({"machine.workers": workers})
@@ -406,6 +413,7 @@ def test_readers_end_with_a_trainer_that_is_killed(small_store: Path, tmp_path: 
     until(lambda: all(map(is_gone, pids)))
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(small_store: Path, tmp_path: Path) -> None:
     ended = program(tmp_path, small_store, "pass", "main()")
     _, said = ended.communicate(timeout=30)

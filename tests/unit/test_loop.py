@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
@@ -246,3 +248,156 @@ def test_resume_restores_a_run_with_skipped_steps(small_config: Config, tmp_path
         torch.equal(a, b)
         for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
+
+
+# The host runs ahead of the device
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the verdict on a step is read after the next has been queued."""
+    of = Context.of
+    monkeypatch.setattr(Context, "of", lambda *given: replace(of(*given), ahead=True))
+
+
+class Seldom(Silent):
+    """Looks at no step but the last, so that nothing else makes the host wait."""
+
+    def looks(self, step: int) -> bool:
+        return step == 12
+
+
+@pytest.mark.parametrize("which", ["small_config", "small_hierarchy"])
+def test_a_verdict_that_comes_late_changes_no_bit(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    config: Config = request.getfixturevalue(which)
+    poison = frozenset({2, 3, 7, 12})
+    at_once, watcher, state = run(config, tmp_path / "at once", poison=poison)
+    request.getfixturevalue("ahead")
+    late, seldom = build(config), Seldom()
+    batch = batches(config, poison)
+    told = train(late, as_they_are, batch, config, tmp_path / "late", seldom)
+    assert told == state and told.skipped == 4
+    assert seldom.skips == watcher.skips
+    assert seldom.rows == watcher.rows[-1:]
+    ends = [tmp_path / name / "checkpoints" for name in ("at once", "late")]
+    for which_tensors in ("model", "optimizer"):
+        a, b = (checkpoint.read_tensors(checkpoint.latest(e), which_tensors) for e in ends)  # type: ignore[arg-type]
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class NoSync(TorchDispatchMode):
+    """Fails where the host asks the device for a number."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func.overloadpacket)
+        assert not any(word in name for word in ("local_scalar", "nonzero", "item", "equal")), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("which", ["small_config", "small_hierarchy"])
+def test_no_step_waits_for_the_device(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path, ahead: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """From one look at the log to the next the host asks for nothing but old verdicts."""
+    config = request.getfixturevalue(which).updated({"train.checkpoint_every": 12})
+    steps: list[int] = []
+    guards: list[NoSync] = []
+
+    class Guarded(Seldom):
+        def start(self, state: State, context: Context) -> None:
+            guards.append(NoSync())
+            guards[-1].__enter__()
+
+        def looks(self, step: int) -> bool:
+            steps.append(step)
+            if step == 12:
+                guards.pop().__exit__(None, None, None)
+            return super().looks(step)
+
+    train(build(config), as_they_are, batches(config), config, tmp_path, Guarded())
+    assert steps == list(range(1, 13))
+
+    def asks(self: Ema, momentum: float, refused: torch.Tensor) -> None:
+        assert not refused  # a number for the host, in the middle of a step
+
+    monkeypatch.setattr(Ema, "update", asks)
+    try:
+        with pytest.raises(AssertionError, match="local_scalar"):
+            train(build(config), as_they_are, batches(config), config, tmp_path / "b", Guarded())
+    finally:
+        guards.pop().__exit__(None, None, None)
+
+
+# fp16
+
+
+def test_an_overflow_in_fp16_moves_nothing_and_halves_the_scale(
+    small_config: Config, tmp_path: Path
+) -> None:
+    config = small_config.updated({"train.precision": "fp16", "train.steps": 6})
+    objective, watcher, state = run(config, tmp_path / "a", poison=frozenset({2, 3}))
+    assert (state.step, state.skipped) == (6, 2)
+    assert state.scale == loop.first_scale(config) / 4
+    _, clean, _ = run(config, tmp_path / "b")
+    assert [row[2] for row in watcher.rows] == [row[2] for row in clean.rows]  # no schedule moved
+    assert all(torch.isfinite(p).all() for p in objective.parameters())
+
+
+def test_the_scale_of_fp16_does_not_change_the_gradient(small_config: Config) -> None:
+    gradients = []
+    for scale in (1.0, 1024.0):
+        objective = build(small_config)
+        accumulate(objective, as_they_are, next(batches(small_config)(0)), 0, State(scale=scale),
+                   CONTEXT)  # fmt: skip
+        gradients.append([p.grad for p in objective.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_fp16_resumes_with_its_scale(small_config: Config, tmp_path: Path) -> None:
+    config = small_config.updated({"train.precision": "fp16"})
+    poison = frozenset({1})
+    whole, _, _ = run(config, tmp_path / "whole", poison=poison)
+    half = config.updated({"train.steps": 5, "optimizer.warmup_steps": 4})
+    run(half, tmp_path / "cut", poison=poison)
+    saved = checkpoint.latest(tmp_path / "cut" / "checkpoints")
+    assert checkpoint.read_record(saved)["scale"] == loop.first_scale(config) / 2
+    assert loop.next_scale(State(step=2000, scale=4.0), refused=False) == 8
+    assert loop.next_scale(State(step=2001, scale=4.0), refused=False) == 4
+    assert loop.next_scale(State(scale=1.0), refused=True) == 0.5
+    assert loop.next_scale(State(scale=loop.LEAST_SCALE), refused=True) == loop.LEAST_SCALE
+
+
+def test_recomputed_activations_give_the_same_bits(small_hierarchy: Config, tmp_path: Path) -> None:
+    config = small_hierarchy.updated({"machine.recompute": True})
+    kept, _, _ = run(small_hierarchy, tmp_path / "kept")
+    again, _, _ = run(config, tmp_path / "again")
+    for (name, a), b in zip(kept.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["small_config", "small_hierarchy"])
+def test_compiled_blocks_train_the_same_and_compile_no_step_anew(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Drop-path was drawn inside: every step was another program, and the eighth an error."""
+    torch._dynamo.reset()
+    config = request.getfixturevalue(which)
+    eager, _, _ = run(config, tmp_path / "eager")
+    versions: list[int] = []
+
+    class Counts(Silent):
+        def looks(self, step: int) -> bool:
+            versions.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+            return super().looks(step)
+
+    compiled = build(config)
+    by_block = config.updated({"machine.compile": True})
+    train(compiled, as_they_are, batches(config), by_block, tmp_path / "compiled", Counts())
+    assert versions[-1] > 0 and versions[-1] == versions[-4]
+    for (name, a), b in zip(eager.state_dict().items(), compiled.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4, msg=name)

@@ -183,3 +183,14 @@ def test_the_step_is_under_the_lowest_panel_of_each_column() -> None:
     assert len(figure.axes) % 3  # a last row that is not full
     labelled = [place for place, axes in enumerate(figure.axes) if axes.get_xlabel()]
     assert labelled == list(range(len(figure.axes) - 3, len(figure.axes)))
+
+
+def test_the_online_probe_has_a_panel_only_where_there_was_one() -> None:
+    looked = [{"step": s, "loss": 1.0} | ({"online_knn": s / 9} if s % 3 == 0 else {})
+              for s in range(1, 10)]  # fmt: skip
+    axes = panel(plot_curves(looked), "Online probe")
+    np.testing.assert_allclose(line(axes, "online_knn").get_xdata(), [3, 6, 9])
+    assert "to watch, not to report" in said(axes) and "kNN" in said(axes)
+    assert "Online probe" not in [drawn.title for drawn in panels([{"step": 1, "loss": 1.0}])]
+    levels = [{"step": 1, "level0_loss": 1.0, "online_linear": 0.5}]
+    assert "Online probe" in [drawn.title for drawn in panels(levels)]

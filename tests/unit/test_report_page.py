@@ -15,6 +15,7 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks import TASKS, task
 from latentcast.report import embedding
 from latentcast.report.page import write_report
+from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.report.style import PALETTE, stylesheet
 from latentcast.report.verdict import verdict
 from latentcast.signals.synthetic import synthetic_recording
@@ -85,6 +86,22 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
     }  # fmt: skip
 
 
+SURPRISE = ("recording", "patch_errors", "patch_seconds", "predicted_from")
+MAP = ("features", "labels", "classes", "features_from")
+
+
+def write(run: Path, given: dict[str, Any]) -> Path:
+    """The page of flat arguments: one probe, one picture of each kind."""
+    kept = {k: v for k, v in given.items() if k not in (*SURPRISE, *MAP, "probe")}
+    return write_report(
+        run,
+        probes=[given["probe"]],
+        surprise=Surprise(*(given[name] for name in SURPRISE)),
+        features=FeatureMap(*(given[name] for name in MAP)),
+        **kept,
+    )
+
+
 def arguments() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     rows = [
@@ -94,7 +111,8 @@ def arguments() -> dict[str, Any]:
     errors = rng.uniform(0, 1, 50)
     errors[7] = np.nan
     return {
-        "title": "tiny", "metrics": rows, "probe": probe(),
+        "title": "tiny", "steps": 59, "metrics": rows, "probe": probe(),
+        "changes": [("train.seed", "1", "0")],
         "recording": synthetic_recording(record_id="00017", patient_id="4711"),
         "patch_errors": errors, "patch_seconds": 0.2, "predicted_from": "what came before",
         "features": rng.normal(size=(30, 8)), "labels": rng.random((30, 2)) < 0.4,
@@ -140,7 +158,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_report(tmp_path_factory.mktemp("run"), **arguments()).read_text("utf-8")
+    return write(tmp_path_factory.mktemp("run"), arguments()).read_text("utf-8")
 
 
 @pytest.fixture
@@ -178,10 +196,12 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
         "title": EVIL, "probe": outside, "config_yaml": EVIL, "features_from": EVIL,
         "recording": synthetic_recording(record_id=EVIL, patient_id=EVIL),
         "classes": (EVIL, "HYP"), "what_was_run": {EVIL: EVIL},
-        "environment": {EVIL: {EVIL: [EVIL]}},
+        "environment": {EVIL: {EVIL: [EVIL]}, "resumed_under": [{EVIL: EVIL}],
+                        "data": {"sha256": {EVIL: EVIL}}},
+        "changes": [(EVIL, EVIL, EVIL)], "remarks": [EVIL],
         "metrics": [{"step": 1, "loss": -0.1, "alarms": ["rank" + EVIL]}],
     }  # fmt: skip
-    page = Page(write_report(tmp_path, **given).read_text("utf-8"))
+    page = Page(write(tmp_path, given).read_text("utf-8"))
     assert page.count("script") == 0
     assert page.count("b") == 3  # the three cards, none of them the intruder's
     assert not [name for _, held in page.elements for name in held if name.startswith("on")]
@@ -195,7 +215,7 @@ def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:
         if tag == "svg":
             assert held.get("aria-hidden") == "true" or len(held.get("aria-label") or "") > 40
     assert page.count("figure") == page.count("figcaption") == 3
-    assert page.count("table") == page.count("caption") == 2
+    assert page.count("table") == page.count("caption") == 3
     assert page.count("h1") == page.count("main") == page.count("title") == 1
     assert page.elements[0] == ("html", {"lang": "en"})
 
@@ -254,9 +274,9 @@ def test_rare_labels_do_not_hide_the_average_over_the_others(tmp_path: Path, qui
         "Over the one label with 10 or more positives: pretrained 0.900 [0.880, 0.920], "
         "random-initialised 0.890 [0.870, 0.910], random convolutions 0.870 [0.850, 0.890]."
     )
-    assert words in Page(write_report(tmp_path, **given).read_text("utf-8")).text
+    assert words in Page(write(tmp_path, given).read_text("utf-8")).text
     given["probe"]["labels"] = given["probe"]["labels"][:1]
-    assert "Over the" not in Page(write_report(tmp_path, **given).read_text("utf-8")).text
+    assert "Over the" not in Page(write(tmp_path, given).read_text("utf-8")).text
 
 
 def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
@@ -265,7 +285,7 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
     given["probe"]["differences"][2]["estimate"] = dict.fromkeys(("value", "low", "high"))
     given["metrics"] = [{"step": 1, "loss": None}]
     given["patch_errors"] = np.full(50, np.nan)
-    page = Page(write_report(tmp_path, **given).read_text("utf-8"))
+    page = Page(write(tmp_path, given).read_text("utf-8"))
     body = page.text[page.text.index("}\n\n") :]
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", body)
     assert "no patch was predicted" in body
@@ -274,13 +294,13 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
 
 def test_a_run_with_levels_is_told_by_its_levels(tmp_path: Path, quick: None) -> None:
     given = arguments()
-    assert "6 training curves" in write_report(tmp_path, **given).read_text("utf-8")
+    assert "6 training curves" in write(tmp_path, given).read_text("utf-8")
     given["metrics"] = [
         {"step": s, "loss": 0.25, "level0_target_rank": 33.6, "level1_target_rank": 8.2,
          "momentum": 0.99, "teacher_distance": 0.1, "alarms": []}
         for s in (1, 2)
     ]  # fmt: skip
-    page = write_report(tmp_path, **given).read_text("utf-8")
+    page = write(tmp_path, given).read_text("utf-8")
     words = "the effective rank of the targets at 34 (level 0), 8 (level 1)."
     assert f"The loss ended at 0.250, {words}" in Page(page).text and "copy" not in Page(page).text
     assert "10 training curves" in page and "EMA momentum" in page
@@ -288,11 +308,9 @@ def test_a_run_with_levels_is_told_by_its_levels(tmp_path: Path, quick: None) ->
 
 def test_collapse_that_was_not_watched_is_not_called_absent(tmp_path: Path, quick: None) -> None:
     given = arguments()
-    assert "Collapse alarms: none in 59 logged rows" in (
-        write_report(tmp_path, **given).read_text("utf-8")
-    )
+    assert "Collapse alarms: none in 59 logged rows" in (write(tmp_path, given).read_text("utf-8"))
     given["metrics"] = [{"step": 1, "loss": 0.1}]
-    page = write_report(tmp_path, **given).read_text("utf-8")
+    page = write(tmp_path, given).read_text("utf-8")
     assert "collapse was not watched" in page and "alarms: none" not in page
 
 
@@ -300,12 +318,12 @@ def test_what_the_interval_is_about_and_what_is_not_in_it_is_said(
     tmp_path: Path, quick: None
 ) -> None:
     given = arguments()
-    text = Page(write_report(tmp_path, **given).read_text("utf-8")).text
+    text = Page(write(tmp_path, given).read_text("utf-8")).text
     assert "1,000 bootstrap resamples of the 280 test patients" in text
     assert "left out (" not in text
     given["probe"]["records_left_out"] = {"train": 1, "validation": 0, "test": 2}
     given["probe"]["bootstrap"] |= {"unit": "record", "units": 300}
-    text = Page(write_report(tmp_path, **given).read_text("utf-8")).text
+    text = Page(write(tmp_path, given).read_text("utf-8")).text
     assert "resamples of the 300 test records" in text
     assert "3 records without a valid token left out (train 1, test 2). Layer" in text
 
@@ -322,7 +340,7 @@ def test_every_task_has_a_page_and_says_which_classes_its_map_shows(
         {"name": c, "positives": {"train": 9, "validation": 9, "test": 9}, "left_out": None}
         for c in classes
     ]
-    page = Page(write_report(tmp_path, **given).read_text("utf-8"))
+    page = Page(write(tmp_path, given).read_text("utf-8"))
     words = f"Shown are the 8 most frequent of {len(classes)} classes."
     assert (words in page.text) == (len(classes) > 8)
     (described,) = [a for a in page.attributes("aria-label") if "coloured by" in a]
@@ -336,21 +354,21 @@ def test_leaks_stand_above_the_result(tmp_path: Path, quick: None) -> None:
         {"kind": "patients in common", "severity": "error", "count": 3, "examples": ["17"],
          "message": "pretrain without them"}
     ]  # fmt: skip
-    page = write_report(tmp_path, **given).read_text("utf-8")
+    page = write(tmp_path, given).read_text("utf-8")
     assert page.index("patients in common") < page.index('class="cards"')
 
 
 def test_the_page_is_the_same_in_every_run(tmp_path: Path, quick: None) -> None:
-    one = write_report(tmp_path, **arguments()).read_bytes()
-    assert one == write_report(tmp_path, **copy.deepcopy(arguments())).read_bytes()
+    one = write(tmp_path, arguments()).read_bytes()
+    assert one == write(tmp_path, copy.deepcopy(arguments())).read_bytes()
 
 
 def test_a_report_that_fails_half_way_leaves_the_old_one_whole(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = write_report(tmp_path, **arguments()).read_bytes()
+    old = write(tmp_path, arguments()).read_bytes()
     with pytest.raises(LatentcastError):
-        write_report(tmp_path, **(arguments() | {"patch_errors": np.zeros(999)}))
+        write(tmp_path, arguments() | {"patch_errors": np.zeros(999)})
 
     def full_disk(path: Path, text: str, **_: Any) -> None:
         path.write_bytes(text.encode()[:1000])
@@ -358,7 +376,7 @@ def test_a_report_that_fails_half_way_leaves_the_old_one_whole(
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(LatentcastError, match=r"report\.html: cannot be written.*no space.*again"):
-        write_report(tmp_path, **arguments())
+        write(tmp_path, arguments())
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_bytes() == old
 
@@ -371,7 +389,7 @@ def test_a_large_run_stays_under_three_megabytes(tmp_path: Path, quick: None) ->
         "patch_errors": rng.uniform(size=200), "patch_seconds": 0.05,
         "predicted_from": "what came before",
     }  # fmt: skip
-    assert write_report(tmp_path, **given).stat().st_size < 3_000_000
+    assert write(tmp_path, given).stat().st_size < 3_000_000
 
 
 def test_charts_follow_the_readers_colour_setting_and_paper_does_not(written: str) -> None:
@@ -383,6 +401,122 @@ def test_charts_follow_the_readers_colour_setting_and_paper_does_not(written: st
         assert set(re.findall(r"var\(--([a-z0-9-]+)\)", chart)) <= set(PALETTE)
     (paper,) = re.findall(r'<figure class="paper">.*?</svg>', written, re.DOTALL)
     assert "var(--" not in paper
+
+
+def images() -> dict[str, Any]:
+    """What ClassificationReport.as_dict() gives: two heads, two floors."""
+
+    def read(name: str, head: str, value: float, choice: str = "chosen on validation") -> Any:
+        return {
+            "name": name, "head": head, "choice": choice, "layer": "norm", "pooling": "mean",
+            "penalty": None if head == "kNN" else 1.0, "validation": value,
+            "accuracy": estimate(value),
+        }  # fmt: skip
+
+    def against(reference: str, head: str, value: float) -> Any:
+        return difference(reference, value) | {"head": head}
+
+    return {
+        "images": {"train": 100, "validation": 20, "test": 40},
+        "images_left_out": {"train": 0, "validation": 0, "test": 1},
+        "classes": [
+            {"name": name, "images": {"train": 50, "validation": 10, "test": 20}}
+            for name in ("cat", EVIL)
+        ],
+        "majority": 0.5, "k": 20, "compared": 80,
+        "rows": [
+            read("pretrained", "kNN", 0.7), read("pretrained", "linear", 0.8),
+            read("random-initialised", "kNN", 0.6), read("random-initialised", "linear", 0.61),
+            read("pixels", "kNN", 0.9), read("pixels", "linear", 0.79),
+        ],
+        "differences": [
+            against("random-initialised", "kNN", 0.1),
+            against("random-initialised", "linear", 0.19),
+            against("pixels", "kNN", -0.2), against("pixels", "linear", 0.01),
+        ],
+        "data": {},
+        "bootstrap": {"resamples": 1000, "level": 0.95, "seed": 0, "unit": "image", "units": 40},
+        "provenance": {"weights": "tiny, teacher, step 9"},
+    }  # fmt: skip
+
+
+def plain(run: Path, **changes: Any) -> Page:
+    """The page of a run without a store: no picture but the curves."""
+    given = arguments()
+    kept = {k: v for k, v in given.items() if k not in (*SURPRISE, *MAP, "probe")}
+    text = write_report(run, **(kept | {"probes": []} | changes)).read_text("utf-8")
+    assert "<script" not in text and not re.search(r"(src|href)=\"(?!#)", text)
+    return Page(text)
+
+
+def test_a_run_without_a_probe_says_where_it_stands_and_claims_nothing(tmp_path: Path) -> None:
+    page = plain(tmp_path, steps=100)
+    assert "Stands at step 59 of 100" in page.text and "Not probed" in page.text
+    assert "Trained for 59 steps" in plain(tmp_path).text
+    assert page.count("figure") == 1 and "Caveats" not in page.text
+    for claim in ("beats", "AUROC", "accuracy", "surprised", "t-SNE"):
+        assert claim not in page.text
+    nothing = plain(tmp_path, metrics=[], changes=None, environment={}, what_was_run={})
+    assert "No step has been logged" in nothing.text
+    assert "no recipe of that name" in nothing.text
+    assert "The recipe as it is" in plain(tmp_path, changes=[]).text
+
+
+def test_a_probe_of_images_is_told_by_its_linear_head_and_where_knn_disagrees(
+    tmp_path: Path,
+) -> None:
+    page = plain(tmp_path, probes=[images()])
+    assert "Pretrained beats random-initialised, but not pixels" in page.text
+    assert "0.800 [0.780, 0.820] (linear) and 0.700 [0.680, 0.720] (kNN)" in page.text
+    assert "Pixels, kNN, gives another answer: −0.200" in page.text
+    assert "Random-initialised, kNN, gives another" not in page.text
+    assert "most frequent class: 0.500" in page.text and "1 without a label left out" in page.text
+    assert page.text.count("tiny, teacher, step 9") == 1 and EVIL in page.text
+    assert page.count("script") == 0 and page.count("b") == 3
+    rows = page.text[page.text.index("kNN and linear probe") :]
+    assert rows.index("+0.190 [+0.170, +0.210]") < rows.index("+0.010 [−0.010, +0.030]")
+
+
+def test_several_probes_have_a_section_each_and_the_first_the_headline(tmp_path: Path) -> None:
+    other = probe(to_random=-0.03) | {"task": "form"}
+    page = plain(tmp_path, probes=[probe(), other])
+    assert "Linear probe: superdiagnostic" in page.text and "Linear probe: form" in page.text
+    assert "Pretrained beats random" in page.text and "is worse than" not in page.text
+    assert page.count("b") == 3
+
+
+def test_alarms_and_skipped_updates_are_shown_where_they_were(tmp_path: Path) -> None:
+    def row(step: int, **held: Any) -> dict[str, Any]:
+        return {"step": step, "loss": 1.0, "alarms": [], "skipped": 0} | held
+
+    rows = [
+        row(10), row(20, alarms=["rank-collapse"]), row(30, alarms=["rank-collapse"], skipped=2),
+        row(40, skipped=2), row(50, alarms=["rank-collapse"], skipped=5),
+    ]  # fmt: skip
+    page = plain(tmp_path, metrics=rows)
+    assert "2 in steps 20 to 30, 3 in steps 40 to 50" in page.text
+    assert "3 of 5" in page.text and "Skipped updates: none" not in page.text
+    bars = [float(held["x"] or 0) for tag, held in page.elements if tag == "rect" and "x" in held]
+    wide = [float(held["width"] or 0) for tag, held in page.elements
+            if tag == "rect" and held.get("height") == "8"]  # fmt: skip
+    # 152 units are 50 steps: raised from 20 to 40 and at the last row, skipped in two stretches.
+    assert wide == [60.8, 1.5, 30.4, 30.4] and bars[-4:] == [64.8, 156.0, 64.8, 125.6]
+    assert "Skipped updates: none" in plain(tmp_path, metrics=[row(1), row(2)]).text
+    assert "Skipped updates" not in plain(tmp_path).text  # an old run did not count them
+
+
+def test_resumes_under_another_machine_and_checksums_are_on_the_page(tmp_path: Path) -> None:
+    page = plain(
+        tmp_path,
+        environment={
+            "git": "abc-dirty", "data": {"store": "here", "sha256": {"shard-0.npy": "f00d"}},
+            "resumed_under": [{"torch": "9.9"}, {"git": None, "threads": 3}],
+        },
+        remarks=["metrics.jsonl: line 3 is no row"],
+    )  # fmt: skip
+    for words in ("abc-dirty", "shard-0.npy", "f00d", "1.torch9.9", "2.threads3", "line 3 is no"):
+        assert words in page.text.replace("\n", "")
+    assert page.text.index("line 3 is no row") < page.text.index("Training")
 
 
 def contrast(one: str, other: str) -> float:

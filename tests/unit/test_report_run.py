@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from latentcast.objectives.base import Role
 from latentcast.objectives.build import build
 from latentcast.pretrain import fitted
 from latentcast.report import embedding
-from latentcast.report.run import report_run
+from latentcast.report.run import report_recordings, report_run
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.recording import INVALID
 
@@ -58,6 +59,7 @@ def run(tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch) -
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "environment.json").write_text('{"command": "latentcast train tiny"}')
+    (folder / "config.yaml").write_text(config.to_yaml())
     tested = encoder(config)
     weights = f"{config.recipe}, teacher, step 7"
     probe(
@@ -73,7 +75,7 @@ def run(tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_probed_run_has_a_report_without_the_record_that_cannot_be_read(run: Any) -> None:
     folder, tested, store = run
-    page = report_run(folder, tested, store, "superdiagnostic").read_text("utf-8")
+    page = report_recordings(folder, tested, store, "superdiagnostic").read_text("utf-8")
     assert (
         page.count("latentcast train tiny") == 1
         and f"{tested.config.recipe}, teacher, step 7" in page
@@ -86,7 +88,7 @@ def test_a_probed_run_has_a_report_without_the_record_that_cannot_be_read(run: A
 def test_a_probe_of_other_weights_is_refused(run: Any, step: int, role: Role) -> None:
     folder, tested, store = run
     with pytest.raises(LatentcastError) as problem:
-        report_run(folder, encoder(tested.config, step, role), store, "superdiagnostic")
+        report_recordings(folder, encoder(tested.config, step, role), store, "superdiagnostic")
     message = str(problem.value)
     assert "teacher, step 7'" in message and f"{role}, step {step}'" in message
     assert f"run latentcast probe {folder} --data {store.path} --task superdiag" in message
@@ -97,9 +99,9 @@ def test_a_probe_of_other_samples_is_refused(run: Any, tmp_path: Path) -> None:
     folder, tested, store = run
     other = ecgs(tmp_path / "other", seed=1)
     with pytest.raises(LatentcastError, match=f"samples of {store.path}.*probe"):
-        report_run(folder, tested, other, "superdiagnostic")
+        report_recordings(folder, tested, other, "superdiagnostic")
     # The same samples at another place are the same samples.
-    report_run(folder, tested, ecgs(tmp_path / "copy"), "superdiagnostic")
+    report_recordings(folder, tested, ecgs(tmp_path / "copy"), "superdiagnostic")
 
 
 def test_a_probe_of_another_version_is_refused(run: Any) -> None:
@@ -109,7 +111,7 @@ def test_a_probe_of_another_version_is_refused(run: Any) -> None:
     del held["records_left_out"]
     file.write_text(json.dumps(held))
     with pytest.raises(LatentcastError, match="has no records_left_out, another version.*again"):
-        report_run(folder, tested, store, "superdiagnostic")
+        report_recordings(folder, tested, store, "superdiagnostic")
 
 
 @pytest.mark.parametrize(
@@ -130,9 +132,62 @@ def test_a_file_of_the_run_that_is_gone_or_cut_is_named(
     if text is not None:
         (folder / name).write_text(text)
     with pytest.raises(LatentcastError, match=words):
-        report_run(folder, tested, store, "superdiagnostic")
+        report_recordings(folder, tested, store, "superdiagnostic")
 
 
 def test_a_task_that_does_not_exist_is_not_asked_to_be_probed(run: Any) -> None:
     with pytest.raises(LatentcastError, match="did you mean 'superdiagnostic'"):
-        report_run(*run, "superdiagnostics")
+        report_recordings(*run, "superdiagnostics")
+
+
+def test_a_run_of_any_kind_has_a_report_without_a_store(run: Any) -> None:
+    folder, tested, _ = run
+    (folder / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5, "skipped": 0, "alarms": []}\n')
+    page = report_run(folder).read_text("utf-8")
+    assert "macro AUROC" in page and "the last at step 3 of 12" in page  # the probe is there
+    assert "Where the model is surprised" not in page and "t-SNE" not in page
+    (folder / "probe-superdiagnostic.json").unlink()
+    page = report_run(folder).read_text("utf-8")
+    assert "Stands at step 3 of 12" in page and "AUROC" not in page
+    assert "optimizer.warmup_steps" in page and f"{tested.config.recipe}, run" in page
+
+
+def test_keys_that_differ_from_the_recipe_stand_before_those_of_the_machine(run: Any) -> None:
+    folder, tested, _ = run
+    config = tested.config.updated({"machine.workers": 3, "train.seed": 8})
+    (folder / "config.yaml").write_text(config.to_yaml())
+    page = report_run(folder).read_text("utf-8")
+    keys = re.findall("<code>(.*?)</code>", page)
+    assert keys[-1] == "machine.workers" and "train.seed" in keys
+    assert "encoder.causal" not in keys
+    (folder / "config.yaml").write_text(config.updated({"recipe": "mine"}).to_yaml())
+    assert "no recipe of that name" in report_run(folder).read_text("utf-8")
+
+
+def test_a_probe_that_is_not_of_this_run_any_more_is_said_to_be_so(run: Any) -> None:
+    folder, _, _ = run
+    (folder / "checkpoints" / "step-00000012").mkdir(parents=True)
+    (folder / "checkpoints" / "step-00000012" / "state.json").write_text('{"step": 12}')
+    held = json.loads((folder / "probe-superdiagnostic.json").read_text())
+    (folder / "probe-form.json").write_text(json.dumps(held | {"task": "form"}))
+    del held["windows"]
+    (folder / "probe-rhythm.json").write_text(json.dumps(held))
+    (folder / "probe-all.json").write_text("{")
+    page = report_run(folder).read_text("utf-8")
+    assert "probe-form.json is about" in page and "newest checkpoint is of step 12" in page
+    assert "probe-rhythm.json is not shown: it has no windows" in page
+    assert "probe-all.json: cannot be read" in page
+    assert page.index("Linear probe: superdiagnostic") < page.index("Linear probe: form")
+
+
+def test_a_store_of_the_other_kind_is_refused(run: Any, digits_store: Path) -> None:
+    folder, _, _ = run
+    with pytest.raises(LatentcastError, match="holds images, .* was trained on ecg data; give"):
+        report_run(folder, digits_store)
+
+
+def test_a_run_without_its_configuration_is_named(run: Any) -> None:
+    folder, _, _ = run
+    (folder / "config.yaml").unlink()
+    with pytest.raises(LatentcastError, match="config.yaml: does not exist"):
+        report_run(folder)

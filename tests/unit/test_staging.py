@@ -139,11 +139,11 @@ def rank(store: Path, local: Path, seconds: float) -> subprocess.Popen[str]:
 
 
 def test_of_several_ranks_one_copies_and_the_others_wait(store: Path, tmp_path: Path) -> None:
-    ranks = [rank(store, tmp_path / "local", 0.3) for _ in range(3)]
+    ranks = [rank(store, tmp_path / "local", 0.2) for _ in range(2)]
     said = [process.communicate(timeout=60)[0].split() for process in ranks]
     assert all(process.returncode == 0 for process in ranks)
     assert len({words[-1] for words in said}) == 1
-    assert sorted(words.count("copies") for words in said) == [0, 0, 4]
+    assert sorted(words.count("copies") for words in said) == [0, 4]
     Store.open(said[0][-1]).verify()
 
 

@@ -14,7 +14,6 @@ from latentcast.config.settings import (
     Positive,
     Settings,
     Share,
-    divisor_near,
 )
 
 
@@ -118,10 +117,10 @@ class TrainConfig(Settings):
     """And for ever those of every so many steps."""
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.batch_size % self.micro_batches:
+    def _has_samples_for_all(self) -> Self:
+        if self.batch_size < self.micro_batches:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batches "
-                f"{self.micro_batches}; use {divisor_near(self.batch_size, self.micro_batches)}"
+                f"batch_size {self.batch_size} cannot be split into micro_batches "
+                f"{self.micro_batches}; use at most {self.batch_size}"
             )
         return self

@@ -104,10 +104,7 @@ class Loader(ABC, Generic[AnyStore]):
             for number in count(attempt):
                 samples = torch.from_numpy(next(arrays))
                 ids = torch.from_numpy(self.ids(number))
-                pieces = split(Batch(samples, ids), self.train.micro_batches)
-                del samples
-                yield pieces
-                del pieces  # what the consumer has dropped can be filled again
+                yield split(Batch(samples, ids), self.train.micro_batches)
 
 
 class CropLoader(Loader[Store]):
@@ -165,7 +162,6 @@ def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:
             try:
                 for item in items:
                     put(item, None)
-                    del item
                     if stop.is_set():
                         return
             except BaseException as problem:
@@ -183,7 +179,6 @@ def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:
                 raise problem
             assert item is not None
             yield item
-            del item
     finally:
         stop.set()
 
@@ -207,9 +202,7 @@ def _copied(stream: Iterator[list[Batch]], device: torch.device) -> Generator[li
                 pinned = [Batch(p.samples.pin_memory(), p.ids.pin_memory()) for p in pieces]
                 moved = [batch.to(device) for batch in pinned]
                 done = copying.record_event()
-            del pieces, pinned
             yield moved, done
-            del moved
 
     with closing(ahead(copies(), depth=1)) as arriving:
         for moved, done in arriving:
@@ -220,4 +213,3 @@ def _copied(stream: Iterator[list[Batch]], device: torch.device) -> Generator[li
                 batch.samples.record_stream(computing)
                 batch.ids.record_stream(computing)
             yield moved
-            del moved

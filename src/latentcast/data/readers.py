@@ -32,8 +32,8 @@ Request = tuple[Any, ...]
 AHEAD = 2
 """Requests under way per reader: one that it reads, one that waits."""
 HELD = 2
-"""Buffers in the consumer's hands that cost nothing: the one in use and the one just handed out."""
-_SHARE_OF_CHECKS = 0.01
+"""Buffers that the consumer may hold while it asks for the next one, at no cost."""
+_FREE_SECONDS, _SHARE_OF_CHECKS = 1e-3, 0.01
 
 
 def read(
@@ -93,10 +93,7 @@ def read(
             reader.answer()
             buffer = np.frombuffer(memory, dtype, size, slot * size * width)
             weakref.finalize(buffer, free.append, slot).atexit = False
-            array = buffer.reshape(shape)
-            del buffer
-            yield array
-            del array  # or it would be in use for as long as the next one is waited for
+            yield buffer.reshape(shape)
     finally:
         atexit.unregister(stop)
         stop()
@@ -183,7 +180,7 @@ class Shards:
         self.due = 0.0
 
     def check(self, *, now: bool = False) -> None:
-        """Compare the sizes, as often as takes a hundredth of the time; at once when asked.
+        """Compare the sizes, unless that has just taken long; always when asked to do it now.
 
         Raises:
             LatentcastError: names the file that vanished or was cut short.
@@ -204,9 +201,10 @@ class Shards:
                     f"{path}: has {found} bytes and had {size} when it was opened; restore it from "
                     "a copy or re-ingest, then run the same command again to resume"
                 )
-        # A thousand shards take a millisecond on a local disk and a second on some clusters'.
+        # A thousand shards take a millisecond on a local disk and may take a second on a cluster's:
+        # then it is done less often, so that it takes a hundredth of the time.
         ended = time.monotonic()
-        self.due = ended + (ended - begun) / _SHARE_OF_CHECKS
+        self.due = ended + max(0.0, ended - begun - _FREE_SECONDS) / _SHARE_OF_CHECKS
 
 
 def _serve(

@@ -36,11 +36,13 @@ class Ema:
     @torch.no_grad()
     def update(self, momentum: float, refused: Tensor | None = None) -> None:
         """Move the teacher, unless the step was ``refused`` (1 on the device of the weights)."""
-        gain: float | list[Tensor] = 1.0 - momentum
-        if refused is not None:
-            gain = [gain * (1 - refused)] * len(self._teachers)
-        if self._teachers:
+        gain = 1.0 - momentum
+        if self._teachers and refused is None:
             torch._foreach_lerp_(self._teachers, self._students, gain)
+        elif self._teachers and refused is not None:
+            open_or_not: Tensor = gain * (1 - refused)
+            gains = [open_or_not] * len(self._teachers)
+            torch._foreach_lerp_(self._teachers, self._students, gains)
         for ours, theirs in self._buffers:
             theirs.copy_(ours)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +29,7 @@ Preprocess = Callable[[Tensor, Draw | None], Inputs]
 MicroBatches = list[Batch]
 
 MOST_SKIPS_IN_A_ROW = 10
-FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000
+LEAST_SCALE, MOST_SCALE, GROWTH_STEPS = 2.0**-24, 2.0**24, 2000
 LEAST_WEIGHT = 1e-6
 """Divides instead of no weight at all: a batch without a target gives 0 and is skipped, not NaN."""
 
@@ -74,7 +75,7 @@ def train(
     optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
     state = checkpoint.resume(run / "checkpoints", objective, optimizer, config, ranks)
     if context.precision is torch.float16 and state.attempt == 0:
-        state.scale = FIRST_SCALE
+        state.scale = first_scale(config)
     ema = Ema(objective.ema_pairs(), ranks)
     stream = batches(state.attempt)
     watcher.start(state, context)
@@ -96,7 +97,8 @@ def train(
         # The device left weights, moments and average as they were; the schedules stay here.
         state.step, state.skipped, skips = state.step - 1, state.skipped + 1, skips + 1
         watcher.skipped(state, problem)
-        if skips >= MOST_SKIPS_IN_A_ROW and state.scale == 1:
+        scaling = context.precision is torch.float16 and state.scale > LEAST_SCALE
+        if skips >= MOST_SKIPS_IN_A_ROW and not scaling:
             raise LatentcastError(f"step {state.step}: {problem}, {skips} times in a row")
         return False
 
@@ -171,11 +173,17 @@ def join(outputs: list[Output], ranks: Ranks) -> Output:
     return Output(loss, weight, dict(zip(names, scalars, strict=True)), outputs[-1].views)
 
 
+def first_scale(config: Config) -> float:
+    """fp16: the usual 2^16 of a mean loss; ours is a sum over patches until all pieces are in."""
+    terms = config.train.batch_size * math.prod(config.grids[0])
+    return float(2.0 ** (16 - round(math.log2(terms))))
+
+
 def next_scale(state: State, refused: bool) -> float:
     """fp16: halve the loss scale after an overflow, try the double of it once in a while."""
     if refused:
-        return max(1.0, state.scale / 2)
-    return min(FIRST_SCALE, state.scale * 2) if state.step % GROWTH_STEPS == 0 else state.scale
+        return max(LEAST_SCALE, state.scale / 2)
+    return min(MOST_SCALE, state.scale * 2) if state.step % GROWTH_STEPS == 0 else state.scale
 
 
 def gradient_norm(objective: Objective, limit: float | None) -> Tensor:

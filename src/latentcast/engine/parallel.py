@@ -18,6 +18,8 @@ from latentcast.config import Config
 from latentcast.engine.context import Context
 from latentcast.nn.blocks import Block
 from latentcast.objectives.base import Objective
+MOST_VERSIONS = 64
+
 
 def spread(objective: Objective, config: Config, context: Context) -> nn.Module:
     """What the loop calls in the place of the objective; its parameters stay the objective's own.
@@ -29,12 +31,15 @@ def spread(objective: Objective, config: Config, context: Context) -> nn.Module:
     machine, on_meta = config.machine, next(objective.parameters()).is_meta
     if not on_meta:
         objective.to(context.device)
+    if machine.compile:
+        # All blocks share one forward: of every width, with and without drop-path, gradient and
+        # padding, in a few mask shapes. The default of 8 versions is for a single one.
+        torch._dynamo.config.recompile_limit = MOST_VERSIONS
     blocks = [module for module in objective.modules() if isinstance(module, Block)]
     for block in blocks:
         if machine.recompute:
             block.forward = _recomputing(block.forward)  # type: ignore[method-assign]
         if machine.compile:
-            # Sizes change little, but they do: masks have a few shapes, an evaluation another.
             block.compile(fullgraph=True)
     if context.ranks.size == 1:
         return objective
@@ -59,10 +64,12 @@ def _in_shards(objective: Objective, blocks: list[Block], context: Context) -> n
 def _recomputing(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Keep the input alone. Drop-path is drawn from the step, so it drops the same again."""
 
-    def again(*given: Any) -> Tensor:
+    def again(*given: Any, **named: Any) -> Tensor:
         if not torch.is_grad_enabled():
-            return forward(*given)
-        made: Tensor = checkpoint(forward, *given, use_reentrant=False, preserve_rng_state=False)
+            return forward(*given, **named)
+        made: Tensor = checkpoint(
+            forward, *given, use_reentrant=False, preserve_rng_state=False, **named
+        )
         return made
 
     return again

@@ -7,6 +7,7 @@ and a run that is resumed goes on in the same place.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -136,7 +137,7 @@ class _Trackio:
     def __init__(self, package: ModuleType, run: Path, config: Config) -> None:
         self._run = package.init(
             project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-            name=f"{run.resolve().name}-{_identity(run)}",
+            name=_identity(run),
             resume="allow",
             config=config.model_dump(mode="json"),
         )
@@ -168,8 +169,10 @@ def _imported(name: str) -> ModuleType:
 
 
 def _identity(run: Path) -> str:
-    """The run's own name for services; made at first, and no part of what is trained."""
+    """The run's name for services, made once: the folder's, and what no other run is called."""
     file = run / IDENTITY
     if not file.exists():
-        write_text(file, uuid.uuid4().hex[:12])
+        # Weights & Biases refuses slashes and #?%: in an id.
+        name = re.sub(r"[^\w.-]", "-", run.resolve().name)[:60]
+        write_text(file, f"{name}-{uuid.uuid4().hex[:12]}")
     return file.read_text().strip()

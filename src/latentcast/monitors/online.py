@@ -38,9 +38,9 @@ from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Objective
 
 SIZE = 512
-"""Samples of each split at the most: a look costs as much as some ten training steps of the demo."""
+"""Samples of each split at the most: a look costs what ten training steps of the demo do."""
 CLASSES, LABELS = 32, 16
-"""At the most. Of a thousand classes the panel would hold one image every other, and tell nothing."""
+"""At the most: of a thousand classes the panel would hold half an image each."""
 NO_LABELS = "the store has no labels in its train and validation splits"
 
 Features = npt.NDArray[np.float32]

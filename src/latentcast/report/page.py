@@ -12,7 +12,7 @@ from latentcast.report import classes, linear_probe
 from latentcast.report.markup import Html, escape, facts, section, table
 from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.report.style import stylesheet
-from latentcast.report.training import standing, training
+from latentcast.report.training import cards, standing, training
 from latentcast.report.verdict import Verdict, class_verdict, verdict
 
 Probe = Mapping[str, Any]
@@ -67,15 +67,16 @@ def write_report(
         _environment(what_was_run, environment),
         _caveats(probes),
     ]
-    sentences = "".join(f"<p>{escape(sentence)}</p>\n" for sentence in found.sentences if sentence)
+    sentences = "".join(f"<p>{escape(sentence)}</p>\n" for sentence in found.sentences)
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}: {escape(found.headline)}</title>\n"
         f"<style>\n{stylesheet()}</style>\n</head>\n<body>\n"
         f"<header>\n<h1>{escape(title)}</h1>\n"
-        f'<p class="verdict">{escape(found.headline)}</p>\n{_remarks(remarks)}{_first(probes)}'
-        f"{sentences}</header>\n<main>\n{''.join(sections)}</main>\n"
+        f'<p class="verdict">{escape(found.headline)}</p>\n'
+        f"{_remarks(remarks)}{_first(probes, metrics)}{sentences}</header>\n"
+        f"<main>\n{''.join(sections)}</main>\n"
         "<footer>Written by latentcast. Not a medical device.</footer>\n</body>\n</html>\n"
     )
     path = Path(run_dir) / "report.html"
@@ -99,12 +100,8 @@ def _verdict(
 ) -> Verdict:
     if probes:
         return class_verdict(probes[0]) if of_images(probes[0]) else verdict(probes[0])
-    headline, said = standing(metrics, steps)
-    return Verdict(
-        "undefined",
-        headline,
-        (said, "Not probed: latentcast probe scores the features next to their floors."),
-    )
+    told = "Not probed: latentcast probe scores the features next to their floors."
+    return Verdict("undefined", standing(metrics, steps), (told,))
 
 
 def _remarks(remarks: Sequence[str]) -> str:
@@ -114,13 +111,14 @@ def _remarks(remarks: Sequence[str]) -> str:
     return f'<div class="notice" role="note"><ul>\n{items}</ul></div>\n'
 
 
-def _first(probes: Sequence[Probe]) -> str:
-    """The leaks of all probes and the scores of the first."""
+def _first(probes: Sequence[Probe], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The leaks of all probes and the scores of the first; without one, where training stands."""
     warned = "".join(linear_probe.leaks(probe) for probe in probes if not of_images(probe))
-    if not probes:
-        return warned
-    held = (classes if of_images(probes[0]) else linear_probe).cards(probes[0])
-    return f'{warned}<ul class="cards">{held}</ul>\n'
+    if probes:
+        held = (classes if of_images(probes[0]) else linear_probe).cards(probes[0])
+    else:
+        held = cards(metrics)
+    return warned + (f'<ul class="cards">{held}</ul>\n' if held else "")
 
 
 def _probe(probe: Probe, of: int) -> str:

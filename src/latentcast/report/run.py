@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.artifacts.ecg import EcgEncoder
-from latentcast.data.store import Store
+from latentcast.config import Config, EcgInput, load
+from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.features import extract, readable
+from latentcast.evaluation.classification_results import ClassificationReport
 from latentcast.evaluation.results import ProbeReport
-from latentcast.evaluation.tasks import task as named
-from latentcast.monitors.journal import read_metrics
-from latentcast.report.page import write_report
+from latentcast.recipes import RECIPES
+from latentcast.report.page import Change, of_images, write_report
+from latentcast.report.pictures import FeatureMap, Surprise
+from latentcast.runs.comparison import shown
+from latentcast.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from latentcast.artifacts.ecg import EcgEncoder
+    from latentcast.data.store import Store
 
 BUNDLED_LICENCE = (
     "the ECGs bundled with latentcast: a subset of PTB-XL 1.0.3 (Wagner et al., PhysioNet, "
@@ -31,26 +38,56 @@ PREDICTED_FROM = {
 """By kind of objective, what its patch errors show."""
 
 
-def report_run(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
-    """Write ``RUN/report.html`` from the run's log and its probe of ``task``.
+def report_run(run: Path, data: Path | None = None, task: str = "superdiagnostic") -> Path:
+    """Write ``RUN/report.html`` from whatever the run has: its log, its settings, its probes.
+
+    Args:
+        run: folder of the run, finished or not.
+        data: folder of a labelled store. Of recordings it adds an ECG with the model's errors and
+            a map of the features; of images it adds nothing.
+        task: the probe of recordings that these pictures go with.
+
+    Raises:
+        LatentcastError: a file of the run is missing or damaged, the store holds the other kind of
+            data or belongs to another probe, a plotting package is missing, the page cannot be
+            written.
+    """
+    config = load(run / "config.yaml")
+    if data is not None:
+        from latentcast.artifacts.ecg import EcgEncoder
+        from latentcast.data.opening import open_store
+        from latentcast.data.store import Store
+
+        store = open_store(data)
+        if isinstance(store, Store) != isinstance(config.input, EcgInput):
+            held = "recordings" if isinstance(store, Store) else "images"
+            raise LatentcastError(
+                f"{data}: holds {held}, {run} was trained on {config.input.kind} data; "
+                "give the report a store of its own kind, or none"
+            )
+        if isinstance(store, Store):
+            return report_recordings(run, EcgEncoder.from_pretrained(run), store, task)
+    return _write(run, config, RunFolder.read(run))
+
+
+def report_recordings(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
+    """The report with pictures of ``store``, next to the run's probe of ``task``.
 
     The table comes from the probe's file and the pictures from ``encoder`` and ``store``, so the
     three must be of one checkpoint and of the same samples.
 
     Raises:
         LatentcastError: the task was not probed yet, or the probe was of other weights or other
-            data; a file of the run is missing or damaged; a plotting package is missing; the page
-            cannot be written.
+            data, beside the reasons of :func:`report_run`.
     """
+    from latentcast.evaluation.features import extract, readable
+    from latentcast.evaluation.tasks import task as named
+
     wanted = named(task)
     file = run / f"probe-{task}.json"
     again = f"run latentcast probe {run} --data {store.path} --task {task}"
     probe = _read(file, again)
     _check_same(probe, file, encoder, store, f"{again} again")
-    environment = _read(
-        run / "environment.json", "restore it from a copy, or put {} there to report without it"
-    )
-    command = environment.pop("command", None)
     tested = probe["rows"][0]
     targets, kept = wanted.targets(store.labels)
     rows = store.rows("test")
@@ -61,33 +98,98 @@ def report_run(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
     shown = _typical(encoder, store, rows)
     counts = store.take([shown], length=encoder.length)
     provenance = store.manifest.provenance
-    what_was_run = {
-        "training": command,
-        "probe": probe["provenance"].get("command"),
-        "training seed": encoder.config.train.seed,
-        "weights": probe["provenance"]["weights"],
-        "data": f"{store.path}: {len(store):,} records of {store.patients:,} patients",
+    about = {
+        "pictures": f"{store.path}: {len(store):,} records of {store.patients:,} patients",
         "source": provenance.get("source"),
     }
     if provenance.get("kind") == "packed":
-        what_was_run["licence of the data"] = BUNDLED_LICENCE
+        about["licence of the data"] = BUNDLED_LICENCE
+    return _write(
+        run,
+        encoder.config,
+        RunFolder.read(run),
+        first=file.name,
+        about=about,
+        surprise=Surprise(
+            store.recording(shown),
+            encoder.patch_errors(counts)[0],
+            encoder.patch_seconds,
+            PREDICTED_FROM[encoder.config.objective.kind],
+        ),
+        features=FeatureMap(
+            features,
+            targets[rows],
+            wanted.classes,
+            f"layer {tested['layer']}, {tested['pooling']}",
+        ),
+    )
+
+
+def _write(
+    run: Path,
+    config: Config,
+    folder: RunFolder,
+    first: str = "probe-superdiagnostic.json",
+    about: Mapping[str, Any] | None = None,
+    surprise: Surprise | None = None,
+    features: FeatureMap | None = None,
+) -> Path:
+    """The page of what is in ``folder``; ``first`` is the probe that makes the headline."""
+    environment = _read(
+        run / "environment.json", "restore it from a copy, or put {} there to report without it"
+    )
+    command = environment.pop("command", None)
+    newest = max(folder.checkpoints, default=None)
+    remarks = [sentence for sentence in folder.problems if not sentence.startswith("probe-")]
+    probes = []
+    for name in sorted(folder.probes, key=lambda name: (name != first, name)):
+        probe = folder.probes[name]
+        if missing := _missing(probe):
+            remarks.append(f"{name} is not shown: it has no {missing}, another version wrote it")
+            continue
+        weights = str(probe["provenance"].get("weights"))
+        if newest is not None and not weights.endswith(f"step {newest}"):
+            remarks.append(f"{name} is about {weights}, the newest checkpoint is of step {newest}")
+        probes.append(probe)
+    remarks += [sentence for sentence in folder.problems if sentence.startswith("probe-")]
+    name = run.resolve().name
     return write_report(
         run,
-        title=encoder.config.recipe,
-        metrics=read_metrics(run),
-        probe=probe,
-        recording=store.recording(shown),
-        patch_errors=encoder.patch_errors(counts)[0],
-        patch_seconds=encoder.patch_seconds,
-        predicted_from=PREDICTED_FROM[encoder.config.objective.kind],
-        features=features,
-        labels=targets[rows],
-        classes=wanted.classes,
-        features_from=f"layer {tested['layer']}, {tested['pooling']}",
-        what_was_run=what_was_run,
+        title=name if config.recipe in name else f"{config.recipe}, {name}",
+        steps=config.train.steps,
+        metrics=folder.rows,
+        probes=probes,
+        changes=_changes(config),
+        what_was_run={
+            "training": command,
+            "probe": [told for p in probes if (told := p["provenance"].get("command"))] or None,
+            "training seed": config.train.seed,
+            **(about or {}),
+        },
         environment=environment,
-        config_yaml=encoder.config.to_yaml(),
+        config_yaml=config.to_yaml(),
+        surprise=surprise,
+        features=features,
+        remarks=remarks,
     )
+
+
+def _changes(config: Config) -> list[Change] | None:
+    """What differs from the recipe of that name, settings of the machine last."""
+    if config.recipe not in RECIPES:
+        return None
+    trees = [leaves(c.model_dump(mode="json")) for c in (config, RECIPES[config.recipe]())]
+    keys = dict.fromkeys(key for tree in trees for key in tree)
+    differing = [key for key in keys if trees[0].get(key) != trees[1].get(key)]
+    differing.sort(key=lambda key: key.startswith("machine."))
+    return [(key, shown(trees[0].get(key)), shown(trees[1].get(key))) for key in differing]
+
+
+def _missing(probe: Mapping[str, Any]) -> str | None:
+    """A field that a probe of this version would have; None when it has all."""
+    kind = ClassificationReport if of_images(probe) else ProbeReport
+    fields = {field.name for field in dataclasses.fields(kind)}
+    return min(fields - probe.keys(), default=None)
 
 
 def _read(file: Path, mend: str) -> dict[str, Any]:
@@ -106,10 +208,9 @@ def _check_same(
     probe: dict[str, Any], file: Path, encoder: EcgEncoder, store: Store, again: str
 ) -> None:
     """The probe is of these weights and of these samples, or LatentcastError says what differs."""
-    fields = {field.name for field in dataclasses.fields(ProbeReport)}
-    if missing := sorted(fields - probe.keys()):
+    if missing := _missing(probe):
         raise LatentcastError(
-            f"{file}: has no {missing[0]}, another version of latentcast wrote it; {again}"
+            f"{file}: has no {missing}, another version of latentcast wrote it; {again}"
         )
     weights = encoder.weights
     if (told := probe["provenance"].get("weights")) != weights:

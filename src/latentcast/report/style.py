@@ -88,7 +88,8 @@ td:last-child,th:last-child{padding-right:0}
 .bar.strong line:not(.track){stroke:var(--model)}
 .bar.strong circle{fill:var(--model)}
 .bar rect{fill:var(--alarm)}
-td code{font-size:13.5px}
+.timeline{width:220px}
+th code{font-size:13.5px}
 figure{margin:14px 0 8px}
 figcaption{color:var(--muted);font-size:14.5px;max-width:80ch;margin-top:8px}
 .canvas{min-width:720px}

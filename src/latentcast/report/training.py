@@ -9,6 +9,7 @@ from typing import Any
 from latentcast.evaluation.results import number
 from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
 from latentcast.report.markup import Html, escape, picture, section, table, timeline
+from latentcast.runs.summary import ranks_of
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -16,7 +17,8 @@ Rows = Sequence[Mapping[str, Any]]
 def training(metrics: Rows, steps: int | None) -> str:
     """The section, from the rows of ``metrics.jsonl``; ``steps`` is the length of the whole run."""
     last = _last(metrics)
-    said = f"{len(metrics):,} logged rows, the last at step {last.get('step', '–')}"
+    at = f"{last['step']:,}" if last else "–"
+    said = f"{len(metrics):,} logged rows, the last at step {at}"
     said += f" of {steps:,}. " if steps else ". "
     said += _ending(last) + _speed(metrics)
     binned = len(metrics) > MOST_POINTS
@@ -35,21 +37,39 @@ def training(metrics: Rows, steps: int | None) -> str:
     )
 
 
-def standing(metrics: Rows, steps: int | None) -> tuple[str, str]:
-    """Where the run stands, as a headline, and what it says about itself, as a sentence."""
+def standing(metrics: Rows, steps: int | None) -> str:
+    """Where the run stands, as a headline."""
     last = _last(metrics)
     if not last:
-        return "No step has been logged", ""
+        return "No step has been logged"
     step = int(last["step"])
-    done = steps is not None and step >= steps
-    headline = f"Trained for {step:,} steps" if done else f"Stands at step {step:,}"
-    if steps is not None and not done:
-        headline += f" of {steps:,}"
-    alarms, skipped = first_alarms(metrics), _gaps(metrics)
-    told = f"{len(alarms)} collapse alarm{'s' * (len(alarms) != 1)} raised" if alarms else ""
-    given_up = sum(count for _, _, count in skipped)
-    lost = f"{given_up:,} update{'s' * (given_up != 1)} skipped" if given_up else ""
-    return headline, f"{_ending(last)}{'; '.join(filter(None, (told, lost)))}".strip()
+    if steps is None or step >= steps:
+        return f"Trained for {step:,} steps"
+    return f"Stands at step {step:,} of {steps:,}"
+
+
+def cards(metrics: Rows) -> str:
+    """The last row at a glance, for a run that was not probed."""
+    last = _last(metrics)
+    if not last:
+        return ""
+    alarms, skipped = first_alarms(metrics), sum(count for _, _, count in _gaps(metrics))
+    still = len(metrics[-1].get("alarms") or ())
+    told = [
+        ("loss", number(last["loss"], signed="copy_last_loss" in last), "in the last row"),
+        ("effective rank", _ranks(last), "in the last row, finest level first"),
+        ("collapse alarms", f"{len(alarms)}", f"{still} at the end"),
+        ("skipped updates", f"{skipped:,}", "gradient not finite"),
+    ]
+    return "".join(
+        f'<li class="{"floor" if place else "tested"}"><span>{escape(name)}</span>'
+        f"<b>{escape(value)}</b><span>{escape(note)}</span></li>"
+        for place, (name, value, note) in enumerate(told)
+    )
+
+
+def _ranks(row: Mapping[str, Any]) -> str:
+    return " / ".join(f"{rank:.0f}" for rank in ranks_of(row)) or "–"
 
 
 def _last(metrics: Rows) -> Mapping[str, Any]:
@@ -85,7 +105,9 @@ def _ending(last: Mapping[str, Any]) -> str:
 
 def _speed(metrics: Rows) -> str:
     rates = sorted(r for row in metrics if (r := row.get("samples_per_second")) is not None)
-    return f"Half of the rows saw {rates[len(rates) // 2]:,.0f} samples/s or more. " if rates else ""
+    return (
+        f"Half of the rows saw {rates[len(rates) // 2]:,.0f} samples/s or more. " if rates else ""
+    )
 
 
 def _alarms(metrics: Rows) -> str:

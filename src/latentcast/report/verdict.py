@@ -65,8 +65,8 @@ def class_verdict(probe: Mapping[str, Any]) -> Verdict:
     """
     level, first = level_of(probe), heads(probe)[0]
     tested = probe["rows"][0]["name"]
-    right = ", ".join(
-        f"{head} {interval(read_by(probe, head)[0]['accuracy'])}" for head in heads(probe)
+    right = " and ".join(
+        f"{interval(read_by(probe, head)[0]['accuracy'])} ({head})" for head in heads(probe)
     )
     sentences = [
         f"On {len(probe['classes']):,} classes ({probe['images']['test']:,} test images) the "
@@ -88,7 +88,7 @@ def class_verdict(probe: Mapping[str, Any]) -> Verdict:
         for head, other in by.items():
             if other is not None and _outcome(other) != outcome:
                 sentences.append(
-                    f"By {head} the answer is another: "
+                    f"{_capital(reference)}, {head}, gives another answer: "
                     f"{interval(other['estimate'], signed=True)}, "
                     + _consequence(_outcome(other), level)
                 )

@@ -117,7 +117,8 @@ def _config(file: Path, problems: list[str]) -> dict[str, Any]:
     try:
         return load(file).model_dump(mode="json")
     except LatentcastError as problem:
-        problems.append(str(problem).replace(f"{file}: ", f"{file.name}: ", 1))
+        told = " ".join(str(problem).split())  # YAML's own has several lines
+        problems.append(told.replace(f"{file}: ", f"{file.name}: ", 1))
     try:
         tree = read_yaml(file)
     except LatentcastError:

@@ -1,0 +1,464 @@
+"""Watching the features while training: the right numbers, from the right rows, without a trace."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from evaluation_stores import write_store
+from sklearn.metrics import roc_auc_score
+
+from latentcast.artifacts.ecg import EcgEncoder
+from latentcast.artifacts.image import ImageEncoder
+from latentcast.batch import Batch
+from latentcast.config import Config, ImageInput
+from latentcast.data.image_loader import ImageLoader
+from latentcast.data.image_store import ImageStore
+from latentcast.data.loader import CropLoader
+from latentcast.data.store import Store
+from latentcast.engine import checkpoint
+from latentcast.engine.checkpoint import State
+from latentcast.engine.context import Context
+from latentcast.engine.ema import Ema
+from latentcast.engine.loop import train
+from latentcast.engine.parallel import spread, whole
+from latentcast.engine.ranks import Ranks
+from latentcast.evaluation import knn
+from latentcast.evaluation.features import extract, extract_images
+from latentcast.evaluation.multinomial import fit_head
+from latentcast.evaluation.probes import fit_probe
+from latentcast.images.preprocess import ImagePreprocess
+from latentcast.monitors import online
+from latentcast.monitors.online import Panel
+from latentcast.nn.blocks import Block
+from latentcast.nn.cells import parents
+from latentcast.nn.positions import sincos
+from latentcast.objectives.base import Objective, Output
+from latentcast.objectives.build import build
+from latentcast.pretrain import fitted
+from latentcast.recipes import recipe
+from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.preprocess import EcgPreprocess
+from latentcast.signals.recording import INVALID
+
+CPU = Context(torch.device("cpu"), torch.float32)
+CODES = ("NORM", "IMI", "LVH", "NST_", "CLBBB")  # one of each superdiagnostic class
+KINDS = ("small_config", "small_hierarchy", "digits")
+
+
+def recordings(path: Path, codes: tuple[str, ...] = CODES, n: int = 80) -> Store:
+    """Beats whose rate says the code; some are short, long, without leads, or nothing at all."""
+    rng = np.random.default_rng(0)
+    records, labels = [], []
+    for i in range(n):
+        length = (400, 700, 330)[i % 3]
+        kind = int(rng.integers(len(codes) + 1))
+        beats = np.sin(np.arange(length)[:, None] * (0.05 + 0.06 * kind) + rng.random(12))
+        record = (300 * beats + 300 * rng.standard_normal((length, 12))).astype(np.int16)
+        if i % 10 == 3:
+            record[:, 6:9] = INVALID
+        if i % 20 == 7:
+            record[:] = INVALID
+        records.append(record)
+        labels.append({codes[kind]: 100.0} if kind < len(codes) else {})
+    folds = [1 + i % 10 for i in rng.permutation(n)]
+    return write_store(path, records, folds=folds, labels=labels, leads=CANONICAL_LEADS)
+
+
+@pytest.fixture(scope="module")
+def ecg_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return recordings(tmp_path_factory.mktemp("online") / "store")
+
+
+@pytest.fixture(scope="session")
+def image_store(digits_store: Path) -> ImageStore:
+    return ImageStore.open(digits_store)
+
+
+def prepared(
+    kind: str, request: pytest.FixtureRequest, changes: dict[str, Any] | None = None
+) -> tuple[Store | ImageStore, Config]:
+    store: Store | ImageStore = request.getfixturevalue("ecg_store")
+    if kind == "digits":
+        store = request.getfixturevalue("image_store")
+        config = recipe("ijepa-image-digits").updated(
+            {"encoder.width": 24, "encoder.heads": 2, "encoder.mlp_width": 48,
+             "encoder.drop_path": 0.2, "objective.regularizer": None, "train.batch_size": 6,
+             "train.micro_batches": 2, "optimizer.warmup_steps": 3, "train.precision": "fp32"}
+        )  # fmt: skip
+    else:
+        config = request.getfixturevalue(kind)
+    changes = {"train.steps": 4, "train.checkpoint_every": 3, "ema.base": 0.9} | (changes or {})
+    return store, fitted(config.updated(changes), store)
+
+
+def preprocessing(config: Config) -> Any:
+    if isinstance(config.input, ImageInput):
+        return ImagePreprocess(config.input)
+    return EcgPreprocess(config.input)
+
+
+def state_of_torch(objective: Objective) -> dict[str, Any]:
+    """Everything that training might feel, but for the weights."""
+    return {
+        "modes": [module.training for module in objective.modules()],
+        "numbers": torch.random.get_rng_state().tolist(),
+        "gradients": torch.is_grad_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "threads": torch.get_num_threads(),
+        "requires": [p.requires_grad for p in objective.parameters()],
+        "accumulated": [p.grad is None for p in objective.parameters()],
+    }
+
+
+class Looking:
+    """A watcher that keeps a row of each step, and looks at the panel when it has one."""
+
+    def __init__(self, objective: Objective, config: Config, panel: Panel | None) -> None:
+        self.objective, self.preprocess, self.panel = objective, preprocessing(config), panel
+        self.rows: list[dict[str, Any]] = []
+        self.looked: list[dict[str, float]] = []
+        self.fails_at = 0
+
+    def start(self, state: State, context: Context) -> None:
+        self.context = context
+        self.look()  # before anything that training keeps has been computed
+
+    def look(self) -> None:
+        if self.panel is not None:
+            before = state_of_torch(self.objective)
+            self.looked.append(self.panel.look(self.objective, self.preprocess, self.context))
+            assert state_of_torch(self.objective) == before
+
+    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+        return next(batches)
+
+    def looks(self, step: int) -> bool:
+        return True
+
+    def updated(self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema) -> None:
+        row = {"step": state.step, "loss": float(output.loss), "norm": float(norm)}
+        self.rows.append(row | {"lr": schedules.lr(state.step), "distance": ema.distance()})
+        self.look()
+        if state.step == self.fails_at:
+            raise InterruptedError
+
+    def skipped(self, state: State, problem: str) -> None:
+        raise AssertionError(problem)
+
+
+def trained(
+    store: Store | ImageStore, config: Config, run: Path, looking: bool, fails_at: int = 0
+) -> tuple[Objective, Looking]:
+    objective = build(config)
+    next(objective.encoder("teacher").children()).eval()  # a mode of its own, to be left alone
+    rows = store.rows("train")
+    loader: Any = (
+        ImageLoader(store, rows, config)
+        if isinstance(store, ImageStore)
+        else CropLoader(store, rows, config)
+    )
+    sincos.cache_clear()
+    parents.cache_clear()
+    torch.manual_seed(0)
+    watcher = Looking(objective, config, Panel.of(store, config) if looking else None)
+    watcher.fails_at = fails_at
+    train(objective, watcher.preprocess, loader.stream, config, run, watcher)
+    return objective, watcher
+
+
+def random_numbers(objective: Objective, seed: int = 0) -> Objective:
+    """Weights that a look should tell from any others."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in objective.parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=generator))
+    return objective
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_looking_at_every_step_changes_no_bit_of_training(
+    kind: str, precision: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store, config = prepared(kind, request, {"train.precision": precision})
+    runs = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # one would hide that the heads are fitted on one
+    try:
+        for looking in (False, True):
+            runs[looking] = trained(store, config, tmp_path / str(looking), looking)
+    finally:
+        torch.set_num_threads(threads)
+    (plain, unwatched), (watched, watcher) = runs[False], runs[True]
+    assert len(watcher.looked) == config.train.steps + 1 and not unwatched.looked
+    assert all(np.isfinite(list(numbers.values())).all() for numbers in watcher.looked)
+    assert watcher.rows == unwatched.rows
+    for (name, a), b in zip(plain.named_parameters(), watched.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    ends = [checkpoint.latest(tmp_path / str(looking) / "checkpoints") for looking in runs]
+    moments = [checkpoint.read_tensors(end, "optimizer") for end in ends]
+    assert moments[0] and moments[0].keys() == moments[1].keys()
+    assert all(torch.equal(moments[0][name], moments[1][name]) for name in moments[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_sees_the_numbers_of_one_left_alone(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store, config = prepared(kind, request, {"optimizer.lr": 1e-2, "train.steps": 6})
+    _, alone = trained(store, config, tmp_path / "alone", looking=True)
+    with pytest.raises(InterruptedError):
+        trained(store, config, tmp_path / "resumed", looking=True, fails_at=4)
+    _, resumed = trained(store, config, tmp_path / "resumed", looking=True)
+    assert resumed.rows == alone.rows[3:]
+    assert resumed.looked[0] == alone.looked[3]  # of the checkpoint, before the next step
+    assert resumed.looked[1:] == alone.looked[4:]
+    assert len({tuple(numbers.values()) for numbers in alone.looked}) > 1
+
+
+def test_images_get_the_accuracy_that_the_protocol_would_give_them(
+    request: pytest.FixtureRequest,
+) -> None:
+    store, config = prepared("digits", request)
+    assert isinstance(store, ImageStore)
+    objective, panel = random_numbers(build(config)), Panel.of(store, config)
+    seen = panel.look(objective, preprocessing(config), CPU)
+    encoder = ImageEncoder(config, objective, "teacher", "it")
+    features = extract_images(encoder, store, panel.rows)["block 3"]  # of 3
+    y, n = store.labels[panel.rows], panel.fitted
+    found = knn.predict(features[:n], y[:n], features[n:])
+    head = fit_head(features[:n], y[:n], features[n:], y[n:])
+    assert seen == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
+    assert 0.1 < seen["online_knn"] < seen["online_linear"] < 1
+
+
+def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
+    request: pytest.FixtureRequest,
+) -> None:
+    store, config = prepared("small_config", request)
+    assert isinstance(store, Store)
+    objective, panel = random_numbers(build(config)), Panel.of(store, config)
+    seen = panel.look(objective, preprocessing(config), CPU)
+    encoder = EcgEncoder(config, objective, "teacher", "it")
+    layers = extract(encoder, store, panel.rows, windows="centre")["block 2"]  # of 2
+    read = ~np.isnan(layers).any(axis=1)
+    assert 0 < (~read).sum() < 5  # records of which nothing was recorded
+    places = np.arange(len(read))
+    train_rows, scored = (
+        places[read & (places < panel.fitted)],
+        places[read & (places >= panel.fitted)],
+    )
+    labels = store.labels.indicator(CODES)[panel.rows]  # each is a class of its own
+    head = fit_probe({"block 2": layers}, labels, train_rows, scored)
+    assert seen["online_linear"] == pytest.approx(head.validation, abs=1e-12)
+
+    unit = layers / np.linalg.norm(layers, axis=1, keepdims=True)
+    similar = unit[scored] @ unit[train_rows].T
+    shares = np.zeros((len(scored), len(CODES)))
+    for i, row in enumerate(similar.astype(np.float64)):
+        near = np.argsort(-row, kind="stable")[: knn.K]
+        weights = np.exp(row[near] / knn.TEMPERATURE)
+        shares[i] = weights @ labels[train_rows[near]] / weights.sum()
+    expected = roc_auc_score(labels[scored], shares)
+    assert seen["online_knn"] == pytest.approx(expected, abs=0.02)  # ties are told by rounding
+    assert seen["online_linear"] > 0.7  # the rate of the beats does say the class
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_the_teacher_that_is_read(kind: str, request: pytest.FixtureRequest) -> None:
+    store, config = prepared(kind, request)
+    panel, preprocess = Panel.of(store, config), preprocessing(config)
+    objective = random_numbers(build(config))
+    seen = panel.look(objective, preprocess, CPU)
+    random_numbers(objective.encoder("student"), seed=1)
+    assert panel.look(objective, preprocess, CPU) == seen
+    random_numbers(objective.encoder("teacher"), seed=2)
+    assert panel.look(objective, preprocess, CPU) != seen
+
+
+@pytest.mark.parametrize("kind", ["small_config", "digits"])
+def test_the_test_split_is_never_touched_and_the_validation_split_never_fitted(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, config = prepared(kind, request)
+    monkeypatch.setattr(online, "SIZE", 40)
+    taken: list[int] = []
+    original = store.take
+
+    def spy(rows: Any, *rest: Any) -> Any:
+        taken.extend(rows)
+        return original(rows, *rest)
+
+    monkeypatch.setattr(store, "take", spy)
+    drawn = []
+    for seed in (0, 0, 1):
+        panel = Panel.of(store, config.updated({"train.seed": seed}))
+        panel.look(build(config), preprocessing(config), CPU)
+        fit, scored = panel.rows[: panel.fitted], panel.rows[panel.fitted :]
+        assert set(fit) <= set(store.rows("train")) and len(set(fit)) == len(fit) <= 40
+        assert set(scored) <= set(store.rows("validation")) and 0 < len(scored) <= 40
+        drawn.append(panel.rows.tolist())
+    assert taken and not set(taken) & set(store.rows("test"))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_store_without_labels_is_left_alone_and_says_why(
+    ecg_store: Store, image_store: ImageStore, small_config: Config, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    off = small_config.updated({"train.evaluate_every": None})
+    unlabelled = recordings(tmp_path / "none", codes=())
+    constant = recordings(tmp_path / "one", codes=("AF",))
+    silent = [
+        (ecg_store, off, "train.evaluate_every is null"),
+        (unlabelled, small_config, "no labels in its train and validation splits"),
+        (constant, small_config, "no label is both present and absent"),
+    ]
+    for labels, reason in (
+        (np.full(len(image_store), -1), "no labels in its train"),
+        (np.where(np.isin(image_store.folds, [9]), -1, image_store.labels), "no labels in its"),
+        (np.zeros(len(image_store), np.int64), "of one class"),
+    ):
+        other = ImageStore.open(image_store.path)
+        monkeypatch.setattr(other, "labels", labels)
+        silent.append((other, small_config, reason))
+    for store, config, reason in silent:
+        panel = Panel.of(store, config)
+        assert panel.summary.startswith("no online evaluation: ") and reason in panel.summary
+        assert not any(panel.due(step) for step in range(1, 3 * config.train.steps))
+
+
+def test_other_codes_than_those_of_ptb_xl_count_as_they_are(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "LABELS", 2)
+    store = recordings(tmp_path / "other", codes=("164889003", "426783006", "NORM"), n=150)
+    config = fitted(small_config, store)
+    panel = Panel.of(store, config)
+    assert "macro AUROC over 2 labels" in panel.summary
+    frequent = list(store.labels.counts(store.rows("train")))[:2]
+    assert panel.targets.tolist() == store.labels.indicator(frequent)[panel.rows].tolist()
+    assert panel.targets.any(axis=1).all()  # one without any of them says nothing
+    seen = panel.look(build(config), preprocessing(config), CPU)
+    assert all(0 <= number <= 1 for number in seen.values())
+
+
+def test_of_very_many_classes_some_are_drawn(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "CLASSES", 3)
+    store, config = prepared("digits", request)
+    drawn = {
+        seed: set(Panel.of(store, config.updated({"train.seed": seed})).targets.tolist())
+        for seed in range(4)
+    }
+    assert all(len(classes) == 3 for classes in drawn.values())
+    assert len({frozenset(classes) for classes in drawn.values()}) > 1
+
+
+@pytest.mark.parametrize("every", [1, 7, 10, 25, 1000])
+@pytest.mark.parametrize("log_every", [1, 10, 40])
+def test_a_look_is_due_in_the_first_row_at_or_after_each_multiple(
+    ecg_store: Store, small_config: Config, every: int, log_every: int
+) -> None:
+    changes = {"train.steps": 333, "train.log_every": log_every, "train.evaluate_every": every}
+    panel = Panel.of(ecg_store, small_config.updated(changes))
+    rows = [step for step in range(1, 334) if step % log_every == 0 or step in (1, 333)]
+    first = {min(row for row in rows if row >= n) for n in range(every, 334, every)}
+    assert {row for row in rows if panel.due(row)} == first | {1, 333}
+
+
+def test_diverged_weights_give_no_number_and_no_error(request: pytest.FixtureRequest) -> None:
+    for kind in KINDS:
+        store, config = prepared(kind, request)
+        objective = build(config)
+        with torch.no_grad():
+            next(objective.encoder("teacher").parameters()).fill_(torch.nan)
+            objective.encoder("teacher").patches.weight.fill_(torch.nan)
+        seen = Panel.of(store, config).look(objective, preprocessing(config), CPU)
+        assert list(seen) == ["online_knn", "online_linear"]
+        assert all(np.isnan(number) for number in seen.values())
+
+
+def test_a_look_compiles_nothing(request: pytest.FixtureRequest) -> None:
+    """Its shapes beside those of training would reach the limit, and training would go eager."""
+    from torch._dynamo.testing import CompileCounter
+
+    store, config = prepared("small_config", request, {"machine.compile": True})
+    objective, counter = build(config), CompileCounter()
+    for module in objective.modules():
+        if isinstance(module, Block):
+            module.compile(backend=counter, fullgraph=True)
+    Panel.of(store, config).look(objective, preprocessing(config), CPU)
+    assert counter.frame_count == 0
+    samples = torch.from_numpy(store.take(store.rows("train")[:2], None, 400))
+    objective(preprocessing(config)(samples), None).loss.backward()
+    assert counter.frame_count > 0  # it did not stay so
+
+
+def on_ranks(rank: int, meeting: str, folder: Path, config: Config, results: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    store, ranks = Store.open(folder), Ranks(rank, 2, rank)
+    context = Context(torch.device("cpu"), torch.float32, ranks)
+    preprocess, panel = preprocessing(config), Panel.of(store, config)
+    for parallel in ("ddp", "fsdp"):
+        ended, looked = [], []
+        for looking in (False, True):
+            objective = build(config)
+            called = spread(objective, config.updated({"machine.parallel": parallel}), context)
+            optimizer = torch.optim.SGD(objective.parameters(), lr=1e-2)
+            for step in range(3):
+                rows = store.rows("train")[4 * step + 2 * rank :][:2]
+                inputs = preprocess(torch.from_numpy(store.take(rows, None, 400)))
+                called(inputs, None).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                if looking:
+                    looked.append(panel.look(objective, preprocess, context))
+            ended.append([whole(p.detach()) for p in objective.parameters()])
+        same = all(torch.equal(a, b) for a, b in zip(*ended, strict=True))
+        alone = build(config)
+        alone.load_state_dict(dict(zip(dict(alone.named_parameters()), ended[1], strict=True)))
+        results.put((parallel, rank, same, looked, panel.look(alone, preprocess, CPU)))
+    results.close()
+    results.join_thread()
+    dist.destroy_process_group()
+
+
+def test_all_ranks_look_and_none_waits_for_another(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store, config = prepared("small_config", request)
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    given = (str(tmp_path / "meeting"), store.path, config, results)
+    processes = [spawn.Process(target=on_ranks, args=(rank, *given)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    try:
+        told = sorted(results.get(timeout=100) for _ in range(4))
+    finally:
+        for process in processes:
+            process.join(10)
+            process.kill()
+    for (_, _, same, looked, alone), (_, _, also, others, _) in (told[:2], told[2:]):
+        assert same and also  # the weights, whether looked at or not
+        assert looked == others and len(looked) == 3
+        assert looked[-1] == pytest.approx(alone, abs=1e-6)  # the network in one piece
+
+
+def test_nothing_that_trains_or_scores_knows_its_watchers() -> None:
+    """The monitors stand above the engine and the evaluation, so that no import goes round."""
+    package = Path(online.__file__).parents[1]
+    for folder in ("engine", "evaluation", "objectives", "nn", "data"):
+        for file in (package / folder).glob("*.py"):
+            assert "import latentcast.monitors" not in (told := file.read_text()), file
+            assert "from latentcast.monitors" not in told and "import monitors" not in told, file
