@@ -19,14 +19,17 @@ from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
 from latentcast.data.opening import open_store
+from latentcast.data.staging import staged
 from latentcast.data.store import Store
 from latentcast.engine.checkpoint import State
+from latentcast.engine.context import Context
 from latentcast.engine.loop import train
 from latentcast.engine.ranks import Ranks, joined_ranks
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.images.preprocess import ImagePreprocess
 from latentcast.monitors.journal import Journal
+from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.signals.preprocess import EcgPreprocess
@@ -51,8 +54,17 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
             open_run(run, config, store)
         ranks.wait()
         objective = _built(config, ranks)
+        if (stage := config.machine.stage) is not None:
+            store = open_store(staged(store.path, stage))
         loader, preprocess = reading(store, config, ranks)
-        with Journal(run, config, objective.step_flops(config.input.size), ranks) as journal:
+        panel = Panel.of(store, config)
+
+        def look(step: int, context: Context) -> dict[str, float]:
+            return panel.look(objective, preprocess, context) if panel.due(step) else {}
+
+        flops = objective.step_flops(config.input.size)
+        with Journal(run, config, flops, ranks, look) as journal:
+            journal.say(panel.summary)
             return train(objective, preprocess, loader.stream, config, run, journal, ranks)
 
 
@@ -71,9 +83,9 @@ def reading(
     rows, share = store.rows("train"), (ranks.rank, ranks.size)
     if isinstance(store, ImageStore):
         assert isinstance(config.input, ImageInput)  # fitted has seen to it
-        return ImageLoader(store, rows, config), ImagePreprocess(config.input)
+        return ImageLoader(store, rows, config, share), ImagePreprocess(config.input)
     assert isinstance(config.input, EcgInput)
-    return CropLoader(store, rows, config), EcgPreprocess(config.input)
+    return CropLoader(store, rows, config, share), EcgPreprocess(config.input)
 
 
 def fitted(config: Config, store: Store | ImageStore) -> Config:

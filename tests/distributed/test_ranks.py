@@ -13,13 +13,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+import latentcast.monitors.journal as journal_of
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State
 from latentcast.engine.loop import train
 from latentcast.engine.ranks import Ranks
-import latentcast.monitors.journal as journal_of
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.objectives.build import assemble, build
 from latentcast.recipes import recipe

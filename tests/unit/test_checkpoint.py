@@ -14,7 +14,6 @@ from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 
-
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
 FILES = [f"model/{SHARD}", f"optimizer/{SHARD}", "state.json"]
 

@@ -199,7 +199,7 @@ def test_a_rank_asks_the_store_for_its_own_rows_only(
 # Reader processes ----------------------------------------------------------------------------
 
 
-def until(condition: object, seconds: float = 20) -> None:
+def until(condition: object, seconds: float = 60) -> None:
     ends = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < ends, "it did not come to pass"
@@ -396,7 +396,7 @@ def test_a_stream_left_open_by_an_error_does_not_keep_the_program(
 ) -> None:
     then = "globals()['kept'] = stream; raise OSError('the trainer failed')"
     ended = program(tmp_path, small_store, then, GUARDED)
-    out, said = ended.communicate(timeout=30)
+    out, said = ended.communicate(timeout=120)
     assert ended.returncode == 1 and "the trainer failed" in said
     pids = [int(word) for word in out.split()]
     assert len(pids) == 2 and all(map(is_gone, pids))
@@ -408,7 +408,7 @@ def test_readers_end_with_a_trainer_that_is_killed(small_store: Path, tmp_path: 
     assert trainer.stdout is not None
     pids = [int(word) for word in trainer.stdout.readline().split()]
     os.killpg(trainer.pid, signal.SIGTERM)  # of which only the trainer dies at once
-    trainer.communicate(timeout=30)
+    trainer.communicate(timeout=120)
     assert len(pids) == 2
     until(lambda: all(map(is_gone, pids)))
 
@@ -416,7 +416,7 @@ def test_readers_end_with_a_trainer_that_is_killed(small_store: Path, tmp_path: 
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(small_store: Path, tmp_path: Path) -> None:
     ended = program(tmp_path, small_store, "pass", "main()")
-    _, said = ended.communicate(timeout=30)
+    _, said = ended.communicate(timeout=120)
     assert ended.returncode == 1
     assert "ended with exit code 1" in said and "under if __name__ == '__main__':" in said
 

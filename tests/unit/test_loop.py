@@ -222,9 +222,7 @@ def test_interrupted_and_uninterrupted_runs_end_in_the_same_bits(
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     one, other = (
-        checkpoint.read_tensors(
-            checkpoint.latest(tmp_path / kind / "checkpoints"), "optimizer"
-        )
+        checkpoint.read_tensors(checkpoint.latest(tmp_path / kind / "checkpoints"), "optimizer")
         for kind in ("whole", "cut")
     )
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
@@ -399,5 +397,7 @@ def test_compiled_blocks_train_the_same_and_compile_no_step_anew(
     by_block = config.updated({"machine.compile": True})
     train(compiled, as_they_are, batches(config), by_block, tmp_path / "compiled", Counts())
     assert versions[-1] > 0 and versions[-1] == versions[-4]
-    for (name, a), b in zip(eager.state_dict().items(), compiled.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        eager.state_dict().items(), compiled.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4, msg=name)

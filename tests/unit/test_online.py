@@ -52,7 +52,7 @@ CODES = ("NORM", "IMI", "LVH", "NST_", "CLBBB")  # one of each superdiagnostic c
 KINDS = ("small_config", "small_hierarchy", "digits")
 
 
-def recordings(path: Path, codes: tuple[str, ...] = CODES, n: int = 80) -> Store:
+def recordings(path: Path, codes: tuple[str, ...] = CODES, n: int = 120) -> Store:
     """Beats whose rate says the code; some are short, long, without leads, or nothing at all."""
     rng = np.random.default_rng(0)
     records, labels = [], []
@@ -60,15 +60,20 @@ def recordings(path: Path, codes: tuple[str, ...] = CODES, n: int = 80) -> Store
         length = (400, 700, 330)[i % 3]
         kind = int(rng.integers(len(codes) + 1))
         beats = np.sin(np.arange(length)[:, None] * (0.05 + 0.06 * kind) + rng.random(12))
-        record = (300 * beats + 300 * rng.standard_normal((length, 12))).astype(np.int16)
+        record = (300 * beats + 100 * rng.standard_normal((length, 12))).astype(np.int16)
         if i % 10 == 3:
             record[:, 6:9] = INVALID
         if i % 20 == 7:
             record[:] = INVALID
         records.append(record)
         labels.append({codes[kind]: 100.0} if kind < len(codes) else {})
-    folds = [1 + i % 10 for i in rng.permutation(n)]
+    folds = [(1, 2, 3, 4, 9, 9, 10)[i % 7] for i in rng.permutation(n)]
     return write_store(path, records, folds=folds, labels=labels, leads=CANONICAL_LEADS)
+
+
+@pytest.fixture(autouse=True)
+def small_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online, "SIZE", 100)
 
 
 @pytest.fixture(scope="module")
@@ -182,20 +187,23 @@ def random_numbers(objective: Objective, seed: int = 0) -> Objective:
     return objective
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "precision", "threads"),
+    # With one thread it could not be seen that the heads are fitted with one.
+    [("small_config", "fp32", 2), ("small_hierarchy", "bf16", 1), ("digits", "fp32", 1)],
+)
 def test_looking_at_every_step_changes_no_bit_of_training(
-    kind: str, precision: str, request: pytest.FixtureRequest, tmp_path: Path
+    kind: str, precision: str, threads: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     store, config = prepared(kind, request, {"train.precision": precision})
     runs = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # one would hide that the heads are fitted on one
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         for looking in (False, True):
             runs[looking] = trained(store, config, tmp_path / str(looking), looking)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     (plain, unwatched), (watched, watcher) = runs[False], runs[True]
     assert len(watcher.looked) == config.train.steps + 1 and not unwatched.looked
     assert all(np.isfinite(list(numbers.values())).all() for numbers in watcher.looked)
@@ -208,7 +216,7 @@ def test_looking_at_every_step_changes_no_bit_of_training(
     assert all(torch.equal(moments[0][name], moments[1][name]) for name in moments[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["small_config", "digits"])
 def test_a_resumed_run_sees_the_numbers_of_one_left_alone(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -249,7 +257,7 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     encoder = EcgEncoder(config, objective, "teacher", "it")
     layers = extract(encoder, store, panel.rows, windows="centre")["block 2"]  # of 2
     read = ~np.isnan(layers).any(axis=1)
-    assert 0 < (~read).sum() < 5  # records of which nothing was recorded
+    assert 0 < (~read).sum() < 10  # records of which nothing was recorded
     places = np.arange(len(read))
     train_rows, scored = (
         places[read & (places < panel.fitted)],
@@ -433,6 +441,33 @@ def on_ranks(rank: int, meeting: str, folder: Path, config: Config, results: Any
     dist.destroy_process_group()
 
 
+def test_shards_are_gathered_for_the_look_and_given_back(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    store, config = prepared("small_hierarchy", request)
+    panel, preprocess = Panel.of(store, config), preprocessing(config)
+    objective = random_numbers(build(config))
+    whole_network = panel.look(objective, preprocess, CPU)
+    samples = torch.from_numpy(store.take(store.rows("train")[:2], None, 400))
+    dist.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for module in objective.modules():
+            if isinstance(module, Block):
+                fully_shard(module, mesh=mesh)
+        fully_shard(objective, mesh=mesh)
+        objective(preprocess(samples), None).loss.backward()
+        sharded = [type(p) for p in objective.parameters()]
+        assert panel.look(objective, preprocess, CPU) == whole_network
+        assert [type(p) for p in objective.parameters()] == sharded
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow  # two processes
 def test_all_ranks_look_and_none_waits_for_another(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

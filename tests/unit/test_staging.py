@@ -140,7 +140,7 @@ def rank(store: Path, local: Path, seconds: float) -> subprocess.Popen[str]:
 
 def test_of_several_ranks_one_copies_and_the_others_wait(store: Path, tmp_path: Path) -> None:
     ranks = [rank(store, tmp_path / "local", 0.2) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0].split() for process in ranks]
+    said = [process.communicate(timeout=120)[0].split() for process in ranks]
     assert all(process.returncode == 0 for process in ranks)
     assert len({words[-1] for words in said}) == 1
     assert sorted(words.count("copies") for words in said) == [0, 4]
@@ -155,7 +155,7 @@ def test_a_rank_killed_while_it_copies_leaves_the_next_one_to_do_it(
     second = rank(store, tmp_path / "local", 0)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=120)
     Store.open(said.split()[-1]).verify()
 
 

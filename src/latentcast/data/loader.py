@@ -58,12 +58,8 @@ class Loader(ABC, Generic[AnyStore]):
             )
         # Of each micro-batch the ranks hold consecutive parts, so that together they have the
         # pieces of one process and read each sample once.
-        self.places: Ints = np.concatenate(
-            [
-                np.array_split(piece, size)[rank]
-                for piece in np.array_split(np.arange(whole), pieces)
-            ]
-        )
+        cut = np.array_split(np.arange(whole), pieces)
+        self.places: Ints = np.concatenate([np.array_split(piece, size)[rank] for piece in cut])
 
     @abstractmethod
     def request(self, ids: Ints) -> Request:
@@ -88,8 +84,7 @@ class Loader(ABC, Generic[AnyStore]):
         Raises:
             LatentcastError: a shard vanished or was cut short, or a reader process died.
         """
-        alone = self.workers == 0
-        return ahead(self._alone(attempt)) if alone else self._by_readers(attempt)
+        return self._by_readers(attempt) if self.workers else ahead(self._alone(attempt))
 
     def _alone(self, attempt: int) -> Generator[list[Batch]]:
         shards = Shards(self.store)

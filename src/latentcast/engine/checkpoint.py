@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as write
 from torch.optim import Optimizer
 
 from latentcast.config import Config, TrainConfig, differences, validated
-from latentcast.engine.ranks import Ranks
+from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.errors import LatentcastError
 from latentcast.files import sync
 
@@ -72,7 +72,7 @@ def save(
     model: nn.Module,
     optimizer: Optimizer,
     config: Config,
-    ranks: Ranks = Ranks(),
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Write ``folder/step-N`` in one rename and drop the old ones; all ranks call it.
 
@@ -158,7 +158,7 @@ def latest(folder: Path) -> Path:
 
 
 def resume(
-    folder: Path, model: nn.Module, optimizer: Optimizer, config: Config, ranks: Ranks = Ranks()
+    folder: Path, model: nn.Module, optimizer: Optimizer, config: Config, ranks: Ranks = ALONE
 ) -> State:
     """Continue from the newest checkpoint, or from nothing when there is none.
 
@@ -247,7 +247,9 @@ def _names(checkpoint: Path, which: Tensors) -> dict[str, TensorStorageMetadata]
             f"{checkpoint / which}: cannot be read ({problem}); " + _mend(checkpoint)
         ) from None
     found = told.state_dict_metadata
-    return {name: value for name, value in found.items() if isinstance(value, TensorStorageMetadata)}
+    return {
+        name: value for name, value in found.items() if isinstance(value, TensorStorageMetadata)
+    }
 
 
 def _mend(checkpoint: Path) -> str:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from latentcast.config import Config
-from latentcast.engine.ranks import Ranks
+from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.errors import LatentcastError
-
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,11 +35,11 @@ class Context:
 
     device: torch.device
     precision: torch.dtype
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
     ahead: bool = False
 
     @classmethod
-    def of(cls, config: Config, ranks: Ranks = Ranks()) -> Context:
+    def of(cls, config: Config, ranks: Ranks = ALONE) -> Context:
         """As configured.
 
         Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.engine.parallel import own
-from latentcast.engine.ranks import Ranks
+from latentcast.engine.ranks import ALONE, Ranks
 
 
 class Ema:
@@ -19,9 +19,7 @@ class Ema:
     all. Of a model in shards each rank averages its own.
     """
 
-    def __init__(
-        self, pairs: Sequence[tuple[nn.Module, nn.Module]], ranks: Ranks = Ranks()
-    ) -> None:
+    def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]], ranks: Ranks = ALONE) -> None:
         self._ranks = ranks
         self._students: list[Tensor] = []
         self._teachers: list[Tensor] = []

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
+from latentcast.data.loader import to_device
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context, stop_requests
 from latentcast.engine.ema import Ema
 from latentcast.engine.optimizer import adamw, take_step
 from latentcast.engine.parallel import own, quiet, spread, whole
-from latentcast.engine.ranks import Ranks
+from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.engine.verdict import Verdict
 from latentcast.errors import LatentcastError
@@ -56,7 +57,7 @@ def train(
     config: Config,
     run: Path,
     watcher: Watcher,
-    ranks: Ranks = Ranks(),
+    ranks: Ranks = ALONE,
 ) -> State:
     """Train until ``config.train.steps`` updates are done, or a signal asks to stop.
 
@@ -77,7 +78,7 @@ def train(
     if context.precision is torch.float16 and state.attempt == 0:
         state.scale = first_scale(config)
     ema = Ema(objective.ema_pairs(), ranks)
-    stream = batches(state.attempt)
+    stream = to_device(batches(state.attempt), context.device)
     watcher.start(state, context)
     verdict: Verdict | None = None
     skips, stopping = 0, False
@@ -163,7 +164,7 @@ def accumulate(
 
 
 def join(outputs: list[Output], ranks: Ranks) -> Output:
-    """The output of the whole batch, on every rank; the views are those of this rank's last piece."""
+    """The output of the whole batch, on every rank; the views are of this rank's last piece."""
     names, weights = list(outputs[-1].scalars), torch.stack([o.weight for o in outputs])
     columns = [torch.stack([o.loss.detach() for o in outputs])]
     columns += [torch.stack([o.scalars[name] for o in outputs]) for name in names]

@@ -18,6 +18,7 @@ from latentcast.config import Config
 from latentcast.engine.context import Context
 from latentcast.nn.blocks import Block
 from latentcast.objectives.base import Objective
+
 MOST_VERSIONS = 64
 
 

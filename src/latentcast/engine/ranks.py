@@ -58,6 +58,10 @@ class Ranks:
         return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
 
+ALONE = Ranks()
+"""A process of its own, without torchrun."""
+
+
 @contextmanager
 def joined_ranks(device: str) -> Iterator[Ranks]:
     """Meet the other processes that torchrun started; alone without it.
@@ -68,7 +72,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
         return
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield Ranks()
+        yield ALONE
         return
     ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())

@@ -1,4 +1,4 @@
-"""Whether an update counts: decided where the gradient is, learned by the host when it is convenient."""
+"""Whether an update counts: decided on the device, learned by the host when it is there."""
 
 from __future__ import annotations
 

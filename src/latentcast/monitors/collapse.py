@@ -8,7 +8,7 @@ patch goes far. All of them look like a good loss, so the loss is never the alar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -36,6 +36,10 @@ LEAST_BETWEEN: Final = 1e-4
 has 3e-3: pooling averages content away and leaves position."""
 LEAST_OF_TARGET: Final = 1e-3
 """Variance of predictions, over that of their targets, under which they are one constant."""
+FEWEST: Final = 10
+"""Logged losses before one can be called a spike."""
+FAR: Final = 10
+LEAST_SPREAD: Final = 0.01
 COPYING_WORKS: Final = -0.5
 """Loss of repeating the last patch under which copying is a temptation."""
 
@@ -248,6 +252,20 @@ def alarms(
         mend = "train longer, or use a longer encoder.patch so that copying no longer works"
         found.append(Alarm("copying-is-better", what, None, mend))
     return found
+
+
+def spike(loss: float, before: Collection[float]) -> Alarm | None:
+    """A loss far above the logged ones before it: by ten times the spread of those."""
+    known = torch.tensor([value for value in before if math.isfinite(value)])
+    if len(known) < FEWEST:
+        return None
+    usual = known.median()
+    spread = torch.maximum((known - usual).abs().median(), LEAST_SPREAD * usual.abs())
+    if math.isfinite(loss) and loss <= usual + FAR * spread:
+        return None
+    what = f"the loss is {loss:.4f}, of the last {len(known)} rows it was {float(usual):.4f}"
+    mend = "look at the gradient norm beside it; if it does not come back, lower optimizer.lr"
+    return Alarm("loss-spike", what, None, mend)
 
 
 def _source(name: str, parts: Mapping[str, Part]) -> str | None:

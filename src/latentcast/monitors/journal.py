@@ -7,7 +7,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -21,17 +22,20 @@ from latentcast.config import Config
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
-from latentcast.engine.ranks import Ranks
+from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.monitors import collapse
+from latentcast.monitors.loggers import Logger, open_loggers
 from latentcast.monitors.throughput import matmul_peak
 from latentcast.objectives.base import Output, View
 
 PATIENCE = 500
 """Steps after which a JEPA's predictor has to answer with more than a constant, as it does at
 first: with I-JEPA's warm-up the demo's recipes need some 350."""
+MEMORY = 20
+"""Logged losses that a new one is held against."""
 TIMINGS = ("samples_per_second", "flops_of_peak", "data_wait", "seconds")
 """Keys of a metrics row that depend on the machine; all others are the same after a resume."""
 
@@ -48,10 +52,17 @@ class Journal:
     """
 
     def __init__(
-        self, run: Path, config: Config, step_flops: int, ranks: Ranks = Ranks()
+        self,
+        run: Path,
+        config: Config,
+        step_flops: int,
+        ranks: Ranks = ALONE,
+        look: Callable[[int, Context], Mapping[str, float]] = lambda step, context: {},
     ) -> None:
         self._file, self._config, self._ranks = run / "metrics.jsonl", config, ranks
         self._step_flops = step_flops * config.train.batch_size
+        self._run, self._look, self._loggers = run, look, list[Logger]()
+        self._losses: deque[float] = deque(maxlen=MEMORY)
         self._console = Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -68,17 +79,19 @@ class Journal:
         """Called once, when it is known from which step the run goes on."""
         steps = self._config.train.steps
         if state.step:
-            self._say(f"resuming at step {state.step} of {steps}")
+            self.say(f"resuming at step {state.step} of {steps}")
         if self._ranks.first:
             try:
-                _cut(self._file, state.step)
+                before = _cut(self._file, state.step)
                 self._stream = self._file.open("a")
             except OSError as problem:
                 raise LatentcastError(
                     f"{self._file}: cannot be written ({problem}); free space or choose another "
                     "--out"
                 ) from None
-        self._device = context.device
+            self._losses.extend(row["loss"] for row in before if row["loss"] is not None)
+            self._loggers = open_loggers(self._run, self._config, self.say)
+        self._context, self._device = context, context.device
         self._peak = matmul_peak(context.device, context.precision)
         self._task = self._progress.add_task(self._config.recipe, total=steps, completed=state.step)
         self._start = self._since = time.perf_counter()
@@ -90,6 +103,8 @@ class Journal:
 
     def __exit__(self, *problem: object) -> None:
         self._progress.stop()
+        for logger in self._loggers:
+            logger.close()
         if self._stream is not None:
             self._stream.close()
 
@@ -102,7 +117,7 @@ class Journal:
 
     def skipped(self, state: State, problem: str) -> None:
         """Called instead of :meth:`updated` when a batch was given up."""
-        self._say(f"step {state.step}: skipped ({state.skipped} so far), {problem}")
+        self.say(f"step {state.step}: skipped ({state.skipped} so far), {problem}")
 
     def looks(self, step: int) -> bool:
         """A row is due on the first, every ``log_every``-th and the last step."""
@@ -119,6 +134,7 @@ class Journal:
             {"loss": output.loss, "gradient_norm": gradient_norm, **output.scalars},
         )
         norm, distance = numbers.pop("gradient_norm"), ema.distance()
+        watched = self._look(state.step, self._context)
         if not self._ranks.first:
             return
         row: dict[str, Any] = {
@@ -138,18 +154,32 @@ class Journal:
         found = collapse.alarms(views, parts, numbers["loss"], copied)
         if state.step <= PATIENCE:
             found = [alarm for alarm in found if "_prediction-" not in alarm.name]
+        if spike := collapse.spike(numbers["loss"], self._losses):
+            found.append(spike)
+        self._losses.append(numbers["loss"])
         row["alarms"] = [alarm.name for alarm in found]
-        row |= self._timings(state)
-        assert self._stream is not None  # the loop calls start first
-        self._stream.write(json.dumps(_plain(row), allow_nan=False) + "\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())  # no checkpoint without the rows below it
+        row |= {**watched, **self._timings(state)}
+        self._write(row)
         self._progress.update(self._task, completed=state.step)
-        self._say(self._line(row))
+        self.say(self._line(row))
         for alarm in found:
             if alarm.name not in self._alarmed:  # each alarm once: a warning, not a siren
                 self._alarmed.add(alarm.name)
-                self._say(f"  alarm {alarm}")
+                self.say(f"  alarm {alarm}")
+
+    def _write(self, row: dict[str, Any]) -> None:
+        assert self._stream is not None  # the loop calls start first
+        try:
+            self._stream.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())  # no checkpoint without the rows below it
+        except OSError as problem:
+            raise LatentcastError(
+                f"{self._file}: cannot be written ({problem}); free space and give the same "
+                "command, the run goes on from its last checkpoint"
+            ) from None
+        for logger in self._loggers:
+            logger.log(row["step"], {k: v for k, v in row.items() if isinstance(v, int | float)})
 
     def _timings(self, state: State) -> dict[str, float]:
         if self._device.type == "cuda":
@@ -190,7 +220,7 @@ class Journal:
         gathered = self._ranks.gathered
         return View(gathered(view.tokens), view.part, gathered(valid.byte()).bool())
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         if self._ranks.first:
             self._console.print(text, highlight=False, soft_wrap=True)
 
@@ -223,6 +253,8 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cut(file: Path, step: int) -> None:
+def _cut(file: Path, step: int) -> list[dict[str, Any]]:
+    """Drop the rows beyond a step; what is left."""
     kept = [row for row in read_metrics(file.parent) if row["step"] <= step]
     write_text(file, "".join(json.dumps(row) + "\n" for row in kept))
+    return kept
