@@ -271,7 +271,7 @@ def test_a_verdict_that_comes_late_changes_no_bit(
 ) -> None:
     config: Config = request.getfixturevalue(which)
     poison = frozenset({2, 3, 7, 12})
-    at_once, watcher, state = run(config, tmp_path / "at once", poison=poison)
+    _, watcher, state = run(config, tmp_path / "at once", poison=poison)
     request.getfixturevalue("ahead")
     late, seldom = build(config), Seldom()
     batch = batches(config, poison)
@@ -356,13 +356,26 @@ def test_the_scale_of_fp16_does_not_change_the_gradient(small_config: Config) ->
 
 
 def test_fp16_resumes_with_its_scale(small_config: Config, tmp_path: Path) -> None:
-    config = small_config.updated({"train.precision": "fp16"})
-    poison = frozenset({1})
+    config, poison = small_config.updated({"train.precision": "fp16"}), frozenset({1})
     whole, _, _ = run(config, tmp_path / "whole", poison=poison)
-    half = config.updated({"train.steps": 5, "optimizer.warmup_steps": 4})
-    run(half, tmp_path / "cut", poison=poison)
+
+    class Stops(Silent):
+        def updated(self, state: State, *rest: Any) -> None:
+            if state.step == 7:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(build(config), as_they_are, batches(config, poison), config, tmp_path / "cut",
+              Stops())  # fmt: skip
     saved = checkpoint.latest(tmp_path / "cut" / "checkpoints")
     assert checkpoint.read_record(saved)["scale"] == loop.first_scale(config) / 2
+    resumed, _, state = run(config, tmp_path / "cut", poison=poison)
+    assert state.scale == loop.first_scale(config) / 2
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_scale_of_fp16_falls_at_once_and_rises_slowly() -> None:
     assert loop.next_scale(State(step=2000, scale=4.0), refused=False) == 8
     assert loop.next_scale(State(step=2001, scale=4.0), refused=False) == 4
     assert loop.next_scale(State(scale=1.0), refused=True) == 0.5

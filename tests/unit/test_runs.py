@@ -154,6 +154,21 @@ def test_only_what_the_files_can_tell_is_said_of_a_run(
     assert summarise(run, now=LONG_AGO + age).state == state
 
 
+def test_a_last_row_without_its_checkpoint_is_not_the_end(
+    small_config: Config, tmp_path: Path
+) -> None:
+    """A kill between the two: the run would do some steps again."""
+    found = summarise(write_run(tmp_path / "run", small_config, rows=12, checkpoint=10))
+    assert (found.state, found.step, found.checkpoint) == ("stopped", 12, 10)
+
+
+def test_rows_after_a_torn_line_are_not_trusted(small_config: Config, tmp_path: Path) -> None:
+    """A resumed run drops them too."""
+    run = write_run(tmp_path / "run", small_config)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 9}\n')
+    assert summarise(run).step == 1 and len(read_metrics(run)) == 1
+
+
 def test_a_run_of_long_steps_is_not_called_stopped_between_two_rows(
     small_config: Config, tmp_path: Path
 ) -> None:

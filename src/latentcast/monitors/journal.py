@@ -89,7 +89,7 @@ class Journal:
                     f"{self._file}: cannot be written ({problem}); free space or choose another "
                     "--out"
                 ) from None
-            self._losses.extend(row["loss"] for row in before if row["loss"] is not None)
+            self._losses.extend(row["loss"] for row in before if row.get("loss") is not None)
             self._loggers = open_loggers(self._run, self._config, self.say)
         self._context, self._device = context, context.device
         self._peak = matmul_peak(context.device, context.precision)

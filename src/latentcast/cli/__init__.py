@@ -1,0 +1,38 @@
+"""The command line: one verb a step of the path from recordings to a report.
+
+Everything heavy is imported inside the verb that needs it, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from latentcast.cli.data import ingest, inspect
+from latentcast.cli.evaluation import probe, report, runs, verify
+from latentcast.cli.training import bench, masks, recipes, train
+from latentcast.errors import LatentcastError
+
+
+def main() -> None:
+    """Entry point of the ``latentcast`` command."""
+    verbs: dict[str, Callable[..., int | None]] = {
+        verb.__name__: verb
+        for verb in (
+            ingest, inspect, recipes, masks, train, runs, probe, report, bench, verify
+        )
+    }  # fmt: skip
+    try:
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
+            verbs,
+            prog="latentcast",
+            description="Self-supervised pretraining by prediction in latent space.",
+        )
+    except LatentcastError as problem:
+        print(f"latentcast: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(status or 0)

@@ -1,0 +1,116 @@
+"""Verbs of what a run is worth: runs, probe, report, verify."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from latentcast.errors import LatentcastError
+
+
+def runs(
+    folders: Positional[tuple[Path, ...]] = (Path(),),
+    compare: bool = False,
+    sort: Literal[
+        "name", "recipe", "state", "step", "loss", "rank", "speed", "probe", "age", "size"
+    ] = "name",
+    json: bool = False,
+) -> None:
+    """List the runs below some folders, or compare them.
+
+    Args:
+        folders: where to look; the current folder by default.
+        compare: configuration, last metrics and scores side by side.
+        sort: column to sort by.
+        json: print JSON.
+    """
+    from rich.console import Console
+
+    from latentcast.runs import as_json, in_order, list_runs, print_comparison, print_runs
+    from latentcast.runs import compare as side_by_side
+
+    found = in_order(list_runs(folders), sort)
+    comparison = side_by_side(found) if compare else None
+    if json:
+        print(as_json(found, comparison))
+    elif comparison is not None:
+        print_comparison(comparison, Console())
+    else:
+        print_runs(found, Console())
+
+
+def probe(
+    run: Positional[Path],
+    data: Path,
+    task: str = "superdiagnostic",
+    layer: str = "all",
+    pooling: str | None = None,
+    weights: Literal["teacher", "student"] = "teacher",
+) -> None:
+    """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
+
+    Args:
+        run: folder of the run.
+        data: folder of a labelled store.
+        task: of recordings: all, diagnostic, subdiagnostic, superdiagnostic, form or rhythm.
+        layer: a layer by name, or all to choose on the validation split.
+        pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
+            refused, with the reason.
+        weights: the averaged weights (teacher) or the trained ones (student).
+    """
+    from rich.console import Console
+
+    from latentcast.pretrain import data_of
+    from latentcast.probing import probe_run
+
+    console = Console()
+    with console.status("reading features and fitting the probes"):
+        report = probe_run(
+            run, data, task=task, layer=layer, pooling=pooling, weights=weights, command=_command()
+        )
+    if data_of(run) is None:
+        console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
+    report.render(console)
+    report.write(run)
+
+
+def report(run: Positional[Path], data: Path | None = None, task: str = "superdiagnostic") -> None:
+    """Write RUN/report.html: curves, configuration, alarms, scores; of recordings also pictures.
+
+    Args:
+        run: folder of the run, finished or not.
+        data: folder of a labelled store of recordings: adds an ECG with the model's errors and the
+            map of embeddings.
+        task: of the probe to show.
+    """
+    from latentcast.report.run import report_run
+
+    print(f"report: {report_run(run, data, task)}")
+
+
+def verify(parity: tuple[Path, ...]) -> int:
+    """Compare this library with numbers of the public reference implementations.
+
+    Args:
+        parity: parity files (safetensors).
+    """
+    from rich.console import Console
+
+    from latentcast.verification.parity import compare
+    from latentcast.verification.table import print_agreements
+
+    if not parity:
+        raise LatentcastError("verify: has nothing to compare; give files with --parity")
+    console, failed = Console(), 0
+    for file in parity:
+        agreements = compare(file)
+        print_agreements(file, agreements, console)
+        failed += any(not agreement.holds for agreement in agreements)
+    return 1 if failed else 0
+
+
+def _command() -> str:
+    return " ".join(["latentcast", *sys.argv[1:]])

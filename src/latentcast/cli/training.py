@@ -1,0 +1,174 @@
+"""Verbs of training: recipes, masks, train, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from latentcast.errors import LatentcastError
+
+
+def recipes(name: Positional[str | None] = None) -> None:
+    """List the recipes, or print one as YAML.
+
+    Args:
+        name: of a recipe.
+    """
+    from latentcast.recipes import RECIPES, recipe
+
+    if name is not None:
+        print(recipe(name).to_yaml(), end="")
+        return
+    for known, make in RECIPES.items():
+        summary = (make.__doc__ or "").strip().splitlines()[0]
+        print(f"{known:<18} {summary}")
+
+
+def masks(
+    recipe: Positional[str],
+    out: Path | None = None,
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+) -> None:
+    """Show what the masks of a JEPA recipe cover: how often each patch is context and target.
+
+    Args:
+        recipe: name of a recipe (see "latentcast recipes").
+        out: picture to write, .png, .svg or .pdf.
+        set: single keys, as objective.masks.targets=2; come before the recipe.
+    """
+    from rich.console import Console
+
+    from latentcast import config as configuration
+    from latentcast.recipes import recipe as named
+    from latentcast.report.masks import BATCH, coverage, plot_coverage
+
+    found = coverage(configuration.resolve(named(recipe), None, set))
+    console = Console()
+    context = found.context
+    console.print(
+        f"context: {context.sum():.1f} of {len(context)} patches; a patch is in it in "
+        f"{context.min():.1%} to {context.max():.1%} of samples",
+        highlight=False,
+    )
+    for level, share in enumerate(found.targets):
+        console.print(
+            f"targets, level {level}: {share.mean():.0%} of {len(share)} cells; a cell is in them "
+            f"in {share.min():.1%} to {share.max():.1%} of samples",
+            highlight=False,
+        )
+    console.print(
+        f"{found.shared} samples with a context patch under a target; {found.shapes} shapes; "
+        f"{found.milliseconds:.2f} ms for {BATCH} samples",
+        highlight=False,
+    )
+    if out is not None:
+        try:
+            plot_coverage(found).savefig(out, dpi=150)
+        except (OSError, ValueError) as problem:
+            raise LatentcastError(
+                f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
+            ) from None
+        console.print(f"plotted {out}", highlight=False)
+
+
+def train(
+    recipe: Positional[str | None] = None,
+    *,
+    data: Path,
+    out: Path,
+    config: Path | None = None,
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+    parallel: Literal["ddp", "fsdp"] | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    compile: bool = False,
+    auto: float | None = None,
+    batch_size: int | None = None,
+) -> int:
+    """Pretrain a recipe on a store; the same command goes on after an interruption.
+
+    On several devices: torchrun --nproc-per-node 8 -m latentcast train ...
+
+    Args:
+        recipe: name of a recipe (see "latentcast recipes"); optional with --config.
+        data: folder of the store.
+        out: run folder.
+        config: YAML with all or some of the keys; comes before the recipe.
+        set: single keys, as optimizer.lr=3e-4; come before everything.
+        parallel: of several ranks: whole copies (ddp), or shards (fsdp).
+        precision: of the matrix products.
+        compile: compile each transformer block.
+        auto: epochs; batch size, steps, warm-up, lr and EMA follow from them and from the size of
+            the data, with the reasons printed.
+        batch_size: with --auto, one that fits the machine.
+    """
+    from latentcast import config as configuration
+    from latentcast.pretrain import pretrain
+    from latentcast.recipes import recipe as named
+
+    if recipe is None and config is None:
+        raise LatentcastError("train: needs a recipe or --config; see latentcast recipes")
+    if batch_size is not None and auto is None:
+        raise LatentcastError(
+            f"--batch-size {batch_size}: is for --auto; write --set train.batch_size={batch_size}"
+        )
+    named_flags = {
+        "machine.parallel": parallel,
+        "train.precision": precision,
+        "machine.compile": "true" if compile else None,
+    }
+    flags = [f"{key}={value}" for key, value in named_flags.items() if value is not None]
+    flags += set
+    if recipe is None:
+        assert config is not None
+        base, file = configuration.load(config), None
+    else:
+        base, file = named(recipe), config
+    if auto is None:
+        resolved = configuration.resolve(base, file, flags)
+    else:
+        from latentcast.config.advice import advised
+        from latentcast.data.opening import open_store
+
+        samples = len(open_store(data).rows("train"))
+        resolved, reasons = advised(base, file, flags, samples, auto, batch_size)
+        print("\n".join(reasons))
+    state = pretrain(resolved, data, out)
+    if state.step < resolved.train.steps:
+        print(f"{out}: stopped at step {state.step}; the same command goes on from there")
+        return 143  # what a process ended by SIGTERM returns, so that a scheduler can tell
+    print(f"{out}: {state.step} steps done")
+    return 0
+
+
+def bench(
+    recipe: Positional[str],
+    data: Path | None = None,
+    what: tuple[str, ...] = ("step", "forward", "loader", "ingest", "ema", "monitors"),
+    rounds: int = 7,
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+    out: Path | None = None,
+) -> None:
+    """Measure a recipe on this machine, against its matrix-product peak; prints JSON.
+
+    Args:
+        recipe: name of a recipe (see "latentcast recipes").
+        data: store to read from; a synthetic one by default.
+        what: parts to measure: step, forward, loader, ingest, ema, monitors.
+        rounds: of each part; medians and quartiles are told.
+        set: single keys, as train.precision=bf16 machine.compile=true.
+        out: file to write the JSON to as well.
+    """
+    import json
+
+    from latentcast import config as configuration
+    from latentcast.bench import bench as measure
+    from latentcast.files import write_text
+    from latentcast.recipes import recipe as named
+
+    resolved = configuration.resolve(named(recipe), None, set)
+    told = json.dumps(measure(resolved, data, what, rounds), indent=1)
+    if out is not None:
+        write_text(out, told + "\n")
+    print(told)
