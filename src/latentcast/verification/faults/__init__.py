@@ -1,0 +1,1 @@
+"""The catalogue of faults, a file for each thing they break."""
