@@ -46,7 +46,7 @@ def in_order() -> list[tuple[str, str]]:
         if language == "python":
             found.append(("python", text))
         elif language == "bash":
-            lines = [line.split("  #")[0].strip() for line in text.splitlines()]
+            lines = [line.split(" #")[0].strip() for line in text.splitlines()]
             found += [("bash", line) for line in lines if line]
     return found
 
@@ -59,8 +59,8 @@ def test_readme_in_its_order(folder: Path) -> None:
             arguments = [sys.executable, "-c", text]
         else:
             program, *rest = shlex.split(text)
-            assert program == "latentcast"
-            arguments = [sys.executable, "-m", "latentcast", *rest]
+            modules = {"latentcast": "latentcast", "torchrun": "torch.distributed.run"}
+            arguments = [sys.executable, "-m", modules[program], *rest]
         done = subprocess.run(
             arguments, cwd=folder, capture_output=True, text=True,
             env={**os.environ, "COLUMNS": "160"},

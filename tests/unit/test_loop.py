@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -327,6 +328,20 @@ def test_no_step_waits_for_the_device(
             train(build(config), as_they_are, batches(config), config, tmp_path / "b", Guarded())
     finally:
         guards.pop().__exit__(None, None, None)
+
+
+def test_garbage_is_collected_when_the_log_is_written_and_not_in_a_step(
+    small_config: Config, tmp_path: Path
+) -> None:
+    seen: list[bool] = []
+
+    class Asks(Silent):
+        def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+            seen.append(gc.isenabled())
+            return super().waiting(batches)
+
+    train(build(small_config), as_they_are, batches(small_config), small_config, tmp_path, Asks())
+    assert not any(seen) and gc.isenabled() and gc.get_freeze_count() == 0
 
 
 # fp16

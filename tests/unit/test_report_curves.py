@@ -194,3 +194,10 @@ def test_the_online_probe_has_a_panel_only_where_there_was_one() -> None:
     assert "Online probe" not in [drawn.title for drawn in panels([{"step": 1, "loss": 1.0}])]
     levels = [{"step": 1, "level0_loss": 1.0, "online_linear": 0.5}]
     assert "Online probe" in [drawn.title for drawn in panels(levels)]
+
+
+@pytest.mark.parametrize("level", ["", "level0_"])
+def test_a_spike_is_drawn_where_the_loss_is(level: str) -> None:
+    rows = [{"step": s, "loss": 1.0, f"{level}loss": 1.0, "alarms": ["loss-spike"] * (s == 3)}
+            for s in range(1, 5)]  # fmt: skip
+    assert "loss-spike, step 3" in said(panel(plot_curves(rows), "Loss"))

@@ -308,10 +308,10 @@ def test_a_run_with_levels_is_told_by_its_levels(tmp_path: Path, quick: None) ->
 
 def test_collapse_that_was_not_watched_is_not_called_absent(tmp_path: Path, quick: None) -> None:
     given = arguments()
-    assert "Collapse alarms: none in 59 logged rows" in (write(tmp_path, given).read_text("utf-8"))
+    assert "Alarms: none in 59 logged rows" in (write(tmp_path, given).read_text("utf-8"))
     given["metrics"] = [{"step": 1, "loss": 0.1}]
     page = write(tmp_path, given).read_text("utf-8")
-    assert "collapse was not watched" in page and "alarms: none" not in page
+    assert "collapse was not watched" in page and "Alarms: none" not in page
 
 
 def test_what_the_interval_is_about_and_what_is_not_in_it_is_said(

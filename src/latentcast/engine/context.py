@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 import torch
@@ -82,6 +84,25 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)
     except (OSError, AttributeError, TypeError):
         pass
+
+
+@contextmanager
+def collected_by_hand() -> Iterator[Callable[[], object]]:
+    """Garbage is collected when the given function is called, and at no other moment.
+
+    Python looks for cycles whenever enough objects were made, on each rank at another step, and
+    all ranks wait for the slowest. What exists already is set aside: it is not looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield partial(gc.collect, 1)
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
 
 
 class StopRequest:

@@ -15,7 +15,7 @@ from latentcast.config import Config
 from latentcast.data.loader import to_device
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State
-from latentcast.engine.context import Context, stop_requests
+from latentcast.engine.context import Context, collected_by_hand, stop_requests
 from latentcast.engine.ema import Ema
 from latentcast.engine.optimizer import adamw, take_step
 from latentcast.engine.parallel import own, quiet, spread, whole
@@ -103,7 +103,7 @@ def train(
             raise LatentcastError(f"step {state.step}: {problem}, {skips} times in a row")
         return False
 
-    with stop_requests() as stop:
+    with stop_requests() as stop, collected_by_hand() as collect:
         while state.step < config.train.steps and not stopping:
             batch = watcher.waiting(stream)
             output = accumulate(called, preprocess, batch, config.train.seed, state, context)
@@ -125,6 +125,7 @@ def train(
             if (looks or saves or not context.ahead) and settle():
                 if looks:
                     watcher.updated(state, output, norm, schedules, ema)
+                    collect()
                 if saves:
                     checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
         checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)

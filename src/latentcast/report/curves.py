@@ -58,6 +58,7 @@ ONLINE: Final = Panel(
     "Online probe",
     "validation split; to watch, not to report",
     (Line("online_knn", "kNN", "other"), Line("online_linear", "linear", "model")),
+    from_zero=False,
 )
 LEARNING_RATE: Final = Panel("Learning rate", "", (Line("lr", "", "model"),))
 THROUGHPUT: Final = Panel("Samples per second", "", (Line("samples_per_second", "", "model"),))
@@ -71,7 +72,7 @@ PANELS: Final = (
             Line("copy_last_loss", "copy last\npatch", "baseline", dashed=True),
             Line("loss", "model", "model"),
         ),
-        alarms=("copying-is-better",),
+        alarms=("copying-is-better", "loss-spike"),
         from_zero=False,
     ),
     Panel("Effective rank", "near 1 is collapse", _pair("rank"), ("rank-collapse",)),
@@ -108,6 +109,7 @@ def panels(rows: Collection[Mapping[str, Any]]) -> tuple[Panel, ...]:
             "Loss",
             "" if len(levels) == 1 else "of all levels together, and of each",
             (Line("loss", "all" if levels[1:] else "", "ink"), *_each(levels, "level{}_loss")),
+            ("loss-spike",),
             from_zero=False,
         ),
         Panel(

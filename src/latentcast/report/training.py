@@ -58,7 +58,7 @@ def cards(metrics: Rows) -> str:
     told = [
         ("loss", number(last["loss"], signed="copy_last_loss" in last), "in the last row"),
         ("effective rank", _ranks(last), "in the last row, finest level first"),
-        ("collapse alarms", f"{len(alarms)}", f"{still} at the end"),
+        ("alarms", f"{len(alarms)}", f"{still} at the end"),
         ("skipped updates", f"{skipped:,}", "gradient not finite"),
     ]
     return "".join(
@@ -113,12 +113,10 @@ def _speed(metrics: Rows) -> str:
 def _alarms(metrics: Rows) -> str:
     watched = [row for row in metrics if "alarms" in row]
     if not watched:
-        return (
-            "<p>Collapse alarms: the metrics of this run hold none, collapse was not watched.</p>"
-        )
+        return "<p>Alarms: the metrics of this run hold none, collapse was not watched.</p>"
     found = first_alarms(watched)
     if not found:
-        return f"<p>Collapse alarms: none in {len(watched):,} logged rows.</p>\n"
+        return f"<p>Alarms: none in {len(watched):,} logged rows.</p>\n"
     still = set(watched[-1]["alarms"])
     until = float(watched[-1].get("step", 0))
     body: list[list[Any]] = [
@@ -134,7 +132,7 @@ def _alarms(metrics: Rows) -> str:
     head = ["alarm", "first step", "logged rows", f"step 0 to {until:,.0f}",
             "still raised at the end"]  # fmt: skip
     return '<div class="notice">' + (
-        table("Collapse alarms raised while training.", head, body, numeric=(1, 2)) + "</div>\n"
+        table("Alarms raised while training.", head, body, numeric=(1, 2)) + "</div>\n"
     )
 
 
