@@ -71,7 +71,7 @@ def step_of(config: Config) -> Callable[[], object]:
     """The first training step, again and again, as the engine takes it."""
     size = (config.train.batch_size, config.input.channels, *config.input.size)
     batch = Batch(torch.randn(size), torch.arange(size[0]))
-    context = Context(torch.device("cpu"), torch.float32)
+    context = Context.of(config.updated({"train.precision": "fp32", "machine.device": "cpu"}))
     return partial(bench.step_of(config, lambda x, draw: Inputs(x), [batch], context), 0)
 
 

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -39,9 +38,10 @@ RECIPES = ("nepa-ecg-tiny", "ijepa-image-digits", "hjepa-ecg-tiny")
 EVERY = 4
 """Steps from one checkpoint to the next: short, so that much of the time goes into writing them."""
 WORKERS = (0, 1, 4)
-LONGEST = 300
-"""Seconds until a process that neither ends nor gets further is a failure of its own."""
-KINDS = ("start", "step", "write")
+LOOK = 0.0005
+MOST_LOOKS = 600_000
+"""At a process that gets no further, half a millisecond apart and more, until that is a failure of
+its own; not counted in seconds, for a busy machine stands still at times."""
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Kills:
     """What was done to a run, and what the kills hit.
 
     Attributes:
-        hits: how many fell before the first step of their process, between checkpoints, into the
-            writing of one and into the removal of an old one, as the remains show.
+        hits: how many fell into the start of their process, into training, into the writing of a
+            checkpoint and into the removal of an old one, as the remains show.
         resumed: the checkpoint each process went on from.
         workers: readers of each process.
     """
@@ -62,7 +62,7 @@ class Kills:
 
 def tiny(config: Config, kills: int) -> Config:
     """A recipe with all its parts and little of each, long enough for so many kills."""
-    steps = EVERY * (kills + 10)
+    steps = steps_for(kills)
     narrow = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.mlp_width": 48,
               "encoder.drop_path": 0.2}  # fmt: skip
     changes: dict[str, Any] = narrow | {
@@ -84,6 +84,11 @@ def tiny(config: Config, kills: int) -> Config:
     return config.updated(changes)
 
 
+def steps_for(kills: int) -> int:
+    """Enough that no process ends before its kill, however long the one who kills is held up."""
+    return EVERY * (2 * kills + 20)
+
+
 def command(store: Path, run: Path, config: Path, *changes: str) -> list[str]:
     told = [sys.executable, "-m", "latentcast", "train", "--config", str(config),
             "--data", str(store), "--out", str(run)]  # fmt: skip
@@ -92,10 +97,11 @@ def command(store: Path, run: Path, config: Path, *changes: str) -> list[str]:
 
 @dataclass
 class Pace:
-    """Seconds of a run left alone: until it trains, and from one checkpoint to the next."""
+    """Seconds of a run left alone: to its start, from save to save, and of which one takes."""
 
     start: float
     period: float
+    save: float
 
 
 def left_alone(store: Path, run: Path, config: Path) -> Pace:
@@ -107,19 +113,17 @@ def left_alone(store: Path, run: Path, config: Path) -> Pace:
     begun = time.monotonic()
     process = _process(command(store, run, config))
     _until(process, lambda: (run / "metrics.jsonl").exists())
-    trains = time.monotonic()
-    _, said = process.communicate()
+    trains, looks, saving = time.monotonic(), 0, 0
+    while process.poll() is None:
+        looks, saving = looks + 1, saving + _saves(run)
+        time.sleep(LOOK)
     if process.returncode:
-        raise RuntimeError(said)
-    steps = len({row["step"] for row in read_metrics(run)})
-    last = int(checkpoint.latest(run / "checkpoints").name.removeprefix("step-"))
-    assert steps
-    return Pace(trains - begun, (time.monotonic() - trains) * EVERY / last)
+        raise RuntimeError(process.communicate()[1])
+    period = (time.monotonic() - trains) * EVERY / newest(run)
+    return Pace(trains - begun, period, period * saving / looks)
 
 
-def killed(
-    store: Path, run: Path, config: Path, kills: int, steps: int, seed: int, pace: Pace
-) -> Kills:
+def killed(store: Path, run: Path, config: Path, kills: int, seed: int, pace: Pace) -> Kills:
     """Start the command and kill it, so many times; then let it finish.
 
     Raises:
@@ -131,14 +135,14 @@ def killed(
     kinds += ["step"] * (kills - len(kinds))
     draws.shuffle(kinds)
     # Each process gets at least so far: the run ends after a known number of kills on any machine.
-    goals = sorted(draws.randrange(steps - 2 * EVERY) for _ in kinds)
+    goals = sorted(draws.randrange(2 * kills * EVERY) for _ in kinds)
     for kind, goal in zip(kinds, goals, strict=True):
         _kill_once(store, run, config, kind, goal, draws, pace, done)
     readers = draws.choice(WORKERS)
     done.resumed.append(newest(run))
     done.workers.append(readers)
     process = _process(command(store, run, config, f"machine.workers={readers}"))
-    _, said = process.communicate(timeout=20 * LONGEST)
+    _, said = process.communicate()
     if process.returncode:
         raise RuntimeError(said)
     return done
@@ -154,58 +158,57 @@ def _kill_once(
     pace: Pace,
     done: Kills,
 ) -> None:
-    folder, log = run / "checkpoints", run / "metrics.jsonl"
+    log = run / "metrics.jsonl"
     readers = draws.choice(WORKERS)
     done.resumed.append(newest(run))
     done.workers.append(readers)
-    begun, logged = time.monotonic(), _identity(log)
-    process = _process(command(store, run, config, f"machine.workers={readers}"))
-    try:
-        if kind == "start":
-            time.sleep(draws.random() * pace.start)
-        else:
-            # A resume puts the log in its place anew before the first step.
-            _until(process, lambda: _identity(log) != logged and newest(run) >= goal - EVERY)
-        if kind == "step":
-            time.sleep(draws.random() * pace.period)
-        if kind == "write":
-            # At any stage: when there is a folder, a first file, and so on to the last one.
-            files = draws.randrange(6)
-            _until(process, lambda: _written(folder, run) >= files)
-            time.sleep(draws.random() ** 2 * 0.02)
-        if process.poll() is not None:
-            raise RuntimeError(f"it ended before its kill: {process.communicate()[1]}")
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    begun = time.monotonic() - begun
+    logged = _identity(log)
+    with _process(command(store, run, config, f"machine.workers={readers}")) as process:
+        try:
+            if kind == "start":
+                time.sleep(draws.random() * pace.start)
+            else:
+                # A resume puts the log in its place anew before the first step.
+                _until(process, lambda: _identity(log) != logged and newest(run) >= goal)
+            if kind == "step":
+                time.sleep(draws.random() * pace.period)
+            if kind == "write":
+                _until(process, lambda: _saves(run))
+                time.sleep(draws.random() * pace.save)
+            if process.poll() is not None:
+                raise RuntimeError(f"it ended before its kill: {process.communicate()[1]}")
+        finally:
+            process.kill()
     done.hits[_hit(run, trained=_identity(log) != logged)] += 1
 
 
 def _hit(run: Path, trained: bool) -> str:
-    drafts = [_step(path) for path in (run / "checkpoints").glob(".draft-step-*")]
-    if any(step > newest(run) for step in drafts):
+    if not trained:  # what lies there is of the kill before
+        return "while starting"
+    if _saves(run):
         return "inside a write"
-    if drafts:
+    if _drafts(run):
         return "inside a removal"
-    return "between checkpoints" if trained else "before the first step"
+    return "while training"
 
 
-def _written(folder: Path, run: Path) -> int:
-    """Files and folders in the checkpoint being written; -1 when none is."""
-    for draft in folder.glob(".draft-step-*"):
-        if _step(draft) > newest(run):
-            return sum(1 for _ in draft.rglob("*"))
-    return -1
+def _saves(run: Path) -> bool:
+    """Whether a checkpoint is being written at this moment."""
+    return any(step > newest(run) for step in _drafts(run))
 
 
-def _step(path: Path) -> int:
+def _drafts(run: Path) -> list[int]:
+    """Steps whose checkpoint is being written, or removed."""
+    return [step_of(path) for path in (run / "checkpoints").glob(".draft-step-*")]
+
+
+def step_of(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
 def newest(run: Path) -> int:
     """The step of the newest checkpoint, 0 without one."""
-    return max(map(_step, checkpoint.list_steps(run / "checkpoints")), default=0)
+    return max(map(step_of, checkpoint.list_steps(run / "checkpoints")), default=0)
 
 
 def _identity(file: Path) -> int | None:
@@ -223,14 +226,13 @@ def _process(arguments: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + LONGEST
-    while not condition():
+    for _ in range(MOST_LOOKS):
+        if condition():
+            return
         if process.poll() is not None:
             raise RuntimeError(f"it ended before its kill: {process.communicate()[1]}")
-        if time.monotonic() > ends:
-            process.kill()
-            raise RuntimeError(f"it came no further in {LONGEST} s: {process.communicate()[1]}")
-        time.sleep(0.0005)
+        time.sleep(LOOK)
+    raise RuntimeError("it came no further")
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -248,9 +250,7 @@ def differing(one: Path, other: Path) -> list[str]:
     ]
     if len(logs[0]) != len(logs[1]):
         found.append(f"rows of the log: {len(logs[0])} and {len(logs[1])}")
-    found += [
-        f"row of step {a['step']}" for a, b in zip(*logs, strict=False) if a != b
-    ]
+    found += [f"row of step {a['step']}" for a, b in zip(*logs, strict=False) if a != b]
     return found
 
 
@@ -261,7 +261,7 @@ def soak(name: str, store: Path, folder: Path, kills: int, seed: int) -> dict[st
     file = folder / "config.yaml"
     file.write_text(config.to_yaml())
     pace = left_alone(store, folder / "alone", file)
-    done = killed(store, folder / "killed", file, kills, config.train.steps, seed, pace)
+    done = killed(store, folder / "killed", file, kills, seed, pace)
     differences = differing(folder / "alone", folder / "killed")
     record = checkpoint.read_record(checkpoint.latest(folder / "killed" / "checkpoints"))
     return {
@@ -280,7 +280,9 @@ def soak(name: str, store: Path, folder: Path, kills: int, seed: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("stores", nargs="+", type=Path, help="of recordings, of images, or both")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs, new")
     parser.add_argument("--kills", type=int, default=60, help="of all recipes together")

@@ -206,8 +206,16 @@ def data_of(run: Path) -> Store | ImageStore | None:
 
 def _note_resume(file: Path, store: Store | ImageStore) -> None:
     """Refuse another store; write down another machine or version, since bits depend on it."""
-    told, now = json.loads(file.read_text()), environment(store)
-    if told["data"]["sha256"] != now["data"]["sha256"]:
+    now = environment(store)
+    try:
+        told = json.loads(file.read_text())
+        same = told["data"]["sha256"] == now["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be read ({problem}), and says which data the run was trained on; "
+            "restore it or choose another --out"
+        ) from None
+    if not same:
         raise LatentcastError(
             f"{file}: the run was trained on {told['data']['store']}, {store.path} holds other "
             "data; resume with the run's own store or choose another --out"
@@ -215,7 +223,13 @@ def _note_resume(file: Path, store: Store | ImageStore) -> None:
     changed = {k: v for k, v in now.items() if k not in ("data", "command") and told.get(k) != v}
     if changed and changed not in told.setdefault("resumed_under", []):
         told["resumed_under"].append(changed)
-        write_text(file, json.dumps(told, indent=1))
+        try:
+            write_text(file, json.dumps(told, indent=1))
+        except OSError as problem:
+            raise LatentcastError(
+                f"{file}: cannot be written ({problem}); free space or make the folder writable, "
+                "and give the same command"
+            ) from None
 
 
 def environment(store: Store | ImageStore) -> dict[str, Any]:

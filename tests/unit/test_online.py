@@ -275,7 +275,7 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
         weights = np.exp(row[near] / knn.TEMPERATURE)
         shares[i] = weights @ labels[train_rows[near]] / weights.sum()
     expected = roc_auc_score(labels[scored], shares)
-    assert seen["online_knn"] == pytest.approx(expected, abs=0.02)  # ties are told by rounding
+    assert seen["online_knn"] == pytest.approx(expected, abs=4e-3)  # rounding orders near-ties
     assert seen["online_linear"] > 0.7  # the rate of the beats does say the class
 
 

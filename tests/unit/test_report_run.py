@@ -154,11 +154,11 @@ def test_a_run_of_any_kind_has_a_report_without_a_store(run: Any) -> None:
 
 def test_keys_that_differ_from_the_recipe_stand_before_those_of_the_machine(run: Any) -> None:
     folder, tested, _ = run
-    config = tested.config.updated({"machine.workers": 3, "train.seed": 8})
+    config = tested.config.updated({"machine.workers": 3, "train.seed": 8, "ema": None})
     (folder / "config.yaml").write_text(config.to_yaml())
     page = report_run(folder).read_text("utf-8")
     keys = re.findall("<code>(.*?)</code>", page)
-    assert keys[-1] == "machine.workers" and "train.seed" in keys
+    assert keys[-1] == "machine.workers" and {"train.seed", "ema.base"} < set(keys)
     assert "encoder.causal" not in keys
     (folder / "config.yaml").write_text(config.updated({"recipe": "mine"}).to_yaml())
     assert "no recipe of that name" in report_run(folder).read_text("utf-8")

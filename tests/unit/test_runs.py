@@ -359,12 +359,12 @@ def test_comparing_shows_each_key_that_differs_and_those_of_the_machine_apart(
     assert "losses are not on one scale" in found.notes[0]
     assert found.notes[1] == "the runs are not at the same step"
     assert found.metrics["loss"] == (1 / 3, 1 / 3, 1 / 2)
-    # A section that only one of them has is told by its keys, not by "null" as well.
-    regular = {"train.micro_batches": 1, "objective.regularizer": {"kind": "sigreg"}}
-    write_run(tmp_path / "d", small_hierarchy.updated(regular))
+    # Levels that only one of them has are told by their keys, not by an empty list as well.
+    flat = {"objective.coarser": [], "objective.top_down": False, "objective.fusion": False}
+    write_run(tmp_path / "d", small_hierarchy.updated(flat))
     told = compare([c, summarise(tmp_path / "d")]).configuration
-    assert "objective.regularizer" not in told
-    assert told["objective.regularizer.kind"] == (None, "sigreg")
+    assert "objective.coarser" not in told
+    assert told["objective.coarser.0.stride"] == (4, None)
 
 
 def test_probes_are_compared_with_their_intervals_and_on_the_same_samples_only(

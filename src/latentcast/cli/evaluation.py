@@ -36,10 +36,10 @@ def runs(
     comparison = side_by_side(found) if compare else None
     if json:
         print(as_json(found, comparison))
-    elif comparison is not None:
-        print_comparison(comparison, Console())
-    else:
-        print_runs(found, Console())
+        return
+    print_runs(found, console := Console())
+    if comparison is not None:
+        print_comparison(comparison, console)
 
 
 def probe(

@@ -42,21 +42,22 @@ class ImageStore:
         self.height, self.width, self.channels = manifest.height, manifest.width, manifest.channels
         self.classes = manifest.classes
         self._canvas = Canvas(self.height, self.width, self.channels, manifest.resize)
+        reading, self._shards = path / INDEX, list[Pixels]()
         try:
-            with np.load(path / INDEX, allow_pickle=False) as index:
+            with np.load(reading, allow_pickle=False) as index:
                 self.labels: Ints = index["label"]
                 self.folds: npt.NDArray[np.int16] = index["fold"]
                 self._shard: Ints = index["shard"].astype(np.int64)
                 self._offset: Ints = index["offset"]
                 self._length: Ints = index["length"]
-            # Without the subclass: a view of it costs microseconds more, for every image.
-            self._shards: list[Pixels] = [
-                np.load(path / shard.file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-                for shard in manifest.shards
-            ]
+            for shard in manifest.shards:
+                reading = path / shard.file
+                mapped = np.load(reading, mmap_mode="r", allow_pickle=False)
+                # Without the subclass: a view of it costs microseconds more, for every image.
+                self._shards.append(mapped.view(np.ndarray))
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise LatentcastError(
-                f"{path}: cannot be read ({error}); restore the file or re-ingest"
+                f"{reading}: cannot be read ({error}); restore it from a copy or re-ingest"
             ) from error
         for shard, array in zip(manifest.shards, self._shards, strict=True):
             expected: tuple[int, ...] = (shard.bytes,)

@@ -100,16 +100,16 @@ class Store:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        reading, self._shards = path / INDEX, list[npt.NDArray[np.int16]]()
         try:
-            with np.load(path / INDEX, allow_pickle=False) as index:
+            with np.load(reading, allow_pickle=False) as index:
                 arrays = {name: index[name] for name in index.files}
-            self._shards = [
-                np.load(path / shard.file, mmap_mode="r", allow_pickle=False)
-                for shard in manifest.shards
-            ]
+            for shard in manifest.shards:
+                reading = path / shard.file
+                self._shards.append(np.load(reading, mmap_mode="r", allow_pickle=False))
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise LatentcastError(
-                f"{path}: cannot be read ({error}); restore the file or re-ingest"
+                f"{reading}: cannot be read ({error}); restore it from a copy or re-ingest"
             ) from error
         for shard, array in zip(manifest.shards, self._shards, strict=True):
             if array.shape != (shard.samples, len(manifest.leads)) or array.dtype != np.int16:

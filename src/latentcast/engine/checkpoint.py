@@ -167,8 +167,7 @@ def resume(
             differing keys are named). It never starts over silently.
     """
     if ranks.first:
-        for draft in folder.glob(".draft-*") if folder.is_dir() else ():
-            shutil.rmtree(draft)  # a save that a kill interrupted
+        _clear_drafts(folder)
     if not list_steps(folder):
         return State()
     checkpoint = latest(folder)
@@ -183,6 +182,17 @@ def resume(
     load(checkpoint, "model", model.state_dict())
     load(checkpoint, "optimizer", _moments(optimizer, of=_names(checkpoint, "optimizer")))
     return State(record["step"], record["skipped"], record["scale"])
+
+
+def _clear_drafts(folder: Path) -> None:
+    """Remove what a save or a removal left that a kill interrupted."""
+    try:
+        for draft in folder.glob(".draft-*") if folder.is_dir() else ():
+            shutil.rmtree(draft)
+    except OSError as problem:
+        raise LatentcastError(
+            f"{folder}: cannot be written ({problem}); make it writable and give the same command"
+        ) from None
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -106,7 +107,8 @@ class Journal:
         for logger in self._loggers:
             logger.close()
         if self._stream is not None:
-            self._stream.close()
+            with suppress(OSError):  # of a row that could not be written, as has been said
+                self._stream.close()
 
     def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
         """The next micro-batches; the time spent waiting for them is the data wait."""
@@ -134,7 +136,9 @@ class Journal:
             {"loss": output.loss, "gradient_norm": gradient_norm, **output.scalars},
         )
         norm, distance = numbers.pop("gradient_norm"), ema.distance()
+        timings = self._timings(state)
         watched = self._look(state.step, self._context)
+        self._since = time.perf_counter()  # a look is no part of what a step takes
         if not self._ranks.first:
             return
         row: dict[str, Any] = {
@@ -158,7 +162,7 @@ class Journal:
             found.append(spike)
         self._losses.append(numbers["loss"])
         row["alarms"] = [alarm.name for alarm in found]
-        row |= {**watched, **self._timings(state)}
+        row |= {**watched, **timings}
         self._write(row)
         self._progress.update(self._task, completed=state.step)
         self.say(self._line(row))

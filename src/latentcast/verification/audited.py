@@ -1,0 +1,135 @@
+"""What an audit looks at: the files of a run, read when asked for, and its schedules by formula."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentcast import config as configuration
+from latentcast.config import Config, OptimizerConfig
+from latentcast.data.image_store import ImageStore
+from latentcast.data.opening import open_store
+from latentcast.data.store import Store
+from latentcast.engine import checkpoint
+from latentcast.objectives.base import Objective
+from latentcast.objectives.build import assemble
+from latentcast.verification.claim import Evidence
+
+Row = dict[str, Any]
+
+
+class Unmeasured(Exception):
+    """A check that cannot be made here, and why: neither a success nor a failure."""
+
+
+class Run:
+    """The files of a run, read when asked for.
+
+    Args:
+        data: where its store is now; where it was, by default.
+        seconds: for which its last stretch may be trained again.
+    """
+
+    def __init__(self, path: Path, data: Path | None = None, seconds: float = 60.0) -> None:
+        self.path, self._data, self.seconds = path, data, seconds
+        self.config: Config = configuration.load(path / "config.yaml")
+        self.steps = checkpoint.list_steps(path / "checkpoints")
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """As they stand in the file, neither sorted nor mended; a cut last line is none."""
+        text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+        lines = text.split("\n")
+        return [json.loads(line) for line in lines[:-1]]  # a whole line ends with a newline
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
+        return told
+
+    @cached_property
+    def newest(self) -> Path:
+        if not self.steps:
+            raise Unmeasured("no checkpoint yet")
+        return self.steps[-1]
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        return checkpoint.read_record(self.newest)
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the newest checkpoint."""
+        return checkpoint.read_tensors(self.newest, "model")
+
+    @cached_property
+    def objective(self) -> Objective:
+        """Shapes and names alone."""
+        with torch.device("meta"):
+            return assemble(self.config)
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Parameter names of student and teacher, pair by pair."""
+        names = {id(p): name for name, p in self.objective.named_parameters()}
+        return [
+            (names[id(s)], names[id(t)])
+            for student, teacher in self.objective.ema_pairs()
+            for s, t in zip(student.parameters(), teacher.parameters(), strict=True)
+        ]
+
+    @cached_property
+    def store(self) -> Store | ImageStore:
+        """The one it was trained on, if it still is where it was, or where it is said to be."""
+        path = self._data or Path(self.environment["data"]["store"])
+        if not (path / "manifest.json").is_file():
+            raise Unmeasured(f"the store is not at hand ({path}); name it with --data")
+        return open_store(path)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A promise about a run folder and what measures it."""
+
+    id: str
+    sentence: str
+    source: str
+    probe: Callable[[Run], Evidence]
+
+
+def lr_at(config: Config, n: int) -> float:
+    """Of the n-th step, counted from one: a line to the peak, half a cosine to the end."""
+    o, steps = config.optimizer, config.train.steps
+    if n < o.warmup_steps:
+        return o.start_lr + (o.lr - o.start_lr) * n / o.warmup_steps
+    share = (n - o.warmup_steps) / max(1, steps - o.warmup_steps)
+    return o.final_lr + (o.lr - o.final_lr) * (1 + math.cos(math.pi * share)) / 2
+
+
+def decay_at(config: Config, n: int) -> float:
+    """Half a cosine over the run, counted from one."""
+    o: OptimizerConfig = config.optimizer
+    end = o.weight_decay if o.final_weight_decay is None else o.final_weight_decay
+    return end + (o.weight_decay - end) * (1 + math.cos(math.pi * n / config.train.steps)) / 2
+
+
+def momentum_at(config: Config, n: int) -> float:
+    """Constant for the warm-up, then a line that the step after the last would end; n from one."""
+    ema = config.ema
+    if ema is None:
+        return 0.0
+    first = ema.base
+    if first is None:
+        assert ema.half_life is not None
+        first = math.exp(-math.log(2) * config.train.batch_size / ema.half_life)
+    last = first if ema.final is None else ema.final
+    moved = max(0, n - 1 - ema.warmup_steps) / max(1, config.train.steps - ema.warmup_steps)
+    return first + (last - first) * moved

@@ -1,0 +1,313 @@
+"""What a JEPA promises: who sees what, and what the loss is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentcast.batch import Inputs
+from latentcast.config import JepaConfig
+from latentcast.objectives.jepa import Jepa
+from latentcast.randomness import Draw
+from latentcast.verification import plain_ijepa
+from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.jepa_pass import (
+    MATTERS,
+    ROUNDING,
+    Grid,
+    Pass,
+    apart,
+    is_hierarchy,
+    is_jepa,
+    live,
+    marked,
+    noise,
+    normed,
+    observe,
+    one_pass,
+    parent_of_each,
+    patch_flags,
+    some_valid,
+    taught,
+    values,
+)
+from latentcast.verification.subject import Subject
+
+
+# Who sees what
+
+
+def context_blind(subject: Subject) -> Evidence:
+    """Other content in the hidden patches, then other content in the visible ones."""
+    objective, before = one_pass(subject)
+    x = values(subject)
+    hidden = ~marked(before.places, math.prod(subject.config.grids[0]))
+    other = torch.where(patch_flags(subject, hidden), 3 * noise(x.shape), x)
+    after = observe(objective, Inputs(other), subject.draw())
+    other = torch.where(patch_flags(subject, hidden), x, 3 * noise(x.shape))
+    seen = observe(objective, Inputs(other), subject.draw())
+    context = apart(before.context[0].values, after.context[0].values)
+    levels = zip(before.predictions, after.predictions, strict=True)
+    predictions = max(apart(one, two) for one, two in levels)
+    noticed = apart(before.context[0].values, seen.context[0].values)
+    return Evidence(
+        context == 0 and predictions == 0 and noticed > MATTERS and bool(hidden.any()),
+        {
+            "hidden patches": int(hidden[0].sum()),
+            "context changed by hidden patches": context,
+            "predictions changed by hidden patches": predictions,
+            "bound": 0,
+            "context changed by visible patches": noticed,
+        },
+    )
+
+
+def context_dropped(subject: Subject) -> Evidence:
+    """Tokens in the student's attention, counted where they enter it."""
+    _, seen = one_pass(subject)
+    drawn = seen.drawn[-1][1].context
+    patches = math.prod(subject.config.grids[0])
+    longest, kept = max(seen.lengths), drawn.shape[1]
+    right = torch.equal(seen.places, drawn) and torch.equal(seen.context[0].places, drawn)
+    return Evidence(
+        longest == kept < patches and right,
+        {"tokens": longest, "expected": kept, "patches": patches, "at the drawn places": right},
+    )
+
+
+# The loss
+
+
+def formula(subject: Subject) -> Evidence:
+    """One number at a time in float64: smooth-L1 with β = 1, mean over terms, weighted levels."""
+    objective, seen = one_pass(subject)
+    return _against(subject, objective, seen, _weights(subject))
+
+
+def level_weights(subject: Subject) -> Evidence:
+    """Levels told to count differently; equal weights have to give another number."""
+    grids = len(subject.config.grids)
+    chosen = [2.0 ** (1 - 2 * n) for n in range(grids)]
+    changes: dict[str, Any] = {"objective.weight": chosen[0]}
+    changes |= {f"objective.coarser.{n}.weight": w for n, w in enumerate(chosen[1:])}
+    objective, seen = one_pass(subject, changes)
+    found = _against(subject, objective, seen, chosen)
+    means = _level_means(subject, objective, seen)
+    equal = abs(sum(means) / grids - float(found.numbers["expected"]))
+    return Evidence(
+        found.holds and equal > MATTERS, {**found.numbers, "equal weights would differ by": equal}
+    )
+
+
+def _weights(subject: Subject) -> list[float]:
+    jepa = subject.config.objective
+    assert isinstance(jepa, JepaConfig)
+    return [jepa.weight, *(level.weight for level in jepa.coarser)]
+
+
+def _against(subject: Subject, objective: Jepa, seen: Pass, weights: list[float]) -> Evidence:
+    means = _level_means(subject, objective, seen)
+    share = [weight / sum(weights) for weight in weights]
+    expected = sum(s * mean for s, mean in zip(share, means, strict=True))
+    measured = float(seen.output.loss.detach())
+    difference = abs(measured - expected)
+    told = {"measured": measured, "expected": expected, "difference": difference}
+    told |= {f"level {n}": mean for n, mean in enumerate(means)}
+    return Evidence(difference <= ROUNDING, told | {"bound": ROUNDING})
+
+
+def _level_means(
+    subject: Subject, objective: Jepa, seen: Pass, valid: Tensor | None = None, x: Any = None
+) -> list[float]:
+    """Mean smooth-L1 of each level; of the told targets when some patches are not valid."""
+    assert objective.teacher is not None
+    with torch.no_grad():
+        whole = objective.teacher(values(subject) if x is None else x, valid)
+    means = []
+    for n, (predicted, asked) in enumerate(zip(seen.predictions, seen.targets, strict=True)):
+        target = normed(whole[n].values).tolist()
+        told = None if valid is None else _told(valid, subject.config.grids, n)
+        rows, places = predicted.detach().tolist(), asked.tolist()
+        total, terms = 0.0, 0
+        for m, block in enumerate(places):
+            for b, cells in enumerate(block):
+                for t, cell in enumerate(cells):
+                    if told is not None and not told[b][cell]:
+                        continue
+                    for p, h in zip(rows[m][b][t], target[b][cell], strict=True):
+                        gap = abs(p - h)
+                        total += gap * gap / 2 if gap < 1 else gap - 0.5
+                        terms += 1
+        means.append(total / max(terms, 1))
+    return means
+
+
+def _told(valid: Tensor, grids: tuple[Grid, ...], level: int) -> list[list[bool]]:
+    """Cells of a level with anything measured in them."""
+    told = torch.zeros(len(valid), math.prod(grids[level]), dtype=torch.bool)
+    for patch, cell in enumerate(parent_of_each(grids[0], grids[level])):
+        told[:, cell] |= valid[:, patch]
+    return [list(row) for row in told.tolist()]
+
+
+def padding(subject: Subject) -> Evidence:
+    """Whatever stands where nothing was measured, not one bit of loss or gradient depends on it."""
+    x, found = values(subject), []
+    valid = some_valid(subject, len(x))
+    flags = patch_flags(subject, valid)
+    for garbage in (0.0, 1e3):
+        objective = live(subject)
+        inputs = Inputs(torch.where(flags, x, garbage), flags)
+        seen = observe(objective, inputs, subject.draw())
+        seen.output.loss.backward()
+        found.append((objective, seen))
+    (one, before), (two, after) = found
+    grown = [p for p in one.parameters() if p.grad is not None]
+    others = [p for p in two.parameters() if p.grad is not None]
+    gradients = max(
+        apart(p.grad, q.grad)
+        for p, q in zip(grown, others, strict=True)
+        if p.grad is not None and q.grad is not None
+    )
+    loss = apart(before.output.loss, after.output.loss)
+    told = [_told(valid, subject.config.grids, n) for n in range(len(before.targets))]
+    counted, share, expected = [], [], 0.0
+    means = _level_means(subject, one, before, valid, torch.where(flags, x, 0.0))
+    for n, asked in enumerate(before.targets):
+        hits = [
+            told[n][b][cell]
+            for block in asked.tolist()
+            for b, cells in enumerate(block)
+            for cell in cells
+        ]
+        counted.append(sum(hits))
+        share.append(_weights(subject)[n] / sum(_weights(subject)) * sum(hits) / len(hits))
+    expected = sum(s / sum(share) * mean for s, mean in zip(share, means, strict=True))
+    difference = abs(float(before.output.loss.detach()) - expected)
+    return Evidence(
+        loss == 0 and gradients == 0 and difference <= ROUNDING and min(counted) > 0,
+        {
+            "loss changed by padding": loss,
+            "gradient changed by padding": gradients,
+            "bound": 0,
+            "counted targets": str(counted),
+            "difference from the mean over them": difference,
+            "rounding": ROUNDING,
+        },
+    )
+
+
+ONE_LEVEL = {"objective.coarser": [], "objective.fusion": False, "objective.top_down": False}
+
+
+def one_level(subject: Subject) -> Evidence:
+    """Loss and every gradient against I-JEPA written out plainly, for two samples."""
+    changes = ONE_LEVEL | {"objective.regularizer": None}
+    objective, x = live(subject, changes), values(subject)[:2]
+    seen = observe(objective, Inputs(x), Draw(0, 0, subject.draw().ids[:2]))
+    seen.output.loss.backward()
+    weights, names = dict(objective.named_parameters()), list(objective.trainable())
+    config = subject.config.updated(changes)
+    expected = plain_ijepa.loss(weights, config, x, seen.places, seen.targets[0])
+    gradients = torch.autograd.grad(expected, [weights[name] for name in names])
+    largest = 0.0
+    for name, gradient in zip(names, gradients, strict=True):
+        own = weights[name].grad
+        largest = max(largest, math.inf if own is None else apart(own, gradient))
+    difference = apart(seen.output.loss, expected)
+    bound = 1e-6  # rotary coordinates are computed in float32
+    told = {"loss": float(seen.output.loss.detach()), "plain I-JEPA": float(expected.detach())}
+    told |= {"difference": difference, "largest difference of a gradient": largest}
+    told |= {"gradients": len(names), "bound": bound}
+    return Evidence(max(difference, largest) <= bound, told)
+
+
+def is_plain(subject: Subject) -> bool:
+    return taught(subject) and plain_ijepa.knows(subject.config)
+
+
+def heads_alone(subject: Subject) -> Evidence:
+    """Everything but the student is trained, of which it learns nothing: the loss must stay up.
+
+    The student's patches are blind, so the context tells nothing of the targets, as with
+    unrelated inputs. A trainable head on both sides makes everything 0 and the loss with it.
+    """
+    objective = live(subject, moved=False)
+    assert objective.teacher is not None
+    with torch.no_grad():
+        objective.student.patches.weight.zero_()
+        objective.teacher.patches.weight.mul_(50)  # content outweighs the fixed positions
+    x, draw = values(subject), subject.draw()
+    heads = [p for name, p in objective.trainable().items() if not name.startswith("student.")]
+    optimizer = torch.optim.Adam(heads, lr=0.03)
+    first = last = math.nan
+    for step in range(25):
+        loss = objective(Inputs(x), draw).loss
+        first, last = float(loss.detach()) if step == 0 else first, float(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bound = 0.4 * first
+    told = {"loss at first": first, "after 25 steps": last, "bound": bound}
+    return Evidence(math.isfinite(last) and last >= bound, told)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "jepa.context-blind",
+        "What stands in the hidden patches reaches neither the context encoder nor a prediction: "
+        "not one bit changes.",
+        "I-JEPA (Assran et al. 2023), section 3; spec of JEPA, behaviour 6",
+        context_blind,
+        is_jepa,
+    ),
+    Claim(
+        "jepa.context-dropped",
+        "Hidden patches are dropped before the first block, not zeroed: the context costs its own "
+        "tokens.",
+        "I-JEPA, section 3; spec of H-JEPA, defect D14",
+        context_dropped,
+        is_jepa,
+    ),
+    Claim(
+        "jepa.loss",
+        "The loss is smooth-L1 with β = 1 between predictions and layer-normed teacher outputs, "
+        "its mean over all numbers of a level, and the weighted mean of the levels.",
+        "I-JEPA reference code (src/train.py); spec of JEPA, 1.5",
+        formula,
+        taught,
+    ),
+    Claim(
+        "jepa.level-weights",
+        "A level counts in the loss by its weight, and not by how many cells it has.",
+        "our design, section 5",
+        level_weights,
+        lambda subject: taught(subject) and is_hierarchy(subject),
+    ),
+    Claim(
+        "jepa.padding",
+        "Where nothing was measured, nothing of loss or gradient comes from, at any level.",
+        "spec of H-JEPA, defect D11 and behaviour 11",
+        padding,
+        taught,
+    ),
+    Claim(
+        "jepa.one-level",
+        "With one level, loss and every gradient are those of I-JEPA written out plainly.",
+        "I-JEPA (Assran et al. 2023); our design, section 5",
+        one_level,
+        is_plain,
+    ),
+    Claim(
+        "jepa.heads-alone",
+        "Training all but the encoders on unrelated inputs cannot bring the loss near 0: no "
+        "trainable head is shared by predictions and targets.",
+        "spec of H-JEPA, defect D9 and behaviour 16",
+        heads_alone,
+        taught,
+    ),
+)

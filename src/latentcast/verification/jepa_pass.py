@@ -1,0 +1,268 @@
+"""One forward pass of a JEPA as seen from outside: what each part was given, and what it said.
+
+By hooks and a recorder around the mask sampler; nothing of the objective's own bookkeeping (its
+scalars, its views) is believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentcast.batch import Inputs
+from latentcast.config import JepaConfig
+from latentcast.nn.hierarchy import Tokens
+from latentcast.objectives.base import Output
+from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.masks import Masks
+from latentcast.randomness import Draw
+from latentcast.verification.subject import Subject
+
+Grid = tuple[int, ...]
+ROUNDING = 1e-10
+"""Float64 in another order of summation; the quantities are of the order of 1."""
+MATTERS = 1e-6
+"""What has to move moves more than this, or the measurement would be of nothing."""
+_ARGUMENTS = ("context", "places", "targets", "grid", "seen", "asked", "hint")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a predictor: what it was given, by name, and what it said."""
+
+    given: Mapping[str, Any]
+    said: Tensor
+
+
+@dataclass
+class Pass:
+    """What was seen of one forward pass.
+
+    Attributes:
+        drawn: masks as the sampler gave them, and the draw it was given, of each call.
+        student, teacher: levels of each call, bottom-up.
+        lengths: tokens in each call of the student's first block.
+        calls: of each level's predictor.
+    """
+
+    output: Output
+    drawn: list[tuple[Draw, Masks]] = field(default_factory=list)
+    student: list[list[Tokens]] = field(default_factory=list)
+    teacher: list[list[Tokens]] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    calls: list[list[Call]] = field(default_factory=list)
+
+    @property
+    def context(self) -> list[Tokens]:
+        """The levels of the context: of the student's call that a predictor was given."""
+        return self.student[-1]
+
+    @property
+    def places(self) -> Tensor:
+        """``(B, K)``: the patches that the finest predictor was given."""
+        places: Tensor = self.calls[0][0].given["places"]
+        return places
+
+    @property
+    def targets(self) -> tuple[Tensor, ...]:
+        """``(M, B, T)`` for each level: the cells that its predictor was asked for."""
+        return tuple(calls[0].given["targets"] for calls in self.calls)
+
+    @property
+    def predictions(self) -> list[Tensor]:
+        return [calls[0].said for calls in self.calls]
+
+
+class _Recorder:
+    """A mask sampler that keeps what it hands on."""
+
+    def __init__(self, sampler: Any, kept: list[tuple[Draw, Masks]]) -> None:
+        self.sampler, self.kept = sampler, kept
+
+    def __call__(self, draw: Draw, valid: Tensor | None = None) -> Masks:
+        masks: Masks = self.sampler(draw, valid)
+        self.kept.append((draw, masks))
+        return masks
+
+    def sizes(self) -> Any:
+        return self.sampler.sizes()
+
+
+def observe(objective: Jepa, inputs: Inputs, draw: Draw | None) -> Pass:
+    """Run the objective as the loop does, and watch."""
+    seen = Pass(Output(torch.zeros(()), torch.zeros(())), calls=[[] for _ in objective.predictors])
+
+    def kept(into: list[list[Tokens]]) -> Any:
+        return lambda module, args, said: into.append(said)
+
+    def length(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.lengths.append((args[0] if args else kwargs["x"]).shape[1])
+
+    def call(into: list[Call]) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, said: Tensor) -> None:
+            given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+            into.append(Call({name: given.get(name) for name in _ARGUMENTS}, said))
+
+        return hook
+
+    with ExitStack() as stack:
+        student, teacher = objective.student, objective.teacher
+        handles = [student.register_forward_hook(kept(seen.student))]
+        if teacher is not None:
+            handles.append(teacher.register_forward_hook(kept(seen.teacher)))
+        first = student.finest.blocks[0]
+        handles.append(first.register_forward_pre_hook(length, with_kwargs=True))
+        for predictor, calls in zip(objective.predictors, seen.calls, strict=True):
+            handles.append(predictor.register_forward_hook(call(calls), with_kwargs=True))
+        for handle in handles:
+            stack.callback(handle.remove)
+        stack.callback(setattr, objective, "masks", objective.masks)
+        objective.masks = _Recorder(objective.masks, seen.drawn)
+        seen.output = objective(inputs, draw)
+    return seen
+
+
+def live(
+    subject: Subject, changes: Mapping[str, Any] | None = None, moved: bool = True
+) -> Jepa:
+    """The twin in training mode and float64, its regularizer off unless asked for.
+
+    Args:
+        moved: with weights large enough to matter, every gain and bias away from 1 and 0, and a
+            teacher that is no longer the student: at initialisation much of what could be wrong
+            makes no difference.
+    """
+    plain: dict[str, Any] = {"objective.regularizer": None}
+    objective = subject.objective(plain | dict(changes or {}))
+    assert isinstance(objective, Jepa)
+    if moved:
+        with torch.no_grad():
+            for number, parameter in enumerate(objective.parameters()):
+                parameter.mul_(4).add_(0.02 * noise(parameter.shape, number))
+    return objective.double().train()
+
+
+def one_pass(subject: Subject, changes: Mapping[str, Any] | None = None) -> tuple[Jepa, Pass]:
+    """The moved twin, and its first training batch passed through it."""
+    objective = live(subject, changes)
+    return objective, observe(objective, Inputs(values(subject)), subject.draw())
+
+
+def move(network: nn.Module) -> None:
+    """All its weights elsewhere."""
+    with torch.no_grad():
+        for number, parameter in enumerate(network.parameters()):
+            parameter.add_(0.3 * noise(parameter.shape, 500 + number))
+
+
+def noise(shape: tuple[int, ...] | torch.Size, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def values(subject: Subject, attempt: int = 0) -> Tensor:
+    """Preprocessed samples of the twin in float64; not one of them is missing."""
+    return subject.inputs(attempt).values.double()
+
+
+def spread_over(flags: Tensor, grid: Grid, patch: int, channels: int) -> Tensor:
+    """Flags of patches ``(B, N)``, row-major, as flags of the input ``(B, channels, *size)``."""
+    wide = flags.view(len(flags), 1, *grid)
+    for axis in range(2, 2 + len(grid)):
+        wide = wide.repeat_interleave(patch, axis)
+    return wide.expand(-1, channels, *wide.shape[2:])
+
+
+def patch_flags(subject: Subject, flags: Tensor) -> Tensor:
+    """Flags of the twin's patches as flags of its input."""
+    config = subject.config
+    return spread_over(flags, config.grids[0], config.encoder.patch, config.input.channels)
+
+
+def some_valid(subject: Subject, batch: int) -> Tensor:
+    """``(B, N)``: one sample whole, one half of it anywhere, one its first third, one nothing."""
+    patches = math.prod(subject.config.grids[0])
+    valid = torch.ones(batch, patches, dtype=torch.bool)
+    valid[1] = noise((patches,), 7) > 0
+    valid[2, patches // 3 :] = False
+    valid[3] = False
+    return valid
+
+
+def marked(places: Tensor, cells: int) -> Tensor:
+    """Places ``(B, K)`` as flags ``(B, cells)``."""
+    flags = torch.zeros(len(places), cells, dtype=torch.bool)
+    return flags.scatter(1, places, True)
+
+
+def parent_of_each(fine: Grid, coarse: Grid) -> list[int]:
+    """The coarse cell of each fine one by dividing its coordinates, one at a time."""
+    strides = [n // m for n, m in zip(fine, coarse, strict=True)]
+    found = []
+    for cell in range(math.prod(fine)):
+        at = np.unravel_index(cell, fine)
+        above = tuple(int(i) // s for i, s in zip(at, strides, strict=True))
+        found.append(int(np.ravel_multi_index(above, coarse)))
+    return found
+
+
+def covered(targets: tuple[Tensor, ...], grids: tuple[Grid, ...]) -> Tensor:
+    """``(B, N)`` bool: the patches that lie under a target ``(M, B, T)`` of any level."""
+    batch = targets[0].shape[1]
+    hidden = torch.zeros(batch, math.prod(grids[0]), dtype=torch.bool)
+    for grid, asked in zip(grids, targets, strict=True):
+        cells = marked(asked.transpose(0, 1).flatten(1), math.prod(grid))
+        hidden |= cells[:, parent_of_each(grids[0], grid)]
+    return hidden
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """Largest difference; infinite when the shapes are not the same, NaN when a number is."""
+    if one.shape != other.shape:
+        return math.inf
+    if not one.numel():
+        return 0.0
+    return float((one.detach().double() - other.detach().double()).abs().max())
+
+
+def changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[float]:
+    """:func:`apart` of each pair."""
+    return [apart(a, b) for a, b in zip(one, other, strict=True)]
+
+
+def said_by(levels: list[Tokens]) -> list[Tensor]:
+    return [level.values for level in levels]
+
+
+def normed(h: Tensor) -> Tensor:
+    """Layer norm without scale or offset, by its formula."""
+    centred = h - h.sum(-1, keepdim=True) / h.shape[-1]
+    return centred / (centred.square().sum(-1, keepdim=True) / h.shape[-1] + 1e-5).sqrt()
+
+
+def is_jepa(subject: Subject) -> bool:
+    return isinstance(subject.recipe.objective, JepaConfig)
+
+
+def is_hierarchy(subject: Subject) -> bool:
+    return isinstance(subject.recipe.objective, JepaConfig) and bool(
+        subject.recipe.objective.coarser
+    )
+
+
+def has_teacher(subject: Subject) -> bool:
+    jepa = subject.recipe.objective
+    return isinstance(jepa, JepaConfig) and jepa.target == "teacher"
+
+
+def taught(subject: Subject) -> bool:
+    """A teacher whose output is layer-normed, as I-JEPA's."""
+    jepa = subject.recipe.objective
+    return has_teacher(subject) and isinstance(jepa, JepaConfig) and jepa.target_norm == "layer"

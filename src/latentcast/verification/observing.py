@@ -1,0 +1,290 @@
+"""What a live network did, seen from outside, and plain float64 references to hold it against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentcast import randomness
+from latentcast.batch import Inputs
+from latentcast.nn import blocks
+from latentcast.nn.blocks import Block, LayerScale, QKNorm
+from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.hierarchy import Hierarchy
+from latentcast.nn.tokens import PatchEmbedding
+from latentcast.objectives.base import Objective
+from latentcast.verification.claim import Evidence, Number
+from latentcast.verification.subject import Subject
+
+EXACT = 1e-9
+"""Of float64 against float64: thousands of roundings of 1e-16, on numbers of order one."""
+
+
+def within(measured: Mapping[str, tuple[float, float]], **also: Number) -> Evidence:
+    """Holds when every number stays within its bound; NaN never does.
+
+    Args:
+        measured: by name, a number and its bound.
+        also: told, and not held against anything.
+    """
+    holds = bool(measured) and all(
+        math.isfinite(number) and number <= bound for number, bound in measured.values()
+    )
+    told: dict[str, Number] = {}
+    for name, (number, bound) in measured.items():
+        told[name], told[f"{name}: bound"] = number, bound
+    return Evidence(holds, told | also)
+
+
+def furthest(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two tensors, relative to the second where that exceeds 1."""
+    if a.shape != b.shape:
+        return math.inf
+    gap = (a.detach().double() - b.detach().double()).abs().max()
+    return float(gap / b.detach().double().abs().max().clamp(min=1))
+
+
+# -- what is looked at ------------------------------------------------------------------------
+
+
+def stirred(objective: Objective, seed: int, wide: bool = True) -> Objective:
+    """The same network with every parameter random and of order one, so that each one shows.
+
+    At initialisation biases are 0, gains 1 (or 1e-5) and attention is almost even: most of what
+    could be wrong with them would not change a bit.
+
+    Args:
+        wide: in float64.
+    """
+    generator = torch.Generator().manual_seed(randomness.key(seed, "stirred") >> 1)
+    objective = objective.double() if wide else objective
+    with torch.no_grad():
+        for module in objective.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                if isinstance(module, nn.LayerNorm | QKNorm):
+                    drawn = 0.3 * noise + (1.0 if name == "weight" else 0.0)
+                elif isinstance(module, LayerScale):
+                    drawn = 0.6 + 0.2 * noise.clamp(-2, 2)
+                elif parameter.ndim == 1:
+                    drawn = 0.3 * noise
+                else:
+                    drawn = noise * 1.5 / math.sqrt(max(1, parameter[0].numel()))
+                parameter.copy_(drawn)
+    return objective
+
+
+def real(subject: Subject, samples: int = 3) -> Inputs:
+    """A few preprocessed samples of the subject in float64."""
+    inputs = subject.inputs()
+    valid = None if inputs.valid is None else inputs.valid[:samples]
+    return Inputs(inputs.values[:samples].double(), valid)
+
+
+def finest(objective: Objective) -> PatchEncoder:
+    """The student's patch encoder."""
+    encoder = objective.encoder("student")
+    return encoder.finest if isinstance(encoder, Hierarchy) else encoder
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention was asked and answered: ``(B, heads, T, head)`` each."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    causal: bool
+    seen: Tensor | None
+
+
+@contextmanager
+def attention_calls() -> Iterator[list[AttentionCall]]:
+    """Every attention computed while the context lasts, in order."""
+    calls: list[AttentionCall] = []
+    live = blocks.attend
+
+    def watched(
+        q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Tensor | None = None
+    ) -> Tensor:
+        out = live(q, k, v, causal, seen)
+        calls.append(
+            AttentionCall(q.detach(), k.detach(), v.detach(), out.detach(), causal, seen)
+        )
+        return out
+
+    blocks.attend = watched
+    try:
+        yield calls
+    finally:
+        blocks.attend = live
+
+
+PARTS = ("norm1", "attention", "attention.qkv", "attention.proj", "norm2", "mlp")
+
+
+@dataclass
+class BlockPass:
+    """One block's first forward pass.
+
+    Attributes:
+        name: of the block in the objective.
+        before, after: of the block itself.
+        into, out: of its parts, by name.
+        call: of its attention.
+    """
+
+    name: str
+    block: Block
+    before: Tensor
+    after: Tensor
+    into: dict[str, Tensor] = field(default_factory=dict)
+    out: dict[str, Tensor] = field(default_factory=dict)
+    call: AttentionCall | None = None
+
+    @property
+    def branches(self) -> tuple[Tensor, Tensor]:
+        """What attention and MLP said, each times its gain."""
+        gains = [gain(self.block.scale1), gain(self.block.scale2)]
+        return self.out["attention"] * gains[0], self.out["mlp"] * gains[1]
+
+
+def gain(scale: nn.Module) -> Tensor:
+    """The gains of a LayerScale; 1 where there is none."""
+    return scale.gain.detach() if isinstance(scale, LayerScale) else torch.ones(())
+
+
+@torch.no_grad()
+def block_passes(root: nn.Module, run: Callable[[], Any]) -> list[BlockPass]:
+    """What every block under ``root`` got and gave, each the first time ``run`` came by."""
+    passes: dict[str, BlockPass] = {}
+    handles = []
+
+    def watch(name: str, block: Block, calls: list[AttentionCall]) -> None:
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        last: list[AttentionCall] = []
+
+        def of_part(part: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+                seen[part] = (args[0].detach(), out.detach())
+                if part == "attention" and calls:
+                    last[:] = calls[-1:]
+
+            return hook
+
+        def done(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            into = {part: pair[0] for part, pair in seen.items()}
+            outs = {part: pair[1] for part, pair in seen.items()}
+            call = last[0] if last else None
+            found = BlockPass(name, block, args[0].detach(), out.detach(), into, outs, call)
+            passes.setdefault(name, found)
+
+        for part in PARTS:
+            handles.append(block.get_submodule(part).register_forward_hook(of_part(part)))
+        handles.append(block.register_forward_hook(done))
+
+    with attention_calls() as calls:
+        try:
+            for name, module in root.named_modules():
+                if isinstance(module, Block):
+                    watch(name, module, calls)
+            run()
+        finally:
+            for handle in handles:
+                handle.remove()
+    return list(passes.values())
+
+
+@contextmanager
+def outputs_of(*modules: nn.Module) -> Iterator[list[list[Tensor]]]:
+    """What each of the modules returned while the context lasts, with its graph."""
+    found: list[list[Tensor]] = [[] for _ in modules]
+
+    def keeping(kept: list[Tensor]) -> Callable[..., None]:
+        return lambda module, args, out: kept.append(out)
+
+    handles = [
+        module.register_forward_hook(keeping(kept))
+        for module, kept in zip(modules, found, strict=True)
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# -- references, written out ------------------------------------------------------------------
+
+
+def naive_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """LayerNorm over the last axis, by its formula."""
+    x = x.double()
+    centred = x - x.sum(-1, keepdim=True) / x.shape[-1]
+    variance = (centred * centred).sum(-1, keepdim=True) / x.shape[-1]
+    out = centred / torch.sqrt(variance + eps)
+    if weight is not None:
+        out = out * weight.detach().double()
+    return out if bias is None else out + bias.detach().double()
+
+
+def naive_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``W x + b`` over the last axis."""
+    out = torch.einsum("...i,oi->...o", x.double(), weight.detach().double())
+    return out if bias is None else out + bias.detach().double()
+
+
+def naive_attention(call: AttentionCall, causal: bool) -> Tensor:
+    """Softmax of the scaled products of one query and its keys at a time."""
+    q, k, v = call.q.double(), call.k.double(), call.v.double()
+    _, _, tokens, head = q.shape
+    out = torch.zeros_like(v)
+    for t in range(tokens):
+        reach = t + 1 if causal else tokens
+        logits = (q[:, :, t : t + 1] * k[:, :, :reach]).sum(-1) / math.sqrt(head)
+        weight = torch.exp(logits - logits.amax(-1, keepdim=True))
+        weight = weight / weight.sum(-1, keepdim=True)
+        out[:, :, t] = (weight.unsqueeze(-1) * v[:, :, :reach]).sum(2)
+    return out
+
+
+def naive_patches(embedding: PatchEmbedding, values: Tensor) -> Tensor:
+    """Each patch cut out by hand and multiplied with each row of the weights, row-major."""
+    weight = embedding.weight.detach().double()
+    bias = embedding.bias.detach().double()
+    patch, tokens = embedding.patch, []
+    for corner in corners(tuple(values.shape[2:]), patch):
+        window = values.double()
+        for axis, start in enumerate(corner):
+            window = window.narrow(2 + axis, start, patch)
+        sums = torch.einsum("bi,di->bd", window.flatten(1), weight.flatten(1))
+        tokens.append(sums + bias)
+    return torch.stack(tokens, dim=1)
+
+
+def corners(size: tuple[int, ...], patch: int) -> list[tuple[int, ...]]:
+    """Where each patch begins, row-major."""
+    found: list[tuple[int, ...]] = [()]
+    for extent in size:
+        found = [(*place, start) for place in found for start in range(0, extent, patch)]
+    return found
+
+
+def thirds(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A packed ``(B, T, 3 · width)`` as q, k, v ``(B, heads, T, head)``: thirds, then heads."""
+    width = x.shape[-1] // 3
+    parts = []
+    for third in range(3):
+        own = x[..., third * width : (third + 1) * width]
+        head = width // heads
+        parts.append(
+            torch.stack([own[..., h * head : (h + 1) * head] for h in range(heads)], dim=1)
+        )
+    return parts[0], parts[1], parts[2]

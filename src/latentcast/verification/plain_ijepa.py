@@ -1,0 +1,162 @@
+"""I-JEPA of one level, written out plainly from its paper and code: the reference for ours.
+
+No module of ours is called: patches are cut by hand, positions are computed one angle at a time,
+attention is a softmax of a product. The weights are ours, by their names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from latentcast.config import Config, EncoderConfig, JepaConfig, Rotary, SinCos
+
+Weights = Mapping[str, Tensor]
+
+
+def knows(config: Config) -> bool:
+    """Whether it is written out for this kind of encoder."""
+    e = config.encoder
+    plain = e.layer_scale is None and not (e.qk_norm or e.gated_mlp or e.causal or e.cls)
+    normalized = not isinstance(e.positions, Rotary) or e.positions.coordinates == "normalized"
+    return plain and e.activation == "gelu" and normalized
+
+
+def loss(
+    weights: Weights, config: Config, values: Tensor, context: Tensor, targets: Tensor
+) -> Tensor:
+    """``mean smooth_l1(predictor(encoder(context)), LN(teacher(input)))`` over all targets.
+
+    Args:
+        weights: of the objective by name (``student.finest.*``, ``teacher.finest.*``,
+            ``predictors.0.*``), one level and no regularizer.
+        context: ``(B, K)``.
+        targets: ``(M, B, T)``.
+    """
+    assert isinstance(config.objective, JepaConfig)
+    total, terms = values.new_zeros(()), 0
+    with torch.no_grad():
+        every = torch.arange(math.prod(config.grids[0]))
+        said = [_encode(weights, "teacher.finest.", config, x, every) for x in values]
+        said = [_normed(h, None, None, 1e-5) for h in said]
+    for b, x in enumerate(values):
+        known = _encode(weights, "student.finest.", config, x, context[b])
+        for block in targets[:, b]:
+            predicted = _predict(weights, config, known, context[b], block)
+            gap = (predicted - said[b][block]).abs()
+            total = total + torch.where(gap < 1, gap**2 / 2, gap - 0.5).sum()
+            terms += gap.numel()
+    return total / terms
+
+
+def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Tensor:
+    """Tokens ``(K, width)`` of the kept patches of one input ``(channels, *size)``."""
+    e, grid = config.encoder, config.grids[0]
+    matrix = w[f"{at}patches.weight"].flatten(1)
+    patches = [_patch(x, n, grid, e.patch) for n in kept.tolist()]
+    tokens = torch.stack([matrix @ patch + w[f"{at}patches.bias"] for patch in patches])
+    turns: list[list[float]] | None = None
+    if isinstance(e.positions, SinCos):
+        tokens = tokens + _places(kept, grid, e.width, tokens)
+    else:
+        turns = [_angles(n, grid, e) for n in kept.tolist()]
+    tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
+    return _normed(tokens, w[f"{at}norm.weight"], w[f"{at}norm.bias"], e.norm_eps)
+
+
+def _predict(w: Weights, config: Config, known: Tensor, context: Tensor, asked: Tensor) -> Tensor:
+    """What the predictor says of one target block of one sample: ``(T, width)``."""
+    assert isinstance(config.objective, JepaConfig)
+    p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
+    known = known @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
+    known = known + _places(context, grid, p.width, known)
+    query = w[f"{at}mask_token"][0] + _places(asked, grid, p.width, known)
+    tokens = _blocks(w, at, torch.cat([known, query]), p.heads, config.encoder.norm_eps, None)
+    gain, offset = w[f"{at}norm.weight"], w[f"{at}norm.bias"]
+    tokens = _normed(tokens[len(known) :], gain, offset, config.encoder.norm_eps)
+    return tokens @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
+
+
+def _patch(x: Tensor, n: int, grid: tuple[int, ...], side: int) -> Tensor:
+    for axis, (index, _) in enumerate(zip(_unravelled(n, grid), grid, strict=True)):
+        x = x.narrow(1 + axis, index * side, side)
+    return x.flatten()
+
+
+def _unravelled(n: int, grid: tuple[int, ...]) -> tuple[int, ...]:
+    return (n,) if len(grid) == 1 else (n // grid[1], n % grid[1])
+
+
+def _places(places: Tensor, grid: tuple[int, ...], width: int, like: Tensor) -> Tensor:
+    """Columns first, then rows: sines, then cosines of ``i · 10000^(-k / pairs)``."""
+    pairs = width // (2 * len(grid))
+    rows = []
+    for n in places.tolist():
+        row: list[float] = []
+        for index in reversed(_unravelled(n, grid)):
+            angles = [index * 10000.0 ** (-k / pairs) for k in range(pairs)]
+            row += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+        rows.append(row)
+    return torch.tensor(rows, dtype=like.dtype)
+
+
+def _angles(n: int, grid: tuple[int, ...], e: EncoderConfig) -> list[float]:
+    """Rotary angles of a patch for one half of a head: of each axis ``2π · c · θ^(-k / pairs)``."""
+    assert isinstance(e.positions, Rotary)
+    pairs = e.width // e.heads // (2 * len(grid))
+    return [
+        2 * math.pi * ((index + 0.5) / extent * 2 - 1) * e.positions.theta ** (-k / pairs)
+        for index, extent in zip(_unravelled(n, grid), grid, strict=True)
+        for k in range(pairs)
+    ]
+
+
+def _blocks(
+    w: Weights, at: str, x: Tensor, heads: int, eps: float, turns: list[list[float]] | None
+) -> Tensor:
+    """Pre-norm blocks over one sequence ``(T, width)``."""
+    depth = 0
+    while f"{at}blocks.{depth}.norm1.weight" in w:
+        b = f"{at}blocks.{depth}."
+        y = _normed(x, w[f"{b}norm1.weight"], w[f"{b}norm1.bias"], eps)
+        qkv = y @ w[f"{b}attention.qkv.weight"].T
+        if f"{b}attention.qkv.bias" in w:
+            qkv = qkv + w[f"{b}attention.qkv.bias"]
+        mixed = _attention(qkv, heads, turns)
+        x = x + mixed @ w[f"{b}attention.proj.weight"].T + w[f"{b}attention.proj.bias"]
+        y = _normed(x, w[f"{b}norm2.weight"], w[f"{b}norm2.bias"], eps)
+        y = y @ w[f"{b}mlp.up.weight"].T + w[f"{b}mlp.up.bias"]
+        y = y * (1 + torch.erf(y / math.sqrt(2))) / 2
+        x = x + y @ w[f"{b}mlp.down.weight"].T + w[f"{b}mlp.down.bias"]
+        depth += 1
+    return x
+
+
+def _attention(qkv: Tensor, heads: int, turns: list[list[float]] | None) -> Tensor:
+    width = qkv.shape[1] // 3
+    size, out = width // heads, []
+    for head in range(heads):
+        q, k, v = (qkv[:, part * width :][:, head * size : (head + 1) * size] for part in range(3))
+        if turns is not None:
+            q, k = _turned(q, turns), _turned(k, turns)
+        scores = q @ k.T / math.sqrt(size)
+        shares = (scores - scores.amax(1, keepdim=True)).exp()
+        out.append(shares / shares.sum(1, keepdim=True) @ v)
+    return torch.cat(out, dim=1)
+
+
+def _turned(x: Tensor, turns: list[list[float]]) -> Tensor:
+    """Each channel of the first half is turned in a plane with its partner of the second half."""
+    angles = torch.tensor(turns, dtype=x.dtype)
+    a, b = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=1)
+
+
+def _normed(x: Tensor, gain: Tensor | None, offset: Tensor | None, eps: float) -> Tensor:
+    centred = x - x.mean(1, keepdim=True)
+    x = centred / (centred.square().mean(1, keepdim=True) + eps).sqrt()
+    return x if gain is None or offset is None else x * gain + offset

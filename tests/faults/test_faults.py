@@ -1,0 +1,439 @@
+"""What breaks around a training: named, and survived or stopped with what to do.
+
+Each test gives the command a user gives, breaks something at a known step, reads what the command
+says, mends it, gives the same command again, and ends in the bits of a run that nothing happened
+to.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import soak
+import torch
+
+from latentcast import cli
+from latentcast.batch import Inputs
+from latentcast.config import Config
+from latentcast.engine import checkpoint, loop
+from latentcast.monitors import journal
+from latentcast.monitors.journal import Journal, read_metrics
+from latentcast.signals.preprocess import EcgPreprocess
+
+STEPS, EVERY = 14, 5
+
+
+class Answer(NamedTuple):
+    """Of a command: exit status and what it printed."""
+
+    status: int
+    said: str
+    error: str
+
+
+class Trainer:
+    """Gives ``latentcast train`` in this process, with something that happens at a step."""
+
+    def __init__(self, store: Path, config: Path, run: Path, capsys: Any) -> None:
+        self.store, self.config, self.run, self.capsys = store, config, run, capsys
+
+    def __call__(self, *changes: str) -> Answer:
+        told = soak.command(self.store, self.run, self.config, *changes)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr(sys, "argv", ["latentcast", *told[3:]])
+            cli.main()
+        said = self.capsys.readouterr()
+        return Answer(int(end.value.code or 0), said.out, said.err)
+
+    def broken(self, step: int, act: Callable[[], object], *changes: str) -> Answer:
+        """``act`` happens when the row of a step is written, before any checkpoint of it."""
+        updated = Journal.updated
+
+        def then(self: Journal, state: checkpoint.State, *rest: Any) -> None:
+            updated(self, state, *rest)
+            if state.step == step:
+                act()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Journal, "updated", then)
+            return self(*changes)
+
+    @property
+    def saved(self) -> int:
+        return soak.newest(self.run)
+
+
+@pytest.fixture(autouse=True)
+def no_time_for_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "matmul_peak", lambda *_: 1e9)
+
+
+@pytest.fixture(scope="module")
+def config(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("config") / "config.yaml"
+    changes = {"train.steps": STEPS, "train.checkpoint_every": EVERY, "train.log_every": 1}
+    file.write_text(small_config.updated(changes).to_yaml())
+    return file
+
+
+@pytest.fixture
+def trainer(small_store: Path, config: Path, tmp_path: Path, capsys: Any) -> Trainer:
+    return Trainer(small_store, config, tmp_path / "run", capsys)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    small_store: Path, config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same run, to which nothing happened."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
+        patch.setattr(sys, "argv", ["latentcast", *soak.command(small_store, run, config)[3:]])
+        cli.main()
+    return run
+
+
+def assert_goes_on(trainer: Trainer, undisturbed: Path) -> None:
+    answer = trainer()
+    assert answer.status == 0, answer.error
+    assert f"{STEPS} steps done" in answer.said
+    assert soak.differing(trainer.run, undisturbed) == []
+
+
+# Disks ---------------------------------------------------------------------------------------
+
+
+class Limit:
+    """No file may grow beyond so many bytes: writes fail as they do on a full disk."""
+
+    def __init__(self) -> None:
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def to(self, size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self.before[1]))
+
+    def lift(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+@pytest.fixture
+def disk() -> Iterator[Limit]:
+    limit = Limit()
+    yield limit
+    limit.lift()
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(
+    trainer: Trainer, disk: Limit, undisturbed: Path
+) -> None:
+    answer = trainer.broken(2 * EVERY, lambda: disk.to(40_000))
+    disk.lift()
+    assert answer.status == 2
+    assert "step-00000010: cannot be written" in answer.error
+    assert "free space and give the same command" in answer.error
+    assert answer.error.count("\n") == 1
+    assert trainer.saved == EVERY  # as good as before
+    assert_goes_on(trainer, undisturbed)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_row_of_the_log(
+    trainer: Trainer, disk: Limit, undisturbed: Path
+) -> None:
+    log = trainer.run / "metrics.jsonl"
+    answer = trainer.broken(7, lambda: disk.to(log.stat().st_size + 100))
+    disk.lift()
+    assert answer.status == 2
+    assert f"{log}: cannot be written" in answer.error and "free space" in answer.error
+    assert len(read_metrics(trainer.run)) == 7  # and a beginning of the eighth
+    assert_goes_on(trainer, undisturbed)
+
+
+@pytest.mark.parametrize("size", [0, 700])
+def test_a_disk_that_is_full_before_the_first_step(
+    trainer: Trainer, disk: Limit, undisturbed: Path, size: int
+) -> None:
+    disk.to(size)
+    answer = trainer()
+    disk.lift()
+    assert answer.status == 2
+    assert f"{trainer.run}: cannot be written" in answer.error and answer.error.count("\n") == 1
+    assert_goes_on(trainer, undisturbed)
+
+
+def test_a_disk_that_is_still_full_when_the_run_is_resumed(
+    trainer: Trainer, disk: Limit, undisturbed: Path
+) -> None:
+    trainer.broken(7, interrupt)
+    # On another machine, so that this is to be noted; but there is no room for the note.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 99)
+        disk.to(0)
+        answer = trainer()
+    disk.lift()
+    assert answer.status == 2
+    assert "environment.json: cannot be written" in answer.error and "free space" in answer.error
+    assert_goes_on(trainer, undisturbed)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Takes the right to write into a folder, from root too where the file system can."""
+    root, closed = os.geteuid() == 0, list[Path]()
+
+    def close(folder: Path) -> None:
+        closed.append(folder)
+        if not root:
+            folder.chmod(0o500)
+        elif subprocess.run(["chattr", "+i", str(folder)], capture_output=True).returncode:
+            pytest.skip("root may write anywhere here")
+
+    yield close
+    for folder in closed:
+        if root:
+            subprocess.run(["chattr", "-i", str(folder)], capture_output=True)
+        else:
+            folder.chmod(0o700)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that nobody may write to")
+def test_a_run_folder_that_cannot_be_made(trainer: Trainer) -> None:
+    trainer.run = Path("/proc/latentcast")
+    answer = trainer()
+    assert answer.status == 2
+    assert "/proc/latentcast: cannot be written" in answer.error
+    assert "choose another --out" in answer.error
+
+
+@pytest.mark.parametrize("which", ["run", "checkpoints"])
+def test_a_folder_that_becomes_read_only_while_training(
+    trainer: Trainer, undisturbed: Path, read_only: Callable[[Path], None], which: str,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    folder = trainer.run if which == "run" else trainer.run / "checkpoints"
+    def close() -> None:
+        (trainer.run / "checkpoints" / ".draft-step-00000010").mkdir()  # as a killed save leaves it
+        read_only(folder)
+        interrupt()
+
+    trainer.broken(7, close)
+    answer = trainer()
+    assert answer.status == 2 and "cannot be written" in answer.error
+    assert str(folder) in answer.error and answer.error.count("\n") == 1
+    if os.geteuid() == 0:
+        subprocess.run(["chattr", "-i", str(folder)], check=True)
+    else:
+        folder.chmod(0o700)
+    assert_goes_on(trainer, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["environment.json", "metrics.jsonl", "checkpoints"])
+def test_a_part_of_the_run_folder_that_is_something_else(
+    trainer: Trainer, undisturbed: Path, name: str
+) -> None:
+    trainer.broken(2, interrupt)
+    part = trainer.run / name
+    if part.is_file():
+        part.unlink()
+    if name == "checkpoints":
+        part.write_text("in the way")
+    elif name == "metrics.jsonl":
+        part.mkdir()
+    answer = trainer()
+    if name == "environment.json":  # without it nobody can tell whether the data is the same
+        assert answer.status == 2 and f"{part}: " in answer.error
+        assert "choose another --out" in answer.error
+        return
+    assert answer.status == 2 and str(part) in answer.error
+    part.rmdir() if part.is_dir() else part.unlink()
+    assert_goes_on(trainer, undisturbed)
+
+
+# Data ----------------------------------------------------------------------------------------
+
+
+def test_a_reader_process_that_is_killed(trainer: Trainer, undisturbed: Path) -> None:
+    def kill() -> None:
+        (reader,) = (p for p in multiprocessing.active_children() if "reader" in p.name)
+        os.kill(reader.pid or 0, signal.SIGKILL)
+
+    answer = trainer.broken(7, kill, "machine.workers=1")
+    assert answer.status == 2
+    assert "was ended by SIGKILL; memory may have run out" in answer.error
+    assert trainer.saved == EVERY
+    assert_goes_on(trainer, undisturbed)
+
+
+@pytest.mark.parametrize("fault", ["vanishes", "is cut short"])
+def test_a_shard_that_is_lost_while_training(
+    trainer: Trainer, undisturbed: Path, tmp_path: Path, fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # On a busy machine a look may take long and the next one wait: fatal for this very process.
+    monkeypatch.setattr("latentcast.data.readers._FREE_SECONDS", 1e9)
+    whole, trainer.store = trainer.store, tmp_path / "store"
+    shutil.copytree(whole, trainer.store)
+    shard = trainer.store / "shard-00000.npy"
+
+    def lose() -> None:
+        if fault == "vanishes":
+            shard.unlink()
+        else:
+            os.truncate(shard, 4096)
+
+    answer = trainer.broken(6, lose)  # by then three batches more have been read
+    assert answer.status == 2 and f"{shard}: " in answer.error and "restore it" in answer.error
+    assert trainer.saved == EVERY
+    again = trainer()
+    assert again.status == 2 and str(shard) in again.error  # before any step
+    shutil.copyfile(whole / shard.name, shard)
+    assert_goes_on(trainer, undisturbed)
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
+    """NaN in one sample of the batches of these attempts."""
+
+    def of(attempts: set[int]) -> None:
+        call = EcgPreprocess.__call__
+
+        def poisoned(self: EcgPreprocess, counts: torch.Tensor, draw: Any = None) -> Inputs:
+            inputs = call(self, counts, draw)
+            if draw is not None and draw.step in attempts:
+                inputs.values[0, :, :] = torch.nan
+            return inputs
+
+        monkeypatch.setattr(EcgPreprocess, "__call__", poisoned)
+
+    return of
+
+
+def test_nan_batches_are_skipped_counted_and_said(
+    trainer: Trainer, poison: Callable[[set[int]], None], tmp_path: Path
+) -> None:
+    poison({3, 4, 8})
+    answer = trainer()
+    assert answer.status == 0
+    for words in ("step 3: skipped (1 so far), the gradient norm is nan; look for outliers",
+                  "step 3: skipped (2 so far)", "step 6: skipped (3 so far)"):  # fmt: skip
+        assert words in answer.said
+    rows = read_metrics(trainer.run)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["skipped"] for row in rows] == [0] * 3 + [2] * 3 + [3] * 8
+    # Killed between two of them: the count, and with it the data, goes on where it was.
+    killed = Trainer(trainer.store, trainer.config, tmp_path / "killed", trainer.capsys)
+    killed.broken(7, interrupt)
+    assert killed().status == 0
+    assert soak.differing(killed.run, trainer.run) == []
+
+
+def test_ten_nan_batches_in_a_row_stop_with_advice(
+    trainer: Trainer, poison: Callable[[set[int]], None]
+) -> None:
+    poison(set(range(6, 50)))
+    for _ in range(2):  # also when the command is given again
+        answer = trainer()
+        assert answer.status == 2
+        assert "step 6: the gradient norm is nan; look for outliers in the data" in answer.error
+        assert "lower optimizer.lr, 10 times in a row" in answer.error
+    assert trainer.saved == EVERY
+
+
+def test_a_loss_that_jumps_is_an_alarm_and_the_run_goes_on(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulate = loop.accumulate
+
+    def jumps(*given: Any) -> Any:
+        output = accumulate(*given)
+        return replace(output, loss=output.loss + 50 * (given[4].step == 12))
+
+    monkeypatch.setattr(loop, "accumulate", jumps)
+    answer = trainer()
+    assert answer.status == 0
+    assert answer.said.count("alarm loss-spike: the loss is 4") == 1
+    assert "lower optimizer.lr" in answer.said
+    rows = read_metrics(trainer.run)
+    assert [row["step"] for row in rows if "loss-spike" in row["alarms"]] == [13]
+
+
+# Signals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_saves_the_step_in_hand_and_leaves(
+    trainer: Trainer, undisturbed: Path, name: str
+) -> None:
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    answer = trainer.broken(7, lambda: signal.raise_signal(number))
+    assert answer.status == 143  # not 0: a scheduler must not take it for the end
+    assert trainer.saved == 8
+    assert "stopped at step 8; the same command goes on from there" in answer.said
+    assert signal.getsignal(number) == before
+    assert_goes_on(trainer, undisturbed)
+
+
+def test_a_second_ctrl_c_leaves_at_once(trainer: Trainer, undisturbed: Path) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    answer = trainer.broken(7, twice)
+    assert answer.status == 130
+    assert trainer.saved == EVERY
+    assert_goes_on(trainer, undisturbed)
+
+
+def test_a_signal_inside_a_save_lets_it_end(
+    trainer: Trainer, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = checkpoint._finish
+
+    def signalled(draft: Path, target: Path, *rest: Any) -> None:
+        if target.name == "step-00000010":
+            signal.raise_signal(signal.SIGTERM)
+        finish(draft, target, *rest)
+
+    monkeypatch.setattr(checkpoint, "_finish", signalled)
+    assert trainer().status == 143
+    assert trainer.saved == 11
+    assert_goes_on(trainer, undisturbed)
+
+
+# Configuration -------------------------------------------------------------------------------
+
+
+def test_a_run_of_another_configuration_is_refused_with_the_fields(
+    trainer: Trainer, undisturbed: Path
+) -> None:
+    trainer.broken(7, interrupt)
+    changes = ("optimizer.lr=0.5", "train.seed=3")
+    answer = trainer(*changes)
+    assert answer.status == 2
+    for words in ("optimizer.lr is 0.5 here, 0.001 there", "train.seed is 3 here, 0 there",
+                  "choose another --out"):  # fmt: skip
+        assert words in answer.error
+    # The checkpoint knows it too, should somebody have taken the other file away.
+    kept = (trainer.run / "config.yaml").rename(trainer.run / "kept.yaml")
+    answer = trainer(*changes)
+    assert answer.status == 2
+    assert "step-00000005: was written by another configuration" in answer.error
+    assert "optimizer.lr is 0.5 here, 0.001 there" in answer.error
+    kept.rename(trainer.run / "config.yaml")
+    assert_goes_on(trainer, undisturbed)
