@@ -234,6 +234,12 @@ def _note_resume(file: Path, store: Store | ImageStore) -> None:
 
 def environment(store: Store | ImageStore) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run: versions, git state, machine, data."""
+    data = {"store": str(store.path.resolve()), "records": len(store), "sha256": store.checksums}
+    return surroundings() | {"data": data}
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, git state, machine and command."""
     return {
         "latentcast": metadata.version("latentcast"),
         "torch": torch.__version__,
@@ -244,11 +250,6 @@ def environment(store: Store | ImageStore) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "git": _git(),
         "command": " ".join(["latentcast", *sys.argv[1:]]),
-        "data": {
-            "store": str(store.path.resolve()),
-            "records": len(store),
-            "sha256": store.checksums,
-        },
     }
 
 

@@ -93,9 +93,7 @@ def trainer(small_store: Path, config: Path, tmp_path: Path, capsys: Any) -> Tra
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    small_store: Path, config: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def undisturbed(small_store: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, to which nothing happened."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
@@ -226,6 +224,7 @@ def test_a_folder_that_becomes_read_only_while_training(
     request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     folder = trainer.run if which == "run" else trainer.run / "checkpoints"
+
     def close() -> None:
         (trainer.run / "checkpoints" / ".draft-step-00000010").mkdir()  # as a killed save leaves it
         read_only(folder)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import tyro
 
 from latentcast.cli.data import ingest, inspect
-from latentcast.cli.evaluation import probe, report, runs, verify
+from latentcast.cli.evaluation import probe, report, runs
 from latentcast.cli.training import bench, masks, recipes, train
+from latentcast.cli.verification import verify
 from latentcast.errors import LatentcastError
 
 

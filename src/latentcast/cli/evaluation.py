@@ -1,4 +1,4 @@
-"""Verbs of what a run is worth: runs, probe, report, verify."""
+"""Verbs of what a run is worth: runs, probe, report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
-
-from latentcast.errors import LatentcastError
 
 
 def runs(
@@ -89,27 +87,6 @@ def report(run: Positional[Path], data: Path | None = None, task: str = "superdi
     from latentcast.report.run import report_run
 
     print(f"report: {report_run(run, data, task)}")
-
-
-def verify(parity: tuple[Path, ...]) -> int:
-    """Compare this library with numbers of the public reference implementations.
-
-    Args:
-        parity: parity files (safetensors).
-    """
-    from rich.console import Console
-
-    from latentcast.verification.parity import compare
-    from latentcast.verification.table import print_agreements
-
-    if not parity:
-        raise LatentcastError("verify: has nothing to compare; give files with --parity")
-    console, failed = Console(), 0
-    for file in parity:
-        agreements = compare(file)
-        print_agreements(file, agreements, console)
-        failed += any(not agreement.holds for agreement in agreements)
-    return 1 if failed else 0
 
 
 def _command() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -135,11 +136,12 @@ def train(
         resolved, reasons = advised(base, file, flags, samples, auto, batch_size)
         print("\n".join(reasons))
     state = pretrain(resolved, data, out)
-    if state.step < resolved.train.steps:
-        print(f"{out}: stopped at step {state.step}; the same command goes on from there")
-        return 143  # what a process ended by SIGTERM returns, so that a scheduler can tell
-    print(f"{out}: {state.step} steps done")
-    return 0
+    stopped = state.step < resolved.train.steps
+    if int(os.environ.get("RANK", 0)) == 0:  # of torchrun's processes one speaks
+        going_on = f"stopped at step {state.step}; the same command goes on from there"
+        print(f"{out}: {going_on if stopped else f'{state.step} steps done'}")
+    # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
+    return 143 if stopped else 0
 
 
 def bench(

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from latentcast.errors import LatentcastError
+
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for the others: a rank that is gone must end the job, not hang it."""
 
@@ -67,6 +69,9 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     """Meet the other processes that torchrun started; alone without it.
 
     A program that has met already (a test, a notebook) stays as it is.
+
+    Raises:
+        LatentcastError: another rank is gone, or did not come in time.
     """
     if dist.is_available() and dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
@@ -78,7 +83,17 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(ranks.local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    yield ranks
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        yield ranks
+    except RuntimeError as problem:
+        # gloo has no class of errors of its own.
+        if not isinstance(problem, dist.DistError) and "gloo" not in str(problem):
+            raise
+        raise LatentcastError(
+            f"rank {ranks.rank} of {ranks.size}: another rank is gone or did not answer; what "
+            "that one said last tells why, and the same command goes on from the last checkpoint "
+            f"({problem})"
+        ) from problem
     # Only after an orderly end: destroying a group whose other ranks are gone would wait for them.
     dist.destroy_process_group()

@@ -31,6 +31,7 @@ from latentcast.verification.audited import (
     decay_at,
     lr_at,
     momentum_at,
+    step_of,
 )
 from latentcast.verification.claim import Evidence, Number, below
 from latentcast.verification.lines import Line, Section, Verdict
@@ -51,7 +52,7 @@ def audit(path: Path, data: Path | None = None, seconds: float = 60.0) -> Sectio
 
     Args:
         data: where its store is now; where it was, by default.
-        seconds: the last stretch is trained again for at most this long.
+        seconds: the last stretch is trained again for at most this long; 0 leaves it out.
 
     Raises:
         LatentcastError: its ``config.yaml`` cannot be read, without which nothing is promised.
@@ -99,7 +100,7 @@ def _configuration(run: Run) -> Evidence:
 def _rows(run: Run) -> Evidence:
     rows, train = run.rows, run.config.train
     steps = [row["step"] for row in rows]
-    newest = int(run.steps[-1].name.removeprefix("step-")) if run.steps else 0
+    newest = step_of(run.steps[-1]) if run.steps else 0
     reach = max([newest, *steps])
     wanted = [n for n in range(1, reach + 1) if n == 1 or n % train.log_every == 0]
     wanted += [train.steps] if reach >= train.steps > max(wanted, default=0) else []
@@ -166,7 +167,9 @@ def _schedule(key: str, formula: Callable[[Config, int], float]) -> Callable[[Ru
 
 def _checkpoints(run: Run) -> Evidence:
     """Whole to the last bit, of the step they are named after, with every file accounted for."""
-    if not run.steps:
+    every, last = run.config.train.checkpoint_every, max((r["step"] for r in run.rows), default=0)
+    due = (last - 1) // every * every  # that of the last row may be being written just now
+    if not run.steps and due <= 0:
         raise Unmeasured("no checkpoint yet")
     wrong, files = [], 0
     for step in run.steps:
@@ -181,9 +184,7 @@ def _checkpoints(run: Run) -> Evidence:
             wrong.append(f"{step.name}: says it is of step {record['step']}")
         if held != set(record["sha256"]):
             wrong.append(f"{step.name}: files without a checksum")
-    last = max((row["step"] for row in run.rows), default=0)
-    due = (last - 1) // run.config.train.checkpoint_every * run.config.train.checkpoint_every
-    if int(run.steps[-1].name.removeprefix("step-")) < due:
+    if max((step_of(step) for step in run.steps), default=0) < due:
         wrong.append(f"that of step {due} is missing")
     return Evidence(not wrong, {"checkpoints": len(run.steps), "files": files}
                     | _named("wrong", wrong))  # fmt: skip
@@ -204,7 +205,7 @@ def _weights(run: Run) -> Evidence:
             wrong.append(f"{step.name}: moments of other parameters than are trained")
         wrong += _not_finite(step, moments)
         counts = {float(t) for name, t in moments.items() if name.endswith("|step")}
-        if counts != {float(step.name.removeprefix("step-"))}:
+        if counts != {float(step_of(step))}:
             wrong.append(f"{step.name}: moments have seen {sorted(counts)} steps")
     return Evidence(not wrong, {"tensors": len(shapes)} | _named("wrong", wrong))
 
@@ -268,7 +269,7 @@ def _probe_belongs(run: Run) -> Evidence:
     wrong, held = [], 0
     for name, probe in _probes(run):
         held += 1
-        told, step = probe["provenance"], int(run.newest.name.removeprefix("step-"))
+        told, step = probe["provenance"], step_of(run.newest)
         weights = str(told["weights"])
         if not weights.startswith(run.config.recipe) or not weights.endswith(f" step {step}"):
             wrong.append(f"{name}: of {weights}, the newest checkpoint is of step {step}")

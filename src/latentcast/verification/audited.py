@@ -105,6 +105,11 @@ class Check:
     probe: Callable[[Run], Evidence]
 
 
+def step_of(step: Path) -> int:
+    """The step that a checkpoint is named after."""
+    return int(step.name.removeprefix("step-"))
+
+
 def lr_at(config: Config, n: int) -> float:
     """Of the n-th step, counted from one: a line to the peak, half a cosine to the end."""
     o, steps = config.optimizer, config.train.steps

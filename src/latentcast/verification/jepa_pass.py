@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,8 @@ def marked(places: Tensor, cells: int) -> Tensor:
     return flags.scatter(1, places, True)
 
 
-def parent_of_each(fine: Grid, coarse: Grid) -> list[int]:
+@lru_cache(maxsize=64)
+def parent_of_each(fine: Grid, coarse: Grid) -> tuple[int, ...]:
     """The coarse cell of each fine one by dividing its coordinates, one at a time."""
     strides = [n // m for n, m in zip(fine, coarse, strict=True)]
     found = []
@@ -210,7 +212,7 @@ def parent_of_each(fine: Grid, coarse: Grid) -> list[int]:
         at = np.unravel_index(cell, fine)
         above = tuple(int(i) // s for i, s in zip(at, strides, strict=True))
         found.append(int(np.ravel_multi_index(above, coarse)))
-    return found
+    return tuple(found)
 
 
 def covered(targets: tuple[Tensor, ...], grids: tuple[Grid, ...]) -> Tensor:
@@ -219,7 +221,7 @@ def covered(targets: tuple[Tensor, ...], grids: tuple[Grid, ...]) -> Tensor:
     hidden = torch.zeros(batch, math.prod(grids[0]), dtype=torch.bool)
     for grid, asked in zip(grids, targets, strict=True):
         cells = marked(asked.transpose(0, 1).flatten(1), math.prod(grid))
-        hidden |= cells[:, parent_of_each(grids[0], grid)]
+        hidden |= cells[:, list(parent_of_each(grids[0], grid))]
     return hidden
 
 

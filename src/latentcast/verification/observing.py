@@ -26,19 +26,24 @@ EXACT = 1e-9
 """Of float64 against float64: thousands of roundings of 1e-16, on numbers of order one."""
 
 
-def within(measured: Mapping[str, tuple[float, float]], **also: Number) -> Evidence:
-    """Holds when every number stays within its bound; NaN never does.
+Bounded = Mapping[str, tuple[float, float]]
+
+
+def within(at_most: Bounded, at_least: Bounded | None = None, **also: Number) -> Evidence:
+    """Holds when every number stays on its side of its bound; NaN never does.
 
     Args:
-        measured: by name, a number and its bound.
+        at_most, at_least: by name, a number and its bound.
         also: told, and not held against anything.
     """
-    holds = bool(measured) and all(
-        math.isfinite(number) and number <= bound for number, bound in measured.values()
-    )
+    checks = [(name, number, bound, 1.0, "at most") for name, (number, bound) in at_most.items()]
+    for name, (number, bound) in (at_least or {}).items():
+        checks.append((name, number, bound, -1.0, "at least"))
+    holds = bool(checks)
     told: dict[str, Number] = {}
-    for name, (number, bound) in measured.items():
-        told[name], told[f"{name}: bound"] = number, bound
+    for name, number, bound, sign, word in checks:
+        holds = holds and math.isfinite(number) and sign * number <= sign * bound
+        told[name], told[f"{name}: {word}"] = number, bound
     return Evidence(holds, told | also)
 
 
@@ -242,14 +247,22 @@ def naive_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def naive_attention(call: AttentionCall, causal: bool) -> Tensor:
-    """Softmax of the scaled products of one query and its keys at a time."""
+    """Softmax of the scaled products of one query and its keys at a time.
+
+    Keys that are not seen have no weight; a sample of which none is seen has all of them.
+    """
     q, k, v = call.q.double(), call.k.double(), call.v.double()
-    _, _, tokens, head = q.shape
+    batch, _, tokens, head = q.shape
     out = torch.zeros_like(v)
+    counts = torch.ones(batch, tokens, dtype=torch.float64)
+    if call.seen is not None:
+        for sample, own in enumerate(call.seen):
+            if bool(own.any()):
+                counts[sample] = own.double()
     for t in range(tokens):
         reach = t + 1 if causal else tokens
         logits = (q[:, :, t : t + 1] * k[:, :, :reach]).sum(-1) / math.sqrt(head)
-        weight = torch.exp(logits - logits.amax(-1, keepdim=True))
+        weight = torch.exp(logits - logits.amax(-1, keepdim=True)) * counts[:, None, :reach]
         weight = weight / weight.sum(-1, keepdim=True)
         out[:, :, t] = (weight.unsqueeze(-1) * v[:, :, :reach]).sum(2)
     return out

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -105,7 +105,8 @@ class Rehearsal:
         return checkpoint.list_steps(self.folder / "checkpoints")
 
 
-_DONE: WeakKeyDictionary[Subject, dict[str, Rehearsal]] = WeakKeyDictionary()
+Run = TypeVar("Run")
+_DONE: WeakKeyDictionary[Subject, dict[str, Any]] = WeakKeyDictionary()
 
 
 def accumulates(subject: Subject) -> bool:
@@ -149,12 +150,13 @@ def resumed(subject: Subject, step: int) -> Rehearsal:
     return once(subject, f"resumed from {step}", again)
 
 
-def once(subject: Subject, name: str, run: Any) -> Rehearsal:
+def once(subject: Subject, name: str, run: Callable[[], Run]) -> Run:
     """What a run of that name gave, run when it is asked for first."""
     runs = _DONE.setdefault(subject, {})
     if name not in runs:
         runs[name] = run()
-    return runs[name]
+    done: Run = runs[name]
+    return done
 
 
 def rehearse(
@@ -172,7 +174,6 @@ def rehearse(
         resume: checkpoint to go on from.
         attempts: after which to stop, as if killed; None goes on to the end.
     """
-    _DONE.setdefault(subject, {})
     folder = subject.folder / "rehearsals" / str(len(list(subject.folder.glob("rehearsals/*"))))
     (folder / "checkpoints").mkdir(parents=True)
     if resume is not None:

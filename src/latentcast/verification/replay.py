@@ -83,8 +83,10 @@ def replay(run: Run) -> Replayed:
     """Train the stretch before the newest checkpoint again, for at most ``run.seconds``.
 
     Raises:
-        Unmeasured: there is no checkpoint, or no store.
+        Unmeasured: there is no checkpoint, or no store, or no time for it.
     """
+    if not run.seconds:
+        raise Unmeasured("not asked for")
     end, before = run.record["step"], run.steps[-2] if len(run.steps) > 1 else None
     store, config = run.store, run.config
     if store.checksums != run.environment["data"]["sha256"]:

@@ -10,11 +10,11 @@ import torch
 
 from latentcast.config import Config
 from latentcast.objectives.build import assemble
+from latentcast.verification.agreement import Agreement
 from latentcast.verification.claim import Claim, Finding
 from latentcast.verification.fault import Fault
 from latentcast.verification.lines import Line, Section, line_of
 from latentcast.verification.matrix import Row, against, measured
-from latentcast.verification.parity import compare
 
 
 def verify_recipe(
@@ -51,16 +51,11 @@ def verify_recipe(
     return Section(recipe.recipe, "recipe", lines, facts, matrix, time.perf_counter() - start)
 
 
-def verify_parity(file: Path) -> Section:
-    """A parity file's quantities, a line each.
-
-    Raises:
-        LatentcastError: the file cannot be read or is not of the documented form.
-    """
-    start = time.perf_counter()
+def parity_section(file: Path, agreements: Sequence[Agreement]) -> Section:
+    """What a parity file found, a line a quantity."""
     lines = tuple(
         Line(
-            f"parity.{agreement.quantity}",
+            agreement.quantity,
             f"{agreement.quantity} is the reference's",
             "public reference implementation",
             "holds" if agreement.holds else "broken",
@@ -70,10 +65,9 @@ def verify_parity(file: Path) -> Section:
                 "tolerance": agreement.tolerance,
             },
         )
-        for agreement in compare(file)
+        for agreement in agreements
     )
-    facts = {"quantities": len(lines)}
-    return Section(file.name, "parity", lines, facts, seconds=time.perf_counter() - start)
+    return Section(file.name, "parity", lines, {"quantities": len(lines)})
 
 
 def parameters(recipe: Config) -> int:

@@ -133,7 +133,7 @@ def coarse_hides(subject: Subject) -> Evidence:
     """The cells asked for, at each level, against the patches in the context of the same pass."""
     objective, x = live(subject), values(subject)
     grids, inside, asked = subject.config.grids, 0, 0
-    for step in range(6):
+    for step in range(3):
         seen = observe(objective, Inputs(x), subject.draw(step))
         context = marked(seen.places, math.prod(grids[0]))
         for level in range(1, len(grids)):

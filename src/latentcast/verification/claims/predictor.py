@@ -58,7 +58,10 @@ def positions(subject: Subject) -> Evidence:
     ]
     before = _predicted(objective, seen, asked, context)
     moved = [Tokens(t.values, t.places.roll(1, 1), t.seen) for t in context]
-    carried = [Tokens(t.values.roll(1, 1), t.places.roll(1, 1), t.seen) for t in context]
+    carried = [
+        Tokens(t.values.roll(1, 1), t.places.roll(1, 1), t.seen if t.seen is None else t.seen.roll(1, 1))
+        for t in context
+    ]
     elsewhere = min(changes(before, _predicted(objective, seen, asked, moved)))
     together = max(changes(before, _predicted(objective, seen, asked, carried)))
     least = math.inf

@@ -1,0 +1,110 @@
+"""The verb that measures what the others promise: verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from latentcast.errors import LatentcastError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from latentcast.verification.lines import Section
+
+
+def verify(
+    subjects: Positional[tuple[str, ...]] = (),
+    all: bool = False,
+    faults: bool = False,
+    full: bool = False,
+    seeds: int = 1,
+    parity: tuple[Path, ...] = (),
+    data: Path | None = None,
+    replay: Annotated[float, arg(metavar="SECONDS")] = 60.0,
+    out: Path | None = None,
+) -> int:
+    """Measure what recipes promise, audit run folders, compare with the public references.
+
+    The exit status is 0 only if every claim holds and, with --faults, every fault is caught.
+
+    Args:
+        subjects: names of recipes, folders of runs.
+        all: every recipe.
+        faults: put each bug of the catalogue into the library, see which claims turn red.
+        full: hold each fault against all claims, not only against those of its areas.
+        seeds: repeat the claims over so many seeds.
+        parity: files with numbers of a public reference (safetensors).
+        data: where the store of an audited run is now, if it was moved.
+        replay: for how long the last stretch of an audited run may be trained again; 0 leaves
+            that out.
+        out: folder for report.html, report.md, report.json and badge.svg.
+    """
+    from rich.console import Console
+
+    from latentcast.pretrain import surroundings
+    from latentcast.recipes import RECIPES, recipe
+    from latentcast.runs import is_run
+    from latentcast.verification.audit import audit
+    from latentcast.verification.console import print_section, print_verdict
+    from latentcast.verification.lines import Report
+    from latentcast.verification.pages import write_report
+    from latentcast.verification.parity import compare
+    from latentcast.verification.suite import parity_section
+    from latentcast.verification.table import print_agreements
+
+    names = (*(RECIPES if all else ()), *subjects)
+    if not names and not parity:
+        raise LatentcastError(
+            "verify: has nothing to compare; name recipes or run folders, give --all, or give "
+            "files with --parity"
+        )
+    if seeds < 1:
+        raise LatentcastError(f"--seeds {seeds}: measures nothing; give 1 or more")
+    for name in names:  # before the first minute is spent
+        if name not in RECIPES and not is_run(Path(name)):
+            raise LatentcastError(
+                f"{name}: is neither a recipe nor a run folder; {nearest(name, RECIPES)}"
+            )
+    console, sections = Console(), list["Section"]()
+    for name in dict.fromkeys(names):
+        if name in RECIPES:
+            section = _recipe(name, faults, full, seeds, console)
+        else:
+            with console.status(f"auditing {name}"):
+                section = audit(Path(name), data, replay)
+        sections.append(section)
+        print_section(section, console)
+    for file in parity:
+        agreements = compare(file)
+        print_agreements(file, agreements, console)
+        sections.append(parity_section(file, agreements))
+    report = Report(tuple(sections), surroundings())
+    if names:
+        print_verdict(report, console)
+    if out is not None:
+        console.print(f"report: {write_report(report, out)}", soft_wrap=True)
+    return 0 if report.holds else 1
+
+
+def _recipe(name: str, faults: bool, full: bool, seeds: int, console: Console) -> Section:
+    """Measured under a line that says where it is."""
+    from latentcast.recipes import recipe
+    from latentcast.verification.claim import Finding
+    from latentcast.verification.claims import all_claims
+    from latentcast.verification.faults import all_faults
+    from latentcast.verification.matrix import Row
+    from latentcast.verification.suite import verify_recipe
+
+    with console.status(f"verifying {name}") as status:
+
+        def told(found: Finding | Row) -> None:
+            what = found.claim.id if isinstance(found, Finding) else f"fault {found.fault.id}"
+            status.update(f"verifying {name}: {what}")
+
+        injected = all_faults() if faults else None
+        return verify_recipe(
+            recipe(name), all_claims(), injected, seeds=seeds, full=full, told=told
+        )

@@ -1,0 +1,123 @@
+"""The initial weights of the live objective, as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from latentcast.nn.blocks import QKNorm
+from latentcast.nn.tokens import PatchEmbedding
+from latentcast.objectives.base import Objective
+from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.observing import within
+from latentcast.verification.subject import Subject
+
+
+def _drawn(objective: Objective, patch_std: float) -> Iterator[tuple[str, Tensor, float]]:
+    """Every tensor that is drawn, and the standard deviation it is to have."""
+    for name, module in objective.named_modules():
+        if isinstance(module, nn.Linear):
+            yield f"{name}.weight", module.weight.detach().double(), 0.02
+        elif isinstance(module, PatchEmbedding):
+            yield f"{name}.weight", module.weight.detach().double(), patch_std
+    for name, parameter in objective.named_parameters():
+        if parameter.ndim == 3 and name.endswith(("cls", "mask_token")):
+            yield name, parameter.detach().double(), 0.02
+
+
+def _std(subject: Subject) -> Evidence:
+    """In standard errors of a normal sample of that size: 6 are no accident in 20,000 tensors."""
+    worst, where, seen, expected, count = 0.0, "", 0.0, 0.0, 0
+    for name, values, std in _drawn(subject.objective(), subject.recipe.encoder.patch_std):
+        n = values.numel()
+        measured = float(values.square().mean().sqrt())
+        off = max(
+            abs(measured / std - 1) * math.sqrt(2 * n),
+            abs(float(values.mean())) / std * math.sqrt(n),
+        )
+        count += 1
+        if not off <= worst:
+            worst, where, seen, expected = off, name, measured, std
+    return within({"standard errors off": (worst, 6.5)}, where=where, std=seen, expected=expected,
+                  tensors=count)  # fmt: skip
+
+
+def _shape(subject: Subject) -> Evidence:
+    """Normal and not uniform: the fourth moment over the squared second is 3 and not 1.8."""
+    worst, where = 0.0, ""
+    for name, values, _ in _drawn(subject.objective(), subject.recipe.encoder.patch_std):
+        if (n := values.numel()) < 1000:
+            continue
+        kurtosis = float(values.pow(4).mean() / values.square().mean().square())
+        off = abs(kurtosis - 3) / math.sqrt(24 / n)
+        if not off <= worst:
+            worst, where = off, f"{name}: {kurtosis:.3f}"
+    return within({"standard errors from 3": (worst, 9.0)}, where=where)
+
+
+def _rest(subject: Subject) -> Evidence:
+    """Biases 0; norms 1 and 0."""
+    objective, worst, count = subject.objective(), 0.0, 0
+    for module in objective.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            expected = None
+            if isinstance(module, nn.LayerNorm | QKNorm):
+                expected = 1.0 if name == "weight" else 0.0
+            elif name == "bias":
+                expected = 0.0
+            if expected is not None:
+                worst = max(worst, float((parameter.detach() - expected).abs().max()))
+                count += 1
+    return within({"largest difference from 0 or 1": (worst, 0.0)}, tensors=count)
+
+
+def _seeded(subject: Subject) -> Evidence:
+    """The same seed gives the same bits, another seed and another tensor give other numbers."""
+    std = subject.recipe.encoder.patch_std
+    torch.manual_seed(1)
+    first = {name: values for name, values, _ in _drawn(subject.objective(), std)}
+    torch.manual_seed(2)
+    again = {name: values for name, values, _ in _drawn(subject.objective(), std)}
+    other_seed = {"train.seed": subject.config.train.seed + 1}
+    other = {name: values for name, values, _ in _drawn(subject.objective(other_seed), std)}
+    same = max(float((first[name] - again[name]).abs().max()) for name in first)
+    alike = max(_alike(first[name], other[name]) for name in first)
+    own = [(n, v) for n, v in first.items() if not n.startswith("teacher") and v.numel() > 500]
+    twins, pair = 0.0, ""
+    for i, (name, a) in enumerate(own):
+        for other_name, b in own[:i]:
+            if a.numel() == b.numel() and _alike(a, b) > twins:
+                twins, pair = _alike(a, b), f"{name}, {other_name}"
+    return within(
+        {
+            "difference with one seed": (same, 0.0),
+            "correlation with another seed, in standard errors": (alike, 6.5),
+            "correlation of two tensors, in standard errors": (twins, 6.5),
+        },
+        pair=pair,
+    )
+
+
+def _alike(a: Tensor, b: Tensor) -> float:
+    x, y = a.flatten(), b.flatten()
+    return abs(float((x * y).sum() / (x.norm() * y.norm()).clamp(min=1e-30))) * math.sqrt(len(x))
+
+
+SOURCE = "NEPA and I-JEPA reference code, as their training leaves it"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "initial.std",
+        "Weights and tokens begin at standard deviation 0.02, patch weights at their own.",
+        SOURCE + " (no rescaling by depth)", _std,
+    ),
+    Claim("initial.normal", "They are normal.", SOURCE, _shape),
+    Claim("initial.offsets", "Biases begin at 0, norms at 1 and 0.", SOURCE, _rest),
+    Claim(
+        "initial.seeded", "They are a function of the seed alone, each tensor drawn by itself.",
+        "our design, law 1", _seeded,
+    ),
+)  # fmt: skip

@@ -1,0 +1,404 @@
+"""What the masks of a JEPA promise: disjoint, everywhere, a function of seed, step and sample.
+
+Measured on masks that were drawn: the twin's, inside its forward pass where it matters, and those
+of the recipe at full size, which cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentcast.batch import Inputs
+from latentcast.config import Blocks, Config, ContextBlocks, JepaConfig
+from latentcast.objectives.masks import Masks, mask_sampler
+from latentcast.randomness import Draw
+from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.jepa_pass import (
+    Grid,
+    covered,
+    live,
+    marked,
+    noise,
+    observe,
+    parent_of_each,
+    values,
+)
+from latentcast.verification.subject import Subject
+
+STEPS, BATCH = 60, 128
+
+
+def _drawn(config: Config, steps: int = STEPS, holes: bool = False) -> Iterator[Masks]:
+    """Masks of a run's first steps, fresh samples in each; with ``holes`` half is not measured."""
+    sampler, patches = mask_sampler(config), math.prod(config.grids[0])
+    for step in range(steps):
+        ids = torch.arange(step * BATCH, (step + 1) * BATCH)
+        valid = noise((BATCH, patches), step) > 0 if holes else None
+        yield sampler(Draw(config.train.seed, step, ids), valid)
+
+
+def _sizes(subject: Subject) -> tuple[Config, ...]:
+    """The twin and the recipe, unless they draw on the same grid."""
+    both = (subject.config, subject.recipe.updated({"train.seed": subject.seed}))
+    return both if both[0].grids != both[1].grids else both[:1]
+
+
+def draws_own(subject: Subject) -> bool:
+    """Our masks; those of the reference keep its biases on purpose."""
+    jepa = subject.recipe.objective
+    return isinstance(jepa, JepaConfig) and jepa.masks.kind != "reference"
+
+
+def draws_blocks(subject: Subject) -> bool:
+    jepa = subject.recipe.objective
+    return isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)
+
+
+def disjoint(subject: Subject) -> Evidence:
+    """Context patches that are a target, or lie under one; also where half is not measured."""
+    overlaps = draws = 0
+    for config in _sizes(subject):
+        for holes in (False, True):
+            for masks in _drawn(config, 30, holes):
+                grid = math.prod(config.grids[0])
+                context = marked(masks.context, grid)
+                overlaps += int((context & covered(masks.targets, config.grids)).sum())
+                draws += len(context)
+    for step in range(2):
+        seen = observe(live(subject), Inputs(values(subject)), subject.draw(step))
+        context = marked(seen.places, math.prod(subject.config.grids[0]))
+        overlaps += int((context & covered(seen.targets, subject.config.grids)).sum())
+        draws += len(context)
+    return Evidence(overlaps == 0, {"samples": draws, "patches in both": overlaps, "bound": 0})
+
+
+def everywhere(subject: Subject) -> Evidence:
+    """How often each place is context, and target at each level, over the mean of all places."""
+    told: dict[str, float | int] = {}
+    least = math.inf
+    for config in _sizes(subject):
+        grids = config.grids
+        context = torch.zeros(math.prod(grids[0]))
+        targets = [torch.zeros(math.prod(grid)) for grid in grids]
+        for masks in _drawn(config):
+            context += marked(masks.context, len(context)).sum(0)
+            for counted, asked in zip(targets, masks.targets, strict=True):
+                counted += marked(asked.transpose(0, 1).flatten(1), len(counted)).sum(0)
+        named = {"context": context} | {f"target of level {n}": c for n, c in enumerate(targets)}
+        for name, counted in named.items():
+            share = counted / counted.mean()
+            least = min(least, float(share.min()))
+            size = math.prod(grids[0])
+            told[f"least {name}, {size} patches"] = float(share.min())
+            if name == "context":
+                last = share.view(grids[0])[-1]
+                told[f"last row as context, {size} patches"] = float(last.mean())
+    return Evidence(least >= 0.25, told | {"bound": 0.25})
+
+
+def unbiased(subject: Subject) -> Evidence:
+    """How often a free patch is context: the first third of each axis against the last.
+
+    A context cut to its length from the front would hardly ever hold the last rows.
+    """
+    told: dict[str, float | int] = {}
+    largest = 0.0
+    for config in _sizes(subject):
+        grid = config.grids[0]
+        taken, free = torch.zeros(math.prod(grid)), torch.zeros(math.prod(grid))
+        for masks in _drawn(config):
+            context = marked(masks.context, len(taken))
+            taken += context.sum(0)
+            whole = isinstance(config.objective, JepaConfig) and isinstance(
+                config.objective.masks, ContextBlocks
+            )
+            # Of stretches every patch is free: what they leave is the target.
+            hidden = 0 if whole else covered(masks.targets, config.grids).sum(0)
+            free += len(context) - hidden
+        for axis, extent in enumerate(grid):
+            third = max(1, extent // 3)
+            first, last = (
+                float(
+                    taken.view(grid).narrow(axis, start, third).sum()
+                    / free.view(grid).narrow(axis, start, third).sum()
+                )
+                for start in (0, extent - third)
+            )
+            difference = abs(first - last) / max(first, last)
+            largest = max(largest, difference)
+            told[f"axis {axis} of {extent}, first third"] = first
+            told[f"axis {axis} of {extent}, last third"] = last
+    told |= {"largest relative difference": largest, "bound": 0.2}
+    return Evidence(largest <= 0.2, told)
+
+
+# A function of (seed, step, sample)
+
+
+def _live_masks(subject: Subject, step: int, rows: slice = slice(None), seed: int = 0) -> Masks:
+    """Context and targets of some samples, as the student and the predictors were given them."""
+    draw = subject.draw()
+    objective = live(subject, moved=False)
+    own = Draw(draw.seed + seed, step, draw.ids[rows])
+    seen = observe(objective, Inputs(values(subject)[rows]), own)
+    return Masks(seen.places, seen.targets)
+
+
+def _differing(one: Masks, other: Masks) -> int:
+    """Samples whose context or targets are not the same."""
+    if any(
+        a.shape != b.shape
+        for a, b in zip((one.context, *one.targets), (other.context, *other.targets), strict=True)
+    ):
+        return len(one.context)
+    changed = (one.context != other.context).any(1)
+    for a, b in zip(one.targets, other.targets, strict=True):
+        changed |= (a != b).any(2).any(0)
+    return int(changed.sum())
+
+
+def micro_batches(subject: Subject) -> Evidence:
+    """The batch in one piece, in two, and again after other draws."""
+    whole = _live_masks(subject, 3)
+    half = len(whole.context) // 2
+    pieces = [_live_masks(subject, 3, rows) for rows in (slice(0, half), slice(half, None))]
+    joined = Masks(
+        torch.cat([p.context for p in pieces]),
+        tuple(
+            torch.cat(parts, dim=1) for parts in zip(*(p.targets for p in pieces), strict=True)
+        ),
+    )
+    split, again = _differing(whole, joined), _differing(whole, _live_masks(subject, 3))
+    told = {"samples": len(whole.context), "changed by the split": split}
+    return Evidence(split == 0 and again == 0, told | {"changed when drawn again": again})
+
+
+def steps_differ(subject: Subject) -> Evidence:
+    """The same samples at four steps, and under another seed; shapes may agree, places may not."""
+    first = _live_masks(subject, 0)
+    changed = [_differing(first, _live_masks(subject, step)) for step in (1, 2, 3)]
+    other = _differing(first, _live_masks(subject, 0, seed=1))
+    least = min(*changed, other)
+    told = {"samples": len(first.context), "least that changed": least}
+    told |= {"by another seed": other}
+    return Evidence(least >= len(first.context) - 1, told)
+
+
+def samples_differ(subject: Subject) -> Evidence:
+    masks = _live_masks(subject, 0)
+    contexts = len(masks.context.unique(dim=0))
+    told = {"samples": len(masks.context), "different contexts": contexts}
+    return Evidence(contexts >= len(masks.context) - 1, told)
+
+
+# Sizes
+
+
+def sizes(subject: Subject) -> Evidence:
+    """Every block a rectangle of the configured share and aspect, up to whole cells."""
+    problems: dict[str, int] = {"not ascending places of the grid": 0}
+    told: dict[str, float | int | str] = {}
+    for config in _sizes(subject):
+        jepa = config.objective
+        assert isinstance(jepa, JepaConfig)
+        patches = math.prod(config.grids[0])
+        shares: list[float] = []
+        for masks in _drawn(config, 30):
+            for places, grid in zip(
+                (masks.context, *masks.targets), (config.grids[0], *config.grids), strict=True
+            ):
+                ordered = bool((places.diff(dim=-1) > 0).all())
+                inside = 0 <= int(places.min()) and int(places.max()) < math.prod(grid)
+                problems["not ascending places of the grid"] += not (ordered and inside)
+            if isinstance(jepa.masks, ContextBlocks):
+                _stretches_are_right(masks, jepa.masks, patches, problems)
+            elif isinstance(jepa.masks, Blocks):
+                asked = (jepa.masks, *(level.masks for level in jepa.coarser))
+                for grid, targets, own in zip(config.grids, masks.targets, asked, strict=True):
+                    assert own is not None
+                    wanted = (own.targets, own.target_scale, own.target_aspect)
+                    _blocks_are_right(targets, grid, *wanted, problems)
+                shares.append(masks.targets[0].shape[2] / patches)
+                free = patches - covered(masks.targets, config.grids).sum(1)
+                most = int((masks.context.shape[1] > free).sum())
+                few = masks.context.shape[1] < jepa.masks.least_context
+                problems["context of another size"] = (
+                    problems.get("context of another size", 0) + most + few
+                )
+        if shares:
+            told[f"shares of {patches} patches"] = f"{min(shares):.3f} to {max(shares):.3f}"
+    return Evidence(not any(problems.values()), {**problems, "bound": 0, **told})
+
+
+def _blocks_are_right(
+    targets: Tensor,
+    grid: Grid,
+    count: int,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    problems: dict[str, int],
+) -> None:
+    cells = math.prod(grid)
+    axes = torch.stack(torch.unravel_index(targets, grid))
+    sides = (axes.amax(-1) - axes.amin(-1) + 1).flatten(1).T.double()
+    area = targets.shape[2]
+    wrong = {"another number of blocks": int(targets.shape[0] != count)}
+    wrong["blocks that are no rectangle"] = int((sides.prod(1) != area).sum())
+    # A side is the nearest whole number of cells; an area is rounded down.
+    low, high = (sides - 0.5).prod(1), (sides + 0.5).prod(1)
+    if len(grid) == 1:
+        low, high = sides[:, 0], sides[:, 0] + 1
+    smallest = max(1, int(cells * scale[0]))
+    wrong["blocks of another share"] = int(((high < smallest) | (low > cells * scale[1])).sum())
+    if len(grid) == 2:
+        whole = (sides == torch.tensor(grid)).any(1)
+        flattest = (sides[:, 0] + 0.5) / (sides[:, 1] - 0.5)
+        tallest = (sides[:, 0] - 0.5) / (sides[:, 1] + 0.5)
+        odd = ((flattest < aspect[0]) | (tallest > aspect[1])) & ~whole
+        wrong["blocks of another aspect"] = int(odd.sum())
+    for name, number in wrong.items():
+        problems[name] = problems.get(name, 0) + number
+
+
+def _stretches_are_right(
+    masks: Masks, own: ContextBlocks, patches: int, problems: dict[str, int]
+) -> None:
+    low, high = own.context_share
+    count = masks.context.shape[1]
+    off = not low * patches - 0.5 <= count <= high * patches + 0.5
+    short = 0
+    for row in marked(masks.context, patches).tolist():
+        edges = [0, *(n for n in range(1, patches) if row[n] != row[n - 1]), patches]
+        runs = [stop - start for start, stop in pairwise(edges) if row[start]]
+        short += sum(run < own.least_block for run in runs)
+    rest = int((marked(masks.targets[0][0], patches) == marked(masks.context, patches)).sum())
+    for name, number in (
+        ("contexts of another share", int(off)),
+        ("stretches too short", short),
+        ("patches neither context nor target", rest),
+    ):
+        problems[name] = problems.get(name, 0) + number
+
+
+def scale_and_aspect(subject: Subject) -> Evidence:
+    """The blocks of 24 seeds on the recipe's grid: their area against their height over width."""
+    logs: list[tuple[float, float]] = []
+    for seed in range(24):
+        config = subject.recipe.updated({"train.seed": 1000 * subject.seed + seed})
+        sampler, grid = mask_sampler(config), config.grids[0]
+        shapes = {}
+        for step in range(16):
+            cells = sampler(Draw(0, step, torch.arange(1)), None).targets[0][0, 0]
+            axes = torch.stack(torch.unravel_index(cells, grid))
+            height, width = (axes.amax(1) - axes.amin(1) + 1).tolist()
+            shapes[height, width] = None
+        logs += [(math.log(h * w), math.log(h / w)) for h, w in shapes]
+    area, aspect = np.array(logs).T
+    if area.std() == 0 or aspect.std() == 0:
+        return Evidence(False, {"shapes": len(logs), "different": 1})
+    together = float(np.corrcoef(area, aspect)[0, 1])
+    return Evidence(abs(together) <= 0.5, {"shapes": len(logs), "correlation": together, "bound": 0.5})
+
+
+def draws_rectangles(subject: Subject) -> bool:
+    jepa = subject.recipe.objective
+    if not (isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)):
+        return False
+    varied = jepa.masks.target_scale, jepa.masks.target_aspect
+    return len(subject.recipe.grids[0]) == 2 and all(low < high for low, high in varied)
+
+
+def coarse_covers(subject: Subject) -> Evidence:
+    """At full size too: no patch of a context lies under a target of a coarser level."""
+    inside = asked = 0
+    for config in _sizes(subject):
+        for masks in _drawn(config, 30):
+            context = marked(masks.context, math.prod(config.grids[0]))
+            for grid, targets in zip(config.grids[1:], masks.targets[1:], strict=True):
+                cells = marked(targets.transpose(0, 1).flatten(1), math.prod(grid))
+                asked += int(cells.sum())
+                inside += int((cells[:, list(parent_of_each(config.grids[0], grid))] & context).sum())
+    told = {"coarse targets": asked, "patches under them in the context": inside, "bound": 0}
+    return Evidence(inside == 0 and asked > 0, told)
+
+
+def has_levels(subject: Subject) -> bool:
+    jepa = subject.recipe.objective
+    return isinstance(jepa, JepaConfig) and bool(jepa.coarser)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "masks.disjoint",
+        "Context and targets are disjoint always, at every level.",
+        "our design, section 5; spec of I-JEPA, M4, behaviour 2",
+        disjoint,
+        draws_own,
+    ),
+    Claim(
+        "masks.coarse-hides",
+        "A target of a coarser level hides every patch under it.",
+        "our design, section 5",
+        coarse_covers,
+        lambda subject: draws_own(subject) and has_levels(subject),
+    ),
+    Claim(
+        "masks.everywhere",
+        "Every patch, those of the last row and column too, is context and target at least a "
+        "quarter as often as the average one.",
+        "spec of I-JEPA, M1, behaviour 3",
+        everywhere,
+        draws_own,
+    ),
+    Claim(
+        "masks.unbiased",
+        "Contexts are cut to one length without regard to the place: the first third of each axis "
+        "is seen as often as the last.",
+        "spec of I-JEPA, M3, behaviour 3",
+        unbiased,
+        draws_own,
+    ),
+    Claim(
+        "masks.micro-batches",
+        "Masks are a function of seed, step and sample: the same in whichever micro-batch, and "
+        "when drawn again.",
+        "our design, law 1",
+        micro_batches,
+        draws_own,
+    ),
+    Claim(
+        "masks.steps-differ",
+        "Each step, and each seed, has masks of its own.",
+        "I-JEPA, section 3; our design, law 1",
+        steps_differ,
+        draws_own,
+    ),
+    Claim(
+        "masks.samples-differ",
+        "The samples of a batch have masks of their own.",
+        "I-JEPA, section 3; our design, law 1",
+        samples_differ,
+        draws_own,
+    ),
+    Claim(
+        "masks.sizes",
+        "Blocks are rectangles of their grid, of the configured number, share and aspect; stretches "
+        "have their share and their least length.",
+        "I-JEPA, section 3 and appendix; spec of JEPA, behaviour 4",
+        sizes,
+        draws_own,
+    ),
+    Claim(
+        "masks.scale-aspect",
+        "The scale of a block and its aspect are drawn independently.",
+        "spec of I-JEPA, 1.1 (there one number decides both)",
+        scale_and_aspect,
+        draws_rectangles,
+    ),
+)

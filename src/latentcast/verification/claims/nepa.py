@@ -1,0 +1,436 @@
+"""NEPA: what is predicted from what, by which loss, and what its gradient leaves alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentcast.batch import Inputs
+from latentcast.config import EcgInput, NepaConfig
+from latentcast.engine.optimizer import adamw
+from latentcast.nn.encoder import PatchEncoder
+from latentcast.objectives.base import Objective, Output
+from latentcast.objectives.nepa import Nepa
+from latentcast.randomness import Draw
+from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.observing import (
+    EXACT,
+    corners,
+    finest,
+    furthest,
+    naive_patches,
+    outputs_of,
+    real,
+    stirred,
+    within,
+)
+from latentcast.verification.subject import Subject
+
+
+@dataclass
+class Pass:
+    """One forward pass of a stirred float64 objective.
+
+    Attributes:
+        z: CLS and patch embeddings, computed by hand from the weights.
+        h: what the final norm gave, with its graph.
+        output: of the objective.
+    """
+
+    objective: Nepa
+    inputs: Inputs
+    z: Tensor
+    h: Tensor
+    output: Output
+
+
+def _pass(subject: Subject, inputs: Inputs | None = None, trains: bool = True) -> Pass:
+    objective = _stirred(subject)
+    inputs = real(subject) if inputs is None else inputs
+    return _again(objective, inputs, _draw(subject, inputs) if trains else None)
+
+
+def _stirred(subject: Subject) -> Nepa:
+    objective = stirred(subject.objective(), subject.seed)
+    assert isinstance(objective, Nepa)
+    return objective
+
+
+def _again(objective: Nepa, inputs: Inputs, draw: Draw | None) -> Pass:
+    with outputs_of(objective.student.norm) as (normed,):
+        output = objective(inputs, draw)
+    return Pass(objective, inputs, _embedded(objective.student, inputs), normed[0], output)
+
+
+def _draw(subject: Subject, inputs: Inputs) -> Draw:
+    return Draw(subject.seed, 0, torch.arange(len(inputs.values)))
+
+
+def _embedded(encoder: PatchEncoder, inputs: Inputs) -> Tensor:
+    assert encoder.cls is not None
+    patches = naive_patches(encoder.patches, inputs.values)
+    cls = encoder.cls.detach().double().expand(len(patches), 1, -1)
+    return torch.cat([cls, patches], dim=1)
+
+
+def naive_cosine(a: Tensor, b: Tensor) -> float:
+    """Of two vectors, in plain numbers."""
+    x, y = a.detach().double().tolist(), b.detach().double().tolist()
+    product = math.fsum(p * q for p, q in zip(x, y, strict=True))
+    return product / math.sqrt(math.fsum(p * p for p in x) * math.fsum(q * q for q in y))
+
+
+def naive_loss(
+    h: Tensor, z: Tensor, shift: int, told: list[list[bool]] | None = None
+) -> tuple[float, int]:
+    """``−mean cos(h_t, z_{t + shift})``, a sample and a token at a time; and of how many terms."""
+    terms = []
+    for sample in range(len(h)):
+        for t in range(h.shape[1]):
+            target = t + shift
+            # From CLS on, a shift of 0 compares a token with itself; token 0 is never a target.
+            if 1 <= target < z.shape[1] and (told is None or told[sample][target - 1]):
+                terms.append(naive_cosine(h[sample, t], z[sample, target]))
+    return -math.fsum(terms) / max(1, len(terms)), len(terms)
+
+
+def _loss(subject: Subject) -> Evidence:
+    found = _pass(subject)
+    expected, terms = naive_loss(found.h, found.z, 1)
+    measured = float(found.output.loss.detach())
+    return within(
+        {"difference": (abs(measured - expected), EXACT),
+         "difference of the weight": (abs(float(found.output.weight) - terms), 0.0)},
+        loss=measured, expected=expected, terms=terms,
+    )  # fmt: skip
+
+
+def _shift(subject: Subject) -> Evidence:
+    """Which target each output is pulled towards, by the gradient that it gets."""
+    found = _pass(subject)
+    found.h.retain_grad()
+    found.output.loss.backward()  # type: ignore[no-untyped-call]
+    assert found.h.grad is not None
+    pulls = -found.h.grad.detach()
+    shifts, misfit = set(), 0.0
+    for sample in range(len(pulls)):
+        h, z = found.h[sample].detach(), found.z[sample]
+        unit = h / h.norm(dim=-1, keepdim=True)
+        for t in range(pulls.shape[1] - 1):
+            pull = pulls[sample, t]
+            across = z - (z @ unit[t])[:, None] * unit[t]  # a cosine has no gradient along h
+            fits = (across @ pull) / (across.norm(dim=-1) * pull.norm()).clamp(min=1e-30)
+            best = int(fits.argmax())
+            shifts.add(best - t)
+            misfit = max(misfit, 1 - float(fits[best]))
+    last = float(pulls[:, -1].abs().max())
+    losses = {n: round(naive_loss(found.h, found.z, n)[0], 6) for n in (0, 1, 2)}
+    evidence = within({"direction, from that of the target": (misfit, 1e-6),
+                       "gradient of the last output": (last, 0.0)})  # fmt: skip
+    told = dict(evidence.numbers) | {"shifts found": str(sorted(shifts))}
+    told |= {f"loss at shift {n}": loss for n, loss in losses.items()}
+    return Evidence(evidence.holds and shifts == {1}, told)
+
+
+def _copy_last(subject: Subject) -> Evidence:
+    found = _pass(subject)
+    expected, terms = naive_loss(found.z[:, 1:], found.z[:, 1:], 1)
+    measured = float(found.output.scalars["copy_last_loss"])
+    gap = abs(measured - expected)
+    return within({"difference": (gap, EXACT)}, measured=measured, expected=expected, terms=terms)
+
+
+def _padded(subject: Subject) -> tuple[Inputs, list[list[bool]]]:
+    """Real samples whose ends, of different lengths, were not measured."""
+    whole = real(subject, 4)
+    patch, size = subject.config.encoder.patch, subject.config.input.size
+    places = corners(size, patch)
+    valid = torch.ones_like(whole.values, dtype=torch.bool)
+    told = [[True] * len(places) for _ in range(len(valid))]
+    for sample, count in enumerate((0, 1, len(places) // 3, len(places))):
+        for number in range(len(places) - count, len(places)):
+            at = (sample, slice(None), *(slice(c, c + patch) for c in places[number]))
+            valid[at], told[sample][number] = False, False
+    return Inputs(torch.where(valid, whole.values, 0.0), valid), told
+
+
+def _padding(subject: Subject) -> Evidence:
+    inputs, told = _padded(subject)
+    found = _pass(subject, inputs)
+    expected, terms = naive_loss(found.h, found.z, 1, told)
+    found.output.loss.backward()  # type: ignore[no-untyped-call]
+    assert inputs.valid is not None
+    other = Inputs(torch.where(inputs.valid, inputs.values, 2.5), inputs.valid)
+    objective = _stirred(subject)
+    loss = objective(other, _draw(subject, other)).loss
+    loss.backward()
+    moved = 0.0
+    for (_, a), (_, b) in zip(
+        found.objective.named_parameters(), objective.named_parameters(), strict=True
+    ):
+        if a.grad is not None and b.grad is not None:
+            moved = max(moved, furthest(b.grad, a.grad))
+    return within(
+        {
+            "difference from the loop over what was measured": (
+                abs(float(found.output.loss.detach()) - expected), EXACT,
+            ),
+            "terms that count too much": (abs(float(found.output.weight) - terms), 0.0),
+            "change of the loss with what stands in the padding": (
+                furthest(loss, found.output.loss), EXACT,
+            ),
+            "change of the gradient": (moved, EXACT),
+        },
+        terms=terms,
+    )  # fmt: skip
+
+
+def _scale_free(subject: Subject) -> Evidence:
+    """The last patch is a target and nothing else: its length must not matter, short or long."""
+    inputs, losses = real(subject), []
+    patch, size = subject.config.encoder.patch, subject.config.input.size
+    corner = corners(size, patch)[-1]
+    at = (slice(None), slice(None), *(slice(c, c + patch) for c in corner))
+    objective = _stirred(subject)
+    with torch.no_grad():
+        objective.student.patches.bias.zero_()
+        for factor in (1.0, 1e-9, 1e9):
+            values = inputs.values.clone()
+            values[at] *= factor
+            losses.append(float(objective(Inputs(values), _draw(subject, inputs)).loss))
+    gap = max(abs(loss - losses[0]) for loss in losses)
+    return within({"change of the loss": (gap, 1e-6)}, factors="1e-9, 1e9")
+
+
+def _target_gradient(subject: Subject) -> Evidence:
+    """The last patch is only ever a target, so the loss has no gradient in its samples."""
+    inputs = real(subject)
+    values = inputs.values.clone().requires_grad_()
+    found = _again(_stirred(subject), Inputs(values), _draw(subject, inputs))
+    found.output.loss.backward()  # type: ignore[no-untyped-call]
+    assert values.grad is not None
+    patch, size = subject.config.encoder.patch, subject.config.input.size
+    sizes = []
+    for corner in corners(size, patch):
+        at = (slice(None), slice(None), *(slice(c, c + patch) for c in corner))
+        sizes.append(float(values.grad[at].abs().max()))
+    return within({"gradient in the last patch": (sizes[-1], 0.0)},
+                  {"least gradient in another": (min(sizes[:-1]), 1e-12)})  # fmt: skip
+
+
+def _finite_differences(subject: Subject) -> Evidence:
+    """Of the loss whose target is held where it was, in random directions of the weights."""
+    inputs = real(subject)
+    found = _pass(subject, inputs)
+    objective, draw, target = found.objective, _draw(subject, inputs), found.z
+    found.output.loss.backward()  # type: ignore[no-untyped-call]
+    generator = torch.Generator().manual_seed(subject.seed)
+    told: dict[str, tuple[float, float]] = {}
+    moving: dict[str, float | int | str | bool] = {}
+    student = objective.student
+    parts = {"patch weights": student.patches.weight, "patch bias": student.patches.bias,
+             "CLS": student.cls, "first block": student.get_parameter("blocks.0.attention.qkv.weight"),
+             "final norm": student.norm.weight}  # fmt: skip
+    for name, parameter in parts.items():
+        assert parameter is not None and parameter.grad is not None
+        way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        way, step = way / way.norm(), 1e-5
+        held, free = [], []
+        with torch.no_grad():
+            for sign in (1, -1):
+                parameter += sign * step * way
+                there = _again(objective, inputs, draw)
+                held.append(_mean_cosine(there.h[:, :-1], target[:, 1:]))
+                free.append(_mean_cosine(there.h[:, :-1], there.z[:, 1:]))
+                parameter -= sign * step * way
+        measured = float((parameter.grad * way).sum())
+        expected = -(held[0] - held[1]) / (2 * step)
+        told[f"{name}: difference"] = (abs(measured - expected), 1e-7 * max(1.0, abs(expected)))
+        moving[f"{name}: derivative"] = measured
+        moving[f"{name}: with a moving target"] = -(free[0] - free[1]) / (2 * step)
+    return within(told, **moving)
+
+
+def _mean_cosine(a: Tensor, b: Tensor) -> float:
+    product = (a * b).sum(-1) / ((a * a).sum(-1).sqrt() * (b * b).sum(-1).sqrt())
+    return float(product.double().mean())
+
+
+@torch.no_grad()
+def _causal(subject: Subject) -> Evidence:
+    """Sample t has patch t changed: no output before that patch's token may change a bit."""
+    objective = stirred(subject.objective(), subject.seed, wide=False)
+    encoder = finest(objective)
+    size, patch = subject.config.input.size, subject.config.encoder.patch
+    places = corners(size, patch)
+    start = real(subject, 1).values.float()
+    values = start.expand(len(places), *start.shape[1:]).clone()
+    was = encoder.layers(encoder.embed(values), size)
+    for sample, corner in enumerate(places):
+        at = (sample, slice(None), *(slice(c, c + patch) for c in corner))
+        values[at] = values[at] * -1.5 + 1.0
+    now = encoder.layers(encoder.embed(values), size)
+    early, late, bits = 0.0, math.inf, 0
+    for before, after in zip(was, now, strict=True):
+        gap = (after - before).abs().amax(-1)  # (patch changed, token); patch t is token t + 1
+        future = torch.ones_like(gap, dtype=torch.bool).triu(2)  # token j sees patches < j
+        past = ~torch.ones_like(future).triu(1)
+        early = max(early, float(gap[past].max()))
+        bits += int((gap[past] > 0).sum())
+        late = min(late, float(gap.diagonal(1).min()))
+    reached = float(gap[future].min())
+    return within({"change of an earlier output": (early, 0.0)},
+                  {"change of the patch's own output": (late, 1e-6),
+                   "least change of a later output": (reached, 1e-9)},
+                  outputs=bits, patches=len(places))  # fmt: skip
+
+
+@torch.no_grad()
+def _cls_prepended(subject: Subject) -> Evidence:
+    objective = _stirred(subject)
+    encoder, inputs = objective.student, real(subject)
+    embedding = encoder.embed(inputs.values)
+    patches = len(corners(subject.config.input.size, subject.config.encoder.patch))
+    cls = encoder.get_parameter("cls").detach()
+    gap = furthest(embedding[:, :1], cls.expand(len(embedding), 1, -1))
+    rest = furthest(embedding[:, 1:], naive_patches(encoder.patches, inputs.values))
+    return within({"first token, from CLS": (gap, 0.0), "the others, from the patches": (rest, EXACT),
+                   "tokens more than 1 + patches": (abs(embedding.shape[1] - 1 - patches), 0.0)},
+                  tokens=embedding.shape[1])  # fmt: skip
+
+
+def _cls_initial(subject: Subject) -> Evidence:
+    """In standard errors; unit variance, the defect of the ECG port, is more than a hundred."""
+    cls = finest(subject.objective()).get_parameter("cls").detach().double()
+    n, std = cls.numel(), float(cls.square().mean().sqrt())
+    off = abs(std / 0.02 - 1) * math.sqrt(2 * n)
+    drawn = float((cls - cls.mean()).abs().max())
+    return within({"standard errors from 0.02": (off, 6.5)}, {"spread": (drawn, 1e-4)}, std=std)
+
+
+def _cls_trained(subject: Subject) -> Evidence:
+    """CLS predicts the first patch, so it has a gradient; it is in the optimizer, undecayed."""
+    objective = subject.objective()
+    objective(subject.inputs(), None).loss.backward()
+    cls = finest(objective).get_parameter("cls")
+    size = 0.0 if cls.grad is None else float(cls.grad.abs().max())
+    optimizer = adamw(objective, subject.config.optimizer)
+    held = [g["decayed"] for g in optimizer.param_groups if any(p is cls for p in g["params"])]
+    return within({"groups that decay it": (sum(held), 0.0)},
+                  {"gradient": (size, 1e-9), "optimizer groups": (len(held), 1.0)})  # fmt: skip
+
+
+def _patches_trained(subject: Subject) -> Evidence:
+    """Three updates by the optimizer itself, with the patch embedding trained and with it fixed."""
+    told: dict[str, tuple[float, float]] = {}
+    moved: dict[str, tuple[float, float]] = {}
+    objective = subject.config.objective
+    assert isinstance(objective, NepaConfig)
+    for kind in ("trained", "fixed"):
+        objective = subject.objective({"objective.patch_embedding": kind})
+        if not isinstance(objective, Nepa):
+            raise TypeError("not a NEPA")
+        for part, change in _three_updates(subject, objective).items():
+            if kind == "fixed" and part.startswith("patches"):
+                told[f"{kind}: change of {part}"] = (change, 0.0)
+            else:
+                moved[f"{kind}: change of {part}"] = (change, 1e-6)
+    return within(told, moved)
+
+
+def _three_updates(subject: Subject, objective: Nepa) -> dict[str, float]:
+    parts = {"patches.weight", "patches.bias", "cls", "blocks.0.mlp.up.weight"}
+    before = {name: objective.student.get_parameter(name).detach().clone() for name in parts}
+    optimizer = adamw(objective, subject.config.optimizer)
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = 0.01, 0.1
+    inputs = subject.inputs()
+    for _ in range(3):
+        objective(inputs, None).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = {name: objective.student.get_parameter(name).detach() for name in sorted(parts)}
+    return {name: float((after[name] - before[name]).abs().max()) for name in after}
+
+
+def _teacher(subject: Subject) -> Evidence:
+    """The average of the weights is read out and takes no part in the loss."""
+    inputs, losses = real(subject), []
+    objective = _stirred(subject)
+    teacher = objective.teacher
+    assert teacher is not None
+    for shift in (0.0, 1.0):
+        with torch.no_grad():
+            for parameter in teacher.parameters():
+                parameter += shift
+        losses.append(objective(inputs, _draw(subject, inputs)).loss)
+    losses[-1].backward()
+    with_gradient = sum(p.grad is not None for p in teacher.parameters())
+    return within({"change of the loss": (float((losses[0] - losses[1]).detach().abs()), 0.0),
+                   "its weights with a gradient": (with_gradient, 0.0)},
+                  read_out=objective.encoder("teacher") is teacher)  # fmt: skip
+
+
+def _is_nepa(subject: Subject) -> bool:
+    return isinstance(subject.config.objective, NepaConfig)
+
+
+def _is_ecg(subject: Subject) -> bool:
+    return isinstance(subject.config.input, EcgInput)
+
+
+LOSS = "NEPA, prediction_loss of the reference code"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("nepa.cls-prepended", "CLS stands before the patches.", LOSS, _cls_prepended, _is_nepa),
+    Claim(
+        "nepa.cls-initial", "CLS begins at standard deviation 0.02 and not at unit variance.",
+        "NEPA reference code; defect 16 of the ECG port", _cls_initial, _is_nepa,
+    ),
+    Claim(
+        "nepa.cls-trained", "CLS is trained, by predicting the first patch, and not decayed.",
+        LOSS, _cls_trained, _is_nepa,
+    ),
+    Claim(
+        "nepa.causal", "No output changes by a bit when a later patch changes.",
+        LOSS, _causal, _is_nepa,
+    ),
+    Claim(
+        "nepa.loss", "The loss is −mean cos(h_t, z_t+1), z the embedding before the transformer.",
+        LOSS, _loss, _is_nepa,
+    ),
+    Claim("nepa.shift", "Each output is pulled to the patch after it.", LOSS, _shift, _is_nepa),
+    Claim(
+        "nepa.scale-free", "The length of a target does not matter.",
+        "NEPA reference code, epsilon 1e-12; defect 17 of the ECG port", _scale_free, _is_nepa,
+    ),
+    Claim(
+        "nepa.padding", "What was not measured contributes nothing to loss, weight and gradient.",
+        "our design; defect 14 of the ECG port", _padding, _is_nepa,
+    ),
+    Claim(
+        "nepa.target-gradient", "No gradient reaches a target.", LOSS, _target_gradient, _is_nepa,
+    ),
+    Claim(
+        "nepa.finite-differences",
+        "The gradient is that of the loss whose target is held fixed.",
+        LOSS, _finite_differences, _is_nepa,
+    ),
+    Claim(
+        "nepa.copy-last", "The baseline told beside the loss copies the patch before.",
+        "our design", _copy_last, _is_nepa,
+    ),
+    Claim(
+        "nepa.patch-embedding",
+        "A fixed patch embedding stays as it was drawn, a trained one is trained.",
+        "our design, docs/nepa-on-ecg.md", _patches_trained, _is_nepa,
+    ),
+    Claim(
+        "nepa.teacher-apart", "The average of the weights takes no part in the loss.",
+        "NEPA reference code", _teacher,
+        lambda s: _is_nepa(s) and s.config.ema is not None,
+    ),
+)  # fmt: skip

@@ -1,0 +1,195 @@
+"""Which sample comes when, and which part of it: known by what was read, byte for byte."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from latentcast.config import Config, EcgInput
+from latentcast.data.image_store import ImageStore
+from latentcast.data.loader import Loader
+from latentcast.data.store import Store
+from latentcast.engine.ranks import ALONE
+from latentcast.pretrain import open_store, reading
+from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.subject import Subject
+
+OURS = "our design, law 1: data order and crops are functions of (seed, step, sample)"
+BATCH = 32
+EPOCHS = 3
+Ints = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int16]
+
+
+def _loader(subject: Subject, config: Config) -> Loader[Store] | Loader[ImageStore]:
+    """A new one, on a store that is opened anew."""
+    return reading(open_store(subject.store.path), config, ALONE)[0]
+
+
+def _config(subject: Subject, shift: int = 0) -> Config:
+    changes = {"batch_size": BATCH, "micro_batches": 1, "seed": subject.seed + shift}
+    config = subject.config
+    if isinstance(config.input, EcgInput):  # whole records: the sample says which
+        length = int(subject.store.lengths.max())  # type: ignore[union-attr]
+        whole = config.input.model_copy(update={"length": length})
+        config = config.model_copy(update={"input": whole})
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+def _records(subject: Subject) -> dict[bytes, int]:
+    """Each record of the store by its bytes."""
+    rows = range(len(subject.store))
+    return {subject.store.take([row]).tobytes(): row for row in rows}
+
+
+def _visits(subject: Subject) -> Ints:
+    """The records in the order in which they are read."""
+    known = _records(subject)
+    loader = _loader(subject, _config(subject))
+    count = EPOCHS * len(subject.store.rows("train"))
+    visits: list[int] = []
+    for attempt in range(-(-count // BATCH)):
+        visits += [known.get(one.numpy().tobytes(), -1) for one in loader.batch(attempt).samples]
+    return np.array(visits[:count])
+
+
+def _each_once(subject: Subject) -> Evidence:
+    rows = subject.store.rows("train")
+    epochs = _visits(subject).reshape(EPOCHS, -1)
+    wrong = [n for n, epoch in enumerate(epochs) if sorted(epoch.tolist()) != rows.tolist()]
+    seen = [len(set(epoch.tolist())) for epoch in epochs]
+    told = {"records": len(rows), "different ones in each epoch": " ".join(map(str, seen)),
+            "epochs that are no permutation": len(wrong), "batch": BATCH}  # fmt: skip
+    return Evidence(not wrong, told)
+
+
+def _another(subject: Subject) -> Evidence:
+    epochs = _visits(subject).reshape(EPOCHS, -1)
+    alike = max(
+        float((epochs[a] == epochs[b]).mean()) for a in range(EPOCHS) for b in range(a)
+    )  # fmt: skip
+    rising = float((np.diff(epochs[0]) > 0).mean())
+    told = {"largest share in the same place": alike, "bound": 0.06,
+            "share that rises": rising, "of a shuffled one": "0.5 ± 0.15"}  # fmt: skip
+    return Evidence(alike <= 0.06 and abs(rising - 0.5) <= 0.15, told)
+
+
+def _by_seed(subject: Subject) -> Evidence:
+    """Read in one go and from the middle, after others drew from every global generator."""
+    first = _loader(subject, _config(subject))
+    stream = first.stream(0)
+    upto = [next(stream)[0] for _ in range(9)]
+    stream.close()
+    np.random.seed(7)
+    torch.manual_seed(7)
+    middle = _loader(subject, _config(subject)).batch(8)
+    same = torch.equal(upto[8].samples, middle.samples) and torch.equal(upto[8].ids, middle.ids)
+    other = _loader(subject, _config(subject, shift=1)).batch(8)
+    differs = not torch.equal(other.samples, middle.samples)
+    told = {"attempt 8, read in order and alone, alike": same, "under another seed": "another"
+            if differs else "the same"}  # fmt: skip
+    return Evidence(same and differs, told)
+
+
+# Crops
+
+
+def _cropped(subject: Subject) -> tuple[Loader[Store], int]:
+    assert isinstance(subject.config.input, EcgInput) and isinstance(subject.store, Store)
+    length = int(subject.store.lengths.min()) // 3
+    config = _config(subject)
+    config = config.model_copy(
+        update={"input": subject.config.input.model_copy(update={"length": length})}
+    )
+    loader = _loader(subject, config)
+    return loader, length  # type: ignore[return-value]
+
+
+def _starts(subject: Subject, attempts: range) -> tuple[list[int], Ints, Ints]:
+    """Where each crop begins, found in the record it must come from; -1 where it is nowhere.
+
+    Returns:
+        attempt, record and first sample of each visit.
+    """
+    loader, length = _cropped(subject)
+    wholes = _loader(subject, _config(subject))
+    known = _records(subject)
+    when, rows, starts = [], [], []
+    for attempt in attempts:
+        crops = loader.batch(attempt).samples.numpy()
+        for crop, record in zip(crops, wholes.batch(attempt).samples.numpy(), strict=True):
+            when.append(attempt)
+            rows.append(known.get(record.tobytes(), -1))
+            starts.append(_place(crop, record, length))
+    return when, np.array(rows), np.array(starts)
+
+
+def _place(crop: Counts, record: Counts, length: int) -> int:
+    for start in np.flatnonzero((record == crop[0]).all(1)):
+        if start + length <= len(record) and np.array_equal(record[start : start + length], crop):
+            return int(start)
+    return -1
+
+
+def _room(subject: Subject) -> int:
+    assert isinstance(subject.store, Store)
+    return int(subject.store.lengths.min()) - int(subject.store.lengths.min()) // 3
+
+
+def _inside(subject: Subject) -> Evidence:
+    _, _, starts = _starts(subject, range(8))
+    outside = int((starts < 0).sum())
+    told = {"crops": len(starts), "not in their record": outside,
+            "first sample": f"{starts.min()} to {starts.max()}", "room": _room(subject)}  # fmt: skip
+    return Evidence(outside == 0, told)
+
+
+def _per_sample(subject: Subject) -> Evidence:
+    when, _, starts = _starts(subject, range(8))
+    room = _room(subject)
+    fewest = min(len(set(starts[np.array(when) == a].tolist())) for a in set(when))
+    mean = float(starts.mean()) / room
+    wide = 6 / np.sqrt(12 * len(starts))
+    told = {
+        "different starts in a batch": fewest, "of": BATCH, "mean start, of the room": mean,
+        "uniform": f"0.5 ± {wide:.2f}", "least and most": f"{starts.min()} {starts.max()}",
+        "room": room,
+    }  # fmt: skip
+    even = abs(mean - 0.5) <= wide
+    ends = starts.min() <= 0.1 * room and starts.max() >= 0.9 * room
+    return Evidence(fewest > BATCH // 2 and even and bool(ends), told)
+
+
+def _per_visit(subject: Subject) -> Evidence:
+    epoch = len(subject.store.rows("train"))
+    one = range(0, 4)
+    later = range(epoch // BATCH, 2 * epoch // BATCH + 1)
+    _, rows, starts = _starts(subject, one)
+    _, again, others = _starts(subject, later)
+    first = dict(zip(rows.tolist(), starts.tolist(), strict=True))
+    met = [(first[row], start) for row, start in zip(again.tolist(), others, strict=True)
+           if row in first]  # fmt: skip
+    alike = sum(int(a) == int(b) for a, b in met) / max(1, len(met))
+    told = {"records met again": len(met), "share with the same crop": alike, "bound": 0.2}
+    return Evidence(len(met) > BATCH and alike <= 0.2, told)
+
+
+def _ecg(subject: Subject) -> bool:
+    return isinstance(subject.config.input, EcgInput) and subject.config.train.random_crop
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("order.once-per-epoch", "Each sample of the training split is read once an epoch, and no "
+          "other; an epoch ends inside a batch and nothing is dropped.", OURS, _each_once),
+    Claim("order.another-each-epoch", "The order is shuffled, and another one each epoch.",
+          OURS, _another),
+    Claim("order.by-seed", "What attempt n reads is a function of the seed and n: of no global "
+          "generator, and not of what was read before.", OURS, _by_seed),
+    Claim("crop.inside", "A crop lies inside its record, all leads at the same time.",
+          OURS, _inside, _ecg),
+    Claim("crop.per-sample", "Crops are drawn for each sample, evenly over the record.",
+          OURS, _per_sample, _ecg),
+    Claim("crop.per-visit", "A record is cropped elsewhere when it is met again.",
+          OURS, _per_visit, _ecg),
+)  # fmt: skip

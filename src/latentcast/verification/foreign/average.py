@@ -1,0 +1,303 @@
+"""A training step watched from outside: is the teacher the average of its student?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from latentcast.errors import LatentcastError
+from latentcast.verification.foreign.verified import Lines, Verified
+from latentcast.verification.lines import Line
+
+AVERAGED = 1e-3
+"""How far from the formula a teacher's step may be, relative to it: float32, also with foreach."""
+DROPPING = ("Drop", "BatchNorm", "InstanceNorm")
+"""In the class names of modules that compute something else in training."""
+Momentum = float | Callable[[int], float]
+
+
+@dataclass
+class _Event:
+    """Something that happened, and the teacher as it was then."""
+
+    what: str  # "forward", "before" or "after" the optimizer, "end" of the step function
+    teacher: list[Tensor]
+    student: list[Tensor]
+
+
+@dataclass
+class _Seen:
+    """What an observed stretch of training gave away."""
+
+    events: list[_Event] = field(default_factory=list)
+    optimizers: set[int] = field(default_factory=set)
+    with_gradient: int = 0
+    in_training: int = 0
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A change of the teacher, somewhere between two events."""
+
+    after: _Event
+    before: _Event
+    steps_so_far: int
+
+    @property
+    def late(self) -> bool:
+        """After an optimizer's step, with no forward pass between."""
+        return self.after.what in ("after", "end") and self.steps_so_far > 0
+
+
+def verify_ema(
+    step: Callable[[], object],
+    student: nn.Module,
+    teacher: nn.Module,
+    momentum: Momentum | None = None,
+    steps: int = 4,
+    buffers_copied: bool = True,
+) -> Verified:
+    """Look at a training step from outside: is the teacher the average of its student?
+
+    It trains: ``steps`` steps are taken, and what they changed stays.
+
+    Args:
+        step: does one optimizer step of the code in question, average and all.
+        student: what the optimizer moves.
+        teacher: its average; parameters in the student's order.
+        momentum: what it should be, a number or a function of the step from 0; None only tells.
+        steps: how often ``step`` is called; from the second on student and teacher differ.
+        buffers_copied: the teacher's buffers are to be the student's.
+
+    Raises:
+        LatentcastError: student and teacher do not match, or no optimizer moved in ``step``.
+    """
+    shapes = [[tuple(p.shape) for p in module.parameters()] for module in (student, teacher)]
+    if shapes[0] != shapes[1]:
+        raise LatentcastError(
+            "verify_ema: student and teacher have different parameters; give the module that is "
+            "averaged and its average"
+        )
+    seen = _observe(step, student, teacher, steps)
+    if not any(event.what == "after" for event in seen.events):
+        raise LatentcastError(
+            "verify_ema: no torch optimizer took a step; step() must do a whole training step"
+        )
+    lines = Lines()
+    moves = list(_moves(seen.events))
+    taken = sum(event.what == "after" for event in seen.events)
+    lines.add("ema.happens", "The teacher moves.", bool(moves), steps=taken, moves=len(moves))
+    own = {id(p) for p in teacher.parameters()}
+    lines.add(
+        "ema.frozen",
+        "The teacher is not in the optimizer and gets no gradient.",
+        not own & seen.optimizers and not seen.with_gradient,
+        in_the_optimizer=len(own & seen.optimizers),
+        with_gradient=seen.with_gradient,
+    )
+    lines.add(
+        "ema.eval",
+        "The teacher does not drop or normalise as in training.",
+        not seen.in_training,
+        forwards_in_training_mode=seen.in_training,
+    )
+    if moves:
+        _when(lines, moves, taken)
+        _formula(lines, moves, momentum)
+    _buffers(lines, student, teacher, buffers_copied)
+    return Verified(tuple(lines))
+
+
+def _observe(
+    step: Callable[[], object], student: nn.Module, teacher: nn.Module, steps: int
+) -> _Seen:
+    seen = _Seen()
+
+    def note(what: str) -> None:
+        last = seen.events[-1] if seen.events else None
+        # Of a forward pass with many modules one event is enough, while nothing moves.
+        if last is None or what != last.what or not _same(last.teacher, _parameters(teacher)):
+            held = ([p.clone() for p in _parameters(m)] for m in (teacher, student))
+            seen.events.append(_Event(what, *held))
+
+    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        seen.optimizers |= {id(p) for group in optimizer.param_groups for p in group["params"]}
+        gradients = [p.grad for p in teacher.parameters() if p.grad is not None]
+        seen.with_gradient += sum(bool(g.any()) for g in gradients)
+        note("before")
+
+    def forward(module: nn.Module, args: Any) -> None:
+        note("forward")
+
+    def in_training(module: nn.Module, args: Any) -> None:
+        seen.in_training += module.training and _drops(module)
+
+    with _hooks(before, lambda *_: note("after")):
+        hooks = [
+            m.register_forward_pre_hook(forward) for m in (*student.modules(), *teacher.modules())
+        ]
+        hooks += [m.register_forward_pre_hook(in_training) for m in teacher.modules()]
+        try:
+            note("end")
+            for _ in range(steps):
+                step()
+                note("end")
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return seen
+
+
+@contextmanager
+def _hooks(before: Any, after: Any) -> Iterator[None]:
+    handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _drops(module: nn.Module) -> bool:
+    name = type(module).__name__
+    rate = getattr(module, "p", getattr(module, "drop_prob", 1.0))
+    return any(part in name for part in DROPPING) and bool(rate)
+
+
+def _parameters(module: nn.Module) -> list[Tensor]:
+    return [p.detach() for p in module.parameters()]
+
+
+def _same(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _moves(events: Sequence[_Event]) -> Iterator[_Move]:
+    taken = 0
+    for a, b in pairwise(events):
+        taken += a.what == "after"
+        if not _same(a.teacher, b.teacher):
+            yield _Move(a, b, taken)
+
+
+def _when(lines: Lines, moves: Sequence[_Move], taken: int) -> None:
+    """Once for each optimizer step, after it, and before anybody reads the teacher again."""
+    by_step: dict[int, int] = {}
+    for move in moves:
+        by_step[move.steps_so_far] = by_step.get(move.steps_so_far, 0) + 1
+    most = max(by_step.values())
+    lines.add(
+        "ema.once",
+        "It moves once for each optimizer step, not for each micro-batch.",
+        most == 1,
+        most_moves_in_a_step=most,
+        moves=len(moves),
+        steps=taken,
+    )
+    inside = sum(move.after.what == "before" for move in moves)
+    early = sum(move.after.what == "forward" for move in moves)
+    # The last step's may come at the start of a next one, before anybody reads the teacher.
+    followed = {move.steps_so_far for move in moves if move.late}
+    never = len(set(range(1, taken)) - followed)
+    lines.add(
+        "ema.after-step",
+        "It moves after the optimizer's step and before the next forward.",
+        not early and not inside and not never,
+        moves_between_forward_pass_and_optimizer=early,
+        moves_by_the_optimizer=inside,
+        steps_without_a_move_after_them=never,
+    )
+
+
+def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) -> None:
+    """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move."""
+    worst, stale, found = 0.0, 0, list[tuple[int, float]]()
+    previous: list[Tensor] | None = None
+    for move in moves:
+        delta = _flat(move.before.teacher) - _flat(move.after.teacher)
+        fits = [_fit(delta, _flat(move.after.student) - _flat(move.after.teacher))]
+        if previous is not None:  # weights that the optimizer has meanwhile moved on from
+            fits.append(_fit(delta, _flat(previous) - _flat(move.after.teacher)))
+        best = min(range(len(fits)), key=lambda i: fits[i][1])
+        stale += best == 1 and fits[0][1] > AVERAGED
+        worst = max(worst, fits[best][1])
+        found.append((move.steps_so_far - move.late, 1 - fits[best][0]))
+        previous = move.after.student
+    lines.add(
+        "ema.formula",
+        "Each move is momentum × teacher + (1 − momentum) × student.",
+        worst <= AVERAGED,
+        largest_residual=worst,
+        bound=AVERAGED,
+    )
+    lines.add(
+        "ema.updated-weights",
+        "The student it averages has the weights of now.",
+        not stale,
+        moves_towards_older_weights=stale,
+    )
+    if momentum is None:
+        lines.append(
+            Line(
+                "ema.momentum",
+                "Its momentum.",
+                "measured",
+                "holds",
+                {"measured first": found[0][1], "last": found[-1][1]},
+            )
+        )
+        return
+    gaps = []
+    for number, measured in found:
+        wanted = momentum(number) if callable(momentum) else momentum
+        gaps.append((abs(measured - wanted) / max(1 - wanted, 1e-6), number, measured, wanted))
+    gap, number, measured, wanted = max(gaps)
+    lines.add(
+        "ema.momentum",
+        "Its momentum is the one that was asked for.",
+        gap <= 1e-2,
+        step=number,
+        measured=measured,
+        expected=wanted,
+        difference_of_the_gain=gap,
+        bound=1e-2,
+    )
+
+
+def _fit(delta: Tensor, towards: Tensor) -> tuple[float, float]:
+    """The gain that explains a move best, and what it leaves over."""
+    square = float(towards.square().sum())
+    if square == 0.0:
+        return 0.0, float("inf")
+    gain = float((delta * towards).sum()) / square
+    left = float((delta - gain * towards).norm() / delta.norm().clamp(min=1e-300))
+    return gain, left
+
+
+def _buffers(lines: Lines, student: nn.Module, teacher: nn.Module, copied: bool) -> None:
+    pairs = list(zip(student.buffers(), teacher.buffers(), strict=False))
+    if not pairs or not copied:
+        return
+    differ = sum(not torch.equal(a, b) for a, b in pairs)
+    lines.add(
+        "ema.buffers",
+        "The teacher's buffers are the student's.",
+        not differ,
+        buffers=len(pairs),
+        different=differ,
+    )
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in tensors])

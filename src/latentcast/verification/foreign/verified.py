@@ -1,0 +1,38 @@
+"""What a look at foreign code gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from latentcast.verification.claim import Evidence, Number
+from latentcast.verification.lines import Line
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a look at foreign code found."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(line.verdict != "broken" for line in self.lines)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        return tuple(line.id for line in self.lines if line.verdict == "broken")
+
+    def __str__(self) -> str:
+        marks = {"holds": "holds ", "broken": "BROKEN", "not measured": "  –   "}
+        return "\n".join(
+            f"{marks[line.verdict]}  {line.id}: {line.sentence} [{line.told()}]"
+            for line in self.lines
+        )
+
+
+class Lines(list[Line]):
+    def add(self, id: str, sentence: str, holds: bool, **numbers: Number) -> None:
+        told = {name.replace("_", " "): value for name, value in numbers.items()}
+        self.append(
+            Line.of(id, sentence, "latentcast.verification.foreign", Evidence(holds, told), 0.0)
+        )
