@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DIGITS := demo-images
 
-.PHONY: demo demo-images test test-slow check format clean
+.PHONY: demo demo-images test test-slow verification check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -26,6 +26,10 @@ test: check
 # What takes minutes: many kills, the whole demo, large recipes.
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+# Every claim of every recipe measured, and the faults x claims: docs/verification. Half an hour.
+verification: $(VENV)/installed
+	$(BIN)/python scripts/build_verification.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ EVERY = 4
 """Steps from one checkpoint to the next: short, so that much of the time goes into writing them."""
 WORKERS = (0, 1, 4)
 LOOK = 0.0005
+HITS = ("while starting", "while training", "inside a write", "inside a removal")
 MOST_LOOKS = 600_000
 """At a process that gets no further, half a millisecond apart and more, until that is a failure of
 its own; not counted in seconds, for a busy machine stands still at times."""
@@ -270,7 +271,7 @@ def soak(name: str, store: Path, folder: Path, kills: int, seed: int) -> dict[st
         "steps": config.train.steps,
         "skipped": record["skipped"],
         "kills": kills,
-        **dict(sorted(done.hits.items())),
+        **{name: done.hits[name] for name in HITS},
         "resumed_from": done.resumed[1:],
         "workers": dict(sorted(Counter(done.workers).items())),
         "identical": not differences,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,11 +50,12 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
         LatentcastError: the store does not fit the configuration or is damaged, the run folder
             belongs to another configuration or cannot be written.
     """
-    with joined_ranks(config.machine.device) as ranks:
+    with joined_ranks(config.machine.device) as ranks, ExitStack() as held:
         store = open_store(data)
         config = fitted(config, store)
         if ranks.first:
             open_run(run, config, store)
+            held.enter_context(_alone_in(run))
         ranks.wait()
         objective = _built(config, ranks)
         if (stage := config.machine.stage) is not None:
@@ -187,6 +191,32 @@ def open_run(run: Path, config: Config, store: Store | ImageStore) -> None:
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); choose another --out"
         ) from None
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keep a second training out: its start would remove what this one is just saving.
+
+    The lock ends with the process, however that ends; the file stays, so that all ask for the same.
+    """
+    path = run / ".lock"
+    try:
+        file = path.open("a")
+    except OSError as problem:
+        raise LatentcastError(
+            f"{run}: cannot be written ({problem}); make it writable and give the same command"
+        ) from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise LatentcastError(
+                f"{run}: another training is writing into it; wait until it ends or choose another "
+                f"--out (if none is alive on any machine, remove {path})"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def data_of(run: Path) -> Store | ImageStore | None:

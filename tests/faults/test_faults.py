@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import soak
 import torch
 
+import soak
 from latentcast import cli
 from latentcast.batch import Inputs
 from latentcast.config import Config
@@ -261,6 +261,36 @@ def test_a_part_of_the_run_folder_that_is_something_else(
     assert answer.status == 2 and str(part) in answer.error
     part.rmdir() if part.is_dir() else part.unlink()
     assert_goes_on(trainer, undisturbed)
+
+
+HOLDS = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_harms_nothing(
+    trainer: Trainer, undisturbed: Path
+) -> None:
+    """It removed what the first was saving, and the first ended."""
+    trainer.broken(7, interrupt)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(trainer.run / ".lock")], stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None and other.stdout.readline() == b"held\n"
+    saving = trainer.run / "checkpoints" / ".draft-step-00000010"
+    saving.mkdir()
+    before = (trainer.run / "metrics.jsonl").read_bytes()
+    answer = trainer()
+    assert answer.status == 2
+    assert f"{trainer.run}: another training is writing into it; wait" in answer.error
+    assert saving.exists() and (trainer.run / "metrics.jsonl").read_bytes() == before
+    other.kill()
+    other.communicate()
+    assert_goes_on(trainer, undisturbed)  # the lock was that of the process, not of the file
 
 
 # Data ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A job of several ranks of which one dies, or which is stopped: an error or a checkpoint, no hang."""
+"""A job of several ranks of which one dies or is stopped: an error or a checkpoint, no hang."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soak
 import torch
 import torch.distributed as dist
 
+import soak
 from latentcast.config import Config
 from latentcast.engine import checkpoint
 from latentcast.engine.ranks import joined_ranks

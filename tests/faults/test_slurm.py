@@ -1,4 +1,4 @@
-"""examples/slurm/pretrain.sbatch: what it does when the time is up, with Slurm's commands played."""
+"""examples/slurm/pretrain.sbatch: what it does when time is up, with Slurm's commands played."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import soak
 
+import soak
 from conftest import REPOSITORY
 from latentcast.config import Config
 from latentcast.monitors.journal import read_metrics

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soak
 
+import soak
 from latentcast.config import Config
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State

@@ -30,6 +30,7 @@ def run(small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPa
 
 def test_run_folder_holds_what_a_reader_needs(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
+    names.remove(".lock")  # of a training that may still be going on
     assert names == {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints"}
 
 
@@ -182,3 +183,36 @@ def test_another_rate_and_a_missing_lead_are_refused(run: Path, small_store: Pat
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(LatentcastError, match="holds no checkpoint; train the run first"):
         Encoder.from_pretrained(tmp_path)
+
+
+# One plain file
+
+
+def test_an_exported_file_is_the_run(run: Path, small_store: Path, tmp_path: Path) -> None:
+    from latentcast.artifacts.export import export
+
+    file = tmp_path / "encoder.safetensors"
+    assert export(run, file) == 12
+    samples = Store.open(small_store).take([0, 1], length=400)
+    ours, theirs = Encoder.from_pretrained(run), Encoder.from_pretrained(file)
+    assert theirs.config == ours.config and theirs.weights == ours.weights
+    for a, b in zip(
+        ours.token_layers(samples)[0], theirs.token_layers(samples)[0], strict=True
+    ):  # fmt: skip
+        assert torch.equal(a, b)
+    assert np.array_equal(ours.patch_errors(samples), theirs.patch_errors(samples), equal_nan=True)
+
+
+def test_a_file_that_is_no_export_names_what_reads_it(run: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from latentcast.artifacts.export import export
+
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(LatentcastError, match="not written by latentcast export; public weights"):
+        Encoder.from_pretrained(tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"123456789")
+    with pytest.raises(LatentcastError, match="cannot be read .* export the run again"):
+        Encoder.from_pretrained(tmp_path / "cut.safetensors")
+    with pytest.raises(LatentcastError, match="name another file"):
+        export(run, tmp_path / "no" / "folder.safetensors")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from latentcast.artifacts.export import read_export
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.engine import checkpoint
@@ -53,16 +54,20 @@ class Encoder:
 
     @classmethod
     def from_pretrained(cls, run: str | Path, role: Role = "teacher") -> Self:
-        """The newest checkpoint of a run folder.
+        """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
 
         Raises:
             LatentcastError: no such run, no checkpoint yet, a damaged one, or, asked of a
                 subclass, a run on the other kind of data.
         """
-        newest, record, config = _newest(run)
+        if Path(run).is_file():
+            tensors, config, step = read_export(Path(run))
+        else:
+            newest, record, config = _newest(run)
+            tensors, step = checkpoint.read_tensors(newest, "model"), record["step"]
         objective = build(config)
-        objective.load_state_dict(checkpoint.read_tensors(newest, "model"))
-        return cls._reading(config, objective, role, "pretrained", record["step"])
+        objective.load_state_dict(tensors)
+        return cls._reading(config, objective, role, "pretrained", step)
 
     @classmethod
     def random(cls, run: str | Path, seed: int | None = None) -> Self:

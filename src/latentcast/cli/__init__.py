@@ -12,7 +12,7 @@ from collections.abc import Callable
 import tyro
 
 from latentcast.cli.data import ingest, inspect
-from latentcast.cli.evaluation import probe, report, runs
+from latentcast.cli.evaluation import export, probe, report, runs
 from latentcast.cli.training import bench, masks, recipes, train
 from latentcast.cli.verification import verify
 from latentcast.errors import LatentcastError
@@ -23,7 +23,7 @@ def main() -> None:
     verbs: dict[str, Callable[..., int | None]] = {
         verb.__name__: verb
         for verb in (
-            ingest, inspect, recipes, masks, train, runs, probe, report, bench, verify
+            ingest, inspect, recipes, masks, train, runs, probe, report, export, bench, verify,
         )
     }  # fmt: skip
     try:

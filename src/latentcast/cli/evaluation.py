@@ -75,6 +75,18 @@ def probe(
     report.write(run)
 
 
+def export(run: Positional[Path], out: Path) -> None:
+    """Write the weights of a run as one plain safetensors file, with its configuration inside.
+
+    Args:
+        run: folder of the run.
+        out: file to write; "Encoder.from_pretrained" reads it.
+    """
+    from latentcast.artifacts.export import export as written
+
+    print(f"{out}: weights of step {written(run, out)}")
+
+
 def report(run: Positional[Path], data: Path | None = None, task: str = "superdiagnostic") -> None:
     """Write RUN/report.html: curves, configuration, alarms, scores; of recordings also pictures.
 

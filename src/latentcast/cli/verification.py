@@ -42,18 +42,8 @@ def verify(
             that out.
         out: folder for report.html, report.md, report.json and badge.svg.
     """
-    from rich.console import Console
-
-    from latentcast.pretrain import surroundings
-    from latentcast.recipes import RECIPES, recipe
+    from latentcast.recipes import RECIPES
     from latentcast.runs import is_run
-    from latentcast.verification.audit import audit
-    from latentcast.verification.console import print_section, print_verdict
-    from latentcast.verification.lines import Report
-    from latentcast.verification.pages import write_report
-    from latentcast.verification.parity import compare
-    from latentcast.verification.suite import parity_section
-    from latentcast.verification.table import print_agreements
 
     names = (*(RECIPES if all else ()), *subjects)
     if not names and not parity:
@@ -68,6 +58,18 @@ def verify(
             raise LatentcastError(
                 f"{name}: is neither a recipe nor a run folder; {nearest(name, RECIPES)}"
             )
+
+    from rich.console import Console
+
+    from latentcast.pretrain import surroundings
+    from latentcast.verification.audit import audit
+    from latentcast.verification.console import print_section, print_verdict
+    from latentcast.verification.lines import Report
+    from latentcast.verification.pages import write_report
+    from latentcast.verification.parity import compare
+    from latentcast.verification.suite import parity_section
+    from latentcast.verification.table import print_agreements
+
     console, sections = Console(), list["Section"]()
     for name in dict.fromkeys(names):
         if name in RECIPES:

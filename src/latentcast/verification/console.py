@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentcast.verification.lines import Line, Report, Section
-from latentcast.verification.matrix import Matrix, area
+from latentcast.verification.matrix import Matrix, Row, area
 
 VERDICTS = {
     "holds": "[green]holds[/]",
@@ -44,25 +44,30 @@ def _broken(line: Line, console: Console) -> None:
 
 
 def print_matrix(matrix: Matrix, console: Console) -> None:
-    """A row a fault, a column an area: how many of its claims turned red, and which."""
+    """A row a fault: the claims that turned red under it, by area, those that had to in bold."""
     table = _table("Faults, and the claims that turned red")
     table.add_column("fault", overflow="fold")
-    for name in matrix.areas:
-        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("caught by", overflow="fold")
+    table.add_column("s", justify="right", no_wrap=True)
     for row in matrix.rows:
-        cells = []
-        for name in matrix.areas:
-            ran = sum(area(claim) == name for claim in row.ran)
-            red = sum(area(claim) == name for claim in row.red)
-            cells.append(f"[bold]{red}[/]" if red else "·" if ran else "")
-        caught = ", ".join(row.wanted) if row.caught else f"[bold red]{row.problem}[/]"
-        table.add_row(row.fault.id, *cells, caught)
+        table.add_row(row.fault.id, _caught(row, matrix), f"{row.seconds:.1f}")
     console.print(table)
     console.print(matrix.how, style="dim", markup=False)
     if matrix.unproven:
         told = ", ".join(matrix.unproven)
         console.print(f"unproven, no fault turned them red: {told}", style="yellow", markup=False)
+
+
+def _caught(row: Row, matrix: Matrix) -> str:
+    told = []
+    for place in matrix.areas:
+        red = [name for name in matrix.claims if name in row.red and area(name) == place]
+        names = [name.partition(".")[2] for name in red]
+        if red:
+            bold = [f"[bold]{short}[/]" if name in row.wanted else short
+                    for name, short in zip(red, names, strict=True)]  # fmt: skip
+            told.append(f"{place}: {', '.join(bold)}")
+    return "; ".join(told if row.caught else [f"[bold red]{row.problem}[/]", *told])
 
 
 def print_verdict(report: Report, console: Console) -> None:

@@ -34,9 +34,13 @@ class Fault:
 @contextmanager
 def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
     """``owner.name`` is ``make(what it was)`` while the context lasts."""
-    was = owner.__dict__[name] if name in owner.__dict__ else getattr(owner, name)
+    own = name in owner.__dict__
+    was = owner.__dict__[name] if own else getattr(owner, name)
     setattr(owner, name, make(was))
     try:
         yield
     finally:
-        setattr(owner, name, was)
+        if own:
+            setattr(owner, name, was)
+        else:  # inherited: a copy left here would hide what the parent is given later
+            delattr(owner, name)

@@ -130,9 +130,7 @@ def observe(objective: Jepa, inputs: Inputs, draw: Draw | None) -> Pass:
     return seen
 
 
-def live(
-    subject: Subject, changes: Mapping[str, Any] | None = None, moved: bool = True
-) -> Jepa:
+def live(subject: Subject, changes: Mapping[str, Any] | None = None, moved: bool = True) -> Jepa:
     """The twin in training mode and float64, its regularizer off unless asked for.
 
     Args:
@@ -140,7 +138,10 @@ def live(
             teacher that is no longer the student: at initialisation much of what could be wrong
             makes no difference.
     """
-    plain: dict[str, Any] = {"objective.regularizer": None}
+    jepa = subject.config.objective
+    assert isinstance(jepa, JepaConfig)
+    # Without a teacher there has to be one: it is all that such a recipe has against collapse.
+    plain: dict[str, Any] = {} if jepa.target == "student" else {"objective.regularizer": None}
     objective = subject.objective(plain | dict(changes or {}))
     assert isinstance(objective, Jepa)
     if moved:

@@ -13,6 +13,8 @@ from latentcast.verification.matrix import Matrix
 Verdict = Literal["holds", "broken", "not measured"]
 Kind = Literal["recipe", "run", "parity", "foreign"]
 
+RELATIONS = {"at most": "≤", "at least": "≥"}
+
 
 @dataclass(frozen=True)
 class Line:
@@ -41,8 +43,20 @@ class Line:
 
     def told(self, most: int | None = None) -> str:
         """The numbers as one line; the first ``most`` of them, all by default."""
-        shown = list(self.numbers.items())[:most]
-        return ", ".join(f"{name} {plain(value)}" for name, value in shown)
+        return ", ".join(f"{name} {value}".strip() for name, value in self.shown()[:most])
+
+    def shown(self) -> list[tuple[str, str]]:
+        """Each number as people read it, one beside its bound (``x: at most``) as one."""
+        if self.verdict == "not measured":
+            return [("", str(value)) for value in self.numbers.values()]
+        told: list[tuple[str, str]] = []
+        for name, value in self.numbers.items():
+            what, _, relation = name.rpartition(": ")
+            if told and what == told[-1][0] and relation in RELATIONS:
+                told[-1] = what, f"{told[-1][1]} {RELATIONS[relation]} {plain(value)}"
+            else:
+                told.append((name, plain(value)))
+        return told
 
 
 def line_of(findings: Mapping[int, Finding]) -> Line:
@@ -111,7 +125,9 @@ class Report:
         broken = [section for section in self.sections if not section.holds]
         lines = [line for section in self.sections for line in section.lines]
         if not broken:
-            return f"Every claim holds: {sum(line.verdict == 'holds' for line in lines)} measured"
+            open_ = sum(line.verdict == "not measured" for line in lines)
+            told = f"Every claim holds: {len(lines) - open_} measured"
+            return told + (f", {open_} not measured" if open_ else "")
         names = [line.id for line in lines if line.verdict == "broken"]
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

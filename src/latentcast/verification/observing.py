@@ -29,7 +29,7 @@ EXACT = 1e-9
 Bounded = Mapping[str, tuple[float, float]]
 
 
-def within(at_most: Bounded, at_least: Bounded | None = None, **also: Number) -> Evidence:
+def within(at_most: Bounded, at_least: Bounded | None = None, /, **also: Number) -> Evidence:
     """Holds when every number stays on its side of its bound; NaN never does.
 
     Args:
@@ -120,9 +120,7 @@ def attention_calls() -> Iterator[list[AttentionCall]]:
         q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Tensor | None = None
     ) -> Tensor:
         out = live(q, k, v, causal, seen)
-        calls.append(
-            AttentionCall(q.detach(), k.detach(), v.detach(), out.detach(), causal, seen)
-        )
+        calls.append(AttentionCall(q.detach(), k.detach(), v.detach(), out.detach(), causal, seen))
         return out
 
     blocks.attend = watched
@@ -153,6 +151,21 @@ class BlockPass:
     into: dict[str, Tensor] = field(default_factory=dict)
     out: dict[str, Tensor] = field(default_factory=dict)
     call: AttentionCall | None = None
+
+    @property
+    def asked(self) -> AttentionCall:
+        """Of its attention.
+
+        Raises:
+            ValueError: there was none.
+        """
+        if self.call is None:
+            raise ValueError(f"{self.name}: computed no attention")
+        return self.call
+
+    @property
+    def in_predictor(self) -> bool:
+        return self.name.startswith("predictors")
 
     @property
     def branches(self) -> tuple[Tensor, Tensor]:
@@ -205,6 +218,31 @@ def block_passes(root: nn.Module, run: Callable[[], Any]) -> list[BlockPass]:
             for handle in handles:
                 handle.remove()
     return list(passes.values())
+
+
+def passes_of(subject: Subject) -> list[BlockPass]:
+    """Every block of the stirred objective, teacher and predictors included, on real inputs."""
+    objective = stirred(subject.objective(), subject.seed)
+    return evaluated(objective, real(subject))
+
+
+def evaluated(objective: Objective, inputs: Inputs) -> list[BlockPass]:
+    """Every block that the objective runs in evaluation.
+
+    Raises:
+        ValueError: none was run.
+    """
+    found = block_passes(objective, lambda: objective(inputs, None))
+    if not found:
+        raise ValueError("no block was run")
+    return found
+
+
+def worst_of(found: list[BlockPass], gap: Callable[[BlockPass], float]) -> Evidence:
+    """The largest of a difference over blocks, held against float64."""
+    gaps = {seen.name: gap(seen) for seen in found}
+    name = max(gaps, key=lambda n: math.inf if math.isnan(gaps[n]) else gaps[n])
+    return within({"largest difference": (gaps[name], EXACT)}, where=name, blocks=len(gaps))
 
 
 @contextmanager
@@ -274,12 +312,17 @@ def naive_patches(embedding: PatchEmbedding, values: Tensor) -> Tensor:
     bias = embedding.bias.detach().double()
     patch, tokens = embedding.patch, []
     for corner in corners(tuple(values.shape[2:]), patch):
-        window = values.double()
-        for axis, start in enumerate(corner):
-            window = window.narrow(2 + axis, start, patch)
-        sums = torch.einsum("bi,di->bd", window.flatten(1), weight.flatten(1))
+        own = window(values.double(), corner, patch)
+        sums = torch.einsum("bi,di->bd", own.flatten(1), weight.flatten(1))
         tokens.append(sums + bias)
     return torch.stack(tokens, dim=1)
+
+
+def window(values: Tensor, corner: tuple[int, ...], patch: int) -> Tensor:
+    """The part of the last axes where a patch lies; what is written to it is written there."""
+    for axis, start in enumerate(corner):
+        values = values.narrow(axis - len(corner), start, patch)
+    return values
 
 
 def corners(size: tuple[int, ...], patch: int) -> list[tuple[int, ...]]:

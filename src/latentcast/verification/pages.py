@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from latentcast.files import write_text
 from latentcast.report.markup import Html, escape, facts, section, table
 from latentcast.report.style import stylesheet
 from latentcast.verification.badge import badge
+from latentcast.verification.fault import Fault
 from latentcast.verification.lines import Line, Report, Section, plain
 from latentcast.verification.markdown import markdown
 from latentcast.verification.matrix import Matrix, Row, area, raised
 
-MARKS = {"holds": "holds", "broken": "broken", "not measured": "not measured"}
+FIRST = 3
+"""Numbers of a claim that are shown at once."""
 STYLE = """\
 .holds{color:var(--class-3);font-weight:600}
 .broken{color:var(--alarm);font-weight:700}
@@ -27,7 +29,8 @@ STYLE = """\
 .source{color:var(--muted);font-size:13px;display:block}
 .evidence{font-size:13px;margin:0;padding:0;list-style:none}
 .evidence li{margin:0}
-.evidence b{font-weight:600}
+.evidence b{font-weight:600;overflow-wrap:anywhere}
+.claims summary{font-size:13px;margin:0}
 .matrix table{width:auto;font-size:12px;margin-bottom:6px}
 .matrix th,.matrix td{padding:1px 0;border-bottom:1px solid var(--rule)}
 .matrix thead th{height:auto}
@@ -129,16 +132,20 @@ def _section(part: Section) -> str:
     return section(part.name, held, _matrix(part.matrix) if part.matrix else "")
 
 
-def _what(line: Line) -> Html:
-    return Html(f'{escape(line.sentence)}<span class="source">{escape(line.source)}</span>')
+def _what(told: Line | Fault) -> Html:
+    return Html(f'{escape(told.sentence)}<span class="source">{escape(told.source)}</span>')
 
 
 def _evidence(line: Line) -> Html:
-    items = "".join(
-        f"<li>{escape(name)} <b>{escape(plain(value))}</b></li>"
-        for name, value in line.numbers.items()
-    )
-    return Html(f'<ul class="evidence">{items}</ul>')
+    """The first numbers; the rest folded away, unless the claim is broken."""
+    items = [f"<li>{escape(name)} <b>{escape(value)}</b></li>" for name, value in line.shown()]
+    most = len(items) if line.verdict == "broken" else FIRST
+    first, rest = items[:most], items[most:]
+    folded = ""
+    if rest:
+        held = f'<ul class="evidence">{"".join(rest)}</ul>'
+        folded = f"<details><summary>{len(rest)} more</summary>{held}</details>"
+    return Html(f'<ul class="evidence">{"".join(first)}</ul>{folded}')
 
 
 def _verdict(verdict: str) -> Html:
@@ -148,55 +155,68 @@ def _verdict(verdict: str) -> Html:
 
 def _matrix(matrix: Matrix) -> str:
     """Faults down, claims across in their areas; and a table of who caught what in words."""
-    columns = [name for place in matrix.areas for name in matrix.claims if area(name) == place]
-    firsts = {next(name for name in columns if area(name) == place) for place in matrix.areas}
-    counts = {place: sum(area(name) == place for name in columns) for place in matrix.areas}
+    by_area = {place: [n for n in matrix.claims if area(n) == place] for place in matrix.areas}
     areas = "".join(
-        f'<th class="area" scope="colgroup" colspan="{count}">{escape(place)}</th>'
-        for place, count in counts.items()
+        f'<th class="area" scope="colgroup" colspan="{len(names)}">{escape(place)}</th>'
+        for place, names in by_area.items()
     )
     claims = "".join(
-        f'<th class="claim" scope="col">{escape(name.partition(".")[2])}</th>' for name in columns
+        f'<th class="claim" scope="col">{escape(name.partition(".")[2])}</th>'
+        for names in by_area.values()
+        for name in names
     )
     rows = "".join(
         f'<tr><th scope="row" title="{escape(row.fault.sentence)}"><code>{escape(row.fault.id)}'
-        f"</code></th>{''.join(_cell(row, name, name in firsts) for name in columns)}</tr>\n"
+        f"</code></th>{''.join(_cells(row, names) for names in by_area.values())}</tr>\n"
         for row in matrix.rows
     )
     words = [
         [Html(f"<code>{escape(row.fault.id)}</code>"),
-         Html(f'{escape(row.fault.sentence)}<span class="source">{escape(row.fault.source)}</span>'),
-         _caught(row)]
+         _what(row.fault), _caught(row)]
         for row in matrix.rows
     ]  # fmt: skip
+    head = ["fault", "what is wrong", "caught by"]
+    catalogue = table("Claims that must notice a fault come first.", head, words, numeric=())
     unproven = ""
     if matrix.unproven:
         named = ", ".join(f"<code>{escape(name)}</code>" for name in matrix.unproven)
-        unproven = f"<p>Unproven, because no fault turned them red: {named}.</p>\n"
+        count = len(matrix.unproven)
+        unproven = (
+            f"<details><summary>{count} claim{'s' * (count != 1)} unproven: no fault turned "
+            f"{'them' if count != 1 else 'it'} red</summary><p>{named}</p></details>\n"
+        )
     return (
         "<h3>Faults × claims</h3>\n"
         f"<p>{escape(matrix.summary)}. {escape(matrix.how)}</p>\n{unproven}"
         '<p class="legend">● turned red as it must · ○ red as well · ! fell over instead of '
-        "measuring · × overlooked · · measured and held · empty: not measured under this fault</p>\n"
+        "measuring · × overlooked · small dot: held · empty: not measured under this fault</p>\n"
         '<div class="scroll matrix"><table>\n'
         f"<thead><tr><th></th>{claims}</tr><tr><th></th>{areas}</tr></thead>\n"
         f"<tbody>\n{rows}</tbody></table></div>\n"
         '<details class="faults"><summary>The catalogue, and who caught what</summary>'
-        f"{table('Claims that must notice a fault come first.', ['fault', 'what is wrong', 'caught by'], words, numeric=())}"  # noqa: E501
-        "</details>\n"
+        f"{catalogue}</details>\n"
     )
 
 
+def _cells(row: Row, claims: Sequence[str]) -> str:
+    """Of one area: a cell a claim, or a single empty one where nothing was measured."""
+    if not any(name in row.ran for name in claims):
+        return f'<td class="first" colspan="{len(claims)}"></td>'
+    return "".join(_cell(row, name, name == claims[0]) for name in claims)
+
+
 def _cell(row: Row, name: str, first: bool) -> str:
-    edge = " first" if first else ""
-    if name not in row.ran:
-        return f'<td class="{edge.strip()}"></td>'
-    if name not in row.red:
-        kind, mark = ("missed", "×") if name in row.wanted else ("", "·")
-    else:
+    kind, mark = "", "·"
+    if name in row.red:
         kind, mark = ("red", "●") if name in row.wanted else ("also", "○")
         mark = "!" if raised(row.red[name]) else mark
-    return f'<td class="{kind}{edge}" title="{escape(row.fault.id)}: {escape(name)}">{mark}</td>'
+    elif name in row.wanted:
+        kind, mark = "missed", "×"
+    elif name not in row.ran:
+        mark = ""
+    told = f' title="{escape(name)}"' if kind else ""
+    both = f"{kind} first".strip() if first else kind
+    return f'<td class="{both}"{told}>{mark}</td>' if both else f"<td>{mark}</td>"
 
 
 def _caught(row: Row) -> Html:

@@ -52,7 +52,7 @@ REVEALING: dict[str, Any] = {
 half of the way, a decay that changes, pieces of unequal length."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     """One attempt at an optimizer step.
 
@@ -237,7 +237,10 @@ class _Witness:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        trained = list(self.objective.trainable().values())
+        averaged = () if self._teacher is None else tuple(map(id, self._teacher.parameters()))
+        trained = [
+            p for p in self.objective.parameters() if p.requires_grad and id(p) not in averaged
+        ]
         handles = [
             register_optimizer_step_pre_hook(self._before),
             register_optimizer_step_post_hook(self._after),

@@ -7,8 +7,9 @@ from importlib import import_module
 from latentcast.verification.claim import Claim
 
 NAMES = (
-    "nepa", "transformer", "table", "jepa", "masks", "hierarchy", "regularizers",
-    "ema", "loop", "resume", "ranks", "data", "evaluation",
+    "nepa", "transformer", "attention", "positions", "sincos", "drop_path", "initial", "table",
+    "jepa", "targets", "predictor", "masks", "hierarchy", "regularizers",
+    "ema", "loop", "resume", "order", "ranks", "data", "evaluation",
 )  # fmt: skip
 
 

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import EXACT, block_passes, finest, stirred, within
+from latentcast.verification.observing import (
+    EXACT,
+    block_passes,
+    finest,
+    real,
+    stirred,
+    within,
+)
 from latentcast.verification.subject import Subject
 
 RATE = 0.3
@@ -103,15 +110,15 @@ def _independent(subject: Subject) -> Evidence:
     matrix = centred @ centred.T / (spread[:, None] * spread[None, :]).clamp(min=1e-30)
     most = float((matrix - torch.eye(len(matrix), dtype=matrix.dtype)).abs().max())
     follows = (centred[:, 1:] * centred[:, :-1]).sum(-1) / spread.square().clamp(min=1e-30)
+    neighbours, bound = float(follows.abs().max()), 5.5 / math.sqrt(SAMPLES)
+    rarer = torch.minimum(flags.mean(-1), 1 - flags.mean(-1))
     return within(
         {
-            "largest correlation of two branches, blocks or steps": (most, 5.5 / math.sqrt(SAMPLES)),
-            "largest correlation of neighbouring samples": (
-                float(follows.abs().max()), 5.5 / math.sqrt(SAMPLES)
-            ),
+            "largest correlation of two branches, blocks or steps": (most, bound),
+            "largest correlation of neighbouring samples": (neighbours, bound),
         },
-        {"least share of the rarer": (float(torch.minimum(flags.mean(-1), 1 - flags.mean(-1)).min()), 0.02)},
-    )  # fmt: skip
+        {"least share of the rarer": (float(rarer.min()), 0.02)},
+    )
 
 
 def _pieces(subject: Subject) -> Evidence:
@@ -129,6 +136,31 @@ def _pieces(subject: Subject) -> Evidence:
 def _evaluation(subject: Subject) -> Evidence:
     factors, _ = kept_shares(subject, RATE, 0, torch.arange(64), trains=False)
     return within({"factors, from 1": (float((factors - 1).abs().max()), EXACT)})
+
+
+def _wired(subject: Subject) -> Evidence:
+    """Through the objective: a training step's loss is another than evaluation's, and steps differ;
+    the blocks of a predictor and of a teacher drop nothing."""
+    objective = stirred(subject.objective({"encoder.drop_path": 0.5}), subject.seed)
+    inputs, losses = real(subject), []
+    ids = torch.arange(len(inputs.values))
+    changed, still = 0, 0.0
+    for step in range(4):
+        draw = Draw(subject.seed, step, ids)
+        for seen in block_passes(
+            objective,
+            lambda draw=draw: losses.append(  # type: ignore[misc]
+                float(objective(inputs, draw).loss)
+            ),
+        ):
+            off = float((seen.after - seen.before - sum(seen.branches)).abs().max())
+            if seen.name.startswith("student"):
+                changed += off > 1e-6
+            else:
+                still = max(still, off)
+    return within({"predictor and teacher: what was dropped": (still, EXACT)},
+                  {"student: blocks that dropped, of four steps": (changed, 1)},
+                  losses=str([round(loss, 4) for loss in losses]))  # fmt: skip
 
 
 SOURCE = "Huang et al. 2016; NEPA reference code"
@@ -152,6 +184,11 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "drop-path.micro-batches", "Micro-batches drop what the whole batch would.",
         "our design, law 1", _pieces,
+    ),
+    Claim(
+        "drop-path.wired",
+        "A training step of the objective drops branches of the student, of nothing else.",
+        "H-JEPA defect D18", _wired,
     ),
     Claim(
         "drop-path.evaluation", "Evaluation drops nothing, in training mode neither.",

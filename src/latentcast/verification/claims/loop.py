@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config, NepaConfig
+from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
-from latentcast.engine.loop import accumulate
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
@@ -186,8 +186,9 @@ def _clipping(subject: Subject) -> Evidence:
 
 def exactly(run: Rehearsal, attempt: Attempt) -> tuple[float, Weights]:
     """Loss and gradient of an attempt's whole batch at once, in float64, from its own weights."""
+    place = run.attempts.index(attempt)
     objective = build(run.config).double().train()
-    objective.load_state_dict(attempt.before)
+    objective.load_state_dict(run.attempts[place - 1].end if place else attempt.before)
     whole = [one.valid for one in attempt.inputs if one.valid is not None]
     values = torch.cat([one.values for one in attempt.inputs]).double()
     inputs = Inputs(values, torch.cat(whole) if whole else None)
@@ -250,7 +251,7 @@ def _pieces(subject: Subject) -> Evidence:
     expected = whole(read(places, None), Draw(seed, 0, batch.ids))
     expected.loss.backward()
     pieces = [Batch(places[part], batch.ids[part]) for part in ([0, 1, 2], [3, 4], [5])]
-    found = accumulate(cut, read, pieces, seed, State(), context)
+    found = loop.accumulate(cut, read, pieces, seed, State(), context)
     error = apart(_gradients(cut), _gradients(whole))
     loss = abs(float(found.loss) - float(expected.loss.detach()))
     told = {"pieces": "3 + 2 + 1", "relative error of the gradient": error,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import EcgInput, NepaConfig
+from latentcast.config import NepaConfig
 from latentcast.engine.optimizer import adamw
 from latentcast.nn.encoder import PatchEncoder
-from latentcast.objectives.base import Objective, Output
+from latentcast.objectives.base import Output
 from latentcast.objectives.nepa import Nepa
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
@@ -25,6 +25,7 @@ from latentcast.verification.observing import (
     outputs_of,
     real,
     stirred,
+    window,
     within,
 )
 from latentcast.verification.subject import Subject
@@ -113,8 +114,7 @@ def _shift(subject: Subject) -> Evidence:
     found = _pass(subject)
     found.h.retain_grad()
     found.output.loss.backward()  # type: ignore[no-untyped-call]
-    assert found.h.grad is not None
-    pulls = -found.h.grad.detach()
+    pulls = -_gradient(found.h)
     shifts, misfit = set(), 0.0
     for sample in range(len(pulls)):
         h, z = found.h[sample].detach(), found.z[sample]
@@ -135,6 +135,11 @@ def _shift(subject: Subject) -> Evidence:
     return Evidence(evidence.holds and shifts == {1}, told)
 
 
+def _gradient(x: Tensor) -> Tensor:
+    """Zeros where none came."""
+    return torch.zeros_like(x) if x.grad is None else x.grad.detach()
+
+
 def _copy_last(subject: Subject) -> Evidence:
     found = _pass(subject)
     expected, terms = naive_loss(found.z[:, 1:], found.z[:, 1:], 1)
@@ -152,8 +157,8 @@ def _padded(subject: Subject) -> tuple[Inputs, list[list[bool]]]:
     told = [[True] * len(places) for _ in range(len(valid))]
     for sample, count in enumerate((0, 1, len(places) // 3, len(places))):
         for number in range(len(places) - count, len(places)):
-            at = (sample, slice(None), *(slice(c, c + patch) for c in places[number]))
-            valid[at], told[sample][number] = False, False
+            window(valid[sample], places[number], patch).fill_(False)
+            told[sample][number] = False
     return Inputs(torch.where(valid, whole.values, 0.0), valid), told
 
 
@@ -193,13 +198,12 @@ def _scale_free(subject: Subject) -> Evidence:
     inputs, losses = real(subject), []
     patch, size = subject.config.encoder.patch, subject.config.input.size
     corner = corners(size, patch)[-1]
-    at = (slice(None), slice(None), *(slice(c, c + patch) for c in corner))
     objective = _stirred(subject)
     with torch.no_grad():
         objective.student.patches.bias.zero_()
         for factor in (1.0, 1e-9, 1e9):
             values = inputs.values.clone()
-            values[at] *= factor
+            window(values, corner, patch).mul_(factor)
             losses.append(float(objective(Inputs(values), _draw(subject, inputs)).loss))
     gap = max(abs(loss - losses[0]) for loss in losses)
     return within({"change of the loss": (gap, 1e-6)}, factors="1e-9, 1e9")
@@ -211,12 +215,11 @@ def _target_gradient(subject: Subject) -> Evidence:
     values = inputs.values.clone().requires_grad_()
     found = _again(_stirred(subject), Inputs(values), _draw(subject, inputs))
     found.output.loss.backward()  # type: ignore[no-untyped-call]
-    assert values.grad is not None
+    gradient = _gradient(values)
     patch, size = subject.config.encoder.patch, subject.config.input.size
     sizes = []
     for corner in corners(size, patch):
-        at = (slice(None), slice(None), *(slice(c, c + patch) for c in corner))
-        sizes.append(float(values.grad[at].abs().max()))
+        sizes.append(float(window(gradient, corner, patch).abs().max()))
     return within({"gradient in the last patch": (sizes[-1], 0.0)},
                   {"least gradient in another": (min(sizes[:-1]), 1e-12)})  # fmt: skip
 
@@ -231,22 +234,26 @@ def _finite_differences(subject: Subject) -> Evidence:
     told: dict[str, tuple[float, float]] = {}
     moving: dict[str, float | int | str | bool] = {}
     student = objective.student
-    parts = {"patch weights": student.patches.weight, "patch bias": student.patches.bias,
-             "CLS": student.cls, "first block": student.get_parameter("blocks.0.attention.qkv.weight"),
-             "final norm": student.norm.weight}  # fmt: skip
-    for name, parameter in parts.items():
-        assert parameter is not None and parameter.grad is not None
+    parts = {
+        "patch weights": "patches.weight",
+        "patch bias": "patches.bias",
+        "CLS": "cls",
+        "first block": "blocks.0.attention.qkv.weight",
+        "final norm": "norm.weight",
+    }
+    for name, path in parts.items():
+        parameter = student.get_parameter(path)
         way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         way, step = way / way.norm(), 1e-5
         held, free = [], []
         with torch.no_grad():
             for sign in (1, -1):
-                parameter += sign * step * way
+                parameter.add_(way, alpha=sign * step)
                 there = _again(objective, inputs, draw)
                 held.append(_mean_cosine(there.h[:, :-1], target[:, 1:]))
                 free.append(_mean_cosine(there.h[:, :-1], there.z[:, 1:]))
-                parameter -= sign * step * way
-        measured = float((parameter.grad * way).sum())
+                parameter.sub_(way, alpha=sign * step)
+        measured = float((_gradient(parameter) * way).sum())
         expected = -(held[0] - held[1]) / (2 * step)
         told[f"{name}: difference"] = (abs(measured - expected), 1e-7 * max(1.0, abs(expected)))
         moving[f"{name}: derivative"] = measured
@@ -270,8 +277,7 @@ def _causal(subject: Subject) -> Evidence:
     values = start.expand(len(places), *start.shape[1:]).clone()
     was = encoder.layers(encoder.embed(values), size)
     for sample, corner in enumerate(places):
-        at = (sample, slice(None), *(slice(c, c + patch) for c in corner))
-        values[at] = values[at] * -1.5 + 1.0
+        window(values[sample], corner, patch).mul_(-1.5).add_(1.0)
     now = encoder.layers(encoder.embed(values), size)
     early, late, bits = 0.0, math.inf, 0
     for before, after in zip(was, now, strict=True):
@@ -297,9 +303,15 @@ def _cls_prepended(subject: Subject) -> Evidence:
     cls = encoder.get_parameter("cls").detach()
     gap = furthest(embedding[:, :1], cls.expand(len(embedding), 1, -1))
     rest = furthest(embedding[:, 1:], naive_patches(encoder.patches, inputs.values))
-    return within({"first token, from CLS": (gap, 0.0), "the others, from the patches": (rest, EXACT),
-                   "tokens more than 1 + patches": (abs(embedding.shape[1] - 1 - patches), 0.0)},
-                  tokens=embedding.shape[1])  # fmt: skip
+    tokens = embedding.shape[1]
+    return within(
+        {
+            "first token, from CLS": (gap, 0.0),
+            "the others, from the patches": (rest, EXACT),
+            "tokens more than 1 + patches": (abs(tokens - 1 - patches), 0.0),
+        },
+        tokens=tokens,
+    )
 
 
 def _cls_initial(subject: Subject) -> Evidence:
@@ -327,12 +339,9 @@ def _patches_trained(subject: Subject) -> Evidence:
     """Three updates by the optimizer itself, with the patch embedding trained and with it fixed."""
     told: dict[str, tuple[float, float]] = {}
     moved: dict[str, tuple[float, float]] = {}
-    objective = subject.config.objective
-    assert isinstance(objective, NepaConfig)
     for kind in ("trained", "fixed"):
         objective = subject.objective({"objective.patch_embedding": kind})
-        if not isinstance(objective, Nepa):
-            raise TypeError("not a NEPA")
+        assert isinstance(objective, Nepa)
         for part, change in _three_updates(subject, objective).items():
             if kind == "fixed" and part.startswith("patches"):
                 told[f"{kind}: change of {part}"] = (change, 0.0)
@@ -365,7 +374,7 @@ def _teacher(subject: Subject) -> Evidence:
     for shift in (0.0, 1.0):
         with torch.no_grad():
             for parameter in teacher.parameters():
-                parameter += shift
+                parameter.add_(shift)
         losses.append(objective(inputs, _draw(subject, inputs)).loss)
     losses[-1].backward()
     with_gradient = sum(p.grad is not None for p in teacher.parameters())
@@ -376,10 +385,6 @@ def _teacher(subject: Subject) -> Evidence:
 
 def _is_nepa(subject: Subject) -> bool:
     return isinstance(subject.config.objective, NepaConfig)
-
-
-def _is_ecg(subject: Subject) -> bool:
-    return isinstance(subject.config.input, EcgInput)
 
 
 LOSS = "NEPA, prediction_loss of the reference code"

@@ -47,17 +47,23 @@ def _visits(subject: Subject) -> Ints:
     """The records in the order in which they are read."""
     known = _records(subject)
     loader = _loader(subject, _config(subject))
-    count = EPOCHS * len(subject.store.rows("train"))
+    count = EPOCHS * len(_training(subject))
     visits: list[int] = []
     for attempt in range(-(-count // BATCH)):
         visits += [known.get(one.numpy().tobytes(), -1) for one in loader.batch(attempt).samples]
     return np.array(visits[:count])
 
 
+def _training(subject: Subject) -> list[int]:
+    """Rows of the training split, told by their folds."""
+    folds = subject.store.manifest.splits["train"]
+    return [row for row, fold in enumerate(subject.store.folds.tolist()) if fold in folds]
+
+
 def _each_once(subject: Subject) -> Evidence:
-    rows = subject.store.rows("train")
+    rows = _training(subject)
     epochs = _visits(subject).reshape(EPOCHS, -1)
-    wrong = [n for n, epoch in enumerate(epochs) if sorted(epoch.tolist()) != rows.tolist()]
+    wrong = [n for n, epoch in enumerate(epochs) if sorted(epoch.tolist()) != rows]
     seen = [len(set(epoch.tolist())) for epoch in epochs]
     told = {"records": len(rows), "different ones in each epoch": " ".join(map(str, seen)),
             "epochs that are no permutation": len(wrong), "batch": BATCH}  # fmt: skip
@@ -162,8 +168,8 @@ def _per_sample(subject: Subject) -> Evidence:
 
 
 def _per_visit(subject: Subject) -> Evidence:
-    epoch = len(subject.store.rows("train"))
-    one = range(0, 4)
+    epoch = len(_training(subject))
+    one = range(4)
     later = range(epoch // BATCH, 2 * epoch // BATCH + 1)
     _, rows, starts = _starts(subject, one)
     _, again, others = _starts(subject, later)
@@ -173,6 +179,17 @@ def _per_visit(subject: Subject) -> Evidence:
     alike = sum(int(a) == int(b) for a, b in met) / max(1, len(met))
     told = {"records met again": len(met), "share with the same crop": alike, "bound": 0.2}
     return Evidence(len(met) > BATCH and alike <= 0.2, told)
+
+
+def _crop_by_seed(subject: Subject) -> Evidence:
+    """Read in order and alone, after others drew from every global generator."""
+    loader, _ = _cropped(subject)
+    first = [loader.batch(attempt) for attempt in range(4)][3]
+    np.random.seed(7)
+    torch.manual_seed(7)
+    again = _cropped(subject)[0].batch(3)
+    same = torch.equal(first.samples, again.samples)
+    return Evidence(same, {"crops of attempt 3, read in order and alone, alike": same})
 
 
 def _ecg(subject: Subject) -> bool:
@@ -192,4 +209,6 @@ CLAIMS: tuple[Claim, ...] = (
           OURS, _per_sample, _ecg),
     Claim("crop.per-visit", "A record is cropped elsewhere when it is met again.",
           OURS, _per_visit, _ecg),
+    Claim("crop.by-seed", "Where a crop begins is a function of seed and visit, of no global "
+          "generator.", OURS, _crop_by_seed, _ecg),
 )  # fmt: skip

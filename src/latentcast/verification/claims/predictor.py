@@ -25,6 +25,8 @@ from latentcast.verification.jepa_pass import (
 )
 from latentcast.verification.subject import Subject
 
+EVERY = slice(None)
+
 
 def _asked(objective: Jepa, subject: Subject, blocks: int = 2) -> tuple[Pass, list[Tensor]]:
     """A pass, and other cells to ask for: half of each level a block, in no order."""
@@ -38,14 +40,26 @@ def _asked(objective: Jepa, subject: Subject, blocks: int = 2) -> tuple[Pass, li
 
 
 def _predicted(
-    objective: Jepa, seen: Pass, asked: Sequence[Tensor], context: list[Tokens] | None = None
+    objective: Jepa,
+    seen: Pass,
+    asked: Sequence[Tensor],
+    context: list[Tokens] | None = None,
+    rows: slice = EVERY,
 ) -> list[Tensor]:
+    """What the objective predicts for some samples of a pass, from its context or another."""
     grids = seen.calls[0][0].given["grid"]
     size = tuple(n * objective.student.patches.patch for n in grids)
     if context is None:
         context = objective.student.fused(seen.context, size)
     with torch.no_grad():
-        return objective.predict(context, seen.teacher[-1], asked, size)
+        return objective.predict(_rows(context, rows), _rows(seen.teacher[-1], rows), asked, size)
+
+
+def _rows(levels: list[Tokens], rows: slice) -> list[Tokens]:
+    return [
+        Tokens(t.values[rows], t.places[rows], None if t.seen is None else t.seen[rows])
+        for t in levels
+    ]
 
 
 def positions(subject: Subject) -> Evidence:
@@ -59,7 +73,11 @@ def positions(subject: Subject) -> Evidence:
     before = _predicted(objective, seen, asked, context)
     moved = [Tokens(t.values, t.places.roll(1, 1), t.seen) for t in context]
     carried = [
-        Tokens(t.values.roll(1, 1), t.places.roll(1, 1), t.seen if t.seen is None else t.seen.roll(1, 1))
+        Tokens(
+            t.values.roll(1, 1),
+            t.places.roll(1, 1),
+            t.seen if t.seen is None else t.seen.roll(1, 1),
+        )
         for t in context
     ]
     elsewhere = min(changes(before, _predicted(objective, seen, asked, moved)))
@@ -111,16 +129,11 @@ def rows_in_order(subject: Subject) -> Evidence:
     objective = live(subject)
     seen, asked = _asked(objective, subject)
     together = _predicted(objective, seen, asked)
-    context = objective.student.fused(seen.context, tuple(values(subject).shape[2:]))
     largest = 0.0
     for b in (0, len(seen.places) - 1):
         row = slice(b, b + 1)
-        one = [
-            Tokens(t.values[row], t.places[row], None if t.seen is None else t.seen[row])
-            for t in context
-        ]
         for m in range(2):
-            alone = _predicted(objective, seen, [a[m : m + 1, row] for a in asked], one)
+            alone = _predicted(objective, seen, [a[m : m + 1, row] for a in asked], rows=row)
             whole = [p[m : m + 1, row] for p in together]
             largest = max(largest, *changes(whole, alone))
     return Evidence(largest <= ROUNDING, {"largest difference": largest, "bound": ROUNDING})

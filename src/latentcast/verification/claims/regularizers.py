@@ -24,6 +24,7 @@ from latentcast.verification.jepa_pass import (
     MATTERS,
     ROUNDING,
     Pass,
+    has_teacher,
     is_jepa,
     live,
     noise,
@@ -40,7 +41,17 @@ BOTH: dict[str, dict[str, Any]] = {
 
 def _regularized(subject: Subject, kind: str) -> tuple[Jepa, dict[str, Any]]:
     changes = {"objective.regularizer": BOTH[kind], "train.micro_batches": 1}
-    return live(subject, changes), BOTH[kind]
+    return _straddling(live(subject, changes)), BOTH[kind]
+
+
+def _straddling(objective: Jepa) -> Jepa:
+    """Channels that deviate by less and by more than 1: both sides of VICReg's hinge."""
+    student = objective.student
+    with torch.no_grad():
+        for norm in (student.finest.norm, *(level.norm for level in student.coarser)):
+            assert isinstance(norm, torch.nn.LayerNorm)
+            norm.weight.copy_(torch.linspace(0.05, 2, len(norm.weight)))
+    return objective
 
 
 def _mixture(subject: Subject, kind: str) -> Evidence:
@@ -93,7 +104,7 @@ def naive_variance(rows: Tensor) -> float:
         mean = sum(column) / len(column)
         spread = sum((v - mean) ** 2 for v in column) / (len(column) - 1)
         total += max(0.0, 1 - math.sqrt(spread + 1e-4))
-    return total / rows.shape[1]
+    return float(total / rows.shape[1])
 
 
 def naive_covariance(rows: Tensor) -> float:
@@ -104,7 +115,7 @@ def naive_covariance(rows: Tensor) -> float:
         for j, other in enumerate(centred):
             if i != j:
                 total += float((one * other).sum() / (len(x) - 1)) ** 2
-    return total / x.shape[1]
+    return float(total / x.shape[1])
 
 
 def naive_sigreg(rows: Tensor, directions: Tensor, knots: int = 17, reach: float = 3.0) -> float:
@@ -119,7 +130,7 @@ def naive_sigreg(rows: Tensor, directions: Tensor, knots: int = 17, reach: float
             weight = (step if j in (0, knots - 1) else 2 * step) * phi
             real, imaginary = float(np.cos(t * y).mean()), float(np.sin(t * y).mean())
             total += len(y) * weight * ((real - phi) ** 2 + imaginary**2)
-    return total / a.shape[1]
+    return float(total / a.shape[1])
 
 
 def vicreg(subject: Subject) -> Evidence:
@@ -135,7 +146,7 @@ def shipped(subject: Subject) -> Evidence:
     jepa = subject.config.objective
     assert isinstance(jepa, JepaConfig) and jepa.regularizer is not None
     own = jepa.regularizer.model_dump()
-    objective = live(subject, {"objective.regularizer": own})
+    objective = _straddling(live(subject, {"objective.regularizer": own}))
     x, draw = values(subject), subject.draw()
     seen = observe(objective, Inputs(x), draw)
     plain = observe(_without(subject, objective), Inputs(x), draw)
@@ -158,11 +169,9 @@ def reaches_student(subject: Subject) -> Evidence:
     holds = True
     for kind, chosen in BOTH.items():
         own = {**chosen, "weight": 1.0}
-        objective = live(
-            subject, {"objective.regularizer": own, "train.micro_batches": 1}
-        )
+        objective = live(subject, {"objective.regularizer": own, "train.micro_batches": 1})
         seen = observe(objective, Inputs(values(subject)), subject.draw())
-        seen.output.loss.backward()
+        seen.output.loss.backward()  # type: ignore[no-untyped-call]
         sums = {"student": 0.0, "predictors": 0.0, "teacher": 0.0}
         for name, parameter in objective.named_parameters():
             if parameter.grad is not None:
@@ -225,7 +234,7 @@ def definition(subject: Subject) -> Evidence:
     a = regularizers.directions(stream, 6, 7, x)
     measured, expected = float(regularizers.sigreg(x, stream, slices=7)), naive_sigreg(x, a)
     x.requires_grad_()
-    regularizers.sigreg(x, stream, slices=7).backward()
+    regularizers.sigreg(x, stream, slices=7).backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     slope = 0.0
     toward, h = noise((40, 6), 9), 1e-5
@@ -296,12 +305,7 @@ def still(subject: Subject) -> bool:
 
 def has_regularizer(subject: Subject) -> bool:
     jepa = subject.recipe.objective
-    return isinstance(jepa, JepaConfig) and jepa.regularizer is not None and _taught(subject)
-
-
-def _taught(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
-    return isinstance(jepa, JepaConfig) and jepa.target == "teacher"
+    return isinstance(jepa, JepaConfig) and jepa.regularizer is not None and has_teacher(subject)
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -319,7 +323,7 @@ CLAIMS: tuple[Claim, ...] = (
         "and not the predictors'.",
         "spec of JEPA, section 6, number 6",
         reaches_student,
-        _taught,
+        has_teacher,
     ),
     Claim(
         "vicreg.mixture",
@@ -327,7 +331,7 @@ CLAIMS: tuple[Claim, ...] = (
         "context, averaged over levels.",
         "VICReg (Bardes et al. 2022); spec of H-JEPA, defect D7",
         vicreg,
-        _taught,
+        has_teacher,
     ),
     Claim(
         "vicreg.variance",
@@ -356,7 +360,7 @@ CLAIMS: tuple[Claim, ...] = (
         "averaged over levels.",
         "LeJEPA (Balestriero & LeCun 2025)",
         sigreg,
-        _taught,
+        has_teacher,
     ),
     Claim(
         "sigreg.definition",
@@ -367,8 +371,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "sigreg.not-standardised",
-        "SIGReg sees rank, scale and mean: rows of rank one, shrunk, shifted or all equal score ten "
-        "times an isotropic Gaussian.",
+        "SIGReg sees rank, scale and mean: rows of rank one, shrunk, shifted or all equal score "
+        "ten times an isotropic Gaussian.",
         "spec of H-JEPA, defect D8 and behaviour 15",
         not_standardised,
         is_jepa,

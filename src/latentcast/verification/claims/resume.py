@@ -144,7 +144,9 @@ def _refused(subject: Subject, folder: Path, changes: dict[str, float]) -> str |
     config = rehearsed(subject).config.updated(changes)
     objective = build(config)
     try:
-        state: State = checkpoint.resume(folder, objective, adamw(objective, config.optimizer), config)
+        state: State = checkpoint.resume(
+            folder, objective, adamw(objective, config.optimizer), config
+        )
     except LatentcastError as problem:
         return str(problem)
     return f"starts over at step {state.step}" if state.step != config.train.steps else None

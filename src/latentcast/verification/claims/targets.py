@@ -36,7 +36,7 @@ def no_gradient(subject: Subject) -> Evidence:
     objective = live(subject)
     x = values(subject).requires_grad_()
     seen = observe(objective, Inputs(x), subject.draw())
-    seen.output.loss.backward()
+    seen.output.loss.backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None and objective.teacher is not None
     hidden = ~marked(seen.places, math.prod(subject.config.grids[0]))
     flags = patch_flags(subject, hidden)
@@ -101,27 +101,30 @@ def untouched(subject: Subject) -> Evidence:
 
 
 def whole_input(subject: Subject) -> Evidence:
-    """Each token of the teacher answers to the hidden patches and to the visible ones."""
+    """Each token of the teacher answers to target patches, to context patches, to all others."""
     objective, before = one_pass(subject)
     x = values(subject)
-    hidden = ~marked(before.places, math.prod(subject.config.grids[0]))
-    least = math.inf
-    for flags in (hidden, ~hidden):
+    patches = math.prod(subject.config.grids[0])
+    target = marked(before.targets[0].transpose(0, 1).flatten(1), patches)
+    context = marked(before.places, patches)
+    groups = {"target": target, "context": context, "other": ~(target | context)}
+    least: dict[str, float] = {}
+    for name, flags in groups.items():
+        if not bool(flags.any(1).all()):
+            continue  # of stretches, everything is one or the other
         other = torch.where(patch_flags(subject, flags), 3 * noise(x.shape), x)
         after = observe(objective, Inputs(other), subject.draw())
-        for one, two in zip(before.teacher[-1], after.teacher[-1], strict=True):
-            least = min(least, float((one.values - two.values).abs().amax(-1).min()))
+        least[name] = min(
+            float((one.values - two.values).abs().amax(-1).min())
+            for one, two in zip(before.teacher[-1], after.teacher[-1], strict=True)
+        )
     cells = [level.values.shape[1] for level in before.teacher[-1]]
     wanted = [math.prod(grid) for grid in subject.config.grids]
-    return Evidence(
-        least > 1e-12 and cells == wanted,
-        {
-            "least change of a token": least,
-            "bound": 1e-12,
-            "tokens": str(cells),
-            "cells": str(wanted),
-        },
-    )
+    told: dict[str, float | str] = {
+        f"least change of a token by {name} patches": value for name, value in least.items()
+    }
+    told |= {"lower bound": 1e-12, "tokens": str(cells), "cells": str(wanted)}
+    return Evidence(min(least.values()) > 1e-12 and cells == wanted, told)
 
 
 def deterministic(subject: Subject) -> Evidence:

@@ -1,9 +1,8 @@
-"""The transformer: products, attention, norms and branches of every block, against plain loops."""
+"""Blocks, norms, gains, MLP and patch embedding, against plain products in float64."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -11,213 +10,28 @@ from torch import Tensor, nn
 
 from latentcast.batch import Inputs
 from latentcast.nn.blocks import LayerScale, QKNorm
-from latentcast.objectives.base import Objective
+from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.claims.positions import is_jepa, is_rotary, paired, stacks
 from latentcast.verification.observing import (
     EXACT,
-    AttentionCall,
     BlockPass,
-    attention_calls,
     block_passes,
     corners,
+    evaluated,
     finest,
     furthest,
-    naive_attention,
     naive_norm,
     naive_patches,
     naive_product,
-    outputs_of,
+    passes_of,
     real,
     stirred,
-    thirds,
+    window,
     within,
+    worst_of,
 )
 from latentcast.verification.subject import Subject
-
-
-def _passes(subject: Subject) -> list[BlockPass]:
-    """Every block of the stirred objective, teacher and predictors included, on real inputs."""
-    objective = stirred(subject.objective(), subject.seed)
-    return _run(objective, real(subject))
-
-
-def _run(objective: Objective, inputs: Inputs) -> list[BlockPass]:
-    found = block_passes(objective, lambda: objective(inputs, None))
-    if not found:
-        raise ValueError("no block was run")
-    return found
-
-
-def _worst(found: list[BlockPass], gap: Callable[[BlockPass], float]) -> Evidence:
-    gaps = {seen.name: gap(seen) for seen in found}
-    name = max(gaps, key=lambda n: math.inf if math.isnan(gaps[n]) else gaps[n])
-    return within({"largest difference": (gaps[name], EXACT)}, where=name, blocks=len(gaps))
-
-
-def _call(seen: BlockPass) -> AttentionCall:
-    if seen.call is None:
-        raise ValueError(f"{seen.name}: computed no attention")
-    return seen.call
-
-
-def _in_predictor(seen: BlockPass) -> bool:
-    return seen.name.startswith("predictors")
-
-
-# -- attention --------------------------------------------------------------------------------
-
-
-def _projections(subject: Subject) -> Evidence:
-    turned = is_rotary(subject)
-
-    def gap(seen: BlockPass) -> float:
-        attention, call = seen.block.attention, _call(seen)
-        packed = naive_product(seen.into["attention"], attention.qkv.weight, attention.qkv.bias)
-        q, k, v = thirds(packed, attention.heads)
-        gaps = [furthest(seen.out["attention.qkv"], packed), furthest(call.v, v)]
-        if not subject.config.encoder.qk_norm and (not turned or _in_predictor(seen)):
-            gaps += [furthest(call.q, q), furthest(call.k, k)]
-        joined = torch.cat([call.out[:, h] for h in range(attention.heads)], dim=-1)
-        mixed = naive_product(joined, attention.proj.weight, attention.proj.bias)
-        return max(*gaps, furthest(seen.out["attention"], mixed))
-
-    return _worst(_passes(subject), gap)
-
-
-@torch.no_grad()
-def _bias(subject: Subject) -> Evidence:
-    """Adding to a bias has to change q, k and v, each."""
-    told: dict[str, tuple[float, float]] = {}
-    for seen in _passes(subject):
-        attention, x, least = seen.block.attention, seen.into["attention"][:1], 0.0
-        bias = attention.qkv.bias
-        if isinstance(bias, Tensor):
-            with attention_calls() as calls:
-                attention(x)
-                bias += torch.linspace(1, 2, len(bias), dtype=bias.dtype)
-                attention(x)
-            was, now = calls
-            pairs = ((now.q, was.q), (now.k, was.k), (now.v, was.v))
-            least = min(furthest(*pair) for pair in pairs)
-        told[f"{seen.name}: least change"] = (least, 1e-6)
-    return within({}, told)
-
-
-def _softmax(subject: Subject) -> Evidence:
-    causal = subject.config.encoder.causal
-
-    def gap(seen: BlockPass) -> float:
-        call = _call(seen)
-        return furthest(call.out, naive_attention(call, causal and not _in_predictor(seen)))
-
-    return _worst(_passes(subject), gap)
-
-
-def _qk_norm_unit(subject: Subject) -> Evidence:
-    """The mean square of each head of each token, with the affine part at 1 and 0."""
-    objective = stirred(subject.objective(), subject.seed)
-    for module in objective.modules():
-        if isinstance(module, QKNorm):
-            for name, parameter in module.named_parameters():
-                parameter.data.fill_(1.0 if name == "weight" else 0.0)
-
-    def gap(seen: BlockPass) -> float:
-        call = _call(seen)
-        return max(float((x.square().mean(-1) - 1).abs().max()) for x in (call.q, call.k))
-
-    found = _run(objective, real(subject))
-    gaps = {seen.name: gap(seen) for seen in found}
-    name = max(gaps, key=lambda n: gaps[n])
-    # (variance of an already tiny head + 1e-12) is what keeps it from 1 exactly.
-    return within({"mean square of a head, from 1": (gaps[name], 1e-5)}, where=name)
-
-
-@torch.no_grad()
-def _qk_norm_order(subject: Subject) -> Evidence:
-    """q and k are the rotated norm, and not the norm of what was rotated."""
-    objective = stirred(subject.objective(), subject.seed)
-    right, wrong = 0.0, math.inf
-    for stack in stacks(objective, subject.config.input.size):
-        products = [block.get_submodule("attention.qkv") for block in stack.blocks]
-        with attention_calls() as calls, outputs_of(*products) as packed:
-            stack.run(None)
-        turns = stack.turns()
-        for block, call, raw in zip(stack.blocks, calls, packed, strict=True):
-            plain = thirds(raw[0].double(), stack.config.heads)
-            norms = (block.get_submodule("attention.q_norm"),
-                     block.get_submodule("attention.k_norm"))  # fmt: skip
-            for x, own, norm in zip((call.q, call.k), plain, norms, strict=False):
-                weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-                shape = (weight, bias, subject.config.encoder.norm_eps)
-                seen, own = x[:, :, stack.prefix :], own[:, :, stack.prefix :]
-                expected = paired(naive_norm(own, *shape)) * turns
-                late = paired(naive_norm(_unpaired(paired(own) * turns), *shape))
-                right = max(right, float((paired(seen) - expected).abs().max()))
-                wrong = min(wrong, float((paired(seen) - late).abs().max()))
-    return within({"difference from norm, then rotation": (right, 5e-5)},
-                  {"difference from rotation, then norm": (wrong, 1e-3)})  # fmt: skip
-
-
-def _unpaired(z: Tensor) -> Tensor:
-    return torch.cat([z.real, z.imag], dim=-1).unsqueeze(0)
-
-
-def _both_directions(subject: Subject) -> Evidence:
-    """Every patch reaches the output of every other: sample t has patch t changed."""
-    encoder = finest(stirred(subject.objective(), subject.seed))
-    size, patch = subject.config.input.size, subject.config.encoder.patch
-    places = corners(size, patch)
-    places = places[:: max(1, len(places) // 16)]
-    values = real(subject, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
-    with torch.no_grad():
-        was = encoder.transform(encoder.embed(values), size)
-        for sample, corner in enumerate(places):
-            at = (sample, slice(None), *(slice(c, c + patch) for c in corner))
-            values[at] += 1.0
-        gap = (encoder.transform(encoder.embed(values), size) - was).abs().amax(-1)
-    return within({}, {"least change of any output by any patch": (float(gap.min()), 1e-9)})
-
-
-def _padding(subject: Subject) -> Evidence:
-    """What was not measured changes: nothing that was measured may notice."""
-    objective = stirred(subject.objective(), subject.seed, wide=False)
-    assert isinstance(objective, Jepa)
-    size, patch = subject.config.input.size, subject.config.encoder.patch
-    values = real(subject, 4).values.float()
-    places = corners(size, patch)
-    gone = torch.rand(4, len(places), generator=torch.Generator().manual_seed(2)) < 0.3
-    gone[3] = True  # nothing at all is measured of the last
-    valid, other = torch.ones_like(values, dtype=torch.bool), values.clone()
-    for sample in range(4):
-        for number, corner in enumerate(places):
-            if gone[sample, number]:
-                at = (sample, slice(None), *(slice(c, c + patch) for c in corner))
-                valid[at], other[at] = False, other[at] + 3.0
-    kept = torch.arange(0, len(places), 2).expand(4, -1)
-    worst, finite, seen_tokens = 0.0, True, 0
-    with torch.no_grad():
-        for chosen in (None, kept):
-            pairs = [objective.student(x, ~gone, chosen) for x in (values, other)]
-            for a, b in zip(*pairs, strict=True):
-                finite = finite and bool(a.values.isfinite().all())
-                if a.seen is None:
-                    raise ValueError("which tokens are seen is not told")
-                counts = a.seen.clone()
-                counts[3] = False
-                seen_tokens += int(counts.sum())
-                worst = max(worst, float((a.values - b.values)[counts].abs().max()))
-        wide = objective.double()
-        losses = [wide(Inputs(x.double(), valid), None).loss for x in (values, other)]
-    told = {
-        "change of what was measured": (worst, 0.0),
-        "change of the loss": (furthest(losses[0], losses[1]), EXACT),
-    }
-    return within(told, {"outputs that are finite": (float(finite), 1.0)}, tokens=seen_tokens)
-
-
-# -- blocks -----------------------------------------------------------------------------------
 
 
 def _pre_norm(subject: Subject) -> Evidence:
@@ -227,16 +41,14 @@ def _pre_norm(subject: Subject) -> Evidence:
         attended = naive_norm(x, first.weight, first.bias, first.eps)
         between = x + seen.branches[0]
         mixed = naive_norm(between, second.weight, second.bias, second.eps)
-        return max(
-            furthest(seen.into["attention"], attended), furthest(seen.into["mlp"], mixed)
-        )
+        return max(furthest(seen.into["attention"], attended), furthest(seen.into["mlp"], mixed))
 
-    return _worst(_passes(subject), gap)
+    return worst_of(passes_of(subject), gap)
 
 
 def _residual(subject: Subject) -> Evidence:
-    return _worst(
-        _passes(subject), lambda seen: furthest(seen.after, seen.before + sum(seen.branches))
+    return worst_of(
+        passes_of(subject), lambda seen: furthest(seen.after, seen.before + sum(seen.branches))
     )
 
 
@@ -253,7 +65,7 @@ def _mlp(subject: Subject) -> Evidence:
         out = naive_product(hidden, mlp.down.weight, mlp.down.bias)
         return furthest(seen.out["mlp"], out)
 
-    return _worst(_passes(subject), gap)
+    return worst_of(passes_of(subject), gap)
 
 
 def _activated(name: str, x: Tensor) -> Tensor:
@@ -268,33 +80,62 @@ def _activated(name: str, x: Tensor) -> Tensor:
             return x / (1 + torch.exp(-x))
 
 
+@torch.no_grad()
 def _stack(subject: Subject) -> Evidence:
-    """Each block reads what the one before it gave, and the last norm reads the last block."""
+    """From embedding to norm: what each block reads, and that what is returned is what was made."""
     objective = stirred(subject.objective(), subject.seed)
-    inputs, names = real(subject), dict(objective.named_modules())
-    ends = {name: m for name, m in names.items()
-            if isinstance(m, nn.LayerNorm) and f"{name[:-4]}blocks.0" in names}  # fmt: skip
-    with torch.no_grad(), outputs_of(*ends.values()) as normed:
-        found = {seen.name: seen for seen in _run(objective, inputs)}
-    told: dict[str, tuple[float, float]] = {}
-    for (name, norm), outs in zip(ends.items(), normed, strict=True):
-        parent = name.removesuffix("norm")
-        if not outs:  # an average that takes no part in the loss
-            continue
-        held = [found[own] for own in names
-                if own.startswith(f"{parent}blocks.") and own.count(".") == name.count(".") + 1]  # fmt: skip
-        gaps = [furthest(after.before, before.after) for before, after in pairwise(held)]
-        last = held[-1].after
-        wide = naive_norm(last, norm.weight, norm.bias, norm.eps)[:, -outs[0].shape[1] :]
-        told[f"{parent}blocks"] = (max([0.0, *gaps]), 0.0)
-        told[name] = (furthest(outs[0], wide), EXACT)
+    inputs, encoder = real(subject), finest(objective)
+    embedding, states = encoder.embed(inputs.values), list[Tensor]()
+    size = tuple(inputs.values.shape[2:])
+    found = block_passes(encoder, lambda: states.extend(encoder.layers(embedding, size)))
     depth = subject.config.encoder.depth
-    return within(told, {"blocks of the encoder that ran": (_ran(found, objective), depth)})
+    if not len(states) == depth + 2 == len(found) + 2:
+        return within({"states, from depth + 2": (abs(len(states) - depth - 2), 0.0),
+                       "blocks run, from depth": (abs(len(found) - depth), 0.0)})  # fmt: skip
+    told = {"first state, from the embedding": (furthest(states[0], embedding), 0.0)}
+    for n, seen in enumerate(found):
+        gap = max(furthest(seen.before, states[n]), furthest(seen.after, states[n + 1]))
+        told[f"block {n + 1}, from its states"] = (gap, 0.0)
+    told["last state, from the norm"] = (furthest(states[-1], _normed(encoder.norm, states[-2])),
+                                         EXACT)  # fmt: skip
+    if isinstance(objective, Jepa):
+        _follow_levels(objective, inputs, told)
+    return within(told)
 
 
-def _ran(found: dict[str, BlockPass], objective: Objective) -> int:
-    own = {id(block) for block in finest(objective).blocks}
-    return sum(id(seen.block) in own for seen in found.values())
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(norm, nn.LayerNorm)
+    return naive_norm(x, norm.weight, norm.bias, norm.eps)
+
+
+def _follow_levels(objective: Jepa, inputs: Inputs, told: dict[str, tuple[float, float]]) -> None:
+    """The same of coarser levels and predictors, in a step of the objective."""
+    stacks = {f"student.coarser.{n}": m for n, m in enumerate(objective.student.coarser)}
+    stacks |= {f"predictors.{n}": m for n, m in enumerate(objective.predictors)}
+    tokens: list[list[Tensor]] = []
+
+    def keep(module: nn.Module, args: object, out: object) -> None:
+        said = out.values if isinstance(out, Tokens) else out
+        assert isinstance(said, Tensor)
+        tokens[list(stacks.values()).index(module)].append(said)
+
+    tokens.extend([] for _ in stacks)
+    handles = [module.register_forward_hook(keep) for module in stacks.values()]
+    found = evaluated(objective, inputs)
+    for handle in handles:
+        handle.remove()
+    for (name, module), outs in zip(stacks.items(), tokens, strict=True):
+        own = [seen for seen in found if seen.name.startswith(f"{name}.")]
+        if not own:  # a level without blocks
+            continue
+        gaps = [furthest(after.before, before.after) for before, after in pairwise(own)]
+        told[f"{name}, one block after the other"] = (max([0.0, *gaps]), 0.0)
+        out, expected = outs[0], _normed(module.get_submodule("norm"), own[-1].after)
+        if name.startswith("predictors"):
+            proj, asks = module.get_submodule("proj"), out.shape[2]
+            assert isinstance(proj, nn.Linear)
+            expected = naive_product(expected[:, -asks:], proj.weight, proj.bias).view_as(out)
+        told[f"{name}, from the norm"] = (furthest(out, expected), EXACT)
 
 
 def _epsilon(subject: Subject) -> Evidence:
@@ -321,7 +162,9 @@ def _scale_initial(subject: Subject) -> Evidence:
     value = subject.recipe.encoder.layer_scale
     assert value is not None
     gaps, blocks = 0.0, 0
-    passed = block_passes(objective := subject.objective(), lambda: objective(subject.inputs(), None))
+    passed = block_passes(
+        objective := subject.objective(), lambda: objective(subject.inputs(), None)
+    )
     for seen in passed:
         blocks += 1
         for scale in (seen.block.scale1, seen.block.scale2):
@@ -347,7 +190,7 @@ def _scale_place(subject: Subject) -> Evidence:
                     drawn = torch.randn(len(module.gain), generator=gains, dtype=torch.float64)
                     module.gain.data.copy_(drawn * on)
         gaps = []
-        for seen in _run(objective, real(subject, 2)):
+        for seen in evaluated(objective, real(subject, 2)):
             parts = seen.branches
             expected = seen.before + first * parts[0] + second * parts[1]
             gaps.append(furthest(seen.after, expected))
@@ -376,16 +219,12 @@ def _patch_order(subject: Subject) -> Evidence:
     values = real(subject, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
     was = encoder.embed(values)
     for sample, corner in enumerate(places):
-        values[(sample, slice(None), *(slice(c, c + patch) for c in corner))] += 1.0
+        window(values[sample], corner, patch).add_(1.0)
     changed = (encoder.embed(values) - was).abs().amax(-1) > 0
     wrong = int((changed[:, encoder.prefix :] != torch.eye(len(places), dtype=torch.bool)).sum())
     before = int(changed[:, : encoder.prefix].sum())
     return within({"tokens that answer for another patch": (wrong + before, 0)},
                   patches=len(places))  # fmt: skip
-
-
-def _qk_norm(subject: Subject) -> bool:
-    return subject.config.encoder.qk_norm
 
 
 def _layer_scale(subject: Subject) -> bool:
@@ -396,36 +235,6 @@ REFERENCE = "NEPA and I-JEPA reference code"
 NEPA = "NEPA reference code, block"
 
 CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "attention.projections",
-        "q, k and v are the thirds of one product with bias, cut into heads; heads are joined "
-        "and projected with bias.",
-        REFERENCE, _projections,
-    ),
-    Claim(
-        "attention.qkv-bias", "The bias of the packed product reaches q, k and v.",
-        "published table", _bias, lambda s: s.config.encoder.qkv_bias,
-    ),
-    Claim(
-        "attention.softmax", "Attention is softmax(q · k / √head) v, once, over the keys.",
-        "Vaswani et al. 2017", _softmax,
-    ),
-    Claim(
-        "attention.both-directions", "A JEPA encoder reads in both directions.",
-        "I-JEPA reference code", _both_directions, lambda s: not s.config.encoder.causal,
-    ),
-    Claim(
-        "attention.padding", "What was not measured is attended to by nothing that was.",
-        "our design; H-JEPA defects D11, D14", _padding, is_jepa,
-    ),
-    Claim(
-        "qk-norm.per-head", "Queries and keys have unit mean square in each head of each token.",
-        NEPA, _qk_norm_unit, _qk_norm,
-    ),
-    Claim(
-        "qk-norm.before-rotation", "QK-norm comes before the rotation.",
-        NEPA, _qk_norm_order, lambda s: _qk_norm(s) and is_rotary(s),
-    ),
     Claim(
         "block.pre-norm", "Attention and MLP read the norm of the residual stream.",
         REFERENCE, _pre_norm,

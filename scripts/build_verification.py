@@ -1,0 +1,105 @@
+"""Write docs/verification: the report of every shipped recipe, and what the parity files say.
+
+    python scripts/build_verification.py [RECIPE ...]
+
+Without names all are measured, which takes half an hour on two cores. Every recipe has
+``report.md``, ``report.json`` and ``badge.svg``; those of :data:`MATRIX` also inject the whole
+catalogue of faults and have the page, ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from latentcast.pretrain import surroundings
+from latentcast.recipes import RECIPES, recipe
+from latentcast.verification.claims import all_claims
+from latentcast.verification.console import print_section
+from latentcast.verification.faults import all_faults
+from latentcast.verification.lines import Report, Section
+from latentcast.verification.pages import write_report
+from latentcast.verification.parity import compare
+from latentcast.verification.suite import parity_section, verify_recipe
+
+REPOSITORY = Path(__file__).parents[1]
+OUT = REPOSITORY / "docs" / "verification"
+MATRIX = ("nepa-ecg-small", "nepa-image-large", "ijepa-ecg-small", "ijepa-image-huge",
+          "hjepa-ecg-small", "hjepa-image-base")  # fmt: skip
+"""One of each kind: together they have every fault of the catalogue."""
+PARITY = "parity"
+
+
+def main(names: list[str]) -> int:
+    console, held = Console(), True
+    for name in names or RECIPES:
+        faults = all_faults() if name in MATRIX else None
+        section = verify_recipe(recipe(name), all_claims(), faults)
+        print_section(section, console)
+        held &= section.holds
+        _write(OUT / name, (section,), page=name in MATRIX)
+    if not names:
+        files = sorted((REPOSITORY / "tests" / "parity").glob("*.safetensors"))
+        sections = tuple(parity_section(file, compare(file)) for file in files)
+        held &= all(section.holds for section in sections)
+        _write(OUT / PARITY, sections, page=False)
+    (OUT / "README.md").write_text(index(), encoding="utf-8")
+    return 0 if held else 1
+
+
+def _write(folder: Path, sections: tuple[Section, ...], page: bool) -> None:
+    environment = {**surroundings(), "command": "make verification"}
+    written = write_report(Report(sections, environment), folder)
+    if not page:
+        written.unlink()
+
+
+def index() -> str:
+    """A table of what lies beside it."""
+    lines = [
+        "# What `latentcast verify` found\n",
+        "Written by `make verification`; a test compares promises, verdicts and who caught what",
+        "with the library as it is. [What is measured, and how](../verify.md).\n",
+        "| recipe | found | parameters | time | report |",
+        "|---|---|---|---|---|",
+    ]
+    for name in (*RECIPES, PARITY):
+        file = OUT / name / "report.json"
+        if not file.exists():
+            continue
+        sections = json.loads(file.read_text(encoding="utf-8"))["sections"]
+        parameters = sections[0]["facts"].get("parameters")
+        links = f"[report]({name}/report.md)"
+        if (OUT / name / "report.html").exists():
+            links += f", [page]({name}/report.html)"
+        lines.append(
+            f"| `{name}` | ![]({name}/badge.svg) | {f'{parameters:,}' if parameters else ''} "
+            f"| {sum(section['seconds'] for section in sections):.0f} s | {links} |"
+        )
+    lines += ["", "Parameters include the teacher.", "", proven()]
+    return "\n".join(lines) + "\n"
+
+
+def proven() -> str:
+    """What all matrices together say of the claims and of the catalogue."""
+    rows, claims = [], set[str]()
+    for name in MATRIX:
+        if (file := OUT / name / "report.json").exists():
+            (section,) = json.loads(file.read_text(encoding="utf-8"))["sections"]
+            claims |= {claim["id"] for claim in section["claims"]}
+            rows += section["faults"]["rows"]
+    injected, caught = {row["id"] for row in rows}, {row["id"] for row in rows if row["caught"]}
+    red = {name for row in rows for name in set(row["caught_by"]) - set(row["raised"])}
+    unproven = ", ".join(f"`{name}`" for name in sorted(claims - red)) or "none"
+    return (
+        f"Together the pages hold {len(injected)} faults of which {len(caught)} were caught, and "
+        f"{len(claims)} claims of which {len(claims & red)} were turned red by a fault. "
+        f"Unproven: {unproven}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""One plain file for everybody else: all weights, and the configuration beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from latentcast.config import Config, validated
+from latentcast.engine import checkpoint
+from latentcast.errors import LatentcastError
+from latentcast.files import replacing
+
+FORMAT = "1"
+
+
+def export(run: Path, file: Path) -> int:
+    """Write the newest checkpoint of a run as one safetensors file, however many ranks saved it.
+
+    Student, teacher and predictors under the names they have in the objective; in the metadata
+    ``config`` (JSON, with the normalisation of the training split), ``step`` and ``format``.
+    ``Encoder.from_pretrained(file)`` reads it, and so does anything that reads safetensors.
+
+    Returns:
+        the optimizer steps the weights have seen.
+
+    Raises:
+        LatentcastError: no checkpoint, a damaged one, or the file cannot be written.
+    """
+    newest = checkpoint.latest(run / "checkpoints")
+    record = checkpoint.read_record(newest)
+    tensors = checkpoint.read_tensors(newest, "model")
+    told = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
+    try:
+        with replacing(file) as draft:
+            save_file(tensors, draft, metadata=told)
+    except (OSError, SafetensorError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be written ({problem}); free space or name another file"
+        ) from None
+    return int(record["step"])
+
+
+def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
+    """Weights, configuration and step of an exported file.
+
+    Raises:
+        LatentcastError: it is damaged, or was not written by :func:`export`.
+    """
+    try:
+        with safe_open(file, framework="pt") as held:
+            told = held.metadata() or {}
+            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as problem:
+        raise LatentcastError(f"{file}: cannot be read ({problem}); export the run again") from None
+    if told.get("format") != FORMAT or not {"step", "config"} <= told.keys():
+        raise LatentcastError(
+            f"{file}: was not written by latentcast export; public weights are read by "
+            "latentcast.artifacts.public_ijepa and public_nepa"
+        )
+    return tensors, validated(json.loads(told["config"]), str(file)), int(told["step"])

@@ -1,0 +1,512 @@
+"""Scores: what is fitted on what, what is counted, and that the encoder stays as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from latentcast import probing
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.evaluation import classification, features, knn, metrics, protocol
+from latentcast.evaluation.multinomial import fit_head
+from latentcast.evaluation.tasks import Task
+from latentcast.verification.claim import Claim, Evidence, Number
+from latentcast.verification.known import is_ecg, is_image, recordings
+from latentcast.verification.observing import within
+from latentcast.verification.rehearsal import once
+from latentcast.verification.scored import (
+    Fit,
+    Foreign,
+    encoder,
+    mean_of_defined,
+    naive_auroc,
+    other_test,
+    readings,
+    rows_of,
+    score,
+    scored,
+    state_of,
+    store,
+    truth,
+    watched,
+)
+from latentcast.verification.subject import Subject
+
+Array = npt.NDArray[Any]
+OURS = "our protocol, docs of evaluation/protocol.py"
+FLOAT = 2.0**-23
+
+
+# The encoder
+
+
+def _frozen(subject: Subject) -> Evidence:
+    """Everything of a loaded encoder before and after a whole probe."""
+    done = scored(subject)
+    (tensors, flags), (after, modes) = done.before, done.after
+    moved = [name for name in tensors if not torch.equal(tensors[name], after[name])]
+    turned = [name for name in flags if flags[name] != modes[name]]
+    told: dict[str, Number] = {
+        "weights": len(tensors), "moved": ", ".join(moved[:3]) or "none",
+        "modes and flags changed": ", ".join(turned[:3]) or "none",
+    }  # fmt: skip
+    return Evidence(not moved and not turned and set(after) == set(tensors), told)
+
+
+def _foreign(subject: Subject) -> Evidence:
+    """BatchNorm and dropout, handed over in training mode: read twice, and given back as it was."""
+    source = Foreign(subject)
+    tensors, flags = state_of(source)
+    rows = rows_of(subject, "train")[:12]
+    first, second = (readings(subject, source, rows)["only"] for _ in range(2))
+    after, modes = state_of(source)
+    moved = [name for name in tensors if not torch.equal(tensors[name], after[name])]
+    turned = [name for name in flags if flags[name] != modes[name]]
+    noise = float(np.abs(first - second).max())
+    told: dict[str, Number] = {
+        "difference of two readings": noise, "moved": ", ".join(moved[:3]) or "none",
+        "modes changed": ", ".join(turned[:3]) or "none",
+    }  # fmt: skip
+    return Evidence(noise == 0 and not moved and not turned, told)
+
+
+def _deterministic(subject: Subject) -> Evidence:
+    """Twice the same bits; alone and in company the same to the rounding of a matrix product."""
+    source, rows = encoder(subject), rows_of(subject, "train")[:8]
+    first, second = (readings(subject, source, rows) for _ in range(2))
+    alone = readings(subject, source, rows[3:4])
+    same = all(np.array_equal(first[name], second[name]) for name in first)
+    apart = max(
+        float(np.abs(first[name][3:4] - alone[name]).max() / max(1.0, np.abs(alone[name]).max()))
+        for name in first
+    )
+    told: dict[str, Number] = {"layers": len(first), "same bits": same,
+                               "alone or in a batch": apart, "bound": 256 * FLOAT}  # fmt: skip
+    return Evidence(same and apart <= 256 * FLOAT, told)
+
+
+def _pooled(subject: Subject) -> Evidence:
+    """Tokens that are not valid are NaN: whoever touches one shows."""
+    generator = torch.Generator().manual_seed(subject.seed)
+    tokens = torch.randn(5, 9, 4, generator=generator)
+    valid = torch.rand(5, 9, generator=generator) < 0.6
+    valid[:, 4], valid[0] = True, True
+    spoiled = torch.where(valid[..., None], tokens, torch.nan)
+    worst: dict[str, tuple[float, float]] = {}
+    for how in ("mean", "std", "last"):
+        given = features.pool(spoiled, valid, how)
+        gap = 0.0
+        for row in range(5):
+            held = tokens[row][valid[row]].double()
+            mean = held.sum(0) / len(held)
+            wanted = {"mean": mean, "last": held[-1],
+                      "std": (((held - mean) ** 2).sum(0) / len(held)).sqrt()}[how]  # fmt: skip
+            difference = float((given[row].double() - wanted).abs().max())
+            gap = max(gap, math.inf if math.isnan(difference) else difference)
+        worst[how] = (gap, 16 * FLOAT)
+    return within(worst)
+
+
+def _windows(subject: Subject) -> Evidence:
+    """A record of 1.4 windows, through windows cut here."""
+    source: Any = encoder(subject)
+    held, length = recordings(subject).cohort, source.length
+    rows = np.array([4, 7])
+    given = features.extract(source, held.store, rows, pooling="mean")[source.layer_names[-1]]
+    worst = 0.0
+    for row, vector in zip(rows, given, strict=True):
+        counts = held.counts()[row].T
+        room = len(counts) - length
+        starts = [*range(0, room, length // 2), room]
+        parts = np.stack([counts[start : start + length] for start in starts]).astype(np.int16)
+        layers, _ = source.token_layers(parts)
+        wanted = layers[-1].double().mean(1).mean(0).numpy()
+        worst = max(worst, float(np.abs(vector - wanted).max() / np.abs(wanted).max()))
+    return within({"largest difference": (worst, 256 * FLOAT)}, windows=len(starts))
+
+
+def _no_cls(subject: Subject) -> Evidence:
+    source: Any = encoder(subject)
+    said = dict[str, Number]()
+    images = np.zeros((1, *subject.config.input.size, subject.config.input.channels), np.uint8)
+    asked = [] if not is_ecg(subject) else [recordings(subject).cohort.store.recording(4)]
+    ways: dict[str, Callable[[], object]] = {
+        "embed": lambda: source.embed(asked if is_ecg(subject) else images, pooling="cls"),
+        "features": lambda: readings(subject, source, rows_of(subject, "train")[:1], "cls"),
+    }
+    for name, way in ways.items():
+        try:
+            way()
+            said[name] = "given"
+        except LatentcastError as problem:
+            said[name] = f"refused: {problem}"[:90]
+    return Evidence(all(str(told).startswith("refused") for told in said.values()), said)
+
+
+class _Stop(Exception):
+    """The sources are known."""
+
+
+def _floor(subject: Subject) -> Evidence:
+    """What ``probe`` hands to the protocol, caught on its way."""
+    run, caught = subject.trained(), list[Any]()
+
+    def catch(sources: list[Any], *args: Any, **said: Any) -> Any:
+        caught.extend(sources)
+        raise _Stop
+
+    name = "probe" if is_ecg(subject) else "classify"
+    live = getattr(probing, name)
+    setattr(probing, name, catch)
+    try:
+        probing.probe_run(run.folder, store(subject).path)
+    except _Stop:
+        pass
+    finally:
+        setattr(probing, name, live)
+    tested, floor = (one._network.state_dict() for one in caught[:2])
+    began = {key: run.start[key] for key in caught[1]._objective.state_dict()}
+    held = caught[1]._objective.state_dict()
+    moved = [key for key in held if not torch.equal(held[key], began[key])]
+    shapes = {key: value.shape for key, value in tested.items()}
+    alike = shapes == {key: value.shape for key, value in floor.items()}
+    same = [key for key in shapes if torch.equal(tested[key], floor[key])]
+    told: dict[str, Number] = {
+        "sources": ", ".join(str(one.name) for one in caught), "same shapes": alike,
+        "weights of the floor": len(floor), "not as the run began": len(moved),
+        "equal to the trained ones": len(same),
+    }  # fmt: skip
+    return Evidence(alike and not moved and len(same) < len(shapes) / 2, told)
+
+
+# What is fitted on what
+
+
+def _unseen(subject: Subject) -> Evidence:
+    """Two probes that differ in samples and labels of the test split, and in nothing else."""
+    first, other, own = scored(subject), other_test(subject), store(subject)
+    test = rows_of(subject, "test")
+    changed = bool((other.take(test) != own.take(test)).mean() > 0.9)
+    second = score(subject, other)
+    pairs = list(zip(first.fits, second.fits, strict=True))
+    differing = sorted({name for a, b in pairs for name in a.differs(b)})
+    scores = [[_value(row) for row in one.report.rows] for one in (first, second)]
+    told: dict[str, Number] = {
+        "heads": len(pairs), "that differ in": ", ".join(differing) or "nothing",
+        "test scores": " ".join(f"{v:.2f}" for v in scores[0]),
+        "of another test split": " ".join(f"{v:.2f}" for v in scores[1]),
+    }  # fmt: skip
+    return Evidence(bool(pairs) and not differing and changed, told)
+
+
+def _value(row: Any) -> float:
+    return float(row.score.macro.value if hasattr(row, "score") else row.accuracy.value)
+
+
+def _two_layers(n: int = 60) -> tuple[dict[str, Array], Array, list[Array]]:
+    """Of layer A the validation rows tell the class, of layer B the test rows; train both."""
+    classes = np.arange(n) % 2
+    places = [np.arange(0, 40), np.arange(40, 50), np.arange(50, 60)]
+    noise = np.sin(1.0 + np.arange(2 * n)).reshape(n, 2)
+    layers = {}
+    for name, wrong in (("a", places[2]), ("b", places[1])):
+        sign = np.where(classes == 1, 1.0, -1.0)
+        sign[wrong] *= -1
+        layers[name] = (2 * sign[:, None] + 0.5 * noise).astype(np.float32)
+    return layers, classes, places
+
+
+def _on_validation(subject: Subject) -> Evidence:
+    layers, classes, (train, validation, test) = _two_layers()
+    targets = np.stack([classes == 1, classes == 0], 1)
+    if is_ecg(subject):
+        fit: Any = protocol.__dict__["fit_probe"]  # the live one, whoever replaced it
+        head = fit(layers, targets, train, validation)
+        x = layers[head.layer].astype(np.float64)
+        centre, spread = x[train].mean(0), x[train].std(0)
+        logits = (x - centre) / spread @ head.weights + head.intercepts
+        wanted = mean_of_defined(
+            [naive_auroc(targets[validation, c], logits[validation, c]) for c in range(2)]
+        )
+        told: dict[str, Number] = {
+            "layer": head.layer, "best on validation": "a",
+            "its score there": head.validation, "pair by pair": wanted,
+        }  # fmt: skip
+        return Evidence(head.layer == "a" and abs(head.validation - wanted) < 1e-12, told)
+    told, holds = {"best on validation": "a", "best on test": "b"}, True
+    for name, fit in (("kNN", _neighbours), ("linear", fit_head)):
+        places = [train, validation, test]
+        layer = classification._best_layer(layers, classes, places, fit, 0)
+        told[f"{name}: layer"] = layer
+        holds = holds and layer == "a"
+    return Evidence(holds, told)
+
+
+def _neighbours(*data: Any) -> classification.Neighbours:
+    return classification.Neighbours.fit(*data, k=5)
+
+
+def _linear(subject: Subject) -> tuple[Any, Array, Array, Array]:
+    """The tested encoder's linear head in its probe, its layer's features of all rows as float64,
+    and the rows of the training split, with their truth."""
+
+    def made() -> tuple[Any, Array, Array, Array]:
+        fit: Fit = next(one for one in scored(subject).fits if "weights" in one.numbers)
+        rows = np.arange(len(truth(subject)))
+        pooling = "mean+std" if is_ecg(subject) else "mean"
+        by_layer = readings(subject, encoder(subject), rows, pooling)
+        layer = fit.layer
+        if not layer:
+            layer = next(row.layer for row in scored(subject).report.rows if row.head == "linear")
+        return (
+            fit.head,
+            by_layer[layer].astype(np.float64),
+            rows_of(subject, "train"),
+            truth(subject),
+        )
+
+    return once(subject, "known head", made)
+
+
+def _standardised(subject: Subject) -> Evidence:
+    head, x, train, _ = _linear(subject)
+    mean = x[train].sum(0) / len(train)
+    std = np.sqrt(((x[train] - mean) ** 2).sum(0) / len(train))
+    everyone = x.sum(0) / len(x)
+    finite = np.isfinite(head.standardise.std)
+    size = float(np.abs(x).max())
+    off = max(float(np.abs(head.standardise.mean - mean).max()),
+              float(np.abs(head.standardise.std - std)[finite].max()))  # fmt: skip
+    told: dict[str, Number] = {
+        "rows": len(train), "features": int(finite.sum()), "largest difference": off,
+        "bound": 1e-10 * size,
+        "from the mean of all splits": float(np.abs(everyone - mean).max()),
+    }  # fmt: skip
+    return Evidence(off <= 1e-10 * size, told)
+
+
+def _minimum(subject: Subject) -> Evidence:
+    """The gradient of the stated objective at the weights found, over the training rows, by the
+    formula; |w|² / 2 bounds the curvature from below, so it bounds the distance to the minimum."""
+    head, x, train, labels = _linear(subject)
+    std = np.where(np.isfinite(head.standardise.std), head.standardise.std, np.inf)
+    z = (x[train] - x[train].mean(0)) / std
+    w, b, c = head.weights, head.intercepts, head.penalty
+    logits = z @ w + b
+    if is_ecg(subject):
+        y = labels[train].astype(np.float64)
+        pull = 1 / (1 + np.exp(-logits)) - y
+        bound = 1e-3
+    else:
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        y = (labels[train][:, None] == head.classes[None]).astype(np.float64)
+        pull = odds / odds.sum(1, keepdims=True) - y
+        bound = 1.5e-2
+    slope = w + c * z.T @ pull
+    share = y.mean(0)
+    # The intercept in units in which its own curvature is about 1.
+    lean = c * pull.sum(0) / np.sqrt(c * len(train) * share * (1 - share))
+    size = np.linalg.norm(w, axis=0) if is_ecg(subject) else np.linalg.norm(w)
+    norm = np.linalg.norm(slope, axis=0) if is_ecg(subject) else np.linalg.norm(slope)
+    return within(
+        {"gradient over weights": (float((norm / size).max()), bound),
+         "of the intercepts": (float((np.abs(lean) / size).max()), bound)},
+        penalty=float(c), rows=len(train), largest_weight=float(np.abs(w).max()),
+    )  # fmt: skip
+
+
+# What is counted
+
+
+def _auroc(subject: Subject) -> Evidence:
+    """Scores with many ties, a class without a positive and one without a negative."""
+    rows = np.arange(40)
+    scores = np.stack([(rows * step) % 7 for step in (1, 2, 3, 5, 4)], 1).astype(np.float64)
+    targets = np.stack([rows % 3 == 0, rows % 5 < 2, (rows * rows) % 11 < 3,
+                        rows < 0, rows >= 0], 1)  # fmt: skip
+    given = metrics.auroc(targets, scores)
+    wanted = [naive_auroc(targets[:, c], scores[:, c]) for c in range(5)]
+    apart = max(abs(a - b) for a, b in zip(given[:3].tolist(), wanted[:3], strict=True))
+    undefined = int(np.isnan(given).sum())
+    macro = abs(float(metrics.macro(given)) - mean_of_defined(wanted))
+    told: dict[str, Number] = {
+        "largest difference from all pairs": float(apart),
+        "of the mean over classes that have pairs": macro, "bound": 1e-12,
+        "classes without a pair": 2, "of them undefined": undefined,
+    }  # fmt: skip
+    return Evidence(apart <= 1e-12 and macro <= 1e-12 and undefined == 2, told)
+
+
+def _score(subject: Subject) -> Evidence:
+    """The number in the table, from the head, the test rows and what the source says of them."""
+    head, x, _, labels = _linear(subject)
+    test = rows_of(subject, "test")
+    std = np.where(np.isfinite(head.standardise.std), head.standardise.std, np.inf)
+    logits = (x[test] - head.standardise.mean) / std @ head.weights + head.intercepts
+    rows = scored(subject).report.rows
+    if is_ecg(subject):
+        wanted = mean_of_defined(
+            [naive_auroc(labels[test, c], logits[:, c]) for c in range(labels.shape[1])]
+        )
+        told = float(rows[0].score.macro.value)
+    else:
+        wanted = float((head.classes[logits.argmax(1)] == labels[test]).mean())
+        told = next(float(row.accuracy.value) for row in rows if row.head == "linear")
+    return within({"difference": (abs(told - wanted), 1e-12)}, told=told, counted=wanted)
+
+
+def _example() -> tuple[Array, Array, Array]:
+    """Targets (30, 2) and two scores that know something of them."""
+    rows = np.arange(30)
+    targets = np.stack([rows % 3 == 0, rows % 2 == 0], 1)
+    noise = np.sin(3.0 * rows[:, None] + np.arange(2))
+    return targets, targets + 1.2 * noise, targets + 1.3 * np.roll(noise, 1, 0)
+
+
+def _paired(subject: Subject) -> Evidence:
+    """A score against itself differs by nothing in any resample; two, as counted one by one."""
+    if not is_ecg(subject):
+        hits = np.stack([np.arange(20) % 3 > 0, np.arange(20) % 3 > 0, np.arange(20) % 2 > 0], 1)
+        redrawn = classification.redrawn_accuracies(hits, 50, 0)
+        apart = float(np.abs(redrawn[:, 0] - redrawn[:, 1]).max())
+        spread = float(np.ptp(redrawn[:, 2]))
+        return within({"a reading against itself": (apart, 0.0)},
+                      {"spread over resamples": (spread, 1e-3)})  # fmt: skip
+    targets, first, second = _example()
+    owners = [f"p{n // 2}" for n in range(30)]
+    how: dict[str, Any] = {"resamples": 40, "seed": 0}
+    itself = metrics.paired_difference(targets, first, first, owners, **how)
+    told = metrics.paired_difference(targets, first, second, owners, **how)
+    gaps = []
+    for times in metrics.draw(owners, 40, 0):
+        picks = np.repeat(np.arange(30), times)
+        means = [
+            mean_of_defined([naive_auroc(targets[picks, c], s[picks, c]) for c in range(2)])
+            for s in (first, second)
+        ]
+        gaps.append(means[0] - means[1])
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    apart = max(abs(told.low - low), abs(told.high - high))
+    return within(
+        {"a score against itself, width": (itself.high - itself.low, 0.0),
+         "interval from one that was counted": (float(apart), 1e-12)},
+        low=told.low, high=told.high,
+    )  # fmt: skip
+
+
+def _patients(subject: Subject) -> Evidence:
+    """Records of one patient come and go together, and as many patients are drawn as there are."""
+    owners = ["a", "b", "a", "", "c", "b", "a", ""]
+    drawn = metrics.draw(owners, 200, 0)
+    together = bool((drawn[:, 0] == drawn[:, 2]).all() and (drawn[:, 0] == drawn[:, 6]).all()
+                    and (drawn[:, 1] == drawn[:, 5]).all())  # fmt: skip
+    alone = bool((drawn[:, 3] != drawn[:, 7]).any())
+    patients = drawn[:, [0, 1, 3, 4, 7]].sum(1)
+    told: dict[str, Number] = {
+        "records of a patient together": together, "unnamed ones apart": alone,
+        "patients drawn, of 5": f"{patients.min()} to {patients.max()}",
+        "shares left out": float((drawn[:, 0] == 0).mean()), "should be": 0.8**5,
+    }  # fmt: skip
+    near = abs(float((drawn[:, 0] == 0).mean()) - 0.8**5) < 0.15
+    return Evidence(together and alone and bool((patients == 5).all()) and near, told)
+
+
+def _knn(subject: Subject) -> Evidence:
+    """Vectors of very different lengths, one query at a time in float64."""
+    generator = np.random.default_rng(subject.seed)
+    size = np.exp(generator.standard_normal((60, 1)))
+    bank = (size * (generator.standard_normal((60, 6)) + 1.0)).astype(np.float32)
+    queries = (3 * generator.standard_normal((15, 6)) + 1.0).astype(np.float32)
+    labels = generator.integers(0, 3, 60)
+    rows, similarities = knn.neighbours(bank, queries, 5)
+    predicted = knn.predict(bank, labels, queries, k=5)
+    worst, order, votes = 0.0, 0, 0
+    wide = bank.astype(np.float64)
+    for n, query in enumerate(queries.astype(np.float64)):
+        cosine = (wide @ query) / np.sqrt((wide**2).sum(1) * (query**2).sum())
+        nearest = np.argsort(-cosine)[:5]
+        order += int((np.sort(rows[n]) != np.sort(nearest)).any())
+        worst = max(worst, float(np.abs(np.sort(similarities[n])[::-1] - cosine[nearest]).max()))
+        ballot = np.zeros(3)
+        for row in nearest:
+            ballot[labels[row]] += math.exp(cosine[row] / 0.07)
+        votes += int(predicted[n] != ballot.argmax())
+    told: dict[str, Number] = {
+        "largest difference from the cosine": worst, "bound": 16 * FLOAT,
+        "queries with other neighbours": order, "with another class": votes,
+    }  # fmt: skip
+    return Evidence(worst <= 16 * FLOAT and not order and not votes, told)
+
+
+def _bank(subject: Subject) -> Evidence:
+    """kNN looks at the training images and no others."""
+    fit = next(one for one in scored(subject).fits if "bank" in one.numbers)
+    layer = next(row.layer for row in scored(subject).report.rows if row.head == "kNN")
+    train = rows_of(subject, "train")
+    wanted = readings(subject, encoder(subject), train)[layer]
+    held, labels = fit.numbers["bank"], fit.numbers["labels"]
+    same = held.shape == wanted.shape and bool((np.abs(held - wanted) <= 1e-4).all())
+    right = same and bool((labels == truth(subject)[train]).all())
+    return Evidence(right, {"images": len(held), "of the training split": len(train)})
+
+
+def _leak_refused(subject: Subject) -> Evidence:
+    """A test recording that was pretrained on: there is no score."""
+    held = recordings(subject)
+    tested = held.leaking.store
+    assert isinstance(tested, Store)
+    try:
+        with watched(protocol, "fit_probe") as fitted:
+            source: Any = encoder(subject)
+            protocol.probe(
+                [source], tested, Task("any", {"x": ("x",)}),
+                pretraining=held.cohort.store,
+            )  # fmt: skip
+    except LatentcastError as problem:
+        said = str(problem)
+        right = "two splits" in said or "pretraining" in said
+        return Evidence(right and not fitted, {"said": said[:120]})
+    return Evidence(False, {"said": "nothing"})
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("probe.frozen", "A probe changes nothing of the encoder: no weight, mode or flag.",
+          "specification, executable requirement 27", _frozen),
+    Claim("probe.eval-mode", "A network in training mode is read in evaluation mode, twice alike, "
+          "and given back as it was.", "specification, D21: frozen for good", _foreign),
+    Claim("probe.deterministic", "Features are the same bits each time, and do not depend on who "
+          "else is in the batch.", OURS, _deterministic),
+    Claim("probe.valid-tokens", "Features are pooled over valid tokens only.", OURS, _pooled),
+    Claim("probe.windows", "A long record is read through windows of the training length, to its "
+          "end, and their features are averaged.", OURS, _windows, is_ecg),
+    Claim("probe.no-cls", "The CLS token, which under a causal mask sees only itself, cannot be "
+          "asked for.", "specification, defect 9: logits identical for any ECG", _no_cls),
+    Claim("probe.floor", "The floor is the same architecture at the initialisation from which the "
+          "run began.", "Reality Check 2026: a random encoder beside every score", _floor),
+    Claim("probe.test-unseen", "Nothing that is fitted or chosen depends on samples or labels of "
+          "the test split.", OURS, _unseen),
+    Claim("probe.chosen-on-validation", "Layer and penalty are those with the best score on the "
+          "validation split.", OURS, _on_validation),
+    Claim("probe.standardised-on-train", "Features are standardised by the training rows alone.",
+          OURS, _standardised),
+    Claim("probe.minimum", "The linear head is at the minimum of its objective over the training "
+          "rows.", "scikit-learn's LogisticRegression(C)", _minimum),
+    Claim("probe.score", "The score in the table is that of the test rows.", OURS, _score),
+    Claim("probe.auroc", "AUROC is the share of pairs in order, ties half; the macro average is "
+          "over classes that have pairs.", "Mann & Whitney 1947; NEPA-ECG, defect 7: 0.5 made up",
+          _auroc, is_ecg),
+    Claim("probe.paired", "Differences are taken in the same resamples.", OURS, _paired),
+    Claim("probe.patients", "The bootstrap draws patients with all their records.",
+          "Davison & Hinkley 1997, section 3.8", _patients, is_ecg),
+    Claim("probe.cosine", "kNN goes by the cosine, and votes by exp(cosine / 0.07).",
+          "Wu et al. 2018; specification, D21", _knn, is_image),
+    Claim("probe.bank", "kNN looks at the training images and no others.", OURS, _bank, is_image),
+    Claim("probe.leak-refused", "A test recording that was pretrained on is refused a score.",
+          OURS, _leak_refused, is_ecg),
+)  # fmt: skip

@@ -1,0 +1,207 @@
+"""Bugs of data order and crops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from latentcast import randomness
+from latentcast.batch import Batch
+from latentcast.config import EcgInput
+from latentcast.data import order
+from latentcast.data.image_store import ImageStore
+from latentcast.data.loader import CropLoader
+from latentcast.data.order import Ints, Order
+from latentcast.data.store import Store
+from latentcast.verification.fault import Fault, replaced
+from latentcast.verification.faults.ema import CLASSIC, HJEPA, Patch, several
+from latentcast.verification.subject import Subject
+
+OURS = "our design, law 1"
+
+
+@contextmanager
+def _permuted(drawn: Callable[[int, int, int], Ints]) -> Iterator[None]:
+    """What is kept of permutations is forgotten before and after."""
+    kept = order._permutation
+    kept.cache_clear()
+    with replaced(order, "_permutation", lambda was: drawn):
+        yield
+    kept.cache_clear()
+
+
+def _same_each_epoch() -> Patch:
+    def drawn(seed: int, epoch: int, n: int) -> Ints:
+        return randomness.permutation(randomness.key(seed, "order", 0), n)
+
+    return _permuted(drawn)
+
+
+def _global_generator() -> Patch:
+    """Kept for the epoch, as a sampler keeps it; the next process draws another one."""
+    kept: dict[tuple[int, int], Ints] = {}
+
+    def drawn(seed: int, epoch: int, n: int) -> Ints:
+        if epoch not in {known for known, _ in kept} or len(kept) > 2:
+            kept.clear()
+            kept[epoch, n] = np.random.permutation(n).astype(np.int64)
+        return kept[epoch, n]
+
+    return _permuted(drawn)
+
+
+def _not_by_seed() -> Patch:
+    def drawn(seed: int, epoch: int, n: int) -> Ints:
+        return randomness.permutation(randomness.key(0, "order", epoch), n)
+
+    return _permuted(drawn)
+
+
+def _not_shuffled() -> Patch:
+    return _permuted(lambda seed, epoch, n: np.arange(n))
+
+
+def _with_replacement() -> Patch:
+    def drawn(seed: int, epoch: int, n: int) -> Ints:
+        draws = randomness.uniform(randomness.key(seed, "order", epoch), np.arange(n))
+        found: Ints = (draws * n).astype(np.int64)
+        return found
+
+    return _permuted(drawn)
+
+
+def _drops_the_last(batch: int = 32) -> Patch:
+    """An epoch is as many whole batches as there are; the rest waits for ever."""
+
+    def make(was: Any) -> Any:
+        def at(self: Order, positions: Ints) -> Ints:
+            whole = max(1, len(self.rows) // batch * batch)
+            return Order(self.rows[:whole], self.seed)._at(positions)  # type: ignore[attr-defined, no-any-return]
+
+        return at
+
+    return several(replaced(Order, "at", make), _alias())
+
+
+@contextmanager
+def _alias() -> Iterator[None]:
+    """The way in which positions are looked up, under another name."""
+    Order._at = _looked_up  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del Order._at  # type: ignore[attr-defined]
+
+
+def _looked_up(self: Order, positions: Ints) -> Ints:
+    epochs, places = np.divmod(positions, len(self.rows))
+    found = [order._permutation(self.seed, int(e), len(self.rows))[p]
+             for e, p in zip(epochs, places, strict=True)]  # fmt: skip
+    return self.rows[np.array(found)]
+
+
+def _all_splits() -> Patch:
+    def make(was: Any) -> Any:
+        return lambda self, split: np.arange(len(self))
+
+    return several(replaced(Store, "rows", make), replaced(ImageStore, "rows", make))
+
+
+# Crops
+
+
+def _starts(change: Callable[[CropLoader, Ints, Ints, Ints], Ints]) -> Patch:
+    """Crops begin elsewhere: given room, ids and rows."""
+
+    def make(was: Any) -> Any:
+        def starts(self: CropLoader, ids: Ints, rows: Ints) -> Ints:
+            room = np.maximum(0, self.store.lengths[rows] - self.length)
+            return change(self, room, ids, rows)
+
+        return starts
+
+    return replaced(CropLoader, "starts", make)
+
+
+def _drawn(loader: CropLoader, room: Ints, counters: Ints) -> Ints:
+    stream = randomness.key(loader.train.seed, "crop")
+    found: Ints = (randomness.uniform(stream, counters) * (room + 1)).astype(np.int64)
+    return found
+
+
+def _outside() -> Patch:
+    """The length of the record where its room was meant."""
+    return _starts(lambda loader, room, ids, rows: _drawn(
+        loader, np.where(room > 0, room + loader.length, 0), ids))  # fmt: skip
+
+
+def _one_for_all() -> Patch:
+    return _starts(lambda loader, room, ids, rows: _drawn(loader, room, np.full_like(ids, ids[0])))
+
+
+def _one_for_ever() -> Patch:
+    return _starts(lambda loader, room, ids, rows: _drawn(loader, room, rows))
+
+
+def _first_half() -> Patch:
+    return _starts(lambda loader, room, ids, rows: _drawn(loader, room // 2, ids))
+
+
+def _anyhow() -> Patch:
+    def change(loader: CropLoader, room: Ints, ids: Ints, rows: Ints) -> Ints:
+        found: Ints = (np.random.random(len(ids)) * (room + 1)).astype(np.int64)
+        return found
+
+    return _starts(change)
+
+
+def _leads_apart() -> Patch:
+    """One lead begins some samples after the others."""
+
+    def make(was: Any) -> Any:
+        def batch(self: Any, attempt: int) -> Batch:
+            made: Batch = was(self, attempt)
+            if isinstance(self, CropLoader) and self.length < int(self.store.lengths.max()):
+                made.samples[:, :, 1] = made.samples[:, :, 1].roll(5, dims=1)
+            return made
+
+        return batch
+
+    return replaced(CropLoader, "batch", make)
+
+
+def _ecg(subject: Subject) -> bool:
+    return isinstance(subject.config.input, EcgInput) and subject.config.train.random_crop
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("order.same-each-epoch", "Every epoch has the first one's order.",
+          "set_epoch forgotten", _same_each_epoch, ("order.another-each-epoch",)),
+    Fault("order.not-shuffled", "The order is that of the store.", CLASSIC, _not_shuffled,
+          ("order.another-each-epoch",)),
+    Fault("order.global-generator", "The order is drawn from NumPy's global generator.", CLASSIC,
+          _global_generator, ("order.by-seed",)),
+    Fault("order.not-by-seed", "All seeds have the same order.", CLASSIC, _not_by_seed,
+          ("order.by-seed",)),
+    Fault("order.with-replacement", "Samples are drawn with replacement.", CLASSIC,
+          _with_replacement, ("order.once-per-epoch",)),
+    Fault("order.drops-the-last", "What does not fill a batch is never seen.",
+          f"{HJEPA}: drop_last", _drops_the_last, ("order.once-per-epoch",)),
+    Fault("order.all-splits", "Validation and test are trained on.", CLASSIC, _all_splits,
+          ("order.once-per-epoch",)),
+    Fault("crop.outside", "A crop may begin where its record ends.", CLASSIC, _outside,
+          ("crop.inside",), _ecg),
+    Fault("crop.leads-apart", "One lead is cropped later than the others.", CLASSIC, _leads_apart,
+          ("crop.inside",), _ecg),
+    Fault("crop.one-for-all", "All samples of a batch are cropped at the same place.", CLASSIC,
+          _one_for_all, ("crop.per-sample",), _ecg),
+    Fault("crop.first-half", "Crops never reach the end of a record.", CLASSIC, _first_half,
+          ("crop.per-sample",), _ecg),
+    Fault("crop.one-for-ever", "A record is always cropped at the same place.", CLASSIC,
+          _one_for_ever, ("crop.per-visit",), _ecg),
+    Fault("crop.global-generator", "Crops are drawn from NumPy's global generator.", OURS, _anyhow,
+          ("crop.by-seed",), _ecg),
+)  # fmt: skip

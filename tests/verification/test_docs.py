@@ -1,0 +1,100 @@
+"""docs/verification says what the library does: promises, verdicts, and who caught what."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from conftest import REPOSITORY
+from latentcast.recipes import RECIPES, recipe
+from latentcast.verification.claims import all_claims
+from latentcast.verification.faults import all_faults
+from latentcast.verification.lines import Report, stable
+from latentcast.verification.suite import verify_recipe
+
+DOCS = REPOSITORY / "docs" / "verification"
+MATRIX = re.findall(
+    r'"([\w-]+)"',
+    re.search(  # type: ignore[union-attr]
+        r"^MATRIX = \((.*?)\)",
+        (REPOSITORY / "scripts" / "build_verification.py").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )[1],
+)
+AGAIN = "run make verification"
+
+
+def told(name: str) -> dict[str, Any]:
+    (section,) = json.loads((DOCS / name / "report.json").read_text())["sections"]
+    return dict(section)
+
+
+def test_every_recipe_has_its_report_and_is_green() -> None:
+    for name in RECIPES:
+        for file in ("report.md", "report.json", "badge.svg"):
+            assert (DOCS / name / file).exists(), f"{name}/{file}: {AGAIN}"
+        assert told(name)["holds"], name
+    for name in MATRIX:
+        assert (DOCS / name / "report.html").exists() and told(name)["faults"], name
+    parity = json.loads((DOCS / "parity" / "report.json").read_text())
+    assert parity["holds"] and len(parity["sections"]) == 6
+
+
+def test_promises_and_sources_are_those_of_the_catalogue() -> None:
+    known = {claim.id: (claim.sentence, claim.source) for claim in all_claims()}
+    seen = set()
+    for name in RECIPES:
+        for claim in told(name)["claims"]:
+            assert known.get(claim["id"]) == (claim["sentence"], claim["source"]), AGAIN
+            seen.add(claim["id"])
+    assert seen == set(known), f"claims of no recipe, or new ones: {set(known) - seen}; {AGAIN}"
+
+
+def test_every_fault_is_in_a_matrix_and_caught_by_its_claims() -> None:
+    known = {fault.id: fault for fault in all_faults()}
+    seen = set()
+    for name in MATRIX:
+        for row in told(name)["faults"]["rows"]:
+            fault = known.get(row["id"])
+            assert fault is not None, f"{row['id']}: {AGAIN}"
+            assert (fault.sentence, fault.source) == (row["sentence"], row["source"]), AGAIN
+            assert row["caught"] and set(row["reddens"]) <= set(row["caught_by"]), row["id"]
+            assert set(row["reddens"]) <= set(fault.reddens), f"{row['id']}: {AGAIN}"
+            seen.add(fault.id)
+    assert seen == set(known), f"injected nowhere: {set(known) - seen}; {AGAIN}"
+
+
+def test_nothing_of_the_machine_that_wrote_them_is_in_the_reports() -> None:
+    for file in DOCS.rglob("*.*"):
+        text = file.read_text()
+        assert not re.search(r"/tmp/|/home/|/work/|/root/", text), file
+
+
+def test_the_index_links_to_what_is_there() -> None:
+    text = (DOCS / "README.md").read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    assert len(links) > 2 * len(RECIPES)
+    for link in links:
+        assert (DOCS / link).exists(), link
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_measured_again_the_report_is_the_same(name: str) -> None:
+    held = told(name)
+    section = verify_recipe(recipe(name), all_claims(), all_faults() if held["faults"] else None)
+    again = json.loads(json.dumps(Report((section,), {}).as_json()))
+    assert stable(again) == stable({"sections": [held]}), AGAIN
+
+
+def test_docs_name_lines_and_files_that_exist() -> None:
+    from latentcast.verification import audit, replay
+
+    text = (REPOSITORY / "docs" / "verify.md").read_text()
+    known = {check.id for check in (*audit.CHECKS, *replay.CHECKS)}
+    assert set(re.findall(r"`(run\.[\w-]+)`", text)) == known
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (REPOSITORY / "docs" / link).exists(), link
