@@ -82,7 +82,8 @@ def no_time_for_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def config(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("config") / "config.yaml"
-    changes = {"train.steps": STEPS, "train.checkpoint_every": EVERY, "train.log_every": 1}
+    changes = {"train.steps": STEPS, "train.checkpoint_every": EVERY, "train.log_every": 1,
+               "encoder.depth": 1, "encoder.width": 16, "encoder.mlp_width": 16}  # fmt: skip
     file.write_text(small_config.updated(changes).to_yaml())
     return file
 

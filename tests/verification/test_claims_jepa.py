@@ -38,9 +38,14 @@ FOUR = ("ijepa-image-tiny", IMAGES, "ijepa-ecg-tiny", RECORDINGS)
 JEPAS = tuple(name for name in RECIPES if "jepa" in name)
 
 
-@cache
-def subject(name: str, seed: int = 0) -> Subject:
-    return Subject(recipe(name), seed)
+SUBJECTS: dict[str, Subject] = {}
+
+
+def subject(name: str) -> Subject:
+    """One of a recipe for all tests; nothing that is measured changes it."""
+    if name not in SUBJECTS:
+        SUBJECTS[name] = Subject(recipe(name))
+    return SUBJECTS[name]
 
 
 @cache

@@ -322,11 +322,11 @@ class Pictures:
         generator = np.random.default_rng(5)
         made = {}
         for split, count, level in (("train", 48, 80.0), ("val", 12, 95.0), ("test", 12, 110.0)):
-            noise = 30 * generator.standard_normal((count, self.height, self.width, self.channels))
+            noise = 12 * generator.standard_normal((count, self.height, self.width, self.channels))
             tint = level + 20 * np.arange(self.channels)
             rows = np.linspace(-20, 20, self.height)[:, None, None]
             kinds = self.labels[split][:, None, None, None] - 1.0
-            wedge = 25 * kinds * np.linspace(-1, 1, self.width)[:, None]
+            wedge = 50 * kinds * np.linspace(-1, 1, self.width)[:, None]
             made[split] = np.clip(noise + tint + rows + wedge, 0, 255).astype(np.uint8)
         return made
 

@@ -24,6 +24,7 @@ from torch.optim.optimizer import (
 
 from latentcast.batch import Inputs
 from latentcast.config import Config, JepaConfig
+from latentcast.data.opening import open_store
 from latentcast.engine import checkpoint, loop
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
@@ -32,7 +33,7 @@ from latentcast.engine.ranks import ALONE
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.pretrain import open_store, reading
+from latentcast.pretrain import reading
 from latentcast.randomness import Draw
 from latentcast.verification.subject import Subject, Weights
 
@@ -205,9 +206,10 @@ def linked(folder: Path, to: Path) -> None:
 
 def spoiled(inputs: Inputs, draw: Draw | None, poisoned: Collection[int], config: Config) -> Inputs:
     """With the last sample of the whole batch NaN, if it is a batch to spoil."""
-    if draw is None or draw.step not in poisoned:
+    if draw is None:
         return inputs
-    bad = draw.ids % config.train.batch_size == config.train.batch_size - 1
+    last = [(attempt + 1) * config.train.batch_size - 1 for attempt in poisoned]
+    bad = torch.isin(draw.ids, torch.tensor(last, dtype=torch.int64))
     values = inputs.values.clone()
     values[bad] = torch.nan
     return Inputs(values, inputs.valid)
@@ -246,7 +248,7 @@ class _Witness:
             register_optimizer_step_post_hook(self._after),
             self.objective.register_forward_pre_hook(self._begins),
             self.objective.register_forward_hook(self._forward),
-            trained[-1].register_post_accumulate_grad_hook(self._backward),
+            trained[-1].register_post_accumulate_grad_hook(self._backward),  # type: ignore[no-untyped-call]
         ]
         try:
             yield

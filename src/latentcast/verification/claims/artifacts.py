@@ -29,8 +29,9 @@ from latentcast.nn.tokens import token_validity
 from latentcast.objectives.jepa import Jepa
 from latentcast.pretrain import reading
 from latentcast.signals.readers import read_recording
+from latentcast.signals.recording import from_signal
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import is_ecg, recordings
+from latentcast.verification.known import TWELVE, is_ecg, recordings
 from latentcast.verification.observing import finest, stirred, within
 from latentcast.verification.rehearsal import averages, pairs
 from latentcast.verification.scored import encoder
@@ -97,10 +98,10 @@ def _counts(subject: Subject) -> Evidence:
     """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
     held, source = recordings(subject), encoder(subject)
     store, told, holds = held.device_store, dict[str, Number](), True
-    for name, truth in held.devices.items():
-        if truth.rate != held.rate:
+    for name, record in held.devices.items():
+        if record.rate != held.rate:
             continue
-        given = source.counts(read_recording(truth.file))  # type: ignore[attr-defined]
+        given = source.counts(read_recording(record.file))  # type: ignore[attr-defined]
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((given != stored).sum()) if given.shape == stored.shape else given.size
@@ -108,7 +109,9 @@ def _counts(subject: Subject) -> Evidence:
         holds = holds and not differing
     cohort = held.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
-        given = source.counts(cohort.recording(row))  # type: ignore[attr-defined]
+        truth = held.cohort.signals[row].astype(np.float32)
+        read = from_signal(truth, TWELVE, held.rate, f"record {row}")
+        given = source.counts(read)  # type: ignore[attr-defined]
         differing = int((given != cohort.take([row])[0]).sum())
         told[f"record {row} with what is no signal: differ"] = differing
         holds = holds and not differing
@@ -235,6 +238,8 @@ def _damaged(subject: Subject) -> Evidence:
             told[name], holds = "loaded", False
         except LatentcastError as problem:
             told[name] = "refused: " + str(problem).replace(str(subject.folder), "")[:70]
+        except Exception as problem:
+            told[name], holds = f"fell over: {type(problem).__name__}", False
     return Evidence(holds, told)
 
 

@@ -14,7 +14,7 @@ from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective
 from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence, below
+from latentcast.verification.claim import Claim, Evidence, Number, below
 from latentcast.verification.rehearsal import (
     EARLIER,
     LATER,
@@ -108,7 +108,7 @@ def _linear(subject: Subject) -> Evidence:
     ]  # fmt: skip
     worst = max(abs(a - b) for a, b in zip(measured, expected, strict=True))
     from_cosine = max(abs(a - b) for a, b in zip(measured, cosine, strict=True))
-    told = {
+    told: dict[str, Number] = {
         "measured": _listed(measured), "linear": _listed(expected), "difference": worst,
         "from a cosine": from_cosine, "bound": 1e-4,
     }  # fmt: skip
@@ -122,8 +122,10 @@ def _shipped(subject: Subject) -> Evidence:
     measured = [moved_by(s.before, s.after, s.end, names) for s in run.steps]
     expected = [momentum_of(run.config, n) for n in range(len(measured))]
     worst = max(abs(a - b) / (1 - b) for a, b in zip(measured, expected, strict=True))
-    told = {"measured": _listed(measured), "scheduled": _listed(expected),
-            "difference, of 1 − momentum": worst, "bound": 0.02}  # fmt: skip
+    told: dict[str, Number] = {
+        "measured": _listed(measured), "scheduled": _listed(expected),
+        "difference, of 1 − momentum": worst, "bound": 0.02,
+    }  # fmt: skip
     return Evidence(worst <= 0.02, told)
 
 
@@ -134,8 +136,10 @@ def _warmup(subject: Subject) -> Evidence:
     measured = _curve(run.counted[: warm + 2], pairs(run.objective))
     base = run.config.ema.base
     still = max(abs(value - base) for value in measured[: warm + 1])
-    told = {"measured": _listed(measured), "warm-up": warm, "base": base, "difference": still,
-            "bound": 1e-4, "moves after it": measured[-1] > base + 1e-3}  # fmt: skip
+    told: dict[str, Number] = {
+        "measured": _listed(measured), "warm-up": warm, "base": base, "difference": still,
+        "bound": 1e-4, "moves after it": measured[-1] > base + 1e-3,
+    }  # fmt: skip
     return Evidence(still <= 1e-4 and measured[-1] > base + 1e-3, told)
 
 
@@ -152,8 +156,10 @@ def _resumed_index(subject: Subject) -> Evidence:
     measured = _curve(run.counted, pairs(run.objective))
     expected = [momentum_of(run.config, LATER + n) for n in range(len(measured))]
     worst = max(abs(a - b) for a, b in zip(measured, expected, strict=True))
-    told = {"resumed at": LATER, "measured": _listed(measured), "scheduled": _listed(expected),
-            "difference": worst, "bound": 1e-4}  # fmt: skip
+    told: dict[str, Number] = {
+        "resumed at": LATER, "measured": _listed(measured), "scheduled": _listed(expected),
+        "difference": worst, "bound": 1e-4,
+    }  # fmt: skip
     return Evidence(worst <= 1e-4 and len(measured) > 1, told)
 
 
@@ -170,8 +176,10 @@ def _once(subject: Subject) -> Evidence:
         for now, after in zip(attempts[POISONED:], attempts[POISONED + 1 :], strict=False)
         for name in names
     )
-    told = {"micro-batches": pieces, "averages of each step": " ".join(map(str, counts)),
-            "tensors moved while gradients were taken": inside}  # fmt: skip
+    told: dict[str, Number] = {
+        "micro-batches": pieces, "averages of each step": " ".join(map(str, counts)),
+        "tensors moved while gradients were taken": inside,
+    }  # fmt: skip
     return Evidence(set(counts) == {1} and inside == 0, told)
 
 
@@ -185,7 +193,7 @@ def _after(subject: Subject) -> Evidence:
         late = max(late, _missed(a.before, a.after, a.end, names, momentum))
         early = max(early, _missed(a.before, a.before, a.end, names, momentum))
     unmoved = all(torch.equal(a.before[t], a.after[t]) for a in run.counted for _, t in names)
-    told = {
+    told: dict[str, Number] = {
         "missed, of its way, from the weights after the step": late, "bound": 1e-3,
         "from those before it": early, "still until the optimizer was done": unmoved,
     }  # fmt: skip
@@ -223,8 +231,10 @@ def _every_weight(subject: Subject) -> Evidence:
     still = [t for own, t in names if own in moves and torch.equal(first[t], last[t])]
     teachers = {n for n in first if n.startswith("teacher.")}
     strange = teachers - {t for _, t in names} - {n for n, _ in run.objective.named_buffers()}
-    told = {"weights": len(names), "still": ", ".join(still[:3]) or "none",
-            "without a student": ", ".join(sorted(strange)[:3]) or "none"}  # fmt: skip
+    told: dict[str, Number] = {
+        "weights": len(names), "still": ", ".join(still[:3]) or "none",
+        "without a student": ", ".join(sorted(strange)[:3]) or "none",
+    }  # fmt: skip
     return Evidence(bool(moves) and not still and not strange, told)
 
 
@@ -235,8 +245,10 @@ def _accumulated(subject: Subject) -> Evidence:
     names = pairs(cut.objective)
     a, b = cut.attempts[0], whole.attempts[0]
     measured = [moved_by(one.before, one.after, one.end, names) for one in (a, b)]
-    told = {"momentum in pieces": measured[0], "in one": measured[1], "pieces": len(a.ids),
-            "expected": momentum_of(cut.config, 0), "bound": 1e-4}  # fmt: skip
+    told: dict[str, Number] = {
+        "momentum in pieces": measured[0], "in one": measured[1], "pieces": len(a.ids),
+        "expected": momentum_of(cut.config, 0), "bound": 1e-4,
+    }  # fmt: skip
     expected = momentum_of(cut.config, 0)
     return Evidence(
         all(abs(m - expected) <= 1e-4 for m in measured) and a.events.count("average") == 1, told
@@ -250,7 +262,7 @@ def _refused(subject: Subject) -> Evidence:
     moved = [t for _, t in names if not torch.equal(bad.before[t], bad.end[t])]
     measured = moved_by(following.before, following.after, following.end, names)
     expected = momentum_of(run.config, POISONED)
-    told = {
+    told: dict[str, Number] = {
         "gradient norm": bad.norm, "teacher tensors moved": len(moved),
         "momentum of the step after it": measured, "scheduled": expected, "bound": 1e-4,
     }  # fmt: skip
@@ -266,7 +278,11 @@ def _frozen(subject: Subject) -> Evidence:
     fresh(subject.inputs(), subject.draw()).loss.backward()
     asks = [p for one in (objective, fresh) for p in _teacher(one) if p.requires_grad]
     got = [p for one in (objective, fresh) for p in _teacher(one) if p.grad is not None]
-    told = {"weights": len(_teacher(fresh)), "require a gradient": len(asks), "got one": len(got)}
+    told: dict[str, Number] = {
+        "weights": len(_teacher(fresh)),
+        "require a gradient": len(asks),
+        "got one": len(got),
+    }
     return Evidence(not asks and not got and bool(_teacher(fresh)), told)
 
 
@@ -278,7 +294,10 @@ def _absent(subject: Subject) -> Evidence:
     run = rehearsed(subject)
     averages_of = {average for _, average in pairs(run.objective)}
     held = averages_of & set(run.attempts[0].held)
-    told = {"in the optimizer": len(run.attempts[0].held), "of the teacher": len(held)}
+    told: dict[str, Number] = {
+        "in the optimizer": len(run.attempts[0].held),
+        "of the teacher": len(held),
+    }
     return Evidence(not held and bool(averages_of), told)
 
 
@@ -287,8 +306,10 @@ def _equal_at_start(subject: Subject) -> Evidence:
     first, names = run.attempts[0].before, pairs(run.objective)
     differing = [average for own, average in names if not torch.equal(first[own], first[average])]
     shared = [n for n, p in run.objective.named_parameters() if id(p) in _doubles(run.objective)]
-    told = {"weights": len(names), "differ": ", ".join(differing[:3]) or "none",
-            "are the student's own": len(shared)}  # fmt: skip
+    told: dict[str, Number] = {
+        "weights": len(names), "differ": ", ".join(differing[:3]) or "none",
+        "are the student's own": len(shared),
+    }  # fmt: skip
     return Evidence(not differing and not shared and bool(names), told)
 
 
@@ -305,8 +326,10 @@ def _float32(subject: Subject) -> Evidence:
         roundings(a.before, a.after, a.end, names, momentum_of(run.config, n))
         for n, a in enumerate(run.attempts)
     )
-    told = {"type": ", ".join(types), "largest difference, in roundings of float32": worst,
-            "bound": ULPS}  # fmt: skip
+    told: dict[str, Number] = {
+        "type": ", ".join(types), "largest difference, in roundings of float32": worst,
+        "bound": ULPS,
+    }  # fmt: skip
     return Evidence(types == {"torch.float32"} and worst <= ULPS, told)
 
 
@@ -320,11 +343,11 @@ def _deterministic(subject: Subject) -> Evidence:
         answers.append([getattr(level, "values", level).detach() for level in levels])  # type: ignore[attr-defined]
 
     teacher = objective.encoder("teacher")
-    handle = teacher.register_forward_hook(told)  # type: ignore[arg-type]
+    handle = teacher.register_forward_hook(told)
     losses = [float(objective(inputs, Draw(0, 0, ids + shift)).loss.detach()) for shift in (0, 600)]
     handle.remove()
     same = all(torch.equal(a, b) for a, b in zip(answers[0], answers[1], strict=True))
-    told_of = {"answers": len(answers), "equal": same, "losses": _listed(losses)}
+    told_of: dict[str, Number] = {"answers": len(answers), "equal": same, "losses": _listed(losses)}
     return Evidence(same and len(answers) == 2 and losses[0] != losses[1], told_of)
 
 
@@ -350,8 +373,10 @@ def _buffers(subject: Subject) -> Evidence:
     differing += [
         n for n in held if not torch.equal(kept[n], kept[n.replace("teacher.", "student.", 1)])
     ]
-    told = {"buffers of a BatchNorm": len(pairs_of), "buffers of the teacher": len(held),
-            "differ": ", ".join(differing) or "none"}  # fmt: skip
+    told: dict[str, Number] = {
+        "buffers of a BatchNorm": len(pairs_of), "buffers of the teacher": len(held),
+        "differ": ", ".join(differing) or "none",
+    }  # fmt: skip
     return Evidence(not differing, told)
 
 

@@ -17,7 +17,7 @@ from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence, below
+from latentcast.verification.claim import Claim, Evidence, Number, below
 from latentcast.verification.rehearsal import (
     LATER,
     POISONED,
@@ -79,7 +79,7 @@ def _rate(subject: Subject) -> Evidence:
         for rate in rates.values():
             worst = max(worst, abs(rate - expected) / config.optimizer.lr)
         first = next(iter(rates.values())) if n == 0 else first
-    told = {
+    told: dict[str, Number] = {
         "first update": first, "its schedule": rate_of(revealing.config, 0),
         "steps": len(seen), "largest difference, of the peak": worst, "bound": 1e-12,
     }  # fmt: skip
@@ -96,7 +96,7 @@ def _decay(subject: Subject) -> Evidence:
         used = max(decays.values())
         worst = max(worst, abs(used - decay_of(config, n)))
         measured.append(used)
-    told = {
+    told: dict[str, Number] = {
         "first": measured[len(run.steps)], "last": measured[-1],
         "scheduled last": decay_of(revealing.config, revealing.config.train.steps - 1),
         "largest difference": worst, "bound": 1e-12,
@@ -108,9 +108,11 @@ def _groups(subject: Subject) -> Evidence:
     run = subject.trained()
     alone = undecayed(run.objective)
     wrong = [n for n, decay in run.steps[-1].decays.items() if (decay == 0) != (n in alone)]
-    told = {"decayed": len(run.steps[-1].decays) - len(alone & set(run.steps[-1].decays)),
-            "not decayed": len(alone & set(run.steps[-1].decays)),
-            "wrong": ", ".join(wrong[:4]) or "none"}  # fmt: skip
+    told: dict[str, Number] = {
+        "decayed": len(run.steps[-1].decays) - len(alone & set(run.steps[-1].decays)),
+        "not decayed": len(alone & set(run.steps[-1].decays)),
+        "wrong": ", ".join(wrong[:4]) or "none",
+    }  # fmt: skip
     return Evidence(not wrong and bool(run.steps), told)
 
 
@@ -141,9 +143,11 @@ def _once(subject: Subject) -> Evidence:
     absent = sorted(wanted - set(held))
     twice = [name for name, count in held.items() if count > 1]
     strange = sorted(set(held) - wanted)
-    told = {"parameters": len(wanted), "absent": ", ".join(absent[:3]) or "none",
-            "held twice": ", ".join(twice[:3]) or "none",
-            "not to be trained": ", ".join(strange[:3]) or "none"}  # fmt: skip
+    told: dict[str, Number] = {
+        "parameters": len(wanted), "absent": ", ".join(absent[:3]) or "none",
+        "held twice": ", ".join(twice[:3]) or "none",
+        "not to be trained": ", ".join(strange[:3]) or "none",
+    }  # fmt: skip
     return Evidence(not (absent or twice or strange), told)
 
 
@@ -164,8 +168,10 @@ def _adamw(subject: Subject) -> Evidence:
             expected = p - rate * attempt.decays[name] * p - rate * mean / (root + eps)
             allowed = 1e-4 * rate + 4 * FLOAT * p.abs()
             worst = max(worst, float(((attempt.after[name] - expected).abs() / allowed).max()))
-    told = {"updates": len(run.counted), "largest difference, of what rounding allows": worst,
-            "bound": 1.0}  # fmt: skip
+    told: dict[str, Number] = {
+        "updates": len(run.counted), "largest difference, of what rounding allows": worst,
+        "bound": 1.0,
+    }  # fmt: skip
     return Evidence(worst <= 1 and len(run.counted) > 1, told)
 
 
@@ -176,8 +182,10 @@ def _clipping(subject: Subject) -> Evidence:
     raw = size(exact)
     clipped = {name: g * min(1.0, LIMIT / raw) for name, g in exact.items()}
     error = apart(attempt.gradients, clipped)
-    told = {"norm before": raw, "norm told": attempt.norm, "norm stepped with":
-            size(attempt.gradients), "limit": LIMIT, "relative error": error, "bound": 1e-4}  # fmt: skip
+    told: dict[str, Number] = {
+        "norm before": raw, "norm told": attempt.norm, "norm stepped with":
+        size(attempt.gradients), "limit": LIMIT, "relative error": error, "bound": 1e-4,
+    }  # fmt: skip
     return Evidence(error <= 1e-4 and abs(attempt.norm / raw - 1) <= 1e-4, told)
 
 
@@ -214,12 +222,14 @@ def apart(found: Weights, expected: Weights) -> float:
 def _gradient(subject: Subject) -> Evidence:
     run = rehearsed(subject)
     worst, ratio = 0.0, float("nan")
-    for attempt in (run.counted[0], run.counted[POISONED]):
+    for attempt in run.counted[: POISONED + 1]:  # the last of them follows a refused one
         _, exact = exactly(run, attempt)
         worst = max(worst, apart(attempt.gradients, exact))
         ratio = size(attempt.gradients) / size(exact)
-    told = {"micro-batches": len(run.attempts[0].ids), "length over that of the mean's": ratio,
-            "relative error": worst, "bound": 1e-4}  # fmt: skip
+    told: dict[str, Number] = {
+        "micro-batches": len(run.attempts[0].ids), "length over that of the mean's": ratio,
+        "relative error": worst, "bound": 1e-4,
+    }  # fmt: skip
     return Evidence(worst <= 1e-4, told)
 
 
@@ -227,7 +237,11 @@ def _loss(subject: Subject) -> Evidence:
     run = rehearsed(subject)
     exact, _ = exactly(run, run.attempts[0])
     found = run.attempts[0].loss
-    told = {"logged": found, "of the whole batch, in float64": exact, "bound": 1e-5}
+    told: dict[str, Number] = {
+        "logged": found,
+        "of the whole batch, in float64": exact,
+        "bound": 1e-5,
+    }
     return Evidence(abs(found - exact) <= 1e-5 * max(1.0, abs(exact)), told)
 
 
@@ -254,8 +268,10 @@ def _pieces(subject: Subject) -> Evidence:
     found = loop.accumulate(cut, read, pieces, seed, State(), context)
     error = apart(_gradients(cut), _gradients(whole))
     loss = abs(float(found.loss) - float(expected.loss.detach()))
-    told = {"pieces": "3 + 2 + 1", "relative error of the gradient": error,
-            "difference of the loss": loss, "bound": 1e-9}  # fmt: skip
+    told: dict[str, Number] = {
+        "pieces": "3 + 2 + 1", "relative error of the gradient": error,
+        "difference of the loss": loss, "bound": 1e-9,
+    }  # fmt: skip
     return Evidence(max(error, loss) <= 1e-9, told)
 
 
@@ -268,7 +284,7 @@ def _short(subject: Subject) -> Evidence:
     batch = run.config.train.batch_size
     sizes = [len(ids) for ids in run.attempts[0].ids]
     met = [sum(len(ids) for ids in attempt.ids) for attempt in run.attempts]
-    told = {"pieces": " + ".join(map(str, sizes)), "batch": batch}
+    told: dict[str, Number] = {"pieces": " + ".join(map(str, sizes)), "batch": batch}
     uneven = max(sizes) - min(sizes) <= 1 and len(sizes) == run.config.train.micro_batches
     return Evidence(uneven and all(count == batch for count in met), told)
 
@@ -283,7 +299,10 @@ def _order(subject: Subject) -> Evidence:
     moved = ["average"] if config.ema is not None else []
     wrong = [a for a in run.attempts if a.events != whole + (moved if a.counted else [])]
     shown = (wrong or run.attempts)[0].events
-    told = {"of a step": " ".join(shown), "attempts in another order": len(wrong)}
+    told: dict[str, Number] = {
+        "of a step": " ".join(shown),
+        "attempts in another order": len(wrong),
+    }
     return Evidence(not wrong, told)
 
 
@@ -303,7 +322,7 @@ def _refused(subject: Subject) -> Evidence:
     finite = all(bool(value.isfinite().all()) for value in moments.values())
     rate = next(iter(following.rates.values()))
     expected = rate_of(run.config, POISONED)
-    told = {
+    told: dict[str, Number] = {
         "gradient norm": bad.norm, "counted": bad.counted, "tensors moved": moved,
         "updates in the moments of step 4": ", ".join(map(str, sorted(counts))),
         "moments finite": finite, "next rate": rate, "its schedule": expected,
@@ -322,7 +341,10 @@ def _attempts(subject: Subject) -> Evidence:
         if attempt.number != n
         or torch.cat(attempt.ids).tolist() != list(range(n * batch, (n + 1) * batch))
     ]  # fmt: skip
-    told = {"attempts": len(run.attempts), "of other samples or draws": len(wrong)}
+    told: dict[str, Number] = {
+        "attempts": len(run.attempts),
+        "of other samples or draws": len(wrong),
+    }
     return Evidence(not wrong, told)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import Blocks, Config, ContextBlocks, JepaConfig
+from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.masks import Masks, mask_sampler
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
@@ -160,10 +161,11 @@ def unbiased(subject: Subject) -> Evidence:
 # A function of (seed, step, sample)
 
 
-def _live_masks(subject: Subject, step: int, rows: slice = slice(None), seed: int = 0) -> Masks:
+def _live_masks(
+    objective: Jepa, subject: Subject, step: int, rows: slice = slice(None), seed: int = 0
+) -> Masks:
     """Context and targets of some samples, as the student and the predictors were given them."""
     draw = subject.draw()
-    objective = live(subject, moved=False)
     own = Draw(draw.seed + seed, step, draw.ids[rows])
     seen = observe(objective, Inputs(values(subject)[rows]), own)
     return Masks(seen.places, seen.targets)
@@ -184,21 +186,23 @@ def _differing(one: Masks, other: Masks) -> int:
 
 def micro_batches(subject: Subject) -> Evidence:
     """The batch in one piece, in two, and again after other draws."""
-    whole, split = _live_masks(subject, 3), 0
+    objective = live(subject, moved=False)
+    whole, split = _live_masks(objective, subject, 3), 0
     half = len(whole.context) // 2
     for rows in (slice(0, half), slice(half, None)):
         own = Masks(whole.context[rows], tuple(asked[:, rows] for asked in whole.targets))
-        split += _differing(own, _live_masks(subject, 3, rows))
-    again = _differing(whole, _live_masks(subject, 3))
+        split += _differing(own, _live_masks(objective, subject, 3, rows))
+    again = _differing(whole, _live_masks(objective, subject, 3))
     told = {"samples": len(whole.context), "changed by the split": split}
     return Evidence(split == 0 and again == 0, told | {"changed when drawn again": again})
 
 
 def steps_differ(subject: Subject) -> Evidence:
     """The same samples at four steps, and under another seed; shapes may agree, places may not."""
-    first = _live_masks(subject, 0)
-    changed = [_differing(first, _live_masks(subject, step)) for step in (1, 2, 3)]
-    other = _differing(first, _live_masks(subject, 0, seed=1))
+    objective = live(subject, moved=False)
+    first = _live_masks(objective, subject, 0)
+    changed = [_differing(first, _live_masks(objective, subject, step)) for step in (1, 2, 3)]
+    other = _differing(first, _live_masks(objective, subject, 0, seed=1))
     least = min(*changed, other)
     told = {"samples": len(first.context), "least that changed": least}
     told |= {"by another seed": other}
@@ -206,7 +210,7 @@ def steps_differ(subject: Subject) -> Evidence:
 
 
 def samples_differ(subject: Subject) -> Evidence:
-    masks = _live_masks(subject, 0)
+    masks = _live_masks(live(subject, moved=False), subject, 0)
     contexts = len({tuple(row) for row in masks.context.tolist()})
     told = {"samples": len(masks.context), "different contexts": contexts}
     return Evidence(contexts >= len(masks.context) - 1, told)

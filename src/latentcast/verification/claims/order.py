@@ -9,10 +9,11 @@ import torch
 from latentcast.config import Config, EcgInput
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import Loader
+from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.engine.ranks import ALONE
-from latentcast.pretrain import open_store, reading
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.pretrain import reading
+from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.subject import Subject
 
 OURS = "our design, law 1: data order and crops are functions of (seed, step, sample)"
@@ -65,8 +66,10 @@ def _each_once(subject: Subject) -> Evidence:
     epochs = _visits(subject).reshape(EPOCHS, -1)
     wrong = [n for n, epoch in enumerate(epochs) if sorted(epoch.tolist()) != rows]
     seen = [len(set(epoch.tolist())) for epoch in epochs]
-    told = {"records": len(rows), "different ones in each epoch": " ".join(map(str, seen)),
-            "epochs that are no permutation": len(wrong), "batch": BATCH}  # fmt: skip
+    told: dict[str, Number] = {
+        "records": len(rows), "different ones in each epoch": " ".join(map(str, seen)),
+        "epochs that are no permutation": len(wrong), "batch": BATCH,
+    }  # fmt: skip
     return Evidence(not wrong, told)
 
 
@@ -76,8 +79,10 @@ def _another(subject: Subject) -> Evidence:
         float((epochs[a] == epochs[b]).mean()) for a in range(EPOCHS) for b in range(a)
     )  # fmt: skip
     rising = float((np.diff(epochs[0]) > 0).mean())
-    told = {"largest share in the same place": alike, "bound": 0.06,
-            "share that rises": rising, "of a shuffled one": "0.5 ± 0.15"}  # fmt: skip
+    told: dict[str, Number] = {
+        "largest share in the same place": alike, "bound": 0.06,
+        "share that rises": rising, "of a shuffled one": "0.5 ± 0.15",
+    }  # fmt: skip
     return Evidence(alike <= 0.06 and abs(rising - 0.5) <= 0.15, told)
 
 
@@ -93,8 +98,10 @@ def _by_seed(subject: Subject) -> Evidence:
     same = torch.equal(upto[8].samples, middle.samples) and torch.equal(upto[8].ids, middle.ids)
     other = _loader(subject, _config(subject, shift=1)).batch(8)
     differs = not torch.equal(other.samples, middle.samples)
-    told = {"attempt 8, read in order and alone, alike": same, "under another seed": "another"
-            if differs else "the same"}  # fmt: skip
+    told: dict[str, Number] = {
+        "attempt 8, read in order and alone, alike": same, "under another seed": "another"
+        if differs else "the same",
+    }  # fmt: skip
     return Evidence(same and differs, told)
 
 
@@ -146,8 +153,10 @@ def _room(subject: Subject) -> int:
 def _inside(subject: Subject) -> Evidence:
     _, _, starts = _starts(subject, range(8))
     outside = int((starts < 0).sum())
-    told = {"crops": len(starts), "not in their record": outside,
-            "first sample": f"{starts.min()} to {starts.max()}", "room": _room(subject)}  # fmt: skip
+    told: dict[str, Number] = {
+        "crops": len(starts), "not in their record": outside,
+        "first sample": f"{starts.min()} to {starts.max()}", "room": _room(subject),
+    }  # fmt: skip
     return Evidence(outside == 0, told)
 
 
@@ -157,7 +166,7 @@ def _per_sample(subject: Subject) -> Evidence:
     fewest = min(len(set(starts[np.array(when) == a].tolist())) for a in set(when))
     mean = float(starts.mean()) / room
     wide = 6 / np.sqrt(12 * len(starts))
-    told = {
+    told: dict[str, Number] = {
         "different starts in a batch": fewest, "of": BATCH, "mean start, of the room": mean,
         "uniform": f"0.5 ± {wide:.2f}", "least and most": f"{starts.min()} {starts.max()}",
         "room": room,
@@ -177,7 +186,11 @@ def _per_visit(subject: Subject) -> Evidence:
     met = [(first[row], start) for row, start in zip(again.tolist(), others, strict=True)
            if row in first]  # fmt: skip
     alike = sum(int(a) == int(b) for a, b in met) / max(1, len(met))
-    told = {"records met again": len(met), "share with the same crop": alike, "bound": 0.2}
+    told: dict[str, Number] = {
+        "records met again": len(met),
+        "share with the same crop": alike,
+        "bound": 0.2,
+    }
     return Evidence(len(met) > BATCH and alike <= 0.2, told)
 
 

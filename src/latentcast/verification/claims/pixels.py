@@ -206,7 +206,8 @@ def _crops(subject: Subject) -> Evidence:
     least, most = wanted.crop_aspect
     told: dict[str, Number] = {
         "pixels outside the image": float(max(0.0, out)), "least share": float(share.min()),
-        "largest": float(share.max()), "asked": f"{low} to {high}", "least aspect": float(ratio.min()),
+        "largest": float(share.max()), "asked": f"{low} to {high}",
+        "least aspect": float(ratio.min()),
         "largest aspect": float(ratio.max()), "asked aspect": f"{least:.3f} to {most:.3f}",
     }  # fmt: skip
     slack = 0.02
@@ -245,14 +246,13 @@ def _unmirrored(subject: Subject) -> Evidence:
 
 
 def _function(subject: Subject) -> Evidence:
-    """The same draw in another company and order, and others."""
-    images = pictures(subject).images["train"]
-    first = _seen(subject, images[:12], _draw(subject, range(12)))
-    some = [7, 2, 11]
-    again = _seen(subject, images[some], _draw(subject, some))
-    same = float(np.abs(again - first[some]).max())
+    """The same draw for each image alone, and others."""
+    images = pictures(subject).images["train"][:12]
+    first = _seen(subject, images, _draw(subject, range(12)))
+    alone = [_seen(subject, images[n : n + 1], _draw(subject, [n]))[0] for n in range(12)]
+    same = float(np.abs(np.stack(alone) - first).max())
     twins = np.repeat(images[:1], 12, 0)
-    told: dict[str, Number] = {"difference in another batch": same}
+    told: dict[str, Number] = {"difference alone and in a batch": same}
     known = _seen(subject, twins, _draw(subject, range(12)))
     others = {
         "another step": _seen(subject, twins, _draw(subject, range(12), step=4)),

@@ -1,12 +1,13 @@
 """Several processes are one: copies and shards, measured in two processes forked from this one.
 
 A fork takes the live library along as it is, faults included. The two train what one process
-trains, one sample of one batch not finite, once with copies (DDP) and once in shards (FSDP2), and
-write down what they hold; one run of the two serves all claims.
+trains, once with copies (DDP) and once in shards (FSDP2), then meet a sample that is not finite,
+and write down what they hold; one run of the two serves all claims.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import Config
+from latentcast.data.opening import open_store
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, latest, read_tensors
 from latentcast.engine.context import Context, StopRequest
@@ -39,9 +42,9 @@ from latentcast.objectives import regularizers
 from latentcast.objectives.base import Output
 from latentcast.objectives.build import assemble, build
 from latentcast.objectives.ranks import summed
-from latentcast.pretrain import open_store, reading
+from latentcast.pretrain import reading
 from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.rehearsal import (
     Rehearsal,
     averages,
@@ -53,8 +56,9 @@ from latentcast.verification.rehearsal import (
 )
 from latentcast.verification.subject import Subject, Weights
 
-SIZE, STEPS, POISONED = 2, 3, 1
+SIZE, STEPS = 2, 3
 PATIENCE = 60.0
+"""Seconds; a rank that waits for another half as long gives up."""
 TOLERANCE = 1e-5
 PARALLEL = ("ddp", "fsdp")
 REQUIRED = "specification, executable requirements 18 and 20; our design, section 4: Distributed"
@@ -90,7 +94,7 @@ def _run(subject: Subject) -> Together:
     config, folder = _settings(subject), subject.folder / "ranks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    alone = rehearse(subject, config, {POISONED})
+    alone = rehearse(subject, config)
     store = subject.store.path
     fork = multiprocessing.get_context("fork")
     children = [
@@ -131,10 +135,18 @@ def _rank(rank: int, config: Config, store: Path, folder: Path) -> None:
             timeout=timedelta(seconds=PATIENCE / 2),
         )  # fmt: skip
         told: dict[str, Any] = {"reductions": _reductions(rank), "statistics": _statistics(rank)}
+        ranks = Ranks(rank, SIZE, rank)
         for parallel in PARALLEL:
-            told[parallel], weights = _trained(Ranks(rank, SIZE, rank), parallel, config, store,
-                                               folder / parallel)  # fmt: skip
+            own = config.updated({"machine.parallel": parallel})
+            told[parallel], weights = _trained(ranks, own, store, folder / parallel)
             save_file(weights, folder / f"{parallel}-{rank}.safetensors")
+        for parallel in PARALLEL:
+            own = config.updated({"machine.parallel": parallel, "train.checkpoint_every": 99})
+            told[f"{parallel} refused"], weights = _trained(
+                ranks, own, store, folder / f"{parallel}-refused", poisoned=0, attempts=2
+            )
+            finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
+            told[f"{parallel} refused"]["finite"] = finite
         (folder / f"{rank}.json").write_text(json.dumps(told))
         dist.barrier()
         code = 0
@@ -143,16 +155,31 @@ def _rank(rank: int, config: Config, store: Path, folder: Path) -> None:
     os._exit(code)
 
 
-class _Listener:
-    """A watcher that keeps the numbers that the loop tells."""
+class _Enough(Exception):
+    """All attempts were made."""
 
-    def __init__(self) -> None:
+
+class _Listener:
+    """A watcher that keeps the numbers that the loop tells, and stops it after some attempts.
+
+    No rank waits for one that counts otherwise: all make the same attempts.
+    """
+
+    def __init__(self, attempts: int | None) -> None:
+        self.left = attempts
+        self.state = State()
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.skips: list[int] = []
 
-    def start(self, state: State, context: Context) -> None: ...
+    def start(self, state: State, context: Context) -> None:
+        self.state = state
+
     def waiting(self, batches: Iterator[loop.MicroBatches]) -> loop.MicroBatches:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise _Enough
         return next(batches)
 
     def looks(self, step: int) -> bool:
@@ -169,11 +196,15 @@ class _Listener:
 
 
 def _trained(
-    ranks: Ranks, parallel: str, config: Config, store: Path, folder: Path
+    ranks: Ranks,
+    config: Config,
+    store: Path,
+    folder: Path,
+    poisoned: int | None = None,
+    attempts: int | None = None,
 ) -> tuple[dict[str, Any], Weights]:
-    config = config.updated({"machine.parallel": parallel})
     folder.mkdir(exist_ok=True)
-    sharded = parallel == "fsdp"
+    sharded = config.machine.parallel == "fsdp"
     with torch.device("meta" if sharded else "cpu"):
         objective = assemble(config) if sharded else build(config)
     loader, preprocess = reading(open_store(store), config, ranks)
@@ -182,13 +213,17 @@ def _trained(
     def read(samples: Tensor, draw: Draw | None) -> Inputs:
         assert draw is not None
         ids.append(draw.ids.tolist())
-        return spoiled(preprocess(samples, draw), draw, {POISONED}, config)
+        bad = () if poisoned is None else (poisoned,)
+        return spoiled(preprocess(samples, draw), draw, bad, config)
 
-    listener = _Listener()
+    listener = _Listener(attempts)
     gc.freeze()  # the loop's collection need not look at all that was forked
-    state = loop.train(objective, read, loader.stream, config, folder, listener, ranks)
-    told = {"losses": listener.losses, "norms": listener.norms, "skips": listener.skips,
-            "ids": ids, "step": state.step, "skipped": state.skipped}  # fmt: skip
+    with contextlib.suppress(_Enough):
+        loop.train(objective, read, loader.stream, config, folder, listener, ranks)
+    told: dict[str, Any] = {
+        "losses": listener.losses, "norms": listener.norms, "skips": listener.skips,
+        "ids": ids, "step": listener.state.step, "skipped": listener.state.skipped,
+    }  # fmt: skip
     return told, {n: whole(t.detach()).clone() for n, t in objective.state_dict().items()}
 
 
@@ -199,7 +234,7 @@ def _reductions(rank: int) -> dict[str, float]:
     own = rows[:3] if rank == 0 else rows[3:]
     part = own.clone().requires_grad_()
     total = summed(part.sum(0))
-    total.square().sum().backward()
+    torch.autograd.backward(total.square().sum())
     assert part.grad is not None
     # Of the sum of both ranks' losses: each row counts in either.
     gradient = SIZE * 2 * rows.sum(0).expand_as(part)
@@ -252,8 +287,10 @@ def _weights(parallel: str, teacher: bool) -> Any:
                 if not gap <= worst:
                     worst, where = (math.inf if math.isnan(gap) else gap), name
         moved = max(float((last[n] - first[n]).abs().max()) for n in names)
-        told = {"ranks": SIZE, "tensors": len(names), "largest difference": worst, "in": where,
-                "bound": TOLERANCE, "largest move of the run": moved}  # fmt: skip
+        told: dict[str, Number] = {
+            "ranks": SIZE, "tensors": len(names), "largest difference": worst, "in": where,
+            "bound": TOLERANCE, "largest move of the run": moved,
+        }  # fmt: skip
         return Evidence(worst <= TOLERANCE and moved > 10 * TOLERANCE, told)
 
     return probe
@@ -271,8 +308,10 @@ def _told(what: str) -> Any:
                 gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, expected, strict=True)]
                 worst = max(worst, *(math.inf if math.isnan(gap) else gap for gap in gaps))
         shown = {f"rank {n}": run.told[n]["ddp"][key][0] for n in range(SIZE)}
-        told_of = {"one process": expected[0], **shown, "largest difference": worst,
-                   "bound": TOLERANCE}  # fmt: skip
+        told_of: dict[str, Number] = {
+            "one process": expected[0], **shown, "largest difference": worst,
+            "bound": TOLERANCE,
+        }  # fmt: skip
         return Evidence(worst <= TOLERANCE, told_of)
 
     return probe
@@ -291,31 +330,33 @@ def _slices(subject: Subject) -> Evidence:
     batch, wrong, shown = run.alone.config.train.batch_size, 0, list[str]()
     pieces = run.alone.config.train.micro_batches
     for parallel in PARALLEL:
-        for attempt in range(STEPS + 1):
-            parts = [
-                sum(told[parallel]["ids"][attempt * pieces : (attempt + 1) * pieces], [])
-                for told in run.told
+        for attempt in range(STEPS):
+            own = slice(attempt * pieces, (attempt + 1) * pieces)
+            parts: list[list[int]] = [
+                list(chain(*one[parallel]["ids"][own])) for one in run.told
             ]  # fmt: skip
             expected = list(range(attempt * batch, (attempt + 1) * batch))
-            wrong += sorted(sum(parts, [])) != expected
+            wrong += sorted(chain(*parts)) != expected
             shown = [" ".join(str(i - attempt * batch) for i in part) for part in parts]
-    told = {"batch": batch, "attempts that are not the batch, each sample once": wrong,
-            **{f"samples of rank {n}": text for n, text in enumerate(shown)}}  # fmt: skip
+    told: dict[str, Number] = {
+        "batch": batch, "attempts that are not the batch, each sample once": wrong,
+        **{f"samples of rank {n}": text for n, text in enumerate(shown)},
+    }  # fmt: skip
     return Evidence(not wrong, told)
 
 
 def _refused(subject: Subject) -> Evidence:
-    """The sample that is not finite is on one rank only."""
-    run = together(subject)
-    states = {(told[p]["step"], told[p]["skipped"]) for told in run.told for p in PARALLEL}
-    skips = [told[p]["skips"] for told in run.told for p in PARALLEL]
-    finite = all(
-        bool(tensor.isfinite().all())
-        for weights in run.weights for p in PARALLEL for tensor in weights[p].values()
-    )  # fmt: skip
-    told = {"steps and skipped": ", ".join(map(str, states)), "weights finite": finite,
-            "skipped by each": " ".join(map(str, skips))}  # fmt: skip
-    return Evidence(states == {(STEPS, 1)} and finite and skips == [[POISONED + 1]] * 4, told)
+    """The sample that is not finite is on one rank only; the next batch is whole."""
+    told = [one[f"{parallel} refused"] for one in together(subject).told for parallel in PARALLEL]
+    states = sorted({(one["step"], one["skipped"]) for one in told})
+    finite = all(one["finite"] for one in told)
+    told_of: dict[str, Number] = {
+        "steps and skipped": ", ".join(map(str, states)), "weights finite": finite,
+        "skipped by each": " ".join(str(len(one["skips"])) for one in told),
+    }  # fmt: skip
+    return Evidence(
+        states == [(1, 1)] and finite and all(len(o["skips"]) == 1 for o in told), told_of
+    )
 
 
 def _reduced(subject: Subject) -> Evidence:
@@ -331,8 +372,10 @@ def _statistics_agree(subject: Subject) -> Evidence:
         for told in together(subject).told
         for name, value in expected.items()
     )
-    told_of = {**{f"{name}, one process": value for name, value in expected.items()},
-               "largest difference": worst, "bound": 1e-9}  # fmt: skip
+    told_of: dict[str, Number] = {
+        **{f"{name}, one process": value for name, value in expected.items()},
+        "largest difference": worst, "bound": 1e-9,
+    }  # fmt: skip
     return Evidence(worst <= 1e-9, told_of)
 
 
@@ -348,8 +391,10 @@ def _kept(subject: Subject) -> Evidence:
         wrong += sum(not torch.equal(kept[n], held[n]) for n in kept.keys() & held.keys())
         for name in moments.keys() & alone.keys():
             worst = max(worst, float((moments[name] - alone[name]).abs().max()))
-    told = {"tensors": len(kept) + len(moments), "missing or other": wrong,
-            "largest difference of moments": worst, "bound": TOLERANCE}  # fmt: skip
+    told: dict[str, Number] = {
+        "tensors": len(kept) + len(moments), "missing or other": wrong,
+        "largest difference of moments": worst, "bound": TOLERANCE,
+    }  # fmt: skip
     return Evidence(not wrong and worst <= TOLERANCE, told)
 
 

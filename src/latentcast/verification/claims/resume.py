@@ -13,7 +13,7 @@ from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.claims.loop import decay_of, rate_of
 from latentcast.verification.rehearsal import (
     EARLIER,
@@ -31,8 +31,10 @@ REQUIRED = "specification, executable requirement 21"
 
 
 def _at(run: Rehearsal, step: int) -> Path:
-    (found,) = [one for one in run.checkpoints if one.name.endswith(f"{step:08d}")]
-    return found
+    found = [one for one in run.checkpoints if one.name.endswith(f"{step:08d}")]
+    if not found:
+        raise LookupError(f"there is no checkpoint of step {step}")
+    return found[0]
 
 
 def _following(run: Rehearsal, attempt: int) -> list[Attempt]:
@@ -51,9 +53,10 @@ def _same(subject: Subject, step: int, until: int) -> Evidence:
     one, other = (read_tensors(_at(run, until), "optimizer") for run in (whole, again))
     moments = len(one.keys() ^ other.keys())
     moments += sum(not torch.equal(one[name], other[name]) for name in one.keys() & other.keys())
-    told = {
+    told: dict[str, Number] = {
         "resumed at": step, "until": until, "attempts": len(again.attempts),
-        "tensors that differ": weights, "losses that differ": losses, "moments that differ": moments,
+        "tensors that differ": weights, "losses that differ": losses,
+        "moments that differ": moments,
     }  # fmt: skip
     return Evidence(not (weights or losses or moments) and len(again.counted) > 1, told)
 
@@ -66,7 +69,11 @@ def _skipped(subject: Subject) -> Evidence:
     whole, again = rehearsed(subject), resumed(subject, LATER)
     found = _same(subject, LATER, whole.config.train.steps)
     states = [(run.state.step, run.state.skipped) for run in (whole, again)]
-    told = {**found.numbers, "skipped, uninterrupted": states[0][1], "resumed": states[1][1]}
+    told: dict[str, Number] = {
+        **found.numbers,
+        "skipped, uninterrupted": states[0][1],
+        "resumed": states[1][1],
+    }
     return Evidence(found.holds and states[0] == states[1] and states[0][1] == 1, told)
 
 
@@ -85,8 +92,10 @@ def _moments(subject: Subject) -> Evidence:
         for moment, expected in (("exp_avg", mean), ("exp_avg_sq", square)):
             worst = max(worst, _apart(kept.get(f"{name}|{moment}"), expected))
     held = {name.rpartition("|")[0] for name in kept}
-    told = {"parameters": len(wanted), "with moments": len(held & wanted),
-            "largest relative difference": worst, "bound": 1e-4}  # fmt: skip
+    told: dict[str, Number] = {
+        "parameters": len(wanted), "with moments": len(held & wanted),
+        "largest relative difference": worst, "bound": 1e-4,
+    }  # fmt: skip
     return Evidence(worst <= 1e-4 and held == wanted, told)
 
 
@@ -105,8 +114,10 @@ def _holds(subject: Subject) -> Evidence:
         wrong += sorted(kept.keys() ^ live.keys())
         wrong += [n for n in kept.keys() & live.keys() if not torch.equal(kept[n], live[n])]
         count = len(kept)
-    told = {"tensors": count, "of the teacher": sum(n.startswith("teacher.") for n in live),
-            "wrong": ", ".join(wrong[:3]) or "none"}  # fmt: skip
+    told: dict[str, Number] = {
+        "tensors": count, "of the teacher": sum(n.startswith("teacher.") for n in live),
+        "wrong": ", ".join(wrong[:3]) or "none",
+    }  # fmt: skip
     return Evidence(not wrong, told)
 
 
@@ -118,8 +129,10 @@ def _schedules(subject: Subject) -> Evidence:
         worst = max(worst, abs(rate - rate_of(run.config, LATER + n)) / run.config.optimizer.lr)
         worst = max(worst, abs(decay - decay_of(run.config, LATER + n)))
         seen.append(rate)
-    told = {"first rate": seen[0], "its schedule": rate_of(run.config, LATER),
-            "largest difference": worst, "bound": 1e-12}  # fmt: skip
+    told: dict[str, Number] = {
+        "first rate": seen[0], "its schedule": rate_of(run.config, LATER),
+        "largest difference": worst, "bound": 1e-12,
+    }  # fmt: skip
     return Evidence(worst <= 1e-12, told)
 
 
@@ -134,8 +147,10 @@ def _data(subject: Subject) -> Evidence:
             equal = torch.equal(seen.nan_to_num(7), met.nan_to_num(7))
             wrong += a.number != b.number or not torch.equal(one, other) or not equal
     first = resumed(subject, LATER).attempts[0]
-    told = {"first attempt after step 4": first.number, "expected": LATER + 1,
-            "attempts on other samples": wrong}  # fmt: skip
+    told: dict[str, Number] = {
+        "first attempt after step 4": first.number, "expected": LATER + 1,
+        "attempts on other samples": wrong,
+    }  # fmt: skip
     return Evidence(not wrong and first.number == LATER + 1, told)
 
 
@@ -156,8 +171,10 @@ def _other(subject: Subject) -> Evidence:
     folder = rehearsed(subject).folder / "checkpoints"
     same = _refused(subject, folder, {})
     other = _refused(subject, folder, {"optimizer.lr": 7e-4})
-    told = {"the same configuration": same or "goes on",
-            "another lr": (other or "goes on").replace(str(folder), "RUN")}  # fmt: skip
+    told: dict[str, Number] = {
+        "the same configuration": same or "goes on",
+        "another lr": (other or "goes on").replace(str(folder), "RUN"),
+    }  # fmt: skip
     return Evidence(same is None and other is not None and "optimizer.lr" in other, told)
 
 
@@ -179,7 +196,10 @@ def _damaged(subject: Subject) -> Evidence:
 def _files(subject: Subject) -> Evidence:
     kept = _at(rehearsed(subject), LATER)
     kinds = {file.suffix for file in kept.rglob("*") if file.is_file()}
-    told = {"files": ", ".join(sorted(kinds)), "drafts": len(list(kept.parent.glob(".draft*")))}
+    told: dict[str, Number] = {
+        "files": ", ".join(sorted(kinds)),
+        "drafts": len(list(kept.parent.glob(".draft*"))),
+    }
     return Evidence(kinds == {".safetensors", ".json"} and not told["drafts"], told)
 
 

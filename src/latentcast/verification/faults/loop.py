@@ -124,10 +124,12 @@ def _held_twice(made: Any) -> None:
 
 
 def _one_left_out() -> Patch:
+    """Frozen by mistake, and so in no group."""
+
     def make(was: Any) -> Any:
         def trainable(self: Objective) -> Any:
             found = was(self)
-            found.pop(next(reversed(found)))
+            found.popitem()[1].requires_grad_(False)
             return found
 
         return trainable
@@ -202,7 +204,8 @@ def _last_piece_left_out() -> Patch:
 def _last_loss() -> Patch:
     def make(was: Any) -> Any:
         def join(given: list[Output], ranks: Any) -> Output:
-            return replace(was(given, ranks), loss=given[-1].loss.detach())
+            joined: Output = was(given, ranks)
+            return replace(joined, loss=given[-1].loss.detach())
 
         return join
 
@@ -329,7 +332,7 @@ FAULTS: tuple[Fault, ...] = (
           lambda: _after_building(_other_betas), ("loop.adamw",)),
     Fault("loop.held-twice", "The optimizer holds a parameter twice.", CLASSIC,
           lambda: _after_building(_held_twice), ("loop.every-parameter-once", "loop.adamw")),
-    Fault("loop.one-left-out", "A parameter is in no group.", CLASSIC, _one_left_out,
+    Fault("loop.one-left-out", "A parameter is frozen by mistake.", CLASSIC, _one_left_out,
           ("loop.every-parameter-once",)),
     Fault("loop.leftovers", "Gradients of one step leak into the next.",
           f"{HJEPA}: leftover micro-batches", _leftovers, ("loop.zeroed", "loop.gradient")),

@@ -74,33 +74,21 @@ def _with_replacement() -> Patch:
 
 
 def _drops_the_last(batch: int = 32) -> Patch:
-    """An epoch is as many whole batches as there are; the rest waits for ever."""
+    """An epoch is as many whole batches as there are, and the next begins after them."""
 
     def make(was: Any) -> Any:
         def at(self: Order, positions: Ints) -> Ints:
-            whole = max(1, len(self.rows) // batch * batch)
-            return Order(self.rows[:whole], self.seed)._at(positions)  # type: ignore[attr-defined, no-any-return]
+            count = len(self.rows)
+            epochs, places = np.divmod(positions, max(1, count // batch * batch))
+            found: Ints = self.rows[
+                [order._permutation(self.seed, int(e), count)[p]
+                 for e, p in zip(epochs, places, strict=True)]
+            ]  # fmt: skip
+            return found
 
         return at
 
-    return several(replaced(Order, "at", make), _alias())
-
-
-@contextmanager
-def _alias() -> Iterator[None]:
-    """The way in which positions are looked up, under another name."""
-    Order._at = _looked_up  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del Order._at  # type: ignore[attr-defined]
-
-
-def _looked_up(self: Order, positions: Ints) -> Ints:
-    epochs, places = np.divmod(positions, len(self.rows))
-    found = [order._permutation(self.seed, int(e), len(self.rows))[p]
-             for e, p in zip(epochs, places, strict=True)]  # fmt: skip
-    return self.rows[np.array(found)]
+    return replaced(Order, "at", make)
 
 
 def _all_splits() -> Patch:

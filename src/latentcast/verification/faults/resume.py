@@ -60,7 +60,7 @@ def _in_bf16(what: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _student_alone(what: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: tensors[n.replace("teacher.", "student.", 1)] for n in tensors}
+    return {n: tensors[n.replace("teacher.", "student.", 1)].clone() for n in tensors}
 
 
 def _teacher_from_student() -> Patch:
@@ -100,6 +100,17 @@ def _from_global_generator() -> Patch:
     return replaced(Draw, "for_samples", make)
 
 
+def _pickled() -> Patch:
+    def make(was: Any) -> Any:
+        def written(folder: Any, tensors: dict[str, Tensor], ranks: Any) -> None:
+            was(folder, tensors, ranks)
+            torch.save(tensors, folder / "all.pt")
+
+        return written
+
+    return replaced(checkpoint, "_write", make)
+
+
 def _any_configuration() -> Patch:
     return replaced(checkpoint, "differences", lambda was: lambda ours, theirs: [])
 
@@ -129,13 +140,13 @@ def _a_step_early() -> Patch:
 
 FAULTS: tuple[Fault, ...] = (
     Fault("resume.without-moments", "The optimizer's moments are not restored.",
-          "ECG-JEPA keeps the encoder alone", _without_moments, ("resume.bit-exact",)),
+          "ECG_JEPA, which saves the encoder alone", _without_moments, ("resume.bit-exact",)),
     Fault("resume.moments-empty", "The optimizer's moments are not saved.", CLASSIC,
           lambda: _written(_empty_moments), ("resume.moments", "resume.bit-exact")),
     Fault("resume.schedules-restart", "After a resume the schedules begin anew.", f"{HJEPA}, D6",
           _schedules_restart, ("resume.schedules", "resume.bit-exact")),
     Fault("resume.from-step-zero", "Weights are restored and the step is 0.",
-          "NEPA-ECG's rival: for step in range(steps)", lambda: _resumed(lambda s, m: State()),
+          "ECG-JEPA (arXiv 2410.13867), pretrain.py", lambda: _resumed(lambda s, m: State()),
           ("resume.schedules", "resume.data")),
     Fault("resume.a-step-early", "A resumed run does the last step again.", CLASSIC,
           _a_step_early, ("resume.data", "resume.bit-exact", "resume.schedules")),
@@ -146,12 +157,15 @@ FAULTS: tuple[Fault, ...] = (
           ("resume.after-skip", "resume.data")),
     Fault("resume.teacher-from-student", "The teacher is made anew from the student.", CLASSIC,
           _teacher_from_student, ("resume.bit-exact",), averages),
-    Fault("resume.student-alone", "Only the student is saved.", "ECG-JEPA",
+    Fault("resume.student-alone", "Only the student is saved.", "ECG_JEPA",
           lambda: _written(_student_alone), ("resume.weights", "resume.bit-exact"), averages),
     Fault("resume.saved-in-bf16", "Weights are saved in bf16.", CLASSIC,
           lambda: _written(_in_bf16), ("resume.weights", "resume.bit-exact")),
     Fault("resume.global-generator", "Drop-path is drawn from a generator whose state is lost.",
-          f"{HJEPA}, D6: RNG not saved", _from_global_generator, ("resume.bit-exact",)),
+          f"{HJEPA}, D6: RNG not saved", _from_global_generator,
+          ("resume.bit-exact", "ema.repeatable")),
+    Fault("resume.pickled", "Moments are pickled beside the tensors.", f"{HJEPA}, D6", _pickled,
+          ("resume.nothing-pickled",)),
     Fault("resume.any-configuration", "A run of another configuration is gone on with.", CLASSIC,
           _any_configuration, ("resume.other-configuration",)),
     Fault("resume.unchecked", "Checksums are not looked at.", CLASSIC, _unchecked,
