@@ -38,10 +38,10 @@ RECIPES = ("nepa-ecg-tiny", "ijepa-image-digits", "hjepa-ecg-tiny")
 EVERY = 4
 """Steps from one checkpoint to the next: short, so that much of the time goes into writing them."""
 WORKERS = (0, 1, 4)
-LOOK = 0.0005
+LOOK = 0.001
 HITS = ("while starting", "while training", "inside a write", "inside a removal")
-MOST_LOOKS = 600_000
-"""At a process that gets no further, half a millisecond apart and more, until that is a failure of
+MOST_LOOKS = 300_000
+"""At a process that gets no further, a millisecond apart and more, until that is a failure of
 its own; not counted in seconds, for a busy machine stands still at times."""
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,9 +75,13 @@ class Trainer:
         return soak.newest(self.run)
 
 
-@pytest.fixture(autouse=True)
-def no_time_for_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "matmul_peak", lambda *_: 1e9)
+@pytest.fixture(autouse=True, scope="module")
+def nothing_that_takes_long() -> Iterator[None]:
+    """Sixty runs of ten steps: no measuring of the processor, no garbage of the test suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
+        patch.setattr(loop, "collected_by_hand", lambda: nullcontext(lambda: None))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +103,6 @@ def undisturbed(small_store: Path, config: Path, tmp_path_factory: pytest.TempPa
     """The same run, to which nothing happened."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
         patch.setattr(sys, "argv", ["latentcast", *soak.command(small_store, run, config)[3:]])
         cli.main()
     return run

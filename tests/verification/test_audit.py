@@ -177,6 +177,10 @@ TAMPERED: dict[str, tuple[Change, set[str]]] = {
     "collapse": (edit_rows(lambda rows: rows[-1].update(alarms=["level0_target-rank-collapse"])),
                  {"run.alarms"}),
     "a flipped bit": (flip_a_bit, {"run.checkpoints"}),
+    "a checksum removed": (
+        edit_json("checkpoints/step-00000012/state.json", lambda s: s["sha256"].popitem()),
+        {"run.checkpoints"},
+    ),
     "a weight by one bit": (edit_tensors("model", nudge), {"run.replayed-weights"}),
     "teacher elsewhere": (edit_tensors("model", lag),
                           {"run.teacher", "run.replayed-weights", "run.replayed-teacher"}),
@@ -204,6 +208,13 @@ def test_tampering_turns_the_right_line_red(run: Path, what: str) -> None:
     assert found >= lines, found
     if what not in ("not finite", "checkpoint renamed"):  # these show in several places
         assert found == lines, found
+
+
+def test_rows_that_have_no_place_are_named(run: Path) -> None:
+    edit_rows(lambda rows: rows.append(rows[-1]))(run)
+    edit_rows(lambda rows: rows.insert(0, {**rows[0], "step": 5}))(run)
+    told = by_id(audit(run, seconds=0))["run.rows"].numbers
+    assert told["unexpected steps"] == "5, 1, 12"
 
 
 def test_a_run_with_one_checkpoint_is_replayed_from_its_first_step(run: Path) -> None:

@@ -85,8 +85,10 @@ def test_there_is_no_false_alarm_in_twenty_seeds(name: str) -> None:
 
 def _about(name: str) -> str:
     """The recipe on which a fault is shown: the first that it concerns."""
-    if name in ("image.mirrored-unasked",):
+    if name == "image.mirrored-unasked":
         return "ijepa-image-huge"
+    if name == "image.cropped-unasked":
+        return "nepa-image-tiny"
     images = name.startswith(("image.", "artifact.ijepa")) or name in (
         "probe.double-softmax", "probe.distance-as-cosine", "probe.raw-distance",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Claims about the average, the step, resumes, order and ranks: they hold, and their faults break them."""
+"""Claims about average, step, resume, order and ranks hold, and their faults break them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def place_of(fault: Fault, stores: dict[str, Subject]) -> Subject:
     ],
 )
 def test_a_fault_turns_its_claims_red(fault: Fault, stores: dict[str, Subject]) -> None:
-    """And none of them is red because something else fell over: each says a number."""
+    """And none of them because something else fell over."""
     assert fault.reddens
     with fault.inject():
         subject = place_of(fault, stores)
@@ -124,9 +124,8 @@ def test_a_fault_turns_its_claims_red(fault: Fault, stores: dict[str, Subject]) 
             assert CLAIMS[name].about(subject), name
             finding = measure(CLAIMS[name], subject)
             assert not finding.holds, (name, dict(finding.evidence.numbers))
-            assert finding.evidence.numbers.get("raised", "").startswith(  # type: ignore[union-attr]
-                ("", "LookupError", "IndexError")["raised" in finding.evidence.numbers :][0]
-            ), finding.evidence.numbers
+            said = str(finding.evidence.numbers.get("raised", ""))
+            assert not said or "there is no checkpoint" in said, said
 
 
 def test_every_claim_is_proven_by_a_fault() -> None:
@@ -163,10 +162,14 @@ def witnesses() -> list[object]:
         loader_of, loader_of.Loader, loader_of.CropLoader, order_of, order_of.Order, checkpoint,
         checkpoint.State, optimizer, schedules, schedules.Schedules, schedules.WarmupCosine,
         schedules.Cosine, schedules.EmaSchedule, loop_of, StopRequest, Ema, Ranks, Verdict,
-        regularizers, Objective, Jepa, Nepa,
+        regularizers, Objective, Jepa, Nepa, torch.nn.LayerNorm,
     )  # fmt: skip
-    return [(owner.__name__, name, id(value)) for owner in owners
-            for name, value in sorted(vars(owner).items()) if not name.startswith("__warning")]  # fmt: skip
+    return [
+        (owner.__name__, name, id(value))
+        for owner in owners
+        for name, value in sorted(vars(owner).items())
+        if not name.startswith("__warning")
+    ]
 
 
 # What the probes are made of

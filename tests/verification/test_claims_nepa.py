@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -57,12 +57,12 @@ QUICK = ("nepa-ecg-small", "nepa-image-tiny", "ijepa-image-base", "hjepa-image-t
 """One of each kind, recordings and images; the quickest to measure first."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def subject_of(name: str) -> Subject:
     return Subject(recipe(name))
 
 
-@lru_cache(maxsize=None)
+@cache
 def healthy(claim: str, name: str) -> Finding:
     return measure(BY_ID[claim], subject_of(name))
 

@@ -114,6 +114,7 @@ def train(
         raise LatentcastError(
             f"--batch-size {batch_size}: is for --auto; write --set train.batch_size={batch_size}"
         )
+    first = int(os.environ.get("RANK", 0)) == 0  # of torchrun's processes one speaks
     named_flags = {
         "machine.parallel": parallel,
         "train.precision": precision,
@@ -134,10 +135,11 @@ def train(
 
         samples = len(open_store(data).rows("train"))
         resolved, reasons = advised(base, file, flags, samples, auto, batch_size)
-        print("\n".join(reasons))
+        if first:
+            print("\n".join(reasons))
     state = pretrain(resolved, data, out)
     stopped = state.step < resolved.train.steps
-    if int(os.environ.get("RANK", 0)) == 0:  # of torchrun's processes one speaks
+    if first:
         going_on = f"stopped at step {state.step}; the same command goes on from there"
         print(f"{out}: {going_on if stopped else f'{state.step} steps done'}")
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.

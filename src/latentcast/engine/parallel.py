@@ -50,7 +50,7 @@ def spread(objective: Objective, config: Config, context: Context) -> nn.Module:
             objective.to_empty(device=context.device)
             objective.initialise(config.train.seed)
         return sharded
-    return DistributedDataParallel(objective, broadcast_buffers=False)
+    return DistributedDataParallel(objective)
 
 
 def _in_shards(objective: Objective, blocks: list[Block], context: Context) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from latentcast import randomness
-from latentcast.nn.blocks import LayerScale
+from latentcast.nn.blocks import LayerScale, QKNorm
 from latentcast.nn.tokens import PatchEmbedding
 
 TOKENS = ("cls", "mask_token")
@@ -36,6 +36,10 @@ def initialise(network: nn.Module, seed: int, part: str = "initialise") -> None:
                     module.bias.zero_()
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+            elif isinstance(module, QKNorm):
+                for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
+                    if parameter is not None:
+                        parameter.fill_(value)
             elif isinstance(module, LayerScale):
                 module.gain.fill_(module.value)
         for name, parameter in network.named_parameters():

@@ -397,6 +397,13 @@ def pictures(subject: Subject) -> Pictures:
     return once(subject, "known images", made)
 
 
+def apart(a: Floats, b: Floats) -> float:
+    """The largest difference; infinite where one is longer."""
+    if a.shape != b.shape or not a.size:
+        return float("inf")
+    return float(np.nan_to_num(np.abs(a - b), nan=np.inf).max())
+
+
 def is_ecg(subject: Subject) -> bool:
     return isinstance(subject.config.input, EcgInput)
 

@@ -52,6 +52,28 @@ def loss(
     return total / terms
 
 
+def level(
+    w: Weights, at: str, e: EncoderConfig, grid: tuple[int, ...], means: Tensor, cells: Tensor
+) -> Tensor:
+    """Tokens ``(K, width)`` of the seen cells of a coarser level, which attend to each other only.
+
+    Args:
+        at: whose weights, as ``student.coarser.0.``.
+        e: the encoder at the level's size.
+        grid: of the level.
+        means: ``(K, finer)``, what the finer level says of each cell on average.
+        cells: ``(K,)``, their places.
+    """
+    tokens = means @ w[f"{at}merge.proj.weight"].T + w[f"{at}merge.proj.bias"]
+    turns: list[list[float]] | None = None
+    if isinstance(e.positions, SinCos):
+        tokens = tokens + _places(cells, grid, e.width, tokens)
+    else:
+        turns = [_angles(n, grid, e) for n in cells.tolist()]
+    tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
+    return _normed(tokens, w[f"{at}norm.weight"], w[f"{at}norm.bias"], e.norm_eps)
+
+
 def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Tensor:
     """Tokens ``(K, width)`` of the kept patches of one input ``(channels, *size)``."""
     e, grid = config.encoder, config.grids[0]

@@ -9,7 +9,7 @@ from latentcast.verification.claim import Claim
 NAMES = (
     "nepa", "transformer", "attention", "positions", "sincos", "drop_path", "initial", "table",
     "jepa", "targets", "predictor", "masks", "hierarchy", "regularizers",
-    "ema", "loop", "resume", "order", "ranks", "data", "evaluation",
+    "ema", "loop", "resume", "order", "ranks", "data", "evaluation", "artifacts",
 )  # fmt: skip
 
 

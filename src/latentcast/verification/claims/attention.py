@@ -102,8 +102,21 @@ def _qk_norm_unit(subject: Subject) -> Evidence:
 
 @torch.no_grad()
 def _qk_norm_order(subject: Subject) -> Evidence:
-    """q and k are the rotated norm, and not the norm of what was rotated."""
-    objective = stirred(subject.objective(), subject.seed)
+    """q and k are the rotated norm, and not the norm of what was rotated.
+
+    Once as configured, and once with an affine part, which tells the norm of q from that of k.
+    """
+    affine = {"encoder.qk_norm_affine": True, "encoder.qk_norm_bias": True}
+    found = [_order_gaps(subject, changes) for changes in ({}, affine)]
+    return within(
+        {"difference from norm, then rotation": (max(right for right, _ in found), 5e-5)},
+        {"difference from rotation, then norm": (min(wrong for _, wrong in found), 1e-3)},
+    )
+
+
+def _order_gaps(subject: Subject, changes: dict[str, bool]) -> tuple[float, float]:
+    """How far q and k are from the right order, at most, and from the wrong one, at least."""
+    objective = stirred(subject.objective(changes), subject.seed)
     right, wrong = 0.0, math.inf
     for stack in stacks(objective, subject.config.input.size):
         products = [block.get_submodule("attention.qkv") for block in stack.blocks]
@@ -122,8 +135,7 @@ def _qk_norm_order(subject: Subject) -> Evidence:
                 late = paired(naive_norm(_unpaired(paired(own) * turns), *shape))
                 right = max(right, float((paired(seen) - expected).abs().max()))
                 wrong = min(wrong, float((paired(seen) - late).abs().max()))
-    return within({"difference from norm, then rotation": (right, 5e-5)},
-                  {"difference from rotation, then norm": (wrong, 1e-3)})  # fmt: skip
+    return right, wrong
 
 
 def _unpaired(z: Tensor) -> Tensor:
@@ -174,10 +186,16 @@ def _padding(subject: Subject) -> Evidence:
                 seen_tokens += int(counts.sum())
                 worst = max(worst, float((a.values - b.values)[counts].abs().max()))
         wide = objective.double()
+        assert isinstance(wide, Jepa)
+        # Of the last sample nothing is seen, and it attends to everything: to the loop's numbers.
+        with attention_calls() as calls:
+            wide.student(values.double(), ~gone)
+        apart = max(furthest(call.out, naive_attention(call, causal=False)) for call in calls)
         losses = [wide(Inputs(x.double(), valid), None).loss for x in (values, other)]
     told = {
         "change of what was measured": (worst, 0.0),
         "change of the loss": (furthest(losses[0], losses[1]), EXACT),
+        "attention under padding, from the loop": (apart, EXACT),
     }
     return within(told, {"outputs that are finite": (float(finite), 1.0)}, tokens=seen_tokens)
 

@@ -12,6 +12,7 @@ from latentcast.batch import Inputs
 from latentcast.config import JepaConfig
 from latentcast.nn.hierarchy import Hierarchy, Tokens
 from latentcast.objectives.jepa import Jepa
+from latentcast.verification import plain_ijepa
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.jepa_pass import (
     MATTERS,
@@ -85,6 +86,33 @@ def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:
             total[b, cell] += below.values[b, t].detach()
             count[b][cell] += 1
     return total / torch.tensor(count, dtype=torch.float64).clamp(min=1).unsqueeze(-1)
+
+
+def plain_levels(subject: Subject) -> Evidence:
+    """Each level from the one below it: mean, projection, positions, blocks among seen cells, norm.
+
+    Drop-path and moved coordinates are off; the level below is taken as it was.
+    """
+    changes: dict[str, Any] = {"encoder.drop_path": 0.0}
+    if subject.config.encoder.positions.kind == "rotary":
+        changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
+    objective, seen = one_pass(subject, changes)
+    weights = {name: p.detach() for name, p in objective.named_parameters()}
+    jepa, grids = subject.config.objective, subject.config.grids
+    assert isinstance(jepa, JepaConfig)
+    largest = 0.0
+    for n, config in enumerate(jepa.coarser):
+        means = _mean_of_cells(seen.context[n], grids[n], grids[n + 1])
+        sized = subject.config.updated(changes).encoder.sized(config)
+        above = seen.context[n + 1]
+        for b in range(len(means)):
+            flags = torch.ones(len(means[b])).bool() if above.seen is None else above.seen[b]
+            cells = flags.nonzero().flatten()
+            at = f"student.coarser.{n}."
+            plain = plain_ijepa.level(weights, at, sized, grids[n + 1], means[b, cells], cells)
+            largest = max(largest, apart(above.values[b, cells], plain))
+    bound = 1e-4 if subject.config.encoder.positions.kind == "rotary" else 1e-8
+    return Evidence(largest <= bound, {"largest difference": largest, "bound": bound})
 
 
 def seen_cells(subject: Subject) -> Evidence:
@@ -273,6 +301,14 @@ CLAIMS: tuple[Claim, ...] = (
         "our design, section 5; spec of H-JEPA, defect D17 and behaviour 12",
         pooling,
         is_hierarchy,
+    ),
+    Claim(
+        "hierarchy.level",
+        "A level is z = f(merge(z below)): its tokens are those of projection, positions, blocks "
+        "and norm written out plainly, on the cells that are seen.",
+        "our design, section 5",
+        plain_levels,
+        lambda subject: is_hierarchy(subject) and plain_ijepa.knows(subject.config),
     ),
     Claim(
         "hierarchy.seen",

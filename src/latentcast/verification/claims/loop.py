@@ -364,8 +364,8 @@ CLAIMS: tuple[Claim, ...] = (
           "The optimizer holds every parameter that is trained, once, and no other.", OURS, _once),
     Claim("loop.adamw", "An update is AdamW's, decay decoupled, with the recipe's betas.",
           "Loshchilov & Hutter 2019, algorithm 2", _adamw),
-    Claim("loop.clipping", "The gradient of the mean loss is scaled down to the limit by its global "
-          "norm, before the optimizer sees it, and the norm that is told is the one before.",
+    Claim("loop.clipping", "The gradient of the mean loss is scaled down to the limit by its "
+          "global norm, before the optimizer sees it, and the norm that is told is the one before.",
           OURS, _clipping),
     Claim("loop.gradient", "The gradient of a step is that of the mean loss of its whole batch, "
           "however it was cut: neither a sum, nor divided twice.", OURS, _gradient),

@@ -86,7 +86,7 @@ def together(subject: Subject) -> Together:
 def _settings(subject: Subject) -> Config:
     # A gradient that is nothing but rounding moves a weight by whole rates (a key's bias has no
     # effect on attention); with this eps it does not, and rounding stays rounding.
-    changes = {"train.steps": STEPS, "optimizer.warmup_steps": 1, "optimizer.eps": 1e-4}
+    changes = {"train.steps": STEPS, "optimizer.warmup_steps": 1, "optimizer.eps": 1e-6}
     return revealing(subject).updated({**changes, "train.checkpoint_every": STEPS})
 
 
@@ -398,6 +398,23 @@ def _kept(subject: Subject) -> Evidence:
     return Evidence(not wrong and worst <= TOLERANCE, told)
 
 
+def _drawn(subject: Subject) -> Evidence:
+    """As under FSDP: built without weights, given memory that holds anything, then drawn."""
+    config = subject.config
+    with torch.device("meta"):
+        empty = assemble(config)
+    empty.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in empty.parameters():
+            parameter.fill_(torch.nan)
+    empty.initialise(config.train.seed)
+    expected = dict(build(config).named_parameters())
+    wrong = [n for n, p in empty.named_parameters() if not torch.equal(p, expected[n])]
+    return Evidence(
+        not wrong, {"weights": len(expected), "not drawn, or otherwise": ", ".join(wrong[:3])}
+    )
+
+
 def _several(subject: Subject) -> bool:
     return dist.is_available() and hasattr(os, "fork")
 
@@ -415,6 +432,8 @@ CLAIMS: tuple[Claim, ...] = (
           REQUIRED, _weights("fsdp", False), _several),
     Claim("ranks.fsdp-teacher", "… and with its teacher, which lies in shards itself.", REQUIRED,
           _weights("fsdp", True), _averaged),
+    Claim("ranks.drawn", "Shards are drawn in full: every weight is set when nothing was there "
+          "before, to the bits of one process.", "our design, law 1", _drawn),
     Claim("ranks.loss", "The loss told on every rank is that of the whole batch.", REQUIRED,
           _told("loss"), _several),
     Claim("ranks.norm", "So is the norm of the gradient, which clipping goes by.", REQUIRED,

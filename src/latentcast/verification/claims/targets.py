@@ -25,6 +25,7 @@ from latentcast.verification.jepa_pass import (
     one_pass,
     patch_flags,
     said_by,
+    some_valid,
     taught,
     values,
 )
@@ -162,6 +163,23 @@ def layer_normed(subject: Subject) -> Evidence:
     return Evidence(largest <= ROUNDING, told | {"bound": ROUNDING})
 
 
+def instance_normed(subject: Subject) -> Evidence:
+    """With ``target_norm`` instance: each channel over the measured tokens of a sample, by hand."""
+    objective, x = live(subject, {"objective.target_norm": "instance"}), values(subject)
+    assert objective.teacher is not None
+    valid = some_valid(subject, len(x))
+    targets, whole = objective.targets(torch.where(patch_flags(subject, valid), x, 0.0), valid)
+    largest = 0.0
+    for target, level in zip(targets, whole, strict=True):
+        for b in (0, 1, 2):
+            told = slice(None) if level.seen is None else level.seen[b]
+            rows = level.values[b, told]
+            centred = rows - rows.sum(0) / len(rows)
+            deviation = (centred.square().sum(0) / len(rows) + 1e-5).sqrt()
+            largest = max(largest, apart(target[b, told], centred / deviation))
+    return Evidence(largest <= ROUNDING, {"largest difference": largest, "bound": ROUNDING})
+
+
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "targets.no-gradient",
@@ -207,5 +225,13 @@ CLAIMS: tuple[Claim, ...] = (
         "I-JEPA reference code (src/train.py); spec of JEPA, 1.4",
         layer_normed,
         taught,
+    ),
+    Claim(
+        "targets.instance-normed",
+        "With target_norm instance, each channel of a target is normed over the measured tokens of "
+        "its sample.",
+        "data2vec (Baevski et al. 2022)",
+        instance_normed,
+        has_teacher,
     ),
 )

@@ -135,6 +135,11 @@ def _only(which: str) -> Callable[[Attention, Tensor, Tensor, Tables | None], Pa
     return prepare
 
 
+def _one_norm(self: Attention, q: Tensor, k: Tensor, tables: Tables | None) -> Pair:
+    """The query's norm on both: seen where norms have weights of their own."""
+    return _turned(self.q_norm(q), tables), _turned(self.q_norm(k), tables)
+
+
 def _query_alone(self: Attention, q: Tensor, k: Tensor, tables: Tables | None) -> Pair:
     return _turned(self.q_norm(q), tables), self.k_norm(k)
 
@@ -194,6 +199,14 @@ def _values_turned(was: Any) -> Any:
 def _seen_ignored(was: Any) -> Any:
     def slipped(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Any = None) -> Any:
         return was(q, k, v, causal, None)
+
+    return slipped
+
+
+def _nothing_seen(was: Any) -> Any:
+    def slipped(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Any = None) -> Any:
+        out = was(q, k, v, causal, seen)
+        return out if seen is None else out * seen.any(1)[:, None, None, None].to(out.dtype)
 
     return slipped
 
@@ -264,6 +277,10 @@ FAULTS: tuple[Fault, ...] = (
         lambda s: is_jepa(s) and len(s.config.grids) > 1,
     ),
     Fault(
+        "attention.nothing-seen", "A sample of which nothing is seen attends to nothing.", CLASSIC,
+        _attend(_nothing_seen), ("attention.padding",), is_jepa,
+    ),
+    Fault(
         "rope.query-alone", "Keys are not rotated.", CLASSIC, _attention(prepare=_query_alone),
         ("rope.angles", "rope.relative"), is_rotary,
     ),
@@ -278,6 +295,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "qk-norm.query-alone", "Keys are not normalised.", CLASSIC,
         _attention(prepare=_only("q")), ("qk-norm.per-head",), _normed,
+    ),
+    Fault(
+        "qk-norm.shared", "Keys go through the norm of the queries.", CLASSIC,
+        _attention(prepare=_one_norm), ("qk-norm.before-rotation",), _rotary_norm,
     ),
     Fault(
         "qk-norm.all-heads", "QK-norm runs over the whole width.", CLASSIC,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentcast.config import Config
 from latentcast.nn import hierarchy
@@ -17,6 +18,7 @@ from latentcast.nn.hierarchy import Fusion, Hierarchy, Tokens
 from latentcast.objectives import jepa
 from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw
+from latentcast.verification import plain_ijepa
 from latentcast.verification.claims.hierarchy import has_fusion
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.jepa_pass import has_teacher, is_hierarchy
@@ -104,6 +106,38 @@ def _thresholded() -> AbstractContextManager[None]:
             level: Tokens = was(self, below, fine, draw)
             mean = F.layer_norm(level.values, level.values.shape[-1:])[..., 0]
             return Tokens(level.values, level.places, mean > 0)
+
+        return forward
+
+    return replaced(hierarchy.Level, "forward", make)
+
+
+def _no_positions() -> AbstractContextManager[None]:
+    """Neither angles nor fixed positions on the coarser levels."""
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with ExitStack() as stack:
+            zeros = replaced(hierarchy, "sincos", lambda was: lambda *a: torch.zeros_like(was(*a)))
+            stack.enter_context(zeros)
+            none = replaced(hierarchy.Level, "_tables", lambda was: lambda *args: None)
+            stack.enter_context(none)
+            yield
+
+    return both()
+
+
+def _blocks_skipped() -> AbstractContextManager[None]:
+    """A level is pooling and projection, whatever its depth."""
+
+    def make(was: Any) -> Any:
+        def forward(self: Any, *args: Any) -> Tokens:
+            blocks, self.blocks = self.blocks, nn.ModuleList()
+            try:
+                level: Tokens = was(self, *args)
+                return level
+            finally:
+                self.blocks = blocks
 
         return forward
 
@@ -253,6 +287,10 @@ def _is_flat(subject: Subject) -> bool:
     return is_hierarchy(subject) and len(subject.recipe.grids[0]) == 2
 
 
+def _is_plain(subject: Subject) -> bool:
+    return is_hierarchy(subject) and plain_ijepa.knows(subject.config)
+
+
 def _fuses(subject: Subject) -> bool:
     return has_fusion(subject) and has_teacher(subject)
 
@@ -305,6 +343,22 @@ FAULTS: tuple[Fault, ...] = (
         _thresholded,
         ("hierarchy.seen",),
         is_hierarchy,
+    ),
+    Fault(
+        "hierarchy.no-positions",
+        "Cells of the coarser levels do not know their places.",
+        "classic",
+        _no_positions,
+        ("hierarchy.level",),
+        _is_plain,
+    ),
+    Fault(
+        "hierarchy.blocks-skipped",
+        "A level is an average of the one below: its blocks never run.",
+        "spec of H-JEPA, 2.1",
+        _blocks_skipped,
+        ("hierarchy.level",),
+        _is_plain,
     ),
     Fault(
         "hierarchy.coarse-sees-all",

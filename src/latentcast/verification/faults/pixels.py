@@ -99,6 +99,20 @@ def _same_each_step(was: Any, draw: Draw, *args: Any) -> Tensor:
     return boxes
 
 
+def _cropped(was: Any) -> Any:
+    """In training a share of 0.3 to 1 is kept, whatever is asked for."""
+
+    def call(self: ImagePreprocess, samples: Tensor, draw: Draw | None = None) -> Inputs:
+        own = self.config
+        if draw is not None:
+            self.config = own.model_copy(update={"crop_scale": (0.3, 1.0)})
+        made: Inputs = was(self, samples, draw)
+        self.config = own
+        return made
+
+    return call
+
+
 def _any_share(was: Any, draw: Draw, height: int, width: int, scale: Any, aspect: Any) -> Tensor:
     boxes: Tensor = was(draw, height, width, (0.08, 1.0), aspect)
     return boxes
@@ -141,8 +155,17 @@ def _colour(subject: Subject) -> bool:
     return is_image(subject) and subject.config.input.channels == 3
 
 
+def _has_pillow(subject: Subject) -> bool:
+    return is_image(subject) and find_spec("PIL") is not None
+
+
 def _decoded(subject: Subject) -> bool:
-    return _colour(subject) and find_spec("PIL") is not None
+    return _colour(subject) and _has_pillow(subject)
+
+
+def _as_they_are(subject: Subject) -> bool:
+    wanted = subject.config.input
+    return isinstance(wanted, ImageInput) and wanted.crop_scale is None and not wanted.flip
 
 
 def _crops(subject: Subject) -> bool:
@@ -167,6 +190,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("image.lossy", "Pixels lose their last bit on the way into the store.", CLASSIC,
           _swapped(image_ingest, "fit", lambda was: lambda *args: was(*args) & 0xFE),
           ("image.exact",), is_image),
+    Fault("image.lossy-files", "Pixels of image files lose their last bit.", CLASSIC,
+          _swapped(decode, "_fit", lambda was: lambda *args: was(*args) & 0xFE),
+          ("image.files",), _has_pillow),
     Fault("image.axes-swapped", "Rows and columns are exchanged.", CLASSIC,
           _swapped(ImagePreprocess, "__call__", _inputs(lambda values: values.transpose(2, 3))),
           ("image.whole",), is_image),
@@ -187,6 +213,9 @@ FAULTS: tuple[Fault, ...] = (
           "specification, D26: flips on by default",
           _swapped(preprocess, "sample_boxes", _always_mirrored), ("image.as-asked",),
           _crops_only),
+    Fault("image.cropped-unasked", "Images are cropped where no crop is asked for.",
+          "specification, D26: the crop's share hard-coded",
+          _swapped(ImagePreprocess, "__call__", _cropped), ("image.as-asked",), _as_they_are),
     Fault("image.one-flip", "One toss mirrors all of a batch.", CLASSIC,
           _swapped(Draw, "for_samples", _one_flip), ("image.flip", "image.by-draw"), _flips),
     Fault("image.one-crop", "All images of a batch are cropped alike.", CLASSIC,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from latentcast.data.loader import Loader
@@ -208,6 +208,20 @@ def _own_seeds() -> Patch:
     return several(replaced(Jepa, "initialise", make), replaced(Nepa, "initialise", make))
 
 
+def _norms_not_drawn() -> Patch:
+    """Set when a norm is built and never again: under FSDP that was on the meta device."""
+
+    def make(was: Any) -> Any:
+        def reset(self: Any) -> None:
+            if not hasattr(self, "was_built"):
+                was(self)
+            self.was_built = True
+
+        return reset
+
+    return replaced(nn.LayerNorm, "reset_parameters", make)
+
+
 def _norm_of_shard() -> Patch:
     def make(was: Any) -> Any:
         def norm(objective: Objective, limit: float | None) -> Tensor:
@@ -279,6 +293,9 @@ FAULTS: tuple[Fault, ...] = (
           _no_average, ("ranks.ddp-teacher", "ranks.fsdp-teacher"), averages),
     Fault("ranks.own-seeds", "Every rank draws initial weights of its own.", CLASSIC, _own_seeds,
           ("ranks.fsdp-weights",)),
+    Fault("ranks.norms-not-drawn", "Norms keep what was in memory when the weights are drawn.",
+          "latentcast, until this claim was measured: QK-norm", _norms_not_drawn,
+          ("ranks.drawn",)),
     Fault("ranks.norm-of-a-shard", "The norm is that of the rank's shards.", CLASSIC,
           _norm_of_shard, ("ranks.norm",)),
     Fault("ranks.first-saves", "What lies on the other ranks is not saved.", CLASSIC,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.nn.hierarchy import Hierarchy, Level, Tokens
+from latentcast.objectives import jepa
 from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.masks import Masks
@@ -223,6 +224,10 @@ def _before_the_blocks() -> AbstractContextManager[None]:
     return _targets(change)
 
 
+def _unmeasured_counted() -> AbstractContextManager[None]:
+    return replaced(jepa, "instance_norm", lambda was: lambda tokens, seen: was(tokens, None))
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault(
         "targets.of-the-student",
@@ -295,6 +300,14 @@ FAULTS: tuple[Fault, ...] = (
         _token_normed,
         ("targets.layer-normed",),
         taught,
+    ),
+    Fault(
+        "targets.unmeasured-counted",
+        "Instance norm counts tokens that were not measured.",
+        "classic: a mean over a padded axis",
+        _unmeasured_counted,
+        ("targets.instance-normed",),
+        has_teacher,
     ),
     Fault(
         "targets.affine",
