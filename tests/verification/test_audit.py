@@ -13,11 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import WFDB
 from latentcast.config import Config
 from latentcast.data.ingest import ingest
+from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.pretrain import pretrain
+from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.audit import CHECKS, audit
+from latentcast.verification.audited import decay_at, lr_at, momentum_at
 from latentcast.verification.lines import Line, Section
 
 Change = Callable[[Path], None]
@@ -242,8 +246,6 @@ def test_a_store_that_is_gone_is_said_and_one_elsewhere_is_named(
 
 
 def test_another_store_is_not_taken_for_its_own(run: Path, tmp_path: Path) -> None:
-    from conftest import WFDB
-
     ingest(WFDB, tmp_path / "other", fs=100, workers=1, quiet=True, leads=("I", "II"))
     section = audit(run, data=tmp_path / "other")
     line = by_id(section)["run.data"]
@@ -286,10 +288,9 @@ def test_on_another_machine_bits_are_not_demanded(run: Path) -> None:
 def test_a_run_of_nepa_and_one_of_images_hold(
     small_store: Path, digits_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
-    from latentcast.recipes import recipe
-
     short = {"train.steps": 4, "train.checkpoint_every": 2, "train.evaluate_every": None}
-    pretrain(small_config.updated(short), small_store, tmp_path / "nepa")
+    horizon = {"ema.base": None, "ema.half_life": 500.0}
+    pretrain(small_config.updated(short | horizon), small_store, tmp_path / "nepa")
     narrow = {"encoder.width": 24, "encoder.depth": 1, "encoder.heads": 2, "encoder.mlp_width": 48,
               "objective.predictor.width": 16, "objective.predictor.depth": 1,
               "objective.predictor.heads": 2, "objective.predictor.mlp_width": 32,
@@ -299,6 +300,20 @@ def test_a_run_of_nepa_and_one_of_images_hold(
         section = audit(tmp_path / name)
         assert section.holds and section.count("not measured") == 2, section.lines  # no probe
         assert by_id(section)["run.replayed-weights"].numbers["agreement"] == "bit for bit"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_formulas_of_an_audit_are_those_of_every_recipe(name: str) -> None:
+    config = recipe(name)
+    schedules, steps, warmup = (
+        Schedules.of(config),
+        config.train.steps,
+        config.optimizer.warmup_steps,
+    )
+    for n in {1, 2, warmup - 1, warmup, warmup + 1, steps // 2, steps - 1, steps} - {-1, 0}:
+        assert lr_at(config, n) == pytest.approx(schedules.lr(n - 1), rel=1e-13)
+        assert decay_at(config, n) == pytest.approx(schedules.weight_decay(n - 1), rel=1e-13)
+        assert momentum_at(config, n) == pytest.approx(schedules.momentum(n - 1), rel=1e-13)
 
 
 def test_a_run_without_configuration_promises_nothing(run: Path) -> None:

@@ -321,18 +321,18 @@ class Pictures:
         """uint8 ``(n, height, width, channels)`` by split; the held-out ones are brighter."""
         generator = np.random.default_rng(5)
         made = {}
-        for split, count, level in (("train", 48, 80.0), ("val", 12, 95.0), ("test", 12, 110.0)):
+        for split, count, level in (("train", 48, 90.0), ("val", 12, 96.0), ("test", 12, 102.0)):
             noise = 12 * generator.standard_normal((count, self.height, self.width, self.channels))
             tint = level + 20 * np.arange(self.channels)
             rows = np.linspace(-20, 20, self.height)[:, None, None]
             kinds = self.labels[split][:, None, None, None] - 1.0
-            wedge = 50 * kinds * np.linspace(-1, 1, self.width)[:, None]
+            wedge = kinds * np.linspace(20, 60, self.width)[:, None]
             made[split] = np.clip(noise + tint + rows + wedge, 0, 255).astype(np.uint8)
         return made
 
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Three classes, told by how the brightness goes from left to right."""
+        """Three classes, told by how bright an image is, above all on its right."""
         return {s: np.arange(n) % 3 for s, n in (("train", 48), ("val", 12), ("test", 12))}
 
     @cached_property

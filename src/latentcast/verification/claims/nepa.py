@@ -243,6 +243,8 @@ def _finite_differences(subject: Subject) -> Evidence:
     }
     for name, path in parts.items():
         parameter = student.get_parameter(path)
+        if not parameter.requires_grad:  # a fixed patch embedding
+            continue
         way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         way, step = way / way.norm(), 1e-5
         held, free = [], []
