@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from latentcast.verification.fault import Fault
+from latentcast.verification.faults import (
+    artifacts,
+    attention,
+    data,
+    drop_path,
+    ema,
+    evaluation,
+    hierarchy,
+    initial,
+    jepa,
+    loop,
+    masks,
+    nepa,
+    order,
+    positions,
+    predictor,
+    ranks,
+    regularizers,
+    resume,
+    table,
+    targets,
+    transformer,
+)
 
-NAMES = (
-    "nepa", "transformer", "attention", "positions", "drop_path", "initial", "table",
-    "jepa", "targets", "predictor", "masks", "hierarchy", "regularizers",
-    "ema", "loop", "resume", "order", "ranks", "data", "evaluation", "artifacts",
-)  # fmt: skip
+_ALL: tuple[Fault, ...] = (
+    *nepa.FAULTS,
+    *transformer.FAULTS,
+    *attention.FAULTS,
+    *positions.FAULTS,
+    *drop_path.FAULTS,
+    *initial.FAULTS,
+    *table.FAULTS,
+    *jepa.FAULTS,
+    *targets.FAULTS,
+    *predictor.FAULTS,
+    *masks.FAULTS,
+    *hierarchy.FAULTS,
+    *regularizers.FAULTS,
+    *ema.FAULTS,
+    *loop.FAULTS,
+    *resume.FAULTS,
+    *order.FAULTS,
+    *ranks.FAULTS,
+    *data.FAULTS,
+    *evaluation.FAULTS,
+    *artifacts.FAULTS,
+)
 
 
 def all_faults() -> tuple[Fault, ...]:
     """In the order of what they break."""
-    found: list[Fault] = []
-    for name in NAMES:
-        try:
-            found += getattr(import_module(f"{__name__}.{name}"), "FAULTS", ())
-        except (ImportError, SyntaxError):
-            continue
-    return tuple(found)
+    return _ALL
