@@ -378,7 +378,9 @@ def test_the_mend_is_a_command_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(LatentcastError, match="--leads I,II,V1 --unit mV"):
         ingest(tmp_path / "a.npy", tmp_path / "out", quiet=True)
     sources = [
-        p for part in ("data", "signals") for p in (Path(cli.__file__).parent / part).rglob("*.py")
+        p
+        for part in ("data", "signals")
+        for p in (Path(cli.__file__).parents[1] / part).rglob("*.py")
     ]
     named = {flag for p in sources for flag in re.findall(r"--[a-z][a-z-]*", p.read_text())}
     known = {"--" + name.replace("_", "-") for name in cli.ingest.__annotations__}

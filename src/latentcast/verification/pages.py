@@ -167,7 +167,7 @@ def _matrix(matrix: Matrix) -> str:
     )
     rows = "".join(
         f'<tr><th scope="row" title="{escape(row.fault.sentence)}"><code>{escape(row.fault.id)}'
-        f"</code></th>{''.join(_cells(row, names) for names in by_area.values())}</tr>\n"
+        f"</code></th>{_cells(row, by_area)}</tr>\n"
         for row in matrix.rows
     )
     words = [
@@ -198,11 +198,21 @@ def _matrix(matrix: Matrix) -> str:
     )
 
 
-def _cells(row: Row, claims: Sequence[str]) -> str:
-    """Of one area: a cell a claim, or a single empty one where nothing was measured."""
-    if not any(name in row.ran for name in claims):
-        return f'<td class="first" colspan="{len(claims)}"></td>'
-    return "".join(_cell(row, name, name == claims[0]) for name in claims)
+def _cells(row: Row, by_area: Mapping[str, Sequence[str]]) -> str:
+    """A cell a claim; of neighbouring areas in which nothing was measured one for them all."""
+    cells, empty = [], 0
+    for names in by_area.values():
+        if not any(name in row.ran for name in names):
+            empty += len(names)
+            continue
+        cells.append(_empty(empty))
+        cells += [_cell(row, name, name == names[0]) for name in names]
+        empty = 0
+    return "".join((*cells, _empty(empty)))
+
+
+def _empty(count: int) -> str:
+    return f'<td class="first" colspan="{count}"></td>' if count else ""
 
 
 def _cell(row: Row, name: str, first: bool) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.nn.blocks import QKNorm
+from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.claims.positions import is_jepa, is_rotary, paired, stacks
@@ -16,6 +17,7 @@ from latentcast.verification.observing import (
     EXACT,
     BlockPass,
     attention_calls,
+    block_passes,
     corners,
     evaluated,
     finest,
@@ -165,6 +167,7 @@ def _padding(subject: Subject) -> Evidence:
     values = real(subject, 4).values.float()
     places = corners(size, patch)
     gone = torch.rand(4, len(places), generator=torch.Generator().manual_seed(2)) < 0.3
+    gone[1, : len(places) // 2] = True  # so that whole cells of every level are not seen
     gone[3] = True  # nothing at all is measured of the last
     valid, other = torch.ones_like(values, dtype=torch.bool), values.clone()
     for sample in range(4):
@@ -188,16 +191,25 @@ def _padding(subject: Subject) -> Evidence:
         wide = objective.double()
         assert isinstance(wide, Jepa)
         # Of the last sample nothing is seen, and it attends to everything: to the loop's numbers.
-        with attention_calls() as calls:
-            wide.student(values.double(), ~gone)
-        apart = max(furthest(call.out, naive_attention(call, causal=False)) for call in calls)
+        levels = list[Tokens]()
+        student, run = wide.student, values.double()
+        found = block_passes(student, lambda: levels.extend(student(run, ~gone)))
+        apart = max(furthest(p.asked.out, naive_attention(p.asked, causal=False)) for p in found)
         losses = [wide(Inputs(x.double(), valid), None).loss for x in (values, other)]
     told = {
         "change of what was measured": (worst, 0.0),
         "change of the loss": (furthest(losses[0], losses[1]), EXACT),
         "attention under padding, from the loop": (apart, EXACT),
+        "attentions told to see something else": (sum(_misled(p, levels) for p in found), 0.0),
     }
     return within(told, {"outputs that are finite": (float(finite), 1.0)}, tokens=seen_tokens)
+
+
+def _misled(seen: BlockPass, levels: list[Tokens]) -> bool:
+    """Whether a block of ``finest`` or ``coarser.n`` looked at other tokens than its level's."""
+    level = 0 if seen.name.startswith("finest") else 1 + int(seen.name.split(".")[1])
+    told, expected = seen.asked.seen, levels[level].seen
+    return told is None or expected is None or not torch.equal(told, expected)
 
 
 def _qk_norm(subject: Subject) -> bool:

@@ -310,6 +310,27 @@ def _stretches_are_right(
         problems[name] = problems.get(name, 0) + number
 
 
+def sizes_vary(subject: Subject) -> Evidence:
+    """Combinations of block and context size among the steps; of a run there are several."""
+    told: dict[str, int] = {}
+    for config in _sizes(subject):
+        met = {
+            (masks.context.shape[1], *(targets.shape[2] for targets in masks.targets))
+            for masks in _drawn(config)
+        }
+        told[f"combinations on {math.prod(config.grids[0])} patches"] = len(met)
+    return Evidence(min(told.values()) >= 3, {**told, "lower bound": 3})
+
+
+def sizes_are_drawn(subject: Subject) -> bool:
+    jepa = subject.recipe.objective
+    if not isinstance(jepa, JepaConfig) or not isinstance(jepa.masks, Blocks | ContextBlocks):
+        return False
+    own = jepa.masks
+    low, high = own.context_scale if isinstance(own, Blocks) else own.context_share
+    return own.shapes >= 8 and high - low >= 0.1
+
+
 def scale_and_aspect(subject: Subject) -> Evidence:
     """The blocks of 24 seeds on the recipe's grid: their area against their height over width."""
     logs: list[tuple[float, float]] = []
@@ -428,6 +449,13 @@ CLAIMS: tuple[Claim, ...] = (
         "I-JEPA, section 3 and appendix; spec of JEPA, behaviour 4",
         sizes,
         draws_own,
+    ),
+    Claim(
+        "masks.sizes-vary",
+        "Sizes of blocks and contexts are drawn from their ranges anew at each step.",
+        "I-JEPA, section 3; spec of I-JEPA, M2",
+        sizes_vary,
+        sizes_are_drawn,
     ),
     Claim(
         "masks.scale-aspect",

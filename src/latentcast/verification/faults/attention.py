@@ -11,8 +11,9 @@ from torch import Tensor
 
 from latentcast.nn import blocks
 from latentcast.nn.blocks import Attention, QKNorm
+from latentcast.nn.hierarchy import Level
 from latentcast.nn.positions import Tables, rotate
-from latentcast.verification.fault import Fault
+from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.positions import Inject, is_jepa, is_rotary, patched
 from latentcast.verification.subject import Subject
 
@@ -211,6 +212,21 @@ def _nothing_seen(was: Any) -> Any:
     return slipped
 
 
+def _levels_unmasked(was: Any) -> Any:
+    """seen is not handed to the blocks."""
+
+    def slipped(self: Level, below: Any, fine: Any, draw: Any) -> Any:
+        live = blocks.Block.forward
+
+        def blind(block: Any, x: Tensor, tables: Any, kept: Any, seen: Any) -> Tensor:
+            return live(block, x, tables, kept, None)
+
+        with replaced(blocks.Block, "forward", lambda was: blind):
+            return was(self, below, fine, draw)
+
+    return slipped
+
+
 def _zeroed(was: Any) -> Any:
     """Padding's values are zeroed, and attended to."""
 
@@ -274,6 +290,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "attention.padding-zeroed", "Padding is zeroed, and weighs in the softmax.",
         "H-JEPA defect D14", _attend(_zeroed), ("attention.softmax",),
+        lambda s: is_jepa(s) and len(s.config.grids) > 1,
+    ),
+    Fault(
+        "attention.levels-unmasked", "Blocks of coarser levels attend to cells that are not seen.",
+        CLASSIC, patched((Level,), "forward", _levels_unmasked), ("attention.padding",),
         lambda s: is_jepa(s) and len(s.config.grids) > 1,
     ),
     Fault(

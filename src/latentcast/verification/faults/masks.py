@@ -22,6 +22,7 @@ from latentcast.verification.claims.masks import (
     draws_own,
     draws_rectangles,
     has_levels,
+    sizes_are_drawn,
 )
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.subject import Subject
@@ -220,6 +221,11 @@ def _short_stretches() -> AbstractContextManager[None]:
     return replaced(shapes, "_stretches", make)
 
 
+def _one_shape() -> AbstractContextManager[None]:
+    """The first shape is that of every step."""
+    return replaced(Draw, "choice", lambda was: lambda self, stream, n: 0)
+
+
 def _stateful() -> AbstractContextManager[None]:
     """The sampler draws from the process's global generator."""
     return _with_draw(lambda draw: replace(draw, seed=int(torch.randint(1 << 30, ()))))()
@@ -346,6 +352,14 @@ FAULTS: tuple[Fault, ...] = (
         _one_number,
         ("masks.scale-aspect",),
         _scaled,
+    ),
+    Fault(
+        "masks.one-shape",
+        "All steps have blocks and contexts of one size.",
+        "spec of I-JEPA, M2 (a context block that is always the same)",
+        _one_shape,
+        ("masks.sizes-vary",),
+        sizes_are_drawn,
     ),
     Fault(
         "masks.short-stretches",
