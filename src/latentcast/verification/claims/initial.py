@@ -81,8 +81,9 @@ def _seeded(subject: Subject) -> Evidence:
     first = {name: values for name, values, _ in _drawn(subject.objective(), std)}
     torch.manual_seed(2)
     again = {name: values for name, values, _ in _drawn(subject.objective(), std)}
-    other_seed = {"train.seed": subject.config.train.seed + 1}
-    other = {name: values for name, values, _ in _drawn(subject.objective(other_seed), std)}
+    objective = subject.objective()
+    objective.initialise(subject.config.train.seed + 1)
+    other = {name: values for name, values, _ in _drawn(objective, std)}
     same = max(float((first[name] - again[name]).abs().max()) for name in first)
     alike = max(_alike(first[name], other[name]) for name in first)
     own = [(n, v) for n, v in first.items() if not n.startswith("teacher") and v.numel() > 500]
