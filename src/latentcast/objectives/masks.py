@@ -144,22 +144,15 @@ class StretchMasks:
         shape = self.shapes[draw.choice("mask-shape", len(self.shapes))]
         device, patches = draw.ids.device, math.prod(self.grids[0])
         hidden = patches - shape.context
-        # Cuts beyond the ends are pushed inside: without them the ends would hardly ever be seen.
-        beyond = shape.context // shape.stretches - 1
-        room = torch.full((len(draw.ids), 1), hidden, device=device)
+        context = _stretches(draw, shape, torch.full((len(draw.ids), 1), hidden, device=device))
         if valid is not None:  # stretches are placed on the measured patches first
             room = (valid.sum(1, keepdim=True) - shape.context).clamp(min=0)
-        cuts = draw.for_cells("mask-cut", shape.stretches) % (room + 1 + 2 * beyond) - beyond
-        cuts = torch.minimum(cuts.clamp(min=0), room)
-        before = torch.arange(shape.context, device=device)
-        # Token k of the context lies in stretch k · n // K: lengths differ by one at the most.
-        stretch = before * shape.stretches // shape.context
-        context = before + cuts.sort(dim=1).values[:, stretch]
-        if valid is not None:
             order = (~valid).to(torch.int8).sort(dim=1, stable=True).indices
-            context = order.gather(1, context).sort(dim=1).values
-        seen = torch.zeros(len(draw.ids), patches, dtype=torch.bool, device=device)
-        seen.scatter_(1, context, True)
+            measured = order.gather(1, _stretches(draw, shape, room)).sort(dim=1).values
+            # Holes break a stretch into pieces, which may touch more coarse cells than there are
+            # to spare; a target would then lie over the context. Whole stretches never do.
+            context = torch.where(self._spares(measured, shape), measured, context)
+        seen = _flags(context, patches)
         rest = seen.to(torch.int8).sort(dim=1, stable=True).indices[:, :hidden]
         targets = [rest.unsqueeze(0)]
         for level, grid in enumerate(self.grids[1:], start=1):
@@ -169,12 +162,39 @@ class StretchMasks:
             targets.append(cells.sort(dim=1).values.unsqueeze(0))
         return Masks(context, tuple(targets))
 
+    def _spares(self, context: Tensor, shape: MaskShape) -> Tensor:
+        """Of which samples every coarser level has its targets untouched: bool ``(B, 1)``."""
+        seen = _flags(context, math.prod(self.grids[0]))
+        enough = torch.ones(len(context), 1, dtype=torch.bool, device=context.device)
+        for level, grid in enumerate(self.grids[1:], start=1):
+            free = ~any_seen(seen, self.grids[0], grid)
+            enough &= free.sum(1, keepdim=True) >= shape.blocks[level][0]
+        return enough
+
     def sizes(self) -> tuple[float, tuple[tuple[int, float], ...]]:
         n = len(self.shapes)
         return sum(shape.context for shape in self.shapes) / n, tuple(
             (1, sum(shape.blocks[level][0] for shape in self.shapes) / n)
             for level in range(len(self.grids))
         )
+
+
+def _stretches(draw: Draw, shape: MaskShape, room: Tensor) -> Tensor:
+    """Places ``(B, context)`` of the stretches, with ``room`` ``(B, 1)`` patches between them."""
+    # Cuts beyond the ends are pushed inside: without them the ends would hardly ever be seen.
+    beyond = shape.context // shape.stretches - 1
+    cuts = draw.for_cells("mask-cut", shape.stretches) % (room + 1 + 2 * beyond) - beyond
+    cuts = torch.minimum(cuts.clamp(min=0), room)
+    before = torch.arange(shape.context, device=room.device)
+    # Token k of the context lies in stretch k · n // K: lengths differ by one at the most.
+    stretch = before * shape.stretches // shape.context
+    return before + cuts.sort(dim=1).values[:, stretch]
+
+
+def _flags(places: Tensor, n: int) -> Tensor:
+    """Which of ``n`` patches are among the places: bool ``(B, n)``."""
+    flags = torch.zeros(len(places), n, dtype=torch.bool, device=places.device)
+    return flags.scatter_(1, places, True)
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,30 @@ def padding(subject: Subject) -> Evidence:
     )
 
 
+def pieces(subject: Subject) -> Evidence:
+    """A partly measured batch in one piece and in two of different size, joined by their weights."""
+    x, objective = values(subject), live(subject)
+    valid = some_valid(subject, len(x))
+    flags = patch_flags(subject, valid)
+    x, ids = torch.where(flags, x, 0.0), subject.draw().ids
+
+    def output(rows: slice) -> tuple[float, float]:
+        draw = Draw(subject.config.train.seed, 0, ids[rows])
+        with torch.no_grad():
+            found = objective(Inputs(x[rows], flags[rows]), draw)
+        return float(found.loss), float(found.weight)
+
+    whole, weight = output(slice(None))
+    parts = [output(rows) for rows in (slice(0, 2), slice(2, None))]
+    total = sum(own for _, own in parts)
+    joined = sum(loss * own for loss, own in parts) / total
+    plain = sum(loss for loss, _ in parts) / len(parts)
+    difference, weights = abs(joined - whole), abs(total - weight)
+    told = {"whole": whole, "joined": joined, "difference": difference}
+    told |= {"difference of the weights": weights, "bound": ROUNDING, "plain mean": plain}
+    return Evidence(max(difference, weights) <= ROUNDING and weight > 0, told)
+
+
 ONE_LEVEL: dict[str, Any] = {
     "objective.coarser": [],
     "objective.fusion": False,
@@ -289,6 +313,14 @@ CLAIMS: tuple[Claim, ...] = (
         "Where nothing was measured, nothing of loss or gradient comes from, at any level.",
         "spec of H-JEPA, defect D11 and behaviour 11",
         padding,
+        taught,
+    ),
+    Claim(
+        "jepa.pieces",
+        "Micro-batches, however different in size and in what was measured, join by their weights "
+        "to the loss of the whole batch.",
+        "our design, law 2; spec of JEPA, behaviour 20",
+        pieces,
         taught,
     ),
     Claim(

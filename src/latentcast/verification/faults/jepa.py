@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -173,6 +174,19 @@ def _over_padding() -> AbstractContextManager[None]:
     return replaced(jepa, "_told", lambda was: lambda level, asked: None)
 
 
+def _pieces_alike() -> AbstractContextManager[None]:
+    """Every piece of a batch weighs the same, whatever is in it."""
+
+    def make(was: Any) -> Any:
+        def energy(self: Jepa, *args: Any) -> Output:
+            out: Output = was(self, *args)
+            return replace(out, weight=torch.ones_like(out.weight))
+
+        return energy
+
+    return replaced(Jepa, "energy", make)
+
+
 @contextmanager
 def _padded_with_patch_0() -> Iterator[None]:
     """Targets that were not measured are replaced by patch 0, and counted."""
@@ -326,6 +340,14 @@ FAULTS: tuple[Fault, ...] = (
         "classic; spec of H-JEPA, defect D11",
         _over_padding,
         ("jepa.padding",),
+        taught,
+    ),
+    Fault(
+        "jepa.pieces-alike",
+        "Micro-batches count alike, however many targets they have.",
+        "classic: a mean of means",
+        _pieces_alike,
+        ("jepa.pieces",),
         taught,
     ),
     Fault(
