@@ -200,7 +200,7 @@ def padding(subject: Subject) -> Evidence:
 
 
 def pieces(subject: Subject) -> Evidence:
-    """A partly measured batch in one piece and in two of different size, joined by their weights."""
+    """A partly measured batch in one piece, and in two of different size, joined by weight."""
     x, objective = values(subject), live(subject)
     valid = some_valid(subject, len(x))
     flags = patch_flags(subject, valid)
