@@ -89,8 +89,9 @@ def proven() -> str:
     for name in MATRIX:
         if (file := OUT / name / "report.json").exists():
             (section,) = json.loads(file.read_text(encoding="utf-8"))["sections"]
-            claims |= {claim["id"] for claim in section["claims"]}
-            rows += section["faults"]["rows"]
+            if section["faults"]:  # not of a report made without them
+                claims |= {claim["id"] for claim in section["claims"]}
+                rows += section["faults"]["rows"]
     injected, caught = {row["id"] for row in rows}, {row["id"] for row in rows if row["caught"]}
     red = {name for row in rows for name in set(row["caught_by"]) - set(row["raised"])}
     unproven = ", ".join(f"`{name}`" for name in sorted(claims - red)) or "none"
