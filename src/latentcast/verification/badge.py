@@ -30,7 +30,8 @@ def badge(report: Report) -> str:
     middles = widths[0] / 2, widths[0] + widths[1] / 2
     colour = GOOD if report.holds else BAD
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{sum(widths)}" height="20" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{sum(widths)}" height="20" '
+        f'viewBox="0 0 {sum(widths)} 20" role="img" '
         f'aria-label="{escape(left)}: {escape(right)}">'
         f'<clipPath id="round"><rect width="{sum(widths)}" height="20" rx="3"/></clipPath>'
         f'<g clip-path="url(#round)"><rect width="{widths[0]}" height="20" fill="{GREY}"/>'

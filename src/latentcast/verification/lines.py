@@ -127,7 +127,9 @@ class Report:
         if not broken:
             open_ = sum(line.verdict == "not measured" for line in lines)
             told = f"Every claim holds: {len(lines) - open_} measured"
-            return told + (f", {open_} not measured" if open_ else "")
+            told += f", {open_} not measured" if open_ else ""
+            faults = sum(len(section.matrix.rows) for section in self.sections if section.matrix)
+            return told + (f"; {faults} faults caught" if faults else "")
         names = [line.id for line in lines if line.verdict == "broken"]
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -23,7 +23,7 @@ STYLE = """\
 .holds{color:var(--class-3);font-weight:600}
 .broken{color:var(--alarm);font-weight:700}
 .open{color:var(--muted)}
-.badge svg{display:block;margin:0 0 14px}
+.badge svg{display:block;margin:0 0 14px;max-width:100%;height:auto}
 .claims td:nth-child(2){min-width:230px}
 .claims th code,.faults th code{white-space:nowrap}
 .source{color:var(--muted);font-size:13px;display:block}

@@ -153,12 +153,24 @@ def resumed(subject: Subject, step: int) -> Rehearsal:
 
 
 def once(subject: Subject, name: str, run: Callable[[], Run]) -> Run:
-    """What a run of that name gave, run when it is asked for first."""
+    """What a run of that name gave, run when it is asked for first; what failed fails again."""
     runs = _DONE.setdefault(subject, {})
     if name not in runs:
-        runs[name] = run()
+        try:
+            runs[name] = run()
+        except Exception as problem:  # of a library that is broken
+            runs[name] = _Failed(f"{type(problem).__name__}: {problem}")
+    if isinstance(runs[name], _Failed):
+        raise RuntimeError(runs[name].said)
     done: Run = runs[name]
     return done
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """In the place of what a run would have given."""
+
+    said: str
 
 
 def rehearse(

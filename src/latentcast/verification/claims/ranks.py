@@ -57,7 +57,7 @@ from latentcast.verification.rehearsal import (
 from latentcast.verification.subject import Subject, Weights
 
 SIZE, STEPS = 2, 3
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds; a rank that waits for another half as long gives up."""
 TOLERANCE = 1e-5
 PARALLEL = ("ddp", "fsdp")
