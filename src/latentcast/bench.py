@@ -87,7 +87,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="latentcast-bench-") as name:
         folder = Path(name)
         if data is None or "ingest" in what:
-            source = write_source(config, folder)
+            source = write_source(config, folder, MOST_RECORDS)
         store = open_store(data) if data else read_source(config, source, folder / "store").store
         config = fitted(config, store)
         loader, preprocess = reading(store, config, Ranks())
@@ -280,12 +280,16 @@ def _ingest(config: Config, source: Path, folder: Path, rounds: int) -> dict[str
     }
 
 
-def write_source(config: Config, folder: Path) -> Path:
-    """An array file of synthetic recordings or of noise, shaped as the configuration reads them."""
+def write_source(config: Config, folder: Path, most: int) -> Path:
+    """An array file of synthetic recordings or of noise, shaped as the configuration reads them.
+
+    Args:
+        most: recordings or images; of long ones fewer.
+    """
     wanted, channels = config.input, config.input.channels
     size = 4 if isinstance(wanted, EcgInput) else 1
     count = SOURCE_BYTES // (size * channels * int(np.prod(wanted.size)))
-    count = min(MOST_RECORDS, max(16, count))
+    count = min(most, max(16, count))
     if isinstance(wanted, EcgInput):
         signals = np.empty((count, wanted.length, channels), np.float32)
         for number in range(count):

@@ -8,9 +8,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from latentcast import bench
 from latentcast.config import Config
 from latentcast.recipes import RECIPES, recipe
+from latentcast.verification import subject
 from latentcast.verification.claim import Claim, Finding, measure
 from latentcast.verification.claims import artifacts, data, evaluation
 from latentcast.verification.faults import artifacts as artifact_faults
@@ -45,7 +45,7 @@ QUICK = {
 
 @pytest.fixture(autouse=True)
 def _small_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(bench, "MOST_RECORDS", 24)
+    monkeypatch.setattr(subject, "RECORDS", 24)
     yield
 
 

@@ -41,6 +41,9 @@ from latentcast.randomness import Draw
 
 Weights = dict[str, Tensor]
 
+RECORDS = 40
+"""Of the synthetic store: a few epochs of a short run, in a fifth of a second."""
+
 
 @dataclass
 class Step:
@@ -103,7 +106,9 @@ class Subject:
     def store(self) -> Store | ImageStore:
         """A synthetic store in the twin's shape, ingested by the library."""
         small = twin(self.recipe, self.seed)
-        return read_source(small, write_source(small, self.folder), self.folder / "store").store
+        return read_source(
+            small, write_source(small, self.folder, RECORDS), self.folder / "store"
+        ).store
 
     def close(self) -> None:
         self._folder.cleanup()
