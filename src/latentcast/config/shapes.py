@@ -139,15 +139,18 @@ def _stretches(grids: tuple[Grid, ...], masks: ContextBlocks, seed: int) -> tupl
             )
         most = context // masks.least_block
         draw = randomness.uniform(randomness.key(seed, "mask-stretches"), _counter(n))
-        stretches = 1 + int(draw[0] * most)
-        hidden = [_certainly_hidden(grids[0], grid, context, stretches) for grid in grids[1:]]
-        if 0 in hidden:
+        # Fewer than drawn where so many could touch every coarse cell: whether a recipe can be
+        # trained must not depend on its seed.
+        for stretches in range(1 + int(draw[0] * most), 0, -1):
+            hidden = [_certainly_hidden(grids[0], grid, context, stretches) for grid in grids[1:]]
+            if 0 not in hidden:
+                break
+        else:
             level = 1 + hidden.index(0)
             raise ValueError(
-                f"objective.masks: {stretches} stretches of {context // stretches} patches can "
-                f"touch every cell of level {level} ({_times(grids[level])}), nothing would be "
-                "left to predict; use a smaller context_share, a larger least_block, or a smaller "
-                f"objective.coarser.{level - 1}.stride"
+                f"objective.masks: a stretch of {context} patches can touch every cell of level "
+                f"{level} ({_times(grids[level])}), nothing would be left to predict; use a "
+                f"smaller context_share or a smaller objective.coarser.{level - 1}.stride"
             )
         shapes.append(
             MaskShape(((patches - context,), *((n,) for n in hidden)), context, stretches)

@@ -151,8 +151,8 @@ def layer_normed(subject: Subject) -> Evidence:
     """Each target token against ``(h - mean) / sqrt(variance + 1e-5)`` of the teacher's output."""
     objective, x = live(subject), values(subject)
     assert objective.teacher is not None
-    targets, _ = objective.targets(x, None)
     with torch.no_grad():
+        targets, _ = objective.targets(x, None)
         whole = objective.teacher(x)
     largest = max(
         apart(target, normed(level.values)) for target, level in zip(targets, whole, strict=True)
