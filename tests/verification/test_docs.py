@@ -34,7 +34,6 @@ def told(name: str) -> dict[str, Any]:
     return dict(section)
 
 
-@pytest.mark.xfail(reason="the whole of make verification takes half an hour and has not been run")
 def test_every_recipe_has_its_report_and_every_fault_its_matrix() -> None:
     assert set(REPORTED) == set(RECIPES) and set(MATRICES) == set(MATRIX)
     assert {c["id"] for name in REPORTED for c in told(name)["claims"]} == {
@@ -89,13 +88,22 @@ def test_the_index_links_to_what_is_there() -> None:
         assert (DOCS / link).exists(), link
 
 
+@pytest.mark.parametrize("name", ["nepa-image-tiny", "ijepa-image-digits"])
+def test_claims_measured_again_are_those_of_the_report(name: str) -> None:
+    assert _again(name) == stable({"sections": [told(name)]}), AGAIN
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REPORTED)
 def test_measured_again_the_report_is_the_same(name: str) -> None:
-    held = told(name)
-    section = verify_recipe(recipe(name), all_claims(), all_faults() if held["faults"] else None)
-    again = json.loads(json.dumps(Report((section,), {}).as_json()))
-    assert stable(again) == stable({"sections": [held]}), AGAIN
+    assert _again(name) == stable({"sections": [told(name)]}), AGAIN
+
+
+def _again(name: str) -> list[dict[str, Any]]:
+    """What the report of a recipe would say now, with faults if it has any."""
+    faults = all_faults() if told(name)["faults"] else None
+    section = verify_recipe(recipe(name), all_claims(), faults)
+    return stable(json.loads(json.dumps(Report((section,), {}).as_json())))
 
 
 def test_docs_name_lines_and_files_that_exist() -> None:

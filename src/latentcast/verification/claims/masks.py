@@ -122,6 +122,30 @@ def everywhere(subject: Subject) -> Evidence:
     return Evidence(least >= 0.25, told | {"bound": 0.25})
 
 
+def no_side(subject: Subject) -> Evidence:
+    """How much oftener the first slice of each axis is taken than the last, in standard errors.
+
+    Both are counted in the same sample; where no side is preferred, their difference has mean 0.
+    """
+    told: dict[str, float] = {}
+    for config in _sizes(subject):
+        sums: dict[str, tuple[float, float]] = {}
+        for masks in _drawn(config):
+            targets = [asked.transpose(0, 1).flatten(1) for asked in masks.targets]
+            named = {"context": (masks.context, config.grids[0])}
+            for n, pair in enumerate(zip(targets, config.grids, strict=True)):
+                named[f"target of level {n}"] = pair
+            for name, (places, grid) in named.items():
+                for axis, along in enumerate(torch.unravel_index(places, grid)):
+                    first, last = ((along == end).sum(1) for end in (0, grid[axis] - 1))
+                    gap = (first - last).double()
+                    key = f"{name}, axis {axis} of {math.prod(config.grids[0])} patches"
+                    sum_, squares = sums.get(key, (0.0, 0.0))
+                    sums[key] = sum_ + float(gap.sum()), squares + float(gap.square().sum())
+        told |= {key: sum_ / math.sqrt(squares or 1.0) for key, (sum_, squares) in sums.items()}
+    return Evidence(max(map(abs, told.values())) <= 6, told | {"bound": 6})
+
+
 def unbiased(subject: Subject) -> Evidence:
     """How often a free patch is context: the first third of each axis against the last.
 
@@ -410,6 +434,14 @@ CLAIMS: tuple[Claim, ...] = (
         "quarter as often as the average one.",
         "spec of I-JEPA, M1, behaviour 3",
         everywhere,
+        draws_own,
+    ),
+    Claim(
+        "masks.no-side",
+        "No side is preferred: contexts and targets lie at the first cells of an axis as often as "
+        "at the last.",
+        "spec of I-JEPA, M1, behaviour 3",
+        no_side,
         draws_own,
     ),
     Claim(

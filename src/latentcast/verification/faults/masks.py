@@ -98,6 +98,21 @@ def _measured_first() -> AbstractContextManager[None]:
     return _samplers(change)
 
 
+def _last_place_missed() -> AbstractContextManager[None]:
+    """The upper end of the draw is left out: one place fewer than touch the grid."""
+
+    def cells(draw: Draw, stream: str, grid: Grid, block: Grid, count: int) -> Tensor:
+        found = torch.zeros(len(draw.ids), count, 1, dtype=torch.int64)
+        for axis, (n, extent) in enumerate(zip(grid, block, strict=True)):
+            start = draw.for_cells(f"{stream}-{axis}", count) % max(1, n + extent - 2)
+            start = (start - (extent - 1)).clamp(0, n - extent)
+            along = start.unsqueeze(-1) + torch.arange(extent)
+            found = (found.unsqueeze(-1) * n + along.unsqueeze(-2)).flatten(2)
+        return found
+
+    return replaced(masks, "_block_cells", lambda was: cells)
+
+
 def _coarse_ignored() -> AbstractContextManager[None]:
     """The context knows only of the targets of the finest level."""
 
@@ -264,6 +279,14 @@ FAULTS: tuple[Fault, ...] = (
         _leaks_column,
         ("masks.disjoint",),
         draws_own,
+    ),
+    Fault(
+        "masks.last-place-missed",
+        "A block is placed at one place fewer than touch the grid.",
+        "spec of I-JEPA, M1: an exclusive upper bound",
+        _last_place_missed,
+        ("masks.no-side",),
+        draws_blocks,
     ),
     Fault(
         "masks.overlap-allowed",

@@ -138,6 +138,11 @@ def _first_half() -> Patch:
     return _starts(lambda loader, room, ids, rows: _drawn(loader, room // 2, ids))
 
 
+def _never_last() -> Patch:
+    """The upper end of the draw is left out."""
+    return _starts(lambda loader, room, ids, rows: _drawn(loader, np.maximum(room - 1, 0), ids))
+
+
 def _anyhow() -> Patch:
     def change(loader: CropLoader, room: Ints, ids: Ints, rows: Ints) -> Ints:
         found: Ints = (np.random.random(len(ids)) * (room + 1)).astype(np.int64)
@@ -188,6 +193,8 @@ FAULTS: tuple[Fault, ...] = (
           _one_for_all, ("crop.per-sample",), _ecg),
     Fault("crop.first-half", "Crops never reach the end of a record.", CLASSIC, _first_half,
           ("crop.per-sample",), _ecg),
+    Fault("crop.never-last", "The last sample of a record is in no crop.", CLASSIC,
+          _never_last, ("crop.per-sample",), _ecg),
     Fault("crop.one-for-ever", "A record is always cropped at the same place.", CLASSIC,
           _one_for_ever, ("crop.per-visit",), _ecg),
     Fault("crop.global-generator", "Crops are drawn from NumPy's global generator.", OURS, _anyhow,
