@@ -136,6 +136,15 @@ def test_what_is_no_recipe_and_no_run_is_refused_with_the_nearest(tmp_path: Path
         verify((RECIPE,), seeds=0)
 
 
+def test_a_flag_that_nothing_here_would_read_is_refused() -> None:
+    with pytest.raises(LatentcastError, match="--data gone: names a run folder's store, and"):
+        verify((RECIPE,), data=Path("gone"))
+    with pytest.raises(LatentcastError, match="--faults: are put under the claims of a recipe"):
+        verify(parity=(PARITY,), faults=True)
+    with pytest.raises(LatentcastError, match="--full: holds each of the --faults against"):
+        verify((RECIPE,), full=True)
+
+
 def test_parameters_of_the_published_tables() -> None:
     """Student and average; nothing is allocated."""
     assert suite.parameters(recipe("nepa-ecg-small")) == 2 * 14_318_592

@@ -53,6 +53,14 @@ def verify(
         )
     if seeds < 1:
         raise LatentcastError(f"--seeds {seeds}: measures nothing; give 1 or more")
+    recipes = [name for name in names if name in RECIPES]
+    for given, needs, flag in (
+        (data is not None, len(recipes) < len(names), f"--data {data}: names a run folder's store"),
+        (faults, recipes, "--faults: are put under the claims of a recipe"),
+        (full, faults, "--full: holds each of the --faults against all claims"),
+    ):
+        if given and not needs:
+            raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
     for name in names:  # before the first minute is spent
         if name not in RECIPES and not is_run(Path(name)):
             raise LatentcastError(
