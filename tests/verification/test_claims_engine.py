@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from latentcast.engine import loop as engine_loop
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.claim import Claim, measure
 from latentcast.verification.claims import ema, loop, order, ranks, resume
@@ -221,3 +222,15 @@ def test_a_rehearsal_leaves_nothing_behind(stores: dict[str, Subject]) -> None:
     folder = Path(subject.folder)
     subject.close()
     assert not folder.exists()
+
+
+def test_a_gradient_that_is_nan_and_applied_is_told_by_a_number(
+    monkeypatch: pytest.MonkeyPatch, stores: dict[str, Subject]
+) -> None:
+    """The whole run would stop at its tenth NaN, and the probe with it."""
+    take = engine_loop.take_step
+    monkeypatch.setattr(
+        engine_loop, "take_step", lambda optimizer, refused: take(optimizer, 0 * refused)
+    )
+    found = measure(CLAIMS["loop.refused"], subject_of(JEPA, stores))
+    assert not found.holds and int(found.evidence.numbers["not finite any more"]) > 9

@@ -24,7 +24,9 @@ from latentcast.verification.rehearsal import (
     Attempt,
     Rehearsal,
     accumulates,
+    rehearse,
     rehearsed,
+    revealing,
     swift,
 )
 from latentcast.verification.subject import Subject, Weights
@@ -313,9 +315,15 @@ def _zeroed(subject: Subject) -> Evidence:
 
 
 def _refused(subject: Subject) -> Evidence:
+    # First a run that ends there: where weights become NaN, the whole run has no end.
+    config, until = revealing(subject), POISONED + 1
+    cut = rehearse(subject, config, {POISONED}, attempts=until).attempts[POISONED]
+    moved = sum(not torch.equal(cut.before[n], cut.end[n]) for n in cut.before)
+    if moved:
+        spoiled = sum(not bool(cut.end[n].isfinite().all()) for n in cut.end)
+        return Evidence(False, {"tensors moved": moved, "not finite any more": spoiled})
     run = rehearsed(subject)
     bad, following = run.attempts[POISONED], run.attempts[POISONED + 1]
-    moved = sum(not torch.equal(bad.before[n], bad.end[n]) for n in bad.before)
     (kept,) = (one for one in run.checkpoints if one.name.endswith(f"{LATER:08d}"))
     moments = read_tensors(kept, "optimizer")
     counts = {int(value) for name, value in moments.items() if name.endswith("|step")}
