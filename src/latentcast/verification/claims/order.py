@@ -187,20 +187,17 @@ def _per_sample(subject: Subject) -> Evidence:
 
 def _per_visit(subject: Subject) -> Evidence:
     epoch = len(_training(subject))
-    one = range(4)
-    later = range(epoch // BATCH, 2 * epoch // BATCH + 1)
-    _, rows, starts = _starts(subject, one)
-    _, again, others = _starts(subject, later)
-    first = dict(zip(rows.tolist(), starts.tolist(), strict=True))
-    met = [(first[row], start) for row, start in zip(again.tolist(), others, strict=True)
-           if row in first]  # fmt: skip
+    _, rows, starts = _starts(subject, range(-(-2 * epoch // BATCH)))
+    first = dict(zip(rows[:epoch].tolist(), starts[:epoch].tolist(), strict=True))
+    second = zip(rows[epoch : 2 * epoch].tolist(), starts[epoch:].tolist(), strict=False)
+    met = [(first[row], start) for row, start in second if row in first]
     alike = sum(int(a) == int(b) for a, b in met) / max(1, len(met))
     told: dict[str, Number] = {
         "records met again": len(met),
         "share with the same crop": alike,
         "bound": 0.2,
     }
-    return Evidence(len(met) > BATCH and alike <= 0.2, told)
+    return Evidence(len(met) == epoch and alike <= 0.2, told)
 
 
 def _crop_by_seed(subject: Subject) -> Evidence:
