@@ -121,6 +121,27 @@ def test_right_code_is_left_alone(seed: int) -> None:
     assert looked_at(seed=seed, micro_batches=1).holds
 
 
+@pytest.mark.parametrize(
+    ("rate", "base"), [(1e-3, 0.9999), (1e-4, 0.996), (1e-5, 0.9), (1e-8, 0.9)]
+)
+def test_small_steps_are_not_called_broken_for_their_roundings(rate: float, base: float) -> None:
+    """In a warm-up the teacher moves by a few roundings; where by less, nothing is measured."""
+    code = Foreign()
+    code.optimizer.param_groups[0]["lr"] = rate
+    code.momentum = lambda n: base  # type: ignore[method-assign]
+    found = verify_ema(code.step, code.student, code.teacher, base)
+    assert found.holds, str(found)
+    unmeasured = [line.id for line in found.lines if line.verdict == "not measured"]
+    assert ("ema.formula" in unmeasured) == (rate == 1e-8)
+
+
+def test_a_wrong_momentum_is_told_from_roundings_at_a_small_rate() -> None:
+    code = Foreign()
+    code.optimizer.param_groups[0]["lr"] = 1e-4
+    code.momentum = lambda n: 0.996  # type: ignore[method-assign]
+    assert verify_ema(code.step, code.student, code.teacher, 0.99).broken == ("ema.momentum",)
+
+
 def test_an_average_at_the_start_of_the_next_step_is_the_same_order() -> None:
     """Nobody has read the teacher in between, so it is no bug."""
     code = Foreign("at the start of the next step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +22,19 @@ from latentcast.verification.foreign.verified import Lines, Verified
 from latentcast.verification.lines import Line
 
 AVERAGED = 1e-3
-"""How far from the formula a teacher's step may be, relative to it: float32, also with foreach."""
+"""How far from the formula a teacher's step may be, relative to it, beyond its type's roundings."""
+ROUNDINGS = 2.0
+"""Of each weight that one averaging may cost; ``mul_`` and ``add_`` are one each."""
+BLURRED = 0.5
+"""The share of a step from which on roundings leave nothing to measure."""
 DROPPING = ("Drop", "BatchNorm", "InstanceNorm")
 """In the class names of modules that compute something else in training."""
 Momentum = float | Callable[[int], float]
+FORMULA = {
+    "ema.formula": "Each move is momentum × teacher + (1 − momentum) × student.",
+    "ema.updated-weights": "The student it averages has the weights of now.",
+    "ema.momentum": "Its momentum is the one that was asked for.",
+}
 
 
 @dataclass
@@ -222,28 +232,41 @@ def _when(lines: Lines, moves: Sequence[_Move], taken: int) -> None:
 
 def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) -> None:
     """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move."""
-    worst, stale, found = 0.0, 0, list[tuple[int, float]]()
+    worst, stale, found = 0.0, 0, list[tuple[int, float, float]]()
     previous: list[Tensor] | None = None
+    blur = min(_rounding(move.after.teacher) / _way(move) for move in moves)
+    if blur > BLURRED:
+        reason = (
+            f"the teacher's roundings are {blur:.2g} of its way in a step; give a step with a "
+            "larger learning rate or a smaller momentum"
+        )
+        for name, sentence in FORMULA.items():
+            lines.append(Line(name, sentence, "measured", "not measured", {"reason": reason}))
+        return
     for move in moves:
         delta = _flat(move.before.teacher) - _flat(move.after.teacher)
-        fits = [_fit(delta, _flat(move.after.student) - _flat(move.after.teacher))]
-        if previous is not None:  # weights that the optimizer has meanwhile moved on from
-            fits.append(_fit(delta, _flat(previous) - _flat(move.after.teacher)))
+        towards = _flat(move.after.student) - _flat(move.after.teacher)
+        rounding, last, previous = _rounding(move.after.teacher), previous, move.after.student
+        if rounding > BLURRED * _way(move):
+            continue
+        fits = [_fit(delta, towards, rounding)]
+        if last is not None:  # weights that the optimizer has meanwhile moved on from
+            fits.append(_fit(delta, _flat(last) - _flat(move.after.teacher), rounding))
         best = min(range(len(fits)), key=lambda i: fits[i][1])
         stale += best == 1 and fits[0][1] > AVERAGED
         worst = max(worst, fits[best][1])
-        found.append((move.steps_so_far - move.late, 1 - fits[best][0]))
-        previous = move.after.student
+        unsure = rounding / max(float(towards.norm()), 1e-300)
+        found.append((move.steps_so_far - move.late, 1 - fits[best][0], unsure))
     lines.add(
         "ema.formula",
-        "Each move is momentum × teacher + (1 − momentum) × student.",
+        FORMULA["ema.formula"],
         worst <= AVERAGED,
         largest_residual=worst,
         bound=AVERAGED,
     )
     lines.add(
         "ema.updated-weights",
-        "The student it averages has the weights of now.",
+        FORMULA["ema.updated-weights"],
         not stale,
         moves_towards_older_weights=stale,
     )
@@ -259,13 +282,14 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
         )
         return
     gaps = []
-    for number, measured in found:
+    for number, measured, unsure in found:
         wanted = momentum(number) if callable(momentum) else momentum
-        gaps.append((abs(measured - wanted) / max(1 - wanted, 1e-6), number, measured, wanted))
+        gap = max(0.0, abs(measured - wanted) - unsure) / max(1 - wanted, 1e-6)
+        gaps.append((gap, number, measured, wanted))
     gap, number, measured, wanted = max(gaps)
     lines.add(
         "ema.momentum",
-        "Its momentum is the one that was asked for.",
+        FORMULA["ema.momentum"],
         gap <= 1e-2,
         step=number,
         measured=measured,
@@ -275,14 +299,25 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
     )
 
 
-def _fit(delta: Tensor, towards: Tensor) -> tuple[float, float]:
-    """The gain that explains a move best, and what it leaves over."""
+def _rounding(teacher: Sequence[Tensor]) -> float:
+    """Norm of what the teacher's type may round away in one move."""
+    squares = [(torch.finfo(t.dtype).eps * float(t.double().norm())) ** 2 for t in teacher]
+    return ROUNDINGS * math.sqrt(sum(squares))
+
+
+def _way(move: _Move) -> float:
+    gone = _flat(move.before.teacher) - _flat(move.after.teacher)
+    return max(float(gone.norm()), 1e-300)
+
+
+def _fit(delta: Tensor, towards: Tensor, rounding: float) -> tuple[float, float]:
+    """The gain that explains a move best, and the share of it left over beyond roundings."""
     square = float(towards.square().sum())
     if square == 0.0:
         return 0.0, float("inf")
     gain = float((delta * towards).sum()) / square
-    left = float((delta - gain * towards).norm() / delta.norm().clamp(min=1e-300))
-    return gain, left
+    left = max(0.0, float((delta - gain * towards).norm()) - rounding)
+    return gain, left / max(float(delta.norm()), 1e-300)
 
 
 def _buffers(lines: Lines, student: nn.Module, teacher: nn.Module, copied: bool) -> None:
