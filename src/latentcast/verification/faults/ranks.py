@@ -27,7 +27,7 @@ from latentcast.objectives.nepa import Nepa
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.ema import CLASSIC, HJEPA, Patch, several
 from latentcast.verification.faults.loop import outputs
-from latentcast.verification.rehearsal import averages
+from latentcast.verification.rehearsal import accumulates, averages
 
 
 def _together() -> bool:
@@ -155,7 +155,10 @@ def _means() -> Patch:
 
 
 def _alone_with_nan() -> Patch:
-    """Each rank goes by its own loss; the others train on a gradient that is not finite."""
+    """Each rank goes by its own loss; the others train on a gradient that is not finite.
+
+    A regularizer sums over ranks inside the loss: under one no rank can be alone with a NaN.
+    """
     finite = [True]
 
     def judge(was: Any) -> Any:
@@ -288,7 +291,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("ranks.mean", "A mean is taken where a sum over ranks is meant.", CLASSIC, _means,
           ("ranks.reductions",)),
     Fault("ranks.refused-alone", "Only the rank with the bad sample skips the step.", CLASSIC,
-          _alone_with_nan, ("ranks.refused-together",)),
+          _alone_with_nan, ("ranks.refused-together",), accumulates),
     Fault("ranks.no-average", "Under a wrapper the teacher does not move.", f"{HJEPA}, D3",
           _no_average, ("ranks.ddp-teacher", "ranks.fsdp-teacher"), averages),
     Fault("ranks.own-seeds", "Every rank draws initial weights of its own.", CLASSIC, _own_seeds,
