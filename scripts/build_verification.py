@@ -85,20 +85,19 @@ def index() -> str:
 
 def proven() -> str:
     """What all matrices together say of the claims and of the catalogue."""
-    rows, claims = [], set[str]()
+    rows = []
     for name in MATRIX:
         if (file := OUT / name / "report.json").exists():
             (section,) = json.loads(file.read_text(encoding="utf-8"))["sections"]
-            if section["faults"]:  # not of a report made without them
-                claims |= {claim["id"] for claim in section["claims"]}
-                rows += section["faults"]["rows"]
-    injected, caught = {row["id"] for row in rows}, {row["id"] for row in rows if row["caught"]}
+            rows += section["faults"]["rows"] if section["faults"] else []
+    claims, faults = {claim.id for claim in all_claims()}, {fault.id for fault in all_faults()}
+    missed = {row["id"] for row in rows if not row["caught"]} | (faults - {r["id"] for r in rows})
     red = {name for row in rows for name in set(row["caught_by"]) - set(row["raised"])}
     unproven = ", ".join(f"`{name}`" for name in sorted(claims - red)) or "none"
     return (
-        f"Together the pages hold {len(injected)} faults of which {len(caught)} were caught, and "
-        f"{len(claims)} claims of which {len(claims & red)} were turned red by a fault. "
-        f"Unproven: {unproven}."
+        f"Of the catalogue's {len(faults)} faults {len(faults - missed)} were caught in every page "
+        f"that has them, and {len(claims & red)} of {len(claims)} claims were turned red by a "
+        f"number. Unproven: {unproven}."
     )
 
 

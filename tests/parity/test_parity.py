@@ -121,3 +121,11 @@ def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "p.safetensors")
     with pytest.raises(LatentcastError, match="is not a parity file"):
         compare(tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize("config", ["no JSON", '{"num_hidden_layers": 2}', "[]"])
+def test_a_configuration_that_is_damaged_is_named(tmp_path: Path, config: str) -> None:
+    tensors = {"weights.a": torch.zeros(1)}
+    save_file(tensors, tmp_path / "p.safetensors", metadata={"config": config})
+    with pytest.raises(LatentcastError, match=r"p\.safetensors: is (not of|neither)"):
+        compare(tmp_path / "p.safetensors")

@@ -229,6 +229,13 @@ def test_a_run_with_one_checkpoint_is_replayed_from_its_first_step(run: Path) ->
     assert lines["run.replayed-rows"].numbers["rows"] == 7
 
 
+def test_a_run_that_has_not_begun_holds_nothing(run: Path) -> None:
+    (run / "metrics.jsonl").write_text("")
+    shutil.rmtree(run / "checkpoints")
+    told = verdicts(audit(run))
+    assert {told[f"run.{name}"] for name in ("rows", "finite", "skipped")} == {"not measured"}
+
+
 def test_no_time_is_said_and_is_no_failure(run: Path) -> None:
     section = audit(run, seconds=1e-9)
     line = by_id(section)["run.replayed-weights"]

@@ -136,6 +136,17 @@ def test_what_is_no_recipe_and_no_run_is_refused_with_the_nearest(tmp_path: Path
         verify((RECIPE,), seeds=0)
 
 
+def test_bad_files_are_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LatentcastError, match="file: cannot be written"):
+        verify((RECIPE,), out=tmp_path / "file")
+    with pytest.raises(LatentcastError, match="gone: cannot be read"):
+        verify((RECIPE,), parity=(tmp_path / "gone",))
+    assert "claims hold" not in capsys.readouterr().out
+
+
 def test_a_flag_that_nothing_here_would_read_is_refused() -> None:
     with pytest.raises(LatentcastError, match="--data gone: names a run folder's store, and"):
         verify((RECIPE,), data=Path("gone"))

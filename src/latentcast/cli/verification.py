@@ -73,12 +73,16 @@ def verify(
     from latentcast.verification.audit import audit
     from latentcast.verification.console import print_section, print_verdict
     from latentcast.verification.lines import Report
-    from latentcast.verification.pages import write_report
+    from latentcast.verification.pages import write_report, writing_to
     from latentcast.verification.parity import compare
     from latentcast.verification.suite import parity_section
     from latentcast.verification.table import print_agreements
 
     console, sections = Console(), list["Section"]()
+    agreed = {file: compare(file) for file in parity}  # seconds; a bad file is told before hours
+    if out is not None:
+        with writing_to(out):
+            pass
     for name in dict.fromkeys(names):
         if name in RECIPES:
             section = _recipe(name, faults, full, seeds, console)
@@ -87,8 +91,7 @@ def verify(
                 section = audit(Path(name), data, replay)
         sections.append(section)
         print_section(section, console)
-    for file in parity:
-        agreements = compare(file)
+    for file, agreements in agreed.items():
         print_agreements(file, agreements, console)
         sections.append(parity_section(file, agreements))
     report = Report(tuple(sections), surroundings())

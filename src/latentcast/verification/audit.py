@@ -99,6 +99,8 @@ def _configuration(run: Run) -> Evidence:
 
 def _rows(run: Run) -> Evidence:
     rows, train = run.rows, run.config.train
+    if not rows and not run.steps:
+        raise Unmeasured("there is no row and no checkpoint yet")
     steps = [row["step"] for row in rows]
     newest = step_of(run.steps[-1]) if run.steps else 0
     reach = max([newest, *steps])
@@ -121,12 +123,16 @@ def _surplus(steps: Sequence[int], wanted: Sequence[int]) -> list[int]:
 
 
 def _finite(run: Run) -> Evidence:
+    if not run.rows:
+        raise Unmeasured("there is no row yet")
     wrong = [row["step"] for row in run.rows if not _number(row["loss"])
              or not _number(row["gradient_norm"])]  # fmt: skip
     return Evidence(not wrong, {"rows": len(run.rows)} | _named("not finite at steps", wrong))
 
 
 def _skipped(run: Run) -> Evidence:
+    if not run.rows:
+        raise Unmeasured("there is no row yet")
     counts = [int(row["skipped"]) for row in run.rows]
     falls = [b["step"] for a, b in zip(run.rows, run.rows[1:], strict=False)
              if b["skipped"] < a["skipped"]]  # fmt: skip

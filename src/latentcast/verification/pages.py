@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,22 @@ def write_report(report: Report, folder: Path) -> Path:
         "report.json": json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n",
         "badge.svg": badge(report),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
         for name, text in files.items():
             write_text(folder / name, text)
+    return folder / "report.html"
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """The folder is there; what cannot be written in it is told with the mend."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as problem:
         raise LatentcastError(
             f"{folder}: cannot be written ({problem}); choose another --out"
         ) from None
-    return folder / "report.html"
 
 
 def html(report: Report) -> str:

@@ -34,14 +34,20 @@ def compare(file: Path) -> list[Agreement]:
         raise LatentcastError(
             f"{file}: has no 'config' in its metadata or no weights.*; it is not a parity file"
         )
-    public = json.loads(metadata["config"])
-    told = json.loads(metadata["trajectory"]) if "trajectory" in metadata else None
-    if "num_hidden_layers" in public:
-        if told is None:
-            return parity_nepa.forward(tensors, public)
-        return parity_nepa.trajectory(tensors, public, told)
-    if "predictor_depth" in public and told is not None:
-        return parity_ijepa.trajectory(tensors, public, told)
+    try:
+        public = json.loads(metadata["config"])
+        told = json.loads(metadata["trajectory"]) if "trajectory" in metadata else None
+        if "num_hidden_layers" in public:
+            if told is None:
+                return parity_nepa.forward(tensors, public)
+            return parity_nepa.trajectory(tensors, public, told)
+        if "predictor_depth" in public and told is not None:
+            return parity_ijepa.trajectory(tensors, public, told)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise LatentcastError(
+            f"{file}: is not of the documented form ({type(problem).__name__}: {problem}); "
+            "write it again, or compare with a file of tests/parity"
+        ) from problem
     raise LatentcastError(
         f"{file}: is neither a NEPA nor an I-JEPA parity file; check where it comes from"
     )
