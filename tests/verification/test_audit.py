@@ -282,8 +282,9 @@ def test_a_run_that_goes_on_has_nothing_to_be_ashamed_of(run: Path) -> None:
     assert by_id(section)["run.replayed-weights"].numbers["steps"] == "0 to 10"
 
 
-def test_on_another_machine_bits_are_not_demanded(run: Path) -> None:
-    edit_json("environment.json", lambda e: e.update(platform="elsewhere"))(run)
+@pytest.mark.parametrize("what", ["platform", "cpu"])
+def test_on_another_machine_bits_are_not_demanded(run: Path, what: str) -> None:
+    edit_json("environment.json", lambda e: e.update({what: "elsewhere"}))(run)
     edit_tensors("model", nudge)(run)
     line = by_id(audit(run))["run.replayed-weights"]
     assert line.verdict == "holds" and line.numbers["agreement"] == "another machine"

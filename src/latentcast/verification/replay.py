@@ -127,8 +127,11 @@ def _lay_out(before: Path, folder: Path, config: Config) -> int:
 
 
 def _same_machine(run: Run) -> bool:
-    """Whether the bits must be the same: a CPU, one process, the same versions and threads."""
+    """Whether the bits must be the same: one process, a CPU with the same vector units, and the
+    same torch and platform."""
     told = run.environment
+    if told.get("cpu") != torch.backends.cpu.get_cpu_capability():
+        return False
     files = list((run.newest / "model").glob("*.safetensors"))
     same = told["torch"] == torch.__version__ and told["platform"] == platform.platform()
     on_cpu = told["device"] == "cpu" or run.config.machine.device == "cpu"
