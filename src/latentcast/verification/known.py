@@ -204,7 +204,9 @@ class Recordings:
         # In fifths of a count: none lies at a half, where the last digit of a float decides.
         truth = np.rint(np.stack(signals) * 5000) / 5000
         dead = np.zeros(truth.shape, bool)
-        gap, flat = round(0.1 * self.length), max(round(1.3 * self.rate), 4)
+        # Shorter than what counts as an electrode off, which zeros in a gap would be taken for.
+        gap = round(min(0.1 * self.length, 0.3 * self.rate))
+        flat = max(round(1.3 * self.rate), 4)
         truth[0, 7, gap : 3 * gap] = np.nan  # in V2
         truth[20, 1, -gap:] = np.nan
         dead[2, 10, 5 : 5 + flat] = True  # V5, an electrode off, beside the range of the others
