@@ -31,7 +31,9 @@ STEPS, BATCH = 6, 9  # of unequal pieces for 2 and for 4 ranks
 NARROW: dict[str, Any] = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2,
     "encoder.mlp_width": 48, "encoder.drop_path": 0.3, "optimizer.warmup_steps": 2,
     "train.precision": "fp32", "train.steps": STEPS, "train.batch_size": BATCH,
-    "train.log_every": 2, "train.checkpoint_every": 2, "train.keep_checkpoints": 9}  # fmt: skip
+    "train.log_every": 2, "train.checkpoint_every": 2, "train.keep_checkpoints": 9,
+    # Where a gradient is nothing but roundings, AdamW would make whole steps of them.
+    "optimizer.eps": 1e-5}  # fmt: skip
 JEPA = recipe("hjepa-image-tiny").updated(
     NARROW | {"encoder.patch": 2, "input.height": 16, "input.width": 16,
      "objective.predictor.width": 16, "objective.predictor.heads": 2,
