@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from latentcast.batch import Batch
 from latentcast.config import Config
 from latentcast.data.image_ingest import ingest_images
 from latentcast.data.ingest import ingest
+from latentcast.data.loader import Loader
 from latentcast.recipes import recipe
 
 REPOSITORY = Path(__file__).parents[1]
@@ -30,6 +34,26 @@ def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stores") / "digits"
     ingest_images(REPOSITORY / "data" / "digits" / "digits.npz", out, quiet=True)
     return out
+
+
+@pytest.fixture
+def between_reads(monkeypatch: pytest.MonkeyPatch) -> threading.Lock:
+    """Who holds it knows that no thread of this process is reading a batch, and that the sizes of
+    the shards are looked at before the next one: a file cut short inside a read is the end (SIGBUS)
+    of the process that reads, which here is the one that tests."""
+    lock, alone = threading.Lock(), Loader._alone
+
+    def one_by_one(self: Loader, attempt: int) -> Generator[list[Batch]]:
+        batches = alone(self, attempt)
+        while True:
+            with lock:
+                batch = next(batches)
+            yield batch
+
+    monkeypatch.setattr(Loader, "_alone", one_by_one)
+    # On a busy machine a look may take long and the next one wait.
+    monkeypatch.setattr("latentcast.data.readers._FREE_SECONDS", 1e9)
+    return lock
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -316,19 +317,18 @@ def test_a_reader_process_that_is_killed(trainer: Trainer, undisturbed: Path) ->
 @pytest.mark.parametrize("fault", ["vanishes", "is cut short"])
 def test_a_shard_that_is_lost_while_training(
     trainer: Trainer, undisturbed: Path, tmp_path: Path, fault: str,
-    monkeypatch: pytest.MonkeyPatch,
+    between_reads: threading.Lock,
 ) -> None:  # fmt: skip
-    # On a busy machine a look may take long and the next one wait: fatal for this very process.
-    monkeypatch.setattr("latentcast.data.readers._FREE_SECONDS", 1e9)
     whole, trainer.store = trainer.store, tmp_path / "store"
     shutil.copytree(whole, trainer.store)
     shard = trainer.store / "shard-00000.npy"
 
     def lose() -> None:
-        if fault == "vanishes":
-            shard.unlink()
-        else:
-            os.truncate(shard, 4096)
+        with between_reads:
+            if fault == "vanishes":
+                shard.unlink()
+            else:
+                os.truncate(shard, 4096)
 
     answer = trainer.broken(6, lose)  # by then three batches more have been read
     assert answer.status == 2 and f"{shard}: " in answer.error and "restore it" in answer.error

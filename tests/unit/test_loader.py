@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -299,19 +300,18 @@ def test_a_shard_that_is_lost_ends_the_stream_with_its_name(
     small_store: Path,
     small_config: Config,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    between_reads: threading.Lock,
 ) -> None:
-    # On a busy machine a look may take long and the next one wait: fatal for this very process.
-    monkeypatch.setattr("latentcast.data.readers._FREE_SECONDS", 1e9)
     copytree(small_store, tmp_path / "store")
     store, shard = Store.open(tmp_path / "store"), tmp_path / "store" / "shard-00000.npy"
     config = small_config.updated({"machine.workers": workers})
     with closing(CropLoader(store, store.rows("train"), config).stream(0)) as stream:
         next(stream)
-        if fault == "vanishes":
-            shard.unlink()
-        else:
-            os.truncate(shard, 4096)
+        with between_reads:
+            if fault == "vanishes":
+                shard.unlink()
+            else:
+                os.truncate(shard, 4096)
         said = "vanished" if fault == "vanishes" else "has 4096 bytes and had"
         with pytest.raises(LatentcastError, match=f"{shard.name}: {said}.*restore it"):
             for _ in range(10):
