@@ -42,8 +42,13 @@ class Row:
         return tuple(name for name in self.wanted if name not in self.red)
 
     @property
+    def fallen(self) -> tuple[str, ...]:
+        """Claims that should have measured it and fell over, which proves nothing."""
+        return tuple(name for name in self.wanted if name in self.red and raised(self.red[name]))
+
+    @property
     def caught(self) -> bool:
-        return bool(self.wanted) and not self.overlooked and not self.failed
+        return bool(self.wanted) and not (self.overlooked or self.fallen or self.failed)
 
     @property
     def problem(self) -> str:
@@ -54,7 +59,8 @@ class Row:
             return f"could not be injected: {self.failed}"
         if not self.wanted:
             return "none of the claims that are to catch it concerns this recipe"
-        return f"overlooked by {', '.join(self.overlooked)}"
+        told = {"overlooked by": self.overlooked, "not measured but fallen over by": self.fallen}
+        return "; ".join(f"{how} {', '.join(names)}" for how, names in told.items() if names)
 
 
 @dataclass(frozen=True)

@@ -341,7 +341,7 @@ def _public_nepa(subject: Subject) -> Evidence:
     told: dict[str, Number] = {"tensors": len(weights), "out: wrong": ", ".join(out[:3]) or "none",
                                "back: wrong": ", ".join(back[:3]) or "none"}  # fmt: skip
     holds = not out and not back
-    if not is_ecg(subject):
+    if holds and not is_ecg(subject):
         folder = subject.folder / "public nepa"
         folder.mkdir(exist_ok=True)
         save_file(there, folder / "model.safetensors")

@@ -13,16 +13,14 @@ from latentcast import probing
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import (
-    classification,
     features,
     multinomial,
     probes,
     protocol,
 )
-from latentcast.evaluation.multinomial import fit_head
 from latentcast.evaluation.tasks import Task
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.claims import counting
+from latentcast.verification.claims import choosing, counting
 from latentcast.verification.known import is_ecg, is_image, recordings
 from latentcast.verification.observing import within
 from latentcast.verification.rehearsal import once
@@ -195,49 +193,6 @@ def _value(row: Any) -> float:
     return float(row.score.macro.value if hasattr(row, "score") else row.accuracy.value)
 
 
-def _two_layers(n: int = 60) -> tuple[dict[str, Array], Array, list[Array]]:
-    """Of layer A the validation rows tell the class, of layer B the test rows; train both."""
-    classes = np.arange(n) % 2
-    places = [np.arange(0, 40), np.arange(40, 50), np.arange(50, 60)]
-    noise = np.sin(1.0 + np.arange(2 * n)).reshape(n, 2)
-    layers = {}
-    for name, wrong in (("a", places[2]), ("b", places[1])):
-        sign = np.where(classes == 1, 1.0, -1.0)
-        sign[wrong] *= -1
-        layers[name] = (2 * sign[:, None] + 0.5 * noise).astype(np.float32)
-    return layers, classes, places
-
-
-def _on_validation(subject: Subject) -> Evidence:
-    layers, classes, (train, validation, test) = _two_layers()
-    targets = np.stack([classes == 1, classes == 0], 1)
-    if is_ecg(subject):
-        fit: Any = protocol.__dict__["fit_probe"]  # the live one, whoever replaced it
-        head = fit(layers, targets, train, validation)
-        x = layers[head.layer].astype(np.float64)
-        centre, spread = x[train].mean(0), x[train].std(0)
-        logits = (x - centre) / spread @ head.weights + head.intercepts
-        wanted = mean_of_defined(
-            [naive_auroc(targets[validation, c], logits[validation, c]) for c in range(2)]
-        )
-        told: dict[str, Number] = {
-            "layer": head.layer, "best on validation": "a",
-            "its score there": head.validation, "pair by pair": wanted,
-        }  # fmt: skip
-        return Evidence(head.layer == "a" and abs(head.validation - wanted) < 1e-12, told)
-    told, holds = {"best on validation": "a", "best on test": "b"}, True
-    for name, fit in (("kNN", _neighbours), ("linear", fit_head)):
-        places = [train, validation, test]
-        layer = classification._best_layer(layers, classes, places, fit, 0)
-        told[f"{name}: layer"] = layer
-        holds = holds and layer == "a"
-    return Evidence(holds, told)
-
-
-def _neighbours(*data: Any) -> classification.Neighbours:
-    return classification.Neighbours.fit(*data, k=5)
-
-
 def _linear(subject: Subject) -> tuple[Any, Array, Array, Array]:
     """The tested encoder's linear head in its probe, its layer's features of all rows as float64,
     and the rows of the training split, with their truth."""
@@ -384,8 +339,7 @@ CLAIMS: tuple[Claim, ...] = (
           "run began.", "Reality Check 2026: a random encoder beside every score", _floor),
     Claim("probe.test-unseen", "Nothing that is fitted or chosen depends on samples or labels of "
           "the test split.", OURS, _unseen),
-    Claim("probe.chosen-on-validation", "Layer and penalty are those with the best score on the "
-          "validation split.", OURS, _on_validation),
+    *choosing.CLAIMS,
     Claim("probe.standardised-on-train", "Features are standardised by the training rows alone.",
           OURS, _standardised),
     Claim("probe.minimum", "The linear head is at the minimum of its objective over the training "

@@ -25,6 +25,8 @@ from latentcast.verification.subject import Subject
 OURS = "our design, law 4: physical until the last moment"
 MANY = 48
 """Images that are cropped to learn how crops are drawn."""
+TOSSES = 512
+"""Images that are mirrored or not to learn how often."""
 
 
 def _input(subject: Subject) -> ImageInput:
@@ -223,13 +225,17 @@ def _crops(subject: Subject) -> Evidence:
 
 
 def _mirrored(subject: Subject) -> Evidence:
-    """Half of them, decided for each; and none from top to bottom."""
-    mirrored = _many(subject)[:, 4].mean()
-    seen = _seen(subject, _ramps(subject, MANY), _draw(subject, range(MANY)))
+    """Half of them, and half of them as the one before; and none from top to bottom."""
+    seen = _seen(subject, _ramps(subject, TOSSES), _draw(subject, range(TOSSES)))
+    mirrored = seen[..., 1].mean(1)[:, 0] > seen[..., 1].mean(1)[:, -1]
     upside = float((seen[:, 0, :, 0].mean(1) > seen[:, -1, :, 0].mean(1)).mean())
-    holds = 0.1 <= mirrored <= 0.9 and not upside
-    told: dict[str, Number] = {"share mirrored": float(mirrored), "should be": "0.5 ± 0.4",
-                               "upside down": upside}  # fmt: skip
+    share, alike = float(mirrored.mean()), float((mirrored[1:] == mirrored[:-1]).mean())
+    bound = 5 * 0.5 / math.sqrt(TOSSES)  # five standard errors
+    holds = abs(share - 0.5) <= bound and abs(alike - 0.5) <= bound and not upside
+    told: dict[str, Number] = {
+        "share mirrored": share, "alike with the one before": alike,
+        "should be": f"0.5 ± {bound:.2f}", "upside down": upside,
+    }  # fmt: skip
     return Evidence(bool(holds), told)
 
 

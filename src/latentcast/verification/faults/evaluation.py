@@ -142,6 +142,17 @@ def _test_chosen(was: Any) -> Any:
     return fit
 
 
+def _train_chosen(was: Any) -> Any:
+    def fit(layers: Any, y: Any, train: Any, validation: Any) -> Any:
+        return was(layers, y, train, train)
+
+    return fit
+
+
+def _train_chosen_head(was: Any) -> Any:
+    return lambda x, y, validation, truth: was(x, y, x, y)
+
+
 def _test_read(was: Any) -> Any:
     def read(held: Any, y: Any, places: Any, fit: Any) -> Any:
         train, validation, test = places
@@ -325,6 +336,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("probe.chosen-on-test", "Layer and penalty are chosen on the test split.", CLASSIC,
           _slips((protocol, "fit_probe", _test_chosen),
                  (classification, "_best_layer", _chosen_on_test)),
+          ("probe.chosen-on-validation",)),
+    Fault("probe.chosen-on-train", "The penalty is the one that fits the training rows best.",
+          CLASSIC, _slips((protocol, "fit_probe", _train_chosen),
+                          (classification, "fit_head", _train_chosen_head)),
+          ("probe.chosen-on-validation",)),
+    Fault("probe.one-penalty", "Only the first of the penalties is tried.", CLASSIC,
+          _slips((probes, "PENALTIES", lambda was: was[:1]),
+                 (multinomial, "PENALTIES", lambda was: was[:1])),
           ("probe.chosen-on-validation",)),
     Fault("probe.standardised-on-all", "Features are standardised before they are split.",
           CLASSIC,

@@ -84,6 +84,14 @@ def _one_flip(was: Any) -> Any:
     return draw
 
 
+def _rarely(was: Any) -> Any:
+    def draw(self: Draw, stream: str) -> Tensor:
+        tossed: Tensor = was(self, stream)
+        return 1.5 * tossed if stream == "flip" else tossed
+
+    return draw
+
+
 def _crop(change: Callable[..., Tensor]) -> Callable[[Any], Any]:
     """``crops`` is ``change(was, draw, height, width, scale, aspect)``."""
     return lambda was: lambda *args: change(was, *args)
@@ -218,6 +226,8 @@ FAULTS: tuple[Fault, ...] = (
           _swapped(ImagePreprocess, "__call__", _cropped), ("image.as-asked",), _as_they_are),
     Fault("image.one-flip", "One toss mirrors all of a batch.", CLASSIC,
           _swapped(Draw, "for_samples", _one_flip), ("image.flip", "image.by-draw"), _flips),
+    Fault("image.flip-rare", "A third of the images is mirrored, and not half.", CLASSIC,
+          _swapped(Draw, "for_samples", _rarely), ("image.flip",), _flips),
     Fault("image.one-crop", "All images of a batch are cropped alike.", CLASSIC,
           _swapped(preprocess, "crops", _crop(_one_box)), ("image.by-draw",), _crops),
     Fault("image.crop-without-step", "An image is cropped alike in every step.", CLASSIC,
