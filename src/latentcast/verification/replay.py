@@ -43,8 +43,10 @@ MOVED = {"fp32": 1e-2, "bf16": 1e-1, "fp16": 1e-1}
 AdamW divides by the size of the gradient and so makes much of the rounding of a small one."""
 ROW = {"fp32": 1e-3, "bf16": 2e-2, "fp16": 2e-2}
 """The same of a loss, relative."""
-AVERAGE = 1e-5
-"""The engine averages in float32; relative to the largest weight, for a few hundred steps."""
+ROUNDING = 2.0**-23
+"""Of a float32 teacher in each step: half a unit in its last place, and as much to spare."""
+HIDDEN = 0.5
+"""Of the way of a teacher; where rounding may be more than that, it hides what is averaged."""
 WATCHED = ("loss", "gradient_norm", "teacher_distance", "skipped")
 
 
@@ -255,14 +257,22 @@ def _teacher(run: Run) -> Evidence:
     if not run.pairs:
         raise Unmeasured("there is no teacher")
     replayed = _whole(run)
-    worst = 0.0
+    way = gap = size = 0.0
     for name, average in replayed.average.items():
-        scale = max(1e-3, float(average.abs().max()))
-        gap = float((run.weights[name].double() - average).abs().max()) / scale
-        worst = max(worst, gap) if gap == gap else float("inf")
-    bound = AVERAGE if replayed.exact else MOVED[run.config.train.precision]
-    told: dict[str, Number] = {"largest relative difference": worst, "bound": bound}
-    return Evidence(worst <= bound, {**replayed.stretch, **told})
+        saved = run.weights[name].double()
+        way += float((average - replayed.before[name].double()).square().sum())
+        gap += float((saved - average).square().sum())
+        size += float(average.square().sum())
+    way, gap, size = max(way, 1e-300) ** 0.5, gap**0.5, size**0.5
+    rounding = ROUNDING * (replayed.end - replayed.start) * size / way
+    if rounding > HIDDEN:
+        raise Unmeasured(
+            f"in the steps {replayed.stretch['steps']} the teacher moved {way / size:.1e} of its "
+            "size, and the roundings of float32 may be as much"
+        )
+    bound = rounding + (0.0 if replayed.exact else MOVED[run.config.train.precision])
+    told: dict[str, Number] = {"difference over the way moved": gap / way, "bound": bound}
+    return Evidence(gap / way <= bound, {**replayed.stretch, **told})
 
 
 def _whole(run: Run) -> Replayed:
