@@ -20,8 +20,9 @@ from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.pretrain import pretrain
 from latentcast.recipes import RECIPES, recipe
+from latentcast.verification import audited
 from latentcast.verification.audit import CHECKS, audit
-from latentcast.verification.audited import decay_at, lr_at, momentum_at
+from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 from latentcast.verification.lines import Line, Section
 
 Change = Callable[[Path], None]
@@ -282,6 +283,22 @@ def test_a_run_that_goes_on_has_nothing_to_be_ashamed_of(run: Path) -> None:
     assert by_id(section)["run.replayed-weights"].numbers["steps"] == "0 to 10"
 
 
+def test_a_checkpoint_that_a_running_run_replaces_meanwhile_is_not_called_broken(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, read = run / "checkpoints", audited.checkpoint.read_tensors
+
+    def overtaken(step: Path, which: str) -> dict[str, torch.Tensor]:
+        if (checkpoints / "step-00000010").exists():
+            (checkpoints / "step-00000010").rename(checkpoints / "step-00000014")
+        return read(step, which)
+
+    monkeypatch.setattr(audited.checkpoint, "read_tensors", overtaken)
+    section = audit(run)
+    assert "broken" not in set(verdicts(section).values()), section.lines
+    assert "ask again" in str(by_id(section)["run.weights"].numbers["reason"])
+
+
 @pytest.mark.parametrize("what", ["platform", "cpu"])
 def test_on_another_machine_bits_are_not_demanded(run: Path, what: str) -> None:
     edit_json("environment.json", lambda e: e.update({what: "elsewhere"}))(run)
@@ -319,9 +336,9 @@ def test_the_formulas_of_an_audit_are_those_of_every_recipe(name: str) -> None:
         config.optimizer.warmup_steps,
     )
     for n in {1, 2, warmup - 1, warmup, warmup + 1, steps // 2, steps - 1, steps} - {-1, 0}:
-        assert lr_at(config, n) == pytest.approx(schedules.lr(n - 1), rel=1e-13)
-        assert decay_at(config, n) == pytest.approx(schedules.weight_decay(n - 1), rel=1e-13)
-        assert momentum_at(config, n) == pytest.approx(schedules.momentum(n - 1), rel=1e-13)
+        assert rate_of(config, n - 1) == pytest.approx(schedules.lr(n - 1), rel=1e-13)
+        assert decay_of(config, n - 1) == pytest.approx(schedules.weight_decay(n - 1), rel=1e-13)
+        assert momentum_of(config, n - 1) == pytest.approx(schedules.momentum(n - 1), rel=1e-13)
 
 
 def test_a_run_without_configuration_promises_nothing(run: Path) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from latentcast.config import JepaConfig
 from latentcast.objectives import nepa
 from latentcast.objectives.nepa import Nepa
-from latentcast.verification.claim import Claim, Evidence, near
+from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.subject import Subject
 
@@ -32,7 +32,8 @@ def _loss(subject: Subject) -> Evidence:
         z = objective.student.embed(inputs.values)
         h = objective.student.transform(z, tuple(inputs.values.shape[2:]), draw)
         naive = -float(F.cosine_similarity(h[:, :-1].double(), z[:, 1:].double(), dim=-1).mean())
-    return near(told, naive, 1e-5)
+    gap = abs(told - naive)
+    return Evidence(gap <= 1e-5, {"measured": told, "expected": naive, "difference": gap})
 
 
 def _batch(subject: Subject) -> Evidence:

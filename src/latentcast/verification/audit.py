@@ -28,12 +28,10 @@ from latentcast.verification.audited import (
     Check,
     Run,
     Unmeasured,
-    decay_at,
-    lr_at,
-    momentum_at,
     step_of,
 )
 from latentcast.verification.claim import Evidence, Number, below
+from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 from latentcast.verification.lines import Line, Section, Verdict
 
 ROUNDING = 1e-12
@@ -81,6 +79,9 @@ def _line(run: Run, check: Check) -> Line:
         evidence = Evidence(False, {"missing": str(problem.filename)})
     except Exception as problem:  # a damaged file may break anything that reads it
         evidence = Evidence(False, {"raised": f"{type(problem).__name__}: {problem}"[:300]})
+    if not evidence.holds and verdict is None and run.overtaken:
+        told = "the run goes on and has put another checkpoint in the place of one; ask again"
+        evidence, verdict = Evidence(False, {"reason": told}), "not measured"
     found: Verdict = "not measured" if verdict else "holds" if evidence.holds else "broken"
     took = time.perf_counter() - start
     return Line(check.id, check.sentence, check.source, found, evidence.numbers, took)
@@ -151,14 +152,14 @@ def _skipped(run: Run) -> Evidence:
 
 
 def _schedule(key: str, formula: Callable[[Config, int], float]) -> Callable[[Run], Evidence]:
-    """The recorded value of each row beside the formula's, the step counted from one."""
+    """The recorded value of each row beside the formula's."""
 
     def probe(run: Run) -> Evidence:
         if not run.rows:
             raise Unmeasured("no row yet")
         worst, where, recorded, expected = 0.0, 0, 0.0, 0.0
         for row in run.rows:
-            wanted = formula(run.config, row["step"])
+            wanted = formula(run.config, row["step"] - 1)
             gap = abs(row[key] - wanted) / max(abs(wanted), 1e-30)
             if not gap <= worst:  # also NaN
                 worst, where, recorded, expected = gap, row["step"], row[key], wanted
@@ -233,8 +234,8 @@ def _teacher(run: Run) -> Evidence:
         size += float(weights[student].double().square().sum())
     distance = math.sqrt(gap / size)
     numbers: dict[str, Number] = {"distance": distance}
-    moved = any(lr_at(run.config, n) > 0 for n in range(1, run.record["step"] + 1))
-    apart = distance > 0 or not moved or momentum_at(run.config, run.record["step"]) == 0
+    moved = any(rate_of(run.config, n) > 0 for n in range(run.record["step"]))
+    apart = distance > 0 or not moved or momentum_of(run.config, run.record["step"] - 1) == 0
     row = next((row for row in run.rows if row["step"] == run.record["step"]), None)
     if row is None:
         return Evidence(apart, numbers | {"recorded": "no row of that step"})
@@ -346,11 +347,11 @@ CHECKS: tuple[Check, ...] = (
     Check("run.skipped", "The count of skipped updates never falls, and is the checkpoints'.",
           "design, law 2", _skipped),
     Check("run.lr", "The recorded learning rate is the schedule's at every step.",
-          "I-JEPA, WarmupCosineSchedule", _schedule("lr", lr_at)),
+          "I-JEPA, WarmupCosineSchedule", _schedule("lr", rate_of)),
     Check("run.weight-decay", "The recorded weight decay is the schedule's at every step.",
-          "I-JEPA, CosineWDSchedule", _schedule("weight_decay", decay_at)),
+          "I-JEPA, CosineWDSchedule", _schedule("weight_decay", decay_of)),
     Check("run.momentum", "The recorded EMA momentum is linear over optimizer steps, not cosine.",
-          "I-JEPA, train.py", _schedule("momentum", momentum_at)),
+          "I-JEPA, train.py", _schedule("momentum", momentum_of)),
     Check("run.checkpoints", "Every checkpoint is whole, of the step in its name, and there where "
           "one is due.", "design, law 1", _checkpoints),
     Check("run.weights", "Weights and moments are finite, of the configuration's shapes, and of "

@@ -1,9 +1,8 @@
-"""What an audit looks at: the files of a run, read when asked for, and its schedules by formula."""
+"""What an audit looks at: the files of a run, read when asked for."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latentcast import config as configuration
-from latentcast.config import Config, OptimizerConfig
+from latentcast.config import Config
 from latentcast.data.image_store import ImageStore
 from latentcast.data.opening import open_store
 from latentcast.data.store import Store
@@ -54,6 +53,12 @@ class Run:
     def environment(self) -> dict[str, Any]:
         told: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
         return told
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether a checkpoint that was there is gone, and a newer one has come since."""
+        now = checkpoint.list_steps(self.path / "checkpoints")
+        return bool(set(self.steps) - set(now) and set(now) - set(self.steps))
 
     @cached_property
     def newest(self) -> Path:
@@ -108,33 +113,3 @@ class Check:
 def step_of(step: Path) -> int:
     """The step that a checkpoint is named after."""
     return int(step.name.removeprefix("step-"))
-
-
-def lr_at(config: Config, n: int) -> float:
-    """Of the n-th step, counted from one: a line to the peak, half a cosine to the end."""
-    o, steps = config.optimizer, config.train.steps
-    if n < o.warmup_steps:
-        return o.start_lr + (o.lr - o.start_lr) * n / o.warmup_steps
-    share = (n - o.warmup_steps) / max(1, steps - o.warmup_steps)
-    return o.final_lr + (o.lr - o.final_lr) * (1 + math.cos(math.pi * share)) / 2
-
-
-def decay_at(config: Config, n: int) -> float:
-    """Half a cosine over the run, counted from one."""
-    o: OptimizerConfig = config.optimizer
-    end = o.weight_decay if o.final_weight_decay is None else o.final_weight_decay
-    return end + (o.weight_decay - end) * (1 + math.cos(math.pi * n / config.train.steps)) / 2
-
-
-def momentum_at(config: Config, n: int) -> float:
-    """Constant for the warm-up, then a line that the step after the last would end; n from one."""
-    ema = config.ema
-    if ema is None:
-        return 0.0
-    first = ema.base
-    if first is None:
-        assert ema.half_life is not None
-        first = math.exp(-math.log(2) * config.train.batch_size / ema.half_life)
-    last = first if ema.final is None else ema.final
-    moved = max(0, n - 1 - ema.warmup_steps) / max(1, config.train.steps - ema.warmup_steps)
-    return first + (last - first) * moved

@@ -72,13 +72,6 @@ def measure(claim: Claim, subject: Subject) -> Finding:
     return Finding(claim, Evidence(evidence.holds, numbers), time.perf_counter() - start)
 
 
-def near(measured: float, expected: float, tolerance: float, what: str = "difference") -> Evidence:
-    """Holds when two numbers are no further apart than the tolerance; NaN never holds."""
-    difference = abs(measured - expected)
-    told = {"measured": measured, "expected": expected, what: difference, "tolerance": tolerance}
-    return Evidence(difference <= tolerance, told)
-
-
 def below(measured: float, bound: float, what: str = "largest difference") -> Evidence:
     """Holds when a difference stays within its bound; NaN never does."""
     return Evidence(math.isfinite(measured) and measured <= bound, {what: measured, "bound": bound})

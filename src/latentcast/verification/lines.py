@@ -11,7 +11,7 @@ from latentcast.verification.claim import Evidence, Finding, Number
 from latentcast.verification.matrix import Matrix
 
 Verdict = Literal["holds", "broken", "not measured"]
-Kind = Literal["recipe", "run", "parity", "foreign"]
+Kind = Literal["recipe", "run", "parity"]
 
 RELATIONS = {"at most": "≤", "at least": "≥"}
 
@@ -36,10 +36,6 @@ class Line:
     def of(cls, id: str, sentence: str, source: str, evidence: Evidence, seconds: float) -> Line:
         verdict: Verdict = "holds" if evidence.holds else "broken"
         return cls(id, sentence, source, verdict, evidence.numbers, seconds)
-
-    @property
-    def area(self) -> str:
-        return self.id.partition(".")[0]
 
     def told(self, most: int | None = None) -> str:
         """The numbers as one line; the first ``most`` of them, all by default."""

@@ -34,8 +34,9 @@ from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
 from latentcast.pretrain import reading
-from latentcast.verification.audited import Check, Run, Unmeasured, momentum_at
+from latentcast.verification.audited import Check, Run, Unmeasured
 from latentcast.verification.claim import Evidence, Number
+from latentcast.verification.formulas import momentum_of
 
 NEVER = 10**9
 MOVED = {"fp32": 1e-2, "bf16": 1e-1, "fp16": 1e-1}
@@ -175,7 +176,7 @@ class _Watcher:
     def updated(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
-        momentum = momentum_at(self._run.config, state.step)
+        momentum = momentum_of(self._run.config, state.step - 1)
         for average, student in zip(self._average, self._students, strict=True):
             average.mul_(momentum).add_(student.double(), alpha=1 - momentum)
         if state.step in self._rows:

@@ -8,13 +8,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from latentcast.config import Config
 from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective
 from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number, below
+from latentcast.verification.formulas import momentum_of
 from latentcast.verification.rehearsal import (
     EARLIER,
     LATER,
@@ -35,23 +35,6 @@ ULPS = 2.0
 """Roundings of float32 that ``t + (1 − m)(s − t)`` may be away from the exact average."""
 
 Pairs = list[tuple[str, str]]
-
-
-def momentum_of(config: Config, step: int) -> float:
-    """Momentum of an optimizer step, counted from 0, written out."""
-    ema = config.ema
-    assert ema is not None
-    base = ema.base if ema.base is not None else 0.5 ** (config.train.batch_size / _half(config))
-    final = base if ema.final is None else ema.final
-    if step < ema.warmup_steps:
-        return base
-    moving = config.train.steps - ema.warmup_steps
-    return base + (final - base) * min(1.0, (step - ema.warmup_steps) / max(1, moving))
-
-
-def _half(config: Config) -> float:
-    assert config.ema is not None and config.ema.half_life is not None
-    return config.ema.half_life
 
 
 def moved_by(teacher: Weights, student: Weights, end: Weights, names: Pairs) -> float:

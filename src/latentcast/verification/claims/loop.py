@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config, NepaConfig
+from latentcast.config import NepaConfig
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
@@ -18,6 +18,7 @@ from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number, below
+from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.rehearsal import (
     LATER,
     POISONED,
@@ -39,25 +40,6 @@ LIMIT = 1e-3
 
 
 # Schedules, as they are meant, written out
-
-
-def rate_of(config: Config, step: int) -> float:
-    """Learning rate of an optimizer step, counted from 0."""
-    o, total, done = config.optimizer, config.train.steps, step + 1
-    if done < o.warmup_steps:
-        return o.start_lr + (o.lr - o.start_lr) * done / o.warmup_steps
-    share = min(1.0, (done - o.warmup_steps) / max(1, total - o.warmup_steps))
-    return o.final_lr + (o.lr - o.final_lr) * (1 + math.cos(math.pi * share)) / 2
-
-
-def decay_of(config: Config, step: int) -> float:
-    """Weight decay of an optimizer step where there is any."""
-    o = config.optimizer
-    if o.final_weight_decay is None:
-        return o.weight_decay
-    share = min(1.0, (step + 1) / config.train.steps)
-    end = o.final_weight_decay
-    return end + (o.weight_decay - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def undecayed(objective: Objective) -> set[str]:

@@ -14,7 +14,7 @@ from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.claims.loop import decay_of, rate_of
+from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.rehearsal import (
     EARLIER,
     LATER,
