@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = BUNDLED / "ptbxl_database.csv"
     rows = table.read_text().splitlines(keepends=True)[:301]
     (home / "my-ecgs" / table.name).write_text("".join(rows))
-    (home / "parity").symlink_to(REPOSITORY / "tests" / "parity")
+    (home / "tests").symlink_to(REPOSITORY / "tests")
     (home / "digits.npz").symlink_to(REPOSITORY / "data" / "digits" / "digits.npz")
     generator = np.random.default_rng(0)
     np.save(home / "ecgs.npy", generator.normal(0, 0.3, (20, 1000, 12)).astype(np.float32))
@@ -78,6 +78,14 @@ def test_inline_commands_name_verbs_that_exist() -> None:
 
     for verb in re.findall(r"`latentcast (\w+)", README):
         assert hasattr(cli, verb)
+
+
+def test_the_numbers_of_claims_and_faults_are_those_of_the_catalogue() -> None:
+    from latentcast.verification import claims, faults
+
+    told = " ".join(README.split())
+    assert f"each of the {len(faults.all_faults())} faults is caught" in told
+    assert f"one of the {len(claims.all_claims())} claims" in told
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -154,6 +154,19 @@ def test_a_flag_that_nothing_here_would_read_is_refused() -> None:
         verify(parity=(PARITY,), faults=True)
     with pytest.raises(LatentcastError, match="--full: holds each of the --faults against"):
         verify((RECIPE,), full=True)
+    with pytest.raises(LatentcastError, match="--seeds 3: repeats the claims of a recipe"):
+        verify(parity=(PARITY,), seeds=3)
+    with pytest.raises(LatentcastError, match="--replay 5: trains a run again"):
+        verify((RECIPE,), replay=5.0)
+    with pytest.raises(LatentcastError, match="--replay -1: is no time"):
+        verify((RECIPE,), replay=-1.0)
+
+
+def test_a_store_that_is_none_is_told_before_a_run_is_audited(tmp_path: Path) -> None:
+    for part in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / part).write_text("")
+    with pytest.raises(LatentcastError, match=r"gone.*manifest\.json"):
+        verify((str(tmp_path),), data=tmp_path / "gone")
 
 
 def test_parameters_of_the_published_tables() -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from latentcast.verification.lines import Section
 
 
+REPLAY = 60.0
+
+
 def verify(
     subjects: Positional[tuple[str, ...]] = (),
     all: bool = False,
@@ -23,7 +26,7 @@ def verify(
     seeds: int = 1,
     parity: tuple[Path, ...] = (),
     data: Path | None = None,
-    replay: Annotated[float, arg(metavar="SECONDS")] = 60.0,
+    replay: Annotated[float, arg(metavar="SECONDS")] = REPLAY,
     out: Path | None = None,
 ) -> int:
     """Measure what recipes promise, audit run folders, compare with the public references.
@@ -42,6 +45,7 @@ def verify(
             that out.
         out: folder for report.html, report.md, report.json and badge.svg.
     """
+    from latentcast.data.opening import open_store
     from latentcast.recipes import RECIPES
     from latentcast.runs import is_run
 
@@ -53,11 +57,15 @@ def verify(
         )
     if seeds < 1:
         raise LatentcastError(f"--seeds {seeds}: measures nothing; give 1 or more")
+    if not replay >= 0:
+        raise LatentcastError(f"--replay {replay:g}: is no time; give seconds, 0 to leave it out")
     recipes = [name for name in names if name in RECIPES]
     for given, needs, flag in (
         (data is not None, len(recipes) < len(names), f"--data {data}: names a run folder's store"),
         (faults, recipes, "--faults: are put under the claims of a recipe"),
         (full, faults, "--full: holds each of the --faults against all claims"),
+        (seeds > 1, recipes, f"--seeds {seeds}: repeats the claims of a recipe"),
+        (replay != REPLAY, len(recipes) < len(names), f"--replay {replay:g}: trains a run again"),
     ):
         if given and not needs:
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
@@ -66,6 +74,9 @@ def verify(
             raise LatentcastError(
                 f"{name}: is neither a recipe nor a run folder; {nearest(name, RECIPES)}"
             )
+
+    if data is not None:
+        open_store(data)
 
     from rich.console import Console
 

@@ -30,7 +30,7 @@ STYLE = """\
 .source{color:var(--muted);font-size:13px;display:block}
 .evidence{font-size:13px;margin:0;padding:0;list-style:none}
 .evidence li{margin:0}
-.evidence b{font-weight:600;overflow-wrap:anywhere}
+.evidence b{font-weight:600;overflow-wrap:anywhere;display:inline-block;max-width:100%}
 .claims summary{font-size:13px;margin:0}
 .matrix table{width:auto;font-size:12px;margin-bottom:6px}
 .matrix th,.matrix td{padding:1px 0;border-bottom:1px solid var(--rule)}

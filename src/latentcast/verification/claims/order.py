@@ -110,24 +110,23 @@ def _by_seed(subject: Subject) -> Evidence:
 # Crops
 
 
-def _cropped(subject: Subject) -> tuple[Loader[Store], int]:
+def _cropped(subject: Subject, drawn: bool = True) -> tuple[Loader[Store], int]:
     assert isinstance(subject.config.input, EcgInput) and isinstance(subject.store, Store)
     length = int(subject.store.lengths.min()) // 3
     config = _config(subject)
-    config = config.model_copy(
-        update={"input": subject.config.input.model_copy(update={"length": length})}
-    )
-    loader = _loader(subject, config)
+    third = subject.config.input.model_copy(update={"length": length})
+    train = config.train.model_copy(update={"random_crop": drawn})
+    loader = _loader(subject, config.model_copy(update={"input": third, "train": train}))
     return loader, length  # type: ignore[return-value]
 
 
-def _starts(subject: Subject, attempts: range) -> tuple[list[int], Ints, Ints]:
+def _starts(subject: Subject, attempts: range, drawn: bool = True) -> tuple[list[int], Ints, Ints]:
     """Where each crop begins, found in the record it must come from; -1 where it is nowhere.
 
     Returns:
         attempt, record and first sample of each visit.
     """
-    loader, length = _cropped(subject)
+    loader, length = _cropped(subject, drawn)
     wholes = _loader(subject, _config(subject))
     known = _records(subject)
     when, rows, starts = [], [], []
@@ -211,8 +210,25 @@ def _crop_by_seed(subject: Subject) -> Evidence:
     return Evidence(same, {"crops of attempt 3, read in order and alone, alike": same})
 
 
+def _middle(subject: Subject) -> Evidence:
+    _, rows, starts = _starts(subject, range(2), drawn=False)
+    assert isinstance(subject.store, Store)
+    length = int(subject.store.lengths.min()) // 3
+    middles = (subject.store.lengths[rows] - length) // 2
+    told: dict[str, Number] = {
+        "crops": len(starts), "not in the middle": int((starts != middles).sum()),
+        "first sample": f"{starts.min()} to {starts.max()}",
+        "of the middle": f"{middles.min()} to {middles.max()}",
+    }  # fmt: skip
+    return Evidence(bool((starts == middles).all()), told)
+
+
 def _ecg(subject: Subject) -> bool:
-    return isinstance(subject.config.input, EcgInput) and subject.config.train.random_crop
+    return isinstance(subject.config.input, EcgInput)
+
+
+def _drawn(subject: Subject) -> bool:
+    return _ecg(subject) and subject.config.train.random_crop
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -223,11 +239,13 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("order.by-seed", "What attempt n reads is a function of the seed and n: of no global "
           "generator, and not of what was read before.", OURS, _by_seed),
     Claim("crop.inside", "A crop lies inside its record, all leads at the same time.",
-          OURS, _inside, _ecg),
+          OURS, _inside, _drawn),
     Claim("crop.per-sample", "Crops are drawn for each sample, evenly over the record.",
-          OURS, _per_sample, _ecg),
+          OURS, _per_sample, _drawn),
     Claim("crop.per-visit", "A record is cropped elsewhere when it is met again.",
-          OURS, _per_visit, _ecg),
+          OURS, _per_visit, _drawn),
     Claim("crop.by-seed", "Where a crop begins is a function of seed and visit, of no global "
-          "generator.", OURS, _crop_by_seed, _ecg),
+          "generator.", OURS, _crop_by_seed, _drawn),
+    Claim("crop.middle", "Where none is drawn, a crop is the middle of its record.", OURS, _middle,
+          _ecg),
 )  # fmt: skip

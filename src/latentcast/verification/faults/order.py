@@ -151,6 +151,12 @@ def _anyhow() -> Patch:
     return _starts(change)
 
 
+def _begin() -> Patch:
+    """The first samples where the middle was meant."""
+    return _starts(lambda loader, room, ids, rows: _drawn(loader, room, ids)
+                   if loader.train.random_crop else np.zeros_like(room))  # fmt: skip
+
+
 def _leads_apart() -> Patch:
     """One lead begins some samples after the others."""
 
@@ -167,7 +173,11 @@ def _leads_apart() -> Patch:
 
 
 def _ecg(subject: Subject) -> bool:
-    return isinstance(subject.config.input, EcgInput) and subject.config.train.random_crop
+    return isinstance(subject.config.input, EcgInput)
+
+
+def _random(subject: Subject) -> bool:
+    return _ecg(subject) and subject.config.train.random_crop
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -186,17 +196,19 @@ FAULTS: tuple[Fault, ...] = (
     Fault("order.all-splits", "Validation and test are trained on.", CLASSIC, _all_splits,
           ("order.once-per-epoch",)),
     Fault("crop.outside", "A crop may begin where its record ends.", CLASSIC, _outside,
-          ("crop.inside",), _ecg),
+          ("crop.inside",), _random),
     Fault("crop.leads-apart", "One lead is cropped later than the others.", CLASSIC, _leads_apart,
-          ("crop.inside",), _ecg),
+          ("crop.inside",), _random),
     Fault("crop.one-for-all", "All samples of a batch are cropped at the same place.", CLASSIC,
-          _one_for_all, ("crop.per-sample",), _ecg),
+          _one_for_all, ("crop.per-sample",), _random),
     Fault("crop.first-half", "Crops never reach the end of a record.", CLASSIC, _first_half,
-          ("crop.per-sample",), _ecg),
+          ("crop.per-sample",), _random),
     Fault("crop.never-last", "The last sample of a record is in no crop.", CLASSIC,
-          _never_last, ("crop.per-sample",), _ecg),
+          _never_last, ("crop.per-sample",), _random),
     Fault("crop.one-for-ever", "A record is always cropped at the same place.", CLASSIC,
-          _one_for_ever, ("crop.per-visit",), _ecg),
+          _one_for_ever, ("crop.per-visit",), _random),
     Fault("crop.global-generator", "Crops are drawn from NumPy's global generator.", OURS, _anyhow,
-          ("crop.by-seed",), _ecg),
+          ("crop.by-seed",), _random),
+    Fault("crop.begin", "Where no crop is drawn, it is the beginning of the record.", CLASSIC,
+          _begin, ("crop.middle",), _ecg),
 )  # fmt: skip
