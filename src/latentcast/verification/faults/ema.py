@@ -273,6 +273,10 @@ def _no_buffers(self: Any) -> None:
     self._buffers = []
 
 
+def _buffers_back(self: Any) -> None:
+    self._buffers = [(theirs, ours) for ours, theirs in self._buffers]
+
+
 def _in_bf16() -> Patch:
     def change(was: Any, self: Any, momentum: float, refused: Tensor | None) -> None:
         was(self, momentum, refused)
@@ -402,6 +406,8 @@ FAULTS: tuple[Fault, ...] = (
           averages),
     Fault("ema.buffers-stay", "Buffers are not copied.", CLASSIC, lambda: _built(_no_buffers),
           ("ema.buffers",)),
+    Fault("ema.buffers-back", "Buffers are copied from the teacher to the student.", CLASSIC,
+          lambda: _built(_buffers_back), ("ema.buffers",)),
     Fault("ema.bf16", "The average is rounded to bf16, in which a small step is no step.",
           CLASSIC, _in_bf16, ("ema.float32", "ema.formula"), averages),
     Fault("ema.moves-when-refused", "The teacher moves although the step was refused.",
