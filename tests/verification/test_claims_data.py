@@ -12,14 +12,18 @@ from latentcast.config import Config
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification import subject
 from latentcast.verification.claim import Claim, Finding, measure
-from latentcast.verification.claims import artifacts, data, evaluation
+from latentcast.verification.claims import artifacts, data, evaluation, public_layouts
 from latentcast.verification.faults import artifacts as artifact_faults
 from latentcast.verification.faults import data as data_faults
 from latentcast.verification.faults import evaluation as evaluation_faults
 from latentcast.verification.known import beats, wave
 from latentcast.verification.subject import Subject
 
-CLAIMS = {claim.id: claim for part in (data, evaluation, artifacts) for claim in part.CLAIMS}
+CLAIMS = {
+    claim.id: claim
+    for part in (data, evaluation, artifacts, public_layouts)
+    for claim in part.CLAIMS
+}
 FAULTS = {
     fault.id: fault
     for part in (data_faults, evaluation_faults, artifact_faults)

@@ -13,7 +13,15 @@ from latentcast.recipes import RECIPES, recipe
 from latentcast.verification import claims as all_claims
 from latentcast.verification import faults as all_faults
 from latentcast.verification.claim import Claim, Finding, measure
-from latentcast.verification.claims import hierarchy, jepa, masks, predictor, regularizers, targets
+from latentcast.verification.claims import (
+    hierarchy,
+    jepa,
+    mask_sizes,
+    masks,
+    predictor,
+    regularizers,
+    targets,
+)
 from latentcast.verification.fault import Fault
 from latentcast.verification.faults import hierarchy as hierarchy_faults
 from latentcast.verification.faults import jepa as jepa_faults
@@ -23,7 +31,15 @@ from latentcast.verification.faults import regularizers as regularizers_faults
 from latentcast.verification.faults import targets as targets_faults
 from latentcast.verification.subject import Subject
 
-FILES: tuple[ModuleType, ...] = (jepa, targets, predictor, masks, hierarchy, regularizers)
+FILES: tuple[ModuleType, ...] = (
+    jepa,
+    targets,
+    predictor,
+    masks,
+    mask_sizes,
+    hierarchy,
+    regularizers,
+)
 CLAIMS: dict[str, Claim] = {claim.id: claim for file in FILES for claim in file.CLAIMS}
 FAULTS: dict[str, Fault] = {
     fault.id: fault

@@ -14,11 +14,13 @@ from latentcast.verification.claims import (
     initial,
     jepa,
     loop,
+    mask_sizes,
     masks,
     nepa,
     order,
     positions,
     predictor,
+    public_layouts,
     ranks,
     regularizers,
     resume,
@@ -41,6 +43,7 @@ _ALL: tuple[Claim, ...] = (
     *targets.CLAIMS,
     *predictor.CLAIMS,
     *masks.CLAIMS,
+    *mask_sizes.CLAIMS,
     *hierarchy.CLAIMS,
     *regularizers.CLAIMS,
     *ema.CLAIMS,
@@ -51,6 +54,7 @@ _ALL: tuple[Claim, ...] = (
     *data.CLAIMS,
     *evaluation.CLAIMS,
     *artifacts.CLAIMS,
+    *public_layouts.CLAIMS,
 )
 
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import Blocks, Config, ContextBlocks, JepaConfig
@@ -35,7 +32,7 @@ from latentcast.verification.subject import Subject
 STEPS, BATCH = 60, 128
 
 
-def _drawn(config: Config, steps: int = STEPS) -> Iterator[Masks]:
+def drawn(config: Config, steps: int = STEPS) -> Iterator[Masks]:
     """Masks of a run's first steps, fresh samples in each."""
     sampler = mask_sampler(config)
     for step in range(steps):
@@ -43,7 +40,7 @@ def _drawn(config: Config, steps: int = STEPS) -> Iterator[Masks]:
         yield sampler(Draw(config.train.seed, step, ids), None)
 
 
-def _sizes(subject: Subject) -> tuple[Config, ...]:
+def twin_and_recipe(subject: Subject) -> tuple[Config, ...]:
     """The twin and the recipe, unless they draw on the same grid."""
     both = (subject.config, subject.recipe.updated({"train.seed": subject.seed}))
     return both if both[0].grids != both[1].grids else both[:1]
@@ -63,8 +60,8 @@ def draws_blocks(subject: Subject) -> bool:
 def disjoint(subject: Subject) -> Evidence:
     """Patches of a context that are a target or lie under one: drawn, and met in the forward."""
     overlaps = draws = 0
-    for config in _sizes(subject):
-        for masks in _drawn(config, 30):
+    for config in twin_and_recipe(subject):
+        for masks in drawn(config, 30):
             overlaps += _overlaps(masks, config.grids)
             draws += len(masks.context)
     for step in range(2):
@@ -77,7 +74,7 @@ def disjoint(subject: Subject) -> Evidence:
 def holes(subject: Subject) -> Evidence:
     """The same where patches were not measured: a fifth in one piece, and half of them anywhere."""
     told: dict[str, int] = {}
-    for config in _sizes(subject):
+    for config in twin_and_recipe(subject):
         patches = math.prod(config.grids[0])
         sampler, every = mask_sampler(config), torch.arange(patches)
         for step in range(10):
@@ -102,11 +99,11 @@ def everywhere(subject: Subject) -> Evidence:
     """How often each place is context, and target at each level, over the mean of all places."""
     told: dict[str, float | int] = {}
     least = math.inf
-    for config in _sizes(subject):
+    for config in twin_and_recipe(subject):
         grids = config.grids
         context = torch.zeros(math.prod(grids[0]))
         targets = [torch.zeros(math.prod(grid)) for grid in grids]
-        for masks in _drawn(config):
+        for masks in drawn(config):
             context += marked(masks.context, len(context)).sum(0)
             for counted, asked in zip(targets, masks.targets, strict=True):
                 counted += marked(asked.transpose(0, 1).flatten(1), len(counted)).sum(0)
@@ -128,9 +125,9 @@ def no_side(subject: Subject) -> Evidence:
     Both are counted in the same sample; where no side is preferred, their difference has mean 0.
     """
     told: dict[str, float] = {}
-    for config in _sizes(subject):
+    for config in twin_and_recipe(subject):
         sums: dict[str, tuple[float, float]] = {}
-        for masks in _drawn(config):
+        for masks in drawn(config):
             targets = [asked.transpose(0, 1).flatten(1) for asked in masks.targets]
             named = {"context": (masks.context, config.grids[0])}
             for n, pair in enumerate(zip(targets, config.grids, strict=True)):
@@ -153,10 +150,10 @@ def unbiased(subject: Subject) -> Evidence:
     """
     told: dict[str, float | int] = {}
     largest = 0.0
-    for config in _sizes(subject):
+    for config in twin_and_recipe(subject):
         grid = config.grids[0]
         taken, free = torch.zeros(math.prod(grid)), torch.zeros(math.prod(grid))
-        for masks in _drawn(config):
+        for masks in drawn(config):
             context = marked(masks.context, len(taken))
             taken += context.sum(0)
             whole = isinstance(config.objective, JepaConfig) and isinstance(
@@ -245,151 +242,14 @@ def samples_differ(subject: Subject) -> Evidence:
     return Evidence(contexts >= samples / 2, told)
 
 
-# Sizes
-
-
-def sizes(subject: Subject) -> Evidence:
-    """Every block a rectangle of the configured share and aspect, up to whole cells."""
-    problems: dict[str, int] = {"not ascending places of the grid": 0}
-    told: dict[str, float | int | str] = {}
-    for config in _sizes(subject):
-        jepa = config.objective
-        assert isinstance(jepa, JepaConfig)
-        patches = math.prod(config.grids[0])
-        shares: list[float] = []
-        for masks in _drawn(config, 30):
-            for places, grid in zip(
-                (masks.context, *masks.targets), (config.grids[0], *config.grids), strict=True
-            ):
-                ordered = bool((places.diff(dim=-1) > 0).all())
-                inside = 0 <= int(places.min()) and int(places.max()) < math.prod(grid)
-                problems["not ascending places of the grid"] += not (ordered and inside)
-            if isinstance(jepa.masks, ContextBlocks):
-                _stretches_are_right(masks, jepa.masks, patches, problems)
-            elif isinstance(jepa.masks, Blocks):
-                asked = (jepa.masks, *(level.masks for level in jepa.coarser))
-                for grid, targets, own in zip(config.grids, masks.targets, asked, strict=True):
-                    assert own is not None
-                    wanted = (own.targets, own.target_scale, own.target_aspect)
-                    _blocks_are_right(targets, grid, *wanted, problems)
-                shares.append(masks.targets[0].shape[2] / patches)
-                free = patches - covered(masks.targets, config.grids).sum(1)
-                most = int((masks.context.shape[1] > free).sum())
-                few = masks.context.shape[1] < jepa.masks.least_context
-                problems["context of another size"] = (
-                    problems.get("context of another size", 0) + most + few
-                )
-        if shares:
-            told[f"shares of {patches} patches"] = f"{min(shares):.3f} to {max(shares):.3f}"
-    return Evidence(not any(problems.values()), {**problems, "bound": 0, **told})
-
-
-def _blocks_are_right(
-    targets: Tensor,
-    grid: Grid,
-    count: int,
-    scale: tuple[float, float],
-    aspect: tuple[float, float],
-    problems: dict[str, int],
-) -> None:
-    cells = math.prod(grid)
-    axes = torch.stack(torch.unravel_index(targets, grid))
-    sides = (axes.amax(-1) - axes.amin(-1) + 1).flatten(1).T.double()
-    area = targets.shape[2]
-    wrong = {"another number of blocks": int(targets.shape[0] != count)}
-    wrong["blocks that are no rectangle"] = int((sides.prod(1) != area).sum())
-    # A side is the nearest whole number of cells; an area is rounded down.
-    low, high = (sides - 0.5).prod(1), (sides + 0.5).prod(1)
-    if len(grid) == 1:
-        low, high = sides[:, 0], sides[:, 0] + 1
-    smallest = max(1, int(cells * scale[0]))
-    wrong["blocks of another share"] = int(((high < smallest) | (low > cells * scale[1])).sum())
-    if len(grid) == 2:
-        whole = (sides == torch.tensor(grid)).any(1)
-        flattest = (sides[:, 0] + 0.5) / (sides[:, 1] - 0.5)
-        tallest = (sides[:, 0] - 0.5) / (sides[:, 1] + 0.5)
-        odd = ((flattest < aspect[0]) | (tallest > aspect[1])) & ~whole
-        wrong["blocks of another aspect"] = int(odd.sum())
-    for name, number in wrong.items():
-        problems[name] = problems.get(name, 0) + number
-
-
-def _stretches_are_right(
-    masks: Masks, own: ContextBlocks, patches: int, problems: dict[str, int]
-) -> None:
-    low, high = own.context_share
-    count = masks.context.shape[1]
-    off = not low * patches - 0.5 <= count <= high * patches + 0.5
-    short = 0
-    for row in marked(masks.context, patches).tolist():
-        edges = [0, *(n for n in range(1, patches) if row[n] != row[n - 1]), patches]
-        runs = [stop - start for start, stop in pairwise(edges) if row[start]]
-        short += sum(run < own.least_block for run in runs)
-    rest = int((marked(masks.targets[0][0], patches) == marked(masks.context, patches)).sum())
-    for name, number in (
-        ("contexts of another share", int(off)),
-        ("stretches too short", short),
-        ("patches neither context nor target", rest),
-    ):
-        problems[name] = problems.get(name, 0) + number
-
-
-def sizes_vary(subject: Subject) -> Evidence:
-    """Combinations of block and context size among the steps; of a run there are several."""
-    told: dict[str, int] = {}
-    for config in _sizes(subject):
-        met = {
-            (masks.context.shape[1], *(targets.shape[2] for targets in masks.targets))
-            for masks in _drawn(config)
-        }
-        told[f"combinations on {math.prod(config.grids[0])} patches"] = len(met)
-    return Evidence(min(told.values()) >= 3, {**told, "lower bound": 3})
-
-
-def sizes_are_drawn(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
-    if not isinstance(jepa, JepaConfig) or not isinstance(jepa.masks, Blocks | ContextBlocks):
-        return False
-    own = jepa.masks
-    low, high = own.context_scale if isinstance(own, Blocks) else own.context_share
-    return own.shapes >= 8 and high - low >= 0.1
-
-
-def scale_and_aspect(subject: Subject) -> Evidence:
-    """The blocks of 24 seeds on the recipe's grid: their area against their height over width."""
-    logs: list[tuple[float, float]] = []
-    for seed in range(24):
-        config = subject.recipe.updated({"train.seed": 1000 * subject.seed + seed})
-        sampler, grid = mask_sampler(config), config.grids[0]
-        shapes: set[tuple[int, int]] = set()
-        for step in range(16):
-            cells = sampler(Draw(0, step, torch.arange(1)), None).targets[0][0, 0]
-            axes = torch.stack(torch.unravel_index(cells, grid))
-            height, width = (axes.amax(1) - axes.amin(1) + 1).tolist()
-            shapes.add((height, width))
-        logs += [(math.log(h * w), math.log(h / w)) for h, w in shapes]
-    area, aspect = np.array(logs).T
-    if area.std() == 0 or aspect.std() == 0:
-        return Evidence(False, {"shapes": len(logs), "different": 1})
-    together = float(np.corrcoef(area, aspect)[0, 1])
-    return Evidence(
-        abs(together) <= 0.5, {"shapes": len(logs), "correlation": together, "bound": 0.5}
-    )
-
-
-def draws_rectangles(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
-    if not (isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)):
-        return False
-    varied = jepa.masks.target_scale, jepa.masks.target_aspect
-    return len(subject.recipe.grids[0]) == 2 and all(low < high for low, high in varied)
+# Levels
 
 
 def coarse_covers(subject: Subject) -> Evidence:
     """At full size too: no patch of a context lies under a target of a coarser level."""
     inside = asked = 0
-    for config in _sizes(subject):
-        for masks in _drawn(config, 30):
+    for config in twin_and_recipe(subject):
+        for masks in drawn(config, 30):
             context = marked(masks.context, math.prod(config.grids[0]))
             for grid, targets in zip(config.grids[1:], masks.targets[1:], strict=True):
                 cells = marked(targets.transpose(0, 1).flatten(1), math.prod(grid))
@@ -473,27 +333,5 @@ CLAIMS: tuple[Claim, ...] = (
         "I-JEPA, section 3; our design, law 1",
         samples_differ,
         draws_own,
-    ),
-    Claim(
-        "masks.sizes",
-        "Blocks are rectangles of their grid, of the configured number, share and aspect; "
-        "stretches have their share and their least length.",
-        "I-JEPA, section 3 and appendix; spec of JEPA, behaviour 4",
-        sizes,
-        draws_own,
-    ),
-    Claim(
-        "masks.sizes-vary",
-        "Sizes of blocks and contexts are drawn from their ranges anew at each step.",
-        "I-JEPA, section 3; spec of I-JEPA, M2",
-        sizes_vary,
-        sizes_are_drawn,
-    ),
-    Claim(
-        "masks.scale-aspect",
-        "The scale of a block and its aspect are drawn independently.",
-        "spec of I-JEPA, 1.1 (there one number decides both)",
-        scale_and_aspect,
-        draws_rectangles,
     ),
 )

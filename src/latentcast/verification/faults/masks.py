@@ -17,13 +17,8 @@ from latentcast.nn.cells import Grid
 from latentcast.objectives import masks
 from latentcast.objectives.masks import BlockMasks, Masks, StretchMasks
 from latentcast.randomness import Draw
-from latentcast.verification.claims.masks import (
-    draws_blocks,
-    draws_own,
-    draws_rectangles,
-    has_levels,
-    sizes_are_drawn,
-)
+from latentcast.verification.claims.mask_sizes import draws_rectangles, sizes_are_drawn
+from latentcast.verification.claims.masks import draws_blocks, draws_own, has_levels
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.subject import Subject
 

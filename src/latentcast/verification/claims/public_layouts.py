@@ -1,0 +1,191 @@
+"""Weights in the layouts of others, held against tables of their names written out here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from latentcast.artifacts import public_ijepa, public_nepa
+from latentcast.config import JepaConfig, NepaConfig, SinCos
+from latentcast.nn.encoder import PatchEncoder
+from latentcast.objectives.jepa import Jepa
+from latentcast.verification.claim import Claim, Evidence, Number
+from latentcast.verification.known import is_ecg
+from latentcast.verification.observing import finest, stirred
+from latentcast.verification.subject import Subject
+
+_NEPA = {
+    "cls": "embeddings.cls_token",
+    "patches": "embeddings.patch_embeddings.projection",
+    "norm": "layernorm",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attention.proj": "attention.output.dense",
+    "attention.q_norm": "attention.attention.q_norm",
+    "attention.k_norm": "attention.attention.k_norm",
+    "scale1.gain": "layer_scale.lambda1",
+    "scale2.gain": "output.layer_scale.lambda1",
+    "mlp.up": "intermediate.up_proj",
+    "mlp.gate": "intermediate.gate_proj",
+    "mlp.down": "output.dense",
+}
+_IJEPA = {
+    "patches": "patch_embed.proj", "norm": "norm", "norm1": "norm1", "norm2": "norm2",
+    "attention.qkv": "attn.qkv", "attention.proj": "attn.proj", "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2", "embed": "predictor_embed", "proj": "predictor_proj",
+}  # fmt: skip
+
+
+def _expected_nepa(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    expected: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        block = re.match(r"blocks\.(\d+)\.(.*)", name)
+        where = f"encoder.layer.{block[1]}." if block else ""
+        rest = block[2] if block else name
+        part, _, kind = rest.rpartition(".")
+        if part == "attention.qkv":
+            size = len(tensor) // 3
+            for n, of in enumerate(("query", "key", "value")):
+                third = tensor[n * size : (n + 1) * size]
+                expected[f"{where}attention.attention.{of}.{kind}"] = third
+        elif rest in _NEPA:
+            expected[where + _NEPA[rest]] = tensor
+        else:
+            expected[f"{where}{_NEPA[part]}.{kind}"] = tensor
+    return expected
+
+
+def _expected_ijepa(weights: Mapping[str, Tensor], predictor: bool) -> dict[str, Tensor]:
+    expected: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        block = re.match(r"blocks\.(\d+)\.(.*)", name)
+        blocks = "predictor_blocks" if predictor else "blocks"
+        where = f"{blocks}.{block[1]}." if block else ""
+        part, _, kind = (block[2] if block else name).rpartition(".")
+        if name == "mask_token":
+            expected[name] = tensor
+        elif predictor and name.startswith("norm."):
+            expected[f"predictor_norm.{kind}"] = tensor
+        else:
+            expected[f"{where}{_IJEPA[part]}.{kind}"] = tensor
+    return expected
+
+
+def _apart(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one has, or whose tensors are not the same bits."""
+    wrong = sorted(set(given) ^ set(expected))
+    return wrong + [
+        name for name, tensor in expected.items()
+        if name in given and not torch.equal(given[name], tensor)
+    ]  # fmt: skip
+
+
+def _public_nepa(subject: Subject) -> Evidence:
+    encoder = finest(stirred(subject.objective(), subject.seed, wide=False)).eval()
+    weights = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
+    public = public_nepa.to_public(weights)
+    out = _apart(public, _expected_nepa(weights))
+    there = {f"vit_nepa.{name}": tensor.clone().contiguous() for name, tensor in public.items()}
+    back = _apart(public_nepa.from_public(there), weights)
+    told: dict[str, Number] = {"tensors": len(weights), "out: wrong": ", ".join(out[:3]) or "none",
+                               "back: wrong": ", ".join(back[:3]) or "none"}  # fmt: skip
+    holds = not out and not back
+    if holds and not is_ecg(subject):
+        folder = subject.folder / "public nepa"
+        folder.mkdir(exist_ok=True)
+        save_file(there, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(_nepa_config(encoder)))
+        loaded = public_nepa.load_public(folder).eval()
+        told["features of the file, difference"] = gap = _features_apart(subject, encoder, loaded)
+        holds = holds and gap == 0
+    return Evidence(holds, told)
+
+
+def _nepa_config(encoder: PatchEncoder) -> dict[str, Any]:
+    """``config.json`` of a public NEPA, which says the same."""
+    c = encoder.config
+    assert not isinstance(c.positions, SinCos)
+    return {
+        "patch_size": c.patch, "hidden_size": c.width, "num_hidden_layers": c.depth,
+        "num_attention_heads": c.heads, "intermediate_size": c.mlp_width,
+        "use_gated_mlp": c.gated_mlp, "qkv_bias": c.qkv_bias, "qk_norm": c.qk_norm,
+        "qk_norm_affine": c.qk_norm_affine, "qk_norm_bias": c.qk_norm_bias,
+        "layerscale_value": c.layer_scale or 0.0, "layer_norm_eps": c.norm_eps,
+        "is_causal": c.causal, "rope_theta": c.positions.theta,
+        "num_channels": encoder.patches.weight.shape[1],
+    }  # fmt: skip
+
+
+def _features_apart(subject: Subject, one: PatchEncoder, other: PatchEncoder) -> float:
+    values = subject.inputs().values[:3]
+    with torch.no_grad():
+        layers = zip(one.read(values), other.read(values), strict=True)
+        return max(float((a - b).abs().max()) for a, b in layers)
+
+
+def _public_ijepa(subject: Subject) -> Evidence:
+    objective = stirred(subject.objective(), subject.seed, wide=False).eval()
+    assert isinstance(objective, Jepa)
+    encoder, predictor = finest(objective), objective.predictors[0]
+    grid = subject.config.grids[0]
+    told, holds = dict[str, Number](), True
+    ways = {
+        "encoder": (encoder, public_ijepa.encoder_to_public, public_ijepa.encoder_from_public),
+        "predictor": (
+            predictor, public_ijepa.predictor_to_public, public_ijepa.predictor_from_public
+        ),
+    }  # fmt: skip
+    for name, (network, to_public, from_public) in ways.items():
+        weights = {n: tensor.detach() for n, tensor in network.state_dict().items()}
+        public = to_public(weights)
+        out = _apart(public, _expected_ijepa(weights, name == "predictor"))
+        there = {f"module.{n}": tensor.clone() for n, tensor in public.items()}
+        back = _apart(from_public(there), weights)
+        told[f"{name}: tensors"] = len(weights)
+        told[f"{name} out: wrong"] = ", ".join(out[:3]) or "none"
+        told[f"{name} back: wrong"] = ", ".join(back[:3]) or "none"
+        holds = holds and not out and not back
+    weights = {n: tensor.detach() for n, tensor in encoder.state_dict().items()}
+    public = public_ijepa.encoder_to_public(weights)
+    theirs = public_ijepa.to_transformers(public)
+    packed = [theirs[f"encoder.layer.0.attention.attention.{of}.weight"]
+              for of in ("query", "key", "value")]  # fmt: skip
+    split = torch.equal(torch.cat(packed), weights["blocks.0.attention.qkv.weight"])
+    wrong = _apart(public_ijepa.from_transformers(theirs), public)
+    told |= {"transformers: wrong": ", ".join(wrong[:3]) or "none", "q, k, v in order": split}
+    holds = holds and not wrong and split
+    if not is_ecg(subject) and isinstance(encoder.config.positions, SinCos):
+        file = subject.folder / "ijepa.safetensors"
+        public = public_ijepa.encoder_to_public(weights, grid)
+        save_file({f"module.{n}": t.clone().contiguous() for n, t in public.items()}, file)
+        loaded = public_ijepa.load_public(file, heads=encoder.config.heads).eval()
+        gap = _features_apart(subject, encoder, loaded)
+        told["features of the file, difference"] = gap
+        holds = holds and gap == 0
+    return Evidence(holds, told)
+
+
+def _is_nepa(subject: Subject) -> bool:
+    return isinstance(subject.config.objective, NepaConfig)
+
+
+def _is_ijepa(subject: Subject) -> bool:
+    """Of the published kind: one level, plain blocks."""
+    objective, network = subject.config.objective, subject.config.encoder
+    plain = not network.qk_norm and network.layer_scale is None and not network.gated_mlp
+    return isinstance(objective, JepaConfig) and not objective.coarser and plain
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
+          "SixAILab/nepa-*", _public_nepa, _is_nepa),
+    Claim("artifact.public-ijepa", "Weights go out to the public I-JEPA names, the original's and "
+          "those of transformers, and back without loss.", "facebookresearch/ijepa; transformers",
+          _public_ijepa, _is_ijepa),
+)  # fmt: skip
