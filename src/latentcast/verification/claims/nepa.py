@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,18 +10,23 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.config import NepaConfig
 from latentcast.engine.optimizer import adamw
-from latentcast.nn.encoder import PatchEncoder
-from latentcast.objectives.base import Output
 from latentcast.objectives.nepa import Nepa
-from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.nepa_pass import (
+    again,
+    draw_of,
+    naive_cosine,
+    naive_loss,
+    one_pass,
+    stirred_nepa,
+    with_padding,
+)
 from latentcast.verification.observing import (
     EXACT,
     corners,
     finest,
     furthest,
     naive_patches,
-    outputs_of,
     real,
     stirred,
     window,
@@ -31,75 +35,8 @@ from latentcast.verification.observing import (
 from latentcast.verification.subject import Subject
 
 
-@dataclass
-class Pass:
-    """One forward pass of a stirred float64 objective.
-
-    Attributes:
-        z: CLS and patch embeddings, computed by hand from the weights.
-        h: what the final norm gave, with its graph.
-        output: of the objective.
-    """
-
-    objective: Nepa
-    inputs: Inputs
-    z: Tensor
-    h: Tensor
-    output: Output
-
-
-def _pass(subject: Subject, inputs: Inputs | None = None, trains: bool = True) -> Pass:
-    objective = _stirred(subject)
-    inputs = real(subject) if inputs is None else inputs
-    return _again(objective, inputs, _draw(subject, inputs) if trains else None)
-
-
-def _stirred(subject: Subject) -> Nepa:
-    objective = stirred(subject.objective(), subject.seed)
-    assert isinstance(objective, Nepa)
-    return objective
-
-
-def _again(objective: Nepa, inputs: Inputs, draw: Draw | None) -> Pass:
-    with outputs_of(objective.student.norm) as (normed,):
-        output = objective(inputs, draw)
-    return Pass(objective, inputs, _embedded(objective.student, inputs), normed[0], output)
-
-
-def _draw(subject: Subject, inputs: Inputs) -> Draw:
-    return Draw(subject.seed, 0, torch.arange(len(inputs.values)))
-
-
-def _embedded(encoder: PatchEncoder, inputs: Inputs) -> Tensor:
-    assert encoder.cls is not None
-    patches = naive_patches(encoder.patches, inputs.values)
-    cls = encoder.cls.detach().double().expand(len(patches), 1, -1)
-    return torch.cat([cls, patches], dim=1)
-
-
-def naive_cosine(a: Tensor, b: Tensor) -> float:
-    """Of two vectors, in plain numbers."""
-    x, y = a.detach().double().tolist(), b.detach().double().tolist()
-    product = math.fsum(p * q for p, q in zip(x, y, strict=True))
-    return product / math.sqrt(math.fsum(p * p for p in x) * math.fsum(q * q for q in y))
-
-
-def naive_loss(
-    h: Tensor, z: Tensor, shift: int, told: list[list[bool]] | None = None
-) -> tuple[float, int]:
-    """``−mean cos(h_t, z_{t + shift})``, a sample and a token at a time; and of how many terms."""
-    terms = []
-    for sample in range(len(h)):
-        for t in range(h.shape[1]):
-            target = t + shift
-            # From CLS on, a shift of 0 compares a token with itself; token 0 is never a target.
-            if 1 <= target < z.shape[1] and (told is None or told[sample][target - 1]):
-                terms.append(naive_cosine(h[sample, t], z[sample, target]))
-    return -math.fsum(terms) / max(1, len(terms)), len(terms)
-
-
 def _loss(subject: Subject) -> Evidence:
-    found = _pass(subject)
+    found = one_pass(subject)
     expected, terms = naive_loss(found.h, found.z, 1)
     measured = float(found.output.loss.detach())
     return within(
@@ -111,7 +48,7 @@ def _loss(subject: Subject) -> Evidence:
 
 def _shift(subject: Subject) -> Evidence:
     """Which target each output is pulled towards, by the gradient that it gets."""
-    found = _pass(subject)
+    found = one_pass(subject)
     found.h.retain_grad()
     found.output.loss.backward()  # type: ignore[no-untyped-call]
     pulls = -_gradient(found.h)
@@ -141,36 +78,46 @@ def _gradient(x: Tensor) -> Tensor:
 
 
 def _copy_last(subject: Subject) -> Evidence:
-    found = _pass(subject)
-    expected, terms = naive_loss(found.z[:, 1:], found.z[:, 1:], 1)
-    measured = float(found.output.scalars["copy_last_loss"])
-    gap = abs(measured - expected)
-    return within({"difference": (gap, EXACT)}, measured=measured, expected=expected, terms=terms)
+    gaps: dict[str, tuple[float, float]] = {}
+    padded, told = with_padding(subject)
+    for name, inputs, counted in (
+        ("difference", real(subject), None),
+        ("of padded samples", padded, [flags[1:] for flags in told]),
+    ):
+        found = one_pass(subject, inputs)
+        expected, terms = naive_loss(found.z[:, 1:], found.z[:, 1:], 1, counted)
+        measured = float(found.output.scalars["copy_last_loss"])
+        gaps[name] = abs(measured - expected), EXACT
+    return within(gaps, measured=measured, expected=expected, terms=terms)
 
 
-def _padded(subject: Subject) -> tuple[Inputs, list[list[bool]]]:
-    """Real samples whose ends, of different lengths, were not measured."""
-    whole = real(subject, 4)
-    patch, size = subject.config.encoder.patch, subject.config.input.size
-    places = corners(size, patch)
-    valid = torch.ones_like(whole.values, dtype=torch.bool)
-    told = [[True] * len(places) for _ in range(len(valid))]
-    for sample, count in enumerate((0, 1, len(places) // 3, len(places))):
-        for number in range(len(places) - count, len(places)):
-            window(valid[sample], places[number], patch).fill_(False)
-            told[sample][number] = False
-    return Inputs(torch.where(valid, whole.values, 0.0), valid), told
+def _surprise(subject: Subject) -> Evidence:
+    """``1 − cos`` of each patch with what was said before it, as a report paints it."""
+    inputs, told = with_padding(subject)
+    found = one_pass(subject, inputs, trains=False)
+    errors = found.objective.patch_errors(inputs, "student")
+    worst, blank = 0.0, 0
+    for sample, flags in enumerate(told):
+        for t, measured in enumerate(flags):
+            if not measured:
+                blank += int(not bool(errors[sample, t].isnan()))
+                continue
+            wanted = 1 - naive_cosine(found.h[sample, t], found.z[sample, t + 1])
+            worst = max(worst, abs(float(errors[sample, t]) - wanted))
+    patches = sum(map(len, told))
+    told_ = {"largest difference": (worst, EXACT), "patches told though not measured": (blank, 0)}
+    return within(told_, patches=patches)
 
 
 def _padding(subject: Subject) -> Evidence:
-    inputs, told = _padded(subject)
-    found = _pass(subject, inputs)
+    inputs, told = with_padding(subject)
+    found = one_pass(subject, inputs)
     expected, terms = naive_loss(found.h, found.z, 1, told)
     found.output.loss.backward()  # type: ignore[no-untyped-call]
     assert inputs.valid is not None
     other = Inputs(torch.where(inputs.valid, inputs.values, 2.5), inputs.valid)
-    objective = _stirred(subject)
-    loss = objective(other, _draw(subject, other)).loss
+    objective = stirred_nepa(subject)
+    loss = objective(other, draw_of(subject, other)).loss
     loss.backward()
     moved = 0.0
     for (_, a), (_, b) in zip(
@@ -198,13 +145,13 @@ def _scale_free(subject: Subject) -> Evidence:
     inputs, losses = real(subject), []
     patch, size = subject.config.encoder.patch, subject.config.input.size
     corner = corners(size, patch)[-1]
-    objective = _stirred(subject)
+    objective = stirred_nepa(subject)
     with torch.no_grad():
         objective.student.patches.bias.zero_()
         for factor in (1.0, 1e-9, 1e9):
             values = inputs.values.clone()
             window(values, corner, patch).mul_(factor)
-            losses.append(float(objective(Inputs(values), _draw(subject, inputs)).loss))
+            losses.append(float(objective(Inputs(values), draw_of(subject, inputs)).loss))
     gap = max(abs(loss - losses[0]) for loss in losses)
     return within({"change of the loss": (gap, 1e-6)}, factors="1e-9, 1e9")
 
@@ -213,7 +160,7 @@ def _target_gradient(subject: Subject) -> Evidence:
     """The last patch is only ever a target, so the loss has no gradient in its samples."""
     inputs = real(subject)
     values = inputs.values.clone().requires_grad_()
-    found = _again(_stirred(subject), Inputs(values), _draw(subject, inputs))
+    found = again(stirred_nepa(subject), Inputs(values), draw_of(subject, inputs))
     found.output.loss.backward()  # type: ignore[no-untyped-call]
     gradient = _gradient(values)
     patch, size = subject.config.encoder.patch, subject.config.input.size
@@ -227,8 +174,8 @@ def _target_gradient(subject: Subject) -> Evidence:
 def _finite_differences(subject: Subject) -> Evidence:
     """Of the loss whose target is held where it was, in random directions of the weights."""
     inputs = real(subject)
-    found = _pass(subject, inputs)
-    objective, draw, target = found.objective, _draw(subject, inputs), found.z
+    found = one_pass(subject, inputs)
+    objective, draw, target = found.objective, draw_of(subject, inputs), found.z
     found.output.loss.backward()  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(subject.seed)
     told: dict[str, tuple[float, float]] = {}
@@ -251,7 +198,7 @@ def _finite_differences(subject: Subject) -> Evidence:
         with torch.no_grad():
             for sign in (1, -1):
                 parameter.add_(way, alpha=sign * step)
-                there = _again(objective, inputs, draw)
+                there = again(objective, inputs, draw)
                 held.append(_mean_cosine(there.h[:, :-1], target[:, 1:]))
                 free.append(_mean_cosine(there.h[:, :-1], there.z[:, 1:]))
                 parameter.sub_(way, alpha=sign * step)
@@ -298,7 +245,7 @@ def _causal(subject: Subject) -> Evidence:
 
 @torch.no_grad()
 def _cls_prepended(subject: Subject) -> Evidence:
-    objective = _stirred(subject)
+    objective = stirred_nepa(subject)
     encoder, inputs = objective.student, real(subject)
     embedding = encoder.embed(inputs.values)
     patches = len(corners(subject.config.input.size, subject.config.encoder.patch))
@@ -370,14 +317,14 @@ def _three_updates(subject: Subject, objective: Nepa) -> dict[str, float]:
 def _teacher(subject: Subject) -> Evidence:
     """The average of the weights is read out and takes no part in the loss."""
     inputs, losses = real(subject), []
-    objective = _stirred(subject)
+    objective = stirred_nepa(subject)
     teacher = objective.teacher
     assert teacher is not None
     for shift in (0.0, 1.0):
         with torch.no_grad():
             for parameter in teacher.parameters():
                 parameter.add_(shift)
-        losses.append(objective(inputs, _draw(subject, inputs)).loss)
+        losses.append(objective(inputs, draw_of(subject, inputs)).loss)
     losses[-1].backward()
     with_gradient = sum(p.grad is not None for p in teacher.parameters())
     return within({"change of the loss": (float((losses[0] - losses[1]).detach().abs()), 0.0),
@@ -409,6 +356,8 @@ CLAIMS: tuple[Claim, ...] = (
         "nepa.loss", "The loss is −mean cos(h_t, z_t+1), z the embedding before the transformer.",
         LOSS, _loss, _is_nepa,
     ),
+    Claim("nepa.surprise", "The error of a patch that is reported is 1 − cos with its prediction, "
+          "and nothing where nothing was measured.", "our design", _surprise, _is_nepa),
     Claim("nepa.shift", "Each output is pulled to the patch after it.", LOSS, _shift, _is_nepa),
     Claim(
         "nepa.scale-free", "The length of a target does not matter.",

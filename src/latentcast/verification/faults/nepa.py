@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -101,6 +102,32 @@ def _by_sample(terms: Tensor, valid: Tensor | None) -> Tensor:
 def _over_padding(terms: Tensor, valid: Tensor | None) -> Tensor:
     """Zeros for what is not valid, and divided by all."""
     return terms.mean() if valid is None else torch.where(valid, terms, 0).mean()
+
+
+def _copied_over_padding(was: Any) -> Any:
+    def slipped(self: Nepa, inputs: Inputs, draw: Draw | None) -> Output:
+        output: Output = was(self, inputs, draw)
+        z = self.student.embed(inputs.values).detach()
+        copied = -nepa._mean(nepa.cosine(z[:, 1:-1], z[:, 2:]), None)
+        return replace(output, scalars={"copy_last_loss": copied})
+
+    return slipped
+
+
+def _of_all_patches(was: Any) -> Any:
+    def slipped(self: Nepa, inputs: Inputs, *role: Any) -> Tensor:
+        errors: Tensor = was(self, inputs, *role)
+        return errors.nan_to_num(0.0)
+
+    return slipped
+
+
+def _of_the_patch_before(was: Any) -> Any:
+    def slipped(self: Nepa, inputs: Inputs, *role: Any) -> Tensor:
+        errors: Tensor = was(self, inputs, *role)
+        return errors.roll(1, 1)
+
+    return slipped
 
 
 def _unit_cls(was: Any) -> Any:
@@ -330,6 +357,18 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "nepa.cls-copied", "The baseline counts CLS against the first patch.", CLASSIC,
         _forward(copied=lambda z, h: (z[:, :-1], z[:, 1:])), ("nepa.copy-last",), _is_nepa,
+    ),
+    Fault(
+        "nepa.padding-copied", "The baseline counts padding.", CLASSIC,
+        patched((Nepa,), "forward", _copied_over_padding), ("nepa.copy-last",), _is_nepa,
+    ),
+    Fault(
+        "nepa.surprise-late", "The error of a patch is told of the one after it.", CLASSIC,
+        patched((Nepa,), "patch_errors", _of_the_patch_before), ("nepa.surprise",), _is_nepa,
+    ),
+    Fault(
+        "nepa.surprise-of-padding", "What was not measured has an error of 0.", CLASSIC,
+        patched((Nepa,), "patch_errors", _of_all_patches), ("nepa.surprise",), _is_nepa,
     ),
     Fault(
         "nepa.cls-unit-variance", "CLS keeps the unit variance it was made with.",
