@@ -13,6 +13,7 @@ from latentcast.recipes import RECIPES, recipe
 from latentcast.verification import claims, faults
 from latentcast.verification.claim import Claim, Finding, measure
 from latentcast.verification.claims import attention as attention_claims
+from latentcast.verification.claims import coordinates as coordinates_claims
 from latentcast.verification.claims import drop_path as drop_path_claims
 from latentcast.verification.claims import initial as initial_claims
 from latentcast.verification.claims import nepa as nepa_claims
@@ -36,6 +37,7 @@ CLAIMS: tuple[Claim, ...] = (
     *transformer_claims.CLAIMS,
     *attention_claims.CLAIMS,
     *positions_claims.CLAIMS,
+    *coordinates_claims.CLAIMS,
     *sincos_claims.CLAIMS,
     *drop_path_claims.CLAIMS,
     *initial_claims.CLAIMS,

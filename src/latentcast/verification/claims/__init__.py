@@ -6,6 +6,7 @@ from latentcast.verification.claim import Claim
 from latentcast.verification.claims import (
     artifacts,
     attention,
+    coordinates,
     data,
     drop_path,
     ema,
@@ -36,6 +37,7 @@ _ALL: tuple[Claim, ...] = (
     *transformer.CLAIMS,
     *attention.CLAIMS,
     *positions.CLAIMS,
+    *coordinates.CLAIMS,
     *sincos.CLAIMS,
     *drop_path.CLAIMS,
     *initial.CLAIMS,

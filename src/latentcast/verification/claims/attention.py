@@ -12,7 +12,6 @@ from latentcast.nn.blocks import QKNorm
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.claims.positions import is_jepa, is_rotary, paired, stacks
 from latentcast.verification.observing import (
     EXACT,
     BlockPass,
@@ -35,6 +34,7 @@ from latentcast.verification.observing import (
     worst_of,
 )
 from latentcast.verification.subject import Subject
+from latentcast.verification.turns import is_jepa, is_rotary, paired, stacks
 
 
 def _projections(subject: Subject) -> Evidence:

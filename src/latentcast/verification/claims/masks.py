@@ -90,6 +90,33 @@ def holes(subject: Subject) -> Evidence:
     return Evidence(not any(told.values()), {**told, "bound": 0})
 
 
+def measured_first(subject: Subject) -> Evidence:
+    """Where the second half was not measured: patches of contexts that were not, and how many of
+    them there have to be, because too few others are free."""
+    told: dict[str, int] = {}
+    holds = True
+    for config in twin_and_recipe(subject):
+        patches, jepa = math.prod(config.grids[0]), config.objective
+        assert isinstance(jepa, JepaConfig)
+        sampler, half = mask_sampler(config), patches // 2
+        valid = torch.arange(patches).expand(BATCH, -1) < half
+        found = forced = blind = 0
+        for step in range(10):
+            draw = Draw(config.train.seed, step, torch.arange(step * BATCH, (step + 1) * BATCH))
+            blind += int((sampler(draw, None).context >= half).sum())
+            masks = sampler(draw, valid)
+            found += int((masks.context >= half).sum())
+            free = valid.clone()
+            if isinstance(jepa.masks, Blocks):  # of stretches all the rest is a target
+                free &= ~covered(masks.targets, config.grids)
+            forced += int((masks.context.shape[1] - free.sum(1)).clamp(min=0).sum())
+        told[f"not measured, of {patches} patches"] = found
+        told[f"of which there have to be, {patches} patches"] = forced
+        told[f"without regard to it, {patches} patches"] = blind
+        holds = holds and found == forced < blind
+    return Evidence(holds, told)
+
+
 def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
     context = marked(masks.context, math.prod(grids[0]))
     return int((context & covered(masks.targets, grids)).sum())
@@ -279,6 +306,13 @@ CLAIMS: tuple[Claim, ...] = (
         "Context and targets are disjoint at every level, too, where patches were not measured.",
         "our design, section 5; spec of I-JEPA, M4",
         holes,
+        draws_own,
+    ),
+    Claim(
+        "masks.measured-first",
+        "A context is of measured patches as long as enough of them are free.",
+        "our design, section 5",
+        measured_first,
         draws_own,
     ),
     Claim(

@@ -11,7 +11,6 @@ from latentcast.config import SinCos
 from latentcast.nn.hierarchy import Hierarchy, Level
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.claims.positions import Grid, is_jepa, sizes, strides, vector
 from latentcast.verification.observing import (
     EXACT,
     finest,
@@ -23,6 +22,7 @@ from latentcast.verification.observing import (
     within,
 )
 from latentcast.verification.subject import Subject
+from latentcast.verification.turns import Grid, is_jepa, sizes, strides, vector
 
 
 def naive_sincos(grid: Grid, width: int) -> Tensor:

@@ -93,6 +93,13 @@ def _measured_first() -> AbstractContextManager[None]:
     return _samplers(change)
 
 
+def _with_valid(
+    change: Callable[[Tensor], Tensor | None],
+) -> Callable[[], AbstractContextManager[None]]:
+    return lambda: _samplers(lambda was, self, draw, valid: was(
+        self, draw, None if valid is None else change(valid)))  # fmt: skip
+
+
 def _last_place_missed() -> AbstractContextManager[None]:
     """The upper end of the draw is left out: one place fewer than touch the grid."""
 
@@ -297,6 +304,22 @@ FAULTS: tuple[Fault, ...] = (
         "classic: two conditions in the wrong order",
         _measured_first,
         ("masks.holes",),
+        draws_own,
+    ),
+    Fault(
+        "masks.missing-first",
+        "Contexts are made of what was not measured, as far as it goes.",
+        "classic: a condition inverted",
+        _with_valid(lambda valid: ~valid),
+        ("masks.measured-first",),
+        draws_own,
+    ),
+    Fault(
+        "masks.missing-ignored",
+        "Contexts are drawn without regard to what was measured.",
+        "classic: an argument that nothing reads",
+        _with_valid(lambda valid: None),
+        ("masks.measured-first",),
         draws_own,
     ),
     Fault(

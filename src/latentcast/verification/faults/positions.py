@@ -18,6 +18,7 @@ from latentcast.nn.positions import Tables
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.subject import Subject
+from latentcast.verification.turns import is_normalized
 
 Grid = tuple[int, ...]
 Inject = Callable[[], AbstractContextManager[None]]
@@ -192,6 +193,32 @@ def _linear_factor(was: Any) -> Any:
     return slipped
 
 
+def _without(name: str) -> Inject:
+    """One augmentation of coordinates that nothing reads."""
+    return patched((encoder,), "augment_coordinates", lambda was: lambda coordinates, p, draw: was(
+        coordinates, p.model_copy(update={name: None}), draw))  # fmt: skip
+
+
+def _one_offset(was: Any) -> Any:
+    """The same for all axes."""
+
+    def drawn(self: Draw, stream: str, count: int, device: Any) -> Tensor:
+        found: Tensor = was(self, stream, count, device)
+        return found[:1].expand(count) if stream in ("rope-shift", "rope-jitter") else found
+
+    return drawn
+
+
+def _one_sided(was: Any) -> Any:
+    """Between 0 and the reach, and not on both sides."""
+
+    def drawn(self: Draw, stream: str, count: int, device: Any) -> Tensor:
+        found: Tensor = was(self, stream, count, device)
+        return found / 2 + 0.5 if stream in ("rope-shift", "rope-jitter") else found
+
+    return drawn
+
+
 def _first_places(was: Any) -> Any:
     """The context's tokens are numbered from 0 instead of by their places."""
 
@@ -331,6 +358,23 @@ FAULTS: tuple[Fault, ...] = (
         "rope.rescale-linear", "The factor is uniform and not log-uniform.", CLASSIC,
         patched((encoder,), "augment_coordinates", _linear_factor),
         ("rope.rescale-in-training",), _rescaled,
+    ),
+    Fault(
+        "rope.shift-lost", "The shift of coordinates is not wired up.",
+        "H-JEPA: switches that nothing reads", _without("shift"), ("rope.shift",), is_normalized,
+    ),
+    Fault(
+        "rope.jitter-lost", "The jitter of coordinates is not wired up.",
+        "H-JEPA: switches that nothing reads", _without("jitter"), ("rope.jitter",), is_normalized,
+    ),
+    Fault(
+        "rope.augmented-one-sidedly", "Coordinates are only moved outwards.", CLASSIC,
+        patched((Draw,), "for_step", _one_sided), ("rope.shift", "rope.jitter"), is_normalized,
+    ),
+    Fault(
+        "rope.axes-moved-together", "All axes are shifted and stretched alike.", CLASSIC,
+        patched((Draw,), "for_step", _one_offset), ("rope.shift", "rope.jitter"),
+        lambda s: is_normalized(s) and is_image(s),
     ),
     Fault(
         "rope.first-places", "Tokens of a context are numbered from 0, not by their places.",
