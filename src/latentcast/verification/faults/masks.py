@@ -93,6 +93,19 @@ def _measured_first() -> AbstractContextManager[None]:
     return _samplers(change)
 
 
+def _ends_preferred() -> AbstractContextManager[None]:
+    """Stretches are placed so far beyond the ends that most are pushed back to them."""
+
+    def places(draw: Draw, shape: Any, room: Tensor) -> Tensor:
+        beyond = shape.context * shape.stretches - 1
+        cuts = draw.for_cells("mask-cut", shape.stretches) % (room + 1 + 2 * beyond) - beyond
+        cuts = torch.minimum(cuts.clamp(min=0), room).sort(dim=1).values
+        before = torch.arange(shape.context)
+        return before + cuts[:, before * shape.stretches // shape.context]
+
+    return replaced(masks, "_stretches", lambda was: places)
+
+
 def _with_valid(
     change: Callable[[Tensor], Tensor | None],
 ) -> Callable[[], AbstractContextManager[None]]:
@@ -305,6 +318,14 @@ FAULTS: tuple[Fault, ...] = (
         _measured_first,
         ("masks.holes",),
         draws_own,
+    ),
+    Fault(
+        "masks.ends-preferred",
+        "Most stretches lie at the ends of a recording.",
+        "classic: a margin multiplied and not divided",
+        _ends_preferred,
+        ("masks.everywhere",),
+        lambda subject: draws_own(subject) and not draws_blocks(subject),
     ),
     Fault(
         "masks.missing-first",
