@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -105,6 +109,35 @@ def _by_seed(subject: Subject) -> Evidence:
         if differs else "the same",
     }  # fmt: skip
     return Evidence(same and differs, told)
+
+
+def _by_readers(subject: Subject) -> Evidence:
+    """Three batches that a process read, beside those of this one."""
+    alone = _loader(subject, _config(subject))
+    machine = subject.config.machine.model_copy(update={"workers": 1})
+    config = _config(subject).model_copy(update={"machine": machine})
+    differing = 0
+    with _unnamed_main(), closing(_loader(subject, config).stream(4)) as stream:
+        for attempt in (4, 5, 6):
+            read, own = next(stream)[0], alone.batch(attempt)
+            same = torch.equal(read.samples, own.samples) and torch.equal(read.ids, own.ids)
+            differing += not same
+    return Evidence(not differing, {"batches": 3, "that differ": differing})
+
+
+@contextmanager
+def _unnamed_main() -> Iterator[None]:
+    """A process that is started runs the script of its parent first, guarded or not; here the
+    script is whoever asked for a verification, and must not be asked to guard itself for it."""
+    main = sys.modules["__main__"].__dict__
+    was: dict[str, object] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main |= {"__spec__": None, "__file__": None}
+    try:
+        yield
+    finally:
+        for name in ("__spec__", "__file__"):
+            del main[name]
+        main |= was
 
 
 # Crops
@@ -238,6 +271,8 @@ CLAIMS: tuple[Claim, ...] = (
           OURS, _another),
     Claim("order.by-seed", "What attempt n reads is a function of the seed and n: of no global "
           "generator, and not of what was read before.", OURS, _by_seed),
+    Claim("order.by-readers", "Reader processes read the batches that this process would.",
+          "our design, law 1: the state is the step", _by_readers),
     Claim("crop.inside", "A crop lies inside its record, all leads at the same time.",
           OURS, _inside, _drawn),
     Claim("crop.per-sample", "Crops are drawn for each sample, evenly over the record.",

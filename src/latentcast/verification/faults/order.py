@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from latentcast import randomness
 from latentcast.batch import Batch
 from latentcast.config import EcgInput
-from latentcast.data import order
+from latentcast.data import loader, order
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
 from latentcast.data.order import Ints, Order
@@ -96,6 +97,20 @@ def _all_splits() -> Patch:
         return lambda self, split: np.arange(len(self))
 
     return several(replaced(Store, "rows", make), replaced(ImageStore, "rows", make))
+
+
+def _read_late() -> Patch:
+    """What a reader is asked for is a batch behind what its answer is taken for."""
+
+    def make(was: Any) -> Any:
+        def read(store: Any, requests: Any, *rest: Any) -> Any:
+            ahead = iter(requests)
+            first = next(ahead)
+            return was(store, chain([first, first], ahead), *rest)
+
+        return read
+
+    return replaced(loader, "read", make)
 
 
 # Crops
@@ -195,6 +210,8 @@ FAULTS: tuple[Fault, ...] = (
           f"{HJEPA}: drop_last", _drops_the_last, ("order.once-per-epoch",)),
     Fault("order.all-splits", "Validation and test are trained on.", CLASSIC, _all_splits,
           ("order.once-per-epoch",)),
+    Fault("order.read-late", "With reader processes every batch is the one before.", CLASSIC,
+          _read_late, ("order.by-readers",)),
     Fault("crop.outside", "A crop may begin where its record ends.", CLASSIC, _outside,
           ("crop.inside",), _random),
     Fault("crop.leads-apart", "One lead is cropped later than the others.", CLASSIC, _leads_apart,
