@@ -7,7 +7,7 @@ scalars, its views) is believed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -98,6 +98,11 @@ class _Recorder:
 
 def observe(objective: Jepa, inputs: Inputs, draw: Draw | None) -> Pass:
     """Run the objective as the loop does, and watch."""
+    return watch(objective, lambda: objective(inputs, draw))[1]
+
+
+def watch(objective: Jepa, run: Callable[[], Any]) -> tuple[Any, Pass]:
+    """Whatever is run with it: what that gave, and what was seen on the way."""
     seen = Pass(Output(torch.zeros(()), torch.zeros(())), calls=[[] for _ in objective.predictors])
 
     def kept(into: list[list[Tokens]]) -> Any:
@@ -126,8 +131,10 @@ def observe(objective: Jepa, inputs: Inputs, draw: Draw | None) -> Pass:
             stack.callback(handle.remove)
         stack.callback(setattr, objective, "masks", objective.masks)
         objective.masks = _Recorder(objective.masks, seen.drawn)
-        seen.output = objective(inputs, draw)
-    return seen
+        given = run()
+    if isinstance(given, Output):
+        seen.output = given
+    return given, seen
 
 
 def live(subject: Subject, changes: Mapping[str, Any] | None = None, moved: bool = True) -> Jepa:

@@ -33,6 +33,7 @@ from latentcast.verification.jepa_pass import (
     some_valid,
     taught,
     values,
+    watch,
 )
 from latentcast.verification.subject import Subject
 
@@ -276,6 +277,33 @@ def constant_answer(subject: Subject) -> Evidence:
     return Evidence(found.holds and said == 0 and loss > bound, {**told, **found.numbers})
 
 
+def surprise(subject: Subject) -> Evidence:
+    """The reported error of each patch, from what the predictor was given and said meanwhile."""
+    objective, x = live(subject), values(subject)
+    valid = some_valid(subject, len(x))
+    inputs = Inputs(x, patch_flags(subject, valid))
+    errors, seen = watch(objective, lambda: objective.patch_errors(inputs))
+    target = normed(seen.teacher[0][0].values)
+    worst, beside = 0.0, 0
+    asked = torch.zeros(valid.shape[1])
+    for call in seen.calls[0]:
+        cells, places = call.given["targets"][0, 0], call.given["places"][0]
+        asked[cells] += 1
+        beside += len(set(cells.tolist()) & set(places.tolist()))
+        said, wanted = call.said[0], target[:, cells]
+        cosine = (said * wanted).sum(-1) / (said.norm(dim=-1) * wanted.norm(dim=-1))
+        known = valid[:, cells]
+        worst = max(worst, apart((1 - cosine)[known], errors[:, cells][known]))
+    blank = int(errors[~valid].isfinite().sum())
+    once = bool((asked == 1).all())
+    told = {
+        "largest difference": worst, "bound": ROUNDING, "patches": len(asked),
+        "each asked for once": once, "asked for and seen": beside,
+        "told though not measured": blank,
+    }  # fmt: skip
+    return Evidence(worst <= ROUNDING and once and not beside and not blank, told)
+
+
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "jepa.context-blind",
@@ -336,6 +364,14 @@ CLAIMS: tuple[Claim, ...] = (
         "unit variance cost, so no trainable head is shared by predictions and targets.",
         "spec of H-JEPA, defects D9 and D10, behaviour 16",
         constant_answer,
+        taught,
+    ),
+    Claim(
+        "jepa.surprise",
+        "The error of a patch that is reported is 1 − cos with its prediction from patches outside "
+        "its block, each patch once, and nothing where nothing was measured.",
+        "our design",
+        surprise,
         taught,
     ),
 )

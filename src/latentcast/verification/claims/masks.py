@@ -25,6 +25,7 @@ from latentcast.verification.jepa_pass import (
     noise,
     observe,
     parent_of_each,
+    patch_flags,
     values,
 )
 from latentcast.verification.subject import Subject
@@ -114,7 +115,16 @@ def measured_first(subject: Subject) -> Evidence:
         told[f"of which there have to be, {patches} patches"] = forced
         told[f"without regard to it, {patches} patches"] = blind
         holds = holds and found == forced < blind
-    return Evidence(holds, told)
+    given = values(subject)
+    patches = math.prod(subject.config.grids[0])
+    valid = torch.arange(patches).expand(len(given), -1) < patches // 2
+    inputs = Inputs(given, patch_flags(subject, valid))
+    seen = observe(live(subject), inputs, subject.draw())
+    drawn_again = mask_sampler(subject.config)(subject.draw(), valid).context
+    told["samples of a forward pass with another context"] = int(
+        (seen.places != drawn_again).any(1).sum()
+    )
+    return Evidence(holds and torch.equal(seen.places, drawn_again), told)
 
 
 def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:

@@ -21,6 +21,7 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.masks import Masks
 from latentcast.randomness import Draw
 from latentcast.verification.claims.jepa import is_plain
+from latentcast.verification.claims.masks import draws_own
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.jepa_pass import is_hierarchy, is_jepa, marked, taught
 
@@ -245,6 +246,31 @@ def _shared_head() -> Iterator[None]:
         yield
 
 
+def _errors(change: Any) -> AbstractContextManager[None]:
+    def make(was: Any) -> Any:
+        return lambda self, inputs, *role: change(was(self, inputs, *role))
+
+    return replaced(Jepa, "patch_errors", make)
+
+
+def _masks_unaware() -> AbstractContextManager[None]:
+    """The sampler is not told what was measured."""
+
+    def make(was: Any) -> Any:
+        def forward(self: Jepa, inputs: Any, draw: Draw | None) -> Output:
+            masks = self.masks
+            self.masks = lambda draw, valid=None: masks(draw, None)  # type: ignore[assignment]
+            try:
+                output: Output = was(self, inputs, draw)
+            finally:
+                self.masks = masks
+            return output
+
+        return forward
+
+    return replaced(Jepa, "forward", make)
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault(
         "jepa.zeroed-not-dropped",
@@ -365,5 +391,29 @@ FAULTS: tuple[Fault, ...] = (
         _shared_head,
         ("jepa.constant-answer", "targets.untouched"),
         taught,
+    ),
+    Fault(
+        "jepa.surprise-late",
+        "The error of a patch is told of the one after it.",
+        "classic: off by one",
+        lambda: _errors(lambda errors: errors.roll(1, 1)),
+        ("jepa.surprise",),
+        taught,
+    ),
+    Fault(
+        "jepa.surprise-of-padding",
+        "What was not measured has an error of 0.",
+        "classic",
+        lambda: _errors(lambda errors: errors.nan_to_num(0.0)),
+        ("jepa.surprise",),
+        taught,
+    ),
+    Fault(
+        "jepa.masks-unaware",
+        "Masks are drawn without being told what was measured.",
+        "classic: an argument forgotten",
+        _masks_unaware,
+        ("masks.measured-first",),
+        lambda subject: is_jepa(subject) and draws_own(subject),
     ),
 )
