@@ -46,7 +46,8 @@ def agree(
 ) -> Agreement:
     if ours.shape != reference.shape:
         return Agreement(f"{quantity} (shape {tuple(ours.shape)})", nan, nan, tolerance)
-    difference = float((ours.detach().double() - reference.double()).abs().max())
+    gap = ours.detach().double() - reference.detach().double()
+    difference = float(gap.abs().max())
     if scale is None:
-        scale = max(1.0, float(reference.double().abs().max()))
+        scale = max(1.0, float(reference.detach().double().abs().max()))
     return Agreement(quantity, difference, difference / max(scale, 1e-30), tolerance)

@@ -116,7 +116,7 @@ def whole_input(subject: Subject) -> Evidence:
         other = torch.where(patch_flags(subject, flags), 3 * noise(x.shape), x)
         after = observe(objective, Inputs(other), subject.draw())
         least[name] = min(
-            float((one.values - two.values).abs().amax(-1).min())
+            float((one.values - two.values).detach().abs().amax(-1).min())
             for one, two in zip(before.teacher[-1], after.teacher[-1], strict=True)
         )
     cells = [level.values.shape[1] for level in before.teacher[-1]]
