@@ -15,24 +15,32 @@ import torch.distributed as dist
 from latentcast.engine import loop as engine_loop
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.claim import Claim, measure
-from latentcast.verification.claims import ema, loop, order, ranks, resume
+from latentcast.verification.claims import ema, loop, monitors, order, ranks, resume
 from latentcast.verification.claims.ema import moved_by, roundings
 from latentcast.verification.fault import Fault
 from latentcast.verification.faults import ema as ema_faults
 from latentcast.verification.faults import loop as loop_faults
+from latentcast.verification.faults import monitors as monitors_faults
 from latentcast.verification.faults import order as order_faults
 from latentcast.verification.faults import ranks as ranks_faults
 from latentcast.verification.faults import resume as resume_faults
 from latentcast.verification.subject import Subject
 
 IN_ONE = {
-    claim.id: claim for part in (ema, loop, resume, order) for claim in part.CLAIMS
+    claim.id: claim for part in (ema, loop, resume, order, monitors) for claim in part.CLAIMS
 }  # fmt: skip
 TOGETHER = {claim.id: claim for claim in ranks.CLAIMS}
 CLAIMS = IN_ONE | TOGETHER
 FAULTS = {
     fault.id: fault
-    for part in (ema_faults, loop_faults, resume_faults, order_faults, ranks_faults)
+    for part in (
+        ema_faults,
+        loop_faults,
+        resume_faults,
+        order_faults,
+        ranks_faults,
+        monitors_faults,
+    )
     for fault in part.FAULTS
 }
 JEPA, NEPA = "ijepa-image-base", "nepa-ecg-tiny"
@@ -42,6 +50,7 @@ QUICK = {
     "ema.before-step", "ema.in-every-piece", "ema.cosine", "ema.bf16", "ema.drops-paths",
     "loop.schedule-after-step", "loop.sum-of-pieces", "loop.refused-decays", "loop.leftovers",
     "resume.without-moments", "resume.forgets-skips", "order.drops-the-last", "crop.outside",
+    "order.read-late", "collapse.padding-shown", "collapse.no-threshold",
 }  # fmt: skip
 
 if not dist.is_available():

@@ -19,6 +19,7 @@ from latentcast.verification.claims import (
     mask_sizes,
     masks,
     predictor,
+    reference_masks,
     regularizers,
     targets,
 )
@@ -27,6 +28,7 @@ from latentcast.verification.faults import hierarchy as hierarchy_faults
 from latentcast.verification.faults import jepa as jepa_faults
 from latentcast.verification.faults import masks as masks_faults
 from latentcast.verification.faults import predictor as predictor_faults
+from latentcast.verification.faults import reference_masks as reference_faults
 from latentcast.verification.faults import regularizers as regularizers_faults
 from latentcast.verification.faults import targets as targets_faults
 from latentcast.verification.subject import Subject
@@ -37,6 +39,7 @@ FILES: tuple[ModuleType, ...] = (
     predictor,
     masks,
     mask_sizes,
+    reference_masks,
     hierarchy,
     regularizers,
 )
@@ -45,12 +48,12 @@ FAULTS: dict[str, Fault] = {
     fault.id: fault
     for file in (
         jepa_faults, targets_faults, predictor_faults, masks_faults, hierarchy_faults,
-        regularizers_faults,
+        regularizers_faults, reference_faults,
     )
     for fault in file.FAULTS
 }  # fmt: skip
-IMAGES, RECORDINGS = "hjepa-image-tiny", "hjepa-ecg-tiny"
-FOUR = ("ijepa-image-tiny", IMAGES, "ijepa-ecg-tiny", RECORDINGS)
+IMAGES, RECORDINGS, FLAT = "hjepa-image-tiny", "hjepa-ecg-tiny", "ijepa-image-tiny"
+FOUR = (FLAT, IMAGES, "ijepa-ecg-tiny", RECORDINGS)
 JEPAS = tuple(name for name in RECIPES if "jepa" in name)
 
 
@@ -123,7 +126,7 @@ def caught(fault: Fault, name: str) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_caught(fault: str) -> None:
     about = FAULTS[fault].about
-    name = next(name for name in (IMAGES, RECORDINGS) if about(subject(name)))
+    name = next(name for name in (IMAGES, RECORDINGS, FLAT) if about(subject(name)))
     caught(FAULTS[fault], name)
 
 
