@@ -16,14 +16,14 @@ from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.jepa_pass import marked
 from latentcast.verification.subject import Subject
 
-SIDE, STEPS, BATCH = 16, 48, 32
+SIDE = 16
 RULE = "I-JEPA, src/masks/multiblock.py; spec of I-JEPA, 1.1"
 
 
 def sizes(subject: Subject) -> Evidence:
     """Height and width of each step's blocks, and that all blocks of a step have them."""
     shares, aspects, contexts, wrong = list[float](), list[float](), list[int](), 0
-    for context, targets in _drawn(subject):
+    for context, targets in _drawn(subject, 200, 2):
         axes = torch.stack(torch.unravel_index(targets, (SIDE, SIDE)))
         heights, widths = (axes.amax(-1) - axes.amin(-1) + 1).flatten(1)
         wrong += int((heights * widths != targets.shape[2]).sum()) + (len(targets) != 4)
@@ -33,7 +33,7 @@ def sizes(subject: Subject) -> Evidence:
         contexts.append(context.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):  # of squares alone there is none
         together = float(np.corrcoef(shares, np.log(aspects))[0, 1])
-    mean = sum(shares) / STEPS
+    mean = sum(shares) / len(shares)
     told: dict[str, Number] = {
         "blocks of another shape": wrong, "shares": f"{min(shares):.3f} to {max(shares):.3f}",
         "mean share": mean, "aspects": f"{min(aspects):.2f} to {max(aspects):.2f}",
@@ -50,7 +50,7 @@ def biases(subject: Subject) -> Evidence:
     """What the original does to the last row and column, and to the end of a context."""
     as_target, as_context = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
     both = samples = 0
-    for context, targets in _drawn(subject):
+    for context, targets in _drawn(subject, 48, 32):
         seen = marked(context, SIDE**2)
         asked = marked(targets.transpose(0, 1).flatten(1), SIDE**2)
         as_target += asked.sum(0).view(SIDE, SIDE)
@@ -69,11 +69,11 @@ def biases(subject: Subject) -> Evidence:
     return Evidence(never and both <= 0.02 * samples and bool(thirds[1] < 0.8 * thirds[0]), told)
 
 
-def _drawn(subject: Subject) -> list[tuple[Tensor, Tensor]]:
+def _drawn(subject: Subject, steps: int, batch: int) -> list[tuple[Tensor, Tensor]]:
     sampler, seed = ReferenceMasks((SIDE, SIDE), ReferenceBlocks()), subject.seed
     return [
-        sampler(Draw(seed, step, torch.arange(step * BATCH, (step + 1) * BATCH)))
-        for step in range(STEPS)
+        sampler(Draw(seed, step, torch.arange(step * batch, (step + 1) * batch)))
+        for step in range(steps)
     ]
 
 
