@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
+from latentcast.config import NepaConfig
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.objectives.base import Output
 from latentcast.objectives.nepa import Nepa
@@ -107,3 +108,7 @@ def with_padding(subject: Subject) -> tuple[Inputs, list[list[bool]]]:
             window(valid[sample], places[number], patch).fill_(False)
             told[sample][number] = False
     return Inputs(torch.where(valid, whole.values, 0.0), valid), told
+
+
+def is_nepa(subject: Subject) -> bool:
+    return isinstance(subject.config.objective, NepaConfig)

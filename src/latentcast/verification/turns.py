@@ -24,6 +24,7 @@ from latentcast.verification.observing import (
     finest,
     naive_norm,
     outputs_of,
+    stirred,
     thirds,
 )
 from latentcast.verification.subject import Subject
@@ -206,6 +207,10 @@ def strides(subject: Subject) -> int:
     objective = subject.config.objective
     coarser = objective.coarser if isinstance(objective, JepaConfig) else ()
     return math.prod(level.stride for level in coarser)
+
+
+def live(subject: Subject, changes: dict[str, Any] | None = None) -> Objective:
+    return stirred(subject.objective(changes), subject.seed)
 
 
 def is_rotary(subject: Subject) -> bool:

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from latentcast.config import EcgInput, Rotary
 from latentcast.nn.encoder import PatchEncoder
-from latentcast.objectives.base import Objective
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observing import (
     finest,
     furthest,
     real,
-    stirred,
     within,
 )
 from latentcast.verification.subject import Subject
@@ -29,21 +27,16 @@ from latentcast.verification.turns import (
     gap_of,
     is_normalized,
     is_rotary,
+    live,
     measured_turns,
     sizes,
     stacks,
 )
 
-NEPA = "NEPA, reference code"
-
-
-def _live(subject: Subject, changes: dict[str, Any] | None = None) -> Objective:
-    return stirred(subject.objective(changes), subject.seed)
-
 
 def _span(subject: Subject) -> Evidence:
     told: dict[str, tuple[float, float]] = {}
-    objective = _live(subject)
+    objective = live(subject)
     for size in sizes(subject):
         for stack in stacks(objective, size):
             ends = torch.tensor([1 - 1 / n for n in stack.grid], dtype=torch.float64)
@@ -57,7 +50,7 @@ def _span(subject: Subject) -> Evidence:
 
 
 def _seconds(subject: Subject) -> Evidence:
-    objective = _live(subject, {"encoder.positions.coordinates": "seconds"})
+    objective = live(subject, {"encoder.positions.coordinates": "seconds"})
     worst, angles = 0.0, set()
     for size in sizes(subject):
         for stack in stacks(objective, size):
@@ -74,7 +67,7 @@ def _seconds(subject: Subject) -> Evidence:
 
 
 def _rescale(subject: Subject) -> Evidence:
-    objective = _live(subject)
+    objective = live(subject)
     patch, axes = subject.config.encoder.patch, len(subject.config.input.size)
     stack = next(stacks(objective, (4 * patch,) * axes))
     plain = stack.turns()
@@ -117,7 +110,7 @@ def _moved(subject: Subject, change: str, reach: float) -> tuple[Tensor, Tensor,
     """Coordinates ``(cells, axes)`` as they are, in evaluation, and ``(400, cells, axes)`` in
     steps of training, with one augmentation switched on and the others off."""
     off: dict[str, Any] = {f"encoder.positions.{n}": None for n in ("shift", "jitter", "rescale")}
-    objective = _live(subject, off | {f"encoder.positions.{change}": reach})
+    objective = live(subject, off | {f"encoder.positions.{change}": reach})
     patch, axes = subject.config.encoder.patch, len(subject.config.input.size)
     size = (4 * patch,) * axes
     stack = next(stacks(objective, size))

@@ -20,6 +20,7 @@ from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.jepa_pass import (
     Grid,
     covered,
+    is_hierarchy,
     live,
     marked,
     noise,
@@ -300,11 +301,6 @@ def coarse_covers(subject: Subject) -> Evidence:
     return Evidence(inside == 0 and asked > 0, told)
 
 
-def has_levels(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
-    return isinstance(jepa, JepaConfig) and bool(jepa.coarser)
-
-
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "masks.disjoint",
@@ -332,7 +328,7 @@ CLAIMS: tuple[Claim, ...] = (
         "A target of a coarser level hides every patch under it.",
         "our design, section 5",
         coarse_covers,
-        lambda subject: draws_own(subject) and has_levels(subject),
+        lambda subject: draws_own(subject) and is_hierarchy(subject),
     ),
     Claim(
         "masks.everywhere",

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import NepaConfig
 from latentcast.engine.optimizer import adamw
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.nepa_pass import (
     again,
     draw_of,
+    is_nepa,
     naive_cosine,
     naive_loss,
     one_pass,
@@ -332,61 +332,57 @@ def _teacher(subject: Subject) -> Evidence:
                   read_out=objective.encoder("teacher") is teacher)  # fmt: skip
 
 
-def _is_nepa(subject: Subject) -> bool:
-    return isinstance(subject.config.objective, NepaConfig)
-
-
 LOSS = "NEPA, prediction_loss of the reference code"
 
 CLAIMS: tuple[Claim, ...] = (
-    Claim("nepa.cls-prepended", "CLS stands before the patches.", LOSS, _cls_prepended, _is_nepa),
+    Claim("nepa.cls-prepended", "CLS stands before the patches.", LOSS, _cls_prepended, is_nepa),
     Claim(
         "nepa.cls-initial", "CLS begins at standard deviation 0.02 and not at unit variance.",
-        "NEPA reference code; defect 16 of the ECG port", _cls_initial, _is_nepa,
+        "NEPA reference code; defect 16 of the ECG port", _cls_initial, is_nepa,
     ),
     Claim(
         "nepa.cls-trained", "CLS is trained, by predicting the first patch, and not decayed.",
-        LOSS, _cls_trained, _is_nepa,
+        LOSS, _cls_trained, is_nepa,
     ),
     Claim(
         "nepa.causal", "No output changes by a bit when a later patch changes.",
-        LOSS, _causal, _is_nepa,
+        LOSS, _causal, is_nepa,
     ),
     Claim(
         "nepa.loss", "The loss is −mean cos(h_t, z_t+1), z the embedding before the transformer.",
-        LOSS, _loss, _is_nepa,
+        LOSS, _loss, is_nepa,
     ),
     Claim("nepa.surprise", "The error of a patch that is reported is 1 − cos with its prediction, "
-          "and nothing where nothing was measured.", "our design", _surprise, _is_nepa),
-    Claim("nepa.shift", "Each output is pulled to the patch after it.", LOSS, _shift, _is_nepa),
+          "and nothing where nothing was measured.", "our design", _surprise, is_nepa),
+    Claim("nepa.shift", "Each output is pulled to the patch after it.", LOSS, _shift, is_nepa),
     Claim(
         "nepa.scale-free", "The length of a target does not matter.",
-        "NEPA reference code, epsilon 1e-12; defect 17 of the ECG port", _scale_free, _is_nepa,
+        "NEPA reference code, epsilon 1e-12; defect 17 of the ECG port", _scale_free, is_nepa,
     ),
     Claim(
         "nepa.padding", "What was not measured contributes nothing to loss, weight and gradient.",
-        "our design; defect 14 of the ECG port", _padding, _is_nepa,
+        "our design; defect 14 of the ECG port", _padding, is_nepa,
     ),
     Claim(
-        "nepa.target-gradient", "No gradient reaches a target.", LOSS, _target_gradient, _is_nepa,
+        "nepa.target-gradient", "No gradient reaches a target.", LOSS, _target_gradient, is_nepa,
     ),
     Claim(
         "nepa.finite-differences",
         "The gradient is that of the loss whose target is held fixed.",
-        LOSS, _finite_differences, _is_nepa,
+        LOSS, _finite_differences, is_nepa,
     ),
     Claim(
         "nepa.copy-last", "The baseline told beside the loss copies the patch before.",
-        "our design", _copy_last, _is_nepa,
+        "our design", _copy_last, is_nepa,
     ),
     Claim(
         "nepa.patch-embedding",
         "A fixed patch embedding stays as it was drawn, a trained one is trained.",
-        "our design, docs/nepa-on-ecg.md", _patches_trained, _is_nepa,
+        "our design, docs/nepa-on-ecg.md", _patches_trained, is_nepa,
     ),
     Claim(
         "nepa.teacher-apart", "The average of the weights takes no part in the loss.",
         "NEPA reference code", _teacher,
-        lambda s: _is_nepa(s) and s.config.ema is not None,
+        lambda s: is_nepa(s) and s.config.ema is not None,
     ),
 )  # fmt: skip

@@ -18,6 +18,7 @@ from latentcast.data.store import Store
 from latentcast.engine.ranks import ALONE
 from latentcast.pretrain import reading
 from latentcast.verification.claim import Claim, Evidence, Number
+from latentcast.verification.known import is_ecg
 from latentcast.verification.subject import Subject
 
 OURS = "our design, law 1: data order and crops are functions of (seed, step, sample)"
@@ -256,12 +257,8 @@ def _middle(subject: Subject) -> Evidence:
     return Evidence(bool((starts == middles).all()), told)
 
 
-def _ecg(subject: Subject) -> bool:
-    return isinstance(subject.config.input, EcgInput)
-
-
 def _drawn(subject: Subject) -> bool:
-    return _ecg(subject) and subject.config.train.random_crop
+    return is_ecg(subject) and subject.config.train.random_crop
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -282,5 +279,5 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("crop.by-seed", "Where a crop begins is a function of seed and visit, of no global "
           "generator.", OURS, _crop_by_seed, _drawn),
     Claim("crop.middle", "Where none is drawn, a crop is the middle of its record.", OURS, _middle,
-          _ecg),
+          is_ecg),
 )  # fmt: skip

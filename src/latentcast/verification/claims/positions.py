@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
-from latentcast.config import Rotary
-from latentcast.objectives.base import Objective
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observing import (
     AttentionCall,
     attention_calls,
     finest,
-    stirred,
     within,
 )
 from latentcast.verification.subject import Subject
@@ -26,6 +22,7 @@ from latentcast.verification.turns import (
     is_jepa,
     is_normalized,
     is_rotary,
+    live,
     measured_turns,
     paired,
     sizes,
@@ -34,13 +31,9 @@ from latentcast.verification.turns import (
 )
 
 
-def _live(subject: Subject, changes: dict[str, Any] | None = None) -> Objective:
-    return stirred(subject.objective(changes), subject.seed)
-
-
 def _angles(subject: Subject) -> Evidence:
     worst, many, allowed = 0.0, 0, FLOAT32
-    objective = _live(subject)
+    objective = live(subject)
     for size in sizes(subject):
         for stack in stacks(objective, size):
             expected, allowed = stack.turns(), max(allowed, stack.tolerance)
@@ -51,7 +44,7 @@ def _angles(subject: Subject) -> Evidence:
 
 
 def _cls(subject: Subject) -> Evidence:
-    objective = _live(subject)
+    objective = live(subject)
     worst = 0.0
     for stack in stacks(objective, subject.config.input.size):
         # Coordinates run evenly to both sides of 0, so a token at angle 0 stands in their middle.
@@ -65,7 +58,7 @@ def _cls(subject: Subject) -> Evidence:
 
 
 def _norm(subject: Subject) -> Evidence:
-    objective, worst = _live(subject), 0.0
+    objective, worst = live(subject), 0.0
     for stack in stacks(objective, subject.config.input.size):
         for turns in measured_turns(stack).values():
             worst = max(worst, float((turns.abs() - 1).abs().max()))
@@ -74,7 +67,7 @@ def _norm(subject: Subject) -> Evidence:
 
 def _relative(subject: Subject) -> Evidence:
     spread, varies, allowed = 0.0, math.inf, FLOAT32
-    for stack in stacks(_live(subject), subject.config.input.size):
+    for stack in stacks(live(subject), subject.config.input.size):
         allowed = max(allowed, stack.tolerance)
         with torch.no_grad(), attention_calls() as calls:
             stack.run(None)
@@ -107,7 +100,7 @@ def _by_offset(stack: Stack, call: AttentionCall) -> tuple[float, float]:
 def _axes(subject: Subject) -> Evidence:
     """A step down turns the first half of the pairs alone, a step to the right the second."""
     worst, moved = 0.0, math.inf
-    for stack in stacks(_live(subject), subject.config.input.size):
+    for stack in stacks(live(subject), subject.config.input.size):
         height, width = stack.grid
         for turns in measured_turns(stack).values():
             z = turns.view(len(turns), height, width, 2 * stack.pairs)
@@ -123,7 +116,7 @@ def _axes(subject: Subject) -> Evidence:
 
 def _kept(subject: Subject) -> Evidence:
     """Tokens that stay after others were dropped are turned as their own places say."""
-    objective = _live(subject)
+    objective = live(subject)
     size = subject.config.input.size
     stack, patches = next(stacks(objective, size)), finest(objective)
     kept = torch.arange(len(stack.cells) - 1, 0, -3).sort().values
@@ -137,11 +130,6 @@ def _kept(subject: Subject) -> Evidence:
             worst = max(worst, gap_of(z / z[:, :1], expected / expected[:1]))
     told = {"largest difference of exp(i · angle)": (worst, stack.tolerance)}
     return within(told, kept=len(kept), of=len(stack.cells))
-
-
-def _only_rescaled(subject: Subject) -> bool:
-    positions = subject.config.encoder.positions
-    return isinstance(positions, Rotary) and positions.shift is None and positions.jitter is None
 
 
 NEPA = "NEPA reference code, rotary positions"

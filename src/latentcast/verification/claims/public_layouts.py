@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentcast.artifacts import public_ijepa, public_nepa
-from latentcast.config import JepaConfig, NepaConfig, SinCos
+from latentcast.config import JepaConfig, SinCos
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.known import is_ecg
+from latentcast.verification.nepa_pass import is_nepa
 from latentcast.verification.observing import finest, stirred
 from latentcast.verification.subject import Subject
 
@@ -171,10 +172,6 @@ def _public_ijepa(subject: Subject) -> Evidence:
     return Evidence(holds, told)
 
 
-def _is_nepa(subject: Subject) -> bool:
-    return isinstance(subject.config.objective, NepaConfig)
-
-
 def _is_ijepa(subject: Subject) -> bool:
     """Of the published kind: one level, plain blocks."""
     objective, network = subject.config.objective, subject.config.encoder
@@ -184,7 +181,7 @@ def _is_ijepa(subject: Subject) -> bool:
 
 CLAIMS: tuple[Claim, ...] = (
     Claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
-          "SixAILab/nepa-*", _public_nepa, _is_nepa),
+          "SixAILab/nepa-*", _public_nepa, is_nepa),
     Claim("artifact.public-ijepa", "Weights go out to the public I-JEPA names, the original's and "
           "those of transformers, and back without loss.", "facebookresearch/ijepa; transformers",
           _public_ijepa, _is_ijepa),

@@ -14,8 +14,9 @@ from latentcast.nn.blocks import Attention, QKNorm
 from latentcast.nn.hierarchy import Level
 from latentcast.nn.positions import Tables, rotate
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.faults.positions import Inject, is_jepa, is_rotary, patched
+from latentcast.verification.faults.positions import Inject, patched
 from latentcast.verification.subject import Subject
+from latentcast.verification.turns import is_jepa, is_rotary
 
 Pair = tuple[Tensor, Tensor]
 Trio = tuple[Tensor, Tensor, Tensor]

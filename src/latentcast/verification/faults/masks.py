@@ -18,8 +18,9 @@ from latentcast.objectives import masks
 from latentcast.objectives.masks import BlockMasks, Masks, StretchMasks
 from latentcast.randomness import Draw
 from latentcast.verification.claims.mask_sizes import draws_rectangles, sizes_are_drawn
-from latentcast.verification.claims.masks import draws_blocks, draws_own, has_levels
+from latentcast.verification.claims.masks import draws_blocks, draws_own
 from latentcast.verification.fault import Fault, replaced
+from latentcast.verification.jepa_pass import is_hierarchy
 from latentcast.verification.subject import Subject
 
 Sampler = Callable[..., Masks]
@@ -266,7 +267,7 @@ def _is_stretches(subject: Subject) -> bool:
 
 
 def _has_block_levels(subject: Subject) -> bool:
-    return draws_blocks(subject) and has_levels(subject)
+    return draws_blocks(subject) and is_hierarchy(subject)
 
 
 def _is_square_hierarchy(subject: Subject) -> bool:
@@ -357,7 +358,7 @@ FAULTS: tuple[Fault, ...] = (
         "classic: a mask on the finest level alone",
         _touched_cells,
         ("masks.disjoint", "masks.coarse-hides", "hierarchy.coarse-hides"),
-        lambda subject: _is_stretches(subject) and has_levels(subject),
+        lambda subject: _is_stretches(subject) and is_hierarchy(subject),
     ),
     Fault(
         "masks.raster-parents",

@@ -18,8 +18,9 @@ from latentcast.objectives.base import Output, View
 from latentcast.objectives.nepa import Nepa
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault
-from latentcast.verification.faults.positions import Inject, is_jepa, patched
+from latentcast.verification.faults.positions import Inject, patched
 from latentcast.verification.subject import Subject
+from latentcast.verification.turns import is_jepa
 
 Sides = tuple[Tensor, Tensor]
 

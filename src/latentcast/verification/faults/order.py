@@ -11,7 +11,6 @@ import numpy as np
 
 from latentcast import randomness
 from latentcast.batch import Batch
-from latentcast.config import EcgInput
 from latentcast.data import loader, order
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
@@ -19,6 +18,7 @@ from latentcast.data.order import Ints, Order
 from latentcast.data.store import Store
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.ema import CLASSIC, HJEPA, Patch, several
+from latentcast.verification.known import is_ecg
 from latentcast.verification.subject import Subject
 
 OURS = "our design, law 1"
@@ -187,12 +187,8 @@ def _leads_apart() -> Patch:
     return replaced(CropLoader, "batch", make)
 
 
-def _ecg(subject: Subject) -> bool:
-    return isinstance(subject.config.input, EcgInput)
-
-
 def _random(subject: Subject) -> bool:
-    return _ecg(subject) and subject.config.train.random_crop
+    return is_ecg(subject) and subject.config.train.random_crop
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -227,5 +223,5 @@ FAULTS: tuple[Fault, ...] = (
     Fault("crop.global-generator", "Crops are drawn from NumPy's global generator.", OURS, _anyhow,
           ("crop.by-seed",), _random),
     Fault("crop.begin", "Where no crop is drawn, it is the beginning of the record.", CLASSIC,
-          _begin, ("crop.middle",), _ecg),
+          _begin, ("crop.middle",), is_ecg),
 )  # fmt: skip

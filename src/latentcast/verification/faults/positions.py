@@ -18,7 +18,7 @@ from latentcast.nn.positions import Tables
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.subject import Subject
-from latentcast.verification.turns import is_normalized
+from latentcast.verification.turns import is_jepa, is_normalized, is_rotary
 
 Grid = tuple[int, ...]
 Inject = Callable[[], AbstractContextManager[None]]
@@ -251,16 +251,8 @@ def _forgotten(was: Any) -> Any:
     return slipped
 
 
-def is_rotary(subject: Subject) -> bool:
-    return isinstance(subject.config.encoder.positions, Rotary)
-
-
 def is_sincos(subject: Subject) -> bool:
     return isinstance(subject.config.encoder.positions, SinCos)
-
-
-def is_jepa(subject: Subject) -> bool:
-    return isinstance(subject.config.objective, JepaConfig)
 
 
 def is_image(subject: Subject) -> bool:

@@ -18,8 +18,9 @@ from latentcast.nn.predictor import Predictor
 from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.fault import Fault
-from latentcast.verification.faults.positions import Inject, is_jepa, patched
+from latentcast.verification.faults.positions import Inject, patched
 from latentcast.verification.subject import Subject
+from latentcast.verification.turns import is_jepa
 
 PUBLISHED = ("nepa-ecg-small", "nepa-ecg-base", "nepa-image-base", "nepa-image-large",
              "ijepa-image-huge", "ijepa-image-base")  # fmt: skip
