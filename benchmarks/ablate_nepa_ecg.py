@@ -21,8 +21,8 @@ from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
-from latentcast.pretrain import pretrain
 from latentcast.recipes import recipe
+from latentcast.workflows.train import pretrain
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},

@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from latentcast.bench import operations
-from latentcast.pretrain import pretrain
-from latentcast.probing import probe_run
 from latentcast.recipes import recipe
+from latentcast.workflows.bench import operations
+from latentcast.workflows.probe import probe_run
+from latentcast.workflows.train import pretrain
 
 
 def main() -> None:

@@ -24,14 +24,14 @@ import numpy as np
 from torch import Tensor
 
 from latentcast.artifacts.ecg import Counts, EcgEncoder
-from latentcast.bench import operations
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
 from latentcast.monitors.journal import read_metrics
-from latentcast.pretrain import pretrain
 from latentcast.recipes import recipe
+from latentcast.workflows.bench import operations
+from latentcast.workflows.train import pretrain
 
 RECIPES = ("nepa-ecg-tiny", "ijepa-ecg-tiny", "hjepa-ecg-tiny")
 POINTS = 60

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from latentcast import bench
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
 from latentcast.engine.context import Context
 from latentcast.recipes import recipe
+from latentcast.workflows import bench
 
 aten = torch.ops.aten
 Product = Callable[[], object]

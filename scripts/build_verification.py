@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from latentcast.pretrain import surroundings
 from latentcast.recipes import RECIPES, recipe
+from latentcast.runs.new import surroundings
 from latentcast.verification.claims import all_claims
-from latentcast.verification.console import print_section
 from latentcast.verification.faults import all_faults
-from latentcast.verification.lines import Report, Section
-from latentcast.verification.pages import write_report
-from latentcast.verification.parity import compare
+from latentcast.verification.parity.compare import compare
+from latentcast.verification.report.console import print_section
+from latentcast.verification.report.lines import Report, Section
+from latentcast.verification.report.page import write_report
 from latentcast.verification.suite import parity_section, verify_recipe
 
 REPOSITORY = Path(__file__).parents[1]

@@ -52,7 +52,7 @@ def between_reads(monkeypatch: pytest.MonkeyPatch) -> threading.Lock:
 
     monkeypatch.setattr(Loader, "_alone", one_by_one)
     # On a busy machine a look may take long and the next one wait.
-    monkeypatch.setattr("latentcast.data.readers._FREE_SECONDS", 1e9)
+    monkeypatch.setattr("latentcast.data.workers._FREE_SECONDS", 1e9)
     return lock
 
 

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from latentcast.data.ingest import ingest
     from latentcast.data.store import Store
     from latentcast.errors import LatentcastError
-    from latentcast.pretrain import pretrain
     from latentcast.recipes import recipe
     from latentcast.signals.readers import read_recording
     from latentcast.signals.recording import Recording
+    from latentcast.workflows.train import pretrain
 
 _HOMES = {
     "Config": "latentcast.config",
@@ -21,7 +21,7 @@ _HOMES = {
     "Recording": "latentcast.signals.recording",
     "Store": "latentcast.data.store",
     "ingest": "latentcast.data.ingest",
-    "pretrain": "latentcast.pretrain",
+    "pretrain": "latentcast.workflows.train",
     "read_recording": "latentcast.signals.readers",
     "recipe": "latentcast.recipes",
 }

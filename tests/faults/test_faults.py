@@ -28,10 +28,10 @@ import soak
 from latentcast import cli
 from latentcast.batch import Inputs
 from latentcast.config import Config
+from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.engine import checkpoint, loop
 from latentcast.monitors import journal
 from latentcast.monitors.journal import Journal, read_metrics
-from latentcast.signals.preprocess import EcgPreprocess
 
 STEPS, EVERY = 14, 5
 

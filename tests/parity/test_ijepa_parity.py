@@ -27,9 +27,9 @@ from latentcast.errors import LatentcastError
 from latentcast.nn.predictor import Predictor
 from latentcast.objectives import jepa as jepa_module
 from latentcast.objectives.jepa import Jepa
-from latentcast.verification import parity_ijepa
-from latentcast.verification.agreement import under
-from latentcast.verification.parity import compare
+from latentcast.verification.parity import ijepa as parity_ijepa
+from latentcast.verification.parity.agreement import under
+from latentcast.verification.parity.compare import compare
 
 TRAJECTORY = Path(__file__).parent / "ijepa_trajectory.safetensors"
 GRID = (8, 8)

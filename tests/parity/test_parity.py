@@ -16,7 +16,7 @@ from latentcast.errors import LatentcastError
 from latentcast.nn import blocks
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.objectives import nepa as nepa_module
-from latentcast.verification.parity import compare
+from latentcast.verification.parity.compare import compare
 
 FILES = sorted(Path(__file__).parent.glob("nepa*.safetensors"))
 VISION = Path(__file__).parent / "nepa_vision.safetensors"

@@ -10,16 +10,16 @@ import torch
 
 from latentcast.batch import Batch
 from latentcast.config import Config, EcgInput, JepaConfig, Normalisation
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import accumulate, gradient_norm
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.images.preprocess import ImagePreprocess
 from latentcast.objectives.build import build
 from latentcast.recipes import RECIPES, recipe
-from latentcast.signals.preprocess import EcgPreprocess
 
 
 def count(name: str) -> int:

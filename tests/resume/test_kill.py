@@ -23,7 +23,7 @@ from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
 from latentcast.monitors import journal
 from latentcast.objectives.build import build
-from latentcast.pretrain import pretrain
+from latentcast.workflows.train import pretrain
 
 
 def written(config: Config, folder: Path, steps: int, precision: str = "fp32") -> Path:

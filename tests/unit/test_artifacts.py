@@ -16,9 +16,9 @@ from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
-from latentcast.pretrain import pretrain
 from latentcast.signals.recording import INVALID
 from latentcast.signals.synthetic import synthetic_recording
+from latentcast.workflows.train import pretrain
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from latentcast import bench as benches
 from latentcast.batch import Batch, Inputs
-from latentcast.bench import PARTS, bench, operations, step_of
 from latentcast.config import Config
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
@@ -22,6 +20,8 @@ from latentcast.errors import LatentcastError
 from latentcast.monitors import journal
 from latentcast.objectives.build import build
 from latentcast.recipes import recipe
+from latentcast.workflows import bench as benches
+from latentcast.workflows.bench import PARTS, bench, operations, step_of
 
 PEAK = 1e9
 

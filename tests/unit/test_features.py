@@ -12,17 +12,9 @@ import torch
 from evaluation_stores import PatchSource, write_store
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.features import (
-    POOLINGS,
-    Pooling,
-    check_pooling,
-    evaluating,
-    extract,
-    pool,
-    pooling_of,
-    readable,
-)
+from latentcast.evaluation.features import evaluating, extract, pooling_of, readable
 from latentcast.evaluation.random_convolutions import RandomConvolutions
+from latentcast.nn.pooling import POOLINGS, Pooling, check_pooling, pool
 from latentcast.signals.recording import INVALID
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from latentcast.config import ImageInput
 from latentcast.config.inputs import Normalisation
+from latentcast.data.image_preprocess import ImagePreprocess, crops, sample_boxes
 from latentcast.errors import LatentcastError
-from latentcast.images.preprocess import ImagePreprocess, crops, sample_boxes
 from latentcast.randomness import Draw
 
 UNIT = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -12,14 +12,15 @@ from latentcast import Encoder
 from latentcast.artifacts.ecg import EcgEncoder
 from latentcast.artifacts.image import ImageEncoder
 from latentcast.config import Config
+from latentcast.data.fit import fitted
 from latentcast.data.image_ingest import ingest_images
 from latentcast.data.image_store import ImageStore
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.classification_results import ClassificationReport
 from latentcast.monitors.journal import TIMINGS, read_metrics
-from latentcast.pretrain import fitted, pretrain
-from latentcast.probing import probe_run
 from latentcast.recipes import recipe
+from latentcast.workflows.probe import probe_run
+from latentcast.workflows.train import pretrain
 
 
 @pytest.fixture(scope="module")

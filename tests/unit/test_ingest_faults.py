@@ -18,7 +18,7 @@ import pytest
 from ecg_files import BUNDLED, contents, write_challenge, write_some, write_wfdb
 
 from latentcast import cli
-from latentcast.data import claim
+from latentcast.data import folder as claim
 from latentcast.data import ingest as module
 from latentcast.data.ingest import ingest
 from latentcast.data.statistics import LeadSums
@@ -277,7 +277,7 @@ def test_without_wfdb_every_record_is_quarantined_and_the_store_counts_as_finish
 _SLOW = """
 import sys, time
 from latentcast import cli
-from latentcast.data import claim
+from latentcast.data import folder as claim
 from latentcast.data import ingest as module
 def slow(*_):
     print("here", flush=True)
@@ -383,7 +383,8 @@ def test_the_mend_is_a_command_that_does_not_exist(tmp_path: Path) -> None:
         for p in (Path(cli.__file__).parents[1] / part).rglob("*.py")
     ]
     named = {flag for p in sources for flag in re.findall(r"--[a-z][a-z-]*", p.read_text())}
-    known = {"--" + name.replace("_", "-") for name in cli.ingest.__annotations__}
+    verbs = (cli.ingest, cli.train)  # what fits a store to a configuration speaks of both
+    known = {"--" + name.replace("_", "-") for verb in verbs for name in verb.__annotations__}
     assert len(named) > 5 and named <= known
 
 

@@ -13,7 +13,7 @@ from latentcast.config import Config, JepaConfig
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.recipes import RECIPES, recipe
-from latentcast.verification.subject import twin
+from latentcast.verification.observe.twin import twin
 
 IMAGE, ECG = "ijepa-image-tiny", "ijepa-ecg-tiny"
 LEVELS, ECG_LEVELS = "hjepa-image-tiny", "hjepa-ecg-tiny"

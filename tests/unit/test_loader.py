@@ -28,8 +28,8 @@ from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader, Loader, ahead, split, to_device
 from latentcast.data.order import Order
-from latentcast.data.readers import AHEAD, HELD, read
 from latentcast.data.store import Store
+from latentcast.data.workers import AHEAD, HELD, read
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
 from latentcast.signals.recording import INVALID
@@ -356,7 +356,7 @@ def test_an_error_while_reading_comes_out_of_the_reader_as_what_it_is(small_stor
 SCRIPT = """
 import itertools, multiprocessing, os, sys
 import numpy as np
-from latentcast.data.readers import read
+from latentcast.data.workers import read
 from latentcast.data.store import Store
 
 def main():

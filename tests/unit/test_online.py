@@ -18,7 +18,10 @@ from latentcast.artifacts.ecg import EcgEncoder
 from latentcast.artifacts.image import ImageEncoder
 from latentcast.batch import Batch
 from latentcast.config import Config, ImageInput
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.fit import fitted
 from latentcast.data.image_loader import ImageLoader
+from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
 from latentcast.data.store import Store
@@ -31,9 +34,8 @@ from latentcast.engine.parallel import spread, whole
 from latentcast.engine.ranks import Ranks
 from latentcast.evaluation import knn
 from latentcast.evaluation.features import extract, extract_images
+from latentcast.evaluation.heads import fit_probe
 from latentcast.evaluation.multinomial import fit_head
-from latentcast.evaluation.probes import fit_probe
-from latentcast.images.preprocess import ImagePreprocess
 from latentcast.monitors import online
 from latentcast.monitors.online import Panel
 from latentcast.nn.blocks import Block
@@ -41,10 +43,8 @@ from latentcast.nn.cells import parents
 from latentcast.nn.positions import sincos
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.pretrain import fitted
 from latentcast.recipes import recipe
 from latentcast.signals.leads import CANONICAL_LEADS
-from latentcast.signals.preprocess import EcgPreprocess
 from latentcast.signals.recording import INVALID
 
 CPU = Context(torch.device("cpu"), torch.float32)

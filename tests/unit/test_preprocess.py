@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from latentcast.config import EcgInput, ImageInput, Normalisation
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.errors import LatentcastError
-from latentcast.images.preprocess import ImagePreprocess
-from latentcast.signals.preprocess import EcgPreprocess
 from latentcast.signals.recording import INVALID
 
 LEADS = ("I", "II")

@@ -16,7 +16,8 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
-from latentcast.pretrain import data_of, pretrain
+from latentcast.runs.new import data_of
+from latentcast.workflows.train import pretrain
 
 
 def test_store_at_another_rate_names_both_and_the_mend(
@@ -84,7 +85,7 @@ def test_run_of_another_configuration_is_not_overwritten(
 def test_a_kill_before_the_first_step_does_not_break_the_run(
     small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentcast import pretrain as module
+    from latentcast.runs import new as module
 
     true_write, written = module.write_text, []
 

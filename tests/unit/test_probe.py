@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.probes import PENALTIES, Standardiser, fit_probe, logistic_regression
+from latentcast.evaluation.heads import PENALTIES, Standardiser, fit_probe, logistic_regression
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.random_convolutions import RandomConvolutions
 from latentcast.evaluation.results import ProbeReport, interval, number

@@ -13,13 +13,13 @@ from evaluation_stores import write_store
 
 from latentcast.artifacts.ecg import EcgEncoder
 from latentcast.config import Config
+from latentcast.data.fit import fitted
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
 from latentcast.objectives.base import Role
 from latentcast.objectives.build import build
-from latentcast.pretrain import fitted
 from latentcast.report import embedding
 from latentcast.report.run import report_recordings, report_run
 from latentcast.signals.leads import CANONICAL_LEADS

@@ -21,7 +21,6 @@ from latentcast.config.resolve import leaves
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, read_metrics
-from latentcast.pretrain import pretrain
 from latentcast.runs import (
     as_json,
     compare,
@@ -32,6 +31,7 @@ from latentcast.runs import (
     print_runs,
     summarise,
 )
+from latentcast.workflows.train import pretrain
 
 LONG_AGO = 10_000_000.0
 

@@ -18,12 +18,12 @@ from latentcast.config import Config
 from latentcast.data.ingest import ingest
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.pretrain import pretrain
 from latentcast.recipes import RECIPES, recipe
-from latentcast.verification import audited
-from latentcast.verification.audit import CHECKS, audit
+from latentcast.verification.audit import run as audited
+from latentcast.verification.audit.checks import CHECKS, audit
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
-from latentcast.verification.lines import Line, Section
+from latentcast.verification.report.lines import Line, Section
+from latentcast.workflows.train import pretrain
 
 Change = Callable[[Path], None]
 

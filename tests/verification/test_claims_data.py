@@ -10,14 +10,14 @@ import pytest
 
 from latentcast.config import Config
 from latentcast.recipes import RECIPES, recipe
-from latentcast.verification import subject
 from latentcast.verification.claim import Claim, Finding, measure
 from latentcast.verification.claims import artifacts, data, evaluation, public_layouts
 from latentcast.verification.faults import artifacts as artifact_faults
 from latentcast.verification.faults import data as data_faults
 from latentcast.verification.faults import evaluation as evaluation_faults
-from latentcast.verification.known import beats, wave
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe import twin as subject
+from latentcast.verification.observe.data import beats, wave
+from latentcast.verification.observe.twin import Subject
 
 CLAIMS = {
     claim.id: claim

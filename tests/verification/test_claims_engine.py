@@ -24,7 +24,7 @@ from latentcast.verification.faults import monitors as monitors_faults
 from latentcast.verification.faults import order as order_faults
 from latentcast.verification.faults import ranks as ranks_faults
 from latentcast.verification.faults import resume as resume_faults
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 IN_ONE = {
     claim.id: claim for part in (ema, loop, resume, order, monitors) for claim in part.CLAIMS

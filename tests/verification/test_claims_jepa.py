@@ -31,7 +31,7 @@ from latentcast.verification.faults import predictor as predictor_faults
 from latentcast.verification.faults import reference_masks as reference_faults
 from latentcast.verification.faults import regularizers as regularizers_faults
 from latentcast.verification.faults import targets as targets_faults
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 FILES: tuple[ModuleType, ...] = (
     jepa,

@@ -29,8 +29,8 @@ from latentcast.verification.faults import nepa as nepa_faults
 from latentcast.verification.faults import positions as positions_faults
 from latentcast.verification.faults import table as table_faults
 from latentcast.verification.faults import transformer as transformer_faults
-from latentcast.verification.observing import within
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.twin import Subject
 
 CLAIMS: tuple[Claim, ...] = (
     *nepa_claims.CLAIMS,

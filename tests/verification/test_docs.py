@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.claims import all_claims
 from latentcast.verification.faults import all_faults
-from latentcast.verification.lines import Report, stable
+from latentcast.verification.report.lines import Report, stable
 from latentcast.verification.suite import verify_recipe
 
 DOCS = REPOSITORY / "docs" / "verification"
@@ -107,7 +107,8 @@ def _again(name: str) -> list[dict[str, Any]]:
 
 
 def test_docs_name_lines_and_files_that_exist() -> None:
-    from latentcast.verification import audit, replay
+    from latentcast.verification.audit import checks as audit
+    from latentcast.verification.audit import replay
 
     text = (REPOSITORY / "docs" / "verify.md").read_text()
     known = {check.id for check in (*audit.CHECKS, *replay.CHECKS)}

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from latentcast.objectives import nepa
 from latentcast.recipes import recipe
-from latentcast.verification.console import print_matrix
 from latentcast.verification.fault import Fault
 from latentcast.verification.matrix import Matrix, against
+from latentcast.verification.report.console import print_matrix
 from verification import toys
 
 RECIPE = recipe("nepa-image-tiny")

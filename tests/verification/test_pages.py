@@ -11,10 +11,10 @@ import pytest
 
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
-from latentcast.verification.badge import badge
-from latentcast.verification.lines import Line, Report, Section, stable
-from latentcast.verification.markdown import markdown
-from latentcast.verification.pages import html, write_report
+from latentcast.verification.report.badge import badge
+from latentcast.verification.report.lines import Line, Report, Section, stable
+from latentcast.verification.report.markdown import markdown
+from latentcast.verification.report.page import html, write_report
 from latentcast.verification.suite import verify_recipe
 from verification import toys
 

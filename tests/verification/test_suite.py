@@ -15,8 +15,8 @@ from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
 from latentcast.verification import claims, faults, suite
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.lines import Line, Report, Section
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
+from latentcast.verification.report.lines import Line, Report, Section
 from latentcast.verification.suite import verify_recipe
 from verification import toys
 

@@ -14,7 +14,7 @@ from latentcast.objectives import nepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 broken: set[str] = set()
 """Ids of claims that a test wants to fail."""

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config, EcgInput
+from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.features import Pooling, check_pooling, pool
+from latentcast.nn.pooling import Pooling, check_pooling, pool
 from latentcast.objectives.base import Objective, Role
 from latentcast.signals.counts import to_counts
-from latentcast.signals.preprocess import EcgPreprocess
 from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.windows import window_starts
 

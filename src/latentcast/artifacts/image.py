@@ -8,8 +8,8 @@ import torch
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config, ImageInput
-from latentcast.evaluation.features import BATCH, check_pooling, pool
-from latentcast.images.preprocess import ImagePreprocess
+from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.objectives.base import Objective, Role
 
 Pixels = npt.NDArray[np.uint8]

@@ -61,8 +61,8 @@ def probe(
     """
     from rich.console import Console
 
-    from latentcast.pretrain import data_of
-    from latentcast.probing import probe_run
+    from latentcast.runs.new import data_of
+    from latentcast.workflows.probe import probe_run
 
     console = Console()
     with console.status("reading features and fitting the probes"):

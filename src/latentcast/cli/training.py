@@ -105,8 +105,8 @@ def train(
         batch_size: with --auto, one that fits the machine.
     """
     from latentcast import config as configuration
-    from latentcast.pretrain import pretrain
     from latentcast.recipes import recipe as named
+    from latentcast.workflows.train import pretrain
 
     if recipe is None and config is None:
         raise LatentcastError("train: needs a recipe or --config; see latentcast recipes")
@@ -167,9 +167,9 @@ def bench(
     import json
 
     from latentcast import config as configuration
-    from latentcast.bench import bench as measure
     from latentcast.files import write_text
     from latentcast.recipes import recipe as named
+    from latentcast.workflows.bench import bench as measure
 
     resolved = configuration.resolve(named(recipe), None, set)
     told = json.dumps(measure(resolved, data, what, rounds), indent=1)

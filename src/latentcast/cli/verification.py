@@ -12,7 +12,7 @@ from latentcast.errors import LatentcastError, nearest
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from latentcast.verification.lines import Section
+    from latentcast.verification.report.lines import Section
 
 
 REPLAY = 60.0
@@ -80,14 +80,14 @@ def verify(
 
     from rich.console import Console
 
-    from latentcast.pretrain import surroundings
-    from latentcast.verification.audit import audit
-    from latentcast.verification.console import print_section, print_verdict
-    from latentcast.verification.lines import Report
-    from latentcast.verification.pages import write_report, writing_to
-    from latentcast.verification.parity import compare
+    from latentcast.runs.new import surroundings
+    from latentcast.verification.audit.checks import audit
+    from latentcast.verification.parity.compare import compare
+    from latentcast.verification.report.console import print_section, print_verdict
+    from latentcast.verification.report.lines import Report
+    from latentcast.verification.report.page import write_report, writing_to
+    from latentcast.verification.report.table import print_agreements
     from latentcast.verification.suite import parity_section
-    from latentcast.verification.table import print_agreements
 
     console, sections = Console(), list["Section"]()
     agreed = {file: compare(file) for file in parity}  # seconds; a bad file is told before hours

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.claim import claim, clear, is_finished, lock, writing
 from latentcast.data.convert import Rejected, is_ours, stable_fold
+from latentcast.data.folder import claim, clear, is_finished, lock, writing
 from latentcast.data.image_manifest import Encoding
 from latentcast.data.image_store import ImageStore, usable_processors
 from latentcast.data.image_writer import ConvertedImage, ImageShardWriter, finish_images

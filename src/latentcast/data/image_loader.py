@@ -8,7 +8,7 @@ from latentcast.config import Config, ImageInput
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import Loader
 from latentcast.data.order import Ints
-from latentcast.data.readers import Request
+from latentcast.data.workers import Request
 from latentcast.errors import LatentcastError
 
 

@@ -17,8 +17,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from latentcast.data.claim import claim, clear, is_finished, lock, writing
 from latentcast.data.convert import Converted, Rejected, Target, convert_all, is_ours
+from latentcast.data.folder import claim, clear, is_finished, lock, writing
 from latentcast.data.manifest import library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store

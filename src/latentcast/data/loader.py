@@ -18,8 +18,8 @@ from latentcast.batch import Batch
 from latentcast.config import Config, EcgInput
 from latentcast.data.image_store import ImageStore
 from latentcast.data.order import Ints, Order
-from latentcast.data.readers import Request, Shards, read
 from latentcast.data.store import Store
+from latentcast.data.workers import Request, Shards, read
 from latentcast.errors import LatentcastError
 
 AnyStore = TypeVar("AnyStore", bound=Store | ImageStore)

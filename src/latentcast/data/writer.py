@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.claim import clear
 from latentcast.data.convert import Converted, Rejected, Target
+from latentcast.data.folder import clear
 from latentcast.data.manifest import (
     INDEX,
     MANIFEST,

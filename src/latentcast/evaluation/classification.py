@@ -26,15 +26,11 @@ from latentcast.evaluation.classification_results import (
     HeadDifference,
     HeadRow,
 )
-from latentcast.evaluation.features import (
-    ImageFeatureSource,
-    check_pooling,
-    extract_images,
-    pooling_of,
-)
+from latentcast.evaluation.features import ImageFeatureSource, extract_images, pooling_of
 from latentcast.evaluation.metrics import Estimate
 from latentcast.evaluation.multinomial import fit_head
 from latentcast.evaluation.results import OWN
+from latentcast.nn.pooling import check_pooling
 
 SPLITS = duplicates.SPLITS
 COMPARED = 10_000  # training images on which layers are compared: 45,000 take five times as long

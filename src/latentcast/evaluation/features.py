@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,11 @@ from torch import Tensor
 
 from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
+from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.signals.windows import window_starts
 
-Pooling = Literal["mean", "std", "mean+std", "last"]
 Windows = Literal["centre", "strided"]
-POOLINGS: tuple[str, ...] = get_args(Pooling)
-BATCH = 64  # windows or images a forward pass; the result does not depend on it
 
 
 class FeatureSource(Protocol):
@@ -84,43 +82,6 @@ class PoolsItself(Protocol):
 def pooling_of(source: FeatureSource | ImageFeatureSource, asked: str) -> str:
     """How the features of a source are pooled: as asked for, unless it pools itself."""
     return source.pooling if isinstance(source, PoolsItself) else asked
-
-
-def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
-    """Pool tokens (B, N, D) over the valid ones (B, N): (B, D), or (B, 2 D) for ``mean+std``.
-
-    ``std`` is the population standard deviation over time, ``last`` the last valid token. Rows
-    without a valid token come out as NaN.
-    """
-    weight = valid.unsqueeze(-1).to(tokens.dtype)
-    count = weight.sum(dim=1)
-    # where() and not a product: an invalid token may hold NaN, and 0 * NaN is NaN.
-    held = torch.where(valid.unsqueeze(-1), tokens, tokens.new_zeros(()))
-    if pooling == "last":
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        last = torch.where(valid, places, -1).amax(dim=1)
-        picked = held[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
-        return torch.where(count > 0, picked, torch.nan)
-    mean = held.sum(dim=1) / count
-    if pooling == "mean":
-        return mean
-    spread = torch.where(valid.unsqueeze(-1), tokens - mean.unsqueeze(1), tokens.new_zeros(()))
-    std = (spread.square().sum(dim=1) / count).sqrt()
-    return std if pooling == "std" else torch.cat([mean, std], dim=-1)
-
-
-def check_pooling(pooling: str, *, causal: bool) -> Pooling:
-    """The pooling of that name; LatentcastError for an unknown one, and for the CLS."""
-    if pooling == "cls":
-        why = (
-            "under a causal mask token 0 sees only itself, every sample would get the same feature"
-            if causal
-            else "no objective here trains the CLS token of this encoder"
-        )
-        raise LatentcastError(f"pooling cls: {why}; use mean+std, mean or last")
-    if pooling not in POOLINGS:
-        raise LatentcastError(f"pooling {pooling}: no such pooling; {nearest(pooling, POOLINGS)}")
-    return cast(Pooling, pooling)
 
 
 def extract(

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.probes import Standardiser
+from latentcast.evaluation.heads import Standardiser
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strongest first

@@ -17,17 +17,11 @@ import numpy.typing as npt
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
-from latentcast.evaluation.features import (
-    FeatureSource,
-    Windows,
-    check_pooling,
-    extract,
-    pooling_of,
-    readable,
-)
-from latentcast.evaluation.probes import Bools, Floats, fit_probe
+from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
+from latentcast.evaluation.heads import Bools, Floats, fit_probe
 from latentcast.evaluation.results import OWN, Difference, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.tasks import Task
+from latentcast.nn.pooling import check_pooling
 
 SPLITS = ("train", "validation", "test")
 

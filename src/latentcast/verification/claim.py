@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 Number = float | int | str | bool
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from latentcast.config import Config
 from latentcast.verification.claim import Claim, Evidence, Finding, measure
 from latentcast.verification.fault import Fault
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 
 from latentcast.config import Config
 from latentcast.objectives.build import assemble
-from latentcast.verification.agreement import Agreement
 from latentcast.verification.claim import Claim, Finding
 from latentcast.verification.fault import Fault
-from latentcast.verification.lines import Line, Section, line_of
 from latentcast.verification.matrix import Row, against, measured
+from latentcast.verification.parity.agreement import Agreement
+from latentcast.verification.report.lines import Line, Section, line_of
 
 
 def verify_recipe(

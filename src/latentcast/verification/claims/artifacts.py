@@ -15,21 +15,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latentcast.artifacts.encoder import Encoder
+from latentcast.data.fit import reading
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
-from latentcast.engine.ranks import ALONE
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import features
 from latentcast.nn.tokens import token_validity
-from latentcast.pretrain import reading
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import TWELVE, is_ecg, recordings
-from latentcast.verification.observing import within
-from latentcast.verification.rehearsal import averages, pairs
-from latentcast.verification.scored import encoder
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import TWELVE, is_ecg, recordings
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.probe import encoder
+from latentcast.verification.observe.rehearsal import averages, pairs
+from latentcast.verification.observe.twin import Subject
 
 OURS = "our design, law 5: preprocessing travels with the weights"
 FLOAT = 2.0**-23
@@ -54,7 +53,7 @@ def _plain_inputs(subject: Subject) -> tuple[Any, Any, Tensor]:
     if not is_ecg(subject):
         changes |= {"input.crop_scale": None, "input.flip": False}
     config = subject.config.updated(changes)
-    loader, preprocess = reading(subject.store, config, ALONE)
+    loader, preprocess = reading(subject.store, config)
     batch = loader.batch(3)
     objective = subject.objective()
     draw = subject.draw(3)
@@ -185,7 +184,7 @@ def _equal(subject: Subject) -> Evidence:
     given, _ = source.token_layers(batch.samples.numpy())
     live = copy.deepcopy(subject.trained().objective).eval()
     changes: dict[str, Any] = {"train.micro_batches": 1}
-    _, preprocess = reading(subject.store, subject.config.updated(changes), ALONE)
+    _, preprocess = reading(subject.store, subject.config.updated(changes))
     inputs = preprocess(batch.samples)
     network = live.encoder("teacher")
     valid = None

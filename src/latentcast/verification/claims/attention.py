@@ -12,7 +12,7 @@ from latentcast.nn.blocks import QKNorm
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     EXACT,
     BlockPass,
     attention_calls,
@@ -33,8 +33,8 @@ from latentcast.verification.observing import (
     within,
     worst_of,
 )
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import is_jepa, is_rotary, paired, stacks
+from latentcast.verification.observe.rotary import is_jepa, is_rotary, paired, stacks
+from latentcast.verification.observe.twin import Subject
 
 
 def _projections(subject: Subject) -> Evidence:

@@ -6,15 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import Config
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.fit import fitted
 from latentcast.data.loader import CropLoader
 from latentcast.data.store import Store
-from latentcast.pretrain import fitted
-from latentcast.signals.preprocess import EcgPreprocess
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import Floats, apart, is_ecg, recordings
-from latentcast.verification.observing import within
-from latentcast.verification.rehearsal import once
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import Floats, apart, is_ecg, recordings
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.rehearsal import once
+from latentcast.verification.observe.twin import Subject
 
 OURS = "our design, law 4: physical until the last moment"
 ROUNDING = 1.0 + 1e-3

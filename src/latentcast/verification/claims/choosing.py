@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.evaluation import classification, multinomial, probes, protocol
+from latentcast.evaluation import classification, multinomial, protocol
+from latentcast.evaluation import heads as probes
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import is_ecg
-from latentcast.verification.scored import mean_of_defined, naive_auroc
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.observe.probe import mean_of_defined, naive_auroc
+from latentcast.verification.observe.twin import Subject
 
 Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/protocol.py"

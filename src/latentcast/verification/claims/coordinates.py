@@ -12,14 +12,13 @@ from latentcast.config import EcgInput, Rotary
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     finest,
     furthest,
     real,
     within,
 )
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import (
+from latentcast.verification.observe.rotary import (
     FLOAT32,
     Grid,
     Stack,
@@ -32,6 +31,7 @@ from latentcast.verification.turns import (
     sizes,
     stacks,
 )
+from latentcast.verification.observe.twin import Subject
 
 
 def _span(subject: Subject) -> Evidence:

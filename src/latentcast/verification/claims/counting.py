@@ -11,18 +11,18 @@ import torch
 
 from latentcast.evaluation import (
     classification,
-    features,
     knn,
     metrics,
 )
+from latentcast.nn import pooling
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import is_ecg, is_image
-from latentcast.verification.observing import within
-from latentcast.verification.scored import (
+from latentcast.verification.observe.data import is_ecg, is_image
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.probe import (
     mean_of_defined,
     naive_auroc,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/protocol.py"
@@ -38,7 +38,7 @@ def _pooled(subject: Subject) -> Evidence:
     spoiled = torch.where(valid[..., None], tokens, torch.nan)
     worst: dict[str, tuple[float, float]] = {}
     for how in ("mean", "std", "last"):
-        given = features.pool(spoiled, valid, how)
+        given = pooling.pool(spoiled, valid, how)
         gap = 0.0
         for row in range(5):
             held = tokens[row][valid[row]].double()

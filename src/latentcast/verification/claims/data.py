@@ -18,14 +18,22 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks
 from latentcast.evaluation.tasks import task
-from latentcast.pretrain import open_run
+from latentcast.runs.new import open_run
 from latentcast.signals.readers import read_recording
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.claims import batches, pixels
 from latentcast.verification.claims.batches import normalised_by
-from latentcast.verification.known import TWELVE, Floats, apart, beats, is_ecg, recordings, wave
-from latentcast.verification.observing import within
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import (
+    TWELVE,
+    Floats,
+    apart,
+    beats,
+    is_ecg,
+    recordings,
+    wave,
+)
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.twin import Subject
 
 OURS = "our design, law 4: physical until the last moment"
 PTBXL = "Strodthoff et al. 2021: PTB-XL, its folds and labels"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     EXACT,
     block_passes,
     finest,
@@ -17,7 +17,7 @@ from latentcast.verification.observing import (
     stirred,
     within,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 RATE = 0.3
 SAMPLES = 512

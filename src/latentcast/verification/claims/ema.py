@@ -15,7 +15,7 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number, below
 from latentcast.verification.formulas import momentum_of
-from latentcast.verification.rehearsal import (
+from latentcast.verification.observe.rehearsal import (
     EARLIER,
     LATER,
     POISONED,
@@ -27,7 +27,7 @@ from latentcast.verification.rehearsal import (
     resumed,
     swift,
 )
-from latentcast.verification.subject import Subject, Weights
+from latentcast.verification.observe.twin import Subject, Weights
 
 IJEPA = "I-JEPA, train.py (specification 1.6)"
 FLOAT = 2.0**-23

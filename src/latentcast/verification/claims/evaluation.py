@@ -9,22 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast import probing
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import (
-    features,
-    multinomial,
-    probes,
-    protocol,
-)
+from latentcast.evaluation import features, multinomial, protocol
+from latentcast.evaluation import heads as probes
 from latentcast.evaluation.tasks import Task
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.claims import choosing, counting
-from latentcast.verification.known import is_ecg, is_image, recordings
-from latentcast.verification.observing import within
-from latentcast.verification.rehearsal import once
-from latentcast.verification.scored import (
+from latentcast.verification.observe.data import is_ecg, is_image, recordings
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.probe import (
     Fit,
     Foreign,
     encoder,
@@ -40,7 +34,9 @@ from latentcast.verification.scored import (
     truth,
     watched,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.rehearsal import once
+from latentcast.verification.observe.twin import Subject
+from latentcast.workflows import probe as probing
 
 Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/protocol.py"

@@ -12,9 +12,8 @@ from latentcast.batch import Inputs
 from latentcast.config import JepaConfig
 from latentcast.nn.hierarchy import Hierarchy, Tokens
 from latentcast.objectives.jepa import Jepa
-from latentcast.verification import plain_ijepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
     Grid,
@@ -33,7 +32,8 @@ from latentcast.verification.jepa_pass import (
     some_valid,
     values,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
+from latentcast.verification.parity import plain_ijepa
 
 TOP_DOWN = {"objective.top_down": True}
 

@@ -12,8 +12,8 @@ from latentcast.nn.blocks import QKNorm
 from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import within
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.twin import Subject
 
 
 def _drawn(objective: Objective, patch_std: float) -> Iterator[tuple[str, Tensor, float]]:

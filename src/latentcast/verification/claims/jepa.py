@@ -12,9 +12,8 @@ from latentcast.batch import Inputs
 from latentcast.config import JepaConfig
 from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw
-from latentcast.verification import plain_ijepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
     Grid,
@@ -35,7 +34,8 @@ from latentcast.verification.jepa_pass import (
     values,
     watch,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
+from latentcast.verification.parity import plain_ijepa
 
 # Who sees what
 

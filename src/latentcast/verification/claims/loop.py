@@ -19,7 +19,7 @@ from latentcast.objectives.build import build
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number, below
 from latentcast.verification.formulas import decay_of, rate_of
-from latentcast.verification.rehearsal import (
+from latentcast.verification.observe.rehearsal import (
     LATER,
     POISONED,
     Attempt,
@@ -30,7 +30,7 @@ from latentcast.verification.rehearsal import (
     revealing,
     swift,
 )
-from latentcast.verification.subject import Subject, Weights
+from latentcast.verification.observe.twin import Subject, Weights
 
 OURS = "our design, law 2: the engine owns the order"
 IJEPA = "I-JEPA, train.py and utils/schedulers.py (specification 1.7)"

@@ -17,8 +17,8 @@ from latentcast.config.shapes import mask_shapes
 from latentcast.objectives.masks import Masks
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.claims.masks import drawn, draws_own, twin_and_recipe
-from latentcast.verification.jepa_pass import Grid, covered, marked
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.jepa import Grid, covered, marked
+from latentcast.verification.observe.twin import Subject
 
 
 def sizes(subject: Subject) -> Evidence:

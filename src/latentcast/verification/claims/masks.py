@@ -17,7 +17,7 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.masks import Masks, mask_sampler
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.jepa import (
     Grid,
     covered,
     is_hierarchy,
@@ -29,7 +29,7 @@ from latentcast.verification.jepa_pass import (
     patch_flags,
     values,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 STEPS, BATCH = 60, 128
 

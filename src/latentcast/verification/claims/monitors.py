@@ -19,10 +19,10 @@ from latentcast.monitors import collapse
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
-from latentcast.pretrain import pretrain
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.fault import replaced
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.observe.jepa import (
     live,
     normed,
     observe,
@@ -30,9 +30,9 @@ from latentcast.verification.jepa_pass import (
     some_valid,
     values,
 )
-from latentcast.verification.known import is_ecg
-from latentcast.verification.observing import furthest, outputs_of, stirred, within
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.network import furthest, outputs_of, stirred, within
+from latentcast.verification.observe.twin import Subject
+from latentcast.workflows.train import pretrain
 
 OURS = "our design, law 6: nothing collapses silently"
 RANKME = "RankMe, Garrido et al. 2023"

@@ -11,7 +11,7 @@ from latentcast.batch import Inputs
 from latentcast.engine.optimizer import adamw
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.nepa_pass import (
+from latentcast.verification.observe.nepa import (
     again,
     draw_of,
     is_nepa,
@@ -21,7 +21,7 @@ from latentcast.verification.nepa_pass import (
     stirred_nepa,
     with_padding,
 )
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     EXACT,
     corners,
     finest,
@@ -32,7 +32,7 @@ from latentcast.verification.observing import (
     window,
     within,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 def _loss(subject: Subject) -> Evidence:

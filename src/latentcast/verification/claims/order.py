@@ -11,15 +11,14 @@ import numpy.typing as npt
 import torch
 
 from latentcast.config import Config, EcgInput
+from latentcast.data.fit import reading
 from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import Loader
 from latentcast.data.opening import open_store
 from latentcast.data.store import Store
-from latentcast.engine.ranks import ALONE
-from latentcast.pretrain import reading
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import is_ecg
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.observe.twin import Subject
 
 OURS = "our design, law 1: data order and crops are functions of (seed, step, sample)"
 BATCH = 32
@@ -30,7 +29,7 @@ Counts = npt.NDArray[np.int16]
 
 def _loader(subject: Subject, config: Config) -> Loader[Store] | Loader[ImageStore]:
     """A new one, on a store that is opened anew."""
-    return reading(open_store(subject.store.path), config, ALONE)[0]
+    return reading(open_store(subject.store.path), config)[0]
 
 
 def _config(subject: Subject, shift: int = 0) -> Config:

@@ -10,17 +10,17 @@ import torch
 
 from latentcast.batch import Inputs
 from latentcast.config import Config, ImageInput
+from latentcast.data import image_preprocess as preprocess
+from latentcast.data.fit import fitted
 from latentcast.data.image_loader import ImageLoader
+from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.evaluation import duplicates
-from latentcast.images import preprocess
-from latentcast.images.preprocess import ImagePreprocess
-from latentcast.pretrain import fitted
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import Floats, Pixels, is_image, pictures
-from latentcast.verification.observing import within
-from latentcast.verification.rehearsal import once
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import Floats, Pixels, is_image, pictures
+from latentcast.verification.observe.network import within
+from latentcast.verification.observe.rehearsal import once
+from latentcast.verification.observe.twin import Subject
 
 OURS = "our design, law 4: physical until the last moment"
 MANY = 48

@@ -7,14 +7,13 @@ import math
 import torch
 
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     AttentionCall,
     attention_calls,
     finest,
     within,
 )
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import (
+from latentcast.verification.observe.rotary import (
     FLOAT32,
     Stack,
     coordinates,
@@ -29,6 +28,7 @@ from latentcast.verification.turns import (
     stacks,
     vector,
 )
+from latentcast.verification.observe.twin import Subject
 
 
 def _angles(subject: Subject) -> Evidence:

@@ -12,7 +12,7 @@ from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
     Pass,
@@ -23,7 +23,7 @@ from latentcast.verification.jepa_pass import (
     observe,
     values,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 EVERY = slice(None)
 

@@ -16,10 +16,10 @@ from latentcast.config import JepaConfig, SinCos
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.known import is_ecg
-from latentcast.verification.nepa_pass import is_nepa
-from latentcast.verification.observing import finest, stirred
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.observe.nepa import is_nepa
+from latentcast.verification.observe.network import finest, stirred
+from latentcast.verification.observe.twin import Subject
 
 _NEPA = {
     "cls": "embeddings.cls_token",

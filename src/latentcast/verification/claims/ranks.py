@@ -30,6 +30,7 @@ from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import Config
+from latentcast.data.fit import reading
 from latentcast.data.opening import open_store
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, latest, read_tensors
@@ -42,10 +43,9 @@ from latentcast.objectives import regularizers
 from latentcast.objectives.base import Output
 from latentcast.objectives.build import assemble, build
 from latentcast.objectives.ranks import summed
-from latentcast.pretrain import reading
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.rehearsal import (
+from latentcast.verification.observe.rehearsal import (
     Rehearsal,
     averages,
     once,
@@ -54,7 +54,7 @@ from latentcast.verification.rehearsal import (
     revealing,
     spoiled,
 )
-from latentcast.verification.subject import Subject, Weights
+from latentcast.verification.observe.twin import Subject, Weights
 
 SIZE, STEPS = 2, 3
 PATIENCE = 180.0
@@ -207,7 +207,7 @@ def _trained(
     sharded = config.machine.parallel == "fsdp"
     with torch.device("meta" if sharded else "cpu"):
         objective = assemble(config) if sharded else build(config)
-    loader, preprocess = reading(open_store(store), config, ranks)
+    loader, preprocess = reading(open_store(store), config, (ranks.rank, ranks.size))
     ids: list[list[int]] = []
 
     def read(samples: Tensor, draw: Draw | None) -> Inputs:

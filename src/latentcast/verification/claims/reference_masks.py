@@ -13,8 +13,8 @@ from latentcast.config import JepaConfig, ReferenceBlocks
 from latentcast.objectives.reference_masks import ReferenceMasks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.jepa_pass import marked
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.jepa import marked
+from latentcast.verification.observe.twin import Subject
 
 SIDE = 16
 RULE = "I-JEPA, src/masks/multiblock.py; spec of I-JEPA, 1.1"

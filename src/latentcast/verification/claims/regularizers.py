@@ -20,7 +20,7 @@ from latentcast.objectives import regularizers
 from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw, key
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
     Pass,
@@ -31,7 +31,7 @@ from latentcast.verification.jepa_pass import (
     observe,
     values,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 BOTH: dict[str, dict[str, Any]] = {
     "vicreg": {"kind": "vicreg", "weight": 0.3, "variance": 1.0, "covariance": 0.04},

@@ -15,7 +15,7 @@ from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.formulas import decay_of, rate_of
-from latentcast.verification.rehearsal import (
+from latentcast.verification.observe.rehearsal import (
     EARLIER,
     LATER,
     POISONED,
@@ -24,7 +24,7 @@ from latentcast.verification.rehearsal import (
     rehearsed,
     resumed,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 OURS = "our design, law 1: the state is the step"
 REQUIRED = "specification, executable requirement 21"

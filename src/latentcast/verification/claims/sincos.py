@@ -11,7 +11,7 @@ from latentcast.config import SinCos
 from latentcast.nn.hierarchy import Hierarchy, Level
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     EXACT,
     finest,
     furthest,
@@ -21,8 +21,8 @@ from latentcast.verification.observing import (
     stirred,
     within,
 )
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import Grid, is_jepa, sizes, strides, vector
+from latentcast.verification.observe.rotary import Grid, is_jepa, sizes, strides, vector
+from latentcast.verification.observe.twin import Subject
 
 
 def naive_sincos(grid: Grid, width: int) -> Tensor:

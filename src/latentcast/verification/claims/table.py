@@ -21,9 +21,9 @@ from latentcast.objectives.build import assemble
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.observing import attention_calls, finest, outputs_of, within
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import measured_turns, stacks
+from latentcast.verification.observe.network import attention_calls, finest, outputs_of, within
+from latentcast.verification.observe.rotary import measured_turns, stacks
+from latentcast.verification.observe.twin import Subject
 
 Shape = tuple[int, int, int, int]
 """Width, depth, heads, MLP width."""

@@ -10,7 +10,7 @@ import torch
 from latentcast.batch import Inputs
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
     apart,
@@ -29,7 +29,7 @@ from latentcast.verification.jepa_pass import (
     taught,
     values,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 def no_gradient(subject: Subject) -> Evidence:

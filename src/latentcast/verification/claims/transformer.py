@@ -13,7 +13,7 @@ from latentcast.nn.blocks import LayerScale, QKNorm
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     EXACT,
     BlockPass,
     block_passes,
@@ -31,7 +31,7 @@ from latentcast.verification.observing import (
     within,
     worst_of,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 def _pre_norm(subject: Subject) -> Evidence:

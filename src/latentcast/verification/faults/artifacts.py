@@ -22,9 +22,9 @@ from latentcast.errors import LatentcastError
 from latentcast.signals import counts
 from latentcast.signals.recording import select_leads
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.known import is_ecg
-from latentcast.verification.rehearsal import averages
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.observe.rehearsal import averages
+from latentcast.verification.observe.twin import Subject
 
 CLASSIC = "a classic"
 Slip = tuple[Any, str, Callable[[Any], Any]]

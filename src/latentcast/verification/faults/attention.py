@@ -15,8 +15,8 @@ from latentcast.nn.hierarchy import Level
 from latentcast.nn.positions import Tables, rotate
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.positions import Inject, patched
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import is_jepa, is_rotary
+from latentcast.verification.observe.rotary import is_jepa, is_rotary
+from latentcast.verification.observe.twin import Subject
 
 Pair = tuple[Tensor, Tensor]
 Trio = tuple[Tensor, Tensor, Tensor]

@@ -15,18 +15,18 @@ from torch import Tensor
 from latentcast.batch import Batch, Inputs
 from latentcast.data import convert, ingest, statistics
 from latentcast.data import store as stores
+from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.loader import CropLoader, Loader
 from latentcast.data.store import Labels, Store
 from latentcast.data.writer import ShardWriter
 from latentcast.evaluation import leaks
 from latentcast.signals import counts, recording
-from latentcast.signals.preprocess import EcgPreprocess
 from latentcast.signals.readers import arrays, ptbxl, wfdb
 from latentcast.signals.recording import INVALID, Recording
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults import pixels
-from latentcast.verification.known import is_ecg
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.observe.twin import Subject
 
 CLASSIC = "a classic"
 Inject = Callable[[], AbstractContextManager[None]]

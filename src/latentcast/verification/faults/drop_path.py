@@ -13,7 +13,7 @@ from latentcast.nn.blocks import Block, Kept, LayerScale
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault
 from latentcast.verification.faults.positions import Inject, both, patched
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 def _drop_path(drop: Callable[[Tensor, Tensor, float], Tensor]) -> Inject:

@@ -21,8 +21,8 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.rehearsal import accumulates, averages
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.rehearsal import accumulates, averages
+from latentcast.verification.observe.twin import Subject
 
 Patch = AbstractContextManager[None]
 HJEPA = "specification, H-JEPA"

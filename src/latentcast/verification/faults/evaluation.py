@@ -13,19 +13,12 @@ from torch.nn import functional as F
 
 from latentcast.artifacts import ecg, image
 from latentcast.artifacts.encoder import Encoder
-from latentcast.evaluation import (
-    classification,
-    features,
-    knn,
-    metrics,
-    multinomial,
-    probes,
-    protocol,
-)
-from latentcast.evaluation.probes import Standardiser
+from latentcast.evaluation import classification, features, knn, metrics, multinomial, protocol
+from latentcast.evaluation import heads as probes
+from latentcast.evaluation.heads import Standardiser
 from latentcast.signals.recording import INVALID
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.known import is_ecg, is_image
+from latentcast.verification.observe.data import is_ecg, is_image
 
 CLASSIC = "a classic"
 Slip = tuple[Any, str, Callable[[Any], Any]]

@@ -18,11 +18,11 @@ from latentcast.nn.hierarchy import Fusion, Hierarchy, Tokens
 from latentcast.objectives import jepa
 from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw
-from latentcast.verification import plain_ijepa
 from latentcast.verification.claims.hierarchy import has_fusion
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.jepa_pass import has_teacher, is_hierarchy
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.jepa import has_teacher, is_hierarchy
+from latentcast.verification.observe.twin import Subject
+from latentcast.verification.parity import plain_ijepa
 
 
 def _raster_pool() -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ from latentcast.randomness import Draw
 from latentcast.verification.claims.jepa import is_plain
 from latentcast.verification.claims.masks import draws_own
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.jepa_pass import is_hierarchy, is_jepa, marked, taught
+from latentcast.verification.observe.jepa import is_hierarchy, is_jepa, marked, taught
 
 # The context
 

@@ -20,8 +20,8 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.ema import CLASSIC, HJEPA, Patch, scheduled, several
-from latentcast.verification.rehearsal import accumulates
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.rehearsal import accumulates
+from latentcast.verification.observe.twin import Subject
 
 # Schedules
 

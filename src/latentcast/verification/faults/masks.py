@@ -20,8 +20,8 @@ from latentcast.randomness import Draw
 from latentcast.verification.claims.mask_sizes import draws_rectangles, sizes_are_drawn
 from latentcast.verification.claims.masks import draws_blocks, draws_own
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.jepa_pass import is_hierarchy
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.jepa import is_hierarchy
+from latentcast.verification.observe.twin import Subject
 
 Sampler = Callable[..., Masks]
 

@@ -16,7 +16,7 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.ema import CLASSIC, Patch, several
-from latentcast.verification.known import is_ecg
+from latentcast.verification.observe.data import is_ecg
 
 SILENT = "published code collapses silently (specification 6)"
 

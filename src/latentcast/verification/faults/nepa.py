@@ -19,8 +19,8 @@ from latentcast.objectives.nepa import Nepa
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault
 from latentcast.verification.faults.positions import Inject, patched
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import is_jepa
+from latentcast.verification.observe.rotary import is_jepa
+from latentcast.verification.observe.twin import Subject
 
 Sides = tuple[Tensor, Tensor]
 

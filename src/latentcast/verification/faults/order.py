@@ -18,8 +18,8 @@ from latentcast.data.order import Ints, Order
 from latentcast.data.store import Store
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.ema import CLASSIC, HJEPA, Patch, several
-from latentcast.verification.known import is_ecg
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.observe.twin import Subject
 
 OURS = "our design, law 1"
 

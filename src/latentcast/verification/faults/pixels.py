@@ -15,15 +15,16 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.config import ImageInput
 from latentcast.data import image_ingest, image_writer
+from latentcast.data import image_preprocess as preprocess
+from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.image_store import ImageStore
 from latentcast.evaluation import duplicates
-from latentcast.images import decode, preprocess
+from latentcast.images import decode
 from latentcast.images.arrays import ImageArrays
-from latentcast.images.preprocess import ImagePreprocess
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.known import is_image
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_image
+from latentcast.verification.observe.twin import Subject
 
 CLASSIC = "a classic"
 

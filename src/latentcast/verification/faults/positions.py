@@ -17,8 +17,8 @@ from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.positions import Tables
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import is_jepa, is_normalized, is_rotary
+from latentcast.verification.observe.rotary import is_jepa, is_normalized, is_rotary
+from latentcast.verification.observe.twin import Subject
 
 Grid = tuple[int, ...]
 Inject = Callable[[], AbstractContextManager[None]]

@@ -13,7 +13,7 @@ from latentcast.nn.cells import Grid
 from latentcast.nn.predictor import Predictor
 from latentcast.verification.claims.jepa import is_plain
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.jepa_pass import has_teacher
+from latentcast.verification.observe.jepa import has_teacher
 
 
 def _forward(change: Any) -> AbstractContextManager[None]:

@@ -27,7 +27,7 @@ from latentcast.objectives.nepa import Nepa
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.ema import CLASSIC, HJEPA, Patch, several
 from latentcast.verification.faults.loop import outputs
-from latentcast.verification.rehearsal import accumulates, averages
+from latentcast.verification.observe.rehearsal import accumulates, averages
 
 
 def _together() -> bool:

@@ -18,7 +18,7 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.randomness import Draw, tensor_uniform
 from latentcast.verification.claims.regularizers import still
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.jepa_pass import has_teacher, is_jepa
+from latentcast.verification.observe.jepa import has_teacher, is_jepa
 
 
 @contextmanager

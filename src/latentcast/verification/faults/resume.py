@@ -18,7 +18,7 @@ from latentcast.errors import LatentcastError
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.faults.ema import CLASSIC, HJEPA, Patch, scheduled, several
-from latentcast.verification.rehearsal import averages
+from latentcast.verification.observe.rehearsal import averages
 
 
 def _resumed(change: Callable[[State, Any], State]) -> Patch:

@@ -19,8 +19,8 @@ from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.fault import Fault
 from latentcast.verification.faults.positions import Inject, patched
-from latentcast.verification.subject import Subject
-from latentcast.verification.turns import is_jepa
+from latentcast.verification.observe.rotary import is_jepa
+from latentcast.verification.observe.twin import Subject
 
 PUBLISHED = ("nepa-ecg-small", "nepa-ecg-base", "nepa-image-base", "nepa-image-large",
              "ijepa-image-huge", "ijepa-image-base")  # fmt: skip

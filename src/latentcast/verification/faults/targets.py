@@ -17,7 +17,7 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.masks import Masks
 from latentcast.randomness import Draw
 from latentcast.verification.fault import Fault, replaced
-from latentcast.verification.jepa_pass import (
+from latentcast.verification.observe.jepa import (
     has_teacher,
     is_hierarchy,
     marked,

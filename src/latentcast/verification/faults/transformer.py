@@ -17,7 +17,7 @@ from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives import jepa
 from latentcast.verification.fault import Fault
 from latentcast.verification.faults.positions import Inject, is_image, patched
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 def _block(step: Callable[[Block, Tensor, Callable[[Tensor], Tensor], Kept], Tensor]) -> Inject:

@@ -19,7 +19,7 @@ from torch.optim.optimizer import (
 
 from latentcast.errors import LatentcastError
 from latentcast.verification.foreign.verified import Lines, Verified
-from latentcast.verification.lines import Line
+from latentcast.verification.report.lines import Line
 
 AVERAGED = 1e-3
 """How far from the formula a teacher's step may be, relative to it, beyond its type's roundings."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latentcast.verification.claim import Evidence, Number
-from latentcast.verification.lines import Line
+from latentcast.verification.report.lines import Line
 
 
 @dataclass(frozen=True)

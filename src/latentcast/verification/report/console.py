@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from latentcast.verification.lines import Line, Report, Section
 from latentcast.verification.matrix import Matrix, Row, area
+from latentcast.verification.report.lines import Line, Report, Section
 
 VERDICTS = {
     "holds": "[green]holds[/]",

@@ -19,7 +19,7 @@ from latentcast.nn.blocks import QKNorm
 from latentcast.nn.hierarchy import Hierarchy, Level, Tokens
 from latentcast.objectives.base import Objective
 from latentcast.randomness import Draw
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     attention_calls,
     finest,
     naive_norm,
@@ -27,7 +27,7 @@ from latentcast.verification.observing import (
     stirred,
     thirds,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 Grid = tuple[int, ...]
 FLOAT32 = 5e-6

@@ -25,16 +25,15 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from latentcast.config import Config
+from latentcast.data.fit import reading
 from latentcast.engine import checkpoint, loop
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
-from latentcast.engine.ranks import ALONE
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.pretrain import reading
-from latentcast.verification.audited import Check, Run, Unmeasured
+from latentcast.verification.audit.run import Check, Run, Unmeasured
 from latentcast.verification.claim import Evidence, Number
 from latentcast.verification.formulas import momentum_of
 
@@ -99,7 +98,7 @@ def replay(run: Run) -> Replayed:
     # Where and how often it saves is no part of what it computes; here it must not save at all.
     config = config.updated({"train.checkpoint_every": NEVER, "machine.loggers": []})
     objective = build(config)
-    loader, preprocess = reading(store, config, ALONE)
+    loader, preprocess = reading(store, config)
     with tempfile.TemporaryDirectory(prefix="latentcast-replay-") as name:
         folder = Path(name)
         first = _lay_out(before, folder, config) if before else 0

@@ -36,7 +36,7 @@ from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.masks import Masks
 from latentcast.randomness import Draw
-from latentcast.verification.agreement import TRAJECTORY, Agreement, agree, under
+from latentcast.verification.parity.agreement import TRAJECTORY, Agreement, agree, under
 
 
 class _GivenMasks:

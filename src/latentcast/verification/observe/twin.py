@@ -24,20 +24,19 @@ from torch.optim.optimizer import (
 )
 
 from latentcast.batch import Batch, Inputs
-from latentcast.bench import read_source, write_source
 from latentcast.config import Config, EcgInput, JepaConfig
+from latentcast.data.fit import fitted, reading
 from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
-from latentcast.engine.ranks import ALONE
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.pretrain import fitted, reading
 from latentcast.randomness import Draw
+from latentcast.workflows.bench import read_source, write_source
 
 Weights = dict[str, Tensor]
 
@@ -120,13 +119,13 @@ class Subject:
     def batch(self, attempt: int = 0, changes: Mapping[str, Any] | None = None) -> Batch:
         """Integers, as the loader brings them; of one micro-batch."""
         config = self.config.updated({"train.micro_batches": 1, **(changes or {})})
-        loader, _ = reading(self.store, config, ALONE)
+        loader, _ = reading(self.store, config)
         return loader.batch(attempt)
 
     def inputs(self, attempt: int = 0, changes: Mapping[str, Any] | None = None) -> Inputs:
         """A preprocessed batch, augmented as in training."""
         config = self.config.updated(changes or {})
-        _, preprocess = reading(self.store, config, ALONE)
+        _, preprocess = reading(self.store, config)
         batch = self.batch(attempt, changes)
         return preprocess(batch.samples, self.draw(attempt, changes))
 
@@ -249,7 +248,7 @@ class _Recorder:
 
 def _trained(store: Store | ImageStore, config: Config, folder: Path) -> Trained:
     objective = build(config)
-    loader, preprocess = reading(store, config, ALONE)
+    loader, preprocess = reading(store, config)
     recorder = _Recorder(objective)
     handles = [
         register_optimizer_step_pre_hook(recorder.before),

@@ -12,11 +12,11 @@ from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.report.markup import Html, escape, facts, section, table
 from latentcast.report.style import stylesheet
-from latentcast.verification.badge import badge
 from latentcast.verification.fault import Fault
-from latentcast.verification.lines import Line, Report, Section, plain
-from latentcast.verification.markdown import markdown
 from latentcast.verification.matrix import Matrix, Row, area, raised
+from latentcast.verification.report.badge import badge
+from latentcast.verification.report.lines import Line, Report, Section, plain
+from latentcast.verification.report.markdown import markdown
 
 FIRST = 3
 """Numbers of a claim that are shown at once."""

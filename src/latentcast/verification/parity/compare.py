@@ -14,8 +14,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from latentcast.errors import LatentcastError
-from latentcast.verification import parity_ijepa, parity_nepa
-from latentcast.verification.agreement import Agreement
+from latentcast.verification.parity import ijepa as parity_ijepa
+from latentcast.verification.parity import nepa as parity_nepa
+from latentcast.verification.parity.agreement import Agreement
 
 
 def compare(file: Path) -> list[Agreement]:

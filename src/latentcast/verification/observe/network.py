@@ -20,7 +20,7 @@ from latentcast.nn.hierarchy import Hierarchy
 from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import Evidence, Number
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 EXACT = 1e-9
 """Of float64 against float64: thousands of roundings of 1e-16, on numbers of order one."""

@@ -1,7 +1,7 @@
 """A run of the engine's loop, watched attempt by attempt, that meets what a long run meets.
 
 Batches that are not finite, a stop in the middle, a resume with everything built anew. As in
-:mod:`latentcast.verification.subject`, what is recorded comes from hooks and snapshots.
+:mod:`latentcast.verification.observe.twin`, what is recorded comes from hooks and snapshots.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from torch.optim.optimizer import (
 
 from latentcast.batch import Inputs
 from latentcast.config import Config, JepaConfig
+from latentcast.data.fit import reading
 from latentcast.data.opening import open_store
 from latentcast.engine import checkpoint, loop
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
-from latentcast.engine.ranks import ALONE
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.pretrain import reading
 from latentcast.randomness import Draw
-from latentcast.verification.subject import Subject, Weights
+from latentcast.verification.observe.twin import Subject, Weights
 
 POISONED = 2
 """The attempt of a rehearsal whose batch is not finite: the third."""
@@ -192,7 +191,7 @@ def rehearse(
     (folder / "checkpoints").mkdir(parents=True)
     if resume is not None:
         linked(resume, folder / "checkpoints" / resume.name)
-    loader, preprocess = reading(open_store(subject.store.path), config, ALONE)
+    loader, preprocess = reading(open_store(subject.store.path), config)
     objective = build(config)
     witness = _Witness(objective, attempts)
 

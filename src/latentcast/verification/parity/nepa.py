@@ -20,7 +20,7 @@ from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.nn.encoder import PatchEncoder
 from latentcast.objectives.nepa import Nepa
-from latentcast.verification.agreement import GRADIENTS, TRAJECTORY, Agreement, agree, under
+from latentcast.verification.parity.agreement import GRADIENTS, TRAJECTORY, Agreement, agree, under
 
 
 def forward(tensors: dict[str, Tensor], public: dict[str, Any]) -> list[Agreement]:

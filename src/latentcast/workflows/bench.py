@@ -20,6 +20,7 @@ from torch import Tensor
 from latentcast import randomness
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
+from latentcast.data.fit import fitted, reading
 from latentcast.data.image_ingest import ImageIngestResult, ingest_images
 from latentcast.data.ingest import IngestResult, ingest
 from latentcast.data.opening import open_store
@@ -29,17 +30,15 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.loop import MicroBatches, Preprocess, accumulate, gradient_norm
 from latentcast.engine.optimizer import adamw, take_step
 from latentcast.engine.parallel import spread
-from latentcast.engine.ranks import Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.engine.verdict import Verdict
 from latentcast.errors import LatentcastError, nearest
-from latentcast.evaluation.features import BATCH as EMBEDDED
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.throughput import matmul_peak, wait
+from latentcast.nn.pooling import BATCH as EMBEDDED
 from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Output
 from latentcast.objectives.build import assemble, build
-from latentcast.pretrain import fitted, reading
 from latentcast.signals.synthetic import synthetic_recording
 
 Part = Literal["step", "forward", "loader", "ingest", "ema", "monitors"]
@@ -90,7 +89,7 @@ def bench(
             source = write_source(config, folder, MOST_RECORDS)
         store = open_store(data) if data else read_source(config, source, folder / "store").store
         config = fitted(config, store)
-        loader, preprocess = reading(store, config, Ranks())
+        loader, preprocess = reading(store, config)
         told |= {
             "data": store.path.name if data else "synthetic",
             "batch_size": config.train.batch_size,

@@ -23,8 +23,8 @@ from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import duplicates, leaks
-from latentcast.verification import replay
-from latentcast.verification.audited import (
+from latentcast.verification.audit import replay
+from latentcast.verification.audit.run import (
     Check,
     Run,
     Unmeasured,
@@ -32,7 +32,7 @@ from latentcast.verification.audited import (
 )
 from latentcast.verification.claim import Evidence, Number, below
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
-from latentcast.verification.lines import Line, Section, Verdict
+from latentcast.verification.report.lines import Line, Section, Verdict
 
 ROUNDING = 1e-12
 """Relative; a schedule is written to JSON with all its digits."""

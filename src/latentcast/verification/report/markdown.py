@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latentcast.verification.lines import Report, Section
 from latentcast.verification.matrix import Matrix
+from latentcast.verification.report.lines import Report, Section
 
 MARKS = {"holds": "✓", "broken": "✗ **broken**", "not measured": "– not measured"}
 

@@ -18,9 +18,9 @@ from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.evaluation import classification, features, protocol
 from latentcast.evaluation.tasks import task
-from latentcast.verification.known import is_ecg, pictures, recordings
-from latentcast.verification.rehearsal import once
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.data import is_ecg, pictures, recordings
+from latentcast.verification.observe.rehearsal import once
+from latentcast.verification.observe.twin import Subject
 
 Array = npt.NDArray[Any]
 State = tuple[dict[str, Tensor], dict[str, bool]]

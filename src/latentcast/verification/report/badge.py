@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from latentcast.verification.lines import Report
+from latentcast.verification.report.lines import Report
 
 GOOD, BAD, GREY = "#1a7f37", "#c0152f", "#3b434b"
 LETTER = 6.6

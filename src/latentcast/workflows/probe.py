@@ -20,7 +20,7 @@ from latentcast.evaluation.random_convolutions import RandomConvolutions
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as named
 from latentcast.objectives.base import Role
-from latentcast.pretrain import data_of
+from latentcast.runs.new import data_of
 
 
 def probe_run(

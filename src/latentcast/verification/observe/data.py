@@ -22,8 +22,8 @@ from latentcast.data.image_ingest import ingest_images
 from latentcast.data.image_store import ImageStore
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
-from latentcast.verification.rehearsal import once
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.rehearsal import once
+from latentcast.verification.observe.twin import Subject
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]

@@ -24,7 +24,7 @@ from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.masks import Masks
 from latentcast.randomness import Draw
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 Grid = tuple[int, ...]
 ROUNDING = 1e-10

@@ -18,7 +18,7 @@ from latentcast.nn.encoder import PatchEncoder
 from latentcast.objectives.base import Output
 from latentcast.objectives.nepa import Nepa
 from latentcast.randomness import Draw
-from latentcast.verification.observing import (
+from latentcast.verification.observe.network import (
     corners,
     naive_patches,
     outputs_of,
@@ -26,7 +26,7 @@ from latentcast.verification.observing import (
     stirred,
     window,
 )
-from latentcast.verification.subject import Subject
+from latentcast.verification.observe.twin import Subject
 
 
 @dataclass

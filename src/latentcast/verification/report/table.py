@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from latentcast.verification.agreement import Agreement
+from latentcast.verification.parity.agreement import Agreement
 
 
 def print_agreements(file: Path, agreements: Sequence[Agreement], console: Console) -> None:

@@ -1,0 +1,152 @@
+"""A run folder made, resumed and kept to one training at a time; and the store it was made from."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentcast import config as configuration
+from latentcast.config import Config
+from latentcast.data.image_store import ImageStore
+from latentcast.data.opening import open_store
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.files import write_text
+
+
+def open_run(run: Path, config: Config, store: Store | ImageStore) -> None:
+    """Make the run folder with its configuration and environment, or check that it is ours."""
+    file, told = run / "config.yaml", run / "environment.json"
+    if file.exists():
+        theirs = configuration.load(file)
+        if differing := configuration.differences(config, theirs):
+            raise LatentcastError(
+                f"{file}: belongs to another run ("
+                + "; ".join(differing)
+                + "); choose another --out, or repeat the run's own settings to resume it"
+            )
+        _note_resume(told, store)
+        return
+    store.verify()  # once a run, before its first step: a damaged shard must not be learned from
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_text(told, json.dumps(environment(store), indent=1))
+        write_text(file, config.to_yaml())  # last: its presence says that the folder is a run
+    except OSError as problem:
+        raise LatentcastError(
+            f"{run}: cannot be written ({problem}); choose another --out"
+        ) from None
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Keep a second training out: its start would remove what this one is just saving.
+
+    The lock ends with the process, however that ends; the file stays, so that all ask for the same.
+    """
+    path = run / ".lock"
+    try:
+        file = path.open("a")
+    except OSError as problem:
+        raise LatentcastError(
+            f"{run}: cannot be written ({problem}); make it writable and give the same command"
+        ) from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise LatentcastError(
+                f"{run}: another training is writing into it; wait until it ends or choose another "
+                f"--out (if none is alive on any machine, remove {path})"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def data_of(run: Path) -> Store | ImageStore | None:
+    """The store a run was trained on, for the leak check; None when it is no longer there.
+
+    A folder of that name that holds other data is not the store.
+    """
+    file = run / "environment.json"
+    if not file.exists():
+        return None
+    told = json.loads(file.read_text())["data"]
+    if not (Path(told["store"]) / "manifest.json").is_file():
+        return None
+    store = open_store(told["store"])
+    return store if store.checksums == told["sha256"] else None
+
+
+def _note_resume(file: Path, store: Store | ImageStore) -> None:
+    """Refuse another store; write down another machine or version, since bits depend on it."""
+    now = environment(store)
+    try:
+        told = json.loads(file.read_text())
+        same = told["data"]["sha256"] == now["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be read ({problem}), and says which data the run was trained on; "
+            "restore it or choose another --out"
+        ) from None
+    if not same:
+        raise LatentcastError(
+            f"{file}: the run was trained on {told['data']['store']}, {store.path} holds other "
+            "data; resume with the run's own store or choose another --out"
+        )
+    changed = {k: v for k, v in now.items() if k not in ("data", "command") and told.get(k) != v}
+    if changed and changed not in told.setdefault("resumed_under", []):
+        told["resumed_under"].append(changed)
+        try:
+            write_text(file, json.dumps(told, indent=1))
+        except OSError as problem:
+            raise LatentcastError(
+                f"{file}: cannot be written ({problem}); free space or make the folder writable, "
+                "and give the same command"
+            ) from None
+
+
+def environment(store: Store | ImageStore) -> dict[str, Any]:
+    """What a reader needs to trust or repeat a run: versions, git state, machine, data."""
+    data = {"store": str(store.path.resolve()), "records": len(store), "sha256": store.checksums}
+    return surroundings() | {"data": data}
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, git state, machine and command."""
+    return {
+        "latentcast": metadata.version("latentcast"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "git": _git(),
+        "command": " ".join(["latentcast", *sys.argv[1:]]),
+    }
+
+
+def _git() -> str | None:
+    """The commit of the code, with ``-dirty`` when it was changed; None outside a checkout."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()

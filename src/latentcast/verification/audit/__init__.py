@@ -1,0 +1,1 @@
+"""A run folder held against its own configuration: schedules, checkpoints, a replay."""

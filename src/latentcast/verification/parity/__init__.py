@@ -1,0 +1,1 @@
+"""Numbers of the public reference implementations beside ours."""

@@ -1,0 +1,1 @@
+"""What was measured, as lines, console tables, Markdown and one page."""
