@@ -28,7 +28,7 @@ from latentcast.verification.observe.data import TWELVE, is_ecg, recordings
 from latentcast.verification.observe.network import within
 from latentcast.verification.observe.probe import encoder
 from latentcast.verification.observe.rehearsal import averages, pairs
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 5: preprocessing travels with the weights"
 FLOAT = 2.0**-23
@@ -46,17 +46,17 @@ def _entering(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     return seen
 
 
-def _plain_inputs(subject: Subject) -> tuple[Any, Any, Tensor]:
+def _plain_inputs(twin: Twin) -> tuple[Any, Any, Tensor]:
     """A training batch without augmentation: its loader, the batch, and what entered the network
     while the objective was computed."""
     changes: dict[str, Any] = {"train.micro_batches": 1}
-    if not is_ecg(subject):
+    if not is_ecg(twin):
         changes |= {"input.crop_scale": None, "input.flip": False}
-    config = subject.config.updated(changes)
-    loader, preprocess = reading(subject.store, config)
+    config = twin.config.updated(changes)
+    loader, preprocess = reading(twin.store, config)
     batch = loader.batch(3)
-    objective = subject.objective()
-    draw = subject.draw(3)
+    objective = twin.objective()
+    draw = twin.draw(3)
     entered = _entering(
         objective.encoder("student"),
         lambda: objective(preprocess(batch.samples, draw), draw),
@@ -64,11 +64,11 @@ def _plain_inputs(subject: Subject) -> tuple[Any, Any, Tensor]:
     return loader, batch, entered[0]
 
 
-def _same_tensor(subject: Subject) -> Evidence:
+def _same_tensor(twin: Twin) -> Evidence:
     """At the patch embedding, in training and in ``embed``."""
-    loader, batch, trained = _plain_inputs(subject)
-    source: Any = encoder(subject)
-    store = subject.store
+    loader, batch, trained = _plain_inputs(twin)
+    source: Any = encoder(twin)
+    store = twin.store
     if isinstance(store, Store):
         rows, starts, length = loader.request(batch.ids.numpy())
         asked = []
@@ -87,9 +87,9 @@ def _same_tensor(subject: Subject) -> Evidence:
     return Evidence(same, told)
 
 
-def _counts(subject: Subject) -> Evidence:
+def _counts(twin: Twin) -> Evidence:
     """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
-    held, source = recordings(subject), encoder(subject)
+    held, source = recordings(twin), encoder(twin)
     store, told, holds = held.device_store, dict[str, Number](), True
     for name, record in held.devices.items():
         if record.rate != held.rate:
@@ -111,16 +111,16 @@ def _counts(subject: Subject) -> Evidence:
     return Evidence(holds and len(told) > 2, told)
 
 
-def _embedded(subject: Subject) -> Evidence:
+def _embedded(twin: Twin) -> Evidence:
     """Whole records, longer than the training length, and images: embedded, and by the probe."""
-    source: Any = encoder(subject)
-    if is_ecg(subject):
-        store = recordings(subject).cohort.store
+    source: Any = encoder(twin)
+    if is_ecg(twin):
+        store = recordings(twin).cohort.store
         rows = np.array([0, 2, 5])
         given = source.embed([store.recording(int(row)) for row in rows], pooling="mean+std")
         read = features.extract(source, store, rows, pooling="mean+std")["norm"]
     else:
-        images = subject.store
+        images = twin.store
         assert not isinstance(images, Store)
         rows = np.arange(5)
         given = source.embed(images.take(rows), pooling="mean+std")
@@ -131,10 +131,10 @@ def _embedded(subject: Subject) -> Evidence:
     return within({"largest difference": (apart, 256 * FLOAT)}, records=len(rows))
 
 
-def _shorter(subject: Subject) -> Evidence:
+def _shorter(twin: Twin) -> Evidence:
     """What is beyond the end of a short recording counts for nothing: filled with anything else
     that is not valid, it embeds alike."""
-    held, source = recordings(subject), encoder(subject)
+    held, source = recordings(twin), encoder(twin)
     short = read_recording(held.devices["short"].file)
     room = source.length - short.samples  # type: ignore[attr-defined]
     filled = replace(
@@ -156,17 +156,17 @@ def _shorter(subject: Subject) -> Evidence:
 # Weights
 
 
-def _newest(subject: Subject) -> Path:
-    return checkpoint.latest(subject.trained().folder / "checkpoints")
+def _newest(twin: Twin) -> Path:
+    return checkpoint.latest(twin.trained().folder / "checkpoints")
 
 
-def _written(subject: Subject) -> Evidence:
+def _written(twin: Twin) -> Evidence:
     """The files themselves, read by safetensors, against the objective that was trained."""
-    live = {n: t.detach() for n, t in subject.trained().objective.state_dict().items()}
+    live = {n: t.detach() for n, t in twin.trained().objective.state_dict().items()}
     held: dict[str, Tensor] = {}
-    for file in sorted((_newest(subject) / "model").glob("*.safetensors")):
+    for file in sorted((_newest(twin) / "model").glob("*.safetensors")):
         held |= load_file(file)
-    read = checkpoint.read_tensors(_newest(subject), "model")
+    read = checkpoint.read_tensors(_newest(twin), "model")
     strange = sorted(set(live) ^ set(held))
     wrong = [n for n in live if n in held and not torch.equal(live[n], held[n])]
     wrong += [n for n in live if n not in read or not torch.equal(live[n], read[n])]
@@ -177,14 +177,14 @@ def _written(subject: Subject) -> Evidence:
     return Evidence(not strange and not wrong, told)
 
 
-def _equal(subject: Subject) -> Evidence:
+def _equal(twin: Twin) -> Evidence:
     """Every layer, of the encoder that was loaded and of the objective as training left it."""
-    source: Any = encoder(subject)
-    batch = subject.batch(4)
+    source: Any = encoder(twin)
+    batch = twin.batch(4)
     given, _ = source.token_layers(batch.samples.numpy())
-    live = copy.deepcopy(subject.trained().objective).eval()
+    live = copy.deepcopy(twin.trained().objective).eval()
     changes: dict[str, Any] = {"train.micro_batches": 1}
-    _, preprocess = reading(subject.store, subject.config.updated(changes))
+    _, preprocess = reading(twin.store, twin.config.updated(changes))
     inputs = preprocess(batch.samples)
     network = live.encoder("teacher")
     valid = None
@@ -198,9 +198,9 @@ def _equal(subject: Subject) -> Evidence:
     return Evidence(same and len(given) == len(network.layer_names), told)
 
 
-def _teacher(subject: Subject) -> Evidence:
+def _teacher(twin: Twin) -> Evidence:
     """By its weights at the end of the last step, which were seen from outside."""
-    run = subject.trained()
+    run = twin.trained()
     end, names = run.steps[-1].end, pairs(run.objective)
     told, holds = dict[str, Number](), True
     for role, column in (("teacher", 1), ("student", 0)):
@@ -217,20 +217,20 @@ def _teacher(subject: Subject) -> Evidence:
     return Evidence(holds and by_default == "teacher", told | {"by default": by_default})
 
 
-def _damaged(subject: Subject) -> Evidence:
+def _damaged(twin: Twin) -> Evidence:
     """A bit turned in the weights, a file cut short, and a record that is gone."""
     told, holds = dict[str, Number](), True
     for name, spoil in (("a bit turned", _turn), ("cut short", _cut), ("record gone", _lose)):
-        folder = subject.folder / "damaged run"
+        folder = twin.folder / "damaged run"
         shutil.rmtree(folder, ignore_errors=True)
-        target = folder / "checkpoints" / _newest(subject).name
-        shutil.copytree(_newest(subject), target)
+        target = folder / "checkpoints" / _newest(twin).name
+        shutil.copytree(_newest(twin), target)
         spoil(target)
         try:
             Encoder.from_pretrained(folder)
             told[name], holds = "loaded", False
         except LatentcastError as problem:
-            told[name] = "refused: " + str(problem).replace(str(subject.folder), "")[:70]
+            told[name] = "refused: " + str(problem).replace(str(twin.folder), "")[:70]
         except Exception as problem:
             told[name], holds = f"fell over: {type(problem).__name__}", False
     return Evidence(holds, told)

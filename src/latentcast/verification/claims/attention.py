@@ -34,31 +34,31 @@ from latentcast.verification.observe.network import (
     worst_of,
 )
 from latentcast.verification.observe.rotary import is_jepa, is_rotary, paired, stacks
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def _projections(subject: Subject) -> Evidence:
-    turned = is_rotary(subject)
+def _projections(twin: Twin) -> Evidence:
+    turned = is_rotary(twin)
 
     def gap(seen: BlockPass) -> float:
         attention, call = seen.block.attention, seen.asked
         packed = naive_product(seen.into["attention"], attention.qkv.weight, attention.qkv.bias)
         q, k, v = thirds(packed, attention.heads)
         gaps = [furthest(seen.out["attention.qkv"], packed), furthest(call.v, v)]
-        if not subject.config.encoder.qk_norm and (not turned or seen.in_predictor):
+        if not twin.config.encoder.qk_norm and (not turned or seen.in_predictor):
             gaps += [furthest(call.q, q), furthest(call.k, k)]
         joined = torch.cat([call.out[:, h] for h in range(attention.heads)], dim=-1)
         mixed = naive_product(joined, attention.proj.weight, attention.proj.bias)
         return max(*gaps, furthest(seen.out["attention"], mixed))
 
-    return worst_of(passes_of(subject), gap)
+    return worst_of(passes_of(twin), gap)
 
 
 @torch.no_grad()
-def _bias(subject: Subject) -> Evidence:
+def _bias(twin: Twin) -> Evidence:
     """Adding to a bias has to change q, k and v, each."""
     told: dict[str, tuple[float, float]] = {}
-    for seen in passes_of(subject):
+    for seen in passes_of(twin):
         attention, x, least = seen.block.attention, seen.into["attention"][:1], 0.0
         bias = attention.qkv.bias
         if isinstance(bias, Tensor):
@@ -73,19 +73,19 @@ def _bias(subject: Subject) -> Evidence:
     return within({}, told)
 
 
-def _softmax(subject: Subject) -> Evidence:
-    causal = subject.config.encoder.causal
+def _softmax(twin: Twin) -> Evidence:
+    causal = twin.config.encoder.causal
 
     def gap(seen: BlockPass) -> float:
         call = seen.asked
         return furthest(call.out, naive_attention(call, causal and not seen.in_predictor))
 
-    return worst_of(passes_of(subject), gap)
+    return worst_of(passes_of(twin), gap)
 
 
-def _qk_norm_unit(subject: Subject) -> Evidence:
+def _qk_norm_unit(twin: Twin) -> Evidence:
     """The mean square of each head of each token, with the affine part at 1 and 0."""
-    objective = stirred(subject.objective(), subject.seed)
+    objective = stirred(twin.objective(), twin.seed)
     for module in objective.modules():
         if isinstance(module, QKNorm):
             for name, parameter in module.named_parameters():
@@ -95,7 +95,7 @@ def _qk_norm_unit(subject: Subject) -> Evidence:
         call = seen.asked
         return max(float((x.square().mean(-1) - 1).abs().max()) for x in (call.q, call.k))
 
-    found = evaluated(objective, real(subject))
+    found = evaluated(objective, real(twin))
     gaps = {seen.name: gap(seen) for seen in found}
     name = max(gaps, key=lambda n: gaps[n])
     # (variance of an already tiny head + 1e-12) is what keeps it from 1 exactly.
@@ -103,24 +103,24 @@ def _qk_norm_unit(subject: Subject) -> Evidence:
 
 
 @torch.no_grad()
-def _qk_norm_order(subject: Subject) -> Evidence:
+def _qk_norm_order(twin: Twin) -> Evidence:
     """q and k are the rotated norm, and not the norm of what was rotated.
 
     Once as configured, and once with an affine part, which tells the norm of q from that of k.
     """
     affine = {"encoder.qk_norm_affine": True, "encoder.qk_norm_bias": True}
-    found = [_order_gaps(subject, changes) for changes in ({}, affine)]
+    found = [_order_gaps(twin, changes) for changes in ({}, affine)]
     return within(
         {"difference from norm, then rotation": (max(right for right, _ in found), 5e-5)},
         {"difference from rotation, then norm": (min(wrong for _, wrong in found), 1e-3)},
     )
 
 
-def _order_gaps(subject: Subject, changes: dict[str, bool]) -> tuple[float, float]:
+def _order_gaps(twin: Twin, changes: dict[str, bool]) -> tuple[float, float]:
     """How far q and k are from the right order, at most, and from the wrong one, at least."""
-    objective = stirred(subject.objective(changes), subject.seed)
+    objective = stirred(twin.objective(changes), twin.seed)
     right, wrong = 0.0, math.inf
-    for stack in stacks(objective, subject.config.input.size):
+    for stack in stacks(objective, twin.config.input.size):
         products = [block.get_submodule("attention.qkv") for block in stack.blocks]
         with attention_calls() as calls, outputs_of(*products) as packed:
             stack.run(None)
@@ -131,7 +131,7 @@ def _order_gaps(subject: Subject, changes: dict[str, bool]) -> tuple[float, floa
                      block.get_submodule("attention.k_norm"))  # fmt: skip
             for x, own, norm in zip((call.q, call.k), plain, norms, strict=False):
                 weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-                shape = (weight, bias, subject.config.encoder.norm_eps)
+                shape = (weight, bias, twin.config.encoder.norm_eps)
                 seen, own = x[:, :, stack.prefix :], own[:, :, stack.prefix :]
                 expected = paired(naive_norm(own, *shape)) * turns
                 late = paired(naive_norm(_unpaired(paired(own) * turns), *shape))
@@ -144,13 +144,13 @@ def _unpaired(z: Tensor) -> Tensor:
     return torch.cat([z.real, z.imag], dim=-1).unsqueeze(0)
 
 
-def _both_directions(subject: Subject) -> Evidence:
+def _both_directions(twin: Twin) -> Evidence:
     """Every patch reaches the output of every other: sample t has patch t changed."""
-    encoder = finest(stirred(subject.objective(), subject.seed))
-    size, patch = subject.config.input.size, subject.config.encoder.patch
+    encoder = finest(stirred(twin.objective(), twin.seed))
+    size, patch = twin.config.input.size, twin.config.encoder.patch
     places = corners(size, patch)
     places = places[:: max(1, len(places) // 16)]
-    values = real(subject, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
+    values = real(twin, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
     with torch.no_grad():
         was = encoder.transform(encoder.embed(values), size)
         for sample, corner in enumerate(places):
@@ -159,12 +159,12 @@ def _both_directions(subject: Subject) -> Evidence:
     return within({}, {"least change of any output by any patch": (float(gap.min()), 1e-9)})
 
 
-def _padding(subject: Subject) -> Evidence:
+def _padding(twin: Twin) -> Evidence:
     """What was not measured changes: nothing that was measured may notice."""
-    objective = stirred(subject.objective(), subject.seed, wide=False)
+    objective = stirred(twin.objective(), twin.seed, wide=False)
     assert isinstance(objective, Jepa)
-    size, patch = subject.config.input.size, subject.config.encoder.patch
-    values = real(subject, 4).values.float()
+    size, patch = twin.config.input.size, twin.config.encoder.patch
+    values = real(twin, 4).values.float()
     places = corners(size, patch)
     gone = torch.rand(4, len(places), generator=torch.Generator().manual_seed(2)) < 0.3
     gone[1, : len(places) // 2] = True  # so that whole cells of every level are not seen
@@ -212,8 +212,8 @@ def _misled(seen: BlockPass, levels: list[Tokens]) -> bool:
     return told is None or expected is None or not torch.equal(told, expected)
 
 
-def _qk_norm(subject: Subject) -> bool:
-    return subject.config.encoder.qk_norm
+def _qk_norm(twin: Twin) -> bool:
+    return twin.config.encoder.qk_norm
 
 
 REFERENCE = "NEPA and I-JEPA reference code"

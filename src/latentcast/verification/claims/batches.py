@@ -14,26 +14,26 @@ from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import Floats, apart, is_ecg, recordings
 from latentcast.verification.observe.network import within
 from latentcast.verification.observe.rehearsal import once
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 4: physical until the last moment"
 ROUNDING = 1.0 + 1e-3
 """Of half a count: float32 of a few mV is off by less than a thousandth of a count."""
 
 
-def normalised_by(subject: Subject, store: Store) -> Config:
+def normalised_by(twin: Twin, store: Store) -> Config:
     """The twin, normalised by another store."""
     changes = {"input.normalisation": None, "train.micro_batches": 1}
-    return fitted(subject.config.updated(changes), store)
+    return fitted(twin.config.updated(changes), store)
 
 
-def _einthoven(subject: Subject) -> Evidence:
+def _einthoven(twin: Twin) -> Evidence:
     """In batches as they travel, in counts; each identity adds up to three roundings."""
-    store = recordings(subject).cohort.store
-    config = normalised_by(subject, store)
+    store = recordings(twin).cohort.store
+    config = normalised_by(twin, store)
     loader = CropLoader(store, store.rows("train"), config)
     batches = [loader.batch(attempt).samples for attempt in range(6)]
-    batches.append(subject.batch().samples)
+    batches.append(twin.batch().samples)
     worst = dict.fromkeys(("III = II − I", "aVR = −(I + II) / 2", "aVL = I − II / 2",
                            "aVF = II − I / 2"), 0.0)  # fmt: skip
     for batch in batches:
@@ -46,11 +46,11 @@ def _einthoven(subject: Subject) -> Evidence:
     return within({f"{name}, counts": (gap, 1.5 * ROUNDING) for name, gap in worst.items()})
 
 
-def _masked(subject: Subject) -> Evidence:
+def _masked(twin: Twin) -> Evidence:
     """Gaps and an electrode that was off: after normalisation 0, and not valid."""
-    cohort = recordings(subject).cohort
+    cohort = recordings(twin).cohort
     rows = np.array([0, 2, 20])
-    config = normalised_by(subject, cohort.store)
+    config = normalised_by(twin, cohort.store)
     loader = CropLoader(cohort.store, rows, config)
     preprocess = EcgPreprocess(config.input)  # type: ignore[arg-type]
     largest, wrongly, unseen = 0.0, 0, 0
@@ -74,9 +74,9 @@ def _masked(subject: Subject) -> Evidence:
     return Evidence(unseen > 0 and largest == 0 and not wrongly, told)
 
 
-def _padded(subject: Subject) -> Evidence:
-    held = recordings(subject)
-    store, config = held.device_store, normalised_by(subject, held.device_store)
+def _padded(twin: Twin) -> Evidence:
+    held = recordings(twin)
+    store, config = held.device_store, normalised_by(twin, held.device_store)
     loader = CropLoader(store, np.array([store.row_of("short")]), config)
     inputs = EcgPreprocess(config.input)(loader.batch(0).samples)  # type: ignore[arg-type]
     assert inputs.valid is not None
@@ -92,21 +92,21 @@ def _padded(subject: Subject) -> Evidence:
     return Evidence(right and not values[..., end:].any(), told)
 
 
-def _crops(subject: Subject) -> tuple[Floats, int]:
+def _crops(twin: Twin) -> tuple[Floats, int]:
     """When each sample of ninety crops of two records was taken: ``(crops, length, leads)``."""
 
     def made() -> tuple[Floats, int]:
-        held = recordings(subject)
-        config = normalised_by(subject, held.clock)
+        held = recordings(twin)
+        config = normalised_by(twin, held.clock)
         loader = CropLoader(held.clock, held.clock.rows("train"), config)
         batches = [loader.batch(attempt).samples.numpy() for attempt in range(15)]
         return held.told(np.concatenate(batches)), int(held.clock.lengths[0])
 
-    return once(subject, "known crops", made)
+    return once(twin, "known crops", made)
 
 
-def _inside(subject: Subject) -> Evidence:
-    told, length = _crops(subject)
+def _inside(twin: Twin) -> Evidence:
+    told, length = _crops(twin)
     outside = int(np.isnan(told).sum())
     steps = np.diff(told[..., 0], axis=1)
     even = bool(np.all(steps == 1))
@@ -117,16 +117,16 @@ def _inside(subject: Subject) -> Evidence:
     )  # fmt: skip
 
 
-def _same_instant(subject: Subject) -> Evidence:
-    told, _ = _crops(subject)
+def _same_instant(twin: Twin) -> Evidence:
+    told, _ = _crops(twin)
     apart = np.nan_to_num(told.max(-1) - told.min(-1), nan=0.0)
     return Evidence(
         not apart.any(), {"crops": len(told), "leads apart by, samples": float(apart.max())}
     )
 
 
-def _elsewhere(subject: Subject) -> Evidence:
-    told, length = _crops(subject)
+def _elsewhere(twin: Twin) -> Evidence:
+    told, length = _crops(twin)
     room = length - told.shape[1]
     starts = told[:, 0, 0] / room
     different = len(set(starts.tolist()))
@@ -149,20 +149,20 @@ def _naive(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, Floats
     return np.array(means), np.array(deviations)
 
 
-def _training_statistics(subject: Subject) -> tuple[Floats, Floats]:
+def _training_statistics(twin: Twin) -> tuple[Floats, Floats]:
     def made() -> tuple[Floats, Floats]:
-        held = recordings(subject)
+        held = recordings(twin)
         rows = held.cohort.members(*range(1, 9))
         return _naive(held.cohort.counts()[rows] * held.scale, held.cohort.valid[rows])
 
-    return once(subject, "known statistics", made)
+    return once(twin, "known statistics", made)
 
 
-def _statistics(subject: Subject) -> Evidence:
-    held = recordings(subject)
+def _statistics(twin: Twin) -> Evidence:
+    held = recordings(twin)
     cohort, counts = held.cohort, held.cohort.counts() * held.scale
-    mean, std = _training_statistics(subject)
-    given = normalised_by(subject, cohort.store).input.normalisation
+    mean, std = _training_statistics(twin)
+    given = normalised_by(twin, cohort.store).input.normalisation
     assert given is not None
     off = max(apart(np.array(given.mean), mean), apart(np.array(given.std), std))
     everyone = _naive(counts, cohort.valid)[1]
@@ -178,20 +178,20 @@ def _statistics(subject: Subject) -> Evidence:
     return Evidence(off <= 1e-9, told)
 
 
-def _epoch(subject: Subject) -> tuple[Floats, Floats, float]:
+def _epoch(twin: Twin) -> tuple[Floats, Floats, float]:
     """An epoch of the cohort: what preprocessing gave, what it should give before clipping by the
     formula in float64, and the bound of float32."""
-    return once(subject, "known epoch", lambda: _epoch_of(subject))
+    return once(twin, "known epoch", lambda: _epoch_of(twin))
 
 
-def _epoch_of(subject: Subject) -> tuple[Floats, Floats, float]:
-    held = recordings(subject)
+def _epoch_of(twin: Twin) -> tuple[Floats, Floats, float]:
+    held = recordings(twin)
     cohort = held.cohort
-    config = normalised_by(subject, cohort.store)
+    config = normalised_by(twin, cohort.store)
     wanted = config.input
     loader = CropLoader(cohort.store, cohort.store.rows("train"), config)
     preprocess = EcgPreprocess(wanted)  # type: ignore[arg-type]
-    mean, std = _training_statistics(subject)
+    mean, std = _training_statistics(twin)
     counts, given, expected = cohort.counts(), list[Floats](), list[Floats]()
     for attempt in range(-(-32 // config.train.batch_size)):
         batch = loader.batch(attempt)
@@ -206,9 +206,9 @@ def _epoch_of(subject: Subject) -> tuple[Floats, Floats, float]:
     return np.concatenate(given), np.stack(expected), bound
 
 
-def _preprocessed(subject: Subject) -> Evidence:
-    given, expected, bound = _epoch(subject)
-    clip = getattr(subject.config.input, "clip", None)
+def _preprocessed(twin: Twin) -> Evidence:
+    given, expected, bound = _epoch(twin)
+    clip = getattr(twin.config.input, "clip", None)
     clipped = expected if clip is None else np.clip(expected, -clip, clip)
     return within(
         {"largest difference": (apart(given, clipped), bound)},
@@ -216,10 +216,10 @@ def _preprocessed(subject: Subject) -> Evidence:
     )  # fmt: skip
 
 
-def _clipped(subject: Subject) -> Evidence:
+def _clipped(twin: Twin) -> Evidence:
     """Deviations, and not millivolts, are what the limit is in."""
-    given, expected, bound = _epoch(subject)
-    clip = float(getattr(subject.config.input, "clip", 0.0))
+    given, expected, bound = _epoch(twin)
+    clip = float(getattr(twin.config.input, "clip", 0.0))
     beyond = int((np.abs(expected) > clip + bound).sum())
     at = int((np.abs(given) >= clip - bound).sum())
     near = int((np.abs(np.abs(expected) - clip) <= bound).sum())
@@ -232,12 +232,12 @@ def _clipped(subject: Subject) -> Evidence:
     return Evidence(holds, told)
 
 
-def _crops_at_random(subject: Subject) -> bool:
-    return is_ecg(subject) and subject.config.train.random_crop
+def _crops_at_random(twin: Twin) -> bool:
+    return is_ecg(twin) and twin.config.train.random_crop
 
 
-def _clips(subject: Subject) -> bool:
-    return is_ecg(subject) and getattr(subject.config.input, "clip", None) is not None
+def _clips(twin: Twin) -> bool:
+    return is_ecg(twin) and getattr(twin.config.input, "clip", None) is not None
 
 
 CLAIMS: tuple[Claim, ...] = (

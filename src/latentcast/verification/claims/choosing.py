@@ -12,7 +12,7 @@ from latentcast.evaluation import heads as probes
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import is_ecg
 from latentcast.verification.observe.probe import mean_of_defined, naive_auroc
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/protocol.py"
@@ -46,13 +46,13 @@ def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Ar
     return x.astype(np.float32), classes, places
 
 
-def _on_validation(subject: Subject) -> Evidence:
+def _on_validation(twin: Twin) -> Evidence:
     layers, classes, (train, validation, test) = _two_layers()
     told: dict[str, Number] = {"best on validation": "a", "best on test": "b"}
     # The live ones, whoever replaced them.
-    live = protocol.__dict__ if is_ecg(subject) else classification.__dict__
-    fit: Any = live["fit_probe" if is_ecg(subject) else "fit_head"]
-    if is_ecg(subject):
+    live = protocol.__dict__ if is_ecg(twin) else classification.__dict__
+    fit: Any = live["fit_probe" if is_ecg(twin) else "fit_head"]
+    if is_ecg(twin):
         chosen = {"layer": fit(layers, _columns(classes), train, validation).layer}
     else:
         places = [train, validation, test]
@@ -62,11 +62,11 @@ def _on_validation(subject: Subject) -> Evidence:
             for name, fit in heads.items()
         }
     x, classes, (train, validation, test) = _two_features()
-    if is_ecg(subject):
+    if is_ecg(twin):
         head = fit({"only": x}, _columns(classes), train, validation)
     else:
         head = fit(x[train], classes[train], x[validation], classes[validation])
-    scores = [_by_penalty(subject, x, classes, train, rows) for rows in (validation, test)]
+    scores = [_by_penalty(twin, x, classes, train, rows) for rows in (validation, test)]
     wanted, other = (max(by, key=by.__getitem__) for by in scores)  # of a draw the stronger
     told |= chosen | {
         "penalty": head.penalty, "best penalty on validation": wanted, "on test": other,
@@ -81,13 +81,13 @@ def _columns(classes: Array) -> Array:
 
 
 def _by_penalty(
-    subject: Subject, x: Array, classes: Array, train: Array, rows: Array
+    twin: Twin, x: Array, classes: Array, train: Array, rows: Array
 ) -> dict[float, float]:
     """What each of the penalties, strongest first, scores on some rows: macro AUROC pair by pair,
     or accuracy. That each is at its minimum is ``probe.minimum``."""
     z = (x - x[train].mean(0, dtype=np.float64)) / x[train].std(0, dtype=np.float64)
     y = _columns(classes)
-    if is_ecg(subject):
+    if is_ecg(twin):
         strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
         found = zip(*probes.logistic_regression(z[train], y[train], strengths), strict=True)
         logits = [z[rows] @ w + b for w, b in found]

@@ -31,13 +31,13 @@ from latentcast.verification.observe.rotary import (
     sizes,
     stacks,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def _span(subject: Subject) -> Evidence:
+def _span(twin: Twin) -> Evidence:
     told: dict[str, tuple[float, float]] = {}
-    objective = live(subject)
-    for size in sizes(subject):
+    objective = live(twin)
+    for size in sizes(twin):
         for stack in stacks(objective, size):
             ends = torch.tensor([1 - 1 / n for n in stack.grid], dtype=torch.float64)
             worst = 0.0
@@ -49,10 +49,10 @@ def _span(subject: Subject) -> Evidence:
     return within(told)
 
 
-def _seconds(subject: Subject) -> Evidence:
-    objective = live(subject, {"encoder.positions.coordinates": "seconds"})
+def _seconds(twin: Twin) -> Evidence:
+    objective = live(twin, {"encoder.positions.coordinates": "seconds"})
     worst, angles = 0.0, set()
-    for size in sizes(subject):
+    for size in sizes(twin):
         for stack in stacks(objective, size):
             expected = stack.turns()
             for turns in measured_turns(stack).values():
@@ -66,16 +66,16 @@ def _seconds(subject: Subject) -> Evidence:
     return within(told, **{"turn of a patch at each length": str(sorted(angles))})
 
 
-def _rescale(subject: Subject) -> Evidence:
-    objective = live(subject)
-    patch, axes = subject.config.encoder.patch, len(subject.config.input.size)
+def _rescale(twin: Twin) -> Evidence:
+    objective = live(twin)
+    patch, axes = twin.config.encoder.patch, len(twin.config.input.size)
     stack = next(stacks(objective, (4 * patch,) * axes))
     plain = stack.turns()
     evaluated = max(gap_of(turns, plain) for turns in measured_turns(stack).values())
     limit = stack.rotary.rescale or 1.0
     exponents, worst = [], 0.0
     for step in range(600 if limit > 1 else 3):
-        draw = Draw(subject.seed, step, torch.arange(1))
+        draw = Draw(twin.seed, step, torch.arange(1))
         factor = _factor(finest(objective), stack, draw, (4 * patch,) * axes)
         if step < 3:
             turned = measured_turns(stack, draw).values()
@@ -93,28 +93,28 @@ def _rescale(subject: Subject) -> Evidence:
     told["largest exponent of the factor"] = (max(map(abs, exponents)), 1 + 1e-5)
     told["mean exponent"] = (abs(mean), 5 * 0.578 / math.sqrt(len(exponents)))
     reach = min(max(exponents), -min(exponents))
-    other = measured_turns(stack, Draw(subject.seed, 3, torch.arange(7, 8)))
-    again = measured_turns(stack, Draw(subject.seed, 3, torch.arange(1)))
+    other = measured_turns(stack, Draw(twin.seed, 3, torch.arange(7, 8)))
+    again = measured_turns(stack, Draw(twin.seed, 3, torch.arange(1)))
     gap = max(gap_of(other[name], again[name]) for name in again)
     told["difference between samples of one step"] = (gap, 0.0)
     with torch.no_grad():
-        inputs = real(subject)
+        inputs = real(twin)
         ids = torch.arange(len(inputs.values))
-        losses = [objective(inputs, d).loss for d in (Draw(subject.seed, 3, ids), None)]
+        losses = [objective(inputs, d).loss for d in (Draw(twin.seed, 3, ids), None)]
     wired = abs(float(losses[0] - losses[1]))
     return within(told, {"reach of the exponent to both sides": (reach, 0.9),
                          "change of the loss with training's factor": (wired, 1e-9)})  # fmt: skip
 
 
-def _moved(subject: Subject, change: str, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+def _moved(twin: Twin, change: str, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     """Coordinates ``(cells, axes)`` as they are, in evaluation, and ``(400, cells, axes)`` in
     steps of training, with one augmentation switched on and the others off."""
     off: dict[str, Any] = {f"encoder.positions.{n}": None for n in ("shift", "jitter", "rescale")}
-    objective = live(subject, off | {f"encoder.positions.{change}": reach})
-    patch, axes = subject.config.encoder.patch, len(subject.config.input.size)
+    objective = live(twin, off | {f"encoder.positions.{change}": reach})
+    patch, axes = twin.config.encoder.patch, len(twin.config.input.size)
     size = (4 * patch,) * axes
     stack = next(stacks(objective, size))
-    draws = [Draw(subject.seed, step, torch.arange(1)) for step in range(400)]
+    draws = [Draw(twin.seed, step, torch.arange(1)) for step in range(400)]
     plain = [[stack.coordinate(cell, axis) for axis in range(axes)] for cell in stack.cells]
     return (
         torch.tensor(plain, dtype=torch.float64),
@@ -133,9 +133,9 @@ def _coordinates(encoder: PatchEncoder, stack: Stack, draw: Draw | None, size: G
     return torch.atan2(sine, cosine) / stack.frequency(stack.pairs - 1)
 
 
-def _shift(subject: Subject) -> Evidence:
+def _shift(twin: Twin) -> Evidence:
     """With a reach of 0.3, whatever the recipe's: no recipe shifts."""
-    plain, evaluated, trained = _moved(subject, "shift", 0.3)
+    plain, evaluated, trained = _moved(twin, "shift", 0.3)
     offsets = trained - plain
     own = offsets.mean(1)
     return _uniform(own / 0.3, {
@@ -144,9 +144,9 @@ def _shift(subject: Subject) -> Evidence:
     })  # fmt: skip
 
 
-def _jitter(subject: Subject) -> Evidence:
+def _jitter(twin: Twin) -> Evidence:
     """With factors up to 1.5, whatever the recipe's: no recipe jitters."""
-    plain, evaluated, trained = _moved(subject, "jitter", 1.5)
+    plain, evaluated, trained = _moved(twin, "jitter", 1.5)
     factors = trained / plain
     own = factors.mean(1)
     return _uniform(own.log() / math.log(1.5), {
@@ -179,8 +179,8 @@ def _factor(encoder: PatchEncoder, stack: Stack, draw: Draw, size: Grid) -> floa
     return angle / stack.frequency(stack.pairs - 1) / stack.coordinate(stack.cells[-1], 0)
 
 
-def _only_rescaled(subject: Subject) -> bool:
-    positions = subject.config.encoder.positions
+def _only_rescaled(twin: Twin) -> bool:
+    positions = twin.config.encoder.positions
     return isinstance(positions, Rotary) and positions.shift is None and positions.jitter is None
 
 

@@ -22,16 +22,16 @@ from latentcast.verification.observe.probe import (
     mean_of_defined,
     naive_auroc,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/protocol.py"
 FLOAT = 2.0**-23
 
 
-def _pooled(subject: Subject) -> Evidence:
+def _pooled(twin: Twin) -> Evidence:
     """Tokens that are not valid are NaN: whoever touches one shows."""
-    generator = torch.Generator().manual_seed(subject.seed)
+    generator = torch.Generator().manual_seed(twin.seed)
     tokens = torch.randn(5, 9, 4, generator=generator)
     valid = torch.rand(5, 9, generator=generator) < 0.6
     valid[:, 4], valid[0] = True, True
@@ -51,7 +51,7 @@ def _pooled(subject: Subject) -> Evidence:
     return within(worst)
 
 
-def _auroc(subject: Subject) -> Evidence:
+def _auroc(twin: Twin) -> Evidence:
     """Scores with many ties, a class without a positive and one without a negative."""
     rows = np.arange(40)
     scores = np.stack([(rows * step) % 7 for step in (1, 2, 3, 5, 4)], 1).astype(np.float64)
@@ -78,9 +78,9 @@ def _example() -> tuple[Array, Array, Array]:
     return targets, targets + 1.2 * noise, targets + 1.3 * np.roll(noise, 1, 0)
 
 
-def _paired(subject: Subject) -> Evidence:
+def _paired(twin: Twin) -> Evidence:
     """A score against itself differs by nothing in any resample; two, as counted one by one."""
-    if not is_ecg(subject):
+    if not is_ecg(twin):
         hits = np.stack([np.arange(20) % 3 > 0, np.arange(20) % 3 > 0, np.arange(20) % 2 > 0], 1)
         redrawn = classification.redrawn_accuracies(hits, 50, 0)
         apart = float(np.abs(redrawn[:, 0] - redrawn[:, 1]).max())
@@ -109,7 +109,7 @@ def _paired(subject: Subject) -> Evidence:
     )  # fmt: skip
 
 
-def _patients(subject: Subject) -> Evidence:
+def _patients(twin: Twin) -> Evidence:
     """Records of one patient come and go together, and as many patients are drawn as there are."""
     owners = ["a", "b", "a", "", "c", "b", "a", ""]
     drawn = metrics.draw(owners, 200, 0)
@@ -126,9 +126,9 @@ def _patients(subject: Subject) -> Evidence:
     return Evidence(together and alone and bool((patients == 5).all()) and near, told)
 
 
-def _knn(subject: Subject) -> Evidence:
+def _knn(twin: Twin) -> Evidence:
     """Vectors of very different lengths, one query at a time in float64."""
-    generator = np.random.default_rng(subject.seed)
+    generator = np.random.default_rng(twin.seed)
     size = np.exp(generator.standard_normal((60, 1)))
     bank = (size * (generator.standard_normal((60, 6)) + 1.0)).astype(np.float32)
     queries = (3 * generator.standard_normal((15, 6)) + 1.0).astype(np.float32)

@@ -33,7 +33,7 @@ from latentcast.verification.observe.data import (
     wave,
 )
 from latentcast.verification.observe.network import within
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 4: physical until the last moment"
 PTBXL = "Strodthoff et al. 2021: PTB-XL, its folds and labels"
@@ -45,9 +45,9 @@ Ints = npt.NDArray[np.int64]
 # What a file says, in millivolts
 
 
-def _units(subject: Subject) -> Evidence:
+def _units(twin: Twin) -> Evidence:
     """Read alone, and ingested: the record's R wave over what it is."""
-    held, told, worst = recordings(subject), dict[str, Number](), 0.0
+    held, told, worst = recordings(twin), dict[str, Number](), 0.0
     half = held.scale / 2 * ROUNDING
     for name in ("millivolts", "microvolts", "volts"):
         truth = held.devices[name]
@@ -61,9 +61,9 @@ def _units(subject: Subject) -> Evidence:
     return Evidence(worst <= half, told)
 
 
-def _calibrated(subject: Subject) -> Evidence:
+def _calibrated(twin: Twin) -> Evidence:
     """Counts per mV other than 1000, and a zero that is not 0."""
-    held, told, worst = recordings(subject), dict[str, Number](), 0.0
+    held, told, worst = recordings(twin), dict[str, Number](), 0.0
     for name in ("coarse", "baseline"):
         truth, stored = held.devices[name].signal, held.stored(name)
         told[f"{name}: mean, mV"] = float(stored.mean()) if stored.size else "in quarantine"
@@ -73,21 +73,21 @@ def _calibrated(subject: Subject) -> Evidence:
     return Evidence(worst <= bound, told | {"largest difference, mV": worst, "bound": bound})
 
 
-def _cohort_counts(subject: Subject, rows: Ints) -> Floats:
-    store = recordings(subject).cohort.store
+def _cohort_counts(twin: Twin, rows: Ints) -> Floats:
+    store = recordings(twin).cohort.store
     taken = store.take(rows, np.zeros(len(rows), np.int64)).transpose(0, 2, 1)
     return np.asarray(taken.astype(np.float64))
 
 
-def _in_place(subject: Subject, leads: tuple[str, ...]) -> tuple[float, list[str]]:
+def _in_place(twin: Twin, leads: tuple[str, ...]) -> tuple[float, list[str]]:
     """The largest difference of these leads from theirs, and which are nearer to another one."""
-    held = recordings(subject)
+    held = recordings(twin)
     pairs = [
         (held.stored(name), held.devices[name].signal)
         for name in ("shuffled", "avf-before-avl", "eight-leads")
     ]
     cohort = held.cohort
-    pairs.append((_cohort_counts(subject, np.array([4]))[0] * held.scale, cohort.signals[4]))
+    pairs.append((_cohort_counts(twin, np.array([4]))[0] * held.scale, cohort.signals[4]))
     worst, wrong = 0.0, list[str]()
     for stored, truth in pairs:
         for lead in leads:
@@ -101,9 +101,9 @@ def _in_place(subject: Subject, leads: tuple[str, ...]) -> tuple[float, list[str
     return worst, wrong
 
 
-def _order(subject: Subject) -> Evidence:
-    held = recordings(subject)
-    worst, wrong = _in_place(subject, TWELVE)
+def _order(twin: Twin) -> Evidence:
+    held = recordings(twin)
+    worst, wrong = _in_place(twin, TWELVE)
     bound = 2 * held.scale * ROUNDING  # a lead made of two rounded ones
     told: dict[str, Number] = {
         "leads of the store": " ".join(held.device_store.leads),
@@ -113,17 +113,17 @@ def _order(subject: Subject) -> Evidence:
     return Evidence(same and not wrong and worst <= bound, told)
 
 
-def _swapped(subject: Subject) -> Evidence:
-    worst, wrong = _in_place(subject, ("aVL", "aVF"))
-    bound = 2 * recordings(subject).scale * ROUNDING
+def _swapped(twin: Twin) -> Evidence:
+    worst, wrong = _in_place(twin, ("aVL", "aVF"))
+    bound = 2 * recordings(twin).scale * ROUNDING
     told: dict[str, Number] = {
         "wrong": ", ".join(wrong) or "none", "largest difference, mV": worst, "bound": bound,
     }  # fmt: skip
     return Evidence(not wrong and worst <= bound, told)
 
 
-def _derived(subject: Subject) -> Evidence:
-    held = recordings(subject)
+def _derived(twin: Twin) -> Evidence:
+    held = recordings(twin)
     truth, stored = held.devices["eight-leads"].signal, held.stored("eight-leads")
     if stored.shape != truth.shape:
         return Evidence(False, {"a record with I, II and V1 to V6": "in quarantine"})
@@ -145,8 +145,8 @@ def peaks(signal: Floats, rate: float) -> Floats:
     return np.array(tops) / rate
 
 
-def _rhythm(subject: Subject) -> Evidence:
-    held = recordings(subject)
+def _rhythm(twin: Twin) -> Evidence:
+    held = recordings(twin)
     told, holds = dict[str, Number](), True
     for name, bpm in (("millivolts", 72.0), ("faster", 97.0)):
         if name not in held.devices:
@@ -165,9 +165,9 @@ def _rhythm(subject: Subject) -> Evidence:
     return Evidence(holds, told | {"bound, a minute": 1.0, "bound, s": 1.01 / held.rate})
 
 
-def _resampled(subject: Subject) -> Evidence:
+def _resampled(twin: Twin) -> Evidence:
     """Against the formula at the new rate, away from the ends, where the filter sees half."""
-    held = recordings(subject)
+    held = recordings(twin)
     stored, seed = held.stored("faster"), 10 + len("faster")
     truth = wave(held.rate, round(held.devices["faster"].signal.shape[1] / 2.5), seed, 97.0)
     if stored.shape != truth.shape:
@@ -178,8 +178,8 @@ def _resampled(subject: Subject) -> Evidence:
     return within({"largest difference, mV": (worst, 0.03)}, samples=stored.shape[1])
 
 
-def _alias(subject: Subject) -> Evidence:
-    held = recordings(subject)
+def _alias(twin: Twin) -> Evidence:
+    held = recordings(twin)
     name, rate = "humming", held.rate
     stored, row = held.stored(name), TWELVE.index("V1")
     samples = round(held.devices[name].signal.shape[1] / 2.5)
@@ -194,11 +194,11 @@ def _alias(subject: Subject) -> Evidence:
     )
 
 
-def _round_trip(subject: Subject) -> Evidence:
-    cohort = recordings(subject).cohort
-    scale = recordings(subject).scale
+def _round_trip(twin: Twin) -> Evidence:
+    cohort = recordings(twin).cohort
+    scale = recordings(twin).scale
     rows = np.arange(len(cohort.signals))
-    stored = _cohort_counts(subject, rows)
+    stored = _cohort_counts(twin, rows)
     gap = np.abs(stored * scale - cohort.signals)[cohort.valid]
     back = cohort.store.recording(6).signal.astype(np.float64)
     worst = max(float(gap.max()), apart(back, cohort.signals[6]))
@@ -213,9 +213,9 @@ def _round_trip(subject: Subject) -> Evidence:
 # Labels, patients, splits
 
 
-def _labels(subject: Subject) -> Evidence:
+def _labels(twin: Twin) -> Evidence:
     """Likelihood 0.0 is "not told" in PTB-XL, and what nearly every rhythm statement carries."""
-    cohort = recordings(subject).cohort
+    cohort = recordings(twin).cohort
     store, told = cohort.store, dict[str, Number]()
     said = [set(ast.literal_eval(row["scp_codes"])) for row in cohort.rows]
     holds = True
@@ -232,9 +232,9 @@ def _labels(subject: Subject) -> Evidence:
     return Evidence(holds and classes == wanted and int(kept.sum()) == 40, told)
 
 
-def _patients(subject: Subject) -> Evidence:
+def _patients(twin: Twin) -> Evidence:
     """By the source's folds and, where it has none, by the library's own."""
-    held, crossing = recordings(subject), list[str]()
+    held, crossing = recordings(twin), list[str]()
     for cohort in (held.cohort, held.unfolded):
         store, homes = cohort.store, dict[str, set[str]]()
         for split in ("train", "validation", "test"):
@@ -247,15 +247,15 @@ def _patients(subject: Subject) -> Evidence:
     return Evidence(not crossing, told)
 
 
-def _folds(subject: Subject) -> Evidence:
-    cohort = recordings(subject).cohort
+def _folds(twin: Twin) -> Evidence:
+    cohort = recordings(twin).cohort
     said = np.array([int(row["strat_fold"]) for row in cohort.rows])
     wrong = int((said != cohort.store.folds).sum())
     return Evidence(not wrong, {"records": len(said), "in another fold than the table's": wrong})
 
 
-def _splits(subject: Subject) -> Evidence:
-    held = recordings(subject)
+def _splits(twin: Twin) -> Evidence:
+    held = recordings(twin)
     told, holds = dict[str, Number](), True
     for name, store in (("cohort", held.cohort.store), ("unfolded", held.unfolded.store)):
         parts = [store.rows(split).tolist() for split in ("train", "validation", "test")]
@@ -270,8 +270,8 @@ def _splits(subject: Subject) -> Evidence:
     return Evidence(holds, told)
 
 
-def _quarantine(subject: Subject) -> Evidence:
-    held = recordings(subject)
+def _quarantine(twin: Twin) -> Evidence:
+    held = recordings(twin)
     store = held.device_store
     with (store.path / QUARANTINE).open(newline="") as table:
         reasons = {row["record"]: row["reason"] for row in csv.DictReader(table)}
@@ -285,9 +285,9 @@ def _quarantine(subject: Subject) -> Evidence:
     return Evidence(not lost and not let_in and not unnamed, told)
 
 
-def _leaks(subject: Subject) -> Evidence:
+def _leaks(twin: Twin) -> Evidence:
     """A copy under another name, and a patient in two splits; and silence where there is none."""
-    held = recordings(subject)
+    held = recordings(twin)
     found = {f.kind: f for f in leaks.check(held.leaking.store, held.cohort.store)}
     copy = found.get("test recording in pretraining")
     patient = found.get("patient in two splits")
@@ -305,10 +305,10 @@ def _leaks(subject: Subject) -> Evidence:
     return Evidence(exact and not quiet, told)
 
 
-def _damaged(subject: Subject) -> Evidence:
+def _damaged(twin: Twin) -> Evidence:
     """A bit of a shard turned: a run that would begin on it does not."""
-    held = recordings(subject)
-    folder = subject.folder / "damaged store"
+    held = recordings(twin)
+    folder = twin.folder / "damaged store"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(held.clock.path, folder)
     shard = folder / held.clock.manifest.shards[0].file
@@ -317,14 +317,14 @@ def _damaged(subject: Subject) -> Evidence:
     shard.write_bytes(raw)
     store = Store.open(folder)
     try:
-        open_run(subject.folder / "damaged run", normalised_by(subject, store), store)
+        open_run(twin.folder / "damaged run", normalised_by(twin, store), store)
     except LatentcastError as problem:
         return Evidence(shard.name in str(problem), {"said": str(problem)[-120:]})
     return Evidence(False, {"said": "nothing"})
 
 
-def _resamples(subject: Subject) -> bool:
-    return is_ecg(subject) and find_spec("scipy") is not None
+def _resamples(twin: Twin) -> bool:
+    return is_ecg(twin) and find_spec("scipy") is not None
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -17,7 +17,7 @@ from latentcast.verification.observe.network import (
     stirred,
     within,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 RATE = 0.3
 SAMPLES = 512
@@ -25,7 +25,7 @@ SAMPLES = 512
 
 @torch.no_grad()
 def kept_shares(
-    subject: Subject, rate: float | None, step: int, ids: Tensor, trains: bool = True
+    twin: Twin, rate: float | None, step: int, ids: Tensor, trains: bool = True
 ) -> tuple[Tensor, float]:
     """By what factor each branch of each block went into the sum, for each sample.
 
@@ -38,14 +38,14 @@ def kept_shares(
         branches times these factors.
     """
     changes = {} if rate is None else {"encoder.drop_path": rate}
-    objective = stirred(subject.objective(changes), subject.seed)
+    objective = stirred(twin.objective(changes), twin.seed)
     encoder = finest(objective).train()
-    axes, patch = len(subject.config.input.size), subject.config.encoder.patch
+    axes, patch = len(twin.config.input.size), twin.config.encoder.patch
     size = (2 * patch,) * axes
     generator = torch.Generator().manual_seed(step)
-    tokens, width = encoder.prefix + 2**axes, subject.config.encoder.width
+    tokens, width = encoder.prefix + 2**axes, twin.config.encoder.width
     x = torch.randn(len(ids), tokens, width, generator=generator, dtype=torch.float64)
-    draw = Draw(subject.seed, step, ids) if trains else None
+    draw = Draw(twin.seed, step, ids) if trains else None
     rows, rest = [], 0.0
     for seen in block_passes(encoder, lambda: encoder.transform(x, size, draw)):
         first, second = (branch.flatten(1) for branch in seen.branches)
@@ -61,34 +61,34 @@ def kept_shares(
     return torch.stack(rows), rest
 
 
-def _rates(subject: Subject, rate: float) -> list[float]:
-    depth = subject.config.encoder.depth
+def _rates(twin: Twin, rate: float) -> list[float]:
+    depth = twin.config.encoder.depth
     return [rate * index / max(1, depth - 1) for index in range(depth)]
 
 
-def _active(subject: Subject) -> Evidence:
+def _active(twin: Twin) -> Evidence:
     """The share of samples dropped, in two steps, against the rate; 5 standard deviations."""
     told: dict[str, tuple[float, float]] = {}
     ids = torch.arange(SAMPLES)
-    rounds = [kept_shares(subject, RATE, step, ids)[0] for step in (0, 1)]
+    rounds = [kept_shares(twin, RATE, step, ids)[0] for step in (0, 1)]
     dropped = (torch.cat(rounds, dim=-1).abs() < 0.5).double().mean(-1)
-    for index, rate in enumerate(_rates(subject, RATE)):
+    for index, rate in enumerate(_rates(twin, RATE)):
         off = 5 * math.sqrt(rate * (1 - rate) / (2 * SAMPLES))
         for branch, share in zip(("attention", "MLP"), dropped[index], strict=True):
             told[f"block {index + 1}, {branch}: dropped, from {rate:.2f}"] = (
                 abs(float(share) - rate), off
             )  # fmt: skip
-    shipped = subject.config.encoder.drop_path
-    factors, _ = kept_shares(subject, None, 0, torch.arange(64))
+    shipped = twin.config.encoder.drop_path
+    factors, _ = kept_shares(twin, None, 0, torch.arange(64))
     if shipped == 0:
         told["as shipped, without drop-path: from 1"] = (float((factors - 1).abs().max()), EXACT)
     return within(told)
 
 
-def _whole(subject: Subject) -> Evidence:
-    factors, rest = kept_shares(subject, RATE, 0, torch.arange(SAMPLES))
+def _whole(twin: Twin) -> Evidence:
+    factors, rest = kept_shares(twin, RATE, 0, torch.arange(SAMPLES))
     worst = 0.0
-    for own, rate in zip(factors, _rates(subject, RATE), strict=True):
+    for own, rate in zip(factors, _rates(twin, RATE), strict=True):
         nearest = torch.minimum(own.abs(), (own - 1 / (1 - rate)).abs())
         worst = max(worst, float(nearest.max()))
     means = factors.mean(-1)
@@ -98,12 +98,12 @@ def _whole(subject: Subject) -> Evidence:
     )
 
 
-def _independent(subject: Subject) -> Evidence:
+def _independent(twin: Twin) -> Evidence:
     """Correlations of who is dropped: between branches, blocks and steps; and among samples."""
     ids = torch.arange(SAMPLES)
-    rounds = [kept_shares(subject, RATE, step, ids)[0] for step in (0, 1)]
+    rounds = [kept_shares(twin, RATE, step, ids)[0] for step in (0, 1)]
     rows = torch.stack(rounds).abs() > 0.5
-    dropping = [index for index, rate in enumerate(_rates(subject, RATE)) if rate > 0]
+    dropping = [index for index, rate in enumerate(_rates(twin, RATE)) if rate > 0]
     flags = rows[:, dropping].flatten(0, 2).double()
     centred = flags - flags.mean(-1, keepdim=True)
     spread = centred.norm(dim=-1)
@@ -121,32 +121,32 @@ def _independent(subject: Subject) -> Evidence:
     )
 
 
-def _pieces(subject: Subject) -> Evidence:
+def _pieces(twin: Twin) -> Evidence:
     """A sample is dropped in a micro-batch where it is dropped in the whole batch."""
     ids = torch.arange(48)
-    whole, _ = kept_shares(subject, RATE, 3, ids)
+    whole, _ = kept_shares(twin, RATE, 3, ids)
     worst = 0.0
     for piece in (slice(0, 16), slice(16, 48)):
-        own, _ = kept_shares(subject, RATE, 3, ids[piece])
+        own, _ = kept_shares(twin, RATE, 3, ids[piece])
         worst = max(worst, float((own - whole[:, :, piece]).abs().max()))
     dropped = float((whole.abs() < 0.5).double().mean())
     return within({"largest difference of a factor": (worst, 1e-6)}, **{"share dropped": dropped})
 
 
-def _evaluation(subject: Subject) -> Evidence:
-    factors, _ = kept_shares(subject, RATE, 0, torch.arange(64), trains=False)
+def _evaluation(twin: Twin) -> Evidence:
+    factors, _ = kept_shares(twin, RATE, 0, torch.arange(64), trains=False)
     return within({"factors, from 1": (float((factors - 1).abs().max()), EXACT)})
 
 
-def _wired(subject: Subject) -> Evidence:
+def _wired(twin: Twin) -> Evidence:
     """Through the objective: a training step's loss is another than evaluation's, and steps differ;
     the blocks of a predictor and of a teacher drop nothing."""
-    objective = stirred(subject.objective({"encoder.drop_path": 0.5}), subject.seed)
-    inputs, losses = real(subject), []
+    objective = stirred(twin.objective({"encoder.drop_path": 0.5}), twin.seed)
+    inputs, losses = real(twin), []
     ids = torch.arange(len(inputs.values))
     changed, still = 0, 0.0
     for step in range(4):
-        draw = Draw(subject.seed, step, ids)
+        draw = Draw(twin.seed, step, ids)
         for seen in block_passes(
             objective,
             lambda draw=draw: losses.append(  # type: ignore[misc]

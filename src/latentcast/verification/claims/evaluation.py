@@ -35,7 +35,7 @@ from latentcast.verification.observe.probe import (
     watched,
 )
 from latentcast.verification.observe.rehearsal import once
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 from latentcast.workflows import probe as probing
 
 Array = npt.NDArray[Any]
@@ -48,9 +48,9 @@ SOME = (1e-4, 1e-2, 1e-1)
 # The encoder
 
 
-def _frozen(subject: Subject) -> Evidence:
+def _frozen(twin: Twin) -> Evidence:
     """Everything of a loaded encoder before and after a whole probe."""
-    done = scored(subject)
+    done = scored(twin)
     (tensors, flags), (after, modes) = done.before, done.after
     moved = [name for name in tensors if not torch.equal(tensors[name], after[name])]
     turned = [name for name in flags if flags[name] != modes[name]]
@@ -61,12 +61,12 @@ def _frozen(subject: Subject) -> Evidence:
     return Evidence(not moved and not turned and set(after) == set(tensors), told)
 
 
-def _foreign(subject: Subject) -> Evidence:
+def _foreign(twin: Twin) -> Evidence:
     """BatchNorm and dropout, handed over in training mode: read twice, and given back as it was."""
-    source = Foreign(subject)
+    source = Foreign(twin)
     tensors, flags = state_of(source)
-    rows = rows_of(subject, "train")[:12]
-    first, second = (readings(subject, source, rows)["only"] for _ in range(2))
+    rows = rows_of(twin, "train")[:12]
+    first, second = (readings(twin, source, rows)["only"] for _ in range(2))
     after, modes = state_of(source)
     moved = [name for name in tensors if not torch.equal(tensors[name], after[name])]
     turned = [name for name in flags if flags[name] != modes[name]]
@@ -78,11 +78,11 @@ def _foreign(subject: Subject) -> Evidence:
     return Evidence(noise == 0 and not moved and not turned, told)
 
 
-def _deterministic(subject: Subject) -> Evidence:
+def _deterministic(twin: Twin) -> Evidence:
     """Twice the same bits; alone and in company the same to the rounding of a matrix product."""
-    source, rows = encoder(subject), rows_of(subject, "train")[:8]
-    first, second = (readings(subject, source, rows) for _ in range(2))
-    alone = readings(subject, source, rows[3:4])
+    source, rows = encoder(twin), rows_of(twin, "train")[:8]
+    first, second = (readings(twin, source, rows) for _ in range(2))
+    alone = readings(twin, source, rows[3:4])
     same = all(np.array_equal(first[name], second[name]) for name in first)
     apart = max(
         float(np.abs(first[name][3:4] - alone[name]).max() / max(1.0, np.abs(alone[name]).max()))
@@ -93,10 +93,10 @@ def _deterministic(subject: Subject) -> Evidence:
     return Evidence(same and apart <= 256 * FLOAT, told)
 
 
-def _windows(subject: Subject) -> Evidence:
+def _windows(twin: Twin) -> Evidence:
     """A record of 1.4 windows, through windows cut here."""
-    source: Any = encoder(subject)
-    held, length = recordings(subject).cohort, source.length
+    source: Any = encoder(twin)
+    held, length = recordings(twin).cohort, source.length
     rows = np.array([4, 7])
     given = features.extract(source, held.store, rows, pooling="mean")[source.layer_names[-1]]
     worst = 0.0
@@ -111,14 +111,14 @@ def _windows(subject: Subject) -> Evidence:
     return within({"largest difference": (worst, 256 * FLOAT)}, windows=len(starts))
 
 
-def _no_cls(subject: Subject) -> Evidence:
-    source: Any = encoder(subject)
+def _no_cls(twin: Twin) -> Evidence:
+    source: Any = encoder(twin)
     said = dict[str, Number]()
-    images = np.zeros((1, *subject.config.input.size, subject.config.input.channels), np.uint8)
-    asked = [] if not is_ecg(subject) else [recordings(subject).cohort.store.recording(4)]
+    images = np.zeros((1, *twin.config.input.size, twin.config.input.channels), np.uint8)
+    asked = [] if not is_ecg(twin) else [recordings(twin).cohort.store.recording(4)]
     ways: dict[str, Callable[[], object]] = {
-        "embed": lambda: source.embed(asked if is_ecg(subject) else images, pooling="cls"),
-        "features": lambda: readings(subject, source, rows_of(subject, "train")[:1], "cls"),
+        "embed": lambda: source.embed(asked if is_ecg(twin) else images, pooling="cls"),
+        "features": lambda: readings(twin, source, rows_of(twin, "train")[:1], "cls"),
     }
     for name, way in ways.items():
         try:
@@ -133,19 +133,19 @@ class _Stop(Exception):
     """The sources are known."""
 
 
-def _floor(subject: Subject) -> Evidence:
+def _floor(twin: Twin) -> Evidence:
     """What ``probe`` hands to the protocol, caught on its way."""
-    run, caught = subject.trained(), list[Any]()
+    run, caught = twin.trained(), list[Any]()
 
     def catch(sources: list[Any], *args: Any, **said: Any) -> Any:
         caught.extend(sources)
         raise _Stop
 
-    name = "probe" if is_ecg(subject) else "classify"
+    name = "probe" if is_ecg(twin) else "classify"
     live = getattr(probing, name)
     setattr(probing, name, catch)
     try:
-        probing.probe_run(run.folder, store(subject).path)
+        probing.probe_run(run.folder, store(twin).path)
     except _Stop:
         pass
     finally:
@@ -168,12 +168,12 @@ def _floor(subject: Subject) -> Evidence:
 # What is fitted on what
 
 
-def _unseen(subject: Subject) -> Evidence:
+def _unseen(twin: Twin) -> Evidence:
     """Two probes that differ in samples and labels of the test split, and in nothing else."""
-    first, other, own = scored(subject), other_test(subject), store(subject)
-    test = rows_of(subject, "test")
+    first, other, own = scored(twin), other_test(twin), store(twin)
+    test = rows_of(twin, "test")
     changed = bool((other.take(test) != own.take(test)).mean() > 0.9)
-    second = score(subject, other)
+    second = score(twin, other)
     pairs = list(zip(first.fits, second.fits, strict=True))
     differing = sorted({name for a, b in pairs for name in a.differs(b)})
     scores = [[_value(row) for row in one.report.rows] for one in (first, second)]
@@ -189,30 +189,30 @@ def _value(row: Any) -> float:
     return float(row.score.macro.value if hasattr(row, "score") else row.accuracy.value)
 
 
-def _linear(subject: Subject) -> tuple[Any, Array, Array, Array]:
+def _linear(twin: Twin) -> tuple[Any, Array, Array, Array]:
     """The tested encoder's linear head in its probe, its layer's features of all rows as float64,
     and the rows of the training split, with their truth."""
 
     def made() -> tuple[Any, Array, Array, Array]:
-        fit: Fit = next(one for one in scored(subject).fits if "weights" in one.numbers)
-        rows = np.arange(len(truth(subject)))
-        pooling = "mean+std" if is_ecg(subject) else "mean"
-        by_layer = readings(subject, encoder(subject), rows, pooling)
+        fit: Fit = next(one for one in scored(twin).fits if "weights" in one.numbers)
+        rows = np.arange(len(truth(twin)))
+        pooling = "mean+std" if is_ecg(twin) else "mean"
+        by_layer = readings(twin, encoder(twin), rows, pooling)
         layer = fit.layer
         if not layer:
-            layer = next(row.layer for row in scored(subject).report.rows if row.head == "linear")
+            layer = next(row.layer for row in scored(twin).report.rows if row.head == "linear")
         return (
             fit.head,
             by_layer[layer].astype(np.float64),
-            rows_of(subject, "train"),
-            truth(subject),
+            rows_of(twin, "train"),
+            truth(twin),
         )
 
-    return once(subject, "known head", made)
+    return once(twin, "known head", made)
 
 
-def _standardised(subject: Subject) -> Evidence:
-    head, x, train, _ = _linear(subject)
+def _standardised(twin: Twin) -> Evidence:
+    head, x, train, _ = _linear(twin)
     mean = x[train].sum(0) / len(train)
     std = np.sqrt(((x[train] - mean) ** 2).sum(0) / len(train))
     everyone = x.sum(0) / len(x)
@@ -228,13 +228,13 @@ def _standardised(subject: Subject) -> Evidence:
     return Evidence(off <= 1e-10 * size, told)
 
 
-def _minimum(subject: Subject) -> Evidence:
+def _minimum(twin: Twin) -> Evidence:
     """The gradient of the stated objective at the weights found, over the training rows, by the
     formula; |w|² / 2 bounds the curvature from below, so it bounds the distance to the minimum."""
-    head, x, train, labels = _linear(subject)
+    head, x, train, labels = _linear(twin)
     z = (x[train] - x[train].mean(0)) / head.standardise.std  # infinite where nothing varies
     found = [("of the probe", head.penalty, head.weights, head.intercepts)]
-    if is_ecg(subject):
+    if is_ecg(twin):
         y = labels[train]
         weights, intercepts = probes.logistic_regression(z, y, SOME)
         found += [(f"C {c:g}", c, w, b) for c, w, b in zip(SOME, weights, intercepts, strict=True)]
@@ -244,9 +244,9 @@ def _minimum(subject: Subject) -> Evidence:
         path = multinomial.regression_path(z, classes, SOME)
         found += [(f"C {c:g}", c, w, b) for c, w, b in path]
     # What the solvers promise, and a half more for the rounding of its units.
-    bound = 4.5e-4 if is_ecg(subject) else 1.5e-2
+    bound = 4.5e-4 if is_ecg(twin) else 1.5e-2
     return within({
-        f"{name}: gradient over weights": (_steepness(z, y, c, w, b, is_ecg(subject)), bound)
+        f"{name}: gradient over weights": (_steepness(z, y, c, w, b, is_ecg(twin)), bound)
         for name, c, w, b in found
     })  # fmt: skip
 
@@ -271,14 +271,14 @@ def _steepness(z: Array, y: Array, c: float, w: Array, b: Array, binary: bool) -
 # What is counted
 
 
-def _score(subject: Subject) -> Evidence:
+def _score(twin: Twin) -> Evidence:
     """The number in the table, from the head, the test rows and what the source says of them."""
-    head, x, _, labels = _linear(subject)
-    test = rows_of(subject, "test")
+    head, x, _, labels = _linear(twin)
+    test = rows_of(twin, "test")
     std = np.where(np.isfinite(head.standardise.std), head.standardise.std, np.inf)
     logits = (x[test] - head.standardise.mean) / std @ head.weights + head.intercepts
-    rows = scored(subject).report.rows
-    if is_ecg(subject):
+    rows = scored(twin).report.rows
+    if is_ecg(twin):
         wanted = mean_of_defined(
             [naive_auroc(labels[test, c], logits[:, c]) for c in range(labels.shape[1])]
         )
@@ -289,26 +289,26 @@ def _score(subject: Subject) -> Evidence:
     return within({"difference": (abs(told - wanted), 1e-12)}, told=told, counted=wanted)
 
 
-def _bank(subject: Subject) -> Evidence:
+def _bank(twin: Twin) -> Evidence:
     """kNN looks at the training images and no others."""
-    fit = next(one for one in scored(subject).fits if "bank" in one.numbers)
-    layer = next(row.layer for row in scored(subject).report.rows if row.head == "kNN")
-    train = rows_of(subject, "train")
-    wanted = readings(subject, encoder(subject), train)[layer]
+    fit = next(one for one in scored(twin).fits if "bank" in one.numbers)
+    layer = next(row.layer for row in scored(twin).report.rows if row.head == "kNN")
+    train = rows_of(twin, "train")
+    wanted = readings(twin, encoder(twin), train)[layer]
     held, labels = fit.numbers["bank"], fit.numbers["labels"]
     same = held.shape == wanted.shape and bool((np.abs(held - wanted) <= 1e-4).all())
-    right = same and bool((labels == truth(subject)[train]).all())
+    right = same and bool((labels == truth(twin)[train]).all())
     return Evidence(right, {"images": len(held), "of the training split": len(train)})
 
 
-def _leak_refused(subject: Subject) -> Evidence:
+def _leak_refused(twin: Twin) -> Evidence:
     """A test recording that was pretrained on: there is no score."""
-    held = recordings(subject)
+    held = recordings(twin)
     tested = held.leaking.store
     assert isinstance(tested, Store)
     try:
         with watched(protocol, "fit_probe") as fitted:
-            source: Any = encoder(subject)
+            source: Any = encoder(twin)
             protocol.probe(
                 [source], tested, Task("any", {"x": ("x",)}),
                 pretraining=held.cohort.store,

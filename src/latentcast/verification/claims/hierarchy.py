@@ -32,21 +32,21 @@ from latentcast.verification.observe.jepa import (
     some_valid,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
 
 TOP_DOWN = {"objective.top_down": True}
 
 
-def pooling(subject: Subject) -> Evidence:
+def pooling(twin: Twin) -> Evidence:
     """What enters each level's projection against the mean over the seen cells, by hand."""
-    objective, x = live(subject), values(subject)
-    valid = some_valid(subject, len(x))
-    flags = patch_flags(subject, valid)
+    objective, x = live(twin), values(twin)
+    valid = some_valid(twin, len(x))
+    flags = patch_flags(twin, valid)
     largest, means = 0.0, 0
     for inputs in (Inputs(x), Inputs(torch.where(flags, x, 0.0), flags)):
-        seen, entered = _merging(objective, inputs, subject)
-        grids = subject.config.grids
+        seen, entered = _merging(objective, inputs, twin)
+        grids = twin.config.grids
         for level in range(1, len(grids)):
             below = seen.context[level - 1]
             expected = _mean_of_cells(below, grids[level - 1], grids[level])
@@ -57,7 +57,7 @@ def pooling(subject: Subject) -> Evidence:
     return Evidence(largest <= ROUNDING, told)
 
 
-def _merging(objective: Jepa, inputs: Inputs, subject: Subject) -> tuple[Pass, list[Tensor]]:
+def _merging(objective: Jepa, inputs: Inputs, twin: Twin) -> tuple[Pass, list[Tensor]]:
     """A pass, and what the student's merges put into their projections."""
     entered: list[Tensor] = []
     handles = []
@@ -67,7 +67,7 @@ def _merging(objective: Jepa, inputs: Inputs, subject: Subject) -> tuple[Pass, l
             merge.register_forward_pre_hook(lambda module, args: entered.append(args[0].detach()))
         )
     try:
-        return observe(objective, inputs, subject.draw()), entered
+        return observe(objective, inputs, twin.draw()), entered
     finally:
         for handle in handles:
             handle.remove()
@@ -88,22 +88,22 @@ def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:
     return total / torch.tensor(count, dtype=torch.float64).clamp(min=1).unsqueeze(-1)
 
 
-def plain_levels(subject: Subject) -> Evidence:
+def plain_levels(twin: Twin) -> Evidence:
     """Each level from the one below it: mean, projection, positions, blocks among seen cells, norm.
 
     Drop-path and moved coordinates are off; the level below is taken as it was.
     """
     changes: dict[str, Any] = {"encoder.drop_path": 0.0}
-    if subject.config.encoder.positions.kind == "rotary":
+    if twin.config.encoder.positions.kind == "rotary":
         changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
-    objective, seen = one_pass(subject, changes)
+    objective, seen = one_pass(twin, changes)
     weights = {name: p.detach() for name, p in objective.named_parameters()}
-    jepa, grids = subject.config.objective, subject.config.grids
+    jepa, grids = twin.config.objective, twin.config.grids
     assert isinstance(jepa, JepaConfig)
     largest = 0.0
     for n, config in enumerate(jepa.coarser):
         means = _mean_of_cells(seen.context[n], grids[n], grids[n + 1])
-        sized = subject.config.updated(changes).encoder.sized(config)
+        sized = twin.config.updated(changes).encoder.sized(config)
         above = seen.context[n + 1]
         for b in range(len(means)):
             flags = torch.ones(len(means[b])).bool() if above.seen is None else above.seen[b]
@@ -111,14 +111,14 @@ def plain_levels(subject: Subject) -> Evidence:
             at = f"student.coarser.{n}."
             plain = plain_ijepa.level(weights, at, sized, grids[n + 1], means[b, cells], cells)
             largest = max(largest, apart(above.values[b, cells], plain))
-    bound = 1e-4 if subject.config.encoder.positions.kind == "rotary" else 1e-8
+    bound = 1e-4 if twin.config.encoder.positions.kind == "rotary" else 1e-8
     return Evidence(largest <= bound, {"largest difference": largest, "bound": bound})
 
 
-def seen_cells(subject: Subject) -> Evidence:
+def seen_cells(twin: Twin) -> Evidence:
     """The flags of each level, and those that predictors are given, against the patches seen."""
-    objective, seen = one_pass(subject)
-    grids, wrong, unseen, whole = subject.config.grids, 0, 0, 0
+    objective, seen = one_pass(twin)
+    grids, wrong, unseen, whole = twin.config.grids, 0, 0, 0
     flags = marked(seen.places, math.prod(grids[0]))
     for level in range(1, len(grids)):
         expected = torch.zeros(len(flags), math.prod(grids[level]), dtype=torch.bool)
@@ -130,21 +130,21 @@ def seen_cells(subject: Subject) -> Evidence:
         given = torch.ones_like(expected) if given is None else given
         wrong += int((found != expected).sum()) + int((given != expected).sum())
         unseen += int((~expected).sum())
-    for tokens in seen.teacher[-1] if seen.teacher else objective.student(values(subject)):
+    for tokens in seen.teacher[-1] if seen.teacher else objective.student(values(twin)):
         whole += 0 if tokens.seen is None else int((~tokens.seen).sum())
     told = {"wrong flags": wrong, "unseen cells": unseen, "unseen in the whole input": whole}
     return Evidence(wrong == 0 and whole == 0, told | {"bound": 0})
 
 
-def context_blind(subject: Subject) -> Evidence:
+def context_blind(twin: Twin) -> Evidence:
     """Other content in the hidden patches; every coarser level, and everything predictors read."""
-    objective, before = one_pass(subject)
-    x = values(subject)
-    hidden = ~marked(before.places, math.prod(subject.config.grids[0]))
-    flags = patch_flags(subject, hidden)
-    after = observe(objective, Inputs(torch.where(flags, 3 * noise(x.shape), x)), subject.draw())
+    objective, before = one_pass(twin)
+    x = values(twin)
+    hidden = ~marked(before.places, math.prod(twin.config.grids[0]))
+    flags = patch_flags(twin, hidden)
+    after = observe(objective, Inputs(torch.where(flags, 3 * noise(x.shape), x)), twin.draw())
     largest = noticed = 0.0
-    other = observe(objective, Inputs(torch.where(flags, x, 3 * noise(x.shape))), subject.draw())
+    other = observe(objective, Inputs(torch.where(flags, x, 3 * noise(x.shape))), twin.draw())
     for n, level in enumerate(before.context):
         largest = max(largest, apart(level.values, after.context[n].values))
         noticed = max(noticed, apart(level.values, other.context[n].values))
@@ -154,12 +154,12 @@ def context_blind(subject: Subject) -> Evidence:
     return Evidence(largest == 0 and noticed > MATTERS, told)
 
 
-def coarse_hides(subject: Subject) -> Evidence:
+def coarse_hides(twin: Twin) -> Evidence:
     """The cells asked for, at each level, against the patches in the context of the same pass."""
-    objective, x = live(subject), values(subject)
-    grids, inside, asked = subject.config.grids, 0, 0
+    objective, x = live(twin), values(twin)
+    grids, inside, asked = twin.config.grids, 0, 0
     for step in range(3):
-        seen = observe(objective, Inputs(x), subject.draw(step))
+        seen = observe(objective, Inputs(x), twin.draw(step))
         context = marked(seen.places, math.prod(grids[0]))
         for level in range(1, len(grids)):
             parents = torch.tensor(parent_of_each(grids[0], grids[level]))
@@ -175,10 +175,10 @@ def coarse_hides(subject: Subject) -> Evidence:
 # What joins the levels
 
 
-def fusion(subject: Subject) -> Evidence:
+def fusion(twin: Twin) -> Evidence:
     """``u_L = z_L``, ``u_l = z_l + W · u_{l+1}`` of the cell above, token by token."""
-    objective, seen = one_pass(subject)
-    student, grids = objective.student, subject.config.grids
+    objective, seen = one_pass(twin)
+    student, grids = objective.student, twin.config.grids
     fused = [call[0].given["context"].detach() for call in seen.calls]
     assert student.fusion is not None
     above = seen.context[-1].values.detach()
@@ -202,11 +202,11 @@ def fusion(subject: Subject) -> Evidence:
     return Evidence(largest <= ROUNDING and added > MATTERS, told)
 
 
-def fusion_trained(subject: Subject) -> Evidence:
+def fusion_trained(twin: Twin) -> Evidence:
     """By the predictors alone: it has gradients, and moving it leaves every target as it is."""
-    objective, x = live(subject), values(subject)
+    objective, x = live(twin), values(twin)
     before, _ = objective.targets(x, None)
-    first = observe(objective, Inputs(x), subject.draw())
+    first = observe(objective, Inputs(x), twin.draw())
     first.output.loss.backward()  # type: ignore[no-untyped-call]
     assert objective.student.fusion is not None
     least = min(
@@ -226,7 +226,7 @@ def fusion_trained(subject: Subject) -> Evidence:
             for number, parameter in enumerate(network.fusion.parameters()):
                 parameter.add_(noise(parameter.shape, number))
     largest = max(changes(before, objective.targets(x, None)[0]))
-    second = observe(objective, Inputs(x), subject.draw())
+    second = observe(objective, Inputs(x), twin.draw())
     predictions = apart(first.predictions[0], second.predictions[0])
     return Evidence(
         largest == 0 and least > 0 and leaked == 0 and predictions > MATTERS,
@@ -240,19 +240,19 @@ def fusion_trained(subject: Subject) -> Evidence:
     )
 
 
-def has_fusion(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
+def has_fusion(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
     return isinstance(jepa, JepaConfig) and jepa.fusion
 
 
-def top_down(subject: Subject) -> Evidence:
+def top_down(twin: Twin) -> Evidence:
     """With ``top_down`` on: which network's say, and of which cell, each query is given."""
-    objective, before = one_pass(subject, TOP_DOWN)
-    x, grids = values(subject), subject.config.grids
+    objective, before = one_pass(twin, TOP_DOWN)
+    x, grids = values(twin), twin.config.grids
     hidden = ~marked(before.places, math.prod(grids[0]))
-    flags = patch_flags(subject, hidden)
+    flags = patch_flags(twin, hidden)
     other = torch.where(flags, 3 * noise(x.shape), x)
-    after = observe(objective, Inputs(other), subject.draw())
+    after = observe(objective, Inputs(other), twin.draw())
     leaked = wrong = 0.0
     for n in range(len(grids) - 1):
         hint = before.calls[n][0].given["hint"]
@@ -266,7 +266,7 @@ def top_down(subject: Subject) -> Evidence:
     with torch.no_grad():
         bias = objective.predictors[-1].get_parameter("proj.bias")
         bias.add_(1)
-    moved = observe(objective, Inputs(x), subject.draw())
+    moved = observe(objective, Inputs(x), twin.draw())
     heard = apart(before.predictions[0], moved.predictions[0])
     return Evidence(
         leaked == 0 and wrong == 0 and heard > MATTERS,
@@ -279,14 +279,14 @@ def top_down(subject: Subject) -> Evidence:
     )
 
 
-def levels_apart(subject: Subject) -> Evidence:
+def levels_apart(twin: Twin) -> Evidence:
     """Without ``top_down`` no predictor hears another: each level is predicted for itself."""
     off: dict[str, Any] = {"objective.top_down": False}
-    objective, before = one_pass(subject, off)
+    objective, before = one_pass(twin, off)
     with torch.no_grad():
         for predictor in list(objective.predictors)[1:]:
             predictor.get_parameter("proj.bias").add_(1)
-    after = observe(objective, Inputs(values(subject)), subject.draw())
+    after = observe(objective, Inputs(values(twin)), twin.draw())
     finest = apart(before.predictions[0], after.predictions[0])
     own = min(changes(before.predictions[1:], after.predictions[1:]))
     told = {"finest predictions changed": finest, "bound": 0, "their own changed": own}
@@ -308,7 +308,7 @@ CLAIMS: tuple[Claim, ...] = (
         "and norm written out plainly, on the cells that are seen.",
         "our design, section 5",
         plain_levels,
-        lambda subject: is_hierarchy(subject) and plain_ijepa.knows(subject.config),
+        lambda twin: is_hierarchy(twin) and plain_ijepa.knows(twin.config),
     ),
     Claim(
         "hierarchy.seen",
@@ -331,21 +331,21 @@ CLAIMS: tuple[Claim, ...] = (
         "A coarse target hides every finer token under it from the context.",
         "our design, section 5",
         coarse_hides,
-        lambda subject: is_hierarchy(subject),
+        lambda twin: is_hierarchy(twin),
     ),
     Claim(
         "hierarchy.fusion",
         "Fusion adds to each token what the cell above it says, and nothing of another cell.",
         "our design, section 5",
         fusion,
-        lambda subject: is_hierarchy(subject) and has_fusion(subject),
+        lambda twin: is_hierarchy(twin) and has_fusion(twin),
     ),
     Claim(
         "hierarchy.fusion-trained",
         "Fusion is trained by the predictions, and no target answers to it.",
         "our design, section 5",
         fusion_trained,
-        lambda subject: has_fusion(subject) and has_teacher(subject),
+        lambda twin: has_fusion(twin) and has_teacher(twin),
     ),
     Claim(
         "hierarchy.top-down",

@@ -13,7 +13,7 @@ from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observe.network import within
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
 def _drawn(objective: Objective, patch_std: float) -> Iterator[tuple[str, Tensor, float]]:
@@ -28,10 +28,10 @@ def _drawn(objective: Objective, patch_std: float) -> Iterator[tuple[str, Tensor
             yield name, parameter.detach().double(), 0.02
 
 
-def _std(subject: Subject) -> Evidence:
+def _std(twin: Twin) -> Evidence:
     """In standard errors of a normal sample of that size: 6 are no accident in 20,000 tensors."""
     worst, where, seen, expected, count = 0.0, "", 0.0, 0.0, 0
-    for name, values, std in _drawn(subject.objective(), subject.recipe.encoder.patch_std):
+    for name, values, std in _drawn(twin.objective(), twin.recipe.encoder.patch_std):
         n = values.numel()
         measured = float(values.square().mean().sqrt())
         off = max(
@@ -45,10 +45,10 @@ def _std(subject: Subject) -> Evidence:
                   tensors=count)  # fmt: skip
 
 
-def _shape(subject: Subject) -> Evidence:
+def _shape(twin: Twin) -> Evidence:
     """Normal and not uniform: the fourth moment over the squared second is 3 and not 1.8."""
     worst, where = 0.0, ""
-    for name, values, _ in _drawn(subject.objective(), subject.recipe.encoder.patch_std):
+    for name, values, _ in _drawn(twin.objective(), twin.recipe.encoder.patch_std):
         if (n := values.numel()) < 1000:
             continue
         kurtosis = float(values.pow(4).mean() / values.square().mean().square())
@@ -58,9 +58,9 @@ def _shape(subject: Subject) -> Evidence:
     return within({"standard errors from 3": (worst, 9.0)}, where=where)
 
 
-def _rest(subject: Subject) -> Evidence:
+def _rest(twin: Twin) -> Evidence:
     """Biases 0; norms 1 and 0."""
-    objective, worst, count = subject.objective(), 0.0, 0
+    objective, worst, count = twin.objective(), 0.0, 0
     for module in objective.modules():
         for name, parameter in module.named_parameters(recurse=False):
             expected = None
@@ -74,15 +74,15 @@ def _rest(subject: Subject) -> Evidence:
     return within({"largest difference from 0 or 1": (worst, 0.0)}, tensors=count)
 
 
-def _seeded(subject: Subject) -> Evidence:
+def _seeded(twin: Twin) -> Evidence:
     """The same seed gives the same bits, another seed and another tensor give other numbers."""
-    std = subject.recipe.encoder.patch_std
+    std = twin.recipe.encoder.patch_std
     torch.manual_seed(1)
-    first = {name: values for name, values, _ in _drawn(subject.objective(), std)}
+    first = {name: values for name, values, _ in _drawn(twin.objective(), std)}
     torch.manual_seed(2)
-    again = {name: values for name, values, _ in _drawn(subject.objective(), std)}
-    objective = subject.objective()
-    objective.initialise(subject.config.train.seed + 1)
+    again = {name: values for name, values, _ in _drawn(twin.objective(), std)}
+    objective = twin.objective()
+    objective.initialise(twin.config.train.seed + 1)
     other = {name: values for name, values, _ in _drawn(objective, std)}
     same = max(float((first[name] - again[name]).abs().max()) for name in first)
     alike = max(_alike(first[name], other[name]) for name in first)

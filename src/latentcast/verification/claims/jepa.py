@@ -34,21 +34,21 @@ from latentcast.verification.observe.jepa import (
     values,
     watch,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
 
 # Who sees what
 
 
-def context_blind(subject: Subject) -> Evidence:
+def context_blind(twin: Twin) -> Evidence:
     """Other content in the hidden patches, then other content in the visible ones."""
-    objective, before = one_pass(subject)
-    x = values(subject)
-    hidden = ~marked(before.places, math.prod(subject.config.grids[0]))
-    other = torch.where(patch_flags(subject, hidden), 3 * noise(x.shape), x)
-    after = observe(objective, Inputs(other), subject.draw())
-    other = torch.where(patch_flags(subject, hidden), x, 3 * noise(x.shape))
-    seen = observe(objective, Inputs(other), subject.draw())
+    objective, before = one_pass(twin)
+    x = values(twin)
+    hidden = ~marked(before.places, math.prod(twin.config.grids[0]))
+    other = torch.where(patch_flags(twin, hidden), 3 * noise(x.shape), x)
+    after = observe(objective, Inputs(other), twin.draw())
+    other = torch.where(patch_flags(twin, hidden), x, 3 * noise(x.shape))
+    seen = observe(objective, Inputs(other), twin.draw())
     context = apart(before.context[0].values, after.context[0].values)
     levels = zip(before.predictions, after.predictions, strict=True)
     predictions = max(apart(one, two) for one, two in levels)
@@ -65,11 +65,11 @@ def context_blind(subject: Subject) -> Evidence:
     )
 
 
-def context_dropped(subject: Subject) -> Evidence:
+def context_dropped(twin: Twin) -> Evidence:
     """Tokens in the student's attention, counted where they enter it."""
-    _, seen = one_pass(subject)
+    _, seen = one_pass(twin)
     drawn = seen.drawn[-1][1].context
-    patches = math.prod(subject.config.grids[0])
+    patches = math.prod(twin.config.grids[0])
     length, kept = seen.lengths[-1], drawn.shape[1]
     right = torch.equal(seen.places, drawn) and torch.equal(seen.context[0].places, drawn)
     return Evidence(
@@ -81,35 +81,35 @@ def context_dropped(subject: Subject) -> Evidence:
 # The loss
 
 
-def formula(subject: Subject) -> Evidence:
+def formula(twin: Twin) -> Evidence:
     """One number at a time in float64: smooth-L1 with β = 1, mean over terms, weighted levels."""
-    objective, seen = one_pass(subject)
-    return _against(subject, objective, seen, _weights(subject))
+    objective, seen = one_pass(twin)
+    return _against(twin, objective, seen, _weights(twin))
 
 
-def level_weights(subject: Subject) -> Evidence:
+def level_weights(twin: Twin) -> Evidence:
     """Levels told to count differently; equal weights have to give another number."""
-    grids = len(subject.config.grids)
+    grids = len(twin.config.grids)
     chosen = [2.0 ** (1 - 2 * n) for n in range(grids)]
     changes: dict[str, Any] = {"objective.weight": chosen[0]}
     changes |= {f"objective.coarser.{n}.weight": w for n, w in enumerate(chosen[1:])}
-    objective, seen = one_pass(subject, changes)
-    found = _against(subject, objective, seen, chosen)
-    means = _level_means(subject, objective, seen)
+    objective, seen = one_pass(twin, changes)
+    found = _against(twin, objective, seen, chosen)
+    means = _level_means(twin, objective, seen)
     equal = abs(sum(means) / grids - float(found.numbers["expected"]))
     return Evidence(
         found.holds and equal > MATTERS, {**found.numbers, "equal weights would differ by": equal}
     )
 
 
-def _weights(subject: Subject) -> list[float]:
-    jepa = subject.config.objective
+def _weights(twin: Twin) -> list[float]:
+    jepa = twin.config.objective
     assert isinstance(jepa, JepaConfig)
     return [jepa.weight, *(level.weight for level in jepa.coarser)]
 
 
-def _against(subject: Subject, objective: Jepa, seen: Pass, weights: list[float]) -> Evidence:
-    means = _level_means(subject, objective, seen)
+def _against(twin: Twin, objective: Jepa, seen: Pass, weights: list[float]) -> Evidence:
+    means = _level_means(twin, objective, seen)
     share = [weight / sum(weights) for weight in weights]
     expected = sum(s * mean for s, mean in zip(share, means, strict=True))
     measured = float(seen.output.loss.detach())
@@ -120,16 +120,16 @@ def _against(subject: Subject, objective: Jepa, seen: Pass, weights: list[float]
 
 
 def _level_means(
-    subject: Subject, objective: Jepa, seen: Pass, valid: Tensor | None = None, x: Any = None
+    twin: Twin, objective: Jepa, seen: Pass, valid: Tensor | None = None, x: Any = None
 ) -> list[float]:
     """Mean smooth-L1 of each level; of the told targets when some patches are not valid."""
     assert objective.teacher is not None
     with torch.no_grad():
-        whole = objective.teacher(values(subject) if x is None else x, valid)
+        whole = objective.teacher(values(twin) if x is None else x, valid)
     means = []
     for n, (predicted, asked) in enumerate(zip(seen.predictions, seen.targets, strict=True)):
         target = normed(whole[n].values).tolist()
-        told = None if valid is None else _told(valid, subject.config.grids, n)
+        told = None if valid is None else _told(valid, twin.config.grids, n)
         rows, places = predicted.detach().tolist(), asked.tolist()
         total, terms = 0.0, 0
         for m, block in enumerate(places):
@@ -153,15 +153,15 @@ def _told(valid: Tensor, grids: tuple[Grid, ...], level: int) -> list[list[bool]
     return [list(row) for row in told.tolist()]
 
 
-def padding(subject: Subject) -> Evidence:
+def padding(twin: Twin) -> Evidence:
     """Whatever stands where nothing was measured, not one bit of loss or gradient depends on it."""
-    x, found = values(subject), []
-    valid = some_valid(subject, len(x))
-    flags = patch_flags(subject, valid)
+    x, found = values(twin), []
+    valid = some_valid(twin, len(x))
+    flags = patch_flags(twin, valid)
     for garbage in (0.0, 1e3):
-        objective = live(subject)
+        objective = live(twin)
         inputs = Inputs(torch.where(flags, x, garbage), flags)
-        seen = observe(objective, inputs, subject.draw())
+        seen = observe(objective, inputs, twin.draw())
         seen.output.loss.backward()  # type: ignore[no-untyped-call]
         found.append((objective, seen))
     (one, before), (two, after) = found
@@ -173,9 +173,9 @@ def padding(subject: Subject) -> Evidence:
         if p.grad is not None and q.grad is not None
     )
     loss = apart(before.output.loss, after.output.loss)
-    told = [_told(valid, subject.config.grids, n) for n in range(len(before.targets))]
+    told = [_told(valid, twin.config.grids, n) for n in range(len(before.targets))]
     counted, share, expected = [], [], 0.0
-    means = _level_means(subject, one, before, valid, torch.where(flags, x, 0.0))
+    means = _level_means(twin, one, before, valid, torch.where(flags, x, 0.0))
     for n, asked in enumerate(before.targets):
         hits = [
             told[n][b][cell]
@@ -184,7 +184,7 @@ def padding(subject: Subject) -> Evidence:
             for cell in cells
         ]
         counted.append(sum(hits))
-        share.append(_weights(subject)[n] / sum(_weights(subject)) * sum(hits) / len(hits))
+        share.append(_weights(twin)[n] / sum(_weights(twin)) * sum(hits) / len(hits))
     expected = sum(s / sum(share) * mean for s, mean in zip(share, means, strict=True))
     difference = abs(float(before.output.loss.detach()) - expected)
     return Evidence(
@@ -200,15 +200,15 @@ def padding(subject: Subject) -> Evidence:
     )
 
 
-def pieces(subject: Subject) -> Evidence:
+def pieces(twin: Twin) -> Evidence:
     """A partly measured batch in one piece, and in two of different size, joined by weight."""
-    x, objective = values(subject), live(subject)
-    valid = some_valid(subject, len(x))
-    flags = patch_flags(subject, valid)
-    x, ids = torch.where(flags, x, 0.0), subject.draw().ids
+    x, objective = values(twin), live(twin)
+    valid = some_valid(twin, len(x))
+    flags = patch_flags(twin, valid)
+    x, ids = torch.where(flags, x, 0.0), twin.draw().ids
 
     def output(rows: slice) -> tuple[float, float]:
-        draw = Draw(subject.config.train.seed, 0, ids[rows])
+        draw = Draw(twin.config.train.seed, 0, ids[rows])
         with torch.no_grad():
             found = objective(Inputs(x[rows], flags[rows]), draw)
         return float(found.loss), float(found.weight)
@@ -231,16 +231,16 @@ ONE_LEVEL: dict[str, Any] = {
 }
 
 
-def one_level(subject: Subject) -> Evidence:
+def one_level(twin: Twin) -> Evidence:
     """Loss and every gradient against I-JEPA written out plainly, for two samples."""
     changes = ONE_LEVEL | {"objective.regularizer": None, "encoder.drop_path": 0.0}
-    if subject.config.encoder.positions.kind == "rotary":
+    if twin.config.encoder.positions.kind == "rotary":
         changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
-    objective, x = live(subject, changes), values(subject)[:2]
-    seen = observe(objective, Inputs(x), Draw(0, 0, subject.draw().ids[:2]))
+    objective, x = live(twin, changes), values(twin)[:2]
+    seen = observe(objective, Inputs(x), Draw(0, 0, twin.draw().ids[:2]))
     seen.output.loss.backward()  # type: ignore[no-untyped-call]
     weights, names = dict(objective.named_parameters()), list(objective.trainable())
-    config = subject.config.updated(changes)
+    config = twin.config.updated(changes)
     expected = plain_ijepa.loss(weights, config, x, seen.places, seen.targets[0])
     gradients = torch.autograd.grad(expected, [weights[name] for name in names])
     largest = 0.0
@@ -255,33 +255,33 @@ def one_level(subject: Subject) -> Evidence:
     return Evidence(max(difference, largest) <= bound, told)
 
 
-def is_plain(subject: Subject) -> bool:
-    return taught(subject) and plain_ijepa.knows(subject.config)
+def is_plain(twin: Twin) -> bool:
+    return taught(twin) and plain_ijepa.knows(twin.config)
 
 
-def constant_answer(subject: Subject) -> Evidence:
+def constant_answer(twin: Twin) -> Evidence:
     """All that is trained set to 0, the answer that knows nothing: the loss must not be near 0.
 
     Against the mean smooth-L1 of 0 and the layer-normed outputs of the teacher. Were a trainable
     head shared by both sides, targets would be 0 as well, and this the optimum.
     """
-    objective = live(subject)
+    objective = live(twin)
     with torch.no_grad():
         for parameter in objective.trainable().values():
             parameter.zero_()
-    seen = observe(objective, Inputs(values(subject)), subject.draw())
-    found = _against(subject, objective, seen, _weights(subject))
+    seen = observe(objective, Inputs(values(twin)), twin.draw())
+    found = _against(twin, objective, seen, _weights(twin))
     said = max(float(p.detach().abs().max()) for p in seen.predictions)
     loss, bound = float(seen.output.loss.detach()), 0.2
     told = {"loss": loss, "lower bound": bound, "largest prediction": said}
     return Evidence(found.holds and said == 0 and loss > bound, {**told, **found.numbers})
 
 
-def surprise(subject: Subject) -> Evidence:
+def surprise(twin: Twin) -> Evidence:
     """The reported error of each patch, from what the predictor was given and said meanwhile."""
-    objective, x = live(subject), values(subject)
-    valid = some_valid(subject, len(x))
-    inputs = Inputs(x, patch_flags(subject, valid))
+    objective, x = live(twin), values(twin)
+    valid = some_valid(twin, len(x))
+    inputs = Inputs(x, patch_flags(twin, valid))
     errors, seen = watch(objective, lambda: objective.patch_errors(inputs))
     target = normed(seen.teacher[0][0].values)
     worst, beside = 0.0, 0
@@ -334,7 +334,7 @@ CLAIMS: tuple[Claim, ...] = (
         "A level counts in the loss by its weight, and not by how many cells it has.",
         "our design, section 5",
         level_weights,
-        lambda subject: taught(subject) and is_hierarchy(subject),
+        lambda twin: taught(twin) and is_hierarchy(twin),
     ),
     Claim(
         "jepa.padding",

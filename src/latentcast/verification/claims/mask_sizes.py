@@ -18,14 +18,14 @@ from latentcast.objectives.masks import Masks
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.claims.masks import drawn, draws_own, twin_and_recipe
 from latentcast.verification.observe.jepa import Grid, covered, marked
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def sizes(subject: Subject) -> Evidence:
+def sizes(twin: Twin) -> Evidence:
     """Every block a rectangle of the configured share and aspect, up to whole cells."""
     problems: dict[str, int] = {"not ascending places of the grid": 0}
     told: dict[str, float | int | str] = {}
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         jepa = config.objective
         assert isinstance(jepa, JepaConfig)
         patches = math.prod(config.grids[0])
@@ -107,10 +107,10 @@ def _stretches_are_right(
         problems[name] = problems.get(name, 0) + number
 
 
-def sizes_vary(subject: Subject) -> Evidence:
+def sizes_vary(twin: Twin) -> Evidence:
     """Combinations of block and context size among the steps; of a run there are several."""
     told: dict[str, int] = {}
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         met = {
             (masks.context.shape[1], *(targets.shape[2] for targets in masks.targets))
             for masks in drawn(config)
@@ -119,8 +119,8 @@ def sizes_vary(subject: Subject) -> Evidence:
     return Evidence(min(told.values()) >= 3, {**told, "lower bound": 3})
 
 
-def sizes_are_drawn(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
+def sizes_are_drawn(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
     if not isinstance(jepa, JepaConfig) or not isinstance(jepa.masks, Blocks | ContextBlocks):
         return False
     own = jepa.masks
@@ -128,18 +128,18 @@ def sizes_are_drawn(subject: Subject) -> bool:
     return own.shapes >= 8 and high - low >= 0.1
 
 
-def scale_and_aspect(subject: Subject) -> Evidence:
+def scale_and_aspect(twin: Twin) -> Evidence:
     """The blocks of 24 seeds: their area against their height over width.
 
     On a grid four times as fine as the recipe's: of six cells to a side, whole cells blur both.
     """
-    jepa = subject.recipe.objective
+    jepa = twin.recipe.objective
     assert isinstance(jepa, JepaConfig)
-    grids = tuple(tuple(4 * n for n in grid) for grid in subject.recipe.grids)
+    grids = tuple(tuple(4 * n for n in grid) for grid in twin.recipe.grids)
     blocks = [
         shape.blocks[0]
         for seed in range(24)
-        for shape in mask_shapes(grids, jepa, 1000 * subject.seed + seed)
+        for shape in mask_shapes(grids, jepa, 1000 * twin.seed + seed)
     ]
     logs = [(math.log(h * w), math.log(h / w)) for h, w in blocks]
     area, aspect = np.array(logs).T
@@ -151,12 +151,12 @@ def scale_and_aspect(subject: Subject) -> Evidence:
     )
 
 
-def draws_rectangles(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
+def draws_rectangles(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
     if not (isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)):
         return False
     varied = jepa.masks.target_scale, jepa.masks.target_aspect
-    return len(subject.recipe.grids[0]) == 2 and all(low < high for low, high in varied)
+    return len(twin.recipe.grids[0]) == 2 and all(low < high for low, high in varied)
 
 
 CLAIMS: tuple[Claim, ...] = (

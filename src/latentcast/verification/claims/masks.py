@@ -29,7 +29,7 @@ from latentcast.verification.observe.jepa import (
     patch_flags,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 STEPS, BATCH = 60, 128
 
@@ -42,41 +42,41 @@ def drawn(config: Config, steps: int = STEPS) -> Iterator[Masks]:
         yield sampler(Draw(config.train.seed, step, ids), None)
 
 
-def twin_and_recipe(subject: Subject) -> tuple[Config, ...]:
+def twin_and_recipe(twin: Twin) -> tuple[Config, ...]:
     """The twin and the recipe, unless they draw on the same grid."""
-    both = (subject.config, subject.recipe.updated({"train.seed": subject.seed}))
+    both = (twin.config, twin.recipe.updated({"train.seed": twin.seed}))
     return both if both[0].grids != both[1].grids else both[:1]
 
 
-def draws_own(subject: Subject) -> bool:
+def draws_own(twin: Twin) -> bool:
     """Our masks; those of the reference keep its biases on purpose."""
-    jepa = subject.recipe.objective
+    jepa = twin.recipe.objective
     return isinstance(jepa, JepaConfig) and jepa.masks.kind != "reference"
 
 
-def draws_blocks(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
+def draws_blocks(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
     return isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)
 
 
-def disjoint(subject: Subject) -> Evidence:
+def disjoint(twin: Twin) -> Evidence:
     """Patches of a context that are a target or lie under one: drawn, and met in the forward."""
     overlaps = draws = 0
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         for masks in drawn(config, 30):
             overlaps += _overlaps(masks, config.grids)
             draws += len(masks.context)
     for step in range(2):
-        seen = observe(live(subject), Inputs(values(subject)), subject.draw(step))
-        overlaps += _overlaps(Masks(seen.places, seen.targets), subject.config.grids)
+        seen = observe(live(twin), Inputs(values(twin)), twin.draw(step))
+        overlaps += _overlaps(Masks(seen.places, seen.targets), twin.config.grids)
         draws += len(seen.places)
     return Evidence(overlaps == 0, {"samples": draws, "patches in both": overlaps, "bound": 0})
 
 
-def holes(subject: Subject) -> Evidence:
+def holes(twin: Twin) -> Evidence:
     """The same where patches were not measured: a fifth in one piece, and half of them anywhere."""
     told: dict[str, int] = {}
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         patches = math.prod(config.grids[0])
         sampler, every = mask_sampler(config), torch.arange(patches)
         for step in range(10):
@@ -92,12 +92,12 @@ def holes(subject: Subject) -> Evidence:
     return Evidence(not any(told.values()), {**told, "bound": 0})
 
 
-def measured_first(subject: Subject) -> Evidence:
+def measured_first(twin: Twin) -> Evidence:
     """Where the second half was not measured: patches of contexts that were not, and how many of
     them there have to be, because too few others are free."""
     told: dict[str, int] = {}
     holds = True
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         patches, jepa = math.prod(config.grids[0]), config.objective
         assert isinstance(jepa, JepaConfig)
         sampler, half = mask_sampler(config), patches // 2
@@ -116,12 +116,12 @@ def measured_first(subject: Subject) -> Evidence:
         told[f"of which there have to be, {patches} patches"] = forced
         told[f"without regard to it, {patches} patches"] = blind
         holds = holds and found == forced < blind
-    given = values(subject)
-    patches = math.prod(subject.config.grids[0])
+    given = values(twin)
+    patches = math.prod(twin.config.grids[0])
     valid = torch.arange(patches).expand(len(given), -1) < patches // 2
-    inputs = Inputs(given, patch_flags(subject, valid))
-    seen = observe(live(subject), inputs, subject.draw())
-    drawn_again = mask_sampler(subject.config)(subject.draw(), valid).context
+    inputs = Inputs(given, patch_flags(twin, valid))
+    seen = observe(live(twin), inputs, twin.draw())
+    drawn_again = mask_sampler(twin.config)(twin.draw(), valid).context
     told["samples of a forward pass with another context"] = int(
         (seen.places != drawn_again).any(1).sum()
     )
@@ -133,11 +133,11 @@ def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
     return int((context & covered(masks.targets, grids)).sum())
 
 
-def everywhere(subject: Subject) -> Evidence:
+def everywhere(twin: Twin) -> Evidence:
     """How often each place is context, and target at each level, over the mean of all places."""
     told: dict[str, float | int] = {}
     least, most = math.inf, 0.0
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         grids = config.grids
         context = torch.zeros(math.prod(grids[0]))
         targets = [torch.zeros(math.prod(grid)) for grid in grids]
@@ -159,13 +159,13 @@ def everywhere(subject: Subject) -> Evidence:
     return Evidence(least >= 0.25 and most <= 1.9, told | {"bounds": "0.25 and 1.9"})
 
 
-def no_side(subject: Subject) -> Evidence:
+def no_side(twin: Twin) -> Evidence:
     """How much oftener the first slice of each axis is taken than the last, in standard errors.
 
     Both are counted in the same sample; where no side is preferred, their difference has mean 0.
     """
     told: dict[str, float] = {}
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         sums: dict[str, tuple[float, float]] = {}
         for masks in drawn(config):
             targets = [asked.transpose(0, 1).flatten(1) for asked in masks.targets]
@@ -183,14 +183,14 @@ def no_side(subject: Subject) -> Evidence:
     return Evidence(max(map(abs, told.values())) <= 6, told | {"bound": 6})
 
 
-def unbiased(subject: Subject) -> Evidence:
+def unbiased(twin: Twin) -> Evidence:
     """How often a free patch is context: the first third of each axis against the last.
 
     A context cut to its length from the front would hardly ever hold the last rows.
     """
     told: dict[str, float | int] = {}
     largest = 0.0
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         grid = config.grids[0]
         taken, free = torch.zeros(math.prod(grid)), torch.zeros(math.prod(grid))
         for masks in drawn(config):
@@ -223,12 +223,12 @@ def unbiased(subject: Subject) -> Evidence:
 
 
 def _live_masks(
-    objective: Jepa, subject: Subject, step: int, rows: slice = slice(None), seed: int = 0
+    objective: Jepa, twin: Twin, step: int, rows: slice = slice(None), seed: int = 0
 ) -> Masks:
     """Context and targets of some samples, as the student and the predictors were given them."""
-    draw = subject.draw()
+    draw = twin.draw()
     own = Draw(draw.seed + seed, step, draw.ids[rows])
-    seen = observe(objective, Inputs(values(subject)[rows]), own)
+    seen = observe(objective, Inputs(values(twin)[rows]), own)
     return Masks(seen.places, seen.targets)
 
 
@@ -245,37 +245,37 @@ def _differing(one: Masks, other: Masks) -> int:
     return int(changed.sum())
 
 
-def micro_batches(subject: Subject) -> Evidence:
+def micro_batches(twin: Twin) -> Evidence:
     """The batch in one piece, in two, and again after other draws."""
-    objective = live(subject, moved=False)
-    whole, split = _live_masks(objective, subject, 3), 0
+    objective = live(twin, moved=False)
+    whole, split = _live_masks(objective, twin, 3), 0
     half = len(whole.context) // 2
     for rows in (slice(0, half), slice(half, None)):
         own = Masks(whole.context[rows], tuple(asked[:, rows] for asked in whole.targets))
-        split += _differing(own, _live_masks(objective, subject, 3, rows))
-    again = _differing(whole, _live_masks(objective, subject, 3))
+        split += _differing(own, _live_masks(objective, twin, 3, rows))
+    again = _differing(whole, _live_masks(objective, twin, 3))
     told = {"samples": len(whole.context), "changed by the split": split}
     return Evidence(split == 0 and again == 0, told | {"changed when drawn again": again})
 
 
-def steps_differ(subject: Subject) -> Evidence:
+def steps_differ(twin: Twin) -> Evidence:
     """The same samples at four steps and under another seed; one stretch may well fall as it did
     before, so half of the samples have to change."""
-    objective = live(subject, moved=False)
-    first = _live_masks(objective, subject, 0)
-    changed = [_differing(first, _live_masks(objective, subject, step)) for step in (1, 2, 3)]
-    other = _differing(first, _live_masks(objective, subject, 0, seed=1))
+    objective = live(twin, moved=False)
+    first = _live_masks(objective, twin, 0)
+    changed = [_differing(first, _live_masks(objective, twin, step)) for step in (1, 2, 3)]
+    other = _differing(first, _live_masks(objective, twin, 0, seed=1))
     least, samples = min(*changed, other), len(first.context)
     told = {"samples": samples, "least that changed by a step": min(changed)}
     told |= {"changed by another seed": other}
     return Evidence(least >= samples / 2, told | {"lower bound": samples / 2})
 
 
-def samples_differ(subject: Subject) -> Evidence:
+def samples_differ(twin: Twin) -> Evidence:
     """Different contexts among the samples of a step, over four steps; two may well be alike."""
-    objective, contexts, samples = live(subject, moved=False), 0, 0
+    objective, contexts, samples = live(twin, moved=False), 0, 0
     for step in range(4):
-        masks = _live_masks(objective, subject, step)
+        masks = _live_masks(objective, twin, step)
         contexts += len({tuple(row) for row in masks.context.tolist()})
         samples += len(masks.context)
     told = {"samples": samples, "different contexts": contexts, "lower bound": samples / 2}
@@ -285,10 +285,10 @@ def samples_differ(subject: Subject) -> Evidence:
 # Levels
 
 
-def coarse_covers(subject: Subject) -> Evidence:
+def coarse_covers(twin: Twin) -> Evidence:
     """At full size too: no patch of a context lies under a target of a coarser level."""
     inside = asked = 0
-    for config in twin_and_recipe(subject):
+    for config in twin_and_recipe(twin):
         for masks in drawn(config, 30):
             context = marked(masks.context, math.prod(config.grids[0]))
             for grid, targets in zip(config.grids[1:], masks.targets[1:], strict=True):
@@ -328,7 +328,7 @@ CLAIMS: tuple[Claim, ...] = (
         "A target of a coarser level hides every patch under it.",
         "our design, section 5",
         coarse_covers,
-        lambda subject: draws_own(subject) and is_hierarchy(subject),
+        lambda twin: draws_own(twin) and is_hierarchy(twin),
     ),
     Claim(
         "masks.everywhere",

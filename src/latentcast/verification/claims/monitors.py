@@ -31,7 +31,7 @@ from latentcast.verification.observe.jepa import (
     values,
 )
 from latentcast.verification.observe.network import furthest, outputs_of, stirred, within
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 from latentcast.workflows.train import pretrain
 
 OURS = "our design, law 6: nothing collapses silently"
@@ -45,13 +45,13 @@ Seen = dict[str, tuple[Tensor, Tensor | None, str]]
 # What is looked at
 
 
-def _views(subject: Subject) -> Evidence:
+def _views(twin: Twin) -> Evidence:
     """Tokens, validity and part of each view, beside what hooks saw on the way."""
-    whole = Inputs(values(subject))
-    valid = some_valid(subject, len(whole.values)) if is_ecg(subject) else None
+    whole = Inputs(values(twin))
+    valid = some_valid(twin, len(whole.values)) if is_ecg(twin) else None
     if valid is not None:
-        whole = Inputs(whole.values, patch_flags(subject, valid))
-    expected, output = _expected(subject, whole, valid)
+        whole = Inputs(whole.values, patch_flags(twin, valid))
+    expected, output = _expected(twin, whole, valid)
     worst, flags, parts = 0.0, 0, list[str]()
     for name, (tokens, told, part) in expected.items():
         view = output.views.get(name)
@@ -72,10 +72,10 @@ def _views(subject: Subject) -> Evidence:
     return Evidence(found.holds and not flags and not parts and whole_story, found.numbers)
 
 
-def _expected(subject: Subject, inputs: Inputs, valid: Tensor | None) -> tuple[Seen, Output]:
-    objective, draw = subject.objective(), subject.draw()
+def _expected(twin: Twin, inputs: Inputs, valid: Tensor | None) -> tuple[Seen, Output]:
+    objective, draw = twin.objective(), twin.draw()
     if isinstance(objective, Nepa):
-        objective = stirred(objective, subject.seed)
+        objective = stirred(objective, twin.seed)
         assert isinstance(objective, Nepa)
         with outputs_of(objective.student.norm, objective.student.patches) as (h, z):
             output = objective(inputs, draw)
@@ -84,7 +84,7 @@ def _expected(subject: Subject, inputs: Inputs, valid: Tensor | None) -> tuple[S
             "output": (h[0][:, :-1], valid, "predictor"),
         }
         return made, output
-    jepa = live(subject)
+    jepa = live(twin)
     seen = observe(jepa, inputs, draw)
     whole = seen.teacher[0] if jepa.teacher is not None else seen.student[0]
     found: Seen = {}
@@ -105,9 +105,9 @@ def _expected(subject: Subject, inputs: Inputs, valid: Tensor | None) -> tuple[S
 # What is counted
 
 
-def _statistics(subject: Subject) -> Evidence:
+def _statistics(twin: Twin) -> Evidence:
     """Of tokens with a known spread, half of them not valid and far out, by the definitions."""
-    generator = np.random.Generator(np.random.PCG64(subject.seed))
+    generator = np.random.Generator(np.random.PCG64(twin.seed))
     scale = 2.0 ** -np.arange(12)
     tokens = generator.normal(size=(20, 9, 12)) * scale + generator.normal(size=(20, 1, 12)) * scale
     tokens[..., 10], tokens[..., 11] = 0.3, -0.2  # two that stand still
@@ -140,24 +140,24 @@ def _statistics(subject: Subject) -> Evidence:
 # Who is named
 
 
-def _named(subject: Subject) -> Evidence:
+def _named(twin: Twin) -> Evidence:
     """The live network, alive; with an encoder that says a constant; with such a predictor."""
     told: dict[str, Number] = {}
-    alive = _alarms(subject, lambda objective: None)
+    alive = _alarms(twin, lambda objective: None)
     told["alive"] = ", ".join(_of_the_finest(alive)) or "none"
-    encoder = _alarms(subject, _dead_encoder)
+    encoder = _alarms(twin, _dead_encoder)
     told["constant encoder"] = ", ".join(encoder) or "none"
-    predictor = _alarms(subject, _dead_predictor)
+    predictor = _alarms(twin, _dead_predictor)
     told["constant predictor"] = ", ".join(predictor) or "none"
-    blames = encoder.get(_first(subject, "target") + "-rank-collapse") == "encoder"
-    constant = predictor.get(_first(subject, "prediction") + "-constant") == "predictor"
+    blames = encoder.get(_first(twin, "target") + "-rank-collapse") == "encoder"
+    constant = predictor.get(_first(twin, "prediction") + "-constant") == "predictor"
     spared = "encoder" not in predictor.values()
     return Evidence(not _of_the_finest(alive) and blames and constant and spared, told)
 
 
-def _first(subject: Subject, what: str) -> str:
+def _first(twin: Twin, what: str) -> str:
     """The finest view of a kind."""
-    if isinstance(subject.objective(), Jepa):
+    if isinstance(twin.objective(), Jepa):
         return f"level0_{what}"
     return {"target": "target", "prediction": "output"}[what]
 
@@ -167,11 +167,11 @@ def _of_the_finest(alarms: Mapping[str, str | None]) -> list[str]:
     return [name for name in alarms if not name.startswith(("copying", "level1", "level2"))]
 
 
-def _alarms(subject: Subject, change: Callable[[Objective], object]) -> dict[str, str | None]:
+def _alarms(twin: Twin, change: Callable[[Objective], object]) -> dict[str, str | None]:
     """Names and parts of the alarms of a forward pass."""
-    objective = subject.objective()
+    objective = twin.objective()
     change(objective)
-    output = objective(subject.inputs(), subject.draw())
+    output = objective(twin.inputs(), twin.draw())
     views, numbers = collapse.watched(output.views, {"loss": output.loss, **output.scalars})
     parts = {name: view.part for name, view in output.views.items()}
     found = collapse.alarms(views, parts, numbers["loss"], numbers.get("copy_last_loss"))
@@ -202,12 +202,12 @@ def _dead_predictor(objective: Objective) -> None:
 # What is written
 
 
-def _recorded(subject: Subject) -> Evidence:
+def _recorded(twin: Twin) -> Evidence:
     """The first row of a run whose encoder says a constant, and what was printed beside it."""
     short = {"train.steps": 1, "train.log_every": 1, "optimizer.warmup_steps": 0,
              "train.evaluate_every": None}  # fmt: skip
-    config = subject.config.updated(short)
-    folder, owner = subject.folder / "collapsed run", type(subject.objective())
+    config = twin.config.updated(short)
+    folder, owner = twin.folder / "collapsed run", type(twin.objective())
 
     def dead(was: Any) -> Any:
         def initialise(self: Objective, seed: int) -> None:
@@ -218,9 +218,9 @@ def _recorded(subject: Subject) -> Evidence:
 
     printed = io.StringIO()
     with replaced(owner, "initialise", dead), redirect_stdout(printed):
-        pretrain(config, subject.store.path, folder)
+        pretrain(config, twin.store.path, folder)
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    name = _first(subject, "target")
+    name = _first(twin, "target")
     told: dict[str, Number] = {
         "alarms of the row": ", ".join(row["alarms"]) or "none",
         "its rank": row[f"{name}_rank"],

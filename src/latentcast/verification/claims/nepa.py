@@ -32,11 +32,11 @@ from latentcast.verification.observe.network import (
     window,
     within,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def _loss(subject: Subject) -> Evidence:
-    found = one_pass(subject)
+def _loss(twin: Twin) -> Evidence:
+    found = one_pass(twin)
     expected, terms = naive_loss(found.h, found.z, 1)
     measured = float(found.output.loss.detach())
     return within(
@@ -46,9 +46,9 @@ def _loss(subject: Subject) -> Evidence:
     )  # fmt: skip
 
 
-def _shift(subject: Subject) -> Evidence:
+def _shift(twin: Twin) -> Evidence:
     """Which target each output is pulled towards, by the gradient that it gets."""
-    found = one_pass(subject)
+    found = one_pass(twin)
     found.h.retain_grad()
     found.output.loss.backward()  # type: ignore[no-untyped-call]
     pulls = -_gradient(found.h)
@@ -77,24 +77,24 @@ def _gradient(x: Tensor) -> Tensor:
     return torch.zeros_like(x) if x.grad is None else x.grad.detach()
 
 
-def _copy_last(subject: Subject) -> Evidence:
+def _copy_last(twin: Twin) -> Evidence:
     gaps: dict[str, tuple[float, float]] = {}
-    padded, told = with_padding(subject)
+    padded, told = with_padding(twin)
     for name, inputs, counted in (
-        ("difference", real(subject), None),
+        ("difference", real(twin), None),
         ("of padded samples", padded, [flags[1:] for flags in told]),
     ):
-        found = one_pass(subject, inputs)
+        found = one_pass(twin, inputs)
         expected, terms = naive_loss(found.z[:, 1:], found.z[:, 1:], 1, counted)
         measured = float(found.output.scalars["copy_last_loss"])
         gaps[name] = abs(measured - expected), EXACT
     return within(gaps, measured=measured, expected=expected, terms=terms)
 
 
-def _surprise(subject: Subject) -> Evidence:
+def _surprise(twin: Twin) -> Evidence:
     """``1 − cos`` of each patch with what was said before it, as a report paints it."""
-    inputs, told = with_padding(subject)
-    found = one_pass(subject, inputs, trains=False)
+    inputs, told = with_padding(twin)
+    found = one_pass(twin, inputs, trains=False)
     errors = found.objective.patch_errors(inputs, "student")
     worst, blank = 0.0, 0
     for sample, flags in enumerate(told):
@@ -109,15 +109,15 @@ def _surprise(subject: Subject) -> Evidence:
     return within(told_, patches=patches)
 
 
-def _padding(subject: Subject) -> Evidence:
-    inputs, told = with_padding(subject)
-    found = one_pass(subject, inputs)
+def _padding(twin: Twin) -> Evidence:
+    inputs, told = with_padding(twin)
+    found = one_pass(twin, inputs)
     expected, terms = naive_loss(found.h, found.z, 1, told)
     found.output.loss.backward()  # type: ignore[no-untyped-call]
     assert inputs.valid is not None
     other = Inputs(torch.where(inputs.valid, inputs.values, 2.5), inputs.valid)
-    objective = stirred_nepa(subject)
-    loss = objective(other, draw_of(subject, other)).loss
+    objective = stirred_nepa(twin)
+    loss = objective(other, draw_of(twin, other)).loss
     loss.backward()
     moved = 0.0
     for (_, a), (_, b) in zip(
@@ -140,30 +140,30 @@ def _padding(subject: Subject) -> Evidence:
     )  # fmt: skip
 
 
-def _scale_free(subject: Subject) -> Evidence:
+def _scale_free(twin: Twin) -> Evidence:
     """The last patch is a target and nothing else: its length must not matter, short or long."""
-    inputs, losses = real(subject), []
-    patch, size = subject.config.encoder.patch, subject.config.input.size
+    inputs, losses = real(twin), []
+    patch, size = twin.config.encoder.patch, twin.config.input.size
     corner = corners(size, patch)[-1]
-    objective = stirred_nepa(subject)
+    objective = stirred_nepa(twin)
     with torch.no_grad():
         objective.student.patches.bias.zero_()
         for factor in (1.0, 1e-9, 1e9):
             values = inputs.values.clone()
             window(values, corner, patch).mul_(factor)
-            losses.append(float(objective(Inputs(values), draw_of(subject, inputs)).loss))
+            losses.append(float(objective(Inputs(values), draw_of(twin, inputs)).loss))
     gap = max(abs(loss - losses[0]) for loss in losses)
     return within({"change of the loss": (gap, 1e-6)}, factors="1e-9, 1e9")
 
 
-def _target_gradient(subject: Subject) -> Evidence:
+def _target_gradient(twin: Twin) -> Evidence:
     """The last patch is only ever a target, so the loss has no gradient in its samples."""
-    inputs = real(subject)
+    inputs = real(twin)
     values = inputs.values.clone().requires_grad_()
-    found = again(stirred_nepa(subject), Inputs(values), draw_of(subject, inputs))
+    found = again(stirred_nepa(twin), Inputs(values), draw_of(twin, inputs))
     found.output.loss.backward()  # type: ignore[no-untyped-call]
     gradient = _gradient(values)
-    patch, size = subject.config.encoder.patch, subject.config.input.size
+    patch, size = twin.config.encoder.patch, twin.config.input.size
     sizes = []
     for corner in corners(size, patch):
         sizes.append(float(window(gradient, corner, patch).abs().max()))
@@ -171,13 +171,13 @@ def _target_gradient(subject: Subject) -> Evidence:
                   {"least gradient in another": (min(sizes[:-1]), 1e-12)})  # fmt: skip
 
 
-def _finite_differences(subject: Subject) -> Evidence:
+def _finite_differences(twin: Twin) -> Evidence:
     """Of the loss whose target is held where it was, in random directions of the weights."""
-    inputs = real(subject)
-    found = one_pass(subject, inputs)
-    objective, draw, target = found.objective, draw_of(subject, inputs), found.z
+    inputs = real(twin)
+    found = one_pass(twin, inputs)
+    objective, draw, target = found.objective, draw_of(twin, inputs), found.z
     found.output.loss.backward()  # type: ignore[no-untyped-call]
-    generator = torch.Generator().manual_seed(subject.seed)
+    generator = torch.Generator().manual_seed(twin.seed)
     told: dict[str, tuple[float, float]] = {}
     moving: dict[str, float | int | str | bool] = {}
     student = objective.student
@@ -216,13 +216,13 @@ def _mean_cosine(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def _causal(subject: Subject) -> Evidence:
+def _causal(twin: Twin) -> Evidence:
     """Sample t has patch t changed: no output before that patch's token may change a bit."""
-    objective = stirred(subject.objective(), subject.seed, wide=False)
+    objective = stirred(twin.objective(), twin.seed, wide=False)
     encoder = finest(objective)
-    size, patch = subject.config.input.size, subject.config.encoder.patch
+    size, patch = twin.config.input.size, twin.config.encoder.patch
     places = corners(size, patch)
-    start = real(subject, 1).values.float()
+    start = real(twin, 1).values.float()
     values = start.expand(len(places), *start.shape[1:]).clone()
     was = encoder.layers(encoder.embed(values), size)
     for sample, corner in enumerate(places):
@@ -244,11 +244,11 @@ def _causal(subject: Subject) -> Evidence:
 
 
 @torch.no_grad()
-def _cls_prepended(subject: Subject) -> Evidence:
-    objective = stirred_nepa(subject)
-    encoder, inputs = objective.student, real(subject)
+def _cls_prepended(twin: Twin) -> Evidence:
+    objective = stirred_nepa(twin)
+    encoder, inputs = objective.student, real(twin)
     embedding = encoder.embed(inputs.values)
-    patches = len(corners(subject.config.input.size, subject.config.encoder.patch))
+    patches = len(corners(twin.config.input.size, twin.config.encoder.patch))
     cls = encoder.get_parameter("cls").detach()
     gap = furthest(embedding[:, :1], cls.expand(len(embedding), 1, -1))
     rest = furthest(embedding[:, 1:], naive_patches(encoder.patches, inputs.values))
@@ -263,35 +263,35 @@ def _cls_prepended(subject: Subject) -> Evidence:
     )
 
 
-def _cls_initial(subject: Subject) -> Evidence:
+def _cls_initial(twin: Twin) -> Evidence:
     """In standard errors; unit variance, the defect of the ECG port, is more than a hundred."""
-    cls = finest(subject.objective()).get_parameter("cls").detach().double()
+    cls = finest(twin.objective()).get_parameter("cls").detach().double()
     n, std = cls.numel(), float(cls.square().mean().sqrt())
     off = abs(std / 0.02 - 1) * math.sqrt(2 * n)
     drawn = float((cls - cls.mean()).abs().max())
     return within({"standard errors from 0.02": (off, 6.5)}, {"spread": (drawn, 1e-4)}, std=std)
 
 
-def _cls_trained(subject: Subject) -> Evidence:
+def _cls_trained(twin: Twin) -> Evidence:
     """CLS predicts the first patch, so it has a gradient; it is in the optimizer, undecayed."""
-    objective = subject.objective()
-    objective(subject.inputs(), None).loss.backward()
+    objective = twin.objective()
+    objective(twin.inputs(), None).loss.backward()
     cls = finest(objective).get_parameter("cls")
     size = 0.0 if cls.grad is None else float(cls.grad.abs().max())
-    optimizer = adamw(objective, subject.config.optimizer)
+    optimizer = adamw(objective, twin.config.optimizer)
     held = [g["decayed"] for g in optimizer.param_groups if any(p is cls for p in g["params"])]
     return within({"groups that decay it": (sum(held), 0.0)},
                   {"gradient": (size, 1e-9), "optimizer groups": (len(held), 1.0)})  # fmt: skip
 
 
-def _patches_trained(subject: Subject) -> Evidence:
+def _patches_trained(twin: Twin) -> Evidence:
     """Three updates by the optimizer itself, with the patch embedding trained and with it fixed."""
     told: dict[str, tuple[float, float]] = {}
     moved: dict[str, tuple[float, float]] = {}
     for kind in ("trained", "fixed"):
-        objective = subject.objective({"objective.patch_embedding": kind})
+        objective = twin.objective({"objective.patch_embedding": kind})
         assert isinstance(objective, Nepa)
-        for part, change in _three_updates(subject, objective).items():
+        for part, change in _three_updates(twin, objective).items():
             if kind == "fixed" and part.startswith("patches"):
                 told[f"{kind}: change of {part}"] = (change, 0.0)
             else:
@@ -299,13 +299,13 @@ def _patches_trained(subject: Subject) -> Evidence:
     return within(told, moved)
 
 
-def _three_updates(subject: Subject, objective: Nepa) -> dict[str, float]:
+def _three_updates(twin: Twin, objective: Nepa) -> dict[str, float]:
     parts = {"patches.weight", "patches.bias", "cls", "blocks.0.mlp.up.weight"}
     before = {name: objective.student.get_parameter(name).detach().clone() for name in parts}
-    optimizer = adamw(objective, subject.config.optimizer)
+    optimizer = adamw(objective, twin.config.optimizer)
     for group in optimizer.param_groups:
         group["lr"], group["weight_decay"] = 0.01, 0.1
-    inputs = subject.inputs()
+    inputs = twin.inputs()
     for _ in range(3):
         objective(inputs, None).loss.backward()
         optimizer.step()
@@ -314,17 +314,17 @@ def _three_updates(subject: Subject, objective: Nepa) -> dict[str, float]:
     return {name: float((after[name] - before[name]).abs().max()) for name in after}
 
 
-def _teacher(subject: Subject) -> Evidence:
+def _teacher(twin: Twin) -> Evidence:
     """The average of the weights is read out and takes no part in the loss."""
-    inputs, losses = real(subject), []
-    objective = stirred_nepa(subject)
+    inputs, losses = real(twin), []
+    objective = stirred_nepa(twin)
     teacher = objective.teacher
     assert teacher is not None
     for shift in (0.0, 1.0):
         with torch.no_grad():
             for parameter in teacher.parameters():
                 parameter.add_(shift)
-        losses.append(objective(inputs, draw_of(subject, inputs)).loss)
+        losses.append(objective(inputs, draw_of(twin, inputs)).loss)
     losses[-1].backward()
     with_gradient = sum(p.grad is not None for p in teacher.parameters())
     return within({"change of the loss": (float((losses[0] - losses[1]).detach().abs()), 0.0),

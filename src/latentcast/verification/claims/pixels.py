@@ -20,7 +20,7 @@ from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import Floats, Pixels, is_image, pictures
 from latentcast.verification.observe.network import within
 from latentcast.verification.observe.rehearsal import once
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 4: physical until the last moment"
 MANY = 48
@@ -29,23 +29,23 @@ TOSSES = 512
 """Images that are mirrored or not to learn how often."""
 
 
-def _input(subject: Subject) -> ImageInput:
+def _input(twin: Twin) -> ImageInput:
     """The twin's input, normalised by the known images."""
-    wanted = _config(subject).input
+    wanted = _config(twin).input
     assert isinstance(wanted, ImageInput)
     return wanted
 
 
-def _config(subject: Subject) -> Config:
+def _config(twin: Twin) -> Config:
     changes = {"input.normalisation": None, "train.micro_batches": 1}
-    return fitted(subject.config.updated(changes), pictures(subject).store)
+    return fitted(twin.config.updated(changes), pictures(twin).store)
 
 
 # Stored and read
 
 
-def _exact(subject: Subject) -> Evidence:
-    held = pictures(subject)
+def _exact(twin: Twin) -> Evidence:
+    held = pictures(twin)
     differing, seen = 0, 0
     for split, images in held.images.items():
         taken = held.store.take(held.rows(split))
@@ -53,7 +53,7 @@ def _exact(subject: Subject) -> Evidence:
             return Evidence(False, {"shape": str(taken.shape), "should be": str(images.shape)})
         differing += int((taken != images).sum())
         seen += images.size
-    config = _config(subject)
+    config = _config(twin)
     batch = ImageLoader(held.store, held.rows("train"), config).batch(0).samples.numpy()
     known = {image.tobytes() for image in held.images["train"]}
     strange = sum(np.ascontiguousarray(image).tobytes() not in known for image in batch)
@@ -63,8 +63,8 @@ def _exact(subject: Subject) -> Evidence:
     )
 
 
-def _files(subject: Subject) -> Evidence:
-    held = pictures(subject)
+def _files(twin: Twin) -> Evidence:
+    held = pictures(twin)
     written, taken = held.images["train"][:6], held.files.take(range(6))
     if taken.shape != written.shape:
         return Evidence(False, {"shape": str(taken.shape), "should be": str(written.shape)})
@@ -75,9 +75,9 @@ def _files(subject: Subject) -> Evidence:
     return Evidence(not differing, told)
 
 
-def _splits(subject: Subject) -> Evidence:
+def _splits(twin: Twin) -> Evidence:
     """Those of the source; and none left out."""
-    held = pictures(subject)
+    held = pictures(twin)
     told, holds, every = dict[str, Number](), True, list[int]()
     for own, split in (("train", "train"), ("val", "validation"), ("test", "test")):
         rows = held.store.rows(split)
@@ -89,8 +89,8 @@ def _splits(subject: Subject) -> Evidence:
     return Evidence(holds and sorted(every) == list(range(len(held.store))), told)
 
 
-def _copies(subject: Subject) -> Evidence:
-    held = pictures(subject)
+def _copies(twin: Twin) -> Evidence:
+    held = pictures(twin)
     found = duplicates.check(held.leaking, held.store)
     quiet = duplicates.check(held.store)
     kinds = ", ".join(f"{f.kind}: {f.count}" for f in found) or "none"
@@ -110,9 +110,9 @@ def _naive(images: Pixels) -> tuple[Floats, Floats]:
     return mean, np.sqrt(spread)
 
 
-def _statistics(subject: Subject) -> Evidence:
-    held = pictures(subject)
-    given = _input(subject).normalisation
+def _statistics(twin: Twin) -> Evidence:
+    held = pictures(twin)
+    given = _input(twin).normalisation
     assert given is not None
     mean, std = _naive(held.images["train"])
     every = _naive(np.concatenate([*held.images.values()]))
@@ -126,19 +126,19 @@ def _statistics(subject: Subject) -> Evidence:
     return Evidence(off <= 1e-12, told)
 
 
-def _normal(pixels: Floats, subject: Subject) -> Floats:
+def _normal(pixels: Floats, twin: Twin) -> Floats:
     """``(n, H, W, C)`` of 0 to 255 as an encoder is to see it, ``(n, C, H, W)``."""
-    mean, std = _naive(pictures(subject).images["train"])
+    mean, std = _naive(pictures(twin).images["train"])
     return np.asarray(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2))
 
 
-def _whole(subject: Subject) -> Evidence:
+def _whole(twin: Twin) -> Evidence:
     """Evaluation: the image as it is, at its own size; twice, and whatever is drawn elsewhere."""
-    held = pictures(subject)
+    held = pictures(twin)
     images = held.images["test"]
-    reads = ImagePreprocess(_input(subject))
+    reads = ImagePreprocess(_input(twin))
     given = [reads(torch.from_numpy(images.copy())).values.double() for _ in range(2)]
-    expected = torch.from_numpy(_normal(images.astype(np.float64), subject))
+    expected = torch.from_numpy(_normal(images.astype(np.float64), twin))
     if given[0].shape != expected.shape:
         told = {"shape": str(tuple(given[0].shape)), "should be": str(tuple(expected.shape))}
         return Evidence(False, told)
@@ -149,32 +149,32 @@ def _whole(subject: Subject) -> Evidence:
 # Augmentation. A ramp is mapped by bilinear sampling to a ramp: it tells which box was taken.
 
 
-def _ramps(subject: Subject, count: int) -> Pixels:
+def _ramps(twin: Twin, count: int) -> Pixels:
     """Images whose channels say row and column."""
-    held = pictures(subject)
+    held = pictures(twin)
     rows = np.arange(held.height)[:, None].repeat(held.width, 1) * (240 // held.height)
     columns = np.arange(held.width)[None].repeat(held.height, 0) * (240 // held.width)
     image = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
     return np.repeat(image[None], count, 0)
 
 
-def _seen(subject: Subject, images: Pixels, draw: Draw | None) -> Floats:
+def _seen(twin: Twin, images: Pixels, draw: Draw | None) -> Floats:
     """What preprocessing gave, back in 0 to 255, ``(n, H, W, C)``."""
-    wanted = _input(subject)
+    wanted = _input(twin)
     assert wanted.normalisation is not None
     mean, std = np.array(wanted.normalisation.mean), np.array(wanted.normalisation.std)
     given: Inputs = ImagePreprocess(wanted)(torch.from_numpy(images.copy()), draw)
     return np.asarray((given.values.double().permute(0, 2, 3, 1).numpy() * std + mean) * 255)
 
 
-def _draw(subject: Subject, ids: list[int] | range, step: int = 3, seed: int = 0) -> Draw:
-    return Draw(subject.config.train.seed + seed, step, torch.tensor(list(ids)))
+def _draw(twin: Twin, ids: list[int] | range, step: int = 3, seed: int = 0) -> Draw:
+    return Draw(twin.config.train.seed + seed, step, torch.tensor(list(ids)))
 
 
-def _boxes(subject: Subject, ids: list[int] | range, step: int = 3, seed: int = 0) -> Floats:
+def _boxes(twin: Twin, ids: list[int] | range, step: int = 3, seed: int = 0) -> Floats:
     """Top, left, height, width in pixels, and 1 where mirrored, found in what was seen of ramps."""
-    held = pictures(subject)
-    seen = _seen(subject, _ramps(subject, len(ids)), _draw(subject, ids, step, seed))
+    held = pictures(twin)
+    seen = _seen(twin, _ramps(twin, len(ids)), _draw(twin, ids, step, seed))
     found = []
     for image in seen:
         # Position of each output row in the image; the border, where it is held, is left out.
@@ -192,14 +192,14 @@ def _boxes(subject: Subject, ids: list[int] | range, step: int = 3, seed: int = 
     return np.array(found)
 
 
-def _many(subject: Subject) -> Floats:
-    return once(subject, "known boxes", lambda: _boxes(subject, range(MANY)))
+def _many(twin: Twin) -> Floats:
+    return once(twin, "known boxes", lambda: _boxes(twin, range(MANY)))
 
 
-def _crops(subject: Subject) -> Evidence:
-    wanted, held = _input(subject), pictures(subject)
+def _crops(twin: Twin) -> Evidence:
+    wanted, held = _input(twin), pictures(twin)
     assert wanted.crop_scale is not None
-    top, left, tall, wide, _ = _many(subject).T
+    top, left, tall, wide, _ = _many(twin).T
     share = tall * wide / (held.height * held.width)
     ratio = wide / tall
     out = max(-top.min(), -left.min(), (top + tall).max() - held.height,
@@ -224,9 +224,9 @@ def _crops(subject: Subject) -> Evidence:
     return Evidence(bool(inside and sizes and spread and shapes), told)
 
 
-def _mirrored(subject: Subject) -> Evidence:
+def _mirrored(twin: Twin) -> Evidence:
     """Half of them, and half of them as the one before; and none from top to bottom."""
-    seen = _seen(subject, _ramps(subject, TOSSES), _draw(subject, range(TOSSES)))
+    seen = _seen(twin, _ramps(twin, TOSSES), _draw(twin, range(TOSSES)))
     mirrored = seen[..., 1].mean(1)[:, 0] > seen[..., 1].mean(1)[:, -1]
     upside = float((seen[:, 0, :, 0].mean(1) > seen[:, -1, :, 0].mean(1)).mean())
     share, alike = float(mirrored.mean()), float((mirrored[1:] == mirrored[:-1]).mean())
@@ -239,30 +239,30 @@ def _mirrored(subject: Subject) -> Evidence:
     return Evidence(bool(holds), told)
 
 
-def _unmirrored(subject: Subject) -> Evidence:
+def _unmirrored(twin: Twin) -> Evidence:
     """Where a recipe asks for no flip there is none, and without a crop the whole image."""
-    wanted = _input(subject)
-    images = pictures(subject).images["train"][:12]
-    seen = _seen(subject, images, _draw(subject, range(12)))
+    wanted = _input(twin)
+    images = pictures(twin).images["train"][:12]
+    seen = _seen(twin, images, _draw(twin, range(12)))
     expected = images.astype(np.float64)
     if wanted.crop_scale is None:
         gap = float(np.abs(seen - expected).max())
         return within({"largest difference, of 255": (gap, 1e-3)})
-    return within({"share mirrored": (float(_many(subject)[:, 4].mean()), 0.0)})
+    return within({"share mirrored": (float(_many(twin)[:, 4].mean()), 0.0)})
 
 
-def _function(subject: Subject) -> Evidence:
+def _function(twin: Twin) -> Evidence:
     """The same draw for each image alone, and others."""
-    images = pictures(subject).images["train"][:12]
-    first = _seen(subject, images, _draw(subject, range(12)))
-    alone = [_seen(subject, images[n : n + 1], _draw(subject, [n]))[0] for n in range(12)]
+    images = pictures(twin).images["train"][:12]
+    first = _seen(twin, images, _draw(twin, range(12)))
+    alone = [_seen(twin, images[n : n + 1], _draw(twin, [n]))[0] for n in range(12)]
     same = float(np.abs(np.stack(alone) - first).max())
     twins = np.repeat(images[:1], 12, 0)
     told: dict[str, Number] = {"difference alone and in a batch": same}
-    known = _seen(subject, twins, _draw(subject, range(12)))
+    known = _seen(twin, twins, _draw(twin, range(12)))
     others = {
-        "another step": _seen(subject, twins, _draw(subject, range(12), step=4)),
-        "another seed": _seen(subject, twins, _draw(subject, range(12), seed=1)),
+        "another step": _seen(twin, twins, _draw(twin, range(12), step=4)),
+        "another seed": _seen(twin, twins, _draw(twin, range(12), seed=1)),
         "another sample": np.roll(known, 1, 0),
     }
     holds = same == 0
@@ -270,23 +270,23 @@ def _function(subject: Subject) -> Evidence:
         changed = int((np.abs(known - other).max((1, 2, 3)) > 0.5).sum())
         told[f"{name}: images that changed, of 12"] = changed
         # Flips alone repeat every other time.
-        holds = holds and changed >= (2 if _input(subject).crop_scale is None else 10)
+        holds = holds and changed >= (2 if _input(twin).crop_scale is None else 10)
     return Evidence(holds, told)
 
 
-def _bilinear(subject: Subject) -> Evidence:
+def _bilinear(twin: Twin) -> Evidence:
     """The crop of an image, pixel by pixel from the box that was drawn; ramps tell it, too."""
-    held, wanted = pictures(subject), _input(subject)
+    held, wanted = pictures(twin), _input(twin)
     ids = range(6)
-    boxes = _boxes(subject, ids)
+    boxes = _boxes(twin, ids)
     assert wanted.crop_scale is not None
     drawn = preprocess.crops(
-        _draw(subject, ids), held.height, held.width, wanted.crop_scale, wanted.crop_aspect
+        _draw(twin, ids), held.height, held.width, wanted.crop_scale, wanted.crop_aspect
     )
     off = float(np.abs(boxes[:, :4] - drawn.double().numpy()).max())
     boxes[:, :4] = drawn.double().numpy()
     images = held.images["train"][:6]
-    seen = _seen(subject, images, _draw(subject, ids))
+    seen = _seen(twin, images, _draw(twin, ids))
     worst = 0.0
     for image, out, (top, left, tall, wide, mirrored) in zip(images, seen, boxes, strict=True):
         for row in range(0, held.height, max(1, held.height // 6)):
@@ -311,28 +311,28 @@ def _at(image: Pixels, y: float, x: float) -> Floats:
     return np.asarray((1 - down) * upper + down * lower)
 
 
-def _crops_are_drawn(subject: Subject) -> bool:
-    wanted = subject.config.input
+def _crops_are_drawn(twin: Twin) -> bool:
+    wanted = twin.config.input
     return isinstance(wanted, ImageInput) and wanted.crop_scale is not None and wanted.channels == 3
 
 
-def _flips(subject: Subject) -> bool:
-    wanted = subject.config.input
+def _flips(twin: Twin) -> bool:
+    wanted = twin.config.input
     return isinstance(wanted, ImageInput) and wanted.flip and wanted.channels == 3
 
 
-def _upright(subject: Subject) -> bool:
-    wanted = subject.config.input
+def _upright(twin: Twin) -> bool:
+    wanted = twin.config.input
     return isinstance(wanted, ImageInput) and not wanted.flip
 
 
-def _augments(subject: Subject) -> bool:
-    wanted = subject.config.input
+def _augments(twin: Twin) -> bool:
+    wanted = twin.config.input
     return isinstance(wanted, ImageInput) and (wanted.crop_scale is not None or wanted.flip)
 
 
-def _decodes(subject: Subject) -> bool:
-    return is_image(subject) and find_spec("PIL") is not None
+def _decodes(twin: Twin) -> bool:
+    return is_image(twin) and find_spec("PIL") is not None
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -28,13 +28,13 @@ from latentcast.verification.observe.rotary import (
     stacks,
     vector,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def _angles(subject: Subject) -> Evidence:
+def _angles(twin: Twin) -> Evidence:
     worst, many, allowed = 0.0, 0, FLOAT32
-    objective = live(subject)
-    for size in sizes(subject):
+    objective = live(twin)
+    for size in sizes(twin):
         for stack in stacks(objective, size):
             expected, allowed = stack.turns(), max(allowed, stack.tolerance)
             for turns in measured_turns(stack).values():
@@ -43,10 +43,10 @@ def _angles(subject: Subject) -> Evidence:
     return within({"largest difference of exp(i · angle)": (worst, allowed)}, pairs=many)
 
 
-def _cls(subject: Subject) -> Evidence:
-    objective = live(subject)
+def _cls(twin: Twin) -> Evidence:
+    objective = live(twin)
     worst = 0.0
-    for stack in stacks(objective, subject.config.input.size):
+    for stack in stacks(objective, twin.config.input.size):
         # Coordinates run evenly to both sides of 0, so a token at angle 0 stands in their middle.
         middle = sum(
             stack.coordinate(cell, axis) for cell in stack.cells for axis in range(len(stack.grid))
@@ -57,17 +57,17 @@ def _cls(subject: Subject) -> Evidence:
     return within({"coordinate of CLS": (worst, FLOAT32)})
 
 
-def _norm(subject: Subject) -> Evidence:
-    objective, worst = live(subject), 0.0
-    for stack in stacks(objective, subject.config.input.size):
+def _norm(twin: Twin) -> Evidence:
+    objective, worst = live(twin), 0.0
+    for stack in stacks(objective, twin.config.input.size):
         for turns in measured_turns(stack).values():
             worst = max(worst, float((turns.abs() - 1).abs().max()))
     return within({"largest change of a pair's length": (worst, 1e-7)})
 
 
-def _relative(subject: Subject) -> Evidence:
+def _relative(twin: Twin) -> Evidence:
     spread, varies, allowed = 0.0, math.inf, FLOAT32
-    for stack in stacks(live(subject), subject.config.input.size):
+    for stack in stacks(live(twin), twin.config.input.size):
         allowed = max(allowed, stack.tolerance)
         with torch.no_grad(), attention_calls() as calls:
             stack.run(None)
@@ -97,10 +97,10 @@ def _by_offset(stack: Stack, call: AttentionCall) -> tuple[float, float]:
     return float((most - least).max() / scale), float((most.amax(1) - most.amin(1)).min() / scale)
 
 
-def _axes(subject: Subject) -> Evidence:
+def _axes(twin: Twin) -> Evidence:
     """A step down turns the first half of the pairs alone, a step to the right the second."""
     worst, moved = 0.0, math.inf
-    for stack in stacks(live(subject), subject.config.input.size):
+    for stack in stacks(live(twin), twin.config.input.size):
         height, width = stack.grid
         for turns in measured_turns(stack).values():
             z = turns.view(len(turns), height, width, 2 * stack.pairs)
@@ -114,10 +114,10 @@ def _axes(subject: Subject) -> Evidence:
     )
 
 
-def _kept(subject: Subject) -> Evidence:
+def _kept(twin: Twin) -> Evidence:
     """Tokens that stay after others were dropped are turned as their own places say."""
-    objective = live(subject)
-    size = subject.config.input.size
+    objective = live(twin)
+    size = twin.config.input.size
     stack, patches = next(stacks(objective, size)), finest(objective)
     kept = torch.arange(len(stack.cells) - 1, 0, -3).sort().values
     with torch.no_grad(), attention_calls() as calls:

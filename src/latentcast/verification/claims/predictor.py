@@ -23,16 +23,16 @@ from latentcast.verification.observe.jepa import (
     observe,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 EVERY = slice(None)
 
 
-def _asked(objective: Jepa, subject: Subject, blocks: int = 2) -> tuple[Pass, list[Tensor]]:
+def _asked(objective: Jepa, twin: Twin, blocks: int = 2) -> tuple[Pass, list[Tensor]]:
     """A pass, and other cells to ask for: half of each level a block, in no order."""
-    seen = observe(objective, Inputs(values(subject)), subject.draw())
+    seen = observe(objective, Inputs(values(twin)), twin.draw())
     batch, asked = len(seen.places), []
-    for level, grid in enumerate(subject.config.grids):
+    for level, grid in enumerate(twin.config.grids):
         cells = math.prod(grid)
         order = noise((blocks, batch, cells), 50 + level).argsort(-1)
         asked.append(order[:, :, : max(1, cells // 2)])
@@ -62,10 +62,10 @@ def _rows(levels: list[Tokens], rows: slice) -> list[Tokens]:
     ]
 
 
-def positions(subject: Subject) -> Evidence:
+def positions(twin: Twin) -> Evidence:
     """Equal content elsewhere: in the context by moving its places, and in the queries."""
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
+    objective = live(twin)
+    seen, asked = _asked(objective, twin)
     context = [
         Tokens(call[0].given["context"], call[0].given["places"], call[0].given["seen"])
         for call in seen.calls
@@ -100,9 +100,9 @@ def positions(subject: Subject) -> Evidence:
     )
 
 
-def queries_permute(subject: Subject) -> Evidence:
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
+def queries_permute(twin: Twin) -> Evidence:
+    objective = live(twin)
+    seen, asked = _asked(objective, twin)
     before = _predicted(objective, seen, asked)
     flipped = _predicted(objective, seen, [cells.flip(-1) for cells in asked])
     largest = max(changes(before, [p.flip(2) for p in flipped]))
@@ -111,10 +111,10 @@ def queries_permute(subject: Subject) -> Evidence:
     return Evidence(largest <= ROUNDING and moved > MATTERS, told)
 
 
-def blocks_alone(subject: Subject) -> Evidence:
+def blocks_alone(twin: Twin) -> Evidence:
     """The second block asks for other cells; the first must not notice."""
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
+    objective = live(twin)
+    seen, asked = _asked(objective, twin)
     before = _predicted(objective, seen, asked)
     others = [torch.stack([a[0], a[0].flip(-1).roll(1, -1)]) for a in asked]
     after = _predicted(objective, seen, others)
@@ -124,10 +124,10 @@ def blocks_alone(subject: Subject) -> Evidence:
     return Evidence(largest <= ROUNDING and second > MATTERS, told)
 
 
-def rows_in_order(subject: Subject) -> Evidence:
+def rows_in_order(twin: Twin) -> Evidence:
     """Each block of each sample predicted by itself: the same as its row among all."""
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
+    objective = live(twin)
+    seen, asked = _asked(objective, twin)
     together = _predicted(objective, seen, asked)
     largest = 0.0
     for b in (0, len(seen.places) - 1):

@@ -19,7 +19,7 @@ from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import is_ecg
 from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.network import finest, stirred
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 _NEPA = {
     "cls": "embeddings.cls_token",
@@ -87,8 +87,8 @@ def _apart(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[
     ]  # fmt: skip
 
 
-def _public_nepa(subject: Subject) -> Evidence:
-    encoder = finest(stirred(subject.objective(), subject.seed, wide=False)).eval()
+def _public_nepa(twin: Twin) -> Evidence:
+    encoder = finest(stirred(twin.objective(), twin.seed, wide=False)).eval()
     weights = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
     public = public_nepa.to_public(weights)
     out = _apart(public, _expected_nepa(weights))
@@ -97,13 +97,13 @@ def _public_nepa(subject: Subject) -> Evidence:
     told: dict[str, Number] = {"tensors": len(weights), "out: wrong": ", ".join(out[:3]) or "none",
                                "back: wrong": ", ".join(back[:3]) or "none"}  # fmt: skip
     holds = not out and not back
-    if holds and not is_ecg(subject):
-        folder = subject.folder / "public nepa"
+    if holds and not is_ecg(twin):
+        folder = twin.folder / "public nepa"
         folder.mkdir(exist_ok=True)
         save_file(there, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(_nepa_config(encoder)))
         loaded = public_nepa.load_public(folder).eval()
-        told["features of the file, difference"] = gap = _features_apart(subject, encoder, loaded)
+        told["features of the file, difference"] = gap = _features_apart(twin, encoder, loaded)
         holds = holds and gap == 0
     return Evidence(holds, told)
 
@@ -123,18 +123,18 @@ def _nepa_config(encoder: PatchEncoder) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _features_apart(subject: Subject, one: PatchEncoder, other: PatchEncoder) -> float:
-    values = subject.inputs().values[:3]
+def _features_apart(twin: Twin, one: PatchEncoder, other: PatchEncoder) -> float:
+    values = twin.inputs().values[:3]
     with torch.no_grad():
         layers = zip(one.read(values), other.read(values), strict=True)
         return max(float((a - b).abs().max()) for a, b in layers)
 
 
-def _public_ijepa(subject: Subject) -> Evidence:
-    objective = stirred(subject.objective(), subject.seed, wide=False).eval()
+def _public_ijepa(twin: Twin) -> Evidence:
+    objective = stirred(twin.objective(), twin.seed, wide=False).eval()
     assert isinstance(objective, Jepa)
     encoder, predictor = finest(objective), objective.predictors[0]
-    grid = subject.config.grids[0]
+    grid = twin.config.grids[0]
     told, holds = dict[str, Number](), True
     ways = {
         "encoder": (encoder, public_ijepa.encoder_to_public, public_ijepa.encoder_from_public),
@@ -161,20 +161,20 @@ def _public_ijepa(subject: Subject) -> Evidence:
     wrong = _apart(public_ijepa.from_transformers(theirs), public)
     told |= {"transformers: wrong": ", ".join(wrong[:3]) or "none", "q, k, v in order": split}
     holds = holds and not wrong and split
-    if not is_ecg(subject) and isinstance(encoder.config.positions, SinCos):
-        file = subject.folder / "ijepa.safetensors"
+    if not is_ecg(twin) and isinstance(encoder.config.positions, SinCos):
+        file = twin.folder / "ijepa.safetensors"
         public = public_ijepa.encoder_to_public(weights, grid)
         save_file({f"module.{n}": t.clone().contiguous() for n, t in public.items()}, file)
         loaded = public_ijepa.load_public(file, heads=encoder.config.heads).eval()
-        gap = _features_apart(subject, encoder, loaded)
+        gap = _features_apart(twin, encoder, loaded)
         told["features of the file, difference"] = gap
         holds = holds and gap == 0
     return Evidence(holds, told)
 
 
-def _is_ijepa(subject: Subject) -> bool:
+def _is_ijepa(twin: Twin) -> bool:
     """Of the published kind: one level, plain blocks."""
-    objective, network = subject.config.objective, subject.config.encoder
+    objective, network = twin.config.objective, twin.config.encoder
     plain = not network.qk_norm and network.layer_scale is None and not network.gated_mlp
     return isinstance(objective, JepaConfig) and not objective.coarser and plain
 

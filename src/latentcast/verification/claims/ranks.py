@@ -54,7 +54,7 @@ from latentcast.verification.observe.rehearsal import (
     revealing,
     spoiled,
 )
-from latentcast.verification.observe.twin import Subject, Weights
+from latentcast.verification.observe.twin import Twin, Weights
 
 SIZE, STEPS = 2, 3
 PATIENCE = 180.0
@@ -74,28 +74,28 @@ class Together:
     folder: Path
 
 
-def together(subject: Subject) -> Together:
+def together(twin: Twin) -> Together:
     """The run of two ranks; the same one when asked again.
 
     Raises:
         RuntimeError: a rank failed or did not end.
     """
-    return once(subject, "ranks", lambda: _run(subject))
+    return once(twin, "ranks", lambda: _run(twin))
 
 
-def _settings(subject: Subject) -> Config:
+def _settings(twin: Twin) -> Config:
     # A gradient that is nothing but rounding moves a weight by whole rates (a key's bias has no
     # effect on attention); with this eps it does not, and rounding stays rounding.
     changes = {"train.steps": STEPS, "optimizer.warmup_steps": 1, "optimizer.eps": 1e-6}
-    return revealing(subject).updated({**changes, "train.checkpoint_every": STEPS})
+    return revealing(twin).updated({**changes, "train.checkpoint_every": STEPS})
 
 
-def _run(subject: Subject) -> Together:
-    config, folder = _settings(subject), subject.folder / "ranks"
+def _run(twin: Twin) -> Together:
+    config, folder = _settings(twin), twin.folder / "ranks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    alone = rehearse(subject, config)
-    store = subject.store.path
+    alone = rehearse(twin, config)
+    store = twin.store.path
     fork = multiprocessing.get_context("fork")
     children = [
         fork.Process(target=_rank, args=(rank, config, store, folder)) for rank in range(SIZE)
@@ -274,8 +274,8 @@ def _regularized(rows: Tensor) -> dict[str, Tensor]:
 
 
 def _weights(parallel: str, teacher: bool) -> Any:
-    def probe(subject: Subject) -> Evidence:
-        run = together(subject)
+    def probe(twin: Twin) -> Evidence:
+        run = together(twin)
         averages_of = {average for _, average in pairs(run.alone.objective)} if teacher else set()
         first, last = run.alone.attempts[0].before, run.alone.attempts[-1].end
         others = {n for n in last if not n.startswith("teacher.")}
@@ -297,8 +297,8 @@ def _weights(parallel: str, teacher: bool) -> Any:
 
 
 def _told(what: str) -> Any:
-    def probe(subject: Subject) -> Evidence:
-        run = together(subject)
+    def probe(twin: Twin) -> Evidence:
+        run = together(twin)
         expected = [getattr(attempt, what) for attempt in run.alone.counted]
         key = {"loss": "losses", "norm": "norms"}[what]
         worst = 0.0
@@ -317,16 +317,16 @@ def _told(what: str) -> Any:
     return probe
 
 
-def _bits(subject: Subject) -> Evidence:
-    run, differ = together(subject), list[str]()
+def _bits(twin: Twin) -> Evidence:
+    run, differ = together(twin), list[str]()
     for parallel in PARALLEL:
         one, other = (weights[parallel] for weights in run.weights)
         differ += [name for name in one if not torch.equal(one[name], other[name])]
     return Evidence(not differ, {"tensors": len(one), "differ": ", ".join(differ[:3]) or "none"})
 
 
-def _slices(subject: Subject) -> Evidence:
-    run = together(subject)
+def _slices(twin: Twin) -> Evidence:
+    run = together(twin)
     batch, wrong, shown = run.alone.config.train.batch_size, 0, list[str]()
     pieces = run.alone.config.train.micro_batches
     for parallel in PARALLEL:
@@ -345,9 +345,9 @@ def _slices(subject: Subject) -> Evidence:
     return Evidence(not wrong, told)
 
 
-def _refused(subject: Subject) -> Evidence:
+def _refused(twin: Twin) -> Evidence:
     """The sample that is not finite is on one rank only; the next batch is whole."""
-    told = [one[f"{parallel} refused"] for one in together(subject).told for parallel in PARALLEL]
+    told = [one[f"{parallel} refused"] for one in together(twin).told for parallel in PARALLEL]
     states = sorted({(one["step"], one["skipped"]) for one in told})
     finite = all(one["finite"] for one in told)
     told_of: dict[str, Number] = {
@@ -359,17 +359,17 @@ def _refused(subject: Subject) -> Evidence:
     )
 
 
-def _reduced(subject: Subject) -> Evidence:
-    differences = [told["reductions"] for told in together(subject).told]
+def _reduced(twin: Twin) -> Evidence:
+    differences = [told["reductions"] for told in together(twin).told]
     worst = {name: max(one[name] for one in differences) for name in differences[0]}
     return Evidence(all(value <= 1e-9 for value in worst.values()), {**worst, "bound": 1e-9})
 
 
-def _statistics_agree(subject: Subject) -> Evidence:
+def _statistics_agree(twin: Twin) -> Evidence:
     expected = {name: float(value) for name, value in _regularized(_rows()).items()}
     worst = max(
         abs(told["statistics"][name] - value)
-        for told in together(subject).told
+        for told in together(twin).told
         for name, value in expected.items()
     )
     told_of: dict[str, Number] = {
@@ -379,9 +379,9 @@ def _statistics_agree(subject: Subject) -> Evidence:
     return Evidence(worst <= 1e-9, told_of)
 
 
-def _kept(subject: Subject) -> Evidence:
+def _kept(twin: Twin) -> Evidence:
     """Read in one process, held against what the ranks had and against one process's moments."""
-    run, worst, wrong = together(subject), 0.0, 0
+    run, worst, wrong = together(twin), 0.0, 0
     alone = read_tensors(latest(run.alone.folder / "checkpoints"), "optimizer")
     for parallel in PARALLEL:
         folder = latest(run.folder / parallel / "checkpoints")
@@ -398,9 +398,9 @@ def _kept(subject: Subject) -> Evidence:
     return Evidence(not wrong and worst <= TOLERANCE, told)
 
 
-def _drawn(subject: Subject) -> Evidence:
+def _drawn(twin: Twin) -> Evidence:
     """As under FSDP: built without weights, given memory that holds anything, then drawn."""
-    config = subject.config
+    config = twin.config
     with torch.device("meta"):
         empty = assemble(config)
     empty.to_empty(device="cpu")
@@ -415,12 +415,12 @@ def _drawn(subject: Subject) -> Evidence:
     )
 
 
-def _several(subject: Subject) -> bool:
+def _several(twin: Twin) -> bool:
     return dist.is_available() and hasattr(os, "fork")
 
 
-def _averaged(subject: Subject) -> bool:
-    return _several(subject) and averages(subject)
+def _averaged(twin: Twin) -> bool:
+    return _several(twin) and averages(twin)
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -14,16 +14,16 @@ from latentcast.objectives.reference_masks import ReferenceMasks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.jepa import marked
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 SIDE = 16
 RULE = "I-JEPA, src/masks/multiblock.py; spec of I-JEPA, 1.1"
 
 
-def sizes(subject: Subject) -> Evidence:
+def sizes(twin: Twin) -> Evidence:
     """Height and width of each step's blocks, and that all blocks of a step have them."""
     shares, aspects, contexts, wrong = list[float](), list[float](), list[int](), 0
-    for context, targets in _drawn(subject, 200, 2):
+    for context, targets in _drawn(twin, 200, 2):
         axes = torch.stack(torch.unravel_index(targets, (SIDE, SIDE)))
         heights, widths = (axes.amax(-1) - axes.amin(-1) + 1).flatten(1)
         wrong += int((heights * widths != targets.shape[2]).sum()) + (len(targets) != 4)
@@ -46,11 +46,11 @@ def sizes(subject: Subject) -> Evidence:
     return Evidence(right and not wrong and min(contexts) > 10, told)
 
 
-def biases(subject: Subject) -> Evidence:
+def biases(twin: Twin) -> Evidence:
     """What the original does to the last row and column, and to the end of a context."""
     as_target, as_context = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
     both = samples = 0
-    for context, targets in _drawn(subject, 48, 32):
+    for context, targets in _drawn(twin, 48, 32):
         seen = marked(context, SIDE**2)
         asked = marked(targets.transpose(0, 1).flatten(1), SIDE**2)
         as_target += asked.sum(0).view(SIDE, SIDE)
@@ -69,18 +69,18 @@ def biases(subject: Subject) -> Evidence:
     return Evidence(never and both <= 0.02 * samples and bool(thirds[1] < 0.8 * thirds[0]), told)
 
 
-def _drawn(subject: Subject, steps: int, batch: int) -> list[tuple[Tensor, Tensor]]:
-    sampler, seed = ReferenceMasks((SIDE, SIDE), ReferenceBlocks()), subject.seed
+def _drawn(twin: Twin, steps: int, batch: int) -> list[tuple[Tensor, Tensor]]:
+    sampler, seed = ReferenceMasks((SIDE, SIDE), ReferenceBlocks()), twin.seed
     return [
         sampler(Draw(seed, step, torch.arange(step * batch, (step + 1) * batch)))
         for step in range(steps)
     ]
 
 
-def flat_images(subject: Subject) -> bool:
+def flat_images(twin: Twin) -> bool:
     """One level over two axes, as the original."""
-    jepa = subject.recipe.objective
-    return isinstance(jepa, JepaConfig) and not jepa.coarser and len(subject.recipe.grids[0]) == 2
+    jepa = twin.recipe.objective
+    return isinstance(jepa, JepaConfig) and not jepa.coarser and len(twin.recipe.grids[0]) == 2
 
 
 CLAIMS: tuple[Claim, ...] = (

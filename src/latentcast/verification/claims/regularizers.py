@@ -31,7 +31,7 @@ from latentcast.verification.observe.jepa import (
     observe,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 BOTH: dict[str, dict[str, Any]] = {
     "vicreg": {"kind": "vicreg", "weight": 0.3, "variance": 1.0, "covariance": 0.04},
@@ -39,9 +39,9 @@ BOTH: dict[str, dict[str, Any]] = {
 }
 
 
-def _regularized(subject: Subject, kind: str) -> tuple[Jepa, dict[str, Any]]:
+def _regularized(twin: Twin, kind: str) -> tuple[Jepa, dict[str, Any]]:
     changes = {"objective.regularizer": BOTH[kind], "train.micro_batches": 1}
-    return _straddling(live(subject, changes)), BOTH[kind]
+    return _straddling(live(twin, changes)), BOTH[kind]
 
 
 def _straddling(objective: Jepa) -> Jepa:
@@ -54,12 +54,12 @@ def _straddling(objective: Jepa) -> Jepa:
     return objective
 
 
-def _mixture(subject: Subject, kind: str) -> Evidence:
+def _mixture(twin: Twin, kind: str) -> Evidence:
     """``(1 - λ) · prediction + λ · penalty``, the penalty by hand on what has a gradient."""
-    objective, chosen = _regularized(subject, kind)
-    x, draw = values(subject), subject.draw()
+    objective, chosen = _regularized(twin, kind)
+    x, draw = values(twin), twin.draw()
     seen = observe(objective, Inputs(x), draw)
-    plain = observe(_without(subject, objective), Inputs(x), draw)
+    plain = observe(_without(twin, objective), Inputs(x), draw)
     penalties = [
         _penalty(rows, chosen, key(draw.seed, draw.step, f"sigreg {n}"))
         for n, rows in enumerate(_rows(seen))
@@ -73,9 +73,9 @@ def _mixture(subject: Subject, kind: str) -> Evidence:
     return Evidence(abs(measured - expected) <= 1e-8 and penalty > MATTERS, told)
 
 
-def _without(subject: Subject, objective: Jepa) -> Jepa:
+def _without(twin: Twin, objective: Jepa) -> Jepa:
     """The same weights without a regularizer."""
-    plain = live(subject, {"train.micro_batches": 1})
+    plain = live(twin, {"train.micro_batches": 1})
     plain.load_state_dict(objective.state_dict())
     return plain
 
@@ -133,23 +133,23 @@ def naive_sigreg(rows: Tensor, directions: Tensor, knots: int = 17, reach: float
     return float(total / a.shape[1])
 
 
-def vicreg(subject: Subject) -> Evidence:
-    return _mixture(subject, "vicreg")
+def vicreg(twin: Twin) -> Evidence:
+    return _mixture(twin, "vicreg")
 
 
-def sigreg(subject: Subject) -> Evidence:
-    return _mixture(subject, "sigreg")
+def sigreg(twin: Twin) -> Evidence:
+    return _mixture(twin, "sigreg")
 
 
-def shipped(subject: Subject) -> Evidence:
+def shipped(twin: Twin) -> Evidence:
     """The recipe's own regularizer and weight: in the loss, and in the student's gradient."""
-    jepa = subject.config.objective
+    jepa = twin.config.objective
     assert isinstance(jepa, JepaConfig) and jepa.regularizer is not None
     own = jepa.regularizer.model_dump()
-    objective = _straddling(live(subject, {"objective.regularizer": own}))
-    x, draw = values(subject), subject.draw()
+    objective = _straddling(live(twin, {"objective.regularizer": own}))
+    x, draw = values(twin), twin.draw()
     seen = observe(objective, Inputs(x), draw)
-    plain = observe(_without(subject, objective), Inputs(x), draw)
+    plain = observe(_without(twin, objective), Inputs(x), draw)
     penalties = [
         _penalty(rows, own, key(draw.seed, draw.step, f"sigreg {n}"))
         for n, rows in enumerate(_rows(seen))
@@ -163,14 +163,14 @@ def shipped(subject: Subject) -> Evidence:
     return Evidence(difference <= 1e-8, told)
 
 
-def reaches_student(subject: Subject) -> Evidence:
+def reaches_student(twin: Twin) -> Evidence:
     """With its weight at 1 the regularizer is the loss: the student's gradient is its gradient."""
     told: dict[str, float | str] = {}
     holds = True
     for kind, chosen in BOTH.items():
         own = {**chosen, "weight": 1.0}
-        objective = live(subject, {"objective.regularizer": own, "train.micro_batches": 1})
-        seen = observe(objective, Inputs(values(subject)), subject.draw())
+        objective = live(twin, {"objective.regularizer": own, "train.micro_batches": 1})
+        seen = observe(objective, Inputs(values(twin)), twin.draw())
         seen.output.loss.backward()  # type: ignore[no-untyped-call]
         sums = {"student": 0.0, "predictors": 0.0, "teacher": 0.0}
         for name, parameter in objective.named_parameters():
@@ -182,9 +182,9 @@ def reaches_student(subject: Subject) -> Evidence:
     return Evidence(holds, told)
 
 
-def hinge(subject: Subject) -> Evidence:
+def hinge(twin: Twin) -> Evidence:
     """The variance term against its formula, column by column; alive and dead columns."""
-    x = noise((60, 8), subject.seed) * torch.linspace(0.1, 2, 8, dtype=torch.float64) + 3
+    x = noise((60, 8), twin.seed) * torch.linspace(0.1, 2, 8, dtype=torch.float64) + 3
     measured, expected = float(regularizers.variance(x)), naive_variance(x)
     alive, dead = float(regularizers.variance(3 * x)), float(regularizers.variance(0 * x + 5))
     told = {"measured": measured, "expected": expected, "bound": ROUNDING}
@@ -194,9 +194,9 @@ def hinge(subject: Subject) -> Evidence:
     )
 
 
-def covariance(subject: Subject) -> Evidence:
+def covariance(twin: Twin) -> Evidence:
     """Against its formula, pair by pair; the mean and the diagonal play no part."""
-    x = noise((60, 6), subject.seed) @ noise((6, 6), 1)
+    x = noise((60, 6), twin.seed) @ noise((6, 6), 1)
     measured, expected = float(regularizers.covariance(x)), naive_covariance(x)
     shifted = abs(float(regularizers.covariance(x + 50)) - measured)
     apart = torch.linalg.qr(noise((60, 7), 2) - noise((60, 7), 2).mean(0)).Q
@@ -208,9 +208,9 @@ def covariance(subject: Subject) -> Evidence:
     return Evidence(max(abs(measured - expected), shifted, alone) <= 1e-8, told)
 
 
-def same_sample(subject: Subject) -> Evidence:
+def same_sample(twin: Twin) -> Evidence:
     """Two views of the same samples cost their distance; of different samples, they are refused."""
-    a, b, ids = noise((20, 4), subject.seed), noise((20, 4), 1), torch.arange(20)
+    a, b, ids = noise((20, 4), twin.seed), noise((20, 4), 1), torch.arange(20)
     rows = zip(a.tolist(), b.tolist(), strict=True)
     expected = sum(sum((u - v) ** 2 for u, v in zip(*pair, strict=True)) for pair in rows) / 20
     measured = float(regularizers.invariance(a, b, ids, ids.clone()))
@@ -227,10 +227,10 @@ def same_sample(subject: Subject) -> Evidence:
 # SIGReg
 
 
-def definition(subject: Subject) -> Evidence:
+def definition(twin: Twin) -> Evidence:
     """Against a loop over slices and knots; its gradient against finite differences."""
-    x = 1.3 * noise((40, 6), subject.seed) + 0.2
-    stream = key(subject.seed, 0, "sigreg")
+    x = 1.3 * noise((40, 6), twin.seed) + 0.2
+    stream = key(twin.seed, 0, "sigreg")
     a = regularizers.directions(stream, 6, 7, x)
     measured, expected = float(regularizers.sigreg(x, stream, slices=7)), naive_sigreg(x, a)
     x.requires_grad_()
@@ -246,10 +246,10 @@ def definition(subject: Subject) -> Evidence:
     return Evidence(max(abs(measured - expected), slope) <= 1e-6, told)
 
 
-def not_standardised(subject: Subject) -> Evidence:
+def not_standardised(twin: Twin) -> Evidence:
     """What standardised projections hide: rank, scale and mean of the rows."""
     rows, width = 600, 32
-    x, stream = noise((rows, width), subject.seed), key(subject.seed, 0, "sigreg")
+    x, stream = noise((rows, width), twin.seed), key(twin.seed, 0, "sigreg")
     bad = {
         "rank one": x[:, :1] * noise((1, width), 1),
         "shrunk": 1e-3 * x,
@@ -263,11 +263,11 @@ def not_standardised(subject: Subject) -> Evidence:
     return Evidence(isotropic < 3 and least > bound, told)
 
 
-def directions_uniform(subject: Subject) -> Evidence:
+def directions_uniform(twin: Twin) -> Evidence:
     """Of unit length, and in no preferred direction: their mean outer product is 1 / width."""
     width, slices = 16, 8192
     like = torch.zeros(1, width, dtype=torch.float64)
-    a = regularizers.directions(key(subject.seed, 0, "sigreg"), width, slices, like)
+    a = regularizers.directions(key(twin.seed, 0, "sigreg"), width, slices, like)
     length = float((a.square().sum(0) - 1).abs().max())
     outer = float((a @ a.T / slices - torch.eye(width, dtype=a.dtype) / width).abs().max())
     mean = float(a.mean(1).abs().max())
@@ -275,10 +275,10 @@ def directions_uniform(subject: Subject) -> Evidence:
     return Evidence(length < 1e-6 and outer < 0.01 and mean < 0.015, told | {"bound": 0.01})
 
 
-def slices(subject: Subject) -> Evidence:
+def slices(twin: Twin) -> Evidence:
     """The same masks and values, another step, other samples: when do the directions change?"""
-    objective, _ = _regularized(subject, "sigreg")
-    x, own = values(subject), subject.draw()
+    objective, _ = _regularized(twin, "sigreg")
+    x, own = values(twin), twin.draw()
     masks = objective.masks(own, None)
 
     def loss(step: int, ids: Tensor) -> float:
@@ -293,19 +293,19 @@ def slices(subject: Subject) -> Evidence:
     return Evidence(step > MATTERS and rank == 0, told)
 
 
-def still(subject: Subject) -> bool:
+def still(twin: Twin) -> bool:
     """Nothing but the slices is random once masks are given."""
-    encoder = subject.recipe.encoder
+    encoder = twin.recipe.encoder
     moving = encoder.positions.kind == "rotary" and any(
         part is not None
         for part in (encoder.positions.rescale, encoder.positions.shift, encoder.positions.jitter)
     )
-    return is_jepa(subject) and encoder.drop_path == 0 and not moving
+    return is_jepa(twin) and encoder.drop_path == 0 and not moving
 
 
-def has_regularizer(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
-    return isinstance(jepa, JepaConfig) and jepa.regularizer is not None and has_teacher(subject)
+def has_regularizer(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
+    return isinstance(jepa, JepaConfig) and jepa.regularizer is not None and has_teacher(twin)
 
 
 CLAIMS: tuple[Claim, ...] = (

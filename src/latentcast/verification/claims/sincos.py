@@ -22,7 +22,7 @@ from latentcast.verification.observe.network import (
     within,
 )
 from latentcast.verification.observe.rotary import Grid, is_jepa, sizes, strides, vector
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
 def naive_sincos(grid: Grid, width: int) -> Tensor:
@@ -42,12 +42,12 @@ def naive_sincos(grid: Grid, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def _sincos_encoder(subject: Subject) -> Evidence:
-    objective = stirred(subject.objective(), subject.seed)
+def _sincos_encoder(twin: Twin) -> Evidence:
+    objective = stirred(twin.objective(), twin.seed)
     encoder, told = finest(objective), {}
-    for size in sizes(subject):
+    for size in sizes(twin):
         generator = torch.Generator().manual_seed(1)
-        channels = subject.config.input.channels
+        channels = twin.config.input.channels
         values = torch.randn(2, channels, *size, generator=generator, dtype=torch.float64)
         added = encoder.embed(values)[:, encoder.prefix :] - naive_patches(encoder.patches, values)
         grid = tuple(n // encoder.patches.patch for n in size)
@@ -57,11 +57,11 @@ def _sincos_encoder(subject: Subject) -> Evidence:
 
 
 @torch.no_grad()
-def _sincos_levels(subject: Subject) -> Evidence:
-    objective = stirred(subject.objective(), subject.seed)
+def _sincos_levels(twin: Twin) -> Evidence:
+    objective = stirred(twin.objective(), twin.seed)
     encoder, told = objective.encoder("student"), {}
     assert isinstance(encoder, Hierarchy)
-    values = real(subject).values
+    values = real(twin).values
     grids = encoder.grids(tuple(values.shape[2:]))
     for number, level in enumerate(encoder.coarser, start=1):
         assert isinstance(level, Level)
@@ -80,11 +80,11 @@ def _sincos_levels(subject: Subject) -> Evidence:
 
 
 @torch.no_grad()
-def _sincos_predictor(subject: Subject) -> Evidence:
+def _sincos_predictor(twin: Twin) -> Evidence:
     """What the first block of each predictor gets, less what was embedded there."""
-    objective = stirred(subject.objective(), subject.seed)
+    objective = stirred(twin.objective(), twin.seed)
     assert isinstance(objective, Jepa)
-    grids = objective.student.grids(subject.config.input.size)
+    grids = objective.student.grids(twin.config.input.size)
     told = {}
     for n, grid in enumerate(grids):
         predictor, count = objective.predictors[n], math.prod(grid)
@@ -111,8 +111,8 @@ def _sincos_predictor(subject: Subject) -> Evidence:
     return within(told)
 
 
-def _is_sincos(subject: Subject) -> bool:
-    return isinstance(subject.config.encoder.positions, SinCos)
+def _is_sincos(twin: Twin) -> bool:
+    return isinstance(twin.config.encoder.positions, SinCos)
 
 
 IJEPA = "I-JEPA reference code, vision_transformer.py"

@@ -23,7 +23,7 @@ from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of, within
 from latentcast.verification.observe.rotary import measured_turns, stacks
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 Shape = tuple[int, int, int, int]
 """Width, depth, heads, MLP width."""
@@ -160,20 +160,20 @@ def _stack_count(config: Config, size: Transformer) -> int:
     return size.depth * (attention + mlp + 4 * width + scale)
 
 
-def _parameters(subject: Subject) -> Evidence:
-    objective = unallocated(subject.recipe)
+def _parameters(twin: Twin) -> Evidence:
+    objective = unallocated(twin.recipe)
     measured = {"encoder": _count(objective.encoder("student"))}
     if isinstance(objective, Jepa):
         measured["predictors"] = _count(objective.predictors)
-    expected = counted(subject.recipe)
+    expected = counted(twin.recipe)
     told: dict[str, Number] = {}
     for name, number in measured.items():
         told[name], told[f"{name}, expected"] = number, expected[name]
     return Evidence(measured == expected, told)
 
 
-def _published_count(subject: Subject) -> Evidence:
-    objective, row = unallocated(subject.recipe), PUBLISHED[subject.recipe.recipe]
+def _published_count(twin: Twin) -> Evidence:
+    objective, row = unallocated(twin.recipe), PUBLISHED[twin.recipe.recipe]
     encoder = _count(objective.encoder("student"))
     predictor = _count(objective.predictors) if isinstance(objective, Jepa) else 0
     told: dict[str, Number] = {"encoder": encoder, "encoder, published": row.encoder}
@@ -186,9 +186,9 @@ def _published_count(subject: Subject) -> Evidence:
 
 
 @torch.no_grad()
-def _shapes(subject: Subject) -> Evidence:
+def _shapes(twin: Twin) -> Evidence:
     """Sizes as the network at full size shows them when it runs."""
-    config = subject.recipe
+    config = twin.recipe
     objective = unallocated(config)
     row = PUBLISHED.get(config.recipe)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
@@ -259,10 +259,10 @@ def _add_levels(
 # -- switches and numbers ---------------------------------------------------------------------
 
 
-def _switches(subject: Subject) -> Evidence:
+def _switches(twin: Twin) -> Evidence:
     """What is on and off, and the constants, as modules show them when they are tried."""
-    row = PUBLISHED[subject.recipe.recipe]
-    full, live = unallocated(subject.recipe), subject.objective()
+    row = PUBLISHED[twin.recipe.recipe]
+    full, live = unallocated(twin.recipe), twin.objective()
     kinds = [type(module) for module in full.encoder("student").modules()]
     depth = row.shape[1]
     measured: dict[str, Number] = {
@@ -283,7 +283,7 @@ def _switches(subject: Subject) -> Evidence:
     one = mlp.activation(torch.ones(1, dtype=torch.float64))
     numbers["activation at 1"] = (float(one), (1 + math.erf(1 / math.sqrt(2))) / 2)
     if row.theta is not None:
-        numbers["theta"] = (_measured_theta(live.double(), subject), row.theta)
+        numbers["theta"] = (_measured_theta(live.double(), twin), row.theta)
     apart = {name: abs(a / b - 1) for name, (a, b) in numbers.items()}
     bounds = {f"{name}, relative difference": (gap, 1e-5) for name, gap in apart.items()}
     evidence = within(bounds, **{name: a for name, (a, _) in numbers.items()})
@@ -301,10 +301,10 @@ def _measured_epsilon(objective: Objective) -> float:
     return 1e-10 * (1 / square - 1)
 
 
-def _measured_theta(objective: Objective, subject: Subject) -> float:
+def _measured_theta(objective: Objective, twin: Twin) -> float:
     """From how much faster the first pair turns than the second; K pairs an axis."""
-    patch = subject.config.encoder.patch
-    axes = len(subject.config.input.size)
+    patch = twin.config.encoder.patch
+    axes = len(twin.config.input.size)
     stack = next(stacks(objective, (16 * patch,) * axes))
     turns = measured_turns(stack)["query of block 1"]
     step = torch.angle(turns[:, -1, :2] / turns[:, -2, :2]) if axes == 1 else torch.angle(
@@ -314,8 +314,8 @@ def _measured_theta(objective: Objective, subject: Subject) -> float:
     return float((fast / slow) ** stack.pairs)
 
 
-def _schedules(subject: Subject) -> Evidence:
-    row, schedules = PUBLISHED[subject.recipe.recipe], Schedules.of(subject.recipe)
+def _schedules(twin: Twin) -> Evidence:
+    row, schedules = PUBLISHED[twin.recipe.recipe], Schedules.of(twin.recipe)
     last, peak, fall = row.steps - 1, row.warmup - 1, row.steps - row.warmup
     numbers = {
         "lr of the first step": (schedules.lr(0), row.lr[0]),
@@ -359,11 +359,11 @@ def _cosine(start: float, end: float, done: int, total: int) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done / total)) / 2
 
 
-def _optimizer(subject: Subject) -> Evidence:
+def _optimizer(twin: Twin) -> Evidence:
     """Betas and epsilon of the optimizer itself, and how many weights of each kind it decays."""
-    row = PUBLISHED[subject.recipe.recipe]
-    objective = unallocated(subject.recipe)
-    optimizer = adamw(objective, subject.recipe.optimizer)
+    row = PUBLISHED[twin.recipe.recipe]
+    objective = unallocated(twin.recipe)
+    optimizer = adamw(objective, twin.recipe.optimizer)
     betas = {tuple(group["betas"]) for group in optimizer.param_groups}
     eps = {float(group["eps"]) for group in optimizer.param_groups}
     student = _count(objective.student) if isinstance(objective, Nepa | Jepa) else 0
@@ -384,8 +384,8 @@ def _optimizer(subject: Subject) -> Evidence:
     return Evidence(holds, told)
 
 
-def _is_published(subject: Subject) -> bool:
-    return subject.recipe.recipe in PUBLISHED
+def _is_published(twin: Twin) -> bool:
+    return twin.recipe.recipe in PUBLISHED
 
 
 SOURCE = "published tables of NEPA, NEPA-ECG and I-JEPA"

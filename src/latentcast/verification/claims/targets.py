@@ -29,18 +29,18 @@ from latentcast.verification.observe.jepa import (
     taught,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def no_gradient(subject: Subject) -> Evidence:
+def no_gradient(twin: Twin) -> Evidence:
     """The loss's gradient with respect to the input: 0 wherever only a target could see it."""
-    objective = live(subject)
-    x = values(subject).requires_grad_()
-    seen = observe(objective, Inputs(x), subject.draw())
+    objective = live(twin)
+    x = values(twin).requires_grad_()
+    seen = observe(objective, Inputs(x), twin.draw())
     seen.output.loss.backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None and objective.teacher is not None
-    hidden = ~marked(seen.places, math.prod(subject.config.grids[0]))
-    flags = patch_flags(subject, hidden)
+    hidden = ~marked(seen.places, math.prod(twin.config.grids[0]))
+    flags = patch_flags(twin, hidden)
     through = float(x.grad[flags].abs().max())
     known = float(x.grad[~flags].abs().max())
     found = sum(p.grad is not None for p in objective.teacher.parameters())
@@ -59,18 +59,18 @@ def no_gradient(subject: Subject) -> Evidence:
     )
 
 
-def by_the_teacher(subject: Subject) -> Evidence:
+def by_the_teacher(twin: Twin) -> Evidence:
     """The student's weights moved, then the teacher's: whose targets are they?"""
-    objective, x = live(subject), values(subject)
+    objective, x = live(twin), values(twin)
     assert objective.teacher is not None
     before, _ = objective.targets(x, None)
-    first = observe(objective, Inputs(x), subject.draw())
+    first = observe(objective, Inputs(x), twin.draw())
     move(objective.student)
     held = max(changes(before, objective.targets(x, None)[0]))
-    second = observe(objective, Inputs(x), subject.draw())
+    second = observe(objective, Inputs(x), twin.draw())
     move(objective.teacher)
     moved = min(changes(before, objective.targets(x, None)[0]))
-    third = observe(objective, Inputs(x), subject.draw())
+    third = observe(objective, Inputs(x), twin.draw())
     student = apart(first.predictions[0], second.predictions[0])
     predictions = apart(second.predictions[0], third.predictions[0])
     loss = apart(second.output.loss, third.output.loss)
@@ -87,9 +87,9 @@ def by_the_teacher(subject: Subject) -> Evidence:
     )
 
 
-def untouched(subject: Subject) -> Evidence:
+def untouched(twin: Twin) -> Evidence:
     """Everything an optimizer may move is moved; the targets stay, so no head is shared (D9)."""
-    objective, x = live(subject), values(subject)
+    objective, x = live(twin), values(twin)
     before, _ = objective.targets(x, None)
     trainable = objective.trainable()
     with torch.no_grad():
@@ -101,11 +101,11 @@ def untouched(subject: Subject) -> Evidence:
     return Evidence(largest == 0 and len(trainable) > 0, told)
 
 
-def whole_input(subject: Subject) -> Evidence:
+def whole_input(twin: Twin) -> Evidence:
     """Each token of the teacher answers to target patches, to context patches, to all others."""
-    objective, before = one_pass(subject)
-    x = values(subject)
-    patches = math.prod(subject.config.grids[0])
+    objective, before = one_pass(twin)
+    x = values(twin)
+    patches = math.prod(twin.config.grids[0])
     target = marked(before.targets[0].transpose(0, 1).flatten(1), patches)
     context = marked(before.places, patches)
     groups = {"target": target, "context": context, "other": ~(target | context)}
@@ -113,14 +113,14 @@ def whole_input(subject: Subject) -> Evidence:
     for name, flags in groups.items():
         if not bool(flags.any(1).all()):
             continue  # of stretches, everything is one or the other
-        other = torch.where(patch_flags(subject, flags), 3 * noise(x.shape), x)
-        after = observe(objective, Inputs(other), subject.draw())
+        other = torch.where(patch_flags(twin, flags), 3 * noise(x.shape), x)
+        after = observe(objective, Inputs(other), twin.draw())
         least[name] = min(
             float((one.values - two.values).detach().abs().amax(-1).min())
             for one, two in zip(before.teacher[-1], after.teacher[-1], strict=True)
         )
     cells = [level.values.shape[1] for level in before.teacher[-1]]
-    wanted = [math.prod(grid) for grid in subject.config.grids]
+    wanted = [math.prod(grid) for grid in twin.config.grids]
     told: dict[str, float | str] = {
         f"least change of a token by {name} patches": value for name, value in least.items()
     }
@@ -128,14 +128,14 @@ def whole_input(subject: Subject) -> Evidence:
     return Evidence(min(least.values()) > 1e-12 and cells == wanted, told)
 
 
-def deterministic(subject: Subject) -> Evidence:
+def deterministic(twin: Twin) -> Evidence:
     """Drop-path and augmentation of positions switched on; two steps and evaluation mode."""
     switched: dict[str, Any] = {"encoder.drop_path": 0.5}
-    if subject.config.encoder.positions.kind == "rotary":
+    if twin.config.encoder.positions.kind == "rotary":
         switched["encoder.positions.rescale"] = 2.0
-    objective, x = live(subject, switched), values(subject)
+    objective, x = live(twin, switched), values(twin)
     assert objective.teacher is not None
-    draws = [subject.draw(), Draw(subject.config.train.seed, 1, subject.draw().ids)]
+    draws = [twin.draw(), Draw(twin.config.train.seed, 1, twin.draw().ids)]
     said = [observe(objective, Inputs(x), draw).teacher[-1] for draw in draws]
     student = [objective.student(x, draw=draw) for draw in draws]
     objective.eval()
@@ -147,9 +147,9 @@ def deterministic(subject: Subject) -> Evidence:
     return Evidence(largest == 0 and alive > MATTERS, told)
 
 
-def layer_normed(subject: Subject) -> Evidence:
+def layer_normed(twin: Twin) -> Evidence:
     """Each target token against ``(h - mean) / sqrt(variance + 1e-5)`` of the teacher's output."""
-    objective, x = live(subject), values(subject)
+    objective, x = live(twin), values(twin)
     assert objective.teacher is not None
     with torch.no_grad():
         targets, _ = objective.targets(x, None)
@@ -163,12 +163,12 @@ def layer_normed(subject: Subject) -> Evidence:
     return Evidence(largest <= ROUNDING, told | {"bound": ROUNDING})
 
 
-def instance_normed(subject: Subject) -> Evidence:
+def instance_normed(twin: Twin) -> Evidence:
     """With ``target_norm`` instance: each channel over the measured tokens of a sample, by hand."""
-    objective, x = live(subject, {"objective.target_norm": "instance"}), values(subject)
+    objective, x = live(twin, {"objective.target_norm": "instance"}), values(twin)
     assert objective.teacher is not None
-    valid = some_valid(subject, len(x))
-    targets, whole = objective.targets(torch.where(patch_flags(subject, valid), x, 0.0), valid)
+    valid = some_valid(twin, len(x))
+    targets, whole = objective.targets(torch.where(patch_flags(twin, valid), x, 0.0), valid)
     largest = 0.0
     for target, level in zip(targets, whole, strict=True):
         for b in (0, 1, 2):

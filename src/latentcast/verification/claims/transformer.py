@@ -31,10 +31,10 @@ from latentcast.verification.observe.network import (
     within,
     worst_of,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def _pre_norm(subject: Subject) -> Evidence:
+def _pre_norm(twin: Twin) -> Evidence:
     def gap(seen: BlockPass) -> float:
         first, second = seen.block.norm1, seen.block.norm2
         x = seen.before.double()
@@ -43,17 +43,17 @@ def _pre_norm(subject: Subject) -> Evidence:
         mixed = naive_norm(between, second.weight, second.bias, second.eps)
         return max(furthest(seen.into["attention"], attended), furthest(seen.into["mlp"], mixed))
 
-    return worst_of(passes_of(subject), gap)
+    return worst_of(passes_of(twin), gap)
 
 
-def _residual(subject: Subject) -> Evidence:
+def _residual(twin: Twin) -> Evidence:
     return worst_of(
-        passes_of(subject), lambda seen: furthest(seen.after, seen.before + sum(seen.branches))
+        passes_of(twin), lambda seen: furthest(seen.after, seen.before + sum(seen.branches))
     )
 
 
-def _mlp(subject: Subject) -> Evidence:
-    name = subject.config.encoder.activation
+def _mlp(twin: Twin) -> Evidence:
+    name = twin.config.encoder.activation
 
     def gap(seen: BlockPass) -> float:
         mlp, x = seen.block.mlp, seen.into["mlp"]
@@ -65,7 +65,7 @@ def _mlp(subject: Subject) -> Evidence:
         out = naive_product(hidden, mlp.down.weight, mlp.down.bias)
         return furthest(seen.out["mlp"], out)
 
-    return worst_of(passes_of(subject), gap)
+    return worst_of(passes_of(twin), gap)
 
 
 def _activated(name: str, x: Tensor) -> Tensor:
@@ -81,14 +81,14 @@ def _activated(name: str, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _stack(subject: Subject) -> Evidence:
+def _stack(twin: Twin) -> Evidence:
     """From embedding to norm: what each block reads, and that what is returned is what was made."""
-    objective = stirred(subject.objective(), subject.seed)
-    inputs, encoder = real(subject), finest(objective)
+    objective = stirred(twin.objective(), twin.seed)
+    inputs, encoder = real(twin), finest(objective)
     embedding, states = encoder.embed(inputs.values), list[Tensor]()
     size = tuple(inputs.values.shape[2:])
     found = block_passes(encoder, lambda: states.extend(encoder.layers(embedding, size)))
-    depth = subject.config.encoder.depth
+    depth = twin.config.encoder.depth
     if not len(states) == depth + 2 == len(found) + 2:
         return within({"states, from depth + 2": (abs(len(states) - depth - 2), 0.0),
                        "blocks run, from depth": (abs(len(found) - depth), 0.0)})  # fmt: skip
@@ -138,9 +138,9 @@ def _follow_levels(objective: Jepa, inputs: Inputs, told: dict[str, tuple[float,
         told[f"{name}, from the norm"] = (furthest(out, expected), EXACT)
 
 
-def _epsilon(subject: Subject) -> Evidence:
+def _epsilon(twin: Twin) -> Evidence:
     """A norm halves the mean square of what has a variance of epsilon: which epsilon is that?"""
-    objective, expected = subject.objective().double(), subject.config.encoder.norm_eps
+    objective, expected = twin.objective().double(), twin.config.encoder.norm_eps
     worst, count, seen = 0.0, 0, expected
     for module in objective.modules():
         if not isinstance(module, nn.LayerNorm | QKNorm):
@@ -158,12 +158,12 @@ def _epsilon(subject: Subject) -> Evidence:
     return within(told, measured=seen, expected=expected, norms=count)
 
 
-def _scale_initial(subject: Subject) -> Evidence:
-    value = subject.recipe.encoder.layer_scale
+def _scale_initial(twin: Twin) -> Evidence:
+    value = twin.recipe.encoder.layer_scale
     assert value is not None
     gaps, blocks = 0.0, 0
     passed = block_passes(
-        objective := subject.objective(), lambda: objective(subject.inputs(), None)
+        objective := twin.objective(), lambda: objective(twin.inputs(), None)
     )
     for seen in passed:
         blocks += 1
@@ -178,11 +178,11 @@ def _scale_initial(subject: Subject) -> Evidence:
     return within({"relative difference": (gaps, 1e-6)}, blocks=blocks, value=value)
 
 
-def _scale_place(subject: Subject) -> Evidence:
+def _scale_place(twin: Twin) -> Evidence:
     """With gains of 0 a block is the identity, with one of them 0 it is the other branch."""
     told: dict[str, tuple[float, float]] = {}
     for name, first, second in (("both 0", 0, 0), ("first alone", 1, 0), ("second alone", 0, 1)):
-        objective = stirred(subject.objective(), subject.seed)
+        objective = stirred(twin.objective(), twin.seed)
         gains = torch.Generator().manual_seed(1)
         for part, on in (("scale1", first), ("scale2", second)):
             for module_name, module in objective.named_modules():
@@ -190,7 +190,7 @@ def _scale_place(subject: Subject) -> Evidence:
                     drawn = torch.randn(len(module.gain), generator=gains, dtype=torch.float64)
                     module.gain.data.copy_(drawn * on)
         gaps = []
-        for seen in evaluated(objective, real(subject, 2)):
+        for seen in evaluated(objective, real(twin, 2)):
             parts = seen.branches
             expected = seen.before + first * parts[0] + second * parts[1]
             gaps.append(furthest(seen.after, expected))
@@ -202,21 +202,21 @@ def _scale_place(subject: Subject) -> Evidence:
 
 
 @torch.no_grad()
-def _patches(subject: Subject) -> Evidence:
-    encoder = finest(stirred(subject.objective(), subject.seed))
-    values = real(subject).values
+def _patches(twin: Twin) -> Evidence:
+    encoder = finest(stirred(twin.objective(), twin.seed))
+    values = real(twin).values
     expected = naive_patches(encoder.patches, values)
     return within({"largest difference": (furthest(encoder.patches(values), expected), EXACT)},
                   patches=expected.shape[1])  # fmt: skip
 
 
 @torch.no_grad()
-def _patch_order(subject: Subject) -> Evidence:
+def _patch_order(twin: Twin) -> Evidence:
     """Sample n has patch n changed, row-major: token n alone may differ, after the prefix."""
-    encoder = finest(stirred(subject.objective(), subject.seed))
-    size, patch = subject.config.input.size, subject.config.encoder.patch
+    encoder = finest(stirred(twin.objective(), twin.seed))
+    size, patch = twin.config.input.size, twin.config.encoder.patch
     places = corners(size, patch)
-    values = real(subject, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
+    values = real(twin, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
     was = encoder.embed(values)
     for sample, corner in enumerate(places):
         window(values[sample], corner, patch).add_(1.0)
@@ -227,8 +227,8 @@ def _patch_order(subject: Subject) -> Evidence:
                   patches=len(places))  # fmt: skip
 
 
-def _layer_scale(subject: Subject) -> bool:
-    return subject.config.encoder.layer_scale is not None
+def _layer_scale(twin: Twin) -> bool:
+    return twin.config.encoder.layer_scale is not None
 
 
 REFERENCE = "NEPA and I-JEPA reference code"

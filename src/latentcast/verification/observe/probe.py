@@ -20,7 +20,7 @@ from latentcast.evaluation import classification, features, protocol
 from latentcast.evaluation.tasks import task
 from latentcast.verification.observe.data import is_ecg, pictures, recordings
 from latentcast.verification.observe.rehearsal import once
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 Array = npt.NDArray[Any]
 State = tuple[dict[str, Tensor], dict[str, bool]]
@@ -95,24 +95,24 @@ class Scored:
     after: State
 
 
-def encoder(subject: Subject) -> Encoder:
-    """What a user loads of the subject's run; a new one each time."""
-    return Encoder.from_pretrained(subject.trained().folder)
+def encoder(twin: Twin) -> Encoder:
+    """What a user loads of the twin's run; a new one each time."""
+    return Encoder.from_pretrained(twin.trained().folder)
 
 
-def store(subject: Subject) -> Store | ImageStore:
+def store(twin: Twin) -> Store | ImageStore:
     """The known data that is probed."""
-    return recordings(subject).cohort.store if is_ecg(subject) else pictures(subject).store
+    return recordings(twin).cohort.store if is_ecg(twin) else pictures(twin).store
 
 
-def scored(subject: Subject) -> Scored:
+def scored(twin: Twin) -> Scored:
     """The trained encoder on the known data; the same probe when asked again."""
-    return once(subject, "scored", lambda: score(subject, store(subject)))
+    return once(twin, "scored", lambda: score(twin, store(twin)))
 
 
-def score(subject: Subject, held: Store | ImageStore) -> Scored:
+def score(twin: Twin, held: Store | ImageStore) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
-    source: Any = encoder(subject)
+    source: Any = encoder(twin)
     before = state_of(source._objective)
     if isinstance(held, Store):
         with watched(protocol, "fit_probe") as fitted:
@@ -125,10 +125,10 @@ def score(subject: Subject, held: Store | ImageStore) -> Scored:
     return Scored(report, tuple(fits), before, state_of(source._objective))
 
 
-def other_test(subject: Subject) -> Store | ImageStore:
+def other_test(twin: Twin) -> Store | ImageStore:
     """The same data but for its test split, of which every sample and label is another."""
-    own = store(subject)
-    folder = subject.folder / "another test split"
+    own = store(twin)
+    folder = twin.folder / "another test split"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(own.path, folder)
     changed = type(own).open(folder)
@@ -153,34 +153,34 @@ def other_test(subject: Subject) -> Store | ImageStore:
 
 
 def readings(
-    subject: Subject, source: Any, rows: Array, pooling: str = "mean"
+    twin: Twin, source: Any, rows: Array, pooling: str = "mean"
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Features by layer, as the protocol extracts them."""
-    held = store(subject)
+    held = store(twin)
     if isinstance(held, Store):
         return features.extract(source, held, rows, pooling=pooling)
     return features.extract_images(source, held, rows, pooling=pooling)
 
 
-def truth(subject: Subject) -> Array:
+def truth(twin: Twin) -> Array:
     """What the source says of each row: bool ``(rows, 3)`` for HYP, MI and NORM, or the class of
     each image."""
-    if not is_ecg(subject):
-        held = pictures(subject)
+    if not is_ecg(twin):
+        held = pictures(twin)
         labels = np.zeros(len(held.store), np.int64)
         for split, own in held.labels.items():
             labels[held.rows(split)] = own
         return labels
-    codes = [str(row["scp_codes"]) for row in recordings(subject).cohort.rows]
+    codes = [str(row["scp_codes"]) for row in recordings(twin).cohort.rows]
     return np.array([[word in code for word in ("LVH", "IMI", "NORM")] for code in codes])
 
 
-def rows_of(subject: Subject, split: str) -> Array:
+def rows_of(twin: Twin, split: str) -> Array:
     """Rows of a split by what the source says."""
-    if is_ecg(subject):
+    if is_ecg(twin):
         folds = {"train": range(1, 9), "validation": (9,), "test": (10,)}[split]
-        return recordings(subject).cohort.members(*folds)
-    return np.sort(pictures(subject).rows({"validation": "val"}.get(split, split)))
+        return recordings(twin).cohort.members(*folds)
+    return np.sort(pictures(twin).rows({"validation": "val"}.get(split, split)))
 
 
 class Foreign(nn.Module):
@@ -188,9 +188,9 @@ class Foreign(nn.Module):
 
     name, layer_names, causal = "foreign", ("only",), False
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, twin: Twin) -> None:
         super().__init__()
-        wanted = subject.config.input
+        wanted = twin.config.input
         self.scale = getattr(wanted, "scale", 1.0)
         self.sampling_rate = getattr(wanted, "sampling_rate", 0.0)
         self.leads = getattr(wanted, "leads", ())
