@@ -95,7 +95,8 @@ class Cohort:
     def counts(self) -> Floats:
         """Whole counts, rounded here, of the leads as float64; NaN where not measured."""
         # The file holds float32: what ingest read of each value is that.
-        return np.asarray(np.rint(self.signals.astype(np.float32).astype(np.float64) * 1000))
+        read = self.signals.astype(np.float32).astype(np.float64)
+        return np.asarray(np.rint(read / self.store.scale))
 
     @property
     def valid(self) -> npt.NDArray[np.bool_]:
@@ -197,7 +198,7 @@ class Recordings:
                 "scp_codes": repr(codes | {"SR": 0.0}),
             })  # fmt: skip
         # In fifths of a count: none lies at a half, where the last digit of a float decides.
-        signal = np.rint(np.stack(signals) * 5000) / 5000
+        signal = np.rint(np.stack(signals) * 5 / self.scale) * self.scale / 5
         dead = np.zeros(signal.shape, bool)
         # Shorter than what counts as an electrode off, which zeros in a gap would be taken for.
         gap = round(min(0.1 * self.length, 0.3 * self.rate))
