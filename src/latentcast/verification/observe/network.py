@@ -117,14 +117,14 @@ class BlockPass:
     """One block's first forward pass.
 
     Attributes:
-        name: of the block in the objective.
+        name, module: of the block in the objective.
         before, after: of the block itself.
         into, out: of its parts, by name.
         call: of its attention.
     """
 
     name: str
-    block: Block
+    module: Block
     before: Tensor
     after: Tensor
     into: dict[str, Tensor] = field(default_factory=dict)
@@ -149,7 +149,7 @@ class BlockPass:
     @property
     def branches(self) -> tuple[Tensor, Tensor]:
         """The outputs of attention and MLP, each times its gain."""
-        gains = [gain(self.block.scale1), gain(self.block.scale2)]
+        gains = [gain(self.module.scale1), gain(self.module.scale2)]
         return self.out["attention"] * gains[0], self.out["mlp"] * gains[1]
 
 
