@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from latentcast.evaluation import classification, multinomial, protocol
 from latentcast.evaluation import heads as probes
-from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal
 from latentcast.verification.observe.probe import mean_of_defined, naive_auroc
+from latentcast.verification.observe.recordings import is_ecg
 from latentcast.verification.observe.twin import Twin
 
 Array = npt.NDArray[Any]
@@ -46,34 +47,37 @@ def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Ar
     return x.astype(np.float32), classes, places
 
 
-def _on_validation(twin: Twin) -> Evidence:
+@claim(
+    "probe.chosen-on-validation",
+    "Layer and penalty are those with the best score on the validation split.",
+    source=OURS,
+)
+def chosen_on_validation(twin: Twin) -> Evidence:
+    """On validation layer a is best, on test layer b."""
     layers, classes, (train, validation, test) = _two_layers()
-    told: dict[str, Number] = {"best on validation": "a", "best on test": "b"}
-    # The live ones, whoever replaced them.
-    live = protocol.__dict__ if is_ecg(twin) else classification.__dict__
-    fit: Any = live["fit_probe" if is_ecg(twin) else "fit_head"]
+    fit: Any = protocol.fit_probe if is_ecg(twin) else classification.fit_head  # type: ignore[attr-defined]
     if is_ecg(twin):
         chosen = {"layer": fit(layers, _columns(classes), train, validation).layer}
     else:
         places = [train, validation, test]
-        heads = {"kNN: layer": _neighbours, "linear: layer": fit}
         chosen = {
-            name: classification._best_layer(layers, classes, places, fit, 0)
-            for name, fit in heads.items()
+            f"{name}: layer": classification._best_layer(layers, classes, places, head, 0)
+            for name, head in (("kNN", _neighbours), ("linear", fit))
         }
     x, classes, (train, validation, test) = _two_features()
     if is_ecg(twin):
         head = fit({"only": x}, _columns(classes), train, validation)
     else:
         head = fit(x[train], classes[train], x[validation], classes[validation])
-    scores = [_by_penalty(twin, x, classes, train, rows) for rows in (validation, test)]
-    wanted, other = (max(by, key=by.__getitem__) for by in scores)  # of a draw the stronger
-    told |= chosen | {
-        "penalty": head.penalty, "best penalty on validation": wanted, "on test": other,
-        "its score on validation": head.validation, "counted": scores[0][wanted],
-    }  # fmt: skip
-    right = abs(head.validation - scores[0][wanted]) < 1e-12 and head.penalty == wanted
-    return Evidence(set(chosen.values()) == {"a"} and right, told)
+    scores, others = (_by_penalty(twin, x, classes, train, rows) for rows in (validation, test))
+    best = max(scores, key=scores.__getitem__)  # of a draw the stronger
+    return all_of(
+        *(equal(name, layer, "a") for name, layer in chosen.items()),
+        equal("penalty", head.penalty, best),
+        at_most("its validation score, from the one counted",
+                abs(head.validation - scores[best]), 1e-12),
+        best_on_test=max(others, key=others.__getitem__),
+    )  # fmt: skip
 
 
 def _columns(classes: Array) -> Array:
@@ -89,8 +93,8 @@ def _by_penalty(
     y = _columns(classes)
     if is_ecg(twin):
         strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
-        found = zip(*probes.logistic_regression(z[train], y[train], strengths), strict=True)
-        logits = [z[rows] @ w + b for w, b in found]
+        heads = zip(*probes.logistic_regression(z[train], y[train], strengths), strict=True)
+        logits = [z[rows] @ w + b for w, b in heads]
         scores = [
             mean_of_defined([naive_auroc(y[rows, c], one[:, c]) for c in range(2)])
             for one in logits
@@ -102,13 +106,3 @@ def _by_penalty(
 
 def _neighbours(*data: Any) -> classification.Neighbours:
     return classification.Neighbours.fit(*data, k=5)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "probe.chosen-on-validation",
-        "Layer and penalty are those with the best score on the validation split.",
-        OURS,
-        _on_validation,
-    ),
-)
