@@ -1,6 +1,6 @@
 """What a probe measured, each number beside what it was held against.
 
-Checks are built here and nowhere else, so that the bound that is shown is the bound that was tested.
+Checks are built here and nowhere else, so the bound that is shown is the bound that was tested.
 """
 
 from __future__ import annotations

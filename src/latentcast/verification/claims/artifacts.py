@@ -52,11 +52,8 @@ def _entering(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     return entered
 
 
-@claim(
-    "artifact.same-tensor",
-    "embed gives the network exactly the tensor that training gave it of the same samples.",
-    source=OURS,
-)
+@claim("artifact.same-tensor", "embed gives the network exactly the tensor that training gave it "
+       "of the same samples.", source=OURS)  # fmt: skip
 def same_tensor(twin: Twin) -> Evidence:
     """At the patch embedding, in training without augmentation and in ``embed``."""
     changes: dict[str, Any] = {"train.micro_batches": 1}
@@ -90,10 +87,8 @@ def same_tensor(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "artifact.counts", "A file read for an encoder becomes the counts that ingest stores.",
-    source=OURS, about=has_twelve_leads,
-)  # fmt: skip
+@claim("artifact.counts", "A file read for an encoder becomes the counts that ingest stores.",
+       source=OURS, about=has_twelve_leads)  # fmt: skip
 def counts(twin: Twin) -> Evidence:
     """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
     known, source = recordings(twin), encoder(twin)
@@ -116,11 +111,8 @@ def counts(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "artifact.embed",
-    "embed and the probe read the same features, of what is longer than the training length too.",
-    source=OURS, about=can_be_probed,
-)  # fmt: skip
+@claim("artifact.embed", "embed and the probe read the same features, of what is longer than the "
+       "training length too.", source=OURS, about=can_be_probed)  # fmt: skip
 def embed(twin: Twin) -> Evidence:
     """Long recordings, and images."""
     source: Any = encoder(twin)
@@ -142,12 +134,10 @@ def embed(twin: Twin) -> Evidence:
     return all_of(shape, at_most("largest difference", apart, 256 * FLOAT))
 
 
-@claim(
-    "artifact.short",
-    "A recording shorter than the training length is padded with what is not valid, and not "
-    "stretched.",
-    source="specification, defect 10: the time scale destroyed", about=has_twelve_leads,
-)  # fmt: skip
+@claim("artifact.short", "A recording shorter than the training length is padded with what is not "
+       "valid, and not stretched.",
+       source="specification, defect 10: the time scale destroyed",
+       about=has_twelve_leads)  # fmt: skip
 def short(twin: Twin) -> Evidence:
     """What is beyond its end counts for nothing: filled with anything else that is not valid, it
     embeds alike."""
@@ -172,11 +162,8 @@ def short(twin: Twin) -> Evidence:
 # Weights
 
 
-@claim(
-    "artifact.equal",
-    "Features of the loaded encoder are those of the library's objective, bit for bit.",
-    source="specification, executable requirement 28",
-)
+@claim("artifact.equal", "Features of the loaded encoder are those of the library's objective, "
+       "bit for bit.", source="specification, executable requirement 28")  # fmt: skip
 def equal_features(twin: Twin) -> Evidence:
     """Every layer, of the encoder that was loaded and of the objective as training left it."""
     source: Any = encoder(twin)
@@ -198,12 +185,9 @@ def equal_features(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "artifact.teacher",
-    "The averaged weights are what is read by default, and the trained ones where the student is "
-    "named.",
-    source="NEPA evaluates the average", about=averages,
-)  # fmt: skip
+@claim("artifact.teacher", "The averaged weights are what is read by default, and the trained "
+       "ones where the student is named.",
+       source="NEPA evaluates the average", about=averages)  # fmt: skip
 def teacher(twin: Twin) -> Evidence:
     """By its weights at the end of the last step, which were seen from outside."""
     run = twin.trained()
@@ -219,10 +203,8 @@ def teacher(twin: Twin) -> Evidence:
     return all_of(*parts, equal("by default", default, "teacher"))
 
 
-@claim(
-    "artifact.damaged", "A checkpoint that is damaged is refused.",
-    source="specification, executable requirement 21: must raise",
-)  # fmt: skip
+@claim("artifact.damaged", "A checkpoint that is damaged is refused.",
+       source="specification, executable requirement 21: must raise")  # fmt: skip
 def damaged(twin: Twin) -> Evidence:
     """A bit turned in the weights, a file cut short, and a record that is gone."""
     newest = checkpoint.latest(twin.trained().checkpoints)

@@ -32,11 +32,9 @@ def _reading(twin: Twin, store: Store, rows: Any = None) -> tuple[CropLoader, Ec
     return CropLoader(store, chosen, config), EcgPreprocess(config.input)  # type: ignore[arg-type]
 
 
-@claim(
-    "data.einthoven",
-    "In a batch the limb leads obey Einthoven and Goldberger, to the rounding of their counts.",
-    source="Einthoven 1912; Goldberger 1942", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.einthoven", "In a batch the limb leads obey Einthoven and Goldberger, to the "
+       "rounding of their counts.",
+       source="Einthoven 1912; Goldberger 1942", about=has_twelve_leads)  # fmt: skip
 def einthoven(twin: Twin) -> Evidence:
     """In batches as they travel, in counts; each identity adds up to three roundings."""
     loader, _ = _reading(twin, recordings(twin).cohort.store)
@@ -54,12 +52,9 @@ def einthoven(twin: Twin) -> Evidence:
     return all_of(*(at_most(f"{n}, counts", gap, 3 * HALF_A_COUNT) for n, gap in worst.items()))
 
 
-@claim(
-    "data.invalid",
-    "What was not measured, and what is no signal, is 0 after normalisation and not valid; nothing "
-    "else is.",
-    source="specification, defects 11 and 14", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.invalid", "What was not measured, and what is no signal, is 0 after normalisation "
+       "and not valid; nothing else is.",
+       source="specification, defects 11 and 14", about=has_twelve_leads)  # fmt: skip
 def invalid(twin: Twin) -> Evidence:
     """Gaps and an electrode that was off."""
     cohort = recordings(twin).cohort
@@ -88,10 +83,8 @@ def invalid(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "data.padding", "Beyond the end of a record nothing is valid, and all is 0.",
-    source="specification, defect 14", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.padding", "Beyond the end of a record nothing is valid, and all is 0.",
+       source="specification, defect 14", about=has_twelve_leads)  # fmt: skip
 def padding(twin: Twin) -> Evidence:
     known = recordings(twin)
     store = known.device_store
@@ -127,11 +120,9 @@ def _naive(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, Floats
     return np.array(means), np.array(deviations)
 
 
-@claim(
-    "data.statistics",
-    "Mean and deviation are those of all valid samples of the training split, and of no others.",
-    source="specification, defect 12", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.statistics", "Mean and deviation are those of all valid samples of the training "
+       "split, and of no others.",
+       source="specification, defect 12", about=has_twelve_leads)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
     known = recordings(twin)
     mean, std = _training_statistics(twin)
@@ -145,12 +136,9 @@ def statistics(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "data.preprocess",
-    "What an encoder sees is (counts · scale − mean) / std per lead, and after that clipped: the "
-    "limit is in deviations.",
-    source="specification 1.1: clip ±5; our design, law 4", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.preprocess", "What an encoder sees is (counts · scale − mean) / std per lead, and "
+       "after that clipped: the limit is in deviations.",
+       source="specification 1.1: clip ±5; our design, law 4", about=has_twelve_leads)  # fmt: skip
 def preprocess(twin: Twin) -> Evidence:
     """An epoch of the cohort, held against the formula in float64."""
     known = recordings(twin)

@@ -32,11 +32,8 @@ from latentcast.verification.observe.twin import Twin
 NEPA = "NEPA reference code, rotary positions"
 
 
-@claim(
-    "rope.span",
-    "Coordinates are the patch centres in [-1, 1] along each axis, at any resolution.",
-    source=NEPA, about=is_normalized,
-)  # fmt: skip
+@claim("rope.span", "Coordinates are the patch centres in [-1, 1] along each axis, at any "
+       "resolution.", source=NEPA, about=is_normalized)  # fmt: skip
 def span(twin: Twin) -> Evidence:
     parts, objective = list[Evidence](), live(twin)
     for size in sizes(twin):
@@ -52,12 +49,10 @@ def span(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "rope.seconds",
-    "With coordinates in seconds a patch is one and the same turn at any length of input.",
-    source="our design, docs/decisions.md",
-    about=lambda twin: is_rotary(twin) and isinstance(twin.config.input, EcgInput),
-)  # fmt: skip
+@claim("rope.seconds", "With coordinates in seconds a patch is one and the same turn at any "
+       "length of input.",
+       source="our design, docs/decisions.md",
+       about=lambda twin: is_rotary(twin) and isinstance(twin.config.input, EcgInput))  # fmt: skip
 def seconds(twin: Twin) -> Evidence:
     objective = live(twin, {"encoder.positions.coordinates": "seconds"})
     worst, angles = 0.0, set()
@@ -80,11 +75,9 @@ def _only_rescaled(twin: Twin) -> bool:
     return isinstance(positions, Rotary) and positions.shift is None and positions.jitter is None
 
 
-@claim(
-    "rope.rescale-in-training",
-    "Training rescales all coordinates of a step by one log-uniform factor, evaluation never.",
-    source=NEPA, about=lambda twin: is_normalized(twin) and _only_rescaled(twin),
-)  # fmt: skip
+@claim("rope.rescale-in-training", "Training rescales all coordinates of a step by one "
+       "log-uniform factor, evaluation never.",
+       source=NEPA, about=lambda twin: is_normalized(twin) and _only_rescaled(twin))  # fmt: skip
 def rescale(twin: Twin) -> Evidence:
     objective = live(twin)
     patch, axes = twin.config.encoder.patch, len(twin.config.input.size)
@@ -97,7 +90,7 @@ def rescale(twin: Twin) -> Evidence:
         draw = Draw(twin.seed, step, torch.arange(1))
         factor = _factor(finest(objective), stack, draw, (4 * patch,) * axes)
         if step < 3:
-            turned = measured_turns(stack, draw).values()
+            turned = measured_turns(stack, draw, factor).values()
             worst = max(worst, *(gap_of(turns, stack.turns(factor)) for turns in turned))
         if limit > 1:
             exponents.append(math.log(max(factor, 1e-9)) / math.log(limit))
@@ -154,11 +147,8 @@ def _coordinates(encoder: PatchEncoder, stack: Stack, draw: Draw | None, size: G
     return torch.atan2(sine, cosine) / stack.frequency(stack.pairs - 1)
 
 
-@claim(
-    "rope.shift",
-    "A shift moves all coordinates of an axis by one uniform offset, in training.",
-    source="DINOv3 reference code, shift_coords", about=is_normalized,
-)  # fmt: skip
+@claim("rope.shift", "A shift moves all coordinates of an axis by one uniform offset, in training.",
+       source="DINOv3 reference code, shift_coords", about=is_normalized)  # fmt: skip
 def shift(twin: Twin) -> Evidence:
     """With a reach of 0.3, whatever the recipe's: no recipe shifts."""
     plain, evaluated, trained = _moved(twin, "shift", 0.3)
@@ -171,11 +161,8 @@ def shift(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "rope.jitter",
-    "A jitter stretches each axis by a log-uniform factor of its own, in training.",
-    source="DINOv3 reference code, jitter_coords", about=is_normalized,
-)  # fmt: skip
+@claim("rope.jitter", "A jitter stretches each axis by a log-uniform factor of its own, in "
+       "training.", source="DINOv3 reference code, jitter_coords", about=is_normalized)  # fmt: skip
 def jitter(twin: Twin) -> Evidence:
     """With factors up to 1.5, whatever the recipe's: no recipe jitters."""
     plain, evaluated, trained = _moved(twin, "jitter", 1.5)

@@ -1,4 +1,4 @@
-"""Which part of a recording is read: known because every sample says when and in which lead it was."""
+"""Which part of a recording is read: every sample says when and in which lead it was."""
 
 from __future__ import annotations
 
@@ -47,11 +47,8 @@ def _draws(twin: Twin) -> bool:
     return has_twelve_leads(twin) and twin.config.train.random_crop
 
 
-@claim(
-    "crop.inside",
-    "A crop lies inside its record, sample after sample, all leads of the same instant.",
-    source=OURS, about=has_twelve_leads,
-)  # fmt: skip
+@claim("crop.inside", "A crop lies inside its record, sample after sample, all leads of the same "
+       "instant.", source=OURS, about=has_twelve_leads)  # fmt: skip
 def inside(twin: Twin) -> Evidence:
     instants = _instants(twin, twin.config.train.random_crop)
     starts, last = _requested(twin)
@@ -69,10 +66,8 @@ def inside(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "crop.per-sample", "Crops are drawn for each sample, evenly over all of the record.",
-    source=OURS, about=_draws,
-)  # fmt: skip
+@claim("crop.per-sample", "Crops are drawn for each sample, evenly over all of the record.",
+       source=OURS, about=_draws)  # fmt: skip
 def per_sample(twin: Twin) -> Evidence:
     starts, (requested, last) = _instants(twin)[:, 0, 0], _requested(twin)
     fewest = min(len(set(batch)) for batch in starts.reshape(ATTEMPTS, BATCH).tolist())
@@ -86,10 +81,8 @@ def per_sample(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "crop.per-visit", "A record is cropped elsewhere when it is met again.",
-    source=OURS, about=_draws,
-)  # fmt: skip
+@claim("crop.per-visit", "A record is cropped elsewhere when it is met again.",
+       source=OURS, about=_draws)  # fmt: skip
 def per_visit(twin: Twin) -> Evidence:
     rows, starts, _ = _loader(twin).request(np.arange(ATTEMPTS * BATCH))
     alike, read = list[bool](), _instants(twin)[:, 0, 0]
@@ -103,11 +96,8 @@ def per_visit(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "crop.by-seed",
-    "Where a crop begins is a function of seed and visit, of no global generator.",
-    source=OURS, about=_draws,
-)  # fmt: skip
+@claim("crop.by-seed", "Where a crop begins is a function of seed and visit, of no global "
+       "generator.", source=OURS, about=_draws)  # fmt: skip
 def by_seed(twin: Twin) -> Evidence:
     """Read in order and alone, after others drew from every global generator."""
     loader = _loader(twin)
@@ -121,10 +111,8 @@ def by_seed(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "crop.middle", "Where none is drawn, a crop is the middle of its record.",
-    source=OURS, about=has_twelve_leads,
-)  # fmt: skip
+@claim("crop.middle", "Where none is drawn, a crop is the middle of its record.",
+       source=OURS, about=has_twelve_leads)  # fmt: skip
 def middle(twin: Twin) -> Evidence:
     instants = _instants(twin, drawn=False)
     begin = (int(recordings(twin).clock.lengths[0]) - instants.shape[1]) // 2

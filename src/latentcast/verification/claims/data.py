@@ -43,12 +43,10 @@ SPLITS = ("train", "validation", "test")
 # What a file says, in millivolts
 
 
-@claim(
-    "data.calibration",
-    "Counts become millivolts by the gain, the zero and the unit of their header: a recording "
-    "written in mV, uV or V comes out in the same millivolts.",
-    source="WFDB, header(5); specification 6, pain 9: voltage units", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.calibration", "Counts become millivolts by the gain, the zero and the unit of their "
+       "header: a recording written in mV, uV or V comes out in the same millivolts.",
+       source="WFDB, header(5); specification 6, pain 9: voltage units",
+       about=has_twelve_leads)  # fmt: skip
 def calibration(twin: Twin) -> Evidence:
     """Read alone, and ingested."""
     known, parts = recordings(twin), list[Evidence]()
@@ -63,13 +61,11 @@ def calibration(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "data.lead-order",
-    "Leads are found by name: whatever order a file has them in, aVF before aVL too, they come out "
-    "I II III aVR aVL aVF V1 to V6; limb leads that it lacks are computed from I and II.",
-    source="specification, defect 8: no lead names; Einthoven 1912; Goldberger 1942",
-    about=has_twelve_leads,
-)
+@claim("data.lead-order", "Leads are found by name: whatever order a file has them in, aVF before "
+       "aVL too, they come out I II III aVR aVL aVF V1 to V6; limb leads that it lacks are "
+       "computed from I and II.",
+       source="specification, defect 8: no lead names; Einthoven 1912; Goldberger 1942",
+       about=has_twelve_leads)  # fmt: skip
 def lead_order(twin: Twin) -> Evidence:
     """Each lead of four sources against its own wave, and which wave it is nearest to."""
     known = recordings(twin)
@@ -115,11 +111,8 @@ def peaks(signal: Floats, rate: float) -> Floats:
     return np.array(tops) / rate
 
 
-@claim(
-    "data.rhythm",
-    "A rhythm of known rate keeps it, and its R waves their time, through resampling and store.",
-    source=OURS, about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.rhythm", "A rhythm of known rate keeps it, and its R waves their time, through "
+       "resampling and store.", source=OURS, about=has_twelve_leads)  # fmt: skip
 def rhythm(twin: Twin) -> Evidence:
     known, parts = recordings(twin), list[Evidence]()
     for name, bpm in (("millivolts", 72.0), ("faster", 97.0)):
@@ -143,10 +136,8 @@ def _resamples(twin: Twin) -> bool:
     return has_twelve_leads(twin) and find_spec("scipy") is not None
 
 
-@claim(
-    "data.resampled", "A resampled recording is the same wave at the new rate.",
-    source=OURS, about=_resamples,
-)  # fmt: skip
+@claim("data.resampled", "A resampled recording is the same wave at the new rate.",
+       source=OURS, about=_resamples)  # fmt: skip
 def resampled(twin: Twin) -> Evidence:
     """Against the formula at the new rate, away from the ends, where the filter sees half."""
     known = recordings(twin)
@@ -160,10 +151,8 @@ def resampled(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "data.anti-alias", "What the new rate cannot hold does not come back as something else.",
-    source=OURS, about=_resamples,
-)  # fmt: skip
+@claim("data.anti-alias", "What the new rate cannot hold does not come back as something else.",
+       source=OURS, about=_resamples)  # fmt: skip
 def anti_alias(twin: Twin) -> Evidence:
     known = recordings(twin)
     name, rate = "humming", known.rate
@@ -182,10 +171,8 @@ def anti_alias(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "data.round-trip", "What the store gives back is what was read, within half a count.",
-    source=OURS, about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.round-trip", "What the store gives back is what was read, within half a count.",
+       source=OURS, about=has_twelve_leads)  # fmt: skip
 def round_trip(twin: Twin) -> Evidence:
     known, cohort = recordings(twin), recordings(twin).cohort
     gaps = np.abs(_cohort_counts(twin) * known.scale - cohort.signals)[cohort.valid] / known.scale
@@ -200,10 +187,8 @@ def round_trip(twin: Twin) -> Evidence:
 # Labels, patients, splits
 
 
-@claim(
-    "data.labels", "A label is there when its code is, whatever likelihood it carries.",
-    source="specification, defect 5: rhythm labels deleted", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.labels", "A label is there when its code is, whatever likelihood it carries.",
+       source="specification, defect 5: rhythm labels deleted", about=has_twelve_leads)  # fmt: skip
 def labels(twin: Twin) -> Evidence:
     """Likelihood 0.0 is "unknown" in PTB-XL, and what nearly every rhythm statement carries."""
     cohort = recordings(twin).cohort
@@ -223,10 +208,8 @@ def labels(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "data.patients", "No patient is in two splits.",
-    source="specification, defect 15", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.patients", "No patient is in two splits.",
+       source="specification, defect 15", about=has_twelve_leads)  # fmt: skip
 def patients(twin: Twin) -> Evidence:
     """By the source's folds and, where it has none, by the library's own."""
     known, crossing, unnamed = recordings(twin), list[str](), 0
@@ -244,12 +227,8 @@ def patients(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "data.splits",
-    "Train, validation and test share no record and leave none out; folds that a source gives are "
-    "kept: 1 to 8, 9, 10.",
-    source=PTBXL, about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.splits", "Train, validation and test share no record and leave none out; folds that "
+       "a source gives are kept: 1 to 8, 9, 10.", source=PTBXL, about=has_twelve_leads)  # fmt: skip
 def splits(twin: Twin) -> Evidence:
     known, parts = recordings(twin), list[Evidence]()
     for name, store in (("cohort", known.cohort.store), ("unfolded", known.unfolded.store)):
@@ -270,11 +249,9 @@ def splits(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "data.quarantine",
-    "A record that cannot be used is left out by name and reason, and costs no other record.",
-    source="our design, law 6: nothing fails quietly", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.quarantine", "A record that cannot be used is left out by name and reason, and costs "
+       "no other record.",
+       source="our design, law 6: nothing fails quietly", about=has_twelve_leads)  # fmt: skip
 def quarantine(twin: Twin) -> Evidence:
     known = recordings(twin)
     store = known.device_store
@@ -290,12 +267,9 @@ def quarantine(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "data.leaks",
-    "A test recording that was pretrained on is found, under another name too, and so is a patient "
-    "in two splits.",
-    source="specification, defect 15", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.leaks", "A test recording that was pretrained on is found, under another name too, "
+       "and so is a patient in two splits.",
+       source="specification, defect 15", about=has_twelve_leads)  # fmt: skip
 def leaks_found(twin: Twin) -> Evidence:
     """A copy under another name, and a patient in two splits; and silence where there is none."""
     known = recordings(twin)
@@ -311,10 +285,8 @@ def leaks_found(twin: Twin) -> Evidence:
     return all_of(*parts, equal("found in clean stores", len(quiet), 0))
 
 
-@claim(
-    "data.checksums", "A run does not begin on a store that is damaged.",
-    source="our design, law 6: nothing fails quietly", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.checksums", "A run does not begin on a store that is damaged.",
+       source="our design, law 6: nothing fails quietly", about=has_twelve_leads)  # fmt: skip
 def checksums(twin: Twin) -> Evidence:
     """A bit of a shard turned."""
     clock = recordings(twin).clock

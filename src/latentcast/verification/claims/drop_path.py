@@ -62,11 +62,8 @@ def _rates(twin: Twin, rate: float) -> list[float]:
     return [rate * index / max(1, depth - 1) for index in range(depth)]
 
 
-@claim(
-    "drop-path.active",
-    "Drop-path drops at its rate, with LayerScale and without, linear in depth from 0.",
-    source=f"H-JEPA defect D18; {SOURCE}",
-)
+@claim("drop-path.active", "Drop-path drops at its rate, with LayerScale and without, linear in "
+       "depth from 0.", source=f"H-JEPA defect D18; {SOURCE}")  # fmt: skip
 def active(twin: Twin) -> Evidence:
     """The share of samples dropped, in two steps, against the rate; 5 standard deviations."""
     parts, ids = list[Evidence](), torch.arange(SAMPLES)
@@ -84,11 +81,8 @@ def active(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "drop-path.whole-samples",
-    "A branch is dropped for a sample in full, and where it stays divided by the share that does.",
-    source=SOURCE,
-)
+@claim("drop-path.whole-samples", "A branch is dropped for a sample in full, and where it stays "
+       "divided by the share that does.", source=SOURCE)  # fmt: skip
 def whole_samples(twin: Twin) -> Evidence:
     factors, rest = branch_factors(twin, RATE, 0, torch.arange(SAMPLES))
     worst = 0.0
@@ -102,11 +96,8 @@ def whole_samples(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "drop-path.independent",
-    "Samples, branches, blocks and steps are dropped independently of each other.",
-    source=SOURCE,
-)
+@claim("drop-path.independent", "Samples, branches, blocks and steps are dropped independently of "
+       "each other.", source=SOURCE)  # fmt: skip
 def independent(twin: Twin) -> Evidence:
     """Correlations of who is dropped: between branches, blocks and steps; and among samples."""
     ids = torch.arange(SAMPLES)
@@ -128,10 +119,8 @@ def independent(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "drop-path.micro-batches", "Micro-batches drop what the batch in one piece would.",
-    source="our design, law 1",
-)  # fmt: skip
+@claim("drop-path.micro-batches", "Micro-batches drop what the batch in one piece would.",
+       source="our design, law 1")  # fmt: skip
 def micro_batches(twin: Twin) -> Evidence:
     ids = torch.arange(48)
     batch, _ = branch_factors(twin, RATE, 3, ids)
@@ -145,11 +134,8 @@ def micro_batches(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "drop-path.wired",
-    "A training step of the objective drops branches of the student, of nothing else.",
-    source="H-JEPA defect D18",
-)
+@claim("drop-path.wired", "A training step of the objective drops branches of the student, of "
+       "nothing else.", source="H-JEPA defect D18")  # fmt: skip
 def wired(twin: Twin) -> Evidence:
     """The blocks of a predictor and of a teacher drop nothing."""
     objective = stirred(twin.objective({"encoder.drop_path": 0.5}), twin.seed)
@@ -170,10 +156,8 @@ def wired(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "drop-path.evaluation", "Evaluation drops nothing, in training mode neither.",
-    source="H-JEPA defect D18",
-)  # fmt: skip
+@claim("drop-path.evaluation", "Evaluation drops nothing, in training mode neither.",
+       source="H-JEPA defect D18")  # fmt: skip
 def evaluation(twin: Twin) -> Evidence:
     factors, _ = branch_factors(twin, RATE, 0, torch.arange(64), trains=False)
     return at_most("factors, from 1", float((factors - 1).abs().max()), EXACT)

@@ -92,12 +92,9 @@ def _largest(measured: list[float], expected: list[float]) -> float:
 # The momentum
 
 
-@claim(
-    "ema.linear",
-    "The momentum that moves the teacher stays as it begins in the warm-up, and then goes linearly, "
-    "and not as a cosine, to its last value over all optimizer steps.",
-    source=IJEPA, about=averages,
-)  # fmt: skip
+@claim("ema.linear", "The momentum that moves the teacher stays as it begins in the warm-up, and "
+       "then goes linearly, and not as a cosine, to its last value over all optimizer steps.",
+       source=IJEPA, about=averages)  # fmt: skip
 def linear(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     measured, expected = _against_schedule(run)
@@ -119,11 +116,9 @@ def linear(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "ema.recipe-momentum",
-    "With the recipe's own momenta the teacher moves by them, the first step by exactly the first.",
-    source="the recipe (I-JEPA: 0.996 → 1.0)", about=averages,
-)  # fmt: skip
+@claim("ema.recipe-momentum", "With the recipe's own momenta the teacher moves by them, the first "
+       "step by exactly the first.",
+       source="the recipe (I-JEPA: 0.996 → 1.0)", about=averages)  # fmt: skip
 def recipe_momentum(twin: Twin) -> Evidence:
     """A rounding hides more of a smaller step."""
     measured, expected = _against_schedule(twin.trained())
@@ -134,11 +129,9 @@ def recipe_momentum(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "ema.index-survives-resume",
-    "After a resume the momentum goes on at the step where the run stands.",
-    source="specification 1.6: the index is the optimizer step", about=averages,
-)  # fmt: skip
+@claim("ema.index-survives-resume", "After a resume the momentum goes on at the step where the "
+       "run stands.",
+       source="specification 1.6: the index is the optimizer step", about=averages)  # fmt: skip
 def index_survives_resume(twin: Twin) -> Evidence:
     measured, expected = _against_schedule(resumed(twin, LATER), LATER)
     return all_of(
@@ -151,12 +144,9 @@ def index_survives_resume(twin: Twin) -> Evidence:
 # When, and from what
 
 
-@claim(
-    "ema.once-per-step",
-    "The teacher moves once for each optimizer step, however many micro-batches it has, and never "
-    "while gradients are taken.",
-    source="specification, D2: in every micro-batch", about=averages,
-)  # fmt: skip
+@claim("ema.once-per-step", "The teacher moves once for each optimizer step, however many "
+       "micro-batches it has, and never while gradients are taken.",
+       source="specification, D2: in every micro-batch", about=averages)  # fmt: skip
 def once_per_step(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     counts = [attempt.events.count("average") for attempt in run.steps]
@@ -172,11 +162,8 @@ def once_per_step(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "ema.after-step",
-    "The teacher moves after the optimizer, towards the weights of after the step.",
-    source="specification, D1: before backward", about=averages,
-)  # fmt: skip
+@claim("ema.after-step", "The teacher moves after the optimizer, towards the weights of after the "
+       "step.", source="specification, D1: before backward", about=averages)  # fmt: skip
 def after_step(twin: Twin) -> Evidence:
     """By whatever momentum: held against both students, that of an early average too."""
     run = rehearsed(twin)
@@ -216,11 +203,8 @@ def _worst_rounding(run: LoopRecord, attempts: list[Attempt]) -> float:
     return worst
 
 
-@claim(
-    "ema.formula",
-    "The average is m · teacher + (1 − m) · student with one m for all weights, to rounding.",
-    source=IJEPA, about=averages,
-)  # fmt: skip
+@claim("ema.formula", "The average is m · teacher + (1 − m) · student with one m for all weights, "
+       "to rounding.", source=IJEPA, about=averages)  # fmt: skip
 def formula(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     return all_of(
@@ -229,10 +213,8 @@ def formula(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "ema.every-weight", "Every weight of the teacher is averaged.",
-    source="specification, D3: off under wrappers", about=averages,
-)  # fmt: skip
+@claim("ema.every-weight", "Every weight of the teacher is averaged.",
+       source="specification, D3: off under wrappers", about=averages)  # fmt: skip
 def every_weight(twin: Twin) -> Evidence:
     """A teacher of which some part stands still is no average of it."""
     run = rehearsed(twin)
@@ -250,11 +232,9 @@ def every_weight(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "ema.accumulation",
-    "A batch in pieces moves the teacher as the batch in one piece does.",
-    source="specification, D2", about=lambda twin: averages(twin) and accumulates(twin),
-)  # fmt: skip
+@claim("ema.accumulation", "A batch in pieces moves the teacher as the batch in one piece does.",
+       source="specification, D2",
+       about=lambda twin: averages(twin) and accumulates(twin))  # fmt: skip
 def accumulation(twin: Twin) -> Evidence:
     """The first step in three pieces and in one."""
     pieces, one = rehearsed(twin), short_run(twin, "in one piece", {}, 1)
@@ -267,10 +247,8 @@ def accumulation(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "ema.refused", "A refused step moves neither the teacher nor its momentum.",
-    source="specification, executable requirement 18", about=averages,
-)  # fmt: skip
+@claim("ema.refused", "A refused step moves neither the teacher nor its momentum.",
+       source="specification, executable requirement 18", about=averages)  # fmt: skip
 def refused(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     bad, following = run.attempts[POISONED], run.attempts[POISONED + 1]
@@ -288,9 +266,8 @@ def refused(twin: Twin) -> Evidence:
 # The teacher
 
 
-@claim(
-    "ema.frozen", "The teacher requires no gradient and gets none.", source=IJEPA, about=averages
-)
+@claim("ema.frozen", "The teacher requires no gradient and gets none.",
+       source=IJEPA, about=averages)  # fmt: skip
 def frozen(twin: Twin) -> Evidence:
     fresh = twin.objective()
     fresh(twin.inputs(), twin.draw()).loss.backward()
@@ -306,9 +283,7 @@ def _teacher(objective: Objective) -> list[nn.Parameter]:
     return list(objective.encoder("teacher").parameters())
 
 
-@claim(
-    "ema.absent", "No weight of the teacher is in the optimizer.", source=IJEPA, about=averages
-)  # fmt: skip
+@claim("ema.absent", "No weight of the teacher is in the optimizer.", source=IJEPA, about=averages)
 def absent(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     teachers = {average for _, average in teacher_pairs(run.objective)}
@@ -319,10 +294,8 @@ def absent(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "ema.equal-at-start", "At step 0 the teacher equals the student, in storage of its own.",
-    source=IJEPA, about=averages,
-)  # fmt: skip
+@claim("ema.equal-at-start", "At step 0 the teacher equals the student, in storage of its own.",
+       source=IJEPA, about=averages)  # fmt: skip
 def equal_at_start(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     first, names = run.attempts[0].before, teacher_pairs(run.objective)
@@ -334,10 +307,8 @@ def equal_at_start(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "ema.float32", "Teacher and average are float32, under bf16 too.",
-    source="our design, section 6: losses and norms in fp32", about=averages,
-)  # fmt: skip
+@claim("ema.float32", "Teacher and average are float32, under bf16 too.",
+       source="our design, section 6: losses and norms in fp32", about=averages)  # fmt: skip
 def float32(twin: Twin) -> Evidence:
     run = short_run(twin, "bf16", {"train.precision": "bf16"}, 2)
     names = teacher_pairs(run.objective)
@@ -348,10 +319,8 @@ def float32(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "ema.repeatable", "The same steps leave the same teacher, bit for bit.",
-    source="our design, law 1: the state is the step", about=averages,
-)  # fmt: skip
+@claim("ema.repeatable", "The same steps leave the same teacher, bit for bit.",
+       source="our design, law 1: the state is the step", about=averages)  # fmt: skip
 def repeatable(twin: Twin) -> Evidence:
     whole, again = rehearsed(twin), resumed(twin, EARLIER)
     names = [average for _, average in teacher_pairs(whole.objective)]
@@ -360,10 +329,8 @@ def repeatable(twin: Twin) -> Evidence:
     return all_of(none("tensors that differ", differing), steps=len(again.steps))
 
 
-@claim(
-    "ema.buffers", "Buffers are copied and not averaged.",
-    source="specification, executable requirement 18",
-)  # fmt: skip
+@claim("ema.buffers", "Buffers are copied and not averaged.",
+       source="specification, executable requirement 18")  # fmt: skip
 def buffers(twin: Twin) -> Evidence:
     """No encoder of ours has a buffer that is trained; the rule is measured on one that does."""
     linear = nn.Linear(3, 4)

@@ -45,13 +45,10 @@ def _ingested(twin: Twin, source: Path, **options: Any) -> Store | None:
         return None
 
 
-@claim(
-    "data.formats",
-    "Every storage format of WFDB, segments and the Challenge's matrices give the same millivolts: "
-    "counts less their zero over their gain, in their unit, lead by lead.",
-    source="WFDB, signal(5) and header(5); PhysioNet Challenge 2020",
-    about=has_twelve_leads,
-)
+@claim("data.formats", "Every storage format of WFDB, segments and the Challenge's matrices give "
+       "the same millivolts: counts less their zero over their gain, in their unit, lead by lead.",
+       source="WFDB, signal(5) and header(5); PhysioNet Challenge 2020",
+       about=has_twelve_leads)  # fmt: skip
 def formats(twin: Twin) -> Evidence:
     """Read alone, and ingested."""
     known = recordings(twin)
@@ -71,11 +68,10 @@ def formats(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "data.arrays",
-    "An array gives the same millivolts in whatever unit, layout and type of numbers it holds them.",
-    source="our design, law 4: physical until the last moment", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.arrays", "An array gives the same millivolts in whatever unit, layout and type of "
+       "numbers it holds them.",
+       source="our design, law 4: physical until the last moment",
+       about=has_twelve_leads)  # fmt: skip
 def arrays(twin: Twin) -> Evidence:
     known = recordings(twin)
     folder = known.folder / "arrays"
@@ -134,11 +130,10 @@ def _samples(twin: Twin) -> int:
     return max(round(recordings(twin).rate), 60)
 
 
-@claim(
-    "data.ptbxl",
-    "PTB-XL's own folder gives the millivolts of its records with their patients, folds and codes.",
-    source="Strodthoff et al. 2021: PTB-XL, its folds and labels", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.ptbxl", "PTB-XL's own folder gives the millivolts of its records with their "
+       "patients, folds and codes.",
+       source="Strodthoff et al. 2021: PTB-XL, its folds and labels",
+       about=has_twelve_leads)  # fmt: skip
 def ptbxl(twin: Twin) -> Evidence:
     known = recordings(twin)
     folder = known.folder / "ptbxl"
@@ -146,11 +141,9 @@ def ptbxl(twin: Twin) -> Evidence:
     return _as_written(twin, folder)
 
 
-@claim(
-    "data.packed",
-    "So does its packed form, written from the description of its planes and not by our encoder.",
-    source="our design: the bundled recordings", about=has_twelve_leads,
-)  # fmt: skip
+@claim("data.packed", "So does its packed form, written from the description of its planes and "
+       "not by our encoder.",
+       source="our design: the bundled recordings", about=has_twelve_leads)  # fmt: skip
 def packed(twin: Twin) -> Evidence:
     known = recordings(twin)
     folder = known.folder / "packed"

@@ -41,13 +41,10 @@ DESIGN = "our design, section 5"
 TOP_DOWN = {"objective.top_down": True}
 
 
-@claim(
-    "hierarchy.pooling",
-    "A coarse cell is the mean of the valid tokens of a true cell of the grid: no straddling of "
-    "rows, and nothing that is not valid is counted.",
-    source="our design, section 5; spec of H-JEPA, defect D17 and behaviour 12",
-    about=is_hierarchy,
-)
+@claim("hierarchy.pooling", "A coarse cell is the mean of the valid tokens of a true cell of the "
+       "grid: no straddling of rows, and nothing that is not valid is counted.",
+       source="our design, section 5; spec of H-JEPA, defect D17 and behaviour 12",
+       about=is_hierarchy)  # fmt: skip
 def pooling(twin: Twin) -> Evidence:
     """What enters each level's projection against the mean, by hand."""
     objective, x = live(twin), values(twin)
@@ -96,12 +93,10 @@ def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:
     return total / torch.tensor(count, dtype=torch.float64).clamp(min=1).unsqueeze(-1)
 
 
-@claim(
-    "hierarchy.level",
-    "A level is z = f(merge(z below)): its tokens are those of projection, positions, blocks and "
-    "norm written out plainly, on the cells that are valid.",
-    source=DESIGN, about=lambda twin: is_hierarchy(twin) and plain_ijepa.knows(twin.config),
-)  # fmt: skip
+@claim("hierarchy.level", "A level is z = f(merge(z below)): its tokens are those of projection, "
+       "positions, blocks and norm written out plainly, on the cells that are valid.",
+       source=DESIGN,
+       about=lambda twin: is_hierarchy(twin) and plain_ijepa.knows(twin.config))  # fmt: skip
 def plain_levels(twin: Twin) -> Evidence:
     """Drop-path and moved coordinates are off; the level below is taken as it was."""
     changes: dict[str, Any] = {"encoder.drop_path": 0.0}
@@ -126,12 +121,9 @@ def plain_levels(twin: Twin) -> Evidence:
     return at_most("largest difference", largest, 1e-4 if rotary else 1e-8)
 
 
-@claim(
-    "hierarchy.seen",
-    "A cell is valid where something of it is in the context, and of an input in full every cell "
-    "is, at every level.",
-    source="spec of H-JEPA, defect D13 and behaviour 12", about=is_hierarchy,
-)  # fmt: skip
+@claim("hierarchy.seen", "A cell is valid where something of it is in the context, and of an "
+       "input in full every cell is, at every level.",
+       source="spec of H-JEPA, defect D13 and behaviour 12", about=is_hierarchy)  # fmt: skip
 def valid_cells(twin: Twin) -> Evidence:
     """The flags of each level, and those that predictors are given, against the patches."""
     objective, forward = one_pass(twin)
@@ -154,11 +146,8 @@ def valid_cells(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "hierarchy.coarse-hides",
-    "A coarse target hides every finer token under it from the context.",
-    source=DESIGN, about=is_hierarchy,
-)  # fmt: skip
+@claim("hierarchy.coarse-hides", "A coarse target hides every finer token under it from the "
+       "context.", source=DESIGN, about=is_hierarchy)  # fmt: skip
 def coarse_hides(twin: Twin) -> Evidence:
     """In masks as they are drawn, at full size too, and in the forward pass."""
     both = [
@@ -190,11 +179,9 @@ def has_fusion(twin: Twin) -> bool:
     return isinstance(jepa, JepaConfig) and jepa.fusion
 
 
-@claim(
-    "hierarchy.fusion",
-    "Fusion adds to each token a projection of the cell above it, and nothing of another cell.",
-    source=DESIGN, about=lambda twin: is_hierarchy(twin) and has_fusion(twin),
-)  # fmt: skip
+@claim("hierarchy.fusion", "Fusion adds to each token a projection of the cell above it, and "
+       "nothing of another cell.",
+       source=DESIGN, about=lambda twin: is_hierarchy(twin) and has_fusion(twin))  # fmt: skip
 def fusion(twin: Twin) -> Evidence:
     """``u_L = z_L``, ``u_l = z_l + W · u_{l+1}`` of the cell above, token by token."""
     objective, forward = one_pass(twin)
@@ -225,11 +212,9 @@ def fusion(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "hierarchy.fusion-trained",
-    "Fusion is trained by the predictions, and no target answers to it.",
-    source=DESIGN, about=lambda twin: has_fusion(twin) and has_teacher(twin),
-)  # fmt: skip
+@claim("hierarchy.fusion-trained", "Fusion is trained by the predictions, and no target answers "
+       "to it.",
+       source=DESIGN, about=lambda twin: has_fusion(twin) and has_teacher(twin))  # fmt: skip
 def fusion_trained(twin: Twin) -> Evidence:
     """It has gradients, and moving it leaves every target as it is."""
     objective, x = live(twin), values(twin)
@@ -261,12 +246,8 @@ def fusion_trained(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "hierarchy.top-down",
-    "With top_down, a query is given the coarser prediction for the cell it lies in, made from the "
-    "context alone.",
-    source=DESIGN, about=is_hierarchy,
-)  # fmt: skip
+@claim("hierarchy.top-down", "With top_down, a query is given the coarser prediction for the cell "
+       "it lies in, made from the context alone.", source=DESIGN, about=is_hierarchy)  # fmt: skip
 def top_down(twin: Twin) -> Evidence:
     """Whose prediction, and of which cell."""
     objective, before = one_pass(twin, TOP_DOWN)
@@ -295,11 +276,8 @@ def top_down(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "hierarchy.levels-apart",
-    "Without top_down, no level's prediction depends on another level's predictor.",
-    source=DESIGN, about=is_hierarchy,
-)  # fmt: skip
+@claim("hierarchy.levels-apart", "Without top_down, no level's prediction depends on another "
+       "level's predictor.", source=DESIGN, about=is_hierarchy)  # fmt: skip
 def levels_apart(twin: Twin) -> Evidence:
     off: dict[str, Any] = {"objective.top_down": False}
     objective, before = one_pass(twin, off)

@@ -30,12 +30,9 @@ def _drawn(objective: Objective, patch_std: float) -> Iterator[tuple[str, Tensor
             yield name, parameter.detach().double(), 0.02
 
 
-@claim(
-    "initial.std",
-    "Weights and tokens, CLS among them, begin at standard deviation 0.02, patch weights at their "
-    "own.",
-    source=f"{SOURCE} (no rescaling by depth); defect 16 of the ECG port: CLS at unit variance",
-)
+@claim("initial.std", "Weights and tokens, CLS among them, begin at standard deviation 0.02, "
+       "patch weights at their own.",
+       source=f"{SOURCE} (no rescaling by depth); ECG port, defect 16: CLS")  # fmt: skip
 def std(twin: Twin) -> Evidence:
     """In standard errors of a normal sample of that size: 6 are no accident in 20,000 tensors."""
     worst, where, shown, least, count = 0.0, "", "", math.inf, 0
@@ -87,10 +84,8 @@ def offsets(twin: Twin) -> Evidence:
     return all_of(at_most("largest difference from 0 or 1", worst, 0.0), tensors=count)
 
 
-@claim(
-    "initial.seeded", "They are a function of the seed alone, each tensor drawn by itself.",
-    source="our design, law 1",
-)  # fmt: skip
+@claim("initial.seeded", "They are a function of the seed alone, each tensor drawn by itself.",
+       source="our design, law 1")  # fmt: skip
 def seeded(twin: Twin) -> Evidence:
     """The same seed gives the same bits, another seed and another tensor give other numbers."""
     patch_std = twin.recipe.encoder.patch_std

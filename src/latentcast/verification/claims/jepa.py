@@ -40,12 +40,10 @@ from latentcast.verification.parity import plain_ijepa
 # Who sees what
 
 
-@claim(
-    "jepa.context-blind",
-    "What stands in the hidden patches reaches neither the context encoder, at any level, nor a "
-    "prediction: not one bit changes.",
-    source="I-JEPA (Assran et al. 2023), section 3; spec of JEPA, behaviour 6", about=is_jepa,
-)  # fmt: skip
+@claim("jepa.context-blind", "What stands in the hidden patches reaches neither the context "
+       "encoder, at any level, nor a prediction: not one bit changes.",
+       source="I-JEPA (Assran et al. 2023), section 3; spec of JEPA, behaviour 6",
+       about=is_jepa)  # fmt: skip
 def context_blind(twin: Twin) -> Evidence:
     """Other content in the hidden patches, then other content in the visible ones."""
     objective, before = one_pass(twin)
@@ -74,12 +72,9 @@ def context_blind(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "jepa.context-dropped",
-    "Hidden patches are dropped before the first block, not zeroed: the context costs its own "
-    "tokens.",
-    source="I-JEPA, section 3; spec of H-JEPA, defect D14", about=is_jepa,
-)  # fmt: skip
+@claim("jepa.context-dropped", "Hidden patches are dropped before the first block, not zeroed: "
+       "the context costs its own tokens.",
+       source="I-JEPA, section 3; spec of H-JEPA, defect D14", about=is_jepa)  # fmt: skip
 def context_dropped(twin: Twin) -> Evidence:
     """Tokens in the student's attention, counted where they enter it."""
     _, forward = one_pass(twin)
@@ -96,12 +91,11 @@ def context_dropped(twin: Twin) -> Evidence:
 # The loss
 
 
-@claim(
-    "jepa.loss",
-    "The loss is smooth-L1 with β = 1 between predictions and layer-normed teacher outputs, its "
-    "mean over all numbers of a level, and the weighted mean of the levels.",
-    source="I-JEPA reference code (src/train.py); spec of JEPA, 1.5", about=layer_normed_teacher,
-)  # fmt: skip
+@claim("jepa.loss", "The loss is smooth-L1 with β = 1 between predictions and layer-normed "
+       "teacher outputs, its mean over all numbers of a level, and the weighted mean of the "
+       "levels.",
+       source="I-JEPA reference code (src/train.py); spec of JEPA, 1.5",
+       about=layer_normed_teacher)  # fmt: skip
 def loss(twin: Twin) -> Evidence:
     """One number at a time in float64."""
     objective, forward = one_pass(twin)
@@ -109,12 +103,10 @@ def loss(twin: Twin) -> Evidence:
     return _against(forward, means, _weights(twin))
 
 
-@claim(
-    "jepa.level-weights",
-    "A level counts in the loss by its weight, and not by how many cells it has.",
-    source="our design, section 5",
-    about=lambda twin: layer_normed_teacher(twin) and is_hierarchy(twin),
-)  # fmt: skip
+@claim("jepa.level-weights", "A level counts in the loss by its weight, and not by how many cells "
+       "it has.",
+       source="our design, section 5",
+       about=lambda twin: layer_normed_teacher(twin) and is_hierarchy(twin))  # fmt: skip
 def level_weights(twin: Twin) -> Evidence:
     """Levels that are to count differently; equal weights have to give another number."""
     grids = len(twin.config.grids)
@@ -157,9 +149,7 @@ def _level_means(
     with torch.no_grad():
         levels = objective.teacher(values(twin) if x is None else x, valid)
     means = []
-    for n, (predicted, cells) in enumerate(
-        zip(forward.predictions, forward.targets, strict=True)
-    ):
+    for n, (predicted, cells) in enumerate(zip(forward.predictions, forward.targets, strict=True)):
         target = normed(levels[n].values).tolist()
         measured = None if valid is None else _valid_cells(twin, valid, n)
         rows = predicted.detach().tolist()
@@ -194,11 +184,10 @@ def _valid_cells(twin: Twin, valid: Tensor, level: int) -> list[list[bool]]:
     return [list(row) for row in cells.tolist()]
 
 
-@claim(
-    "jepa.padding",
-    "Where nothing was measured, nothing of loss or gradient comes from, at any level.",
-    source="spec of H-JEPA, defect D11 and behaviour 11", about=layer_normed_teacher,
-)  # fmt: skip
+@claim("jepa.padding", "Where nothing was measured, nothing of loss or gradient comes from, at "
+       "any level.",
+       source="spec of H-JEPA, defect D11 and behaviour 11",
+       about=layer_normed_teacher)  # fmt: skip
 def padding(twin: Twin) -> Evidence:
     """Whatever stands where nothing was measured, not one bit depends on it; and the loss is the
     mean over the targets that were."""
@@ -229,12 +218,10 @@ def padding(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "jepa.pieces",
-    "Micro-batches, however different in size and in what was measured, join by their weights to "
-    "the loss of the batch in one piece.",
-    source="our design, law 2; spec of JEPA, behaviour 20", about=layer_normed_teacher,
-)  # fmt: skip
+@claim("jepa.pieces", "Micro-batches, however different in size and in what was measured, join by "
+       "their weights to the loss of the batch in one piece.",
+       source="our design, law 2; spec of JEPA, behaviour 20",
+       about=layer_normed_teacher)  # fmt: skip
 def pieces(twin: Twin) -> Evidence:
     """A partly measured batch in one piece, and in two of different size."""
     x, objective = values(twin), live(twin)
@@ -269,11 +256,9 @@ def is_plain(twin: Twin) -> bool:
     return layer_normed_teacher(twin) and plain_ijepa.knows(twin.config)
 
 
-@claim(
-    "jepa.one-level",
-    "With one level, loss and every gradient are those of I-JEPA written out plainly.",
-    source="I-JEPA (Assran et al. 2023); our design, section 5", about=is_plain,
-)  # fmt: skip
+@claim("jepa.one-level", "With one level, loss and every gradient are those of I-JEPA written out "
+       "plainly.",
+       source="I-JEPA (Assran et al. 2023); our design, section 5", about=is_plain)  # fmt: skip
 def one_level(twin: Twin) -> Evidence:
     """For two samples."""
     changes = ONE_LEVEL | {"objective.regularizer": None, "encoder.drop_path": 0.0}
@@ -299,14 +284,13 @@ def one_level(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "jepa.constant-answer",
-    "A constant is no good prediction: with all that is trained at 0, the loss is what targets of "
-    "unit variance cost, so no trainable head is shared by predictions and targets.",
-    source="spec of H-JEPA, defects D9 and D10, behaviour 16", about=layer_normed_teacher,
-)  # fmt: skip
+@claim("jepa.constant-answer", "A constant is no good prediction: with all that is trained at 0, "
+       "the loss is what targets of unit variance cost, so no trainable head is shared by "
+       "predictions and targets.",
+       source="spec of H-JEPA, defects D9 and D10, behaviour 16",
+       about=layer_normed_teacher)  # fmt: skip
 def constant_answer(twin: Twin) -> Evidence:
-    """Were a trainable head shared by both sides, targets would be 0 as well, and this the optimum."""
+    """Were a trainable head shared by both, targets would be 0 as well, and this the optimum."""
     objective = live(twin)
     with torch.no_grad():
         for parameter in objective.trainable().values():
@@ -320,12 +304,9 @@ def constant_answer(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "jepa.surprise",
-    "The error of a patch that is reported is 1 − cos with its prediction from patches outside its "
-    "block, each patch once, and nothing where nothing was measured.",
-    source="our design", about=layer_normed_teacher,
-)  # fmt: skip
+@claim("jepa.surprise", "The error of a patch that is reported is 1 − cos with its prediction "
+       "from patches outside its block, each patch once, and nothing where nothing was measured.",
+       source="our design", about=layer_normed_teacher)  # fmt: skip
 def surprise(twin: Twin) -> Evidence:
     """From what the predictor was given meanwhile and what it gave."""
     objective, x = live(twin), values(twin)

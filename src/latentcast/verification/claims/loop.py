@@ -50,12 +50,9 @@ def _scheduled(twin: Twin) -> list[tuple[LoopRecord, int, Attempt]]:
     return [(run, n, step) for run in runs for n, step in enumerate(run.steps)]
 
 
-@claim(
-    "loop.rate",
-    "The learning rate that moves each parameter at step n is the schedule at n, from the first "
-    "step on: linear warm-up counted from one, then half a cosine to the end.",
-    source=IJEPA,
-)
+@claim("loop.rate", "The learning rate that moves each parameter at step n is the schedule at n, "
+       "from the first step on: linear warm-up counted from one, then half a cosine to the end.",
+       source=IJEPA)  # fmt: skip
 def rate(twin: Twin) -> Evidence:
     steps, run = _scheduled(twin), rehearsed(twin)
     worst = max(
@@ -70,12 +67,8 @@ def rate(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "loop.decay",
-    "The weight decay used at step n is the schedule at n: half a cosine over the run, or constant "
-    "where the recipe says so.",
-    source=IJEPA,
-)
+@claim("loop.decay", "The weight decay used at step n is the schedule at n: half a cosine over "
+       "the run, or constant where the recipe says so.", source=IJEPA)  # fmt: skip
 def decay(twin: Twin) -> Evidence:
     used = [(max(step.decays.values()), decay_of(r.config, n)) for r, n, step in _scheduled(twin)]
     worst = max(abs(measured - expected) for measured, expected in used)
@@ -84,16 +77,15 @@ def decay(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "loop.decay-groups", "Biases, norms, gains and CLS are not decayed; all else is.",
-    source="I-JEPA, helper.py; NEPA, run_nepa.py",
-)  # fmt: skip
+@claim("loop.decay-groups", "Biases, norms, gains and CLS are not decayed; all else is.",
+       source="I-JEPA, helper.py; NEPA, run_nepa.py")  # fmt: skip
 def decay_groups(twin: Twin) -> Evidence:
     run = twin.trained()
     alone, decays = undecayed(run.objective), run.steps[-1].decays
     return all_of(
         none("wrong", [name for name, own in decays.items() if (own == 0) != (name in alone)]),
-        decayed=len(decays.keys() - alone), not_decayed=len(alone & decays.keys()),
+        decayed=len(decays.keys() - alone),
+        not_decayed=len(alone & decays.keys()),
     )
 
 
@@ -108,11 +100,9 @@ def undecayed(objective: Objective) -> set[str]:
     return found
 
 
-@claim(
-    "loop.stays-at-the-end",
-    "Beyond its last step a schedule stays at its end and does not turn back, the momentum's too.",
-    source="specification, executable requirements 17 and 19",
-)
+@claim("loop.stays-at-the-end", "Beyond its last step a schedule stays at its end and does not "
+       "turn back, the momentum's too.",
+       source="specification, executable requirements 17 and 19")  # fmt: skip
 def stays_at_the_end(twin: Twin) -> Evidence:
     config = rehearsed(twin).config
     schedules, end = Schedules.of(config), config.train.steps
@@ -135,11 +125,8 @@ def stays_at_the_end(twin: Twin) -> Evidence:
 # The optimizer
 
 
-@claim(
-    "loop.every-parameter-once",
-    "The optimizer has every parameter that is trained, once, and no other.",
-    source=OURS,
-)
+@claim("loop.every-parameter-once", "The optimizer has every parameter that is trained, once, and "
+       "no other.", source=OURS)  # fmt: skip
 def every_parameter_once(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     objective, kind = run.objective, run.config.objective
@@ -158,10 +145,8 @@ def every_parameter_once(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "loop.adamw", "An update is AdamW's, decay decoupled, with the recipe's betas.",
-    source="Loshchilov & Hutter 2019, algorithm 2",
-)  # fmt: skip
+@claim("loop.adamw", "An update is AdamW's, decay decoupled, with the recipe's betas.",
+       source="Loshchilov & Hutter 2019, algorithm 2")  # fmt: skip
 def adamw(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     (first, second), eps = run.config.optimizer.betas, run.config.optimizer.eps
@@ -186,12 +171,9 @@ def adamw(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "loop.clipping",
-    "The gradient of the mean loss is scaled down to the limit by its global norm, before the "
-    "optimizer sees it, and the norm that is logged is the one before.",
-    source=OURS,
-)
+@claim("loop.clipping", "The gradient of the mean loss is scaled down to the limit by its global "
+       "norm, before the optimizer sees it, and the norm that is logged is the one before.",
+       source=OURS)  # fmt: skip
 def clipping(twin: Twin) -> Evidence:
     run = short_run(twin, "clipped", {"optimizer.clip_grad_norm": LIMIT}, 1)
     attempt = run.attempts[0]
@@ -239,12 +221,9 @@ def _gradients(objective: Objective) -> Weights:
     return {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
 
 
-@claim(
-    "loop.gradient",
-    "The gradient of a step is that of the mean loss of its whole batch, however it was cut: "
-    "neither a sum, nor divided twice; and that loss is the one that is logged.",
-    source=OURS,
-)
+@claim("loop.gradient", "The gradient of a step is that of the mean loss of its whole batch, "
+       "however it was cut: neither a sum, nor divided twice; and that loss is the one that is "
+       "logged.", source=OURS)  # fmt: skip
 def gradient(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     worst = gap = 0.0
@@ -260,12 +239,9 @@ def gradient(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "loop.pieces",
-    "Pieces of unequal length, with unequal numbers of measured patches, give the gradient of the "
-    "batch in one piece.",
-    source="specification, executable requirement 20", about=accumulates,
-)  # fmt: skip
+@claim("loop.pieces", "Pieces of unequal length, with unequal numbers of measured patches, give "
+       "the gradient of the batch in one piece.",
+       source="specification, executable requirement 20", about=accumulates)  # fmt: skip
 def pieces(twin: Twin) -> Evidence:
     """In float64; half of the first sample and a third of the last were not measured."""
     batch, inputs = twin.batch(), twin.inputs()
@@ -297,12 +273,8 @@ def pieces(twin: Twin) -> Evidence:
 # Order
 
 
-@claim(
-    "loop.order",
-    "A step is k times forward and backward, then one optimizer step, then one average of the "
-    "weights.",
-    source="specification, executable requirement 18",
-)
+@claim("loop.order", "A step is k times forward and backward, then one optimizer step, then one "
+       "average of the weights.", source="specification, executable requirement 18")  # fmt: skip
 def order(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     step = ["forward", "backward"] * run.config.train.micro_batches + ["optimizer"]
@@ -314,21 +286,16 @@ def order(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "loop.zeroed", "Each attempt begins without gradients, after a refused one too.", source=OURS
-)
+@claim("loop.zeroed", "Each attempt begins without gradients, after a refused one too.",
+       source=OURS)  # fmt: skip
 def zeroed(twin: Twin) -> Evidence:
     attempts = rehearsed(twin).attempts
     stale = sum(attempt.stale for attempt in attempts)
     return all_of(equal("begun with old gradients", stale, 0), attempts=len(attempts))
 
 
-@claim(
-    "loop.refused",
-    "A batch whose gradient is not finite moves no weight, no moment and no schedule, and is "
-    "counted.",
-    source=OURS,
-)
+@claim("loop.refused", "A batch whose gradient is not finite moves no weight, no moment and no "
+       "schedule, and is counted.", source=OURS)  # fmt: skip
 def refused(twin: Twin) -> Evidence:
     # First a run that ends there: where weights become NaN, the whole run has no end.
     config = revealing(twin)
@@ -355,12 +322,9 @@ def refused(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "loop.attempts",
-    "Samples and draws of attempt n are those of n, in pieces as equal as can be, none lost where "
-    "the batch does not divide; a refused batch is not met again.",
-    source="our design, law 1: the state is the step; specification, executable requirement 20",
-)
+@claim("loop.attempts", "Samples and draws of attempt n are those of n, in pieces as equal as can "
+       "be, none lost where the batch does not divide; a refused batch is not met again.",
+       source="our design, law 1; specification, executable requirement 20")  # fmt: skip
 def attempts(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     batch = run.config.train.batch_size

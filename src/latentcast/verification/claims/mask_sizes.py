@@ -23,12 +23,10 @@ from latentcast.verification.observe.jepa import Grid, covered, marked
 from latentcast.verification.observe.twin import Twin
 
 
-@claim(
-    "masks.sizes",
-    "Blocks are rectangles of their grid, of the configured number, share and aspect; stretches "
-    "have their share and their least length.",
-    source="I-JEPA, section 3 and appendix; spec of JEPA, behaviour 4", about=draws_own,
-)  # fmt: skip
+@claim("masks.sizes", "Blocks are rectangles of their grid, of the configured number, share and "
+       "aspect; stretches have their share and their least length.",
+       source="I-JEPA, section 3 and appendix; spec of JEPA, behaviour 4",
+       about=draws_own)  # fmt: skip
 def sizes(twin: Twin) -> Evidence:
     """Up to whole cells."""
     problems: Counter[str] = Counter()
@@ -115,11 +113,8 @@ def sizes_are_drawn(twin: Twin) -> bool:
     return own.shapes >= 8 and high - low >= 0.1
 
 
-@claim(
-    "masks.sizes-vary",
-    "Sizes of blocks and contexts are drawn from their ranges anew at each step.",
-    source="I-JEPA, section 3; spec of I-JEPA, M2", about=sizes_are_drawn,
-)  # fmt: skip
+@claim("masks.sizes-vary", "Sizes of blocks and contexts are drawn from their ranges anew at each "
+       "step.", source="I-JEPA, section 3; spec of I-JEPA, M2", about=sizes_are_drawn)  # fmt: skip
 def sizes_vary(twin: Twin) -> Evidence:
     """Combinations of block and context size among the steps; of a run there are several."""
     parts = []
@@ -140,10 +135,9 @@ def draws_rectangles(twin: Twin) -> bool:
     return len(twin.recipe.grids[0]) == 2 and all(low < high for low, high in ranges)
 
 
-@claim(
-    "masks.scale-aspect", "The scale of a block and its aspect are drawn independently.",
-    source="spec of I-JEPA, 1.1 (there one number decides both)", about=draws_rectangles,
-)  # fmt: skip
+@claim("masks.scale-aspect", "The scale of a block and its aspect are drawn independently.",
+       source="spec of I-JEPA, 1.1 (there one number decides both)",
+       about=draws_rectangles)  # fmt: skip
 def scale_and_aspect(twin: Twin) -> Evidence:
     """The blocks of 24 seeds: their area against their height over width.
 

@@ -72,10 +72,9 @@ def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
     return int((context & covered(masks.targets, grids)).sum())
 
 
-@claim(
-    "masks.disjoint", "Context and targets are disjoint always, at every level.",
-    source="our design, section 5; spec of I-JEPA, M4, behaviour 2", about=draws_own,
-)  # fmt: skip
+@claim("masks.disjoint", "Context and targets are disjoint always, at every level.",
+       source="our design, section 5; spec of I-JEPA, M4, behaviour 2",
+       about=draws_own)  # fmt: skip
 def disjoint(twin: Twin) -> Evidence:
     """Drawn, and met in the forward pass."""
     overlaps = samples = 0
@@ -90,11 +89,9 @@ def disjoint(twin: Twin) -> Evidence:
     return all_of(equal("patches in both", overlaps, 0), samples=samples)
 
 
-@claim(
-    "masks.holes",
-    "Context and targets are disjoint at every level, too, where patches were not measured.",
-    source="our design, section 5; spec of I-JEPA, M4", about=draws_own,
-)  # fmt: skip
+@claim("masks.holes", "Context and targets are disjoint at every level, too, where patches were "
+       "not measured.",
+       source="our design, section 5; spec of I-JEPA, M4", about=draws_own)  # fmt: skip
 def holes(twin: Twin) -> Evidence:
     """A fifth is missing in one piece, or half of them anywhere."""
     overlaps: dict[str, int] = {}
@@ -113,11 +110,8 @@ def holes(twin: Twin) -> Evidence:
     return all_of(*(equal(name, count, 0) for name, count in overlaps.items()))
 
 
-@claim(
-    "masks.measured-first",
-    "A context is of measured patches as long as enough of them are free.",
-    source="our design, section 5", about=draws_own,
-)  # fmt: skip
+@claim("masks.measured-first", "A context is of measured patches as long as enough of them are "
+       "free.", source="our design, section 5", about=draws_own)  # fmt: skip
 def measured_first(twin: Twin) -> Evidence:
     """Where the second half was not measured: patches of contexts that were not, and how many of
     them there have to be, because too few others are free."""
@@ -149,12 +143,9 @@ def measured_first(twin: Twin) -> Evidence:
     return all_of(*parts, equal("samples of a forward pass with another context", differing, 0))
 
 
-@claim(
-    "masks.everywhere",
-    "Every patch, those of the last row and column too, is context and target at least a quarter "
-    "as often as the average one, and none is context twice as often.",
-    source="spec of I-JEPA, M1, behaviour 3", about=draws_own,
-)  # fmt: skip
+@claim("masks.everywhere", "Every patch, those of the last row and column too, is context and "
+       "target at least a quarter as often as the average one, and none is context twice as often.",
+       source="spec of I-JEPA, M1, behaviour 3", about=draws_own)  # fmt: skip
 def everywhere(twin: Twin) -> Evidence:
     """How often each place is context, and target at each level, over the mean of all places."""
     parts = []
@@ -175,12 +166,9 @@ def everywhere(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "masks.no-side",
-    "No side is preferred: contexts and targets lie at the first cells of an axis as often as at "
-    "the last.",
-    source="spec of I-JEPA, M1, behaviour 3", about=draws_own,
-)  # fmt: skip
+@claim("masks.no-side", "No side is preferred: contexts and targets lie at the first cells of an "
+       "axis as often as at the last.",
+       source="spec of I-JEPA, M1, behaviour 3", about=draws_own)  # fmt: skip
 def no_side(twin: Twin) -> Evidence:
     """How much oftener the first slice of each axis is taken than the last, in standard errors.
 
@@ -206,12 +194,9 @@ def no_side(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "masks.unbiased",
-    "Contexts are cut to one length without regard to the place: the first third of each axis is "
-    "seen as often as the last.",
-    source="spec of I-JEPA, M3, behaviour 3", about=draws_own,
-)  # fmt: skip
+@claim("masks.unbiased", "Contexts are cut to one length without regard to the place: the first "
+       "third of each axis is seen as often as the last.",
+       source="spec of I-JEPA, M3, behaviour 3", about=draws_own)  # fmt: skip
 def unbiased(twin: Twin) -> Evidence:
     """How often a free patch is context: the first third of each axis against the last.
 
@@ -269,12 +254,9 @@ def _differing(one: Masks, other: Masks) -> int:
     return int(changed.sum())
 
 
-@claim(
-    "masks.micro-batches",
-    "Masks are a function of seed, step and sample: the same in whichever micro-batch, and when "
-    "drawn again.",
-    source="our design, law 1", about=draws_own,
-)  # fmt: skip
+@claim("masks.micro-batches", "Masks are a function of seed, step and sample: the same in "
+       "whichever micro-batch, and when drawn again.",
+       source="our design, law 1", about=draws_own)  # fmt: skip
 def micro_batches(twin: Twin) -> Evidence:
     """The batch in one piece, in two, and again after other draws."""
     objective = live(twin, moved=False)
@@ -290,10 +272,8 @@ def micro_batches(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "masks.steps-differ", "Each step, and each seed, has masks of its own.",
-    source="I-JEPA, section 3; our design, law 1", about=draws_own,
-)  # fmt: skip
+@claim("masks.steps-differ", "Each step, and each seed, has masks of its own.",
+       source="I-JEPA, section 3; our design, law 1", about=draws_own)  # fmt: skip
 def steps_differ(twin: Twin) -> Evidence:
     """The same samples at four steps and under another seed; one stretch may well fall as it did
     before, so half of the samples have to change."""
@@ -308,10 +288,8 @@ def steps_differ(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "masks.samples-differ", "The samples of a batch have masks of their own.",
-    source="I-JEPA, section 3; our design, law 1", about=draws_own,
-)  # fmt: skip
+@claim("masks.samples-differ", "The samples of a batch have masks of their own.",
+       source="I-JEPA, section 3; our design, law 1", about=draws_own)  # fmt: skip
 def samples_differ(twin: Twin) -> Evidence:
     """Different contexts among the samples of a step, over four steps; two may well be alike."""
     objective, contexts, samples = live(twin, moved=False), 0, 0

@@ -44,12 +44,8 @@ Views = dict[str, tuple[Tensor, Tensor | None, str]]
 # What is looked at
 
 
-@claim(
-    "collapse.views",
-    "The monitors are shown the targets, contexts and predictions themselves, which of them are "
-    "valid, and what made them.",
-    source=OURS,
-)
+@claim("collapse.views", "The monitors are shown the targets, contexts and predictions "
+       "themselves, which of them are valid, and what made them.", source=OURS)  # fmt: skip
 def views(twin: Twin) -> Evidence:
     """Beside what hooks saw on the way."""
     inputs = Inputs(values(twin))
@@ -112,12 +108,8 @@ def _expected(twin: Twin, inputs: Inputs, valid: Tensor | None) -> tuple[Views, 
 # What is counted
 
 
-@claim(
-    "collapse.statistics",
-    "Rank, spread and what differs between samples are those of the valid tokens, by their "
-    "definitions.",
-    source=RANKME,
-)
+@claim("collapse.statistics", "Rank, spread and what differs between samples are those of the "
+       "valid tokens, by their definitions.", source=RANKME)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
     """Of tokens with a known spread, half of them not valid and far out."""
     generator = np.random.Generator(np.random.PCG64(twin.seed))
@@ -154,12 +146,8 @@ def statistics(twin: Twin) -> Evidence:
 # Who is named
 
 
-@claim(
-    "collapse.named",
-    "An encoder or a predictor whose output is a constant is an alarm that names it; an untrained "
-    "network is none.",
-    source=OURS,
-)
+@claim("collapse.named", "An encoder or a predictor whose output is a constant is an alarm that "
+       "names it; an untrained network is none.", source=OURS)  # fmt: skip
 def named(twin: Twin) -> Evidence:
     """The live network, alive; with a constant encoder; with a constant predictor."""
     alive = _alarms(twin, lambda objective: None)
@@ -171,7 +159,8 @@ def named(twin: Twin) -> Evidence:
         equal("a constant encoder's collapse is of the",
               str(encoder.get(_finest(twin, "target") + "-rank-collapse")), "encoder"),
         equal("a constant predictor's is of the", str(blamed), "predictor"),
-        none("then blamed on the encoder", [n for n, part in predictor.items() if part == "encoder"]),
+        none("then blamed on the encoder",
+             [name for name, part in predictor.items() if part == "encoder"]),
     )  # fmt: skip
 
 
@@ -217,9 +206,8 @@ def _dead_predictor(objective: Objective) -> None:
 # What is written
 
 
-@claim(
-    "collapse.recorded", "The alarms stand in the row of the step, and are printed.", source=OURS
-)
+@claim("collapse.recorded", "The alarms stand in the row of the step, and are printed.",
+       source=OURS)  # fmt: skip
 def recorded(twin: Twin) -> Evidence:
     """The first row of a run whose encoder is constant, and what was printed beside it."""
     short = {"train.steps": 1, "train.log_every": 1, "optimizer.warmup_steps": 0,

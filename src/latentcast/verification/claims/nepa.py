@@ -56,10 +56,8 @@ def cls_prepended(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "nepa.cls-trained", "CLS is trained, by predicting the first patch, and not decayed.",
-    source=LOSS, about=is_nepa,
-)  # fmt: skip
+@claim("nepa.cls-trained", "CLS is trained, by predicting the first patch, and not decayed.",
+       source=LOSS, about=is_nepa)  # fmt: skip
 def cls_trained(twin: Twin) -> Evidence:
     """So it has a gradient; it is in the optimizer, undecayed."""
     objective = twin.objective()
@@ -78,10 +76,8 @@ def cls_trained(twin: Twin) -> Evidence:
 # The loss
 
 
-@claim(
-    "nepa.loss", "The loss is −mean cos(h_t, z_t+1), z the embedding before the transformer.",
-    source=LOSS, about=is_nepa,
-)  # fmt: skip
+@claim("nepa.loss", "The loss is −mean cos(h_t, z_t+1), z the embedding before the transformer.",
+       source=LOSS, about=is_nepa)  # fmt: skip
 def loss(twin: Twin) -> Evidence:
     forward = one_pass(twin)
     expected, terms = naive_loss(forward.h, forward.z, 1)
@@ -125,10 +121,8 @@ def _gradient(x: Tensor) -> Tensor:
     return torch.zeros_like(x) if x.grad is None else x.grad.detach()
 
 
-@claim(
-    "nepa.copy-last", "The baseline logged beside the loss copies the patch before.",
-    source="our design", about=is_nepa,
-)  # fmt: skip
+@claim("nepa.copy-last", "The baseline logged beside the loss copies the patch before.",
+       source="our design", about=is_nepa)  # fmt: skip
 def copy_last(twin: Twin) -> Evidence:
     padded, valid = with_padding(twin)
     parts = []
@@ -143,12 +137,8 @@ def copy_last(twin: Twin) -> Evidence:
     return all_of(*parts, measured=measured, expected=expected)
 
 
-@claim(
-    "nepa.surprise",
-    "The error of a patch that is reported is 1 − cos with its prediction, and nothing where "
-    "nothing was measured.",
-    source="our design", about=is_nepa,
-)  # fmt: skip
+@claim("nepa.surprise", "The error of a patch that is reported is 1 − cos with its prediction, "
+       "and nothing where nothing was measured.", source="our design", about=is_nepa)  # fmt: skip
 def surprise(twin: Twin) -> Evidence:
     """As a report paints it."""
     inputs, valid = with_padding(twin)
@@ -169,10 +159,8 @@ def surprise(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "nepa.padding", "What was not measured contributes nothing to loss, weight and gradient.",
-    source="our design; defect 14 of the ECG port", about=is_nepa,
-)  # fmt: skip
+@claim("nepa.padding", "What was not measured contributes nothing to loss, weight and gradient.",
+       source="our design; defect 14 of the ECG port", about=is_nepa)  # fmt: skip
 def padding(twin: Twin) -> Evidence:
     inputs, valid = with_padding(twin)
     forward = one_pass(twin, inputs)
@@ -197,10 +185,9 @@ def padding(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "nepa.scale-free", "The length of a target does not matter.",
-    source="NEPA reference code, epsilon 1e-12; defect 17 of the ECG port", about=is_nepa,
-)  # fmt: skip
+@claim("nepa.scale-free", "The length of a target does not matter.",
+       source="NEPA reference code, epsilon 1e-12; defect 17 of the ECG port",
+       about=is_nepa)  # fmt: skip
 def scale_free(twin: Twin) -> Evidence:
     """The last patch is a target and nothing else: its length must not matter, short or long."""
     inputs, losses = real(twin), []
@@ -237,10 +224,8 @@ def target_gradient(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "nepa.finite-differences", "The gradient is that of the loss whose target is held fixed.",
-    source=LOSS, about=is_nepa,
-)  # fmt: skip
+@claim("nepa.finite-differences", "The gradient is that of the loss whose target is held fixed.",
+       source=LOSS, about=is_nepa)  # fmt: skip
 def finite_differences(twin: Twin) -> Evidence:
     """In random directions of the weights."""
     inputs = real(twin)
@@ -284,10 +269,8 @@ def _mean_cosine(a: Tensor, b: Tensor) -> float:
     return float(product.double().mean())
 
 
-@claim(
-    "nepa.causal", "No output changes by a bit when a later patch changes.",
-    source=LOSS, about=is_nepa,
-)  # fmt: skip
+@claim("nepa.causal", "No output changes by a bit when a later patch changes.",
+       source=LOSS, about=is_nepa)  # fmt: skip
 @torch.no_grad()
 def causal(twin: Twin) -> Evidence:
     """Sample t has patch t changed: no output before that patch's token may change a bit."""
@@ -319,11 +302,8 @@ def causal(twin: Twin) -> Evidence:
 # What is trained
 
 
-@claim(
-    "nepa.patch-embedding",
-    "A fixed patch embedding stays as it was drawn, a trained one is trained.",
-    source="our design, docs/nepa-on-ecg.md", about=is_nepa,
-)  # fmt: skip
+@claim("nepa.patch-embedding", "A fixed patch embedding stays as it was drawn, a trained one is "
+       "trained.", source="our design, docs/nepa-on-ecg.md", about=is_nepa)  # fmt: skip
 def patch_embedding(twin: Twin) -> Evidence:
     """Three updates by the optimizer itself, with the patch embedding trained and with it fixed."""
     evidence = []
@@ -352,11 +332,9 @@ def _three_updates(twin: Twin, objective: Nepa) -> dict[str, float]:
     return {name: float((after[name] - before[name]).abs().max()) for name in names}
 
 
-@claim(
-    "nepa.teacher-apart", "The average of the weights takes no part in the loss.",
-    source="NEPA reference code",
-    about=lambda twin: is_nepa(twin) and twin.config.ema is not None,
-)  # fmt: skip
+@claim("nepa.teacher-apart", "The average of the weights takes no part in the loss.",
+       source="NEPA reference code",
+       about=lambda twin: is_nepa(twin) and twin.config.ema is not None)  # fmt: skip
 def teacher_apart(twin: Twin) -> Evidence:
     inputs, losses = real(twin), []
     objective = stirred_nepa(twin)

@@ -59,12 +59,8 @@ def _training(twin: Twin) -> list[int]:
     return [row for row, fold in enumerate(twin.store.folds.tolist()) if fold in folds]
 
 
-@claim(
-    "order.once-per-epoch",
-    "Each sample of the training split is read once an epoch, and no other; an epoch ends inside a "
-    "batch and nothing is dropped.",
-    source=OURS,
-)
+@claim("order.once-per-epoch", "Each sample of the training split is read once an epoch, and no "
+       "other; an epoch ends inside a batch and nothing is dropped.", source=OURS)  # fmt: skip
 def once_per_epoch(twin: Twin) -> Evidence:
     rows, epochs = _training(twin), _epochs(twin)
     wrong = [n for n, epoch in enumerate(epochs) if sorted(epoch.tolist()) != rows]
@@ -76,9 +72,8 @@ def once_per_epoch(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "order.another-each-epoch", "The order is shuffled, and another one each epoch.", source=OURS
-)
+@claim("order.another-each-epoch", "The order is shuffled, and another one each epoch.",
+       source=OURS)  # fmt: skip
 def another_each_epoch(twin: Twin) -> Evidence:
     epochs = _epochs(twin)
     alike = max(float((epochs[a] == epochs[b]).mean()) for a in range(EPOCHS) for b in range(a))
@@ -90,12 +85,8 @@ def another_each_epoch(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "order.by-seed",
-    "What attempt n reads is a function of the seed and n: of no global generator, and not of what "
-    "was read before.",
-    source=OURS,
-)
+@claim("order.by-seed", "What attempt n reads is a function of the seed and n: of no global "
+       "generator, and not of what was read before.", source=OURS)  # fmt: skip
 def by_seed(twin: Twin) -> Evidence:
     """Read in one go and from the middle, after others drew from every global generator."""
     stream = _loader(twin, _config(twin)).stream(0)
@@ -115,10 +106,8 @@ def _same(one: Batch, other: Batch) -> bool:
     return torch.equal(one.samples, other.samples) and torch.equal(one.ids, other.ids)
 
 
-@claim(
-    "order.by-readers", "Reader processes read the batches that this process would.",
-    source="our design, law 1: the state is the step",
-)  # fmt: skip
+@claim("order.by-readers", "Reader processes read the batches that this process would.",
+       source="our design, law 1: the state is the step")  # fmt: skip
 def by_readers(twin: Twin) -> Evidence:
     """Three batches that a process read, beside those of this one."""
     alone = _loader(twin, _config(twin))

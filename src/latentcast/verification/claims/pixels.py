@@ -47,10 +47,8 @@ def _config(twin: Twin) -> Config:
 # Stored and read
 
 
-@claim(
-    "image.exact", "Pixels are kept as they are, from the file to the batch.",
-    source=OURS, about=is_image,
-)  # fmt: skip
+@claim("image.exact", "Pixels are kept as they are, from the file to the batch.",
+       source=OURS, about=is_image)  # fmt: skip
 def exact(twin: Twin) -> Evidence:
     known, parts = pictures(twin), list[Evidence]()
     for split, images in known.images.items():
@@ -70,10 +68,8 @@ def _same_pixels(name: str, taken: Pixels, written: Pixels) -> Evidence:
     return equal(f"{name}: values that differ", int((taken != written).sum()), 0)
 
 
-@claim(
-    "image.files", "An image file comes out as its pixels, red first.",
-    source=OURS, about=lambda twin: is_image(twin) and find_spec("PIL") is not None,
-)  # fmt: skip
+@claim("image.files", "An image file comes out as its pixels, red first.",
+       source=OURS, about=lambda twin: is_image(twin) and find_spec("PIL") is not None)  # fmt: skip
 def files(twin: Twin) -> Evidence:
     known = pictures(twin)
     written, taken = known.images["train"][:6], known.files.take(range(6))
@@ -84,10 +80,8 @@ def files(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "image.splits", "Splits and labels are those of the source; none is left out.",
-    source=OURS, about=is_image,
-)  # fmt: skip
+@claim("image.splits", "Splits and labels are those of the source; none is left out.",
+       source=OURS, about=is_image)  # fmt: skip
 def splits(twin: Twin) -> Evidence:
     known, parts, every = pictures(twin), list[Evidence](), list[int]()
     for own, split in (("train", "train"), ("val", "validation"), ("test", "test")):
@@ -102,10 +96,8 @@ def splits(twin: Twin) -> Evidence:
     return all_of(*parts, true("none left out", sorted(every) == list(range(len(known.store)))))
 
 
-@claim(
-    "image.copies", "A test image that was pretrained on is found.",
-    source="specification, defect 15", about=is_image,
-)  # fmt: skip
+@claim("image.copies", "A test image that was pretrained on is found.",
+       source="specification, defect 15", about=is_image)  # fmt: skip
 def copies(twin: Twin) -> Evidence:
     known = pictures(twin)
     found = duplicates.check(known.leaking, known.store)
@@ -127,11 +119,8 @@ def _naive(images: Pixels) -> tuple[Floats, Floats]:
     return mean, np.sqrt(spread)
 
 
-@claim(
-    "image.statistics",
-    "Mean and deviation are those of all pixels of the training split, and of no others.",
-    source="specification, defect 12", about=is_image,
-)  # fmt: skip
+@claim("image.statistics", "Mean and deviation are those of all pixels of the training split, and "
+       "of no others.", source="specification, defect 12", about=is_image)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
     known, used = pictures(twin), _input(twin).normalisation
     assert used is not None
@@ -145,12 +134,9 @@ def statistics(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "image.whole",
-    "In evaluation an encoder sees the whole image, upright, as (pixel / 255 − mean) / std per "
-    "channel.",
-    source="I-JEPA: no augmentation in evaluation", about=is_image,
-)  # fmt: skip
+@claim("image.whole", "In evaluation an encoder sees the whole image, upright, as (pixel / 255 − "
+       "mean) / std per channel.",
+       source="I-JEPA: no augmentation in evaluation", about=is_image)  # fmt: skip
 def whole(twin: Twin) -> Evidence:
     """Twice, and whatever is drawn elsewhere."""
     images = pictures(twin).images["test"]
@@ -219,12 +205,9 @@ def _is_cropped(twin: Twin) -> bool:
     return isinstance(shape, ImageInput) and shape.crop_scale is not None and shape.channels == 3
 
 
-@claim(
-    "image.crop",
-    "Crops lie inside the image, with the shares of its area and the aspects that the "
-    "configuration gives.",
-    source="I-JEPA: random-resized crops of 0.3 to 1", about=_is_cropped,
-)  # fmt: skip
+@claim("image.crop", "Crops lie inside the image, with the shares of its area and the aspects "
+       "that the configuration gives.",
+       source="I-JEPA: random-resized crops of 0.3 to 1", about=_is_cropped)  # fmt: skip
 def crop(twin: Twin) -> Evidence:
     shape, known = _input(twin), pictures(twin)
     assert shape.crop_scale is not None
@@ -242,17 +225,18 @@ def crop(twin: Twin) -> Evidence:
         above("share beside the middle of its range",
               float(min((low + high) / 2 - share.min(), share.max() - (low + high) / 2)), 0.0),
     ]  # fmt: skip
-    for name, place, room in (("top", top, known.height - tall), ("left", left, known.width - wide)):
+    for name, place, room in (
+        ("top", top, known.height - tall),
+        ("left", left, known.width - wide),
+    ):
         where = (place / room)[room > 1]
         parts.append(at_most(f"least {name}, of the room", float(where.min()), 0.3))
         parts.append(above(f"largest {name}, of the room", float(where.max()), 0.7))
     return all_of(*parts)
 
 
-@claim(
-    "image.bilinear", "A crop is what bilinear sampling of its box gives.",
-    source=OURS, about=_is_cropped,
-)  # fmt: skip
+@claim("image.bilinear", "A crop is what bilinear sampling of its box gives.",
+       source=OURS, about=_is_cropped)  # fmt: skip
 def bilinear(twin: Twin) -> Evidence:
     """Pixel by pixel from the box that was drawn; ramps tell it, too."""
     known, shape, ids = pictures(twin), _input(twin), range(6)
@@ -296,9 +280,7 @@ def _flips(twin: Twin) -> bool:
     return isinstance(shape, ImageInput) and shape.flip and shape.channels == 3
 
 
-@claim(
-    "image.flip", "Half of the images are mirrored, each by itself.", source=OURS, about=_flips
-)
+@claim("image.flip", "Half of the images are mirrored, each by itself.", source=OURS, about=_flips)
 def flip(twin: Twin) -> Evidence:
     """And half of them as the one before; and none from top to bottom."""
     seen = _augmented(twin, _ramps(twin, TOSSES), _draw(twin, range(TOSSES)))
@@ -313,12 +295,13 @@ def flip(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "image.as-asked",
-    "Nothing is mirrored, and nothing cropped, where the configuration does not say so.",
-    source="I-JEPA: no flip",
-    about=lambda twin: isinstance(twin.config.input, ImageInput) and not twin.config.input.flip,
-)
+def _upright(twin: Twin) -> bool:
+    shape = twin.config.input
+    return isinstance(shape, ImageInput) and not shape.flip
+
+
+@claim("image.as-asked", "Nothing is mirrored, and nothing cropped, where the configuration does "
+       "not say so.", source="I-JEPA: no flip", about=_upright)  # fmt: skip
 def as_asked(twin: Twin) -> Evidence:
     if _input(twin).crop_scale is not None:
         return at_most("share mirrored", float(_many(twin)[:, 4].mean()), 0.0)
@@ -333,10 +316,8 @@ def _augments(twin: Twin) -> bool:
     return isinstance(shape, ImageInput) and (shape.crop_scale is not None or shape.flip)
 
 
-@claim(
-    "image.by-draw", "Crop and flip are a function of seed, step and sample.",
-    source="our design, law 1: the state is the step", about=_augments,
-)  # fmt: skip
+@claim("image.by-draw", "Crop and flip are a function of seed, step and sample.",
+       source="our design, law 1: the state is the step", about=_augments)  # fmt: skip
 def by_draw(twin: Twin) -> Evidence:
     """The same draw for each image alone, and others."""
     images = pictures(twin).images["train"][:12]

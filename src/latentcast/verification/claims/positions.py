@@ -29,12 +29,9 @@ from latentcast.verification.observe.twin import Twin
 NEPA = "NEPA reference code, rotary positions"
 
 
-@claim(
-    "rope.angles",
-    "Queries and keys of every block are turned, and not stretched, by 2π · coordinate · θ^(-k/K) "
-    "in each pair; rows turn the first half of the pairs, columns the second.",
-    source=f"{NEPA}; Su et al. 2021", about=is_rotary,
-)  # fmt: skip
+@claim("rope.angles", "Queries and keys of every block are turned, and not stretched, by 2π · "
+       "coordinate · θ^(-k/K) in each pair; rows turn the first half of the pairs, columns the "
+       "second.", source=f"{NEPA}; Su et al. 2021", about=is_rotary)  # fmt: skip
 def angles(twin: Twin) -> Evidence:
     worst, length, many, allowed = 0.0, 0.0, 0, FLOAT32
     other, own = 0.0, math.inf
@@ -70,10 +67,8 @@ def _by_axis(stack: Stack, turns: torch.Tensor) -> tuple[float, float]:
     return max(float(p.abs().max()) for p in still), min(float(p.abs().max()) for p in turned)
 
 
-@claim(
-    "rope.cls-unrotated", "CLS is not rotated: it stands at coordinate 0.",
-    source=NEPA, about=lambda twin: is_normalized(twin) and twin.config.encoder.cls,
-)  # fmt: skip
+@claim("rope.cls-unrotated", "CLS is not rotated: it stands at coordinate 0.",
+       source=NEPA, about=lambda twin: is_normalized(twin) and twin.config.encoder.cls)  # fmt: skip
 def cls_unrotated(twin: Twin) -> Evidence:
     worst = 0.0
     for stack in stacks(live(twin), twin.config.input.size):
@@ -87,10 +82,8 @@ def cls_unrotated(twin: Twin) -> Evidence:
     return at_most("coordinate of CLS", worst, FLOAT32)
 
 
-@claim(
-    "rope.relative", "Logits between patches depend on their offset alone.",
-    source="Su et al. 2021", about=is_rotary,
-)  # fmt: skip
+@claim("rope.relative", "Logits between patches depend on their offset alone.",
+       source="Su et al. 2021", about=is_rotary)  # fmt: skip
 def relative(twin: Twin) -> Evidence:
     spread, varies, allowed = 0.0, math.inf, FLOAT32
     for stack in stacks(live(twin), twin.config.input.size):
@@ -123,10 +116,8 @@ def _by_offset(stack: Stack, call: AttentionCall) -> tuple[float, float]:
     return float((most - least).max() / scale), float((most.amax(1) - most.amin(1)).min() / scale)
 
 
-@claim(
-    "rope.kept-places", "A context's tokens keep the angles of their own places.",
-    source="our design", about=lambda twin: is_rotary(twin) and is_jepa(twin),
-)  # fmt: skip
+@claim("rope.kept-places", "A context's tokens keep the angles of their own places.",
+       source="our design", about=lambda twin: is_rotary(twin) and is_jepa(twin))  # fmt: skip
 def kept_places(twin: Twin) -> Evidence:
     """Tokens that stay after others were dropped."""
     objective = live(twin)

@@ -64,13 +64,10 @@ def _rows(levels: list[Tokens], rows: slice) -> list[Tokens]:
     ]
 
 
-@claim(
-    "predictor.positions",
-    "The predictor knows the place of each context token and of each query: equal content "
-    "elsewhere gives another prediction, the order of the list none.",
-    source="I-JEPA reference code (src/models/vision_transformer.py); spec of H-JEPA, defect D15",
-    about=has_teacher,
-)
+@claim("predictor.positions", "The predictor knows the place of each context token and of each "
+       "query: equal content elsewhere gives another prediction, the order of the list none.",
+       source="I-JEPA reference code, vision_transformer.py; spec of H-JEPA, defect D15",
+       about=has_teacher)  # fmt: skip
 def positions(twin: Twin) -> Evidence:
     """Equal content elsewhere: in the context by moving its places, and in the queries."""
     objective = live(twin)
@@ -104,11 +101,8 @@ def positions(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "predictor.queries-permute",
-    "Queries in another order give the same predictions in that order.",
-    source="spec of JEPA, behaviour 10", about=has_teacher,
-)  # fmt: skip
+@claim("predictor.queries-permute", "Queries in another order give the same predictions in that "
+       "order.", source="spec of JEPA, behaviour 10", about=has_teacher)  # fmt: skip
 def queries_permute(twin: Twin) -> Evidence:
     objective = live(twin)
     forward, targets = _with_other_targets(objective, twin)
@@ -121,11 +115,9 @@ def queries_permute(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "predictor.blocks-alone",
-    "Each target block is predicted on its own: the cells of another block change nothing.",
-    source="spec of JEPA, 1.3 and behaviour 10", about=has_teacher,
-)  # fmt: skip
+@claim("predictor.blocks-alone", "Each target block is predicted on its own: the cells of another "
+       "block change nothing.",
+       source="spec of JEPA, 1.3 and behaviour 10", about=has_teacher)  # fmt: skip
 def blocks_alone(twin: Twin) -> Evidence:
     """The second block is of other cells; the first must not notice."""
     objective = live(twin)
@@ -140,11 +132,8 @@ def blocks_alone(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "predictor.rows",
-    "The prediction of a block of a sample is the one it has alone: rows are in their order.",
-    source="spec of JEPA, 1.3", about=has_teacher,
-)  # fmt: skip
+@claim("predictor.rows", "The prediction of a block of a sample is the one it has alone: rows are "
+       "in their order.", source="spec of JEPA, 1.3", about=has_teacher)  # fmt: skip
 def rows_in_order(twin: Twin) -> Evidence:
     objective = live(twin)
     forward, targets = _with_other_targets(objective, twin)

@@ -47,11 +47,8 @@ def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Ar
     return x.astype(np.float32), classes, places
 
 
-@claim(
-    "probe.chosen-on-validation",
-    "Layer and penalty are those with the best score on the validation split.",
-    source=OURS,
-)
+@claim("probe.chosen-on-validation", "Layer and penalty are those with the best score on the "
+       "validation split.", source=OURS)  # fmt: skip
 def chosen_on_validation(twin: Twin) -> Evidence:
     """On validation layer a is best, on test layer b."""
     layers, classes, (train, validation, test) = _two_layers()

@@ -67,12 +67,9 @@ def _pooled(tokens: Tensor, how: str) -> Tensor:
     return {"mean": mean, "std": spread, "last": own[-1]}[how]
 
 
-@claim(
-    "probe.auroc",
-    "AUROC is the share of pairs in order, ties half; the macro average is over classes that have "
-    "pairs.",
-    source="Mann & Whitney 1947; NEPA-ECG, defect 7: 0.5 made up", about=is_ecg,
-)  # fmt: skip
+@claim("probe.auroc", "AUROC is the share of pairs in order, ties half; the macro average is over "
+       "classes that have pairs.",
+       source="Mann & Whitney 1947; NEPA-ECG, defect 7: 0.5 made up", about=is_ecg)  # fmt: skip
 def auroc(twin: Twin) -> Evidence:
     """Scores with many ties, a class without a positive and one without a negative."""
     rows = np.arange(40)
@@ -131,10 +128,8 @@ def paired(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "probe.patients", "The bootstrap draws patients with all their records.",
-    source="Davison & Hinkley 1997, section 3.8", about=is_ecg,
-)  # fmt: skip
+@claim("probe.patients", "The bootstrap draws patients with all their records.",
+       source="Davison & Hinkley 1997, section 3.8", about=is_ecg)  # fmt: skip
 def patients(twin: Twin) -> Evidence:
     """Records of one patient come and go together, and as many patients are drawn as there are."""
     owners = ["a", "b", "a", "", "c", "b", "a", ""]
@@ -151,10 +146,8 @@ def patients(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "probe.cosine", "kNN goes by the cosine, and votes by exp(cosine / 0.07).",
-    source="Wu et al. 2018; specification, D21", about=is_image,
-)  # fmt: skip
+@claim("probe.cosine", "kNN goes by the cosine, and votes by exp(cosine / 0.07).",
+       source="Wu et al. 2018; specification, D21", about=is_image)  # fmt: skip
 def cosine_votes(twin: Twin) -> Evidence:
     """Vectors of very different lengths, one query at a time in float64."""
     generator = np.random.default_rng(twin.seed)

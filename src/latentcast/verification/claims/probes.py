@@ -50,10 +50,8 @@ SOME = (1e-4, 1e-2, 1e-1)
 # The encoder
 
 
-@claim(
-    "probe.frozen", "A probe changes nothing of the encoder: no weight, mode or flag.",
-    source="specification, executable requirement 27", about=can_be_probed,
-)  # fmt: skip
+@claim("probe.frozen", "A probe changes nothing of the encoder: no weight, mode or flag.",
+       source="specification, executable requirement 27", about=can_be_probed)  # fmt: skip
 def frozen(twin: Twin) -> Evidence:
     """Everything of a loaded encoder before and after a probe."""
     moved, turned = changes_of_state(scored(twin).before, scored(twin).after)
@@ -64,11 +62,9 @@ def frozen(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "probe.eval-mode",
-    "A network in training mode is read in evaluation mode, twice alike, and given back as it was.",
-    source="specification, D21: frozen for good", about=can_be_probed,
-)  # fmt: skip
+@claim("probe.eval-mode", "A network in training mode is read in evaluation mode, twice alike, "
+       "and given back as it was.",
+       source="specification, D21: frozen for good", about=can_be_probed)  # fmt: skip
 def eval_mode(twin: Twin) -> Evidence:
     """BatchNorm and dropout, handed over in training mode."""
     source = Foreign(twin)
@@ -82,11 +78,8 @@ def eval_mode(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "probe.deterministic",
-    "Features are the same bits each time, and do not depend on who else is in the batch.",
-    source=OURS, about=can_be_probed,
-)  # fmt: skip
+@claim("probe.deterministic", "Features are the same bits each time, and do not depend on who "
+       "else is in the batch.", source=OURS, about=can_be_probed)  # fmt: skip
 def deterministic(twin: Twin) -> Evidence:
     """Twice the same bits; alone and in company the same to the rounding of a matrix product."""
     source, rows = encoder(twin), rows_of(twin, "train")[:8]
@@ -97,18 +90,15 @@ def deterministic(twin: Twin) -> Evidence:
         for name in first
     )
     return all_of(
-        none("layers with other bits", [n for n in first if not np.array_equal(first[n], second[n])]),
+        none("layers with other bits",
+             [name for name in first if not np.array_equal(first[name], second[name])]),
         at_most("alone or in a batch", apart, 256 * FLOAT),
         layers=len(first),
     )  # fmt: skip
 
 
-@claim(
-    "probe.windows",
-    "A long record is read through windows of the training length, to its end, and their features "
-    "are averaged.",
-    source=OURS, about=has_twelve_leads,
-)  # fmt: skip
+@claim("probe.windows", "A long record is read through windows of the training length, to its "
+       "end, and their features are averaged.", source=OURS, about=has_twelve_leads)  # fmt: skip
 def windows(twin: Twin) -> Evidence:
     """A record of 1.4 windows, through windows cut here."""
     source: Any = encoder(twin)
@@ -127,11 +117,10 @@ def windows(twin: Twin) -> Evidence:
     return all_of(at_most("largest difference", worst, 256 * FLOAT), windows=len(starts))
 
 
-@claim(
-    "probe.no-cls",
-    "Features of the CLS token, which under a causal mask attends to itself alone, are refused.",
-    source="specification, defect 9: logits identical for any ECG", about=can_be_probed,
-)  # fmt: skip
+@claim("probe.no-cls", "Features of the CLS token, which under a causal mask attends to itself "
+       "alone, are refused.",
+       source="specification, defect 9: logits identical for any ECG",
+       about=can_be_probed)  # fmt: skip
 def no_cls(twin: Twin) -> Evidence:
     source: Any = encoder(twin)
     samples: Any = np.zeros((1, *twin.config.input.size, twin.config.input.channels), np.uint8)
@@ -156,11 +145,10 @@ class _Stop(Exception):
     """The sources are known."""
 
 
-@claim(
-    "probe.floor",
-    "The floor is the same architecture at the initialisation from which the run began.",
-    source="Reality Check 2026: a random encoder beside every score", about=can_be_probed,
-)  # fmt: skip
+@claim("probe.floor", "The floor is the same architecture at the initialisation from which the "
+       "run began.",
+       source="Reality Check 2026: a random encoder beside every score",
+       about=can_be_probed)  # fmt: skip
 def floor(twin: Twin) -> Evidence:
     """What ``probe`` hands to the protocol, caught on its way."""
     run, sources = twin.trained(), list[Any]()
@@ -189,11 +177,8 @@ def floor(twin: Twin) -> Evidence:
 # What is fitted on what
 
 
-@claim(
-    "probe.test-unseen",
-    "Nothing that is fitted or chosen depends on samples or labels of the test split.",
-    source=OURS, about=can_be_probed,
-)  # fmt: skip
+@claim("probe.test-unseen", "Nothing that is fitted or chosen depends on samples or labels of the "
+       "test split.", source=OURS, about=can_be_probed)  # fmt: skip
 def unseen_test(twin: Twin) -> Evidence:
     """Two probes that differ in samples and labels of the test split, and in nothing else."""
     first, other, own = scored(twin), other_test(twin), known_store(twin)
@@ -231,10 +216,8 @@ def _linear(twin: Twin) -> tuple[Any, Array, Array, Array]:
     return twin.once("known head", read)
 
 
-@claim(
-    "probe.standardised-on-train", "Features are standardised by the training rows alone.",
-    source=OURS, about=can_be_probed,
-)  # fmt: skip
+@claim("probe.standardised-on-train", "Features are standardised by the training rows alone.",
+       source=OURS, about=can_be_probed)  # fmt: skip
 def standardised_on_train(twin: Twin) -> Evidence:
     head, x, train, _ = _linear(twin)
     mean = x[train].sum(0) / len(train)
@@ -250,17 +233,15 @@ def standardised_on_train(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "probe.minimum",
-    "The linear head is at the minimum of its objective over the training rows.",
-    source="scikit-learn's LogisticRegression(C)", about=can_be_probed,
-)  # fmt: skip
+@claim("probe.minimum", "The linear head is at the minimum of its objective over the training "
+       "rows.", source="scikit-learn's LogisticRegression(C)", about=can_be_probed)  # fmt: skip
 def minimum(twin: Twin) -> Evidence:
     """The gradient of the stated objective at the weights found, over the training rows, by the
     formula; |w|² / 2 bounds the curvature from below, so it bounds the distance to the minimum."""
     head, x, train, labels = _linear(twin)
     z = (x[train] - x[train].mean(0)) / head.standardise.std  # infinite where nothing varies
     solutions = [("of the probe", head.penalty, head.weights, head.intercepts)]
+    path: Any
     if is_ecg(twin):
         y = labels[train]
         weights, intercepts = probes.logistic_regression(z, y, SOME)
@@ -295,10 +276,8 @@ def _steepness(z: Array, y: Array, c: float, w: Array, b: Array, binary: bool) -
     return float(np.linalg.norm(slope) / np.linalg.norm(w))
 
 
-@claim(
-    "probe.score", "The score in the table is that of the test rows.",
-    source=OURS, about=can_be_probed,
-)  # fmt: skip
+@claim("probe.score", "The score in the table is that of the test rows.",
+       source=OURS, about=can_be_probed)  # fmt: skip
 def table_score(twin: Twin) -> Evidence:
     """From the head, the test rows and what the source has for them."""
     head, x, _, labels = _linear(twin)
@@ -318,9 +297,7 @@ def table_score(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "probe.bank", "kNN looks at the training images and no others.", source=OURS, about=is_image
-)  # fmt: skip
+@claim("probe.bank", "kNN looks at the training images and no others.", source=OURS, about=is_image)
 def bank(twin: Twin) -> Evidence:
     fit = next(one for one in scored(twin).fits if "bank" in one.numbers)
     layer = next(row.layer for row in scored(twin).report.rows if row.head == "kNN")
@@ -337,10 +314,8 @@ def bank(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "probe.leak-refused", "A test recording that was pretrained on is refused a score.",
-    source=OURS, about=has_twelve_leads,
-)  # fmt: skip
+@claim("probe.leak-refused", "A test recording that was pretrained on is refused a score.",
+       source=OURS, about=has_twelve_leads)  # fmt: skip
 def leak_refused(twin: Twin) -> Evidence:
     known, answer = recordings(twin), "a score"
     tested = known.leaking.store

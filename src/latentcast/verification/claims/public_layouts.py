@@ -92,11 +92,8 @@ def _state(network: Any) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
-@claim(
-    "artifact.public-nepa",
-    "Weights go out to the public NEPA names and back without loss.",
-    source="SixAILab/nepa-*", about=is_nepa,
-)  # fmt: skip
+@claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
+       source="SixAILab/nepa-*", about=is_nepa)  # fmt: skip
 def nepa(twin: Twin) -> Evidence:
     encoder = finest(stirred(twin.objective(), twin.seed, wide=False)).eval()
     weights = _state(encoder)
@@ -145,12 +142,9 @@ def _is_ijepa(twin: Twin) -> bool:
     return isinstance(objective, JepaConfig) and not objective.coarser and plain
 
 
-@claim(
-    "artifact.public-ijepa",
-    "Weights go out to the public I-JEPA names, the original's and those of transformers, and back "
-    "without loss.",
-    source="facebookresearch/ijepa; transformers", about=_is_ijepa,
-)  # fmt: skip
+@claim("artifact.public-ijepa", "Weights go out to the public I-JEPA names, the original's and "
+       "those of transformers, and back without loss.",
+       source="facebookresearch/ijepa; transformers", about=_is_ijepa)  # fmt: skip
 def ijepa(twin: Twin) -> Evidence:
     objective = stirred(twin.objective(), twin.seed, wide=False).eval()
     assert isinstance(objective, Jepa)

@@ -252,31 +252,21 @@ def _gap(tensor: Tensor, expected: Tensor) -> float:
     return math.inf if math.isnan(gap) else gap
 
 
-@claim(
-    "ranks.ddp-weights",
-    "Two ranks with copies end with the weights of one process, and with its teacher.",
-    source=REQUIRED, about=_several,
-)  # fmt: skip
+@claim("ranks.ddp-weights", "Two ranks with copies end with the weights of one process, and with "
+       "its teacher.", source=REQUIRED, about=_several)  # fmt: skip
 def ddp_weights(twin: Twin) -> Evidence:
     return _same_weights(twin, "ddp")
 
 
-@claim(
-    "ranks.fsdp-weights",
-    "Two ranks in shards (FSDP2) end with the weights of one process, and with its teacher, which "
-    "lies in shards itself.",
-    source=REQUIRED, about=_several,
-)  # fmt: skip
+@claim("ranks.fsdp-weights", "Two ranks in shards (FSDP2) end with the weights of one process, "
+       "and with its teacher, which lies in shards itself.",
+       source=REQUIRED, about=_several)  # fmt: skip
 def fsdp_weights(twin: Twin) -> Evidence:
     return _same_weights(twin, "fsdp")
 
 
-@claim(
-    "ranks.drawn",
-    "Shards are drawn in full: every weight is set when nothing was there before, to the bits of "
-    "one process.",
-    source="our design, law 1",
-)
+@claim("ranks.drawn", "Shards are drawn in full: every weight is set when nothing was there "
+       "before, to the bits of one process.", source="our design, law 1")  # fmt: skip
 def drawn(twin: Twin) -> Evidence:
     """As under FSDP: built without weights, given memory that holds anything, then drawn."""
     config = twin.config
@@ -301,31 +291,23 @@ def _logged(twin: Twin, numbers: str, expected: list[float]) -> Evidence:
             gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
             worst = max(worst, *(math.inf if math.isnan(gap) else gap for gap in gaps))
     shown = {f"rank {n}": report["ddp"][numbers][0] for n, report in enumerate(run.reports)}
-    return all_of(
-        at_most("largest difference", worst, TOLERANCE), one_process=expected[0], **shown
-    )
+    return all_of(at_most("largest difference", worst, TOLERANCE), one_process=expected[0], **shown)
 
 
-@claim(
-    "ranks.loss", "The loss logged on every rank is that of the whole batch.",
-    source=REQUIRED, about=_several,
-)  # fmt: skip
+@claim("ranks.loss", "The loss logged on every rank is that of the whole batch.",
+       source=REQUIRED, about=_several)  # fmt: skip
 def loss(twin: Twin) -> Evidence:
     return _logged(twin, "losses", [step.loss for step in together(twin).alone.steps])
 
 
-@claim(
-    "ranks.norm", "So is the norm of the gradient, which clipping goes by.",
-    source=REQUIRED, about=_several,
-)  # fmt: skip
+@claim("ranks.norm", "So is the norm of the gradient, which clipping goes by.",
+       source=REQUIRED, about=_several)  # fmt: skip
 def norm(twin: Twin) -> Evidence:
     return _logged(twin, "norms", [step.norm for step in together(twin).alone.steps])
 
 
-@claim(
-    "ranks.same-bits", "All ranks have the same weights, to the last bit.",
-    source=REQUIRED, about=_several,
-)  # fmt: skip
+@claim("ranks.same-bits", "All ranks have the same weights, to the last bit.",
+       source=REQUIRED, about=_several)  # fmt: skip
 def same_bits(twin: Twin) -> Evidence:
     run, differ = together(twin), list[str]()
     for parallel in PARALLEL:
@@ -334,10 +316,8 @@ def same_bits(twin: Twin) -> Evidence:
     return all_of(none("differ", differ), tensors=len(one))
 
 
-@claim(
-    "ranks.each-sample-once", "Together the ranks read each sample of a batch once.",
-    source="specification, D24: every rank saw all data", about=_several,
-)  # fmt: skip
+@claim("ranks.each-sample-once", "Together the ranks read each sample of a batch once.",
+       source="specification, D24: every rank saw all data", about=_several)  # fmt: skip
 def each_sample_once(twin: Twin) -> Evidence:
     run = together(twin)
     batch, wrong = run.alone.config.train.batch_size, 0
@@ -350,11 +330,8 @@ def each_sample_once(twin: Twin) -> Evidence:
     return all_of(equal("attempts that are not the batch", wrong, 0), batch=batch, **shown)
 
 
-@claim(
-    "ranks.refused-together",
-    "A sample that is not finite on one rank makes all of them skip the step.",
-    source="our design, law 2", about=_several,
-)  # fmt: skip
+@claim("ranks.refused-together", "A sample that is not finite on one rank makes all of them skip "
+       "the step.", source="our design, law 2", about=_several)  # fmt: skip
 def refused_together(twin: Twin) -> Evidence:
     """The next batch is as it should be."""
     reports = [r[f"{parallel} refused"] for r in together(twin).reports for parallel in PARALLEL]
@@ -366,12 +343,8 @@ def refused_together(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "ranks.reductions",
-    "Sums and rows of all ranks are those of one process, gradients too; one rank that is asked to "
-    "stop stops all.",
-    source=REQUIRED, about=_several,
-)  # fmt: skip
+@claim("ranks.reductions", "Sums and rows of all ranks are those of one process, gradients too; "
+       "one rank that is asked to stop stops all.", source=REQUIRED, about=_several)  # fmt: skip
 def reductions(twin: Twin) -> Evidence:
     differences = [report["reductions"] for report in together(twin).reports]
     return all_of(
@@ -379,10 +352,8 @@ def reductions(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "ranks.statistics", "Variance, covariance and SIGReg are those of the rows of all ranks.",
-    source="specification, executable requirement 15", about=_several,
-)  # fmt: skip
+@claim("ranks.statistics", "Variance, covariance and SIGReg are those of the rows of all ranks.",
+       source="specification, executable requirement 15", about=_several)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
     expected = {name: float(value) for name, value in _regularized(_rows()).items()}
     reports = [report["statistics"] for report in together(twin).reports]
@@ -392,10 +363,8 @@ def statistics(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "ranks.checkpoint", "What two ranks save, one process reads: weights and moments.",
-    source=REQUIRED, about=_several,
-)  # fmt: skip
+@claim("ranks.checkpoint", "What two ranks save, one process reads: weights and moments.",
+       source=REQUIRED, about=_several)  # fmt: skip
 def checkpoint(twin: Twin) -> Evidence:
     """Read in one process, held against what the ranks had and against one process's moments."""
     run, worst, wrong = together(twin), 0.0, list[str]()

@@ -35,12 +35,8 @@ def _drawn(twin: Twin, steps: int, batch: int) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-@claim(
-    "masks.reference-sizes",
-    "The original's rule, where a configuration chooses it, draws one size a batch, share and "
-    "aspect by one number.",
-    source=RULE, about=flat_images,
-)  # fmt: skip
+@claim("masks.reference-sizes", "The original's rule, where a configuration chooses it, draws one "
+       "size a batch, share and aspect by one number.", source=RULE, about=flat_images)  # fmt: skip
 def sizes(twin: Twin) -> Evidence:
     """0.15 to 0.2 of 256 patches and 0.75 to 1.5, both rounded to whole cells."""
     shares, aspects, contexts, wrong = list[float](), list[float](), list[int](), 0
@@ -66,12 +62,8 @@ def sizes(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "masks.reference-biases",
-    "It has the original's biases: the last row and column are no target, contexts are cut from "
-    "the front.",
-    source=RULE, about=flat_images,
-)  # fmt: skip
+@claim("masks.reference-biases", "It has the original's biases: the last row and column are no "
+       "target, contexts are cut from the front.", source=RULE, about=flat_images)  # fmt: skip
 def biases(twin: Twin) -> Evidence:
     as_target, as_context = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
     both = samples = 0

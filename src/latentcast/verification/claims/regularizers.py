@@ -134,24 +134,18 @@ def has_regularizer(twin: Twin) -> bool:
     return isinstance(jepa, JepaConfig) and jepa.regularizer is not None and has_teacher(twin)
 
 
-@claim(
-    "regularizer.shipped",
-    "The recipe's loss is (1 - λ) of the prediction and λ of its regularizer on the context, no "
-    "other term and nothing that pairs different samples.",
-    source=f"{LEJEPA}; spec of H-JEPA, defect D7", about=has_regularizer,
-)  # fmt: skip
+@claim("regularizer.shipped", "The recipe's loss is (1 - λ) of the prediction and λ of its "
+       "regularizer on the context, no other term and nothing that pairs different samples.",
+       source=f"{LEJEPA}; spec of H-JEPA, defect D7", about=has_regularizer)  # fmt: skip
 def shipped(twin: Twin) -> Evidence:
     jepa = twin.config.objective
     assert isinstance(jepa, JepaConfig) and jepa.regularizer is not None
     return _mixture(twin, jepa.regularizer.model_dump())
 
 
-@claim(
-    "regularizer.reaches-student",
-    "A regularizer acts on what is trained: its gradient is the student's, not the teacher's and "
-    "not the predictors'.",
-    source="spec of JEPA, section 6, number 6", about=has_teacher,
-)  # fmt: skip
+@claim("regularizer.reaches-student", "A regularizer acts on what is trained: its gradient is the "
+       "student's, not the teacher's and not the predictors'.",
+       source="spec of JEPA, section 6, number 6", about=has_teacher)  # fmt: skip
 def reaches_student(twin: Twin) -> Evidence:
     """With its weight at 1 the regularizer is the loss."""
     parts = []
@@ -171,21 +165,15 @@ def reaches_student(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "vicreg.mixture",
-    "With VICReg the loss is (1 - λ) of the prediction and λ of variance and covariance of the "
-    "context, averaged over levels.",
-    source=f"{VICREG}; spec of H-JEPA, defect D7", about=has_teacher,
-)  # fmt: skip
+@claim("vicreg.mixture", "With VICReg the loss is (1 - λ) of the prediction and λ of variance and "
+       "covariance of the context, averaged over levels.",
+       source=f"{VICREG}; spec of H-JEPA, defect D7", about=has_teacher)  # fmt: skip
 def vicreg(twin: Twin) -> Evidence:
     return _mixture(twin, VICREG_TERMS)
 
 
-@claim(
-    "vicreg.variance",
-    "The variance term is the mean over dimensions of max(0, 1 - sqrt(Var + 1e-4)).",
-    source=f"{VICREG}, equations 1 and 2", about=is_jepa,
-)  # fmt: skip
+@claim("vicreg.variance", "The variance term is the mean over dimensions of max(0, 1 - sqrt(Var + "
+       "1e-4)).", source=f"{VICREG}, equations 1 and 2", about=is_jepa)  # fmt: skip
 def variance(twin: Twin) -> Evidence:
     """Column by column; alive and dead columns."""
     x = noise((60, 8), twin.seed) * torch.linspace(0.1, 2, 8, dtype=torch.float64) + 3
@@ -199,11 +187,8 @@ def variance(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "vicreg.covariance",
-    "The covariance term is the sum of squared off-diagonal covariances over the width.",
-    source=f"{VICREG}, equations 3 and 4", about=is_jepa,
-)  # fmt: skip
+@claim("vicreg.covariance", "The covariance term is the sum of squared off-diagonal covariances "
+       "over the width.", source=f"{VICREG}, equations 3 and 4", about=is_jepa)  # fmt: skip
 def covariance(twin: Twin) -> Evidence:
     """Pair by pair; the mean and the diagonal play no part."""
     x = noise((60, 6), twin.seed) @ noise((6, 6), 1)
@@ -220,11 +205,9 @@ def covariance(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "vicreg.same-sample",
-    "Invariance pulls views of the same sample together, and never different samples.",
-    source="VICReg, equation 5; spec of H-JEPA, defect D7", about=is_jepa,
-)  # fmt: skip
+@claim("vicreg.same-sample", "Invariance pulls views of the same sample together, and never "
+       "different samples.",
+       source="VICReg, equation 5; spec of H-JEPA, defect D7", about=is_jepa)  # fmt: skip
 def same_sample(twin: Twin) -> Evidence:
     """Two views of the same samples cost their distance; of different samples, they are refused."""
     a, b, ids = noise((20, 4), twin.seed), noise((20, 4), 1), torch.arange(20)
@@ -246,20 +229,15 @@ def same_sample(twin: Twin) -> Evidence:
 # SIGReg
 
 
-@claim(
-    "sigreg.mixture",
-    "With SIGReg the loss is (1 - λ) of the prediction and λ of the statistic of the context, "
-    "averaged over levels.",
-    source=LEJEPA, about=has_teacher,
-)  # fmt: skip
+@claim("sigreg.mixture", "With SIGReg the loss is (1 - λ) of the prediction and λ of the "
+       "statistic of the context, averaged over levels.",
+       source=LEJEPA, about=has_teacher)  # fmt: skip
 def sigreg(twin: Twin) -> Evidence:
     return _mixture(twin, SIGREG_TERMS)
 
 
-@claim(
-    "sigreg.definition", "SIGReg is LeJEPA's statistic, value and gradient.",
-    source=f"{LEJEPA}; spec of JEPA, 3.1", about=is_jepa,
-)  # fmt: skip
+@claim("sigreg.definition", "SIGReg is LeJEPA's statistic, value and gradient.",
+       source=f"{LEJEPA}; spec of JEPA, 3.1", about=is_jepa)  # fmt: skip
 def definition(twin: Twin) -> Evidence:
     """Against a loop over slices and knots; its gradient against finite differences."""
     x = 1.3 * noise((40, 6), twin.seed) + 0.2
@@ -280,12 +258,9 @@ def definition(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "sigreg.not-standardised",
-    "SIGReg measures rank, scale and mean: rows of rank one, shrunk, shifted or all equal score "
-    "ten times an isotropic Gaussian.",
-    source="spec of H-JEPA, defect D8 and behaviour 15", about=is_jepa,
-)  # fmt: skip
+@claim("sigreg.not-standardised", "SIGReg measures rank, scale and mean: rows of rank one, "
+       "shrunk, shifted or all equal score ten times an isotropic Gaussian.",
+       source="spec of H-JEPA, defect D8 and behaviour 15", about=is_jepa)  # fmt: skip
 def not_standardised(twin: Twin) -> Evidence:
     """What standardised projections hide."""
     rows, width = 600, 32
@@ -304,10 +279,8 @@ def not_standardised(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "sigreg.directions", "Slices are unit vectors without a preferred direction.",
-    source=LEJEPA, about=is_jepa,
-)  # fmt: skip
+@claim("sigreg.directions", "Slices are unit vectors without a preferred direction.",
+       source=LEJEPA, about=is_jepa)  # fmt: skip
 def directions_uniform(twin: Twin) -> Evidence:
     """Their mean outer product is 1 / width."""
     width, slices = 16, 8192
@@ -331,10 +304,8 @@ def still(twin: Twin) -> bool:
     return is_jepa(twin) and encoder.drop_path == 0 and not moving
 
 
-@claim(
-    "sigreg.slices", "Slices are new each step, and the same whatever samples a rank has.",
-    source="LeJEPA; spec of JEPA, 3.1", about=still,
-)  # fmt: skip
+@claim("sigreg.slices", "Slices are new each step, and the same whatever samples a rank has.",
+       source="LeJEPA; spec of JEPA, 3.1", about=still)  # fmt: skip
 def slices(twin: Twin) -> Evidence:
     """The same masks and values, another step, other samples: when do the directions change?"""
     changes = {"objective.regularizer": SIGREG_TERMS, "train.micro_batches": 1}

@@ -61,12 +61,8 @@ def _same(twin: Twin, step: int, until: int) -> list[Evidence]:
     ]
 
 
-@claim(
-    "resume.bit-exact",
-    "A run that was killed and resumed, with everything made anew, goes through the same bits: "
-    "weights, teacher, moments, losses.",
-    source=REQUIRED,
-)
+@claim("resume.bit-exact", "A run that was killed and resumed, with everything made anew, goes "
+       "through the same bits: weights, teacher, moments, losses.", source=REQUIRED)  # fmt: skip
 def bit_exact(twin: Twin) -> Evidence:
     return all_of(*_same(twin, EARLIER, LATER), resumed_at=EARLIER, until=LATER)
 
@@ -83,9 +79,8 @@ def after_skip(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "resume.moments", "A checkpoint has the optimizer's moments of every parameter.", source=OURS
-)
+@claim("resume.moments", "A checkpoint has the optimizer's moments of every parameter.",
+       source=OURS)  # fmt: skip
 def moments(twin: Twin) -> Evidence:
     """Against moments made anew, in float64, from the gradients that the optimizer saw."""
     run = rehearsed(twin)
@@ -115,11 +110,8 @@ def _apart(moment: Tensor | None, expected: Tensor) -> float:
     return float((moment.double() - expected).norm()) / scale if scale else 0.0
 
 
-@claim(
-    "resume.weights",
-    "A checkpoint has every weight of its step, the teacher's after its average.",
-    source=OURS,
-)
+@claim("resume.weights", "A checkpoint has every weight of its step, the teacher's after its "
+       "average.", source=OURS)  # fmt: skip
 def weights(twin: Twin) -> Evidence:
     """The files themselves, read by safetensors, and as the library reads them."""
     run = rehearsed(twin)
@@ -139,10 +131,8 @@ def weights(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "resume.schedules", "Rate and decay go on at the step where the run stands.",
-    source="specification, D6: the step was saved and never restored",
-)  # fmt: skip
+@claim("resume.schedules", "Rate and decay go on at the step where the run stands.",
+       source="specification, D6: the step was saved and never restored")  # fmt: skip
 def schedules(twin: Twin) -> Evidence:
     run, lr, decay = resumed(twin, LATER), list[float](), list[float]()
     for n, step in enumerate(run.steps):
@@ -188,11 +178,8 @@ def _resume(twin: Twin, folder: Path, changes: dict[str, Any]) -> str:
     return "resumed" if state.step == config.train.steps else f"starts over at {state.step}"
 
 
-@claim(
-    "resume.other-configuration",
-    "A run of another configuration is not gone on with, and the difference is named.",
-    source="our design, law 6: nothing fails quietly",
-)
+@claim("resume.other-configuration", "A run of another configuration is not gone on with, and the "
+       "difference is named.", source="our design, law 6: nothing fails quietly")  # fmt: skip
 def other_configuration(twin: Twin) -> Evidence:
     folder = rehearsed(twin).checkpoints
     other = _resume(twin, folder, {"optimizer.lr": 7e-4})
@@ -204,10 +191,8 @@ def other_configuration(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "resume.damage", "A damaged checkpoint is refused, and never means to start over.",
-    source="I-JEPA swallows the error (specification 1.9)",
-)  # fmt: skip
+@claim("resume.damage", "A damaged checkpoint is refused, and never means to start over.",
+       source="I-JEPA swallows the error (specification 1.9)")  # fmt: skip
 def damage(twin: Twin) -> Evidence:
     run, answers = rehearsed(twin), dict[str, str]()
     last = run.checkpoint(run.config.train.steps)
@@ -225,10 +210,8 @@ def damage(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "resume.nothing-pickled", "A checkpoint is tensors and JSON, and no draft is left.",
-    source="our design, law 6",
-)  # fmt: skip
+@claim("resume.nothing-pickled", "A checkpoint is tensors and JSON, and no draft is left.",
+       source="our design, law 6")  # fmt: skip
 def nothing_pickled(twin: Twin) -> Evidence:
     folder = rehearsed(twin).checkpoint(LATER)
     kinds = {file.suffix for file in folder.rglob("*") if file.is_file()}

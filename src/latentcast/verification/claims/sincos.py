@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,10 +61,8 @@ def _entering(first: nn.Module, source: nn.Module, run: Callable[[], Any]) -> tu
     return entered[0], outputs[0]
 
 
-@claim(
-    "sincos.encoder", "Patches get I-JEPA's fixed sine-cosine positions, columns first.",
-    source=IJEPA, about=_is_sincos,
-)  # fmt: skip
+@claim("sincos.encoder", "Patches get I-JEPA's fixed sine-cosine positions, columns first.",
+       source=IJEPA, about=_is_sincos)  # fmt: skip
 @torch.no_grad()
 def encoder_positions(twin: Twin) -> Evidence:
     objective = stirred(twin.objective(), twin.seed)
@@ -79,10 +78,8 @@ def encoder_positions(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "sincos.levels", "Cells of a coarser level get the positions of their own grid.",
-    source="our design", about=lambda twin: _is_sincos(twin) and strides(twin) > 1,
-)  # fmt: skip
+@claim("sincos.levels", "Cells of a coarser level get the positions of their own grid.",
+       source="our design", about=lambda twin: _is_sincos(twin) and strides(twin) > 1)  # fmt: skip
 @torch.no_grad()
 def level_positions(twin: Twin) -> Evidence:
     encoder = stirred(twin.objective(), twin.seed).encoder("student")
@@ -99,11 +96,8 @@ def level_positions(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim(
-    "sincos.predictor",
-    "Context and queries of a predictor get the positions of their places.",
-    source=IJEPA, about=is_jepa,
-)  # fmt: skip
+@claim("sincos.predictor", "Context and queries of a predictor get the positions of their places.",
+       source=IJEPA, about=is_jepa)  # fmt: skip
 @torch.no_grad()
 def predictor_positions(twin: Twin) -> Evidence:
     """What the first block of each predictor reads, less what was embedded there."""
@@ -113,11 +107,11 @@ def predictor_positions(twin: Twin) -> Evidence:
     for n, grid in enumerate(objective.student.grids(twin.config.input.size)):
         predictor, count = objective.predictors[n], math.prod(grid)
         places = torch.randperm(count, generator=torch.Generator().manual_seed(n))
-        context, queries = places.split([max(1, count // 3), count - max(1, count // 3)])
+        context, queries = places[: max(1, count // 3)], places[max(1, count // 3) :]
         values = vector(objective.student.widths[n], n).expand(1, len(context), -1)
         arguments = (values, context.unsqueeze(0), queries.view(1, 1, -1), grid)
         first, embed = (predictor.get_submodule(name) for name in ("blocks.0", "embed"))
-        (rows, *_), (embedded, *_) = _entering(first, embed, lambda: predictor(*arguments))
+        (rows, *_), (embedded, *_) = _entering(first, embed, partial(predictor, *arguments))
         positions = naive_sincos(grid, embedded.shape[-1])
         token = predictor.get_parameter("mask_token").detach()[0]
         gaps = {

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentcast import config as configuration
 from latentcast.config import Config, JepaConfig
 from latentcast.config.network import Transformer
 from latentcast.engine.optimizer import adamw
@@ -20,6 +21,7 @@ from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
+from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of
@@ -162,43 +164,43 @@ def _stack_count(config: Config, size: Transformer) -> int:
     return size.depth * (attention + mlp + 4 * width + scale)
 
 
-@claim(
-    "table.parameters",
-    "Parameters are those the sizes of the recipe amount to, and those published where they are.",
-    source=f"formulae of a transformer; {SOURCE}",
-)
+@claim("table.parameters", "Parameters are those the sizes of the recipe amount to, and those "
+       "published where they are.", source=f"formulae of a transformer; {SOURCE}")  # fmt: skip
 def parameters(twin: Twin) -> Evidence:
     objective, expected = unallocated(twin.recipe), counted(twin.recipe)
     measured = {"encoder": _count(objective.encoder("student"))}
     if isinstance(objective, Jepa):
         measured["predictors"] = _count(objective.predictors)
     parts = [equal(name, number, expected[name]) for name, number in measured.items()]
-    if _is_published(twin):
-        row = PUBLISHED[twin.recipe.recipe]
+    if row := _row(twin):
         parts.append(equal("encoder, published", measured["encoder"], row.encoder))
         if row.predictor:
             parts.append(equal("predictor, published", measured["predictors"], row.predictor))
     return all_of(*parts)
 
 
+def _row(twin: Twin) -> Published | None:
+    """Of the table; none for a recipe that is not published or was changed."""
+    name = twin.recipe.recipe
+    shipped = name in PUBLISHED and not configuration.differences(twin.recipe, recipe(name))
+    return PUBLISHED[name] if shipped else None
+
+
 def _is_published(twin: Twin) -> bool:
-    return twin.recipe.recipe in PUBLISHED
+    return _row(twin) is not None
 
 
 # Shapes
 
 
-@claim(
-    "table.shapes",
-    "Run at full size, width, depth, heads, MLP, tokens are as in the table.",
-    source=SOURCE,
-)
+@claim("table.shapes", "Run at full size, width, depth, heads, MLP, tokens are as in the table.",
+       source=SOURCE)  # fmt: skip
 @torch.no_grad()
 def shapes(twin: Twin) -> Evidence:
     """Sizes as the network at full size shows them when it runs."""
     config = twin.recipe
     objective = unallocated(config)
-    row = PUBLISHED.get(config.recipe)
+    row = _row(twin)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
     encoder, size = finest(objective), config.encoder
     hidden = [block.get_submodule("mlp.up") for block in encoder.blocks]
@@ -260,14 +262,12 @@ def _levels(
 # Switches and numbers
 
 
-@claim(
-    "table.switches",
-    "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",
-    source=SOURCE, about=_is_published,
-)  # fmt: skip
+@claim("table.switches", "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",
+       source=SOURCE, about=_is_published)  # fmt: skip
 def switches(twin: Twin) -> Evidence:
     """What is on and off, and the constants, as modules show them when they are tried."""
-    row = PUBLISHED[twin.recipe.recipe]
+    row = _row(twin)
+    assert row is not None
     full, live = unallocated(twin.recipe), twin.objective()
     kinds = [type(module) for module in full.encoder("student").modules()]
     depth, biases = row.shape[1], [n for n, _ in finest(full).named_parameters()]
@@ -316,13 +316,11 @@ def _measured_theta(objective: Objective, twin: Twin) -> float:
     return float((fast / slow) ** stack.pairs)
 
 
-@claim(
-    "table.schedules",
-    "Learning rate, weight decay and momentum pass the published points.",
-    source=SOURCE, about=_is_published,
-)  # fmt: skip
+@claim("table.schedules", "Learning rate, weight decay and momentum pass the published points.",
+       source=SOURCE, about=_is_published)  # fmt: skip
 def schedules(twin: Twin) -> Evidence:
-    row, live = PUBLISHED[twin.recipe.recipe], Schedules.of(twin.recipe)
+    row, live = _row(twin), Schedules.of(twin.recipe)
+    assert row is not None
     last, peak, fall = row.steps - 1, row.warmup - 1, row.steps - row.warmup
     numbers = {
         "lr of the first step": (live.lr(0), row.lr[0]),
@@ -368,14 +366,12 @@ def _cosine(start: float, end: float, done: int, total: int) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done / total)) / 2
 
 
-@claim(
-    "table.optimizer",
-    "AdamW has the published betas, and decays matrices alone.",
-    source=SOURCE, about=_is_published,
-)  # fmt: skip
+@claim("table.optimizer", "AdamW has the published betas, and decays matrices alone.",
+       source=SOURCE, about=_is_published)  # fmt: skip
 def optimizer(twin: Twin) -> Evidence:
     """Betas and epsilon of the optimizer itself, and how many weights of each kind it decays."""
-    row = PUBLISHED[twin.recipe.recipe]
+    row = _row(twin)
+    assert row is not None
     objective = unallocated(twin.recipe)
     groups = adamw(objective, twin.recipe.optimizer).param_groups
     student = _count(objective.student) if isinstance(objective, Nepa | Jepa) else 0

@@ -33,12 +33,9 @@ from latentcast.verification.observe.jepa import (
 from latentcast.verification.observe.twin import Twin
 
 
-@claim(
-    "targets.no-gradient",
-    "No gradient runs into the targets of any level: the loss does not answer to what only they "
-    "can see, and the teacher's weights have no gradient.",
-    source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher,
-)  # fmt: skip
+@claim("targets.no-gradient", "No gradient runs into the targets of any level: the loss does not "
+       "answer to what only they can see, and the teacher's weights have no gradient.",
+       source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher)  # fmt: skip
 def no_gradient(twin: Twin) -> Evidence:
     """The loss's gradient with respect to the input: 0 wherever only a target could see it."""
     objective = live(twin)
@@ -59,11 +56,8 @@ def no_gradient(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "targets.teacher",
-    "Targets come from the teacher's weights and predictions from the student's.",
-    source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher,
-)  # fmt: skip
+@claim("targets.teacher", "Targets come from the teacher's weights and predictions from the "
+       "student's.", source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher)  # fmt: skip
 def by_the_teacher(twin: Twin) -> Evidence:
     """The student's weights moved, then the teacher's: whose targets are they?"""
     objective, x = live(twin), values(twin)
@@ -87,10 +81,8 @@ def by_the_teacher(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "targets.untouched", "Nothing that an optimizer moves moves a target.",
-    source="spec of H-JEPA, defect D9", about=has_teacher,
-)  # fmt: skip
+@claim("targets.untouched", "Nothing that an optimizer moves moves a target.",
+       source="spec of H-JEPA, defect D9", about=has_teacher)  # fmt: skip
 def untouched(twin: Twin) -> Evidence:
     """Everything an optimizer may move is moved; the targets stay, so no head is shared (D9)."""
     objective, x = live(twin), values(twin)
@@ -106,12 +98,9 @@ def untouched(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "targets.whole-input",
-    "Each level's targets are the teacher's output with the input in full before it, not a masked "
-    "one.",
-    source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher,
-)  # fmt: skip
+@claim("targets.whole-input", "Each level's targets are the teacher's output with the input in "
+       "full before it, not a masked one.",
+       source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher)  # fmt: skip
 def whole_input(twin: Twin) -> Evidence:
     """Each token of the teacher answers to target patches, to context patches, to all others."""
     objective, before = one_pass(twin)
@@ -136,12 +125,9 @@ def whole_input(twin: Twin) -> Evidence:
     return all_of(*parts, equal("tokens of each level", str(tokens), str(cells)))
 
 
-@claim(
-    "targets.deterministic",
-    "The teacher drops no path and moves no coordinates, in training mode too: its output is the "
-    "same whatever is drawn.",
-    source="spec of H-JEPA, defect D18 and behaviour 7", about=has_teacher,
-)  # fmt: skip
+@claim("targets.deterministic", "The teacher drops no path and moves no coordinates, in training "
+       "mode too: its output is the same whatever is drawn.",
+       source="spec of H-JEPA, defect D18 and behaviour 7", about=has_teacher)  # fmt: skip
 def deterministic(twin: Twin) -> Evidence:
     """Drop-path and augmentation of positions switched on; two steps, other samples' draws, and
     evaluation mode."""
@@ -168,11 +154,10 @@ def deterministic(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "targets.layer-normed",
-    "Targets are layer-normed over their channels, each token by itself, without scale or offset.",
-    source="I-JEPA reference code (src/train.py); spec of JEPA, 1.4", about=layer_normed_teacher,
-)  # fmt: skip
+@claim("targets.layer-normed", "Targets are layer-normed over their channels, each token by "
+       "itself, without scale or offset.",
+       source="I-JEPA reference code (src/train.py); spec of JEPA, 1.4",
+       about=layer_normed_teacher)  # fmt: skip
 def layer_normed(twin: Twin) -> Evidence:
     """Each target token against ``(h - mean) / sqrt(variance + 1e-5)`` of the teacher's output."""
     objective, x = live(twin), values(twin)
@@ -191,12 +176,9 @@ def layer_normed(twin: Twin) -> Evidence:
     )
 
 
-@claim(
-    "targets.instance-normed",
-    "With target_norm instance, each channel of a target is normed over the measured tokens of its "
-    "sample.",
-    source="data2vec (Baevski et al. 2022)", about=has_teacher,
-)  # fmt: skip
+@claim("targets.instance-normed", "With target_norm instance, each channel of a target is normed "
+       "over the measured tokens of its sample.",
+       source="data2vec (Baevski et al. 2022)", about=has_teacher)  # fmt: skip
 def instance_normed(twin: Twin) -> Evidence:
     objective, x = live(twin, {"objective.target_norm": "instance"}), values(twin)
     valid = some_valid(twin, len(x))

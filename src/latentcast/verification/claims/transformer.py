@@ -37,9 +37,8 @@ REFERENCE = "NEPA and I-JEPA reference code"
 NEPA = "NEPA reference code, block"
 
 
-@claim(
-    "block.pre-norm", "Attention and MLP read the norm of the residual stream.", source=REFERENCE
-)
+@claim("block.pre-norm", "Attention and MLP read the norm of the residual stream.",
+       source=REFERENCE)  # fmt: skip
 def pre_norm(twin: Twin) -> Evidence:
     def gap(block: BlockPass) -> float:
         first, second = block.module.norm1, block.module.norm2
@@ -88,9 +87,7 @@ def _activated(name: str, x: Tensor) -> Tensor:
             return x / (1 + torch.exp(-x))
 
 
-@claim(
-    "encoder.stack", "Blocks follow each other, and a norm follows the last.", source=REFERENCE
-)
+@claim("encoder.stack", "Blocks follow each other, and a norm follows the last.", source=REFERENCE)
 @torch.no_grad()
 def stack(twin: Twin) -> Evidence:
     """From embedding to norm: what each block reads, and that what is returned is what was made."""
@@ -179,10 +176,8 @@ def _has_layer_scale(twin: Twin) -> bool:
     return twin.config.encoder.layer_scale is not None
 
 
-@claim(
-    "layer-scale.initial", "The gains of both branches begin at their configured value.",
-    source=NEPA, about=_has_layer_scale,
-)  # fmt: skip
+@claim("layer-scale.initial", "The gains of both branches begin at their configured value.",
+       source=NEPA, about=_has_layer_scale)  # fmt: skip
 def scale_initial(twin: Twin) -> Evidence:
     value = twin.recipe.encoder.layer_scale
     assert value is not None
@@ -207,10 +202,8 @@ def scale_initial(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-@claim(
-    "layer-scale.place", "The gains multiply both branches and nothing else.",
-    source=NEPA, about=_has_layer_scale,
-)  # fmt: skip
+@claim("layer-scale.place", "The gains multiply both branches and nothing else.",
+       source=NEPA, about=_has_layer_scale)  # fmt: skip
 def scale_place(twin: Twin) -> Evidence:
     """With gains of 0 a block is the identity, with one of them 0 it is the other branch."""
     parts = []
@@ -234,10 +227,8 @@ def scale_place(twin: Twin) -> Evidence:
 # Patches
 
 
-@claim(
-    "patches.product", "A patch's embedding is its values times the weights, plus the bias.",
-    source=REFERENCE,
-)  # fmt: skip
+@claim("patches.product", "A patch's embedding is its values times the weights, plus the bias.",
+       source=REFERENCE)  # fmt: skip
 @torch.no_grad()
 def patches(twin: Twin) -> Evidence:
     encoder = finest(stirred(twin.objective(), twin.seed))

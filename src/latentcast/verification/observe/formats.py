@@ -37,7 +37,10 @@ ORDER = ("aVF", "V3", *(lead for lead in TWELVE if lead not in ("aVF", "V3")))
 
 
 def _words(kind: str, offset: int = 0) -> Callable[[Counts], bytes]:
-    return lambda counts: (counts + offset).astype(kind).tobytes()
+    def write(counts: Counts) -> bytes:
+        return (counts + offset).astype(kind).tobytes()
+
+    return write
 
 
 def _differences(counts: Counts) -> bytes:
@@ -50,7 +53,8 @@ def _three_bytes(counts: Counts) -> bytes:
 
 def _pairs_of_12_bits(counts: Counts) -> bytes:
     a, b = (counts.reshape(-1, 2) & 0xFFF).T
-    return np.stack([a & 255, a >> 8 | (b >> 8) << 4, b & 255], 1).astype(np.uint8).tobytes()
+    packed = np.stack([a & 255, a >> 8 | (b >> 8) << 4, b & 255], 1)
+    return packed.astype(np.uint8).tobytes()
 
 
 def _triples_of_10_bits(counts: Counts) -> bytes:
@@ -61,7 +65,8 @@ def _triples_of_10_bits(counts: Counts) -> bytes:
 
 def _triples_in_a_row(counts: Counts) -> bytes:
     a, b, c = (counts.reshape(-1, 3) & 0x3FF).T
-    return (a | b << 10 | c << 20).astype("<u4").tobytes()
+    packed = np.stack([a | b << 10 | c << 20], 1)
+    return packed.astype("<u4").tobytes()
 
 
 WRITERS: dict[str, Callable[[Counts], bytes]] = {
@@ -94,9 +99,7 @@ def write_formats(folder: Path, rate: float) -> dict[str, KnownRecord]:
     return records
 
 
-def _digital(
-    rate: float, samples: int, seed: int, gain: float
-) -> tuple[Counts, list[str], Floats]:
+def _digital(rate: float, samples: int, seed: int, gain: float) -> tuple[Counts, list[str], Floats]:
     """Counts in the order of :data:`ORDER`, each lead with a gain, a zero and a unit of its own,
     what the header has to say of them, and the signal in mV, in canonical order."""
     lead = np.arange(12)
@@ -157,7 +160,7 @@ def _write_flac(folder: Path, name: str, rate: float, samples: int) -> KnownReco
 
 
 def ptbxl_rows() -> list[dict[str, str]]:
-    """Two records of each patient, a patient a fold from 5 on, codes with and without likelihood."""
+    """Two records of each patient, a patient a fold from 5 on; likelihoods known and not."""
     return [
         {"ecg_id": str(n + 1), "patient_id": f"{900 + n // 2}.0", "strat_fold": str(5 + n // 2),
          "scp_codes": repr({"NORM": 100.0} if n % 3 else {"IMI": 0.0, "SR": 0.0}),

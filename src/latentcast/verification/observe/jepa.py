@@ -196,7 +196,7 @@ def patch_flags(twin: Twin, flags: Tensor) -> Tensor:
 
 
 def some_valid(twin: Twin, batch: int) -> Tensor:
-    """``(B, N)`` of patches: all of one sample, half of one, the first third of one, none of one."""
+    """``(B, N)`` of patches: all of a sample, half of one, the first third of one, none of one."""
     patches = math.prod(twin.config.grids[0])
     valid = torch.ones(batch, patches, dtype=torch.bool)
     valid[1] = noise((patches,), 7) > 0
@@ -262,9 +262,7 @@ def is_jepa(twin: Twin) -> bool:
 
 
 def is_hierarchy(twin: Twin) -> bool:
-    return isinstance(twin.recipe.objective, JepaConfig) and bool(
-        twin.recipe.objective.coarser
-    )
+    return isinstance(twin.recipe.objective, JepaConfig) and bool(twin.recipe.objective.coarser)
 
 
 def has_teacher(twin: Twin) -> bool:

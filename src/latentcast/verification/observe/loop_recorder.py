@@ -1,6 +1,6 @@
 """A run of the engine's loop, recorded attempt by attempt.
 
-What is recorded comes from hooks and snapshots, and not from what the loop says of itself; beside it
+What is recorded comes from hooks and snapshots, not from what the loop says of itself; beside it
 stands what the loop says (loss, norm, whether an attempt counted), to be held against them.
 """
 

@@ -282,9 +282,9 @@ class Recordings:
 
 def millivolts_of(store: Store | None, name: str) -> Floats:
     """What a store has of a record, mV ``(12, samples)``; empty where it has none."""
-    rows = [] if store is None else np.flatnonzero(store.record_ids == name)
-    if store is None or not len(rows):
+    if store is None or name not in store.record_ids:
         return np.empty((12, 0))
+    rows = np.flatnonzero(store.record_ids == name)
     counts = store.take(rows, [0], int(store.lengths[rows[0]]))[0].T
     return np.asarray(counts.astype(np.float64) * store.scale)
 

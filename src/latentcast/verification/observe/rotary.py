@@ -134,11 +134,16 @@ def stacks(objective: Objective, size: Grid) -> Iterator[Stack]:
 
 
 @torch.no_grad()
-def measured_turns(stack: Stack, draw: Draw | None = None) -> dict[str, Tensor]:
+def measured_turns(
+    stack: Stack, draw: Draw | None = None, factor: float = 1.0
+) -> dict[str, Tensor]:
     """What each pair of each query and key was multiplied with, against no rotation.
 
     Pairs are first half with second half of a head. A CLS token, which is not to be rotated, is
     what the others are compared with; without one it is the product itself, normed by hand.
+
+    Args:
+        factor: by which coordinates are known to be stretched under this draw.
 
     Returns:
         complex ``(heads, cells, pairs)`` for ``query`` and ``key`` of each block.
@@ -156,7 +161,7 @@ def measured_turns(stack: Stack, draw: Draw | None = None) -> dict[str, Tensor]:
             elif number == 0:
                 reference = paired(_plain(stack.blocks[0], name, plain))[:, :1]
             else:  # its own first cell, whose angle block 1 has shown
-                reference = z[:, :1] / stack.turns()[:1]
+                reference = z[:, :1] / stack.turns(factor)[:1]
             found[f"{name} of block {number + 1}"] = z[:, stack.prefix :] / reference
     if not found:
         raise ValueError("no attention was computed")
