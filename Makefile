@@ -27,7 +27,7 @@ test: check
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
-# Every claim of every recipe measured, and the faults x claims: docs/verification. Half an hour.
+# Every claim of every recipe measured: reports in build/verification, the table in docs/verification.
 verification: $(VENV)/installed
 	$(BIN)/python scripts/build_verification.py
 

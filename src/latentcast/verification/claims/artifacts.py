@@ -91,20 +91,20 @@ def same_tensor(twin: Twin) -> Evidence:
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def counts(twin: Twin) -> Evidence:
     """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
-    known, source = recordings(twin), encoder(twin)
-    store, parts = known.device_store, list[Evidence]()
-    for name, record in known.devices.items():
-        if record.rate != known.rate:
+    sources, source = recordings(twin), encoder(twin)
+    store, parts = sources.device_store, list[Evidence]()
+    for name, record in sources.devices.items():
+        if record.rate != sources.rate:
             continue
         read = source.counts(read_recording(record.file))  # type: ignore[attr-defined]
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
         parts.append(equal(f"{name}: counts that differ", differing, 0))
-    cohort = known.cohort.store
+    cohort = sources.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
-        signal = known.cohort.signals[row].astype(np.float32)
-        record_of = from_signal(signal, TWELVE, known.rate, f"record {row}")
+        signal = sources.cohort.signals[row].astype(np.float32)
+        record_of = from_signal(signal, TWELVE, sources.rate, f"record {row}")
         read = source.counts(record_of)  # type: ignore[attr-defined]
         differing = int((read != cohort.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))

@@ -142,7 +142,7 @@ def no_cls(twin: Twin) -> Evidence:
 
 
 class _Stop(Exception):
-    """The sources are known."""
+    """The sources are sources."""
 
 
 @claim("probe.floor", "The floor is the same architecture at the initialisation from which the "
@@ -153,8 +153,8 @@ def floor(twin: Twin) -> Evidence:
     """What ``probe`` hands to the protocol, caught on its way."""
     run, sources = twin.trained(), list[Any]()
 
-    def catch(given: list[Any], *args: Any, **options: Any) -> Any:
-        sources.extend(given)
+    def catch(handed: list[Any], *args: Any, **options: Any) -> Any:
+        sources.extend(handed)
         raise _Stop
 
     try:
@@ -317,14 +317,14 @@ def bank(twin: Twin) -> Evidence:
 @claim("probe.leak-refused", "A test recording that was pretrained on is refused a score.",
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def leak_refused(twin: Twin) -> Evidence:
-    known, answer = recordings(twin), "a score"
-    tested = known.leaking.store
+    sources, answer = recordings(twin), "a score"
+    tested = sources.leaking.store
     assert isinstance(tested, Store)
     source: Any = encoder(twin)
     with calls_of(protocol, "fit_probe") as fitted:
         try:
             protocol.probe(
-                [source], tested, Task("any", {"x": ("x",)}), pretraining=known.cohort.store
+                [source], tested, Task("any", {"x": ("x",)}), pretraining=sources.cohort.store
             )
         except LatentcastError as problem:
             answer = str(problem)

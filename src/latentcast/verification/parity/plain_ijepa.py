@@ -40,13 +40,13 @@ def loss(
     total, terms = values.new_zeros(()), 0
     with torch.no_grad():
         every = torch.arange(math.prod(config.grids[0]))
-        said = [_encode(weights, "teacher.finest.", config, x, every) for x in values]
-        said = [_normed(h, None, None, 1e-5) for h in said]
+        teacher = [_encode(weights, "teacher.finest.", config, x, every) for x in values]
+        teacher = [_normed(h, None, None, 1e-5) for h in teacher]
     for b, x in enumerate(values):
-        known = _encode(weights, "student.finest.", config, x, context[b])
+        encoded = _encode(weights, "student.finest.", config, x, context[b])
         for block in targets[:, b]:
-            predicted = _predict(weights, config, known, context[b], block)
-            gap = (predicted - said[b][block]).abs()
+            predicted = _predict(weights, config, encoded, context[b], block)
+            gap = (predicted - teacher[b][block]).abs()
             total = total + torch.where(gap < 1, gap**2 / 2, gap - 0.5).sum()
             terms += gap.numel()
     return total / terms
@@ -55,13 +55,13 @@ def loss(
 def level(
     w: Weights, at: str, e: EncoderConfig, grid: tuple[int, ...], means: Tensor, cells: Tensor
 ) -> Tensor:
-    """Tokens ``(K, width)`` of the seen cells of a coarser level, which attend to each other only.
+    """Tokens ``(K, width)`` of the valid cells of a coarser level, which attend to each other only.
 
     Args:
-        at: whose weights, as ``student.coarser.0.``.
+        at: prefix of the weights, as ``student.coarser.0.``.
         e: the encoder at the level's size.
         grid: of the level.
-        means: ``(K, finer)``, what the finer level says of each cell on average.
+        means: ``(K, finer)``, the means of the finer tokens of each cell.
         cells: ``(K,)``, their places.
     """
     tokens = means @ w[f"{at}merge.proj.weight"].T + w[f"{at}merge.proj.bias"]
@@ -89,17 +89,17 @@ def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Ten
     return _normed(tokens, w[f"{at}norm.weight"], w[f"{at}norm.bias"], e.norm_eps)
 
 
-def _predict(w: Weights, config: Config, known: Tensor, context: Tensor, asked: Tensor) -> Tensor:
-    """What the predictor says of one target block of one sample: ``(T, width)``."""
+def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+    """Predictions ``(T, width)`` of one target block of one sample, from the context's tokens."""
     assert isinstance(config.objective, JepaConfig)
     p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
-    known = known @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
-    known = known + _places(context, grid, p.width, known)
-    query = w[f"{at}mask_token"][0] + _places(asked, grid, p.width, known)
-    tokens = _blocks(w, at, torch.cat([known, query]), p.heads, config.encoder.norm_eps, None)
+    context = tokens @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
+    context = context + _places(places, grid, p.width, context)
+    query = w[f"{at}mask_token"][0] + _places(targets, grid, p.width, context)
+    out = _blocks(w, at, torch.cat([context, query]), p.heads, config.encoder.norm_eps, None)
     gain, offset = w[f"{at}norm.weight"], w[f"{at}norm.bias"]
-    tokens = _normed(tokens[len(known) :], gain, offset, config.encoder.norm_eps)
-    return tokens @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
+    out = _normed(out[len(context) :], gain, offset, config.encoder.norm_eps)
+    return out @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
 
 
 def _patch(x: Tensor, n: int, grid: tuple[int, ...], side: int) -> Tensor:
