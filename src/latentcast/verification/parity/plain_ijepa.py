@@ -67,7 +67,7 @@ def level(
     tokens = means @ w[f"{at}merge.proj.weight"].T + w[f"{at}merge.proj.bias"]
     turns: list[list[float]] | None = None
     if isinstance(e.positions, SinCos):
-        tokens = tokens + _places(cells, grid, e.width, tokens)
+        tokens = tokens + sincos(cells, grid, e.width, tokens)
     else:
         turns = [_angles(n, grid, e) for n in cells.tolist()]
     tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
@@ -82,7 +82,7 @@ def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Ten
     tokens = torch.stack([matrix @ patch + w[f"{at}patches.bias"] for patch in patches])
     turns: list[list[float]] | None = None
     if isinstance(e.positions, SinCos):
-        tokens = tokens + _places(kept, grid, e.width, tokens)
+        tokens = tokens + sincos(kept, grid, e.width, tokens)
     else:
         turns = [_angles(n, grid, e) for n in kept.tolist()]
     tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
@@ -94,8 +94,8 @@ def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets
     assert isinstance(config.objective, JepaConfig)
     p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
     context = tokens @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
-    context = context + _places(places, grid, p.width, context)
-    query = w[f"{at}mask_token"][0] + _places(targets, grid, p.width, context)
+    context = context + sincos(places, grid, p.width, context)
+    query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context)
     out = _blocks(w, at, torch.cat([context, query]), p.heads, config.encoder.norm_eps, None)
     gain, offset = w[f"{at}norm.weight"], w[f"{at}norm.bias"]
     out = _normed(out[len(context) :], gain, offset, config.encoder.norm_eps)
@@ -112,7 +112,7 @@ def _unravelled(n: int, grid: tuple[int, ...]) -> tuple[int, ...]:
     return (n,) if len(grid) == 1 else (n // grid[1], n % grid[1])
 
 
-def _places(places: Tensor, grid: tuple[int, ...], width: int, like: Tensor) -> Tensor:
+def sincos(places: Tensor, grid: tuple[int, ...], width: int, like: Tensor) -> Tensor:
     """Columns first, then rows: sines, then cosines of ``i · 10000^(-k / pairs)``."""
     pairs = width // (2 * len(grid))
     rows = []
