@@ -38,7 +38,7 @@ def test_encoder_has_the_weights_and_statistics_of_the_run(run: Path, small_stor
     """NEPA defect 12: statistics were recomputed for every data set and never saved."""
     encoder = Encoder.from_pretrained(run, "student")
     saved = checkpoint.read_tensors(checkpoint.latest(run / "checkpoints"), "model")
-    for name, tensor in encoder._network.state_dict().items():
+    for name, tensor in encoder.network.state_dict().items():
         assert torch.equal(tensor, saved[f"student.{name}"])
     normalisation = encoder.config.input.normalisation
     assert normalisation is not None
@@ -60,7 +60,7 @@ def test_random_encoder_is_where_the_run_started(run: Path, small_config: Config
     from latentcast.objectives.build import build
 
     start = build(small_config).encoder("student").state_dict()
-    floor = Encoder.random(run)._network.state_dict()
+    floor = Encoder.random(run).network.state_dict()
     assert all(torch.equal(start[name], floor[name]) for name in start)
 
 

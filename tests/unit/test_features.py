@@ -12,8 +12,9 @@ import torch
 from evaluation_stores import PatchSource, write_store
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.features import evaluating, extract, pooling_of, readable
+from latentcast.evaluation.features import extract, pooling_of, readable
 from latentcast.evaluation.random_convolutions import RandomConvolutions
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import POOLINGS, Pooling, check_pooling, pool
 from latentcast.signals.recording import INVALID
 

@@ -14,8 +14,7 @@ import torch.distributed as dist
 from evaluation_stores import write_store
 from sklearn.metrics import roc_auc_score
 
-from latentcast.artifacts.ecg import EcgEncoder
-from latentcast.artifacts.image import ImageEncoder
+from latentcast.artifacts.encoder import Encoder
 from latentcast.batch import Batch
 from latentcast.config import Config, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
@@ -238,7 +237,7 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     assert isinstance(store, ImageStore)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
     seen = panel.look(objective, preprocessing(config), CPU)
-    encoder = ImageEncoder(config, objective, "teacher", "it")
+    encoder = Encoder(config, objective, "teacher", "it")
     features = extract_images(encoder, store, panel.rows)["block 3"]  # of 3
     y, n = store.labels[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
@@ -254,7 +253,7 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     assert isinstance(store, Store)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
     seen = panel.look(objective, preprocessing(config), CPU)
-    encoder = EcgEncoder(config, objective, "teacher", "it")
+    encoder = Encoder(config, objective, "teacher", "it")
     layers = extract(encoder, store, panel.rows, windows="centre")["block 2"]  # of 2
     read = ~np.isnan(layers).any(axis=1)
     assert 0 < (~read).sum() < 10  # records of which nothing was recorded

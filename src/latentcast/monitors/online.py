@@ -29,11 +29,11 @@ from latentcast.data.store import Store
 from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
 from latentcast.evaluation import knn
-from latentcast.evaluation.features import evaluating
 from latentcast.evaluation.heads import fit_probe
 from latentcast.evaluation.metrics import auroc, macro
 from latentcast.evaluation.multinomial import fit_head
 from latentcast.evaluation.tasks import Task, task
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, Pooling, pool
 from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Objective

@@ -23,7 +23,7 @@ from latentcast.runs.comparison import shown
 from latentcast.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from latentcast.artifacts.ecg import EcgEncoder
+    from latentcast.artifacts.encoder import Encoder
     from latentcast.data.store import Store
 
 BUNDLED_LICENCE = (
@@ -54,7 +54,7 @@ def report_run(run: Path, data: Path | None = None, task: str = "superdiagnostic
     """
     config = load(run / "config.yaml")
     if data is not None:
-        from latentcast.artifacts.ecg import EcgEncoder
+        from latentcast.artifacts.encoder import Encoder
         from latentcast.data.opening import open_store
         from latentcast.data.store import Store
 
@@ -66,11 +66,11 @@ def report_run(run: Path, data: Path | None = None, task: str = "superdiagnostic
                 "give the report a store of its own kind, or none"
             )
         if isinstance(store, Store):
-            return report_recordings(run, EcgEncoder.from_pretrained(run), store, task)
+            return report_recordings(run, Encoder.from_pretrained(run), store, task)
     return _write(run, config, RunFolder.read(run))
 
 
-def report_recordings(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
+def report_recordings(run: Path, encoder: Encoder, store: Store, task: str) -> Path:
     """The report with pictures of ``store``, next to the run's probe of ``task``.
 
     The table comes from the probe's file and the pictures from ``encoder`` and ``store``, so the
@@ -205,7 +205,7 @@ def _read(file: Path, mend: str) -> dict[str, Any]:
 
 
 def _check_same(
-    probe: dict[str, Any], file: Path, encoder: EcgEncoder, store: Store, again: str
+    probe: dict[str, Any], file: Path, encoder: Encoder, store: Store, again: str
 ) -> None:
     """The probe is of these weights and of these samples, or LatentcastError says what differs."""
     if missing := _missing(probe):
@@ -224,7 +224,7 @@ def _check_same(
         )
 
 
-def _typical(encoder: EcgEncoder, store: Store, rows: npt.NDArray[np.int64]) -> int:
+def _typical(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> int:
     """The record whose mean prediction error is the median: neither the best nor the worst."""
     whole = rows[store.lengths[rows] >= encoder.length][:256]
     candidates = whole if len(whole) else rows[:256]

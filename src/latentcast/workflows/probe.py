@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from latentcast.artifacts.ecg import EcgEncoder
 from latentcast.artifacts.encoder import Encoder
-from latentcast.artifacts.image import ImageEncoder
 from latentcast.data.image_store import ImageStore
 from latentcast.data.opening import open_store
 from latentcast.data.store import Store
@@ -61,20 +59,20 @@ def probe_run(
         "weights": encoder.weights,
     }
     pretraining = data_of(run)
-    if isinstance(store, ImageStore) and isinstance(encoder, ImageEncoder):
+    if isinstance(store, ImageStore) and encoder.modality == "image":
         store.verify()
         return classify(
-            [encoder, ImageEncoder.random(run), PixelSource.from_store(store)],
+            [encoder, Encoder.random(run), PixelSource.from_store(store)],
             store,
             layer=layer,
             pooling=pooling or "mean",
             pretraining=pretraining if isinstance(pretraining, ImageStore) else None,
             provenance=provenance,
         )
-    if isinstance(store, Store) and isinstance(encoder, EcgEncoder):
+    if isinstance(store, Store) and encoder.modality == "ecg":
         store.verify()
         return probe(
-            [encoder, EcgEncoder.random(run), RandomConvolutions.from_store(store)],
+            [encoder, Encoder.random(run), RandomConvolutions.from_store(store)],
             store,
             named(task),
             layer=layer,

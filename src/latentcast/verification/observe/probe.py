@@ -113,7 +113,7 @@ def scored(subject: Subject) -> Scored:
 def score(subject: Subject, held: Store | ImageStore) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
     source: Any = encoder(subject)
-    before = state_of(source._objective)
+    before = state_of(source.objective)
     if isinstance(held, Store):
         with watched(protocol, "fit_probe") as fitted:
             report: Any = protocol.probe([source], held, task("superdiagnostic"), resamples=25)
@@ -122,7 +122,7 @@ def score(subject: Subject, held: Store | ImageStore) -> Scored:
         with watched(classification, "_read") as read:
             report = classification.classify([source], held, k=5, resamples=25)
         fits = [Fit.of(head) for _, (head, _) in read]
-    return Scored(report, tuple(fits), before, state_of(source._objective))
+    return Scored(report, tuple(fits), before, state_of(source.objective))
 
 
 def other_test(subject: Subject) -> Store | ImageStore:
