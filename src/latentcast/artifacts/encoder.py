@@ -69,6 +69,7 @@ class Encoder(nn.Module):
             if isinstance(config.input, EcgInput)
             else ImagePreprocess(config.input)
         )
+        self.eval()
 
     @classmethod
     def from_pretrained(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from latentcast.config import EcgInput
 from latentcast.data.opening import open_store
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 from latentcast.signals.counts import to_counts
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import open_source, read_recording
@@ -155,7 +155,7 @@ class RecordingReader:
             )
         if axes.layout not in LAYOUTS:
             raise LatentcastError(
-                f"layout '{axes.layout}': is unknown; {nearest(axes.layout, LAYOUTS)}"
+                f"layout '{axes.layout}': is unknown; write {' or '.join(LAYOUTS)}"
             )
         records = array[np.newaxis] if array.ndim == 2 else array
         if axes.layout == "records,samples,leads":
