@@ -238,8 +238,8 @@ def test_an_objective_without_errors_of_patches_says_so(
 ) -> None:
     config = fitted(small_config, store)
     encoder = Encoder(config, build(config))
-    monkeypatch.setattr(type(encoder.objective), "patch_errors", None)
-    with pytest.raises(LatentcastError, match="nepa: this objective has no errors of patches"):
+    monkeypatch.delattr(type(encoder.objective), "patch_errors")
+    with pytest.raises(LatentcastError, match="Nepa: predicts no single patches, so it has no patch errors"):
         encoder.patch_errors(store.take([0], length=400))
 
 

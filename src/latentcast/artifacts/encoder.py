@@ -21,7 +21,6 @@ from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
-from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
 from latentcast.signals.recording import Recording
@@ -186,15 +185,12 @@ class Encoder(nn.Module):
             coarser level gives every patch the vector of the cell it lies in.
         """
         if samples.is_floating_point():
-            inputs = Inputs(
-                samples.to(self.device), None if valid is None else valid.to(self.device)
-            )
+            measured = None if valid is None else valid.to(self.device)
+            inputs = Inputs(samples.to(self.device), measured)
         else:
             inputs = self._inputs(samples)
         values = inputs.values.to(next(self.network.parameters()).dtype)
-        tokens = None
-        if inputs.valid is not None:
-            tokens = token_validity(inputs.valid, self.network.patches)
+        tokens = None if inputs.valid is None else self.network.valid(inputs.valid)
         layers = [layer.float() for layer in self.network.read(values, tokens)]
         if tokens is None:
             tokens = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=values.device)
@@ -289,19 +285,18 @@ class Encoder(nn.Module):
             ``1 − cos``, float32 ``(B, N)``, NaN where not valid.
 
         Raises:
-            LatentcastError: the objective has none.
+            LatentcastError: the objective predicts no patches.
         """
-        errors = getattr(self.objective, "patch_errors", None)
-        if errors is None:
-            raise LatentcastError(
-                f"{self.config.objective.kind}: this objective has no errors of patches; its "
-                "features are read by embed"
-            )
-        patches: Tensor = errors(self._inputs(_tensor(samples)), self.role)
+        patches = self.objective.patch_errors(self._inputs(_tensor(samples)), self.role)
         return patches.float().cpu().numpy()
 
     def _inputs(self, samples: Tensor) -> Inputs:
         return self._preprocess(samples.to(self.device))
+
+    @property
+    def predicted_from(self) -> str | None:
+        """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
+        return self.objective.predicted_from
 
     def _layer(self, name: str) -> int:
         if name not in self.layer_names:

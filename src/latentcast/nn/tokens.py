@@ -1,7 +1,8 @@
-"""Patches to tokens: a strided product over 1-D or 2-D inputs."""
+"""Patches to tokens, over 1-D or 2-D inputs: the contract, and the published linear one."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,19 +12,25 @@ from torch import Tensor, nn
 from latentcast.errors import LatentcastError
 
 
-class PatchEmbedding(nn.Module):
-    """``token_n = W · patch_n + b`` over non-overlapping patches, row-major.
+class Tokenizer(nn.Module, ABC):
+    """From patches to tokens, each patch by itself: what one token shows is in no other.
 
-    The weight has the layout of a convolution with kernel = stride, ``(width, channels, *patch)``,
-    so public checkpoints load as they are; the product is taken on unfolded patches because
-    one matrix product is faster than a convolution whose windows do not overlap.
+    Args:
+        patch: samples or pixels a side.
+        axes: 1 for recordings, 2 for images.
     """
 
-    def __init__(self, channels: int, axes: int, patch: int, width: int, std: float = 0.02) -> None:
+    def __init__(self, patch: int, axes: int) -> None:
         super().__init__()
-        self.patch, self.axes, self.std = patch, axes, std
-        self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.patch, self.axes = patch, axes
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """``(B, channels, *size)`` to ``(B, N, width)``, row-major."""
+
+    @abstractmethod
+    def flops(self, patches: int) -> int:
+        """Operations in the matrix products for so many patches."""
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Patches along each axis of an input of this size.
@@ -38,10 +45,6 @@ class PatchEmbedding(nn.Module):
             )
         return tuple(extent // self.patch for extent in size)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """``(B, channels, *size)`` to ``(B, N, width)``."""
-        return F.linear(self.unfold(values), self.weight.flatten(1), self.bias)
-
     def unfold(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to patches ``(B, N, channels · patch^axes)``."""
         grid = self.grid(values.shape[2:])
@@ -52,11 +55,31 @@ class PatchEmbedding(nn.Module):
         order = [0, *places, 1, *(place + 1 for place in places)]
         return values.permute(order).reshape(batch, -1, channels * self.patch**self.axes)
 
+    def valid(self, mask: Tensor, least: float = 0.5) -> Tensor:
+        """Which patches hold enough measured values to be a target: ``(B, N)`` bool.
 
-def token_validity(valid: Tensor, embedding: PatchEmbedding, least: float = 0.5) -> Tensor:
-    """Which patches hold enough measured samples to be a target: ``(B, N)`` bool.
+        A patch counts when at least ``least`` of its values (over all channels) are valid: one flat
+        lead of twelve leaves it in, padding leaves it out.
+        """
+        return self.unfold(mask.to(torch.float32)).mean(-1) >= least
 
-    A patch counts when at least ``least`` of its values (over all channels) are valid: one flat
-    lead of twelve leaves it in, padding leaves it out.
+
+class PatchEmbedding(Tokenizer):
+    """``token_n = W · patch_n + b`` over non-overlapping patches, row-major.
+
+    The weight has the layout of a convolution with kernel = stride, ``(width, channels, *patch)``,
+    so public checkpoints load as they are; the product is taken on unfolded patches because
+    one matrix product is faster than a convolution whose windows do not overlap.
     """
-    return embedding.unfold(valid.to(torch.float32)).mean(-1) >= least
+
+    def __init__(self, channels: int, axes: int, patch: int, width: int, std: float = 0.02) -> None:
+        super().__init__(patch, axes)
+        self.std = std
+        self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.linear(self.unfold(values), self.weight.flatten(1), self.bias)
+
+    def flops(self, patches: int) -> int:
+        return 2 * patches * self.weight.numel()

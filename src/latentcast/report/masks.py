@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.nn.cells import Grid, parents
-from latentcast.objectives.masks import Masks, mask_sampler
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.masks import Masks, mask_sampler
 from latentcast.randomness import Draw
 from latentcast.report.style import LIGHT, TEXT_POINTS
 
@@ -63,7 +64,8 @@ def coverage(config: Config) -> Coverage:
             f"{config.recipe}: objective {config.objective.kind} hides nothing; "
             "name a JEPA recipe (latentcast recipes)"
         )
-    grids, sampler = config.grids, mask_sampler(config)
+    grids = config.grids
+    sampler = mask_sampler(config.objective, grids, config.train.seed)
     context = np.zeros(math.prod(grids[0]))
     targets = [np.zeros(math.prod(grid)) for grid in grids]
     shared, shapes, times, examples = 0, set(), [], None

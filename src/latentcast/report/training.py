@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from latentcast.evaluation.results import number
+from latentcast.monitors.rows import ranks
 from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
 from latentcast.report.markup import Html, escape, picture, section, table, timeline
-from latentcast.runs.summary import ranks_of
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -69,7 +69,7 @@ def cards(metrics: Rows) -> str:
 
 
 def _ranks(row: Mapping[str, Any]) -> str:
-    return " / ".join(f"{rank:.0f}" for rank in ranks_of(row)) or "–"
+    return " / ".join(f"{rank:.0f}" for rank in ranks(row)) or "–"
 
 
 def _last(metrics: Rows) -> Mapping[str, Any]:
@@ -92,12 +92,12 @@ def _ending(last: Mapping[str, Any]) -> str:
                 else "the model predicts no more than a copy would. "
             )
         )
-    ranks = {n: last.get(f"level{n}_target_rank") for n in range(len(last))}
-    if told := {n: rank for n, rank in ranks.items() if rank is not None}:
-        said += f"The loss ended at {number(loss)}, the effective rank of the targets at "
+    by_level = ranks(last)
+    if loss is not None and copied is None and by_level:
+        said += f"The loss ended at {number(loss)}, the effective rank at "
         said += ", ".join(
-            f"{rank:.0f} (level {n})" if len(told) > 1 else f"{rank:.0f}"
-            for n, rank in told.items()
+            f"{rank:.0f} (level {n})" if len(by_level) > 1 else f"{rank:.0f}"
+            for n, rank in enumerate(by_level)
         )
         said += ". "
     return said

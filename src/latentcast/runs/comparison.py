@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
+from latentcast.monitors.rows import columns
 from latentcast.runs.listing import plain, plain_table
 from latentcast.runs.scores import ProbeScore
 from latentcast.runs.summary import RunSummary
@@ -22,9 +23,10 @@ SCHEDULED: Final = ("step", "lr", "weight_decay", "momentum", "alarms")
 """Keys of a row that the configuration decides, or that have a line of their own."""
 READ_FIRST: Final = re.compile(
     r"step|skipped|(.*_)?loss|regularizer|gradient_norm|teacher_distance|samples_per_second|"
-    r"data_wait|flops_of_peak|.*(target|output|prediction)_(rank|mean_norm|std|between)"
-    r"|online_.*"
+    r"data_wait|flops_of_peak|online_.*"
 )
+STATISTICS: Final = ("rank", "mean_norm", "std", "between")
+"""Of each view but the context."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     metrics = [
         (key, [_metric(value) for value in values])
         for key, values in comparison.metrics.items()
-        if READ_FIRST.fullmatch(key)
+        if READ_FIRST.fullmatch(key) or _is_first(key)
     ]
     _print("Last metrics (--json has all)", comparison.names, metrics, "none", console)
     told: list[tuple[str, list[str]]] = []
@@ -225,3 +227,7 @@ def shown(value: Any) -> str:
     if value is None:
         return ABSENT
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_first(key: str) -> bool:
+    return any(c.role != "context" and c.statistic in STATISTICS for c in columns([key]))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from latentcast.config import Config, load, read_yaml
 from latentcast.errors import LatentcastError
+from latentcast.monitors.rows import present
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
@@ -101,7 +102,7 @@ def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
     for place, line in enumerate(lines, 1):
         try:
             row = json.loads(line, parse_constant=_no_number)
-            rows[int(row["step"])] = row
+            rows[int(row["step"])] = present(row)
         except (ValueError, TypeError, KeyError):
             if place < len(lines) or text.endswith("\n"):
                 problems.append(f"{file.name}: line {place} is no row")
