@@ -32,7 +32,7 @@ from latentcast.evaluation.tasks import task
 from latentcast.monitors.journal import read_metrics
 from latentcast.recipes import recipe
 from latentcast.workflows.bench import operations
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 RECIPES = ("nepa-ecg-tiny", "ijepa-ecg-tiny", "hjepa-ecg-tiny")
 POINTS = 60
@@ -127,7 +127,7 @@ def main() -> None:
     for name, seed in asked[part::parts]:
         config, run = at_equal_compute(name, seed), arguments.out / f"{name}-seed{seed}"
         with contextlib.redirect_stdout(sys.stderr):
-            state = pretrain(config, arguments.store, run)
+            state = train(config, arguments.store, run)
         if state.step < config.train.steps:  # asked to stop: score nothing unfinished
             sys.exit(143)
         kept = run / "compared.json"

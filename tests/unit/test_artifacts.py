@@ -18,13 +18,13 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
 from latentcast.signals.recording import INVALID
 from latentcast.signals.synthetic import synthetic_recording
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 
 @pytest.fixture(scope="module")
 def run(small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    pretrain(small_config, small_store, folder)
+    train(small_config, small_store, folder)
     return folder
 
 

@@ -239,7 +239,7 @@ def test_an_objective_without_errors_of_patches_says_so(
     config = fitted(small_config, store)
     encoder = Encoder(config, build(config))
     monkeypatch.delattr(type(encoder.objective), "patch_errors")
-    with pytest.raises(LatentcastError, match="Nepa: predicts no single patches, so it has no patch errors"):
+    with pytest.raises(LatentcastError, match="Nepa: predicts no single patches"):
         encoder.patch_errors(store.take([0], length=400))
 
 

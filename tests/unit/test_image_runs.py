@@ -18,7 +18,7 @@ from latentcast.evaluation.classification_results import ClassificationReport
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.recipes import recipe
 from latentcast.workflows.probe import probe_run
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def config() -> Config:
 @pytest.fixture(scope="module")
 def run(config: Config, digits_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    pretrain(config, digits_store, folder)
+    train(config, digits_store, folder)
     return folder
 
 
@@ -111,8 +111,8 @@ def test_an_interrupted_run_of_images_ends_with_the_same_bits(
 
         patch.setattr(loop.checkpoint, "save", dies)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(config, digits_store, tmp_path / "cut")
-    pretrain(config, digits_store, tmp_path / "cut")
+            train(config, digits_store, tmp_path / "cut")
+    train(config, digits_store, tmp_path / "cut")
     one, other = (
         Encoder.from_pretrained(folder).objective.state_dict() for folder in (run, tmp_path / "cut")
     )
@@ -128,9 +128,9 @@ def test_recordings_and_images_do_not_mix(
     run: Path, digits_store: Path, small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(LatentcastError, match="recipe for recordings .* with -image- in"):
-        pretrain(small_config, digits_store, tmp_path / "a")
+        train(small_config, digits_store, tmp_path / "a")
     with pytest.raises(LatentcastError, match="image recipe .* with -ecg- in"):
-        pretrain(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
+        train(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
     with pytest.raises(LatentcastError, match="holds recordings.*was trained on image data"):
         probe_run(run, small_store)
     with pytest.raises(LatentcastError, match="trained on images, which have no leads"):
@@ -142,7 +142,7 @@ def test_colours_the_recipe_does_not_expect_are_refused_with_the_mend(
     digits_store: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(LatentcastError, match=r"channels is 1, .* --set input.channels=1 input"):
-        pretrain(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
+        train(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
 
 
 def test_a_store_without_labels_is_trained_on_but_not_probed(
@@ -153,6 +153,6 @@ def test_a_store_without_labels_is_trained_on_but_not_probed(
     np.savez(tmp_path / "plain.npz", images=images)
     ingest_images(tmp_path / "plain.npz", tmp_path / "store", quiet=True)
     short = config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
-    pretrain(short, tmp_path / "store", tmp_path / "run")
+    train(short, tmp_path / "store", tmp_path / "run")
     with pytest.raises(LatentcastError, match="no labels"):
         probe_run(tmp_path / "run", tmp_path / "store")

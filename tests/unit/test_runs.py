@@ -31,7 +31,7 @@ from latentcast.runs import (
     print_runs,
     summarise,
 )
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 LONG_AGO = 10_000_000.0
 
@@ -101,7 +101,7 @@ def test_a_real_run_is_listed_as_done_with_what_its_log_says(
     small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     config = small_config.updated({"train.steps": 4, "optimizer.warmup_steps": 2})
-    pretrain(config, small_store, tmp_path / "run")
+    train(config, small_store, tmp_path / "run")
     (run,) = list_runs([tmp_path])
     last = read_metrics(tmp_path / "run")[-1]
     assert (run.name, run.recipe, run.objective) == ("run", "nepa-ecg-tiny", "nepa")
@@ -119,7 +119,7 @@ def test_the_configuration_of_a_run_reproduces_it_to_the_last_bit(
 ) -> None:
     """Through the command itself: a file that leaves out a key would give another run."""
     config = small_hierarchy.updated({"train.steps": 6, "train.seed": 5})
-    pretrain(config, small_store, tmp_path / "a")
+    train(config, small_store, tmp_path / "a")
     again = tmp_path / "a" / "config.yaml"
     assert cli.train(None, data=small_store, out=tmp_path / "b", config=again) == 0
     a, b = (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,11 @@ class Weights:
     step: int
     sha256: dict[str, str]
     source: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What tells these weights from others, for the environment of a run that starts here."""
+        return {"source": self.source, "step": self.step, "sha256": self.sha256}
 
 
 def read_weights(source: str | Path) -> Weights:

@@ -49,11 +49,13 @@ class State:
         skipped: updates given up because the gradient was not finite. Data is a function of
             ``step + skipped``, so a bad batch is not met again for ever.
         scale: of the loss, 1 but in fp16.
+        stopped: the signal that ended the training before its last step, by name; None otherwise.
     """
 
     step: int = 0
     skipped: int = 0
     scale: float = 1.0
+    stopped: str | None = None
 
     @property
     def attempt(self) -> int:
