@@ -79,8 +79,8 @@ def start_from(objective: Objective, weights: Weights) -> str:
     """
     own = objective.state_dict()
     loaded = {
-        name: tensor for name, tensor in weights.tensors.items()
-        if name in own and own[name].shape == tensor.shape
+        name: weights.tensors[name] for name, tensor in own.items()
+        if name in weights.tensors and weights.tensors[name].shape == tensor.shape
     }  # fmt: skip
     if not loaded:
         raise LatentcastError(
