@@ -231,10 +231,10 @@ def test_foreign_and_missing_weights_are_refused(tmp_path: Path) -> None:
         from_transformers({"encoder.layer.0.crossattention.key.weight": torch.zeros(1)})
     del tensors["norm.bias"]
     save_file(tensors, tmp_path / "e.safetensors")
-    with pytest.raises(LatentcastError, match="is no whole I-JEPA encoder"):
+    with pytest.raises(LatentcastError, match="is an incomplete I-JEPA encoder"):
         load_public(tmp_path / "e.safetensors", heads=4)
     save_file({"mask_token": torch.zeros(1, 1, 4)}, tmp_path / "e.safetensors")
-    with pytest.raises(LatentcastError, match="holds no I-JEPA encoder"):
+    with pytest.raises(LatentcastError, match="is no I-JEPA encoder"):
         load_public(tmp_path / "e.safetensors", heads=4)
     with pytest.raises(LatentcastError, match=r"nowhere\.safetensors: cannot be read"):
         load_public(tmp_path / "nowhere.safetensors", heads=4)

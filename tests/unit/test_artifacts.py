@@ -109,18 +109,18 @@ def test_a_file_is_masked_as_ingest_masks_it(run: Path, small_store: Path) -> No
 
 
 def test_derived_leads_need_not_be_in_the_file(run: Path) -> None:
-    encoder, whole = Encoder.from_pretrained(run), synthetic_recording(70, sampling_rate=100)
+    encoder, twelve = Encoder.from_pretrained(run), synthetic_recording(70, sampling_rate=100)
     eight = [0, 1, *range(6, 12)]
     fewer = replace(
-        whole, signal=whole.signal[eight], valid=whole.valid[eight],
-        leads=tuple(whole.leads[i] for i in eight),
+        twelve, signal=twelve.signal[eight], valid=twelve.valid[eight],
+        leads=tuple(twelve.leads[i] for i in eight),
     )  # fmt: skip
-    np.testing.assert_allclose(encoder.counts(fewer), encoder.counts(whole), atol=1)
+    np.testing.assert_allclose(encoder.counts(fewer), encoder.counts(twelve), atol=1)
 
 
 def test_a_recording_without_one_valid_patch_is_refused_not_nan(run: Path) -> None:
-    whole = synthetic_recording(70, sampling_rate=100)
-    blip = replace(whole, signal=whole.signal[:, :8], valid=whole.valid[:, :8])
+    recording = synthetic_recording(70, sampling_rate=100)
+    blip = replace(recording, signal=recording.signal[:, :8], valid=recording.valid[:, :8])
     with pytest.raises(LatentcastError, match="has no valid patch"):
         Encoder.from_pretrained(run).embed([blip])
 

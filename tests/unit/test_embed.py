@@ -104,7 +104,7 @@ def test_another_rate_is_resampled_as_ingest_does_it_when_asked_for(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     recording = synthetic_recording(70, sampling_rate=250, record_id="a")
-    recording.signal[2, :700] = 1.0  # flat at 250 Hz, which has to be seen before resampling
+    recording.signal[2, :700] = 1.0  # flat at 250 Hz, which must be found before resampling
     write_wfdb(tmp_path / "ecgs", recording, "a")
     path = tmp_path / "ecgs" / "a.hea"
     with pytest.raises(LatentcastError, match="is 250, the encoder needs 100; .* resample=True"):
@@ -131,7 +131,7 @@ def test_a_store_at_another_scale_or_in_another_order_of_leads_is_brought_to_the
     ("source", "options", "words"),
     [
         (3.5, {}, "float: is nothing that can be embedded; give a Recording, the path"),
-        (np.zeros((2, 12, 400)), {}, "does not say its fs, leads, unit; give them"),
+        (np.zeros((2, 12, 400)), {}, "comes without its fs, leads, unit; give them"),
         (np.zeros((2, 12, 400)), {"fs": 100, "leads": ["I", "II"], "unit": "mV"}, "with 2 leads"),
         (np.zeros((12, 400)), {"fs": 100, "leads": ["I"] * 12, "unit": "mV", "layout": "leads"},
          "layout 'leads': is unknown; write records,leads,samples or"),

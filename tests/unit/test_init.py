@@ -1,4 +1,4 @@
-"""Training that starts from weights: which are loaded, what is said of them, and when."""
+"""Training that starts from weights: which are loaded, what is printed of them, and when."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ def test_what_does_not_fit_is_left_at_initialisation_and_named(
     assert set(differing(now, start)) <= now.keys() - initial
     loaded = {name: now[name] for name in now.keys() - initial}
     assert differing(loaded, weights(source)) == []
-    said = capsys.readouterr().out.replace("\n", "")
-    assert f"{len(loaded)} of {len(now)} tensors loaded" in said
-    assert f"{len(initial)} left at initialisation (student.blocks.0.mlp.up.weight" in said
-    assert f"{66 - len(loaded)} of the source not used" in said
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert f"{len(loaded)} of {len(now)} tensors loaded" in printed
+    assert f"{len(initial)} left at initialisation (student.blocks.0.mlp.up.weight" in printed
+    assert f"{66 - len(loaded)} of the source not used" in printed
 
 
 def test_a_teacher_without_weights_of_its_own_starts_as_its_student(
@@ -138,8 +138,8 @@ def test_a_teacher_without_weights_of_its_own_starts_as_its_student(
     now, began = weights(tmp_path / "run"), weights(tmp_path / "alone")
     assert all(torch.equal(now[name], began[name]) for name in began)
     assert all(torch.equal(now[name.replace("student", "teacher")], began[name]) for name in began)
-    assert "33 of 66 tensors loaded" in (said := capsys.readouterr().out.replace("\n", ""))
-    assert "33 of the teacher copied from the student (teacher.cls" in said
+    assert "33 of 66 tensors loaded" in (printed := capsys.readouterr().out.replace("\n", ""))
+    assert "33 of the teacher copied from the student (teacher.cls" in printed
 
 
 def test_weights_of_which_nothing_fits_are_refused_before_the_run_is_made(
@@ -158,12 +158,12 @@ def test_a_run_that_goes_on_does_not_load_again(
 ) -> None:
     init, short = tmp_path / "init", small_config.updated({"train.steps": 8})
     shutil.copytree(source, init)
-    train(short, small_store, tmp_path / "whole", init=init, quiet=True)
+    train(short, small_store, tmp_path / "uncut", init=init, quiet=True)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3; the same call goes on"):
         train(short, small_store, tmp_path / "cut", init=init, callbacks=[Signals(signal.SIGINT)])
     shutil.rmtree(init)
     assert train(short, small_store, tmp_path / "cut", init=init, quiet=True).step == 8
-    assert differing(weights(tmp_path / "cut"), weights(tmp_path / "whole")) == []
+    assert differing(weights(tmp_path / "cut"), weights(tmp_path / "uncut")) == []
     with pytest.raises(LatentcastError, match="train.init is None here, .*init there"):
         train(short, small_store, tmp_path / "cut")
 

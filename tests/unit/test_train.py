@@ -111,9 +111,9 @@ def test_a_run_is_not_resumed_on_another_store(
     train(short, small_store, tmp_path / "run")
     ingest(WFDB, tmp_path / "other", fs=100, missing_leads="mask", quiet=True, workers=1)
     manifest = tmp_path / "other" / "manifest.json"
-    told = json.loads(manifest.read_text())
-    told["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(told))
+    content = json.loads(manifest.read_text())
+    content["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
     config = configuration.load(tmp_path / "run" / "config.yaml")
     with pytest.raises(LatentcastError, match="holds other data; resume with the run's own store"):
         train(config, tmp_path / "other", tmp_path / "run")
@@ -126,9 +126,9 @@ def test_the_training_store_is_known_only_while_its_data_is_the_same(
     train(small_config.updated({"train.steps": 4}), tmp_path / "store", tmp_path / "run")
     assert data_of(tmp_path / "run") is not None
     manifest = tmp_path / "store" / "manifest.json"
-    told = json.loads(manifest.read_text())
-    told["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(told))
+    content = json.loads(manifest.read_text())
+    content["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
     assert data_of(tmp_path / "run") is None
     shutil.rmtree(tmp_path / "store")
     assert data_of(tmp_path / "run") is None

@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         objective: with its weights; its encoder becomes :attr:`network`.
         role: ``teacher`` reads the averaged weights (what the original NEPA evaluates).
         name: how reports call it.
-        step: optimizer steps the weights have seen.
+        step: optimizer steps of the weights.
         frozen: the parameters do not require a gradient.
 
     Attributes:
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
                 ``(B, height, width, channels)``; or floats, already normalised,
                 ``(B, channels, *size)``. On any device.
             valid: of floats, bool of the same shape, what was measured; all by default. Integers
-                say it themselves.
+                carry it in them.
 
         Returns:
             for each of :attr:`layer_names` a float32 ``(B, N, width)``, and the validity of the

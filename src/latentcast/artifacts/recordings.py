@@ -37,7 +37,7 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class ArrayAxes:
-    """What an array does not say of itself; see :class:`~latentcast.signals.readers.arrays`."""
+    """What has to be given with an array; see :class:`~latentcast.signals.readers.arrays`."""
 
     fs: float | None
     leads: Sequence[str] | None
@@ -150,7 +150,7 @@ class RecordingReader:
         missing = [name for name, value in options.items() if value is None]
         if axes.fs is None or axes.leads is None or axes.unit is None:
             raise LatentcastError(
-                f"array {array.shape}: does not say its {', '.join(missing)}; give them, for "
+                f"array {array.shape}: comes without its {', '.join(missing)}; give them, for "
                 'example embed(x, fs=500, leads=["I", "II", "V1"], unit="mV")'
             )
         if axes.layout not in LAYOUTS:

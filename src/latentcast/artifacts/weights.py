@@ -24,12 +24,12 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of an objective, whole, on the CPU.
+    """All tensors of an objective, unsharded, on the CPU.
 
     Attributes:
         tensors: by their name in the objective.
         config: of the run, with the normalisation of its training split.
-        step: optimizer steps the weights have seen.
+        step: optimizer steps of the weights.
         sha256: of the files they were read from, by name.
         source: where they were read from.
     """
@@ -42,7 +42,7 @@ class Weights:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What tells these weights from others, for the environment of a run that starts here."""
+        """What identifies these weights, for the environment of a run that starts from them."""
         return {"source": self.source, "step": self.step, "sha256": self.sha256}
 
 

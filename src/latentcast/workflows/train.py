@@ -35,7 +35,7 @@ class TrainResult:
         run: its folder.
         config: as it was trained, with the normalisation of the store.
         step: optimizer steps done; fewer than ``config.train.steps`` after a signal.
-        skipped: batches given up because the gradient was not finite.
+        skipped: batches left out because the gradient was not finite.
     """
 
     run: Path
