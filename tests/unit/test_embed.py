@@ -249,6 +249,15 @@ def test_a_role_that_is_none_is_refused(small_config: Config, store: Store) -> N
         Encoder(config, build(config), "techer")  # type: ignore[arg-type]
 
 
+def test_a_store_of_the_other_kind_is_named(
+    encoder: Encoder, images: tuple[Encoder, ImageStore], store: Store, digits_store: Path
+) -> None:
+    with pytest.raises(LatentcastError, match="holds images, the encoder was trained on ecg data"):
+        encoder.embed(digits_store)
+    with pytest.raises(LatentcastError, match="holds recordings, .* trained on image data"):
+        images[0].embed(store)
+
+
 # Images
 
 

@@ -18,6 +18,10 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.image_store import ImageStore
+from latentcast.data.manifest import MANIFEST
+from latentcast.data.opening import open_store
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
@@ -325,6 +329,14 @@ class Encoder(nn.Module):
     def _read(
         self, x: Any, rows: npt.ArrayLike | None, axes: ArrayAxes, resample: bool
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
+            x = open_store(x)
+        if isinstance(x, Store | ImageStore) and isinstance(x, Store) != (self.modality == "ecg"):
+            content = "recordings" if isinstance(x, Store) else "images"
+            raise LatentcastError(
+                f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
+                "it a store of its own kind"
+            )
         if isinstance(self.config.input, EcgInput):
             return RecordingReader(self.config.input, axes, resample).read(x, rows)
         if resample or axes.fs is not None or axes.leads is not None or axes.unit is not None:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from latentcast.config import ImageInput
 from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Canvas, convert, decode, fit
 from latentcast.images.folder import is_image
@@ -45,8 +44,6 @@ class ImageReader:
         Raises:
             LatentcastError: it is nothing that can be read, or an image cannot be used.
         """
-        if isinstance(source, str | Path) and (Path(source) / "manifest.json").is_file():
-            source = open_store(source)
         if isinstance(source, ImageStore):
             for row in np.arange(len(source)) if rows is None else np.asarray(rows, np.int64):
                 yield f"row {row}", source.take([int(row)])

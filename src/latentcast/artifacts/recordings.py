@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import EcgInput
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.counts import to_counts
@@ -64,8 +63,6 @@ class RecordingReader:
         Raises:
             LatentcastError: it is nothing that can be read, or a recording cannot be used.
         """
-        if isinstance(source, str | Path) and (Path(source) / "manifest.json").is_file():
-            source = open_store(source)
         if isinstance(source, Store):
             yield from self._of_store(source, rows)
             return
