@@ -64,9 +64,9 @@ class Registry(Generic[SettingsT]):
             return section
         kinds, kind = self.kinds, section.get("kind", self.default)
         if kind not in kinds:
-            known = ", ".join(kinds)
+            names = ", ".join(kinds)
             if kind is None:
-                reason = f"kind is missing; set {self.section}.kind to one of {known}"
+                reason = f"kind is missing; set {self.section}.kind to one of {names}"
             else:
                 reason = f"kind '{kind}' is unknown; {nearest(str(kind), kinds)}"
             raise PydanticCustomError("unknown_kind", "{reason}", {"reason": reason})

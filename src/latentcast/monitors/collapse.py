@@ -120,10 +120,10 @@ def measured(tokens: Tensor, valid: Tensor | None) -> Tensor:
     std = deviation.mean()
 
     # Between samples against positional: what is left of the variance in the mean over samples.
-    there = counted.sum(0)
-    positional = (centred.sum(0).square() / there.clamp(min=1)[:, None]).sum()
+    counts_at = counted.sum(0)
+    positional = (centred.sum(0).square() / counts_at.clamp(min=1)[:, None]).sum()
     between = (1 - positional / squares.sum()).clamp(min=0)
-    between = torch.where((squares.sum() > 0) & (there.max() > 1), between, torch.nan)
+    between = torch.where((squares.sum() > 0) & (counts_at.max() > 1), between, torch.nan)
 
     members = counted.sum(1)
     means = centred.sum(1) / members.clamp(min=1)[:, None]

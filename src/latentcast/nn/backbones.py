@@ -1,19 +1,20 @@
-"""The backbones, a file each; a new one is one line in :data:`ENCODERS`."""
+"""From a configuration to its encoder; a new backbone is one line in :data:`MODULES`."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from latentcast.config import BACKBONES, Config
 from latentcast.nn.base import Encoder
-from latentcast.nn.conv_tokenizer import ConvPatchEncoder
-from latentcast.nn.transformer import PatchEncoder
 
-ENCODERS: tuple[type[Encoder], ...] = (
-    PatchEncoder,
-    ConvPatchEncoder,
+MODULES = (
+    "latentcast.nn.transformer",
+    "latentcast.nn.conv_tokenizer",
 )
+"""Files that register an encoder."""
 
-for encoder in ENCODERS:
-    BACKBONES.register(encoder)
+for module in MODULES:
+    import_module(module)
 
 
 def build_encoder(config: Config) -> Encoder:

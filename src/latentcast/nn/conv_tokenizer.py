@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentcast.config import EncoderConfig
+from latentcast.config import BACKBONES, EncoderConfig
 from latentcast.config.settings import Count
 from latentcast.nn.tokens import Tokenizer
 from latentcast.nn.transformer import PatchEncoder
@@ -50,6 +50,7 @@ class ConvTokenizer(Tokenizer):
         return int(2 * patches * (convolutions + self.proj.weight.numel()))
 
 
+@BACKBONES.register
 class ConvPatchEncoder(PatchEncoder):
     """:class:`PatchEncoder` with a :class:`ConvTokenizer` in the place of the linear patches."""
 

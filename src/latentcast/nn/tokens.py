@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -10,6 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.errors import LatentcastError
+
+
+def unfold(values: Tensor, grid: Sequence[int]) -> Tensor:
+    """Values ``(B, channels, *size)`` cut into a grid of patches, row-major.
+
+    Returns:
+        ``(B, N, channels · values of a patch)``, channel by channel.
+    """
+    batch, axes = len(values), len(grid)
+    split = [
+        part for n, size in zip(grid, values.shape[2:], strict=True) for part in (n, size // n)
+    ]
+    places = [2 + 2 * axis for axis in range(axes)]
+    order = [0, *places, 1, *(place + 1 for place in places)]
+    patches = values.reshape(batch, values.shape[1], *split).permute(order)
+    return patches.reshape(batch, math.prod(grid), -1)
 
 
 class Tokenizer(nn.Module, ABC):
@@ -47,13 +64,7 @@ class Tokenizer(nn.Module, ABC):
 
     def unfold(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to patches ``(B, N, channels · patch^axes)``."""
-        grid = self.grid(values.shape[2:])
-        batch, channels = values.shape[:2]
-        split = [part for n in grid for part in (n, self.patch)]
-        values = values.reshape(batch, channels, *split)
-        places = [2 + 2 * axis for axis in range(self.axes)]
-        order = [0, *places, 1, *(place + 1 for place in places)]
-        return values.permute(order).reshape(batch, -1, channels * self.patch**self.axes)
+        return unfold(values, self.grid(values.shape[2:]))
 
     def valid(self, mask: Tensor, least: float = 0.5) -> Tensor:
         """Which patches hold enough measured values to be a target: ``(B, N)`` bool.

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from latentcast.config import Config, EncoderConfig, SinCos
+from latentcast.config import BACKBONES, Config, EncoderConfig, SinCos
 from latentcast.nn.base import Encoder
 from latentcast.nn.blocks import Block
 from latentcast.nn.cells import Grid, gather, gather_flags
@@ -24,6 +24,7 @@ from latentcast.nn.tokens import PatchEmbedding, Tokenizer
 from latentcast.randomness import Draw
 
 
+@BACKBONES.register
 class PatchEncoder(Encoder):
     """Patch embeddings, with or without CLS → pre-norm transformer → final norm.
 

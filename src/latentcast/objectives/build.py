@@ -1,26 +1,27 @@
-"""The objectives, a file or a folder each; a new one is one line in :data:`KINDS`."""
+"""From a configuration to its objective; a new objective is one line in :data:`MODULES`."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from latentcast.config import OBJECTIVES, Config
 from latentcast.objectives.base import Objective
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.nepa import Nepa
 
-KINDS: tuple[type[Objective], ...] = (
-    Nepa,
-    Jepa,
+MODULES = (
+    "latentcast.objectives.nepa",
+    "latentcast.objectives.jepa",
 )
+"""Files and folders that register an objective."""
 
-for objective in KINDS:
-    OBJECTIVES.register(objective)
+for module in MODULES:
+    import_module(module)
 
 
 def build(config: Config) -> Objective:
     """The objective of a run, initialised from the run's seed."""
-    assembled = assemble(config)
-    assembled.initialise(config.train.seed)
-    return assembled
+    objective = assemble(config)
+    objective.initialise(config.train.seed)
+    return objective
 
 
 def assemble(config: Config) -> Objective:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.batch import Inputs
-from latentcast.config import Config, EncoderConfig, Rotary
+from latentcast.config import OBJECTIVES, Config, EncoderConfig, Rotary
 from latentcast.config.objective import ObjectiveConfig
 from latentcast.nn.backbones import build_encoder
 from latentcast.nn.base import Encoder
@@ -43,6 +43,7 @@ class NepaConfig(ObjectiveConfig):
             )
 
 
+@OBJECTIVES.register
 class Nepa(Objective):
     """``L = −mean cos(h[:, :-1], stop_gradient(z[:, 1:]))`` (NEPA, prediction loss).
 

@@ -92,10 +92,10 @@ def compare(runs: Sequence[RunSummary]) -> Comparison:
 
 def as_json(runs: Sequence[RunSummary], comparison: Comparison | None = None) -> str:
     """What the tables show, and what had no room in them, as one JSON object."""
-    told: dict[str, Any] = {"runs": [run.as_json() for run in runs]}
+    plain: dict[str, Any] = {"runs": [run.as_json() for run in runs]}
     if comparison is not None:
-        told["comparison"] = comparison.as_json()
-    return json.dumps(told, indent=1, allow_nan=False)
+        plain["comparison"] = comparison.as_json()
+    return json.dumps(plain, indent=1, allow_nan=False)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -112,13 +112,13 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if READ_FIRST.fullmatch(key) or _is_first(key)
     ]
     _print("Last metrics (--json has all)", comparison.names, metrics, "none", console)
-    told: list[tuple[str, list[str]]] = []
+    scores: list[tuple[str, list[str]]] = []
     for (task, head, measure), row in comparison.scores.items():
-        told.append((f"{task}, {head}: {measure}", [_interval(score) for score in row]))
+        scores.append((f"{task}, {head}: {measure}", [_interval(score) for score in row]))
         for floor in dict.fromkeys(score.floor for score in row if score and score.floor):
             gains = [_gain(score) if score and score.floor == floor else ABSENT for score in row]
-            told.append((f"  minus {floor}", gains))
-    _print("Probes, test split [interval]", comparison.names, told, "no run has one", console)
+            scores.append((f"  minus {floor}", gains))
+    _print("Probes, test split [interval]", comparison.names, scores, "no run has one", console)
     for note in comparison.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
 
@@ -189,9 +189,9 @@ def _notes(
         notes.append("the runs are not at the same step")
     for (task, _, _), row in scores.items():
         shards = {str(sorted(score.shards.items())) for score in row if score}
-        told = f"the probes of {task} are of different samples (sha256 of the shards)"
-        if len(shards) > 1 and told not in notes:
-            notes.append(told)
+        note = f"the probes of {task} are of different samples (sha256 of the shards)"
+        if len(shards) > 1 and note not in notes:
+            notes.append(note)
     return tuple(notes)
 
 

@@ -67,9 +67,9 @@ class RunFolder:
         if checkpoints and not rows and not problems:
             problems.append("metrics.jsonl: has no row and there are checkpoints")
         probes = {
-            file.name: held
+            file.name: content
             for file in sorted(path.glob("probe-*.json"))
-            if (held := _object(file, problems))
+            if (content := _object(file, problems))
         }
         return cls(path, tree, environment, rows, checkpoints, probes, tuple(problems))
 
@@ -84,13 +84,13 @@ def find(folder: Path) -> Iterator[Path]:
 
     Links to folders are followed, each folder is entered once.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     for root, inside, _ in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:
+        if real in visited:
             inside.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         if is_run(Path(root)):
             inside.clear()
             yield Path(root)
@@ -148,17 +148,17 @@ def _config(file: Path, problems: list[str]) -> dict[str, Any]:
 
 def _object(file: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        held = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         problems.append(f"{file.name}: does not exist")
         return {}
     except (OSError, ValueError) as problem:
         problems.append(f"{file.name}: cannot be read ({problem})")
         return {}
-    if not isinstance(held, dict):
+    if not isinstance(content, dict):
         problems.append(f"{file.name}: holds no JSON object")
         return {}
-    return held
+    return content
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> dict[int, Mapping[str, Any]]:
@@ -171,6 +171,6 @@ def _checkpoints(folder: Path, problems: list[str]) -> dict[int, Mapping[str, An
         if number.isdigit() and not wrong:
             found[int(number)] = record
         else:
-            told = wrong[0] if wrong else "is no step"
-            problems.append(f"{folder.name}/{checkpoint.name}/{told}")
+            problem = wrong[0] if wrong else "is no step"
+            problems.append(f"{folder.name}/{checkpoint.name}/{problem}")
     return found

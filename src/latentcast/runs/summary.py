@@ -68,13 +68,13 @@ class RunSummary:
     @property
     def best(self) -> ProbeScore | None:
         """The probe's score that its validation split prefers; its value is of the test split."""
-        known = [score for score in self.scores if score.validation is not None]
-        return max(known, key=lambda score: score.validation or 0.0, default=None)
+        scored = [score for score in self.scores if score.validation is not None]
+        return max(scored, key=lambda score: score.validation or 0.0, default=None)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, ``best`` and the path among them."""
         hidden = {"folder", "scores"}
-        plain = {name: held for name, held in vars(self).items() if name not in hidden}
+        plain = {name: value for name, value in vars(self).items() if name not in hidden}
         best = self.best
         return plain | {
             "path": str(self.folder.path),
@@ -153,13 +153,13 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
 
 def _scores(run: RunFolder) -> tuple[tuple[ProbeScore, ...], tuple[str, ...]]:
     """Of all probes in the folder, and a problem for each that this version cannot read."""
-    told = {name: scores_of(probe) for name, probe in run.probes.items()}
+    by_file = {name: scores_of(probe) for name, probe in run.probes.items()}
     return (
-        tuple(score for held in told.values() for score in held or ()),
+        tuple(score for found in by_file.values() for score in found or ()),
         tuple(
             f"{name}: another version of latentcast wrote it; probe again"
-            for name, held in told.items()
-            if held is None
+            for name, found in by_file.items()
+            if found is None
         ),
     )
 
@@ -188,19 +188,19 @@ def _bytes(path: Path) -> int:
 
 def _seconds_of_a_row(rows: Sequence[Mapping[str, Any]]) -> float:
     """The clock of the rows starts anew with each resume: only what it gained counts."""
-    told = _numbers(row.get("seconds") for row in rows[-4:])
-    gained = [b - a for a, b in pairwise(told) if b > a]
+    seconds = _numbers(row.get("seconds") for row in rows[-4:])
+    gained = [b - a for a, b in pairwise(seconds) if b > a]
     return max(gained, default=0.0)
 
 
 def _under(tree: Mapping[str, Any], section: str, name: str) -> Any:
-    held = tree.get(section)
-    return held.get(name) if isinstance(held, Mapping) else None
+    keys = tree.get(section)
+    return keys.get(name) if isinstance(keys, Mapping) else None
 
 
 def _alarms(row: Mapping[str, Any]) -> tuple[str, ...]:
-    held = row.get("alarms")
-    return tuple(str(name) for name in held) if isinstance(held, list) else ()
+    names = row.get("alarms")
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

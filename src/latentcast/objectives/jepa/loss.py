@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentcast import randomness
 from latentcast.batch import Inputs
-from latentcast.config import Config, EncoderConfig, SinCos
+from latentcast.config import OBJECTIVES, Config, EncoderConfig, SinCos
 from latentcast.nn.backbones import build_encoder
 from latentcast.nn.cells import gather, gather_flags, parents
 from latentcast.nn.hierarchy import Hierarchy, Tokens
@@ -26,6 +26,7 @@ from latentcast.objectives.regularizers import SigReg, VicReg, covariance, sigre
 from latentcast.randomness import Draw
 
 
+@OBJECTIVES.register
 class Jepa(Objective):
     """``L = Σ_ℓ w_ℓ · mean smooth_l1(predictor_ℓ(context), LN(teacher_ℓ(input)))`` over targets.
 
