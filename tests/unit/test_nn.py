@@ -67,8 +67,7 @@ def test_a_patch_counts_when_half_of_its_values_are_valid() -> None:
     valid = torch.ones(1, 4, 20, dtype=torch.bool)
     valid[0, 0] = False  # one flat lead of four
     valid[0, :, 12:] = False  # padding from the middle of patch 3 on
-    seen = PatchEmbedding(4, 1, 5, 7).valid(valid)
-    assert seen.tolist() == [[True, True, False, False]]
+    assert PatchEmbedding(4, 1, 5, 7).valid(valid).tolist() == [[True, True, False, False]]
 
 
 # Positions
@@ -227,10 +226,10 @@ def test_drop_path_stays_active_beside_layer_scale() -> None:
     assert isinstance(block, Block)
     x = torch.randn(64, 9, 24, dtype=torch.float64)
     tables = made.tables((40,), CPU)
-    once = block(x, tables, block.kept(draw(0, 64)))
+    once = block(x, tables, block.keep(draw(0, 64)))
     assert not torch.equal(once, block(x, tables))
-    assert torch.equal(once, block(x, tables, block.kept(draw(0, 64))))
-    assert not torch.equal(once, block(x, tables, block.kept(draw(1, 64))))
+    assert torch.equal(once, block(x, tables, block.keep(draw(0, 64))))
+    assert not torch.equal(once, block(x, tables, block.keep(draw(1, 64))))
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples() -> None:
