@@ -158,8 +158,9 @@ def test_log_says_what_collapse_watching_needs(
     row = read_metrics(tmp_path)[-1]
     assert {
         "loss", "copy_last_loss", "lr", "momentum", "teacher_distance", "gradient_norm",
-        "target_rank", "output_rank", "target_mean_norm", "output_mean_norm", "target_std",
-        "output_std", "samples_per_second", "flops_of_peak", "data_wait", "alarms",
+        "level0_target_rank", "level0_output_rank", "level0_target_mean_norm",
+        "level0_output_mean_norm", "level0_target_std", "level0_output_std",
+        "samples_per_second", "flops_of_peak", "data_wait", "alarms",
     } <= row.keys()  # fmt: skip
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["data"]["sha256"] and environment["torch"]
@@ -170,7 +171,7 @@ def test_rows_beyond_the_checkpoint_are_dropped_on_resume(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
     with Journal(tmp_path, small_config, step_flops=1) as journal:
-        journal.start(State(step=2), Context.of(small_config))
+        journal.on_train_start(State(step=2), Context.of(small_config))
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
