@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from evaluation_stores import write_store
 from sklearn.metrics import roc_auc_score
 
 from latentcast.artifacts.encoder import Encoder
-from latentcast.batch import Batch
 from latentcast.config import Config, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted
@@ -25,11 +23,12 @@ from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
-from latentcast.engine.parallel import distribute
+from latentcast.engine.parallel import distribute, full_tensor
 from latentcast.engine.ranks import Ranks
 from latentcast.evaluation import knn
 from latentcast.evaluation.features import extract, extract_images
@@ -121,8 +120,8 @@ def state_of_torch(objective: Objective) -> dict[str, Any]:
     }
 
 
-class Looking:
-    """A watcher that keeps a row of each step, and looks at the panel when it has one."""
+class Looking(Callback):
+    """Keeps a row of each step, and looks at the panel when it has one."""
 
     def __init__(self, objective: Objective, config: Config, panel: Panel | None) -> None:
         self.objective, self.preprocess, self.panel = objective, preprocessing(config), panel
@@ -130,7 +129,7 @@ class Looking:
         self.looked: list[dict[str, float]] = []
         self.fails_at = 0
 
-    def start(self, state: State, context: Context) -> None:
+    def on_train_start(self, state: State, context: Context) -> None:
         self.context = context
         self.look()  # before anything that training keeps has been computed
 
@@ -140,20 +139,16 @@ class Looking:
             self.looked.append(self.panel.look(self.objective, self.preprocess, self.context))
             assert state_of_torch(self.objective) == before
 
-    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema) -> None:
+    def on_step_end(
+        self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema
+    ) -> None:
         row = {"step": state.step, "loss": float(output.loss), "norm": float(norm)}
         self.rows.append(row | {"lr": schedules.lr(state.step), "distance": ema.distance()})
         self.look()
         if state.step == self.fails_at:
             raise InterruptedError
 
-    def skipped(self, state: State, problem: str) -> None:
+    def on_skip(self, state: State, problem: str) -> None:
         raise AssertionError(problem)
 
 
@@ -171,10 +166,10 @@ def trained(
     sincos.cache_clear()
     parents.cache_clear()
     torch.manual_seed(0)
-    watcher = Looking(objective, config, Panel.of(store, config) if looking else None)
-    watcher.fails_at = fails_at
-    train(objective, watcher.preprocess, loader.stream, config, run, watcher)
-    return objective, watcher
+    callback = Looking(objective, config, Panel.of(store, config) if looking else None)
+    callback.fails_at = fails_at
+    train(objective, callback.preprocess, loader.stream, config, run, [callback])
+    return objective, callback
 
 
 def random_numbers(objective: Objective, seed: int = 0) -> Objective:
@@ -203,10 +198,10 @@ def test_looking_at_every_step_changes_no_bit_of_training(
             runs[looking] = trained(store, config, tmp_path / str(looking), looking)
     finally:
         torch.set_num_threads(before)
-    (plain, unwatched), (watched, watcher) = runs[False], runs[True]
-    assert len(watcher.looked) == config.train.steps + 1 and not unwatched.looked
-    assert all(np.isfinite(list(numbers.values())).all() for numbers in watcher.looked)
-    assert watcher.rows == unwatched.rows
+    (plain, without), (watched, callback) = runs[False], runs[True]
+    assert len(callback.looked) == config.train.steps + 1 and not without.looked
+    assert all(np.isfinite(list(numbers.values())).all() for numbers in callback.looked)
+    assert callback.rows == without.rows
     for (name, a), b in zip(plain.named_parameters(), watched.parameters(), strict=True):
         assert torch.equal(a, b), name
     ends = [checkpoint.latest(tmp_path / str(looking) / "checkpoints") for looking in runs]
@@ -388,7 +383,10 @@ def test_diverged_weights_give_no_number_and_no_error(request: pytest.FixtureReq
         objective = build(config)
         with torch.no_grad():
             next(objective.encoder("teacher").parameters()).fill_(torch.nan)
-            objective.encoder("teacher").patches.weight.fill_(torch.nan)
+            weights = dict(objective.encoder("teacher").named_parameters())
+            for name, parameter in weights.items():
+                if name.endswith("patches.weight"):
+                    parameter.fill_(torch.nan)
         seen = Panel.of(store, config).look(objective, preprocessing(config), CPU)
         assert list(seen) == ["online_knn", "online_linear"]
         assert all(np.isnan(number) for number in seen.values())
@@ -489,10 +487,12 @@ def test_all_ranks_look_and_none_waits_for_another(
         assert looked[-1] == pytest.approx(alone, abs=1e-6)  # the network in one piece
 
 
-def test_nothing_that_trains_or_scores_knows_its_watchers() -> None:
+def test_nothing_that_trains_or_scores_imports_the_monitors() -> None:
     """The monitors stand above the engine and the evaluation, so that no import goes round."""
     package = Path(online.__file__).parents[1]
     for folder in ("engine", "evaluation", "objectives", "nn", "data"):
-        for file in (package / folder).glob("*.py"):
-            assert "import latentcast.monitors" not in (told := file.read_text()), file
-            assert "from latentcast.monitors" not in told and "import monitors" not in told, file
+        for file in (package / folder).rglob("*.py"):
+            assert "import latentcast.monitors" not in (source := file.read_text()), file
+            assert "from latentcast.monitors" not in source and "import monitors" not in source, (
+                file
+            )

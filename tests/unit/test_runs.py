@@ -50,8 +50,9 @@ def write_run(
     (path / "environment.json").write_text('{"latentcast": "0.1.0"}')
     lines = [
         json.dumps(
-            {"step": step, "loss": 1.0 / step, "output_rank": 20.0 + step, "alarms": [],
-             "skipped": 0, "samples_per_second": 100.0 * step, "seconds": 10.0 * step} | row
+            {"step": step, "loss": 1.0 / step, "level0_output_rank": 20.0 + step,
+             "alarms": [], "skipped": 0, "samples_per_second": 100.0 * step,
+             "seconds": 10.0 * step} | row
         )
         for step in range(1, rows + 1)
     ]  # fmt: skip
@@ -106,7 +107,7 @@ def test_a_real_run_is_listed_as_done_with_what_its_log_says(
     last = read_metrics(tmp_path / "run")[-1]
     assert (run.name, run.recipe, run.objective) == ("run", "nepa-ecg-tiny", "nepa")
     assert (run.state, run.step, run.steps, run.checkpoint) == ("done", 4, 4, 4)
-    assert run.loss == last["loss"] and run.ranks == (last["output_rank"],)
+    assert run.loss == last["loss"] and run.ranks == (last["level0_output_rank"],)
     assert run.alarms_now == tuple(last["alarms"]) and run.skipped == last["skipped"]
     assert run.problems == () and run.bytes > 10_000 and run.best is None
     assert abs(run.written - (tmp_path / "run" / "metrics.jsonl").stat().st_mtime) < 60
@@ -244,7 +245,7 @@ def test_a_run_of_an_older_version_is_listed_with_what_can_be_read(
 
 
 def test_what_is_not_finite_is_a_dash_and_valid_json(small_config: Config, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", small_config, loss=None, output_rank=float("nan"))
+    run = write_run(tmp_path / "run", small_config, loss=None, level0_output_rank=float("nan"))
     found = summarise(run)
     assert found.loss is None and found.ranks == ()
     assert "NaN" not in as_json([found, found], compare([found, found]))
@@ -284,7 +285,7 @@ def test_the_order_is_the_columns_and_runs_without_a_number_come_last(
 ) -> None:
     write_probe(write_run(tmp_path / "b", small_config, loss=0.3), 0.8)
     write_probe(write_run(tmp_path / "a", small_config, loss=0.5, rows=5), 0.9)
-    write_run(tmp_path / "c", small_config, loss=None, rows=4, output_rank=99.0)
+    write_run(tmp_path / "c", small_config, loss=None, rows=4, level0_output_rank=99.0)
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "config.yaml").write_text("{")
     (tmp_path / "d" / "environment.json").write_text("{")

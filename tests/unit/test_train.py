@@ -158,7 +158,8 @@ def test_log_says_what_collapse_watching_needs(
     row = read_metrics(tmp_path)[-1]
     assert {
         "loss", "copy_last_loss", "lr", "momentum", "teacher_distance", "gradient_norm",
-        "level0_target_rank", "level0_output_rank", "level0_target_mean_norm", "level0_output_std",
+        "level0_target_rank", "level0_output_rank", "level0_target_mean_norm",
+        "level0_output_mean_norm", "level0_target_std", "level0_output_std",
         "samples_per_second", "flops_of_peak", "data_wait", "alarms",
     } <= row.keys()  # fmt: skip
     environment = json.loads((tmp_path / "environment.json").read_text())
