@@ -1,23 +1,75 @@
-"""Small real stores and small configurations for all tests."""
+"""Small real stores, small configurations and the command line for all tests."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+# Several test processes share a machine, and torch reads this when it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
+from latentcast import cli
 from latentcast.batch import Batch
 from latentcast.config import Config
 from latentcast.data.image_ingest import ingest_images
 from latentcast.data.ingest import ingest
 from latentcast.data.loader import Loader
+from latentcast.engine import loop
+from latentcast.monitors import journal
 from latentcast.recipes import recipe
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "data" / "ptbxl2980-100hz"
 WFDB = REPOSITORY / "tests" / "data" / "ptbxl_wfdb"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_training() -> Iterator[None]:
+    """Hundreds of trainings of ten steps: the processor is not measured before each of them, and
+    the objects of the whole test process are not searched for garbage."""
+
+    @contextmanager
+    def uncollected() -> Iterator[Callable[[], object]]:
+        yield lambda: None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
+        patch.setattr(loop, "collected_by_hand", uncollected)
+        yield
+
+
+class Answer(NamedTuple):
+    """Exit status and output of a command."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs ``latentcast`` with some arguments in this process; another would import torch anew."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str | float | Path) -> Answer:
+        capsys.readouterr()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr(sys, "argv", ["latentcast", *map(str, arguments)])
+            cli.main()  # any other exception would be a traceback
+        printed = capsys.readouterr()
+        return Answer(int(end.value.code or 0), printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")
