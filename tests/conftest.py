@@ -24,6 +24,7 @@ from latentcast.data.loader import Loader
 from latentcast.engine import loop
 from latentcast.monitors import journal
 from latentcast.recipes import recipe
+from latentcast.workflows.train import pretrain
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "data" / "ptbxl2980-100hz"
@@ -130,6 +131,16 @@ def small_config() -> Config:
             "train.checkpoint_every": 5,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def small_run(
+    small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run of the small configuration; who changes it makes a copy."""
+    run = tmp_path_factory.mktemp("runs") / "small"
+    pretrain(small_config, small_store, run)
+    return run
 
 
 @pytest.fixture(scope="session")
