@@ -13,6 +13,7 @@ from typing import NamedTuple
 # Several test processes share a machine, and torch reads this when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import pytest
 
 from latentcast import cli
@@ -87,6 +88,19 @@ def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stores") / "digits"
     ingest_images(REPOSITORY / "data" / "digits" / "digits.npz", out, quiet=True)
     return out
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path) -> Path:
+    """What commands of the documents find: arrays, and the repository's files as from its root."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("tests", "benchmarks", "examples"):
+        (home / name).symlink_to(REPOSITORY / name)
+    (home / "digits.npz").symlink_to(REPOSITORY / "data" / "digits" / "digits.npz")
+    generator = np.random.default_rng(0)
+    np.save(home / "ecgs.npy", generator.normal(0, 0.3, (20, 1000, 12)).astype(np.float32))
+    return home
 
 
 @pytest.fixture

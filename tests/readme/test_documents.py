@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from documents import PROGRAMS, Reader, blocks, inline
@@ -48,7 +47,7 @@ LEFT_BEHIND = {
 }  # fmt: skip
 
 
-def of_users(folder: Path) -> dict[str, Any]:
+def of_users() -> dict[str, Any]:
     """What docs/verify.md calls the user's own: a step, a model, a sampler of masks."""
     student, teacher = nn.Linear(4, 4), nn.Linear(4, 4).requires_grad_(False)
     teacher.load_state_dict(student.state_dict())
@@ -84,21 +83,6 @@ def of_users(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def folder(small_run: Path, small_store: Path, tmp_path: Path) -> Path:
-    """A user's folder: recordings in PTB-XL's layout, arrays, a run, and the repository's files."""
-    for name, target in {
-        "tests": REPOSITORY / "tests",
-        "benchmarks": REPOSITORY / "benchmarks",
-        "examples": REPOSITORY / "examples",
-        "digits.npz": REPOSITORY / "data" / "digits" / "digits.npz",
-    }.items():
-        (tmp_path / name).symlink_to(target)
-    generator = np.random.default_rng(0)
-    np.save(tmp_path / "ecgs.npy", generator.normal(0, 0.3, (20, 1000, 12)).astype(np.float32))
-    return tmp_path
-
-
 def recordings(folder: Path) -> None:
     """300 of the bundled ECGs as WFDB files with PTB-XL's table: enough to probe."""
     source = open_source(BUNDLED)
@@ -114,24 +98,24 @@ def recordings(folder: Path) -> None:
 @pytest.mark.parametrize("document", [name for name in BLOCKS if BLOCKS[name]])
 def test_commands_and_snippets_in_their_order(
     document: str,
-    folder: Path,
+    user_folder: Path,
     small_run: Path,
     small_store: Path,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(user_folder)
     if document == "README.md":
-        recordings(folder)
+        recordings(user_folder)
     else:
-        (folder / "run").symlink_to(small_run)
-        (folder / "store").symlink_to(small_store)
-    reader = Reader(folder, command, of_users(folder) if document == "docs/verify.md" else {})
+        (user_folder / "run").symlink_to(small_run)
+        (user_folder / "store").symlink_to(small_store)
+    reader = Reader(user_folder, command, of_users() if document == "docs/verify.md" else {})
     for block in BLOCKS[document]:
         if block.reason is None and block.language in ("bash", "python"):
             reader.run(block)
     for name in LEFT_BEHIND.get(document, ()):
-        assert (folder / name).stat().st_size > 1000, name
+        assert (user_folder / name).stat().st_size > 1000, name
     if document == "README.md":
         resumed = [re.search(r"resuming at step (\d+) of (\d+)", text) for text in reader.printed]
         (step, last), *more = [map(int, found.groups()) for found in resumed if found]
