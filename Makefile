@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 DIGITS := demo-images
+# Processes of the tests, of one thread each; the files of tests are dealt out as they come.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo demo-images test test-slow verification check format clean
 .DELETE_ON_ERROR:
@@ -21,7 +24,7 @@ demo-images: $(VENV)/installed
 	$(BIN)/latentcast probe $(DIGITS)/run --data $(DIGITS)/store
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What takes minutes: many kills, the whole demo, large recipes.
 test-slow: $(VENV)/installed
