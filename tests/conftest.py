@@ -25,7 +25,6 @@ from latentcast.data.loader import Loader
 from latentcast.engine import loop
 from latentcast.monitors import journal
 from latentcast.recipes import recipe
-from latentcast.workflows.train import pretrain
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "data" / "ptbxl2980-100hz"
@@ -58,18 +57,24 @@ class Answer(NamedTuple):
 Command = Callable[..., Answer]
 
 
+def latentcast(*arguments: str | float | Path) -> int:
+    """Exit status of ``latentcast`` with some arguments, in this process."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["latentcast", *map(str, arguments)])
+        cli.main()  # any other exception would be a traceback
+    return int(end.value.code or 0)
+
+
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs ``latentcast`` with some arguments in this process; another would import torch anew."""
-    monkeypatch.setenv("COLUMNS", "200")
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs ``latentcast`` with some arguments and captures what it prints."""
 
     def run(*arguments: str | float | Path) -> Answer:
         capsys.readouterr()
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
-            patch.setattr(sys, "argv", ["latentcast", *map(str, arguments)])
-            cli.main()  # any other exception would be a traceback
+        status = latentcast(*arguments)
         printed = capsys.readouterr()
-        return Answer(int(end.value.code or 0), printed.out, printed.err)
+        return Answer(status, printed.out, printed.err)
 
     return run
 
@@ -152,9 +157,11 @@ def small_run(
     small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A finished run of the small configuration; who changes it makes a copy."""
-    run = tmp_path_factory.mktemp("runs") / "small"
-    pretrain(small_config, small_store, run)
-    return run
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "config.yaml").write_text(small_config.to_yaml())
+    where = ("--data", small_store, "--out", folder / "small")
+    assert latentcast("train", "--config", folder / "config.yaml", *where) == 0
+    return folder / "small"
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,7 @@ import pytest
 import torch
 
 import soak
-from conftest import Answer, Command
-from latentcast import cli
+from conftest import Answer, Command, latentcast
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.ecg_preprocess import EcgPreprocess
@@ -80,9 +79,7 @@ def trainer(small_store: Path, config: Path, tmp_path: Path, command: Command) -
 def undisturbed(small_store: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, to which nothing happened."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(sys, "argv", ["latentcast", *soak.command(small_store, run, config)[3:]])
-        cli.main()
+    assert latentcast(*soak.command(small_store, run, config)[3:]) == 0
     return run
 
 
