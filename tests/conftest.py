@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 # Several test processes share a machine, and torch reads this when it is imported.
@@ -22,7 +23,7 @@ from latentcast.config import Config
 from latentcast.data.image_ingest import ingest_images
 from latentcast.data.ingest import ingest
 from latentcast.data.loader import Loader
-from latentcast.engine import loop
+from latentcast.engine import context
 from latentcast.monitors import journal
 from latentcast.recipes import recipe
 
@@ -36,13 +37,13 @@ def quick_training() -> Iterator[None]:
     """Hundreds of trainings of ten steps: the processor is not measured before each of them, and
     the objects of the whole test process are not searched for garbage."""
 
-    @contextmanager
-    def uncollected() -> Iterator[Callable[[], object]]:
-        yield lambda: None
+    def young(generation: int = 2) -> int:
+        return gc.collect(generation) if generation < 2 else 0
 
+    functions = {name: getattr(gc, name) for name in dir(gc)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
-        patch.setattr(loop, "collected_by_hand", uncollected)
+        patch.setattr(context, "gc", SimpleNamespace(**functions | {"collect": young}))
         yield
 
 

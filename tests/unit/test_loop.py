@@ -17,7 +17,7 @@ from latentcast.config import Config
 from latentcast.data.loader import split
 from latentcast.engine import checkpoint, loop
 from latentcast.engine.checkpoint import State
-from latentcast.engine.context import Context, collected_by_hand
+from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import accumulate, train
 from latentcast.engine.optimizer import adamw
@@ -331,9 +331,8 @@ def test_no_step_waits_for_the_device(
 
 
 def test_garbage_is_collected_when_the_log_is_written_and_not_in_a_step(
-    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: Config, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loop, "collected_by_hand", collected_by_hand)  # as outside of tests
     seen: list[bool] = []
 
     class Asks(Silent):
