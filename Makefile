@@ -4,9 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 DIGITS := demo-images
-# Processes of the tests, of one thread each; the files of tests are dealt out as they come.
-PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo demo-images test test-slow verification check format clean
 .DELETE_ON_ERROR:
@@ -23,8 +20,11 @@ demo-images: $(VENV)/installed
 	$(BIN)/latentcast train ijepa-image-digits --data $(DIGITS)/store --out $(DIGITS)/run
 	$(BIN)/latentcast probe $(DIGITS)/run --data $(DIGITS)/store
 
+# So many processes of one thread each; the files of tests are dealt out as they come.
+PROCESSES ?= 2
+
 test: check
-	$(PYTEST)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # What takes minutes: many kills, the whole demo, large recipes.
 test-slow: $(VENV)/installed

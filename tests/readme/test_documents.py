@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from conftest import BUNDLED, REPOSITORY, Command
 from latentcast import cli
 from latentcast.recipes import RECIPES
-from latentcast.signals.readers import open_source
+from latentcast.signals.readers.packed import PackedSource
 from unit.ecg_files import write_wfdb
 
 NO_READERS = {"docs/decisions.md", "docs/architecture.md"}
@@ -85,7 +85,7 @@ def of_users() -> dict[str, Any]:
 
 def recordings(folder: Path) -> None:
     """300 of the bundled ECGs as WFDB files with PTB-XL's table: enough to probe."""
-    source = open_source(BUNDLED)
+    source = PackedSource(BUNDLED)
     for ref in source.refs()[:300]:
         recording, annotation = source.read(ref)
         file = folder / "my-ecgs" / annotation.metadata["filename_lr"]

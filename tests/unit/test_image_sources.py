@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from image_files import DIGITS, coloured, digits, quarantine, write_classes
 from PIL import Image
 
-from conftest import BUNDLED, WFDB, Command
+from conftest import BUNDLED, WFDB
 from latentcast.data.image_ingest import ingest_images
 from latentcast.data.opening import kind_of
 from latentcast.errors import LatentcastError
@@ -192,14 +193,19 @@ def test_recordings_and_images_are_told_apart(tmp_path: Path) -> None:
             assert kind_of(save(tmp_path / f"{kind}{number}.npz", **arrays)) == kind
 
 
-def test_one_verb_for_both_and_a_flag_of_the_other_kind_is_refused(
-    command: Command, tmp_path: Path
-) -> None:
-    done = command("ingest", DIGITS, "--out", tmp_path / "digits", "--size", 16)
-    assert done.status == 0 and "1797 records, 0 in quarantine" in done.out
-    shown = command("inspect", tmp_path / "digits")
+def latentcast(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "latentcast", *map(str, arguments)], capture_output=True, text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def test_one_verb_for_both_and_a_flag_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    done = latentcast("ingest", DIGITS, "--out", tmp_path / "digits", "--size", 16)
+    assert done.returncode == 0 and "1797 records, 0 in quarantine" in done.stdout
+    shown = latentcast("inspect", tmp_path / "digits")
     for words in ("1,797 images", "16 × 16 pixels, 1 channel", "10 classes", "train 1,4", "grey"):
-        assert words in shown.out, shown.out + shown.err
+        assert words in shown.stdout, shown.stdout + shown.stderr
     for arguments, words in (
         (("ingest", DIGITS, "--kind", "image", "--fs", 500), "--fs: is for recordings"),
         (("ingest", WFDB, "--size", 16), "--size: is for images"),
@@ -207,10 +213,10 @@ def test_one_verb_for_both_and_a_flag_of_the_other_kind_is_refused(
         (("ingest", DIGITS, "--encoding", "encoded"), "--encoding encoded: keeps the bytes"),
         (("ingest", DIGITS, "--size", 0), "--size 0: must be positive"),
     ):
-        answer = command(*arguments, "--out", tmp_path / "x")
-        assert answer.status == 2 and words in answer.err, answer.err
-    plotted = command("inspect", tmp_path / "digits", "--plot", tmp_path / "a.png")
-    assert plotted.status == 2 and "holds images" in plotted.err
+        answer = latentcast(*arguments, "--out", tmp_path / "x")
+        assert answer.returncode == 2 and words in answer.stderr, answer.stderr
+    plotted = latentcast("inspect", tmp_path / "digits", "--plot", tmp_path / "a.png")
+    assert plotted.returncode == 2 and "holds images" in plotted.stderr
 
 
 def png(image: np.ndarray) -> bytes:
