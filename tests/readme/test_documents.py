@@ -30,7 +30,7 @@ DOCUMENTS = {
         "README.md",
         "CONTRIBUTING.md",
         "benchmarks/README.md",
-        *(str(file.relative_to(REPOSITORY)) for file in sorted(REPOSITORY.glob("docs/*.md"))),
+        *(str(file.relative_to(REPOSITORY)) for file in sorted(REPOSITORY.glob("docs/**/*.md"))),
     )
     if name not in NO_READERS
 }
