@@ -17,17 +17,22 @@ class Batch:
             channels)``.
         ids: int64 ``(B,)``, the place of each sample in the endless order of visits. All randomness
             is keyed by them, so a record met twice in one batch is cropped and dropped twice.
+        targets: ``(B, ...)``, what a supervised objective is to predict; None for all others.
     """
 
     samples: Tensor
     ids: Tensor
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device) -> Batch:
+        targets = self.targets
         return Batch(
-            self.samples.to(device, non_blocking=True), self.ids.to(device, non_blocking=True)
+            self.samples.to(device, non_blocking=True),
+            self.ids.to(device, non_blocking=True),
+            None if targets is None else targets.to(device, non_blocking=True),
         )
 
 

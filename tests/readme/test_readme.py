@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import BUNDLED, REPOSITORY
-from latentcast.signals.readers import open_source
+from latentcast.data.formats import open_source
 from unit.ecg_files import write_wfdb
 
 README = (REPOSITORY / "README.md").read_text()

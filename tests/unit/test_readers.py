@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from latentcast.data.formats import open_source
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
-from latentcast.signals.readers import open_source, read_recording, wfdb
+from latentcast.signals.readers import read_recording, wfdb
 from latentcast.signals.recording import BadRecord, from_signal
 from latentcast.signals.synthetic import synthetic_recording
 
@@ -296,12 +297,12 @@ def test_arrays_in_both_layouts(tmp_path: Path, layout: str, suffix: str) -> Non
         assert np.array_equal(source.read(ref)[0].signal, signals[i])
 
 
-@pytest.mark.parametrize("unsaid", ["fs", "leads", "unit", "layout"])
-def test_an_array_with_anything_unsaid_is_refused(tmp_path: Path, unsaid: str) -> None:
+@pytest.mark.parametrize("missing", ["fs", "leads", "unit", "layout"])
+def test_an_array_with_anything_missing_is_refused(tmp_path: Path, missing: str) -> None:
     np.save(tmp_path / "a.npy", np.zeros((3, 12, 50), np.float32))
-    said = {**ARRAY, "layout": "records,leads,samples", unsaid: None}
-    with pytest.raises(LatentcastError, match=f"does not say its --{unsaid}"):
-        open_source(tmp_path / "a.npy", **said)
+    options = {**ARRAY, "layout": "records,leads,samples", missing: None}
+    with pytest.raises(LatentcastError, match=f"does not name its --{missing}"):
+        open_source(tmp_path / "a.npy", **options)
 
 
 def test_an_array_that_contradicts_its_layout_is_refused_not_transposed(tmp_path: Path) -> None:
@@ -355,5 +356,7 @@ def test_a_folder_without_records_says_so(tmp_path: Path) -> None:
         open_source(tmp_path)
     with pytest.raises(LatentcastError, match="does not exist"):
         open_source(tmp_path / "nowhere")
-    with pytest.raises(LatentcastError, match="--unit: is for array files"):
+    with pytest.raises(LatentcastError, match="--unit: is in the headers of .*leave it out"):
         open_source(DATA, fs=100, unit="mV")
+    with pytest.raises(LatentcastError, match="--layout: is for sources of kind array, .* as wfdb"):
+        open_source(DATA, fs=100, layout="records,leads,samples")

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a store says about itself, checked when it is opened."""
+"""``manifest.json``: what every store records of itself, checked when it is opened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,83 +28,20 @@ SPLITS: dict[str, tuple[int, ...]] = {
 
 
 class StoreModel(BaseModel):
-    """Base of what a manifest holds: immutable, and an unknown key is an error."""
+    """Base of what a manifest holds: immutable, and an unknown key is an error.
+
+    A manifest is a function of the source and the options alone, so the same ingest gives the same
+    bytes. A field with a default is written where its value is another one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_AnyManifest = TypeVar("_AnyManifest", bound=StoreModel)
-
-
-class Shard(StoreModel):
-    """One file of samples; ``samples`` counts time steps over all its records."""
-
-    file: str
-    samples: int
-    sha256: str
-
-
-class Statistics(StoreModel):
-    """Mean and standard deviation per lead in mV, over every valid sample of the train split.
-
-    ``None`` marks a lead of which the train split holds no valid sample (or one value only): there
-    is no number that could stand for it. ``samples`` counts the valid samples per lead.
-    """
-
-    mean: tuple[float | None, ...]
-    std: tuple[float | None, ...]
-    records: int
-    samples: tuple[int, ...]
-
-
-class Manifest(StoreModel):
-    """A function of the source and the options alone, so the same ingest gives the same bytes."""
-
-    format_version: Literal[1]
-    modality: Literal["ecg"]
-    sampling_rate: float
-    leads: tuple[str, ...]
-    scale: float
-    records: int
-    shards: tuple[Shard, ...]
-    index_sha256: str
-    metadata_sha256: str
-    splits: dict[str, tuple[int, ...]]
-    statistics: Statistics
-    provenance: dict[str, Any]
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished store of recordings.
-
-    Raises:
-        LatentcastError: there is none, the ingest is unfinished, another version wrote it, or the
-            store holds images.
-    """
-    return read_as(Manifest, folder, "ecg")
-
-
-def read_as(model: type[_AnyManifest], folder: Path, modality: str) -> _AnyManifest:
-    """The manifest of a finished store that must hold this modality: ``ecg`` or ``image``."""
-    found = modality_of(folder)
-    if found != modality and found in _HOLDS:
-        raise LatentcastError(
-            f"{folder}: is a store of {_HOLDS[found]}; name one of {_HOLDS[modality]}"
-        )
-    path = folder / MANIFEST
-    try:
-        return model.model_validate_json(_text(folder))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise LatentcastError(
-            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
-            "re-ingest the source"
-        ) from error
+_Model = TypeVar("_Model", bound=StoreModel)
 
 
 def modality_of(folder: Path) -> str:
-    """What a finished store says it holds: ``ecg``, ``image``, or anything else.
+    """What a finished store holds by its manifest: ``ecg``, ``image``, or anything else.
 
     Raises:
         LatentcastError: it is no store, or the ingest is unfinished.
@@ -112,10 +49,24 @@ def modality_of(folder: Path) -> str:
     try:
         return str(json.loads(_text(folder))["modality"])
     except (ValueError, TypeError, KeyError):
-        return ""  # what is wrong with it is for the model to say
+        return ""  # what is wrong with it comes out when it is read as a model
 
 
-_HOLDS = {"ecg": "recordings", "image": "images"}
+def read_as(model: type[_Model], folder: Path) -> _Model:
+    """The manifest of a finished store.
+
+    Raises:
+        LatentcastError: there is none, the ingest is unfinished, or another version wrote it.
+    """
+    try:
+        return model.model_validate_json(_text(folder))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise LatentcastError(
+            f"{folder / MANIFEST}: {where}: {first['msg']}; this version reads format "
+            f"{FORMAT_VERSION}, re-ingest the source"
+        ) from error
 
 
 def _text(folder: Path) -> str:
@@ -143,13 +94,13 @@ def library_version() -> str:
         return "checkout"
 
 
-def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
+def verify_files(folder: Path, sha256: Mapping[str, str]) -> None:
     """Compare files with their sha256; reads all of them.
 
     Raises:
         LatentcastError: names the damaged file.
     """
-    for file, expected in promised.items():
+    for file, expected in sha256.items():
         path = folder / file
         try:
             with path.open("rb") as stream:
@@ -158,6 +109,6 @@ def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
             raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
         if found != expected:
             raise LatentcastError(
-                f"{path}: is damaged (sha256 {found[:12]}…, the manifest says "
+                f"{path}: is damaged (sha256 {found[:12]}…, the manifest has "
                 f"{expected[:12]}…); restore it from a copy, or remove {folder} and ingest again"
             )

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.nn.pooling import BATCH, check_pooling, pool
@@ -126,7 +125,7 @@ def extract(
 
 def extract_images(
     source: ImageFeatureSource,
-    store: ImageStore,
+    store: Store,
     rows: npt.NDArray[np.int64],
     *,
     pooling: str = "mean",

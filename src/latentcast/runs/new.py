@@ -18,14 +18,12 @@ import torch
 
 from latentcast import config as configuration
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 
 
-def open_run(run: Path, config: Config, store: Store | ImageStore) -> None:
+def open_run(run: Path, config: Config, store: Store) -> None:
     """Make the run folder with its configuration and environment, or check that it is ours."""
     file, told = run / "config.yaml", run / "environment.json"
     if file.exists():
@@ -75,7 +73,7 @@ def alone_in(run: Path) -> Iterator[None]:
         yield
 
 
-def data_of(run: Path) -> Store | ImageStore | None:
+def data_of(run: Path) -> Store | None:
     """The store a run was trained on, for the leak check; None when it is no longer there.
 
     A folder of that name that holds other data is not the store.
@@ -86,11 +84,11 @@ def data_of(run: Path) -> Store | ImageStore | None:
     told = json.loads(file.read_text())["data"]
     if not (Path(told["store"]) / "manifest.json").is_file():
         return None
-    store = open_store(told["store"])
+    store = Store.open(told["store"])
     return store if store.checksums == told["sha256"] else None
 
 
-def _note_resume(file: Path, store: Store | ImageStore) -> None:
+def _note_resume(file: Path, store: Store) -> None:
     """Refuse another store; write down another machine or version, since bits depend on it."""
     now = environment(store)
     try:
@@ -118,7 +116,7 @@ def _note_resume(file: Path, store: Store | ImageStore) -> None:
             ) from None
 
 
-def environment(store: Store | ImageStore) -> dict[str, Any]:
+def environment(store: Store) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run: versions, git state, machine, data."""
     data = {"store": str(store.path.resolve()), "records": len(store), "sha256": store.checksums}
     return surroundings() | {"data": data}

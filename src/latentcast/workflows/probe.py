@@ -8,8 +8,6 @@ from typing import Any
 from latentcast.artifacts.ecg import EcgEncoder
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.image import ImageEncoder
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.classification import classify
@@ -53,7 +51,7 @@ def probe_run(
             other way round, no labels, a leak.
     """
     encoder = Encoder.from_pretrained(run, weights)
-    store = open_store(data)
+    store = Store.open(data)
     provenance: dict[str, Any] = {
         "run": str(run),
         "command": command,
@@ -61,17 +59,17 @@ def probe_run(
         "weights": encoder.weights,
     }
     pretraining = data_of(run)
-    if isinstance(store, ImageStore) and isinstance(encoder, ImageEncoder):
+    if store.modality == "image" and isinstance(encoder, ImageEncoder):
         store.verify()
         return classify(
             [encoder, ImageEncoder.random(run), PixelSource.from_store(store)],
             store,
             layer=layer,
             pooling=pooling or "mean",
-            pretraining=pretraining if isinstance(pretraining, ImageStore) else None,
+            pretraining=pretraining,
             provenance=provenance,
         )
-    if isinstance(store, Store) and isinstance(encoder, EcgEncoder):
+    if store.modality == "ecg" and isinstance(encoder, EcgEncoder):
         store.verify()
         return probe(
             [encoder, EcgEncoder.random(run), RandomConvolutions.from_store(store)],
@@ -79,10 +77,10 @@ def probe_run(
             named(task),
             layer=layer,
             pooling=pooling or "mean+std",
-            pretraining=pretraining if isinstance(pretraining, Store) else None,
+            pretraining=pretraining,
             provenance=provenance,
         )
-    held = "images" if isinstance(store, ImageStore) else "recordings"
+    held = "images" if store.modality == "image" else "recordings"
     raise LatentcastError(
         f"{data}: holds {held}, {run} was trained on {encoder.config.input.kind} data; "
         "probe it on a store of its own kind"

@@ -9,8 +9,8 @@ import torch
 
 from latentcast.config import Config
 from latentcast.data.fit import fitted, reading
-from latentcast.data.opening import open_store
 from latentcast.data.staging import staged
+from latentcast.data.store import Store
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import train
@@ -35,7 +35,7 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
             belongs to another configuration or cannot be written.
     """
     with joined_ranks(config.machine.device) as ranks, ExitStack() as held:
-        store = open_store(data)
+        store = Store.open(data)
         config = fitted(config, store)
         if ranks.first:
             open_run(run, config, store)
@@ -43,7 +43,7 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
         ranks.wait()
         objective = _built(config, ranks)
         if (stage := config.machine.stage) is not None:
-            store = open_store(staged(store.path, stage))
+            store = Store.open(staged(store.path, stage))
         loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
         panel = Panel.of(store, config)
 
