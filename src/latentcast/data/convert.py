@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latentcast.data.codecs.base import Payload, Target, is_ours
+from latentcast.data.codecs import Target
+from latentcast.data.codecs.base import Payload, is_ours
 from latentcast.data.folds import Folds
 from latentcast.data.manifest import SPLITS
 from latentcast.signals.recording import BadRecord
@@ -18,7 +19,7 @@ class Converted:
     """A record ready to be appended; ``labels`` are code to likelihood."""
 
     ref: RecordRef
-    payload: Payload[Any]
+    payload: Payload
     patient_id: str
     fold: int
     labels: dict[str, float]
@@ -39,7 +40,7 @@ class Converter:
     """All that it takes to convert the records of a source, in this process or another."""
 
     source: Source[Any]
-    target: Target[Any, Any]
+    target: Target
     folds: Folds
 
     def __call__(self, refs: Sequence[RecordRef]) -> list[Converted | Rejected]:

@@ -66,7 +66,7 @@ def format_of(path: Path, modality: Modality | None = None) -> type[Source[Any]]
     raise LatentcastError(f"{path}: {problem}; name the folder or array file of the {what}")
 
 
-def open_as(reader: type[Source[Any]], path: Path, options: Mapping[str, Any]) -> Source[Any]:
+def open_as(reader: type[Source[Any]], path: Any, options: Mapping[str, Any]) -> Source[Any]:
     """The source at ``path`` in this format, with those of the options that its class takes.
 
     Raises:
@@ -81,7 +81,7 @@ def open_as(reader: type[Source[Any]], path: Path, options: Mapping[str, Any]) -
                 f"{reader.kind}; leave it out"
             )
     make: Callable[..., Source[Any]] = reader
-    return make(path, **{name: options[name] for name in taken})
+    return make(Path(path), **{name: options[name] for name in taken})
 
 
 def is_array_file(path: Path) -> bool:

@@ -12,19 +12,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from latentcast.data.codecs import CODECS
-from latentcast.data.codecs.counts import CountsOptions
-from latentcast.data.codecs.pixels import Encoding, PixelsOptions, usable_processors
+from latentcast.data.codecs import CODECS, Codec
+from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.data.folder import claim, clear, finished_store, lock, writing
 from latentcast.data.folds import Folds
 from latentcast.data.formats import format_of, is_array_file, open_as
-from latentcast.data.manifest import library_version
+from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
 from latentcast.data.writer import (
@@ -127,13 +126,18 @@ def ingest(
             other options, or by this source before it changed.
     """
     started = time.monotonic()
-    every = {
+    arguments = {
         "fs": fs, "leads": leads, "unit": unit, "layout": layout, "metadata": metadata,
         "signal": signal, "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
         "verify_checksums": verify_checksums, "size": size, "encoding": encoding,
     }  # fmt: skip
-    arguments = {name: value for name, value in every.items() if value is not None}
-    opened, options = _opened(source, None if kind == "auto" else kind, arguments)
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    reader = _reader(source, None if kind == "auto" else kind, arguments)
+    codec = CODECS[reader.modality]
+    _refuse_others(source, codec, arguments)
+    arguments = codec.target.arguments | arguments
+    recorded = codec.target.check(arguments)
+    opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
     refs = opened.refs()
     if not refs:
         raise LatentcastError(f"{source}: holds no records; is this the right folder?")
@@ -142,13 +146,14 @@ def ingest(
         "kind": opened.kind,
         "fingerprint": opened.fingerprint(),
         "listed": len(refs),
-        "options": options.provenance() | {"shard_bytes": shard_bytes},
+        "options": recorded | {"shard_bytes": shard_bytes},
         "latentcast": library_version(),
     }
     folder = Path(out)
     with writing(folder, "choose another --out"):
         store = finished_store(folder, provenance)
-    target = options.target(opened, refs, None if store is None else store.manifest)
+    finished = None if store is None else store.manifest
+    target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
     converter = Converter(opened, target, Folds(refs))
     if store is None:
         again = "free space or repair the folder and run the same ingest again, it goes on"
@@ -165,45 +170,32 @@ def ingest(
     return IngestResult(store, len(store), len(refs) - len(store), time.monotonic() - started)
 
 
-def _opened(
+def _reader(
     source: str | Path | Source[Any], modality: Modality | None, arguments: Mapping[str, Any]
-) -> tuple[Source[Any], Any]:
-    """The source, and the arguments that are about its modality.
-
-    Raises:
-        LatentcastError: it cannot be opened, or an argument is about another modality or format.
-    """
-    reader: type[Source[Any]] | None = None
-    if isinstance(source, str | Path):
-        about = {m: arguments.keys() & _names(codec.options) for m, codec in CODECS.items()}
-        if modality is None and is_array_file(Path(source)) and sum(map(bool, about.values())) == 1:
-            # What an array holds is a guess from names and axes, until an argument settles it.
-            modality = next(m for m, names in about.items() if names)
-        reader = format_of(Path(source), modality)
-        modality = reader.modality
-    elif isinstance(source, Source):
-        modality = source.modality
-    else:
+) -> type[Source[Any]] | Source[Any]:
+    """The format of a path, or the source itself."""
+    if isinstance(source, Source):
+        return source
+    if not isinstance(source, str | Path):
         raise LatentcastError(
             f"source {type(source).__name__}: is no path and no source; subclass RecordingSource "
             "or ImageSource, or give arrays to latentcast.data.arrays.write_store"
         )
-    codec = CODECS[modality]
-    for name in sorted(arguments.keys() - _names(codec.options)):
-        (other,) = (c.records for c in CODECS.values() if name in _names(c.options))
-        raise LatentcastError(
-            f"--{name.replace('_', '-')}: is for {other}, {source} is read as {codec.records}; "
-            "leave it out"
-        )
-    options = codec.options(**arguments)
-    if isinstance(source, Source):
-        return source, options
-    assert reader is not None
-    return open_as(reader, Path(source), arguments), options
+    about = [m for m, codec in CODECS.items() if arguments.keys() & codec.target.arguments.keys()]
+    if modality is None and is_array_file(Path(source)) and len(about) == 1:
+        # What an array holds is a guess from names and axes, until an argument settles it.
+        modality = about[0]
+    return format_of(Path(source), modality)
 
 
-def _names(options: type[CountsOptions] | type[PixelsOptions]) -> set[str]:
-    return {field.name for field in fields(options)}
+def _refuse_others(source: Any, codec: Codec, arguments: Mapping[str, Any]) -> None:
+    """Raises LatentcastError: an argument is about records of another modality."""
+    for other in CODECS.values():
+        for name in arguments.keys() & (other.target.arguments.keys() - codec.target.arguments):
+            raise LatentcastError(
+                f"--{name.replace('_', '-')}: is for {other.records}, {source} is read as "
+                f"{codec.records}; leave it out"
+            )
 
 
 def _write(

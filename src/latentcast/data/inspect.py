@@ -10,8 +10,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from latentcast.data.codecs.counts import EcgManifest
-from latentcast.data.codecs.pixels import ImageManifest
 from latentcast.data.manifest import QUARANTINE
 from latentcast.data.store import Store
 from latentcast.signals.channels import MILLIVOLTS
@@ -48,11 +46,11 @@ def describe(store: Store) -> Description:
     findings: Counter[str] = Counter()
     for metadata in store.all_metadata():
         findings.update(finding["message"] for finding in metadata.get("quality_findings", []))
-    if isinstance(manifest, EcgManifest):
-        contents, channels = _recordings(store, manifest)
+    if store.modality == "ecg":
+        contents, channels = _recordings(store)
         labels = store.labels.counts()
     else:
-        contents, channels = _images(store, manifest)
+        contents, channels = _images(store)
         counts = store.labels.counts()
         labels = {name: counts[name] for name in store.classes}
     splits = ", ".join(f"{name} {len(store.rows(name)):,}" for name in manifest.splits)
@@ -73,8 +71,8 @@ def describe(store: Store) -> Description:
 _Channels = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
-def _recordings(store: Store, manifest: EcgManifest) -> tuple[dict[str, str], _Channels]:
-    seconds = store.lengths / store.sampling_rate
+def _recordings(store: Store) -> tuple[dict[str, str], _Channels]:
+    manifest, seconds = store.manifest, store.lengths / store.sampling_rate
     shortest, median, longest = seconds.min(), np.median(seconds), seconds.max()
     step = f"{store.scale:g} {manifest.unit}"
     if manifest.unit == MILLIVOLTS:
@@ -98,7 +96,8 @@ def _recordings(store: Store, manifest: EcgManifest) -> tuple[dict[str, str], _C
     return contents, (title, ("lead", "mean", "std", "not valid"), rows)
 
 
-def _images(store: Store, manifest: ImageManifest) -> tuple[dict[str, str], _Channels]:
+def _images(store: Store) -> tuple[dict[str, str], _Channels]:
+    manifest = store.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     stored = "pixels" if manifest.encoding == "pixels" else "encoded files"
     unlabelled = int((np.diff(store.labels.indptr) == 0).sum())

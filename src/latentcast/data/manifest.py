@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from latentcast.errors import LatentcastError
+from latentcast.images.decode import Canvas
+from latentcast.signals.channels import MILLIVOLTS, Signal
+from latentcast.source import Modality
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -25,54 +27,112 @@ SPLITS: dict[str, tuple[int, ...]] = {
     "validation": (9,),
     "test": (10,),
 }
+Encoding = Literal["pixels", "encoded"]
 
 
 class StoreModel(BaseModel):
-    """Base of what a manifest holds: immutable, and an unknown key is an error.
-
-    A manifest is a function of the source and the options alone, so the same ingest gives the same
-    bytes. A field with a default is written where its value is another one.
-    """
+    """Base of what a manifest holds: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_Model = TypeVar("_Model", bound=StoreModel)
+class Shard(StoreModel):
+    """One file: the time steps of recordings, or how many images and the bytes of their data."""
+
+    file: str
+    samples: int = 0
+    images: int = 0
+    bytes: int = 0
+    sha256: str
 
 
-def modality_of(folder: Path) -> str:
-    """What a finished store holds by its manifest: ``ecg``, ``image``, or anything else.
+class Statistics(StoreModel):
+    """Mean and standard deviation over the train split, per lead or colour channel.
 
-    Raises:
-        LatentcastError: it is no store, or the ingest is unfinished.
+    Of recordings in mV over every valid sample, of which ``samples`` are counted per lead; of
+    images in [0, 1] over every pixel of the canvas. ``None`` marks a channel without a value, or
+    with one value only: there is no number that could stand for it.
     """
-    try:
-        return str(json.loads(_text(folder))["modality"])
-    except (ValueError, TypeError, KeyError):
-        return ""  # what is wrong with it comes out when it is read as a model
+
+    mean: tuple[float | None, ...]
+    std: tuple[float | None, ...]
+    records: int = 0
+    samples: tuple[int, ...] = ()
+    images: int = 0
 
 
-def read_as(model: type[_Model], folder: Path) -> _Model:
+class Manifest(StoreModel):
+    """A function of the source and the options alone, so the same ingest gives the same bytes.
+
+    Attributes:
+        encoding: what the shards of images hold: ``pixels`` uint8 ``(images, height, width,
+            channels)``, or the bytes of the image files one after the other, ``encoded``.
+        height, width, channels: the canvas that every image is brought to.
+        resize: whether images are resized to it; otherwise they all have that size.
+        scale: millivolts of one count of recordings, or another ``unit``.
+        classes: of images, names by label.
+        metadata_sha256: of recordings, and of images that have metadata.
+        signal: ``other`` where the channels of recordings are no ECG leads.
+    """
+
+    format_version: Literal[1]
+    modality: Modality
+    encoding: Encoding = "pixels"
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    resize: bool = False
+    sampling_rate: float = 0.0
+    leads: tuple[str, ...] = ()
+    scale: float = 0.0
+    records: int
+    classes: tuple[str, ...] = ()
+    shards: tuple[Shard, ...]
+    index_sha256: str
+    metadata_sha256: str = ""
+    splits: dict[str, tuple[int, ...]]
+    statistics: Statistics
+    provenance: dict[str, Any]
+    signal: Signal = "ecg"
+    unit: str = MILLIVOLTS
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {
+            "ecg": ("sampling_rate", "leads", "scale", "metadata_sha256"),
+            "image": ("encoding", "height", "width", "channels", "resize", "classes"),
+        }
+        for name in needed[self.modality]:
+            if name not in self.model_fields_set:
+                raise ValueError(f"{name} is missing")
+        return self
+
+    @property
+    def canvas(self) -> Canvas:
+        return Canvas(self.height, self.width, self.channels, self.resize)
+
+    def array(self, shard: Shard) -> tuple[str, tuple[int, ...]]:
+        """Type and shape of the array of a shard."""
+        if self.modality == "ecg":
+            return "int16", (shard.samples, len(self.leads))
+        if self.encoding == "encoded":
+            return "uint8", (shard.bytes,)
+        return "uint8", (shard.images, self.height, self.width, self.channels)
+
+    def to_json(self) -> str:
+        """What is true of every store of its modality, and what was set beyond that."""
+        return self.model_dump_json(indent=1, exclude_unset=True) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
     """The manifest of a finished store.
 
     Raises:
-        LatentcastError: there is none, the ingest is unfinished, or another version wrote it.
+        LatentcastError: it is missing, the ingest is unfinished, or another version wrote it.
     """
-    try:
-        return model.model_validate_json(_text(folder))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise LatentcastError(
-            f"{folder / MANIFEST}: {where}: {first['msg']}; this version reads format "
-            f"{FORMAT_VERSION}, re-ingest the source"
-        ) from error
-
-
-def _text(folder: Path) -> str:
     path = folder / MANIFEST
     try:
-        return path.read_text(encoding="utf-8")
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if (folder / PLAN).is_file():
             raise LatentcastError(
@@ -84,6 +144,13 @@ def _text(folder: Path) -> str:
         ) from None
     except OSError as error:
         raise LatentcastError(f"{path}: cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise LatentcastError(
+            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
+            "re-ingest the source"
+        ) from error
 
 
 def library_version() -> str:

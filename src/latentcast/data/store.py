@@ -12,38 +12,61 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.codecs import CODECS, Manifest, read_manifest
+from latentcast.data.codecs import CODECS
 from latentcast.data.codecs.base import Array, Ints
-from latentcast.data.codecs.counts import EcgManifest, StoredCounts
-from latentcast.data.codecs.pixels import ImageManifest, StoredPixels, Undecodable
+from latentcast.data.codecs.counts import StoredCounts
+from latentcast.data.codecs.pixels import StoredPixels, Undecodable
 from latentcast.data.labels import Labels
-from latentcast.data.manifest import INDEX, METADATA, verify_files
+from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
 from latentcast.errors import LatentcastError, nearest
 from latentcast.signals.channels import Signal
 from latentcast.signals.recording import Recording
 from latentcast.source import Modality
 
 
+def _only(modality: Modality, name: str) -> Any:
+    """A property of the manifest that a store of the other modality has not."""
+
+    def get(store: Store) -> Any:
+        store.require(modality)
+        return getattr(store.manifest, name)
+
+    return property(get)
+
+
 class Store:
     """A finished store, open for reading. Cheap to open, and to send to another process.
 
-    What belongs to recordings alone (``leads``, ``sampling_rate``, ``scale``, ``lengths``,
-    ``recording``) or to images alone (``height``, ``width``, ``channels``, ``encoded``) raises
-    LatentcastError in a store of the other modality.
+    What belongs to recordings alone (``leads``, ``sampling_rate``, ``scale``, ``signal``,
+    ``lengths``, ``recording``) or to images alone (``height``, ``width``, ``channels``,
+    ``encoded``) raises LatentcastError in a store of the other modality.
 
     Attributes:
         path: its folder.
         manifest: what was recorded of it when it was made.
         folds: int16 ``(N,)``, 1 to 10; ``manifest.splits`` maps each split to its folds.
+        leads: names, in the order of the counts.
+        sampling_rate: Hz.
+        scale: millivolts (or another ``manifest.unit``) per count.
+        signal: ``ecg``, or ``other`` where the channels are no ECG leads.
+        height, width, channels: the canvas of every image that is taken.
     """
+
+    leads: tuple[str, ...] = _only("ecg", "leads")
+    sampling_rate: float = _only("ecg", "sampling_rate")
+    scale: float = _only("ecg", "scale")
+    signal: Signal = _only("ecg", "signal")
+    height: int = _only("image", "height")
+    width: int = _only("image", "width")
+    channels: int = _only("image", "channels")
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        codec = CODECS[manifest.modality]
-        columns = self._columns("fold", *codec.stored.columns)
+        stored = CODECS[manifest.modality].stored
+        columns = self._columns("fold", *stored.columns)
         self.folds: npt.NDArray[np.int16] = columns["fold"]
-        self._stored: StoredCounts | StoredPixels = codec.stored(manifest, columns, self._shards())
+        self._stored = stored(manifest, columns, self._shards())
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -59,7 +82,7 @@ class Store:
         return self.manifest.records
 
     def __repr__(self) -> str:
-        if isinstance(self.manifest, EcgManifest):
+        if self.modality == "ecg":
             content = f"{len(self.leads)} leads at {self.sampling_rate:g} Hz"
         else:
             content = f"{self.height} × {self.width} × {self.channels}, {len(self.classes)} classes"
@@ -70,8 +93,6 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself instead of receiving copies.
         return (Store.open, (self.path,))
-
-    # What every store has
 
     @property
     def modality(self) -> Modality:
@@ -103,7 +124,7 @@ class Store:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of the labels, by id; empty for a store without labels."""
-        if isinstance(self.manifest, ImageManifest):
+        if self.modality == "image":
             return self.manifest.classes
         return tuple(self._columns("label_codes")["label_codes"].tolist())
 
@@ -178,17 +199,6 @@ class Store:
                 "when it was ingested; run latentcast inspect to see which file is damaged"
             ) from error
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of what is taken."""
-        return self._stored.dtype
-
-    def sample_shape(self, length: int) -> tuple[int, ...]:
-        """Of one sample: of recordings ``(length, leads)``, of images height, width, channels."""
-        if isinstance(self._stored, StoredCounts):
-            return length, len(self.leads)
-        return self.height, self.width, self.channels
-
     def metadata(self, row: int) -> dict[str, Any]:
         """What else the source has of a record, and ``quality_findings`` where it has any."""
         if not self._metadata_offset.size:
@@ -234,31 +244,19 @@ class Store:
         """
         verify_files(self.path, self.files)
 
-    # Recordings
+    def require(self, modality: Modality) -> None:
+        """Raises LatentcastError: the store is of the other modality."""
+        if self.modality != modality:
+            raise LatentcastError(
+                f"{self.path}: is a store of {CODECS[self.modality].records}; name one of "
+                f"{CODECS[modality].records}"
+            )
 
     @property
     def _counts(self) -> StoredCounts:
-        if not isinstance(self._stored, StoredCounts):
-            raise LatentcastError(f"{self.path}: is a store of images; name one of recordings")
+        self.require("ecg")
+        assert isinstance(self._stored, StoredCounts)
         return self._stored
-
-    @property
-    def leads(self) -> tuple[str, ...]:
-        return self._counts.manifest.leads
-
-    @property
-    def sampling_rate(self) -> float:
-        return self._counts.manifest.sampling_rate
-
-    @property
-    def scale(self) -> float:
-        """Millivolts (or another ``manifest.unit``) per count."""
-        return self._counts.manifest.scale
-
-    @property
-    def signal(self) -> Signal:
-        """``ecg``, or ``other`` where the channels are no ECG leads."""
-        return self._counts.manifest.signal
 
     @property
     def lengths(self) -> Ints:
@@ -290,35 +288,15 @@ class Store:
         """Share of samples per lead that is not valid, ``(leads,)``; reads every sample."""
         return self._counts.invalid_share()
 
-    # Images
-
-    @property
-    def _pixels(self) -> StoredPixels:
-        if not isinstance(self._stored, StoredPixels):
-            raise LatentcastError(f"{self.path}: is a store of recordings; name one of images")
-        return self._stored
-
-    @property
-    def height(self) -> int:
-        return self._pixels.manifest.height
-
-    @property
-    def width(self) -> int:
-        return self._pixels.manifest.width
-
-    @property
-    def channels(self) -> int:
-        return self._pixels.manifest.channels
-
     def encoded(self, row: int) -> bytes:
         """The bytes of an image's file, as the source held it (encoding ``encoded`` only)."""
-        if self._pixels.manifest.encoding != "encoded":
+        self.require("image")
+        if self.manifest.encoding != "encoded":
             raise LatentcastError(
                 f"{self.path}: holds pixels, no files; ingest with --encoding encoded"
             )
-        return self._pixels.encoded(row)
-
-    # Files
+        assert isinstance(self._stored, StoredPixels)
+        return self._stored.encoded(row)
 
     @cached_property
     def _metadata_offset(self) -> Ints:
@@ -337,9 +315,8 @@ class Store:
 
     def _shards(self) -> Sequence[Array]:
         shards = []
-        dtype = CODECS[self.modality].stored.dtype
-        for file, shape in zip(self.checksums, self.manifest.shapes(), strict=True):
-            path = self.path / file
+        for shard in self.manifest.shards:
+            path, (dtype, shape) = self.path / shard.file, self.manifest.array(shard)
             try:
                 mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:

@@ -13,15 +13,28 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from latentcast.data.codecs.base import Target, Written, WrittenShard
+from latentcast.data.codecs import Target
 from latentcast.data.convert import Converted, Rejected
 from latentcast.data.folder import clear
-from latentcast.data.manifest import INDEX, MANIFEST, METADATA, QUARANTINE
-from latentcast.data.statistics import Sums
+from latentcast.data.labels import Labels
+from latentcast.data.manifest import (
+    INDEX,
+    MANIFEST,
+    METADATA,
+    QUARANTINE,
+    SPLITS,
+    Manifest,
+    Shard,
+)
+from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.files import replacing, sync, write_text
 
 _NPY_HEADER = 128
+_TYPES = {
+    "shard": np.int32, "offset": np.int64, "length": np.int64, "record_id": np.str_,
+    "patient_id": np.str_, "fold": np.int16,
+}  # fmt: skip
 
 
 def _npy_header(kind: str, shape: tuple[int, ...]) -> bytes:
@@ -69,7 +82,7 @@ class ShardWriter:
     """
 
     folder: Path
-    target: Target[Any, Any]
+    target: Target
     shard_bytes: int
     number: int = 0
     _file: BinaryIO | None = None
@@ -77,7 +90,7 @@ class ShardWriter:
     _extent: int = 0
     _records: list[dict[str, Any]] = field(default_factory=list)
     _rejected: list[dict[str, str]] = field(default_factory=list)
-    _sums: Sums | None = None
+    _sums: ChannelSums | None = None
 
     def add(self, record: Converted, position: int) -> None:
         """Append the record at ``position`` of the listing."""
@@ -115,7 +128,7 @@ class ShardWriter:
 
     def close(self, next_ref: int) -> None:
         """Finish the open shard: data, then header, then checksum, then the sidecar."""
-        sums = self._sums or self.target.sums()
+        sums = self._sums or self.target.zero()
         file, digest = "", ""
         if self._file is not None:
             self._file.seek(0)
@@ -129,7 +142,7 @@ class ShardWriter:
         elif not self._rejected:
             return
         sidecar = Sidecar(
-            file, self._extent, digest, next_ref, self._records, self._rejected, sums.to_json()
+            file, self._extent, digest, next_ref, self._records, self._rejected, asdict(sums)
         )
         text = json.dumps(asdict(sidecar), ensure_ascii=False)
         write_text(sidecar_path(self.folder, self.number), text)
@@ -145,54 +158,70 @@ class ShardWriter:
 
 
 def finish(
-    folder: Path, target: Target[Any, Any], classes: tuple[str, ...], provenance: dict[str, Any]
+    folder: Path, target: Target, classes: tuple[str, ...], provenance: dict[str, Any]
 ) -> None:
     """Write index, metadata, quarantine and, last, the manifest, from the sidecars."""
-    written: Written[Any] = Written(target.sums(), classes)
+    columns: dict[str, list[Any]] = {
+        name: []
+        for name in ("shard", "offset", "length", "record_id", "patient_id", "fold", "labels")
+    }
+    runs: list[tuple[int, int, int, int]] = []
     rejected: list[dict[str, str]] = []
+    shards: list[Shard] = []
+    metadata_offset, has_metadata = [0], target.modality == "ecg"
+    sums = target.zero()
+    sha256 = hashlib.sha256()
     with replacing(folder / METADATA) as draft, draft.open("wb") as metadata:
-        sha256 = hashlib.sha256()
         for sidecar in read_sidecars(folder):
             rejected += sidecar.rejected
             if not sidecar.records:
                 continue
             for record in sidecar.records:
-                line = _append(written, record)
-                sha256.update(line)
+                runs += [(len(columns["shard"]), *run) for run in record["runs"]]
+                for name, values in columns.items():
+                    values.append(len(shards) if name == "shard" else record[name])
+                text = json.dumps(record["metadata"], ensure_ascii=False, sort_keys=True) + "\n"
+                sha256.update(line := text.encode("utf-8"))
                 metadata.write(line)
-            size = sum(record["length"] for record in sidecar.records)
-            written.shards.append(
-                WrittenShard(
-                    sidecar.file, sidecar.samples, len(sidecar.records), size, sidecar.sha256
-                )
-            )
-            written.sums = written.sums + target.sums(sidecar.sums)
-        written.metadata_sha256 = sha256.hexdigest()
+                metadata_offset.append(metadata_offset[-1] + len(line))
+                has_metadata = has_metadata or bool(record["metadata"])
+            lengths = [record["length"] for record in sidecar.records]
+            shards.append(target.shard(sidecar.file, sidecar.sha256, sidecar.samples, lengths))
+            sums += ChannelSums.from_json(sidecar.sums)
     write_quarantine(folder, rejected)
+    labels = Labels.of_records(columns.pop("labels"), classes)
+    index = target.index(
+        {name: np.array(values, dtype=_TYPES[name]) for name, values in columns.items()}
+        | {
+            "invalid": np.array(runs, dtype=np.int64).reshape(-1, 4),
+            "metadata_offset": np.array(metadata_offset * has_metadata, dtype=np.int64),
+            "label_codes": np.array(labels.codes, dtype=np.str_),
+            "label_indptr": labels.indptr,
+            "label_indices": labels.indices,
+            "label_values": labels.values,
+        }
+    )
     buffer = io.BytesIO()
-    np.savez(buffer, **target.index(written))  # type: ignore[arg-type]  # allow_pickle in **
+    np.savez(buffer, **index)  # type: ignore[arg-type]  # stubs see allow_pickle in **
     with replacing(folder / INDEX) as draft:
         draft.write_bytes(buffer.getbuffer())
-    index_sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
-    manifest = target.manifest(written, index_sha256, provenance)
-    if not manifest.metadata_sha256:
+    optional: dict[str, Any] = {} if target.modality == "ecg" else {"classes": labels.codes}
+    if has_metadata:
+        optional["metadata_sha256"] = sha256.hexdigest()
+    else:
         (folder / METADATA).unlink()
-    text = manifest.model_dump_json(indent=1, exclude_defaults=True)
-    write_text(folder / MANIFEST, text + "\n")
-
-
-def _append(written: Written[Any], record: dict[str, Any]) -> bytes:
-    """Add a record of the next shard, and give its line of metadata."""
-    row = len(written)
-    written.shard.append(len(written.shards))
-    for name in ("offset", "length", "record_id", "patient_id", "fold", "labels"):
-        getattr(written, name).append(record[name])
-    written.runs += [(row, *run) for run in record["runs"]]
-    written.has_metadata = written.has_metadata or bool(record["metadata"])
-    text = json.dumps(record["metadata"], ensure_ascii=False, sort_keys=True) + "\n"
-    line = text.encode("utf-8")
-    written.metadata_offset.append(written.metadata_offset[-1] + len(line))
-    return line
+    manifest = Manifest(
+        format_version=1,
+        modality=target.modality,
+        records=len(labels),
+        shards=tuple(shards),
+        index_sha256=hashlib.sha256(buffer.getbuffer()).hexdigest(),
+        splits=SPLITS,
+        provenance=provenance,
+        **target.manifest(sums),
+        **optional,
+    )
+    write_text(folder / MANIFEST, manifest.to_json())
 
 
 def write_quarantine(folder: Path, rejected: list[dict[str, str]]) -> None:

@@ -1,44 +1,26 @@
-"""A codec for each modality: its manifest, its options, and how its records are stored."""
+"""A codec for each modality: how its records are converted, written and taken."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from latentcast.data.codecs.counts import CountsOptions, EcgManifest, StoredCounts
-from latentcast.data.codecs.pixels import ImageManifest, PixelsOptions, StoredPixels
-from latentcast.data.manifest import modality_of, read_as
+from latentcast.data.codecs.counts import CountsTarget, StoredCounts
+from latentcast.data.codecs.pixels import PixelsTarget, StoredPixels
 from latentcast.source import Modality
 
-Manifest = EcgManifest | ImageManifest
+Target = CountsTarget | PixelsTarget
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Attributes:
-    records: what one calls the records, in messages.
-    options: the arguments of ``ingest`` that are about this modality; they make the target.
-    stored: takes records from the shards of a finished store.
-    """
+    """What converts and writes records, what takes them, and what they are called in messages."""
 
+    target: type[CountsTarget] | type[PixelsTarget]
+    stored: type[StoredCounts] | type[StoredPixels]
     records: str
-    options: Any
-    stored: Any
 
 
 CODECS: dict[Modality, Codec] = {
-    "ecg": Codec("recordings", CountsOptions, StoredCounts),
-    "image": Codec("images", PixelsOptions, StoredPixels),
+    "ecg": Codec(CountsTarget, StoredCounts, "recordings"),
+    "image": Codec(PixelsTarget, StoredPixels, "images"),
 }
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished store.
-
-    Raises:
-        LatentcastError: there is none, the ingest is unfinished, or another version wrote it.
-    """
-    if modality_of(folder) == "image":
-        return read_as(ImageManifest, folder)
-    return read_as(EcgManifest, folder)

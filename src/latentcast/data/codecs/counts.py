@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.codecs.base import (
-    Array,
-    Ints,
-    Payload,
-    Runs,
-    Stored,
-    Target,
-    Written,
-    buffer,
-    is_ours,
-)
-from latentcast.data.labels import Labels
-from latentcast.data.manifest import SPLITS, StoreModel
-from latentcast.data.statistics import LeadStatistics, LeadSums
+from latentcast.data.codecs.base import Array, Ints, Payload, Runs, buffer, is_ours
+from latentcast.data.manifest import Manifest, Shard
+from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import MILLIVOLTS, Channels, Signal
 from latentcast.signals.counts import choose_valid, quantise
@@ -33,145 +21,15 @@ from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import INVALID, BadRecord, Recording
 from latentcast.signals.resample import resample
-from latentcast.source import RecordRef
+from latentcast.source import Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
-Counts = npt.NDArray[np.int16]
-
-
-class EcgShard(StoreModel):
-    """One file of samples; ``samples`` counts time steps over all its records."""
-
-    file: str
-    samples: int
-    sha256: str
-
-
-class EcgManifest(StoreModel):
-    """``manifest.json`` of a store of recordings.
-
-    Attributes:
-        scale: millivolts per count, or that of another ``unit``.
-        signal: ``other`` where the channels are no ECG leads.
-    """
-
-    format_version: Literal[1]
-    modality: Literal["ecg"]
-    sampling_rate: float
-    leads: tuple[str, ...]
-    scale: float
-    records: int
-    shards: tuple[EcgShard, ...]
-    index_sha256: str
-    metadata_sha256: str
-    splits: dict[str, tuple[int, ...]]
-    statistics: LeadStatistics
-    provenance: dict[str, Any]
-    signal: Signal = "ecg"
-    unit: str = MILLIVOLTS
-
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Of the array of each shard."""
-        return [(shard.samples, len(self.leads)) for shard in self.shards]
+Arguments = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class CountsOptions:
-    """Arguments of ``ingest`` that are about recordings."""
-
-    fs: float | None = None
-    leads: Sequence[str] | None = None
-    unit: str | None = None
-    layout: str | None = None
-    metadata: str | Path | None = None
-    missing_leads: Literal["quarantine", "mask"] = "quarantine"
-    scale: float = 0.001
-    shortest: float = 1.0
-    verify_checksums: bool = True
-    signal: Signal = "ecg"
-
-    def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise LatentcastError(f"--scale {self.scale:g}: must be positive, units per count")
-        if not self.shortest >= 0:
-            raise LatentcastError(f"--shortest {self.shortest:g}: must not be negative, in seconds")
-        if self.fs is not None and not self.fs > 0:
-            raise LatentcastError(f"--fs {self.fs}: is no sampling rate")
-        if self.signal == "ecg" and self.leads is not None:
-            _check_leads(self.leads)
-
-    def provenance(self) -> dict[str, Any]:
-        """As the manifest records them; ``signal`` where it is not the usual one."""
-        options = asdict(self) | {
-            "leads": None if self.leads is None else list(self.leads),
-            "shortest": float(self.shortest),
-        }
-        del options["metadata"]  # is in the fingerprint
-        if self.signal == "ecg":
-            del options["signal"]
-        return options
-
-    def target(
-        self,
-        source: RecordingSource,
-        refs: Sequence[RecordRef],
-        finished: EcgManifest | None = None,
-    ) -> CountsTarget:
-        """What the records are brought to; the first readable one decides a rate not given."""
-        leads, unit = self._leads(source)
-        return CountsTarget(
-            leads=leads,
-            sampling_rate=self._rate(source, refs),
-            scale=self.scale,
-            mask_missing=self.missing_leads == "mask",
-            resample=self.fs is not None,
-            shortest=float(self.shortest),
-            signal=self.signal,
-            unit=unit,
-        )
-
-    def _leads(self, source: RecordingSource) -> tuple[tuple[str, ...], str]:
-        """The leads of the store, and their unit."""
-        if self.signal == "other":
-            channels = Channels.of(self.leads or source.leads, self.unit)
-            return channels.names, channels.unit
-        named = source.leads or canonical_names(tuple(self.leads or CANONICAL_LEADS))
-        derivable = set(named) | (set(DERIVED) if {"I", "II"} <= set(named) else set())
-        if source.leads is not None and set(CANONICAL_LEADS) <= derivable:
-            return CANONICAL_LEADS, MILLIVOLTS
-        return in_canonical_order(named), MILLIVOLTS
-
-    def _rate(self, source: RecordingSource, refs: Sequence[RecordRef]) -> float:
-        if self.fs is not None:
-            return float(self.fs)
-        if source.sampling_rate is not None:
-            return source.sampling_rate
-        for ref in refs:
-            if ref.problem is None:
-                try:
-                    return source.read(ref)[0].sampling_rate
-                except Exception as error:
-                    if is_ours(error):
-                        raise
-                    continue  # it gets its quarantine row when its turn comes
-        # Nothing can be read: any rate does, the run ends with the reasons.
-        return 1.0
-
-
-def _check_leads(leads: Sequence[str]) -> None:
-    if not leads:
-        raise LatentcastError("--leads: names no lead; give names, for example --leads I,II,V1")
-    try:
-        canonical_names(tuple(leads))
-    except LatentcastError as error:
-        raise LatentcastError(
-            f"--leads {','.join(leads)}: {error} (channels that are no ECG leads: --signal other)"
-        ) from None
-
-
-@dataclass(frozen=True)
-class CountsTarget(Target[Recording, LeadSums]):
-    """What every recording of the store is brought to.
+class CountsTarget:
+    """What every recording of a new store is brought to.
 
     ``resample`` decides whether another rate is converted; without it such a record is refused, as
     is one that lasts less than ``shortest`` seconds.
@@ -186,16 +44,73 @@ class CountsTarget(Target[Recording, LeadSums]):
     signal: Signal = "ecg"
     unit: str = MILLIVOLTS
 
+    modality: ClassVar[Modality] = "ecg"
     pool: ClassVar[Literal["processes", "threads"]] = "processes"
     compared: ClassVar[str] = "samples"
+    """What two recordings have in common that count as duplicates."""
+    arguments: ClassVar[dict[str, Any]] = {
+        "fs": None, "leads": None, "unit": None, "layout": None, "missing_leads": "quarantine",
+        "scale": 0.001, "shortest": 1.0, "verify_checksums": True, "metadata": None,
+        "signal": "ecg",
+    }  # fmt: skip
+    """Of ``ingest``, those about recordings, and their defaults."""
+    columns: ClassVar[tuple[str, ...]] = (
+        "shard", "offset", "length", "record_id", "patient_id", "fold", "invalid",
+        "metadata_offset", "label_codes", "label_indptr", "label_indices", "label_values",
+    )  # fmt: skip
+
+    @classmethod
+    def check(cls, arguments: Arguments) -> dict[str, Any]:
+        """The arguments as the manifest records them.
+
+        Raises:
+            LatentcastError: one cannot be used.
+        """
+        fs, leads, scale, shortest = (arguments[n] for n in ("fs", "leads", "scale", "shortest"))
+        if not scale > 0:
+            raise LatentcastError(f"--scale {scale:g}: must be positive, units per count")
+        if not shortest >= 0:
+            raise LatentcastError(f"--shortest {shortest:g}: must not be negative, in seconds")
+        if fs is not None and not fs > 0:
+            raise LatentcastError(f"--fs {fs}: is no sampling rate")
+        if leads is not None and arguments["signal"] == "ecg":
+            _check_leads(leads)
+        recorded = {**arguments, "leads": leads and list(leads), "shortest": float(shortest)}
+        del recorded["metadata"]  # its content is in the fingerprint
+        if recorded["signal"] == "ecg":
+            del recorded["signal"]
+        return recorded
+
+    @classmethod
+    def of(
+        cls,
+        source: RecordingSource,
+        refs: Sequence[RecordRef],
+        arguments: Arguments,
+        finished: Manifest | None = None,
+    ) -> CountsTarget:
+        """From the arguments; without ``fs`` the first readable record decides the rate."""
+        leads, unit = _store_leads(source, arguments)
+        return cls(
+            leads=leads,
+            sampling_rate=_store_rate(source, refs, arguments["fs"]),
+            scale=arguments["scale"],
+            mask_missing=arguments["missing_leads"] == "mask",
+            resample=arguments["fs"] is not None,
+            shortest=float(arguments["shortest"]),
+            signal=arguments["signal"],
+            unit=unit,
+        )
 
     def plan(self) -> dict[str, Any]:
+        """As JSON, for the plan of an unfinished ingest."""
         plan = asdict(self) | {"leads": list(self.leads)}
         if self.signal == "ecg":
             del plan["signal"], plan["unit"]
         return plan
 
-    def convert(self, sample: Recording, *, training: bool) -> Payload[LeadSums]:
+    def convert(self, sample: Recording, *, training: bool) -> Payload:
+        """Raises BadRecord with the reason when the recording cannot be used."""
         if sample.seconds < self.shortest:
             raise BadRecord(
                 f"lasts {sample.seconds:.4g} s, shorter than {self.shortest:g} s; ingest with a "
@@ -218,7 +133,7 @@ class CountsTarget(Target[Recording, LeadSums]):
             extent=recording.samples,
             length=recording.samples,
             digest=hashlib.blake2b(data, digest_size=16).hexdigest(),
-            sums=LeadSums.of(counts, recording.valid) if training else None,
+            sums=ChannelSums.of(counts, recording.valid) if training else None,
             runs=_invalid_runs(~recording.valid & (counts != INVALID)),
             metadata=metadata,
         )
@@ -236,51 +151,66 @@ class CountsTarget(Target[Recording, LeadSums]):
         return recording
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
+        """Type and shape of a shard's array, as a ``.npy`` header has them."""
         return "<i2", (extent, len(self.leads))
 
-    def sums(self, stored: dict[str, Any] | None = None) -> LeadSums:
-        if stored is None:
-            return LeadSums.zero(len(self.leads))
-        parts = (tuple(stored[name]) for name in ("samples", "total", "squares"))
-        return LeadSums(stored["records"], *parts)
+    def zero(self) -> ChannelSums:
+        return ChannelSums.zero(len(self.leads))
 
-    def index(self, written: Written[LeadSums]) -> dict[str, Array]:
-        labels = Labels.of_records(written.labels, written.classes)
-        return {
-            **written.places(),
-            "record_id": np.array(written.record_id, dtype=np.str_),
-            "patient_id": np.array(written.patient_id, dtype=np.str_),
-            "fold": np.array(written.fold, dtype=np.int16),
-            "invalid": np.array(written.runs, dtype=np.int64).reshape(-1, 4),
-            "metadata_offset": np.array(written.metadata_offset, dtype=np.int64),
-            "label_codes": np.array(labels.codes, dtype=np.str_),
-            "label_indptr": labels.indptr,
-            "label_indices": labels.indices,
-            "label_values": labels.values,
-        }
+    def index(self, columns: dict[str, Array]) -> dict[str, Array]:
+        """The columns of ``index.npz``, in their order."""
+        return {name: columns[name] for name in self.columns}
 
-    def manifest(
-        self, written: Written[LeadSums], index_sha256: str, provenance: dict[str, Any]
-    ) -> EcgManifest:
-        return EcgManifest(
-            format_version=1,
-            modality="ecg",
-            sampling_rate=self.sampling_rate,
-            leads=self.leads,
-            scale=self.scale,
-            records=len(written),
-            shards=tuple(
-                EcgShard(file=shard.file, samples=shard.extent, sha256=shard.sha256)
-                for shard in written.shards
-            ),
-            index_sha256=index_sha256,
-            metadata_sha256=written.metadata_sha256,
-            splits=SPLITS,
-            statistics=written.sums.statistics(self.scale),
-            provenance=provenance,
-            signal=self.signal,
-            unit=self.unit,
-        )
+    def manifest(self, sums: ChannelSums) -> dict[str, Any]:
+        """What the manifest holds of recordings alone."""
+        fields = {name: getattr(self, name) for name in ("sampling_rate", "leads", "scale")}
+        if self.signal == "other":
+            fields |= {"signal": self.signal, "unit": self.unit}
+        return fields | {"statistics": sums.of_leads(self.scale)}
+
+    def shard(self, file: str, sha256: str, extent: int, lengths: list[int]) -> Shard:
+        return Shard(file=file, samples=extent, sha256=sha256)
+
+
+def _check_leads(leads: Sequence[str]) -> None:
+    if not leads:
+        raise LatentcastError("--leads: names no lead; give names, for example --leads I,II,V1")
+    try:
+        canonical_names(tuple(leads))
+    except LatentcastError as error:
+        raise LatentcastError(
+            f"--leads {','.join(leads)}: {error} (channels that are no ECG leads: --signal other)"
+        ) from None
+
+
+def _store_leads(source: RecordingSource, arguments: Arguments) -> tuple[tuple[str, ...], str]:
+    """The leads of the store, and their unit."""
+    leads = arguments["leads"]
+    if arguments["signal"] == "other":
+        channels = Channels.of(leads or source.leads, arguments["unit"])
+        return channels.names, channels.unit
+    named = source.leads or canonical_names(tuple(leads or CANONICAL_LEADS))
+    derivable = set(named) | (set(DERIVED) if {"I", "II"} <= set(named) else set())
+    if source.leads is not None and set(CANONICAL_LEADS) <= derivable:
+        return CANONICAL_LEADS, MILLIVOLTS
+    return in_canonical_order(named), MILLIVOLTS
+
+
+def _store_rate(source: RecordingSource, refs: Sequence[RecordRef], fs: float | None) -> float:
+    if fs is not None:
+        return float(fs)
+    if source.sampling_rate is not None:
+        return source.sampling_rate
+    for ref in refs:
+        if ref.problem is None:
+            try:
+                return source.read(ref)[0].sampling_rate
+            except Exception as error:
+                if is_ours(error):
+                    raise
+                continue  # it gets its quarantine row when its turn comes
+    # Nothing can be read: any rate does, the run ends with the reasons.
+    return 1.0
 
 
 def _invalid_runs(masked: npt.NDArray[np.bool_]) -> Runs:
@@ -295,7 +225,7 @@ def _invalid_runs(masked: npt.NDArray[np.bool_]) -> Runs:
     return runs
 
 
-class StoredCounts(Stored):
+class StoredCounts:
     """The recordings of a store.
 
     Attributes:
@@ -303,10 +233,10 @@ class StoredCounts(Stored):
     """
 
     columns: ClassVar[tuple[str, ...]] = ("shard", "offset", "length", "invalid")
-    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int16)
+    """Of the index, what taking needs."""
 
     def __init__(
-        self, manifest: EcgManifest, columns: dict[str, Array], shards: Sequence[Array]
+        self, manifest: Manifest, columns: dict[str, Array], shards: Sequence[Array]
     ) -> None:
         self.manifest, self._shards = manifest, shards
         self.lengths: Ints = columns["length"]
@@ -328,7 +258,7 @@ class StoredCounts(Stored):
         lengths = self.lengths[rows]
         if length is None:
             length = int(lengths.max()) if rows.size else 0
-        crops = buffer(out, (len(rows), length, len(self.manifest.leads)), self.dtype)
+        crops = buffer(out, (len(rows), length, len(self.manifest.leads)), np.int16)
         # One vectorised pass decides where each crop lies; the loop only copies.
         lows = np.clip(begins, 0, lengths)
         highs = np.clip(begins + length, 0, lengths)

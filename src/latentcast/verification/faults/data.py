@@ -152,7 +152,7 @@ def _sums(change: Callable[[Any, Any], tuple[Any, Any]]) -> Inject:
     def make(was: Any) -> Any:
         return classmethod(lambda cls, given, valid: was.__func__(cls, *change(given, valid)))
 
-    return swapped(statistics.LeadSums, "of", make)
+    return swapped(statistics.ChannelSums, "of", make)
 
 
 def _centred(given: Any, valid: Any) -> tuple[Any, Any]:
@@ -376,7 +376,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("data.statistics-per-record", "Deviations are taken from each record's own mean.",
           CLASSIC, _sums(_centred), ("data.statistics", "data.preprocess"), is_ecg),
     Fault("data.variance-for-deviation", "The variance is divided by, and not its root.", CLASSIC,
-          swapped(statistics.LeadSums, "statistics", _squared),
+          swapped(statistics.ChannelSums, "statistics", _squared),
           ("data.statistics", "data.preprocess"), is_ecg),
     Fault("data.clip-before", "Millivolts are clipped, before they are normalised.", CLASSIC,
           _reading(_clip_first), ("data.clip-after", "data.preprocess"), _clips),
