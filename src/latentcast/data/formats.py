@@ -31,7 +31,7 @@ FORMATS: tuple[type[Source[Any]], ...] = (
 """In the order in which they are tried: a recording counts more than the images beside it.
 an option of ``ingest`` means to a format is an argument of its class by the same name."""
 
-READER_ONLY = ("unit", "layout", "metadata")
+READER_ONLY = {"unit", "layout", "metadata"}
 """Options that mean nothing to a store whose reader does not take them."""
 
 
@@ -73,7 +73,7 @@ def open_as(reader: type[Source[Any]], path: Any, options: Mapping[str, Any]) ->
         LatentcastError: what the class raises, or an option is of another format.
     """
     taken = signature(reader).parameters.keys() & options.keys()
-    for name in READER_ONLY:
+    for name in sorted(READER_ONLY):
         if options.get(name) is not None and name not in taken:
             kinds = [r.kind for r in FORMATS if name in signature(r).parameters]
             raise LatentcastError(

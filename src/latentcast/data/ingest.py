@@ -22,7 +22,7 @@ from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.data.folder import claim, clear, finished_store, lock, writing
 from latentcast.data.folds import Folds
-from latentcast.data.formats import format_of, is_array_file, open_as
+from latentcast.data.formats import READER_ONLY, format_of, is_array_file, open_as
 from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
@@ -189,13 +189,17 @@ def _reader(
 
 
 def _refuse_others(source: Any, codec: Codec, arguments: Mapping[str, Any]) -> None:
-    """Raises LatentcastError: an argument is about records of another modality."""
+    """Raises LatentcastError: an argument is about records of another modality, or about files."""
+    what = source.name if isinstance(source, Source) else source
     for other in CODECS.values():
         for name in arguments.keys() & (other.target.arguments.keys() - codec.target.arguments):
             raise LatentcastError(
-                f"--{name.replace('_', '-')}: is for {other.records}, {source} is read as "
+                f"--{name.replace('_', '-')}: is for {other.records}, {what} is read as "
                 f"{codec.records}; leave it out"
             )
+    free_unit = {"unit"} if arguments.get("signal") == "other" else set()
+    if isinstance(source, Source) and (names := arguments.keys() & READER_ONLY - free_unit):
+        raise LatentcastError(f"{min(names)}: is for files, {what} is none; leave it out")
 
 
 def _write(

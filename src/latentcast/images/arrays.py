@@ -247,7 +247,7 @@ def _check(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     try:
         check_images(shape, dtype)
     except LatentcastError as error:
-        raise LatentcastError(f"{path}: {name} {error}") from None
+        raise LatentcastError(f"{path}: {name} {error} (for recordings: --kind ecg)") from None
 
 
 def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -263,7 +263,7 @@ def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if dtype != np.uint8:
         raise LatentcastError(
             f"holds {dtype}, whose range of values is open; save them as uint8 from 0 to 255, such "
-            "as (x * 255).round().astype('uint8') (for recordings: --kind ecg)"
+            "as (x * 255).round().astype('uint8')"
         )
     if len(shape) == 4:
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
