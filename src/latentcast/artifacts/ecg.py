@@ -89,7 +89,7 @@ class EcgEncoder(Encoder):
                 f"{recording.record_id}: sampling_rate is {recording.sampling_rate:g}, the encoder "
                 f"needs {self.sampling_rate:g}; resample it first (latentcast.signals.resample)"
             )
-        return to_counts(recording, self.leads, self.scale)
+        return to_counts(recording, self.leads, self.scale, signal=self._input.signal)
 
     def _vector(self, recording: Recording, index: int, how: Pooling) -> npt.NDArray[np.float32]:
         counts = self.counts(recording)
