@@ -230,6 +230,20 @@ def test_the_same_ingest_again_does_nothing_and_another_source_is_refused(tmp_pa
         ingest(tmp_path / "in", out, quiet=True)
 
 
+def test_an_image_in_quarantine_that_was_fixed_at_its_length_is_not_passed_over(
+    tmp_path: Path,
+) -> None:
+    written = write_classes(tmp_path / "in", 10)
+    file = tmp_path / "in" / next(iter(written))
+    intact = file.read_bytes()
+    file.write_bytes(bytes(len(intact)))
+    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).quarantined == 1
+    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).quarantined == 1
+    file.write_bytes(intact)
+    with pytest.raises(LatentcastError, match="is in quarantine .*can be read now; remove"):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+
+
 def test_threads_and_the_order_of_the_disk_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

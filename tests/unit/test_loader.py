@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from latentcast.batch import Batch
 from latentcast.config import Config
+from latentcast.data.fit import fitted, reading
 from latentcast.data.loader import Loader, ahead, split, to_device
 from latentcast.data.order import Order
 from latentcast.data.store import Store
@@ -136,6 +137,29 @@ def test_split_keeps_order_and_all_samples(loader: Loader) -> None:
         assert [len(p) for p in pieces] == sizes
         assert torch.equal(torch.cat([p.ids for p in pieces]), whole.ids)
         assert torch.equal(torch.cat([p.samples for p in pieces]), whole.samples)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_targets_are_those_of_the_records_that_were_read(
+    workers: int, small_store: Path, small_config: Config
+) -> None:
+    store = Store.open(small_store)
+    config = small_config.updated({"machine.workers": workers, "train.batch_size": 7})
+    targets = np.stack([np.arange(len(store)), -np.arange(len(store))], axis=1).astype(np.float32)
+    loader, _ = reading(store, fitted(config, store), (1, 2), targets)
+    with closing(loader.stream(3)) as stream:
+        for pieces in islice(stream, 4):
+            assert len(pieces) == 2
+            for piece in pieces:
+                rows = loader.order.at(piece.ids.numpy())
+                assert piece.targets is not None
+                assert piece.targets.numpy().tolist() == targets[rows].tolist()
+                moved = piece.to(torch.device("meta"))
+                assert moved.targets is not None and moved.targets.device.type == "meta"
+    assert loader.batch(0).targets is not None
+    assert Loader(store, store.rows("train"), config).batch(0).targets is None
+    with pytest.raises(LatentcastError, match=r"targets: has 3 rows, .* 20 records; give one row"):
+        reading(store, fitted(config, store), targets=targets[:3])
 
 
 # Ranks ---------------------------------------------------------------------------------------
