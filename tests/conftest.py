@@ -20,7 +20,6 @@ import pytest
 from latentcast import cli
 from latentcast.batch import Batch
 from latentcast.config import Config
-from latentcast.data.image_ingest import ingest_images
 from latentcast.data.ingest import ingest
 from latentcast.data.loader import Loader
 from latentcast.engine import context
@@ -92,7 +91,7 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the bundled digits."""
     out = tmp_path_factory.mktemp("stores") / "digits"
-    ingest_images(REPOSITORY / "data" / "digits" / "digits.npz", out, quiet=True)
+    ingest(REPOSITORY / "data" / "digits" / "digits.npz", out, quiet=True)
     return out
 
 

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
-from latentcast.data.image_ingest import ingest_images
+from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import classification, metrics
 from latentcast.evaluation.classification import classify, redrawn_accuracies
@@ -28,7 +28,7 @@ DIGITS = Path(__file__).parents[2] / "data" / "digits" / "digits.npz"
 
 
 class Images:
-    """A store of images in memory: what :class:`ImageStore` gives the evaluation."""
+    """A store of images in memory: what :class:`Store` gives the evaluation."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Images:
         name: str = "images",
     ) -> None:
         self.path, self.classes = Path(name), classes
-        self.pixels, self.labels = pixels, np.asarray(labels, dtype=np.int64)
+        self.pixels, self.class_ids = pixels, np.asarray(labels, dtype=np.int64)
         self.folds = np.asarray(folds)
         self.height, self.width, self.channels = pixels.shape[1:]
         self.record_ids = np.array([f"{name}-{i}" for i in range(len(pixels))])
@@ -149,8 +149,8 @@ def test_the_penalty_follows_the_validation_images() -> None:
 def test_a_class_without_a_training_image_is_never_named_and_counts_as_a_miss() -> None:
     store = images(classes=4)
     store.classes = ("ant", "bee", "cat", "dog")
-    gone = (store.labels == 1) & (store.folds == "train")
-    store.labels[gone] = -1
+    gone = (store.class_ids == 1) & (store.folds == "train")
+    store.class_ids[gone] = -1
     report = classify([PixelSource.from_store(store)], store, resamples=20)
     assert report.classes[1].images["train"] == 0 < report.classes[1].images["test"]
     assert report.images_left_out == {"train": gone.sum(), "validation": 0, "test": 0}
@@ -188,7 +188,7 @@ def test_report_has_every_row_difference_class_and_source_of_the_numbers(tmp_pat
         gap = first[row.head].accuracy.value - row.accuracy.value
         assert difference.estimate.value == pytest.approx(gap)
     assert report.images == {"train": 360, "validation": 120, "test": 120}
-    assert report.classes[2].images["test"] == (store.labels[store.rows("test")] == 2).sum()
+    assert report.classes[2].images["test"] == (store.class_ids[store.rows("test")] == 2).sum()
 
     path = report.write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["probe-classes.json"]
@@ -213,7 +213,7 @@ def printed(report: ClassificationReport, width: int = 80) -> str:
 def test_a_terminal_of_80_columns_shows_every_number_whole(name: str) -> None:
     store = images(n=300, classes=3)
     store.classes = ("[red]", "bee", "cat")  # a folder's name is no markup
-    store.labels[:3] = -1
+    store.class_ids[:3] = -1
     sources = [Patches(name), Patches("random-initialised", seed=3), PixelSource(6, 6, 1)]
     report = classify(sources, store, resamples=30)
     lines = printed(report).splitlines()
@@ -243,7 +243,7 @@ def test_the_test_split_has_no_say_in_layer_penalty_or_validation() -> None:
     test = store.rows("test")
     store.pixels = store.pixels.copy()
     store.pixels[test] = np.random.default_rng(9).integers(0, 256, store.pixels[test].shape)
-    store.labels[test] = (store.labels[test] + 1) % 3
+    store.class_ids[test] = (store.class_ids[test] + 1) % 3
     after = classify(sources, store, resamples=10)
     chosen = [[(r.layer, r.penalty, r.validation) for r in x.rows] for x in (before, after)]
     assert chosen[0] == chosen[1]
@@ -344,11 +344,11 @@ def test_a_store_that_cannot_be_scored_says_why_and_what_to_do() -> None:
     with pytest.raises(LatentcastError, match="images: holds no labels"):
         classify([source], unnamed)
     one = images()
-    one.labels[one.rows("train")] = 1
+    one.class_ids[one.rows("train")] = 1
     with pytest.raises(LatentcastError, match="train split are of class 'bee'; ingest images of"):
         classify([source], one)
     lacking = images()
-    lacking.labels[lacking.rows("validation")] = -1
+    lacking.class_ids[lacking.rows("validation")] = -1
     with pytest.raises(LatentcastError, match="no labelled image in the validation split"):
         classify([source], lacking)
     with pytest.raises(LatentcastError, match="token 0 sees only itself"):
@@ -381,7 +381,7 @@ def test_copies_across_splits_and_of_test_images_in_pretraining_stop_the_probe()
             classify([source], leaky)
     unlabelled = images(n=100)
     unlabelled.pixels[train[2]] = unlabelled.pixels[test[1]]
-    unlabelled.labels[train[2]] = -1  # pretraining reads it all the same
+    unlabelled.class_ids[train[2]] = -1  # pretraining reads it all the same
     with pytest.raises(LatentcastError, match="image in two splits"):
         classify([source], unlabelled)
 
@@ -406,7 +406,7 @@ def test_the_pixel_floor_reads_small_images_whole_and_large_ones_by_averages() -
 
 
 def test_digits_are_scored_from_their_store_with_intervals_and_floors(tmp_path: Path) -> None:
-    store = ingest_images(DIGITS, tmp_path / "store", workers=1, quiet=True).store
+    store = ingest(DIGITS, tmp_path / "store", workers=1, quiet=True).store
 
     class Edge(PixelSource):
         name = "upper edge"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentcast.data.store import Labels
+from latentcast.data.labels import Labels
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks import TASKS, task
 

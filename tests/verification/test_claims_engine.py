@@ -169,7 +169,7 @@ def witnesses() -> list[object]:
     from latentcast.objectives.nepa import Nepa
 
     owners = (
-        loader_of, loader_of.Loader, loader_of.CropLoader, order_of, order_of.Order, checkpoint,
+        loader_of, loader_of.Loader, loader_of.Loader, order_of, order_of.Order, checkpoint,
         checkpoint.State, optimizer, schedules, schedules.Schedules, schedules.WarmupCosine,
         schedules.Cosine, schedules.EmaSchedule, loop_of, StopRequest, Ema, Ranks, Verdict,
         regularizers, Objective, Jepa, Nepa, torch.nn.LayerNorm,

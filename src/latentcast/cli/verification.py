@@ -45,7 +45,7 @@ def verify(
             that out.
         out: folder for report.html, report.md, report.json and badge.svg.
     """
-    from latentcast.data.opening import open_store
+    from latentcast.data.store import Store
     from latentcast.recipes import RECIPES
     from latentcast.runs import is_run
 
@@ -76,7 +76,7 @@ def verify(
             )
 
     if data is not None:
-        open_store(data)
+        Store.open(data)
 
     from rich.console import Console
 

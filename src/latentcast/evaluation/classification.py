@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
-from latentcast.data.image_store import ImageStore
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import duplicates, knn, metrics
 from latentcast.evaluation.classification_results import (
@@ -102,12 +102,12 @@ class _Reading:
 
 def classify(
     sources: Sequence[ImageFeatureSource],
-    store: ImageStore,
+    store: Store,
     *,
     layer: str = "all",
     pooling: str = "mean",
     k: int = knn.K,
-    pretraining: ImageStore | None = None,
+    pretraining: Store | None = None,
     resamples: int = 1000,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -134,7 +134,7 @@ def classify(
     if k < 1 or resamples < 1:
         raise LatentcastError(f"probe: k is {k}, resamples {resamples}; ask for one or more")
     held = {split: store.rows(split) for split in SPLITS}
-    labelled = {split: rows[store.labels[rows] >= 0] for split, rows in held.items()}
+    labelled = {split: rows[store.class_ids[rows] >= 0] for split, rows in held.items()}
     _check_classes(store, labelled)
     for finding in duplicates.check(store, pretraining):
         raise LatentcastError(
@@ -144,7 +144,7 @@ def classify(
 
     rows = np.concatenate(list(labelled.values()))
     places = np.split(np.arange(len(rows)), np.cumsum([len(labelled[s]) for s in SPLITS])[:-1])
-    y = store.labels[rows].astype(np.int64)
+    y = store.class_ids[rows].astype(np.int64)
     heads: dict[str, Fit] = {
         "kNN": lambda *data: Neighbours.fit(*data, k=k),
         "linear": fit_head,
@@ -193,7 +193,7 @@ def classify(
     )
 
 
-def _check_classes(store: ImageStore, labelled: Mapping[str, Integers]) -> None:
+def _check_classes(store: Store, labelled: Mapping[str, Integers]) -> None:
     if not store.classes or not any(len(rows) for rows in labelled.values()):
         raise LatentcastError(
             f"{store.path}: holds no labels; ingest images in one folder a class, or arrays with "
@@ -205,7 +205,7 @@ def _check_classes(store: ImageStore, labelled: Mapping[str, Integers]) -> None:
                 f"{store.path}: no labelled image in the {split} split; ingest a larger part of "
                 "the source"
             )
-    present = np.unique(store.labels[labelled["train"]])
+    present = np.unique(store.class_ids[labelled["train"]])
     if len(present) < 2:
         raise LatentcastError(
             f"{store.path}: all labelled images of the train split are of class "
@@ -284,9 +284,9 @@ def _estimate(value: float, redrawn: Floats) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def _supports(store: ImageStore, labelled: Mapping[str, Integers]) -> tuple[ClassSupport, ...]:
+def _supports(store: Store, labelled: Mapping[str, Integers]) -> tuple[ClassSupport, ...]:
     counts = {
-        split: np.bincount(store.labels[rows], minlength=len(store.classes)).tolist()
+        split: np.bincount(store.class_ids[rows], minlength=len(store.classes)).tolist()
         for split, rows in labelled.items()
     }
     return tuple(

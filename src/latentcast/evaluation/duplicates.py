@@ -11,14 +11,14 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.image_store import ImageStore
+from latentcast.data.store import Store
 from latentcast.evaluation.leaks import SHOWN, Finding
 
 SPLITS = ("train", "validation", "test")
 BATCH = 256  # images held at a time
 
 
-def check(store: ImageStore, pretraining: ImageStore | None = None) -> list[Finding]:
+def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
     """Images in two splits of ``store``, and test images among those of the pretraining.
 
     ``pretraining`` is the store the encoder was pretrained on, of which the train split was read
@@ -50,7 +50,7 @@ def _finding(kind: str, cases: list[str], message: str) -> list[Finding]:
     return [Finding(kind, "error", len(found), tuple(found[:SHOWN]), message)]
 
 
-def _fingerprints(store: ImageStore, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
+def _fingerprints(store: Store, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
     """Record id by hash of the image."""
     prints: dict[bytes, str] = {}
     for begin in range(0, len(rows), BATCH):

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.nn.modes import evaluating
@@ -126,7 +125,7 @@ def extract(
 
 def extract_images(
     source: ImageFeatureSource,
-    store: ImageStore,
+    store: Store,
     rows: npt.NDArray[np.int64],
     *,
     pooling: str = "mean",

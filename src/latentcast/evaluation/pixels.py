@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentcast.data.image_store import ImageStore
+from latentcast.data.store import Store
 
 VALUES = 256  # about as many as a small encoder's features have
 
@@ -32,7 +32,7 @@ class PixelSource:
         self.size = height, width
 
     @classmethod
-    def from_store(cls, store: ImageStore) -> PixelSource:
+    def from_store(cls, store: Store) -> PixelSource:
         """For the canvas of a store."""
         return cls(store.height, store.width, store.channels)
 

@@ -17,7 +17,7 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.store import Labels
+from latentcast.data.labels import Labels
 from latentcast.errors import LatentcastError, nearest
 
 TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm")

@@ -24,7 +24,6 @@ import torch
 
 from latentcast import randomness
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
@@ -63,21 +62,19 @@ class Panel:
     """
 
     config: Config
-    store: Store | ImageStore
+    store: Store
     rows: Ints
     fitted: int
     targets: Ints | Bools
     summary: str
 
     @classmethod
-    def of(cls, store: Store | ImageStore, config: Config) -> Panel:
+    def of(cls, store: Store, config: Config) -> Panel:
         """Drawn by the run's seed: the same for all of its looks, and for those after a resume."""
         every, seed = config.train.evaluate_every, config.train.seed
         found: _Labelled | str = "train.evaluate_every is null"
         if every is not None:
-            found = (
-                _images(store, seed) if isinstance(store, ImageStore) else _recordings(store, seed)
-            )
+            found = _images(store, seed) if store.modality == "image" else _recordings(store, seed)
         if isinstance(found, str):
             nothing = np.zeros(0, dtype=np.int64)
             return cls(config, store, nothing, 0, nothing, f"no online evaluation: {found}")
@@ -119,7 +116,7 @@ class Panel:
         )
         if not np.isfinite(features[read]).all():
             return _named(math.nan, math.nan)
-        if isinstance(self.store, ImageStore):
+        if self.store.modality == "image":
             return _accuracies(features, self.targets.astype(np.int64), train, validation)
         return _areas(features, self.targets.astype(np.bool_), train, validation)
 
@@ -128,7 +125,7 @@ class Panel:
     ) -> tuple[Features, Bools]:
         """Pooled features ``(N, F)`` of the teacher, and of which records there are any."""
         network, layer = objective.encoder("teacher"), _depth(self.config)
-        how: Pooling = "mean" if isinstance(self.store, ImageStore) else "mean+std"
+        how: Pooling = "mean" if self.store.modality == "image" else "mean+std"
         parts, read = [], []
         # no_grad and not inference_mode: a table that is computed and kept here is one that the
         # next training step reads.
@@ -150,7 +147,7 @@ class Panel:
 
     def _samples(self, rows: Ints) -> npt.NDArray[np.int16] | npt.NDArray[np.uint8]:
         """Whole images, or of each recording the window in its middle."""
-        if isinstance(self.store, ImageStore):
+        if self.store.modality == "image":
             return self.store.take(rows)
         (length,) = self.config.input.size
         return self.store.take(rows, np.maximum(self.store.lengths[rows] - length, 0) // 2, length)
@@ -234,18 +231,18 @@ class _Labelled(NamedTuple):
     what: str
 
 
-def _images(store: ImageStore, seed: int) -> _Labelled | str:
+def _images(store: Store, seed: int) -> _Labelled | str:
     """At most CLASSES classes, drawn by the seed where there are more."""
-    known = np.unique(store.labels[store.rows("train")])
+    known = np.unique(store.class_ids[store.rows("train")])
     known = known[known >= 0]
     drawn = randomness.permutation(randomness.key(seed, "online classes"), len(known))[:CLASSES]
-    chosen = np.isin(store.labels, known[drawn])
+    chosen = np.isin(store.class_ids, known[drawn])
     train, validation = _draw(store, chosen, seed)
     if not len(train) or not len(validation):
         return NO_LABELS
-    if len(np.unique(store.labels[train])) < 2:
+    if len(np.unique(store.class_ids[train])) < 2:
         return "all labelled training images are of one class"
-    targets = store.labels[np.concatenate([train, validation])]
+    targets = store.class_ids[np.concatenate([train, validation])]
     return _Labelled(train, validation, targets, f"accuracy over {len(drawn)} classes")
 
 
@@ -270,7 +267,7 @@ def _recordings(store: Store, seed: int) -> _Labelled | str:
     return _Labelled(train, validation, targets, f"macro AUROC over {told.sum()} {kind}")
 
 
-def _draw(store: Store | ImageStore, of: Bools, seed: int) -> tuple[Ints, Ints]:
+def _draw(store: Store, of: Bools, seed: int) -> tuple[Ints, Ints]:
     """Rows of the train and of the validation split that are among ``of``, in order."""
     drawn = []
     for split in ("train", "validation"):

@@ -49,17 +49,16 @@ def report_run(run: Path, data: Path | None = None, task: str = "superdiagnostic
     config = load(run / "config.yaml")
     if data is not None:
         from latentcast.artifacts.encoder import Encoder
-        from latentcast.data.opening import open_store
         from latentcast.data.store import Store
 
-        store = open_store(data)
-        if isinstance(store, Store) != isinstance(config.input, EcgInput):
-            held = "recordings" if isinstance(store, Store) else "images"
+        store = Store.open(data)
+        if (store.modality == "ecg") != isinstance(config.input, EcgInput):
+            held = "recordings" if store.modality == "ecg" else "images"
             raise LatentcastError(
                 f"{data}: holds {held}, {run} was trained on {config.input.kind} data; "
                 "give the report a store of its own kind, or none"
             )
-        if isinstance(store, Store):
+        if store.modality == "ecg":
             return report_recordings(run, Encoder.from_pretrained(run), store, task)
     return _write(run, config, RunFolder.read(run))
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from latentcast.artifacts.encoder import Encoder
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.classification import classify
@@ -51,7 +49,7 @@ def probe_run(
             other way round, no labels, a leak.
     """
     encoder = Encoder.from_pretrained(run, weights)
-    store = open_store(data)
+    store = Store.open(data)
     provenance: dict[str, Any] = {
         "run": str(run),
         "command": command,
@@ -59,17 +57,17 @@ def probe_run(
         "weights": encoder.weights,
     }
     pretraining = data_of(run)
-    if isinstance(store, ImageStore) and encoder.modality == "image":
+    if store.modality == encoder.modality == "image":
         store.verify()
         return classify(
             [encoder, Encoder.random(run), PixelSource.from_store(store)],
             store,
             layer=layer,
             pooling=pooling or "mean",
-            pretraining=pretraining if isinstance(pretraining, ImageStore) else None,
+            pretraining=pretraining,
             provenance=provenance,
         )
-    if isinstance(store, Store) and encoder.modality == "ecg":
+    if store.modality == encoder.modality == "ecg":
         store.verify()
         return probe(
             [encoder, Encoder.random(run), RandomConvolutions.from_store(store)],
@@ -77,10 +75,10 @@ def probe_run(
             named(task),
             layer=layer,
             pooling=pooling or "mean+std",
-            pretraining=pretraining if isinstance(pretraining, Store) else None,
+            pretraining=pretraining,
             provenance=provenance,
         )
-    held = "images" if isinstance(store, ImageStore) else "recordings"
+    held = "images" if store.modality == "image" else "recordings"
     raise LatentcastError(
         f"{data}: holds {held}, {run} was trained on {encoder.config.input.kind} data; "
         "probe it on a store of its own kind"

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Batch, Inputs
-from latentcast.data import convert, ingest, statistics
+from latentcast.data import convert, folds, ingest, statistics
 from latentcast.data import store as stores
 from latentcast.data.ecg_preprocess import EcgPreprocess
-from latentcast.data.loader import CropLoader, Loader
-from latentcast.data.store import Labels, Store
+from latentcast.data.labels import Labels
+from latentcast.data.loader import Loader
+from latentcast.data.store import Store
 from latentcast.data.writer import ShardWriter
 from latentcast.evaluation import leaks
 from latentcast.signals import counts, recording
@@ -119,7 +120,7 @@ def _per_lead(was: Any) -> Any:
 
     def batch(self: Any, attempt: int) -> Batch:
         made: Batch = was(self, attempt)
-        if not isinstance(self, CropLoader):
+        if not isinstance(self, Loader):
             return made
         rows, starts, length = self.request(made.ids.numpy())
         room = np.maximum(0, self.store.lengths[rows] - length)
@@ -151,7 +152,7 @@ def _sums(change: Callable[[Any, Any], tuple[Any, Any]]) -> Inject:
     def make(was: Any) -> Any:
         return classmethod(lambda cls, given, valid: was.__func__(cls, *change(given, valid)))
 
-    return swapped(statistics.LeadSums, "of", make)
+    return swapped(statistics.ChannelSums, "of", make)
 
 
 def _centred(given: Any, valid: Any) -> tuple[Any, Any]:
@@ -286,7 +287,7 @@ def _unnamed(was: Any) -> Any:
 def _fold_of_record(ref: Any, annotation: Any) -> Any:
     if annotation.fold is not None:
         return annotation
-    return replace(annotation, fold=convert.stable_fold(ref.record_id))
+    return replace(annotation, fold=folds.stable_fold(ref.record_id))
 
 
 def _validation_too(was: Any) -> Any:
@@ -351,12 +352,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("data.crop-per-lead", "Each lead of a crop begins elsewhere.", CLASSIC,
           swapped(Loader, "batch", _per_lead), ("data.same-instant",), _crops),
     Fault("data.crop-outside", "A crop may begin where it no longer fits into its record.",
-          CLASSIC, swapped(CropLoader, "starts", _anywhere), ("data.crop-inside",), _crops),
+          CLASSIC, swapped(Loader, "starts", _anywhere), ("data.crop-inside",), _crops),
     Fault("data.crop-at-zero", "Every crop begins at the start of its record.", CLASSIC,
-          swapped(CropLoader, "starts", lambda was: lambda self, ids, rows: np.zeros_like(rows)),
+          swapped(Loader, "starts", lambda was: lambda self, ids, rows: np.zeros_like(rows)),
           ("data.crop-varies",), _crops),
     Fault("data.crop-reused", "A record has one crop, whenever it is met.", CLASSIC,
-          swapped(CropLoader, "starts", lambda was: lambda self, ids, rows: was(self, rows, rows)),
+          swapped(Loader, "starts", lambda was: lambda self, ids, rows: was(self, rows, rows)),
           ("data.crop-varies",), _crops),
     Fault("data.crop-off-by-one", "What is read begins a sample after where it should.", CLASSIC,
           swapped(Store, "take", lambda was: lambda self, rows, starts=None, length=None, out=None:
@@ -375,7 +376,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("data.statistics-per-record", "Deviations are taken from each record's own mean.",
           CLASSIC, _sums(_centred), ("data.statistics", "data.preprocess"), is_ecg),
     Fault("data.variance-for-deviation", "The variance is divided by, and not its root.", CLASSIC,
-          swapped(statistics.LeadSums, "statistics", _squared),
+          swapped(statistics.ChannelSums, "statistics", _squared),
           ("data.statistics", "data.preprocess"), is_ecg),
     Fault("data.clip-before", "Millivolts are clipped, before they are normalised.", CLASSIC,
           _reading(_clip_first), ("data.clip-after", "data.preprocess"), _clips),

@@ -12,8 +12,7 @@ import numpy as np
 from latentcast import randomness
 from latentcast.batch import Batch
 from latentcast.data import loader, order
-from latentcast.data.image_store import ImageStore
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
 from latentcast.data.order import Ints, Order
 from latentcast.data.store import Store
 from latentcast.verification.fault import Fault, replaced
@@ -96,7 +95,7 @@ def _all_splits() -> Patch:
     def make(was: Any) -> Any:
         return lambda self, split: np.arange(len(self))
 
-    return several(replaced(Store, "rows", make), replaced(ImageStore, "rows", make))
+    return several(replaced(Store, "rows", make), replaced(Store, "rows", make))
 
 
 def _read_late() -> Patch:
@@ -116,20 +115,20 @@ def _read_late() -> Patch:
 # Crops
 
 
-def _starts(change: Callable[[CropLoader, Ints, Ints, Ints], Ints]) -> Patch:
+def _starts(change: Callable[[Loader, Ints, Ints, Ints], Ints]) -> Patch:
     """Crops begin elsewhere: given room, ids and rows."""
 
     def make(was: Any) -> Any:
-        def starts(self: CropLoader, ids: Ints, rows: Ints) -> Ints:
+        def starts(self: Loader, ids: Ints, rows: Ints) -> Ints:
             room = np.maximum(0, self.store.lengths[rows] - self.length)
             return change(self, room, ids, rows)
 
         return starts
 
-    return replaced(CropLoader, "starts", make)
+    return replaced(Loader, "starts", make)
 
 
-def _drawn(loader: CropLoader, room: Ints, counters: Ints) -> Ints:
+def _drawn(loader: Loader, room: Ints, counters: Ints) -> Ints:
     stream = randomness.key(loader.train.seed, "crop")
     found: Ints = (randomness.uniform(stream, counters) * (room + 1)).astype(np.int64)
     return found
@@ -159,7 +158,7 @@ def _never_last() -> Patch:
 
 
 def _anyhow() -> Patch:
-    def change(loader: CropLoader, room: Ints, ids: Ints, rows: Ints) -> Ints:
+    def change(loader: Loader, room: Ints, ids: Ints, rows: Ints) -> Ints:
         found: Ints = (np.random.random(len(ids)) * (room + 1)).astype(np.int64)
         return found
 
@@ -178,13 +177,13 @@ def _leads_apart() -> Patch:
     def make(was: Any) -> Any:
         def batch(self: Any, attempt: int) -> Batch:
             made: Batch = was(self, attempt)
-            if isinstance(self, CropLoader) and self.length < int(self.store.lengths.max()):
+            if isinstance(self, Loader) and self.length < int(self.store.lengths.max()):
                 made.samples[:, :, 1] = made.samples[:, :, 1].roll(5, dims=1)
             return made
 
         return batch
 
-    return replaced(CropLoader, "batch", make)
+    return replaced(Loader, "batch", make)
 
 
 def _random(subject: Subject) -> bool:

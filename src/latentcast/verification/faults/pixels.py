@@ -17,7 +17,7 @@ from latentcast.config import ImageInput
 from latentcast.data import image_ingest, image_writer
 from latentcast.data import image_preprocess as preprocess
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.image_store import ImageStore
+from latentcast.data.store import Store
 from latentcast.evaluation import duplicates
 from latentcast.images import decode
 from latentcast.images.arrays import ImageArrays
@@ -245,5 +245,5 @@ FAULTS: tuple[Fault, ...] = (
           _swapped(duplicates, "_fingerprints", lambda was: lambda *_: {}), ("image.copies",),
           is_image),
     Fault("image.validation-trained-on", "The validation split is trained on, too.", CLASSIC,
-          _swapped(ImageStore, "rows", _validation_too), ("image.splits",), is_image),
+          _swapped(Store, "rows", _validation_too), ("image.splits",), is_image),
 )  # fmt: skip
