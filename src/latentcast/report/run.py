@@ -67,7 +67,8 @@ def report_recordings(run: Path, encoder: Encoder, store: Store, task: str) -> P
     """The report with pictures of ``store``, next to the run's probe of ``task``.
 
     The table comes from the probe's file and the pictures from ``encoder`` and ``store``, so the
-    three must be of one checkpoint and of the same samples.
+    three must be of one checkpoint and of the same samples. An objective that predicts no single
+    patches has no picture of its errors.
 
     Raises:
         LatentcastError: the task was not probed yet, or the probe was of other weights or other
@@ -88,8 +89,13 @@ def report_recordings(run: Path, encoder: Encoder, store: Store, task: str) -> P
     layers = extract(encoder, store, rows, pooling=tested["pooling"], windows=probe["windows"])
     read = readable(layers)
     rows, features = rows[read], layers[tested["layer"]][read]
-    shown = _typical(encoder, store, rows)
-    counts = store.take([shown], length=encoder.length)
+    surprise = None
+    if encoder.predicted_from is not None:
+        typical = _typical(encoder, store, rows)
+        counts = store.take([typical], length=encoder.length)
+        errors = encoder.patch_errors(counts)[0]
+        recording = store.recording(typical)
+        surprise = Surprise(recording, errors, encoder.patch_seconds, encoder.predicted_from)
     provenance = store.manifest.provenance
     about = {
         "pictures": f"{store.path}: {len(store):,} records of {store.patients:,} patients",
@@ -103,12 +109,7 @@ def report_recordings(run: Path, encoder: Encoder, store: Store, task: str) -> P
         RunFolder.read(run),
         first=file.name,
         about=about,
-        surprise=Surprise(
-            store.recording(shown),
-            encoder.patch_errors(counts)[0],
-            encoder.patch_seconds,
-            encoder.predicted_from or "",
-        ),
+        surprise=surprise,
         features=FeatureMap(
             features,
             targets[rows],
