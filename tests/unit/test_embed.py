@@ -15,7 +15,8 @@ from conftest import WFDB
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
-from latentcast.data.formats import open_source, read_recording
+from latentcast.data.formats import open_source
+from latentcast.signals.readers import read_recording
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
