@@ -99,7 +99,7 @@ class Matrix:
 
 
 def against(
-    recipes: Sequence[str], faults: Sequence[Fault], workers: int = 1, console: Console | None = None
+    recipes: Sequence[str], faults: Sequence[Fault], workers: int, console: Console
 ) -> Matrix:
     """Run the faults over the recipes.
 
@@ -108,7 +108,6 @@ def against(
     """
     files = {fault.id: edited(fault.edits, fault.id) for fault in faults}
     parts = frozenset[str]().union(*map(areas, faults))
-    console = console or Console(quiet=True)
     preload()
     claims, concerned, broken = dict[str, tuple[str, ...]](), dict[str, list[str]](), list[str]()
     for done in run([healthy(recipe, parts, faults) for recipe in recipes], workers):
@@ -135,7 +134,7 @@ def against(
             told = rows[-1].missed or " ".join(rows[-1].proven)
             style = "red" if rows[-1].missed else "default"
             console.print(f"{fault.id} on {recipe}, {done.seconds:.1f} s: {told}", style=style,
-                          markup=False, soft_wrap=True)  # fmt: skip
+                          markup=False, emoji=False, soft_wrap=True)  # fmt: skip
     somewhere = {name for ids in concerned.values() for name in ids}
     homeless = tuple(fault.id for fault in faults if fault.id not in somewhere)
     return Matrix(tuple(rows), claims, tuple(dict.fromkeys(broken)), homeless)
@@ -151,7 +150,7 @@ def print_matrix(matrix: Matrix, console: Console, everything: bool) -> None:
         table.add_row(part, str(faults), str(len(rows)), str(missed), f"{seconds:.0f}")
     console.print(table)
     for line in problems(matrix, everything):
-        console.print(line, style="red", markup=False, soft_wrap=True)
+        console.print(line, style="red", markup=False, emoji=False, soft_wrap=True)
 
 
 def problems(matrix: Matrix, everything: bool) -> list[str]:
@@ -177,11 +176,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for pattern in given.faults:
         if not any(fnmatch(fault.id, pattern) for fault in catalogue):
             parser.error(f"no fault is called {pattern}; --list names all")
-    chosen = [f for f in catalogue if not given.faults or any(fnmatch(f.id, p) for p in given.faults)]
+    patterns = given.faults or ["*"]
+    chosen = [fault for fault in catalogue if any(fnmatch(fault.id, p) for p in patterns)]
     console, begun = Console(), time.monotonic()
     if given.list:
         for fault in chosen:
-            console.print(f"{fault.id}: {fault.sentence}", markup=False, soft_wrap=True)
+            console.print(
+                f"{fault.id}: {fault.sentence}", markup=False, emoji=False, soft_wrap=True
+            )
         return 0
     matrix = against(given.recipes, chosen, given.jobs, console)
     everything = not given.faults and set(RECIPES) <= set(given.recipes)

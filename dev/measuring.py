@@ -30,7 +30,7 @@ def areas(fault: Fault) -> frozenset[str]:
     return frozenset(map(area, (fault.id, *fault.reddens)))
 
 
-def healthy(recipe: str, parts: Collection[str], faults: Sequence[Fault]) -> Job:
+def healthy(recipe: str, parts: Collection[str] | None, faults: Sequence[Fault]) -> Job:
     """Without a fault: ``ids`` of the claims about a recipe, the ``red``, and ``faults`` of it."""
     return Job(recipe, partial(_healthy, recipe, parts, faults))
 
@@ -45,7 +45,7 @@ def reds(done: Done) -> list[Red]:
     return [Red(*found) for found in done.answer] if done.answer is not None else []
 
 
-def _healthy(recipe: str, parts: Collection[str], faults: Sequence[Fault]) -> dict[str, Any]:
+def _healthy(recipe: str, parts: Collection[str] | None, faults: Sequence[Fault]) -> dict[str, Any]:
     from latentcast.recipes import recipe as config_of
     from latentcast.verification.claims import all_claims
     from latentcast.verification.measure import concerns
@@ -56,8 +56,12 @@ def _healthy(recipe: str, parts: Collection[str], faults: Sequence[Fault]) -> di
         about = {claim.id for claim in claims if concerns(claim, subject)}
         twin = subject.config
     unknown = {name for fault in faults for name in fault.reddens} - {c.id for c in claims}
-    ids = [claim.id for claim in claims if claim.id in about and area(claim.id) in parts]
-    concerned = [f.id for f in faults if about.issuperset(f.reddens) and hold(f.where, config, twin)]
+    ids = [c.id for c in claims if c.id in about and (parts is None or area(c.id) in parts)]
+    concerned = [
+        fault.id
+        for fault in faults
+        if about.issuperset(fault.reddens) and hold(fault.where, config, twin)
+    ]
     return {
         "ids": ids, "red": _red(recipe, ids, False), "faults": concerned, "unknown": sorted(unknown)
     }  # fmt: skip

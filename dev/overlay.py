@@ -8,6 +8,7 @@ stands first on the path.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import gc
 import importlib
@@ -199,10 +200,8 @@ def _forked(job: Job, folder: Path) -> int:
 
 def _end(pid: int, reap: bool) -> None:
     """The child and whatever it left behind."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if reap:
         os.waitpid(pid, 0)
 
