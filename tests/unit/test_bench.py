@@ -96,7 +96,7 @@ def test_numbers_of_a_round_agree(small_config: Config, quick: None) -> None:
     )
     forward = told["forward"]
     assert forward["batch"] == 6
-    encoder = build(config).encoder("teacher").forward_flops(config.input.size) * 6
+    encoder = build(config).encoder("teacher").flops(config.input.size) * 6
     rate = forward["samples_per_second"]["median"]
     assert forward["gflops"]["median"] == pytest.approx(encoder * rate / 6 / 1e9, rel=1e-3)
 

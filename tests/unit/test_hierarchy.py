@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentcast.config import EncoderConfig, LevelConfig, Rotary, SinCos
 from latentcast.errors import LatentcastError
 from latentcast.nn.blocks import Block
-from latentcast.nn.cells import any_seen, gather, parents, pool
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.cells import any_valid, gather, parents, pool
 from latentcast.nn.hierarchy import Hierarchy, Level, Tokens
 from latentcast.nn.positions import sincos
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.randomness import Draw
 
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def test_pooling_is_the_mean_over_the_cells_of_the_grid(
     torch.testing.assert_close(
         pool(tokens, None, fine, coarse), naive_mean(tokens, every, fine, stride)
     )
-    assert torch.equal(any_seen(seen, fine, coarse), pool(seen[..., None] + 0.0, None, fine,
+    assert torch.equal(any_valid(seen, fine, coarse), pool(seen[..., None] + 0.0, None, fine,
                                                           coarse)[..., 0] > 0)  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_dropped_tokens_cost_nothing() -> None:
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         made.float()(values(2, 1).float(), kept=some(2, keep=7, batch=1))
-    assert counter.get_total_flops() == made.forward_flops(SIZES[2], 7)
+    assert counter.get_total_flops() == made.flops(SIZES[2], 7)
 
 
 @pytest.mark.parametrize("axes", [1, 2])
@@ -174,7 +174,7 @@ def test_kept_tokens_keep_their_own_places(axes: int, positions: Any, step: int 
     seen = torch.zeros(3, math.prod(SIZES[axes]) // 2**axes, dtype=torch.bool)
     seen.scatter_(1, kept, True)
     dropped = made.layers(made.embed(x), SIZES[axes], draw, kept)
-    full = made.layers(made.embed(x), SIZES[axes], draw, seen=seen)
+    full = made.layers(made.embed(x), SIZES[axes], draw, valid=seen)
     for one, other in zip(dropped, full, strict=True):
         torch.testing.assert_close(one, gather(other, kept), rtol=1e-9, atol=1e-12)
 
@@ -189,7 +189,7 @@ def test_a_coarse_cell_is_made_of_its_visible_patches_only() -> None:
     merged = made.coarser[0].merge(spread, seen, grid, coarse)
     torch.testing.assert_close(merged, expected)
     assert middle.seen is not None
-    assert torch.equal(middle.seen, any_seen(seen, grid, coarse))
+    assert torch.equal(middle.seen, any_valid(seen, grid, coarse))
 
 
 def test_cells_of_which_nothing_is_seen_are_attended_to_by_nothing() -> None:
@@ -293,7 +293,7 @@ def test_flops_of_a_whole_stack_agree_with_counted_ones() -> None:
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         made.read(values(2, 1).float())
-    assert counter.get_total_flops() == made.forward_flops(SIZES[2])
+    assert counter.get_total_flops() == made.flops(SIZES[2])
 
 
 # Sizes

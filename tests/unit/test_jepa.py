@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
@@ -20,13 +20,13 @@ from latentcast.engine.loop import accumulate
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
 from latentcast.monitors.collapse import statistics
-from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.nn.initialise import initialise
 from latentcast.nn.predictor import Predictor
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Output
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.masks import Masks, mask_sampler
+from latentcast.objectives.jepa import Jepa, JepaConfig
+from latentcast.objectives.jepa.masks import Masks, mask_sampler
 from latentcast.randomness import Draw
 from latentcast.recipes import recipe
 from latentcast.signals.synthetic import synthetic_recording

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from latentcast import config as configuration
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.observe.twin import twin
 

@@ -11,7 +11,7 @@ import torch
 
 from latentcast.cli import masks
 from latentcast.errors import LatentcastError
-from latentcast.objectives.masks import mask_sampler
+from latentcast.objectives.jepa.masks import mask_sampler
 from latentcast.randomness import Draw
 from latentcast.recipes import recipe
 from latentcast.report import masks as coverage_report

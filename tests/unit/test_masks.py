@@ -16,19 +16,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from latentcast.config import (
-    Blocks,
-    Config,
-    ContextBlocks,
-    JepaConfig,
-    LevelConfig,
-    ReferenceBlocks,
-)
-from latentcast.config.shapes import MaskShape, block_extent, mask_shapes, reference_extent
+from latentcast.config import Blocks, Config, ContextBlocks, LevelConfig, ReferenceBlocks
 from latentcast.errors import LatentcastError
 from latentcast.nn.cells import parents
-from latentcast.objectives.masks import BlockMasks, Masks, MaskSampler, StretchMasks, mask_sampler
-from latentcast.objectives.reference_masks import ReferenceMasks
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.mask_shapes import (
+    MaskShape,
+    block_extent,
+    mask_shapes,
+    reference_extent,
+)
+from latentcast.objectives.jepa.masks import (
+    BlockMasks,
+    Masks,
+    MaskSampler,
+    StretchMasks,
+    mask_sampler,
+)
+from latentcast.objectives.jepa.reference_masks import ReferenceMasks
 from latentcast.randomness import Draw
 from latentcast.recipes import recipe
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from latentcast.config import EncoderConfig, Rotary
 from latentcast.errors import LatentcastError
 from latentcast.nn.blocks import Block, LayerScale, drop_path
-from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.positions import (
     augment_coordinates,
     patch_coordinates,
     rotary_tables,
     rotate,
 )
-from latentcast.nn.tokens import PatchEmbedding, token_validity
+from latentcast.nn.tokens import PatchEmbedding
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.randomness import Draw
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def test_a_patch_counts_when_half_of_its_values_are_valid() -> None:
     valid = torch.ones(1, 4, 20, dtype=torch.bool)
     valid[0, 0] = False  # one flat lead of four
     valid[0, :, 12:] = False  # padding from the middle of patch 3 on
-    seen = token_validity(valid, PatchEmbedding(4, 1, 5, 7))
+    seen = PatchEmbedding(4, 1, 5, 7).valid(valid)
     assert seen.tolist() == [[True, True, False, False]]
 
 
@@ -302,4 +302,4 @@ def test_forward_flops_agree_with_counted_ones() -> None:
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         made.transform(made.embed(values), (40,))
-    assert counter.get_total_flops() == made.forward_flops((40,))
+    assert counter.get_total_flops() == made.flops((40,))

@@ -30,7 +30,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
-from latentcast.engine.parallel import spread, whole
+from latentcast.engine.parallel import distribute
 from latentcast.engine.ranks import Ranks
 from latentcast.evaluation import knn
 from latentcast.evaluation.features import extract, extract_images
@@ -421,7 +421,7 @@ def on_ranks(rank: int, meeting: str, folder: Path, config: Config, results: Any
         ended, looked = [], []
         for looking in (False, True):
             objective = build(config)
-            called = spread(objective, config.updated({"machine.parallel": parallel}), context)
+            called = distribute(objective, config.updated({"machine.parallel": parallel}), context)
             optimizer = torch.optim.SGD(objective.parameters(), lr=1e-2)
             for step in range(3):
                 rows = store.rows("train")[4 * step + 2 * rank :][:2]
@@ -431,7 +431,7 @@ def on_ranks(rank: int, meeting: str, folder: Path, config: Config, results: Any
                 optimizer.zero_grad()
                 if looking:
                     looked.append(panel.look(objective, preprocess, context))
-            ended.append([whole(p.detach()) for p in objective.parameters()])
+            ended.append([full_tensor(p.detach()) for p in objective.parameters()])
         same = all(torch.equal(a, b) for a, b in zip(*ended, strict=True))
         alone = build(config)
         alone.load_state_dict(dict(zip(dict(alone.named_parameters()), ended[1], strict=True)))

@@ -121,7 +121,7 @@ def test_context_that_does_not_count_reaches_nothing_bit_for_bit() -> None:
     seen[0, 6:] = False
     seen[1] = False  # nothing seen at all: answered from the queries alone
     spoilt = given["context"].masked_fill(~seen.unsqueeze(-1), 1e3)
-    one, other = (made(**given | {"context": c}, seen=seen) for c in (given["context"], spoilt))
+    one, other = (made(**given | {"context": c}, valid=seen) for c in (given["context"], spoilt))
     assert torch.equal(one, other) and bool(torch.isfinite(one).all())
     fewer = made(given["context"][:1, :6], given["places"][:1, :6], given["targets"][:, :1], GRID)
     torch.testing.assert_close(one[:, :1], fewer, rtol=1e-10, atol=1e-12)
@@ -160,4 +160,4 @@ def test_flops_agree_with_counted_ones(hint: int | None) -> None:
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         made(**given, hint=told)
-    assert counter.get_total_flops() == made.forward_flops(10, 3, 4, 48)
+    assert counter.get_total_flops() == made.flops(10, 3, 4, 48)

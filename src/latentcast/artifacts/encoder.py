@@ -16,7 +16,6 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
 
@@ -132,7 +131,7 @@ class Encoder:
         inputs = self._inputs(samples)
         valid = None
         if inputs.valid is not None:
-            valid = token_validity(inputs.valid, self._network.patches)
+            valid = self._network.valid(inputs.valid)
         layers = [layer.float() for layer in self._network.read(inputs.values, valid)]
         if valid is None:
             valid = torch.ones(layers[0].shape[:2], dtype=torch.bool)
@@ -151,6 +150,11 @@ class Encoder:
         """
         errors = self._objective.patch_errors(self._inputs(samples), self.role)
         return errors.float().numpy()
+
+    @property
+    def predicted_from(self) -> str | None:
+        """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
+        return self._objective.predicted_from
 
     def _layer(self, name: str) -> int:
         if name not in self.layer_names:

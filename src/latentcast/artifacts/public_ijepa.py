@@ -19,8 +19,8 @@ from torch import Tensor
 
 from latentcast.config import EncoderConfig, SinCos
 from latentcast.errors import LatentcastError
-from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.positions import sincos
+from latentcast.nn.transformer import PatchEncoder
 
 _BLOCK = {
     "norm1": "norm1",

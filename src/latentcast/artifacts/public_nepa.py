@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentcast.config import Activation, EncoderConfig, Rotary
 from latentcast.errors import LatentcastError, nearest
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.transformer import PatchEncoder
 
 _TOP = {
     "cls": "embeddings.cls_token",

@@ -133,11 +133,11 @@ def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
 
 
 def _superseded(steps: list[Path], config: TrainConfig) -> list[Path]:
-    def kept_for_ever(step: Path) -> bool:
+    def permanent(step: Path) -> bool:
         every = config.keep_every
         return every is not None and int(step.name.removeprefix("step-")) % every == 0
 
-    return [step for step in steps[: -config.keep_checkpoints] if not kept_for_ever(step)]
+    return [step for step in steps[: -config.keep_checkpoints] if not permanent(step)]
 
 
 def list_steps(folder: Path) -> list[Path]:
@@ -202,11 +202,11 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         for name, expected in record["sha256"].items():
             if _sha256(checkpoint / name) != expected:
                 raise LatentcastError(
-                    f"{checkpoint / name}: is damaged (checksum); " + _mend(checkpoint)
+                    f"{checkpoint / name}: is damaged (checksum); " + _fallback(checkpoint)
                 )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise LatentcastError(
-            f"{checkpoint}: is not whole ({problem}); " + _mend(checkpoint)
+            f"{checkpoint}: is not whole ({problem}); " + _fallback(checkpoint)
         ) from None
     if record.get("format") != FORMAT:
         raise LatentcastError(
@@ -222,7 +222,7 @@ def config_of(checkpoint: Path, record: dict[str, Any]) -> Config:
 
 
 def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
-    """Fill tensors, whole or in shards, in place; every rank reads what it holds.
+    """Fill tensors, whole or in shards, in place; every rank reads its own part.
 
     Raises:
         LatentcastError: one is missing, of another shape, or cannot be read.
@@ -234,15 +234,15 @@ def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
             read(into, storage_reader=reader, no_dist=alone)
     except (OSError, SafetensorError, ValueError, KeyError, CheckpointException) as problem:
         raise LatentcastError(
-            f"{checkpoint / which}: cannot be read ({_reason(problem)}); " + _mend(checkpoint)
+            f"{checkpoint / which}: cannot be read ({_reason(problem)}); " + _fallback(checkpoint)
         ) from None
 
 
 def read_tensors(checkpoint: Path, which: Tensors) -> dict[str, Tensor]:
     """All tensors, whole, on the CPU, however many ranks wrote them."""
     tensors = {
-        name: torch.empty(told.size, dtype=told.properties.dtype)
-        for name, told in _names(checkpoint, which).items()
+        name: torch.empty(meta.size, dtype=meta.properties.dtype)
+        for name, meta in _names(checkpoint, which).items()
     }
     load(checkpoint, which, tensors)
     return tensors
@@ -251,18 +251,18 @@ def read_tensors(checkpoint: Path, which: Tensors) -> dict[str, Tensor]:
 def _names(checkpoint: Path, which: Tensors) -> dict[str, TensorStorageMetadata]:
     try:
         with _silent():
-            told = HuggingFaceStorageReader(str(checkpoint / which)).read_metadata()
+            metadata = HuggingFaceStorageReader(str(checkpoint / which)).read_metadata()
     except (OSError, SafetensorError, ValueError, KeyError) as problem:
         raise LatentcastError(
-            f"{checkpoint / which}: cannot be read ({problem}); " + _mend(checkpoint)
+            f"{checkpoint / which}: cannot be read ({problem}); " + _fallback(checkpoint)
         ) from None
-    found = told.state_dict_metadata
+    found = metadata.state_dict_metadata
     return {
         name: value for name, value in found.items() if isinstance(value, TensorStorageMetadata)
     }
 
 
-def _mend(checkpoint: Path) -> str:
+def _fallback(checkpoint: Path) -> str:
     others = [step.name for step in list_steps(checkpoint.parent) if step != checkpoint]
     fallback = f"resume from {others[-1]}" if others else "start over"
     return f"delete {checkpoint} to {fallback}"
@@ -275,13 +275,13 @@ def _moments(
     tensors: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            held = optimizer.state[parameter]
-            for known in of or ():
-                if known.rpartition("|")[0] == name:
-                    moment = known.rpartition("|")[2]
+            moments = optimizer.state[parameter]
+            for saved in of or ():
+                if saved.rpartition("|")[0] == name:
+                    moment = saved.rpartition("|")[2]
                     one = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                    held[moment] = one if moment == "step" else torch.zeros_like(parameter)
-            tensors |= {f"{name}|{moment}": value for moment, value in held.items()}
+                    moments[moment] = one if moment == "step" else torch.zeros_like(parameter)
+            tensors |= {f"{name}|{moment}": value for moment, value in moments.items()}
     return tensors
 
 

@@ -35,7 +35,6 @@ from latentcast.evaluation.metrics import auroc, macro
 from latentcast.evaluation.multinomial import fit_head
 from latentcast.evaluation.tasks import Task, task
 from latentcast.nn.pooling import BATCH, Pooling, pool
-from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Objective
 
 SIZE = 512
@@ -139,7 +138,7 @@ class Panel:
                 inputs = preprocess(samples.to(context.device), None)
                 valid = None
                 if inputs.valid is not None:
-                    valid = token_validity(inputs.valid, network.patches)
+                    valid = network.valid(inputs.valid)
                 with context.autocast():
                     tokens = network.read(inputs.values, valid)[layer]
                 counted = (

@@ -100,8 +100,8 @@ def _verdict(
 ) -> Verdict:
     if probes:
         return class_verdict(probes[0]) if of_images(probes[0]) else verdict(probes[0])
-    told = "Not probed: latentcast probe scores the features next to their floors."
-    return Verdict("undefined", standing(metrics, steps), (told,))
+    advice = "Not probed: latentcast probe scores the features next to their floors."
+    return Verdict("undefined", standing(metrics, steps), (advice,))
 
 
 def _remarks(remarks: Sequence[str]) -> str:
@@ -115,10 +115,10 @@ def _first(probes: Sequence[Probe], metrics: Sequence[Mapping[str, Any]]) -> str
     """The leaks of all probes and the scores of the first; without one, where training stands."""
     warned = "".join(linear_probe.leaks(probe) for probe in probes if not of_images(probe))
     if probes:
-        held = (classes if of_images(probes[0]) else linear_probe).cards(probes[0])
+        boxes = (classes if of_images(probes[0]) else linear_probe).cards(probes[0])
     else:
-        held = cards(metrics)
-    return warned + (f'<ul class="cards">{held}</ul>\n' if held else "")
+        boxes = cards(metrics)
+    return warned + (f'<ul class="cards">{boxes}</ul>\n' if boxes else "")
 
 
 def _probe(probe: Probe, of: int) -> str:
@@ -132,18 +132,18 @@ def _probe(probe: Probe, of: int) -> str:
 
 def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
     if changes is None:
-        said = "<p>This version of latentcast has no recipe of that name to compare with.</p>\n"
+        differences = "<p>latentcast has no recipe of that name to compare with.</p>\n"
     elif not changes:
-        said = "<p>The recipe as it is, in every key.</p>\n"
+        differences = "<p>The recipe as it is, in every key.</p>\n"
     else:
         body = [[Html(f"<code>{escape(key)}</code>"), *values] for key, *values in changes]
         caption = (
             "Keys that differ from the recipe. Those of machine are no part of what was trained."
         )
-        said = table(caption, ["key", "this run", "recipe"], body, numeric=())
+        differences = table(caption, ["key", "this run", "recipe"], body, numeric=())
     return section(
         "Configuration",
-        said,
+        differences,
         "<details><summary>Resolved configuration; this file alone reproduces the run</summary>"
         f"<pre>{escape(config_yaml)}</pre></details>\n",
     )
@@ -151,16 +151,16 @@ def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
 
 def _environment(what: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """Resumes under another machine or version apart, checksums folded away."""
-    held = dict(environment)
-    resumed, data = held.pop("resumed_under", None) or [], held.get("data")
+    facts_of_run = dict(environment)
+    resumed, data = facts_of_run.pop("resumed_under", None) or [], facts_of_run.get("data")
     checksums: Mapping[str, Any] = {}
     if isinstance(data, Mapping) and isinstance(data.get("sha256"), Mapping):
         checksums = data["sha256"]
-        held["data"] = {name: value for name, value in data.items() if name != "sha256"}
-    parts = [facts(what), "<h3>Environment</h3>\n", facts(held)]
+        facts_of_run["data"] = {name: value for name, value in data.items() if name != "sha256"}
+    parts = [facts(what), "<h3>Environment</h3>\n", facts(facts_of_run)]
     if resumed:
-        told = {f"{n}": dict(change) for n, change in enumerate(resumed, 1) if change}
-        parts += ["<h3>Resumed under</h3>\n", facts(told)]
+        changes = {f"{n}": dict(change) for n, change in enumerate(resumed, 1) if change}
+        parts += ["<h3>Resumed under</h3>\n", facts(changes)]
     if checksums:
         parts.append(
             f"<details><summary>SHA-256 of the data, {len(checksums)} "
@@ -170,12 +170,12 @@ def _environment(what: Mapping[str, Any], environment: Mapping[str, Any]) -> str
 
 
 def _caveats(probes: Sequence[Probe]) -> str:
-    said = [
+    sentences = [
         sentence
         for probe in probes
         for sentence in (classes if of_images(probe) else linear_probe).caveats(probe)
     ]
-    if not said:
+    if not sentences:
         return ""
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in dict.fromkeys(said))
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in dict.fromkeys(sentences))
     return section("Caveats", f"<ul>{items}</ul>\n")

@@ -31,12 +31,6 @@ BUNDLED_LICENCE = (
     "doi 10.13026/kfzx-aw45), CC BY 4.0, resampled to 100 Hz"
 )
 
-PREDICTED_FROM = {
-    "nepa": "what came before (nothing, for the first patch)",
-    "jepa": "the recording outside a tenth of it around the patch",
-}
-"""By kind of objective, what its patch errors show."""
-
 
 def report_run(run: Path, data: Path | None = None, task: str = "superdiagnostic") -> Path:
     """Write ``RUN/report.html`` from whatever the run has: its log, its settings, its probes.
@@ -114,7 +108,7 @@ def report_recordings(run: Path, encoder: EcgEncoder, store: Store, task: str) -
             store.recording(shown),
             encoder.patch_errors(counts)[0],
             encoder.patch_seconds,
-            PREDICTED_FROM[encoder.config.objective.kind],
+            encoder.predicted_from or "",
         ),
         features=FeatureMap(
             features,

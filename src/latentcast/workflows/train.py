@@ -53,7 +53,7 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
         flops = objective.step_flops(config.input.size)
         with Journal(run, config, flops, ranks, look) as journal:
             journal.say(panel.summary)
-            return train(objective, preprocess, loader.stream, config, run, journal, ranks)
+            return train(objective, preprocess, loader.stream, config, run, [journal], ranks)
 
 
 def _built(config: Config, ranks: Ranks) -> Objective:

@@ -20,7 +20,6 @@ from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import features
-from latentcast.nn.tokens import token_validity
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
 from latentcast.verification.claim import Claim, Evidence, Number
@@ -189,7 +188,7 @@ def _equal(subject: Subject) -> Evidence:
     network = live.encoder("teacher")
     valid = None
     if inputs.valid is not None:
-        valid = token_validity(inputs.valid, network.patches)
+        valid = network.valid(inputs.valid)
     with torch.no_grad():
         wanted = network.read(inputs.values, valid)
     worst = max(float((a - b).abs().max()) for a, b in zip(given, wanted, strict=True))
