@@ -90,7 +90,7 @@ def _parsed(lines: list[str]) -> Fault:
     while line.partition(":")[0] in FIELDS:
         name, _, value = line.partition(":")
         fields[name], line = value.strip(), next(rest, "")
-    edits = tuple(_edits([line, *rest]))
+    edits = tuple(_edits([line, *rest] if line else []))
     if not edits or not fields.get("reddens"):
         raise Unreadable(f"{id}: has no {'edit' if fields.get('reddens') else 'reddens: line'}")
     return Fault(

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,9 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dev.catalogue import Fault, all_faults
+from dev.catalogue import Fault, Unreadable, all_faults
 from dev.measuring import Red, area, areas, healthy, reds, under
-from dev.overlay import Job, edited, preload, run
+from dev.overlay import Job, Misfit, edited, preload, run
 
 RECIPES = ("nepa-ecg-small", "nepa-image-large", "ijepa-image-huge", "hjepa-ecg-tiny",
            "hjepa-image-tiny")  # fmt: skip
@@ -64,7 +64,8 @@ class Matrix:
     """All rows, and the claims that are measured without a fault, by recipe.
 
     Attributes:
-        broken: what is wrong without any fault: nothing that follows counts.
+        broken: what is wrong without any fault: a claim that is red anyway catches nothing, and
+            faults that must redden it are not run.
         homeless: faults that no recipe here has.
     """
 
@@ -109,35 +110,30 @@ def against(
     files = {fault.id: edited(fault.edits, fault.id) for fault in faults}
     parts = frozenset[str]().union(*map(areas, faults))
     preload()
-    claims, concerned, broken = dict[str, tuple[str, ...]](), dict[str, list[str]](), list[str]()
+    claims, broken, jobs = dict[str, tuple[str, ...]](), list[str](), list[Job]()
+    homeless = {fault.id: None for fault in faults}
     for done in run([healthy(recipe, parts, faults) for recipe in recipes], workers):
         recipe, found = done.job.key, done.answer
         if found is None:
             broken.append(f"{recipe}: {done.problem}")
             continue
-        claims[recipe], concerned[recipe] = tuple(found["ids"]), found["faults"]
-        broken += [f"{recipe}: {Red(*red).claim} is red without a fault" for red in found["red"]]
+        red = {Red(*told).claim for told in found["red"]}
+        broken += [f"{recipe}: {name} is red without a fault" for name in sorted(red)]
         broken += [f"{name}: is no claim, and a fault reddens it" for name in found["unknown"]]
+        claims[recipe] = tuple(name for name in found["ids"] if name not in red)
+        for fault in (fault for fault in faults if fault.id in found["faults"]):
+            homeless.pop(fault.id, None)
+            if red.isdisjoint(fault.reddens):
+                ids = [name for name in claims[recipe] if area(name) in areas(fault)]
+                jobs.append(under((fault, recipe), files[fault.id], recipe, ids, False))
     rows = list[Row]()
-
-    def jobs() -> Iterator[Job]:
-        for fault in faults:
-            for recipe in recipes:
-                if fault.id in concerned.get(recipe, ()):
-                    ids = [name for name in claims[recipe] if area(name) in areas(fault)]
-                    yield under((fault, recipe), files[fault.id], recipe, ids, False)
-
-    if not broken:
-        for done in run(jobs(), workers):
-            fault, recipe = done.job.key
-            rows.append(Row(fault, recipe, tuple(reds(done)), done.seconds, done.problem))
-            told = rows[-1].missed or " ".join(rows[-1].proven)
-            style = "red" if rows[-1].missed else "default"
-            console.print(f"{fault.id} on {recipe}, {done.seconds:.1f} s: {told}", style=style,
-                          markup=False, emoji=False, soft_wrap=True)  # fmt: skip
-    somewhere = {name for ids in concerned.values() for name in ids}
-    homeless = tuple(fault.id for fault in faults if fault.id not in somewhere)
-    return Matrix(tuple(rows), claims, tuple(dict.fromkeys(broken)), homeless)
+    for done in run(jobs, workers):
+        fault, recipe = done.job.key
+        rows.append(Row(fault, recipe, tuple(reds(done)), done.seconds, done.problem))
+        told = rows[-1].missed or " ".join(rows[-1].proven)
+        line = f"{fault.id} on {recipe}, {done.seconds:.1f} s: {told}"
+        console.out(line, style="red" if rows[-1].missed else None, highlight=False)
+    return Matrix(tuple(rows), claims, tuple(dict.fromkeys(broken)), tuple(homeless))
 
 
 def print_matrix(matrix: Matrix, console: Console, everything: bool) -> None:
@@ -150,16 +146,15 @@ def print_matrix(matrix: Matrix, console: Console, everything: bool) -> None:
         table.add_row(part, str(faults), str(len(rows)), str(missed), f"{seconds:.0f}")
     console.print(table)
     for line in problems(matrix, everything):
-        console.print(line, style="red", markup=False, emoji=False, soft_wrap=True)
+        console.out(line, style="red", highlight=False)
 
 
 def problems(matrix: Matrix, everything: bool) -> list[str]:
     """Why the exit status is 1; what is unproven counts when the whole catalogue was run."""
     told = list(matrix.broken)
     told += [f"{row.fault.id} on {row.recipe}: {row.missed}" for row in matrix.missed]
-    if not matrix.broken:
-        told += [f"{name}: concerns none of the recipes" for name in matrix.homeless]
-        told += [f"{name}: no fault turns it red" for name in matrix.unproven if everything]
+    told += [f"{name}: concerns none of the recipes" for name in matrix.homeless]
+    told += [f"{name}: no fault turns it red" for name in matrix.unproven if everything]
     return told
 
 
@@ -172,7 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--list", action="store_true", help="only say what is in the catalogue")
     given = parser.parse_args(arguments)
-    catalogue = all_faults()
+    try:
+        catalogue = all_faults()
+    except Unreadable as problem:
+        sys.exit(str(problem))
     for pattern in given.faults:
         if not any(fnmatch(fault.id, pattern) for fault in catalogue):
             parser.error(f"no fault is called {pattern}; --list names all")
@@ -181,11 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, begun = Console(), time.monotonic()
     if given.list:
         for fault in chosen:
-            console.print(
-                f"{fault.id}: {fault.sentence}", markup=False, emoji=False, soft_wrap=True
-            )
+            console.out(f"{fault.id}: {fault.sentence}", highlight=False)
         return 0
-    matrix = against(given.recipes, chosen, given.jobs, console)
+    try:
+        matrix = against(given.recipes, chosen, given.jobs, console)
+    except Misfit as problem:
+        sys.exit(str(problem))
     everything = not given.faults and set(RECIPES) <= set(given.recipes)
     print_matrix(matrix, console, everything)
     console.print(f"{len(matrix.rows)} runs in {time.monotonic() - begun:.0f} s")

@@ -198,7 +198,7 @@ def outcomes(
             elif (red or done.problem) and found[done.job.key] == "not noticed":
                 found[done.job.key] = "raised"
             told = f"{found[done.job.key]}, {done.seconds:.1f} s: {done.job.key}"
-            console.print(told, markup=False, emoji=False, soft_wrap=True)
+            console.out(told, highlight=False)
     return found
 
 
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     if given.list:
         for mutant in chosen:
-            console.print(str(mutant), markup=False, emoji=False, soft_wrap=True)
+            console.out(str(mutant), highlight=False)
         return 0
     found = outcomes(chosen, given.recipes, given.jobs, console)
     console.print(f"\n{len(chosen)} of {len(every)} mutants:")
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"{count:5d} {outcome}")
     for mutant, outcome in found.items():
         if outcome in ("not noticed", "timed out"):
-            console.print(f"{outcome}: {mutant}", markup=False, emoji=False, soft_wrap=True)
+            console.out(f"{outcome}: {mutant}", highlight=False)
     if given.json:
         rows = [{"file": m.file, "line": m.line, "before": m.before, "after": m.after, "outcome": o}
                 for m, o in found.items()]  # fmt: skip
