@@ -122,9 +122,8 @@ def _edits(lines: list[str]) -> Iterator[Edit]:
 def _edit(file: str, block: list[str]) -> Edit:
     if not file:
         raise Unreadable(f"{block[0]!r}: stands before the name of a file")
-    margin = min(len(line[2:]) - len(line[2:].lstrip()) for line in block)
-    old = tuple(line[2 + margin :] for line in block if line[0] != "+")
-    new = tuple(line[2 + margin :] for line in block if line[0] != "-")
+    old = tuple(line[2:] for line in block if line[0] != "+")
+    new = tuple(line[2:] for line in block if line[0] != "-")
     if not old or old == new:
         raise Unreadable(f"{file}: an edit names no line of it" if not old else f"{file}: no edit")
     return Edit(file, old, new)

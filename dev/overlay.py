@@ -112,7 +112,8 @@ def lay(files: Mapping[str, str], folder: Path, source: Path = SOURCE) -> None:
             if inside not in opened and str(inside) not in files and entry.name != "__pycache__":
                 (top / inside).symlink_to(entry)
     for file, text in files.items():
-        (top / file).write_text(text, encoding="utf-8")
+        with (top / file).open("x", encoding="utf-8") as stream:  # never through a link
+            stream.write(text)
 
 
 def preload() -> None:
