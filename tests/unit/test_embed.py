@@ -16,13 +16,13 @@ from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.formats import open_source
-from latentcast.signals.readers import read_recording
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
 from latentcast.objectives.build import build
 from latentcast.recipes import recipe
+from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import Recording
 from latentcast.signals.synthetic import synthetic_recording
 

@@ -1,4 +1,4 @@
-"""Claims about average, step, resume, order and ranks hold, and their faults break them."""
+"""Claims about average, step, resume, order and ranks hold."""
 
 from __future__ import annotations
 
@@ -17,13 +17,6 @@ from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.claim import Claim, measure
 from latentcast.verification.claims import ema, loop, monitors, order, ranks, resume
 from latentcast.verification.claims.ema import moved_by, roundings
-from latentcast.verification.fault import Fault
-from latentcast.verification.faults import ema as ema_faults
-from latentcast.verification.faults import loop as loop_faults
-from latentcast.verification.faults import monitors as monitors_faults
-from latentcast.verification.faults import order as order_faults
-from latentcast.verification.faults import ranks as ranks_faults
-from latentcast.verification.faults import resume as resume_faults
 from latentcast.verification.observe.twin import Subject
 
 IN_ONE = {
@@ -31,28 +24,9 @@ IN_ONE = {
 }  # fmt: skip
 TOGETHER = {claim.id: claim for claim in ranks.CLAIMS}
 CLAIMS = IN_ONE | TOGETHER
-FAULTS = {
-    fault.id: fault
-    for part in (
-        ema_faults,
-        loop_faults,
-        resume_faults,
-        order_faults,
-        ranks_faults,
-        monitors_faults,
-    )
-    for fault in part.FAULTS
-}
 JEPA, NEPA = "ijepa-image-base", "nepa-ecg-tiny"
 """Cut into micro-batches, both; the second has CLS and crops."""
 ONE_OF_EACH = (JEPA, NEPA, "hjepa-ecg-tiny")
-QUICK = {
-    "ema.before-step", "ema.in-every-piece", "ema.cosine", "ema.bf16", "ema.drops-paths",
-    "loop.schedule-after-step", "loop.sum-of-pieces", "loop.refused-decays", "loop.leftovers",
-    "resume.without-moments", "resume.forgets-skips", "order.drops-the-last", "crop.outside",
-    "order.read-late", "collapse.padding-shown", "collapse.no-threshold",
-}  # fmt: skip
-
 if not dist.is_available():
     pytest.skip("torch was built without distributed", allow_module_level=True)
 
@@ -104,82 +78,6 @@ def test_no_false_alarm(name: str, seed: int) -> None:
     subject = Subject(recipe(name), seed=seed)
     assert broken(CLAIMS, subject) == {}
     subject.close()
-
-
-# Faults
-
-
-def place_of(fault: Fault, stores: dict[str, Subject]) -> Subject:
-    """A new subject that has what the fault breaks, built under it."""
-    for name in (JEPA, NEPA):
-        subject = subject_of(name, stores)
-        if fault.about(subject):
-            return subject
-    raise AssertionError(f"{fault.id} is about no recipe here")
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(fault, id=fault.id, marks=() if fault.id in QUICK else pytest.mark.slow)
-        for fault in FAULTS.values()
-    ],
-)
-def test_a_fault_turns_its_claims_red(fault: Fault, stores: dict[str, Subject]) -> None:
-    """And none of them because something else fell over."""
-    assert fault.reddens
-    with fault.inject():
-        subject = place_of(fault, stores)
-        for name in fault.reddens:
-            assert CLAIMS[name].about(subject), name
-            finding = measure(CLAIMS[name], subject)
-            assert not finding.holds, (name, dict(finding.evidence.numbers))
-            said = str(finding.evidence.numbers.get("raised", ""))
-            assert not said or "there is no checkpoint" in said, said
-
-
-def test_every_claim_is_proven_by_a_fault() -> None:
-    assert set(CLAIMS) - {name for fault in FAULTS.values() for name in fault.reddens} == set()
-
-
-def test_no_fault_stays(stores: dict[str, Subject]) -> None:
-    """After all were put in and taken out: methods and names are what they were."""
-    for fault in FAULTS.values():
-        before = witnesses()
-        with fault.inject():
-            pass
-        assert witnesses() == before, fault.id
-    assert broken({k: c for k, c in IN_ONE.items() if k.startswith("ema")},
-                  subject_of(JEPA, stores)) == {}  # fmt: skip
-
-
-def witnesses() -> list[object]:
-    """All attributes of the modules and classes that are patched, by identity."""
-    import latentcast.data.loader as loader_of
-    import latentcast.data.order as order_of
-    from latentcast.engine import checkpoint, optimizer, schedules
-    from latentcast.engine import loop as loop_of
-    from latentcast.engine.context import StopRequest
-    from latentcast.engine.ema import Ema
-    from latentcast.engine.ranks import Ranks
-    from latentcast.engine.verdict import Verdict
-    from latentcast.objectives import regularizers
-    from latentcast.objectives.base import Objective
-    from latentcast.objectives.jepa import Jepa
-    from latentcast.objectives.nepa import Nepa
-
-    owners = (
-        loader_of, loader_of.Loader, loader_of.Loader, order_of, order_of.Order, checkpoint,
-        checkpoint.State, optimizer, schedules, schedules.Schedules, schedules.WarmupCosine,
-        schedules.Cosine, schedules.EmaSchedule, loop_of, StopRequest, Ema, Ranks, Verdict,
-        regularizers, Objective, Jepa, Nepa, torch.nn.LayerNorm,
-    )  # fmt: skip
-    return [
-        (owner.__name__, name, id(value))
-        for owner in owners
-        for name, value in sorted(vars(owner).items())
-        if not name.startswith("__warning")
-    ]
 
 
 # What the probes are made of

@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from latentcast.cli.verification import verify
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
-from latentcast.verification import claims, faults, suite
+from latentcast.verification import claims, suite
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observe.twin import Subject
 from latentcast.verification.report.lines import Line, Report, Section
@@ -32,7 +32,6 @@ def _nothing_is_broken() -> None:
 @pytest.fixture
 def toy_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "all_claims", lambda: toys.CLAIMS)
-    monkeypatch.setattr(faults, "all_faults", lambda: (toys.SIGN, toys.WANTED))
 
 
 def test_claims_that_do_not_concern_a_recipe_are_left_out() -> None:
@@ -100,17 +99,6 @@ def test_broken_claim_is_named_with_its_number_and_the_status_is_one(
     assert "Broken: loss.formula" in told
 
 
-def test_an_overlooked_fault_makes_the_status_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(claims, "all_claims", lambda: toys.CLAIMS)
-    monkeypatch.setattr(faults, "all_faults", lambda: (toys.SIGN, toys.SILENT))
-    assert verify((RECIPE,), faults=True) == 1
-    told = capsys.readouterr().out
-    assert "1 of 2 faults caught" in told
-    assert "a fault was not caught: loss.silent" in told
-
-
 def test_recipes_runs_and_parity_are_sections_of_one_report(
     toy_catalogue: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,10 +138,6 @@ def test_bad_files_are_told_before_anything_is_measured(
 def test_a_flag_that_nothing_here_would_read_is_refused() -> None:
     with pytest.raises(LatentcastError, match="--data gone: names a run folder's store, and"):
         verify((RECIPE,), data=Path("gone"))
-    with pytest.raises(LatentcastError, match="--faults: are put under the claims of a recipe"):
-        verify(parity=(PARITY,), faults=True)
-    with pytest.raises(LatentcastError, match="--full: holds each of the --faults against"):
-        verify((RECIPE,), full=True)
     with pytest.raises(LatentcastError, match="--seeds 3: repeats the claims of a recipe"):
         verify(parity=(PARITY,), seeds=3)
     with pytest.raises(LatentcastError, match="--replay 5: trains a run again"):
@@ -174,24 +158,16 @@ def test_parameters_of_the_published_tables() -> None:
     assert suite.parameters(recipe("nepa-ecg-small")) == 2 * 14_318_592
 
 
-def test_the_catalogue_is_whole() -> None:
-    """Ids are unique, areas short, and a fault reddens claims that exist."""
-    every, known = claims.all_claims(), faults.all_faults()
-    ids = [claim.id for claim in every]
-    assert len(set(ids)) == len(ids)
-    assert len({fault.id for fault in known}) == len(known)
-    for item in (*every, *known):
-        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*", item.id), item.id
-        assert item.sentence.endswith(".") and item.source, item.id
-    for fault in known:
-        assert fault.reddens and set(fault.reddens) <= set(ids), fault.id
+def test_claims_have_names_of_their_own() -> None:
+    every = claims.all_claims()
+    assert len({claim.id for claim in every}) == len(every)
+    for claim in every:
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*", claim.id), claim.id
+        assert claim.sentence.endswith(".") and claim.source, claim.id
 
 
-def test_every_file_of_claims_and_faults_is_in_the_catalogue() -> None:
-    for package, name, listed in (
-        (claims, "CLAIMS", claims.all_claims()),
-        (faults, "FAULTS", faults.all_faults()),
-    ):
-        for file in Path(str(package.__file__)).parent.glob("[a-z]*.py"):
-            held = getattr(import_module(f"{package.__name__}.{file.stem}"), name, ())
-            assert {item.id for item in held} <= {item.id for item in listed}, file.name
+def test_every_file_of_claims_is_reported() -> None:
+    reported = {claim.id for claim in claims.all_claims()}
+    for file in Path(str(claims.__file__)).parent.glob("[a-z]*.py"):
+        held = getattr(import_module(f"{claims.__name__}.{file.stem}"), "CLAIMS", ())
+        assert {claim.id for claim in held} <= reported, file.name

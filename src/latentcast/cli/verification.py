@@ -21,8 +21,6 @@ REPLAY = 60.0
 def verify(
     subjects: Positional[tuple[str, ...]] = (),
     all: bool = False,
-    faults: bool = False,
-    full: bool = False,
     seeds: int = 1,
     parity: tuple[Path, ...] = (),
     data: Path | None = None,
@@ -31,13 +29,11 @@ def verify(
 ) -> int:
     """Measure what recipes promise, audit run folders, compare with the public references.
 
-    The exit status is 0 only if every claim holds and, with --faults, every fault is caught.
+    The exit status is 0 only if every claim holds.
 
     Args:
         subjects: names of recipes, folders of runs.
         all: every recipe.
-        faults: put each bug of the catalogue into the library, see which claims turn red.
-        full: hold each fault against all claims, not only against those of its areas.
         seeds: repeat the claims over so many seeds.
         parity: files with numbers of a public reference (safetensors).
         data: where the store of an audited run is now, if it was moved.
@@ -62,8 +58,6 @@ def verify(
     recipes = [name for name in names if name in RECIPES]
     for given, needs, flag in (
         (data is not None, len(recipes) < len(names), f"--data {data}: names a run folder's store"),
-        (faults, recipes, "--faults: are put under the claims of a recipe"),
-        (full, faults, "--full: holds each of the --faults against all claims"),
         (seeds > 1, recipes, f"--seeds {seeds}: repeats the claims of a recipe"),
         (replay != REPLAY, len(recipes) < len(names), f"--replay {replay:g}: trains a run again"),
     ):
@@ -96,7 +90,7 @@ def verify(
             pass
     for name in dict.fromkeys(names):
         if name in RECIPES:
-            section = _recipe(name, faults, full, seeds, console)
+            section = _recipe(name, seeds, console)
         else:
             with console.status(f"auditing {name}"):
                 section = audit(Path(name), data, replay)
@@ -113,22 +107,17 @@ def verify(
     return 0 if report.holds else 1
 
 
-def _recipe(name: str, faults: bool, full: bool, seeds: int, console: Console) -> Section:
+def _recipe(name: str, seeds: int, console: Console) -> Section:
     """Measured under a line that says where it is."""
     from latentcast.recipes import recipe
     from latentcast.verification.claim import Finding
     from latentcast.verification.claims import all_claims
-    from latentcast.verification.faults import all_faults
-    from latentcast.verification.matrix import Row
     from latentcast.verification.suite import verify_recipe
 
     with console.status(f"verifying {name}") as status:
 
-        def told(found: Finding | Row) -> None:
-            what = found.claim.id if isinstance(found, Finding) else f"fault {found.fault.id}"
-            status.update(f"verifying {name}: {what}")
+        def told(found: object) -> None:
+            if isinstance(found, Finding):
+                status.update(f"verifying {name}: {found.claim.id}")
 
-        injected = all_faults() if faults else None
-        return verify_recipe(
-            recipe(name), all_claims(), injected, seeds=seeds, full=full, told=told
-        )
+        return verify_recipe(recipe(name), all_claims(), seeds=seeds, told=told)
