@@ -32,10 +32,9 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
 from latentcast.engine.parallel import spread, whole
 from latentcast.engine.ranks import Ranks
-from latentcast.evaluation import knn
-from latentcast.evaluation.features import extract, extract_images
-from latentcast.evaluation.heads import fit_probe
-from latentcast.evaluation.multinomial import fit_head
+from latentcast.evaluation.features import extract
+from latentcast.evaluation.heads import knn, logistic, multinomial
+from latentcast.evaluation.tasks.base import as_store
 from latentcast.monitors import online
 from latentcast.monitors.online import Panel
 from latentcast.nn.blocks import Block
@@ -239,10 +238,10 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
     seen = panel.look(objective, preprocessing(config), CPU)
     encoder = ImageEncoder(config, objective, "teacher", "it")
-    features = extract_images(encoder, store, panel.rows)["block 3"]  # of 3
+    features = extract(encoder, as_store(store), panel.rows, pooling="mean")["block 3"]  # of 3
     y, n = store.labels[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
-    head = fit_head(features[:n], y[:n], features[n:], y[n:])
+    head = multinomial.fit(features[:n], y[:n], features[n:], y[n:])
     assert seen == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
     assert 0.1 < seen["online_knn"] < seen["online_linear"] < 1
 
@@ -255,7 +254,7 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
     seen = panel.look(objective, preprocessing(config), CPU)
     encoder = EcgEncoder(config, objective, "teacher", "it")
-    layers = extract(encoder, store, panel.rows, windows="centre")["block 2"]  # of 2
+    layers = extract(encoder, as_store(store), panel.rows, windows="centre")["block 2"]  # of 2
     read = ~np.isnan(layers).any(axis=1)
     assert 0 < (~read).sum() < 10  # records of which nothing was recorded
     places = np.arange(len(read))
@@ -264,7 +263,7 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
         places[read & (places >= panel.fitted)],
     )
     labels = store.labels.indicator(CODES)[panel.rows]  # each is a class of its own
-    head = fit_probe({"block 2": layers}, labels, train_rows, scored)
+    head = logistic.fit(layers[train_rows], labels[train_rows], layers[scored], labels[scored])
     assert seen["online_linear"] == pytest.approx(head.validation, abs=1e-12)
 
     unit = layers / np.linalg.norm(layers, axis=1, keepdims=True)

@@ -1,46 +1,36 @@
-"""Does the test fold share a patient or a recording with what the model has seen?
+"""Does the test fold share a patient or a sample with what the model was trained on?
 
-Recordings are compared bit by bit in the store's counts: a copy that was resampled, rescaled or
-shifted is not found this way, which is why ids and patients are compared as well.
+Recordings and images are compared bit by bit as they are stored: a copy that was resampled,
+resized, rescaled, shifted or compressed again is not found this way, which is why patients, and
+of recordings ids, are compared as well.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.store import Store
+from latentcast.evaluation.results import Finding
+from latentcast.evaluation.tasks.base import as_store
 from latentcast.signals.recording import INVALID
 
-SHOWN = 5  # examples named in a finding
+EXAMPLES = 5  # named in a finding
+BATCH = 256  # images read at a time
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One kind of leak: how many cases, a few of them, and what to do.
-
-    An ``error`` makes a test score meaningless; a ``warning`` may be a coincidence of names.
-    """
-
-    kind: str
-    severity: Literal["error", "warning"]
-    count: int
-    examples: tuple[str, ...]
-    message: str
-
-
-def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
+def check(store: Any, pretraining: Any = None) -> list[Finding]:
     """All leaks within ``store`` and between its test fold and the pretraining records.
 
     ``pretraining`` is the store the encoder was pretrained on, of which the train split was read
-    (``None``: not known). An id that both have is an error where both stores come from the same
-    source, and a warning elsewhere: numbers such as 17 occur in many sources.
+    (``None``: unknown). Labels do not matter. An id that both have is an error where both stores
+    come from the same source, and a warning elsewhere: numbers such as 17 occur in many sources.
     """
+    store, pretraining = as_store(store), None if pretraining is None else as_store(pretraining)
+    noun = "image" if store.modality == "image" else "recording"
     splits = {name: store.rows(name) for name in store.manifest.splits}
     patients = {name: _named(store.patient_ids[rows]) for name, rows in splits.items()}
     prints = {name: _fingerprints(store, rows) for name, rows in splits.items()}
@@ -52,55 +42,63 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
             "a patient has records in two splits; re-ingest with the source's folds or patient ids",
         ),
         *_finding(
-            "recording in two splits",
+            f"{noun} in two splits",
             "error",
             (prints[name][mark] for name, mark in _repeats(prints)),
-            "the same waveform is stored in two splits; remove the copies and re-ingest",
+            f"the same {noun} is stored in two splits; remove the copies and re-ingest",
         ),
     ]
-    if pretraining is None:
+    if pretraining is None or _same(store, pretraining):
         return findings
     rows = pretraining.rows("train")
-    test = splits["test"]
-    seen_prints = _fingerprints(pretraining, rows)
-    copies = [prints["test"][mark] for mark in prints["test"].keys() & seen_prints.keys()]
-    seen = set(zip(pretraining.record_ids[rows], pretraining.patient_ids[rows], strict=True))
-    held = set(zip(store.record_ids[test], store.patient_ids[test], strict=True))
-    same = {str(record) for record, patient in held & seen if patient}
-    names = {str(record) for record, _ in held} & {str(record) for record, _ in seen}
-    people = patients["test"] & _named(pretraining.patient_ids[rows])
+    trained_prints = _fingerprints(pretraining, rows)
+    copies = [prints["test"][mark] for mark in prints["test"].keys() & trained_prints.keys()]
     severity, why = _meaning_of_ids(store, pretraining)
-    return [
-        *findings,
-        *_finding(
-            "test recording in pretraining",
-            "error",
-            copies,
-            "waveforms of the test fold were pretrained on; pretrain without them",
-        ),
-        *_finding(
-            "test record and patient in pretraining",
-            "error",
-            same,
-            "records of the test fold, by record and patient id, were pretrained on; "
-            "pretrain without them",
-        ),
-        *_finding(
-            "record id in pretraining",
-            severity,
-            names - same,
-            f"record ids of the test fold also occur in the pretraining data; {why}",
-        ),
-        *_finding(
-            "patient id in pretraining",
-            severity,
-            people,
-            f"patient ids of the test fold also occur in the pretraining data; {why}",
-        ),
-    ]
+    findings += _finding(
+        f"test {noun} in pretraining",
+        "error",
+        copies,
+        f"{noun}s of the test fold were pretrained on; pretrain without them",
+    )
+    if noun == "recording":  # ids of images are file names, and 0001.jpg occurs everywhere
+        test = splits["test"]
+        tested = set(zip(store.record_ids[test], store.patient_ids[test], strict=True))
+        trained = set(zip(pretraining.record_ids[rows], pretraining.patient_ids[rows], strict=True))
+        same = {str(record) for record, patient in tested & trained if patient}
+        names = {str(record) for record, _ in tested} & {str(record) for record, _ in trained}
+        findings += [
+            *_finding(
+                "test record and patient in pretraining",
+                "error",
+                same,
+                "records of the test fold, by record and patient id, were pretrained on; "
+                "pretrain without them",
+            ),
+            *_finding(
+                "record id in pretraining",
+                severity,
+                names - same,
+                f"record ids of the test fold also occur in the pretraining data; {why}",
+            ),
+        ]
+    return findings + _finding(
+        "patient id in pretraining",
+        severity,
+        patients["test"] & _named(pretraining.patient_ids[rows]),
+        f"patient ids of the test fold also occur in the pretraining data; {why}",
+    )
 
 
-def _meaning_of_ids(store: Store, pretraining: Store) -> tuple[Literal["error", "warning"], str]:
+def _same(store: Any, pretraining: Any) -> bool:
+    """The same samples in the same splits: what they share is found within the one store."""
+    return (
+        store.checksums == pretraining.checksums
+        and store.manifest.splits == pretraining.manifest.splits
+        and np.array_equal(store.folds, pretraining.folds)
+    )
+
+
+def _meaning_of_ids(store: Any, pretraining: Any) -> tuple[Literal["error", "warning"], str]:
     """How much an id says that two stores share, and why."""
     mine, theirs = _source(store), _source(pretraining)
     if mine == theirs != "":
@@ -115,10 +113,12 @@ def _meaning_of_ids(store: Store, pretraining: Store) -> tuple[Literal["error", 
     )
 
 
-def _source(store: Store) -> str:
-    """Name and kind of the data a store was made from; "" when it does not say."""
-    told = store.manifest.provenance
-    return f"{told['source']} ({told.get('kind', 'unknown kind')})" if told.get("source") else ""
+def _source(store: Any) -> str:
+    """Name and kind of the data a store was made from; "" when the manifest does not name it."""
+    provenance = store.manifest.provenance
+    if not provenance.get("source"):
+        return ""
+    return f"{provenance['source']} ({provenance.get('kind', 'unknown kind')})"
 
 
 def _finding(
@@ -127,20 +127,20 @@ def _finding(
     found = sorted(set(cases))
     if not found:
         return []
-    return [Finding(kind, severity, len(found), tuple(found[:SHOWN]), message)]
+    return [Finding(kind, severity, len(found), tuple(found[:EXAMPLES]), message)]
 
 
 def _named(ids: Iterable[str]) -> set[str]:
-    """Ids without the empty one, which stands for "not known"."""
+    """Ids without the empty one, which stands for "unknown"."""
     return {str(name) for name in ids} - {""}
 
 
 def _shared(groups: Iterable[set[str]]) -> set[str]:
-    seen: set[str] = set()
+    before: set[str] = set()
     shared: set[str] = set()
     for group in groups:
-        shared |= seen & group
-        seen |= group
+        shared |= before & group
+        before |= group
     return shared
 
 
@@ -154,12 +154,23 @@ def _repeats(prints: dict[str, dict[bytes, str]]) -> list[tuple[str, bytes]]:
     ]
 
 
-def _fingerprints(store: Store, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
-    """Record id by hash of the whole recording; recordings without a valid sample left out."""
+def _fingerprints(store: Any, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
+    """Record id by hash of the whole sample; recordings without a valid sample left out."""
     prints: dict[bytes, str] = {}
-    for row in rows.tolist():
-        samples = store.take(np.array([row]), np.array([0]), int(store.lengths[row]))
-        if (samples != INVALID).any():
-            digest = hashlib.blake2b(np.ascontiguousarray(samples).tobytes(), digest_size=16)
-            prints[digest.digest()] = str(store.record_ids[row])
+    for row, sample in _samples(store, rows):
+        digest = hashlib.blake2b(repr(sample.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(sample).tobytes())
+        prints[digest.digest()] = str(store.record_ids[row])
     return prints
+
+
+def _samples(store: Any, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    if store.modality == "image":
+        for begin in range(0, len(rows), BATCH):
+            part = rows[begin : begin + BATCH]
+            yield from zip(part.tolist(), store.take(part), strict=True)
+        return
+    for row in rows.tolist():
+        (sample,) = store.take(np.array([row]), np.array([0]), int(store.lengths[row]))
+        if (sample != INVALID).any():
+            yield row, sample

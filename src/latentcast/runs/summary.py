@@ -160,15 +160,14 @@ def ranks_of(row: Mapping[str, Any]) -> tuple[float, ...]:
 
 def _scores(run: RunFolder) -> tuple[tuple[ProbeScore, ...], tuple[str, ...]]:
     """Of all probes in the folder, and a problem for each that this version cannot read."""
-    told = {name: scores_of(probe) for name, probe in run.probes.items()}
-    return (
-        tuple(score for held in told.values() for score in held or ()),
-        tuple(
-            f"{name}: another version of latentcast wrote it; probe again"
-            for name, held in told.items()
-            if held is None
-        ),
-    )
+    scores: list[ProbeScore] = []
+    problems = []
+    for name, probe in run.probes.items():
+        try:
+            scores += scores_of(probe)
+        except LatentcastError as problem:
+            problems.append(f"{name}: {problem}")
+    return tuple(scores), tuple(problems)
 
 
 def _written(path: Path) -> float:

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from latentcast import config as configuration
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
 from latentcast.data.opening import open_store
-from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import duplicates, leaks
+from latentcast.evaluation import leaks
+from latentcast.evaluation.results import Finding
 from latentcast.verification.audit import replay
 from latentcast.verification.audit.run import (
     Check,
@@ -302,16 +301,13 @@ def _leaks(run: Run) -> Evidence:
         store = open_store(probed)
         if store.checksums != probe["data"]["shards"]:
             wrong.append(f"{name}: the store probed holds other data now")
-        elif isinstance(store, Store) and isinstance(trained, Store):
+        else:
             again += 1
             wrong += _errors(name, leaks.check(store, trained))
-        elif isinstance(store, ImageStore) and isinstance(trained, ImageStore):
-            again += 1
-            wrong += _errors(name, duplicates.check(store, trained))
     return Evidence(not wrong, {"probes": held, "searched again": again} | _named("leaks", wrong))
 
 
-def _errors(name: str, findings: Sequence[leaks.Finding]) -> list[str]:
+def _errors(name: str, findings: Sequence[Finding]) -> list[str]:
     return [f"{name}: {f.kind}, {f.count} cases" for f in findings if f.severity == "error"]
 
 

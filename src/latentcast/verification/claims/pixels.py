@@ -14,7 +14,7 @@ from latentcast.data import image_preprocess as preprocess
 from latentcast.data.fit import fitted
 from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.evaluation import duplicates
+from latentcast.evaluation import leaks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import Floats, Pixels, is_image, pictures
@@ -91,8 +91,8 @@ def _splits(subject: Subject) -> Evidence:
 
 def _copies(subject: Subject) -> Evidence:
     held = pictures(subject)
-    found = duplicates.check(held.leaking, held.store)
-    quiet = duplicates.check(held.store)
+    found = leaks.check(held.leaking, held.store)
+    quiet = leaks.check(held.store)
     kinds = ", ".join(f"{f.kind}: {f.count}" for f in found) or "none"
     told: dict[str, Number] = {"found": kinds, "should be": "test image in pretraining: 1",
                                "said of a clean store": len(quiet)}  # fmt: skip

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from latentcast.artifacts import ecg, image
 from latentcast.artifacts.encoder import Encoder
-from latentcast.evaluation import classification, features, knn, metrics, multinomial, protocol
-from latentcast.evaluation import heads as probes
-from latentcast.evaluation.heads import Standardiser
+from latentcast.evaluation import features, metrics, protocol
+from latentcast.evaluation.heads import base, knn, logistic, multinomial
+from latentcast.evaluation.heads.base import Standardiser
 from latentcast.signals.recording import INVALID
 from latentcast.verification.fault import Fault, replaced
 from latentcast.verification.observe.data import is_ecg, is_image
@@ -116,50 +116,28 @@ def _not_begun(was: Any) -> Any:
 # What is fitted on what
 
 
-def _rest(y: Any, *known: Any) -> Any:
-    """The rows that are in no known split: those of the test split."""
-    return np.setdiff1d(np.arange(len(y)), np.concatenate(known))
-
-
 def _test_fitted(was: Any) -> Any:
-    def fit(layers: Any, y: Any, train: Any, validation: Any) -> Any:
-        return was(layers, y, np.concatenate([train, _rest(y, train, validation)]), validation)
-
-    return fit
-
-
-def _test_chosen(was: Any) -> Any:
-    def fit(layers: Any, y: Any, train: Any, validation: Any) -> Any:
-        return was(layers, y, train, _rest(y, train, validation))
-
-    return fit
-
-
-def _train_chosen(was: Any) -> Any:
-    def fit(layers: Any, y: Any, train: Any, validation: Any) -> Any:
-        return was(layers, y, train, train)
-
-    return fit
-
-
-def _train_chosen_head(was: Any) -> Any:
-    return lambda x, y, validation, truth: was(x, y, x, y)
-
-
-def _test_read(was: Any) -> Any:
-    def read(held: Any, y: Any, places: Any, fit: Any) -> Any:
+    def read(layers: Any, y: Any, places: Any, *rest: Any) -> Any:
         train, validation, test = places
-        return was(held, y, [np.concatenate([train, test]), validation, test], fit)
+        return was(layers, y, [np.concatenate([train, test]), validation, test], *rest)
 
     return read
 
 
 def _chosen_on_test(was: Any) -> Any:
-    def choose(held: Any, y: Any, places: Any, *rest: Any) -> Any:
+    def read(layers: Any, y: Any, places: Any, *rest: Any) -> Any:
         train, _, test = places
-        return was(held, y, [train, test, test], *rest)
+        return was(layers, y, [train, test, test], *rest)
 
-    return choose
+    return read
+
+
+def _train_chosen(was: Any) -> Any:
+    def read(layers: Any, y: Any, places: Any, *rest: Any) -> Any:
+        train, _, test = places
+        return was(layers, y, [train, train, test], *rest)
+
+    return read
 
 
 def _all_standardised(was: Any) -> Any:
@@ -195,7 +173,7 @@ def _with_penalties(change: Callable[[float, int], float]) -> tuple[Slip, Slip]:
 
         return path
 
-    return (probes, "logistic_regression", binary), (multinomial, "regression_path", multi)
+    return (logistic, "logistic_regression", binary), (multinomial, "regression_path", multi)
 
 
 def _doubled(was: Any) -> Any:
@@ -234,40 +212,16 @@ def _half_for_none(was: Any) -> Any:
 
 
 def _unpaired(was: Any) -> Any:
-    def difference(
-        y: Any, scores: Any, reference: Any, patients: Any, *, resamples: int = 1000,
-        level: float = metrics.LEVEL, seed: int = 0,
-    ) -> Any:  # fmt: skip
-        drawn = [metrics.draw(patients, resamples, seed + n) for n in range(2)]
-        areas = [
-            metrics.macro(metrics.auroc(y, one, counts))
-            for one, counts in zip((scores, reference), drawn, strict=True)
-        ]
-        value = metrics.macro(metrics.auroc(y, scores)) - metrics.macro(metrics.auroc(y, reference))
-        return metrics._estimate(value, areas[0] - areas[1], level)
+    def difference(one: Any, other: Any) -> Any:
+        value = metrics.macro(one.columns) - metrics.macro(other.columns)
+        redrawn = metrics.macro(one.redrawn) - np.roll(metrics.macro(other.redrawn), 1)
+        return metrics.estimate(value, redrawn)
 
     return difference
 
 
-def _redrawn_apart(was: Any) -> Any:
-    def redrawn(hits: Any, resamples: int, seed: int) -> Any:
-        columns = [was(hits[:, [n]], resamples, seed + n) for n in range(hits.shape[1])]
-        return np.concatenate(columns, 1)
-
-    return redrawn
-
-
 def _rolled_score(was: Any) -> Any:
-    return lambda y, *args, **said: was(np.roll(y, 1, 0), *args, **said)
-
-
-def _rolled_labels(was: Any) -> Any:
-    def read(held: Any, y: Any, places: Any, fit: Any) -> Any:
-        shifted, test = y.copy(), places[2]
-        shifted[test] = np.roll(y[test], 1)
-        return was(held, shifted, places, fit)
-
-    return read
+    return lambda kind, y, *args: was(kind, np.roll(y, 1, 0), *args)
 
 
 def _distance_as_cosine(was: Any) -> Any:
@@ -289,10 +243,7 @@ def _raw_distance(was: Any) -> Any:
     return nearest
 
 
-CHECKS = tuple(
-    (owner, "check_pooling", _cls_allowed)
-    for owner in (features, protocol, classification, ecg, image)
-)
+CHECKS = tuple((owner, "check_pooling", _cls_allowed) for owner in (features, protocol, ecg, image))
 
 FAULTS: tuple[Fault, ...] = (
     Fault("probe.training-mode", "A network is read in the mode in which it comes.", CLASSIC,
@@ -324,24 +275,21 @@ FAULTS: tuple[Fault, ...] = (
     Fault("probe.floor-drawn-otherwise", "The floor is drawn otherwise than the run began.",
           CLASSIC, _slips((Encoder, "random", _not_begun)), ("probe.floor",)),
     Fault("probe.test-fitted", "The test split is fitted on, too.", CLASSIC,
-          _slips((protocol, "fit_probe", _test_fitted), (classification, "_read", _test_read)),
+          _slips((protocol, "_read", _test_fitted)),
           ("probe.test-unseen", "probe.standardised-on-train", "probe.minimum", "probe.bank")),
     Fault("probe.chosen-on-test", "Layer and penalty are chosen on the test split.", CLASSIC,
-          _slips((protocol, "fit_probe", _test_chosen),
-                 (classification, "_best_layer", _chosen_on_test)),
+          _slips((protocol, "_read", _chosen_on_test)),
           ("probe.chosen-on-validation",)),
     Fault("probe.chosen-on-train", "The penalty is the one that fits the training rows best.",
-          CLASSIC, _slips((protocol, "fit_probe", _train_chosen),
-                          (classification, "fit_head", _train_chosen_head)),
+          CLASSIC, _slips((protocol, "_read", _train_chosen)),
           ("probe.chosen-on-validation",)),
     Fault("probe.one-penalty", "Only the first of the penalties is tried.", CLASSIC,
-          _slips((probes, "PENALTIES", lambda was: was[:1]),
+          _slips((logistic, "PENALTIES", lambda was: was[:1]),
                  (multinomial, "PENALTIES", lambda was: was[:1])),
           ("probe.chosen-on-validation",)),
     Fault("probe.standardised-on-all", "Features are standardised before they are split.",
           CLASSIC,
-          _slips((protocol, "extract", _all_standardised),
-                 (classification, "extract_images", _all_standardised)),
+          _slips((protocol, "extract", _all_standardised)),
           ("probe.test-unseen", "probe.standardised-on-train")),
     Fault("probe.not-standardised", "Features are not standardised.", CLASSIC,
           _slips((Standardiser, "fit", _as_they_are)), ("probe.standardised-on-train",)),
@@ -350,30 +298,29 @@ FAULTS: tuple[Fault, ...] = (
     Fault("probe.mean-for-sum", "The objective has the mean over rows where it says sum.",
           CLASSIC, _slips(*_with_penalties(lambda c, rows: c / rows)), ("probe.minimum",)),
     Fault("probe.unconverged", "The solver stops long before the minimum.", CLASSIC,
-          _slips((probes, "TOLERANCE", _always(0.7)), (multinomial, "TOLERANCE", _always(30.0)),
+          _slips((logistic, "TOLERANCE", _always(0.7)), (multinomial, "TOLERANCE", _always(30.0)),
                  (multinomial, "STRIDE", _always(1))),
           ("probe.minimum",)),
     Fault("probe.double-softmax", "A softmax before a cross-entropy that has one.", CLASSIC,
           _slips((multinomial, "F", _doubled)), ("probe.minimum",), is_image),
     Fault("probe.ties-won", "A tie counts as a pair in order.", CLASSIC,
-          _slips((metrics, "auroc", _ties_won), (probes, "auroc", _ties_won)),
+          _slips((metrics, "auroc", _ties_won)),
           ("probe.auroc",), is_ecg),
     Fault("probe.classes-pooled", "All classes are ranked together and not averaged over.",
-          CLASSIC, _slips((metrics, "auroc", _pooled), (probes, "auroc", _pooled)),
+          CLASSIC, _slips((metrics, "auroc", _pooled)),
           ("probe.auroc", "probe.score"), is_ecg),
     Fault("probe.half-for-none", "A class without a pair counts as 0.5.",
-          "specification, defect 7", _slips((metrics, "macro", _half_for_none)),
+          "specification, defect 7",
+          _slips(*((owner, "macro", _half_for_none) for owner in (metrics, base))),
           ("probe.auroc",), is_ecg),
     Fault("probe.unpaired", "Each score of a difference has resamples of its own.", CLASSIC,
-          _slips((metrics, "paired_difference", _unpaired),
-                 (classification, "redrawn_accuracies", _redrawn_apart)),
+          _slips((metrics, "difference", _unpaired)),
           ("probe.paired",)),
     Fault("probe.records-drawn", "The bootstrap draws records and not patients.", CLASSIC,
           _slips((metrics, "patient_numbers", _always(lambda ids: np.arange(len(ids))))),
           ("probe.patients",), is_ecg),
     Fault("probe.rows-shifted", "Scores are held against the labels of the row beside.", CLASSIC,
-          _slips((metrics, "score", _rolled_score),
-                 (classification, "_read", _rolled_labels)),
+          _slips((metrics, "score", _rolled_score)),
           ("probe.score",)),
     Fault("probe.distance-as-cosine", "kNN takes 1 minus the distance for the cosine.",
           "specification, D21", _slips((knn, "neighbours", _distance_as_cosine)),
@@ -381,6 +328,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("probe.raw-distance", "kNN goes by the distance of vectors of any length.", CLASSIC,
           _slips((knn, "neighbours", _raw_distance)), ("probe.cosine",), is_image),
     Fault("probe.leak-passed", "A leak is found, and scored all the same.", CLASSIC,
-          _slips((protocol, "_refuse", _always(lambda findings: None))),
+          _slips((protocol, "_refuse", _always(lambda findings, store: None))),
           ("probe.leak-refused",), is_ecg),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from latentcast.data import image_ingest, image_writer
 from latentcast.data import image_preprocess as preprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.image_store import ImageStore
-from latentcast.evaluation import duplicates
+from latentcast.evaluation import leaks
 from latentcast.images import decode
 from latentcast.images.arrays import ImageArrays
 from latentcast.randomness import Draw
@@ -242,7 +242,7 @@ FAULTS: tuple[Fault, ...] = (
           CLASSIC, _swapped(preprocess, "_centres", _corners), ("image.bilinear",), _crops),
     Fault("image.copies-unseen", "Copies between pretraining and test are not looked for.",
           "specification, defect 15",
-          _swapped(duplicates, "_fingerprints", lambda was: lambda *_: {}), ("image.copies",),
+          _swapped(leaks, "_fingerprints", lambda was: lambda *_: {}), ("image.copies",),
           is_image),
     Fault("image.validation-trained-on", "The validation split is trained on, too.", CLASSIC,
           _swapped(ImageStore, "rows", _validation_too), ("image.splits",), is_image),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
-from latentcast.evaluation import classification, features, protocol
+from latentcast.evaluation import features, protocol
 from latentcast.evaluation.tasks import task
 from latentcast.verification.observe.data import is_ecg, pictures, recordings
 from latentcast.verification.observe.rehearsal import once
@@ -60,7 +60,15 @@ class Fit:
     @classmethod
     def of(cls, head: Any) -> Fit:
         told: dict[str, Array] = {}
-        for name in ("penalty", "validation", "weights", "intercepts", "bank", "labels", "classes"):
+        for name in (
+            "penalty",
+            "validation",
+            "weights",
+            "intercepts",
+            "bank",
+            "targets",
+            "classes",
+        ):
             value = getattr(head, name, None)
             if value is not None:
                 told[name] = np.asarray(value)
@@ -114,14 +122,10 @@ def score(subject: Subject, held: Store | ImageStore) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
     source: Any = encoder(subject)
     before = state_of(source._objective)
-    if isinstance(held, Store):
-        with watched(protocol, "fit_probe") as fitted:
-            report: Any = protocol.probe([source], held, task("superdiagnostic"), resamples=25)
-        fits = [Fit.of(head) for _, head in fitted]
-    else:
-        with watched(classification, "_read") as read:
-            report = classification.classify([source], held, k=5, resamples=25)
-        fits = [Fit.of(head) for _, (head, _) in read]
+    chosen = task("superdiagnostic" if isinstance(held, Store) else "classes", held)
+    with watched(protocol, "_read") as read:
+        report = protocol.probe([source], held, chosen, resamples=25)
+    fits = [Fit.of(head) for _, (_, head) in read]
     return Scored(report, tuple(fits), before, state_of(source._objective))
 
 
@@ -157,9 +161,7 @@ def readings(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Features by layer, as the protocol extracts them."""
     held = store(subject)
-    if isinstance(held, Store):
-        return features.extract(source, held, rows, pooling=pooling)
-    return features.extract_images(source, held, rows, pooling=pooling)
+    return features.extract(source, held, rows, pooling=pooling)
 
 
 def truth(subject: Subject) -> Array:
