@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import knn
+from latentcast.evaluation.heads import knn
 
 
 def drawn(n: int, width: int, seed: int = 0) -> np.ndarray:
@@ -125,5 +125,5 @@ def test_the_features_of_the_caller_stay_as_they_are() -> None:
 def test_no_neighbours_and_no_training_images_are_refused() -> None:
     with pytest.raises(LatentcastError, match="k is 0; ask for one"):
         knn.neighbours(drawn(3, 2), drawn(1, 2), k=0)
-    with pytest.raises(LatentcastError, match="no training image"):
+    with pytest.raises(LatentcastError, match="no training record"):
         knn.neighbours(drawn(0, 2), drawn(1, 2))

@@ -179,18 +179,13 @@ def _windows(
 
 
 def _check_same_signal(source: ReadsRecordings, name: str, store: Any) -> None:
-    if source.sampling_rate != store.sampling_rate:
-        raise LatentcastError(
-            f"{store.path}: sampling_rate is {store.sampling_rate:g}, {name} reads "
-            f"{source.sampling_rate:g}; re-ingest with --fs {source.sampling_rate:g}"
-        )
-    if tuple(source.leads) != tuple(store.leads):
-        raise LatentcastError(
-            f"{store.path}: leads are {' '.join(store.leads)}, {name} reads "
-            f"{' '.join(source.leads)}; re-ingest with these leads"
-        )
-    if source.scale != store.scale:
-        raise LatentcastError(
-            f"{store.path}: a count is {store.scale:g} mV, {name} reads "
-            f"{source.scale:g} mV; re-ingest with the default scale"
-        )
+    rate = str(float(source.sampling_rate))
+    for what, mine, stored, fix in (
+        ("sampling_rate is", rate, str(float(store.sampling_rate)), f"--fs {rate}"),
+        ("leads are", " ".join(source.leads), " ".join(store.leads), "these leads"),
+        ("a count is", f"{source.scale} mV", f"{store.scale} mV", "the default scale"),
+    ):
+        if mine != stored:
+            raise LatentcastError(
+                f"{store.path}: {what} {stored}, {name} reads {mine}; re-ingest with {fix}"
+            )

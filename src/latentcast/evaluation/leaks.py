@@ -8,8 +8,9 @@ of recordings ids, are compared as well.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from latentcast.evaluation.results import Finding
 from latentcast.evaluation.tasks.base import as_store
 from latentcast.signals.recording import INVALID
+
+T = TypeVar("T")
+Severity = Literal["error", "warning"]
 
 EXAMPLES = 5  # named in a finding
 BATCH = 256  # images read at a time
@@ -34,59 +38,46 @@ def check(store: Any, pretraining: Any = None) -> list[Finding]:
     splits = {name: store.rows(name) for name in store.manifest.splits}
     patients = {name: _named(store.patient_ids[rows]) for name, rows in splits.items()}
     prints = {name: _fingerprints(store, rows) for name, rows in splits.items()}
-    findings = [
-        *_finding(
-            "patient in two splits",
-            "error",
-            _shared(patients.values()),
-            "a patient has records in two splits; re-ingest with the source's folds or patient ids",
-        ),
-        *_finding(
-            f"{noun} in two splits",
-            "error",
-            (prints[name][mark] for name, mark in _repeats(prints)),
-            f"the same {noun} is stored in two splits; remove the copies and re-ingest",
-        ),
+    names = {mark: name for marks in prints.values() for mark, name in marks.items()}
+    found: list[tuple[str, Severity, set[str], str]] = [
+        ("patient in two splits", "error", _shared(patients.values()),
+         "a patient has records in two splits; re-ingest with the source's folds or patient ids"),
+        (f"{noun} in two splits", "error", {names[mark] for mark in _shared(prints.values())},
+         f"the same {noun} is stored in two splits; remove the copies and re-ingest"),
+    ]  # fmt: skip
+    if pretraining is not None and not _same(store, pretraining):
+        rows, test = pretraining.rows("train"), splits["test"]
+        trained = _fingerprints(pretraining, rows).keys()
+        people = patients["test"] & _named(pretraining.patient_ids[rows])
+        severity, why = _meaning_of_ids(store, pretraining)
+        found.append(
+            (f"test {noun} in pretraining", "error",
+             {name for mark, name in prints["test"].items() if mark in trained},
+             f"{noun}s of the test fold were pretrained on; pretrain without them")
+        )  # fmt: skip
+        if noun == "recording":  # ids of images are file names, and 0001.jpg occurs everywhere
+            tested, trained_on = (
+                set(zip(data.record_ids[part], data.patient_ids[part], strict=True))
+                for data, part in ((store, test), (pretraining, rows))
+            )
+            same = {str(record) for record, patient in tested & trained_on if patient}
+            ids = {str(record) for record, _ in tested} & {str(record) for record, _ in trained_on}
+            found += [
+                ("test record and patient in pretraining", "error", same,
+                 "records of the test fold, by record and patient id, were pretrained on; "
+                 "pretrain without them"),
+                ("record id in pretraining", severity, ids - same,
+                 f"record ids of the test fold also occur in the pretraining data; {why}"),
+            ]  # fmt: skip
+        found.append(
+            ("patient id in pretraining", severity, people,
+             f"patient ids of the test fold also occur in the pretraining data; {why}")
+        )  # fmt: skip
+    return [
+        Finding(kind, severity, len(cases), tuple(sorted(cases)[:EXAMPLES]), message)
+        for kind, severity, cases, message in found
+        if cases
     ]
-    if pretraining is None or _same(store, pretraining):
-        return findings
-    rows = pretraining.rows("train")
-    trained_prints = _fingerprints(pretraining, rows)
-    copies = [prints["test"][mark] for mark in prints["test"].keys() & trained_prints.keys()]
-    severity, why = _meaning_of_ids(store, pretraining)
-    findings += _finding(
-        f"test {noun} in pretraining",
-        "error",
-        copies,
-        f"{noun}s of the test fold were pretrained on; pretrain without them",
-    )
-    if noun == "recording":  # ids of images are file names, and 0001.jpg occurs everywhere
-        test = splits["test"]
-        tested = set(zip(store.record_ids[test], store.patient_ids[test], strict=True))
-        trained = set(zip(pretraining.record_ids[rows], pretraining.patient_ids[rows], strict=True))
-        same = {str(record) for record, patient in tested & trained if patient}
-        names = {str(record) for record, _ in tested} & {str(record) for record, _ in trained}
-        findings += [
-            *_finding(
-                "test record and patient in pretraining",
-                "error",
-                same,
-                "records of the test fold, by record and patient id, were pretrained on; "
-                "pretrain without them",
-            ),
-            *_finding(
-                "record id in pretraining",
-                severity,
-                names - same,
-                f"record ids of the test fold also occur in the pretraining data; {why}",
-            ),
-        ]
-    return findings + _finding(
-        "patient id in pretraining",
-        severity,
-        patients["test"] & _named(pretraining.patient_ids[rows]),
-        f"patient ids of the test fold also occur in the pretraining data; {why}",
-    )
 
 
 def _same(store: Any, pretraining: Any) -> bool:
@@ -98,7 +89,7 @@ def _same(store: Any, pretraining: Any) -> bool:
     )
 
 
-def _meaning_of_ids(store: Any, pretraining: Any) -> tuple[Literal["error", "warning"], str]:
+def _meaning_of_ids(store: Any, pretraining: Any) -> tuple[Severity, str]:
     """How much an id says that two stores share, and why."""
     mine, theirs = _source(store), _source(pretraining)
     if mine == theirs != "":
@@ -121,37 +112,15 @@ def _source(store: Any) -> str:
     return f"{provenance['source']} ({provenance.get('kind', 'unknown kind')})"
 
 
-def _finding(
-    kind: str, severity: Literal["error", "warning"], cases: Iterable[str], message: str
-) -> list[Finding]:
-    found = sorted(set(cases))
-    if not found:
-        return []
-    return [Finding(kind, severity, len(found), tuple(found[:EXAMPLES]), message)]
-
-
 def _named(ids: Iterable[str]) -> set[str]:
     """Ids without the empty one, which stands for "unknown"."""
     return {str(name) for name in ids} - {""}
 
 
-def _shared(groups: Iterable[set[str]]) -> set[str]:
-    before: set[str] = set()
-    shared: set[str] = set()
-    for group in groups:
-        shared |= before & group
-        before |= group
-    return shared
-
-
-def _repeats(prints: dict[str, dict[bytes, str]]) -> list[tuple[str, bytes]]:
-    owner: dict[bytes, str] = {}
-    return [
-        (name, mark)
-        for name, marks in prints.items()
-        for mark in marks
-        if owner.setdefault(mark, name) != name
-    ]
+def _shared(groups: Iterable[Collection[T]]) -> set[T]:
+    """What is in two groups or more."""
+    times = Counter(item for group in groups for item in set(group))
+    return {item for item, n in times.items() if n > 1}
 
 
 def _fingerprints(store: Any, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:

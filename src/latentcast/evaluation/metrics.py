@@ -18,9 +18,9 @@ varying label sets, which is why the macro over supported labels stands beside i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,93 +33,31 @@ from latentcast.evaluation.tasks.base import Kind
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int32]
+Array = npt.NDArray[Any]
 
 
-class Metric(Protocol):
-    """How good predictions are."""
+@dataclass(frozen=True)
+class Metric:
+    """How good predictions are.
+
+    Attributes:
+        name: for tables.
+        higher_is_better: or lower.
+        columns: targets, predictions and, or None, how often each record occurs in each of R
+            resamples ``(R, N)``, to the metric of each label ``(labels,)`` (of one class or value
+            a record ``(1,)``), or ``(R, ...)``. NaN where it is undefined.
+        constant: the best prediction that is the same for all records, by the training targets.
+    """
 
     name: str
     higher_is_better: bool
+    columns: Callable[[Array, Array, Counts | None], Floats]
+    constant: Callable[[Array], Any]
 
-    def columns(
-        self, targets: npt.NDArray[Any], predictions: npt.NDArray[Any], counts: Counts | None = None
-    ) -> Floats:
-        """The metric of each label, ``(labels,)``; of one class or value a record, ``(1,)``.
-
-        With ``counts (R, N)``, how often each record occurs in each of R resamples, ``(R, ...)``.
-        NaN where it is undefined.
-        """
-        ...
-
-    def floor(self, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> float:
-        """Of the best prediction that is the same for all test records, by the training targets."""
-        ...
-
-
-class MacroAuroc:
-    """Of scores ``(N, labels)`` against bool targets."""
-
-    name, higher_is_better = "macro AUROC", True
-
-    def columns(self, targets: Bools, predictions: Floats, counts: Counts | None = None) -> Floats:
-        return auroc(targets, predictions, counts)
-
-    def floor(self, train: Bools, test: Bools) -> float:
-        return 0.5
-
-
-class Accuracy:
-    """Of predicted classes ``(N,)``."""
-
-    name, higher_is_better = "accuracy", True
-
-    def columns(
-        self,
-        targets: npt.NDArray[np.int64],
-        predictions: npt.NDArray[np.int64],
-        counts: Counts | None = None,
-    ) -> Floats:
-        return _mean((targets == predictions).astype(np.float64), counts)[..., None]
-
-    def floor(self, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64]) -> float:
-        return float((test == np.bincount(train).argmax()).mean())
-
-
-class RSquared:
-    """The share of the variance that predictions ``(N,)`` explain; below 0 worse than the mean."""
-
-    name, higher_is_better = "R²", True
-
-    def columns(self, targets: Floats, predictions: Floats, counts: Counts | None = None) -> Floats:
-        centred = targets - targets.mean()  # large values of small spread would cancel
-        total = _mean(centred**2, counts) - _mean(centred, counts) ** 2
-        left = _mean((targets - predictions) ** 2, counts)
-        defined = total > 1e-12 * max(float((centred**2).mean()), 1e-300)
-        ratio = np.divide(left, total, out=np.full(np.shape(total), np.nan), where=defined)
-        return np.asarray(1 - ratio)[..., None]
-
-    def floor(self, train: Floats, test: Floats) -> float:
-        return float(self.columns(test, np.full(len(test), train.mean()))[0])
-
-
-class AbsoluteError:
-    """The mean absolute error of predictions ``(N,)``, in the unit of the target."""
-
-    name, higher_is_better = "MAE", False
-
-    def columns(self, targets: Floats, predictions: Floats, counts: Counts | None = None) -> Floats:
-        return _mean(np.abs(targets - predictions), counts)[..., None]
-
-    def floor(self, train: Floats, test: Floats) -> float:
-        return float(np.abs(test - train.mean()).mean())
-
-
-METRICS: Final[dict[Kind, tuple[Metric, ...]]] = {
-    "multi-label": (MacroAuroc(),),
-    "multi-class": (Accuracy(),),
-    "regression": (RSquared(), AbsoluteError()),
-}
-"""Of each kind of task; layer and penalty are chosen by the first, and differences are of it."""
+    def floor(self, train: Array, test: Array) -> float:
+        """The score of the constant prediction."""
+        predictions = np.broadcast_to(self.constant(train), test.shape)
+        return float(macro(self.columns(test, predictions, None)))
 
 
 def auroc(targets: Bools, scores: Floats, counts: npt.NDArray[np.integer] | None = None) -> Floats:
@@ -167,12 +105,43 @@ def macro(areas: Floats) -> Floats:
     return mean
 
 
+def accuracy(targets: Array, predictions: Array, counts: Counts | None = None) -> Floats:
+    """The share of classes ``(N,)`` that are predicted."""
+    return _mean((targets == predictions).astype(np.float64), counts)
+
+
+def r_squared(targets: Floats, predictions: Floats, counts: Counts | None = None) -> Floats:
+    """The share of the variance that is explained; below 0 for worse than the mean."""
+    centred = targets - targets.mean()  # large values of small spread would cancel
+    total = _mean(centred**2, counts) - _mean(centred, counts) ** 2
+    left = _mean((targets - predictions) ** 2, counts)
+    varies = total > 1e-12 * max(float((centred**2).mean()), 1e-300)
+    ratio = np.divide(left, total, out=np.full(total.shape, np.nan), where=varies)
+    return np.asarray(1 - ratio)
+
+
+def absolute_error(targets: Floats, predictions: Floats, counts: Counts | None = None) -> Floats:
+    """Its mean, in the unit of the target."""
+    return _mean(np.abs(targets - predictions), counts)
+
+
 def _mean(values: Floats, counts: Counts | None) -> Floats:
-    """The mean of values (N,), or (R,) of each resample."""
+    """The mean of values (N,), as (1,), or of each resample, (R, 1)."""
     if counts is None:
-        return np.asarray(values.mean())
+        return np.atleast_1d(values.mean())
     # A row at a time: as floats, the counts of a large test split are gigabytes.
-    return np.array([row @ values / row.sum() for row in counts])
+    return np.array([[row @ values / row.sum()] for row in counts])
+
+
+METRICS: Final[dict[Kind, tuple[Metric, ...]]] = {
+    "multi-label": (Metric("macro AUROC", True, auroc, lambda train: 0.0),),
+    "multi-class": (Metric("accuracy", True, accuracy, lambda train: np.bincount(train).argmax()),),
+    "regression": (
+        Metric("R²", True, r_squared, np.mean),
+        Metric("MAE", False, absolute_error, np.mean),
+    ),
+}
+"""Of each kind of task; layer and penalty are chosen by the first, and differences are of it."""
 
 
 def patient_numbers(patient_ids: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
@@ -205,16 +174,9 @@ class Resampled:
     redrawn: Floats
 
     @classmethod
-    def of(
-        cls,
-        metric: Metric,
-        targets: npt.NDArray[Any],
-        predictions: npt.NDArray[Any],
-        counts: Counts,
-    ) -> Resampled:
-        return cls(
-            metric.columns(targets, predictions), metric.columns(targets, predictions, counts)
-        )
+    def of(cls, metric: Metric, targets: Array, predictions: Array, counts: Counts) -> Resampled:
+        columns, redrawn = (metric.columns(targets, predictions, c) for c in (None, counts))
+        return cls(columns, redrawn)
 
     def mean(self, chosen: Bools | slice = slice(None)) -> Estimate:
         """The macro average over the chosen columns, all by default."""
@@ -223,8 +185,8 @@ class Resampled:
 
 def score(
     kind: Kind,
-    targets: npt.NDArray[Any],
-    predictions: npt.NDArray[Any],
+    targets: Array,
+    predictions: Array,
     names: Sequence[str],
     counts: Counts,
 ) -> tuple[Score, Resampled]:
@@ -236,9 +198,7 @@ def score(
     """
     metric, *others = METRICS[kind]
     main = Resampled.of(metric, targets, predictions, counts)
-    further = {
-        other.name: Resampled.of(other, targets, predictions, counts).mean() for other in others
-    }
+    further = {m.name: Resampled.of(m, targets, predictions, counts).mean() for m in others}
     if kind != "multi-label":
         return Score(main.mean(), others=further), main
     positives = targets.sum(axis=0)

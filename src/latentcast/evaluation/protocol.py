@@ -71,7 +71,9 @@ def probe(
     """
     tested, store = sources[0], as_store(store)
     images = store.modality == "image"
+    by_name = {name.lower(): name for name in HEADS}
     heads = heads or (("kNN", "linear") if images else ("linear",))
+    heads = [by_name.get(name.lower(), name) for name in heads]
     pooling = pooling or ("mean" if images else "mean+std")
     check_pooling(pooling, causal=tested.causal)
     for what, name, names in (
@@ -79,7 +81,7 @@ def probe(
         ("layer", layer, ("all", *tested.layer_names)),
     ):
         if name not in names:
-            raise LatentcastError(f"{what} {name}: {tested.name} has none; {nearest(name, names)}")
+            raise LatentcastError(f"{what} {name}: does not exist; {nearest(name, names)}")
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:

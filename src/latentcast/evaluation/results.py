@@ -7,7 +7,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -263,19 +263,21 @@ class ProbeReport:
             f"{self.bootstrap['resamples']:,} resamples of {self.bootstrap['units']:,} test "
             f"{self.bootstrap['unit']}s"
         )
-        table = _table(escape(self.protocol), "; ".join((caption, *self.remarks)))
+        test = f"test {self.metric}\n[{self.level} interval]"
+        head = ["head"] * (len(self.heads) > 1)
         # A long name is broken, a usual one is not; of the rest only the layer may be.
         short = max(len(row.name) for row in self.rows) <= 20
-        table.add_column("features", overflow="fold", no_wrap=short)
-        if len(self.heads) > 1:
-            table.add_column("head", no_wrap=True)
-        table.add_column("layer", overflow="fold")
-        for heading in ("C", "validation", f"test {self.metric}\n[{self.level} interval]"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = _table(
+            escape(self.protocol),
+            ["features", *head, "layer"],
+            ["C", "validation", test],
+            "; ".join((caption, *self.remarks)),
+        )
+        table.columns[0].no_wrap = short
         for row in self.rows:
             table.add_row(
                 row.name,
-                *([row.head] if len(self.heads) > 1 else []),
+                *[row.head] * len(head),
                 row.layer if row.choice in (OWN, "named") else f"{row.layer} ({row.choice})",
                 "" if row.penalty is None else f"{row.penalty:g}",
                 number(row.validation),
@@ -284,45 +286,35 @@ class ProbeReport:
         return table
 
     def _differences(self) -> Table:
-        table = _table(f"Difference of test {self.metric}, paired [{self.level} interval]")
-        table.add_column(f"{self.rows[0].name} minus", overflow="fold")
-        if len(self.heads) > 1:
-            table.add_column("head", no_wrap=True)
-        table.add_column("layer", overflow="fold")
-        for heading in ("difference", ""):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for difference in self.differences:
-            table.add_row(
-                difference.reference,
-                *([difference.head] if len(self.heads) > 1 else []),
-                difference.choice,
-                difference.estimate.text(signed=True),
-                difference.estimate.outcome,
-            )
+        head = ["head"] * (len(self.heads) > 1)
+        table = _table(
+            f"Difference of test {self.metric}, paired [{self.level} interval]",
+            [f"{self.rows[0].name} minus", *head, "layer"],
+            ["difference", ""],
+        )
+        for gap in self.differences:
+            interval = gap.estimate.text(signed=True)
+            by = [gap.head] * len(head)
+            table.add_row(gap.reference, *by, gap.choice, interval, gap.estimate.outcome)
         return table
 
     def _averages(self, title: str, scores: Mapping[str, Estimate]) -> Table:
-        table = _table(title)
-        table.add_column("features", overflow="fold")
-        table.add_column(f"[{self.level} interval]", justify="right", no_wrap=True)
+        table = _table(title, ["features"], [f"[{self.level} interval]"])
         for name, score in scores.items():
             table.add_row(name, score.text())
         return table
 
     def _labels(self) -> Table:
         rows = self.readings() if self.kind == "multi-label" else ()
-        table = _table(
-            f"Positives, and test AUROC of each label (* fewer than {SUPPORT} positives)"
-            if rows
-            else f"{self.noun.capitalize()}s of each class"
-        )
-        table.add_column("label" if rows else "class", overflow="fold")
-        for heading in ("train", "val", "test"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for width, row in zip((20, *[14] * len(rows)), rows, strict=False):
-            # Broken here: a heading would otherwise be cut, or push the numbers off the line.
-            heading = "\n".join(textwrap.wrap(row.name, width))
-            table.add_column(heading, justify="right", no_wrap=True)
+        title = f"{self.noun.capitalize()}s of each class"
+        if rows:
+            title = f"Positives, and test AUROC of each label (* fewer than {SUPPORT} positives)"
+        # Broken here: a heading would otherwise be cut, or push the numbers off the line.
+        wrapped = [
+            "\n".join(textwrap.wrap(row.name, 14 if place else 20))
+            for place, row in enumerate(rows)
+        ]
+        table = _table(title, ["label" if rows else "class"], ["train", "val", "test", *wrapped])
         areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
         for label in self.labels:
             scores = [by_name.get(label.name, UNDEFINED) for by_name in areas]
@@ -357,18 +349,20 @@ def _left_out(counts: Mapping[str, int], what: str) -> str:
     return f"{total:,} {what} left out ({by_split})"
 
 
-def _table(title: str, caption: str | None = None) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
+def _table(
+    title: str, names: Sequence[str], numbers: Sequence[str], caption: str | None = None
+) -> Table:
+    """Columns that may be broken, and columns of numbers that may not."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", caption=caption,
+        caption_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
         padding=(0, 1, 0, 0),
-        title_style="bold",
-    )
+    )  # fmt: skip
+    for heading in names:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "head")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _plain(value: Any) -> Any:

@@ -8,10 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.metrics import METRICS, macro
 from latentcast.evaluation.tasks.base import Kind
+from latentcast.evaluation.threads import one_thread
 
 Features = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -42,11 +45,9 @@ Fit = Callable[[Features, Array, Features, Array], Head]
 
 def validation_score(kind: Kind, targets: Array, predictions: Array) -> float:
     """The metric by which layer and penalty are chosen; LatentcastError where it is undefined."""
-    value = float(macro(METRICS[kind][0].columns(targets, predictions)))
+    value = float(macro(METRICS[kind][0].columns(targets, predictions, None)))
     if not np.isfinite(value):
-        lacking = "has only one value" if kind == "regression" else (
-            "has no label with both positives and negatives"
-        )  # fmt: skip
+        lacking = "has one value only" if kind == "regression" else "lacks positives or negatives"
         raise LatentcastError(
             f"probe: the validation split {lacking}; use a larger store or a task with more "
             "frequent labels"
@@ -72,3 +73,14 @@ class Standardiser:
 
     def __call__(self, features: Features) -> Floats:
         return (features.astype(np.float64) - self.mean) / self.std
+
+
+def in_eigenbasis(features: Floats) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centred features ``(N, F)`` in the basis in which they are not correlated, the energy of each
+    ``(F,)``, the basis ``(F, F)`` and the centre ``(F,)``."""
+    with one_thread():
+        x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
+        centre = x.mean(dim=0)
+        x = x - centre
+        energy, basis = torch.linalg.eigh(x.T @ x)
+        return x @ basis, energy.clamp(min=0), basis, centre

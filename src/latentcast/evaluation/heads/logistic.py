@@ -22,7 +22,13 @@ import torch
 from torch import Tensor
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.heads.base import Features, Floats, Standardiser, validation_score
+from latentcast.evaluation.heads.base import (
+    Features,
+    Floats,
+    Standardiser,
+    in_eigenbasis,
+    validation_score,
+)
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
@@ -103,12 +109,9 @@ def logistic_regression(
         return value, ridge * w - strength * units * (z.T @ pull)
 
     with one_thread():
-        x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
-        centre = x.mean(dim=0)
-        x = x - centre
-        energy, basis = torch.linalg.eigh(x.T @ x)
-        z = torch.cat([x @ basis, torch.ones(n, 1, dtype=x.dtype)], dim=1)
-        energy = torch.cat([energy.clamp(min=0), torch.tensor([float(n)], dtype=x.dtype)])
+        x, energy, basis, centre = in_eigenbasis(features)
+        z = torch.cat([x, torch.ones(n, 1, dtype=x.dtype)], dim=1)
+        energy = torch.cat([energy, torch.tensor([float(n)], dtype=x.dtype)])
         # The Hessian's diagonal where every record has the label's prevalence for probability.
         scale = energy[:, None] * (c * share * (1 - share)) * unit.square() + ridge
         w = unit * _minimise(objective, scale)

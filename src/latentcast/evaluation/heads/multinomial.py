@@ -22,7 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.heads.base import Features, Floats, Standardiser, validation_score
+from latentcast.evaluation.heads.base import (
+    Features,
+    Floats,
+    Standardiser,
+    in_eigenbasis,
+    validation_score,
+)
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strongest first
@@ -94,13 +100,9 @@ def regression_path(
             "linear probe: all training records are of one class; give records of two or more"
         )
     y = torch.from_numpy(targets)
-    with one_thread():
-        x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
-        centre = x.mean(dim=0)
-        x = x - centre
-        energy, basis = torch.linalg.eigh(x.T @ x)
-        z = torch.cat([x @ basis, torch.ones(records, 1, dtype=x.dtype)], dim=1)
-        energy = torch.cat([energy.clamp(min=0), torch.tensor([float(records)], dtype=x.dtype)])
+    x, energy, basis, centre = in_eigenbasis(features)
+    z = torch.cat([x, torch.ones(records, 1, dtype=x.dtype)], dim=1)
+    energy = torch.cat([energy, torch.tensor([float(records)], dtype=x.dtype)])
     ridge = torch.ones(width + 1, dtype=torch.float64)
     ridge[-1] = 0.0  # the intercept carries no penalty
     w = torch.zeros(len(share), width + 1, dtype=torch.float64)

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from latentcast.evaluation.heads.base import Features, Floats, Standardiser, validation_score
+from latentcast.evaluation.heads.base import (
+    Features,
+    Floats,
+    Standardiser,
+    in_eigenbasis,
+    validation_score,
+)
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strongest first
@@ -44,27 +50,24 @@ def fit(
     Features are raw, (N, F), targets numbers (N,). A draw goes to the stronger penalty.
     """
     standardise = Standardiser.fit(train)
-    weights, intercept = ridge_regression(standardise(train), targets, PENALTIES)
+    weights, intercepts = ridge_regression(standardise(train), targets, PENALTIES)
     x = standardise(validation)
     values = [
-        validation_score("regression", validation_targets, x @ w + intercept) for w in weights
+        validation_score("regression", validation_targets, x @ w + b)
+        for w, b in zip(weights, intercepts, strict=True)
     ]
     i = int(np.argmax(values))  # the first of equals
-    return Ridge(PENALTIES[i], standardise, weights[i], intercept, values[i])
+    return Ridge(PENALTIES[i], standardise, weights[i], float(intercepts[i]), values[i])
 
 
 def ridge_regression(
     features: Floats, targets: Floats, penalties: Sequence[float]
-) -> tuple[Floats, float]:
-    """Weights (P, F) for P penalties, and the intercept they share; float64 and deterministic.
-
-    ``features`` (N, F) are standardised: with their mean at zero the intercept is the targets'.
-    """
-    mean = float(targets.mean())
+) -> tuple[Floats, Floats]:
+    """Weights (P, F) and intercepts (P,) for P penalties; float64 and deterministic."""
+    mean = targets.mean()
+    x, energy, basis, centre = in_eigenbasis(features)
     with one_thread():
-        x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
-        energy, basis = torch.linalg.eigh(x.T @ x)
-        pull = basis.T @ (x.T @ torch.from_numpy(targets - mean))
+        pull = x.T @ torch.from_numpy(targets - mean)
         strength = torch.tensor(penalties, dtype=torch.float64)[:, None]
-        weights = (pull / (energy.clamp(min=0) + 1 / strength)) @ basis.T
-    return weights.numpy(), mean
+        weights = (pull / (energy + 1 / strength)) @ basis.T
+    return weights.numpy(), mean - (weights @ centre).numpy()
