@@ -58,6 +58,10 @@ def write_store(
         metadata_offset=np.cumsum([0, *map(len, lines)]),
     )
     (path / "metadata.jsonl").write_text("".join(lines))
+
+    def digest(file: str) -> str:
+        return hashlib.sha256((path / file).read_bytes()).hexdigest()
+
     train = [r for r, fold in zip(records, folds, strict=True) if fold <= 8] or list(records)
     counts = np.concatenate(train).astype(np.float64)
     counts[counts == INVALID] = np.nan
@@ -72,11 +76,11 @@ def write_store(
             {
                 "file": "shard-00000.npy",
                 "samples": len(samples),
-                "sha256": hashlib.sha256((path / "shard-00000.npy").read_bytes()).hexdigest(),
+                "sha256": digest("shard-00000.npy"),
             }
         ],
-        "index_sha256": "",
-        "metadata_sha256": "",
+        "index_sha256": digest("index.npz"),
+        "metadata_sha256": digest("metadata.jsonl"),
         "splits": SPLITS,
         "statistics": {
             "mean": (np.nanmean(counts, axis=0) / 1000).tolist(),

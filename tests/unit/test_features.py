@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from evaluation_stores import PatchSource, write_store
+from evaluation_stores import ImagePatches, Images, PatchSource, write_store
 
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.baselines import RandomConvolutions
 from latentcast.evaluation.features import evaluating, extract, pooling_of, readable
-from latentcast.evaluation.random_convolutions import RandomConvolutions
 from latentcast.nn.pooling import POOLINGS, Pooling, check_pooling, pool
 from latentcast.signals.recording import INVALID
 
@@ -179,6 +179,27 @@ def test_the_encoder_is_left_exactly_as_it_was(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in source.parameters())
     for name, value in source.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_features_are_those_of_each_image_without_dropout_in_the_order_asked_for() -> None:
+    store, model = Images(n=300), ImagePatches("a")
+    rows = np.array([250, 3, 77, 3, *range(200)])  # several batches
+    layers = extract(model, store, rows, pooling="mean")
+    assert tuple(layers) == model.layer_names and model.training
+    model.eval()
+    for i, row in enumerate(rows[:20]):
+        tokens, _ = model.token_layers(store.take(np.array([row])))
+        expected = tokens[2][0].mean(dim=0).detach().numpy()
+        np.testing.assert_allclose(layers["norm"][i], expected, atol=1e-6)
+    model.layer_names = ("norm",)
+    with pytest.raises(LatentcastError, match="names 1 layers and returns 3"):
+        extract(model, store, rows)
+
+
+def test_a_source_that_does_not_say_which_recordings_it_reads_reads_none(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", records(40), folds=[1])
+    with pytest.raises(LatentcastError, match="give it leads, sampling_rate, scale and length"):
+        extract(ImagePatches("a"), store, np.array([0]))
 
 
 def test_modes_come_back_after_an_error() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from latentcast.errors import LatentcastError
 from latentcast.report import embedding
-from latentcast.report.embedding import MOST_CLASSES, plot_embedding, project, shown
+from latentcast.report.embedding import MOST_CLASSES, plot_embedding, project, thinned
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -87,14 +87,14 @@ def test_of_many_classes_the_most_frequent_of_the_shown_records_are_drawn(
     names = tuple("abcdefghijkl")
     counts = [3, 50, 9, 40, 0, 30, 1, 20, 25, 8, 45, 35]
     table = np.arange(60)[:, None] < np.array(counts)
-    x, y, drawn = shown(features(60), table, names)
+    x, y, drawn = thinned(features(60), table, names)
     assert drawn == tuple("bcdfhikl") and y.sum(axis=0).tolist() == [50, 9, 40, 30, 20, 25, 45, 35]
     np.testing.assert_array_equal(x, features(60))
     more = np.zeros((3000, 12), dtype=bool)
     more[:, 4] = True
-    _, y, drawn = shown(features(3060), np.vstack([table, more]), names)
+    _, y, drawn = thinned(features(3060), np.vstack([table, more]), names)
     assert len(y) == 60 and "e" in drawn and y[:, drawn.index("e")].sum() > 40
-    again = shown(features(60), table[:, :MOST_CLASSES], names[:MOST_CLASSES])
+    again = thinned(features(60), table[:, :MOST_CLASSES], names[:MOST_CLASSES])
     assert again[2] == names[:MOST_CLASSES]  # none left out, none moved
 
     figure = plot_embedding(features(60), table, names)

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.tasks import TASKS, task
+from latentcast.evaluation.results import ProbeReport
+from latentcast.evaluation.tasks import ptbxl
 from latentcast.report import embedding
 from latentcast.report.page import write_report
 from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.report.style import PALETTE, stylesheet
-from latentcast.report.verdict import verdict
+from latentcast.report.verdict import Verdict
+from latentcast.report.verdict import verdict as verdict_of
 from latentcast.signals.synthetic import synthetic_recording
 
 pytest.importorskip("matplotlib")
@@ -36,17 +38,17 @@ def row(name: str, value: float, choice: str = "chosen on validation") -> dict[s
         {"name": "MI", "positives": 40, "records": 300, "auroc": estimate(value)},
         {"name": "HYP", "positives": 8, "records": 300, "auroc": estimate(value)},
     ]
-    score = {"macro": estimate(value), "supported": estimate(value), "labels": aurocs}
+    score = {"main": estimate(value), "supported": estimate(value), "labels": aurocs, "others": {}}
     return {
-        "name": name, "choice": choice, "layer": "block 2", "pooling": "mean+std",
+        "name": name, "head": "linear", "choice": choice, "layer": "block 2", "pooling": "mean+std",
         "penalty": 0.01, "validation": value, "score": score,
     }  # fmt: skip
 
 
 def difference(reference: str, value: float, half: float = 0.02, choice: str = "") -> Any:
     return {
-        "name": "pretrained", "reference": reference, "choice": choice or "chosen on validation",
-        "estimate": estimate(value, half),
+        "name": "pretrained", "reference": reference, "head": "linear",
+        "choice": choice or "chosen on validation", "estimate": estimate(value, half),
     }  # fmt: skip
 
 
@@ -54,9 +56,11 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
     """What ProbeReport.as_json() gives: three sources, one label of few positives, one without."""
     return {
         "protocol": "PTB-XL superdiagnostic, folds 1–8/9/10, linear probe",
-        "task": "superdiagnostic",
+        "task": "superdiagnostic", "kind": "multi-label", "modality": "ecg",
+        "metric": "macro AUROC", "floors": {"macro AUROC": 0.5}, "compared": 2000,
         "records": {"train": 2000, "validation": 310, "test": 300},
-        "records_left_out": {"train": 0, "validation": 0, "test": 0},
+        "records_without_target": {"train": 0, "validation": 0, "test": 0},
+        "records_without_token": {"train": 0, "validation": 0, "test": 0},
         "labels": [
             {"name": "MI", "positives": {"train": 200, "validation": 41, "test": 40},
              "left_out": None},
@@ -86,6 +90,10 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
     }  # fmt: skip
 
 
+def verdict(plain: dict[str, Any]) -> Verdict:
+    return verdict_of(ProbeReport.from_json(plain))
+
+
 SURPRISE = ("recording", "patch_errors", "patch_seconds", "predicted_from")
 MAP = ("features", "labels", "classes", "features_from")
 
@@ -95,7 +103,7 @@ def write(run: Path, given: dict[str, Any]) -> Path:
     kept = {k: v for k, v in given.items() if k not in (*SURPRISE, *MAP, "probe")}
     return write_report(
         run,
-        probes=[given["probe"]],
+        probes=[ProbeReport.from_json(given["probe"])],
         surprise=Surprise(*(given[name] for name in SURPRISE)),
         features=FeatureMap(*(given[name] for name in MAP)),
         **kept,
@@ -190,7 +198,7 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
     for given_by_encoder in outside["differences"]:
         given_by_encoder["name"] = EVIL
     outside["leaks"] = [
-        {"kind": EVIL, "severity": EVIL, "count": 3, "examples": [EVIL], "message": EVIL}
+        {"kind": EVIL, "severity": "error", "count": 3, "examples": [EVIL], "message": EVIL}
     ]
     given |= {
         "title": EVIL, "probe": outside, "config_yaml": EVIL, "features_from": EVIL,
@@ -271,8 +279,9 @@ def test_rare_labels_do_not_hide_the_average_over_the_others(tmp_path: Path, qui
     for place, held in enumerate(given["probe"]["rows"]):
         held["score"]["supported"] = estimate(0.9 - 0.01 * place)
     words = (
-        "Over the one label with 10 or more positives: pretrained 0.900 [0.880, 0.920], "
-        "random-initialised 0.890 [0.870, 0.910], random convolutions 0.870 [0.850, 0.890]."
+        "Over the one label with 10 or more positives in the test fold: "
+        "pretrained 0.900 [0.880, 0.920], random-initialised 0.890 [0.870, 0.910], "
+        "random convolutions 0.870 [0.850, 0.890]."
     )
     assert words in Page(write(tmp_path, given).read_text("utf-8")).text
     given["probe"]["labels"] = given["probe"]["labels"][:1]
@@ -281,7 +290,7 @@ def test_rare_labels_do_not_hide_the_average_over_the_others(tmp_path: Path, qui
 
 def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
     given = arguments()
-    given["probe"]["rows"][3]["score"]["macro"] = dict.fromkeys(("value", "low", "high"))
+    given["probe"]["rows"][3]["score"]["main"] = dict.fromkeys(("value", "low", "high"))
     given["probe"]["differences"][2]["estimate"] = dict.fromkeys(("value", "low", "high"))
     given["metrics"] = [{"step": 1, "loss": None}]
     given["patch_errors"] = np.full(50, np.nan)
@@ -321,20 +330,20 @@ def test_what_the_interval_is_about_and_what_is_not_in_it_is_said(
     text = Page(write(tmp_path, given).read_text("utf-8")).text
     assert "1,000 bootstrap resamples of the 280 test patients" in text
     assert "left out (" not in text
-    given["probe"]["records_left_out"] = {"train": 1, "validation": 0, "test": 2}
+    given["probe"]["records_without_token"] = {"train": 1, "validation": 0, "test": 2}
     given["probe"]["bootstrap"] |= {"unit": "record", "units": 300}
     text = Page(write(tmp_path, given).read_text("utf-8")).text
     assert "resamples of the 300 test records" in text
     assert "3 records without a valid token left out (train 1, test 2). Layer" in text
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ptbxl.NAMES)
 def test_every_task_has_a_page_and_says_which_classes_its_map_shows(
     tmp_path: Path, quick: None, name: str
 ) -> None:
     rng = np.random.default_rng(0)
     given = arguments()
-    classes = task(name).classes
+    classes = ptbxl.statements(name).classes
     given |= {"classes": classes, "labels": rng.random((30, len(classes))) < 0.2}
     given["probe"]["labels"] = [
         {"name": c, "positives": {"train": 9, "validation": 9, "test": 9}, "left_out": None}
@@ -404,26 +413,27 @@ def test_charts_follow_the_readers_colour_setting_and_paper_does_not(written: st
 
 
 def images() -> dict[str, Any]:
-    """What ClassificationReport.as_dict() gives: two heads, two floors."""
+    """Classes under two heads, next to two floors."""
 
-    def read(name: str, head: str, value: float, choice: str = "chosen on validation") -> Any:
-        return {
-            "name": name, "head": head, "choice": choice, "layer": "norm", "pooling": "mean",
-            "penalty": None if head == "kNN" else 1.0, "validation": value,
-            "accuracy": estimate(value),
+    def read(name: str, head: str, value: float) -> Any:
+        score = {"main": estimate(value), "supported": None, "labels": [], "others": {}}
+        return row(name, value) | {
+            "head": head, "penalty": None if head == "kNN" else 1.0, "score": score,
         }  # fmt: skip
 
     def against(reference: str, head: str, value: float) -> Any:
         return difference(reference, value) | {"head": head}
 
-    return {
-        "images": {"train": 100, "validation": 20, "test": 40},
-        "images_left_out": {"train": 0, "validation": 0, "test": 1},
-        "classes": [
-            {"name": name, "images": {"train": 50, "validation": 10, "test": 20}}
+    return probe() | {
+        "protocol": "kNN (k = 20) and linear probe", "task": "classes", "kind": "multi-class",
+        "modality": "image", "metric": "accuracy", "floors": {"accuracy": 0.5}, "compared": 80,
+        "records": {"train": 100, "validation": 20, "test": 40},
+        "records_without_target": {"train": 0, "validation": 0, "test": 1},
+        "labels": [
+            {"name": name, "positives": {"train": 50, "validation": 10, "test": 20},
+             "left_out": None}
             for name in ("cat", EVIL)
         ],
-        "majority": 0.5, "k": 20, "compared": 80,
         "rows": [
             read("pretrained", "kNN", 0.7), read("pretrained", "linear", 0.8),
             read("random-initialised", "kNN", 0.6), read("random-initialised", "linear", 0.61),
@@ -434,7 +444,6 @@ def images() -> dict[str, Any]:
             against("random-initialised", "linear", 0.19),
             against("pixels", "kNN", -0.2), against("pixels", "linear", 0.01),
         ],
-        "data": {},
         "bootstrap": {"resamples": 1000, "level": 0.95, "seed": 0, "unit": "image", "units": 40},
         "provenance": {"weights": "tiny, teacher, step 9"},
     }  # fmt: skip
@@ -465,22 +474,38 @@ def test_a_run_without_a_probe_says_where_it_stands_and_claims_nothing(tmp_path:
 def test_a_probe_of_images_is_told_by_its_linear_head_and_where_knn_disagrees(
     tmp_path: Path,
 ) -> None:
-    page = plain(tmp_path, probes=[images()])
+    page = plain(tmp_path, probes=[ProbeReport.from_json(images())])
     assert "Pretrained beats random-initialised, but not pixels" in page.text
     assert "0.800 [0.780, 0.820] (linear) and 0.700 [0.680, 0.720] (kNN)" in page.text
     assert "Pixels, kNN, gives another answer: −0.200" in page.text
     assert "Random-initialised, kNN, gives another" not in page.text
-    assert "most frequent class: 0.500" in page.text and "1 without a label left out" in page.text
+    assert "Always the most frequent class: accuracy 0.500" in page.text
+    assert "1 image without a label of the task left out (test 1)" in page.text
+    assert "Layers compared on 80 training images" in page.text
     assert page.text.count("tiny, teacher, step 9") == 1 and EVIL in page.text
     assert page.count("script") == 0 and page.count("b") == 3
-    rows = page.text[page.text.index("kNN and linear probe") :]
+    rows = page.text[page.text.index("Probe: classes") :]
     assert rows.index("+0.190 [+0.170, +0.210]") < rows.index("+0.010 [−0.010, +0.030]")
+
+
+def test_a_regression_has_its_error_beside_what_it_explains(tmp_path: Path) -> None:
+    plain_probe = probe() | {
+        "task": "metadata:age", "kind": "regression", "metric": "R²", "labels": [],
+        "floors": {"R²": -0.01, "MAE": 14.5},
+    }  # fmt: skip
+    for held in plain_probe["rows"]:
+        held["score"] |= {"labels": [], "supported": None, "others": {"MAE": estimate(9.0)}}
+    page = plain(tmp_path, probes=[ProbeReport.from_json(plain_probe)])
+    assert "reach an R² of 0.830 [0.810, 0.850]" in page.text
+    assert "Always the mean of the training records: R² −0.010, MAE 14.500" in page.text
+    assert "MAE on the test fold" in page.text and "pretrained 9.000 [8.980, 9.020]" in page.text
+    assert "AUROC" not in page.text and "label" not in page.text.lower().replace("labelled", "")
 
 
 def test_several_probes_have_a_section_each_and_the_first_the_headline(tmp_path: Path) -> None:
     other = probe(to_random=-0.03) | {"task": "form"}
-    page = plain(tmp_path, probes=[probe(), other])
-    assert "Linear probe: superdiagnostic" in page.text and "Linear probe: form" in page.text
+    page = plain(tmp_path, probes=[ProbeReport.from_json(each) for each in (probe(), other)])
+    assert "Probe: superdiagnostic" in page.text and "Probe: form" in page.text
     assert "Pretrained beats random" in page.text and "is worse than" not in page.text
     assert page.count("b") == 3
 

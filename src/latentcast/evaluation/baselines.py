@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from latentcast import randomness
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import FeatureSource
+from latentcast.evaluation.tasks.base import as_store
 from latentcast.evaluation.threads import one_thread
 from latentcast.signals.recording import INVALID
 
@@ -30,7 +31,7 @@ VALUES = 256  # of an image; about as many as a small encoder's features have
 
 def baseline(store: Any) -> FeatureSource:
     """The floor that suits a store."""
-    if store.modality == "image":
+    if as_store(store).modality == "image":
         return Pixels.from_store(store)
     return RandomConvolutions.from_store(store)
 

@@ -109,7 +109,7 @@ class ProbeReport:
     leaks: tuple[Finding, ...]
     data: Mapping[str, Any]
     bootstrap: Mapping[str, Any]
-    windows: str
+    windows: Literal["centre", "strided"]
     provenance: Mapping[str, Any]
 
     @property

@@ -95,7 +95,7 @@ def report_pictures(run: Path, encoder: Any, store: Any, task: str | None) -> Pa
     targets = chosen.targets(store)
     rows = store.rows("test")
     rows = rows[targets.mask[rows]]
-    layers = extract(encoder, store, rows, pooling=tested.pooling, windows=probe.windows)  # type: ignore[arg-type]
+    layers = extract(encoder, store, rows, pooling=tested.pooling, windows=probe.windows)
     read = readable(layers)
     rows, features = rows[read], layers[tested.layer][read]
     provenance = store.manifest.provenance
@@ -132,9 +132,10 @@ def _colours(
     if targets.kind == "multi-class":
         return values[:, None] == np.arange(len(targets.names)), targets.names
     edges = np.unique(np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
+    ends = list(pairwise(edges)) or [(edges[0], edges[0])]
     place = np.searchsorted(edges[1:-1], values, side="right")
-    names = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
-    return place[:, None] == np.arange(max(len(names), 1)), tuple(names or [f"{edges[0]:.4g}"])
+    names = tuple(f"{targets.names[0]} {low:.4g} to {high:.4g}" for low, high in ends)
+    return place[:, None] == np.arange(len(names)), names
 
 
 def _surprise(encoder: Any, store: Any, rows: npt.NDArray[np.int64]) -> Surprise:
