@@ -40,8 +40,8 @@ def write_store(
     samples = np.concatenate(records)
     np.save(path / "shard-00000.npy", samples)
     lengths = np.array([len(record) for record in records], dtype=np.int64)
-    codes = sorted({code for held in labels for code in held})
-    indices = [codes.index(code) for held in labels for code in held]
+    codes = sorted({code for record in labels for code in record})
+    indices = [codes.index(code) for record in labels for code in record]
     np.savez(
         path / "index.npz",
         shard=np.zeros(n, dtype=np.int32),
@@ -51,9 +51,9 @@ def write_store(
         patient_id=np.array(patient_ids or [f"p{i}" for i in range(n)]),
         fold=np.array(folds, dtype=np.int16),
         label_codes=np.array(codes, dtype=np.str_),
-        label_indptr=np.cumsum([0, *(len(held) for held in labels)]),
+        label_indptr=np.cumsum([0, *(len(record) for record in labels)]),
         label_indices=np.array(indices, dtype=np.int32),
-        label_values=np.array([v for held in labels for v in held.values()], dtype=np.float32),
+        label_values=np.array([v for record in labels for v in record.values()], dtype=np.float32),
         invalid=np.zeros((0, 4), dtype=np.int64),
         metadata_offset=np.cumsum([0, *map(len, lines)]),
     )
@@ -120,10 +120,10 @@ class PatchSource:
         self, samples: npt.NDArray[np.int16]
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         batch, time, leads = samples.shape
-        held = torch.from_numpy(samples != INVALID)
-        signal = torch.where(held, torch.from_numpy(samples).float() * self.scale, 0.0)
+        recorded = torch.from_numpy(samples != INVALID)
+        signal = torch.where(recorded, torch.from_numpy(samples).float() * self.scale, 0.0)
         patches = signal.reshape(batch, time // self.patch, self.patch * leads)
-        valid = held.reshape(batch, time // self.patch, -1).any(dim=-1)
+        valid = recorded.reshape(batch, time // self.patch, -1).any(dim=-1)
         return [patches, (patches @ self.weight).tanh()], valid
 
 

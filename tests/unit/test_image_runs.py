@@ -1,4 +1,4 @@
-"""Images through the whole path: a run, its encoder, its scores, and what is refused on the way."""
+"""Images through all of the path: a run, its encoder, its scores, and what is refused on the way."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_the_statistics_of_the_training_split_travel_with_the_weights(
     config: Config, digits_store: Path, run: Path
 ) -> None:
     store = ImageStore.open(digits_store)
-    told = Encoder.from_pretrained(run).config.input.normalisation
+    normalisation = Encoder.from_pretrained(run).config.input.normalisation
     train = store.take(store.rows("train")) / 255
-    assert told is not None
-    assert told.mean == pytest.approx((float(train.mean()),), rel=1e-5)
-    assert told.std == pytest.approx((float(train.std()),), rel=1e-4)
-    assert fitted(config, store).input.normalisation == told
+    assert normalisation is not None
+    assert normalisation.mean == pytest.approx((float(train.mean()),), rel=1e-5)
+    assert normalisation.std == pytest.approx((float(train.std()),), rel=1e-4)
+    assert fitted(config, store).input.normalisation == normalisation
 
 
 def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store: Path) -> None:

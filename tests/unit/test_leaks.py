@@ -1,4 +1,4 @@
-"""Each way in which a test fold can be known beforehand is found, and nothing else is."""
+"""Each way in which a test fold can leak is found, and nothing else is."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def test_a_patient_in_two_splits_is_found_and_unknown_patients_are_not(tmp_path:
 
 
 def test_the_same_waveform_in_two_splits_is_found(tmp_path: Path) -> None:
-    held = records()
-    held[3] = held[0].copy()
-    store = write_store(tmp_path / "a", held, folds=FOLDS)
+    signals = records()
+    signals[3] = signals[0].copy()
+    store = write_store(tmp_path / "a", signals, folds=FOLDS)
     assert list(kinds(store)) == ["error: recording in two splits"]
-    held[3] = held[4].copy()  # two copies within the test fold leak nothing
-    assert check(write_store(tmp_path / "b", held, folds=FOLDS)) == []
+    signals[3] = signals[4].copy()  # two copies within the test fold leak nothing
+    assert check(write_store(tmp_path / "b", signals, folds=FOLDS)) == []
 
 
 def test_recordings_without_a_valid_sample_are_not_copies_of_each_other(tmp_path: Path) -> None:
-    held = records()
-    held[0] = held[4] = np.full((30, 2), INVALID, dtype=np.int16)
-    assert check(write_store(tmp_path / "a", held, folds=FOLDS)) == []
+    signals = records()
+    signals[0] = signals[4] = np.full((30, 2), INVALID, dtype=np.int16)
+    assert check(write_store(tmp_path / "a", signals, folds=FOLDS)) == []
 
 
 def test_test_records_in_the_pretraining_data_are_found(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_ids_in_common_are_errors_where_both_stores_have_one_source(
     tmp_path: Path, source: str, severity: str, why: str
 ) -> None:
     """NEPA defect 15: a patient of the test fold may have been pretrained on."""
-    known = ["", "", "", "p3", ""]
-    store = write_store(tmp_path / "a", records(), folds=FOLDS, patient_ids=known)
+    patients = ["", "", "", "p3", ""]
+    store = write_store(tmp_path / "a", records(), folds=FOLDS, patient_ids=patients)
     ids = ["r3", "r4", "n2", "n3", "n4"]
     other = write_store(
         tmp_path / "b",

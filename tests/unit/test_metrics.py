@@ -39,8 +39,8 @@ def paired(
 ) -> Estimate:
     counts = metrics.draw(patients, 1000, 0)
     one, other = (
-        metrics.Resampled.of(metrics.METRICS["multi-label"][0], targets, given, counts)
-        for given in (scores, reference)
+        metrics.Resampled.of(metrics.METRICS["multi-label"][0], targets, predictions, counts)
+        for predictions in (scores, reference)
     )
     return metrics.difference(one, other)
 
@@ -150,7 +150,7 @@ def test_copies_of_a_patients_record_do_not_narrow_the_interval() -> None:
     """Four copies of every record tell nothing new: the interval is that of one copy."""
     targets, good, poor = people()
     names = [f"p{i}" for i in range(80)]
-    fourfold = [np.repeat(held, 4, axis=0) for held in (targets, good, poor)]
+    fourfold = [np.repeat(array, 4, axis=0) for array in (targets, good, poor)]
     one = scored(targets, good, names).main
     four = scored(*fourfold[:2], np.repeat(names, 4)).main  # type: ignore[arg-type]
     assert (four.low, four.high) == pytest.approx((one.low, one.high))

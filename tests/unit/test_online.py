@@ -188,7 +188,7 @@ def random_numbers(objective: Objective, seed: int = 0) -> Objective:
 
 @pytest.mark.parametrize(
     ("kind", "precision", "threads"),
-    # With one thread it could not be seen that the heads are fitted with one.
+    # With one thread it could not be scores that the heads are fitted with one.
     [("small_config", "fp32", 2), ("small_hierarchy", "bf16", 1), ("digits", "fp32", 1)],
 )
 def test_looking_at_every_step_changes_no_bit_of_training(
@@ -236,14 +236,14 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     store, config = prepared("digits", request)
     assert isinstance(store, ImageStore)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
-    seen = panel.look(objective, preprocessing(config), CPU)
+    scores = panel.look(objective, preprocessing(config), CPU)
     encoder = ImageEncoder(config, objective, "teacher", "it")
     features = extract(encoder, as_store(store), panel.rows, pooling="mean")["block 3"]  # of 3
     y, n = store.labels[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
     head = multinomial.fit(features[:n], y[:n], features[n:], y[n:])
-    assert seen == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
-    assert 0.1 < seen["online_knn"] < seen["online_linear"] < 1
+    assert scores == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
+    assert 0.1 < scores["online_knn"] < scores["online_linear"] < 1
 
 
 def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
@@ -252,7 +252,7 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     store, config = prepared("small_config", request)
     assert isinstance(store, Store)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
-    seen = panel.look(objective, preprocessing(config), CPU)
+    scores = panel.look(objective, preprocessing(config), CPU)
     encoder = EcgEncoder(config, objective, "teacher", "it")
     layers = extract(encoder, as_store(store), panel.rows, windows="centre")["block 2"]  # of 2
     read = ~np.isnan(layers).any(axis=1)
@@ -264,7 +264,7 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     )
     labels = store.labels.indicator(CODES)[panel.rows]  # each is a class of its own
     head = logistic.fit(layers[train_rows], labels[train_rows], layers[scored], labels[scored])
-    assert seen["online_linear"] == pytest.approx(head.validation, abs=1e-12)
+    assert scores["online_linear"] == pytest.approx(head.validation, abs=1e-12)
 
     unit = layers / np.linalg.norm(layers, axis=1, keepdims=True)
     similar = unit[scored] @ unit[train_rows].T
@@ -274,8 +274,8 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
         weights = np.exp(row[near] / knn.TEMPERATURE)
         shares[i] = weights @ labels[train_rows[near]] / weights.sum()
     expected = roc_auc_score(labels[scored], shares)
-    assert seen["online_knn"] == pytest.approx(expected, abs=4e-3)  # rounding orders near-ties
-    assert seen["online_linear"] > 0.7  # the rate of the beats does say the class
+    assert scores["online_knn"] == pytest.approx(expected, abs=4e-3)  # rounding orders near-ties
+    assert scores["online_linear"] > 0.7  # the rate of the beats does say the class
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -283,11 +283,11 @@ def test_it_is_the_teacher_that_is_read(kind: str, request: pytest.FixtureReques
     store, config = prepared(kind, request)
     panel, preprocess = Panel.of(store, config), preprocessing(config)
     objective = random_numbers(build(config))
-    seen = panel.look(objective, preprocess, CPU)
+    scores = panel.look(objective, preprocess, CPU)
     random_numbers(objective.encoder("student"), seed=1)
-    assert panel.look(objective, preprocess, CPU) == seen
+    assert panel.look(objective, preprocess, CPU) == scores
     random_numbers(objective.encoder("teacher"), seed=2)
-    assert panel.look(objective, preprocess, CPU) != seen
+    assert panel.look(objective, preprocess, CPU) != scores
 
 
 @pytest.mark.parametrize("kind", ["small_config", "digits"])
@@ -353,8 +353,8 @@ def test_other_codes_than_those_of_ptb_xl_count_as_they_are(
     frequent = list(store.labels.counts(store.rows("train")))[:2]
     assert panel.targets.tolist() == store.labels.indicator(frequent)[panel.rows].tolist()
     assert panel.targets.any(axis=1).all()  # one without any of them says nothing
-    seen = panel.look(build(config), preprocessing(config), CPU)
-    assert all(0 <= number <= 1 for number in seen.values())
+    scores = panel.look(build(config), preprocessing(config), CPU)
+    assert all(0 <= number <= 1 for number in scores.values())
 
 
 def test_of_very_many_classes_some_are_drawn(
@@ -389,9 +389,9 @@ def test_diverged_weights_give_no_number_and_no_error(request: pytest.FixtureReq
         with torch.no_grad():
             next(objective.encoder("teacher").parameters()).fill_(torch.nan)
             objective.encoder("teacher").patches.weight.fill_(torch.nan)
-        seen = Panel.of(store, config).look(objective, preprocessing(config), CPU)
-        assert list(seen) == ["online_knn", "online_linear"]
-        assert all(np.isnan(number) for number in seen.values())
+        scores = Panel.of(store, config).look(objective, preprocessing(config), CPU)
+        assert list(scores) == ["online_knn", "online_linear"]
+        assert all(np.isnan(number) for number in scores.values())
 
 
 def test_a_look_compiles_nothing(request: pytest.FixtureRequest) -> None:
@@ -473,17 +473,20 @@ def test_all_ranks_look_and_none_waits_for_another(
     store, config = prepared("small_config", request)
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    given = (str(tmp_path / "meeting"), store.path, config, results)
-    processes = [spawn.Process(target=on_ranks, args=(rank, *given)) for rank in range(2)]
+    arguments = (str(tmp_path / "meeting"), store.path, config, results)
+    processes = [spawn.Process(target=on_ranks, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     try:
-        told = sorted(results.get(timeout=100) for _ in range(4))
+        results_by_rank = sorted(results.get(timeout=100) for _ in range(4))
     finally:
         for process in processes:
             process.join(10)
             process.kill()
-    for (_, _, same, looked, alone), (_, _, also, others, _) in (told[:2], told[2:]):
+    for (_, _, same, looked, alone), (_, _, also, others, _) in (
+        results_by_rank[:2],
+        results_by_rank[2:],
+    ):
         assert same and also  # the weights, whether looked at or not
         assert looked == others and len(looked) == 3
         assert looked[-1] == pytest.approx(alone, abs=1e-6)  # the network in one piece
@@ -494,5 +497,5 @@ def test_nothing_that_trains_or_scores_knows_its_watchers() -> None:
     package = Path(online.__file__).parents[1]
     for folder in ("engine", "evaluation", "objectives", "nn", "data"):
         for file in (package / folder).glob("*.py"):
-            assert "import latentcast.monitors" not in (told := file.read_text()), file
-            assert "from latentcast.monitors" not in told and "import monitors" not in told, file
+            assert "import latentcast.monitors" not in (text := file.read_text()), file
+            assert "from latentcast.monitors" not in text and "import monitors" not in text, file

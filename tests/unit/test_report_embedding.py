@@ -66,18 +66,18 @@ def test_a_large_fold_is_thinned_with_labels_and_features_in_step(
 ) -> None:
     monkeypatch.setattr(embedding, "MOST_RECORDS", 20)
     x = np.tile(np.arange(40.0)[:, None], (1, 4))
-    seen: list[Any] = []
+    mapped: list[Any] = []
 
     def watched(kept: Any, seed: int) -> Any:
-        seen.append(kept)
+        mapped.append(kept)
         return kept[:, :2], 1.0, kept[:, :2]
 
     monkeypatch.setattr(embedding, "project", watched)
     table = np.arange(40)[:, None] < 17
     figure = plot_embedding(x, table, ("low",))
     low = figure.axes[2].collections[1].get_offsets()[:, 0]
-    assert len(seen[0]) == 20 and len(set(seen[0][:, 0])) == 20
-    np.testing.assert_array_equal(np.sort(low), seen[0][seen[0][:, 0] < 17, 0])
+    assert len(mapped[0]) == 20 and len(set(mapped[0][:, 0])) == 20
+    np.testing.assert_array_equal(np.sort(low), mapped[0][mapped[0][:, 0] < 17, 0])
 
 
 def test_of_many_classes_the_most_frequent_of_the_shown_records_are_drawn(

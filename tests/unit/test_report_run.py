@@ -107,9 +107,9 @@ def test_a_probe_of_other_samples_is_refused(run: Any, tmp_path: Path) -> None:
 def test_a_probe_of_another_version_is_refused(run: Any) -> None:
     folder, tested, store = run
     file = folder / "probe-superdiagnostic.json"
-    held = json.loads(file.read_text())
-    del held["records_without_token"]
-    file.write_text(json.dumps(held))
+    plain = json.loads(file.read_text())
+    del plain["records_without_token"]
+    file.write_text(json.dumps(plain))
     with pytest.raises(
         LatentcastError,
         match="another version .*_token differs.*: run latentcast",
@@ -171,10 +171,10 @@ def test_a_probe_that_is_not_of_this_run_any_more_is_said_to_be_so(run: Any) -> 
     folder, _, _ = run
     (folder / "checkpoints" / "step-00000012").mkdir(parents=True)
     (folder / "checkpoints" / "step-00000012" / "state.json").write_text('{"step": 12}')
-    held = json.loads((folder / "probe-superdiagnostic.json").read_text())
-    (folder / "probe-form.json").write_text(json.dumps(held | {"task": "form"}))
-    del held["windows"]
-    (folder / "probe-rhythm.json").write_text(json.dumps(held))
+    plain = json.loads((folder / "probe-superdiagnostic.json").read_text())
+    (folder / "probe-form.json").write_text(json.dumps(plain | {"task": "form"}))
+    del plain["windows"]
+    (folder / "probe-rhythm.json").write_text(json.dumps(plain))
     (folder / "probe-all.json").write_text("{")
     page = report_run(folder).read_text("utf-8")
     assert "probe-form.json is about" in page and "newest checkpoint is of step 12" in page

@@ -37,7 +37,7 @@ def labelled(records: Sequence[Mapping[str, float]]) -> Any:
     return SimpleNamespace(path="s", modality="ecg", labels=labels, rows=lambda split: everything)
 
 
-def asked(name: str, store: Any) -> Targets:
+def targets_of(name: str, store: Any) -> Targets:
     return task(name, store).targets(store)
 
 
@@ -50,7 +50,7 @@ def real_records() -> list[dict[str, float]]:
 def test_class_counts_are_those_of_the_protocol() -> None:
     """NEPA defect 6: invented label lists, six of ten columns always empty."""
     classes = {name: ptbxl.statements(name).classes for name in ptbxl.NAMES}
-    assert {name: len(held) for name, held in classes.items()} == {
+    assert {name: len(names) for name, names in classes.items()} == {
         "all": 71,
         "diagnostic": 44,
         "subdiagnostic": 23,
@@ -68,10 +68,10 @@ def test_class_counts_are_those_of_the_protocol() -> None:
 def test_a_code_of_likelihood_zero_is_present() -> None:
     """NEPA defect 5: a code was kept only if its likelihood was above 0, rhythm is nearly all 0."""
     store = labelled([{"AFIB": 0.0, "NORM": 100.0}, {"AFIB": 100.0}, {"NORM": 0.0}])
-    rhythm = asked("rhythm", store)
+    rhythm = targets_of("rhythm", store)
     np.testing.assert_array_equal(rhythm.values[:, rhythm.names.index("AFIB")], [1, 1, 0])
     np.testing.assert_array_equal(rhythm.mask, [1, 1, 0])
-    classes = asked("superdiagnostic", store)
+    classes = targets_of("superdiagnostic", store)
     np.testing.assert_array_equal(classes.values[:, classes.names.index("NORM")], [1, 0, 1])
 
 
@@ -80,7 +80,7 @@ def test_real_metadata_keeps_every_row_that_has_the_code(name: str) -> None:
     """NEPA defect 5 on real rows. NEPA defect 6: ``scp_statements.csv`` was never read."""
     records = real_records()
     members = ptbxl.statements(name).members
-    targets = asked(name, labelled(records))
+    targets = targets_of(name, labelled(records))
     expected = np.array(
         [[any(c in record for c in codes) for codes in members.values()] for record in records]
     )
@@ -92,11 +92,11 @@ def test_real_metadata_keeps_every_row_that_has_the_code(name: str) -> None:
 def test_real_superclass_and_rhythm_counts() -> None:
     """Counts of PTB-XL-2980; those of the classes agree with the data set's own column."""
     store = labelled(real_records())
-    classes = asked("superdiagnostic", store)
+    classes = targets_of("superdiagnostic", store)
     counts = dict(zip(classes.names, classes.values.sum(axis=0).tolist(), strict=True))
     assert counts == {"CD": 600, "HYP": 344, "MI": 663, "NORM": 1429, "STTC": 700}
     assert classes.mask.sum() == 2920
-    rhythm = asked("rhythm", store)
+    rhythm = targets_of("rhythm", store)
     afib = rhythm.values[:, rhythm.names.index("AFIB")]
     assert afib.sum() == sum("AFIB" in record for record in real_records()) > 100
     assert rhythm.mask.sum() == 2860
@@ -107,7 +107,7 @@ def test_real_superclass_and_rhythm_counts() -> None:
 def test_only_the_task_of_all_statements_keeps_a_record_without_any() -> None:
     store = labelled([{}, {"SR": 0.0}])
     for name, expected in (("all", [True, True]), ("rhythm", [False, True])):
-        assert asked(name, store).mask.tolist() == expected
+        assert targets_of(name, store).mask.tolist() == expected
 
 
 def test_an_unknown_task_names_the_nearest() -> None:
@@ -120,22 +120,22 @@ def test_an_unknown_task_names_the_nearest() -> None:
 @pytest.mark.parametrize("records", [[{}, {}], [{"426783006": 1.0}]])
 def test_a_store_without_the_statements_says_what_to_do(records: list[dict[str, float]]) -> None:
     with pytest.raises(LatentcastError, match=r"none of its codes.*--task labels.*ptbxl_database"):
-        asked("form", labelled(records))
+        targets_of("form", labelled(records))
 
 
 def test_statements_of_the_task_that_the_store_lacks_are_empty_columns() -> None:
-    targets = asked("rhythm", labelled([{"SR": 0.0}]))
+    targets = targets_of("rhythm", labelled([{"SR": 0.0}]))
     assert targets.values.shape == (1, 12)
     assert targets.values.sum() == 1
 
 
 def test_own_codes_are_labels_as_they_are_and_a_record_without_any_is_left_out() -> None:
-    targets = asked("labels", labelled([{"x": 1.0, "y": 0.0}, {}, {"y": 1.0}]))
+    targets = targets_of("labels", labelled([{"x": 1.0, "y": 0.0}, {}, {"y": 1.0}]))
     assert (targets.names, targets.kind) == (("x", "y"), "multi-label")
     assert targets.values.tolist() == [[True, True], [False, False], [False, True]]
     assert targets.mask.tolist() == [True, False, True]
     with pytest.raises(LatentcastError, match="holds no labels; ingest.*--task metadata:NAME"):
-        asked("labels", labelled([{}]))
+        targets_of("labels", labelled([{}]))
 
 
 def test_the_task_that_is_not_named_suits_the_labels() -> None:
@@ -158,23 +158,23 @@ def test_the_task_that_is_not_named_suits_the_labels() -> None:
 def test_a_class_excludes_the_others_and_a_record_without_one_is_left_out(tmp_path: Path) -> None:
     images = Images(20)
     images.class_ids[3] = -1
-    targets = asked("classes", images)
+    targets = targets_of("classes", images)
     assert (targets.names, targets.kind) == (("ant", "bee", "cat"), "multi-class")
     assert (~targets.mask).nonzero()[0].tolist() == [3]
     recordings = [np.zeros((10, 2), np.int16)] * 3
     one = [{"b": 1.0}, {}, {"a": 0.0}]
     store = write_store(tmp_path / "one", recordings, folds=[1, 9, 10], labels=one)
-    targets = asked("classes", store)
+    targets = targets_of("classes", store)
     assert [targets.names[i] for i in targets.values[targets.mask]] == ["b", "a"]
     two = write_store(tmp_path / "two", recordings, folds=[1, 9, 10], labels=[{"a": 1, "b": 1}] * 3)
     with pytest.raises(LatentcastError, match="several codes.*--task labels"):
-        asked("classes", two)
+        targets_of("classes", two)
 
 
 def of_metadata(name: str, *values: object) -> Targets:
     records = [{"other": "x"} if value is ... else {name: value} for value in values]
     store = SimpleNamespace(all_metadata=lambda: iter(records))
-    return asked(f"metadata:{name}", store)
+    return targets_of(f"metadata:{name}", store)
 
 
 def test_a_number_of_the_metadata_is_regressed_also_one_in_a_table_of_texts() -> None:
@@ -205,7 +205,7 @@ def test_texts_of_few_values_and_two_numbers_are_classes() -> None:
 
 def test_a_name_or_texts_that_make_no_task_are_refused() -> None:
     with pytest.raises(LatentcastError, match="no record has 'agee'.*did you mean 'age'"):
-        asked("metadata:agee", SimpleNamespace(all_metadata=lambda: iter([{"age": 3.0}])))
+        targets_of("metadata:agee", SimpleNamespace(all_metadata=lambda: iter([{"age": 3.0}])))
     texts = [f"text {i}" for i in range(MOST_CLASSES + 1)]
     with pytest.raises(LatentcastError, match="51 different texts, such as 'text 0'"):
         of_metadata("report", *texts)
@@ -221,4 +221,4 @@ def test_a_new_task_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -
             return Targets(np.arange(n) % 2, np.ones(n, bool), ("even", "odd"), "multi-class")
 
     monkeypatch.setitem(TASKS, "even", lambda name: Even())
-    assert asked("even", Images(4)).values.tolist() == [0, 1, 0, 1]
+    assert targets_of("even", Images(4)).values.tolist() == [0, 1, 0, 1]

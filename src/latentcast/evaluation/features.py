@@ -1,6 +1,6 @@
 """Frozen features of an encoder, layer by layer, over a store.
 
-Evaluation knows a :class:`FeatureSource` and not what trained it. Features are pooled over VALID
+Evaluation takes a :class:`FeatureSource`, whatever trained it. Features are pooled over VALID
 tokens only and the encoder is left exactly as it was.
 """
 
@@ -180,12 +180,12 @@ def _windows(
 
 def _check_same_signal(source: ReadsRecordings, name: str, store: Any) -> None:
     rate = str(float(source.sampling_rate))
-    for what, mine, stored, fix in (
+    for what, expected, found, fix in (
         ("sampling_rate is", rate, str(float(store.sampling_rate)), f"--fs {rate}"),
         ("leads are", " ".join(source.leads), " ".join(store.leads), "these leads"),
         ("a count is", f"{source.scale} mV", f"{store.scale} mV", "the default scale"),
     ):
-        if mine != stored:
+        if expected != found:
             raise LatentcastError(
-                f"{store.path}: {what} {stored}, {name} reads {mine}; re-ingest with {fix}"
+                f"{store.path}: {what} {found}, {name} reads {expected}; re-ingest with {fix}"
             )

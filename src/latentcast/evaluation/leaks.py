@@ -90,16 +90,16 @@ def _same(store: Any, pretraining: Any) -> bool:
 
 
 def _meaning_of_ids(store: Any, pretraining: Any) -> tuple[Severity, str]:
-    """How much an id says that two stores share, and why."""
-    mine, theirs = _source(store), _source(pretraining)
-    if mine == theirs != "":
+    """How bad it is that two stores share an id, and why."""
+    tested, trained = _source(store), _source(pretraining)
+    if tested == trained != "":
         return "error", (
-            f"both stores come from {mine}: pretrain without them, or, if these are different "
+            f"both stores come from {tested}: pretrain without them, or, if these are different "
             "data of one name, ingest one of them from a folder of another name"
         )
     return "warning", (
-        f"the stores come from {mine or 'an unnamed source'} and "
-        f"{theirs or 'an unnamed source'}, so the ids may agree by chance; "
+        f"the stores come from {tested or 'an unnamed source'} and "
+        f"{trained or 'an unnamed source'}, so the ids may agree by chance; "
         "if they do not, pretrain without them"
     )
 

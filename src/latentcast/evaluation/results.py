@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Row:
-    """One source read by one head in one way. ``choice`` says who chose the layer.
+    """One source read by one head in one way. ``choice`` is how the layer was chosen.
 
     ``penalty`` is None for a head that has none; ``validation`` is the task's metric on the
     validation records.
@@ -72,7 +72,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class LabelSupport:
-    """Records of one label or class in each split; ``left_out`` says why it is in no average."""
+    """Records of one label or class in each split; ``left_out`` is why it is in no average."""
 
     name: str
     positives: Mapping[str, int]

@@ -171,7 +171,7 @@ def _depth(config: Config) -> int:
     """The block that is read, counted from 1: three quarters up.
 
     The last ones turn to what the objective asks for. Of the tiny recipes on PTB-XL the linear
-    probe tells the trained NEPA from the untrained one by 0.06 in AUROC there, and by 0.01 at the
+    probe separates the trained NEPA from the untrained one by 0.06 in AUROC there, by 0.01 at the
     final norm (docs/decisions.md).
     """
     return -(-3 * config.encoder.depth // 4)
@@ -179,7 +179,7 @@ def _depth(config: Config) -> int:
 
 @contextmanager
 def _eager(config: Config) -> Iterator[None]:
-    """As Python says it: sizes and modes that training never has would be compiled beside its own,
+    """Uncompiled: sizes and modes that training never has would be compiled beside its own,
     and at the limit of recompilations training itself would fall back, to other bits."""
     if not config.machine.compile:
         yield

@@ -66,7 +66,7 @@ class Standardiser:
     def fit(cls, features: Features) -> Standardiser:
         x = features.astype(np.float64)
         std = x.std(axis=0)
-        # A constant feature tells nothing; dividing by 1 keeps it at zero. The bound is rounding
+        # A constant feature carries nothing; dividing by infinity keeps it at zero. The bound is rounding
         # noise of float32 features: below it a "deviation" is no signal.
         constant = std <= 1e-6 * np.maximum(np.abs(x).max(axis=0), 1e-30)
         return cls(x.mean(axis=0), np.where(constant, np.inf, std))

@@ -2,7 +2,7 @@
 
 Each of the k nearest adds ``exp(similarity / temperature)`` to its class (Wu et al. 2018,
 arXiv 1805.01978; k = 20 and temperature 0.07 as DINO and DINOv2 use them). Nothing is trained,
-so the number says how the features themselves are arranged.
+so the number is one of how the features themselves are arranged.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def _inverse_hessian(
         history.append((step, change, rate, share))
     q /= scale
     if history:
-        # The start is right up to a factor; the last step says which (Nocedal & Wright 2006, 7.20).
+        # The start is right up to a factor; the last step gives it (Nocedal & Wright 2006, 7.20).
         step, change, _, _ = history[0]
         q *= (step * change).sum(dim=0) / (change * change / scale).sum(dim=0)
     for step, change, rate, share in reversed(history):

@@ -21,7 +21,7 @@ def statements(name: str) -> CodeGroups:
     """One of NAMES.
 
     ``all`` keeps a record without any statement; the other tasks drop a record that has none of
-    theirs, because its absence of labels says nothing about the task.
+    theirs, because its absence of labels means nothing to the task.
     """
     rows = _statements()
     if name == "all":
