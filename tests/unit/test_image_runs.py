@@ -1,4 +1,4 @@
-"""Images through all of the path: a run, its encoder, its scores, and what is refused on the way."""
+"""From images to scores: a run, its encoder, its scores, and what is refused on the way."""
 
 from __future__ import annotations
 

@@ -478,14 +478,14 @@ def test_all_ranks_look_and_none_waits_for_another(
     for process in processes:
         process.start()
     try:
-        results_by_rank = sorted(results.get(timeout=100) for _ in range(4))
+        ranks = sorted(results.get(timeout=100) for _ in range(4))
     finally:
         for process in processes:
             process.join(10)
             process.kill()
     for (_, _, same, looked, alone), (_, _, also, others, _) in (
-        results_by_rank[:2],
-        results_by_rank[2:],
+        ranks[:2],
+        ranks[2:],
     ):
         assert same and also  # the weights, whether looked at or not
         assert looked == others and len(looked) == 3

@@ -57,7 +57,7 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
     return {
         "protocol": "PTB-XL superdiagnostic, folds 1–8/9/10, linear probe",
         "task": "superdiagnostic", "kind": "multi-label", "modality": "ecg",
-        "metric": "macro AUROC", "floors": {"macro AUROC": 0.5}, "compared": 2000,
+        "metric": "macro AUROC", "floors": {"macro AUROC": 0.5}, "lower_is_better": [], "compared": 2000,
         "records": {"train": 2000, "validation": 310, "test": 300},
         "records_without_target": {"train": 0, "validation": 0, "test": 0},
         "records_without_token": {"train": 0, "validation": 0, "test": 0},
@@ -158,9 +158,7 @@ class Page(HTMLParser):
         self.text += data
 
     def attributes(self, *names: str) -> list[str]:
-        return [
-            v for _, attributes in self.elements for n, v in attributes.items() if n in names and v
-        ]
+        return [v for _, pairs in self.elements for n, v in pairs.items() if n in names and v]
 
     def count(self, tag: str) -> int:
         return sum(tag == name for name, _ in self.elements)
@@ -188,9 +186,7 @@ def test_the_page_needs_no_other_file_no_network_and_no_script(written: str) -> 
     assert {target.removeprefix("#") for target in inside} <= set(identifiers)
     assert page.count("script") == page.count("link") == page.count("iframe") == 0
     assert "@import" not in written
-    assert not [
-        name for _, attributes in page.elements for name in attributes if name.startswith("on")
-    ]
+    assert not [name for _, pairs in page.elements for name in pairs if name.startswith("on")]
 
 
 def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> None:
@@ -216,21 +212,16 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
     page = Page(write(tmp_path, inputs).read_text("utf-8"))
     assert page.count("script") == 0
     assert page.count("b") == 3  # the three cards, none of them the intruder's
-    assert not [
-        name for _, attributes in page.elements for name in attributes if name.startswith("on")
-    ]
+    assert not [name for _, pairs in page.elements for name in pairs if name.startswith("on")]
     assert page.count("style") == 1
     assert page.text.count(EVIL) > 20
 
 
 def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:
     page = Page(written)
-    for tag, attributes in page.elements:
+    for tag, pairs in page.elements:
         if tag == "svg":
-            assert (
-                attributes.get("aria-hidden") == "true"
-                or len(attributes.get("aria-label") or "") > 40
-            )
+            assert pairs.get("aria-hidden") == "true" or len(pairs.get("aria-label") or "") > 40
     assert page.count("figure") == page.count("figcaption") == 3
     assert page.count("table") == page.count("caption") == 3
     assert page.count("h1") == page.count("main") == page.count("title") == 1
@@ -500,14 +491,21 @@ def test_a_probe_of_images_is_told_by_its_linear_head_and_where_knn_disagrees(
 def test_a_regression_has_its_error_beside_what_it_explains(tmp_path: Path) -> None:
     plain_probe = probe() | {
         "task": "metadata:age", "kind": "regression", "metric": "R²", "labels": [],
-        "floors": {"R²": -0.01, "MAE": 14.5},
+        "floors": {"R²": -0.01, "MAE": 14.5}, "lower_is_better": ["MAE"],
     }  # fmt: skip
     for source in plain_probe["rows"]:
-        source["score"] |= {"labels": [], "supported": None, "others": {"MAE": estimate(9.0)}}
+        source["score"] |= {
+            "labels": [],
+            "supported": None,
+            "others": {"MAE": estimate(9.0)},
+        }
     page = plain(tmp_path, probes=[ProbeReport.from_json(plain_probe)])
     assert "reach an R² of 0.830 [0.810, 0.850]" in page.text
     assert "Always the mean of the training records: R² −0.010, MAE 14.500" in page.text
-    assert "MAE on the test fold" in page.text and "pretrained 9.000 [8.980, 9.020]" in page.text
+    assert (
+        "MAE on the test fold, lower is better" in page.text
+        and "pretrained 9.000 [8.980, 9.020]" in page.text
+    )
     assert "AUROC" not in page.text and "label" not in page.text.lower().replace("labelled", "")
 
 

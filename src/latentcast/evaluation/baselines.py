@@ -138,7 +138,7 @@ def _draw(leads: int, length: int, kernels: int, seed: int) -> tuple[_Group, ...
     biases = 2 * u[:, 2] - 1
     # The number of leads is log-uniform: many kernels read one lead, some read all.
     size = np.clip(np.floor((leads + 1) ** u[:, 3]), 1, leads)
-    leads_read = u[:, 4 : 4 + leads].argsort(axis=1).argsort(axis=1) < size[:, None]
+    reads = (u[:, 4 : 4 + leads].argsort(axis=1).argsort(axis=1) < size[:, None])[:, :, None]
     first, second = u[:, 4 + leads :].reshape(2, kernels, leads, max(TAPS))
     normal = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)  # Box & Muller 1958
     groups = []
@@ -146,16 +146,11 @@ def _draw(leads: int, length: int, kernels: int, seed: int) -> tuple[_Group, ...
         for dilation in np.unique(dilations[taps == tap]):
             of_group = (taps == tap) & (dilations == dilation)
             weights = normal[of_group][:, :, :tap]
-            weights = (weights - weights.mean(axis=-1, keepdims=True)) * leads_read[of_group][
-                :, :, None
-            ]
-            groups.append(
-                _Group(
-                    int(dilation),
-                    torch.from_numpy(weights.astype(np.float32)),
-                    torch.from_numpy(biases[of_group].astype(np.float32)),
-                )
+            weights = (weights - weights.mean(axis=-1, keepdims=True)) * reads[of_group]
+            tensors = (
+                torch.from_numpy(part.astype(np.float32)) for part in (weights, biases[of_group])
             )
+            groups.append(_Group(int(dilation), *tensors))
     return tuple(groups)
 
 

@@ -135,17 +135,19 @@ def probe(
                 if references.setdefault(name, resampled) is not resampled:
                     gap = metrics.difference(references[name], resampled)
                     differences.append(Difference(tested.name, source.name, name, choice, gap))
+    measured = metrics.METRICS[targets.kind]
     return ProbeReport(
         protocol=_protocol(store, task, heads),
         task=task.name,
         kind=targets.kind,
         modality=store.modality,
-        metric=metrics.METRICS[targets.kind][0].name,
+        metric=measured[0].name,
         records={split: len(part) for split, part in split_rows.items()},
         records_without_target={s: len(every[s]) - len(of_task[s]) for s in SPLITS},
         records_without_token={s: len(of_task[s]) - len(split_rows[s]) for s in SPLITS},
         labels=_supports(targets, split_rows, names),
-        floors={m.name: m.floor(y[train], y[test]) for m in metrics.METRICS[targets.kind]},
+        floors={metric.name: metric.floor(y[train], y[test]) for metric in measured},
+        lower_is_better=tuple(m.name for m in measured if not m.higher_is_better),
         compared=min(COMPARED, len(train)) if targets.kind == "multi-class" else len(train),
         rows=tuple(table),
         differences=tuple(differences),

@@ -85,7 +85,8 @@ class ProbeReport:
 
     ``records`` counts the records of each split, ``records_without_target`` those that are not of
     the task and ``records_without_token`` those without a valid token, which are in no number.
-    ``floors`` is the score of the best prediction that is the same for every record, by metric.
+    ``floors`` is the score of the best prediction that is the same for every record, by metric;
+    ``lower_is_better`` names those of the metrics that are errors.
     ``compared`` is the number of training records on which layers were compared; every score is
     of a head that saw all of them. ``bootstrap["unit"]`` is what was resampled, a patient or
     (where no patient is known) a record, and ``bootstrap["units"]`` how many the test fold has.
@@ -103,6 +104,7 @@ class ProbeReport:
     records_without_token: Mapping[str, int]
     labels: tuple[LabelSupport, ...]
     floors: Mapping[str, Number]
+    lower_is_better: tuple[str, ...]
     compared: int
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
@@ -212,10 +214,10 @@ class ProbeReport:
                 style=style,
                 markup=False,
             )
-        tables = [self._sources()]
-        if self.differences:
-            tables.append(self._differences())
-        tables += [self._averages(title, scores) for title, scores in self.averages.items()]
+        tables = [self._sources(), *([self._differences()] if self.differences else [])]
+        for title, scores in self.averages.items():
+            cells = [(name, score.text()) for name, score in scores.items()]
+            tables.append(_table(title, ["features"], [f"[{self.level} interval]"], cells))
         if self.kind == "multi-label" or 0 < len(self.labels) <= LISTED:
             tables.append(self._labels())
         for place, table in enumerate(tables):
@@ -243,8 +245,10 @@ class ProbeReport:
             title = f"Over the {which} with {SUPPORT} or more positives in the test fold"
             found[title] = {row.name: row.score.supported or UNDEFINED for row in rows}
         for name in rows[0].score.others:
-            title = f"{name} on the test fold; its floor is {number(self.floors[name])}"
-            found[title] = {row.name: row.score.others[name] for row in rows}
+            direction = "lower" if name in self.lower_is_better else "higher"
+            found[f"{name} on the test fold, {direction} is better"] = {
+                row.name: row.score.others[name] for row in rows
+            }
         return found
 
     @property
@@ -265,17 +269,8 @@ class ProbeReport:
         )
         test = f"test {self.metric}\n[{self.level} interval]"
         head = ["head"] * (len(self.heads) > 1)
-        # A long name is broken, a usual one is not; of the rest only the layer may be.
-        short = max(len(row.name) for row in self.rows) <= 20
-        table = _table(
-            escape(self.protocol),
-            ["features", *head, "layer"],
-            ["C", "validation", test],
-            "; ".join((caption, *self.remarks)),
-        )
-        table.columns[0].no_wrap = short
-        for row in self.rows:
-            table.add_row(
+        cells = [
+            (
                 row.name,
                 *[row.head] * len(head),
                 row.layer if row.choice in (OWN, "named") else f"{row.layer} ({row.choice})",
@@ -283,26 +278,29 @@ class ProbeReport:
                 number(row.validation),
                 row.score.main.text(),
             )
+            for row in self.rows
+        ]
+        table = _table(
+            escape(self.protocol),
+            ["features", *head, "layer"],
+            ["C", "validation", test],
+            cells,
+            "; ".join((caption, *self.remarks)),
+        )
+        # A long name is broken, a usual one is not; of the rest only the layer may be.
+        table.columns[0].no_wrap = max(len(row.name) for row in self.rows) <= 20
         return table
 
     def _differences(self) -> Table:
         head = ["head"] * (len(self.heads) > 1)
-        table = _table(
-            f"Difference of test {self.metric}, paired [{self.level} interval]",
-            [f"{self.rows[0].name} minus", *head, "layer"],
-            ["difference", ""],
-        )
-        for gap in self.differences:
-            interval = gap.estimate.text(signed=True)
-            by = [gap.head] * len(head)
-            table.add_row(gap.reference, *by, gap.choice, interval, gap.estimate.outcome)
-        return table
-
-    def _averages(self, title: str, scores: Mapping[str, Estimate]) -> Table:
-        table = _table(title, ["features"], [f"[{self.level} interval]"])
-        for name, score in scores.items():
-            table.add_row(name, score.text())
-        return table
+        cells = [
+            (gap.reference, *[gap.head] * len(head), gap.choice,
+             gap.estimate.text(signed=True), gap.estimate.outcome)
+            for gap in self.differences
+        ]  # fmt: skip
+        title = f"Difference of test {self.metric}, paired [{self.level} interval]"
+        names = [f"{self.rows[0].name} minus", *head, "layer"]
+        return _table(title, names, ["difference", ""], cells)
 
     def _labels(self) -> Table:
         rows = self.readings() if self.kind == "multi-label" else ()
@@ -314,18 +312,17 @@ class ProbeReport:
             "\n".join(textwrap.wrap(row.name, 14 if place else 20))
             for place, row in enumerate(rows)
         ]
-        table = _table(title, ["label" if rows else "class"], ["train", "val", "test", *wrapped])
         areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
+        cells = []
         for label in self.labels:
             scores = [by_name.get(label.name, UNDEFINED) for by_name in areas]
             rare = "*" if rows and label.positives["test"] < SUPPORT else ""
-            table.add_row(
-                escape(label.name) + rare,
-                *(f"{count:,}" for count in label.positives.values()),
-                *(score.text() for score in scores[:1]),
-                *(number(score.value) for score in scores[1:]),
-            )
-        return table
+            counts = [f"{count:,}" for count in label.positives.values()]
+            others = [number(score.value) for score in scores[1:]]
+            text = [score.text() for score in scores[:1]]
+            cells.append((escape(label.name) + rare, *counts, *text, *others))
+        name = "label" if rows else "class"
+        return _table(title, [name], ["train", "val", "test", *wrapped], cells)
 
 
 def file_name(task: str) -> str:
@@ -350,7 +347,11 @@ def _left_out(counts: Mapping[str, int], what: str) -> str:
 
 
 def _table(
-    title: str, names: Sequence[str], numbers: Sequence[str], caption: str | None = None
+    title: str,
+    names: Sequence[str],
+    numbers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str | None = None,
 ) -> Table:
     """Columns that may be broken, and columns of numbers that may not."""
     table = Table(
@@ -362,6 +363,8 @@ def _table(
         table.add_column(heading, overflow="fold", no_wrap=heading == "head")
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,8 +66,8 @@ class Standardiser:
     def fit(cls, features: Features) -> Standardiser:
         x = features.astype(np.float64)
         std = x.std(axis=0)
-        # A constant feature carries nothing; dividing by infinity keeps it at zero. The bound is rounding
-        # noise of float32 features: below it a "deviation" is no signal.
+        # Dividing by infinity keeps a constant feature at zero. The bound is rounding noise of
+        # float32 features: below it a "deviation" is no signal.
         constant = std <= 1e-6 * np.maximum(np.abs(x).max(axis=0), 1e-30)
         return cls(x.mean(axis=0), np.where(constant, np.inf, std))
 
@@ -84,3 +84,36 @@ def in_eigenbasis(features: Floats) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = x - centre
         energy, basis = torch.linalg.eigh(x.T @ x)
         return x @ basis, energy.clamp(min=0), basis, centre
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fitted head; ``weights`` (F, C) or (F,) act on standardised features."""
+
+    penalty: float
+    standardise: Standardiser
+    weights: Floats
+    intercepts: Floats
+    validation: float
+
+    def predict(self, features: Features) -> Array:
+        """Logits (N, C), or values (N,), of raw features (N, F)."""
+        return self.standardise(features) @ self.weights + self.intercepts
+
+    @classmethod
+    def best(
+        cls,
+        kind: Kind,
+        fits: Iterable[tuple[float, Floats, Floats]],
+        standardise: Standardiser,
+        validation: Features,
+        targets: Array,
+    ) -> Linear:
+        """Of penalties with their weights and intercepts the best on the validation records; of
+        equal ones the first."""
+        x = standardise(validation)
+        heads = [
+            cls(penalty, standardise, w, b, validation_score(kind, targets, x @ w + b))
+            for penalty, w, b in fits
+        ]
+        return max(heads, key=lambda head: head.validation)

@@ -14,7 +14,6 @@ makes strongly correlated features and rare labels converge in tens of iteration
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +21,7 @@ import torch
 from torch import Tensor
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.heads.base import (
-    Features,
-    Floats,
-    Standardiser,
-    in_eigenbasis,
-    validation_score,
-)
+from latentcast.evaluation.heads.base import Features, Floats, Linear, Standardiser, in_eigenbasis
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
@@ -40,24 +33,7 @@ MEMORY = 10
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Logistic:
-    """A fitted head; ``weights`` (F, C) act on standardised features."""
-
-    penalty: float
-    standardise: Standardiser
-    weights: Floats
-    intercepts: Floats
-    validation: float
-
-    def predict(self, features: Features) -> Floats:
-        """Logits (N, C) of raw features (N, F)."""
-        return self.standardise(features) @ self.weights + self.intercepts
-
-
-def fit(
-    train: Features, targets: Bools, validation: Features, validation_targets: Bools
-) -> Logistic:
+def fit(train: Features, targets: Bools, validation: Features, validation_targets: Bools) -> Linear:
     """Fit on the training records; choose the penalty by macro AUROC on the validation ones.
 
     Features are raw, (N, F); ``targets`` is bool (N, C), each label with positives and negatives.
@@ -66,13 +42,8 @@ def fit(
     """
     standardise, strongest_first = Standardiser.fit(train), sorted(PENALTIES)
     weights, intercepts = logistic_regression(standardise(train), targets, strongest_first)
-    x = standardise(validation)
-    values = [
-        validation_score("multi-label", validation_targets, x @ w + b)
-        for w, b in zip(weights, intercepts, strict=True)
-    ]
-    i = int(np.argmax(values))  # the first of equals
-    return Logistic(strongest_first[i], standardise, weights[i], intercepts[i], values[i])
+    fits = zip(strongest_first, weights, intercepts, strict=True)
+    return Linear.best("multi-label", fits, standardise, validation, validation_targets)
 
 
 def logistic_regression(

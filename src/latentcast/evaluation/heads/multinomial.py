@@ -25,6 +25,7 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.heads.base import (
     Features,
     Floats,
+    Linear,
     Standardiser,
     in_eigenbasis,
     validation_score,
@@ -41,24 +42,14 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Multinomial:
-    """A fitted head; ``weights`` (F, K) act on standardised features.
+class Multinomial(Linear):
+    """``classes`` (K,) are those that have a training record: no other is ever predicted."""
 
-    ``classes`` (K,) are the classes that have a training record: no other is ever predicted.
-    ``validation`` is its accuracy on the validation records.
-    """
-
-    penalty: float
-    standardise: Standardiser
     classes: Integers
-    weights: Floats
-    intercepts: Floats
-    validation: float
 
     def predict(self, features: Features) -> Integers:
         """The most probable class (N,) of raw features (N, F)."""
-        logits = self.standardise(features) @ self.weights + self.intercepts
-        predicted: Integers = self.classes[logits.argmax(axis=1)]
+        predicted: Integers = self.classes[super().predict(features).argmax(axis=1)]
         return predicted
 
 
@@ -75,7 +66,7 @@ def fit(
     classes, places = np.unique(targets, return_inverse=True)
     best: Multinomial | None = None
     for penalty, weights, intercepts in regression_path(standardise(train), places, PENALTIES):
-        head = Multinomial(penalty, standardise, classes, weights, intercepts, 0.0)
+        head = Multinomial(penalty, standardise, weights, intercepts, 0.0, classes)
         value = validation_score("multi-class", validation_targets, head.predict(validation))
         if best is not None and value < best.validation:
             break

@@ -10,54 +10,26 @@ which is scikit-learn's ``Ridge(alpha=1 / C)``. One eigendecomposition solves it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from latentcast.evaluation.heads.base import (
-    Features,
-    Floats,
-    Standardiser,
-    in_eigenbasis,
-    validation_score,
-)
+from latentcast.evaluation.heads.base import Features, Floats, Linear, Standardiser, in_eigenbasis
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strongest first
 
 
-@dataclass(frozen=True)
-class Ridge:
-    """A fitted head; ``weights`` (F,) act on standardised features."""
-
-    penalty: float
-    standardise: Standardiser
-    weights: Floats
-    intercept: float
-    validation: float
-
-    def predict(self, features: Features) -> Floats:
-        """The value (N,) of raw features (N, F)."""
-        return self.standardise(features) @ self.weights + self.intercept
-
-
 def fit(
     train: Features, targets: Floats, validation: Features, validation_targets: Floats
-) -> Ridge:
+) -> Linear:
     """Fit on the training records; choose the penalty by R² on the validation records.
 
     Features are raw, (N, F), targets numbers (N,). A draw goes to the stronger penalty.
     """
     standardise = Standardiser.fit(train)
     weights, intercepts = ridge_regression(standardise(train), targets, PENALTIES)
-    x = standardise(validation)
-    values = [
-        validation_score("regression", validation_targets, x @ w + b)
-        for w, b in zip(weights, intercepts, strict=True)
-    ]
-    i = int(np.argmax(values))  # the first of equals
-    return Ridge(PENALTIES[i], standardise, weights[i], float(intercepts[i]), values[i])
+    fits = zip(PENALTIES, weights, intercepts, strict=True)
+    return Linear.best("regression", fits, standardise, validation, validation_targets)
 
 
 def ridge_regression(
