@@ -57,7 +57,8 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
     return {
         "protocol": "PTB-XL superdiagnostic, folds 1–8/9/10, linear probe",
         "task": "superdiagnostic", "kind": "multi-label", "modality": "ecg",
-        "metric": "macro AUROC", "floors": {"macro AUROC": 0.5}, "lower_is_better": [], "compared": 2000,
+        "metric": "macro AUROC", "floors": {"macro AUROC": 0.5},
+        "lower_is_better": [], "compared": 2000,
         "records": {"train": 2000, "validation": 310, "test": 300},
         "records_without_target": {"train": 0, "validation": 0, "test": 0},
         "records_without_token": {"train": 0, "validation": 0, "test": 0},

@@ -76,8 +76,9 @@ def write_probe(path: Path, value: float, shards: str = "a", head: str = "linear
     gap = Difference("pretrained", "pixels", head, OWN, Estimate(-0.02, -0.1, 0.1))
     ProbeReport(
         protocol="", task="classes", kind="multi-class", modality="image", metric="accuracy",
-        records={}, records_without_target={}, records_without_token={}, labels=(), floors={}, lower_is_better=(),
-        compared=0, rows=(row,), differences=(gap,), leaks=(), data={"shards": {"0": shards}},
+        records={}, records_without_target={}, records_without_token={}, labels=(), floors={},
+        lower_is_better=(), compared=0, rows=(row,), differences=(gap,), leaks=(),
+        data={"shards": {"0": shards}},
         bootstrap={}, windows="strided", provenance={"weights": "step 3"},
     ).write(path)  # fmt: skip
 

@@ -246,9 +246,8 @@ class ProbeReport:
             found[title] = {row.name: row.score.supported or UNDEFINED for row in rows}
         for name in rows[0].score.others:
             direction = "lower" if name in self.lower_is_better else "higher"
-            found[f"{name} on the test fold, {direction} is better"] = {
-                row.name: row.score.others[name] for row in rows
-            }
+            title = f"{name} on the test fold, {direction} is better"
+            found[title] = {row.name: row.score.others[name] for row in rows}
         return found
 
     @property
