@@ -22,7 +22,7 @@ from latentcast.data.store import Store
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
 from latentcast.recipes import recipe
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -59,7 +59,7 @@ def main() -> None:
             )
             run = arguments.out / f"{variant.replace(' ', '-').replace(',', '')}-seed{seed}"
             with contextlib.redirect_stdout(sys.stderr):
-                pretrain(config, arguments.store, run)
+                train(config, arguments.store, run)
             sources = [Encoder.from_pretrained(run), Encoder.random(run)]
             found = probe(sources, store, superdiagnostic)
             trained, floor = found.rows[0], found.rows[1]

@@ -20,7 +20,7 @@ from typing import Any
 from latentcast.recipes import recipe
 from latentcast.workflows.bench import operations
 from latentcast.workflows.probe import probe
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
             config = config.updated({"train.steps": steps, "train.seed": seed})
             run = arguments.out / f"{name}-seed{seed}"
             with contextlib.redirect_stdout(sys.stderr):
-                state = pretrain(config, arguments.store, run)
+                state = train(config, arguments.store, run)
             if state.step < config.train.steps:  # asked to stop: score nothing unfinished
                 sys.exit(143)
             if not (run / "probe-classes.json").exists():

@@ -27,11 +27,12 @@ from typing import Any
 
 import torch
 
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.data.image_store import ImageStore
 from latentcast.data.opening import open_store
 from latentcast.engine import checkpoint
 from latentcast.monitors.journal import TIMINGS, read_metrics
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.recipes import recipe
 
 RECIPES = ("nepa-ecg-tiny", "ijepa-image-digits", "hjepa-ecg-tiny")

@@ -81,7 +81,7 @@ def test_loss_is_a_finite_scalar_with_a_weight(objective: Objective, config: Con
     assert output.loss.shape == () and torch.isfinite(output.loss)
     assert output.weight.shape == () and float(output.weight) > 0
     assert all(value.shape == () and not value.requires_grad for value in output.scalars.values())
-    assert output.views and not any(v.tokens.requires_grad for v in output.views.values())
+    assert output.views and not any(view.tokens.requires_grad for view in output.views)
 
 
 def test_same_draw_same_loss_other_step_other_loss(objective: Objective, config: Config) -> None:

@@ -60,15 +60,15 @@ class Trainer:
 
     def broken(self, step: int, act: Callable[[], object], *changes: str) -> Answer:
         """``act`` happens when the row of a step is written, before any checkpoint of it."""
-        updated = Journal.updated
+        original = Journal.on_step_end
 
         def then(self: Journal, state: checkpoint.State, *rest: Any) -> None:
-            updated(self, state, *rest)
+            original(self, state, *rest)
             if state.step == step:
                 act()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Journal, "updated", then)
+            patch.setattr(Journal, "on_step_end", then)
             return self(*changes)
 
     @property

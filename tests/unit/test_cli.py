@@ -36,7 +36,7 @@ def test_help_does_not_wait_for_torch() -> None:
 def test_importing_needs_no_optional_package() -> None:
     """design.md law 8: torchvision, timm and transformers are on no path; extras are lazy."""
     code = (
-        "import sys; from latentcast import Encoder, Store, recipe, ingest, pretrain;"
+        "import sys; from latentcast import Encoder, Store, recipe, ingest, train;"
         "heavy = {'torchvision', 'timm', 'transformers', 'sklearn', 'matplotlib', 'wfdb', 'scipy'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )

@@ -13,7 +13,8 @@ from evaluation_stores import ImagePatches, Images, PatchSource, write_store
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.baselines import RandomConvolutions
-from latentcast.evaluation.features import evaluating, extract, pooling_of, readable
+from latentcast.evaluation.features import extract, pooling_of, readable
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import POOLINGS, Pooling, check_pooling, pool
 from latentcast.signals.recording import INVALID
 

@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from latentcast import Encoder
-from latentcast.artifacts.ecg import EcgEncoder
-from latentcast.artifacts.image import ImageEncoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.image_ingest import ingest_images
@@ -19,7 +17,7 @@ from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.recipes import recipe
 from latentcast.workflows.probe import probe
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def config() -> Config:
 @pytest.fixture(scope="module")
 def run(config: Config, digits_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    pretrain(config, digits_store, folder)
+    train(config, digits_store, folder)
     return folder
 
 
@@ -61,7 +59,7 @@ def test_the_statistics_of_the_training_split_travel_with_the_weights(
 
 
 def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store: Path) -> None:
-    encoder, store = ImageEncoder.from_pretrained(run), ImageStore.open(digits_store)
+    encoder, store = Encoder.from_pretrained(run), ImageStore.open(digits_store)
     images = store.take(np.arange(70))  # more than one batch
     assert encoder.layer_names == ("embedding", "block 1", "norm", "level 1", "fused")
     layers, valid = encoder.token_layers(images)
@@ -76,7 +74,7 @@ def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store
 
 
 def test_images_of_another_size_are_resized_and_of_other_channels_refused(run: Path) -> None:
-    encoder = ImageEncoder.from_pretrained(run)
+    encoder = Encoder.from_pretrained(run)
     flat = np.full((2, 24, 16, 1), 77, np.uint8)
     assert np.allclose(encoder.embed(flat), encoder.embed(flat[:, :8, :8]), atol=1e-5)
     with pytest.raises(LatentcastError, match="channels"):
@@ -111,11 +109,10 @@ def test_an_interrupted_run_of_images_ends_with_the_same_bits(
 
         patch.setattr(loop.checkpoint, "save", dies)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(config, digits_store, tmp_path / "cut")
-    pretrain(config, digits_store, tmp_path / "cut")
+            train(config, digits_store, tmp_path / "cut")
+    train(config, digits_store, tmp_path / "cut")
     one, other = (
-        Encoder.from_pretrained(folder)._objective.state_dict()
-        for folder in (run, tmp_path / "cut")
+        Encoder.from_pretrained(folder).objective.state_dict() for folder in (run, tmp_path / "cut")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
     logs = [
@@ -129,13 +126,13 @@ def test_recordings_and_images_do_not_mix(
     run: Path, digits_store: Path, small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(LatentcastError, match="recipe for recordings .* with -image- in"):
-        pretrain(small_config, digits_store, tmp_path / "a")
+        train(small_config, digits_store, tmp_path / "a")
     with pytest.raises(LatentcastError, match="image recipe .* with -ecg- in"):
-        pretrain(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
+        train(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
     with pytest.raises(LatentcastError, match="holds recordings.*was trained on image data"):
         probe(run, small_store)
-    with pytest.raises(LatentcastError, match="trained on images; read it with ImageEncoder"):
-        EcgEncoder.from_pretrained(run)
+    with pytest.raises(LatentcastError, match="trained on images, which have no leads"):
+        _ = Encoder.from_pretrained(run).leads
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
@@ -143,7 +140,7 @@ def test_colours_the_recipe_does_not_expect_are_refused_with_the_mend(
     digits_store: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(LatentcastError, match=r"channels is 1, .* --set input.channels=1 input"):
-        pretrain(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
+        train(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
 
 
 def test_a_store_without_labels_is_trained_on_but_not_probed(
@@ -154,6 +151,6 @@ def test_a_store_without_labels_is_trained_on_but_not_probed(
     np.savez(tmp_path / "plain.npz", images=images)
     ingest_images(tmp_path / "plain.npz", tmp_path / "store", quiet=True)
     short = config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
-    pretrain(short, tmp_path / "store", tmp_path / "run")
+    train(short, tmp_path / "store", tmp_path / "run")
     with pytest.raises(LatentcastError, match="no labels"):
         probe(tmp_path / "run", tmp_path / "store")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ import torch.distributed as dist
 from evaluation_stores import write_store
 from sklearn.metrics import roc_auc_score
 
-from latentcast.artifacts.ecg import EcgEncoder
-from latentcast.artifacts.image import ImageEncoder
-from latentcast.batch import Batch
+from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted
@@ -26,15 +23,15 @@ from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
-from latentcast.engine.parallel import spread, whole
+from latentcast.engine.parallel import distribute, full_tensor
 from latentcast.engine.ranks import Ranks
 from latentcast.evaluation.features import extract
 from latentcast.evaluation.heads import knn, logistic, multinomial
-from latentcast.evaluation.tasks.base import as_store
 from latentcast.monitors import online
 from latentcast.monitors.online import Panel
 from latentcast.nn.blocks import Block
@@ -121,8 +118,8 @@ def state_of_torch(objective: Objective) -> dict[str, Any]:
     }
 
 
-class Looking:
-    """A watcher that keeps a row of each step, and looks at the panel when it has one."""
+class Looking(Callback):
+    """Keeps a row of each step, and looks at the panel when it has one."""
 
     def __init__(self, objective: Objective, config: Config, panel: Panel | None) -> None:
         self.objective, self.preprocess, self.panel = objective, preprocessing(config), panel
@@ -130,7 +127,7 @@ class Looking:
         self.looked: list[dict[str, float]] = []
         self.fails_at = 0
 
-    def start(self, state: State, context: Context) -> None:
+    def on_train_start(self, state: State, context: Context) -> None:
         self.context = context
         self.look()  # before anything that training keeps has been computed
 
@@ -140,20 +137,16 @@ class Looking:
             self.looked.append(self.panel.look(self.objective, self.preprocess, self.context))
             assert state_of_torch(self.objective) == before
 
-    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema) -> None:
+    def on_step_end(
+        self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema
+    ) -> None:
         row = {"step": state.step, "loss": float(output.loss), "norm": float(norm)}
         self.rows.append(row | {"lr": schedules.lr(state.step), "distance": ema.distance()})
         self.look()
         if state.step == self.fails_at:
             raise InterruptedError
 
-    def skipped(self, state: State, problem: str) -> None:
+    def on_skip(self, state: State, problem: str) -> None:
         raise AssertionError(problem)
 
 
@@ -171,10 +164,10 @@ def trained(
     sincos.cache_clear()
     parents.cache_clear()
     torch.manual_seed(0)
-    watcher = Looking(objective, config, Panel.of(store, config) if looking else None)
-    watcher.fails_at = fails_at
-    train(objective, watcher.preprocess, loader.stream, config, run, watcher)
-    return objective, watcher
+    callback = Looking(objective, config, Panel.of(store, config) if looking else None)
+    callback.fails_at = fails_at
+    train(objective, callback.preprocess, loader.stream, config, run, [callback])
+    return objective, callback
 
 
 def random_numbers(objective: Objective, seed: int = 0) -> Objective:
@@ -203,10 +196,10 @@ def test_looking_at_every_step_changes_no_bit_of_training(
             runs[looking] = trained(store, config, tmp_path / str(looking), looking)
     finally:
         torch.set_num_threads(before)
-    (plain, unwatched), (watched, watcher) = runs[False], runs[True]
-    assert len(watcher.looked) == config.train.steps + 1 and not unwatched.looked
-    assert all(np.isfinite(list(numbers.values())).all() for numbers in watcher.looked)
-    assert watcher.rows == unwatched.rows
+    (plain, without), (watched, callback) = runs[False], runs[True]
+    assert len(callback.looked) == config.train.steps + 1 and not without.looked
+    assert all(np.isfinite(list(numbers.values())).all() for numbers in callback.looked)
+    assert callback.rows == without.rows
     for (name, a), b in zip(plain.named_parameters(), watched.parameters(), strict=True):
         assert torch.equal(a, b), name
     ends = [checkpoint.latest(tmp_path / str(looking) / "checkpoints") for looking in runs]
@@ -237,8 +230,8 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     assert isinstance(store, ImageStore)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
     scores = panel.look(objective, preprocessing(config), CPU)
-    encoder = ImageEncoder(config, objective, "teacher", "it")
-    features = extract(encoder, as_store(store), panel.rows, pooling="mean")["block 3"]  # of 3
+    encoder = Encoder(config, objective, "teacher", "it")
+    features = extract(encoder, store, panel.rows, pooling="mean")["block 3"]  # of 3
     y, n = store.labels[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
     head = multinomial.fit(features[:n], y[:n], features[n:], y[n:])
@@ -253,8 +246,8 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     assert isinstance(store, Store)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
     scores = panel.look(objective, preprocessing(config), CPU)
-    encoder = EcgEncoder(config, objective, "teacher", "it")
-    layers = extract(encoder, as_store(store), panel.rows, windows="centre")["block 2"]  # of 2
+    encoder = Encoder(config, objective, "teacher", "it")
+    layers = extract(encoder, store, panel.rows, windows="centre")["block 2"]  # of 2
     read = ~np.isnan(layers).any(axis=1)
     assert 0 < (~read).sum() < 10  # records of which nothing was recorded
     places = np.arange(len(read))
@@ -388,7 +381,10 @@ def test_diverged_weights_give_no_number_and_no_error(request: pytest.FixtureReq
         objective = build(config)
         with torch.no_grad():
             next(objective.encoder("teacher").parameters()).fill_(torch.nan)
-            objective.encoder("teacher").patches.weight.fill_(torch.nan)
+            weights = dict(objective.encoder("teacher").named_parameters())
+            for name, parameter in weights.items():
+                if name.endswith("patches.weight"):
+                    parameter.fill_(torch.nan)
         scores = Panel.of(store, config).look(objective, preprocessing(config), CPU)
         assert list(scores) == ["online_knn", "online_linear"]
         assert all(np.isnan(number) for number in scores.values())
@@ -420,7 +416,7 @@ def on_ranks(rank: int, meeting: str, folder: Path, config: Config, results: Any
         ended, looked = [], []
         for looking in (False, True):
             objective = build(config)
-            called = spread(objective, config.updated({"machine.parallel": parallel}), context)
+            called = distribute(objective, config.updated({"machine.parallel": parallel}), context)
             optimizer = torch.optim.SGD(objective.parameters(), lr=1e-2)
             for step in range(3):
                 rows = store.rows("train")[4 * step + 2 * rank :][:2]
@@ -430,7 +426,7 @@ def on_ranks(rank: int, meeting: str, folder: Path, config: Config, results: Any
                 optimizer.zero_grad()
                 if looking:
                     looked.append(panel.look(objective, preprocess, context))
-            ended.append([whole(p.detach()) for p in objective.parameters()])
+            ended.append([full_tensor(p.detach()) for p in objective.parameters()])
         same = all(torch.equal(a, b) for a, b in zip(*ended, strict=True))
         alone = build(config)
         alone.load_state_dict(dict(zip(dict(alone.named_parameters()), ended[1], strict=True)))
@@ -492,10 +488,12 @@ def test_all_ranks_look_and_none_waits_for_another(
         assert looked[-1] == pytest.approx(alone, abs=1e-6)  # the network in one piece
 
 
-def test_nothing_that_trains_or_scores_knows_its_watchers() -> None:
+def test_nothing_that_trains_or_scores_imports_the_monitors() -> None:
     """The monitors stand above the engine and the evaluation, so that no import goes round."""
     package = Path(online.__file__).parents[1]
     for folder in ("engine", "evaluation", "objectives", "nn", "data"):
-        for file in (package / folder).glob("*.py"):
-            assert "import latentcast.monitors" not in (text := file.read_text()), file
-            assert "from latentcast.monitors" not in text and "import monitors" not in text, file
+        for file in (package / folder).rglob("*.py"):
+            assert "import latentcast.monitors" not in (source := file.read_text()), file
+            assert "from latentcast.monitors" not in source and "import monitors" not in source, (
+                file
+            )

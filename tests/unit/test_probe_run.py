@@ -18,7 +18,7 @@ from latentcast.report.run import report_run
 from latentcast.runs import summarise
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.workflows.probe import probe
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 N = 160
 
@@ -45,7 +45,7 @@ def run(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         leads=CANONICAL_LEADS,
     )
     config = small_config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
-    pretrain(config, folder / "store", folder / "run")
+    train(config, folder / "store", folder / "run")
     return folder / "run"
 
 

@@ -304,14 +304,14 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
 
 def test_a_run_with_levels_is_told_by_its_levels(tmp_path: Path, quick: None) -> None:
     inputs = arguments()
-    assert "6 training curves" in write(tmp_path, inputs).read_text("utf-8")
+    assert "3 training curves" in write(tmp_path, inputs).read_text("utf-8")
     inputs["metrics"] = [
         {"step": s, "loss": 0.25, "level0_target_rank": 33.6, "level1_target_rank": 8.2,
          "momentum": 0.99, "teacher_distance": 0.1, "alarms": []}
         for s in (1, 2)
     ]  # fmt: skip
     page = write(tmp_path, inputs).read_text("utf-8")
-    words = "the effective rank of the targets at 34 (level 0), 8 (level 1)."
+    words = "the effective rank at 34 (level 0), 8 (level 1)."
     assert f"The loss ended at 0.250, {words}" in Page(page).text and "copy" not in Page(page).text
     assert "10 training curves" in page and "EMA momentum" in page
 

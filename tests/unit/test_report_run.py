@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from evaluation_stores import write_store
 
-from latentcast.artifacts.ecg import EcgEncoder
+from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.store import Store
@@ -46,8 +46,8 @@ def ecgs(path: Path, seed: int = 0) -> Store:
     )
 
 
-def encoder(config: Config, step: int = 7, role: Role = "teacher") -> EcgEncoder:
-    return EcgEncoder(config, build(config), role, "pretrained", step)
+def encoder(config: Config, step: int = 7, role: Role = "teacher") -> Encoder:
+    return Encoder(config, build(config), role, "pretrained", step)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from latentcast.config import JepaConfig
 from latentcast.objectives import nepa
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.fault import Fault, replaced

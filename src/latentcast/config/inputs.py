@@ -45,9 +45,9 @@ class EcgInput(Settings):
 
     @model_validator(mode="after")
     def _leads_are_known(self) -> Self:
-        known = canonical_names(self.leads)
-        if known != self.leads:
-            raise ValueError(f"leads are {' '.join(self.leads)}; write {' '.join(known)}")
+        canonical = canonical_names(self.leads)
+        if canonical != self.leads:
+            raise ValueError(f"leads are {' '.join(self.leads)}; write {' '.join(canonical)}")
         return self
 
     @property

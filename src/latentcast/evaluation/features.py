@@ -6,8 +6,7 @@ tokens only and the encoder is left exactly as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks.base import as_store
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.signals.windows import window_starts
 
@@ -138,21 +138,6 @@ def readable(layers: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bo
     """Which records of :func:`extract`'s result had a valid token, (records,)."""
     first = next(iter(layers.values()))
     return np.asarray(~np.isnan(first).any(axis=1))
-
-
-@contextmanager
-def evaluating(source: object) -> Iterator[None]:
-    """Put a source that is a torch module in eval mode and give each submodule its own back."""
-    if not isinstance(source, torch.nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in source.modules()]
-    source.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _windows(

@@ -59,13 +59,18 @@ def decode(data: bytes, canvas: Canvas) -> Pixels:
         LatentcastError: Pillow is not installed.
     """
     with _open(BytesIO(data)) as image:
-        from PIL import ImageOps
+        return convert(image, canvas)
 
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadRecord(f"is truncated or damaged ({error})") from error
-        return _fit(_as_channels(ImageOps.exif_transpose(image), canvas.channels), canvas)
+
+def convert(image: Image.Image, canvas: Canvas) -> Pixels:
+    """:func:`decode` of an image that Pillow has opened or made."""
+    from PIL import ImageOps
+
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadRecord(f"is truncated or damaged ({error})") from error
+    return _fit(_as_channels(ImageOps.exif_transpose(image), canvas.channels), canvas)
 
 
 def fit(pixels: Pixels, canvas: Canvas) -> Pixels:

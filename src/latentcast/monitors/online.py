@@ -28,12 +28,11 @@ from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
-from latentcast.evaluation.features import evaluating
 from latentcast.evaluation.heads import HEADS
 from latentcast.evaluation.tasks import Kind, default_task, task
 from latentcast.evaluation.tasks.base import as_store
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, Pooling, pool
-from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Objective
 
 SIZE = 512
@@ -149,7 +148,7 @@ class Panel:
                 inputs = preprocess(samples.to(context.device), None)
                 valid = None
                 if inputs.valid is not None:
-                    valid = token_validity(inputs.valid, network.patches)
+                    valid = network.valid(inputs.valid)
                 with context.autocast():
                     tokens = network.read(inputs.values, valid)[layer]
                 if valid is None:

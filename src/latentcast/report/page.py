@@ -93,8 +93,8 @@ def _verdict(
 ) -> Verdict:
     if probes:
         return verdict(probes[0])
-    hint = "Not probed: latentcast probe scores the features next to their floors."
-    return Verdict("undefined", standing(metrics, steps), (hint,))
+    advice = "Not probed: latentcast probe scores the features next to their floors."
+    return Verdict("undefined", standing(metrics, steps), (advice,))
 
 
 def _remarks(remarks: Sequence[str]) -> str:
@@ -119,18 +119,18 @@ def _probe(probe: ProbeReport) -> str:
 
 def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
     if changes is None:
-        keys = "<p>This version of latentcast has no recipe of that name to compare with.</p>\n"
+        differences = "<p>latentcast has no recipe of that name to compare with.</p>\n"
     elif not changes:
-        keys = "<p>The recipe as it is, in every key.</p>\n"
+        differences = "<p>The recipe as it is, in every key.</p>\n"
     else:
         body = [[Html(f"<code>{escape(key)}</code>"), *values] for key, *values in changes]
         caption = (
             "Keys that differ from the recipe. Those of machine are no part of what was trained."
         )
-        keys = table(caption, ["key", "this run", "recipe"], body, numeric=())
+        differences = table(caption, ["key", "this run", "recipe"], body, numeric=())
     return section(
         "Configuration",
-        keys,
+        differences,
         "<details><summary>Resolved configuration; this file alone reproduces the run</summary>"
         f"<pre>{escape(config_yaml)}</pre></details>\n",
     )
@@ -138,13 +138,13 @@ def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
 
 def _environment(what: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """Resumes under another machine or version apart, checksums folded away."""
-    shown = dict(environment)
-    resumed, data = shown.pop("resumed_under", None) or [], shown.get("data")
+    facts_of_run = dict(environment)
+    resumed, data = facts_of_run.pop("resumed_under", None) or [], facts_of_run.get("data")
     checksums: Mapping[str, Any] = {}
     if isinstance(data, Mapping) and isinstance(data.get("sha256"), Mapping):
         checksums = data["sha256"]
-        shown["data"] = {name: value for name, value in data.items() if name != "sha256"}
-    parts = [facts(what), "<h3>Environment</h3>\n", facts(shown)]
+        facts_of_run["data"] = {name: value for name, value in data.items() if name != "sha256"}
+    parts = [facts(what), "<h3>Environment</h3>\n", facts(facts_of_run)]
     if resumed:
         changes = {f"{n}": dict(change) for n, change in enumerate(resumed, 1) if change}
         parts += ["<h3>Resumed under</h3>\n", facts(changes)]

@@ -29,12 +29,6 @@ BUNDLED_LICENCE = (
     "doi 10.13026/kfzx-aw45), CC BY 4.0, resampled to 100 Hz"
 )
 
-PREDICTED_FROM = {
-    "nepa": "what came before (nothing, for the first patch)",
-    "jepa": "the recording outside a tenth of it around the patch",
-}
-"""By kind of objective, what its patch errors show."""
-
 
 HEADLINES = ("superdiagnostic", "labels", "classes")
 """Without a task, the first of these that was probed makes the headline."""
@@ -99,8 +93,9 @@ def report_pictures(run: Path, encoder: Any, store: Any, task: str | None) -> Pa
     read = readable(layers)
     rows, features = rows[read], layers[tested.layer][read]
     provenance = store.manifest.provenance
+    patients = f" of {store.patients:,} patients" if store.modality == "ecg" else ""
     about = {
-        "pictures": f"{store.path}: {len(store):,} {probe.noun}s",
+        "pictures": f"{store.path}: {len(store):,} {probe.noun}s{patients}",
         "source": provenance.get("source"),
     }
     if provenance.get("kind") == "packed":
@@ -111,7 +106,11 @@ def report_pictures(run: Path, encoder: Any, store: Any, task: str | None) -> Pa
         encoder.config,
         [file.name],
         about=about,
-        surprise=_surprise(encoder, store, rows) if store.modality == "ecg" else None,
+        surprise=(
+            _surprise(encoder, store, rows)
+            if store.modality == "ecg" and encoder.predicted_from
+            else None
+        ),
         features=FeatureMap(
             features,
             labels,
@@ -152,7 +151,7 @@ def _surprise(encoder: Any, store: Any, rows: npt.NDArray[np.int64]) -> Surprise
         store.recording(int(candidates[typical])),
         errors[typical],
         encoder.patch_seconds,
-        PREDICTED_FROM[encoder.config.objective.kind],
+        encoder.predicted_from or "",
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from latentcast.signals.quality import Finding, assess
 from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
+from latentcast.signals.resample import resample
 
 LARGEST = 32767
 FEWEST_COUNTS = 8
@@ -18,12 +19,14 @@ FEWEST_COUNTS = 8
 
 
 def to_counts(
-    recording: Recording, leads: tuple[str, ...], scale: float, *, mask_missing: bool = False
+    recording: Recording,
+    leads: tuple[str, ...],
+    scale: float,
+    *,
+    mask_missing: bool = False,
+    sampling_rate: float | None = None,
 ) -> npt.NDArray[np.int16]:
     """What :meth:`Store.take` gives of this recording after ingest, bit for bit.
-
-    Keeps the recording's own rate. One that has to be resampled must go through
-    :func:`~latentcast.signals.quality.assess` before, while a clipped top can still be seen.
 
     Args:
         recording: in millivolts, with any leads in any order.
@@ -31,6 +34,7 @@ def to_counts(
             and II where the recording lacks them.
         scale: millivolts per count.
         mask_missing: a lead that cannot be had is ``INVALID`` throughout, instead of an error.
+        sampling_rate: of the counts, in Hz; the recording's own by default.
 
     Returns:
         int16 ``(samples, leads)``; ``INVALID`` where nothing was measured (NaN) and where what was
@@ -41,7 +45,12 @@ def to_counts(
             the message begins with the record's id.
     """
     try:
+        # Assessed before it is resampled, while a clipped top can still be seen.
         chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing)
+        if sampling_rate is not None:
+            chosen = resample(chosen, sampling_rate)
+            if not chosen.valid.any():
+                raise BadRecord("is too short to resample: no valid sample remains")
         counts = quantise(chosen, scale)
     except BadRecord as error:
         raise BadRecord(f"{recording.record_id}: {error}") from error

@@ -24,19 +24,19 @@ from latentcast.data.fit import fitted, reading
 from latentcast.data.image_ingest import ImageIngestResult, ingest_images
 from latentcast.data.ingest import IngestResult, ingest
 from latentcast.data.opening import open_store
+from latentcast.engine.callbacks import MicroBatches
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
-from latentcast.engine.loop import MicroBatches, Preprocess, accumulate, gradient_norm
+from latentcast.engine.loop import Preprocess, accumulate, gradient_norm
 from latentcast.engine.optimizer import adamw, take_step
-from latentcast.engine.parallel import spread
+from latentcast.engine.parallel import distribute
 from latentcast.engine.schedules import Schedules
 from latentcast.engine.verdict import Verdict
 from latentcast.errors import LatentcastError, nearest
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.throughput import matmul_peak, wait
 from latentcast.nn.pooling import BATCH as EMBEDDED
-from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Output
 from latentcast.objectives.build import assemble, build
 from latentcast.signals.synthetic import synthetic_recording
@@ -119,7 +119,7 @@ def step_of(
     What a step gives is what the engine tells its watcher. The same number has the same masks.
     """
     objective = build(config)
-    called = spread(objective, config, context)
+    called = distribute(objective, config, context)
     objective.train()
     optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
     ema = Ema(objective.ema_pairs(), context.ranks)
@@ -185,8 +185,8 @@ def _training(
     never = torch.zeros((), device=device)
     steps, peaks, averages, looks = [], [], [], []
     with _quiet(), Journal(folder, config, flops // size) as journal:
-        journal.start(State(), context)
-        journal.updated(*taken)
+        journal.on_train_start(State(), context)
+        journal.on_step_end(*taken)
         for number in range(rounds):
             peaks.append(matmul_peak(device, context.precision))
             seconds, taken = timed(partial(step, number), device)
@@ -194,7 +194,7 @@ def _training(
             *_, schedules, ema = taken
             again = partial(ema.update, schedules.momentum(number), never)
             averages.append(timed(again, device)[0])
-            looks.append(timed(partial(journal.updated, *taken), device)[0])
+            looks.append(timed(partial(journal.on_step_end, *taken), device)[0])
     memory = _peak_memory(device)
     took = np.array(steps)
     return {
@@ -230,12 +230,12 @@ def _forward(
     device = context.device
     network = build(config).to(device).eval().encoder("teacher")
     samples = torch.cat([piece.samples for piece in first])[:EMBEDDED].to(device)
-    flops = network.forward_flops(config.input.size) * len(samples)
+    flops = network.flops(config.input.size) * len(samples)
 
     @torch.no_grad()
     def embed() -> None:
         inputs: Inputs = preprocess(samples, None)
-        valid = None if inputs.valid is None else token_validity(inputs.valid, network.patches)
+        valid = None if inputs.valid is None else network.valid(inputs.valid)
         network.read(inputs.values, valid)
 
     for _ in range(WARMUP):

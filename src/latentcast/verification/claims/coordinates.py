@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentcast.config import EcgInput, Rotary
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observe.network import (

@@ -150,9 +150,9 @@ def _floor(subject: Subject) -> Evidence:
         pass
     finally:
         setattr(protocol, name, live)
-    tested, floor = (one._network.state_dict() for one in caught[:2])
-    began = {key: run.start[key] for key in caught[1]._objective.state_dict()}
-    held = caught[1]._objective.state_dict()
+    tested, floor = (one.network.state_dict() for one in caught[:2])
+    began = {key: run.start[key] for key in caught[1].objective.state_dict()}
+    held = caught[1].objective.state_dict()
     moved = [key for key in held if not torch.equal(held[key], began[key])]
     shapes = {key: value.shape for key, value in tested.items()}
     alike = shapes == {key: value.shape for key, value in floor.items()}

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import JepaConfig
 from latentcast.nn.hierarchy import Hierarchy, Tokens
-from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observe.jepa import (
     MATTERS,

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentcast.config import Blocks, ContextBlocks, JepaConfig
-from latentcast.config.shapes import mask_shapes
-from latentcast.objectives.masks import Masks
+from latentcast.config import Blocks, ContextBlocks
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.mask_shapes import mask_shapes
+from latentcast.objectives.jepa.masks import Masks
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.claims.masks import drawn, draws_own, twin_and_recipe
 from latentcast.verification.observe.jepa import Grid, covered, marked

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import torch
 
 from latentcast.batch import Inputs
-from latentcast.config import Blocks, Config, ContextBlocks, JepaConfig
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.masks import Masks, mask_sampler
+from latentcast.config import Blocks, Config, ContextBlocks
+from latentcast.objectives.jepa import Jepa, JepaConfig
+from latentcast.objectives.jepa.masks import Masks, mask_sampler
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observe.jepa import (

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentcast.artifacts import public_ijepa, public_nepa
-from latentcast.config import JepaConfig, SinCos
-from latentcast.nn.encoder import PatchEncoder
-from latentcast.objectives.jepa import Jepa
+from latentcast.config import SinCos
+from latentcast.nn.transformer import PatchEncoder
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import is_ecg
 from latentcast.verification.observe.nepa import is_nepa

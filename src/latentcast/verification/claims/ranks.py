@@ -36,7 +36,6 @@ from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, latest, read_tensors
 from latentcast.engine.context import Context, StopRequest
 from latentcast.engine.ema import Ema
-from latentcast.engine.parallel import whole
 from latentcast.engine.ranks import Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives import regularizers
@@ -224,7 +223,7 @@ def _trained(
         "losses": listener.losses, "norms": listener.norms, "skips": listener.skips,
         "ids": ids, "step": listener.state.step, "skipped": listener.state.skipped,
     }  # fmt: skip
-    return told, {n: whole(t.detach()).clone() for n, t in objective.state_dict().items()}
+    return told, {n: full_tensor(t.detach()).clone() for n, t in objective.state_dict().items()}
 
 
 def _reductions(rank: int) -> dict[str, float]:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import JepaConfig
 from latentcast.errors import LatentcastError
 from latentcast.objectives import regularizers
-from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw, key
 from latentcast.verification.claim import Claim, Evidence
 from latentcast.verification.observe.jepa import (

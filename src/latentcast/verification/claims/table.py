@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.config.network import Transformer
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
@@ -18,7 +18,7 @@ from latentcast.nn.blocks import MLP, LayerScale, QKNorm
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
-from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of, within

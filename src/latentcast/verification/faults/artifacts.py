@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentcast.artifacts import ecg, public_ijepa, public_nepa
-from latentcast.artifacts.ecg import EcgEncoder
+from latentcast.artifacts import public_ijepa, public_nepa, recordings
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.recordings import RecordingReader
 from latentcast.batch import Inputs
 from latentcast.config import JepaConfig, NepaConfig
 from latentcast.engine import checkpoint
@@ -79,11 +79,11 @@ def _own_statistics(was: Any) -> Any:
 def _stretched(was: Any) -> Any:
     """A short recording is stretched to the training length."""
 
-    def of(self: EcgEncoder, recording: Any) -> Any:
-        held = was(self, recording)
-        if len(held) >= self.length:
+    def of(self: RecordingReader, recording: Any) -> Any:
+        held, length = was(self, recording), self.config.length
+        if len(held) >= length:
             return held
-        return held[np.arange(self.length) * len(held) // self.length]
+        return held[np.arange(length) * len(held) // length]
 
     return of
 
@@ -122,8 +122,8 @@ def _not_loaded(was: Any) -> Any:
 
     def of(cls: Any, run: Any, role: Any = "teacher") -> Any:
         loaded, fresh = was.__func__(cls, run, role), cls.random(run)
-        state = {n: t.clone() for n, t in fresh._objective.state_dict().items()}
-        loaded._objective.load_state_dict(state)
+        state = {n: t.clone() for n, t in fresh.objective.state_dict().items()}
+        loaded.objective.load_state_dict(state)
         return loaded
 
     return classmethod(of)
@@ -216,13 +216,13 @@ FAULTS: tuple[Fault, ...] = (
           _slips((Encoder, "_inputs", _own_statistics)),
           ("artifact.same-tensor", "artifact.equal")),
     Fault("artifact.stretched", "A short recording is stretched to the training length.",
-          "specification, defect 10", _slips((EcgEncoder, "counts", _stretched)),
+          "specification, defect 10", _slips((RecordingReader, "counts", _stretched)),
           ("artifact.short", "artifact.counts"), is_ecg),
     Fault("artifact.padded-with-zero", "A short recording is padded with 0 mV.",
-          "specification, defect 14", _slips((ecg, "INVALID", lambda was: 0)),
+          "specification, defect 14", _slips((recordings, "INVALID", lambda was: 0)),
           ("artifact.short",), is_ecg),
     Fault("artifact.first-window", "embed reads the beginning of a long recording only.", CLASSIC,
-          _slips((ecg, "window_starts", lambda was: lambda length, window: [0])),
+          _slips((recordings, "window_starts", lambda was: lambda length, window: [0])),
           ("artifact.embed",), is_ecg),
     Fault("artifact.layer-beside", "embed reads the layer before the one that is asked for.",
           CLASSIC, _slips((Encoder, "_layer", lambda was: lambda self, name: was(self, name) - 1)),

@@ -58,8 +58,8 @@ def _moving(was: Any) -> Any:
     def token_layers(self: Encoder, samples: Any) -> Any:
         read = was(self, samples)
         with torch.no_grad():
-            self._network.get_parameter(
-                "norm.weight" if hasattr(self._network, "norm") else "finest.norm.weight"
+            self.network.get_parameter(
+                "norm.weight" if hasattr(self.network, "norm") else "finest.norm.weight"
             ).mul_(1.001)
         return read
 
@@ -106,7 +106,7 @@ def _not_begun(was: Any) -> Any:
     def random(cls: Any, run: Any, seed: int | None = None) -> Any:
         made = was.__func__(cls, run, seed)
         with torch.no_grad():
-            for p in made._objective.parameters():
+            for p in made.objective.parameters():
                 p.normal_(0, 0.5)
         return made
 

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.batch import Inputs
-from latentcast.config import JepaConfig
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.base import Output
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.masks import Masks
+from latentcast.objectives.jepa import Jepa, JepaConfig
+from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
 from latentcast.verification.observe.twin import Subject
 

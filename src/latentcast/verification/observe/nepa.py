@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import NepaConfig
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Output
-from latentcast.objectives.nepa import Nepa
+from latentcast.objectives.nepa import Nepa, NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.network import (
     corners,

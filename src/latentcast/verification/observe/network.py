@@ -15,9 +15,9 @@ from latentcast import randomness
 from latentcast.batch import Inputs
 from latentcast.nn import blocks
 from latentcast.nn.blocks import Block, LayerScale, QKNorm
-from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.nn.tokens import PatchEmbedding
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import Evidence, Number
 from latentcast.verification.observe.twin import Subject

@@ -121,12 +121,12 @@ def scored(subject: Subject) -> Scored:
 def score(subject: Subject, held: Store | ImageStore) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
     source: Any = encoder(subject)
-    before = state_of(source._objective)
+    before = state_of(source.objective)
     chosen = task("superdiagnostic" if isinstance(held, Store) else "classes", held)
     with watched(protocol, "_read") as read:
         report = protocol.probe([source], held, chosen, resamples=25)
     fits = [Fit.of(head) for _, (_, head) in read]
-    return Scored(report, tuple(fits), before, state_of(source._objective))
+    return Scored(report, tuple(fits), before, state_of(source.objective))
 
 
 def other_test(subject: Subject) -> Store | ImageStore:

@@ -23,7 +23,7 @@ from torch.optim.optimizer import (
 )
 
 from latentcast.batch import Inputs
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.data.fit import reading
 from latentcast.data.opening import open_store
 from latentcast.engine import checkpoint, loop
@@ -33,6 +33,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.twin import Subject, Weights
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentcast.config import EncoderConfig, JepaConfig, Rotary
+from latentcast.config import EncoderConfig, Rotary
 from latentcast.nn.blocks import QKNorm
 from latentcast.nn.hierarchy import Hierarchy, Level, Tokens
 from latentcast.objectives.base import Objective
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.network import (
     attention_calls,

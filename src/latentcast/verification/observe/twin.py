@@ -24,7 +24,7 @@ from torch.optim.optimizer import (
 )
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config, EcgInput, JepaConfig
+from latentcast.config import Config, EcgInput
 from latentcast.data.fit import fitted, reading
 from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
@@ -35,6 +35,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
 from latentcast.workflows.bench import read_source, write_source
 

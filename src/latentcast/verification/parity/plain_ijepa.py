@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from latentcast.config import Config, EncoderConfig, JepaConfig, Rotary, SinCos
+from latentcast.config import Config, EncoderConfig, Rotary, SinCos
+from latentcast.objectives.jepa import JepaConfig
 
 Weights = Mapping[str, Tensor]
 

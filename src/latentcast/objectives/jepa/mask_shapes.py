@@ -10,11 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
-from latentcast.config.masks import Blocks, ContextBlocks, ReferenceBlocks, TargetBlocks
-from latentcast.config.objective import JepaConfig
+from latentcast.config.masks import (
+    Blocks,
+    ContextBlocks,
+    MaskConfig,
+    ReferenceBlocks,
+    TargetBlocks,
+)
+from latentcast.config.objective import Grid
 from latentcast.config.settings import Interval
-
-Grid = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class MaskShape:
     stretches: int = 0
 
 
-def mask_shapes(grids: tuple[Grid, ...], jepa: JepaConfig, seed: int) -> tuple[MaskShape, ...]:
+def mask_shapes(
+    grids: tuple[Grid, ...], masks: MaskConfig, coarser: Sequence[TargetBlocks], seed: int
+) -> tuple[MaskShape, ...]:
     """The few shapes that the steps of a run choose from.
 
     Scale and aspect are drawn independently, each stratified over its interval so that a few
@@ -41,19 +47,20 @@ def mask_shapes(grids: tuple[Grid, ...], jepa: JepaConfig, seed: int) -> tuple[M
 
     Args:
         grids: cells along each axis at every level, the patches first.
+        masks: of the finest level.
+        coarser: target blocks of each coarser level, where they have their own.
         seed: of the run.
 
     Raises:
         ValueError: the masks do not fit the grid; says what would.
     """
-    match jepa.masks:
-        case ContextBlocks() as masks:
+    match masks:
+        case ContextBlocks():
             return _stretches(grids, masks, seed)
-        case ReferenceBlocks() as masks:
+        case ReferenceBlocks():
             _check_reference(grids[0], masks)
             return ()
-        case Blocks() as masks:
-            coarser = [level.masks for level in jepa.coarser if level.masks is not None]
+        case Blocks():
             return _blocks(grids, masks, coarser, seed)
 
 
@@ -72,7 +79,7 @@ def block_extent(grid: Grid, scale: float, aspect: float) -> Grid:
 
 
 def _blocks(
-    grids: tuple[Grid, ...], finest: Blocks, coarser: list[TargetBlocks], seed: int
+    grids: tuple[Grid, ...], finest: Blocks, coarser: Sequence[TargetBlocks], seed: int
 ) -> tuple[MaskShape, ...]:
     masks, count, patches = [finest, *coarser], finest.shapes, math.prod(grids[0])
     kept = _stratified(finest.context_scale, count, randomness.key(seed, "mask-context"))
@@ -111,14 +118,14 @@ def _hidden(
 def _too_small(
     grids: tuple[Grid, ...], masks: Sequence[TargetBlocks], shape: MaskShape, least: int
 ) -> str:
-    told = ", ".join(
+    blocks = ", ".join(
         f"{m.targets} blocks of {_times(block)} on level {level} ({_times(grid)})"
         for level, (m, block, grid) in enumerate(zip(masks, shape.blocks, grids, strict=True))
     )
     lower = f", or least_context {shape.context}" if shape.context else ""
     return (
         f"objective.masks: the grid of {_times(grids[0])} patches is too small for the masks: "
-        f"{told} can hide {_hidden(grids, masks, shape.blocks)} of {math.prod(grids[0])} patches "
+        f"{blocks} can hide {_hidden(grids, masks, shape.blocks)} of {math.prod(grids[0])} patches "
         f"and leave a context of {shape.context}, least_context is {least}; use fewer or smaller "
         f"targets, a smaller encoder.patch{lower}"
     )

@@ -17,7 +17,7 @@ from latentcast.engine.context import Context
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.runs.new import data_of
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 
 def test_store_at_another_rate_names_both_and_the_mend(
@@ -28,7 +28,7 @@ def test_store_at_another_rate_names_both_and_the_mend(
         LatentcastError,
         match=r"manifest\.json: sampling_rate is 100, the recipe needs 500; re-ingest with .*500",
     ):
-        pretrain(config, small_store, tmp_path / "run")
+        train(config, small_store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -37,19 +37,19 @@ def test_store_of_other_leads_is_refused(
 ) -> None:
     config = small_config.updated({"input.leads": ["I", "II"]})
     with pytest.raises(LatentcastError, match=r"leads are I II III .* the recipe needs I II; "):
-        pretrain(config, small_store, tmp_path / "run")
+        train(config, small_store, tmp_path / "run")
 
 
 def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path) -> None:
     from latentcast.recipes import recipe
 
     with pytest.raises(LatentcastError, match="is an image recipe"):
-        pretrain(recipe("nepa-image-tiny"), small_store, tmp_path / "run")
+        train(recipe("nepa-image-tiny"), small_store, tmp_path / "run")
 
 
 def test_missing_store_is_named(small_config: Config, tmp_path: Path) -> None:
     with pytest.raises(LatentcastError, match="nowhere"):
-        pretrain(small_config, tmp_path / "nowhere", tmp_path / "run")
+        train(small_config, tmp_path / "nowhere", tmp_path / "run")
 
 
 def test_a_damaged_shard_is_named_before_training(
@@ -61,7 +61,7 @@ def test_a_damaged_shard_is_named_before_training(
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     with pytest.raises(LatentcastError, match=r"shard-00000\.npy: is damaged .* ingest again"):
-        pretrain(small_config, tmp_path / "store", tmp_path / "run")
+        train(small_config, tmp_path / "store", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -70,16 +70,16 @@ def test_unwritable_run_folder_is_named(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LatentcastError, match="cannot be written .* choose another --out"):
-        pretrain(small_config, small_store, tmp_path / "file" / "run")
+        train(small_config, small_store, tmp_path / "file" / "run")
 
 
 def test_run_of_another_configuration_is_not_overwritten(
     small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     short = small_config.updated({"train.steps": 4})
-    pretrain(short, small_store, tmp_path)
+    train(short, small_store, tmp_path)
     with pytest.raises(LatentcastError, match="another run .*train.seed is 1 here, 0 there"):
-        pretrain(short.updated({"train.seed": 1}), small_store, tmp_path)
+        train(short.updated({"train.seed": 1}), small_store, tmp_path)
 
 
 def test_a_kill_before_the_first_step_does_not_break_the_run(
@@ -98,9 +98,9 @@ def test_a_kill_before_the_first_step_does_not_break_the_run(
     monkeypatch.setattr(module, "write_text", dies_second)
     short = small_config.updated({"train.steps": 4})
     with pytest.raises(KeyboardInterrupt):
-        pretrain(short, small_store, tmp_path)
+        train(short, small_store, tmp_path)
     monkeypatch.undo()
-    pretrain(short, small_store, tmp_path)
+    train(short, small_store, tmp_path)
     assert (tmp_path / "environment.json").exists() and (tmp_path / "config.yaml").exists()
 
 
@@ -108,27 +108,27 @@ def test_a_run_is_not_resumed_on_another_store(
     small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     short = small_config.updated({"train.steps": 4})
-    pretrain(short, small_store, tmp_path / "run")
+    train(short, small_store, tmp_path / "run")
     ingest(WFDB, tmp_path / "other", fs=100, missing_leads="mask", quiet=True, workers=1)
     manifest = tmp_path / "other" / "manifest.json"
-    told = json.loads(manifest.read_text())
-    told["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(told))
+    content = json.loads(manifest.read_text())
+    content["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
     config = configuration.load(tmp_path / "run" / "config.yaml")
     with pytest.raises(LatentcastError, match="holds other data; resume with the run's own store"):
-        pretrain(config, tmp_path / "other", tmp_path / "run")
+        train(config, tmp_path / "other", tmp_path / "run")
 
 
 def test_the_training_store_is_known_only_while_its_data_is_the_same(
     small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     shutil.copytree(small_store, tmp_path / "store")
-    pretrain(small_config.updated({"train.steps": 4}), tmp_path / "store", tmp_path / "run")
+    train(small_config.updated({"train.steps": 4}), tmp_path / "store", tmp_path / "run")
     assert data_of(tmp_path / "run") is not None
     manifest = tmp_path / "store" / "manifest.json"
-    told = json.loads(manifest.read_text())
-    told["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(told))
+    content = json.loads(manifest.read_text())
+    content["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
     assert data_of(tmp_path / "run") is None
     shutil.rmtree(tmp_path / "store")
     assert data_of(tmp_path / "run") is None
@@ -138,12 +138,12 @@ def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(
     small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     short = small_config.updated({"train.steps": 4})
-    pretrain(short, small_store, tmp_path / "a")
+    train(short, small_store, tmp_path / "a")
     before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
-    assert pretrain(short, small_store, tmp_path / "a").step == 4
+    assert train(short, small_store, tmp_path / "a").step == 4
     assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
     again = configuration.load(tmp_path / "a" / "config.yaml")
-    pretrain(again, small_store, tmp_path / "b")
+    train(again, small_store, tmp_path / "b")
     rows = [
         [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_metrics(tmp_path / n)]
         for n in "ab"
@@ -154,12 +154,13 @@ def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(
 def test_log_says_what_collapse_watching_needs(
     small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
-    pretrain(small_config.updated({"train.steps": 4}), small_store, tmp_path)
+    train(small_config.updated({"train.steps": 4}), small_store, tmp_path)
     row = read_metrics(tmp_path)[-1]
     assert {
         "loss", "copy_last_loss", "lr", "momentum", "teacher_distance", "gradient_norm",
-        "target_rank", "output_rank", "target_mean_norm", "output_mean_norm", "target_std",
-        "output_std", "samples_per_second", "flops_of_peak", "data_wait", "alarms",
+        "level0_target_rank", "level0_output_rank", "level0_target_mean_norm",
+        "level0_output_mean_norm", "level0_target_std", "level0_output_std",
+        "samples_per_second", "flops_of_peak", "data_wait", "alarms",
     } <= row.keys()  # fmt: skip
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["data"]["sha256"] and environment["torch"]
@@ -170,7 +171,7 @@ def test_rows_beyond_the_checkpoint_are_dropped_on_resume(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
     with Journal(tmp_path, small_config, step_flops=1) as journal:
-        journal.start(State(step=2), Context.of(small_config))
+        journal.on_train_start(State(step=2), Context.of(small_config))
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 

@@ -1,15 +1,17 @@
-"""The patch encoder: patches in, one vector a token out."""
+"""The transformer over patches."""
 
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from latentcast.config import Config, EncoderConfig, SinCos
+from latentcast.config import BACKBONES, Config, EncoderConfig, SinCos
+from latentcast.nn.base import Encoder
 from latentcast.nn.blocks import Block
-from latentcast.nn.cells import gather, gather_flags
+from latentcast.nn.cells import Grid, gather, gather_flags
 from latentcast.nn.initialise import initialise
 from latentcast.nn.positions import (
     Tables,
@@ -18,16 +20,13 @@ from latentcast.nn.positions import (
     rotary_tables,
     sincos,
 )
-from latentcast.nn.tokens import PatchEmbedding
+from latentcast.nn.tokens import PatchEmbedding, Tokenizer
 from latentcast.randomness import Draw
 
 
-class PatchEncoder(nn.Module):
+@BACKBONES.register
+class PatchEncoder(Encoder):
     """Patch embeddings, with or without CLS → pre-norm transformer → final norm.
-
-    Two steps, because a NEPA target is the embedding *before* the transformer (spec of NEPA,
-    section 1.1) and because a JEPA context drops tokens between them (spec of I-JEPA, 1.2):
-    :meth:`embed` and :meth:`transform`.
 
     Args:
         config: the transformer.
@@ -36,26 +35,39 @@ class PatchEncoder(nn.Module):
         patch_seconds: duration of a patch; needed for positions in seconds.
     """
 
+    settings = EncoderConfig
+
     def __init__(
         self, config: EncoderConfig, channels: int, axes: int, patch_seconds: float | None = None
     ) -> None:
         super().__init__()
         self.config, self.patch_seconds = config, patch_seconds
+        self.width, self.causal, self.prefix = config.width, config.causal, config.prefix
         self.cls = nn.Parameter(torch.zeros(1, 1, config.width)) if config.cls else None
-        self.patches = PatchEmbedding(channels, axes, config.patch, config.width, config.patch_std)
+        self.patches = self.make_tokenizer(channels, axes)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
+    def make_tokenizer(self, channels: int, axes: int) -> Tokenizer:
+        """What makes a token of a patch; a subclass may have another."""
+        config = self.config
+        return PatchEmbedding(channels, axes, config.patch, config.width, config.patch_std)
+
     @classmethod
-    def of(cls, config: Config) -> PatchEncoder:
-        """The encoder of a run, not initialised yet."""
-        size = len(config.input.size)
-        return cls(config.encoder, config.input.channels, size, config.patch_seconds)
+    def of(cls, config: Config) -> Self:
+        assert isinstance(config.encoder, EncoderConfig)
+        axes = len(config.input.size)
+        return cls(config.encoder, config.input.channels, axes, config.patch_seconds)
 
     @property
-    def prefix(self) -> int:
-        """Tokens before the patches."""
-        return 0 if self.cls is None else 1
+    def tokenizer(self) -> Tokenizer:
+        return self.patches
+
+    def grid(self, size: Grid) -> Grid:
+        return self.patches.grid(size)
+
+    def valid(self, mask: Tensor) -> Tensor:
+        return self.patches.valid(mask)
 
     def embed(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to CLS and patch embeddings ``(B, prefix + N, width)``.
@@ -70,60 +82,31 @@ class PatchEncoder(nn.Module):
             return patches
         return torch.cat([self.cls.expand(len(patches), -1, -1), patches], dim=1)
 
-    def transform(
-        self, embedding: Tensor, size: tuple[int, ...], draw: Draw | None = None
-    ) -> Tensor:
-        """The last of :meth:`layers`: ``(B, prefix + N, width)`` after the final norm."""
-        return self.layers(embedding, size, draw)[-1]
-
     def layers(
         self,
-        embedding: Tensor,
-        size: tuple[int, ...],
+        tokens: Tensor,
+        size: Grid,
         draw: Draw | None = None,
         kept: Tensor | None = None,
-        seen: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> list[Tensor]:
         """Every depth: the embedding, the output of each block, the final norm.
 
-        Args:
-            embedding: from :meth:`embed`.
-            size: of the input in samples or pixels; the grid and its coordinates follow from it.
-            draw: randomness of a training step; None is evaluation (no drop-path, no
-                augmentation of the coordinates).
-            kept: ``(B, K)`` int64, the patches to keep (without CLS only); all others are dropped
-                before the first block, not zeroed: the cost is that of K tokens.
-            seen: ``(B, N)`` bool, the patches that may be attended to; None when all may.
-
-        Returns:
-            ``depth + 2`` tensors ``(B, T, width)``; see :attr:`layer_names`.
+        Dropped tokens are gone before the first block, not zeroed: the cost is that of K tokens.
         """
-        tables = self.tables(size, embedding.device, draw)
+        tables = self.tables(size, tokens.device, draw)
         if kept is not None:
-            embedding = gather(embedding, kept)
-            seen = None if seen is None else gather_flags(seen, kept)
+            tokens = gather(tokens, kept)
+            valid = None if valid is None else gather_flags(valid, kept)
             if tables is not None:
                 tables = (tables[0][kept].unsqueeze(1), tables[1][kept].unsqueeze(1))
-        states = [embedding]
+        states = [tokens]
         for block in self.blocks:
             assert isinstance(block, Block)
-            states.append(block(states[-1], tables, block.kept(draw), seen))
+            states.append(block(states[-1], tables, block.keep(draw), valid))
         return [*states, self.norm(states[-1])]
 
-    def read(self, values: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-        """Patch tokens of every depth for evaluation: ``depth + 2`` times ``(B, N, width)``.
-
-        Args:
-            values: ``(B, channels, *size)``.
-            valid: ``(B, N)`` bool; a causal encoder ignores it, as it does in training.
-        """
-        seen = None if self.config.causal else valid
-        layers = self.layers(self.embed(values), tuple(values.shape[2:]), seen=seen)
-        return [layer[:, self.prefix :] for layer in layers]
-
-    def tables(
-        self, size: tuple[int, ...], device: torch.device, draw: Draw | None = None
-    ) -> Tables | None:
+    def tables(self, size: Grid, device: torch.device, draw: Draw | None = None) -> Tables | None:
         """Rotary tables ``(prefix + N, head)`` for an input of this size; CLS is not rotated.
 
         None without rotary positions.
@@ -149,17 +132,10 @@ class PatchEncoder(nn.Module):
         """Draw the published initialisation, a function of the seed alone."""
         initialise(self, seed)
 
-    def forward_flops(self, size: tuple[int, ...], kept: int | None = None) -> int:
-        """Floating-point operations of one sample's forward pass in matrix products.
-
-        Args:
-            size: of the input.
-            kept: patches that enter the blocks; all of them by default.
-        """
+    def flops(self, size: Grid, kept: int | None = None) -> int:
         patches = math.prod(self.patches.grid(size))
-        embedding = 2 * patches * self.patches.weight.numel()
         tokens = self.prefix + (patches if kept is None else kept)
-        return embedding + stack_flops(self.blocks, tokens)
+        return self.patches.flops(patches) + stack_flops(self.blocks, tokens)
 
 
 def stack_flops(layers: nn.Module, tokens: int) -> int:

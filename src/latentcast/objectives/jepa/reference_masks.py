@@ -18,7 +18,8 @@ from torch import Tensor
 
 from latentcast import randomness
 from latentcast.config import ReferenceBlocks
-from latentcast.config.shapes import Grid, reference_extent
+from latentcast.config.objective import Grid
+from latentcast.objectives.jepa.mask_shapes import reference_extent
 from latentcast.randomness import Draw
 
 TRIES = 20

@@ -13,10 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentcast.config import Blocks, Config, ContextBlocks, JepaConfig, ReferenceBlocks
-from latentcast.config.shapes import MaskShape, mask_shapes
-from latentcast.nn.cells import Grid, any_seen, parents
-from latentcast.objectives.reference_masks import ReferenceMasks
+from latentcast.config import Blocks, ContextBlocks, ReferenceBlocks
+from latentcast.nn.cells import Grid, any_valid, parents
+from latentcast.objectives.jepa.config import JepaConfig
+from latentcast.objectives.jepa.mask_shapes import MaskShape
+from latentcast.objectives.jepa.reference_masks import ReferenceMasks
 from latentcast.randomness import Draw
 
 
@@ -44,11 +45,9 @@ class MaskSampler(Protocol):
         ...
 
 
-def mask_sampler(config: Config) -> MaskSampler:
-    """The sampler of a run."""
-    assert isinstance(config.objective, JepaConfig)
-    jepa, grids = config.objective, config.grids
-    shapes = mask_shapes(grids, jepa, config.train.seed)
+def mask_sampler(jepa: JepaConfig, grids: tuple[Grid, ...], seed: int) -> MaskSampler:
+    """The sampler of a run, for the grids of its levels."""
+    shapes = jepa.shapes(grids, seed)
     match jepa.masks:
         case Blocks() as masks:
             own = [masks, *(level.masks for level in jepa.coarser if level.masks is not None)]
@@ -126,7 +125,7 @@ def _block_cells(draw: Draw, stream: str, grid: Grid, block: Grid, count: int) -
 class StretchMasks:
     """Recordings: a context of a few stretches, and all the rest as one target.
 
-    On a coarser level the target is made of cells of which nothing is seen: as many as are
+    On a coarser level the target is made of cells without a context patch: as many as are
     certainly left, drawn from those that are.
 
     The stretches are placed by drawing where to cut the hidden part: every placement is possible,
@@ -152,11 +151,11 @@ class StretchMasks:
             # Holes break a stretch into pieces, which may touch more coarse cells than there are
             # to spare; a target would then lie over the context. Whole stretches never do.
             context = torch.where(self._spares(measured, shape), measured, context)
-        seen = _flags(context, patches)
-        rest = seen.to(torch.int8).sort(dim=1, stable=True).indices[:, :hidden]
+        in_context = _flags(context, patches)
+        rest = in_context.to(torch.int8).sort(dim=1, stable=True).indices[:, :hidden]
         targets = [rest.unsqueeze(0)]
         for level, grid in enumerate(self.grids[1:], start=1):
-            touched = any_seen(seen, self.grids[0], grid)
+            touched = any_valid(in_context, self.grids[0], grid)
             rank = draw.for_cells(f"mask-{level}", math.prod(grid)).masked_fill(touched, -1)
             cells = rank.topk(shape.blocks[level][0], dim=1, sorted=False).indices
             targets.append(cells.sort(dim=1).values.unsqueeze(0))
@@ -164,10 +163,10 @@ class StretchMasks:
 
     def _spares(self, context: Tensor, shape: MaskShape) -> Tensor:
         """Of which samples every coarser level has its targets untouched: bool ``(B, 1)``."""
-        seen = _flags(context, math.prod(self.grids[0]))
+        in_context = _flags(context, math.prod(self.grids[0]))
         enough = torch.ones(len(context), 1, dtype=torch.bool, device=context.device)
         for level, grid in enumerate(self.grids[1:], start=1):
-            free = ~any_seen(seen, self.grids[0], grid)
+            free = ~any_valid(in_context, self.grids[0], grid)
             enough &= free.sum(1, keepdim=True) >= shape.blocks[level][0]
         return enough
 
@@ -181,7 +180,7 @@ class StretchMasks:
 
 def _stretches(draw: Draw, shape: MaskShape, room: Tensor) -> Tensor:
     """Places ``(B, context)`` of the stretches, with ``room`` ``(B, 1)`` patches between them."""
-    # Cuts beyond the ends are pushed inside: without them the ends would hardly ever be seen.
+    # Cuts beyond the ends are pushed inside: without them the ends would hardly ever be context.
     beyond = shape.context // shape.stretches - 1
     cuts = draw.for_cells("mask-cut", shape.stretches) % (room + 1 + 2 * beyond) - beyond
     cuts = torch.minimum(cuts.clamp(min=0), room)
@@ -191,10 +190,10 @@ def _stretches(draw: Draw, shape: MaskShape, room: Tensor) -> Tensor:
     return before + cuts.sort(dim=1).values[:, stretch]
 
 
-def _flags(places: Tensor, n: int) -> Tensor:
-    """Which of ``n`` patches are among the places: bool ``(B, n)``."""
-    flags = torch.zeros(len(places), n, dtype=torch.bool, device=places.device)
-    return flags.scatter_(1, places, True)
+def _flags(ids: Tensor, n: int) -> Tensor:
+    """Which of ``n`` patches are among the ids: bool ``(B, n)``."""
+    flags = torch.zeros(len(ids), n, dtype=torch.bool, device=ids.device)
+    return flags.scatter_(1, ids, True)
 
 
 @dataclass(frozen=True)
