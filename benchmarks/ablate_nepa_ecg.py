@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
-    store, superdiagnostic, rows = Store.open(arguments.store), task("superdiagnostic"), []
+    store, rows = Store.open(arguments.store), []
+    superdiagnostic = task("superdiagnostic", store)
     for seed in arguments.seeds:
         for variant in arguments.variants:
             config = recipe("nepa-ecg-tiny").updated(
@@ -69,8 +70,8 @@ def main() -> None:
                     "seed": seed,
                     "layer": trained.layer,
                     "validation": round(trained.validation, 4),
-                    "auroc": round(trained.score.macro.value, 4),
-                    "floor": round(floor.score.macro.value, 4),
+                    "auroc": round(trained.score.main.value, 4),
+                    "floor": round(floor.score.main.value, 4),
                     "difference": [
                         round(v, 4) for v in (difference.value, difference.low, difference.high)
                     ],

@@ -78,16 +78,16 @@ def scored(run: Path, store: Store) -> list[dict[str, Any]]:
     rows = []
     for what, layers in readings(encoder).items():
         sources = [Layers(encoder, "pretrained", layers), Layers(floor, "random", layers)]
-        found = probe(sources, store, task("superdiagnostic"))
+        found = probe(sources, store, task("superdiagnostic", store))
         trained, untrained, gain = found.rows[0], found.rows[1], found.differences[0].estimate
-        score = trained.score.macro
+        score = trained.score.main
         rows.append(
             {
                 "read": what,
                 "layer": trained.layer,
                 "validation": round(trained.validation, 4),
                 "auroc": [round(v, 4) for v in (score.value, score.low, score.high)],
-                "floor": round(untrained.score.macro.value, 4),
+                "floor": round(untrained.score.main.value, 4),
                 "gain": [round(v, 4) for v in (gain.value, gain.low, gain.high)],
             }
         )
@@ -101,7 +101,7 @@ def hierarchy_against_one_level(out: Path, seed: int, store: Store) -> dict[str,
     found: dict[str, Any] = {"seed": seed}
     for what, layers in (("fused", ["fused"]), ("all layers", several.layer_names)):
         sources = [Layers(several, "H-JEPA", layers), Layers(one, "I-JEPA", one.layer_names)]
-        gain = probe(sources, store, task("superdiagnostic")).differences[0].estimate
+        gain = probe(sources, store, task("superdiagnostic", store)).differences[0].estimate
         found[what] = [round(v, 4) for v in (gain.value, gain.low, gain.high)]
     return found
 

@@ -1,4 +1,4 @@
-"""Images through the whole path: a run, its encoder, its scores, and what is refused on the way."""
+"""From images to scores: a run, its encoder, its scores, and what is refused on the way."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from latentcast import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.ingest import ingest
-from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.classification_results import ClassificationReport
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.recipes import recipe
-from latentcast.workflows.probe import probe_run
+from latentcast.workflows.probe import probe
 from latentcast.workflows.train import train
 
 
@@ -51,12 +49,12 @@ def test_the_statistics_of_the_training_split_travel_with_the_weights(
     config: Config, digits_store: Path, run: Path
 ) -> None:
     store = Store.open(digits_store)
-    told = Encoder.from_pretrained(run).config.input.normalisation
+    normalisation = Encoder.from_pretrained(run).config.input.normalisation
     train = store.take(store.rows("train")) / 255
-    assert told is not None
-    assert told.mean == pytest.approx((float(train.mean()),), rel=1e-5)
-    assert told.std == pytest.approx((float(train.std()),), rel=1e-4)
-    assert fitted(config, store).input.normalisation == told
+    assert normalisation is not None
+    assert normalisation.mean == pytest.approx((float(train.mean()),), rel=1e-5)
+    assert normalisation.std == pytest.approx((float(train.std()),), rel=1e-4)
+    assert fitted(config, store).input.normalisation == normalisation
 
 
 def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store: Path) -> None:
@@ -85,15 +83,14 @@ def test_images_of_another_size_are_resized_and_of_other_channels_refused(run: P
 def test_the_probe_of_images_scores_next_to_its_floors_and_changes_nothing(
     run: Path, digits_store: Path
 ) -> None:
-    report = probe_run(run, digits_store, command="as asked")
-    assert isinstance(report, ClassificationReport)
+    report = probe(run, command="by hand")  # on the run's own store
+    assert report.task == "classes" and report.data["store"] == str(digits_store.resolve())
     assert {row.name for row in report.rows} == {"pretrained", "random-initialised", "pixels"}
     assert {row.head for row in report.rows} == {"kNN", "linear"}
     assert report.provenance["weights"] == "hjepa-image-digits, teacher, step 8"
     for row in report.rows:
-        assert row.accuracy.low <= row.accuracy.value <= row.accuracy.high
-    again = probe_run(run, digits_store, layer="fused")
-    assert isinstance(again, ClassificationReport)
+        assert row.score.main.low <= row.score.main.value <= row.score.main.high
+    again = probe(str(run), str(digits_store), layer="fused")
     assert {row.layer for row in again.rows if row.name == "pretrained"} == {"fused"}
 
 
@@ -132,7 +129,7 @@ def test_recordings_and_images_do_not_mix(
     with pytest.raises(LatentcastError, match="image recipe .* with -ecg- in"):
         train(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
     with pytest.raises(LatentcastError, match="holds recordings.*was trained on image data"):
-        probe_run(run, small_store)
+        probe(run, small_store)
     with pytest.raises(LatentcastError, match="trained on images, which have no leads"):
         _ = Encoder.from_pretrained(run).leads
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
@@ -155,4 +152,4 @@ def test_a_store_without_labels_is_trained_on_but_not_probed(
     short = config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
     train(short, tmp_path / "store", tmp_path / "run")
     with pytest.raises(LatentcastError, match="no labels"):
-        probe_run(tmp_path / "run", tmp_path / "store")
+        probe(tmp_path / "run", tmp_path / "store")

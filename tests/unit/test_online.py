@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from evaluation_stores import write_store
+from latentcast.data.image_loader import ImageLoader
 from sklearn.metrics import roc_auc_score
 
 from latentcast.artifacts.encoder import Encoder
@@ -18,7 +19,7 @@ from latentcast.config import Config, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.loader import Loader
+from latentcast.data.loader import CropLoader
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.engine.callbacks import Callback
@@ -28,10 +29,8 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
 from latentcast.engine.parallel import distribute, full_tensor
 from latentcast.engine.ranks import Ranks
-from latentcast.evaluation import knn
-from latentcast.evaluation.features import extract, extract_images
-from latentcast.evaluation.heads import fit_probe
-from latentcast.evaluation.multinomial import fit_head
+from latentcast.evaluation.features import extract
+from latentcast.evaluation.heads import knn, logistic, multinomial
 from latentcast.monitors import online
 from latentcast.monitors.online import Panel
 from latentcast.nn.blocks import Block
@@ -156,7 +155,11 @@ def trained(
     objective = build(config)
     next(objective.encoder("teacher").children()).eval()  # a mode of its own, to be left alone
     rows = store.rows("train")
-    loader = Loader(store, rows, config)
+    loader: Any = (
+        ImageLoader(store, rows, config)
+        if store.modality == "image"
+        else CropLoader(store, rows, config)
+    )
     sincos.cache_clear()
     parents.cache_clear()
     torch.manual_seed(0)
@@ -177,7 +180,7 @@ def random_numbers(objective: Objective, seed: int = 0) -> Objective:
 
 @pytest.mark.parametrize(
     ("kind", "precision", "threads"),
-    # With one thread it could not be seen that the heads are fitted with one.
+    # With one thread it could not be scores that the heads are fitted with one.
     [("small_config", "fp32", 2), ("small_hierarchy", "bf16", 1), ("digits", "fp32", 1)],
 )
 def test_looking_at_every_step_changes_no_bit_of_training(
@@ -225,23 +228,23 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     store, config = prepared("digits", request)
     assert store.modality == "image"
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
-    seen = panel.look(objective, preprocessing(config), CPU)
+    scores = panel.look(objective, preprocessing(config), CPU)
     encoder = Encoder(config, objective, "teacher", "it")
-    features = extract_images(encoder, store, panel.rows)["block 3"]  # of 3
-    y, n = store.class_ids[panel.rows], panel.fitted
+    features = extract(encoder, store, panel.rows, pooling="mean")["block 3"]  # of 3
+    y, n = store.labels[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
-    head = fit_head(features[:n], y[:n], features[n:], y[n:])
-    assert seen == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
-    assert 0.1 < seen["online_knn"] < seen["online_linear"] < 1
+    head = multinomial.fit(features[:n], y[:n], features[n:], y[n:])
+    assert scores == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
+    assert 0.1 < scores["online_knn"] < scores["online_linear"] < 1
 
 
 def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     request: pytest.FixtureRequest,
 ) -> None:
     store, config = prepared("small_config", request)
-    assert store.modality == "ecg"
+    assert isinstance(store, Store)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
-    seen = panel.look(objective, preprocessing(config), CPU)
+    scores = panel.look(objective, preprocessing(config), CPU)
     encoder = Encoder(config, objective, "teacher", "it")
     layers = extract(encoder, store, panel.rows, windows="centre")["block 2"]  # of 2
     read = ~np.isnan(layers).any(axis=1)
@@ -252,8 +255,8 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
         places[read & (places >= panel.fitted)],
     )
     labels = store.labels.indicator(CODES)[panel.rows]  # each is a class of its own
-    head = fit_probe({"block 2": layers}, labels, train_rows, scored)
-    assert seen["online_linear"] == pytest.approx(head.validation, abs=1e-12)
+    head = logistic.fit(layers[train_rows], labels[train_rows], layers[scored], labels[scored])
+    assert scores["online_linear"] == pytest.approx(head.validation, abs=1e-12)
 
     unit = layers / np.linalg.norm(layers, axis=1, keepdims=True)
     similar = unit[scored] @ unit[train_rows].T
@@ -263,8 +266,8 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
         weights = np.exp(row[near] / knn.TEMPERATURE)
         shares[i] = weights @ labels[train_rows[near]] / weights.sum()
     expected = roc_auc_score(labels[scored], shares)
-    assert seen["online_knn"] == pytest.approx(expected, abs=4e-3)  # rounding orders near-ties
-    assert seen["online_linear"] > 0.7  # the rate of the beats does say the class
+    assert scores["online_knn"] == pytest.approx(expected, abs=4e-3)  # rounding orders near-ties
+    assert scores["online_linear"] > 0.7  # the rate of the beats does say the class
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -272,11 +275,11 @@ def test_it_is_the_teacher_that_is_read(kind: str, request: pytest.FixtureReques
     store, config = prepared(kind, request)
     panel, preprocess = Panel.of(store, config), preprocessing(config)
     objective = random_numbers(build(config))
-    seen = panel.look(objective, preprocess, CPU)
+    scores = panel.look(objective, preprocess, CPU)
     random_numbers(objective.encoder("student"), seed=1)
-    assert panel.look(objective, preprocess, CPU) == seen
+    assert panel.look(objective, preprocess, CPU) == scores
     random_numbers(objective.encoder("teacher"), seed=2)
-    assert panel.look(objective, preprocess, CPU) != seen
+    assert panel.look(objective, preprocess, CPU) != scores
 
 
 @pytest.mark.parametrize("kind", ["small_config", "digits"])
@@ -319,11 +322,11 @@ def test_a_store_without_labels_is_left_alone_and_says_why(
     ]
     for labels, reason in (
         (np.full(len(image_store), -1), "no labels in its train"),
-        (np.where(np.isin(image_store.folds, [9]), -1, image_store.class_ids), "no labels in its"),
+        (np.where(np.isin(image_store.folds, [9]), -1, image_store.labels), "no labels in its"),
         (np.zeros(len(image_store), np.int64), "of one class"),
     ):
         other = Store.open(image_store.path)
-        monkeypatch.setattr(other, "class_ids", labels)
+        monkeypatch.setattr(other, "labels", labels)
         silent.append((other, small_config, reason))
     for store, config, reason in silent:
         panel = Panel.of(store, config)
@@ -342,8 +345,8 @@ def test_other_codes_than_those_of_ptb_xl_count_as_they_are(
     frequent = list(store.labels.counts(store.rows("train")))[:2]
     assert panel.targets.tolist() == store.labels.indicator(frequent)[panel.rows].tolist()
     assert panel.targets.any(axis=1).all()  # one without any of them says nothing
-    seen = panel.look(build(config), preprocessing(config), CPU)
-    assert all(0 <= number <= 1 for number in seen.values())
+    scores = panel.look(build(config), preprocessing(config), CPU)
+    assert all(0 <= number <= 1 for number in scores.values())
 
 
 def test_of_very_many_classes_some_are_drawn(
@@ -381,9 +384,9 @@ def test_diverged_weights_give_no_number_and_no_error(request: pytest.FixtureReq
             for name, parameter in weights.items():
                 if name.endswith("patches.weight"):
                     parameter.fill_(torch.nan)
-        seen = Panel.of(store, config).look(objective, preprocessing(config), CPU)
-        assert list(seen) == ["online_knn", "online_linear"]
-        assert all(np.isnan(number) for number in seen.values())
+        scores = Panel.of(store, config).look(objective, preprocessing(config), CPU)
+        assert list(scores) == ["online_knn", "online_linear"]
+        assert all(np.isnan(number) for number in scores.values())
 
 
 def test_a_look_compiles_nothing(request: pytest.FixtureRequest) -> None:
@@ -465,17 +468,20 @@ def test_all_ranks_look_and_none_waits_for_another(
     store, config = prepared("small_config", request)
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    given = (str(tmp_path / "meeting"), store.path, config, results)
-    processes = [spawn.Process(target=on_ranks, args=(rank, *given)) for rank in range(2)]
+    arguments = (str(tmp_path / "meeting"), store.path, config, results)
+    processes = [spawn.Process(target=on_ranks, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     try:
-        told = sorted(results.get(timeout=100) for _ in range(4))
+        ranks = sorted(results.get(timeout=100) for _ in range(4))
     finally:
         for process in processes:
             process.join(10)
             process.kill()
-    for (_, _, same, looked, alone), (_, _, also, others, _) in (told[:2], told[2:]):
+    for (_, _, same, looked, alone), (_, _, also, others, _) in (
+        ranks[:2],
+        ranks[2:],
+    ):
         assert same and also  # the weights, whether looked at or not
         assert looked == others and len(looked) == 3
         assert looked[-1] == pytest.approx(alone, abs=1e-6)  # the network in one piece

@@ -20,6 +20,8 @@ from latentcast.config import Config
 from latentcast.config.resolve import leaves
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.estimate import Estimate, Score
+from latentcast.evaluation.results import OWN, Difference, ProbeReport, Row
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.runs import (
     as_json,
@@ -71,20 +73,19 @@ def written(path: Path, when: float) -> None:
 
 
 def write_probe(path: Path, value: float, shards: str = "a", head: str = "linear") -> None:
-    ends = {"value": value, "low": value - 0.01, "high": value + 0.01}
-    row = {"name": "pretrained", "layer": "norm", "choice": "", "pooling": "mean", "penalty": 1.0,
-           "validation": value - 0.1}  # fmt: skip
-    probe = {
-        "majority": 0.1,
-        "rows": [row | {"head": head, "accuracy": ends}],
-        "differences": [
-            {"reference": "pixels", "head": head, "estimate": {"value": -0.02, "low": -0.1,
-                                                               "high": 0.1}}
-        ],
-        "data": {"shards": {"shard-0": shards}},
-        "provenance": {"weights": "step 3"},
-    }  # fmt: skip
-    (path / "probe-classes.json").write_text(json.dumps(probe))
+    row = Row("pretrained", head, OWN, "norm", "mean", 1.0, value - 0.1, Score(around(value)))
+    gap = Difference("pretrained", "pixels", head, OWN, Estimate(-0.02, -0.1, 0.1))
+    ProbeReport(
+        protocol="", task="classes", kind="multi-class", modality="image", metric="accuracy",
+        records={}, records_without_target={}, records_without_token={}, labels=(), floors={},
+        lower_is_better=(), compared=0, rows=(row,), differences=(gap,), leaks=(),
+        data={"shards": {"0": shards}},
+        bootstrap={}, windows="strided", provenance={"weights": "step 3"},
+    ).write(path)  # fmt: skip
+
+
+def around(value: float) -> Estimate:
+    return Estimate(value, value - 0.01, value + 0.01)
 
 
 def quiet(width: int = 200) -> Console:
@@ -304,7 +305,7 @@ def test_the_best_probe_is_chosen_on_validation_and_shown_with_its_test_value(
     held = json.loads((run / "probe-classes.json").read_text())
     knn = json.loads(json.dumps(held["rows"][0]))
     knn |= {"head": "kNN", "validation": 0.95}
-    knn["accuracy"]["value"] = 0.5
+    knn["score"]["main"]["value"] = 0.5
     held["rows"].append(knn)
     held["rows"].append(knn | {"validation": 0.99, "choice": "another reading"})
     held["rows"].append(knn | {"name": "pixels", "validation": 0.999})

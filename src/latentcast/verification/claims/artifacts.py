@@ -122,7 +122,7 @@ def _embedded(subject: Subject) -> Evidence:
         assert images.modality == "image"
         rows = np.arange(5)
         given = source.embed(images.take(rows), pooling="mean+std")
-        read = features.extract_images(source, images, rows, pooling="mean+std")["norm"]
+        read = features.extract(source, images, rows, pooling="mean+std")["norm"]
     if given.shape != read.shape:
         return Evidence(False, {"shape": str(given.shape), "the probe's": str(read.shape)})
     apart = float(np.abs(given - read).max() / np.abs(read).max())

@@ -1,4 +1,4 @@
-"""The linear probe: L2-penalised logistic regression, one-vs-rest, every penalty at once.
+"""The linear head of labels: L2-penalised logistic regression, one-vs-rest, every penalty at once.
 
 For each label and each penalty strength C it minimises, over weights w and intercept b,
 
@@ -14,7 +14,6 @@ makes strongly correlated features and rare labels converge in tens of iteration
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.metrics import auroc, macro
+from latentcast.evaluation.heads.base import Features, Floats, Linear, Standardiser, in_eigenbasis
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
@@ -31,77 +30,20 @@ ROUNDING = 1e-10  # absolute: where the features are constant, the weights are z
 ITERATIONS = 1000
 MEMORY = 10
 
-Features = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Standardiser:
-    """Per-feature mean and standard deviation of the training records."""
+def fit(train: Features, targets: Bools, validation: Features, validation_targets: Bools) -> Linear:
+    """Fit on the training records; choose the penalty by macro AUROC on the validation ones.
 
-    mean: Floats
-    std: Floats
-
-    @classmethod
-    def fit(cls, features: Features) -> Standardiser:
-        x = features.astype(np.float64)
-        std = x.std(axis=0)
-        # A constant feature says nothing; dividing by 1 keeps it at zero. The bound is rounding
-        # noise of float32 features: below it a "deviation" is no signal.
-        constant = std <= 1e-6 * np.maximum(np.abs(x).max(axis=0), 1e-30)
-        return cls(x.mean(axis=0), np.where(constant, np.inf, std))
-
-    def __call__(self, features: Features) -> Floats:
-        return (features.astype(np.float64) - self.mean) / self.std
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A fitted probe; ``weights`` (F, C) act on standardised features."""
-
-    layer: str
-    penalty: float
-    standardise: Standardiser
-    weights: Floats
-    intercepts: Floats
-    validation: float
-
-    def scores(self, features: Features) -> Floats:
-        """Logits (N, C) of raw features (N, F)."""
-        return self.standardise(features) @ self.weights + self.intercepts
-
-
-def fit_probe(
-    layers: dict[str, Features],
-    targets: Bools,
-    train: npt.NDArray[np.int64],
-    validation: npt.NDArray[np.int64],
-) -> Probe:
-    """Fit on the training records; choose layer and penalty by macro AUROC on the validation ones.
-
-    ``layers`` maps layer names to raw features (N, F); ``targets`` is bool (N, C), each label
-    with positives and negatives among ``train``. One penalty serves all labels. A draw goes to
-    the earlier layer and the stronger penalty. Labels without a positive in the validation fold
-    have no say. Raises LatentcastError when no label has one.
+    Features are raw, (N, F); ``targets`` is bool (N, C), each label with positives and negatives.
+    One penalty serves all labels; a draw goes to the stronger. Labels without a positive in the
+    validation fold have no say. Raises LatentcastError when no label has one.
     """
-    strongest_first = sorted(PENALTIES)
-    best: Probe | None = None
-    for layer, features in layers.items():
-        standardise = Standardiser.fit(features[train])
-        x = standardise(features)
-        weights, intercepts = logistic_regression(x[train], targets[train], strongest_first)
-        for i, penalty in enumerate(strongest_first):
-            logits = x[validation] @ weights[i] + intercepts[i]
-            value = float(macro(auroc(targets[validation], logits)))
-            if np.isfinite(value) and (best is None or value > best.validation):
-                best = Probe(layer, penalty, standardise, weights[i], intercepts[i], value)
-    if best is None:
-        raise LatentcastError(
-            "probe: no label has both positives and negatives in the validation fold; "
-            "use a larger store or a task with more frequent labels"
-        )
-    return best
+    standardise, strongest_first = Standardiser.fit(train), sorted(PENALTIES)
+    weights, intercepts = logistic_regression(standardise(train), targets, strongest_first)
+    fits = zip(strongest_first, weights, intercepts, strict=True)
+    return Linear.best("multi-label", fits, standardise, validation, validation_targets)
 
 
 def logistic_regression(
@@ -138,12 +80,9 @@ def logistic_regression(
         return value, ridge * w - strength * units * (z.T @ pull)
 
     with one_thread():
-        x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
-        centre = x.mean(dim=0)
-        x = x - centre
-        energy, basis = torch.linalg.eigh(x.T @ x)
-        z = torch.cat([x @ basis, torch.ones(n, 1, dtype=x.dtype)], dim=1)
-        energy = torch.cat([energy.clamp(min=0), torch.tensor([float(n)], dtype=x.dtype)])
+        x, energy, basis, centre = in_eigenbasis(features)
+        z = torch.cat([x, torch.ones(n, 1, dtype=x.dtype)], dim=1)
+        energy = torch.cat([energy, torch.tensor([float(n)], dtype=x.dtype)])
         # The Hessian's diagonal where every record has the label's prevalence for probability.
         scale = energy[:, None] * (c * share * (1 - share)) * unit.square() + ridge
         w = unit * _minimise(objective, scale)
@@ -207,18 +146,18 @@ def _inverse_hessian(
 ) -> Tensor:
     """The L-BFGS two-loop recursion, for all columns at once, starting from 1 / ``scale``."""
     q = gradient.clone()
-    kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    history: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for step, change in zip(reversed(steps), reversed(changes), strict=True):
         # Positive by strict convexity; clamped for the last steps, where rounding decides.
         rate = 1 / (step * change).sum(dim=0).clamp(min=1e-300)
         share = rate * (step * q).sum(dim=0)
         q -= share * change
-        kept.append((step, change, rate, share))
+        history.append((step, change, rate, share))
     q /= scale
-    if kept:
-        # The start is right up to a factor; the last step says which (Nocedal & Wright 2006, 7.20).
-        step, change, _, _ = kept[0]
+    if history:
+        # The start is right up to a factor; the last step gives it (Nocedal & Wright 2006, 7.20).
+        step, change, _, _ = history[0]
         q *= (step * change).sum(dim=0) / (change * change / scale).sum(dim=0)
-    for step, change, rate, share in reversed(kept):
+    for step, change, rate, share in reversed(history):
         q += (share - rate * (change * q).sum(dim=0)) * step
     return q

@@ -1,11 +1,13 @@
-"""kNN on frozen features: the nearest training images by cosine similarity have a weighted vote.
+"""kNN on frozen features: the nearest training records by cosine similarity have a weighted vote.
 
 Each of the k nearest adds ``exp(similarity / temperature)`` to its class (Wu et al. 2018,
 arXiv 1805.01978; k = 20 and temperature 0.07 as DINO and DINOv2 use them). Nothing is trained,
-so the number says how the features themselves are arranged.
+so the number is one of how the features themselves are arranged.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +16,50 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.heads.base import Array, Features, Floats, validation_score
+from latentcast.evaluation.tasks.base import Kind
 from latentcast.evaluation.threads import one_thread
 
 K = 20
 TEMPERATURE = 0.07
 CELLS = 1 << 24  # similarities held at a time, 64 MiB; the result does not depend on it
 
-Features = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A head that remembers the training records; there is no penalty to choose."""
+
+    bank: Features
+    targets: Array
+    kind: Kind
+    validation: float = float("nan")
+    penalty: float | None = None
+
+    def predict(self, features: Features) -> Array:
+        """The share of each label in the votes, the class with most votes, or the mean value."""
+        if self.kind == "multi-class":
+            return predict(self.bank, self.targets, features)
+        rows, similarities = neighbours(self.bank, features)
+        if self.kind == "regression":
+            weights = _weights(similarities, TEMPERATURE)
+            mean: Floats = (weights * self.targets[rows]).sum(axis=1) / weights.sum(axis=1)
+            return mean
+        shares = []
+        for label in self.targets.astype(np.int64).T:
+            votes = vote(label[rows], similarities, 2)
+            shares.append(votes[:, 1] / votes.sum(axis=1))
+        return np.stack(shares, axis=1)
+
+
+def fit(
+    train: Features, targets: Array, validation: Features, validation_targets: Array, kind: Kind
+) -> Neighbours:
+    """K neighbours among the training records; raw features (N, F), targets as the task's."""
+    head = Neighbours(train, targets, kind)
+    value = validation_score(kind, validation_targets, head.predict(validation))
+    return replace(head, validation=value)
 
 
 def neighbours(bank: Features, queries: Features, k: int = K) -> tuple[Integers, Features]:
@@ -36,12 +73,12 @@ def neighbours(bank: Features, queries: Features, k: int = K) -> tuple[Integers,
     if k < 1:
         raise LatentcastError(f"kNN: k is {k}; ask for one neighbour or more")
     if not len(bank):
-        raise LatentcastError("kNN: there is no training image to compare with; give some")
+        raise LatentcastError("kNN: there is no training record to compare with; give some")
     k = min(k, len(bank))
     with torch.no_grad(), one_thread():
-        held = _unit(bank).T.contiguous()
+        columns = _unit(bank).T.contiguous()
         blocks = [
-            _nearest(_unit(block) @ held, k)
+            _nearest(_unit(block) @ columns, k)
             for block in np.array_split(queries, -(-len(queries) * len(bank) // CELLS) or 1)
         ]
     rows, similarities = (torch.cat(parts) for parts in zip(*blocks, strict=True))
@@ -56,8 +93,7 @@ def vote(
     The votes of a query are known up to a factor, which makes the nearest neighbour's vote 1: its
     weight would overflow, or all weights vanish, at a low temperature.
     """
-    near = similarities.astype(np.float64)
-    weights = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)
+    weights = _weights(similarities, temperature)
     votes = np.zeros((len(labels), classes))
     np.add.at(votes, (np.arange(len(labels))[:, None], labels), weights)
     return votes
@@ -71,7 +107,7 @@ def predict(
     k: int = K,
     temperature: float = TEMPERATURE,
 ) -> Integers:
-    """The class (M,) that the k nearest training images vote for; a draw goes to the lower class.
+    """The class (M,) that the k nearest training records vote for; a draw goes to the lower class.
 
     ``labels`` (N,) are those of ``bank``.
     """
@@ -79,6 +115,12 @@ def predict(
     votes = vote(labels[rows], similarities, int(labels.max()) + 1, temperature)
     predicted: Integers = votes.argmax(axis=1)
     return predicted
+
+
+def _weights(similarities: Features, temperature: float) -> Floats:
+    near = similarities.astype(np.float64)
+    weights: Floats = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)
+    return weights
 
 
 def _unit(features: Features) -> Tensor:

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on frozen features: one class an image.
+"""The linear head of classes: multinomial logistic regression on frozen features.
 
 For a penalty strength C it minimises, over weights W (F, K) and intercepts b (K),
 
@@ -13,7 +13,7 @@ own units L-BFGS needs hundreds of steps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.heads import Standardiser
+from latentcast.evaluation.heads.base import (
+    Features,
+    Floats,
+    Linear,
+    Standardiser,
+    in_eigenbasis,
+    validation_score,
+)
 from latentcast.evaluation.threads import one_thread
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strongest first
@@ -31,52 +38,40 @@ ROUNDING = 1e-12  # relative, of the objective: what is left to gain is lost in 
 STRIDE = 10  # L-BFGS steps between two looks at the gradient
 ITERATIONS = 5000
 
-Features = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Head:
-    """A fitted head; ``weights`` (F, K) act on standardised features.
+class Multinomial(Linear):
+    """``classes`` (K,) are those that have a training record: no other is ever predicted."""
 
-    ``classes`` (K,) are the classes that have a training image: no other is ever predicted.
-    ``validation`` is its accuracy on the validation images.
-    """
-
-    penalty: float
-    standardise: Standardiser
     classes: Integers
-    weights: Floats
-    intercepts: Floats
-    validation: float
 
-    def classify(self, features: Features) -> Integers:
+    def predict(self, features: Features) -> Integers:
         """The most probable class (N,) of raw features (N, F)."""
-        logits = self.standardise(features) @ self.weights + self.intercepts
-        predicted: Integers = self.classes[logits.argmax(axis=1)]
+        predicted: Integers = self.classes[super().predict(features).argmax(axis=1)]
         return predicted
 
 
-def fit_head(
-    train: Features, labels: Integers, validation: Features, validation_labels: Integers
-) -> Head:
-    """Fit on the training images; choose the penalty by accuracy on the validation images.
+def fit(
+    train: Features, targets: Integers, validation: Features, validation_targets: Integers
+) -> Multinomial:
+    """Fit on the training records; choose the penalty by accuracy on the validation records.
 
-    Features are raw, (N, F), labels class indices (N,). A draw goes to the stronger penalty, and
+    Features are raw, (N, F), targets class indices (N,). A draw goes to the stronger penalty, and
     the first that does worse than a stronger one is the last that is tried: the weakest cost most.
-    Raises LatentcastError when the training images are all of one class.
+    Raises LatentcastError when the training records are all of one class.
     """
     standardise = Standardiser.fit(train)
-    classes, targets = np.unique(labels, return_inverse=True)
-    best: Head | None = None
-    for penalty, weights, intercepts in regression_path(standardise(train), targets, PENALTIES):
-        head = Head(penalty, standardise, classes, weights, intercepts, 0.0)
-        value = float((head.classify(validation) == validation_labels).mean())
+    classes, places = np.unique(targets, return_inverse=True)
+    best: Multinomial | None = None
+    for penalty, weights, intercepts in regression_path(standardise(train), places, PENALTIES):
+        head = Multinomial(penalty, standardise, weights, intercepts, 0.0, classes)
+        value = validation_score("multi-class", validation_targets, head.predict(validation))
         if best is not None and value < best.validation:
             break
         if best is None or value > best.validation:
-            best = Head(penalty, standardise, classes, weights, intercepts, value)
+            best = replace(head, validation=value)
     assert best is not None
     return best
 
@@ -89,20 +84,16 @@ def regression_path(
     ``features`` (N, F) should be standardised; ``targets`` (N,) take each of 0 ... K - 1. Every
     fit starts from the one before it. Raises LatentcastError for a single class.
     """
-    images, width = features.shape
-    share = torch.from_numpy(np.bincount(targets) / images)
+    records, width = features.shape
+    share = torch.from_numpy(np.bincount(targets) / records)
     if len(share) < 2:
         raise LatentcastError(
-            "linear probe: all training images are of one class; give images of two or more"
+            "linear probe: all training records are of one class; give records of two or more"
         )
     y = torch.from_numpy(targets)
-    with one_thread():
-        x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
-        centre = x.mean(dim=0)
-        x = x - centre
-        energy, basis = torch.linalg.eigh(x.T @ x)
-        z = torch.cat([x @ basis, torch.ones(images, 1, dtype=x.dtype)], dim=1)
-        energy = torch.cat([energy.clamp(min=0), torch.tensor([float(images)], dtype=x.dtype)])
+    x, energy, basis, centre = in_eigenbasis(features)
+    z = torch.cat([x, torch.ones(records, 1, dtype=x.dtype)], dim=1)
+    energy = torch.cat([energy, torch.tensor([float(records)], dtype=x.dtype)])
     ridge = torch.ones(width + 1, dtype=torch.float64)
     ridge[-1] = 0.0  # the intercept carries no penalty
     w = torch.zeros(len(share), width + 1, dtype=torch.float64)

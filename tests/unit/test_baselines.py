@@ -1,4 +1,4 @@
-"""The floor without learning: against a plain loop, and blind to what is not valid."""
+"""The floors without learning: against a plain loop, and blind to what is not valid."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_stores import write_store
+from evaluation_stores import Images, write_store
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.random_convolutions import TAPS, RandomConvolutions
+from latentcast.evaluation.baselines import TAPS, Pixels, RandomConvolutions, baseline
 from latentcast.signals.recording import INVALID
 
 LEADS = ("I", "II", "V1")
@@ -133,3 +133,26 @@ def test_from_a_store_takes_its_usual_length_and_training_statistics(tmp_path: P
 def test_recordings_shorter_than_a_kernel_are_refused() -> None:
     with pytest.raises(LatentcastError, match="fewer than 11 taps"):
         convolutions(length=10)
+
+
+def test_the_pixel_floor_reads_small_images_whole_and_large_ones_by_averages() -> None:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+    source = Pixels(8, 8, 1)
+    layers, valid = source.token_layers(small)
+    np.testing.assert_allclose(layers[0][:, 0], small.reshape(3, -1) / 255, rtol=1e-6)
+    assert valid.shape == (3, 1) and valid.all() and source.pooling == "8 × 8"
+    large = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    source = Pixels(32, 32, 3)
+    token = source.token_layers(large)[0][0][1, 0].reshape(3, 8, 8)
+    assert source.pooling == "8 × 8"
+    np.testing.assert_allclose(token[2, 0, 1], large[1, :4, 4:8, 2].mean() / 255, rtol=1e-5)
+    for height, width in ((500, 3), (225, 31)):
+        layers, _ = Pixels(height, width, 3).token_layers(np.zeros((1, height, width, 3), np.uint8))
+        assert layers[0].shape[-1] <= 256
+
+
+def test_the_floor_suits_the_store(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", [np.zeros((60, 2), np.int16)], folds=[1])
+    assert isinstance(baseline(store), RandomConvolutions)
+    assert isinstance(baseline(Images(5)), Pixels)
