@@ -15,6 +15,7 @@ from torch import Tensor
 from latentcast.batch import Batch, Inputs
 from latentcast.data import convert, folds, ingest, statistics
 from latentcast.data import store as stores
+from latentcast.data.codecs import counts as codec
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.labels import Labels
 from latentcast.data.loader import Loader
@@ -104,8 +105,8 @@ def _every_second(was: Any) -> Any:
 
 
 def _truncated(was: Any) -> Any:
-    def quantise(held: Recording, scale: float) -> Any:
-        rounded = was(held, scale)
+    def quantise(held: Recording, scale: float, unit: str = "mV") -> Any:
+        rounded = was(held, scale, unit)
         cut = np.trunc(np.nan_to_num(held.signal) * np.float32(1 / scale)).astype(np.int16)
         return np.where(rounded == INVALID, rounded, cut)
 
@@ -340,15 +341,15 @@ FAULTS: tuple[Fault, ...] = (
           swapped(recording, "DERIVED_FROM_I_AND_II", lambda was: was | {"aVF": (0.5, 1.0)}),
           ("data.derived-leads",), is_ecg),
     Fault("data.no-anti-alias", "Resampling by interpolation, without a filter.", CLASSIC,
-          swapped(convert, "resample", _interpolated), ("data.anti-alias",), _resamples),
+          swapped(codec, "resample", _interpolated), ("data.anti-alias",), _resamples),
     Fault("data.wrong-ratio", "Resampling takes every second sample where 2.5 were asked for.",
-          CLASSIC, swapped(convert, "resample", _every_second),
+          CLASSIC, swapped(codec, "resample", _every_second),
           ("data.rhythm", "data.resampled"), _resamples),
     Fault("data.time-reversed", "Recordings are stored backwards.", CLASSIC,
-          swapped(convert, "quantise", lambda was: lambda held, scale: was(held, scale)[:, ::-1]),
+          swapped(codec, "quantise", lambda was: lambda *args: was(*args)[:, ::-1]),
           ("data.round-trip", "data.rhythm"), is_ecg),
     Fault("data.truncated", "Counts are cut off towards zero and not rounded.", CLASSIC,
-          swapped(convert, "quantise", _truncated), ("data.round-trip",), is_ecg),
+          swapped(codec, "quantise", _truncated), ("data.round-trip",), is_ecg),
     Fault("data.crop-per-lead", "Each lead of a crop begins elsewhere.", CLASSIC,
           swapped(Loader, "batch", _per_lead), ("data.same-instant",), _crops),
     Fault("data.crop-outside", "A crop may begin where it no longer fits into its record.",
@@ -376,7 +377,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("data.statistics-per-record", "Deviations are taken from each record's own mean.",
           CLASSIC, _sums(_centred), ("data.statistics", "data.preprocess"), is_ecg),
     Fault("data.variance-for-deviation", "The variance is divided by, and not its root.", CLASSIC,
-          swapped(statistics.ChannelSums, "statistics", _squared),
+          swapped(statistics.ChannelSums, "of_leads", _squared),
           ("data.statistics", "data.preprocess"), is_ecg),
     Fault("data.clip-before", "Millivolts are clipped, before they are normalised.", CLASSIC,
           _reading(_clip_first), ("data.clip-after", "data.preprocess"), _clips),

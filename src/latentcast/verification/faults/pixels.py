@@ -14,9 +14,11 @@ from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import ImageInput
-from latentcast.data import image_ingest, image_writer
+from latentcast.data import convert
 from latentcast.data import image_preprocess as preprocess
+from latentcast.data.codecs import pixels
 from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.statistics import ChannelSums
 from latentcast.data.store import Store
 from latentcast.evaluation import duplicates
 from latentcast.images import decode
@@ -144,8 +146,8 @@ def _corners(was: Any) -> Any:
 
 
 def _squared(was: Any) -> Any:
-    def statistics(histogram: Any, images: int) -> Any:
-        told = was(histogram, images)
+    def statistics(self: Any) -> Any:
+        told = was(self)
         return told.model_copy(update={"std": tuple(s and s * s for s in told.std)})
 
     return statistics
@@ -197,7 +199,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("image.blue-first-files", "Image files are decoded as BGR.", CLASSIC,
           _swapped(decode, "_fit", _blue_first), ("image.files",), _decoded),
     Fault("image.lossy", "Pixels lose their last bit on the way into the store.", CLASSIC,
-          _swapped(image_ingest, "fit", lambda was: lambda *args: was(*args) & 0xFE),
+          _swapped(pixels, "fit", lambda was: lambda *args: was(*args) & 0xFE),
           ("image.exact",), is_image),
     Fault("image.lossy-files", "Pixels of image files lose their last bit.", CLASSIC,
           _swapped(decode, "_fit", lambda was: lambda *args: was(*args) & 0xFE),
@@ -209,10 +211,10 @@ FAULTS: tuple[Fault, ...] = (
           CLASSIC, _swapped(ImagePreprocess, "__call__", _undivided), ("image.whole",), is_image),
     Fault("image.statistics-of-all", "Statistics are taken over all splits.",
           "specification, defect 12",
-          _swapped(image_ingest, "SPLITS", lambda was: was | {"train": tuple(range(1, 11))}),
+          _swapped(convert, "SPLITS", lambda was: was | {"train": tuple(range(1, 11))}),
           ("image.statistics",), is_image),
     Fault("image.variance-for-deviation", "The variance is divided by, and not its root.",
-          CLASSIC, _swapped(image_writer, "image_statistics", _squared),
+          CLASSIC, _swapped(ChannelSums, "of_pixels", _squared),
           ("image.statistics", "image.whole"), is_image),
     Fault("image.augmented-evaluation", "Images are cropped and mirrored in evaluation.", CLASSIC,
           _swapped(ImagePreprocess, "__call__", _always_augmented), ("image.whole",), _crops),
