@@ -29,9 +29,9 @@ def test_arrays_of_any_length_become_what_their_files_become(tmp_path: Path) -> 
     for i, recording in enumerate(RECORDINGS):
         write_wfdb(tmp_path / "in", recording, f"r{i}")
     files = ingest(tmp_path / "in", tmp_path / "files", quiet=True).store
-    whole = [to_counts(recording).T / 1000 for recording in RECORDINGS]  # as files hold them
+    stored = [to_counts(recording).T / 1000 for recording in RECORDINGS]  # as files hold them
     ids = [f"r{i}" for i in range(6)]
-    store = write_store(tmp_path / "out", signals=whole, record_ids=ids, **TWELVE).store
+    store = write_store(tmp_path / "out", signals=stored, record_ids=ids, **TWELVE).store
     assert (tmp_path / "out/shard-00000.npy").read_bytes() == (
         tmp_path / "files/shard-00000.npy"
     ).read_bytes()
