@@ -313,7 +313,7 @@ def _pool(converter: Converter, workers: int) -> tuple[Executor, _Convert]:
 def _start_worker(converter: Converter) -> None:
     global _converter
     _converter = converter
-    # Ctrl-C reaches the whole group; the parent decides what it means.
+    # Ctrl-C reaches the whole group; what it means is up to the parent.
     signals.signal(signals.SIGINT, signals.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
