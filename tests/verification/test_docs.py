@@ -1,4 +1,4 @@
-"""docs/verification says what the library does: promises and verdicts."""
+"""docs/verification says what the library does: promises, verdicts, and who caught what."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from latentcast.verification.faults import all_faults
 
 from conftest import REPOSITORY
 from latentcast.recipes import RECIPES, recipe
@@ -15,17 +16,17 @@ from latentcast.verification.report.lines import Report, stable
 from latentcast.verification.suite import verify_recipe
 
 DOCS = REPOSITORY / "docs" / "verification"
-PAGES = re.findall(
+MATRIX = re.findall(
     r'"([\w-]+)"',
     re.search(  # type: ignore[union-attr]
-        r"^PAGES = \((.*?)\)",
+        r"^MATRIX = \((.*?)\)",
         (REPOSITORY / "scripts" / "build_verification.py").read_text(),
         re.MULTILINE | re.DOTALL,
     )[1],
 )
 AGAIN = "run make verification"
 REPORTED = [name for name in RECIPES if (DOCS / name / "report.json").exists()]
-WITH_PAGE = [name for name in PAGES if (DOCS / name / "report.html").exists()]
+MATRICES = [name for name in MATRIX if (DOCS / name / "report.html").exists()]
 
 
 def told(name: str) -> dict[str, Any]:
@@ -33,19 +34,24 @@ def told(name: str) -> dict[str, Any]:
     return dict(section)
 
 
-def test_every_recipe_has_its_report() -> None:
-    assert set(REPORTED) == set(RECIPES) and set(WITH_PAGE) == set(PAGES)
+def test_every_recipe_has_its_report_and_every_fault_its_matrix() -> None:
+    assert set(REPORTED) == set(RECIPES) and set(MATRICES) == set(MATRIX)
     assert {c["id"] for name in REPORTED for c in told(name)["claims"]} == {
         claim.id for claim in all_claims()
+    }
+    assert {row["id"] for name in MATRICES for row in told(name)["faults"]["rows"]} == {
+        fault.id for fault in all_faults()
     }
 
 
 def test_every_report_is_whole_and_green() -> None:
-    assert REPORTED and WITH_PAGE
+    assert REPORTED and MATRICES
     for name in REPORTED:
         for file in ("report.md", "report.json", "badge.svg"):
             assert (DOCS / name / file).exists(), f"{name}/{file}: {AGAIN}"
         assert told(name)["holds"], name
+    for name in MATRICES:
+        assert told(name)["faults"], name
     parity = json.loads((DOCS / "parity" / "report.json").read_text())
     assert parity["holds"] and len(parity["sections"]) == 6
 
@@ -55,6 +61,17 @@ def test_promises_and_sources_are_those_of_the_catalogue() -> None:
     for name in REPORTED:
         for claim in told(name)["claims"]:
             assert known.get(claim["id"]) == (claim["sentence"], claim["source"]), AGAIN
+
+
+def test_every_fault_is_in_a_matrix_and_caught_by_its_claims() -> None:
+    known = {fault.id: fault for fault in all_faults()}
+    for name in MATRICES:
+        for row in told(name)["faults"]["rows"]:
+            fault = known.get(row["id"])
+            assert fault is not None, f"{row['id']}: {AGAIN}"
+            assert (fault.sentence, fault.source) == (row["sentence"], row["source"]), AGAIN
+            assert row["caught"] and set(row["reddens"]) <= set(row["caught_by"]), row["id"]
+            assert set(row["reddens"]) <= set(fault.reddens), f"{row['id']}: {AGAIN}"
 
 
 def test_nothing_of_the_machine_that_wrote_them_is_in_the_reports() -> None:
@@ -83,8 +100,9 @@ def test_measured_again_the_report_is_the_same(name: str) -> None:
 
 
 def _again(name: str) -> list[dict[str, Any]]:
-    """What the report of a recipe would say now."""
-    section = verify_recipe(recipe(name), all_claims())
+    """What the report of a recipe would say now, with faults if it has any."""
+    faults = all_faults() if told(name)["faults"] else None
+    section = verify_recipe(recipe(name), all_claims(), faults)
     return stable(json.loads(json.dumps(Report((section,), {}).as_json())))
 
 

@@ -1,4 +1,4 @@
-"""Recordings and images of which every sample is known, as files, and the stores made of them.
+"""Recordings of which every sample is known, as files, and the stores made of them.
 
 The files are written here byte by byte and the waves by their formula, in float64; the stores are
 what the library's own ingest makes of them.
@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.config import EcgInput
+from latentcast.config import Config, EcgInput
+from latentcast.data.fit import fitted
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
-from latentcast.verification.observe.rehearsal import once
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 Floats = npt.NDArray[np.float64]
-Pixels = npt.NDArray[np.uint8]
 
 TWELVE = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 INDEPENDENT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+HALF_A_COUNT = 0.5 * (1.0 + 1e-3)
+"""What storing may take: float32 of a few mV is off by less than a thousandth of a count."""
 _R = (0.7, 1.1, -0.6, 0.5, 0.9, 1.4, 1.2, 0.8)
 _T = (0.2, 0.3, -0.1, 0.35, 0.4, 0.25, 0.3, 0.15)
 
@@ -69,8 +70,8 @@ def beats(bpm: float, begin: float, end: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What a record holds: mV ``(12, samples)`` in canonical order at its own rate."""
+class KnownRecord:
+    """What a file holds: mV ``(12, samples)`` in canonical order at its own rate."""
 
     signal: Floats
     rate: float
@@ -79,7 +80,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Records of one array, and what the table beside it says of each.
+    """Records of one array, and the rows of the table beside it.
 
     Attributes:
         signals: mV ``(records, 12, samples)``; NaN where nothing was measured.
@@ -94,20 +95,25 @@ class Cohort:
     def counts(self) -> Floats:
         """Whole counts, rounded here, of the leads as float64; NaN where not measured."""
         # The file holds float32: what ingest read of each value is that.
-        return np.asarray(np.rint(self.signals.astype(np.float32).astype(np.float64) * 1000))
+        read = self.signals.astype(np.float32).astype(np.float64)
+        return np.asarray(np.rint(read / self.store.scale))
 
     @property
     def valid(self) -> npt.NDArray[np.bool_]:
         return np.isfinite(self.signals) & ~self.dead
 
     def members(self, *folds: int) -> npt.NDArray[np.int64]:
-        """Positions of the records whose table says one of these folds."""
+        """Positions of the records that the table has in these folds."""
         return np.flatnonzero([int(row["strat_fold"]) in folds for row in self.rows])
 
 
 @dataclass
 class Recordings:
-    """Sources of recordings in the shape a subject reads, written and ingested when asked for."""
+    """Sources of recordings in the shape a twin reads, written and ingested when asked for.
+
+    Attributes:
+        bad: of the records of :attr:`devices` that cannot be used, a word of the reason.
+    """
 
     folder: Path
     rate: float
@@ -116,15 +122,15 @@ class Recordings:
     bad: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def devices(self) -> dict[str, Truth]:
+    def devices(self) -> dict[str, KnownRecord]:
         """A WFDB folder: units, gains, baselines, lead orders, a rate of its own."""
         folder = self.folder / "devices"
         folder.mkdir(parents=True)
         samples = max(round(4 * self.rate), self.length)
-        truth = {}
+        records = {}
 
-        def write(name: str, seed: int, **said: Any) -> None:
-            truth[name] = write_record(folder, name, seed, self.rate, samples, **said)
+        def write(name: str, seed: int, **options: Any) -> None:
+            records[name] = write_record(folder, name, seed, self.rate, samples, **options)
 
         write("millivolts", 1, gain=1000, unit="mV")
         write("microvolts", 2, gain=1, unit="uV")
@@ -137,16 +143,17 @@ class Recordings:
         write("avf-before-avl", 7, order=(*TWELVE[:4], "aVF", "aVL", *TWELVE[6:]))
         write("eight-leads", 8, order=INDEPENDENT)
         short = round(0.6 * self.length)
-        truth["short"] = write_record(folder, "short", 9, self.rate, short)
+        records["short"] = write_record(folder, "short", 9, self.rate, short)
         if find_spec("scipy"):
             for name, tone in (("faster", 0.0), ("humming", 0.8 * self.rate)):
-                seed, rate = 10 + len(name), 2.5 * self.rate
-                said: dict[str, Any] = {"bpm": 97.0, "tone": tone}
-                truth[name] = write_record(folder, name, seed, rate, round(2.5 * samples), **said)
-        self._break(folder, samples)
-        return truth
+                seed, rate, longer = 10 + len(name), 2.5 * self.rate, round(2.5 * samples)
+                records[name] = write_record(
+                    folder, name, seed, rate, longer, bpm=97.0, tone=tone
+                )  # fmt: skip
+        self._write_bad(folder, samples)
+        return records
 
-    def _break(self, folder: Path, samples: int) -> None:
+    def _write_bad(self, folder: Path, samples: int) -> None:
         """Records that cannot be used, and why."""
         write_record(folder, "bad-short-file", 20, self.rate, samples)
         file = folder / "bad-short-file.dat"
@@ -166,20 +173,11 @@ class Recordings:
     @cached_property
     def device_store(self) -> Store:
         assert self.devices
-        out = self.folder / "devices-store"
-        return ingest(
-            self.folder / "devices", out, fs=self.rate, scale=self.scale, shortest=0.0,
-            workers=1, quiet=True,
-        ).store  # fmt: skip
+        return self.ingested(self.folder / "devices")
 
     def stored(self, name: str) -> Floats:
-        """What the store holds of a record, mV ``(12, samples)``; empty where it has none."""
-        store = self.device_store
-        found = np.flatnonzero(store.record_ids == name)
-        if not len(found):
-            return np.empty((12, 0))
-        counts = store.take(found, [0], int(store.lengths[found[0]]))[0].T
-        return np.asarray(counts.astype(np.float64) * self.scale)
+        """What the store has of a record of :attr:`devices`: :func:`millivolts_of`."""
+        return millivolts_of(self.device_store, name)
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -190,9 +188,9 @@ class Recordings:
             patient = n // 2
             fold = patient % 10 + 1
             size = {9: 1.7, 10: 2.5}.get(fold, 1.0) * (1.0 if patient < 10 else 1.4)
-            made = wave(self.rate, samples, 100 + n, 55 + 2 * n, size)
+            signal = wave(self.rate, samples, 100 + n, 55 + 2 * n, size)
             # Held-out splits lie elsewhere: statistics that saw them are others.
-            signals.append(made + {9: 0.4, 10: 0.8}.get(fold, 0.0))
+            signals.append(signal + {9: 0.4, 10: 0.8}.get(fold, 0.0))
             codes = {"NORM": 100.0} if patient < 10 else {"IMI": 0.0}
             codes |= {"LVH": 35.0} if n % 2 else {}
             rows.append({
@@ -200,43 +198,44 @@ class Recordings:
                 "scp_codes": repr(codes | {"SR": 0.0}),
             })  # fmt: skip
         # In fifths of a count: none lies at a half, where the last digit of a float decides.
-        truth = np.rint(np.stack(signals) * 5000) / 5000
-        dead = np.zeros(truth.shape, bool)
+        signal = np.rint(np.stack(signals) * 5 / self.scale) * self.scale / 5
+        dead = np.zeros(signal.shape, bool)
         # Shorter than what counts as an electrode off, which zeros in a gap would be taken for.
         gap = round(min(0.1 * self.length, 0.3 * self.rate))
         flat = max(round(1.3 * self.rate), 4)
-        truth[0, 7, gap : 3 * gap] = np.nan  # in V2
-        truth[20, 1, -gap:] = np.nan
+        signal[0, 7, gap : 3 * gap] = np.nan  # in V2
+        signal[20, 1, -gap:] = np.nan
         dead[2, 10, 5 : 5 + flat] = True  # V5, an electrode off, beside the range of the others
-        truth[2, 10, 5 : 5 + flat] = 2.5
-        return Cohort(truth, dead, rows, self._array("cohort", truth, rows))
+        signal[2, 10, 5 : 5 + flat] = 2.5
+        return Cohort(signal, dead, rows, self._array("cohort", signal, rows))
 
     @cached_property
     def unfolded(self) -> Cohort:
-        """Forty short records of eight patients, and a table that says no folds."""
+        """Forty short records of eight patients, and a table without folds."""
         samples = max(round(0.4 * self.rate), 20)
-        truth = np.stack([wave(self.rate, samples, 300 + n, 110) for n in range(40)])
+        signal = np.stack([wave(self.rate, samples, 300 + n, 110) for n in range(40)])
         rows = [{"record_id": f"walk-in-{n}", "patient_id": f"visitor {n // 5}"} for n in range(40)]
-        store = self._array("unfolded", truth, rows)
-        return Cohort(truth, np.zeros(truth.shape, bool), rows, store)
+        store = self._array("unfolded", signal, rows)
+        return Cohort(signal, np.zeros(signal.shape, bool), rows, store)
 
     @cached_property
     def leaking(self) -> Cohort:
         """Four records: a test one with a training record's waveform of the cohort under another
         name, a patient in two splits, and two without fault."""
         own = [wave(self.rate, round(1.4 * self.length), 400 + n) for n in range(3)]
-        truth = np.stack([*own, self.cohort.signals[5]])
+        signal = np.stack([*own, self.cohort.signals[5]])
         patients, folds = ("a", "b", "a", "d"), (1, 2, 10, 10)
         rows = [
             {"record_id": f"other-{n}", "patient_id": patients[n], "strat_fold": str(folds[n]),
              "scp_codes": "{}"}
             for n in range(4)
         ]  # fmt: skip
-        return Cohort(truth, np.zeros(truth.shape, bool), rows, self._array("other", truth, rows))
+        store = self._array("other", signal, rows)
+        return Cohort(signal, np.zeros(signal.shape, bool), rows, store)
 
     @cached_property
     def clock(self) -> Store:
-        """Two records whose every sample says when and in which lead it was: see :meth:`told`."""
+        """Two records whose every sample says when and in which lead it was: :meth:`instants`."""
         samples = round(1.25 * self.length)
         time, lead = np.arange(samples)[:, None], np.arange(12)[None]
         counts = [base + self._tick * time + lead for base in (-32000, 100)]
@@ -247,8 +246,8 @@ class Recordings:
         signals = np.stack(counts).transpose(0, 2, 1) * self.scale
         return self._array("clock", signals, rows, TWELVE)
 
-    def told(self, counts: npt.NDArray[np.int16]) -> Floats:
-        """The sample at which each count ``(..., leads)`` was taken; NaN for none."""
+    def instants(self, counts: npt.NDArray[np.int16]) -> Floats:
+        """The sample of the clock at which each count ``(..., leads)`` was taken; NaN for none."""
         wide = counts.astype(np.float64)
         since = np.where(wide < 50, wide + 32000, wide - 100) - np.arange(12)
         return np.where(wide == -32768, np.nan, since / self._tick)
@@ -270,10 +269,24 @@ class Recordings:
             writer = csv.DictWriter(table, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+        return self.ingested(file, leads=order, unit="mV", layout="records,samples,leads")
+
+    def ingested(self, source: Path, **options: Any) -> Store:
+        """The store of a source at the twin's rate and scale, beside it."""
+        out = source.with_name(f"{source.stem}-store")
         return ingest(
-            file, self.folder / f"{name}-store", fs=self.rate, leads=order, unit="mV",
-            layout="records,samples,leads", scale=self.scale, shortest=0.0, workers=1, quiet=True,
+            source, out, fs=self.rate, scale=self.scale, shortest=0.0, workers=1, quiet=True,
+            **options,
         ).store  # fmt: skip
+
+
+def millivolts_of(store: Store | None, name: str) -> Floats:
+    """What a store has of a record, mV ``(12, samples)``; empty where it has none."""
+    if store is None or name not in store.record_ids:
+        return np.empty((12, 0))
+    rows = np.flatnonzero(store.record_ids == name)
+    counts = store.take(rows, [0], int(store.lengths[rows[0]]))[0].T
+    return np.asarray(counts.astype(np.float64) * store.scale)
 
 
 def write_record(
@@ -290,111 +303,52 @@ def write_record(
     spelled: Mapping[str, str] | None = None,
     bpm: float = 72.0,
     tone: float = 0.0,
-) -> Truth:
-    """A WFDB record in format 16; the truth is what its counts say, by the header's own terms."""
+) -> KnownRecord:
+    """A WFDB record in format 16, and what its counts are by the header's own terms."""
     per = {"V": 1e-3, "uV": 1e3}.get(unit, 1.0)
     signal = wave(rate, samples, seed, bpm, tone=tone)
     digital = np.rint(signal * per * gain) + baseline
     counts = digital[[TWELVE.index(lead) for lead in order]].T.astype("<i2")
     (folder / f"{name}.dat").write_bytes(counts.tobytes())
-    lines = [f"{name} {len(order)} {rate:g} {samples}"]
-    for lead, column in zip(order, counts.T, strict=True):
+    calibrated = f"{gain:.0f}({baseline})/{unit}"
+    spellings = [(spelled or {}).get(lead, lead) for lead in order]
+    calibrations = [calibrated] * len(order)
+    write_header(folder / f"{name}.hea", f"{name}.dat 16", rate, counts, calibrations, spellings)
+    return KnownRecord((digital - baseline) / gain / per, rate, folder / f"{name}.hea")
+
+
+def write_header(
+    file: Path, storage: str, rate: float, counts: npt.NDArray[Any], calibrations: Sequence[str],
+    names: Sequence[str],
+) -> None:  # fmt: skip
+    """A WFDB header of counts ``(samples, leads)``.
+
+    Args:
+        storage: file and format, as ``record.dat 16``.
+        calibrations: gain, baseline and unit of each lead, as ``1000(0)/mV``.
+    """
+    lines = [f"{file.stem} {len(names)} {rate:g} {len(counts)}"]
+    for name, calibrated, column in zip(names, calibrations, counts.T, strict=True):
         total = int(column.astype(np.int64).sum()) % 65536
-        shown = (spelled or {}).get(lead, lead)
-        calibrated = f"{gain:.0f}({baseline})/{unit}"
-        lines.append(f"{name}.dat 16 {calibrated} 16 0 {column[0]} {total} 0 {shown}")
-    (folder / f"{name}.hea").write_text("\n".join(lines) + "\n")
-    return Truth((digital - baseline) / gain / per, rate, folder / f"{name}.hea")
+        lines.append(f"{storage} {calibrated} 16 0 {column[0]} {total} 0 {name}")
+    file.write_text("\n".join(lines) + "\n")
 
 
-@dataclass
-class Pictures:
-    """Labelled images in the size and channels a subject reads: arrays, and files of raw pixels."""
-
-    folder: Path
-    height: int
-    width: int
-    channels: int
-
-    @cached_property
-    def images(self) -> dict[str, Pixels]:
-        """uint8 ``(n, height, width, channels)`` by split; the held-out ones are brighter."""
-        generator = np.random.default_rng(5)
-        made = {}
-        for split, count, level in (("train", 48, 90.0), ("val", 12, 96.0), ("test", 12, 102.0)):
-            noise = 12 * generator.standard_normal((count, self.height, self.width, self.channels))
-            tint = level + 20 * np.arange(self.channels)
-            rows = np.linspace(-20, 20, self.height)[:, None, None]
-            kinds = self.labels[split][:, None, None, None] - 1.0
-            wedge = kinds * np.linspace(20, 60, self.width)[:, None]
-            made[split] = np.clip(noise + tint + rows + wedge, 0, 255).astype(np.uint8)
-        return made
-
-    @cached_property
-    def labels(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Three classes, told by how bright an image is, above all on its right."""
-        return {s: np.arange(n) % 3 for s, n in (("train", 48), ("val", 12), ("test", 12))}
-
-    @cached_property
-    def store(self) -> Store:
-        return self._ingested("arrays", self.images, self.labels)
-
-    @cached_property
-    def leaking(self) -> Store:
-        """Three images; the test one is a training image of the other store."""
-        images = {s: self.images[s][:1] // 2 for s in ("train", "val")}
-        return self._ingested("leaking", images | {"test": self.images["train"][7:8]}, {})
-
-    def rows(self, split: str) -> npt.NDArray[np.int64]:
-        """Rows of the store by the names ingest gave them, in the order of the source."""
-        place = {name: row for row, name in enumerate(self.store.record_ids.tolist())}
-        prefix = {"val": "validation"}.get(split, split)
-        return np.array([place[f"{prefix}-{n:06d}"] for n in range(len(self.images[split]))])
-
-    @cached_property
-    def files(self) -> Store:
-        """The training images as PPM or PGM files, which are raw pixels behind a line of text."""
-        folder = self.folder / "files"
-        folder.mkdir(parents=True)
-        kind = "P6" if self.channels == 3 else "P5"
-        for n, image in enumerate(self.images["train"][:6]):
-            head = f"{kind}\n{self.width} {self.height}\n255\n".encode()
-            suffix = "ppm" if self.channels == 3 else "pgm"
-            (folder / f"{n:02d}.{suffix}").write_bytes(head + image.tobytes())
-        return ingest(folder, self.folder / "files-store", workers=1, quiet=True).store
-
-    def _ingested(
-        self, name: str, images: Mapping[str, Pixels], labels: Mapping[str, npt.NDArray[np.int64]]
-    ) -> Store:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {f"x_{split}": held for split, held in images.items()}
-        arrays |= {f"y_{split}": held for split, held in labels.items()}
-        np.savez(self.folder / f"{name}.npz", **arrays)
-        out = self.folder / f"{name}-store"
-        return ingest(self.folder / f"{name}.npz", out, kind="image", workers=1, quiet=True).store
+def recordings(twin: Twin) -> Recordings:
+    """Known recordings at the twin's rate and length; the same ones when asked again."""
+    shape = twin.config.input
+    assert isinstance(shape, EcgInput)
+    folder = twin.folder / "known"
+    return twin.once(
+        "known recordings",
+        lambda: Recordings(folder, shape.sampling_rate, shape.length, shape.scale),
+    )
 
 
-def recordings(subject: Subject) -> Recordings:
-    """Known recordings at the subject's rate and length; the same ones when asked again."""
-    wanted = subject.config.input
-    assert isinstance(wanted, EcgInput)
-
-    def made() -> Recordings:
-        folder = subject.folder / "known"
-        return Recordings(folder, wanted.sampling_rate, wanted.length, wanted.scale)
-
-    return once(subject, "known recordings", made)
-
-
-def pictures(subject: Subject) -> Pictures:
-    """Known images in the subject's size; the same ones when asked again."""
-    wanted = subject.config.input
-    assert not isinstance(wanted, EcgInput)
-
-    def made() -> Pictures:
-        return Pictures(subject.folder / "known", wanted.height, wanted.width, wanted.channels)
-
-    return once(subject, "known images", made)
+def config_for(twin: Twin, store: Store, **changes: Any) -> Config:
+    """The twin's configuration, normalised by another store, its batches in one piece."""
+    own = {"input.normalisation": None, "train.micro_batches": 1}
+    return fitted(twin.config.updated(own | changes), store)
 
 
 def apart(a: Floats, b: Floats) -> float:
@@ -404,9 +358,10 @@ def apart(a: Floats, b: Floats) -> float:
     return float(np.nan_to_num(np.abs(a - b), nan=np.inf).max())
 
 
-def is_ecg(subject: Subject) -> bool:
-    return isinstance(subject.config.input, EcgInput)
+def is_ecg(twin: Twin) -> bool:
+    return isinstance(twin.config.input, EcgInput)
 
 
-def is_image(subject: Subject) -> bool:
-    return not is_ecg(subject)
+def has_twelve_leads(twin: Twin) -> bool:
+    """The standard ones: what is known of a recording can be held against it."""
+    return isinstance(twin.config.input, EcgInput) and twin.config.input.leads == TWELVE

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.evaluation import protocol
-from latentcast.evaluation.heads import knn, logistic, multinomial
-from latentcast.evaluation.tasks import Kind
-from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.observe.data import is_ecg
+from latentcast.evaluation import classification, multinomial, protocol
+from latentcast.evaluation import heads as probes
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal
 from latentcast.verification.observe.probe import mean_of_defined, naive_auroc
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.recordings import is_ecg
+from latentcast.verification.observe.twin import Twin
 
 Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/protocol.py"
@@ -48,29 +47,34 @@ def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Ar
     return x.astype(np.float32), classes, places
 
 
-def _on_validation(subject: Subject) -> Evidence:
+@claim("probe.chosen-on-validation", "Layer and penalty are those with the best score on the "
+       "validation split.", source=OURS)  # fmt: skip
+def chosen_on_validation(twin: Twin) -> Evidence:
+    """On validation layer a is best, on test layer b."""
     layers, classes, (train, validation, test) = _two_layers()
-    told: dict[str, Number] = {"best on validation": "a", "best on test": "b"}
-    places = [train, validation, test]
-    kind: Kind = "multi-label" if is_ecg(subject) else "multi-class"
-    linear: Any = logistic.fit if is_ecg(subject) else multinomial.fit
-    heads = {"linear: layer": linear, "kNN: layer": partial(knn.fit, kind=kind)}
-    y = _columns(classes) if is_ecg(subject) else classes
-    chosen = {
-        name: protocol._read(layers, y, places, fit, kind, 0)[0] for name, fit in heads.items()
-    }
-    x, classes, places = _two_features()
-    train, validation, test = places
-    y = _columns(classes) if is_ecg(subject) else classes
-    head: Any = protocol._read({"only": x}, y, places, linear, kind, 0)[1]
-    scores = [_by_penalty(subject, x, classes, train, rows) for rows in (validation, test)]
-    wanted, other = (max(by, key=by.__getitem__) for by in scores)  # of a draw the stronger
-    told |= chosen | {
-        "penalty": head.penalty, "best penalty on validation": wanted, "on test": other,
-        "its score on validation": head.validation, "counted": scores[0][wanted],
-    }  # fmt: skip
-    right = abs(head.validation - scores[0][wanted]) < 1e-12 and head.penalty == wanted
-    return Evidence(set(chosen.values()) == {"a"} and right, told)
+    fit: Any = protocol.fit_probe if is_ecg(twin) else classification.fit_head  # type: ignore[attr-defined]
+    if is_ecg(twin):
+        chosen = {"layer": fit(layers, _columns(classes), train, validation).layer}
+    else:
+        places = [train, validation, test]
+        chosen = {
+            f"{name}: layer": classification._best_layer(layers, classes, places, head, 0)
+            for name, head in (("kNN", _neighbours), ("linear", fit))
+        }
+    x, classes, (train, validation, test) = _two_features()
+    if is_ecg(twin):
+        head = fit({"only": x}, _columns(classes), train, validation)
+    else:
+        head = fit(x[train], classes[train], x[validation], classes[validation])
+    scores, others = (_by_penalty(twin, x, classes, train, rows) for rows in (validation, test))
+    best = max(scores, key=scores.__getitem__)  # of a draw the stronger
+    return all_of(
+        *(equal(name, layer, "a") for name, layer in chosen.items()),
+        equal("penalty", head.penalty, best),
+        at_most("its validation score, from the one counted",
+                abs(head.validation - scores[best]), 1e-12),
+        best_on_test=max(others, key=others.__getitem__),
+    )  # fmt: skip
 
 
 def _columns(classes: Array) -> Array:
@@ -78,16 +82,16 @@ def _columns(classes: Array) -> Array:
 
 
 def _by_penalty(
-    subject: Subject, x: Array, classes: Array, train: Array, rows: Array
+    twin: Twin, x: Array, classes: Array, train: Array, rows: Array
 ) -> dict[float, float]:
     """What each of the penalties, strongest first, scores on some rows: macro AUROC pair by pair,
     or accuracy. That each is at its minimum is ``probe.minimum``."""
     z = (x - x[train].mean(0, dtype=np.float64)) / x[train].std(0, dtype=np.float64)
     y = _columns(classes)
-    if is_ecg(subject):
+    if is_ecg(twin):
         strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
-        found = zip(*logistic.logistic_regression(z[train], y[train], strengths), strict=True)
-        logits = [z[rows] @ w + b for w, b in found]
+        heads = zip(*probes.logistic_regression(z[train], y[train], strengths), strict=True)
+        logits = [z[rows] @ w + b for w, b in heads]
         scores = [
             mean_of_defined([naive_auroc(y[rows, c], one[:, c]) for c in range(2)])
             for one in logits
@@ -97,11 +101,5 @@ def _by_penalty(
     return {c: float(((z[rows] @ w + b).argmax(1) == classes[rows]).mean()) for c, w, b in path}
 
 
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "probe.chosen-on-validation",
-        "Layer and penalty are those with the best score on the validation split.",
-        OURS,
-        _on_validation,
-    ),
-)
+def _neighbours(*data: Any) -> classification.Neighbours:
+    return classification.Neighbours.fit(*data, k=5)
