@@ -105,7 +105,7 @@ def replay(run: Run) -> Replayed:
         replayed = Replayed(first, end, _same_machine(run))
         recorder = _ReplayRecorder(run, objective, replayed, time.perf_counter() + run.seconds)
         with _threads(run.environment["threads"]), recorder.recording():
-            loop.train(objective, preprocess, loader.stream, config, folder, recorder)
+            loop.train(objective, preprocess, loader.stream, config, folder, [recorder])
     if replayed.whole:
         replayed.weights = {n: t.detach().cpu() for n, t in objective.state_dict().items()}
         replayed.moments = recorder.moments()
@@ -144,21 +144,21 @@ class _ReplayRecorder(LoopRecorder):
         self._rows = {row["step"] for row in run.rows}
         self._run, self._out, self._deadline = run, out, deadline
 
-    def start(self, state: State, context: Context) -> None:
-        super().start(state, context)
+    def on_train_start(self, state: State, context: Context) -> None:
+        super().on_train_start(state, context)
         tensors = dict(self.objective.named_parameters())
         self._out.before = {name: t.detach().cpu().clone() for name, t in tensors.items()}
         self._out.done = state.step
         self._averages = {t: tensors[t].detach().double() for _, t in self._run.pairs}
         self._students = {t: tensors[s] for s, t in self._run.pairs}
 
-    def waiting(self, batches: Iterator[loop.MicroBatches]) -> loop.MicroBatches:
+    def on_batch_start(self, state: State, seconds: float) -> None:
         if time.perf_counter() > self._deadline:
             raise Stop
-        return super().waiting(batches)
+        super().on_batch_start(state, seconds)
 
     @torch.no_grad()
-    def updated(
+    def on_step_end(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
         momentum = momentum_of(self._run.config, state.step - 1)

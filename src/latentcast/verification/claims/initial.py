@@ -13,6 +13,7 @@ from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.twin import Twin
 
 SOURCE = "NEPA and I-JEPA reference code, as their training leaves it"
@@ -36,7 +37,7 @@ def _drawn(objective: Objective, patch_std: float) -> Iterator[tuple[str, Tensor
 def std(twin: Twin) -> Evidence:
     """In standard errors of a normal sample of that size: 6 are no accident in 20,000 tensors."""
     worst, where, shown, least, count = 0.0, "", "", math.inf, 0
-    for name, values, expected in _drawn(twin.objective(), twin.recipe.encoder.patch_std):
+    for name, values, expected in _drawn(twin.objective(), transformer_of(twin.recipe).patch_std):
         n = values.numel()
         measured = float(values.square().mean().sqrt())
         off = max(
@@ -58,7 +59,7 @@ def std(twin: Twin) -> Evidence:
 def normal(twin: Twin) -> Evidence:
     """And not uniform: the fourth moment over the squared second is 3 and not 1.8."""
     worst, where = 0.0, ""
-    for name, values, _ in _drawn(twin.objective(), twin.recipe.encoder.patch_std):
+    for name, values, _ in _drawn(twin.objective(), transformer_of(twin.recipe).patch_std):
         if (n := values.numel()) < 1000:
             continue
         kurtosis = float(values.pow(4).mean() / values.square().mean().square())
@@ -88,7 +89,7 @@ def offsets(twin: Twin) -> Evidence:
        source="our design, law 1")  # fmt: skip
 def seeded(twin: Twin) -> Evidence:
     """The same seed gives the same bits, another seed and another tensor give other numbers."""
-    patch_std = twin.recipe.encoder.patch_std
+    patch_std = transformer_of(twin.recipe).patch_std
     torch.manual_seed(1)
     first = {name: values for name, values, _ in _drawn(twin.objective(), patch_std)}
     torch.manual_seed(2)

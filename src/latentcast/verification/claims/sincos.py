@@ -15,6 +15,7 @@ from latentcast.nn.hierarchy import Hierarchy, Level
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
     EXACT,
@@ -48,7 +49,7 @@ def naive_sincos(grid: Grid, width: int) -> Tensor:
 
 
 def _is_sincos(twin: Twin) -> bool:
-    return isinstance(twin.config.encoder.positions, SinCos)
+    return isinstance(transformer_of(twin.config).positions, SinCos)
 
 
 def _entering(first: nn.Module, source: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Tensor]:
