@@ -141,9 +141,9 @@ def padding(twin: Twin) -> Evidence:
             pairs = [objective.student(x, ~gone, kept) for x in (values, other)]
             for a, b in zip(*pairs, strict=True):
                 finite = finite and bool(a.values.isfinite().all())
-                if a.seen is None:
+                if a.valid is None:
                     return true("tokens come with their validity", False)
-                measured = a.seen.clone()
+                measured = a.valid.clone()
                 measured[3] = False
                 tokens += int(measured.sum())
                 worst = max(worst, float((a.values - b.values)[measured].abs().max()))
