@@ -1,4 +1,4 @@
-"""Tasks by name. Another one is a file here and a line in TASKS."""
+"""Tasks by name; another one is a file here and a line in TASKS."""
 
 from __future__ import annotations
 
