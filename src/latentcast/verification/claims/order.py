@@ -25,7 +25,7 @@ EPOCHS = 3
 Ints = npt.NDArray[np.int64]
 
 
-def _loader(twin: Twin, config: Config) -> Loader[Store] | Loader[ImageStore]:
+def _loader(twin: Twin, config: Config) -> Loader:
     """A new one, on a store that is opened anew."""
     return reading(Store.open(twin.store.path), config)[0]
 
@@ -34,7 +34,7 @@ def _config(twin: Twin, shift: int = 0) -> Config:
     changes = {"batch_size": BATCH, "micro_batches": 1, "seed": twin.seed + shift}
     config = twin.config
     if isinstance(config.input, EcgInput):  # whole records: the sample says which
-        length = int(twin.store.lengths.max())  # type: ignore[union-attr]
+        length = int(twin.store.lengths.max())
         longest = config.input.model_copy(update={"length": length})
         config = config.model_copy(update={"input": longest})
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})

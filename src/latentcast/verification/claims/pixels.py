@@ -13,9 +13,9 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, ImageInput
 from latentcast.data import image_preprocess
 from latentcast.data.fit import fitted
-from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.evaluation import duplicates
+from latentcast.data.loader import Loader
+from latentcast.evaluation import leaks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
@@ -53,7 +53,7 @@ def exact(twin: Twin) -> Evidence:
     known, parts = pictures(twin), list[Evidence]()
     for split, images in known.images.items():
         parts.append(_same_pixels(split, known.store.take(known.rows(split)), images))
-    loader = ImageLoader(known.store, known.rows("train"), _config(twin))
+    loader = Loader(known.store, known.rows("train"), _config(twin))
     written = {image.tobytes() for image in known.images["train"]}
     strange = sum(
         np.ascontiguousarray(image).tobytes() not in written
@@ -87,7 +87,7 @@ def splits(twin: Twin) -> Evidence:
     for own, split in (("train", "train"), ("val", "validation"), ("test", "test")):
         rows = known.store.rows(split)
         every += rows.tolist()
-        labels = np.array_equal(known.store.labels[known.rows(own)], known.labels[own])
+        labels = np.array_equal(known.store.class_ids[known.rows(own)], known.labels[own])
         strange = set(rows.tolist()) ^ set(known.rows(own).tolist())
         parts += [
             equal(f"{split}: images of another", len(strange), 0),
@@ -100,11 +100,11 @@ def splits(twin: Twin) -> Evidence:
        source="specification, defect 15", about=is_image)  # fmt: skip
 def copies(twin: Twin) -> Evidence:
     known = pictures(twin)
-    found = duplicates.check(known.leaking, known.store)
+    found = leaks.check(known.leaking, known.store)
     kinds = ", ".join(f"{f.kind}: {f.count}" for f in found)
     return all_of(
         equal("found", kinds, "test image in pretraining: 1"),
-        equal("found in a clean store", len(duplicates.check(known.store)), 0),
+        equal("found in a clean store", len(leaks.check(known.store)), 0),
     )
 
 

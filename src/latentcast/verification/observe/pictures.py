@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from latentcast.config import EcgInput
 from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
 from latentcast.verification.observe.twin import Twin
 
 Pixels = npt.NDArray[np.uint8]
@@ -47,11 +48,11 @@ class Pictures:
         return {s: np.arange(n) % 3 for s, n in (("train", 48), ("val", 12), ("test", 12))}
 
     @cached_property
-    def store(self) -> ImageStore:
+    def store(self) -> Store:
         return self._ingested("arrays", self.images, self.labels)
 
     @cached_property
-    def leaking(self) -> ImageStore:
+    def leaking(self) -> Store:
         """Three images; the test one is a training image of the other store."""
         images = {s: self.images[s][:1] // 2 for s in ("train", "val")}
         return self._ingested("leaking", images | {"test": self.images["train"][7:8]}, {})
@@ -63,7 +64,7 @@ class Pictures:
         return np.array([place[f"{prefix}-{n:06d}"] for n in range(len(self.images[split]))])
 
     @cached_property
-    def files(self) -> ImageStore:
+    def files(self) -> Store:
         """The training images as PPM or PGM files, which are raw pixels behind a line of text."""
         folder = self.folder / "files"
         folder.mkdir(parents=True)
@@ -75,7 +76,7 @@ class Pictures:
 
     def _ingested(
         self, name: str, images: Mapping[str, Pixels], labels: Mapping[str, npt.NDArray[np.int64]]
-    ) -> ImageStore:
+    ) -> Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"x_{split}": pixels for split, pixels in images.items()}
         arrays |= {f"y_{split}": classes for split, classes in labels.items()}
