@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from latentcast.config import Config
     from latentcast.data.arrays import write_store
     from latentcast.data.ingest import ingest
-    from latentcast.data.opening import open_store
-    from latentcast.data.store import Store
+    from latentcast.data.store import Store, open_store
     from latentcast.errors import LatentcastError
     from latentcast.recipes import recipe
     from latentcast.signals.readers import read_recording
@@ -35,7 +34,7 @@ _HOMES = {
     "Recording": "latentcast.signals.recording",
     "Store": "latentcast.data.store",
     "ingest": "latentcast.data.ingest",
-    "open_store": "latentcast.data.opening",
+    "open_store": "latentcast.data.store",
     "probe": "latentcast.workflows.probe",
     "read_recording": "latentcast.signals.readers",
     "recipe": "latentcast.recipes",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from spawn import in_ranks
 from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
@@ -172,7 +172,7 @@ def two_ranks(rank: int, folder: Path) -> None:
 
 def test_two_ranks_replicated_and_sharded(tmp_path: Path, alone: dict[str, Tensor]) -> None:
     """Each rank sees half of the batch; student and teacher lie in the same shards."""
-    mp.spawn(two_ranks, args=(tmp_path,), nprocs=2)
+    in_ranks(two_ranks, 2, tmp_path)
     for rank in (0, 1):
         for found in torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True):
             assert_same(found, alone, 1e-5)

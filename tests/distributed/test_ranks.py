@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from spawn import in_ranks
 from torch import Tensor
 
 import latentcast.monitors.journal as journal_of
@@ -115,7 +115,7 @@ def work(rank: int, size: int, jobs: list[tuple[str, str, Path, int]], meeting: 
 
 def together(size: int, jobs: list[tuple[str, str, Path, int]], folder: Path) -> None:
     meeting = folder / f"meeting-{size}-{len(jobs)}"
-    mp.spawn(work, args=(size, jobs, meeting), nprocs=size)  # type: ignore[no-untyped-call]
+    in_ranks(work, size, size, jobs, meeting)
 
 
 def end(run: Path) -> dict[str, Tensor]:

@@ -300,3 +300,10 @@ def test_predictions_that_only_shrink_are_caught_though_rank_and_direction_are_f
     found = {"level0_target": HEALTHY, "level0_prediction": statistics(0.01 * gaussian())}
     assert found["level0_prediction"].rank > 15 and found["level0_prediction"].mean_norm < 0.1
     assert names(raised(found)) == ["level0_prediction-constant"]
+
+
+def test_a_collapsed_target_is_an_alarm_whichever_part_made_it() -> None:
+    collapsed = statistics(gaussian(1).expand(500, 16))
+    for part in ("encoder", "merge", "predictor"):
+        target = View("target", torch.empty(0), part)  # type: ignore[arg-type]
+        assert "level0_target-rank-collapse" in names(alarms([target], [collapsed], 0.0, None))

@@ -15,15 +15,14 @@ from conftest import WFDB
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
-from latentcast.data.image_ingest import ingest_images
-from latentcast.data.image_store import ImageStore
+from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
 from latentcast.objectives.build import build
 from latentcast.recipes import recipe
-from latentcast.signals.readers import open_source, read_recording
+from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import Recording
 from latentcast.signals.synthetic import synthetic_recording
 
@@ -250,7 +249,7 @@ def test_a_role_that_is_none_is_refused(small_config: Config, store: Store) -> N
 
 
 def test_a_store_of_the_other_kind_is_named(
-    encoder: Encoder, images: tuple[Encoder, ImageStore], store: Store, digits_store: Path
+    encoder: Encoder, images: tuple[Encoder, Store], store: Store, digits_store: Path
 ) -> None:
     with pytest.raises(LatentcastError, match="holds images, the encoder was trained on ecg data"):
         encoder.embed(digits_store)
@@ -262,14 +261,14 @@ def test_a_store_of_the_other_kind_is_named(
 
 
 @pytest.fixture(scope="module")
-def images(digits_store: Path) -> tuple[Encoder, ImageStore]:
-    store = ImageStore.open(digits_store)
+def images(digits_store: Path) -> tuple[Encoder, Store]:
+    store = Store.open(digits_store)
     config = fitted(recipe("hjepa-image-digits").updated({"encoder.depth": 1}), store)
     return Encoder(config, build(config)), store
 
 
 def test_an_image_has_one_vector_however_it_is_handed_over(
-    images: tuple[Encoder, ImageStore], digits_store: Path, tmp_path: Path
+    images: tuple[Encoder, Store], digits_store: Path, tmp_path: Path
 ) -> None:
     pillow = pytest.importorskip("PIL.Image")
     encoder, store = images
@@ -296,14 +295,14 @@ def test_an_image_has_one_vector_however_it_is_handed_over(
 
 
 def test_a_larger_image_file_is_brought_to_the_canvas_as_ingest_does_it(
-    images: tuple[Encoder, ImageStore], tmp_path: Path
+    images: tuple[Encoder, Store], tmp_path: Path
 ) -> None:
     pillow = pytest.importorskip("PIL.Image")
     encoder, _ = images
     (tmp_path / "wide").mkdir()
     wide = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
     pillow.fromarray(wide).save(tmp_path / "wide" / "a.png")
-    ingested = ingest_images(tmp_path / "wide", tmp_path / "store", size=8, quiet=True).store
+    ingested = ingest(tmp_path / "wide", tmp_path / "store", size=8, quiet=True).store
     same(encoder.embed(tmp_path / "wide" / "a.png"), encoder.embed(ingested))
 
 
@@ -318,7 +317,7 @@ def test_a_larger_image_file_is_brought_to_the_canvas_as_ingest_does_it(
     ],
 )
 def test_what_is_no_image_is_named(
-    images: tuple[Encoder, ImageStore], source: Any, options: dict[str, Any], words: str
+    images: tuple[Encoder, Store], source: Any, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(LatentcastError, match=words):
         images[0].embed(source, **options)

@@ -11,8 +11,8 @@ import torch
 from latentcast import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
-from latentcast.data.image_ingest import ingest_images
-from latentcast.data.image_store import ImageStore
+from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.recipes import recipe
@@ -49,7 +49,7 @@ def run(config: Config, digits_store: Path, tmp_path_factory: pytest.TempPathFac
 def test_the_statistics_of_the_training_split_travel_with_the_weights(
     config: Config, digits_store: Path, run: Path
 ) -> None:
-    store = ImageStore.open(digits_store)
+    store = Store.open(digits_store)
     normalisation = Encoder.from_pretrained(run).config.input.normalisation
     train = store.take(store.rows("train")) / 255
     assert normalisation is not None
@@ -59,7 +59,7 @@ def test_the_statistics_of_the_training_split_travel_with_the_weights(
 
 
 def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store: Path) -> None:
-    encoder, store = Encoder.from_pretrained(run), ImageStore.open(digits_store)
+    encoder, store = Encoder.from_pretrained(run), Store.open(digits_store)
     images = store.take(np.arange(70))  # more than one batch
     assert encoder.layer_names == ("embedding", "block 1", "norm", "level 1", "fused")
     layers, valid = encoder.token_layers(images)
@@ -149,7 +149,7 @@ def test_a_store_without_labels_is_trained_on_but_not_probed(
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (60, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "plain.npz", images=images)
-    ingest_images(tmp_path / "plain.npz", tmp_path / "store", quiet=True)
+    ingest(tmp_path / "plain.npz", tmp_path / "store", quiet=True)
     short = config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
     train(short, tmp_path / "store", tmp_path / "run")
     with pytest.raises(LatentcastError, match="no labels"):

@@ -15,6 +15,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
+from latentcast.monitors import rows
 from latentcast.monitors.journal import PATIENCE, Journal, read_metrics
 from latentcast.objectives.base import Output, Part, View, ViewRole
 
@@ -99,3 +100,15 @@ def test_a_predictor_may_begin_with_a_constant_but_not_stay_with_it(
     output = Output(torch.tensor(0.5), torch.tensor(9.0), {}, views)
     row, _ = journalled(tmp_path, small_config, output, capsys, step)
     assert row["alarms"] == expected
+
+
+def test_rows_from_before_views_had_levels_are_read_under_the_names_of_today(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": -0.5, "target_rank": 9.0, "output_rank": 5.0, "output_std": null}\n'
+    )
+    (row,) = read_metrics(tmp_path)
+    assert row == {"step": 1, "loss": -0.5, "level0_target_rank": 9.0, "level0_output_rank": 5.0,
+                   "level0_output_std": None}  # fmt: skip
+    assert rows.ranks(row) == (5.0,)

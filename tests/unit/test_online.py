@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from evaluation_stores import write_store
+from evaluation_stores import labels_of, write_store
 from sklearn.metrics import roc_auc_score
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted
-from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.image_store import ImageStore
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.engine.callbacks import Callback
@@ -78,14 +76,14 @@ def ecg_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def image_store(digits_store: Path) -> ImageStore:
-    return ImageStore.open(digits_store)
+def image_store(digits_store: Path) -> Store:
+    return Store.open(digits_store)
 
 
 def prepared(
     kind: str, request: pytest.FixtureRequest, changes: dict[str, Any] | None = None
-) -> tuple[Store | ImageStore, Config]:
-    store: Store | ImageStore = request.getfixturevalue("ecg_store")
+) -> tuple[Store, Config]:
+    store: Store = request.getfixturevalue("ecg_store")
     if kind == "digits":
         store = request.getfixturevalue("image_store")
         config = recipe("ijepa-image-digits").updated(
@@ -151,16 +149,11 @@ class Looking(Callback):
 
 
 def trained(
-    store: Store | ImageStore, config: Config, run: Path, looking: bool, fails_at: int = 0
+    store: Store, config: Config, run: Path, looking: bool, fails_at: int = 0
 ) -> tuple[Objective, Looking]:
     objective = build(config)
     next(objective.encoder("teacher").children()).eval()  # a mode of its own, to be left alone
-    rows = store.rows("train")
-    loader: Any = (
-        ImageLoader(store, rows, config)
-        if isinstance(store, ImageStore)
-        else CropLoader(store, rows, config)
-    )
+    loader = Loader(store, store.rows("train"), config)
     sincos.cache_clear()
     parents.cache_clear()
     torch.manual_seed(0)
@@ -227,12 +220,12 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     request: pytest.FixtureRequest,
 ) -> None:
     store, config = prepared("digits", request)
-    assert isinstance(store, ImageStore)
+    assert store.modality == "image"
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
     scores = panel.look(objective, preprocessing(config), CPU)
     encoder = Encoder(config, objective, "teacher", "it")
     features = extract(encoder, store, panel.rows, pooling="mean")["block 3"]  # of 3
-    y, n = store.labels[panel.rows], panel.fitted
+    y, n = store.class_ids[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
     head = multinomial.fit(features[:n], y[:n], features[n:], y[n:])
     assert scores == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
@@ -310,7 +303,7 @@ def test_the_test_split_is_never_touched_and_the_validation_split_never_fitted(
 
 
 def test_a_store_without_labels_is_left_alone_and_says_why(
-    ecg_store: Store, image_store: ImageStore, small_config: Config, tmp_path: Path,
+    ecg_store: Store, image_store: Store, small_config: Config, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     off = small_config.updated({"train.evaluate_every": None})
@@ -323,11 +316,12 @@ def test_a_store_without_labels_is_left_alone_and_says_why(
     ]
     for labels, reason in (
         (np.full(len(image_store), -1), "no labels in its train"),
-        (np.where(np.isin(image_store.folds, [9]), -1, image_store.labels), "no labels in its"),
+        (np.where(np.isin(image_store.folds, [9]), -1, image_store.class_ids), "no labels in its"),
         (np.zeros(len(image_store), np.int64), "of one class"),
     ):
-        other = ImageStore.open(image_store.path)
-        monkeypatch.setattr(other, "labels", labels)
+        other = Store.open(image_store.path)
+        monkeypatch.setattr(other, "class_ids", labels)
+        monkeypatch.setattr(other, "labels", labels_of(other.classes, labels))
         silent.append((other, small_config, reason))
     for store, config, reason in silent:
         panel = Panel.of(store, config)

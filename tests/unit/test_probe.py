@@ -18,7 +18,7 @@ from rich.console import Console
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from latentcast.data.image_ingest import ingest_images
+from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
@@ -532,7 +532,7 @@ def test_a_probe_of_another_version_is_told_from_one_of_this(store: Store) -> No
 
 
 def test_digits_are_scored_from_their_store_with_intervals_and_floors(tmp_path: Path) -> None:
-    store = ingest_images(DIGITS, tmp_path / "store", workers=1, quiet=True).store
+    store = ingest(DIGITS, tmp_path / "store", workers=1, quiet=True).store
 
     class Edge(Pixels):
         name = "upper edge"

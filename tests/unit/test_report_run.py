@@ -18,8 +18,9 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
-from latentcast.objectives.base import Role
+from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
+from latentcast.objectives.nepa import Nepa
 from latentcast.report import embedding
 from latentcast.report.run import report_pictures, report_run
 from latentcast.signals.leads import CANONICAL_LEADS
@@ -82,6 +83,15 @@ def test_a_probed_run_has_a_report_without_the_record_that_cannot_be_read(run: A
     )
     assert "1 record without a valid token left out (test 1)" in page
     assert "15 records of the test fold, layer block 1, mean+std" in page
+
+
+def test_an_objective_without_patch_errors_has_a_report_without_their_picture(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("predicted_from", "patch_errors"):
+        monkeypatch.setattr(Nepa, name, getattr(Objective, name))
+    page = report_pictures(*run, "superdiagnostic").read_text("utf-8")
+    assert "Where the model is surprised" not in page and "t-SNE" in page
 
 
 @pytest.mark.parametrize(("step", "role"), [(8, "teacher"), (7, "student")])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from evaluation_stores import Images, write_store
 
-from latentcast.data.store import Labels
+from latentcast.data.labels import Labels
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks import TASKS, Targets, default_task, ptbxl, task
 from latentcast.evaluation.tasks.metadata import MOST_CLASSES

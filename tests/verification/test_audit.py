@@ -20,10 +20,10 @@ from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.audit import run as audited
-from latentcast.verification.audit.checks import CHECKS, audit
+from latentcast.verification.audit.audit import all_checks, audit
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 from latentcast.verification.report.lines import Line, Section
-from latentcast.workflows.train import train
+from latentcast.workflows.train import pretrain
 
 Change = Callable[[Path], None]
 
@@ -36,7 +36,7 @@ def trained(
     run = tmp_path_factory.mktemp("runs") / "run"
     changes = {"train.log_every": 2, "train.evaluate_every": None, "optimizer.start_lr": 1e-4,
                "optimizer.final_weight_decay": 0.4}  # fmt: skip
-    train(small_hierarchy.updated(changes), small_store, run)
+    pretrain(small_hierarchy.updated(changes), small_store, run)
     probe = {
         "provenance": {"weights": "hjepa-ecg-tiny, teacher, step 12", "training seed": 0},
         "leaks": [{"kind": "record id in pretraining", "severity": "warning", "count": 1}],
@@ -61,14 +61,14 @@ def verdicts(section: Section) -> dict[str, str]:
 
 
 def broken(run: Path, seconds: float = 60.0) -> set[str]:
-    told = verdicts(audit(run, seconds=seconds))
-    return {name for name, verdict in told.items() if verdict == "broken"}
+    found = verdicts(audit(run, seconds=seconds))
+    return {name for name, verdict in found.items() if verdict == "broken"}
 
 
 def test_an_untouched_run_holds_bit_for_bit(run: Path) -> None:
     section = audit(run)
     assert set(verdicts(section).values()) == {"holds"}, section.lines
-    assert section.holds and len(section.lines) == len(CHECKS) + 3
+    assert section.holds and len(section.lines) == len(all_checks()) == 17
     replayed = by_id(section)["run.replayed-weights"].numbers
     assert replayed["agreement"] == "bit for bit" and replayed["steps"] == "10 to 12"
     assert by_id(section)["run.replayed-rows"].numbers["rows"] == 1
@@ -315,12 +315,12 @@ def test_a_run_of_nepa_and_one_of_images_hold(
 ) -> None:
     short = {"train.steps": 4, "train.checkpoint_every": 2, "train.evaluate_every": None}
     horizon = {"ema.base": None, "ema.half_life": 500.0}
-    train(small_config.updated(short | horizon), small_store, tmp_path / "nepa")
+    pretrain(small_config.updated(short | horizon), small_store, tmp_path / "nepa")
     narrow = {"encoder.width": 24, "encoder.depth": 1, "encoder.heads": 2, "encoder.mlp_width": 48,
               "objective.predictor.width": 16, "objective.predictor.depth": 1,
               "objective.predictor.heads": 2, "objective.predictor.mlp_width": 32,
               "optimizer.warmup_steps": 2, "train.batch_size": 8}  # fmt: skip
-    train(recipe("ijepa-image-digits").updated(short | narrow), digits_store, tmp_path / "image")
+    pretrain(recipe("ijepa-image-digits").updated(short | narrow), digits_store, tmp_path / "image")
     for name in ("nepa", "image"):
         section = audit(tmp_path / name)
         assert section.holds and section.count("not measured") == 2, section.lines  # no probe

@@ -7,11 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from latentcast.verification.faults import all_faults
 
 from conftest import REPOSITORY
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.claims import all_claims
-from latentcast.verification.faults import all_faults
 from latentcast.verification.report.lines import Report, stable
 from latentcast.verification.suite import verify_recipe
 

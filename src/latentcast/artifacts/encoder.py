@@ -18,9 +18,7 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.image_store import ImageStore
 from latentcast.data.manifest import MANIFEST
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
@@ -330,9 +328,9 @@ class Encoder(nn.Module):
         self, x: Any, rows: npt.ArrayLike | None, axes: ArrayAxes, resample: bool
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
-            x = open_store(x)
-        if isinstance(x, Store | ImageStore) and isinstance(x, Store) != (self.modality == "ecg"):
-            content = "recordings" if isinstance(x, Store) else "images"
+            x = Store.open(x)
+        if isinstance(x, Store) and x.modality != self.modality:
+            content = "recordings" if x.modality == "ecg" else "images"
             raise LatentcastError(
                 f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
                 "it a store of its own kind"

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import ImageInput
-from latentcast.data.image_store import ImageStore
+from latentcast.data.formats import open_source
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.images.decode import Canvas, convert, decode, fit
+from latentcast.images.decode import Canvas, Pixels, convert, decode, fit
 from latentcast.images.folder import is_image
-from latentcast.images.open import open_images
-from latentcast.images.source import ImageSource, Pixels
 from latentcast.signals.recording import BadRecord
+from latentcast.source import Source
 
 ACCEPTED = (
     "a uint8 array (height, width, channels) or (images, height, width, channels), a PIL image, "
@@ -44,7 +44,7 @@ class ImageReader:
         Raises:
             LatentcastError: it is nothing that can be read, or an image cannot be used.
         """
-        if isinstance(source, ImageStore):
+        if isinstance(source, Store):
             for row in np.arange(len(source)) if rows is None else np.asarray(rows, np.int64):
                 yield f"row {row}", source.take([int(row)])
             return
@@ -72,7 +72,7 @@ class ImageReader:
 
     def _of_path(self, path: Path) -> Iterator[tuple[str, Pixels]]:
         if not (path.is_file() and is_image(path)):
-            yield from self._of_source(open_images(path))
+            yield from self._of_source(open_source(path, "image"))
             return
         try:
             pixels = decode(path.read_bytes(), self.canvas)
@@ -80,12 +80,12 @@ class ImageReader:
             raise BadRecord(f"{path}: {error}") from error
         yield str(path), pixels[np.newaxis]
 
-    def _of_source(self, source: ImageSource) -> Iterator[tuple[str, Pixels]]:
+    def _of_source(self, source: Source[Any]) -> Iterator[tuple[str, Pixels]]:
         for ref in source.refs():
             try:
                 if ref.problem is not None:
                     raise BadRecord(ref.problem)
-                content = source.read(ref)
+                content, _ = source.read(ref)
                 if isinstance(content, bytes):
                     pixels = decode(content, self.canvas)
                 else:

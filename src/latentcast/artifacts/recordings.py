@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import EcgInput
+from latentcast.data.formats import open_source
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.counts import to_counts
 from latentcast.signals.leads import canonical_names
-from latentcast.signals.readers import open_source, read_recording
+from latentcast.signals.readers import read_recording
 from latentcast.signals.readers.arrays import LAYOUTS
-from latentcast.signals.readers.source import Source
 from latentcast.signals.recording import (
     INVALID,
     BadRecord,
@@ -26,6 +26,7 @@ from latentcast.signals.recording import (
     millivolts_per,
 )
 from latentcast.signals.windows import window_starts
+from latentcast.source import Source
 
 Counts = npt.NDArray[np.int16]
 ACCEPTED = (
@@ -131,13 +132,15 @@ class RecordingReader:
         axes = self.axes
         if path.is_file() and path.suffix in (".npy", ".npz"):
             yield from _of_source(
-                open_source(path, fs=axes.fs, leads=axes.leads, unit=axes.unit, layout=axes.layout)
+                open_source(
+                    path, "ecg", fs=axes.fs, leads=axes.leads, unit=axes.unit, layout=axes.layout
+                )
             )
             return
         self._refuse_axes(str(path))
         if path.is_dir():
             # Of PTB-XL's two sets of files the one at the encoder's rate.
-            yield from _of_source(open_source(path, fs=self.config.sampling_rate))
+            yield from _of_source(open_source(path, "ecg", fs=self.config.sampling_rate))
         else:
             yield read_recording(path)
 
@@ -179,7 +182,7 @@ class RecordingReader:
                 )
 
 
-def _of_source(source: Source) -> Iterator[Recording]:
+def _of_source(source: Source[Recording]) -> Iterator[Recording]:
     for ref in source.refs():
         try:
             if ref.problem is not None:

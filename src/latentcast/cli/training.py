@@ -135,9 +135,9 @@ def train(
         resolved = configuration.resolve(base, file, flags)
     else:
         from latentcast.config.advice import advised
-        from latentcast.data.opening import open_store
+        from latentcast.data.store import Store
 
-        samples = len(open_store(data).rows("train"))
+        samples = len(Store.open(data).rows("train"))
         resolved, reasons = advised(base, file, flags, samples, auto, batch_size)
         if first:
             print("\n".join(reasons))

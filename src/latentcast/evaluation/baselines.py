@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from latentcast import randomness
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import FeatureSource
-from latentcast.evaluation.tasks.base import as_store
 from latentcast.evaluation.threads import one_thread
 from latentcast.signals.recording import INVALID
 
@@ -31,7 +30,7 @@ VALUES = 256  # of an image; about as many as a small encoder's features have
 
 def baseline(store: Any) -> FeatureSource:
     """The floor that suits a store."""
-    if as_store(store).modality == "image":
+    if store.modality == "image":
         return Pixels.from_store(store)
     return RandomConvolutions.from_store(store)
 

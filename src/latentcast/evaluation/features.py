@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.tasks.base import as_store
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.signals.windows import window_starts
@@ -94,7 +93,7 @@ def extract(
     see :func:`readable`. A source that pools itself is read as it is. Raises LatentcastError when
     leads, rate or scale differ, and when a feature of a record that could be read is not finite.
     """
-    store, how = as_store(store), check_pooling(pooling, causal=source.causal)
+    how = check_pooling(pooling, causal=source.causal)
     if isinstance(source, PoolsItself):
         how = "mean"
     owner, crops = np.arange(len(rows)), None

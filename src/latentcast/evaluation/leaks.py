@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.evaluation.results import Finding
-from latentcast.evaluation.tasks.base import as_store
 from latentcast.signals.recording import INVALID
 
 T = TypeVar("T")
@@ -33,7 +32,6 @@ def check(store: Any, pretraining: Any = None) -> list[Finding]:
     (``None``: unknown). Labels do not matter. An id that both have is an error where both stores
     come from the same source, and a warning elsewhere: numbers such as 17 occur in many sources.
     """
-    store, pretraining = as_store(store), None if pretraining is None else as_store(pretraining)
     noun = "image" if store.modality == "image" else "recording"
     splits = {name: store.rows(name) for name in store.manifest.splits}
     patients = {name: _named(store.patient_ids[rows]) for name, rows in splits.items()}

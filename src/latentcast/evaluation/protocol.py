@@ -22,7 +22,6 @@ from latentcast.evaluation.features import FeatureSource, Windows, extract, pool
 from latentcast.evaluation.heads import HEADS, Fit, Head, knn
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
-from latentcast.evaluation.tasks.base import as_store
 from latentcast.nn.pooling import check_pooling
 
 SPLITS = ("train", "validation", "test")
@@ -69,7 +68,7 @@ def probe(
     Raises:
         LatentcastError: an unknown layer or head, ``cls``, a leak, a task the store cannot serve.
     """
-    tested, store = sources[0], as_store(store)
+    tested = sources[0]
     images = store.modality == "image"
     by_name = {name.lower(): name for name in HEADS}
     heads = heads or (("kNN", "linear") if images else ("linear",))

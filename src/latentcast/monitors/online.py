@@ -24,13 +24,11 @@ import torch
 
 from latentcast import randomness
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
 from latentcast.evaluation.heads import HEADS
 from latentcast.evaluation.tasks import Kind, default_task, task
-from latentcast.evaluation.tasks.base import as_store
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, Pooling, pool
 from latentcast.objectives.base import Objective
@@ -70,9 +68,9 @@ class Panel:
     summary: str
 
     @classmethod
-    def of(cls, store: Store | ImageStore, config: Config) -> Panel:
+    def of(cls, store: Store, config: Config) -> Panel:
         """Drawn by the run's seed: the same for all of its looks, and for those after a resume."""
-        every, store = config.train.evaluate_every, as_store(store)
+        every = config.train.evaluate_every
         found: _Labelled | str = "train.evaluate_every is null"
         if every is not None:
             found = _labelled(store, config.train.seed)

@@ -55,10 +55,9 @@ def report_run(run: str | Path, data: str | Path | None = None, task: str | None
         names = HEADLINES if task is None else (task,)
         return _write(run, config, [file_name(name) for name in names])
     from latentcast.artifacts.encoder import Encoder
-    from latentcast.data.opening import open_store
-    from latentcast.evaluation.tasks.base import as_store
+    from latentcast.data.store import Store
 
-    store = as_store(open_store(data))
+    store = Store.open(data)
     if store.modality != config.input.kind:
         content = "recordings" if store.modality == "ecg" else "images"
         raise LatentcastError(

@@ -18,16 +18,12 @@ import torch
 
 from latentcast import config as configuration
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 
 
-def open_run(
-    run: Path, config: Config, store: Store | ImageStore, init: dict[str, Any] | None = None
-) -> None:
+def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | None = None) -> None:
     """Make the run folder with its configuration and environment, or check that it is ours.
 
     Args:
@@ -85,7 +81,7 @@ def alone_in(run: Path) -> Iterator[None]:
         yield
 
 
-def data_of(run: Path) -> Store | ImageStore | None:
+def data_of(run: Path) -> Store | None:
     """The store a run was trained on, for the leak check; None when it is no longer there.
 
     A folder of that name with other data is not the store.
@@ -96,11 +92,11 @@ def data_of(run: Path) -> Store | ImageStore | None:
     data = json.loads(file.read_text())["data"]
     if not (Path(data["store"]) / "manifest.json").is_file():
         return None
-    store = open_store(data["store"])
+    store = Store.open(data["store"])
     return store if store.checksums == data["sha256"] else None
 
 
-def _note_resume(file: Path, store: Store | ImageStore, init: dict[str, Any] | None) -> None:
+def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
     """Refuse another store; write down another machine or version, since bits depend on it."""
     now = environment(store)
     try:
@@ -134,7 +130,7 @@ def _note_resume(file: Path, store: Store | ImageStore, init: dict[str, Any] | N
             ) from None
 
 
-def environment(store: Store | ImageStore) -> dict[str, Any]:
+def environment(store: Store) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run: versions, git state, machine, data."""
     data = {"store": str(store.path.resolve()), "records": len(store), "sha256": store.checksums}
     return surroundings() | {"data": data}

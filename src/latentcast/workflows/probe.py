@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from latentcast.artifacts.encoder import Encoder
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
-from latentcast.evaluation.tasks.base import as_store
 from latentcast.objectives.base import Role
 from latentcast.runs.new import data_of
 
@@ -51,12 +50,11 @@ def probe(
     run = Path(run)
     encoder: Any = Encoder.from_pretrained(run, weights)
     pretraining = data_of(run)
-    opened = pretraining if data is None else open_store(data)
-    if opened is None:
+    store = pretraining if data is None else Store.open(data)
+    if store is None:
         raise LatentcastError(
             f"{run}: the store it was trained on is no longer there; name a labelled one (--data)"
         )
-    store = as_store(opened)
     if store.modality != encoder.config.input.kind:
         content = "images" if store.modality == "image" else "recordings"
         raise LatentcastError(

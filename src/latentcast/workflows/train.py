@@ -12,8 +12,8 @@ import torch
 from latentcast.artifacts.weights import Weights, read_weights, start_from
 from latentcast.config import Config
 from latentcast.data.fit import fitted, reading
-from latentcast.data.opening import open_store
 from latentcast.data.staging import staged
+from latentcast.data.store import Store
 from latentcast.engine import loop
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State, list_steps
@@ -86,7 +86,7 @@ def train(
     if init is not None:
         config = config.updated({"train.init": str(init)})
     with joined_ranks(config.machine.device) as ranks, ExitStack() as stack:
-        store = open_store(data)
+        store = Store.open(data)
         config = fitted(config, store)
         weights = _initial_weights(config, run)
         objective, summary = _built(config, ranks, weights)
@@ -95,7 +95,7 @@ def train(
             stack.enter_context(alone_in(run))
         ranks.wait()
         if (stage := config.machine.stage) is not None:
-            store = open_store(staged(store.path, stage))
+            store = Store.open(staged(store.path, stage))
         loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
         panel = Panel.of(store, config)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation.tasks import ptbxl
-from latentcast.evaluation.tasks.base import Kind, Targets, Task, as_store
+from latentcast.evaluation.tasks.base import Kind, Targets, Task
 from latentcast.evaluation.tasks.classes import Classes
 from latentcast.evaluation.tasks.codes import AllCodes, CodeGroups
 from latentcast.evaluation.tasks.metadata import Metadata
@@ -29,7 +29,6 @@ def task(name: str | None, store: Any) -> Task:
     Raises:
         LatentcastError: no such task, with the nearest name; no name, and no labels in the store.
     """
-    store = as_store(store)
     chosen = default_task(store) if name is None else name
     if chosen is None:
         raise LatentcastError(

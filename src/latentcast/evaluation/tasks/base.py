@@ -8,9 +8,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.image_store import ImageStore
-from latentcast.data.store import Store
-
 Kind = Literal["multi-label", "multi-class", "regression"]
 
 
@@ -41,19 +38,3 @@ class Task(Protocol):
     def targets(self, store: Any) -> Targets:
         """The targets of a store; LatentcastError, with the fix, where it has none."""
         ...
-
-
-def as_store(store: Store | ImageStore) -> Any:
-    """A store with the attributes that stores of both modalities share."""
-    shared: Any = store
-    if isinstance(store, ImageStore):
-        shared.modality, shared.class_ids = "image", store.labels
-        shared.patient_ids = np.full(len(store), "")
-    elif isinstance(store, Store):
-        shared.modality, shared.classes = "ecg", store.labels.codes
-        shared.class_ids = np.full(len(store), -1)
-        carried = np.diff(store.labels.indptr)
-        shared.class_ids[carried == 1] = store.labels.indices[
-            store.labels.indptr[:-1][carried == 1]
-        ]
-    return shared

@@ -20,7 +20,7 @@ class Classes:
     def targets(self, store: Any) -> Targets:
         """Raises LatentcastError for a store without classes, or with several codes a record."""
         mask = np.asarray(store.class_ids >= 0)
-        if (np.diff(getattr(store.labels, "indptr", ())) > 1).any():
+        if (np.diff(store.labels.indptr) > 1).any():
             raise LatentcastError(
                 f"{store.path}: has records of several codes, and a class excludes all others; "
                 "probe --task labels"
