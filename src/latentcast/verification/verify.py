@@ -125,14 +125,14 @@ def _check(
         raise LatentcastError(f"--replay {replay:g}: is no time; give seconds, 0 to leave it out")
     runs = [subject for subject in subjects if _is_run(subject)]
     recipes = len(subjects) > len(runs)
-    for given, needed, flag in (
+    for is_set, needed, flag in (
         (data is not None, runs, f"--data {data}: names a run folder's store"),
         (replay != REPLAY, runs, f"--replay {replay:g}: trains a run again"),
         (seeds > 1, recipes, f"--seeds {seeds}: repeats the claims of a recipe"),
         (config is not None, recipes, f"--config {config}: changes a recipe"),
         (bool(set), recipes, f"--set {' '.join(set)}: changes a recipe"),
     ):
-        if given and not needed:
+        if is_set and not needed:
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
     for run in runs:
         if not is_run(Path(str(run))):

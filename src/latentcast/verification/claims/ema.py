@@ -238,12 +238,12 @@ def every_weight(twin: Twin) -> Evidence:
 def accumulation(twin: Twin) -> Evidence:
     """The first step in three pieces and in one."""
     pieces, one = rehearsed(twin), short_run(twin, "in one piece", {}, 1)
-    (cut, *_), (whole, *_) = _momenta(pieces), _momenta(one)
+    (cut, *_), (one_piece, *_) = _momenta(pieces), _momenta(one)
     first = pieces.steps[0]
     return all_of(
-        at_most("difference of the momentum", abs(cut - whole), CLOSE),
+        at_most("difference of the momentum", abs(cut - one_piece), CLOSE),
         equal("averages", first.events.count("average"), 1),
-        momentum_in_pieces=cut, in_one=whole, pieces=len(first.ids),
+        momentum_in_pieces=cut, in_one=one_piece, pieces=len(first.ids),
     )  # fmt: skip
 
 
@@ -322,9 +322,9 @@ def float32(twin: Twin) -> Evidence:
 @claim("ema.repeatable", "The same steps leave the same teacher, bit for bit.",
        source="our design, law 1: the state is the step", about=averages)  # fmt: skip
 def repeatable(twin: Twin) -> Evidence:
-    whole, again = rehearsed(twin), resumed(twin, EARLIER)
-    names = [average for _, average in teacher_pairs(whole.objective)]
-    ends = zip(whole.attempts[EARLIER:], again.attempts, strict=False)
+    uninterrupted, again = rehearsed(twin), resumed(twin, EARLIER)
+    names = [average for _, average in teacher_pairs(uninterrupted.objective)]
+    ends = zip(uninterrupted.attempts[EARLIER:], again.attempts, strict=False)
     differing = [n for a, b in ends for n in names if not torch.equal(a.end[n], b.end[n])]
     return all_of(none("tensors that differ", differing), steps=len(again.steps))
 

@@ -257,14 +257,16 @@ def pieces(twin: Twin) -> Evidence:
         return Inputs(values[which], valid[which] if inputs.valid is not None else None)
 
     seed, context = twin.config.train.seed, Context(torch.device("cpu"), torch.float32)
-    whole, cut = twin.objective().double(), twin.objective().double()
-    expected = whole(read(places, None), Draw(seed, 0, batch.ids))
+    one_piece, cut = twin.objective().double(), twin.objective().double()
+    expected = one_piece(read(places, None), Draw(seed, 0, batch.ids))
     expected.loss.backward()
     parts = [Batch(places[part], batch.ids[part]) for part in ([0, 1, 2], [3, 4], [5])]
     output = loop.accumulate(cut, read, parts, seed, State(), context)
     loss = abs(float(output.loss) - float(expected.loss.detach()))
     return all_of(
-        at_most("relative error of the gradient", apart(_gradients(cut), _gradients(whole)), 1e-9),
+        at_most(
+            "relative error of the gradient", apart(_gradients(cut), _gradients(one_piece)), 1e-9
+        ),
         at_most("difference of the loss", loss, 1e-9),
         pieces="3 + 2 + 1",
     )

@@ -65,9 +65,9 @@ def views(twin: Twin) -> Evidence:
             shapes.append(name)
             continue
         every = torch.ones(tokens.shape[:2], dtype=torch.bool)
-        shown, known = (every if one is None else one for one in (view.valid, own))
-        flags += int((shown != known).sum())
-        worst = max(worst, furthest(view.tokens[known], tokens[known]))
+        shown, expected_valid = (every if one is None else one for one in (view.valid, own))
+        flags += int((shown != expected_valid).sum())
+        worst = max(worst, furthest(view.tokens[expected_valid], tokens[expected_valid]))
     return all_of(
         names,
         none("of another shape", shapes),

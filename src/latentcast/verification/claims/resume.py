@@ -42,14 +42,14 @@ def _moments(run: LoopRecord, step: int) -> dict[str, Tensor]:
 
 def _same(twin: Twin, step: int, until: int) -> list[Evidence]:
     """Resumed from the checkpoint of ``step``, held against the run that went through."""
-    whole, again = rehearsed(twin), resumed(twin, step)
+    uninterrupted, again = rehearsed(twin), resumed(twin, step)
     begin = step if step <= POISONED else step + 1  # one attempt was no step
-    ours = whole.attempts[begin:][: len(again.attempts)]
+    ours = uninterrupted.attempts[begin:][: len(again.attempts)]
     weights = losses = 0
     for a, b in zip(ours, again.attempts, strict=False):  # one may go on for too long
         weights += sum(not torch.equal(a.end[name], b.end[name]) for name in a.end)
         losses += a.counted and a.loss != b.loss
-    one, other = (_moments(run, until) for run in (whole, again))
+    one, other = (_moments(run, until) for run in (uninterrupted, again))
     moments = len(one.keys() ^ other.keys())
     moments += sum(not torch.equal(one[name], other[name]) for name in one.keys() & other.keys())
     return [
@@ -69,12 +69,12 @@ def bit_exact(twin: Twin) -> Evidence:
 
 @claim("resume.after-skip", "So does one that had skipped a step before.", source=REQUIRED)
 def after_skip(twin: Twin) -> Evidence:
-    whole, again = rehearsed(twin), resumed(twin, LATER)
+    uninterrupted, again = rehearsed(twin), resumed(twin, LATER)
     return all_of(
-        *_same(twin, LATER, whole.config.train.steps),
-        equal("step at the end", again.state.step, whole.state.step),
+        *_same(twin, LATER, uninterrupted.config.train.steps),
+        equal("step at the end", again.state.step, uninterrupted.state.step),
         equal("skipped, resumed", again.state.skipped, 1),
-        equal("skipped, uninterrupted", whole.state.skipped, 1),
+        equal("skipped, uninterrupted", uninterrupted.state.skipped, 1),
         resumed_at=LATER,
     )
 
@@ -149,10 +149,10 @@ def schedules(twin: Twin) -> Evidence:
 @claim("resume.data", "After a resume come the samples that would have come.", source=REQUIRED)
 def data(twin: Twin) -> Evidence:
     """Ids and, since equal ids could stand for other samples, the samples."""
-    whole, wrong = rehearsed(twin), 0
+    uninterrupted, wrong = rehearsed(twin), 0
     for step, begin in ((EARLIER, EARLIER), (LATER, LATER + 1)):
         again = resumed(twin, step)
-        for a, b in zip(whole.attempts[begin:], again.attempts, strict=False):
+        for a, b in zip(uninterrupted.attempts[begin:], again.attempts, strict=False):
             (ids, values), (other_ids, other_values) = (
                 (torch.cat(x.ids), torch.cat([i.values for i in x.inputs])) for x in (a, b)
             )
