@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 DIGITS := demo-images
+FAULTS := faults.json
 
-.PHONY: demo demo-images test test-slow verification check format clean
+.PHONY: demo demo-images test test-slow verification faults mutation check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -20,8 +21,11 @@ demo-images: $(VENV)/installed
 	$(BIN)/latentcast train ijepa-image-digits --data $(DIGITS)/store --out $(DIGITS)/run
 	$(BIN)/latentcast probe $(DIGITS)/run --data $(DIGITS)/store
 
+# So many processes of one thread each; the files of tests are dealt out as they come.
+PROCESSES ?= 2
+
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # What takes minutes: many kills, the whole demo, large recipes.
 test-slow: $(VENV)/installed
@@ -30,6 +34,14 @@ test-slow: $(VENV)/installed
 # Every claim of every recipe measured: reports in build/verification, the table in docs/verification.
 verification: $(VENV)/installed
 	$(BIN)/python scripts/build_verification.py
+
+# Would the claims notice? Each bug of dev/faults laid over the source, or generated mutants of
+# FILES, as: make mutation FILES="engine/ema.py nn/positions.py" SAMPLE=100
+faults: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m dev.matrix --jobs 2 --json $(FAULTS)
+
+mutation: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m dev.mutants $(FILES) --jobs 2 $(addprefix --sample ,$(SAMPLE))
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -41,7 +53,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(DIGITS)
+	rm -rf $(VENV) $(DEMO) $(DIGITS) $(FAULTS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from latentcast.artifacts.public_nepa import encoder_config, from_public, load_public, to_public
 from latentcast.errors import LatentcastError
 from latentcast.nn import blocks
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives import nepa as nepa_module
 from latentcast.verification.parity.compare import compare
 

@@ -78,11 +78,13 @@ def test_every_crop_is_what_the_recording_says(
 
 def test_records_lie_in_more_than_one_shard_and_are_whole(store: Store) -> None:
     assert len(store.manifest.shards) == 2
-    assert store.lengths.tolist() == list(LENGTHS)
-    whole = store.take(np.arange(4))
-    assert whole.shape == (4, 1000, 3)
-    assert (whole[2, 3:] == INVALID).all() and (whole[2, :3] != INVALID).all()
-    assert (whole[0, 50:60, 1] == INVALID).all() and (whole[3, 300:600, 2] == INVALID).all()
+    assert store.lengths.tolist() == list(LENGTHS) and len(store) == 4
+    splits = ", ".join(f"{split} {len(store.rows(split))}" for split in store.manifest.splits)
+    assert repr(store) == f"Store('{store.path}': 4 recordings, 3 leads at 100 Hz, {splits})"
+    records = store.take(np.arange(4))
+    assert records.shape == (4, 1000, 3)
+    assert (records[2, 3:] == INVALID).all() and (records[2, :3] != INVALID).all()
+    assert (records[0, 50:60, 1] == INVALID).all() and (records[3, 300:600, 2] == INVALID).all()
 
 
 def test_a_reused_buffer_keeps_nothing_of_the_last_batch(store: Store) -> None:
@@ -179,12 +181,11 @@ def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_the_description_counts_what_is_there(store: Store) -> None:
     description = describe(store)
-    assert (description.records, description.patients) == (4, 4)
     assert description.labels == {"B": 3, "A": 1, "C": 1}
-    assert description.seconds == (0.03, 5.65, 10.0)
-    total = sum(LENGTHS)
-    assert description.invalid == pytest.approx((0, 10 / total, 300 / total))
-    assert description.findings == {"flat": 1}
+    assert description.contents["length"] == "0.03 to 10 s"
+    shares = [100 * invalid / sum(LENGTHS) for invalid in (0, 10, 300)]
+    assert [row[3] for row in description.channels[2]] == [f"{share:.3f} %" for share in shares]
+    assert description.findings == {"V3: flat stretch, masked": 1}
     console = Console(record=True, width=100, file=io.StringIO())
     print_description(description, console)
     text = console.export_text()

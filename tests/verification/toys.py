@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from latentcast.config import JepaConfig
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true

@@ -3,22 +3,26 @@
 from latentcast.config.inputs import EcgInput, ImageInput, Normalisation
 from latentcast.config.machine import MachineConfig
 from latentcast.config.masks import Blocks, ContextBlocks, MaskConfig, ReferenceBlocks, TargetBlocks
-from latentcast.config.network import EncoderConfig, Rotary, SinCos
-from latentcast.config.objective import (
-    JepaConfig,
+from latentcast.config.network import (
+    BACKBONES,
+    BackboneConfig,
+    EncoderConfig,
     LevelConfig,
-    NepaConfig,
     PredictorConfig,
-    SigReg,
-    VicReg,
+    Rotary,
+    SinCos,
 )
-from latentcast.config.resolve import differences, load, read_yaml, resolve, validated
-from latentcast.config.run import Config
+from latentcast.config.objective import OBJECTIVES, ObjectiveConfig
+from latentcast.config.resolve import differences, load, read_yaml, resolve
+from latentcast.config.run import Config, validated
 from latentcast.config.settings import Activation, Settings
 from latentcast.config.training import EmaConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
+    "BACKBONES",
+    "OBJECTIVES",
     "Activation",
+    "BackboneConfig",
     "Blocks",
     "Config",
     "ContextBlocks",
@@ -26,22 +30,19 @@ __all__ = [
     "EmaConfig",
     "EncoderConfig",
     "ImageInput",
-    "JepaConfig",
     "LevelConfig",
     "MachineConfig",
     "MaskConfig",
-    "NepaConfig",
     "Normalisation",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "PredictorConfig",
     "ReferenceBlocks",
     "Rotary",
     "Settings",
-    "SigReg",
     "SinCos",
     "TargetBlocks",
     "TrainConfig",
-    "VicReg",
     "differences",
     "load",
     "read_yaml",

@@ -132,19 +132,19 @@ def advise(config: Config, samples: int, epochs: float, batch_size: int | None =
     return Advice((*found, *_ema(config, size, steps)))
 
 
-def _batch(config: Config, samples: int, epochs: float, asked: int | None) -> Point:
-    whole = config.train.batch_size
-    if asked is not None:
-        size, why = asked, "as asked for"
+def _batch(config: Config, samples: int, epochs: float, fixed: int | None) -> Point:
+    recipe_batch = config.train.batch_size
+    if fixed is not None:
+        size, why = fixed, "as fixed for"
     else:
-        size = whole
+        size = recipe_batch
         while size // 2 >= LEAST_BATCH and (
             size > samples or samples * epochs < LEAST_STEPS * size
         ):
             size //= 2
         why = f"that of {config.recipe}"
-        if size < whole:
-            why = f"{whole:,} of {config.recipe}, halved "
+        if size < recipe_batch:
+            why = f"{recipe_batch:,} of {config.recipe}, halved "
             why += (
                 f"down to {size}, since the run is short of {LEAST_STEPS:,} updates"
                 if samples * epochs < LEAST_STEPS * size
@@ -153,7 +153,7 @@ def _batch(config: Config, samples: int, epochs: float, asked: int | None) -> Po
     changes: dict[str, Any] = {"train.batch_size": size}
     pieces = 1
     if config.train.micro_batches > 1:  # a piece is what fits the memory
-        pieces = math.ceil(size / (whole // config.train.micro_batches))
+        pieces = math.ceil(size / (recipe_batch // config.train.micro_batches))
         changes["train.micro_batches"] = pieces
     split = f" in {pieces} pieces" if pieces > 1 else ""
     return Point(changes, f"train.batch_size {size:,}{split}: {why}")
@@ -177,40 +177,40 @@ def _warmup(config: Config, steps: int) -> Point:
 
 
 def _rates(config: Config, size: int) -> list[Point]:
-    optimizer, whole = config.optimizer, config.train.batch_size
-    factor = math.sqrt(size / whole)
+    optimizer, recipe_batch = config.optimizer, config.train.batch_size
+    factor = math.sqrt(size / recipe_batch)
     lr = optimizer.lr * factor
     why = f"that of {config.recipe}, whose batch it is"
-    if size != whole:
+    if size != recipe_batch:
         why = (
-            f"{optimizer.lr:g} · √({size:,} / {whole:,}), because Adam divides by the size "
+            f"{optimizer.lr:g} · √({size:,} / {recipe_batch:,}), because Adam divides by the size "
             "of a noisy gradient, which falls with the root of the batch (Malladi et al. 2022)"
         )
     points = [Point({"optimizer.lr": lr}, f"optimizer.lr {lr:.3g}: {why}")]
     for name, value in (("start_lr", optimizer.start_lr), ("final_lr", optimizer.final_lr)):
-        if value and size != whole:
+        if value and size != recipe_batch:
             reason = f"optimizer.{name} {value * factor:.3g}: the same share of lr as before"
             points.append(Point({f"optimizer.{name}": value * factor}, reason))
     return points
 
 
 def _ema(config: Config, size: int, steps: int) -> list[Point]:
-    ema, whole = config.ema, config.train.batch_size
-    if ema is None or not 0 < (own := ema.horizon(whole)) < math.inf:
+    ema, recipe_batch = config.ema, config.train.batch_size
+    if ema is None or not 0 < (own := ema.horizon(recipe_batch)) < math.inf:
         return []
-    first, last = ema.momenta(whole)
+    first, last = ema.momenta(recipe_batch)
     half_life = min(own, LONGEST_HALF_LIFE * steps * size)
     changes: dict[str, Any] = {"ema.half_life": half_life, "ema.base": None}
-    changes["ema.final"] = None if last == first else last ** (size / whole)
-    why = f"that of {config.recipe}, momentum {first:g} at batch {whole:,}"
+    changes["ema.final"] = None if last == first else last ** (size / recipe_batch)
+    why = f"that of {config.recipe}, momentum {first:g} at batch {recipe_batch:,}"
     if half_life < own:
         why = (
             f"{LONGEST_HALF_LIFE:.0%} of the run, not the {own:,.0f} of {config.recipe}, or the "
             "average would still hold the initial weights at the end"
         )
     momentum = 0.5 ** (size / half_life)
-    told = f"ema.half_life {half_life:,.0f} samples (momentum {momentum:.6g}): {why}"
-    points = [Point(changes, told)]
+    reason = f"ema.half_life {half_life:,.0f} samples (momentum {momentum:.6g}): {why}"
+    points = [Point(changes, reason)]
     if ema.warmup_steps:
         wait = round(ema.warmup_steps / config.train.steps * steps)
         reason = f"ema.warmup_steps {wait:,}: the same share of the steps as before"

@@ -1,11 +1,14 @@
-"""The transformer over patches: widths, depths, positions."""
+"""Encoders: what every backbone's configuration has in common, and the transformer's."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import math
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from latentcast.config.masks import TargetBlocks
+from latentcast.config.registry import Registry
 from latentcast.config.settings import (
     Activation,
     Count,
@@ -15,6 +18,11 @@ from latentcast.config.settings import (
     Settings,
     divisor_near,
 )
+
+if TYPE_CHECKING:
+    from latentcast.config.run import Config
+
+Grid = tuple[int, ...]
 
 
 class Rotary(Settings):
@@ -62,9 +70,64 @@ class Transformer(Settings):
         return self
 
 
-class EncoderConfig(Transformer):
+class BackboneConfig(Settings):
+    """Base of the configurations of encoders; a subclass gives ``kind`` its name.
+
+    A token is made of a patch: a stretch of samples, or a square of pixels.
+    """
+
+    registry: ClassVar[Registry[Any]]
+    can_drop: ClassVar[bool] = True
+    """Whether tokens can be left out before the network; otherwise the input is masked."""
+
+    kind: str
+    width: Count
+    """Of a token that comes out."""
+    patch: Count
+    """Samples (1-D) or pixels a side (2-D) of a patch; must divide the input."""
+    depth: Count
+    """Blocks between the embedding and the output."""
+    causal: bool = False
+    """Whether a token sees only the ones before it."""
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before those of the patches (a CLS token is one)."""
+        return 0
+
+    def grid(self, size: Grid) -> Grid:
+        """Tokens along each axis of an input of ``size`` samples or pixels."""
+        return tuple(extent // self.patch for extent in size)
+
+    def check(self, config: Config) -> None:
+        """Refuse what this encoder cannot read.
+
+        Raises:
+            ValueError: a sentence that names the key and the value to set.
+        """
+        for extent in config.input.size:
+            if extent % self.patch:
+                raise ValueError(
+                    f"encoder.patch {self.patch} does not divide the input {config.input.size}; "
+                    f"use a patch of {divisor_near(math.gcd(*config.input.size), self.patch)} "
+                    f"or an input of {max(self.patch, extent - extent % self.patch)}"
+                )
+
+
+BACKBONES: Registry[BackboneConfig] = Registry(
+    "encoder", home="latentcast.nn.backbones", default="transformer"
+)
+BackboneConfig.registry = BACKBONES
+
+AnyBackbone = Annotated[SerializeAsAny[BackboneConfig], BeforeValidator(BACKBONES.validate)]
+
+
+class EncoderConfig(BackboneConfig, Transformer):
     """A pre-norm transformer over patches."""
 
+    kind: str = "transformer"
+    width: Count = 384
+    depth: Count = 8
     patch: Count = 25
     """Samples (1-D) or pixels a side (2-D) of a patch; must divide the input."""
     patch_std: Positive = 0.02
@@ -86,7 +149,62 @@ class EncoderConfig(Transformer):
     """Whether a CLS token stands before the patches (NEPA has one, I-JEPA has none)."""
     positions: Annotated[Rotary | SinCos, Field(discriminator="kind")] = Rotary()
 
+    @property
+    def prefix(self) -> int:
+        return 1 if self.cls else 0
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        axes = len(config.input.size)
+        if isinstance(self.positions, SinCos):
+            check_sincos("encoder.width", self.width, axes)
+            return
+        check_heads("", self, axes)
+        if config.input.kind == "image" and self.positions.coordinates == "seconds":
+            raise ValueError(
+                "an image has no seconds; set encoder.positions.coordinates normalized"
+            )
+
     def sized(self, size: Transformer) -> EncoderConfig:
         """The same kind of block at another size."""
         sizes = {name: getattr(size, name) for name in Transformer.model_fields}
         return self.model_copy(update=sizes)
+
+
+class PredictorConfig(Transformer):
+    """The narrow transformer that predicts targets from a context (I-JEPA, section 3)."""
+
+    depth: Count = 6
+    heads: Count = 12
+
+
+class LevelConfig(Transformer):
+    """A coarser level: its grid, its blocks on merged tokens, its predictor, its masks."""
+
+    stride: Count = 4
+    """Cells of the level below along each axis that make one cell of this level."""
+    depth: Annotated[int, Field(ge=0)] = 2
+    """Blocks after the merge; 0 leaves pooling and projection, the cheap ablation."""
+    predictor: PredictorConfig = PredictorConfig()
+    masks: TargetBlocks | None = TargetBlocks(targets=2)
+    """None with ``objective.masks.kind: context_blocks``, which hides the same on every level."""
+    weight: Positive = 1.0
+    """Of this level in the loss, relative to ``objective.weight`` of the finest."""
+
+
+def check_heads(name: str, size: Transformer, axes: int) -> None:
+    """Refuse heads too narrow for rotary pairs on every axis."""
+    if (head := size.width // size.heads) % (2 * axes):
+        raise ValueError(
+            f"{name}a head of {head} dimensions cannot hold rotary pairs for {axes} axes; "
+            f"use a width that is a multiple of {2 * axes * size.heads}"
+        )
+
+
+def check_sincos(name: str, width: int, axes: int) -> None:
+    """Refuse a width that sine-cosine pairs of every axis do not fill."""
+    if width % (2 * axes):
+        raise ValueError(
+            f"{name} {width} cannot hold sine-cosine pairs for {axes} axes; "
+            f"use a multiple of {2 * axes}"
+        )

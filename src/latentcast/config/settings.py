@@ -22,6 +22,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def divisor_near(whole: int, wanted: int) -> int:
-    """The divisor of ``whole`` nearest to ``wanted``: what an error message offers."""
-    return min((d for d in range(1, whole + 1) if whole % d == 0), key=lambda d: abs(d - wanted))
+def divisor_near(number: int, near: int) -> int:
+    """The divisor of ``number`` nearest to ``near``: what an error message offers."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - near))

@@ -9,7 +9,6 @@ ranks can read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -35,7 +34,7 @@ from torch.optim import Optimizer
 from latentcast.config import Config, TrainConfig, differences, validated
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.errors import LatentcastError
-from latentcast.files import sync
+from latentcast.files import sha256, sync
 
 FORMAT = 2
 Tensors = Literal["model", "optimizer"]
@@ -50,11 +49,13 @@ class State:
         skipped: updates given up because the gradient was not finite. Data is a function of
             ``step + skipped``, so a bad batch is not met again for ever.
         scale: of the loss, 1 but in fp16.
+        stopped: the signal that ended the training before its last step, by name; None otherwise.
     """
 
     step: int = 0
     skipped: int = 0
     scale: float = 1.0
+    stopped: str | None = None
 
     @property
     def attempt(self) -> int:
@@ -122,7 +123,7 @@ def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
         "step": state.step,
         "skipped": state.skipped,
         "scale": state.scale,
-        "sha256": {str(file.relative_to(draft)): _sha256(file) for file in files},
+        "sha256": {str(file.relative_to(draft)): sha256(file) for file in files},
         "config": config.model_dump(mode="json"),
     }
     (draft / "state.json").write_text(json.dumps(record, indent=1))
@@ -133,11 +134,11 @@ def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
 
 
 def _superseded(steps: list[Path], config: TrainConfig) -> list[Path]:
-    def kept_for_ever(step: Path) -> bool:
+    def permanent(step: Path) -> bool:
         every = config.keep_every
         return every is not None and int(step.name.removeprefix("step-")) % every == 0
 
-    return [step for step in steps[: -config.keep_checkpoints] if not kept_for_ever(step)]
+    return [step for step in steps[: -config.keep_checkpoints] if not permanent(step)]
 
 
 def list_steps(folder: Path) -> list[Path]:
@@ -200,13 +201,13 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         for name, expected in record["sha256"].items():
-            if _sha256(checkpoint / name) != expected:
+            if sha256(checkpoint / name) != expected:
                 raise LatentcastError(
-                    f"{checkpoint / name}: is damaged (checksum); " + _mend(checkpoint)
+                    f"{checkpoint / name}: is damaged (checksum); " + _fallback(checkpoint)
                 )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise LatentcastError(
-            f"{checkpoint}: is not whole ({problem}); " + _mend(checkpoint)
+            f"{checkpoint}: is not whole ({problem}); " + _fallback(checkpoint)
         ) from None
     if record.get("format") != FORMAT:
         raise LatentcastError(
@@ -222,7 +223,7 @@ def config_of(checkpoint: Path, record: dict[str, Any]) -> Config:
 
 
 def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
-    """Fill tensors, whole or in shards, in place; every rank reads what it holds.
+    """Fill tensors, whole or in shards, in place; every rank reads its own part.
 
     Raises:
         LatentcastError: one is missing, of another shape, or cannot be read.
@@ -234,15 +235,15 @@ def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
             read(into, storage_reader=reader, no_dist=alone)
     except (OSError, SafetensorError, ValueError, KeyError, CheckpointException) as problem:
         raise LatentcastError(
-            f"{checkpoint / which}: cannot be read ({_reason(problem)}); " + _mend(checkpoint)
+            f"{checkpoint / which}: cannot be read ({_reason(problem)}); " + _fallback(checkpoint)
         ) from None
 
 
 def read_tensors(checkpoint: Path, which: Tensors) -> dict[str, Tensor]:
     """All tensors, whole, on the CPU, however many ranks wrote them."""
     tensors = {
-        name: torch.empty(told.size, dtype=told.properties.dtype)
-        for name, told in _names(checkpoint, which).items()
+        name: torch.empty(meta.size, dtype=meta.properties.dtype)
+        for name, meta in _names(checkpoint, which).items()
     }
     load(checkpoint, which, tensors)
     return tensors
@@ -251,18 +252,18 @@ def read_tensors(checkpoint: Path, which: Tensors) -> dict[str, Tensor]:
 def _names(checkpoint: Path, which: Tensors) -> dict[str, TensorStorageMetadata]:
     try:
         with _silent():
-            told = HuggingFaceStorageReader(str(checkpoint / which)).read_metadata()
+            metadata = HuggingFaceStorageReader(str(checkpoint / which)).read_metadata()
     except (OSError, SafetensorError, ValueError, KeyError) as problem:
         raise LatentcastError(
-            f"{checkpoint / which}: cannot be read ({problem}); " + _mend(checkpoint)
+            f"{checkpoint / which}: cannot be read ({problem}); " + _fallback(checkpoint)
         ) from None
-    found = told.state_dict_metadata
+    found = metadata.state_dict_metadata
     return {
         name: value for name, value in found.items() if isinstance(value, TensorStorageMetadata)
     }
 
 
-def _mend(checkpoint: Path) -> str:
+def _fallback(checkpoint: Path) -> str:
     others = [step.name for step in list_steps(checkpoint.parent) if step != checkpoint]
     fallback = f"resume from {others[-1]}" if others else "start over"
     return f"delete {checkpoint} to {fallback}"
@@ -275,13 +276,13 @@ def _moments(
     tensors: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            held = optimizer.state[parameter]
-            for known in of or ():
-                if known.rpartition("|")[0] == name:
-                    moment = known.rpartition("|")[2]
+            moments = optimizer.state[parameter]
+            for saved in of or ():
+                if saved.rpartition("|")[0] == name:
+                    moment = saved.rpartition("|")[2]
                     one = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                    held[moment] = one if moment == "step" else torch.zeros_like(parameter)
-            tensors |= {f"{name}|{moment}": value for moment, value in held.items()}
+                    moments[moment] = one if moment == "step" else torch.zeros_like(parameter)
+            tensors |= {f"{name}|{moment}": value for moment, value in moments.items()}
     return tensors
 
 
@@ -298,8 +299,3 @@ def _reason(problem: BaseException) -> str:
     if isinstance(problem, CheckpointException):
         return str(next(iter(problem.failures.values()))[0])
     return str(problem)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -116,8 +116,8 @@ class StopRequest:
 
     def count(self, context: Context) -> Tensor:
         """How many ranks were asked; all must leave after the same step."""
-        asked = torch.full((), float(bool(self)), device=context.device)
-        return context.ranks.summed(asked)
+        stopping = torch.full((), float(bool(self)), device=context.device)
+        return context.ranks.summed(stopping)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from latentcast.engine.parallel import own
+from latentcast.engine.parallel import local_shards
 from latentcast.engine.ranks import ALONE, Ranks
 
 
@@ -25,8 +25,8 @@ class Ema:
         self._teachers: list[Tensor] = []
         self._buffers: list[tuple[Tensor, Tensor]] = []
         for student, teacher in pairs:
-            self._students += own([p.detach() for p in student.parameters()])
-            self._teachers += own([p.detach() for p in teacher.parameters()])
+            self._students += local_shards([p.detach() for p in student.parameters()])
+            self._teachers += local_shards([p.detach() for p in teacher.parameters()])
             self._buffers += zip(student.buffers(), teacher.buffers(), strict=True)
         if len(self._students) != len(self._teachers):
             raise ValueError("a student and its teacher must have the same parameters")
@@ -38,8 +38,8 @@ class Ema:
         if self._teachers and refused is None:
             torch._foreach_lerp_(self._teachers, self._students, gain)
         elif self._teachers and refused is not None:
-            open_or_not: Tensor = gain * (1 - refused)
-            gains = [open_or_not] * len(self._teachers)
+            gated: Tensor = gain * (1 - refused)
+            gains = [gated] * len(self._teachers)
             torch._foreach_lerp_(self._teachers, self._students, gains)
         for ours, theirs in self._buffers:
             theirs.copy_(ours)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from latentcast.batch import Batch, Inputs
+from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.loader import to_device
 from latentcast.engine import checkpoint
+from latentcast.engine.callbacks import Callback, CallbackList, MicroBatches
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context, collected_by_hand, stop_requests
 from latentcast.engine.ema import Ema
 from latentcast.engine.optimizer import adamw, take_step
-from latentcast.engine.parallel import own, quiet, spread, whole
+from latentcast.engine.parallel import distribute, full_tensor, local_shards, no_sync
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.engine.verdict import Verdict
@@ -27,27 +27,11 @@ from latentcast.objectives.base import Objective, Output
 from latentcast.randomness import Draw
 
 Preprocess = Callable[[Tensor, Draw | None], Inputs]
-MicroBatches = list[Batch]
 
 MOST_SKIPS_IN_A_ROW = 10
 LEAST_SCALE, MOST_SCALE, GROWTH_STEPS = 2.0**-24, 2.0**24, 2000
 LEAST_WEIGHT = 1e-6
 """Divides instead of no weight at all: a batch without a target gives 0 and is skipped, not NaN."""
-
-
-class Watcher(Protocol):
-    """What the loop tells its surroundings; :class:`latentcast.monitors.journal.Journal` is one."""
-
-    def start(self, state: State, context: Context) -> None: ...
-    def waiting(self, batches: Iterator[MicroBatches]) -> MicroBatches: ...
-    def looks(self, step: int) -> bool:
-        """Whether it wants to see this step; only then :meth:`updated` is called."""
-        ...
-
-    def updated(
-        self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
-    ) -> None: ...
-    def skipped(self, state: State, problem: str) -> None: ...
 
 
 def train(
@@ -56,7 +40,7 @@ def train(
     batches: Callable[[int], Iterator[MicroBatches]],
     config: Config,
     run: Path,
-    watcher: Watcher,
+    callbacks: Sequence[Callback] = (),
     ranks: Ranks = ALONE,
 ) -> State:
     """Train until ``config.train.steps`` updates are done, or a signal asks to stop.
@@ -64,14 +48,14 @@ def train(
     Args:
         batches: given the attempt to start from, this rank's micro-batches of each following one.
         run: folder whose ``checkpoints/`` is resumed from and written to.
-        watcher: is told of each step; nothing it does changes the training.
+        callbacks: called in their order; nothing they do changes the training.
         ranks: the processes that train together; each calls this function.
 
     Raises:
         LatentcastError: the checkpoint does not fit, or the gradient stays not finite.
     """
     context = Context.of(config, ranks)
-    called = spread(objective, config, context)
+    model = distribute(objective, config, context)
     objective.train()
     optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
     state = checkpoint.resume(run / "checkpoints", objective, optimizer, config, ranks)
@@ -79,12 +63,13 @@ def train(
         state.scale = first_scale(config)
     ema = Ema(objective.ema_pairs(), ranks)
     stream = to_device(batches(state.attempt), context.device)
-    watcher.start(state, context)
+    listeners = CallbackList(callbacks)
+    listeners.on_train_start(state, context)
     verdict: Verdict | None = None
     skips, stopping = 0, False
 
-    def settle() -> bool:
-        """Learn what became of the last attempt; False when it did not count."""
+    def resolve_step() -> bool:
+        """Read the verdict on the last attempt; False when it did not count."""
         nonlocal verdict, skips, stopping
         if verdict is None:
             return True
@@ -97,7 +82,7 @@ def train(
             return True
         # The device left weights, moments and average as they were; the schedules stay here.
         state.step, state.skipped, skips = state.step - 1, state.skipped + 1, skips + 1
-        watcher.skipped(state, problem)
+        listeners.on_skip(state, problem)
         scaling = context.precision is torch.float16 and state.scale > LEAST_SCALE
         if skips >= MOST_SKIPS_IN_A_ROW and not scaling:
             raise LatentcastError(f"step {state.step}: {problem}, {skips} times in a row")
@@ -105,11 +90,11 @@ def train(
 
     with stop_requests() as stop, collected_by_hand() as collect:
         while state.step < config.train.steps and not stopping:
-            batch = watcher.waiting(stream)
-            output = accumulate(called, preprocess, batch, config.train.seed, state, context)
+            batch = listeners.next_batch(stream, state)
+            output = accumulate(model, preprocess, batch, config.train.seed, state, context)
             norm = gradient_norm(objective, config.optimizer.clip_grad_norm)
 
-            settle()  # the attempt before: its verdict arrived while this one was computed
+            resolve_step()  # the attempt before: its verdict arrived while this one was computed
             if stopping:
                 break
             verdict = Verdict(output, norm, stop.count(context))
@@ -121,19 +106,21 @@ def train(
             ema.update(schedules.momentum(state.step), verdict.refused)
             state.step += 1  # unless the verdict says otherwise
 
-            looks, saves = watcher.looks(state.step), checkpoint.due(state.step, config.train)
-            if (looks or saves or not context.ahead) and settle():
-                if looks:
-                    watcher.updated(state, output, norm, schedules, ema)
+            reads, saves = listeners.wants(state.step), checkpoint.due(state.step, config.train)
+            if (reads or saves or not context.ahead) and resolve_step():
+                if reads:
+                    listeners.on_step_end(state, output, norm, schedules, ema)
                     collect()
                 if saves:
                     checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
         checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
+        state.stopped = stop.name
+    listeners.on_train_end(state)
     return state
 
 
 def accumulate(
-    called: nn.Module,
+    model: nn.Module,
     preprocess: Preprocess,
     micro_batches: MicroBatches,
     seed: int,
@@ -150,14 +137,14 @@ def accumulate(
     for n, batch in enumerate(micro_batches):
         batch = batch.to(context.device)
         draw = Draw(seed, state.attempt, batch.ids)
-        inputs = preprocess(batch.samples, draw)
-        with quiet(called, last=n == last):
+        inputs = preprocess(batch.samples, draw).with_targets(batch.targets)
+        with no_sync(model, last=n == last):
             with context.autocast():
-                output: Output = called(inputs, draw)
+                output: Output = model(inputs, draw)
             torch.autograd.backward(output.loss * output.weight * state.scale)
         outputs.append(output)
     joined = join(outputs, context.ranks)
-    gradients = own([p.grad for p in called.parameters() if p.grad is not None])
+    gradients = local_shards([p.grad for p in model.parameters() if p.grad is not None])
     # Ranks have averaged their gradients, so they are divided by the average of their weights.
     share = (joined.weight / context.ranks.size).clamp(min=LEAST_WEIGHT) * state.scale
     torch._foreach_div_(gradients, share)
@@ -191,4 +178,4 @@ def next_scale(state: State, refused: bool) -> float:
 def gradient_norm(objective: Objective, limit: float | None) -> Tensor:
     """The gradient's norm before clipping; with a limit, gradients are scaled down to it."""
     bound = float("inf") if limit is None else limit
-    return whole(torch.nn.utils.clip_grad_norm_(objective.parameters(), bound, foreach=True))
+    return full_tensor(torch.nn.utils.clip_grad_norm_(objective.parameters(), bound, foreach=True))

@@ -1,4 +1,4 @@
-"""An objective spread over ranks: copies or shards, compiled or recomputed block by block."""
+"""An objective spread over ranks: copies or shards, compiled or recomputed unit by unit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from latentcast.config import Config
 from latentcast.engine.context import Context
-from latentcast.nn.blocks import Block
+from latentcast.nn.base import Unit
 from latentcast.objectives.base import Objective
 
 MOST_VERSIONS = 64
 
 
-def spread(objective: Objective, config: Config, context: Context) -> nn.Module:
+def distribute(objective: Objective, config: Config, context: Context) -> nn.Module:
     """What the loop calls in the place of the objective; its parameters stay the objective's own.
 
     In the order in which these must be: recompute inside compile inside shards. ``objective`` is
@@ -33,19 +33,19 @@ def spread(objective: Objective, config: Config, context: Context) -> nn.Module:
     if not on_meta:
         objective.to(context.device)
     if machine.compile:
-        # All blocks share one forward: of every width, with and without drop-path, gradient and
-        # padding, in a few mask shapes. The default of 8 versions is for a single one.
+        # All units of a kind share one forward: of every width, with and without drop-path,
+        # gradient and padding, in a few mask shapes. The default of 8 versions is for one.
         torch._dynamo.config.recompile_limit = MOST_VERSIONS
-    blocks = [module for module in objective.modules() if isinstance(module, Block)]
-    for block in blocks:
+    units = [module for module in objective.modules() if isinstance(module, Unit)]
+    for unit in units:
         if machine.recompute:
-            block.forward = _recomputing(block.forward)  # type: ignore[method-assign]
+            unit.forward = _recomputing(unit.forward)
         if machine.compile:
-            block.compile(fullgraph=True)
+            unit.compile(fullgraph=True)
     if context.ranks.size == 1:
         return objective
     if machine.parallel == "fsdp":
-        sharded = _in_shards(objective, blocks, context)
+        sharded = _in_shards(objective, units, context)
         if on_meta:
             objective.to_empty(device=context.device)
             objective.initialise(config.train.seed)
@@ -53,11 +53,11 @@ def spread(objective: Objective, config: Config, context: Context) -> nn.Module:
     return DistributedDataParallel(objective)
 
 
-def _in_shards(objective: Objective, blocks: list[Block], context: Context) -> nn.Module:
-    """FSDP2, student, teacher and predictors alike, a block at a time and the rest together."""
+def _in_shards(objective: Objective, units: list[Unit], context: Context) -> nn.Module:
+    """FSDP2, student, teacher and predictors alike, a unit at a time and the rest together."""
     mesh = init_device_mesh(context.device.type, (context.ranks.size,))
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
+    for unit in units:
+        fully_shard(unit, mesh=mesh)
     fully_shard(objective, mesh=mesh)
     return objective
 
@@ -65,31 +65,31 @@ def _in_shards(objective: Objective, blocks: list[Block], context: Context) -> n
 def _recomputing(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Keep the input alone. Drop-path is drawn from the step, so it drops the same again."""
 
-    def again(*given: Any, **named: Any) -> Tensor:
+    def again(*args: Any, **kwargs: Any) -> Tensor:
         if not torch.is_grad_enabled():
-            return forward(*given, **named)
-        made: Tensor = checkpoint(
-            forward, *given, use_reentrant=False, preserve_rng_state=False, **named
+            return forward(*args, **kwargs)
+        output: Tensor = checkpoint(
+            forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
         )
-        return made
+        return output
 
     return again
 
 
-def quiet(called: nn.Module, last: bool) -> AbstractContextManager[object]:
+def no_sync(model: nn.Module, last: bool) -> AbstractContextManager[object]:
     """Ranks exchange gradients once a step, with the last micro-batch."""
-    if isinstance(called, DistributedDataParallel) and not last:
-        return called.no_sync()
-    if isinstance(called, FSDPModule):
-        called.set_requires_gradient_sync(last)
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
     return nullcontext()
 
 
-def own(tensors: list[Tensor]) -> list[Tensor]:
-    """What this rank holds of each: its shard, or all of it."""
+def local_shards(tensors: list[Tensor]) -> list[Tensor]:
+    """Each tensor's shard on this rank, or all of it."""
     return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Put together from the shards of all ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,4 +1,4 @@
-"""Whether an update counts: decided on the device, learned by the host when it is there."""
+"""Whether an update counts: decided on the device, read by the host when it has arrived."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from latentcast.objectives.base import Output
 class Verdict:
     """Of one attempt.
 
-    ``refused`` (1 or 0, on the device) gates AdamW and the average, so that nobody has to wait
-    for it. The numbers behind it travel to the host meanwhile; :meth:`problem` reads them, which
+    ``refused`` (1 or 0, on the device) gates AdamW and the average, so that no step waits
+    for it. The numbers behind it travel to the host meanwhile; :meth:`read` gives them, which
     waits only if the device has not got there yet.
 
     Args:
@@ -24,18 +24,18 @@ class Verdict:
     def __init__(self, output: Output, norm: Tensor, stops: Tensor) -> None:
         weight = output.weight.to(norm.dtype)
         self.refused = (~(norm.isfinite() & (weight > 0))).float()
-        told = torch.stack([norm.detach(), weight, stops.to(norm.dtype)])
-        self._told = told.to("cpu", non_blocking=True)
+        numbers = torch.stack([norm.detach(), weight, stops.to(norm.dtype)])
+        self._numbers = numbers.to("cpu", non_blocking=True)
         self._arrived = None
-        if told.is_cuda:
+        if numbers.is_cuda:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     def read(self) -> tuple[str | None, bool]:
-        """Why the batch must not move the weights, with the mend, or None; and whether to stop."""
+        """Why the batch must not move the weights, with the fix, or None; and whether to stop."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        norm, weight, stops = self._told.tolist()
+        norm, weight, stops = self._numbers.tolist()
         return _problem(norm, weight), stops > 0
 
 

@@ -8,14 +8,14 @@ patch goes far. All of them look like a good loss, so the loss is never the alar
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from latentcast.objectives.base import Part, View
+from latentcast.objectives.base import Part, View, ViewRole
 
 ROWS: Final = 4096
 """Rows a statistic is computed from at the most: enough for widths up to about a thousand."""
@@ -85,15 +85,15 @@ def statistics(tokens: Tensor, valid: Tensor | None = None) -> Statistics:
 
 @torch.no_grad()
 def watched(
-    views: Mapping[str, View], scalars: Mapping[str, Tensor]
-) -> tuple[dict[str, Statistics], dict[str, float]]:
+    views: Sequence[View], scalars: Mapping[str, Tensor]
+) -> tuple[list[Statistics], dict[str, float]]:
     """Statistics of all views, and the scalars, in a single transfer from the device."""
-    parts = [measured(view.tokens, view.valid) for view in views.values()]
+    parts = [measured(view.tokens, view.valid) for view in views]
     parts += [value.detach().double().reshape(1) for value in scalars.values()]
     numbers = iter(torch.cat(parts).tolist() if parts else ())
     size = len(fields(Statistics))
-    seen = {name: Statistics(*(next(numbers) for _ in range(size))) for name in views}
-    return seen, {name: next(numbers) for name in scalars}
+    found = [Statistics(*(next(numbers) for _ in range(size))) for _ in views]
+    return found, {name: next(numbers) for name in scalars}
 
 
 def measured(tokens: Tensor, valid: Tensor | None) -> Tensor:
@@ -120,10 +120,10 @@ def measured(tokens: Tensor, valid: Tensor | None) -> Tensor:
     std = deviation.mean()
 
     # Between samples against positional: what is left of the variance in the mean over samples.
-    there = counted.sum(0)
-    positional = (centred.sum(0).square() / there.clamp(min=1)[:, None]).sum()
+    counts_at = counted.sum(0)
+    positional = (centred.sum(0).square() / counts_at.clamp(min=1)[:, None]).sum()
     between = (1 - positional / squares.sum()).clamp(min=0)
-    between = torch.where((squares.sum() > 0) & (there.max() > 1), between, torch.nan)
+    between = torch.where((squares.sum() > 0) & (counts_at.max() > 1), between, torch.nan)
 
     members = counted.sum(1)
     means = centred.sum(1) / members.clamp(min=1)[:, None]
@@ -200,15 +200,25 @@ def effective_rank(rows: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A threshold that was crossed: its name, what was seen, the part it points at, the mend."""
+    """A threshold that was crossed.
+
+    Attributes:
+        name: of the view and the problem, as ``level0_target-rank-collapse``.
+        evidence: the number that crossed it, in a sentence.
+        part: of the network, where it begins.
+        advice: what to change.
+        role: of the view; None where no view raised it.
+    """
 
     name: str
-    seen: str
+    evidence: str
     part: Part | None
     advice: str
+    role: ViewRole | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.seen}{f' ({self.part})' if self.part else ''}; {self.advice}"
+        part = f" ({self.part})" if self.part else ""
+        return f"{self.name}: {self.evidence}{part}; {self.advice}"
 
 
 ADVICE: Final[Mapping[Part, str]] = {
@@ -223,82 +233,88 @@ ADVICE: Final[Mapping[Part, str]] = {
 
 
 def alarms(
-    views: Mapping[str, Statistics],
-    parts: Mapping[str, Part],
+    views: Sequence[View],
+    statistics: Sequence[Statistics],
     loss: float,
     copy_last_loss: float | None,
 ) -> list[Alarm]:
     """The alarms that the statistics of one step raise; ``x < nan`` must not silence one.
 
     A collapse is reported where it begins. What is made of a collapsed view collapses too, which
-    is no news: the same view of a coarser level (``level1_target`` of ``level0_target``), and
-    predictions of a collapsed target. Names are ``[level_]kind``, finest level first.
+    is no news: the same view of a coarser level, and predictions of a collapsed target.
+
+    Args:
+        views: of the step; of their tokens nothing is read.
+        statistics: of each view.
     """
-    parts = {name: parts[name] for name in views}
-    problems = {name: _problems(name, views, parts) for name in views}
+    by_place = {(view.level, view.role): n for n, view in enumerate(views)}
+    sources = [_source(view, by_place) for view in views]
+    problems = [
+        _problems(view, own, None if source is None else statistics[source])
+        for view, own, source in zip(views, statistics, sources, strict=True)
+    ]
     found = []
-    for name, seen in problems.items():
-        above = _source(name, parts)
-        known = problems[above].keys() if above else ()
-        dead = {"rank-collapse", "same-for-all-samples"} & set(known)
-        for problem, what in seen.items():
-            if not dead and problem not in known:
-                mend = ADVICE[parts[name]]
+    for view, source, own in zip(views, sources, problems, strict=True):
+        of_source = problems[source].keys() if source is not None else set[str]()
+        collapsed = {"rank-collapse", "same-for-all-samples"} & of_source
+        for problem, evidence in own.items():
+            if not collapsed and problem not in of_source:
+                advice = ADVICE[view.part]
                 if problem == "without-rows":
-                    mend = "look at the data: latentcast inspect"
-                found.append(Alarm(f"{name}-{problem}", what, parts[name], mend))
+                    advice = "look at the data: latentcast inspect"
+                name = f"{_name(view)}-{problem}"
+                found.append(Alarm(name, evidence, view.part, advice, view.role))
     if copy_last_loss is not None and loss > copy_last_loss and copy_last_loss < COPYING_WORKS:
-        what = f"repeating the last patch scores {copy_last_loss:.3f}, the model {loss:.3f}"
-        mend = "train longer, or use a longer encoder.patch so that copying no longer works"
-        found.append(Alarm("copying-is-better", what, None, mend))
+        evidence = f"repeating the last patch scores {copy_last_loss:.3f}, the model {loss:.3f}"
+        advice = "train longer, or use a longer encoder.patch so that copying no longer works"
+        found.append(Alarm("copying-is-better", evidence, None, advice))
     return found
 
 
 def spike(loss: float, before: Collection[float]) -> Alarm | None:
     """A loss far above the logged ones before it: by ten times the spread of those."""
-    known = torch.tensor([value for value in before if math.isfinite(value)])
-    if len(known) < FEWEST:
+    losses = torch.tensor([value for value in before if math.isfinite(value)])
+    if len(losses) < FEWEST:
         return None
-    usual = known.median()
-    spread = torch.maximum((known - usual).abs().median(), LEAST_SPREAD * usual.abs())
+    usual = losses.median()
+    spread = torch.maximum((losses - usual).abs().median(), LEAST_SPREAD * usual.abs())
     if math.isfinite(loss) and loss <= usual + FAR * spread:
         return None
-    what = f"the loss is {loss:.4f}, of the last {len(known)} rows it was {float(usual):.4f}"
-    mend = "look at the gradient norm beside it; if it does not come back, lower optimizer.lr"
-    return Alarm("loss-spike", what, None, mend)
+    evidence = f"the loss is {loss:.4f}, of the last {len(losses)} rows it was {float(usual):.4f}"
+    advice = "look at the gradient norm beside it; if it does not come back, lower optimizer.lr"
+    return Alarm("loss-spike", evidence, None, advice)
 
 
-def _source(name: str, parts: Mapping[str, Part]) -> str | None:
+def _name(view: View) -> str:
+    return f"level{view.level}_{view.role}"
+
+
+def _source(view: View, by_place: Mapping[tuple[int, ViewRole], int]) -> int | None:
     """The view that this one is made to match or made of, where a collapse would come from."""
-    level, _, kind = name.rpartition("_")
-    if parts[name] == "predictor":
-        target = f"{level}_target" if level else "target"
-        return target if target in parts and target != name else None
-    below = [n for n in parts if n.endswith(f"_{kind}") and parts[n] != "predictor"]
-    place = below.index(name) if name in below else 0
-    return below[place - 1] if place else None
+    if view.part == "predictor" and view.role != "target":
+        return by_place.get((view.level, "target"))
+    return by_place.get((view.level - 1, view.role))
 
 
-def _problems(
-    name: str, views: Mapping[str, Statistics], parts: Mapping[str, Part]
-) -> dict[str, str]:
+def _problems(view: View, own: Statistics, source: Statistics | None) -> dict[str, str]:
     """What is wrong with one view, taken by itself and, of a prediction, beside its target."""
-    seen = views[name]
-    if not math.isfinite(seen.rank):
+    name = _name(view)
+    if not math.isfinite(own.rank):
         return {"without-rows": f"no two valid and finite rows of the {name} to look at"}
-    target = _source(name, parts) if parts[name] == "predictor" else None
-    if target and seen.variance < LEAST_OF_TARGET * views[target].variance:
-        share = seen.variance / views[target].variance
-        return {"constant": f"the variance of the {name} is {share:.1e} of that of the {target}"}
+    if view.part == "predictor" and source is not None:
+        shrunk = own.variance < LEAST_OF_TARGET * source.variance
+        if shrunk:
+            share = f"{own.variance / source.variance:.1e} of that of the level{view.level}_target"
+            return {"constant": f"the variance of the {name} is {share}"}
     found = {}
-    if seen.rank < LEAST_RANK:
-        found["rank-collapse"] = f"effective rank of the {name} is {seen.rank:.1f}"
-    if seen.mean_norm > CONSTANT_DIRECTION:
-        what = f"the mean direction of the {name} has norm {seen.mean_norm:.2f}"
-        found["constant-direction"] = what
-    if seen.dead > MOST_DEAD:
-        found["dead-dimensions"] = f"{seen.dead:.0%} of the dimensions of the {name} do not vary"
-    if seen.between < LEAST_BETWEEN:
-        what = f"only {seen.between:.1e} of the variance of the {name} differs between samples"
-        found["same-for-all-samples"] = what
+    if own.rank < LEAST_RANK:
+        found["rank-collapse"] = f"effective rank of the {name} is {own.rank:.1f}"
+    if own.mean_norm > CONSTANT_DIRECTION:
+        evidence = f"the mean direction of the {name} has norm {own.mean_norm:.2f}"
+        found["constant-direction"] = evidence
+    if own.dead > MOST_DEAD:
+        found["dead-dimensions"] = f"{own.dead:.0%} of the dimensions of the {name} do not vary"
+    if own.between < LEAST_BETWEEN:
+        evidence = f"only {own.between:.1e} of the variance of the {name} differs between samples"
+        found["same-for-all-samples"] = evidence
     return found

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from latentcast.batch import Batch
 from latentcast.config import Config
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
@@ -27,8 +27,9 @@ from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
-from latentcast.monitors import collapse
+from latentcast.monitors import collapse, rows
 from latentcast.monitors.loggers import Logger, open_loggers
+from latentcast.monitors.rows import Column
 from latentcast.monitors.throughput import matmul_peak
 from latentcast.objectives.base import Output, View
 
@@ -40,10 +41,8 @@ MEMORY = 20
 TIMINGS = ("samples_per_second", "flops_of_peak", "data_wait", "seconds")
 """Keys of a metrics row that depend on the machine; all others are the same after a resume."""
 
-LEVEL_RANK = re.compile(r"level\d+_target_rank")
 
-
-class Journal:
+class Journal(Callback):
     """Writes a row and a line every ``log_every`` steps; holds no state that training needs.
 
     The first rank writes; the others only bring their part of the numbers.
@@ -59,8 +58,10 @@ class Journal:
         step_flops: int,
         ranks: Ranks = ALONE,
         look: Callable[[int, Context], Mapping[str, float]] = lambda step, context: {},
+        quiet: bool = False,
     ) -> None:
         self._file, self._config, self._ranks = run / "metrics.jsonl", config, ranks
+        self._speaks = ranks.first and not quiet
         self._step_flops = step_flops * config.train.batch_size
         self._run, self._look, self._loggers = run, look, list[Logger]()
         self._losses: deque[float] = deque(maxlen=MEMORY)
@@ -71,13 +72,12 @@ class Journal:
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not (self._console.is_terminal and ranks.first),
+            disable=not (self._console.is_terminal and self._speaks),
         )
         self._alarmed: set[str] = set()
         self._stream: TextIO | None = None
 
-    def start(self, state: State, context: Context) -> None:
-        """Called once, when it is known from which step the run goes on."""
+    def on_train_start(self, state: State, context: Context) -> None:
         steps = self._config.train.steps
         if state.step:
             self.say(f"resuming at step {state.step} of {steps}")
@@ -110,34 +110,30 @@ class Journal:
             with suppress(OSError):  # of a row that could not be written, as has been said
                 self._stream.close()
 
-    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-        """The next micro-batches; the time spent waiting for them is the data wait."""
-        start = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - start
-        return batch
+    def on_batch_start(self, state: State, seconds: float) -> None:
+        self._waited += seconds
 
-    def skipped(self, state: State, problem: str) -> None:
-        """Called instead of :meth:`updated` when a batch was given up."""
+    def on_skip(self, state: State, problem: str) -> None:
         self.say(f"step {state.step}: skipped ({state.skipped} so far), {problem}")
 
-    def looks(self, step: int) -> bool:
+    def wants(self, step: int) -> bool:
         """A row is due on the first, every ``log_every``-th and the last step."""
         train = self._config.train
         return step % train.log_every == 0 or step in (1, train.steps)
 
-    def updated(
+    def on_step_end(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
-        """Called by every rank after a step it :meth:`looks` at: a row, a line, alarms."""
+        """A row, a line, alarms."""
         done = state.step - 1  # the schedules of the step that has just been taken
-        views, numbers = collapse.watched(
-            {name: self._whole(view) for name, view in output.views.items()},
+        views = [self._of_all_ranks(view) for view in output.views]
+        statistics, numbers = collapse.watched(
+            views,
             {"loss": output.loss, "gradient_norm": gradient_norm, **output.scalars},
         )
         norm, distance = numbers.pop("gradient_norm"), ema.distance()
         timings = self._timings(state)
-        watched = self._look(state.step, self._context)
+        online = self._look(state.step, self._context)
         self._since = time.perf_counter()  # a look is no part of what a step takes
         if not self._ranks.first:
             return
@@ -151,22 +147,22 @@ class Journal:
             "gradient_norm": norm,
             "skipped": state.skipped,
         }
-        for name, seen in views.items():
-            row |= {f"{name}_{key}": value for key, value in vars(seen).items()}
-        parts = {name: view.part for name, view in output.views.items()}
-        copied = numbers.get("copy_last_loss")
-        found = collapse.alarms(views, parts, numbers["loss"], copied)
+        for view, found in zip(views, statistics, strict=True):
+            for name, value in vars(found).items():
+                row[str(Column(view.level, view.role, name))] = value
+        copy_loss = numbers.get("copy_last_loss")
+        alarms = collapse.alarms(views, statistics, numbers["loss"], copy_loss)
         if state.step <= PATIENCE:
-            found = [alarm for alarm in found if "_prediction-" not in alarm.name]
+            alarms = [alarm for alarm in alarms if alarm.role != "prediction"]
         if spike := collapse.spike(numbers["loss"], self._losses):
-            found.append(spike)
+            alarms.append(spike)
         self._losses.append(numbers["loss"])
-        row["alarms"] = [alarm.name for alarm in found]
-        row |= {**watched, **timings}
+        row["alarms"] = [alarm.name for alarm in alarms]
+        row |= {**online, **timings}
         self._write(row)
         self._progress.update(self._task, completed=state.step)
         self.say(self._line(row))
-        for alarm in found:
+        for alarm in alarms:
             if alarm.name not in self._alarmed:  # each alarm once: a warning, not a siren
                 self._alarmed.add(alarm.name)
                 self.say(f"  alarm {alarm}")
@@ -205,16 +201,17 @@ class Journal:
         speed = row["flops_of_peak"] * self._peak * self._ranks.size
         done = max(1, row["step"] - self._first)
         left = (steps - row["step"]) * row["seconds"] / done
-        copied = f" (copy {row['copy_last_loss']:.3f})" if "copy_last_loss" in row else ""
+        copy_loss = f" (copy {row['copy_last_loss']:.3f})" if "copy_last_loss" in row else ""
+        ranks = "/".join(f"{rank:.1f}" for rank in rows.ranks(row))
         return (
-            f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f}{copied} "
-            f"| rank {_ranks(row)} | lr {row['lr']:.2e} "
+            f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f}{copy_loss} "
+            f"{f'| rank {ranks} ' if ranks else ''}| lr {row['lr']:.2e} "
             f"| {row['samples_per_second']:.4g} samples/s | {speed / 1e9:.0f} GFLOP/s "
             f"({row['flops_of_peak']:.0%} of peak) | data wait {row['data_wait']:.1%} "
             f"| {left:.0f} s left"
         )
 
-    def _whole(self, view: View) -> View:
+    def _of_all_ranks(self, view: View) -> View:
         """With the rows of all ranks: a rank or variance of half a batch is another number."""
         if self._ranks.size == 1:
             return view
@@ -222,31 +219,23 @@ class Journal:
         if valid is None:  # on this rank; the ranks have to agree on what they exchange
             valid = torch.ones(view.tokens.shape[:2], dtype=torch.bool, device=view.tokens.device)
         gathered = self._ranks.gathered
-        return View(gathered(view.tokens), view.part, gathered(valid.byte()).bool())
+        return replace(view, tokens=gathered(view.tokens), valid=gathered(valid.byte()).bool())
 
     def say(self, text: str) -> None:
-        if self._ranks.first:
+        if self._speaks:
             self._console.print(text, highlight=False, soft_wrap=True)
-
-
-def _ranks(row: Mapping[str, Any]) -> str:
-    """Effective rank of the targets of each level, finest first; NEPA's of its output."""
-    levels = [rank for name, rank in row.items() if LEVEL_RANK.fullmatch(name)]
-    if levels:
-        return "/".join(f"{rank:.0f}" for rank in levels)
-    return f"{row.get('output_rank', math.nan):.1f}"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``; a last line that a kill cut short is left out."""
     file = run / "metrics.jsonl"
-    rows = []
+    found = []
     for line in file.read_text().splitlines() if file.exists() else ():
         try:
-            rows.append(json.loads(line))
+            found.append(rows.present(json.loads(line)))
         except ValueError:
             break
-    return rows
+    return found
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +248,6 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def _cut(file: Path, step: int) -> list[dict[str, Any]]:
     """Drop the rows beyond a step; what is left."""
-    kept = [row for row in read_metrics(file.parent) if row["step"] <= step]
-    write_text(file, "".join(json.dumps(row) + "\n" for row in kept))
-    return kept
+    before = [row for row in read_metrics(file.parent) if row["step"] <= step]
+    write_text(file, "".join(json.dumps(row) + "\n" for row in before))
+    return before

@@ -82,9 +82,9 @@ class _Forgiving:
             act()
         except Exception as problem:  # whatever a service may raise: it is not worth a run
             self._logger = None
-            told = " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+            reason = " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
             self._say(
-                f"logger {self._name}: {told}; the run goes on without it, metrics.jsonl has "
+                f"logger {self._name}: {reason}; the run goes on without it, metrics.jsonl has "
                 "every row"
             )
 

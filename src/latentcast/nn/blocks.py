@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.config import Activation, EncoderConfig
+from latentcast.nn.base import Unit
 from latentcast.nn.positions import Tables, rotate
 from latentcast.randomness import Draw
 
@@ -30,6 +31,11 @@ class QKNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(head)) if affine else None
         self.bias = nn.Parameter(torch.zeros(head)) if affine and bias else None
 
+    def initialise_own(self, generator: torch.Generator) -> None:
+        for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if parameter is not None:
+                parameter.fill_(value)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.head,), self.weight, self.bias, self.eps)
 
@@ -48,13 +54,13 @@ class Attention(nn.Module):
         self.k_norm: nn.Module = QKNorm(*norm) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, tables: Tables | None = None, seen: Tensor | None = None
+        self, x: Tensor, tables: Tables | None = None, valid: Tensor | None = None
     ) -> Tensor:
         """``(B, T, width)`` in and out.
 
         Args:
             tables: from :func:`rotary_tables`; None rotates nothing.
-            seen: ``(B, T)`` bool, which tokens may be attended to; None when all may.
+            valid: ``(B, T)`` bool, which tokens may be attended to; None when all may.
         """
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
@@ -62,24 +68,24 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if tables is not None:
             q, k = rotate(q, tables), rotate(k, tables)
-        out = attend(q, k, v, self.causal, seen)
+        out = attend(q, k, v, self.causal, valid)
         mixed: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
         return mixed
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, valid: Tensor | None = None
 ) -> Tensor:
     """Softmax attention over ``(B, heads, T, head)``, in one type.
 
     Rotated q and k are float32 or wider. On a GPU they return to v's type for the fused kernel;
     on a CPU v joins them, also under autocast, because the bf16 kernel trains three times slower
-    there. ``is_causal`` and never a dense mask, which costs another 1.8 times; ``seen`` is one
-    row a sample, and a sample of which nothing is seen attends to everything instead of to NaN.
+    there. ``is_causal`` and never a dense mask, which costs another 1.8 times; ``valid`` is one
+    row a sample, and a sample without a valid token attends to everything instead of to NaN.
     """
     mask = None
-    if seen is not None:
-        mask = (seen | ~seen.any(dim=1, keepdim=True))[:, None, None, :]
+    if valid is not None:
+        mask = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None, :]
     if q.device.type == "cpu":
         wide = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast("cpu", enabled=False):
@@ -118,24 +124,27 @@ class LayerScale(nn.Module):
         self.value = value
         self.gain = nn.Parameter(torch.full((width,), value))
 
+    def initialise_own(self, generator: torch.Generator) -> None:
+        self.gain.fill_(self.value)
+
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gain
 
 
-def drop_path(x: Tensor, kept: Tensor | None, rate: float) -> Tensor:
-    """Drop a residual branch of samples not ``kept`` and rescale the rest (Huang et al. 2016).
+def drop_path(x: Tensor, keep: Tensor | None, rate: float) -> Tensor:
+    """Drop a residual branch of samples without ``keep`` and rescale the rest (Huang et al. 2016).
 
-    ``kept`` is bool ``(B,)``; None drops nothing.
+    ``keep`` is bool ``(B,)``; None drops nothing.
     """
-    if kept is None:
+    if keep is None:
         return x
-    return x * (kept.to(x.dtype) / (1 - rate)).view(-1, *(1,) * (x.ndim - 1))
+    return x * (keep.to(x.dtype) / (1 - rate)).view(-1, *(1,) * (x.ndim - 1))
 
 
-Kept = tuple[Tensor | None, Tensor | None]
+Keep = tuple[Tensor | None, Tensor | None]
 
 
-class Block(nn.Module):
+class Block(Unit):
     """``x += γ₁ Attention(LN x)``, ``x += γ₂ MLP(LN x)``, drop-path on each branch.
 
     Args:
@@ -159,15 +168,15 @@ class Block(nn.Module):
         self,
         x: Tensor,
         tables: Tables | None = None,
-        kept: Kept = (None, None),
-        seen: Tensor | None = None,
+        keep: Keep = (None, None),
+        valid: Tensor | None = None,
     ) -> Tensor:
-        branch = self.scale1(self.attention(self.norm1(x), tables, seen))
-        x = x + drop_path(branch, kept[0], self.drop_rate)
+        branch = self.scale1(self.attention(self.norm1(x), tables, valid))
+        x = x + drop_path(branch, keep[0], self.drop_rate)
         branch = self.scale2(self.mlp(self.norm2(x)))
-        return x + drop_path(branch, kept[1], self.drop_rate)
+        return x + drop_path(branch, keep[1], self.drop_rate)
 
-    def kept(self, draw: Draw | None) -> Kept:
+    def keep(self, draw: Draw | None) -> Keep:
         """Which samples keep the two branches, as a function of (seed, step, sample).
 
         Without a ``draw`` (evaluation) all do. Not drawn in ``forward``: the step is a number of

@@ -1,4 +1,4 @@
-"""Grids above grids: which coarse cell a fine one lies in, and the mean over the cells seen."""
+"""Grids above grids: which coarse cell a fine one lies in, and means over valid cells."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ def parents(fine: Grid, coarse: Grid, device: torch.device) -> Tensor:
     """For each cell of the fine grid, row-major, the coarse cell it lies in: int64 ``(N,)``."""
     axes = [torch.arange(n, device=device) // (n // m) for n, m in zip(fine, coarse, strict=True)]
     number = torch.zeros(fine, dtype=torch.int64, device=device)
-    for axis, (places, extent) in enumerate(zip(axes, coarse, strict=True)):
+    for axis, (index, extent) in enumerate(zip(axes, coarse, strict=True)):
         shape = [1] * len(fine)
         shape[axis] = -1
-        number = number * extent + places.view(shape)
+        number = number * extent + index.view(shape)
     return number.flatten()
 
 
-def pool(tokens: Tensor, seen: Tensor | None, fine: Grid, coarse: Grid) -> Tensor:
-    """Mean of the seen tokens of each coarse cell.
+def pool(tokens: Tensor, valid: Tensor | None, fine: Grid, coarse: Grid) -> Tensor:
+    """Mean of the valid tokens of each coarse cell.
 
     A true cell of the grid, never neighbours in a list: on a masked list the latter are often
     not neighbours at all (spec of H-JEPA, defect D17).
 
     Args:
         tokens: ``(B, N, width)`` on the fine grid, row-major.
-        seen: ``(B, N)`` bool; None when all are.
+        valid: ``(B, N)`` bool; None when all are.
 
     Returns:
-        ``(B, cells, width)``; 0 for a cell of which nothing is seen.
+        ``(B, cells, width)``; 0 for a cell without a valid token.
     """
-    if seen is None:
+    if valid is None:
         return _by_cell(tokens, fine, coarse).mean(dim=2)
-    weight = seen.to(tokens.dtype).unsqueeze(-1)
-    # where() and not a product: what is not seen may be NaN, and 0 · NaN is NaN.
-    held = torch.where(seen.unsqueeze(-1), tokens, tokens.new_zeros(()))
-    total = _by_cell(held, fine, coarse).sum(dim=2)
+    weight = valid.to(tokens.dtype).unsqueeze(-1)
+    # where() and not a product: what is not valid may be NaN, and 0 · NaN is NaN.
+    filled = torch.where(valid.unsqueeze(-1), tokens, tokens.new_zeros(()))
+    total = _by_cell(filled, fine, coarse).sum(dim=2)
     return total / _by_cell(weight, fine, coarse).sum(dim=2).clamp(min=1)
 
 
-def any_seen(seen: Tensor, fine: Grid, coarse: Grid) -> Tensor:
-    """Whether anything of a coarse cell is seen: ``(B, N)`` bool to ``(B, cells)``."""
-    return _by_cell(seen.unsqueeze(-1), fine, coarse).any(dim=2).squeeze(-1)
+def any_valid(valid: Tensor, fine: Grid, coarse: Grid) -> Tensor:
+    """Whether a coarse cell has a valid token: ``(B, N)`` bool to ``(B, cells)``."""
+    return _by_cell(valid.unsqueeze(-1), fine, coarse).any(dim=2).squeeze(-1)
 
 
 def _by_cell(tokens: Tensor, fine: Grid, coarse: Grid) -> Tensor:
@@ -60,14 +60,14 @@ def _by_cell(tokens: Tensor, fine: Grid, coarse: Grid) -> Tensor:
     return cells.reshape(batch, math.prod(coarse), -1, width)
 
 
-def gather(tokens: Tensor, places: Tensor) -> Tensor:
-    """Tokens ``(B, N, width)`` at places ``(..., B, T)``: ``(..., B, T, width)``."""
-    lead = places.shape[:-2]
+def gather(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Tokens ``(B, N, width)`` at cells ``(..., B, T)``: ``(..., B, T, width)``."""
+    lead = ids.shape[:-2]
     tokens = tokens.expand(*lead, *tokens.shape)
-    index = places.unsqueeze(-1).expand(*places.shape, tokens.shape[-1])
+    index = ids.unsqueeze(-1).expand(*ids.shape, tokens.shape[-1])
     return tokens.gather(-2, index)
 
 
-def gather_flags(flags: Tensor, places: Tensor) -> Tensor:
-    """Flags ``(B, N)`` at places ``(..., B, T)``: ``(..., B, T)``."""
-    return flags.expand(*places.shape[:-2], *flags.shape).gather(-1, places)
+def gather_flags(flags: Tensor, ids: Tensor) -> Tensor:
+    """Flags ``(B, N)`` at cells ``(..., B, T)``: ``(..., B, T)``."""
+    return flags.expand(*ids.shape[:-2], *flags.shape).gather(-1, ids)

@@ -9,54 +9,54 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from latentcast.config import Config, EncoderConfig, JepaConfig, LevelConfig, SinCos
+from latentcast.config import EncoderConfig, LevelConfig, SinCos
 from latentcast.errors import LatentcastError
+from latentcast.nn.base import Encoder, Readable
 from latentcast.nn.blocks import Block
-from latentcast.nn.cells import Grid, any_seen, gather_flags, parents, pool
-from latentcast.nn.encoder import PatchEncoder, stack_flops
+from latentcast.nn.cells import Grid, any_valid, gather_flags, parents, pool
 from latentcast.nn.initialise import initialise
 from latentcast.nn.positions import Tables, patch_coordinates, rotary_tables, sincos
-from latentcast.nn.tokens import PatchEmbedding
+from latentcast.nn.transformer import PatchEncoder, stack_flops
 from latentcast.randomness import Draw
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a level says.
+    """The tokens of one level.
 
     Attributes:
         values: ``(B, T, width)``.
-        places: ``(B, T)`` int64, the cell of each token.
-        seen: ``(B, T)`` bool, which tokens say something; None when all do.
+        ids: ``(B, T)`` int64, the cell of each token.
+        valid: ``(B, T)`` bool, tokens made of at least one measured patch; None when all are.
     """
 
     values: Tensor
-    places: Tensor
-    seen: Tensor | None
+    ids: Tensor
+    valid: Tensor | None
 
     def on_grid(self, cells: int) -> tuple[Tensor, Tensor | None]:
         """Values ``(B, cells, width)`` in row-major order, 0 where there is no token, and which
-        cells are seen."""
+        cells are valid."""
         if self.values.shape[1] == cells:
-            return self.values, self.seen
+            return self.values, self.valid
         batch, _, width = self.values.shape
-        index = self.places.unsqueeze(-1).expand(-1, -1, width)
+        index = self.ids.unsqueeze(-1).expand(-1, -1, width)
         values = self.values.new_zeros(batch, cells, width).scatter(1, index, self.values)
-        told = torch.ones_like(self.places, dtype=torch.bool) if self.seen is None else self.seen
-        seen = torch.zeros(batch, cells, dtype=torch.bool, device=values.device)
-        return values, seen.scatter(1, self.places, told)
+        flags = torch.ones_like(self.ids, dtype=torch.bool) if self.valid is None else self.valid
+        valid = torch.zeros(batch, cells, dtype=torch.bool, device=values.device)
+        return values, valid.scatter(1, self.ids, flags)
 
 
 class Merge(nn.Module):
-    """``cell = W · mean(its seen tokens) + b``: from one grid to the next coarser one."""
+    """``cell = W · mean(its valid tokens) + b``: from one grid to the next coarser one."""
 
     def __init__(self, finer: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Linear(finer, width)
 
-    def forward(self, tokens: Tensor, seen: Tensor | None, fine: Grid, coarse: Grid) -> Tensor:
+    def forward(self, tokens: Tensor, valid: Tensor | None, fine: Grid, coarse: Grid) -> Tensor:
         """``(B, N, finer)`` on the fine grid to ``(B, cells, width)`` on the coarse one."""
-        out: Tensor = self.proj(pool(tokens, seen, fine, coarse))
+        out: Tensor = self.proj(pool(tokens, valid, fine, coarse))
         return out
 
 
@@ -102,19 +102,19 @@ class Level(nn.Module):
         return tuple(n // self.stride for n in fine)
 
     def forward(self, below: Tokens, fine: Grid, draw: Draw | None) -> Tokens:
-        """Tokens of every cell of this level's grid; unseen where nothing below is seen."""
+        """Tokens of every cell of this level's grid; not valid where nothing below is."""
         coarse = self.grid(fine)
-        tokens, told = below.on_grid(math.prod(fine))
-        x = self.merge(tokens, told, fine, coarse)
-        seen = None if told is None else any_seen(told, fine, coarse)
+        tokens, valid_below = below.on_grid(math.prod(fine))
+        x = self.merge(tokens, valid_below, fine, coarse)
+        valid = None if valid_below is None else any_valid(valid_below, fine, coarse)
         if isinstance(self.config.positions, SinCos):
             x = x + sincos(coarse, self.config.width, x.device, x.dtype)
         tables = self._tables(coarse, x.device)
         for block in self.blocks:
             assert isinstance(block, Block)
-            x = block(x, tables, block.kept(draw), seen)
-        places = torch.arange(math.prod(coarse), device=x.device).expand(len(x), -1)
-        return Tokens(self.norm(x), places, seen)
+            x = block(x, tables, block.keep(draw), valid)
+        ids = torch.arange(math.prod(coarse), device=x.device).expand(len(x), -1)
+        return Tokens(self.norm(x), ids, valid)
 
     def _tables(self, grid: Grid, device: torch.device) -> Tables | None:
         positions = self.config.positions
@@ -129,7 +129,7 @@ class Level(nn.Module):
 
 
 class Fusion(nn.Module):
-    """``u_L = z_L``, ``u_ℓ = z_ℓ + W_ℓ · up(u_{ℓ+1})``: every level told what the coarser ones say.
+    """``u_L = z_L``, ``u_ℓ = z_ℓ + W_ℓ · up(u_{ℓ+1})``: every level with the coarser ones added.
 
     ``up`` gives each cell the vector of the coarse cell it lies in. Trained by the predictors,
     which read ``u``; the targets are ``z``, so nothing here can make a target easier.
@@ -145,51 +145,57 @@ class Fusion(nn.Module):
         fused = [levels[-1]]
         for n in range(len(levels) - 2, -1, -1):
             level, above = levels[n], fused[0]
-            parent = parents(grids[n], grids[n + 1], level.values.device)[level.places]
+            parent = parents(grids[n], grids[n + 1], level.values.device)[level.ids]
             index = parent.unsqueeze(-1).expand(-1, -1, above.values.shape[-1])
             up = self.lateral[n](above.values.gather(1, index))
-            fused.insert(0, Tokens(level.values + up, level.places, level.seen))
+            fused.insert(0, Tokens(level.values + up, level.ids, level.valid))
         return fused
 
 
-class Hierarchy(nn.Module):
-    """The whole bottom-up stack: the patch encoder and the levels above it, fused if asked.
+class Hierarchy(Readable):
+    """The bottom-up stack: an encoder and the levels above it, with or without a fusion.
 
-    With no coarser level it is the patch encoder. The teacher of a JEPA is an average of all of
-    it, so no head is shared between predictions and targets (spec of H-JEPA, defect D9).
+    With no coarser level it is the encoder. The teacher of a JEPA is an average of all of it, so
+    no head is shared between predictions and targets (spec of H-JEPA, defect D9).
+
+    Args:
+        finest: the encoder.
+        coarser: settings of the levels above it.
+        fusion: whether the levels are fused.
+        blocks: kind of block and of positions on those levels; the encoder's own by default, which
+            an encoder that is no transformer does not have.
     """
 
     def __init__(
         self,
-        finest: PatchEncoder,
+        finest: Encoder,
         coarser: tuple[LevelConfig, ...] = (),
         fusion: bool = False,
+        blocks: EncoderConfig | None = None,
     ) -> None:
         super().__init__()
-        self.finest = finest
-        encoder, seconds = finest.config, finest.patch_seconds
-        widths, levels = [encoder.width], []
+        self.finest, self.causal, seconds = finest, finest.causal, None
+        if isinstance(finest, PatchEncoder):
+            blocks, seconds = blocks or finest.config, finest.patch_seconds
+        widths, levels = [finest.width], []
         for number, config in enumerate(coarser, start=1):
+            assert blocks is not None
             seconds = None if seconds is None else seconds * config.stride
-            levels.append(Level(config, encoder, widths[-1], number, seconds))
+            levels.append(Level(config, blocks, widths[-1], number, seconds))
             widths.append(config.width)
         self.widths = tuple(widths)
         self.coarser = nn.ModuleList(levels)
         self.fusion = Fusion(self.widths) if fusion else None
 
-    @classmethod
-    def of(cls, config: Config) -> Hierarchy:
-        """The stack of a run, not initialised yet."""
-        assert isinstance(config.objective, JepaConfig)
-        return cls(PatchEncoder.of(config), config.objective.coarser, config.objective.fusion)
+    def grid(self, size: Grid) -> Grid:
+        return self.finest.grid(size)
 
-    @property
-    def patches(self) -> PatchEmbedding:
-        return self.finest.patches
+    def valid(self, mask: Tensor) -> Tensor:
+        return self.finest.valid(mask)
 
-    def grids(self, size: tuple[int, ...]) -> tuple[Grid, ...]:
+    def grids(self, size: Grid) -> tuple[Grid, ...]:
         """Cells along each axis at every level for an input of this size, the patches first."""
-        grids = [self.finest.patches.grid(size)]
+        grids = [self.finest.grid(size)]
         for level in self.coarser:
             assert isinstance(level, Level)
             grids.append(level.grid(grids[-1]))
@@ -202,7 +208,7 @@ class Hierarchy(nn.Module):
         kept: Tensor | None = None,
         draw: Draw | None = None,
     ) -> list[Tokens]:
-        """What every level says, bottom-up.
+        """The tokens of every level, bottom-up.
 
         Args:
             values: ``(B, channels, *size)``.
@@ -211,24 +217,23 @@ class Hierarchy(nn.Module):
             kept: ``(B, K)`` int64, the patches of the context; None is the whole input.
             draw: randomness of a training step; None is evaluation.
         """
-        size = tuple(values.shape[2:])
-        finest = self.finest.layers(self.finest.embed(values), size, draw, kept, valid)[-1]
-        return self._above(self._finest(finest, valid, kept), self.grids(size), draw)
+        tokens = self.finest.encode(values, valid, kept, draw)
+        if kept is None:
+            ids = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+        else:
+            ids, valid = kept, None if valid is None else gather_flags(valid, kept)
+        return self._above(Tokens(tokens, ids, valid), self.grids(tuple(values.shape[2:])), draw)
 
-    def fused(self, levels: list[Tokens], size: tuple[int, ...]) -> list[Tokens]:
-        """The levels, each told what the coarser ones say; as they are without a fusion."""
+    def fused(self, levels: list[Tokens], size: Grid) -> list[Tokens]:
+        """The levels with the coarser ones added to each; as they are without a fusion."""
         return levels if self.fusion is None else self.fusion(levels, self.grids(size))
 
     def read(self, values: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-        """Tokens for evaluation, all on the patch grid: a patch gets the vector of its cell.
-
-        Returns:
-            ``(B, N, width)`` for each of :attr:`layer_names`.
-        """
-        size = tuple(values.shape[2:])
-        grids = self.grids(size)
-        layers = self.finest.layers(self.finest.embed(values), size, seen=valid)
-        levels = self._above(self._finest(layers[-1], valid, None), grids, None)
+        """Tokens for evaluation, all on the patch grid: a patch gets the vector of its cell."""
+        grids = self.grids(tuple(values.shape[2:]))
+        layers = self.finest.read(values, valid)
+        ids = torch.arange(layers[-1].shape[1], device=values.device).expand(len(values), -1)
+        levels = self._above(Tokens(layers[-1], ids, valid), grids, None)
         for level, grid in zip(levels[1:], grids[1:], strict=True):
             layers.append(level.values[:, parents(grids[0], grid, values.device)])
         if self.fusion is not None:
@@ -241,17 +246,17 @@ class Hierarchy(nn.Module):
         return (*self.finest.layer_names, *coarser, *(["fused"] if self.fusion else []))
 
     def initialise(self, seed: int) -> None:
-        """Draw the initial weights; those of the patch encoder do not depend on the levels."""
+        """Draw the initial weights; those of the encoder do not depend on the levels."""
         self.finest.initialise(seed)
         for number, level in enumerate(self.coarser, start=1):
             initialise(level, seed, f"initialise level {number}")
         if self.fusion is not None:
             initialise(self.fusion, seed, "initialise fusion")
 
-    def forward_flops(self, size: tuple[int, ...], kept: int | None = None) -> int:
+    def flops(self, size: Grid, kept: int | None = None) -> int:
         """Operations of one sample's forward pass in matrix products, the fusion included."""
         grids = self.grids(size)
-        total = self.finest.forward_flops(size, kept)
+        total = self.finest.flops(size, kept)
         for level, grid in zip(self.coarser, grids[1:], strict=True):
             assert isinstance(level, Level)
             cells = math.prod(grid)
@@ -259,17 +264,11 @@ class Hierarchy(nn.Module):
             total += stack_flops(level.blocks, cells)
         if self.fusion is not None:
             finest = math.prod(grids[0]) if kept is None else kept
-            places = [finest, *(math.prod(grid) for grid in grids[1:])]
-            for lateral, count in zip(self.fusion.lateral, places, strict=False):
+            counts = [finest, *(math.prod(grid) for grid in grids[1:])]
+            for lateral, count in zip(self.fusion.lateral, counts, strict=False):
                 assert isinstance(lateral, nn.Linear)
                 total += 2 * count * lateral.weight.numel()
         return total
-
-    def _finest(self, values: Tensor, valid: Tensor | None, kept: Tensor | None) -> Tokens:
-        if kept is None:
-            places = torch.arange(values.shape[1], device=values.device).expand(len(values), -1)
-            return Tokens(values, places, valid)
-        return Tokens(values, kept, None if valid is None else gather_flags(valid, kept))
 
     def _above(self, finest: Tokens, grids: tuple[Grid, ...], draw: Draw | None) -> list[Tokens]:
         levels = [finest]

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from latentcast import randomness
-from latentcast.nn.blocks import LayerScale, QKNorm
-from latentcast.nn.tokens import PatchEmbedding
+from latentcast.errors import LatentcastError
 
 TOKENS = ("cls", "mask_token")
 """Parameters that are tokens: drawn like weights, whichever module holds them."""
@@ -18,33 +17,53 @@ def initialise(network: nn.Module, seed: int, part: str = "initialise") -> None:
     """Draw the published initialisation.
 
     Linear and patch weights and tokens truncated normal (std 0.02, patch weights as configured),
-    biases 0, norms 1 and 0, LayerScale its value. A CLS must not keep unit variance: the ECG port
-    of NEPA forgot it and began with a CLS three times the norm of a patch (spec of NEPA, defect
-    16). I-JEPA's rescaling by depth is left out on purpose: the original undoes it before training
-    (spec of I-JEPA, 1.2).
+    convolutions truncated normal with std ``1/√fan_in``, biases 0, norms 1 and 0, LayerScale its
+    value. A CLS must not keep unit variance: the ECG port of NEPA forgot it and began with a CLS
+    three times the norm of a patch (spec of NEPA, defect 16). I-JEPA's rescaling by depth is left
+    out on purpose: the original undoes it before training (spec of I-JEPA, 1.2).
+
+    A module of another kind with parameters of its own draws them in a method
+    ``initialise_own(generator)``.
 
     Args:
         part: keeps the draws of networks apart that are initialised from one seed.
+
+    Raises:
+        LatentcastError: a parameter was drawn by none of these; it would keep torch's global draw,
+            and two builds of one seed would differ.
     """
     generator = torch.Generator().manual_seed(randomness.key(seed, part) >> 1)
+    drawn: set[int] = set()
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.Linear | PatchEmbedding):
-                std = module.std if isinstance(module, PatchEmbedding) else 0.02
-                draw(module.weight, std, generator)
-                if module.bias is not None:
-                    module.bias.zero_()
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-            elif isinstance(module, QKNorm):
-                for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
-                    if parameter is not None:
-                        parameter.fill_(value)
-            elif isinstance(module, LayerScale):
-                module.gain.fill_(module.value)
+            if _initialise_module(module, generator):
+                drawn |= {id(p) for p in module.parameters(recurse=False)}
         for name, parameter in network.named_parameters():
             if name.rpartition(".")[2] in TOKENS:
                 draw(parameter, 0.02, generator)
+            elif id(parameter) not in drawn:
+                owner = network.get_submodule(name.rpartition(".")[0])
+                raise LatentcastError(
+                    f"{name}: has no initial value of its own ({type(owner).__name__}); give the "
+                    "module a method initialise_own(generator) that draws its parameters"
+                )
+
+
+def _initialise_module(module: nn.Module, generator: torch.Generator) -> bool:
+    """Draw a module's own parameters; False for a kind that has no rule here."""
+    own = getattr(module, "initialise_own", None)
+    if own is not None:
+        own(generator)
+    elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        linear = isinstance(module, nn.Linear)
+        draw(module.weight, 0.02 if linear else module.weight[0].numel() ** -0.5, generator)
+        if module.bias is not None:
+            module.bias.zero_()
+    elif isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d):
+        module.reset_parameters()
+    else:
+        return False
+    return True
 
 
 def draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:

@@ -23,13 +23,13 @@ def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     weight = valid.unsqueeze(-1).to(tokens.dtype)
     count = weight.sum(dim=1)
     # where() and not a product: an invalid token may hold NaN, and 0 * NaN is NaN.
-    held = torch.where(valid.unsqueeze(-1), tokens, tokens.new_zeros(()))
+    filled = torch.where(valid.unsqueeze(-1), tokens, tokens.new_zeros(()))
     if pooling == "last":
         places = torch.arange(tokens.shape[1], device=tokens.device)
         last = torch.where(valid, places, -1).amax(dim=1)
-        picked = held[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
+        picked = filled[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
         return torch.where(count > 0, picked, torch.nan)
-    mean = held.sum(dim=1) / count
+    mean = filled.sum(dim=1) / count
     if pooling == "mean":
         return mean
     spread = torch.where(valid.unsqueeze(-1), tokens - mean.unsqueeze(1), tokens.new_zeros(()))

@@ -1,7 +1,9 @@
-"""Patches to tokens: a strided product over 1-D or 2-D inputs."""
+"""Patches to tokens, over 1-D or 2-D inputs: the contract, and the published linear one."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -9,21 +11,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.errors import LatentcastError
+from latentcast.nn.initialise import draw
 
 
-class PatchEmbedding(nn.Module):
-    """``token_n = W · patch_n + b`` over non-overlapping patches, row-major.
+def unfold(values: Tensor, grid: Sequence[int]) -> Tensor:
+    """Values ``(B, channels, *size)`` cut into a grid of patches, row-major.
 
-    The weight has the layout of a convolution with kernel = stride, ``(width, channels, *patch)``,
-    so public checkpoints load as they are; the product is taken on unfolded patches because
-    one matrix product is faster than a convolution whose windows do not overlap.
+    Returns:
+        ``(B, N, channels · values of a patch)``, channel by channel.
+    """
+    batch, axes = len(values), len(grid)
+    split = [
+        part for n, size in zip(grid, values.shape[2:], strict=True) for part in (n, size // n)
+    ]
+    places = [2 + 2 * axis for axis in range(axes)]
+    order = [0, *places, 1, *(place + 1 for place in places)]
+    patches = values.reshape(batch, values.shape[1], *split).permute(order)
+    return patches.reshape(batch, math.prod(grid), -1)
+
+
+class Tokenizer(nn.Module, ABC):
+    """From patches to tokens, each patch by itself: what one token shows is in no other.
+
+    Args:
+        patch: samples or pixels a side.
+        axes: 1 for recordings, 2 for images.
     """
 
-    def __init__(self, channels: int, axes: int, patch: int, width: int, std: float = 0.02) -> None:
+    def __init__(self, patch: int, axes: int) -> None:
         super().__init__()
-        self.patch, self.axes, self.std = patch, axes, std
-        self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.patch, self.axes = patch, axes
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """``(B, channels, *size)`` to ``(B, N, width)``, row-major."""
+
+    @abstractmethod
+    def flops(self, patches: int) -> int:
+        """Operations in the matrix products for so many patches."""
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Patches along each axis of an input of this size.
@@ -38,25 +63,39 @@ class PatchEmbedding(nn.Module):
             )
         return tuple(extent // self.patch for extent in size)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """``(B, channels, *size)`` to ``(B, N, width)``."""
-        return F.linear(self.unfold(values), self.weight.flatten(1), self.bias)
-
     def unfold(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to patches ``(B, N, channels · patch^axes)``."""
-        grid = self.grid(values.shape[2:])
-        batch, channels = values.shape[:2]
-        split = [part for n in grid for part in (n, self.patch)]
-        values = values.reshape(batch, channels, *split)
-        places = [2 + 2 * axis for axis in range(self.axes)]
-        order = [0, *places, 1, *(place + 1 for place in places)]
-        return values.permute(order).reshape(batch, -1, channels * self.patch**self.axes)
+        return unfold(values, self.grid(values.shape[2:]))
+
+    def valid(self, mask: Tensor, least: float = 0.5) -> Tensor:
+        """Which patches hold enough measured values to be a target: ``(B, N)`` bool.
+
+        A patch counts when at least ``least`` of its values (over all channels) are valid: one flat
+        lead of twelve leaves it in, padding leaves it out.
+        """
+        return self.unfold(mask.to(torch.float32)).mean(-1) >= least
 
 
-def token_validity(valid: Tensor, embedding: PatchEmbedding, least: float = 0.5) -> Tensor:
-    """Which patches hold enough measured samples to be a target: ``(B, N)`` bool.
+class PatchEmbedding(Tokenizer):
+    """``token_n = W · patch_n + b`` over non-overlapping patches, row-major.
 
-    A patch counts when at least ``least`` of its values (over all channels) are valid: one flat
-    lead of twelve leaves it in, padding leaves it out.
+    The weight has the layout of a convolution with kernel = stride, ``(width, channels, *patch)``,
+    so public checkpoints load as they are; the product is taken on unfolded patches because
+    one matrix product is faster than a convolution whose windows do not overlap.
     """
-    return embedding.unfold(valid.to(torch.float32)).mean(-1) >= least
+
+    def __init__(self, channels: int, axes: int, patch: int, width: int, std: float = 0.02) -> None:
+        super().__init__(patch, axes)
+        self.std = std
+        self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def initialise_own(self, generator: torch.Generator) -> None:
+        draw(self.weight, self.std, generator)
+        self.bias.zero_()
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.linear(self.unfold(values), self.weight.flatten(1), self.bias)
+
+    def flops(self, patches: int) -> int:
+        return 2 * patches * self.weight.numel()

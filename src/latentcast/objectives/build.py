@@ -1,11 +1,20 @@
-"""From a configuration to its objective."""
+"""From a configuration to its objective; a new objective is one line in :data:`MODULES`."""
 
 from __future__ import annotations
 
-from latentcast.config import Config
+from importlib import import_module
+
+from latentcast.config import OBJECTIVES, Config
 from latentcast.objectives.base import Objective
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.nepa import Nepa
+
+MODULES = (
+    "latentcast.objectives.nepa",
+    "latentcast.objectives.jepa",
+)
+"""Files and folders that register an objective."""
+
+for module in MODULES:
+    import_module(module)
 
 
 def build(config: Config) -> Objective:
@@ -17,8 +26,5 @@ def build(config: Config) -> Objective:
 
 def assemble(config: Config) -> Objective:
     """The objective of a run, its weights not drawn yet."""
-    match config.objective.kind:
-        case "nepa":
-            return Nepa.of(config)
-        case "jepa":
-            return Jepa.of(config)
+    kind: type[Objective] = OBJECTIVES.builder(config.objective)
+    return kind.of(config)

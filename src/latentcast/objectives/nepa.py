@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.batch import Inputs
-from latentcast.config import Config, NepaConfig
-from latentcast.nn.encoder import PatchEncoder
-from latentcast.nn.tokens import token_validity
+from latentcast.config import OBJECTIVES, Config, EncoderConfig, Rotary
+from latentcast.config.objective import ObjectiveConfig
+from latentcast.nn.backbones import build_encoder
+from latentcast.nn.base import Encoder
 from latentcast.objectives.base import Objective, Output, Role, View
 from latentcast.randomness import Draw
 
 
+class NepaConfig(ObjectiveConfig):
+    """Next-embedding prediction."""
+
+    kind: str = "nepa"
+    patch_embedding: Literal["trained", "fixed"] = "trained"
+    """``trained`` is the published rule: input and target move together. ``fixed`` keeps the patch
+    embedding at its random initialisation, so that targets cannot drift to what is easy to
+    predict; docs/nepa-on-ecg.md has the comparison."""
+
+    def check(self, config: Config) -> None:
+        encoder = config.encoder
+        if not encoder.causal:
+            raise ValueError(
+                "encoder.causal is false: NEPA would see the patch it predicts; set it to true"
+            )
+        if encoder.prefix != 1:
+            raise ValueError(
+                "encoder.cls is false: NEPA predicts the first patch from it; set true"
+            )
+        if isinstance(encoder, EncoderConfig) and not isinstance(encoder.positions, Rotary):
+            raise ValueError(
+                "encoder.positions sincos would be part of what NEPA predicts; use kind rotary"
+            )
+
+
+@OBJECTIVES.register
 class Nepa(Objective):
     """``L = −mean cos(h[:, :-1], stop_gradient(z[:, 1:]))`` (NEPA, prediction loss).
 
@@ -29,17 +57,20 @@ class Nepa(Objective):
     (as BEST-RQ does with its projection, Chiu et al. 2022).
     """
 
-    def __init__(self, student: PatchEncoder, teacher: bool, fixed_patches: bool = False) -> None:
+    settings = NepaConfig
+    predicted_from = "what came before (nothing, for the first patch)"
+
+    def __init__(self, student: Encoder, teacher: bool, fixed_patches: bool = False) -> None:
         super().__init__()
         self.student = student
-        self.student.patches.requires_grad_(not fixed_patches)
+        self.student.tokenizer.requires_grad_(not fixed_patches)
         self.teacher = copy.deepcopy(student).requires_grad_(False) if teacher else None
 
     @classmethod
-    def of(cls, config: Config) -> Nepa:
+    def of(cls, config: Config) -> Self:
         assert isinstance(config.objective, NepaConfig)
         fixed = config.objective.patch_embedding == "fixed"
-        return cls(PatchEncoder.of(config), teacher=config.ema is not None, fixed_patches=fixed)
+        return cls(build_encoder(config), teacher=config.ema is not None, fixed_patches=fixed)
 
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
         z, h = self._embed_and_transform(self.student, inputs, draw)
@@ -52,10 +83,10 @@ class Nepa(Objective):
             loss=-_mean(similarity, valid),
             weight=_count(similarity, valid),
             scalars={"copy_last_loss": -_mean(copied, None if valid is None else valid[:, 1:])},
-            views={
-                "target": View(target, "encoder", valid),
-                "output": View(h[:, :-1].detach(), "predictor", valid),
-            },
+            views=(
+                View("target", target, "encoder", valid=valid),
+                View("output", h[:, :-1].detach(), "predictor", valid=valid),
+            ),
         )
 
     @torch.no_grad()
@@ -67,15 +98,13 @@ class Nepa(Objective):
         return errors if valid is None else errors.masked_fill(~valid, torch.nan)
 
     def _embed_and_transform(
-        self, encoder: PatchEncoder, inputs: Inputs, draw: Draw | None
+        self, encoder: Encoder, inputs: Inputs, draw: Draw | None
     ) -> tuple[Tensor, Tensor]:
         z = encoder.embed(inputs.values)
         return z, encoder.transform(z, tuple(inputs.values.shape[2:]), draw)
 
     def _valid(self, inputs: Inputs) -> Tensor | None:
-        if inputs.valid is None:
-            return None
-        return token_validity(inputs.valid, self.student.patches)
+        return None if inputs.valid is None else self.student.valid(inputs.valid)
 
     def initialise(self, seed: int) -> None:
         self.student.initialise(seed)
@@ -85,11 +114,11 @@ class Nepa(Objective):
     def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         return [] if self.teacher is None else [(self.student, self.teacher)]
 
-    def encoder(self, role: Role) -> PatchEncoder:
+    def encoder(self, role: Role) -> Encoder:
         return self.student if role == "student" or self.teacher is None else self.teacher
 
     def step_flops(self, size: tuple[int, ...]) -> int:
-        return 3 * self.student.forward_flops(size)  # a backward pass is two forward passes
+        return 3 * self.student.flops(size)  # a backward pass is two forward passes
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

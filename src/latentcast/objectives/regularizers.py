@@ -11,15 +11,35 @@ piece are not those of the whole.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latentcast.config.settings import Count, NotNegative, Settings, Share
 from latentcast.errors import LatentcastError
 from latentcast.objectives.ranks import summed
 from latentcast.randomness import tensor_uniform
+
+
+class SigReg(Settings):
+    """LeJEPA's regularizer: embeddings distributed as an isotropic Gaussian."""
+
+    kind: Literal["sigreg"] = "sigreg"
+    weight: Share = 0.05
+    """λ in ``(1 − λ) · prediction + λ · regularizer``."""
+    slices: Count = 256
+
+
+class VicReg(Settings):
+    """VICReg's variance and covariance terms on the embeddings of a batch."""
+
+    kind: Literal["vicreg"] = "vicreg"
+    weight: Share = 0.5
+    """λ in ``(1 − λ) · prediction + λ · regularizer``."""
+    variance: NotNegative = 1.0
+    covariance: NotNegative = 0.04
 
 
 def variance(x: Tensor, target: float = 1.0, weight: Tensor | None = None) -> Tensor:
@@ -191,10 +211,10 @@ def _wide(x: Tensor) -> torch.autocast:
 def _rows(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """The rows in float32 at least, those that do not count set to 0, and what each counts."""
     if x.ndim != 2 or (weight is not None and weight.shape != x.shape[:1]):
-        told = "none" if weight is None else str(tuple(weight.shape))
+        shape = "none" if weight is None else str(tuple(weight.shape))
         raise ValueError(
             f"an embedding matrix must be (n, width) with weights (n,), not {tuple(x.shape)} with "
-            f"{told}"
+            f"{shape}"
         )
     rows = x.to(torch.promote_types(x.dtype, torch.float32))
     if weight is None:

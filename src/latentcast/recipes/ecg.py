@@ -8,15 +8,16 @@ from latentcast.config import (
     EcgInput,
     EmaConfig,
     EncoderConfig,
-    JepaConfig,
     LevelConfig,
     OptimizerConfig,
     PredictorConfig,
     Rotary,
     SinCos,
     TrainConfig,
-    VicReg,
 )
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.nepa import NepaConfig
+from latentcast.objectives.regularizers import VicReg
 
 
 def nepa_ecg_small() -> Config:
@@ -32,6 +33,7 @@ def nepa_ecg_small() -> Config:
             patch=25, width=384, depth=8, heads=6, mlp_width=1536, qkv_bias=True, qk_norm=True,
             layer_scale=1e-5, norm_eps=1e-12, positions=Rotary(theta=100, rescale=2.0),
         ),
+        objective=NepaConfig(),
         optimizer=OptimizerConfig(
             lr=1e-3, warmup_steps=10_000, weight_decay=0.05, betas=(0.9, 0.99)
         ),
@@ -61,6 +63,7 @@ def nepa_ecg_tiny() -> Config:
             patch=20, width=128, depth=4, heads=4, mlp_width=512, layer_scale=1.0,
             positions=Rotary(coordinates="normalized", rescale=None),
         ),
+        objective=NepaConfig(),
         optimizer=OptimizerConfig(lr=3e-3, warmup_steps=200, betas=(0.9, 0.99)),
         ema=EmaConfig(base=0.99, final=0.99),
         train=TrainConfig(

@@ -8,7 +8,6 @@ from latentcast.config import (
     EmaConfig,
     EncoderConfig,
     ImageInput,
-    JepaConfig,
     LevelConfig,
     OptimizerConfig,
     PredictorConfig,
@@ -16,8 +15,10 @@ from latentcast.config import (
     SinCos,
     TargetBlocks,
     TrainConfig,
-    VicReg,
 )
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.nepa import NepaConfig
+from latentcast.objectives.regularizers import VicReg
 
 
 def nepa_image_base() -> Config:
@@ -33,6 +34,7 @@ def nepa_image_base() -> Config:
             patch=14, width=768, depth=12, heads=12, mlp_width=3072, qkv_bias=True, qk_norm=True,
             layer_scale=1e-5, norm_eps=1e-12, positions=Rotary(theta=100, rescale=2.0),
         ),
+        objective=NepaConfig(),
         optimizer=OptimizerConfig(
             lr=3e-4 * 4096 / 256, warmup_steps=round(0.025 * steps), weight_decay=0.05,
             betas=(0.9, 0.95),
@@ -63,6 +65,7 @@ def nepa_image_tiny() -> Config:
         encoder=EncoderConfig(
             patch=4, width=192, depth=4, heads=3, mlp_width=768, layer_scale=0.1
         ),
+        objective=NepaConfig(),
         optimizer=OptimizerConfig(lr=1e-3, warmup_steps=100, betas=(0.9, 0.95)),
         ema=EmaConfig(base=0.99, final=0.99),
         train=TrainConfig(steps=2000, batch_size=128),
@@ -179,7 +182,7 @@ def hjepa_image_base() -> Config:
 def _with_levels(config: Config, name: str, levels: int, depth: int) -> Config:
     """Coarser levels as wide as the finest, each with its predictor; fewer targets on each."""
     jepa, encoder = config.objective, config.encoder
-    assert isinstance(jepa, JepaConfig)
+    assert isinstance(jepa, JepaConfig) and isinstance(encoder, EncoderConfig)
     # What the targets of all levels can hide has to leave a context.
     share = (0.15, 0.2) if levels == 1 else (0.1, 0.15)
     masks = Blocks(targets=2, target_scale=share, least_context=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -12,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import missing_extra
+from latentcast.monitors.rows import columns, present
 from latentcast.report.style import LIGHT, TEXT_POINTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-LEVEL_KEY: Final = re.compile(r"level(\d+)_")
 
 #: More rows than this are averaged into as many bins; the range in each bin stays visible.
 MOST_POINTS: Final = 300
@@ -50,10 +48,6 @@ class Panel:
     from_zero: bool = True
 
 
-def _pair(kind: str) -> tuple[Line, Line]:
-    return Line(f"target_{kind}", "targets", "model"), Line(f"output_{kind}", "outputs", "other")
-
-
 ONLINE: Final = Panel(
     "Online probe",
     "validation split; to watch, not to report",
@@ -62,84 +56,72 @@ ONLINE: Final = Panel(
 )
 LEARNING_RATE: Final = Panel("Learning rate", "", (Line("lr", "", "model"),))
 THROUGHPUT: Final = Panel("Samples per second", "", (Line("samples_per_second", "", "model"),))
-
-#: Of NEPA, and of rows that name no level.
-PANELS: Final = (
-    Panel(
-        "Loss",
-        "should go below copying the last patch",
-        (
-            Line("copy_last_loss", "copy last\npatch", "baseline", dashed=True),
-            Line("loss", "model", "model"),
-        ),
-        alarms=("copying-is-better", "loss-spike"),
-        from_zero=False,
-    ),
-    Panel("Effective rank", "near 1 is collapse", _pair("rank"), ("rank-collapse",)),
-    Panel(
-        "Norm of the mean direction",
-        "near 1: all vectors point one way",
-        _pair("mean_norm"),
-        ("constant-direction",),
-    ),
-    Panel(
-        "Std per dimension",
-        "near 0 is collapse",
-        _pair("std"),
-        ("dead-dimensions", "-constant", "same-for-all-samples"),
-    ),
-    LEARNING_RATE,
-    THROUGHPUT,
-)
+NAMES: Final = {"target": "targets", "output": "outputs", "prediction": "predic-\ntions"}
+"""Of the lines, by the role of the view."""
 
 
 def panels(rows: Collection[Mapping[str, Any]]) -> tuple[Panel, ...]:
-    """The small multiples that the keys of these rows ask for: NEPA's, or those of JEPA's levels.
+    """The small multiples of what these rows hold: losses, statistics of views by role and level.
 
     The teacher's panels are there when a teacher was moved, the regularizer's and the online
     probe's when there is one.
     """
     keys = {key for row in rows for key in row}
-    online = (ONLINE,) if any(line.key in keys for line in ONLINE.lines) else ()
-    levels = sorted({int(found[1]) for key in keys if (found := LEVEL_KEY.match(key))})
-    if not levels:
-        return (*PANELS, *online)
-    drawn = [
-        Panel(
-            "Loss",
-            "" if len(levels) == 1 else "of all levels together, and of each",
-            (Line("loss", "all" if levels[1:] else "", "ink"), *_each(levels, "level{}_loss")),
-            ("loss-spike",),
-            from_zero=False,
-        ),
-        Panel(
-            "Effective rank", _reading(levels, "near 1 is collapse"), _both(levels, "rank"),
-            ("rank-collapse",),
-        ),
-        Panel(
-            "LiDAR of the targets", "rank of what tells samples apart",
-            _each(levels, "level{}_target_lidar"),
-        ),
-        Panel(
-            "Norm of the mean direction", _reading(levels, "near 1: all point one way"),
-            _both(levels, "mean_norm"), ("constant-direction",),
-        ),
-        Panel(
-            "Std per dimension", _reading(levels, "near 0 is collapse"), _both(levels, "std"),
-            ("dead-dimensions", "-constant"),
-        ),
-        Panel(
-            "Variance between samples", "share of the targets' that is not positional",
-            _each(levels, "level{}_target_between"), ("same-for-all-samples",),
-        ),
-    ]  # fmt: skip
+    found = columns(keys)
+    levels = sorted({column.level for column in found})
+    roles = {column.role for column in found}
+    copying = "copy_last_loss" in keys
+    drawn = [_loss(levels, keys, copying)]
+    if levels:
+        drawn += _statistics(levels, roles, copying)
     if "regularizer" in keys:
         drawn.append(Panel("Regularizer", "", (Line("regularizer", "", "model"),)))
-    if any(_number(row.get("momentum")) for row in rows):
+    if not copying and any(_number(row.get("momentum")) for row in rows):
         moved = Line("teacher_distance", "", "model"), Line("momentum", "", "model")
         drawn.append(Panel("Teacher from student", "distance over the student's norm", moved[:1]))
         drawn.append(Panel("EMA momentum", "1 stands still", moved[1:], from_zero=False))
+    online = (ONLINE,) if any(line.key in keys for line in ONLINE.lines) else ()
     return (*drawn, LEARNING_RATE, THROUGHPUT, *online)
+
+
+def _loss(levels: Sequence[int], keys: Collection[str], copying: bool) -> Panel:
+    if copying:
+        return Panel(
+            "Loss", "should go below copying the last patch",
+            (Line("copy_last_loss", "copy last\npatch", "baseline", dashed=True),
+             Line("loss", "model", "model")),
+            ("copying-is-better", "loss-spike"), from_zero=False,
+        )  # fmt: skip
+    own = [level for level in levels if f"level{level}_loss" in keys]
+    several = len(own) > 1
+    lines = (Line("loss", "all" if several else "", "ink"), *_each(own, "level{}_loss"))
+    note = "of all levels together, and of each" if several else ""
+    return Panel("Loss", note, lines, ("loss-spike",), from_zero=False)
+
+
+def _statistics(levels: Sequence[int], roles: Collection[str], copying: bool) -> list[Panel]:
+    """Of targets beside what answers them; a role that no view has draws no line."""
+    answer = "output" if "output" in roles else "prediction"
+    both = [role for role in ("target", answer) if role in roles] or sorted(roles)[:1]
+    drawn = [
+        Panel("Effective rank", _reading(levels, "near 1 is collapse"),
+              _both(levels, both, "rank"), ("rank-collapse",)),
+        Panel("Norm of the mean direction", _reading(levels, "near 1: all point one way"),
+              _both(levels, both, "mean_norm"), ("constant-direction",)),
+        Panel("Std per dimension", _reading(levels, "near 0 is collapse"),
+              _both(levels, both, "std"), ("dead-dimensions", "-constant")),
+    ]  # fmt: skip
+    first = both[0]
+    between = Panel(
+        "Variance between samples",
+        f"share of the {NAMES.get(first, first)}' that is not positional",
+        _each(levels, f"level{{}}_{first}_between"), ("same-for-all-samples",),
+    )  # fmt: skip
+    lidar = Panel(
+        f"LiDAR of the {NAMES.get(first, first)}", "rank of what tells samples apart",
+        _each(levels, f"level{{}}_{first}_lidar"),
+    )  # fmt: skip
+    return [drawn[0], lidar, *drawn[1:], between]
 
 
 def _each(levels: Sequence[int], key: str, dashed: bool = False) -> tuple[Line, ...]:
@@ -153,15 +135,20 @@ def _each(levels: Sequence[int], key: str, dashed: bool = False) -> tuple[Line, 
     )
 
 
-def _both(levels: Sequence[int], kind: str) -> tuple[Line, ...]:
-    """Targets and predictions: named when there is one level, else solid and dashed."""
-    target, prediction = f"level{{}}_target_{kind}", f"level{{}}_prediction_{kind}"
+def _both(levels: Sequence[int], roles: Sequence[str], statistic: str) -> tuple[Line, ...]:
+    """A line for each role: named when there is one level, else the second role dashed."""
+    keys = [f"level{{}}_{role}_{statistic}" for role in roles]
     if len(levels) == 1:
-        return (
-            Line(target.format(levels[0]), "targets", "model"),
-            Line(prediction.format(levels[0]), "predic-\ntions", "other"),
+        colours = ("model", "other")
+        return tuple(
+            Line(key.format(levels[0]), NAMES.get(role, role), colour)
+            for key, role, colour in zip(keys, roles, colours, strict=False)
         )
-    return (*_each(levels, prediction, dashed=True), *_each(levels, target))
+    first, *others = keys
+    return (
+        *(line for key in others for line in _each(levels, key, dashed=True)),
+        *_each(levels, first),
+    )
 
 
 def _reading(levels: Sequence[int], note: str) -> str:
@@ -187,7 +174,9 @@ def plot_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     except ImportError as error:
         raise missing_extra("matplotlib", "plot", "drawing training curves") from error
 
-    numbered = {int(row["step"]): row for row in rows if _number(row.get("step")) is not None}
+    numbered = {
+        int(row["step"]): present(row) for row in rows if _number(row.get("step")) is not None
+    }
     latest = {step: numbered[step] for step in sorted(numbered)}
     chosen = panels(latest.values())
     high = math.ceil(len(chosen) / 3)

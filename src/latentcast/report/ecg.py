@@ -180,9 +180,9 @@ def _centred(recording: Recording) -> npt.NDArray[np.float64]:
     measured = np.where(np.isfinite(signal), signal, np.nan)
     valid = np.where(recording.valid, measured, np.nan)
     for lead, row in enumerate(valid):
-        seen = row if np.isfinite(row).any() else measured[lead]
-        if np.isfinite(seen).any():
-            measured[lead] -= np.nanmedian(seen)
+        trace = row if np.isfinite(row).any() else measured[lead]
+        if np.isfinite(trace).any():
+            measured[lead] -= np.nanmedian(trace)
     return measured
 
 
@@ -240,8 +240,8 @@ def _trace(
         # Only inside the hatching: a saturated lead must not cross another lead's row.
         shown = ~valid & (ys >= zero - reach[1]) & (ys <= zero + reach[0])
         axes.plot(xs, np.where(shown, ys, np.nan), color=DOUBTFUL, zorder=3.0, **style)
-    seen = np.where(valid, ys, np.nan)
-    axes.plot(xs, seen, color=TRACE, zorder=3.1, gid=f"trace-{name}", **style)
+    trace = np.where(valid, ys, np.nan)
+    axes.plot(xs, trace, color=TRACE, zorder=3.1, gid=f"trace-{name}", **style)
     if strip.x > LEFT:  # the mark where one lead ends and the next begins
         mark = [zero - 3.0, zero + 3.0]
         axes.plot([strip.x, strip.x], mark, color=TRACE, linewidth=0.9, zorder=3)

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.nn.cells import Grid, parents
-from latentcast.objectives.masks import Masks, mask_sampler
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.masks import Masks, mask_sampler
 from latentcast.randomness import Draw
 from latentcast.report.style import LIGHT, TEXT_POINTS
 
@@ -63,7 +64,8 @@ def coverage(config: Config) -> Coverage:
             f"{config.recipe}: objective {config.objective.kind} hides nothing; "
             "name a JEPA recipe (latentcast recipes)"
         )
-    grids, sampler = config.grids, mask_sampler(config)
+    grids = config.grids
+    sampler = mask_sampler(config.objective, grids, config.train.seed)
     context = np.zeros(math.prod(grids[0]))
     targets = [np.zeros(math.prod(grid)) for grid in grids]
     shared, shapes, times, examples = 0, set(), [], None
@@ -74,15 +76,17 @@ def coverage(config: Config) -> Coverage:
         masks = sampler(Draw(config.train.seed, step, ids), None)
         times.append(time.perf_counter() - start)
         examples = examples or masks
-        seen = _marked(masks.context, len(context))
-        context += seen.sum(0).numpy()
-        hidden = torch.zeros_like(seen)
-        for level, asked in enumerate(masks.targets):
-            covered = _marked(asked.transpose(0, 1).flatten(1), len(targets[level]))
+        in_context = _marked(masks.context, len(context))
+        context += in_context.sum(0).numpy()
+        hidden = torch.zeros_like(in_context)
+        for level, target_ids in enumerate(masks.targets):
+            covered = _marked(target_ids.transpose(0, 1).flatten(1), len(targets[level]))
             targets[level] += covered.sum(0).numpy()
             hidden |= covered[:, parents(grids[0], grids[level], cpu)]
-        shared += int((seen & hidden).any(1).sum())
-        shapes.add((masks.context.shape[1], *(asked.shape[::2] for asked in masks.targets)))
+        shared += int((in_context & hidden).any(1).sum())
+        shapes.add(
+            (masks.context.shape[1], *(target_ids.shape[::2] for target_ids in masks.targets))
+        )
     assert examples is not None
     samples = STEPS * BATCH
     return Coverage(
@@ -171,9 +175,9 @@ def _example(found: Coverage, sample: int) -> Values:
     drawn = np.zeros(math.prod(found.grids[0]))
     cpu = torch.device("cpu")
     for level in reversed(range(len(found.targets))):  # finer targets over coarser ones
-        asked = found.examples.targets[level][:, sample].flatten()
+        target_ids = found.examples.targets[level][:, sample].flatten()
         cells = torch.zeros(math.prod(found.grids[level]), dtype=torch.bool)
-        cells[asked] = True
+        cells[target_ids] = True
         drawn[cells[parents(found.grids[0], found.grids[level], cpu)].numpy()] = 2 + level
     drawn[found.examples.context[sample].numpy()] = 1
     return drawn

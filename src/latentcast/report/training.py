@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from latentcast.evaluation.results import number
+from latentcast.evaluation.estimate import number
+from latentcast.monitors.rows import ranks
 from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
 from latentcast.report.markup import Html, escape, picture, section, table, timeline
-from latentcast.runs.summary import ranks_of
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -18,22 +18,22 @@ def training(metrics: Rows, steps: int | None) -> str:
     """The section, from the rows of ``metrics.jsonl``; ``steps`` is the length of the whole run."""
     last = _last(metrics)
     at = f"{last['step']:,}" if last else "–"
-    said = f"{len(metrics):,} logged rows, the last at step {at}"
-    said += f" of {steps:,}. " if steps else ". "
-    said += _ending(last) + _speed(metrics)
+    summary = f"{len(metrics):,} logged rows, the last at step {at}"
+    summary += f" of {steps:,}. " if steps else ". "
+    summary += _ending(last) + _speed(metrics)
     binned = len(metrics) > MOST_POINTS
     drawn_panels = panels(metrics)
     drawn = picture(
         plot_curves(metrics),
         "curves",
         f"{len(drawn_panels)} training curves over the optimizer step: "
-        f"{', '.join(panel.title for panel in drawn_panels)}. {said}",
+        f"{', '.join(panel.title for panel in drawn_panels)}. {summary}",
         ("Lines are means of the logged rows in a bin, bands their range. " if binned else "")
         + "A shaded stretch is one in which an alarm was raised.",
         paper=False,
     )
     return section(
-        "Training", f"<p>{escape(said)}</p>\n", drawn, _alarms(metrics), _skipped(metrics)
+        "Training", f"<p>{escape(summary)}</p>\n", drawn, _alarms(metrics), _skipped(metrics)
     )
 
 
@@ -55,7 +55,7 @@ def cards(metrics: Rows) -> str:
         return ""
     alarms, skipped = first_alarms(metrics), sum(count for _, _, count in _gaps(metrics))
     still = len(metrics[-1].get("alarms") or ())
-    told = [
+    boxes = [
         ("loss", number(last["loss"], signed="copy_last_loss" in last), "in the last row"),
         ("effective rank", _ranks(last), "in the last row, finest level first"),
         ("alarms", f"{len(alarms)}", f"{still} at the end"),
@@ -64,12 +64,12 @@ def cards(metrics: Rows) -> str:
     return "".join(
         f'<li class="{"floor" if place else "tested"}"><span>{escape(name)}</span>'
         f"<b>{escape(value)}</b><span>{escape(note)}</span></li>"
-        for place, (name, value, note) in enumerate(told)
+        for place, (name, value, note) in enumerate(boxes)
     )
 
 
 def _ranks(row: Mapping[str, Any]) -> str:
-    return " / ".join(f"{rank:.0f}" for rank in ranks_of(row)) or "–"
+    return " / ".join(f"{rank:.0f}" for rank in ranks(row)) or "–"
 
 
 def _last(metrics: Rows) -> Mapping[str, Any]:
@@ -80,10 +80,10 @@ def _last(metrics: Rows) -> Mapping[str, Any]:
 
 def _ending(last: Mapping[str, Any]) -> str:
     loss, copied = last.get("loss"), last.get("copy_last_loss")
-    said = ""
+    sentence = ""
     if loss is not None and copied is not None:
         against = "below" if loss < copied else "not below"
-        said += (
+        sentence += (
             f"The loss ended at {number(loss, signed=True)}, {against} that of repeating the last "
             f"patch ({number(copied, signed=True)}): "
             + (
@@ -92,15 +92,15 @@ def _ending(last: Mapping[str, Any]) -> str:
                 else "the model predicts no more than a copy would. "
             )
         )
-    ranks = {n: last.get(f"level{n}_target_rank") for n in range(len(last))}
-    if told := {n: rank for n, rank in ranks.items() if rank is not None}:
-        said += f"The loss ended at {number(loss)}, the effective rank of the targets at "
-        said += ", ".join(
-            f"{rank:.0f} (level {n})" if len(told) > 1 else f"{rank:.0f}"
-            for n, rank in told.items()
+    by_level = ranks(last)
+    if loss is not None and copied is None and by_level:
+        sentence += f"The loss ended at {number(loss)}, the effective rank at "
+        sentence += ", ".join(
+            f"{rank:.0f} (level {n})" if len(by_level) > 1 else f"{rank:.0f}"
+            for n, rank in enumerate(by_level)
         )
-        said += ". "
-    return said
+        sentence += ". "
+    return sentence
 
 
 def _speed(metrics: Rows) -> str:
@@ -151,14 +151,14 @@ def _raised(watched: Rows, name: str) -> list[tuple[float, float]]:
 
 def _gaps(metrics: Rows) -> list[tuple[int, int, int]]:
     """(step of the row before, step of the row, updates that were skipped between them)."""
-    gaps, before, seen = [], 0, 0
+    gaps, before, total = [], 0, 0
     for row in metrics:
         step, skipped = row.get("step"), row.get("skipped")
         if not isinstance(step, int) or not isinstance(skipped, int):
             continue
-        if skipped > seen:
-            gaps.append((before, step, skipped - seen))
-        before, seen = step, max(seen, skipped)
+        if skipped > total:
+            gaps.append((before, step, skipped - total))
+        before, total = step, max(total, skipped)
     return gaps
 
 

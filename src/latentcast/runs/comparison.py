@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
+from latentcast.monitors.rows import columns
 from latentcast.runs.listing import plain, plain_table
 from latentcast.runs.scores import ProbeScore
 from latentcast.runs.summary import RunSummary
@@ -22,9 +23,10 @@ SCHEDULED: Final = ("step", "lr", "weight_decay", "momentum", "alarms")
 """Keys of a row that the configuration decides, or that have a line of their own."""
 READ_FIRST: Final = re.compile(
     r"step|skipped|(.*_)?loss|regularizer|gradient_norm|teacher_distance|samples_per_second|"
-    r"data_wait|flops_of_peak|.*(target|output|prediction)_(rank|mean_norm|std|between)"
-    r"|online_.*"
+    r"data_wait|flops_of_peak|online_.*"
 )
+STATISTICS: Final = ("rank", "mean_norm", "std", "between")
+"""Of each view but the context."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,10 @@ def compare(runs: Sequence[RunSummary]) -> Comparison:
 
 def as_json(runs: Sequence[RunSummary], comparison: Comparison | None = None) -> str:
     """What the tables show, and what had no room in them, as one JSON object."""
-    told: dict[str, Any] = {"runs": [run.as_json() for run in runs]}
+    plain: dict[str, Any] = {"runs": [run.as_json() for run in runs]}
     if comparison is not None:
-        told["comparison"] = comparison.as_json()
-    return json.dumps(told, indent=1, allow_nan=False)
+        plain["comparison"] = comparison.as_json()
+    return json.dumps(plain, indent=1, allow_nan=False)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -107,16 +109,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     metrics = [
         (key, [_metric(value) for value in values])
         for key, values in comparison.metrics.items()
-        if READ_FIRST.fullmatch(key)
+        if READ_FIRST.fullmatch(key) or _is_first(key)
     ]
     _print("Last metrics (--json has all)", comparison.names, metrics, "none", console)
-    told: list[tuple[str, list[str]]] = []
+    scores: list[tuple[str, list[str]]] = []
     for (task, head, measure), row in comparison.scores.items():
-        told.append((f"{task}, {head}: {measure}", [_interval(score) for score in row]))
+        scores.append((f"{task}, {head}: {measure}", [_interval(score) for score in row]))
         for floor in dict.fromkeys(score.floor for score in row if score and score.floor):
             gains = [_gain(score) if score and score.floor == floor else ABSENT for score in row]
-            told.append((f"  minus {floor}", gains))
-    _print("Probes, test split [interval]", comparison.names, told, "no run has one", console)
+            scores.append((f"  minus {floor}", gains))
+    _print("Probes, test split [interval]", comparison.names, scores, "no run has one", console)
     for note in comparison.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
 
@@ -187,9 +189,9 @@ def _notes(
         notes.append("the runs are not at the same step")
     for (task, _, _), row in scores.items():
         shards = {str(sorted(score.shards.items())) for score in row if score}
-        told = f"the probes of {task} are of different samples (sha256 of the shards)"
-        if len(shards) > 1 and told not in notes:
-            notes.append(told)
+        note = f"the probes of {task} are of different samples (sha256 of the shards)"
+        if len(shards) > 1 and note not in notes:
+            notes.append(note)
     return tuple(notes)
 
 
@@ -225,3 +227,7 @@ def shown(value: Any) -> str:
     if value is None:
         return ABSENT
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_first(key: str) -> bool:
+    return any(c.role != "context" and c.statistic in STATISTICS for c in columns([key]))

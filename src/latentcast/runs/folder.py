@@ -12,11 +12,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from latentcast.config import Config, load, read_yaml
+from latentcast.config import (
+    Config,
+    EmaConfig,
+    MachineConfig,
+    OptimizerConfig,
+    Settings,
+    TrainConfig,
+    read_yaml,
+)
 from latentcast.errors import LatentcastError
+from latentcast.monitors.rows import present
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
+_SECTIONS: Final[dict[str, type[Settings]]] = {
+    "optimizer": OptimizerConfig,
+    "ema": EmaConfig,
+    "train": TrainConfig,
+    "machine": MachineConfig,
+}
+"""Sections whose keys are looked through; those of encoders and objectives are their own."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +41,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        tree: ``config.yaml`` with this version's defaults filled in, or as it stands there when
-            this version does not know some of its keys; empty when it cannot be read.
+        tree: ``config.yaml`` as it stands there; empty when it cannot be read.
         environment: ``environment.json``; empty when it cannot be read.
         rows: of ``metrics.jsonl``, those of a repeated step each once, in the order of steps.
         checkpoints: ``state.json`` of each checkpoint by its step, ascending.
@@ -52,9 +67,9 @@ class RunFolder:
         if checkpoints and not rows and not problems:
             problems.append("metrics.jsonl: has no row and there are checkpoints")
         probes = {
-            file.name: held
+            file.name: content
             for file in sorted(path.glob("probe-*.json"))
-            if (held := _object(file, problems))
+            if (content := _object(file, problems))
         }
         return cls(path, tree, environment, rows, checkpoints, probes, tuple(problems))
 
@@ -69,13 +84,13 @@ def find(folder: Path) -> Iterator[Path]:
 
     Links to folders are followed, each folder is entered once.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     for root, inside, _ in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:
+        if real in visited:
             inside.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         if is_run(Path(root)):
             inside.clear()
             yield Path(root)
@@ -101,7 +116,7 @@ def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
     for place, line in enumerate(lines, 1):
         try:
             row = json.loads(line, parse_constant=_no_number)
-            rows[int(row["step"])] = row
+            rows[int(row["step"])] = present(row)
         except (ValueError, TypeError, KeyError):
             if place < len(lines) or text.endswith("\n"):
                 problems.append(f"{file.name}: line {place} is no row")
@@ -114,31 +129,36 @@ def _no_number(name: str) -> None:
 
 
 def _config(file: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        return load(file).model_dump(mode="json")
-    except LatentcastError as problem:
-        told = " ".join(str(problem).split())  # YAML's own has several lines
-        problems.append(told.replace(f"{file}: ", f"{file.name}: ", 1))
+    """As it stands there: to validate it would take the objective's code, and with it torch."""
     try:
         tree = read_yaml(file)
-    except LatentcastError:
+    except LatentcastError as problem:
+        sentence = " ".join(str(problem).split())  # YAML's own has several lines
+        problems.append(sentence.replace(f"{file}: ", f"{file.name}: ", 1))
         return {}
-    return {name: tree[name] for name in Config.model_fields if name in tree}
+    unknown = [name for name in tree if name not in Config.model_fields]
+    for section, model in _SECTIONS.items():
+        keys = tree.get(section)
+        if isinstance(keys, Mapping):
+            unknown += [f"{section}.{key}" for key in keys if key not in model.model_fields]
+    if unknown:
+        problems.append(f"{file.name}: {unknown[0]} is an unknown key; another version wrote it")
+    return {name: value for name, value in tree.items() if name in Config.model_fields}
 
 
 def _object(file: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        held = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         problems.append(f"{file.name}: does not exist")
         return {}
     except (OSError, ValueError) as problem:
         problems.append(f"{file.name}: cannot be read ({problem})")
         return {}
-    if not isinstance(held, dict):
+    if not isinstance(content, dict):
         problems.append(f"{file.name}: holds no JSON object")
         return {}
-    return held
+    return content
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> dict[int, Mapping[str, Any]]:
@@ -151,6 +171,6 @@ def _checkpoints(folder: Path, problems: list[str]) -> dict[int, Mapping[str, An
         if number.isdigit() and not wrong:
             found[int(number)] = record
         else:
-            told = wrong[0] if wrong else "is no step"
-            problems.append(f"{folder.name}/{checkpoint.name}/{told}")
+            problem = wrong[0] if wrong else "is no step"
+            problems.append(f"{folder.name}/{checkpoint.name}/{problem}")
     return found

@@ -125,8 +125,8 @@ def plain_table(title: str | None = None) -> Table:
 
 
 def _state(run: RunSummary) -> str:
-    told = run.state + (" !" if run.problems and run.state != "damaged" else "")
-    return f"[{style}]{told}[/]" if (style := _STYLES[run.state]) else told
+    text = run.state + (" !" if run.problems and run.state != "damaged" else "")
+    return f"[{style}]{text}[/]" if (style := _STYLES[run.state]) else text
 
 
 def _alarms(run: RunSummary) -> str:

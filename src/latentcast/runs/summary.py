@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from latentcast.errors import LatentcastError
+from latentcast.monitors import rows
 from latentcast.runs.folder import PARTS, RunFolder, find
 from latentcast.runs.scores import ProbeScore, scores_of
 
 State = Literal["done", "running?", "stopped", "damaged"]
 
-LEVEL_RANK: Final = re.compile(r"level\d+_target_rank")
 QUIET_SECONDS: Final = 120.0
 """A folder that was not written to for longer, and for longer than three of its rows took, is
 called stopped: files cannot say that a process is alive, only that something wrote lately."""
@@ -31,13 +30,13 @@ class RunSummary:
 
     Attributes:
         name: the folder, relative to the one it was found below when there was only one.
-        recipe, objective: of the configuration; the objective's kind is nepa or jepa.
+        recipe, objective: of the configuration; the objective's kind.
         step, steps: of the last row or checkpoint, and of the whole run.
         checkpoint: step of the newest checkpoint, from where the run would go on.
         state: done (the last step has its checkpoint), running? (written to lately), stopped, or
             damaged (the configuration cannot be read, or nothing else can).
         loss: of the last row; None also when it was not finite.
-        ranks: effective rank of the targets of each level, finest first; NEPA's of its output.
+        ranks: effective rank of the representation of each level, finest first.
         alarms: names of all that were raised; ``alarms_now`` of those in the last row.
         skipped: updates that were given up.
         samples_per_second: median of the rows.
@@ -69,13 +68,13 @@ class RunSummary:
     @property
     def best(self) -> ProbeScore | None:
         """The probe's score that its validation split prefers; its value is of the test split."""
-        known = [score for score in self.scores if score.validation is not None]
-        return max(known, key=lambda score: score.validation or 0.0, default=None)
+        scored = [score for score in self.scores if score.validation is not None]
+        return max(scored, key=lambda score: score.validation or 0.0, default=None)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, ``best`` and the path among them."""
         hidden = {"folder", "scores"}
-        plain = {name: held for name, held in vars(self).items() if name not in hidden}
+        plain = {name: value for name, value in vars(self).items() if name not in hidden}
         best = self.best
         return plain | {
             "path": str(self.folder.path),
@@ -140,7 +139,7 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
         checkpoint=newest,
         state=state,
         loss=_number(last.get("loss")),
-        ranks=ranks_of(last),
+        ranks=rows.ranks(last),
         alarms=tuple(dict.fromkeys(name for row in run.rows for name in _alarms(row))),
         alarms_now=_alarms(last),
         skipped=max(_count(last.get("skipped")) or 0, _count(record.get("skipped")) or 0),
@@ -152,23 +151,16 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
     )
 
 
-def ranks_of(row: Mapping[str, Any]) -> tuple[float, ...]:
-    """Effective rank of the targets of each level, finest first; NEPA's of its output."""
-    levels = _numbers(row[name] for name in row if LEVEL_RANK.fullmatch(name))
-    return tuple(levels or _numbers([row.get("output_rank")]))
-
-
 def _scores(run: RunFolder) -> tuple[tuple[ProbeScore, ...], tuple[str, ...]]:
     """Of all probes in the folder, and a problem for each that this version cannot read."""
-    told = {name: scores_of(probe) for name, probe in run.probes.items()}
-    return (
-        tuple(score for held in told.values() for score in held or ()),
-        tuple(
-            f"{name}: another version of latentcast wrote it; probe again"
-            for name, held in told.items()
-            if held is None
-        ),
-    )
+    scores: list[ProbeScore] = []
+    problems = []
+    for name, probe in run.probes.items():
+        try:
+            scores += scores_of(probe)
+        except LatentcastError as problem:
+            problems.append(f"{name}: {problem}")
+    return tuple(scores), tuple(problems)
 
 
 def _written(path: Path) -> float:
@@ -195,19 +187,19 @@ def _bytes(path: Path) -> int:
 
 def _seconds_of_a_row(rows: Sequence[Mapping[str, Any]]) -> float:
     """The clock of the rows starts anew with each resume: only what it gained counts."""
-    told = _numbers(row.get("seconds") for row in rows[-4:])
-    gained = [b - a for a, b in pairwise(told) if b > a]
+    seconds = _numbers(row.get("seconds") for row in rows[-4:])
+    gained = [b - a for a, b in pairwise(seconds) if b > a]
     return max(gained, default=0.0)
 
 
 def _under(tree: Mapping[str, Any], section: str, name: str) -> Any:
-    held = tree.get(section)
-    return held.get(name) if isinstance(held, Mapping) else None
+    keys = tree.get(section)
+    return keys.get(name) if isinstance(keys, Mapping) else None
 
 
 def _alarms(row: Mapping[str, Any]) -> tuple[str, ...]:
-    held = row.get("alarms")
-    return tuple(str(name) for name in held) if isinstance(held, list) else ()
+    names = row.get("alarms")
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

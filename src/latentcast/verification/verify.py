@@ -11,7 +11,7 @@ from rich.console import Console
 
 from latentcast import config as configuration
 from latentcast.config import Config
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.recipes import RECIPES
 from latentcast.recipes import recipe as named
@@ -79,7 +79,7 @@ def verify(
         with writing_to(Path(out)):
             pass
     if data is not None:
-        open_store(data)
+        Store.open(data)
     agreements = {file: compare(file) for file in files}
 
     console, sections = Console(quiet=quiet), list[Section]()

@@ -17,29 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentcast import randomness
 from latentcast.batch import Inputs
-from latentcast.config import Config, EcgInput
+from latentcast.config import Config
 from latentcast.data.fit import fitted, reading
-from latentcast.data.image_ingest import ImageIngestResult, ingest_images
-from latentcast.data.ingest import IngestResult, ingest
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
+from latentcast.data.synthetic import MOST_RECORDS, read_source, write_source
+from latentcast.engine.callbacks import MicroBatches
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
-from latentcast.engine.loop import MicroBatches, Preprocess, accumulate, gradient_norm
+from latentcast.engine.loop import Preprocess, accumulate, gradient_norm
 from latentcast.engine.optimizer import adamw, take_step
-from latentcast.engine.parallel import spread
+from latentcast.engine.parallel import distribute
 from latentcast.engine.schedules import Schedules
 from latentcast.engine.verdict import Verdict
 from latentcast.errors import LatentcastError, nearest
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.throughput import matmul_peak, wait
 from latentcast.nn.pooling import BATCH as EMBEDDED
-from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Output
 from latentcast.objectives.build import assemble, build
-from latentcast.signals.synthetic import synthetic_recording
 
 Part = Literal["step", "forward", "loader", "ingest", "ema", "monitors"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -47,8 +44,6 @@ CPU = torch.device("cpu")
 WARMUP = 2
 LOADER_SECONDS = 0.2
 """Of one round."""
-SOURCE_BYTES, MOST_RECORDS = 2**25, 256
-"""The synthetic source: as many records as the first holds, within 16 and the second."""
 T = TypeVar("T")
 Taken = tuple[State, Output, Tensor, Schedules, Ema]
 
@@ -87,7 +82,7 @@ def bench(
         folder = Path(name)
         if data is None or "ingest" in what:
             source = write_source(config, folder, MOST_RECORDS)
-        store = open_store(data) if data else read_source(config, source, folder / "store").store
+        store = Store.open(data) if data else read_source(config, source, folder / "store").store
         config = fitted(config, store)
         loader, preprocess = reading(store, config)
         told |= {
@@ -119,7 +114,7 @@ def step_of(
     What a step gives is what the engine tells its watcher. The same number has the same masks.
     """
     objective = build(config)
-    called = spread(objective, config, context)
+    called = distribute(objective, config, context)
     objective.train()
     optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
     ema = Ema(objective.ema_pairs(), context.ranks)
@@ -185,8 +180,8 @@ def _training(
     never = torch.zeros((), device=device)
     steps, peaks, averages, looks = [], [], [], []
     with _quiet(), Journal(folder, config, flops // size) as journal:
-        journal.start(State(), context)
-        journal.updated(*taken)
+        journal.on_train_start(State(), context)
+        journal.on_step_end(*taken)
         for number in range(rounds):
             peaks.append(matmul_peak(device, context.precision))
             seconds, taken = timed(partial(step, number), device)
@@ -194,7 +189,7 @@ def _training(
             *_, schedules, ema = taken
             again = partial(ema.update, schedules.momentum(number), never)
             averages.append(timed(again, device)[0])
-            looks.append(timed(partial(journal.updated, *taken), device)[0])
+            looks.append(timed(partial(journal.on_step_end, *taken), device)[0])
     memory = _peak_memory(device)
     took = np.array(steps)
     return {
@@ -230,12 +225,12 @@ def _forward(
     device = context.device
     network = build(config).to(device).eval().encoder("teacher")
     samples = torch.cat([piece.samples for piece in first])[:EMBEDDED].to(device)
-    flops = network.forward_flops(config.input.size) * len(samples)
+    flops = network.flops(config.input.size) * len(samples)
 
     @torch.no_grad()
     def embed() -> None:
         inputs: Inputs = preprocess(samples, None)
-        valid = None if inputs.valid is None else token_validity(inputs.valid, network.patches)
+        valid = None if inputs.valid is None else network.valid(inputs.valid)
         network.read(inputs.values, valid)
 
     for _ in range(WARMUP):
@@ -277,49 +272,6 @@ def _ingest(config: Config, source: Path, folder: Path, rounds: int) -> dict[str
         "records": done.records,
         "records_per_second": spread_of(np.array(rates[1:])),  # the first one warms up
     }
-
-
-def write_source(config: Config, folder: Path, most: int) -> Path:
-    """An array file of synthetic recordings or of noise, shaped as the configuration reads them.
-
-    Args:
-        most: recordings or images; of long ones fewer.
-    """
-    wanted, channels = config.input, config.input.channels
-    size = 4 if isinstance(wanted, EcgInput) else 1
-    count = SOURCE_BYTES // (size * channels * int(np.prod(wanted.size)))
-    count = min(most, max(16, count))
-    if isinstance(wanted, EcgInput):
-        signals = np.empty((count, wanted.length, channels), np.float32)
-        for number in range(count):
-            made = synthetic_recording(
-                55 + number % 50, wanted.sampling_rate, wanted.length / wanted.sampling_rate, number
-            )
-            signals[number] = made.signal[[made.leads.index(lead) for lead in wanted.leads]].T
-        np.save(file := folder / "source.npy", signals)
-        return file
-    shape = (count, *wanted.size, channels)
-    words = np.arange(-(-int(np.prod(shape)) // 8))
-    noise = randomness.bits(randomness.key("bench"), words).view(np.uint8)[: int(np.prod(shape))]
-    np.savez(file := folder / "source.npz", images=noise.reshape(shape))
-    return file
-
-
-def read_source(config: Config, source: Path, out: Path) -> IngestResult | ImageIngestResult:
-    """What :func:`write_source` wrote, ingested as a user's would be."""
-    wanted = config.input
-    if not isinstance(wanted, EcgInput):
-        return ingest_images(source, out, quiet=True)
-    done = ingest(
-        source, out, fs=wanted.sampling_rate, leads=wanted.leads, unit="mV",
-        layout="records,samples,leads", scale=wanted.scale, shortest=0.0, quiet=True,
-    )  # fmt: skip
-    if done.store.leads != wanted.leads:  # an array from which twelve can be derived gets them
-        raise LatentcastError(
-            f"input.leads {' '.join(wanted.leads)}: no array makes a store of these; name a store "
-            "that has them with --data"
-        )
-    return done
 
 
 def timed(run: Callable[[], T], device: torch.device) -> tuple[float, T]:

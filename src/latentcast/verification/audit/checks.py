@@ -16,12 +16,11 @@ from torch import Tensor
 
 from latentcast import config as configuration
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import duplicates, leaks
+from latentcast.evaluation import leaks
+from latentcast.evaluation.results import Finding
 from latentcast.verification.audit.run import Run, Unmeasured, check, step_of
 from latentcast.verification.evidence import (
     Evidence,
@@ -279,19 +278,16 @@ def no_leaks(run: Run) -> Evidence:
             trained = run.store
         except Unmeasured:
             continue
-        store = open_store(probed)
+        store = Store.open(probed)
         if store.checksums != probe["data"]["shards"]:
             wrong.append(f"{name}: the store that was probed has other data now")
-        elif isinstance(store, Store) and isinstance(trained, Store):
+        elif store.modality == trained.modality:
             again += 1
             wrong += _errors(name, leaks.check(store, trained))
-        elif isinstance(store, ImageStore) and isinstance(trained, ImageStore):
-            again += 1
-            wrong += _errors(name, duplicates.check(store, trained))
     return all_of(none("leaks", wrong), probes=count, searched_again=again)
 
 
-def _errors(name: str, findings: Sequence[leaks.Finding]) -> list[str]:
+def _errors(name: str, findings: Sequence[Finding]) -> list[str]:
     return [f"{name}: {f.kind}, {f.count} cases" for f in findings if f.severity == "error"]
 
 

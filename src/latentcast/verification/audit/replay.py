@@ -70,14 +70,14 @@ class Replayed:
     average: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def complete(self) -> bool:
+    def whole(self) -> bool:
         return self.done == self.end
 
     @property
     def stretch(self) -> str:
         """Which steps were trained again."""
         text = f"{self.start} to {self.end}"
-        return text if self.complete else f"{self.start} to {self.done} of {text}"
+        return text if self.whole else f"{self.start} to {self.done} of {text}"
 
 
 @lru_cache(maxsize=1)  # three checks are made of one replay
@@ -105,8 +105,8 @@ def replay(run: Run) -> Replayed:
         replayed = Replayed(first, end, _same_machine(run))
         recorder = _ReplayRecorder(run, objective, replayed, time.perf_counter() + run.seconds)
         with _threads(run.environment["threads"]), recorder.recording():
-            loop.train(objective, preprocess, loader.stream, config, folder, recorder)
-    if replayed.complete:
+            loop.train(objective, preprocess, loader.stream, config, folder, [recorder])
+    if replayed.whole:
         replayed.weights = {n: t.detach().cpu() for n, t in objective.state_dict().items()}
         replayed.moments = recorder.moments()
     return replayed
@@ -144,21 +144,21 @@ class _ReplayRecorder(LoopRecorder):
         self._rows = {row["step"] for row in run.rows}
         self._run, self._out, self._deadline = run, out, deadline
 
-    def start(self, state: State, context: Context) -> None:
-        super().start(state, context)
+    def on_train_start(self, state: State, context: Context) -> None:
+        super().on_train_start(state, context)
         tensors = dict(self.objective.named_parameters())
         self._out.before = {name: t.detach().cpu().clone() for name, t in tensors.items()}
         self._out.done = state.step
         self._averages = {t: tensors[t].detach().double() for _, t in self._run.pairs}
         self._students = {t: tensors[s] for s, t in self._run.pairs}
 
-    def waiting(self, batches: Iterator[loop.MicroBatches]) -> loop.MicroBatches:
+    def on_batch_start(self, state: State, seconds: float) -> None:
         if time.perf_counter() > self._deadline:
             raise Stop
-        return super().waiting(batches)
+        super().on_batch_start(state, seconds)
 
     @torch.no_grad()
-    def updated(
+    def on_step_end(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
         momentum = momentum_of(self._run.config, state.step - 1)
@@ -197,9 +197,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(was)
 
 
-def _complete(run: Run) -> Replayed:
+def _whole(run: Run) -> Replayed:
     replayed = replay(run)
-    if not replayed.complete:
+    if not replayed.whole:
         raise Unmeasured(f"not replayed to its end, steps {replayed.stretch} in the time")
     return replayed
 
@@ -230,7 +230,7 @@ def replayed_rows(run: Run) -> Evidence:
        "moments.", source="design, law 1")  # fmt: skip
 def replayed_weights(run: Run) -> Evidence:
     """Bit for bit, or on another machine by the way that they moved."""
-    replayed = _complete(run)
+    replayed = _whole(run)
     saved = run.weights | checkpoint.read_tensors(run.newest, "optimizer")
     again = replayed.weights | replayed.moments
     differ = [name for name in saved if not torch.equal(saved[name], again[name])]
@@ -252,7 +252,7 @@ def replayed_weights(run: Run) -> Evidence:
 def replayed_teacher(run: Run) -> Evidence:
     if not run.pairs:
         raise Unmeasured("there is no teacher")
-    replayed = _complete(run)
+    replayed = _whole(run)
     way = gap = size = 0.0
     for name, average in replayed.average.items():
         saved = run.weights[name].double()

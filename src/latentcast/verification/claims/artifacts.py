@@ -14,11 +14,9 @@ from torch import nn
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.fit import reading
-from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import features
-from latentcast.nn.tokens import token_validity
 from latentcast.objectives.base import Role
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
@@ -60,7 +58,7 @@ def same_tensor(twin: Twin) -> Evidence:
     trained = entered[0]
     source: Any = encoder(twin)
     samples: Any = batch.samples.numpy()
-    if isinstance(twin.store, Store):
+    if is_ecg(twin):
         rows, starts, length = loader.request(batch.ids.numpy())
         samples = []
         for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
@@ -68,7 +66,7 @@ def same_tensor(twin: Twin) -> Evidence:
             window = slice(start, start + length)
             signal, valid = record.signal[:, window], record.valid[:, window]
             samples.append(replace(record, signal=signal, valid=valid))
-    with inputs_of(_patches(source._network)) as entered:
+    with inputs_of(_patches(source.network)) as entered:
         source.embed(samples)
     embedded = torch.cat(entered)
     shape = equal("shape", str(tuple(embedded.shape)), str(tuple(trained.shape)))
@@ -85,21 +83,21 @@ def same_tensor(twin: Twin) -> Evidence:
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def counts(twin: Twin) -> Evidence:
     """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
-    sources, source = recordings(twin), encoder(twin)
-    store, parts = sources.device_store, list[Evidence]()
-    for name, record in sources.devices.items():
-        if record.rate != sources.rate:
+    known, source = recordings(twin), encoder(twin)
+    store, parts = known.device_store, list[Evidence]()
+    for name, record in known.devices.items():
+        if record.rate != known.rate:
             continue
-        read = source.counts(read_recording(record.file))  # type: ignore[attr-defined]
+        read = source.counts(read_recording(record.file))
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
         parts.append(equal(f"{name}: counts that differ", differing, 0))
-    cohort = sources.cohort.store
+    cohort = known.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
-        signal = sources.cohort.signals[row].astype(np.float32)
-        record_of = from_signal(signal, TWELVE, sources.rate, f"record {row}")
-        read = source.counts(record_of)  # type: ignore[attr-defined]
+        signal = known.cohort.signals[row].astype(np.float32)
+        record_of = from_signal(signal, TWELVE, known.rate, f"record {row}")
+        read = source.counts(record_of)
         differing = int((read != cohort.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
     return all_of(*parts)
@@ -114,13 +112,10 @@ def embed(twin: Twin) -> Evidence:
         store = recordings(twin).cohort.store
         rows = np.array([0, 2, 5])
         embedded = source.embed([store.recording(int(row)) for row in rows], pooling="mean+std")
-        read = features.extract(source, store, rows, pooling="mean+std")["norm"]
     else:
-        images = twin.store
-        assert not isinstance(images, Store)
-        rows = np.arange(5)
-        embedded = source.embed(images.take(rows), pooling="mean+std")
-        read = features.extract_images(source, images, rows, pooling="mean+std")["norm"]
+        store, rows = twin.store, np.arange(5)
+        embedded = source.embed(store.take(rows), pooling="mean+std")
+    read = features.extract(source, store, rows, pooling="mean+std")["norm"]
     shape = equal("shape", str(embedded.shape), str(read.shape))
     if not shape.holds:
         return shape
@@ -143,7 +138,7 @@ def short(twin: Twin) -> Evidence:
         signal=np.concatenate([recording.signal, np.full((12, room), np.nan, np.float32)], 1),
         valid=np.concatenate([recording.valid, np.zeros((12, room), bool)], 1),
     )
-    with inputs_of(_patches(source._network)) as entered:
+    with inputs_of(_patches(source.network)) as entered:
         one, two = (source.embed([each]) for each in (recording, filled))
     beyond = max(float(values[..., recording.samples :].abs().max()) for values in entered)
     return all_of(
@@ -167,9 +162,7 @@ def equal_features(twin: Twin) -> Evidence:
     _, preprocess = reading(twin.store, twin.config.updated({"train.micro_batches": 1}))
     inputs = preprocess(batch.samples)
     network = live.encoder("teacher")
-    valid = None
-    if inputs.valid is not None:
-        valid = token_validity(inputs.valid, network.patches)
+    valid = None if inputs.valid is None else network.valid(inputs.valid)
     with torch.no_grad():
         expected = network.read(inputs.values, valid)
     pairs = list(zip(loaded, expected, strict=True))
@@ -190,7 +183,7 @@ def teacher(twin: Twin) -> Evidence:
     shared = sum(torch.equal(s, t) for s, t in zip(*weights.values(), strict=True))
     parts = [at_most("share of tensors that are both's", shared / len(names), 0.99)]
     for role in get_args(Role):
-        loaded = list(Encoder.from_pretrained(run.folder, role)._network.parameters())
+        loaded = list(Encoder.from_pretrained(run.folder, role).network.parameters())
         wrong = sum(not torch.equal(a, b) for a, b in zip(loaded, weights[role], strict=True))
         parts.append(equal(f"{role}: tensors that are not its", wrong, 0))
     default = Encoder.from_pretrained(run.folder).role

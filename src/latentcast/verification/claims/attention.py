@@ -13,6 +13,7 @@ from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
     EXACT,
@@ -51,7 +52,7 @@ def projections(twin: Twin) -> Evidence:
         packed = naive_product(block.into["attention"], attention.qkv.weight, attention.qkv.bias)
         q, k, v = thirds(packed, attention.heads)
         gaps = [furthest(block.out["attention.qkv"], packed), furthest(call.v, v)]
-        if not twin.config.encoder.qk_norm and (not turned or block.in_predictor):
+        if not transformer_of(twin.config).qk_norm and (not turned or block.in_predictor):
             gaps += [furthest(call.q, q), furthest(call.k, k)]
         joined = torch.cat([call.out[:, h] for h in range(attention.heads)], dim=-1)
         mixed = naive_product(joined, attention.proj.weight, attention.proj.bias)
@@ -60,8 +61,12 @@ def projections(twin: Twin) -> Evidence:
     return worst_of(passes_of(twin), gap)
 
 
+def _has_qkv_bias(twin: Twin) -> bool:
+    return transformer_of(twin.config).qkv_bias
+
+
 @claim("attention.qkv-bias", "The bias of the packed product reaches q, k and v.",
-       source="published table", about=lambda twin: twin.config.encoder.qkv_bias)  # fmt: skip
+       source="published table", about=_has_qkv_bias)  # fmt: skip
 @torch.no_grad()
 def qkv_bias(twin: Twin) -> Evidence:
     """Adding to a bias has to change q, k and v, each."""
@@ -136,9 +141,9 @@ def padding(twin: Twin) -> Evidence:
             pairs = [objective.student(x, ~gone, kept) for x in (values, other)]
             for a, b in zip(*pairs, strict=True):
                 finite = finite and bool(a.values.isfinite().all())
-                if a.seen is None:
+                if a.valid is None:
                     return true("tokens come with their validity", False)
-                measured = a.seen.clone()
+                measured = a.valid.clone()
                 measured[3] = False
                 tokens += int(measured.sum())
                 worst = max(worst, float((a.values - b.values)[measured].abs().max()))
@@ -165,7 +170,7 @@ def padding(twin: Twin) -> Evidence:
 def _misled(block: BlockPass, levels: list[Tokens]) -> bool:
     """Whether a block of ``finest`` or ``coarser.n`` looked at other tokens than its level's."""
     level = 0 if block.name.startswith("finest") else 1 + int(block.name.split(".")[1])
-    valid, expected = block.attention.valid, levels[level].seen
+    valid, expected = block.attention.valid, levels[level].valid
     return valid is None or expected is None or not torch.equal(valid, expected)
 
 
@@ -173,7 +178,7 @@ def _misled(block: BlockPass, levels: list[Tokens]) -> bool:
 
 
 def _has_qk_norm(twin: Twin) -> bool:
-    return twin.config.encoder.qk_norm
+    return transformer_of(twin.config).qk_norm
 
 
 @claim("qk-norm.per-head", "Queries and keys have unit mean square in each head of each token.",
@@ -191,7 +196,7 @@ def per_head(twin: Twin) -> Evidence:
         gaps, packed = [], thirds(block.out["attention.qkv"], heads)
         for x, raw in zip((call.q, call.k), packed, strict=False):
             variance = raw.double().var(-1, unbiased=False)
-            unit = variance / (variance + twin.config.encoder.norm_eps)
+            unit = variance / (variance + transformer_of(twin.config).norm_eps)
             gaps.append(float((x.double().square().mean(-1) - unit).abs().max()))
         return max(gaps)
 
@@ -229,7 +234,7 @@ def _order_gaps(twin: Twin, changes: dict[str, bool]) -> tuple[float, float]:
                      block.get_submodule("attention.k_norm"))  # fmt: skip
             for x, own, norm in zip((call.q, call.k), plain, norms, strict=False):
                 weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-                affine = (weight, bias, twin.config.encoder.norm_eps)
+                affine = (weight, bias, transformer_of(twin.config).norm_eps)
                 turned, own = x[:, :, stack.prefix :], own[:, :, stack.prefix :]
                 expected = paired(naive_norm(own, *affine)) * turns
                 late = paired(naive_norm(_unpaired(paired(own) * turns), *affine))

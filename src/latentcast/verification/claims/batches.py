@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.data.ecg_preprocess import EcgPreprocess
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
@@ -25,11 +25,11 @@ from latentcast.verification.observe.twin import Twin
 OURS = "our design, law 4: physical until the last moment"
 
 
-def _reading(twin: Twin, store: Store, rows: Any = None) -> tuple[CropLoader, EcgPreprocess]:
+def _reading(twin: Twin, store: Store, rows: Any = None) -> tuple[Loader, EcgPreprocess]:
     """Loader and preprocessing of a store's rows, of its training split by default."""
     config = config_for(twin, store)
     chosen = store.rows("train") if rows is None else np.asarray(rows)
-    return CropLoader(store, chosen, config), EcgPreprocess(config.input)  # type: ignore[arg-type]
+    return Loader(store, chosen, config), EcgPreprocess(config.input)  # type: ignore[arg-type]
 
 
 @claim("data.einthoven", "In a batch the limb leads obey Einthoven and Goldberger, to the "

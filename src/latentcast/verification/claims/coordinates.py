@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from latentcast.config import EcgInput, Rotary
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.network import finest, furthest, real
 from latentcast.verification.observe.rotary import (
     FLOAT32,
@@ -71,7 +72,7 @@ def seconds(twin: Twin) -> Evidence:
 
 
 def _only_rescaled(twin: Twin) -> bool:
-    positions = twin.config.encoder.positions
+    positions = transformer_of(twin.config).positions
     return isinstance(positions, Rotary) and positions.shift is None and positions.jitter is None
 
 

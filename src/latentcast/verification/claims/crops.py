@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
 from latentcast.verification.observe.recordings import (
@@ -23,11 +23,11 @@ MANY = 20_000
 """Crops that are asked for and not read, since few come near the end."""
 
 
-def _loader(twin: Twin, drawn: bool = True) -> CropLoader:
+def _loader(twin: Twin, drawn: bool = True) -> Loader:
     clock = recordings(twin).clock
     changes = {"train.batch_size": BATCH, "train.random_crop": drawn}
     config = config_for(twin, clock, **changes)
-    return CropLoader(clock, clock.rows("train"), config)
+    return Loader(clock, clock.rows("train"), config)
 
 
 def _instants(twin: Twin, drawn: bool = True) -> Floats:

@@ -200,13 +200,13 @@ def labels(twin: Twin) -> Evidence:
         there = np.array([code in codes for codes in statements])
         found = store.labels.indicator([code])[:, 0] if code in store.labels.codes else ~there
         parts.append(equal(f"{code}: records that differ", int((found != there).sum()), 0))
-    targets, rows = task("superdiagnostic").targets(store.labels)
-    classes = dict(zip(task("superdiagnostic").classes, targets.sum(0).tolist(), strict=True))
+    targets = task("superdiagnostic", store).targets(store)
+    classes = dict(zip(targets.names, targets.values.sum(0).tolist(), strict=True))
     expected = {"NORM": 20, "MI": 20, "HYP": 20, "CD": 0, "STTC": 0}
     return all_of(
         *parts,
         equal("superclasses", str(sorted(classes.items())), str(sorted(expected.items()))),
-        equal("records of the task", int(rows.sum()), 40),
+        equal("records of the task", int(targets.mask.sum()), 40),
     )
 
 

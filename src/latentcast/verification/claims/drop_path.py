@@ -11,6 +11,7 @@ from torch import Tensor
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.network import EXACT, block_passes, finest, real, stirred
 from latentcast.verification.observe.twin import Twin
 
@@ -74,7 +75,7 @@ def active(twin: Twin) -> Evidence:
         for branch, share in zip(("attention", "MLP"), dropped[index], strict=True):
             name = f"block {index + 1}, {branch}: dropped, from {rate:.2f}"
             parts.append(at_most(name, abs(float(share) - rate), bound))
-    if twin.config.encoder.drop_path == 0:
+    if transformer_of(twin.config).drop_path == 0:
         factors, _ = branch_factors(twin, None, 0, torch.arange(64))
         gap = float((factors - 1).abs().max())
         parts.append(at_most("as shipped, without drop-path: from 1", gap, EXACT))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from latentcast.data.formats import open_source
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.signals.readers import open_source, read_recording
+from latentcast.signals.readers import read_recording
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
 from latentcast.verification.observe.formats import (

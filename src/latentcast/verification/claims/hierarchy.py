@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import JepaConfig
 from latentcast.nn.hierarchy import Hierarchy, Tokens
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.claim import claim
 from latentcast.verification.claims.masks import drawn, draws_own, twin_and_recipe
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -68,8 +69,8 @@ def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:
     count = [[0] * math.prod(coarse) for _ in range(batch)]
     parents = parent_of_each(fine, coarse)
     for b in range(batch):
-        for t, place in enumerate(below.places[b].tolist()):
-            if below.seen is not None and not bool(below.seen[b, t]):
+        for t, place in enumerate(below.ids[b].tolist()):
+            if below.valid is not None and not bool(below.valid[b, t]):
                 continue
             cell = parents[place]
             total[b, cell] += below.values[b, t].detach()
@@ -84,7 +85,7 @@ def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:
 def plain_levels(twin: Twin) -> Evidence:
     """Drop-path and moved coordinates are off; the level below is taken as it was."""
     changes: dict[str, Any] = {"encoder.drop_path": 0.0}
-    if twin.config.encoder.positions.kind == "rotary":
+    if transformer_of(twin.config).positions.kind == "rotary":
         changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
     objective, forward = one_pass(twin, changes)
     weights = {name: p.detach() for name, p in objective.named_parameters()}
@@ -93,15 +94,15 @@ def plain_levels(twin: Twin) -> Evidence:
     largest = 0.0
     for n, config in enumerate(jepa.coarser):
         means = _mean_of_cells(forward.context[n], grids[n], grids[n + 1])
-        sized = twin.config.updated(changes).encoder.sized(config)
+        sized = transformer_of(twin.config.updated(changes)).sized(config)
         level = forward.context[n + 1]
         for b in range(len(means)):
-            valid = torch.ones(len(means[b])).bool() if level.seen is None else level.seen[b]
+            valid = torch.ones(len(means[b])).bool() if level.valid is None else level.valid[b]
             cells = valid.nonzero().flatten()
             at = f"student.coarser.{n}."
             plain = plain_ijepa.level(weights, at, sized, grids[n + 1], means[b, cells], cells)
             largest = max(largest, apart(level.values[b, cells], plain))
-    rotary = twin.config.encoder.positions.kind == "rotary"
+    rotary = transformer_of(twin.config).positions.kind == "rotary"
     return at_most("largest difference", largest, 1e-4 if rotary else 1e-8)
 
 
@@ -118,11 +119,11 @@ def valid_cells(twin: Twin) -> Evidence:
         for patch, cell in enumerate(parent_of_each(grids[0], grids[level])):
             expected[:, cell] |= flags[:, patch]
         arguments = forward.calls[level][0].arguments
-        for valid in (forward.context[level].seen, arguments["seen"]):
+        for valid in (forward.context[level].valid, arguments["context_valid"]):
             wrong += int((expected != (True if valid is None else valid)).sum())
         empty += int((~expected).sum())
     for tokens in forward.teacher[-1] if forward.teacher else objective.student(values(twin)):
-        missing += 0 if tokens.seen is None else int((~tokens.seen).sum())
+        missing += 0 if tokens.valid is None else int((~tokens.valid).sum())
     return all_of(
         equal("wrong flags", wrong, 0),
         equal("not valid of an input in full", missing, 0),
@@ -176,14 +177,14 @@ def fusion(twin: Twin) -> Evidence:
     largest, added, gaps = apart(fused[-1], above_it), math.inf, list[int]()
     for n in range(len(grids) - 2, -1, -1):
         level = forward.context[n]
-        if n and level.places.shape[1] != math.prod(grids[n]):
+        if n and level.ids.shape[1] != math.prod(grids[n]):
             gaps.append(n)
             break
         weight, bias = (p.detach() for p in student.fusion.lateral[n].parameters())
         parents = parent_of_each(grids[n], grids[n + 1])
         rows = []
-        for b in range(len(level.places)):
-            cells = [parents[place] for place in level.places[b].tolist()]
+        for b in range(len(level.ids)):
+            cells = [parents[place] for place in level.ids[b].tolist()]
             rows.append(torch.stack([weight @ above_it[b, cell] + bias for cell in cells]))
         expected = level.values.detach() + torch.stack(rows)
         largest = max(largest, apart(fused[n], expected))
@@ -245,7 +246,7 @@ def top_down(twin: Twin) -> Evidence:
         leaked = max(leaked, apart(hint, after.calls[n][0].arguments["hint"]))
         # The coarser predictor's output for every cell: its second call of the pass.
         every = before.calls[n + 1][1]
-        cells = every.arguments["targets"][0]
+        cells = every.arguments["target_ids"][0]
         for patch, cell in enumerate(parent_of_each(grids[n], grids[n + 1])):
             at = (cells[0] == cell).nonzero().flatten()
             wrong = max(wrong, apart(hint[:, patch], every.out[0, :, int(at[0])]))

@@ -13,6 +13,7 @@ from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.twin import Twin
 
 SOURCE = "NEPA and I-JEPA reference code, as their training leaves it"
@@ -37,7 +38,7 @@ def std(twin: Twin) -> Evidence:
     """In standard errors of a normal sample of that size: 6 are no accident in 20,000 tensors. The
     fourth moment over the squared second is 3, of a uniform one 1.8."""
     worst, where, shape, least, count = 0.0, "", 0.0, math.inf, 0
-    for name, values, expected in _drawn(twin.objective(), twin.recipe.encoder.patch_std):
+    for name, values, expected in _drawn(twin.objective(), transformer_of(twin.recipe).patch_std):
         n = values.numel()
         square = float(values.square().mean())
         off = max(
@@ -79,7 +80,7 @@ def offsets(twin: Twin) -> Evidence:
        source="our design, law 1")  # fmt: skip
 def seeded(twin: Twin) -> Evidence:
     """The same seed gives the same bits, another seed and another tensor give other numbers."""
-    patch_std = twin.recipe.encoder.patch_std
+    patch_std = transformer_of(twin.recipe).patch_std
     torch.manual_seed(1)
     first = {name: values for name, values, _ in _drawn(twin.objective(), patch_std)}
     torch.manual_seed(2)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import JepaConfig
-from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -83,7 +83,7 @@ def context_dropped(twin: Twin) -> Evidence:
         equal("tokens", forward.lengths[-1], drawn.shape[1]),
         above("patches that are left out", patches - drawn.shape[1], 0),
         true("read at the drawn places", torch.equal(forward.places, drawn)),
-        true("and encoded there", torch.equal(forward.context[0].places, drawn)),
+        true("and encoded there", torch.equal(forward.context[0].ids, drawn)),
         patches=patches,
     )
 
@@ -262,7 +262,7 @@ def is_plain(twin: Twin) -> bool:
 def one_level(twin: Twin) -> Evidence:
     """For two samples."""
     changes = ONE_LEVEL | {"objective.regularizer": None, "encoder.drop_path": 0.0}
-    if twin.config.encoder.positions.kind == "rotary":
+    if transformer_of(twin.config).positions.kind == "rotary":
         changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
     objective, x = live(twin, changes), values(twin)[:2]
     forward = observe(objective, Inputs(x), Draw(0, 0, twin.draw().ids[:2]))
@@ -317,7 +317,7 @@ def surprise(twin: Twin) -> Evidence:
     worst, beside = 0.0, 0
     times = torch.zeros(valid.shape[1])
     for call in forward.calls[0]:
-        cells, places = call.arguments["targets"][0, 0], call.arguments["places"][0]
+        cells, places = call.arguments["target_ids"][0, 0], call.arguments["context_ids"][0]
         times[cells] += 1
         beside += len(set(cells.tolist()) & set(places.tolist()))
         predicted, own = call.out[0], target[:, cells]

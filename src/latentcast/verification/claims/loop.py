@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import NepaConfig
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
+from latentcast.objectives.nepa import NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true

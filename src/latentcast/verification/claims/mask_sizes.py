@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentcast.config import Blocks, ContextBlocks, JepaConfig
-from latentcast.config.shapes import mask_shapes
-from latentcast.objectives.masks import Masks
+from latentcast.config import Blocks, ContextBlocks
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.masks import Masks
 from latentcast.verification.claim import claim
 from latentcast.verification.claims.masks import drawn, draws_own, patches_of, twin_and_recipe
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
@@ -149,7 +149,7 @@ def scale_and_aspect(twin: Twin) -> Evidence:
     blocks = [
         shape.blocks[0]
         for seed in range(24)
-        for shape in mask_shapes(grids, jepa, 1000 * twin.seed + seed)
+        for shape in jepa.shapes(grids, 1000 * twin.seed + seed)
     ]
     area, aspect = np.array([(math.log(h * w), math.log(h / w)) for h, w in blocks]).T
     varied = above("least spread of either", float(min(area.std(), aspect.std())), 0.0)

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 import torch
 
 from latentcast.batch import Inputs
-from latentcast.config import Blocks, Config, ContextBlocks, JepaConfig
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.masks import Masks, mask_sampler
+from latentcast.config import Blocks, Config, ContextBlocks
+from latentcast.objectives.jepa import Jepa, JepaConfig
+from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.observe.config import sampler_of
 from latentcast.verification.observe.jepa import (
     Grid,
     covered,
@@ -35,7 +36,7 @@ STEPS, BATCH = 60, 128
 
 def drawn(config: Config, steps: int = STEPS) -> Iterator[Masks]:
     """Masks of a run's first steps, fresh samples in each."""
-    sampler = mask_sampler(config)
+    sampler = sampler_of(config)
     for draw in draws(config, steps):
         yield sampler(draw, None)
 
@@ -97,7 +98,10 @@ def holes(twin: Twin) -> Evidence:
     overlaps: dict[str, int] = {}
     for config in twin_and_recipe(twin):
         patches = patches_of(config)
-        sampler, every = mask_sampler(config), torch.arange(patches)
+        sampler, every = (
+            sampler_of(config),
+            torch.arange(patches),
+        )
         for draw in draws(config, 10):
             start = (noise((BATCH, 1), draw.step).abs() * patches).long() % patches
             one_hole = (every < start) | (every >= start + patches // 5)
@@ -119,7 +123,10 @@ def measured_first(twin: Twin) -> Evidence:
     for config in twin_and_recipe(twin):
         patches, jepa = patches_of(config), config.objective
         assert isinstance(jepa, JepaConfig)
-        sampler, half = mask_sampler(config), patches // 2
+        sampler, half = (
+            sampler_of(config),
+            patches // 2,
+        )
         valid = torch.arange(patches).expand(BATCH, -1) < half
         unmeasured = forced = blind = 0
         for draw in draws(config, 10):
@@ -138,7 +145,7 @@ def measured_first(twin: Twin) -> Evidence:
     patches = patches_of(twin.config)
     valid = torch.arange(patches).expand(len(x), -1) < patches // 2
     forward = observe(live(twin), Inputs(x, patch_flags(twin, valid)), twin.draw())
-    context = mask_sampler(twin.config)(twin.draw(), valid).context
+    context = sampler_of(twin.config)(twin.draw(), valid).context
     differing = int((forward.places != context).any(1).sum())
     return all_of(*parts, equal("samples of a forward pass with another context", differing, 0))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latentcast.batch import Inputs
 from latentcast.monitors import collapse
-from latentcast.objectives.base import Objective, Output
+from latentcast.objectives.base import Objective, Output, View
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
@@ -29,10 +29,10 @@ from latentcast.verification.observe.jepa import (
     some_valid,
     values,
 )
-from latentcast.verification.observe.network import furthest, outputs_of, stirred
+from latentcast.verification.observe.network import finest, furthest, outputs_of, stirred
 from latentcast.verification.observe.recordings import is_ecg
 from latentcast.verification.observe.twin import Twin
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 OURS = "our design, law 6: nothing collapses silently"
 RANKME = "RankMe, Garrido et al. 2023"
@@ -53,12 +53,13 @@ def views(twin: Twin) -> Evidence:
     if valid is not None:
         inputs = Inputs(inputs.values, patch_flags(twin, valid))
     expected, output = _expected(twin, inputs, valid)
-    names = equal("views", ", ".join(sorted(output.views)), ", ".join(sorted(expected)))
+    shown_views = {_name(view): view for view in output.views}
+    names = equal("views", ", ".join(sorted(shown_views)), ", ".join(sorted(expected)))
     if not names.holds:
         return names
     worst, flags, parts, shapes = 0.0, 0, list[str](), list[str]()
     for name, (tokens, own, part) in expected.items():
-        view = output.views[name]
+        view = shown_views[name]
         parts += [name] * (part != view.part)
         if view.tokens.shape != tokens.shape:
             shapes.append(name)
@@ -76,16 +77,20 @@ def views(twin: Twin) -> Evidence:
     )
 
 
+def _name(view: View) -> str:
+    return f"level{view.level}_{view.role}"
+
+
 def _expected(twin: Twin, inputs: Inputs, valid: Tensor | None) -> tuple[Views, Output]:
     objective, draw = twin.objective(), twin.draw()
     if isinstance(objective, Nepa):
         objective = stirred(objective, twin.seed)
         assert isinstance(objective, Nepa)
-        with outputs_of(objective.student.norm, objective.student.patches) as (h, z):
+        with outputs_of(finest(objective).norm, finest(objective).patches) as (h, z):
             output = objective(inputs, draw)
         return {
-            "target": (z[0], valid, "encoder"),
-            "output": (h[0][:, :-1], valid, "predictor"),
+            "level0_target": (z[0], valid, "encoder"),
+            "level0_output": (h[0][:, :-1], valid, "predictor"),
         }, output
     jepa = live(twin)
     forward = observe(jepa, inputs, draw)
@@ -96,11 +101,11 @@ def _expected(twin: Twin, inputs: Inputs, valid: Tensor | None) -> tuple[Views, 
         target = level.values if jepa.teacher is None else normed(level.values)
         call = forward.calls[n][0]
         rows = call.out.transpose(0, 1).flatten(1, 2)
-        cells: Tensor = call.arguments["targets"]
-        own = None if level.seen is None else torch.stack(
-            [level.seen.gather(1, block) for block in cells], dim=1).flatten(1)  # fmt: skip
-        found[f"level{n}_context"] = context.values, context.seen, part
-        found[f"level{n}_target"] = target, level.seen, part
+        cells: Tensor = call.arguments["target_ids"]
+        own = None if level.valid is None else torch.stack(
+            [level.valid.gather(1, block) for block in cells], dim=1).flatten(1)  # fmt: skip
+        found[f"level{n}_context"] = context.values, context.valid, part
+        found[f"level{n}_target"] = target, level.valid, part
         found[f"level{n}_prediction"] = rows, own, "predictor"
     return found, forward.output
 
@@ -168,7 +173,7 @@ def _finest(twin: Twin, view: str) -> str:
     """The finest view of a kind."""
     if isinstance(twin.objective(), Jepa):
         return f"level0_{view}"
-    return {"target": "target", "prediction": "output"}[view]
+    return {"target": "level0_target", "prediction": "level0_output"}[view]
 
 
 def _alarms(twin: Twin, change: Callable[[Objective], object]) -> Mapping[str, str | None]:
@@ -176,9 +181,10 @@ def _alarms(twin: Twin, change: Callable[[Objective], object]) -> Mapping[str, s
     objective = twin.objective()
     change(objective)
     output = objective(twin.inputs(), twin.draw())
-    watched, numbers = collapse.watched(output.views, {"loss": output.loss, **output.scalars})
-    parts = {name: view.part for name, view in output.views.items()}
-    found = collapse.alarms(watched, parts, numbers["loss"], numbers.get("copy_last_loss"))
+    scalars = {"loss": output.loss, **output.scalars}
+    statistics, numbers = collapse.watched(output.views, scalars)
+    copy_loss = numbers.get("copy_last_loss")
+    found = collapse.alarms(output.views, statistics, numbers["loss"], copy_loss)
     return {alarm.name: alarm.part for alarm in found}
 
 
@@ -222,7 +228,7 @@ def recorded(twin: Twin) -> Evidence:
 
     printed = io.StringIO()
     with mock.patch.object(owner, "initialise", dead), redirect_stdout(printed):
-        pretrain(config, twin.store.path, folder)
+        train(config, twin.store.path, folder)
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     alarm = f"{_finest(twin, 'target')}-rank-collapse"
     return all_of(

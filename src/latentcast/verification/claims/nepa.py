@@ -48,7 +48,7 @@ def cls_prepended(twin: Twin) -> Evidence:
     embedding = encoder.embed(inputs.values)
     patches = len(corners(twin.config.input.size, twin.config.encoder.patch))
     cls = encoder.get_parameter("cls").detach().expand(len(embedding), 1, -1)
-    expected = naive_patches(encoder.patches, inputs.values)
+    expected = naive_patches(finest(objective).patches, inputs.values)
     return all_of(
         at_most("first token, from CLS", furthest(embedding[:, :1], cls), 0.0),
         at_most("the others, from the patches", furthest(embedding[:, 1:], expected), EXACT),
@@ -195,7 +195,7 @@ def scale_free(twin: Twin) -> Evidence:
     corner = corners(size, patch)[-1]
     objective = stirred_nepa(twin)
     with torch.no_grad():
-        objective.student.patches.bias.zero_()
+        finest(objective).get_parameter("patches.bias").zero_()
         for factor in (1.0, 1e-9, 1e9):
             values = inputs.values.clone()
             window(values, corner, patch).mul_(factor)

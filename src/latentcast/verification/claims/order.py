@@ -13,9 +13,7 @@ import torch
 from latentcast.batch import Batch
 from latentcast.config import Config, EcgInput
 from latentcast.data.fit import reading
-from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import Loader
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
@@ -27,16 +25,16 @@ EPOCHS = 3
 Ints = npt.NDArray[np.int64]
 
 
-def _loader(twin: Twin, config: Config) -> Loader[Store] | Loader[ImageStore]:
+def _loader(twin: Twin, config: Config) -> Loader:
     """A new one, on a store that is opened anew."""
-    return reading(open_store(twin.store.path), config)[0]
+    return reading(Store.open(twin.store.path), config)[0]
 
 
 def _config(twin: Twin, shift: int = 0) -> Config:
     changes = {"batch_size": BATCH, "micro_batches": 1, "seed": twin.seed + shift}
     config = twin.config
     if isinstance(config.input, EcgInput):  # whole records: the sample says which
-        length = int(twin.store.lengths.max())  # type: ignore[union-attr]
+        length = int(twin.store.lengths.max())
         longest = config.input.model_copy(update={"length": length})
         config = config.model_copy(update={"input": longest})
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})

@@ -13,9 +13,9 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, ImageInput
 from latentcast.data import image_preprocess
 from latentcast.data.fit import fitted
-from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.evaluation import duplicates
+from latentcast.data.loader import Loader
+from latentcast.evaluation import leaks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
@@ -50,11 +50,11 @@ def _config(twin: Twin) -> Config:
 @claim("image.exact", "Pixels are kept as they are, from the file to the batch.",
        source=OURS, about=is_image)  # fmt: skip
 def exact(twin: Twin) -> Evidence:
-    sources, parts = pictures(twin), list[Evidence]()
-    for split, images in sources.images.items():
-        parts.append(_same_pixels(split, sources.store.take(sources.rows(split)), images))
-    loader = ImageLoader(sources.store, sources.rows("train"), _config(twin))
-    written = {image.tobytes() for image in sources.images["train"]}
+    known, parts = pictures(twin), list[Evidence]()
+    for split, images in known.images.items():
+        parts.append(_same_pixels(split, known.store.take(known.rows(split)), images))
+    loader = Loader(known.store, known.rows("train"), _config(twin))
+    written = {image.tobytes() for image in known.images["train"]}
     strange = sum(
         np.ascontiguousarray(image).tobytes() not in written
         for image in loader.batch(0).samples.numpy()
@@ -71,8 +71,8 @@ def _same_pixels(name: str, taken: Pixels, written: Pixels) -> Evidence:
 @claim("image.files", "An image file comes out as its pixels, red first.",
        source=OURS, about=lambda twin: is_image(twin) and find_spec("PIL") is not None)  # fmt: skip
 def files(twin: Twin) -> Evidence:
-    sources = pictures(twin)
-    written, taken = sources.images["train"][:6], sources.files.take(range(6))
+    known = pictures(twin)
+    written, taken = known.images["train"][:6], known.files.take(range(6))
     means = [" ".join(f"{v:.1f}" for v in p.mean((0, 1, 2))) for p in (taken, written)]
     return all_of(
         _same_pixels("files", taken, written),
@@ -83,28 +83,28 @@ def files(twin: Twin) -> Evidence:
 @claim("image.splits", "Splits and labels are those of the source; none is left out.",
        source=OURS, about=is_image)  # fmt: skip
 def splits(twin: Twin) -> Evidence:
-    sources, parts, every = pictures(twin), list[Evidence](), list[int]()
+    known, parts, every = pictures(twin), list[Evidence](), list[int]()
     for own, split in (("train", "train"), ("val", "validation"), ("test", "test")):
-        rows = sources.store.rows(split)
+        rows = known.store.rows(split)
         every += rows.tolist()
-        labels = np.array_equal(sources.store.labels[sources.rows(own)], sources.labels[own])
-        strange = set(rows.tolist()) ^ set(sources.rows(own).tolist())
+        labels = np.array_equal(known.store.class_ids[known.rows(own)], known.labels[own])
+        strange = set(rows.tolist()) ^ set(known.rows(own).tolist())
         parts += [
             equal(f"{split}: images of another", len(strange), 0),
             true(f"{split}: labels", labels),
         ]
-    return all_of(*parts, true("none left out", sorted(every) == list(range(len(sources.store)))))
+    return all_of(*parts, true("none left out", sorted(every) == list(range(len(known.store)))))
 
 
 @claim("image.copies", "A test image that was pretrained on is found.",
        source="specification, defect 15", about=is_image)  # fmt: skip
 def copies(twin: Twin) -> Evidence:
-    sources = pictures(twin)
-    found = duplicates.check(sources.leaking, sources.store)
+    known = pictures(twin)
+    found = leaks.check(known.leaking, known.store)
     kinds = ", ".join(f"{f.kind}: {f.count}" for f in found)
     return all_of(
         equal("found", kinds, "test image in pretraining: 1"),
-        equal("found in a clean store", len(duplicates.check(sources.store)), 0),
+        equal("found in a clean store", len(leaks.check(known.store)), 0),
     )
 
 
@@ -122,10 +122,10 @@ def _naive(images: Pixels) -> tuple[Floats, Floats]:
 @claim("image.statistics", "Mean and deviation are those of all pixels of the training split, and "
        "of no others.", source="specification, defect 12", about=is_image)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
-    sources, used = pictures(twin), _input(twin).normalisation
+    known, used = pictures(twin), _input(twin).normalisation
     assert used is not None
-    mean, std = _naive(sources.images["train"])
-    every = _naive(np.concatenate([*sources.images.values()]))[0]
+    mean, std = _naive(known.images["train"])
+    every = _naive(np.concatenate([*known.images.values()]))[0]
     return all_of(
         at_most("largest difference of a mean", float(np.abs(np.array(used.mean) - mean).max()),
                 1e-12),
@@ -137,17 +137,17 @@ def statistics(twin: Twin) -> Evidence:
 @claim("image.whole", "In evaluation an encoder sees the whole image, upright, as (pixel / 255 − "
        "mean) / std per channel.",
        source="I-JEPA: no augmentation in evaluation", about=is_image)  # fmt: skip
-def whole_image(twin: Twin) -> Evidence:
+def whole(twin: Twin) -> Evidence:
     """Twice, and whatever is drawn elsewhere."""
     images = pictures(twin).images["test"]
     preprocess = ImagePreprocess(_input(twin))
-    encoded = [preprocess(torch.from_numpy(images.copy())).values.double() for _ in range(2)]
+    seen = [preprocess(torch.from_numpy(images.copy())).values.double() for _ in range(2)]
     mean, std = _naive(pictures(twin).images["train"])
     normal = ((images.astype(np.float64) / 255 - mean) / std).transpose(0, 3, 1, 2)
     expected = torch.from_numpy(np.ascontiguousarray(normal))
-    if encoded[0].shape != expected.shape:
-        return equal("shape", str(tuple(encoded[0].shape)), str(tuple(expected.shape)))
-    worst = max(float((values - expected).abs().max()) for values in encoded)
+    if seen[0].shape != expected.shape:
+        return equal("shape", str(tuple(seen[0].shape)), str(tuple(expected.shape)))
+    worst = max(float((values - expected).abs().max()) for values in seen)
     return at_most("largest difference", worst, 2e-6 * float(expected.abs().max()))
 
 
@@ -156,9 +156,9 @@ def whole_image(twin: Twin) -> Evidence:
 
 def _ramps(twin: Twin, count: int) -> Pixels:
     """Images whose channels say row and column."""
-    sources = pictures(twin)
-    rows = np.arange(sources.height)[:, None].repeat(sources.width, 1) * (240 // sources.height)
-    columns = np.arange(sources.width)[None].repeat(sources.height, 0) * (240 // sources.width)
+    known = pictures(twin)
+    rows = np.arange(known.height)[:, None].repeat(known.width, 1) * (240 // known.height)
+    columns = np.arange(known.width)[None].repeat(known.height, 0) * (240 // known.width)
     image = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
     return np.repeat(image[None], count, 0)
 
@@ -178,14 +178,14 @@ def _draw(twin: Twin, ids: list[int] | range, step: int = 3, seed: int = 0) -> D
 
 def _boxes(twin: Twin, ids: list[int] | range) -> Floats:
     """Top, left, height, width in pixels, and 1 where mirrored, found in augmented ramps."""
-    sources = pictures(twin)
+    known = pictures(twin)
     found = []
     for image in _augmented(twin, _ramps(twin, len(ids)), _draw(twin, ids)):
         # Position of each output row in the image; the border, where it is held, is left out.
-        rows = image[..., 0].mean(1) / (240 // sources.height)
-        columns = image[..., 1].mean(0) / (240 // sources.width)
+        rows = image[..., 0].mean(1) / (240 // known.height)
+        columns = image[..., 1].mean(0) / (240 // known.width)
         box = []
-        for places, extent in ((rows, sources.height), (columns, sources.width)):
+        for places, extent in ((rows, known.height), (columns, known.width)):
             inner = slice(len(places) // 4, len(places) - len(places) // 4)
             here = np.arange(len(places))[inner]
             slope, start = np.polyfit(here + 0.5, places[inner] + 0.5, 1)
@@ -209,15 +209,15 @@ def _is_cropped(twin: Twin) -> bool:
        "that the configuration gives.",
        source="I-JEPA: random-resized crops of 0.3 to 1", about=_is_cropped)  # fmt: skip
 def crop(twin: Twin) -> Evidence:
-    shape, sources = _input(twin), pictures(twin)
+    shape, known = _input(twin), pictures(twin)
     assert shape.crop_scale is not None
     top, left, tall, wide, _ = _many(twin).T
-    share, ratio = tall * wide / (sources.height * sources.width), wide / tall
-    outside = max(-top.min(), -left.min(), (top + tall).max() - sources.height,
-                  (left + wide).max() - sources.width)  # fmt: skip
+    share, ratio = tall * wide / (known.height * known.width), wide / tall
+    outside = max(-top.min(), -left.min(), (top + tall).max() - known.height,
+                  (left + wide).max() - known.width)  # fmt: skip
     (low, high), (least, most) = shape.crop_scale, shape.crop_aspect
     parts = [
-        at_most("pixels outside the image", float(outside), SLACK * sources.height),
+        at_most("pixels outside the image", float(outside), SLACK * known.height),
         above("least share", float(share.min()), low - SLACK),
         at_most("largest share", float(share.max()), high + SLACK),
         above("least aspect", float(ratio.min()), least * (1 - SLACK)),
@@ -226,8 +226,8 @@ def crop(twin: Twin) -> Evidence:
               float(min((low + high) / 2 - share.min(), share.max() - (low + high) / 2)), 0.0),
     ]  # fmt: skip
     for name, place, room in (
-        ("top", top, sources.height - tall),
-        ("left", left, sources.width - wide),
+        ("top", top, known.height - tall),
+        ("left", left, known.width - wide),
     ):
         where = (place / room)[room > 1]
         parts.append(at_most(f"least {name}, of the room", float(where.min()), 0.3))
@@ -239,23 +239,23 @@ def crop(twin: Twin) -> Evidence:
        source=OURS, about=_is_cropped)  # fmt: skip
 def bilinear(twin: Twin) -> Evidence:
     """Pixel by pixel from the box that was drawn; ramps tell it, too."""
-    sources, shape, ids = pictures(twin), _input(twin), range(6)
+    known, shape, ids = pictures(twin), _input(twin), range(6)
     boxes = _boxes(twin, ids)
     assert shape.crop_scale is not None
     drawn = image_preprocess.crops(
-        _draw(twin, ids), sources.height, sources.width, shape.crop_scale, shape.crop_aspect
+        _draw(twin, ids), known.height, known.width, shape.crop_scale, shape.crop_aspect
     )
     off = float(np.abs(boxes[:, :4] - drawn.double().numpy()).max())
     boxes[:, :4] = drawn.double().numpy()
-    images = sources.images["train"][:6]
-    augmented = _augmented(twin, images, _draw(twin, ids))
+    images = known.images["train"][:6]
+    seen = _augmented(twin, images, _draw(twin, ids))
     worst = 0.0
-    for image, out, (top, left, tall, wide, mirrored) in zip(images, augmented, boxes, strict=True):
-        for row in range(0, sources.height, max(1, sources.height // 6)):
-            for column in range(0, sources.width, max(1, sources.width // 6)):
-                across = sources.width - 1 - column if mirrored else column
-                y = top + (row + 0.5) * tall / sources.height - 0.5
-                x = left + (across + 0.5) * wide / sources.width - 0.5
+    for image, out, (top, left, tall, wide, mirrored) in zip(images, seen, boxes, strict=True):
+        for row in range(0, known.height, max(1, known.height // 6)):
+            for column in range(0, known.width, max(1, known.width // 6)):
+                across = known.width - 1 - column if mirrored else column
+                y = top + (row + 0.5) * tall / known.height - 0.5
+                x = left + (across + 0.5) * wide / known.width - 0.5
                 worst = max(worst, float(np.abs(out[row, column] - _at(image, y, x)).max()))
     return all_of(
         at_most("largest difference, of 255", worst, 0.2),
@@ -283,9 +283,9 @@ def _flips(twin: Twin) -> bool:
 @claim("image.flip", "Half of the images are mirrored, each by itself.", source=OURS, about=_flips)
 def flip(twin: Twin) -> Evidence:
     """And half of them as the one before; and none from top to bottom."""
-    augmented = _augmented(twin, _ramps(twin, TOSSES), _draw(twin, range(TOSSES)))
-    mirrored = augmented[..., 1].mean(1)[:, 0] > augmented[..., 1].mean(1)[:, -1]
-    upside = float((augmented[:, 0, :, 0].mean(1) > augmented[:, -1, :, 0].mean(1)).mean())
+    seen = _augmented(twin, _ramps(twin, TOSSES), _draw(twin, range(TOSSES)))
+    mirrored = seen[..., 1].mean(1)[:, 0] > seen[..., 1].mean(1)[:, -1]
+    upside = float((seen[:, 0, :, 0].mean(1) > seen[:, -1, :, 0].mean(1)).mean())
     share, alike = float(mirrored.mean()), float((mirrored[1:] == mirrored[:-1]).mean())
     bound = 5 * 0.5 / math.sqrt(TOSSES)  # five standard errors
     return all_of(
@@ -306,8 +306,8 @@ def as_asked(twin: Twin) -> Evidence:
     if _input(twin).crop_scale is not None:
         return at_most("share mirrored", float(_many(twin)[:, 4].mean()), 0.0)
     images = pictures(twin).images["train"][:12]
-    augmented = _augmented(twin, images, _draw(twin, range(12)))
-    gap = float(np.abs(augmented - images.astype(np.float64)).max())
+    seen = _augmented(twin, images, _draw(twin, range(12)))
+    gap = float(np.abs(seen - images.astype(np.float64)).max())
     return at_most("largest difference, of 255", gap, 1e-3)
 
 

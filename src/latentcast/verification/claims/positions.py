@@ -8,6 +8,7 @@ import torch
 
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import AttentionCall, attention_calls, finest
 from latentcast.verification.observe.rotary import (
@@ -67,8 +68,12 @@ def _by_axis(stack: Stack, turns: torch.Tensor) -> tuple[float, float]:
     return max(float(p.abs().max()) for p in still), min(float(p.abs().max()) for p in turned)
 
 
+def _has_cls(twin: Twin) -> bool:
+    return is_normalized(twin) and transformer_of(twin.config).cls
+
+
 @claim("rope.cls-unrotated", "CLS is not rotated: it stands at coordinate 0.",
-       source=NEPA, about=lambda twin: is_normalized(twin) and twin.config.encoder.cls)  # fmt: skip
+       source=NEPA, about=_has_cls)  # fmt: skip
 def cls_unrotated(twin: Twin) -> Evidence:
     worst = 0.0
     for stack in stacks(live(twin), twin.config.input.size):

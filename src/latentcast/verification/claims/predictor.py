@@ -24,6 +24,7 @@ from latentcast.verification.observe.jepa import (
     observe,
     values,
 )
+from latentcast.verification.observe.network import finest
 from latentcast.verification.observe.twin import Twin
 
 EVERY = slice(None)
@@ -49,7 +50,7 @@ def _predicted(
 ) -> list[Tensor]:
     """What the objective predicts for some samples of a pass, from its context or another."""
     grid = forward.calls[0][0].arguments["grid"]
-    size = tuple(n * objective.student.patches.patch for n in grid)
+    size = tuple(n * finest(objective).patches.patch for n in grid)
     if context is None:
         context = objective.student.fused(forward.context, size)
     teacher = _rows(forward.teacher[-1], rows)
@@ -59,7 +60,7 @@ def _predicted(
 
 def _rows(levels: list[Tokens], rows: slice) -> list[Tokens]:
     return [
-        Tokens(t.values[rows], t.places[rows], None if t.seen is None else t.seen[rows])
+        Tokens(t.values[rows], t.ids[rows], None if t.valid is None else t.valid[rows])
         for t in levels
     ]
 
@@ -73,16 +74,16 @@ def positions(twin: Twin) -> Evidence:
     objective = live(twin)
     forward, targets = _with_other_targets(objective, twin)
     context = [
-        Tokens(*(call[0].arguments[name] for name in ("context", "places", "seen")))
+        Tokens(*(call[0].arguments[name] for name in ("context", "context_ids", "context_valid")))
         for call in forward.calls
     ]
     before = _predicted(objective, forward, targets, context)
-    moved = [Tokens(t.values, t.places.roll(1, 1), t.seen) for t in context]
+    moved = [Tokens(t.values, t.ids.roll(1, 1), t.valid) for t in context]
     carried = [
         Tokens(
             t.values.roll(1, 1),
-            t.places.roll(1, 1),
-            t.seen if t.seen is None else t.seen.roll(1, 1),
+            t.ids.roll(1, 1),
+            t.valid if t.valid is None else t.valid.roll(1, 1),
         )
         for t in context
     ]

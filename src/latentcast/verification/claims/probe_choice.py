@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.evaluation import classification, multinomial, protocol
-from latentcast.evaluation import heads as probes
+from latentcast.evaluation import protocol
+from latentcast.evaluation.heads import HEADS, logistic, multinomial
+from latentcast.evaluation.tasks import Kind
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
 from latentcast.verification.observe.probe import mean_of_defined, naive_auroc
@@ -51,26 +53,22 @@ def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Ar
        "validation split.", source=OURS)  # fmt: skip
 def chosen_on_validation(twin: Twin) -> Evidence:
     """On validation layer a is best, on test layer b."""
-    layers, classes, (train, validation, test) = _two_layers()
-    fit: Any = protocol.fit_probe if is_ecg(twin) else classification.fit_head  # type: ignore[attr-defined]
-    if is_ecg(twin):
-        chosen = {"layer": fit(layers, _columns(classes), train, validation).layer}
-    else:
-        places = [train, validation, test]
-        chosen = {
-            f"{name}: layer": classification._best_layer(layers, classes, places, head, 0)
-            for name, head in (("kNN", _neighbours), ("linear", fit))
-        }
-    x, classes, (train, validation, test) = _two_features()
-    if is_ecg(twin):
-        head = fit({"only": x}, _columns(classes), train, validation)
-    else:
-        head = fit(x[train], classes[train], x[validation], classes[validation])
+    kind: Kind = "multi-label" if is_ecg(twin) else "multi-class"
+    layers, classes, places = _two_layers()
+    y = _columns(classes) if is_ecg(twin) else classes
+    chosen = {
+        f"{name}: layer": protocol._read(layers, y, places, HEADS[name][kind], kind, 0)[0]
+        for name in ("kNN", "linear")
+    }
+    x, classes, places = _two_features()
+    y = _columns(classes) if is_ecg(twin) else classes
+    _, head = protocol._read({"only": x}, y, places, HEADS["linear"][kind], kind, 0)
+    train, validation, test = places
     scores, others = (_by_penalty(twin, x, classes, train, rows) for rows in (validation, test))
     best = max(scores, key=scores.__getitem__)  # of a draw the stronger
     return all_of(
         *(equal(name, layer, "a") for name, layer in chosen.items()),
-        equal("penalty", head.penalty, best),
+        equal("penalty", head.penalty or math.nan, best),
         at_most("its validation score, from the one counted",
                 abs(head.validation - scores[best]), 1e-12),
         best_on_test=max(others, key=others.__getitem__),
@@ -90,7 +88,7 @@ def _by_penalty(
     y = _columns(classes)
     if is_ecg(twin):
         strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
-        heads = zip(*probes.logistic_regression(z[train], y[train], strengths), strict=True)
+        heads = zip(*logistic.logistic_regression(z[train], y[train], strengths), strict=True)
         logits = [z[rows] @ w + b for w, b in heads]
         scores = [
             mean_of_defined([naive_auroc(y[rows, c], one[:, c]) for c in range(2)])
@@ -99,7 +97,3 @@ def _by_penalty(
         return dict(zip(strengths, scores, strict=True))
     path = multinomial.regression_path(z[train], classes[train], (1e-4, 1e-3, 1e-2, 1e-1, 1.0))
     return {c: float(((z[rows] @ w + b).argmax(1) == classes[rows]).mean()) for c, w, b in path}
-
-
-def _neighbours(*data: Any) -> classification.Neighbours:
-    return classification.Neighbours.fit(*data, k=5)

@@ -10,12 +10,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from latentcast.evaluation import classification, features, knn, metrics
+from latentcast.evaluation import features, metrics, protocol
+from latentcast.evaluation.heads import knn
+from latentcast.evaluation.tasks import Kind, task
 from latentcast.nn import pooling
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
 from latentcast.verification.observe.pictures import is_image
-from latentcast.verification.observe.probe import encoder, mean_of_defined, naive_auroc
+from latentcast.verification.observe.probe import (
+    Foreign,
+    can_be_probed,
+    encoder,
+    known_store,
+    mean_of_defined,
+    naive_auroc,
+)
 from latentcast.verification.observe.recordings import has_twelve_leads, is_ecg, recordings
 from latentcast.verification.observe.twin import Twin
 
@@ -87,45 +96,55 @@ def auroc(twin: Twin) -> Evidence:
     )
 
 
-def _example() -> tuple[Array, Array, Array]:
-    """Targets (30, 2) and two scores that are related to them."""
+def _example(kind: Kind) -> tuple[Array, Array, Array]:
+    """Targets (30, 2) and two scores that are related to them; or classes (30,) and two guesses."""
     rows = np.arange(30)
+    if kind == "multi-class":
+        classes = rows % 3
+        return classes, np.where(rows % 4, classes, 0), np.where(rows % 5 > 1, classes, 1)
     targets = np.stack([rows % 3 == 0, rows % 2 == 0], 1)
     noise = np.sin(3.0 * rows[:, None] + np.arange(2))
     return targets, targets + 1.2 * noise, targets + 1.3 * np.roll(noise, 1, 0)
 
 
-@claim("probe.paired", "Differences are taken in the same resamples.", source=OURS)
+@claim("probe.paired", "Differences are taken in the same resamples.",
+       source=OURS, about=can_be_probed)  # fmt: skip
 def paired(twin: Twin) -> Evidence:
-    """A score against itself differs by nothing in any resample; two, as counted one by one."""
-    if not is_ecg(twin):
-        hits = np.stack([np.arange(20) % 3 > 0, np.arange(20) % 3 > 0, np.arange(20) % 2 > 0], 1)
-        redrawn = classification.redrawn_accuracies(hits, 50, 0)
-        itself = float(np.abs(redrawn[:, 0] - redrawn[:, 1]).max())
-        return all_of(
-            at_most("a reading against itself", itself, 0.0),
-            above("spread over resamples", float(np.ptp(redrawn[:, 2])), 1e-3),
-        )
-    targets, first, second = _example()
-    owners = [f"p{n // 2}" for n in range(30)]
-    how: dict[str, Any] = {"resamples": 40, "seed": 0}
-    same = metrics.paired_difference(targets, first, first, owners, **how)
-    other = metrics.paired_difference(targets, first, second, owners, **how)
+    """A source beside its copy differs by nothing in any resample; two sets of predictions, as
+    counted one by one."""
+    sources = [Foreign(twin), Foreign(twin, "a copy")]
+    store = known_store(twin)
+    report = protocol.probe(sources, store, task(None, store), resamples=25)
+    copies = [difference.estimate for difference in report.differences]
+    spread = max(row.score.main.high - row.score.main.low for row in report.rows)
+    kind: Kind = "multi-label" if is_ecg(twin) else "multi-class"
+    targets, *both = _example(kind)
+    names = ("x", "y") if is_ecg(twin) else ("x", "y", "z")
+    counts = metrics.draw([f"p{n // 2}" for n in range(30)], 40, 0)
+    first, second = (
+        metrics.score(kind, targets, predictions, names, counts)[1] for predictions in both
+    )
+    measured = metrics.difference(first, second)
     gaps = []
-    for times in metrics.draw(owners, 40, 0):
+    for times in counts:
         picks = np.repeat(np.arange(30), times)
-        means = [
-            mean_of_defined([naive_auroc(targets[picks, c], s[picks, c]) for c in range(2)])
-            for s in (first, second)
-        ]
-        gaps.append(means[0] - means[1])
+        one, other = (_counted(targets[picks], predictions[picks]) for predictions in both)
+        gaps.append(one - other)
     low, high = np.quantile(gaps, [0.025, 0.975])
-    apart = float(max(abs(other.low - low), abs(other.high - high)))
+    apart = float(max(abs(measured.low - low), abs(measured.high - high)))
     return all_of(
-        at_most("a score against itself, width", same.high - same.low, 0.0),
+        at_most("a source beside its copy, width", max(e.high - e.low for e in copies), 0.0),
+        above("spread over resamples", spread, 1e-3),
         at_most("interval from one that was counted", apart, EXACT),
-        low=other.low, high=other.high,
+        low=measured.low, high=measured.high,
     )  # fmt: skip
+
+
+def _counted(targets: Array, predictions: Array) -> float:
+    """Macro AUROC pair by pair, or accuracy."""
+    if targets.ndim == 1:
+        return float((targets == predictions).mean())
+    return mean_of_defined([naive_auroc(targets[:, c], predictions[:, c]) for c in range(2)])
 
 
 @claim("probe.patients", "The bootstrap draws patients with all their records.",
@@ -156,16 +175,17 @@ def cosine_votes(twin: Twin) -> Evidence:
     queries = (3 * generator.standard_normal((15, 6)) + 1.0).astype(np.float32)
     labels = generator.integers(0, 3, 60)
     rows, similarities = knn.neighbours(bank, queries, 5)
-    predicted = knn.predict(bank, labels, queries, k=5)
+    predicted = knn.Neighbours(bank, labels, "multi-class").predict(queries)
     worst, order, votes = 0.0, 0, 0
     wide = bank.astype(np.float64)
     for n, query in enumerate(queries.astype(np.float64)):
         cosine = (wide @ query) / np.sqrt((wide**2).sum(1) * (query**2).sum())
-        nearest = np.argsort(-cosine)[:5]
+        voters = np.argsort(-cosine)[:20]
+        nearest = voters[:5]
         order += int((np.sort(rows[n]) != np.sort(nearest)).any())
         worst = max(worst, float(np.abs(np.sort(similarities[n])[::-1] - cosine[nearest]).max()))
         ballot = np.zeros(3)
-        for row in nearest:
+        for row in voters:
             ballot[labels[row]] += math.exp(cosine[row] / 0.07)
         votes += int(predicted[n] != ballot.argmax())
     return all_of(

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import features, multinomial, protocol
-from latentcast.evaluation import heads as probes
-from latentcast.evaluation.tasks import Task
+from latentcast.evaluation import features, protocol
+from latentcast.evaluation.heads import logistic, multinomial
+from latentcast.evaluation.results import Row
+from latentcast.evaluation.tasks import CodeGroups
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.observe.pictures import is_image
@@ -142,7 +142,7 @@ def no_cls(twin: Twin) -> Evidence:
 
 
 class _Stop(Exception):
-    """The sources are sources."""
+    """The sources are known."""
 
 
 @claim("probe.floor", "The floor is the same architecture at the initialisation from which the "
@@ -153,17 +153,17 @@ def floor(twin: Twin) -> Evidence:
     """What ``probe`` hands to the protocol, caught on its way."""
     run, sources = twin.trained(), list[Any]()
 
-    def catch(handed: list[Any], *args: Any, **options: Any) -> Any:
-        sources.extend(handed)
+    def catch(given: list[Any], *args: Any, **options: Any) -> Any:
+        sources.extend(given)
         raise _Stop
 
     try:
-        with mock.patch.object(workflow, "probe" if is_ecg(twin) else "classify", catch):
-            workflow.probe_run(run.folder, known_store(twin).path)
+        with mock.patch.object(protocol, "probe", catch):
+            workflow.probe(run.folder, known_store(twin).path)
     except _Stop:
         pass
-    tested, base = (source._network.state_dict() for source in sources[:2])
-    began, start = run.attempts[0].before, sources[1]._objective.state_dict()
+    tested, base = (source.network.state_dict() for source in sources[:2])
+    began, start = run.attempts[0].before, sources[1].objective.state_dict()
     same = [n for n in base if n in tested and torch.equal(tested[n], base[n])]
     return all_of(
         equal("same shapes", {n: t.shape for n, t in tested.items()}
@@ -185,7 +185,10 @@ def unseen_test(twin: Twin) -> Evidence:
     test = rows_of(twin, "test")
     second = score(twin, other)
     pairs = list(zip(first.fits, second.fits, strict=True))
-    scores = [" ".join(f"{_value(row):.2f}" for row in one.report.rows) for one in (first, second)]
+    scores = [
+        " ".join(f"{row.score.main.value:.2f}" for row in one.report.rows)
+        for one in (first, second)
+    ]
     return all_of(
         none("heads differ in", sorted({name for a, b in pairs for name in a.differs(b)})),
         above("heads", len(pairs), 0),
@@ -193,10 +196,6 @@ def unseen_test(twin: Twin) -> Evidence:
               float((other.take(test) != own.take(test)).mean()), 0.9),
         test_scores=scores[0], of_another_test_split=scores[1],
     )  # fmt: skip
-
-
-def _value(row: Any) -> float:
-    return float(row.score.macro.value if hasattr(row, "score") else row.accuracy.value)
 
 
 def _linear(twin: Twin) -> tuple[Any, Array, Array, Array]:
@@ -208,10 +207,7 @@ def _linear(twin: Twin) -> tuple[Any, Array, Array, Array]:
         labels = true_labels(twin)
         pooling = "mean+std" if is_ecg(twin) else "mean"
         layers = features_of(twin, encoder(twin), np.arange(len(labels)), pooling)
-        layer = fit.layer or next(
-            row.layer for row in scored(twin).report.rows if row.head == "linear"
-        )
-        return fit.head, layers[layer].astype(np.float64), rows_of(twin, "train"), labels
+        return fit.head, layers[fit.layer].astype(np.float64), rows_of(twin, "train"), labels
 
     return twin.once("known head", read)
 
@@ -244,7 +240,7 @@ def minimum(twin: Twin) -> Evidence:
     path: Any
     if is_ecg(twin):
         y = labels[train]
-        weights, intercepts = probes.logistic_regression(z, y, SOME)
+        weights, intercepts = logistic.logistic_regression(z, y, SOME)
         path = zip(SOME, weights, intercepts, strict=True)
     else:
         classes = np.searchsorted(head.classes, labels[train])
@@ -284,26 +280,28 @@ def table_score(twin: Twin) -> Evidence:
     test = rows_of(twin, "test")
     std = np.where(np.isfinite(head.standardise.std), head.standardise.std, np.inf)
     logits = (x[test] - head.standardise.mean) / std @ head.weights + head.intercepts
-    rows = scored(twin).report.rows
     if is_ecg(twin):
         columns = range(labels.shape[1])
         counted = mean_of_defined([naive_auroc(labels[test, c], logits[:, c]) for c in columns])
-        reported = float(rows[0].score.macro.value)
     else:
         counted = float((head.classes[logits.argmax(1)] == labels[test]).mean())
-        reported = next(float(row.accuracy.value) for row in rows if row.head == "linear")
+    reported = _row(twin, "linear").score.main.value
     return all_of(
         at_most("difference", abs(reported - counted), 1e-12), reported=reported, counted=counted
     )
 
 
+def _row(twin: Twin, head: str) -> Row:
+    """Of the report, the reading of the trained encoder by a head."""
+    return next(row for row in scored(twin).report.rows if row.head == head)
+
+
 @claim("probe.bank", "kNN looks at the training images and no others.", source=OURS, about=is_image)
 def bank(twin: Twin) -> Evidence:
     fit = next(one for one in scored(twin).fits if "bank" in one.numbers)
-    layer = next(row.layer for row in scored(twin).report.rows if row.head == "kNN")
     train = rows_of(twin, "train")
-    expected = features_of(twin, encoder(twin), train)[layer]
-    images, labels = fit.numbers["bank"], fit.numbers["labels"]
+    expected = features_of(twin, encoder(twin), train)[_row(twin, "kNN").layer]
+    images, labels = fit.numbers["bank"], fit.numbers["targets"]
     shape = equal("shape", str(images.shape), str(expected.shape))
     if not shape.holds:
         return shape
@@ -317,14 +315,13 @@ def bank(twin: Twin) -> Evidence:
 @claim("probe.leak-refused", "A test recording that was pretrained on is refused a score.",
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def leak_refused(twin: Twin) -> Evidence:
-    sources, answer = recordings(twin), "a score"
-    tested = sources.leaking.store
-    assert isinstance(tested, Store)
+    known, answer = recordings(twin), "a score"
+    tested = known.leaking.store
     source: Any = encoder(twin)
-    with calls_of(protocol, "fit_probe") as fitted:
+    with calls_of(protocol, "_read") as fitted:
         try:
             protocol.probe(
-                [source], tested, Task("any", {"x": ("x",)}), pretraining=sources.cohort.store
+                [source], tested, CodeGroups("any", {"x": ("x",)}), pretraining=known.cohort.store
             )
         except LatentcastError as problem:
             answer = str(problem)

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentcast.artifacts import public_ijepa, public_nepa
-from latentcast.config import JepaConfig, SinCos
-from latentcast.nn.encoder import PatchEncoder
-from latentcast.objectives.jepa import Jepa
+from latentcast.config import EncoderConfig, SinCos
+from latentcast.nn.transformer import PatchEncoder
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, none, true
 from latentcast.verification.observe.nepa import is_nepa
@@ -124,7 +124,7 @@ def _nepa_config(encoder: PatchEncoder) -> dict[str, Any]:
         "qk_norm_affine": c.qk_norm_affine, "qk_norm_bias": c.qk_norm_bias,
         "layerscale_value": c.layer_scale or 0.0, "layer_norm_eps": c.norm_eps,
         "is_causal": c.causal, "rope_theta": c.positions.theta,
-        "num_channels": encoder.patches.weight.shape[1],
+        "num_channels": encoder.get_parameter("patches.weight").shape[1],
     }  # fmt: skip
 
 
@@ -138,6 +138,8 @@ def _features_apart(twin: Twin, one: PatchEncoder, other: PatchEncoder) -> float
 def _is_ijepa(twin: Twin) -> bool:
     """Of the published kind: one level, plain blocks."""
     objective, network = twin.config.objective, twin.config.encoder
+    if not isinstance(network, EncoderConfig):
+        return False
     plain = not network.qk_norm and network.layer_scale is None and not network.gated_mlp
     return isinstance(objective, JepaConfig) and not objective.coarser and plain
 

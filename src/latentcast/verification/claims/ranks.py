@@ -28,11 +28,11 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.fit import reading
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import latest, read_tensors
 from latentcast.engine.context import Context, StopRequest
-from latentcast.engine.parallel import whole
+from latentcast.engine.parallel import full_tensor
 from latentcast.engine.ranks import Ranks
 from latentcast.objectives import regularizers
 from latentcast.objectives.build import assemble, build
@@ -162,7 +162,7 @@ def _trained(
     sharded = config.machine.parallel == "fsdp"
     with torch.device("meta" if sharded else "cpu"):
         objective = assemble(config) if sharded else build(config)
-    loader, preprocess = reading(open_store(store), config, (ranks.rank, ranks.size))
+    loader, preprocess = reading(Store.open(store), config, (ranks.rank, ranks.size))
 
     def read(samples: Tensor, draw: Draw | None) -> Inputs:
         return spoiled(preprocess(samples, draw), draw, poisoned, config)
@@ -170,7 +170,7 @@ def _trained(
     recorder = LoopRecorder(objective, most, snapshots=False)
     gc.freeze()  # the loop's collection need not look at all that was forked
     with recorder.recording():
-        loop.train(objective, read, loader.stream, config, folder, recorder, ranks)
+        loop.train(objective, read, loader.stream, config, folder, [recorder], ranks)
     attempts = recorder.attempts
     numbers: dict[str, Any] = {
         "losses": [attempt.loss for attempt in attempts if attempt.counted],
@@ -178,7 +178,7 @@ def _trained(
         "ids": [torch.cat(attempt.ids).tolist() for attempt in attempts],
         "step": recorder.state.step, "skipped": recorder.state.skipped,
     }  # fmt: skip
-    return numbers, {n: whole(t.detach()).clone() for n, t in objective.state_dict().items()}
+    return numbers, {n: full_tensor(t.detach()).clone() for n, t in objective.state_dict().items()}
 
 
 def _reductions(rank: int) -> dict[str, float]:

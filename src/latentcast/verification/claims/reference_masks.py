@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentcast.config import JepaConfig, ReferenceBlocks
-from latentcast.objectives.reference_masks import ReferenceMasks
+from latentcast.config import ReferenceBlocks
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.reference_masks import ReferenceMasks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal

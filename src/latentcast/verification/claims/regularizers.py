@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import JepaConfig
 from latentcast.errors import LatentcastError
 from latentcast.objectives import regularizers
-from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw, key
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, true
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -81,7 +81,7 @@ def _rows(forward: Pass) -> list[Tensor]:
     found = []
     for level in forward.context:
         rows = level.values.detach().flatten(0, 1)
-        found.append(rows if level.seen is None else rows[level.seen.flatten()])
+        found.append(rows if level.valid is None else rows[level.valid.flatten()])
     return found
 
 
@@ -296,7 +296,7 @@ def directions_uniform(twin: Twin) -> Evidence:
 
 def still(twin: Twin) -> bool:
     """Nothing but the slices is random once masks are given."""
-    encoder = twin.recipe.encoder
+    encoder = transformer_of(twin.recipe)
     moving = encoder.positions.kind == "rotary" and any(
         part is not None
         for part in (encoder.positions.rescale, encoder.positions.shift, encoder.positions.jitter)

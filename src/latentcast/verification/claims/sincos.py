@@ -12,6 +12,7 @@ from latentcast.nn.hierarchy import Hierarchy, Level
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
     EXACT,
@@ -36,7 +37,7 @@ def naive_sincos(grid: Grid, width: int) -> Tensor:
 
 
 def _is_sincos(twin: Twin) -> bool:
-    return isinstance(twin.config.encoder.positions, SinCos)
+    return isinstance(transformer_of(twin.config).positions, SinCos)
 
 
 @claim("sincos.encoder", "Patches get I-JEPA's fixed sine-cosine positions, columns first.",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentcast import config as configuration
-from latentcast.config import Config, JepaConfig
+from latentcast.config import Config
 from latentcast.config.network import Transformer
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
@@ -19,11 +19,12 @@ from latentcast.nn.blocks import MLP, LayerScale, QKNorm
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
-from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.nepa import Nepa
 from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of
 from latentcast.verification.observe.rotary import measured_turns, stacks
 from latentcast.verification.observe.twin import Twin
@@ -129,7 +130,7 @@ def _count(module: nn.Module) -> int:
 
 def counted(config: Config) -> dict[str, int]:
     """Parameters of encoder and predictors by the formulae of a transformer."""
-    encoder, width = config.encoder, config.encoder.width
+    encoder, width = transformer_of(config), config.encoder.width
     values = config.input.channels * encoder.patch ** len(config.input.size)
     total = values * width + width + (width if encoder.cls else 0)
     total += _stack_count(config, encoder) + 2 * width
@@ -154,7 +155,7 @@ def counted(config: Config) -> dict[str, int]:
 
 
 def _stack_count(config: Config, size: Transformer) -> int:
-    encoder, width, hidden = config.encoder, size.width, size.mlp_width
+    encoder, width, hidden = transformer_of(config), size.width, size.mlp_width
     qkv = 3 * width * width + (3 * width if encoder.qkv_bias else 0)
     attention = qkv + width * width + width
     if encoder.qk_norm and encoder.qk_norm_affine:
@@ -202,7 +203,7 @@ def shapes(twin: Twin) -> Evidence:
     objective = unallocated(config)
     row = _row(twin)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
-    encoder, size = finest(objective), config.encoder
+    encoder, size = finest(objective), transformer_of(config)
     hidden = [block.get_submodule("mlp.up") for block in encoder.blocks]
     with attention_calls() as calls, outputs_of(*hidden) as up:
         out = encoder.transform(encoder.embed(values), tuple(config.input.size))
@@ -210,10 +211,15 @@ def shapes(twin: Twin) -> Evidence:
     tokens = row.tokens if row else patches + size.cls
     shape = row.shape if row else (size.width, size.depth, size.heads, size.mlp_width)
     patch = (shape[0], config.input.channels, *(size.patch,) * len(config.input.size))
+    weight = encoder.get_parameter("patches.weight")
     parts = [
         equal("encoder", _ran([call.q for call in calls], [own[0] for own in up]), str(shape)),
         equal("output", str(tuple(out.shape)), str((2, tokens, shape[0]))),
-        equal("patch", str(tuple(encoder.patches.weight.shape)), str(row.patch if row else patch)),
+        equal(
+            "patch",
+            str(tuple(weight.shape)),
+            str(row.patch if row else patch),
+        ),
     ]
     if isinstance(objective, Jepa):
         parts += _levels(objective, config, row, values)
@@ -246,7 +252,7 @@ def _levels(
         hidden = [b.get_submodule("mlp.up") for b in predictor.get_submodule("blocks").children()]
         cells = torch.zeros(4, 2, 3, dtype=torch.int64, device="meta")
         with attention_calls() as calls, outputs_of(*hidden) as up:
-            out = predictor(level.values[:, :5], level.places[:, :5], cells, tuple(sides))
+            out = predictor(level.values[:, :5], level.ids[:, :5], cells, tuple(sides))
         narrow = (size.width, size.depth, size.heads, size.mlp_width)
         printed = row.narrow if row and row.narrow else narrow
         expected = str((2, math.prod(sides), widths[n]))

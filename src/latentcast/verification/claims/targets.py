@@ -11,6 +11,7 @@ from latentcast.batch import Inputs
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -125,7 +126,7 @@ def deterministic(twin: Twin) -> Evidence:
     """Drop-path and augmentation of positions switched on; two steps, other samples' draws, and
     evaluation mode."""
     switched: dict[str, Any] = {"encoder.drop_path": 0.5}
-    if twin.config.encoder.positions.kind == "rotary":
+    if transformer_of(twin.config).positions.kind == "rotary":
         switched["encoder.positions.rescale"] = 2.0
     objective, x = live(twin, switched), values(twin)
     assert objective.teacher is not None
@@ -179,7 +180,7 @@ def instance_normed(twin: Twin) -> Evidence:
     largest = 0.0
     for target, level in zip(targets, levels, strict=True):
         for b in (0, 1, 2):
-            measured = slice(None) if level.seen is None else level.seen[b]
+            measured = slice(None) if level.valid is None else level.valid[b]
             rows = level.values[b, measured]
             centred = rows - rows.sum(0) / len(rows)
             deviation = (centred.square().sum(0) / len(rows) + 1e-5).sqrt()

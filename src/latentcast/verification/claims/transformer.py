@@ -14,6 +14,7 @@ from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.network import (
     EXACT,
     BlockPass,
@@ -60,7 +61,7 @@ def residual(twin: Twin) -> Evidence:
 
 @claim("mlp.product", "The MLP is down(act(up(x))) with biases.", source=REFERENCE)
 def mlp(twin: Twin) -> Evidence:
-    name = twin.config.encoder.activation
+    name = transformer_of(twin.config).activation
 
     def gap(block: BlockPass) -> float:
         mlp, x = block.module.mlp, block.into["mlp"]
@@ -150,7 +151,7 @@ def _levels(objective: Jepa, inputs: Inputs) -> list[Evidence]:
 @claim("norm.epsilon", "Every norm adds its configured epsilon.", source=REFERENCE)
 def epsilon(twin: Twin) -> Evidence:
     """A norm halves the mean square of what has a variance of epsilon: which epsilon is that?"""
-    objective, expected = twin.objective().double(), twin.config.encoder.norm_eps
+    objective, expected = twin.objective().double(), transformer_of(twin.config).norm_eps
     worst, count, shown = 0.0, 0, expected
     for module in objective.modules():
         if not isinstance(module, nn.LayerNorm | QKNorm):
@@ -173,13 +174,13 @@ def epsilon(twin: Twin) -> Evidence:
 
 
 def _has_layer_scale(twin: Twin) -> bool:
-    return twin.config.encoder.layer_scale is not None
+    return transformer_of(twin.config).layer_scale is not None
 
 
 @claim("layer-scale.initial", "The gains of both branches begin at their configured value.",
        source=NEPA, about=_has_layer_scale)  # fmt: skip
 def scale_initial(twin: Twin) -> Evidence:
-    value = twin.recipe.encoder.layer_scale
+    value = transformer_of(twin.recipe).layer_scale
     assert value is not None
     gains, effects, absent = 0.0, 0.0, 0
     objective = twin.objective()

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.batch import Inputs
-from latentcast.config import JepaConfig
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.base import Output
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.masks import Masks
+from latentcast.objectives.jepa import Jepa, JepaConfig
+from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
-from latentcast.verification.observe.network import naive_norm
+from latentcast.verification.observe.network import finest, naive_norm
 from latentcast.verification.observe.twin import Twin
 
 Grid = tuple[int, ...]
@@ -32,7 +31,9 @@ ROUNDING = 1e-10
 """Float64 in another order of summation; the quantities are of the order of 1."""
 MATTERS = 1e-6
 """What has to move moves more than this, or the measurement would be of nothing."""
-_ARGUMENTS = ("context", "places", "targets", "grid", "seen", "asked", "hint")
+_ARGUMENTS = (
+    "context", "context_ids", "target_ids", "grid", "context_valid", "target_valid", "hint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ class Pass:
     @property
     def places(self) -> Tensor:
         """``(B, K)``: the patches of the context that the finest predictor reads."""
-        places: Tensor = self.calls[0][0].arguments["places"]
+        places: Tensor = self.calls[0][0].arguments["context_ids"]
         return places
 
     @property
     def targets(self) -> tuple[Tensor, ...]:
         """``(M, B, T)`` for each level: the cells that its predictor is to predict."""
-        return tuple(calls[0].arguments["targets"] for calls in self.calls)
+        return tuple(calls[0].arguments["target_ids"] for calls in self.calls)
 
     @property
     def predictions(self) -> list[Tensor]:
@@ -124,7 +125,7 @@ def watch(objective: Jepa, run: Callable[[], Any]) -> tuple[Any, Pass]:
         handles = [student.register_forward_hook(levels(found.student))]
         if teacher is not None:
             handles.append(teacher.register_forward_hook(levels(found.teacher)))
-        first = student.finest.blocks[0]
+        first = finest(objective).blocks[0]
         handles.append(first.register_forward_pre_hook(length, with_kwargs=True))
         for predictor, calls in zip(objective.predictors, found.calls, strict=True):
             handles.append(predictor.register_forward_hook(call(calls), with_kwargs=True))

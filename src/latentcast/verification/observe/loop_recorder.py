@@ -25,9 +25,9 @@ from torch.optim.optimizer import (
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.fit import reading
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint, loop
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
@@ -107,7 +107,7 @@ class Stop(Exception):
     """The process is killed here."""
 
 
-class LoopRecorder:
+class LoopRecorder(Callback):
     """A watcher of the loop that writes down each attempt.
 
     Args:
@@ -155,27 +155,21 @@ class LoopRecorder:
 
     # What the loop tells
 
-    def start(self, state: State, context: Context) -> None:
+    def on_train_start(self, state: State, context: Context) -> None:
         self.state, self._average = state, self._averaged()
 
-    def waiting(self, batches: Iterator[loop.MicroBatches]) -> loop.MicroBatches:
+    def on_batch_start(self, state: State, seconds: float) -> None:
         self._close()
         if len(self.attempts) == self.most:
             raise Stop
         self.attempts.append(Attempt())
-        return next(batches)
 
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(
+    def on_step_end(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
         attempt = self.attempts[-1]
         attempt.counted, attempt.loss = True, float(output.loss)
         attempt.norm = float(gradient_norm)
-
-    def skipped(self, state: State, problem: str) -> None: ...
 
     # What hooks see
 
@@ -242,7 +236,7 @@ class LoopRecorder:
 
 
 def record_loop(
-    store: Store | ImageStore,
+    store: Store,
     config: Config,
     folder: Path,
     poisoned: Collection[int] = (),
@@ -273,7 +267,7 @@ def record_loop(
     state = State()
     try:
         with recorder.recording(), contextlib.redirect_stdout(io.StringIO()):
-            state = loop.train(objective, read, loader.stream, config, folder, recorder)
+            state = loop.train(objective, read, loader.stream, config, folder, [recorder])
     finally:
         gc.unfreeze()
     return LoopRecord(config, objective, state, recorder.attempts, folder)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import NepaConfig
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Output
-from latentcast.objectives.nepa import Nepa
+from latentcast.objectives.nepa import Nepa, NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.network import (
     corners,
+    finest,
     naive_patches,
     outputs_of,
     real,
@@ -59,9 +59,9 @@ def stirred_nepa(twin: Twin) -> Nepa:
 
 
 def again(objective: Nepa, inputs: Inputs, draw: Draw | None) -> Pass:
-    with outputs_of(objective.student.norm) as (normed,):
+    with outputs_of(finest(objective).norm) as (normed,):
         output = objective(inputs, draw)
-    return Pass(objective, inputs, embedded(objective.student, inputs), normed[0], output)
+    return Pass(objective, inputs, embedded(finest(objective), inputs), normed[0], output)
 
 
 def draw_of(twin: Twin, inputs: Inputs) -> Draw:

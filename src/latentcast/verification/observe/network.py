@@ -16,9 +16,9 @@ from latentcast import randomness
 from latentcast.batch import Inputs
 from latentcast.nn import blocks
 from latentcast.nn.blocks import Block, LayerScale, QKNorm
-from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.hierarchy import Hierarchy
-from latentcast.nn.tokens import PatchEmbedding
+from latentcast.nn.tokens import PatchEmbedding, Tokenizer
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Objective
 from latentcast.verification.evidence import Evidence, all_of, at_most
 from latentcast.verification.observe.twin import Twin
@@ -73,9 +73,11 @@ def real(twin: Twin, samples: int = 3) -> Inputs:
 
 
 def finest(objective: Objective) -> PatchEncoder:
-    """The student's patch encoder."""
+    """The student's transformer over patches."""
     encoder = objective.encoder("student")
-    return encoder.finest if isinstance(encoder, Hierarchy) else encoder
+    patches = encoder.finest if isinstance(encoder, Hierarchy) else encoder
+    assert isinstance(patches, PatchEncoder)
+    return patches
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ def attention_calls() -> Iterator[list[AttentionCall]]:
     live = blocks.attend
 
     def watched(
-        q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Tensor | None = None
+        q: Tensor, k: Tensor, v: Tensor, causal: bool = False, valid: Tensor | None = None
     ) -> Tensor:
-        out = live(q, k, v, causal, seen)
-        calls.append(AttentionCall(q.detach(), k.detach(), v.detach(), out.detach(), causal, seen))
+        out = live(q, k, v, causal, valid)
+        call = AttentionCall(q.detach(), k.detach(), v.detach(), out.detach(), causal, valid)
+        calls.append(call)
         return out
 
     blocks.attend = watched
@@ -304,15 +307,19 @@ def naive_attention(call: AttentionCall, causal: bool) -> Tensor:
     return out
 
 
-def naive_patches(embedding: PatchEmbedding, values: Tensor) -> Tensor:
-    """Each patch cut out by hand and multiplied with each row of the weights, row-major."""
-    weight = embedding.weight.detach().double()
-    bias = embedding.bias.detach().double()
-    patch, tokens = embedding.patch, []
+def naive_patches(tokenizer: Tokenizer, values: Tensor) -> Tensor:
+    """Each patch cut out by hand and multiplied with each row of the weights, row-major.
+
+    Another tokenizer than the linear one is given each patch alone, as an input of its own.
+    """
+    patch, tokens = tokenizer.patch, []
     for corner in corners(tuple(values.shape[2:]), patch):
         own = window(values.double(), corner, patch)
-        sums = torch.einsum("bi,di->bd", own.flatten(1), weight.flatten(1))
-        tokens.append(sums + bias)
+        if isinstance(tokenizer, PatchEmbedding):
+            weight, bias = (t.detach().double() for t in (tokenizer.weight, tokenizer.bias))
+            tokens.append(torch.einsum("bi,di->bd", own.flatten(1), weight.flatten(1)) + bias)
+        else:
+            tokens.append(tokenizer(own).detach()[:, 0])
     return torch.stack(tokens, dim=1)
 
 

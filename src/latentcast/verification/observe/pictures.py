@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import EcgInput
-from latentcast.data.image_ingest import ingest_images
-from latentcast.data.image_store import ImageStore
+from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
 from latentcast.verification.observe.twin import Twin
 
 Pixels = npt.NDArray[np.uint8]
@@ -48,11 +48,11 @@ class Pictures:
         return {s: np.arange(n) % 3 for s, n in (("train", 48), ("val", 12), ("test", 12))}
 
     @cached_property
-    def store(self) -> ImageStore:
+    def store(self) -> Store:
         return self._ingested("arrays", self.images, self.labels)
 
     @cached_property
-    def leaking(self) -> ImageStore:
+    def leaking(self) -> Store:
         """Three images; the test one is a training image of the other store."""
         images = {s: self.images[s][:1] // 2 for s in ("train", "val")}
         return self._ingested("leaking", images | {"test": self.images["train"][7:8]}, {})
@@ -64,7 +64,7 @@ class Pictures:
         return np.array([place[f"{prefix}-{n:06d}"] for n in range(len(self.images[split]))])
 
     @cached_property
-    def files(self) -> ImageStore:
+    def files(self) -> Store:
         """The training images as PPM or PGM files, which are raw pixels behind a line of text."""
         folder = self.folder / "files"
         folder.mkdir(parents=True)
@@ -72,17 +72,17 @@ class Pictures:
         for n, image in enumerate(self.images["train"][:6]):
             head = f"{kind}\n{self.width} {self.height}\n255\n".encode()
             (folder / f"{n:02d}.{suffix}").write_bytes(head + image.tobytes())
-        return ingest_images(folder, self.folder / "files-store", workers=1, quiet=True).store
+        return ingest(folder, self.folder / "files-store", workers=1, quiet=True).store
 
     def _ingested(
         self, name: str, images: Mapping[str, Pixels], labels: Mapping[str, npt.NDArray[np.int64]]
-    ) -> ImageStore:
+    ) -> Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"x_{split}": pixels for split, pixels in images.items()}
         arrays |= {f"y_{split}": classes for split, classes in labels.items()}
         np.savez(self.folder / f"{name}.npz", **arrays)
         out = self.folder / f"{name}-store"
-        return ingest_images(self.folder / f"{name}.npz", out, workers=1, quiet=True).store
+        return ingest(self.folder / f"{name}.npz", out, workers=1, quiet=True).store
 
 
 def pictures(twin: Twin) -> Pictures:

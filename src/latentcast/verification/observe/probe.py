@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.artifacts.encoder import Encoder
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
-from latentcast.evaluation import classification, features, protocol
+from latentcast.evaluation import features, protocol
+from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task
 from latentcast.verification.observe.pictures import pictures
 from latentcast.verification.observe.recordings import has_twelve_leads, is_ecg, recordings
@@ -26,6 +26,9 @@ from latentcast.verification.observe.twin import Twin
 Array = npt.NDArray[Any]
 State = tuple[dict[str, Tensor], dict[str, bool]]
 """Of a module: :func:`state_of`."""
+RESAMPLES = 25
+FITTED = ("penalty", "validation", "weights", "intercepts", "bank", "targets", "classes")
+"""What is fitted or chosen, in heads of all kinds."""
 Calls = list[tuple[tuple[Any, ...], Any]]
 
 
@@ -53,7 +56,7 @@ class Fit:
     """A fitted head, as numbers.
 
     Attributes:
-        layer: that it reads, where it has it by name.
+        layer: that it reads.
         numbers: all that was fitted or chosen, by name.
     """
 
@@ -62,15 +65,15 @@ class Fit:
     numbers: Mapping[str, Array]
 
     @classmethod
-    def of(cls, head: Any) -> Fit:
+    def of(cls, layer: str, head: Any) -> Fit:
         numbers: dict[str, Array] = {}
-        for name in ("penalty", "validation", "weights", "intercepts", "bank", "labels", "classes"):
+        for name in FITTED:
             value = getattr(head, name, None)
             if value is not None:
                 numbers[name] = np.asarray(value)
         if (scale := getattr(head, "standardise", None)) is not None:
             numbers |= {"mean": scale.mean, "std": scale.std}
-        return cls(head, getattr(head, "layer", ""), numbers)
+        return cls(head, layer, numbers)
 
     def differs(self, other: Fit) -> list[str]:
         """Names of the numbers that are not the same bits."""
@@ -93,7 +96,7 @@ class Scored:
         before, after: weights, modes and flags of the encoder.
     """
 
-    report: Any
+    report: ProbeReport
     fits: tuple[Fit, ...]
     before: State
     after: State
@@ -104,7 +107,7 @@ def encoder(twin: Twin) -> Encoder:
     return Encoder.from_pretrained(twin.trained().folder)
 
 
-def known_store(twin: Twin) -> Store | ImageStore:
+def known_store(twin: Twin) -> Store:
     """The known data that is probed."""
     return recordings(twin).cohort.store if is_ecg(twin) else pictures(twin).store
 
@@ -114,31 +117,26 @@ def scored(twin: Twin) -> Scored:
     return twin.once("scored", lambda: score(twin, known_store(twin)))
 
 
-def score(twin: Twin, store: Store | ImageStore) -> Scored:
+def score(twin: Twin, store: Store) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
     source: Any = encoder(twin)
-    before = state_of(source._objective)
-    if isinstance(store, Store):
-        with calls_of(protocol, "fit_probe") as fitted:
-            report: Any = protocol.probe([source], store, task("superdiagnostic"), resamples=25)
-        fits = [Fit.of(head) for _, head in fitted]
-    else:
-        with calls_of(classification, "_read") as read:
-            report = classification.classify([source], store, k=5, resamples=25)
-        fits = [Fit.of(head) for _, (head, _) in read]
-    return Scored(report, tuple(fits), before, state_of(source._objective))
+    before = state_of(source.objective)
+    with calls_of(protocol, "_read") as read:
+        report = protocol.probe([source], store, task(None, store), resamples=RESAMPLES)
+    fits = tuple(Fit.of(layer, head) for _, (layer, head) in read)
+    return Scored(report, fits, before, state_of(source.objective))
 
 
-def other_test(twin: Twin) -> Store | ImageStore:
+def other_test(twin: Twin) -> Store:
     """The same data but for its test split, of which every sample and label is another."""
     own = known_store(twin)
     folder = twin.folder / "another test split"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(own.path, folder)
-    changed = type(own).open(folder)
+    changed = Store.open(folder)
     test = own.rows("test")
     shard = np.load(folder / own.manifest.shards[0].file, mmap_mode="r+")
-    if isinstance(changed, Store):
+    if changed.modality == "ecg":
         begins = np.concatenate([[0], np.cumsum(changed.lengths)])
         first, second = changed.labels.codes.index("NORM"), changed.labels.codes.index("IMI")
         for row in test.tolist():
@@ -151,7 +149,7 @@ def other_test(twin: Twin) -> Store | ImageStore:
     else:
         for row in test.tolist():
             shard[row] = 255 - shard[row] // 2
-        changed.labels[test] = (changed.labels[test] + 1) % 3
+        changed.class_ids[test] = (changed.class_ids[test] + 1) % 3
     shard.flush()
     return changed
 
@@ -160,10 +158,7 @@ def features_of(
     twin: Twin, source: Any, rows: Array, pooling: str = "mean"
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Features of the known data by layer, as the protocol extracts them."""
-    store = known_store(twin)
-    if isinstance(store, Store):
-        return features.extract(source, store, rows, pooling=pooling)
-    return features.extract_images(source, store, rows, pooling=pooling)
+    return features.extract(source, known_store(twin), rows, pooling=pooling)
 
 
 def true_labels(twin: Twin) -> Array:
@@ -190,10 +185,11 @@ def rows_of(twin: Twin, split: str) -> Array:
 class Foreign(nn.Module):
     """Somebody's network: it has what changes in training mode, and is in it."""
 
-    name, layer_names, causal = "foreign", ("only",), False
+    layer_names, causal = ("only",), False
 
-    def __init__(self, twin: Twin) -> None:
+    def __init__(self, twin: Twin, name: str = "foreign") -> None:
         super().__init__()
+        self.name = name
         shape = twin.config.input
         self.scale = getattr(shape, "scale", 1.0)
         self.sampling_rate = getattr(shape, "sampling_rate", 0.0)

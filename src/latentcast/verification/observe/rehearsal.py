@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentcast.config import Config, JepaConfig
-from latentcast.data.opening import open_store
+from latentcast.config import Config
+from latentcast.data.store import Store
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
 from latentcast.verification.observe.twin import Twin
 
@@ -87,5 +88,5 @@ def rehearse(
     """:func:`record_loop` on the twin's store, opened anew, in a folder of its own."""
     runs = twin.folder / "rehearsals"
     folder = runs / str(len(list(runs.glob("*"))))
-    store = open_store(twin.store.path)
+    store = Store.open(twin.store.path)
     return record_loop(store, config, folder, poisoned, resume=resume, most=most)

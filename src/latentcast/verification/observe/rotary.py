@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentcast.config import EncoderConfig, JepaConfig, Rotary
+from latentcast.config import EncoderConfig, Rotary
 from latentcast.nn.blocks import QKNorm
 from latentcast.nn.hierarchy import Hierarchy, Level, Tokens
 from latentcast.objectives.base import Objective
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.network import (
     attention_calls,
     finest,
@@ -217,9 +219,9 @@ def live(twin: Twin, changes: dict[str, Any] | None = None) -> Objective:
 
 
 def is_rotary(twin: Twin) -> bool:
-    return isinstance(twin.config.encoder.positions, Rotary)
+    return isinstance(transformer_of(twin.config).positions, Rotary)
 
 
 def is_normalized(twin: Twin) -> bool:
-    positions = twin.config.encoder.positions
+    positions = transformer_of(twin.config).positions
     return isinstance(positions, Rotary) and positions.coordinates == "normalized"

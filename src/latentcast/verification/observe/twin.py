@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config, EcgInput, JepaConfig
+from latentcast.config import Config, EcgInput, EncoderConfig
 from latentcast.data.fit import fitted, reading
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
+from latentcast.data.synthetic import read_source, write_source
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
-from latentcast.workflows.bench import read_source, write_source
 
 RECORDS = 50
 """Of the synthetic store: 40 to train on, which is no multiple of a batch."""
@@ -60,7 +60,7 @@ class Twin:
         return Path(self._folder.name)
 
     @cached_property
-    def store(self) -> Store | ImageStore:
+    def store(self) -> Store:
         """A synthetic store in the twin's shape, ingested by the library."""
         small = twin_config(self.recipe, self.seed)
         return read_source(
@@ -116,16 +116,18 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
     """
     objective, axes = recipe.objective, len(recipe.input.size)
     changes: dict[str, Any] = {
-        "encoder.width": 24 * axes, "encoder.depth": 3, "encoder.heads": 2,
-        "encoder.mlp_width": 48 * axes,
-        "encoder.drop_path": min(recipe.encoder.drop_path, 0.3),
+        "encoder.width": 24 * axes, "encoder.depth": 3,
         "train.steps": 40, "train.batch_size": 6, "train.seed": seed, "train.precision": "fp32",
         "train.log_every": 1, "train.checkpoint_every": 1000, "train.evaluate_every": None,
         "train.micro_batches": 2, "machine": {"device": "cpu"},
         "optimizer.warmup_steps": 8, "input.normalisation": None,
     }  # fmt: skip
-    patch = recipe.encoder.patch
-    strides = 1
+    encoder, patch, strides = recipe.encoder, recipe.encoder.patch, 1
+    if isinstance(encoder, EncoderConfig):
+        changes |= {
+            "encoder.heads": 2, "encoder.mlp_width": 48 * axes,
+            "encoder.drop_path": min(encoder.drop_path, 0.3),
+        }  # fmt: skip
     if isinstance(objective, JepaConfig):
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
         for key, value in narrow.items():
@@ -140,8 +142,8 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
                 f"objective.coarser.{number}.heads": 2,
                 f"objective.coarser.{number}.mlp_width": 32 * axes,
             }
-        if objective.regularizer is not None:
-            changes["train.micro_batches"] = 1  # it needs the whole batch
+    if objective.whole_batch:
+        changes["train.micro_batches"] = 1
     if isinstance(recipe.input, EcgInput):
         # A stretch of context is at least 10 patches, which is to be a sixth of all.
         patches = 80 if isinstance(objective, JepaConfig) else 40

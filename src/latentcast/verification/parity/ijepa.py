@@ -15,12 +15,7 @@ from latentcast.artifacts.public_ijepa import (
     predictor_to_public,
 )
 from latentcast.batch import Batch, Inputs
-from latentcast.config import (
-    JepaConfig,
-    OptimizerConfig,
-    PredictorConfig,
-    ReferenceBlocks,
-)
+from latentcast.config import OptimizerConfig, PredictorConfig, ReferenceBlocks
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
@@ -29,12 +24,12 @@ from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Cosine, EmaSchedule, Schedules, WarmupCosine
 from latentcast.errors import LatentcastError
 from latentcast.nn.cells import gather
-from latentcast.nn.encoder import PatchEncoder
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.nn.predictor import Predictor
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Output
-from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.masks import Masks
+from latentcast.objectives.jepa import Jepa, JepaConfig
+from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
 from latentcast.verification.parity.agreement import TRAJECTORY, Agreement, agree, under
 

@@ -18,7 +18,7 @@ from latentcast.engine.loop import accumulate, gradient_norm
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.nn.encoder import PatchEncoder
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.parity.agreement import GRADIENTS, TRAJECTORY, Agreement, agree, under
 

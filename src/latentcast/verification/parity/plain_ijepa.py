@@ -12,14 +12,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from latentcast.config import Config, EncoderConfig, JepaConfig, Rotary, SinCos
+from latentcast.config import Config, EncoderConfig, Rotary, SinCos
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.verification.observe.config import transformer_of
 
 Weights = Mapping[str, Tensor]
 
 
 def knows(config: Config) -> bool:
     """Whether it is written out for this kind of encoder."""
-    e = config.encoder
+    e = transformer_of(config)
     plain = e.layer_scale is None and not (e.qk_norm or e.gated_mlp or e.causal or e.cls)
     normalized = not isinstance(e.positions, Rotary) or e.positions.coordinates == "normalized"
     return plain and e.activation == "gelu" and normalized
@@ -76,7 +78,7 @@ def level(
 
 def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Tensor:
     """Tokens ``(K, width)`` of the kept patches of one input ``(channels, *size)``."""
-    e, grid = config.encoder, config.grids[0]
+    e, grid = transformer_of(config), config.grids[0]
     matrix = w[f"{at}patches.weight"].flatten(1)
     patches = [_patch(x, n, grid, e.patch) for n in kept.tolist()]
     tokens = torch.stack([matrix @ patch + w[f"{at}patches.bias"] for patch in patches])
@@ -93,12 +95,13 @@ def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets
     """Predictions ``(T, width)`` of one target block of one sample, from the context's tokens."""
     assert isinstance(config.objective, JepaConfig)
     p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
+    eps = transformer_of(config).norm_eps
     context = tokens @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
     context = context + sincos(places, grid, p.width, context)
     query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context)
-    out = _blocks(w, at, torch.cat([context, query]), p.heads, config.encoder.norm_eps, None)
+    out = _blocks(w, at, torch.cat([context, query]), p.heads, eps, None)
     gain, offset = w[f"{at}norm.weight"], w[f"{at}norm.bias"]
-    out = _normed(out[len(context) :], gain, offset, config.encoder.norm_eps)
+    out = _normed(out[len(context) :], gain, offset, eps)
     return out @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
 
 
