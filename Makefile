@@ -21,8 +21,11 @@ demo-images: $(VENV)/installed
 	$(BIN)/latentcast train ijepa-image-digits --data $(DIGITS)/store --out $(DIGITS)/run
 	$(BIN)/latentcast probe $(DIGITS)/run --data $(DIGITS)/store
 
+# So many processes of one thread each; the files of tests are dealt out as they come.
+PROCESSES ?= 2
+
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # What takes minutes: many kills, the whole demo, large recipes.
 test-slow: $(VENV)/installed

@@ -22,7 +22,7 @@ from latentcast.data.store import Store
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
 from latentcast.recipes import recipe
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
-    store, superdiagnostic, rows = Store.open(arguments.store), task("superdiagnostic"), []
+    store, rows = Store.open(arguments.store), []
+    superdiagnostic = task("superdiagnostic", store)
     for seed in arguments.seeds:
         for variant in arguments.variants:
             config = recipe("nepa-ecg-tiny").updated(
@@ -58,7 +59,7 @@ def main() -> None:
             )
             run = arguments.out / f"{variant.replace(' ', '-').replace(',', '')}-seed{seed}"
             with contextlib.redirect_stdout(sys.stderr):
-                pretrain(config, arguments.store, run)
+                train(config, arguments.store, run)
             sources = [Encoder.from_pretrained(run), Encoder.random(run)]
             found = probe(sources, store, superdiagnostic)
             trained, floor = found.rows[0], found.rows[1]
@@ -69,8 +70,8 @@ def main() -> None:
                     "seed": seed,
                     "layer": trained.layer,
                     "validation": round(trained.validation, 4),
-                    "auroc": round(trained.score.macro.value, 4),
-                    "floor": round(floor.score.macro.value, 4),
+                    "auroc": round(trained.score.main.value, 4),
+                    "floor": round(floor.score.main.value, 4),
                     "difference": [
                         round(v, 4) for v in (difference.value, difference.low, difference.high)
                     ],

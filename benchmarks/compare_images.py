@@ -19,8 +19,8 @@ from typing import Any
 
 from latentcast.recipes import recipe
 from latentcast.workflows.bench import operations
-from latentcast.workflows.probe import probe_run
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.probe import probe
+from latentcast.workflows.train import train
 
 
 def main() -> None:
@@ -38,11 +38,11 @@ def main() -> None:
             config = config.updated({"train.steps": steps, "train.seed": seed})
             run = arguments.out / f"{name}-seed{seed}"
             with contextlib.redirect_stdout(sys.stderr):
-                state = pretrain(config, arguments.store, run)
+                state = train(config, arguments.store, run)
             if state.step < config.train.steps:  # asked to stop: score nothing unfinished
                 sys.exit(143)
             if not (run / "probe-classes.json").exists():
-                probe_run(run, arguments.store).write(run)
+                probe(run, arguments.store, "classes").write(run)
             told: dict[str, Any] = json.loads((run / "probe-classes.json").read_text())
             runs.append({"recipe": name, "seed": seed, "steps": steps, "rows": told["rows"]})
             print(f"{name}, seed {seed}: {told['rows']}", file=sys.stderr)

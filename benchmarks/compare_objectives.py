@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from latentcast.artifacts.ecg import Counts, EcgEncoder
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.recordings import Counts
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.evaluation.protocol import probe
@@ -31,7 +32,7 @@ from latentcast.evaluation.tasks import task
 from latentcast.monitors.journal import read_metrics
 from latentcast.recipes import recipe
 from latentcast.workflows.bench import operations
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 RECIPES = ("nepa-ecg-tiny", "ijepa-ecg-tiny", "hjepa-ecg-tiny")
 POINTS = 60
@@ -40,7 +41,7 @@ POINTS = 60
 class Layers:
     """An encoder of which only some layers may be chosen."""
 
-    def __init__(self, encoder: EcgEncoder, name: str, layers: Iterable[str]) -> None:
+    def __init__(self, encoder: Encoder, name: str, layers: Iterable[str]) -> None:
         self.encoder, self.name = encoder, name
         self.layer_names = tuple(layers)
         self.causal, self.leads, self.scale = encoder.causal, encoder.leads, encoder.scale
@@ -60,7 +61,7 @@ def at_equal_compute(name: str, seed: int) -> Config:
     )
 
 
-def readings(encoder: EcgEncoder) -> dict[str, list[str]]:
+def readings(encoder: Encoder) -> dict[str, list[str]]:
     """What a row may choose its layer from: the levels apart, and everything."""
     names = encoder.layer_names
     coarser = [name for name in names if name.startswith("level")]
@@ -73,20 +74,20 @@ def readings(encoder: EcgEncoder) -> dict[str, list[str]]:
 
 
 def scored(run: Path, store: Store) -> list[dict[str, Any]]:
-    encoder, floor = EcgEncoder.from_pretrained(run), EcgEncoder.random(run)
+    encoder, floor = Encoder.from_pretrained(run), Encoder.random(run)
     rows = []
     for what, layers in readings(encoder).items():
         sources = [Layers(encoder, "pretrained", layers), Layers(floor, "random", layers)]
-        found = probe(sources, store, task("superdiagnostic"))
+        found = probe(sources, store, task("superdiagnostic", store))
         trained, untrained, gain = found.rows[0], found.rows[1], found.differences[0].estimate
-        score = trained.score.macro
+        score = trained.score.main
         rows.append(
             {
                 "read": what,
                 "layer": trained.layer,
                 "validation": round(trained.validation, 4),
                 "auroc": [round(v, 4) for v in (score.value, score.low, score.high)],
-                "floor": round(untrained.score.macro.value, 4),
+                "floor": round(untrained.score.main.value, 4),
                 "gain": [round(v, 4) for v in (gain.value, gain.low, gain.high)],
             }
         )
@@ -96,11 +97,11 @@ def scored(run: Path, store: Store) -> list[dict[str, Any]]:
 def hierarchy_against_one_level(out: Path, seed: int, store: Store) -> dict[str, Any]:
     """Test AUROC of H-JEPA minus I-JEPA of one seed, paired over patients, by what is read."""
     runs = [out / f"{name}-seed{seed}" for name in ("hjepa-ecg-tiny", "ijepa-ecg-tiny")]
-    several, one = (EcgEncoder.from_pretrained(run) for run in runs)
+    several, one = (Encoder.from_pretrained(run) for run in runs)
     found: dict[str, Any] = {"seed": seed}
     for what, layers in (("fused", ["fused"]), ("all layers", several.layer_names)):
         sources = [Layers(several, "H-JEPA", layers), Layers(one, "I-JEPA", one.layer_names)]
-        gain = probe(sources, store, task("superdiagnostic")).differences[0].estimate
+        gain = probe(sources, store, task("superdiagnostic", store)).differences[0].estimate
         found[what] = [round(v, 4) for v in (gain.value, gain.low, gain.high)]
     return found
 
@@ -126,7 +127,7 @@ def main() -> None:
     for name, seed in asked[part::parts]:
         config, run = at_equal_compute(name, seed), arguments.out / f"{name}-seed{seed}"
         with contextlib.redirect_stdout(sys.stderr):
-            state = pretrain(config, arguments.store, run)
+            state = train(config, arguments.store, run)
         if state.step < config.train.steps:  # asked to stop: score nothing unfinished
             sys.exit(143)
         kept = run / "compared.json"

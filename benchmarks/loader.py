@@ -3,7 +3,7 @@
     python benchmarks/loader.py [--records N] [--batch B] [--workers 0 1 2]
 
 Writes a store of synthetic recordings (10 s, 12 leads, 500 Hz: 5000 x 12 int16, 120 kB each) to a
-temporary folder and takes shuffled batches from ``CropLoader.stream`` in a process that does
+temporary folder and takes shuffled batches from ``Loader.stream`` in a process that does
 nothing else. The streams are open side by side, those that are not asked wait. Each first shows the
 store once, unmeasured; then every round takes as many records as the store holds from each in turn.
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 from latentcast.batch import Batch
 from latentcast.data.ingest import ingest
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.recipes import recipe
 
@@ -92,7 +92,7 @@ def batches(store: Store, workers: int, batch: int) -> Generator[list[Batch]]:
     config = recipe("nepa-ecg-small").updated(
         {"input.length": RATE * SECONDS, "train.batch_size": batch, "machine.workers": workers}
     )
-    return CropLoader(store, np.arange(len(store)), config).stream(0)
+    return Loader(store, np.arange(len(store)), config).stream(0)
 
 
 def rate(stream: Iterator[list[Batch]], arguments: argparse.Namespace) -> float:

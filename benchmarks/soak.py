@@ -28,8 +28,7 @@ from typing import Any
 import torch
 
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.objectives.jepa import JepaConfig
@@ -291,7 +290,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    of_images = {isinstance(open_store(store), ImageStore): store for store in arguments.stores}
+    of_images = {Store.open(store).modality == "image": store for store in arguments.stores}
     rows, parts = [], len(arguments.recipes)
     for number, name in enumerate(arguments.recipes):
         store = of_images[recipe(name).input.kind == "image"]

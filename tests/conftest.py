@@ -1,23 +1,82 @@
-"""Small real stores and small configurations for all tests."""
+"""Small real stores, small configurations and the command line for all tests."""
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
+# Several test processes share a machine, and torch reads this when it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
 import pytest
 
+from latentcast import cli
 from latentcast.batch import Batch
 from latentcast.config import Config
-from latentcast.data.image_ingest import ingest_images
 from latentcast.data.ingest import ingest
 from latentcast.data.loader import Loader
+from latentcast.engine import context
+from latentcast.monitors import journal
 from latentcast.recipes import recipe
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "data" / "ptbxl2980-100hz"
 WFDB = REPOSITORY / "tests" / "data" / "ptbxl_wfdb"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_training() -> Iterator[None]:
+    """Hundreds of trainings of ten steps: the processor is not measured before each of them, and
+    the objects of the whole test process are not searched for garbage."""
+
+    def young(generation: int = 2) -> int:
+        return gc.collect(generation) if generation < 2 else 0
+
+    functions = {name: getattr(gc, name) for name in dir(gc)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
+        patch.setattr(context, "gc", SimpleNamespace(**functions | {"collect": young}))
+        yield
+
+
+class Answer(NamedTuple):
+    """Exit status and output of a command."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+def latentcast(*arguments: str | float | Path) -> int:
+    """Exit status of ``latentcast`` with some arguments, in this process."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["latentcast", *map(str, arguments)])
+        cli.main()  # any other exception would be a traceback
+    return int(end.value.code or 0)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs ``latentcast`` with some arguments and captures what it prints."""
+
+    def run(*arguments: str | float | Path) -> Answer:
+        capsys.readouterr()
+        status = latentcast(*arguments)
+        printed = capsys.readouterr()
+        return Answer(status, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +91,21 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the bundled digits."""
     out = tmp_path_factory.mktemp("stores") / "digits"
-    ingest_images(REPOSITORY / "data" / "digits" / "digits.npz", out, quiet=True)
+    ingest(REPOSITORY / "data" / "digits" / "digits.npz", out, quiet=True)
     return out
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path) -> Path:
+    """What commands of the documents find: arrays, and the repository's files as from its root."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("tests", "benchmarks", "examples"):
+        (home / name).symlink_to(REPOSITORY / name)
+    (home / "digits.npz").symlink_to(REPOSITORY / "data" / "digits" / "digits.npz")
+    generator = np.random.default_rng(0)
+    np.save(home / "ecgs.npy", generator.normal(0, 0.3, (20, 1000, 12)).astype(np.float32))
+    return home
 
 
 @pytest.fixture
@@ -78,6 +150,18 @@ def small_config() -> Config:
             "train.checkpoint_every": 5,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def small_run(
+    small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run of the small configuration; who changes it makes a copy."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "config.yaml").write_text(small_config.to_yaml())
+    where = ("--data", small_store, "--out", folder / "small")
+    assert latentcast("train", "--config", folder / "config.yaml", *where) == 0
+    return folder / "small"
 
 
 @pytest.fixture(scope="session")

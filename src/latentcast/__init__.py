@@ -1,4 +1,14 @@
-"""latentcast: self-supervised pretraining by prediction in latent space, for ECG and images."""
+"""latentcast: self-supervised pretraining by prediction in latent space, for ECG and images.
+
+Everything that the command line does is one call::
+
+    import latentcast as lc
+
+    lc.ingest("my-ecgs", "store")
+    lc.train("nepa-ecg-tiny", "store", "run")
+    lc.probe("run", "store")
+    vectors = lc.Encoder.from_pretrained("run").embed("my-ecgs")
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -6,13 +16,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from latentcast.artifacts.encoder import Encoder
     from latentcast.config import Config
+    from latentcast.data.arrays import write_store
     from latentcast.data.ingest import ingest
-    from latentcast.data.store import Store
+    from latentcast.data.store import Store, open_store
     from latentcast.errors import LatentcastError
     from latentcast.recipes import recipe
     from latentcast.signals.readers import read_recording
     from latentcast.signals.recording import Recording
-    from latentcast.workflows.train import pretrain
+    from latentcast.verification.verify import verify
+    from latentcast.workflows.probe import probe
+    from latentcast.workflows.train import train
 
 _HOMES = {
     "Config": "latentcast.config",
@@ -21,9 +34,13 @@ _HOMES = {
     "Recording": "latentcast.signals.recording",
     "Store": "latentcast.data.store",
     "ingest": "latentcast.data.ingest",
-    "pretrain": "latentcast.workflows.train",
+    "open_store": "latentcast.data.store",
+    "probe": "latentcast.workflows.probe",
     "read_recording": "latentcast.signals.readers",
     "recipe": "latentcast.recipes",
+    "train": "latentcast.workflows.train",
+    "verify": "latentcast.verification.verify",
+    "write_store": "latentcast.data.arrays",
 }
 
 __all__ = [
@@ -33,9 +50,13 @@ __all__ = [
     "Recording",
     "Store",
     "ingest",
-    "pretrain",
+    "open_store",
+    "probe",
     "read_recording",
     "recipe",
+    "train",
+    "verify",
+    "write_store",
 ]
 
 
@@ -44,3 +65,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'latentcast' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
 
 import pytest
 import torch
+from rich.console import Console
+from torch import nn
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config
+from latentcast.config import OBJECTIVES, Config, ObjectiveConfig
+from latentcast.config.settings import Share
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import accumulate
 from latentcast.errors import LatentcastError
-from latentcast.objectives.base import Objective
+from latentcast.monitors.journal import read_metrics
+from latentcast.nn.backbones import build_encoder
+from latentcast.nn.base import Encoder, mask_patches
+from latentcast.nn.initialise import initialise
+from latentcast.nn.tokens import Tokenizer
+from latentcast.objectives.base import Objective, Output, Role
 from latentcast.objectives.build import build
 from latentcast.randomness import Draw
 from latentcast.recipes import recipe
+from latentcast.report.run import report_run
+from latentcast.runs import list_runs, print_runs
+from latentcast.workflows.train import pretrain
 
 CONTEXT = Context(torch.device("cpu"), torch.float32)
 SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.mlp_width": 48,
@@ -55,10 +69,87 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+class MaskedMeanConfig(ObjectiveConfig):
+    """Settings of a third objective, as somebody else would write one."""
+
+    kind: str = "masked_mean"
+    hidden: Share = 0.5
+
+    def check(self, config: Config) -> None:
+        if config.encoder.causal:
+            raise ValueError(
+                "encoder.causal is true: masked_mean reads both sides; set it to false"
+            )
+        if config.ema is not None:
+            raise ValueError("ema: masked_mean has no teacher; set ema=null")
+
+
+class MaskedMean(Objective):
+    """The mean of each channel in the patches that are hidden. No teacher, no views."""
+
+    settings = MaskedMeanConfig
+
+    def __init__(self, student: Encoder, channels: int, hidden: float) -> None:
+        super().__init__()
+        self.student, self.head, self.hidden = student, nn.Linear(student.width, channels), hidden
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        assert isinstance(config.objective, MaskedMeanConfig)
+        return cls(build_encoder(config), config.input.channels, config.objective.hidden)
+
+    def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
+        values, size = inputs.values, tuple(inputs.values.shape[2:])
+        grid = self.student.grid(size)
+        patches = math.prod(grid)
+        fixed = Draw(0, 0, torch.arange(len(values)))
+        order = (draw or fixed).for_cells("masked mean", patches).argsort(dim=1)
+        kept, hidden = order.tensor_split([round(patches * (1 - self.hidden))], dim=1)
+        tokens = self.student.embed(mask_patches(values, kept, grid))
+        predicted = self.head(self.student.transform(tokens, size, draw)[:, self.student.prefix :])
+        assert isinstance(self.student.tokenizer, Tokenizer)
+        means = self.student.tokenizer.unfold(values).unflatten(2, (values.shape[1], -1)).mean(-1)
+        errors = (predicted - means).square().mean(-1).gather(1, hidden)
+        counted = torch.ones_like(errors, dtype=torch.bool)
+        if inputs.valid is not None:
+            counted = self.student.valid(inputs.valid).gather(1, hidden)
+        loss = torch.where(counted, errors, 0).sum() / counted.sum().clamp(min=1)
+        return Output(loss, counted.sum().to(loss.dtype), {"error": loss.detach()})
+
+    def initialise(self, seed: int) -> None:
+        self.student.initialise(seed)
+        initialise(self.head, seed, "initialise head")
+
+    def encoder(self, role: Role) -> Encoder:
+        return self.student
+
+    def step_flops(self, size: tuple[int, ...]) -> int:
+        head = 2 * math.prod(self.student.grid(size)) * self.head.weight.numel()
+        return 3 * (self.student.flops(size) + head)
+
+
+MASKED_MEAN = {"objective.kind": "masked_mean", "objective.hidden": 0.3, "ema": None}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def third_objective() -> Iterator[None]:
+    """Registered while this file is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OBJECTIVES, "_settings", OBJECTIVES.kinds)
+        patch.setattr(OBJECTIVES, "_builders", dict(OBJECTIVES._builders))
+        OBJECTIVES.register(MaskedMean)
+        yield
+
+
+@pytest.fixture(params=[*CASES, "a third × ecg", "a third × image"])
 def config(request: pytest.FixtureRequest) -> Config:
-    case: Config = request.param
-    return case
+    match request.param:
+        case "a third × ecg":
+            return CASES["i-jepa × ecg"].updated(MASKED_MEAN)
+        case "a third × image":
+            return CASES["i-jepa × image"].updated(MASKED_MEAN)
+        case name:
+            return CASES[name]
 
 
 @pytest.fixture
@@ -81,7 +172,9 @@ def test_loss_is_a_finite_scalar_with_a_weight(objective: Objective, config: Con
     assert output.loss.shape == () and torch.isfinite(output.loss)
     assert output.weight.shape == () and float(output.weight) > 0
     assert all(value.shape == () and not value.requires_grad for value in output.scalars.values())
-    assert output.views and not any(v.tokens.requires_grad for v in output.views.values())
+    assert not any(view.tokens.requires_grad for view in output.views)
+    assert len({(view.role, view.level) for view in output.views}) == len(output.views)
+    assert bool(output.views) != isinstance(objective, MaskedMean)
 
 
 def test_same_draw_same_loss_other_step_other_loss(objective: Objective, config: Config) -> None:
@@ -176,5 +269,46 @@ def test_encoder_reads_inputs_of_the_run(objective: Objective, config: Config) -
         assert len(layers) == len(encoder.layer_names)
         assert {layer.shape[:2] for layer in layers} == {(4, math.prod(config.grids[0]))}
     assert objective.step_flops(config.input.size) > 0
+    if objective.predicted_from is None:
+        with pytest.raises(LatentcastError, match="predicts no single patches, .* read its feat"):
+            objective.patch_errors(inputs(config))
+        return
     errors = objective.patch_errors(inputs(config))
     assert errors.shape == (4, math.prod(config.grids[0])) and torch.isfinite(errors).all()
+
+
+# A third objective, beyond the contract
+
+
+def test_a_third_objective_is_checked_by_its_own_settings_alone() -> None:
+    jepa = CASES["i-jepa × ecg"]
+    with pytest.raises(LatentcastError, match=r"masked_mean has no teacher; set ema=null"):
+        jepa.updated(MASKED_MEAN | {"ema": {"base": 0.99}})
+    # Neither family's rules: a JEPA takes no CLS, NEPA no sine-cosine positions.
+    jepa.updated(MASKED_MEAN | {"encoder.cls": True, "encoder.positions": {"kind": "sincos"}})
+    with pytest.raises(LatentcastError, match=r"objective\.hiden: .*did you mean 'hidden'"):
+        jepa.updated(MASKED_MEAN | {"objective.hiden": 0.2})
+
+
+def test_a_third_objective_is_trained_logged_listed_and_reported(
+    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It logged ``rank nan``, and the report died of a KeyError."""
+    pytest.importorskip("matplotlib")
+    few = {"train.steps": 3, "train.log_every": 1, "train.batch_size": 4,
+           "optimizer.warmup_steps": 1, "train.precision": "fp32"}  # fmt: skip
+    run = tmp_path / "run"
+    config = CASES["i-jepa × ecg"].updated(MASKED_MEAN | few)
+    assert pretrain(config, small_store, run).step == 3
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 3 and not any("nan" in line or "rank" in line for line in lines)
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(row["error"] == row["loss"] > 0 and row["alarms"] == [] for row in rows)
+    (listed,) = list_runs([tmp_path])
+    assert (listed.objective, listed.state, listed.ranks) == ("masked_mean", "done", ())
+    print_runs([listed], Console(width=200))
+    assert "masked_mean" in capsys.readouterr().out
+    page = report_run(run).read_text("utf-8")
+    assert "3 training curves" in page and "masked_mean" in page
+    assert pretrain(config, small_store, run).step == 3  # its own configuration is known again

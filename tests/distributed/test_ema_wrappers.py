@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from spawn import in_ranks
 from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
 from latentcast.data.loader import split
 from latentcast.engine import loop
-from latentcast.engine.checkpoint import State
-from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
 from latentcast.engine.optimizer import adamw
@@ -70,14 +68,14 @@ def taken(objective: Jepa, called: Callable[..., Any], rows: slice = slice(0, BA
     assert ema.distance() > 0
 
 
-def whole(parameter: Tensor) -> Tensor:
+def full(parameter: Tensor) -> Tensor:
     """A parameter, put together again when it is in shards."""
     full = getattr(parameter, "full_tensor", None)
     return parameter.detach() if full is None else full().detach()
 
 
 def weights(objective: Jepa) -> dict[str, Tensor]:
-    return {n.replace("_orig_mod.", ""): whole(p) for n, p in objective.named_parameters()}
+    return {n.replace("_orig_mod.", ""): full(p) for n, p in objective.named_parameters()}
 
 
 def sharded(objective: Jepa, world: int) -> Jepa:
@@ -174,7 +172,7 @@ def two_ranks(rank: int, folder: Path) -> None:
 
 def test_two_ranks_replicated_and_sharded(tmp_path: Path, alone: dict[str, Tensor]) -> None:
     """Each rank sees half of the batch; student and teacher lie in the same shards."""
-    mp.spawn(two_ranks, args=(tmp_path,), nprocs=2)
+    in_ranks(two_ranks, 2, tmp_path)
     for rank in (0, 1):
         for found in torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True):
             assert_same(found, alone, 1e-5)
@@ -217,20 +215,6 @@ def test_under_a_compiled_objective() -> None:
 # The order
 
 
-class _Deaf:
-    """A watcher that listens to nothing."""
-
-    def start(self, state: State, context: Context) -> None: ...
-    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(self, *of_a_step: Any) -> None: ...
-    def skipped(self, state: State, problem: str) -> None: ...
-
-
 def run(config: Config, folder: Path, poison: frozenset[int] = frozenset()) -> Jepa:
     def stream(attempt: int) -> Iterator[list[Batch]]:
         while True:
@@ -242,7 +226,7 @@ def run(config: Config, folder: Path, poison: frozenset[int] = frozenset()) -> J
             attempt += 1
 
     objective = made()
-    train(objective, lambda x, draw: Inputs(x), stream, config, folder, _Deaf())
+    train(objective, lambda x, draw: Inputs(x), stream, config, folder)
     return objective
 
 
@@ -256,11 +240,11 @@ def test_one_average_a_step_after_the_optimizer_however_many_pieces(
     def spy(owner: Any, name: str, event: str) -> None:
         original = getattr(owner, name)
 
-        def told(*given: Any, **more: Any) -> Any:
+        def recorded(*a: Any, **k: Any) -> Any:
             events.append(event)
-            return original(*given, **more)
+            return original(*a, **k)
 
-        monkeypatch.setattr(owner, name, told)
+        monkeypatch.setattr(owner, name, recorded)
 
     spy(Jepa, "forward", "forward")
     spy(torch.autograd, "backward", "backward")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from spawn import in_ranks
 from torch import Tensor
 
 import latentcast.monitors.journal as journal_of
@@ -80,22 +80,22 @@ def run(config: Config, folder: Path, ranks: Ranks, steps: int = STEPS) -> State
         objective = assemble(config) if sharded else build(config)
 
     class Stops(Journal):
-        def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+        def on_batch_start(self, state: State, seconds: float) -> None:
             if self.done == steps:
                 raise KeyboardInterrupt
             self.done += 1
-            return super().waiting(batches)
+            super().on_batch_start(state, seconds)
 
-        def start(self, state: State, context: Any) -> None:
+        def on_train_start(self, state: State, context: Any) -> None:
             self.done = state.step
-            super().start(state, context)
+            super().on_train_start(state, context)
 
     folder.mkdir(parents=True, exist_ok=True)
     journal_of.matmul_peak = lambda *_: 1e9  # type: ignore[attr-defined]  # seconds, for nothing
     with Stops(folder, config, 1, ranks) as journal:
         try:
             return train(
-                objective, preprocess, Stream(config, ranks), config, folder, journal, ranks
+                objective, preprocess, Stream(config, ranks), config, folder, [journal], ranks
             )
         except KeyboardInterrupt:
             return State(steps)
@@ -115,7 +115,7 @@ def work(rank: int, size: int, jobs: list[tuple[str, str, Path, int]], meeting: 
 
 def together(size: int, jobs: list[tuple[str, str, Path, int]], folder: Path) -> None:
     meeting = folder / f"meeting-{size}-{len(jobs)}"
-    mp.spawn(work, args=(size, jobs, meeting), nprocs=size)  # type: ignore[no-untyped-call]
+    in_ranks(work, size, size, jobs, meeting)
 
 
 def end(run: Path) -> dict[str, Tensor]:

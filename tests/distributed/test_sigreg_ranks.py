@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from spawn import in_ranks
 from torch import Tensor
 
 from latentcast.objectives.ranks import summed
@@ -57,7 +57,7 @@ def one_rank(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
-    mp.spawn(one_rank, args=(tmp_path,), nprocs=2)
+    in_ranks(one_rank, 2, tmp_path)
     whole = losses_and_gradients(slice(0, 30))
     for rank in (0, 1):
         found, own = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)

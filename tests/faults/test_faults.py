@@ -16,73 +16,49 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
 import soak
-from latentcast import cli
+from conftest import Answer, Command, latentcast
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.engine import checkpoint, loop
-from latentcast.monitors import journal
 from latentcast.monitors.journal import Journal, read_metrics
 
 STEPS, EVERY = 14, 5
 
 
-class Answer(NamedTuple):
-    """Of a command: exit status and what it printed."""
-
-    status: int
-    said: str
-    error: str
-
-
 class Trainer:
     """Gives ``latentcast train`` in this process, with something that happens at a step."""
 
-    def __init__(self, store: Path, config: Path, run: Path, capsys: Any) -> None:
-        self.store, self.config, self.run, self.capsys = store, config, run, capsys
+    def __init__(self, store: Path, config: Path, run: Path, command: Command) -> None:
+        self.store, self.config, self.run, self.command = store, config, run, command
 
     def __call__(self, *changes: str) -> Answer:
-        told = soak.command(self.store, self.run, self.config, *changes)
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
-            patch.setattr(sys, "argv", ["latentcast", *told[3:]])
-            cli.main()
-        said = self.capsys.readouterr()
-        return Answer(int(end.value.code or 0), said.out, said.err)
+        return self.command(*soak.command(self.store, self.run, self.config, *changes)[3:])
 
     def broken(self, step: int, act: Callable[[], object], *changes: str) -> Answer:
         """``act`` happens when the row of a step is written, before any checkpoint of it."""
-        updated = Journal.updated
+        original = Journal.on_step_end
 
         def then(self: Journal, state: checkpoint.State, *rest: Any) -> None:
-            updated(self, state, *rest)
+            original(self, state, *rest)
             if state.step == step:
                 act()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Journal, "updated", then)
+            patch.setattr(Journal, "on_step_end", then)
             return self(*changes)
 
     @property
     def saved(self) -> int:
         return soak.newest(self.run)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_that_takes_long() -> Iterator[None]:
-    """Sixty runs of ten steps: no measuring of the processor, no garbage of the test suite."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
-        patch.setattr(loop, "collected_by_hand", lambda: nullcontext(lambda: None))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,24 +71,22 @@ def config(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def trainer(small_store: Path, config: Path, tmp_path: Path, capsys: Any) -> Trainer:
-    return Trainer(small_store, config, tmp_path / "run", capsys)
+def trainer(small_store: Path, config: Path, tmp_path: Path, command: Command) -> Trainer:
+    return Trainer(small_store, config, tmp_path / "run", command)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(small_store: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, to which nothing happened."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(sys, "argv", ["latentcast", *soak.command(small_store, run, config)[3:]])
-        cli.main()
+    assert latentcast(*soak.command(small_store, run, config)[3:]) == 0
     return run
 
 
 def assert_goes_on(trainer: Trainer, undisturbed: Path) -> None:
     answer = trainer()
-    assert answer.status == 0, answer.error
-    assert f"{STEPS} steps done" in answer.said
+    assert answer.status == 0, answer.err
+    assert f"{STEPS} steps done" in answer.out
     assert soak.differing(trainer.run, undisturbed) == []
 
 
@@ -145,9 +119,9 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_written(
     answer = trainer.broken(2 * EVERY, lambda: disk.to(40_000))
     disk.lift()
     assert answer.status == 2
-    assert "step-00000010: cannot be written" in answer.error
-    assert "free space and give the same command" in answer.error
-    assert answer.error.count("\n") == 1
+    assert "step-00000010: cannot be written" in answer.err
+    assert "free space and give the same command" in answer.err
+    assert answer.err.count("\n") == 1
     assert trainer.saved == EVERY  # as good as before
     assert_goes_on(trainer, undisturbed)
 
@@ -159,7 +133,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_row_of_the_log(
     answer = trainer.broken(7, lambda: disk.to(log.stat().st_size + 100))
     disk.lift()
     assert answer.status == 2
-    assert f"{log}: cannot be written" in answer.error and "free space" in answer.error
+    assert f"{log}: cannot be written" in answer.err and "free space" in answer.err
     assert len(read_metrics(trainer.run)) == 7  # and a beginning of the eighth
     assert_goes_on(trainer, undisturbed)
 
@@ -172,7 +146,7 @@ def test_a_disk_that_is_full_before_the_first_step(
     answer = trainer()
     disk.lift()
     assert answer.status == 2
-    assert f"{trainer.run}: cannot be written" in answer.error and answer.error.count("\n") == 1
+    assert f"{trainer.run}: cannot be written" in answer.err and answer.err.count("\n") == 1
     assert_goes_on(trainer, undisturbed)
 
 
@@ -187,7 +161,7 @@ def test_a_disk_that_is_still_full_when_the_run_is_resumed(
         answer = trainer()
     disk.lift()
     assert answer.status == 2
-    assert "environment.json: cannot be written" in answer.error and "free space" in answer.error
+    assert "environment.json: cannot be written" in answer.err and "free space" in answer.err
     assert_goes_on(trainer, undisturbed)
 
 
@@ -220,8 +194,8 @@ def test_a_run_folder_that_cannot_be_made(trainer: Trainer) -> None:
     trainer.run = Path("/proc/latentcast")
     answer = trainer()
     assert answer.status == 2
-    assert "/proc/latentcast: cannot be written" in answer.error
-    assert "choose another --out" in answer.error
+    assert "/proc/latentcast: cannot be written" in answer.err
+    assert "choose another --out" in answer.err
 
 
 @pytest.mark.parametrize("which", ["run", "checkpoints"])
@@ -238,8 +212,8 @@ def test_a_folder_that_becomes_read_only_while_training(
 
     trainer.broken(7, close)
     answer = trainer()
-    assert answer.status == 2 and "cannot be written" in answer.error
-    assert str(folder) in answer.error and answer.error.count("\n") == 1
+    assert answer.status == 2 and "cannot be written" in answer.err
+    assert str(folder) in answer.err and answer.err.count("\n") == 1
     if os.geteuid() == 0:
         subprocess.run(["chattr", "-i", str(folder)], check=True)
     else:
@@ -261,10 +235,10 @@ def test_a_part_of_the_run_folder_that_is_something_else(
         part.mkdir()
     answer = trainer()
     if name == "environment.json":  # without it nobody can tell whether the data is the same
-        assert answer.status == 2 and f"{part}: " in answer.error
-        assert "choose another --out" in answer.error
+        assert answer.status == 2 and f"{part}: " in answer.err
+        assert "choose another --out" in answer.err
         return
-    assert answer.status == 2 and str(part) in answer.error
+    assert answer.status == 2 and str(part) in answer.err
     part.rmdir() if part.is_dir() else part.unlink()
     assert_goes_on(trainer, undisturbed)
 
@@ -292,7 +266,7 @@ def test_a_second_training_in_the_same_folder_is_refused_and_harms_nothing(
     before = (trainer.run / "metrics.jsonl").read_bytes()
     answer = trainer()
     assert answer.status == 2
-    assert f"{trainer.run}: another training is writing into it; wait" in answer.error
+    assert f"{trainer.run}: another training is writing into it; wait" in answer.err
     assert saving.exists() and (trainer.run / "metrics.jsonl").read_bytes() == before
     other.kill()
     other.communicate()
@@ -309,7 +283,7 @@ def test_a_reader_process_that_is_killed(trainer: Trainer, undisturbed: Path) ->
 
     answer = trainer.broken(7, kill, "machine.workers=1")
     assert answer.status == 2
-    assert "was ended by SIGKILL; memory may have run out" in answer.error
+    assert "was ended by SIGKILL; memory may have run out" in answer.err
     assert trainer.saved == EVERY
     assert_goes_on(trainer, undisturbed)
 
@@ -331,10 +305,10 @@ def test_a_shard_that_is_lost_while_training(
                 os.truncate(shard, 4096)
 
     answer = trainer.broken(6, lose)  # by then three batches more have been read
-    assert answer.status == 2 and f"{shard}: " in answer.error and "restore it" in answer.error
+    assert answer.status == 2 and f"{shard}: " in answer.err and "restore it" in answer.err
     assert trainer.saved == EVERY
     again = trainer()
-    assert again.status == 2 and str(shard) in again.error  # before any step
+    assert again.status == 2 and str(shard) in again.err  # before any step
     shutil.copyfile(whole / shard.name, shard)
     assert_goes_on(trainer, undisturbed)
 
@@ -365,12 +339,12 @@ def test_nan_batches_are_skipped_counted_and_said(
     assert answer.status == 0
     for words in ("step 3: skipped (1 so far), the gradient norm is nan; look for outliers",
                   "step 3: skipped (2 so far)", "step 6: skipped (3 so far)"):  # fmt: skip
-        assert words in answer.said
+        assert words in answer.out
     rows = read_metrics(trainer.run)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert [row["skipped"] for row in rows] == [0] * 3 + [2] * 3 + [3] * 8
     # Killed between two of them: the count, and with it the data, goes on where it was.
-    killed = Trainer(trainer.store, trainer.config, tmp_path / "killed", trainer.capsys)
+    killed = Trainer(trainer.store, trainer.config, tmp_path / "killed", trainer.command)
     killed.broken(7, interrupt)
     assert killed().status == 0
     assert soak.differing(killed.run, trainer.run) == []
@@ -383,8 +357,8 @@ def test_ten_nan_batches_in_a_row_stop_with_advice(
     for _ in range(2):  # also when the command is given again
         answer = trainer()
         assert answer.status == 2
-        assert "step 6: the gradient norm is nan; look for outliers in the data" in answer.error
-        assert "lower optimizer.lr, 10 times in a row" in answer.error
+        assert "step 6: the gradient norm is nan; look for outliers in the data" in answer.err
+        assert "lower optimizer.lr, 10 times in a row" in answer.err
     assert trainer.saved == EVERY
 
 
@@ -400,8 +374,8 @@ def test_a_loss_that_jumps_is_an_alarm_and_the_run_goes_on(
     monkeypatch.setattr(loop, "accumulate", jumps)
     answer = trainer()
     assert answer.status == 0
-    assert answer.said.count("alarm loss-spike: the loss is 4") == 1
-    assert "lower optimizer.lr" in answer.said
+    assert answer.out.count("alarm loss-spike: the loss is 4") == 1
+    assert "lower optimizer.lr" in answer.out
     rows = read_metrics(trainer.run)
     assert [row["step"] for row in rows if "loss-spike" in row["alarms"]] == [13]
 
@@ -418,7 +392,7 @@ def test_a_signal_saves_the_step_in_hand_and_leaves(
     answer = trainer.broken(7, lambda: signal.raise_signal(number))
     assert answer.status == 143  # not 0: a scheduler must not take it for the end
     assert trainer.saved == 8
-    assert "stopped at step 8; the same command goes on from there" in answer.said
+    assert "stopped at step 8; the same command goes on from there" in answer.out
     assert signal.getsignal(number) == before
     assert_goes_on(trainer, undisturbed)
 
@@ -462,12 +436,12 @@ def test_a_run_of_another_configuration_is_refused_with_the_fields(
     assert answer.status == 2
     for words in ("optimizer.lr is 0.5 here, 0.001 there", "train.seed is 3 here, 0 there",
                   "choose another --out"):  # fmt: skip
-        assert words in answer.error
+        assert words in answer.err
     # The checkpoint knows it too, should somebody have taken the other file away.
     kept = (trainer.run / "config.yaml").rename(trainer.run / "kept.yaml")
     answer = trainer(*changes)
     assert answer.status == 2
-    assert "step-00000005: was written by another configuration" in answer.error
-    assert "optimizer.lr is 0.5 here, 0.001 there" in answer.error
+    assert "step-00000005: was written by another configuration" in answer.err
+    assert "optimizer.lr is 0.5 here, 0.001 there" in answer.err
     kept.rename(trainer.run / "config.yaml")
     assert_goes_on(trainer, undisturbed)

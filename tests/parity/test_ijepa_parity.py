@@ -25,7 +25,6 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Cosine, EmaSchedule, WarmupCosine
 from latentcast.errors import LatentcastError
 from latentcast.nn.predictor import Predictor
-from latentcast.objectives import jepa as jepa_module
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.parity import ijepa as parity_ijepa
 from latentcast.verification.parity.agreement import under
@@ -61,7 +60,7 @@ class _BeforeTheStep(Ema):
         super().__init__(pairs)
         self._before = [p.clone() for p in self._students]
 
-    def update(self, momentum: float) -> None:
+    def update(self, momentum: float, refused: Tensor | None = None) -> None:
         stale, self._before = self._before, [p.clone() for p in self._students]
         torch._foreach_lerp_(self._teachers, stale, 1.0 - momentum)
 
@@ -110,8 +109,8 @@ def test_targets_without_their_norm_are_seen(monkeypatch: pytest.MonkeyPatch) ->
     normed = Jepa.targets
 
     def raw(self: Jepa, values: Tensor, valid: Tensor | None) -> Any:
-        _, whole = normed(self, values, valid)
-        return [level.values for level in whole], whole
+        _, teacher_tokens = normed(self, values, valid)
+        return [level.values for level in teacher_tokens], teacher_tokens
 
     monkeypatch.setattr(Jepa, "targets", raw)
     assert {"first targets", "loss of each step"} <= differing()
@@ -121,7 +120,7 @@ def test_the_papers_square_instead_of_the_codes_smooth_l1_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     square = nn.functional.mse_loss
-    monkeypatch.setattr(jepa_module.F, "smooth_l1_loss", square)
+    monkeypatch.setattr(nn.functional, "smooth_l1_loss", square)
     names = differing()
     assert "loss of each step" in names and "first predictions" not in names
 
@@ -231,10 +230,10 @@ def test_foreign_and_missing_weights_are_refused(tmp_path: Path) -> None:
         from_transformers({"encoder.layer.0.crossattention.key.weight": torch.zeros(1)})
     del tensors["norm.bias"]
     save_file(tensors, tmp_path / "e.safetensors")
-    with pytest.raises(LatentcastError, match="is no whole I-JEPA encoder"):
+    with pytest.raises(LatentcastError, match="is an incomplete I-JEPA encoder"):
         load_public(tmp_path / "e.safetensors", heads=4)
     save_file({"mask_token": torch.zeros(1, 1, 4)}, tmp_path / "e.safetensors")
-    with pytest.raises(LatentcastError, match="holds no I-JEPA encoder"):
+    with pytest.raises(LatentcastError, match="is no I-JEPA encoder"):
         load_public(tmp_path / "e.safetensors", heads=4)
     with pytest.raises(LatentcastError, match=r"nowhere\.safetensors: cannot be read"):
         load_public(tmp_path / "nowhere.safetensors", heads=4)

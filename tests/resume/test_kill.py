@@ -23,7 +23,7 @@ from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
 from latentcast.monitors import journal
 from latentcast.objectives.build import build
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 
 def written(config: Config, folder: Path, steps: int, precision: str = "fp32") -> Path:
@@ -69,7 +69,7 @@ def test_runs_that_differ_are_told_apart(
     monkeypatch.setattr(journal, "matmul_peak", lambda *_: 1e9)
     config = small_config.updated({"train.steps": 4})
     for name, seed in (("a", 0), ("same", 0), ("other", 1)):
-        pretrain(config.updated({"train.seed": seed}), small_store, tmp_path / name)
+        train(config.updated({"train.seed": seed}), small_store, tmp_path / name)
     assert soak.differing(tmp_path / "a", tmp_path / "same") == []
     found = soak.differing(tmp_path / "a", tmp_path / "other")
     tensors = checkpoint.read_tensors(checkpoint.latest(tmp_path / "a" / "checkpoints"), "model")

@@ -18,13 +18,13 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
 from latentcast.signals.recording import INVALID
 from latentcast.signals.synthetic import synthetic_recording
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 
 @pytest.fixture(scope="module")
 def run(small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    pretrain(small_config, small_store, folder)
+    train(small_config, small_store, folder)
     return folder
 
 
@@ -38,7 +38,7 @@ def test_encoder_has_the_weights_and_statistics_of_the_run(run: Path, small_stor
     """NEPA defect 12: statistics were recomputed for every data set and never saved."""
     encoder = Encoder.from_pretrained(run, "student")
     saved = checkpoint.read_tensors(checkpoint.latest(run / "checkpoints"), "model")
-    for name, tensor in encoder._network.state_dict().items():
+    for name, tensor in encoder.network.state_dict().items():
         assert torch.equal(tensor, saved[f"student.{name}"])
     normalisation = encoder.config.input.normalisation
     assert normalisation is not None
@@ -60,7 +60,7 @@ def test_random_encoder_is_where_the_run_started(run: Path, small_config: Config
     from latentcast.objectives.build import build
 
     start = build(small_config).encoder("student").state_dict()
-    floor = Encoder.random(run)._network.state_dict()
+    floor = Encoder.random(run).network.state_dict()
     assert all(torch.equal(start[name], floor[name]) for name in start)
 
 
@@ -109,18 +109,18 @@ def test_a_file_is_masked_as_ingest_masks_it(run: Path, small_store: Path) -> No
 
 
 def test_derived_leads_need_not_be_in_the_file(run: Path) -> None:
-    encoder, whole = Encoder.from_pretrained(run), synthetic_recording(70, sampling_rate=100)
+    encoder, twelve = Encoder.from_pretrained(run), synthetic_recording(70, sampling_rate=100)
     eight = [0, 1, *range(6, 12)]
     fewer = replace(
-        whole, signal=whole.signal[eight], valid=whole.valid[eight],
-        leads=tuple(whole.leads[i] for i in eight),
+        twelve, signal=twelve.signal[eight], valid=twelve.valid[eight],
+        leads=tuple(twelve.leads[i] for i in eight),
     )  # fmt: skip
-    np.testing.assert_allclose(encoder.counts(fewer), encoder.counts(whole), atol=1)
+    np.testing.assert_allclose(encoder.counts(fewer), encoder.counts(twelve), atol=1)
 
 
 def test_a_recording_without_one_valid_patch_is_refused_not_nan(run: Path) -> None:
-    whole = synthetic_recording(70, sampling_rate=100)
-    blip = replace(whole, signal=whole.signal[:, :8], valid=whole.valid[:, :8])
+    recording = synthetic_recording(70, sampling_rate=100)
+    blip = replace(recording, signal=recording.signal[:, :8], valid=recording.valid[:, :8])
     with pytest.raises(LatentcastError, match="has no valid patch"):
         Encoder.from_pretrained(run).embed([blip])
 

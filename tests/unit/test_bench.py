@@ -13,6 +13,7 @@ import torch
 
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import train
@@ -118,23 +119,13 @@ def test_step_is_the_step_of_the_engine(
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(6, 12, 400, generator=generator)
     pieces = [Batch(x[:3], torch.arange(3)), Batch(x[3:], torch.arange(3, 6))]
-    seen: list[tuple[float, ...]] = []
+    rows: list[tuple[float, ...]] = []
 
     def noted(state: State, output: Any, norm: Any, schedules: Any, ema: Any) -> None:
-        seen.append((state.step, float(output.loss), float(norm), ema.distance()))
+        rows.append((state.step, float(output.loss), float(norm), ema.distance()))
 
-    class Watcher:
-        def start(self, state: State, context: Context) -> None: ...
-
-        def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-            return next(batches)
-
-        def looks(self, step: int) -> bool:
-            return True
-
-        def skipped(self, state: State, problem: str) -> None: ...
-
-        updated = staticmethod(noted)
+    class Notes(Callback):
+        on_step_end = staticmethod(noted)  # type: ignore[assignment]
 
     def preprocess(samples: torch.Tensor, draw: Any) -> Inputs:
         return Inputs(samples)
@@ -143,12 +134,12 @@ def test_step_is_the_step_of_the_engine(
         while True:
             yield pieces
 
-    train(build(config), preprocess, stream, config, tmp_path, Watcher())
-    engine, seen = seen, []
+    train(build(config), preprocess, stream, config, tmp_path, [Notes()])
+    engine, rows = rows, []
     step = step_of(config, preprocess, pieces, Context.of(config))
     for number in range(4):
         noted(*step(number))
-    assert seen == engine and len({loss for _, loss, *_ in seen}) == 4
+    assert rows == engine and len({loss for _, loss, *_ in rows}) == 4
 
 
 @pytest.mark.parametrize("name", ["nepa-ecg-tiny", "ijepa-image-base", "hjepa-ecg-small"])

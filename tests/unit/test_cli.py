@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import WFDB
-from latentcast import cli
+from conftest import WFDB, Command
 
 PARITY = Path(__file__).parents[1] / "parity" / "nepa_ecg.safetensors"
 
 
-def latentcast(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "latentcast", *map(str, arguments)], capture_output=True, text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
-
-
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys, latentcast.cli; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    start = time.perf_counter()
-    answer = latentcast("--help")
-    assert answer.returncode == 0 and time.perf_counter() - start < 10
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "latentcast", "--help"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert answer.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "latentcast.cli" in imported and not {"torch", "numpy"} & imported
     for verb in ("ingest", "inspect", "recipes", "train", "probe", "report", "verify"):
         assert verb in answer.stdout
 
@@ -36,7 +28,7 @@ def test_help_does_not_wait_for_torch() -> None:
 def test_importing_needs_no_optional_package() -> None:
     """design.md law 8: torchvision, timm and transformers are on no path; extras are lazy."""
     code = (
-        "import sys; from latentcast import Encoder, Store, recipe, ingest, pretrain;"
+        "import sys; from latentcast import Encoder, Store, recipe, ingest, train;"
         "heavy = {'torchvision', 'timm', 'transformers', 'sklearn', 'matplotlib', 'wfdb', 'scipy'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
@@ -44,14 +36,16 @@ def test_importing_needs_no_optional_package() -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-def test_recipes_are_listed_and_printed() -> None:
-    assert "nepa-ecg-small" in latentcast("recipes").stdout
-    assert "warmup_steps: 10000" in latentcast("recipes", "nepa-ecg-small").stdout
+def test_recipes_are_listed_and_printed(command: Command) -> None:
+    assert "nepa-ecg-small" in command("recipes").out
+    assert "warmup_steps: 10000" in command("recipes", "nepa-ecg-small").out
 
 
-def test_verify_prints_differences_and_exits_zero_only_when_all_agree(tmp_path: Path) -> None:
-    good = latentcast("verify", "--parity", PARITY)
-    assert good.returncode == 0 and "62 of 62 quantities agree" in good.stdout
+def test_verify_prints_differences_and_exits_zero_only_when_all_agree(
+    command: Command, tmp_path: Path
+) -> None:
+    good = command("verify", "--parity", PARITY)
+    assert good.status == 0 and "62 of 62 quantities agree" in good.out
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -60,9 +54,9 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(tmp_path: 
     tensors = load_file(PARITY)
     tensors["output.loss"] += 1e-3
     save_file(tensors, tmp_path / "bad.safetensors", metadata)
-    bad = latentcast("verify", "--parity", PARITY, tmp_path / "bad.safetensors")
-    assert bad.returncode == 1
-    assert "DIFFERS" in bad.stdout and "61 of 62 quantities agree" in bad.stdout
+    bad = command("verify", "--parity", PARITY, tmp_path / "bad.safetensors")
+    assert bad.status == 1
+    assert "DIFFERS" in bad.out and "61 of 62 quantities agree" in bad.out
 
 
 @pytest.mark.parametrize(
@@ -84,31 +78,27 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(tmp_path: 
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_that_names_the_thing(
-    arguments: tuple[str, ...],
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command, arguments: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["latentcast", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:  # and no other exception, which would be a traceback
-        cli.main()
-    told = capsys.readouterr().err
-    assert end.value.code == 2 and words in told
-    assert told.startswith("latentcast: ") and told.count("\n") == 1
+    answer = command(*arguments)
+    assert answer.status == 2 and words in answer.err
+    assert answer.err.startswith("latentcast: ") and answer.err.count("\n") == 1
 
 
-def test_a_picture_that_cannot_be_written_is_named(small_store: Path, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_written_is_named(
+    command: Command, small_store: Path, tmp_path: Path
+) -> None:
     for picture in (tmp_path / "first.xyz", tmp_path / "nowhere" / "first.png"):
-        answer = latentcast("inspect", small_store, "--plot", picture)
-        assert answer.returncode == 2 and "Traceback" not in answer.stderr
-        assert f"{picture}: cannot be written" in answer.stderr
+        answer = command("inspect", small_store, "--plot", picture)
+        assert answer.status == 2 and f"{picture}: cannot be written" in answer.err
 
 
-def test_an_empty_folder_and_an_unwritable_output_are_named(tmp_path: Path) -> None:
+def test_an_empty_folder_and_an_unwritable_output_are_named(
+    command: Command, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
-    empty = latentcast("ingest", tmp_path / "empty", "--out", tmp_path / "store")
-    assert empty.returncode == 2 and "holds no records" in empty.stderr
+    empty = command("ingest", tmp_path / "empty", "--out", tmp_path / "store")
+    assert empty.status == 2 and "holds no records" in empty.err
     (tmp_path / "file").write_text("in the way")
-    blocked = latentcast("ingest", WFDB / "records100", "--out", tmp_path / "file" / "store")
-    assert blocked.returncode == 2 and "Traceback" not in blocked.stderr
-    assert str(tmp_path / "file") in blocked.stderr
+    blocked = command("ingest", WFDB / "records100", "--out", tmp_path / "file" / "store")
+    assert blocked.status == 2 and str(tmp_path / "file") in blocked.err

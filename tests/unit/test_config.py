@@ -1,10 +1,11 @@
-"""Configuration: precedence, and errors that name the key and the mend."""
+"""Configuration: precedence, kinds, and errors that name the key and the fix."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from latentcast import config as configuration
@@ -122,3 +123,63 @@ def test_differences_name_each_leaf(tiny: Config) -> None:
     other = tiny.updated({"optimizer.lr": 0.5, "train.seed": 3})
     assert len(configuration.differences(tiny, other)) == 2
     assert "optimizer.lr is 0.003 here, 0.5 there" in configuration.differences(tiny, other)
+
+
+# Kinds of a section
+
+
+def from_file(recipe_config: Config, tmp_path: Path, text: str, *flags: str) -> Config:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    return configuration.resolve(recipe_config, file, flags)
+
+
+def test_a_file_can_switch_the_kind_of_objective_and_encoder(tiny: Config, tmp_path: Path) -> None:
+    """Keys that only the former kind has go; those that both have keep the recipe's values."""
+    jepa = from_file(
+        tiny,
+        tmp_path,
+        "objective: {kind: jepa, top_down: false}\n"
+        "encoder: {kind: conv_transformer, stem_width: 8, causal: false, cls: false}\n",
+    )
+    flags = ["objective.kind=jepa", "encoder.kind=conv_transformer", "encoder.stem_width=8",
+             "encoder.causal=false", "encoder.cls=false"]  # fmt: skip
+    assert jepa == configuration.resolve(tiny, None, flags)
+    assert (jepa.objective.kind, jepa.encoder.kind) == ("jepa", "conv_transformer")
+    assert jepa.encoder.width == tiny.encoder.width and "patch_embedding" not in jepa.to_yaml()
+    back = "objective: {kind: nepa}\nencoder: {kind: transformer, causal: true, cls: true}\n"
+    assert from_file(jepa, tmp_path, back) == tiny
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("objective: {kind: jeppa}", "objective: kind 'jeppa' is unknown; did you mean 'jepa'"),
+        ("encoder: {kind: conv}", "encoder: kind 'conv' is unknown; known: conv_tr"),
+        # The nearest key of this kind, not of another: the transformer has mlp_width.
+        ("encoder: {stem_width: 8}", r"encoder\.stem_width is .*; did you mean 'mlp_width'"),
+        ("encoder: {kind: conv_transformer, stem_widht: 8}", "did you mean 'stem_width'"),
+        ("objective: {patch_embeding: fixed}", "did you mean 'patch_embedding'"),
+        ("objective: {kind: jepa, top_donw: true}", "objective.top_donw .*did you mean 'top_down'"),
+        ("objective: {kind: jepa, patch_embedding: fixed}", "patch_embedding is .*; known: coarse"),
+    ],
+)
+def test_an_unknown_kind_or_key_of_a_kind_offers_the_nearest(
+    tiny: Config, tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(LatentcastError, match=words) as raised:
+        from_file(tiny, tmp_path, text)
+    assert str(raised.value).count(" unknown") == 1  # and no other complaint beside it
+
+
+def test_an_encoder_without_a_kind_is_the_transformer_it_was(tiny: Config, tmp_path: Path) -> None:
+    """A run that was made before there were others still loads and still goes on."""
+    former = yaml.safe_load(tiny.to_yaml())
+    del former["encoder"]["kind"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(former))
+    loaded = configuration.load(tmp_path / "config.yaml")
+    assert loaded.encoder == tiny.encoder and configuration.differences(loaded, tiny) == []
+    del former["objective"]["kind"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(former))
+    with pytest.raises(LatentcastError, match=r"set objective\.kind to one of nepa, jepa"):
+        configuration.load(tmp_path / "config.yaml")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from ecg_files import BUNDLED, DATA, write_wfdb
 
+from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.signals.counts import to_counts
 from latentcast.signals.leads import CANONICAL_LEADS
-from latentcast.signals.readers import open_source, read_recording
+from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
 from latentcast.signals.synthetic import synthetic_recording
 

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from evaluation_stores import PatchSource, write_store
+from evaluation_stores import ImagePatches, Images, PatchSource, write_store
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.features import evaluating, extract, pooling_of, readable
-from latentcast.evaluation.random_convolutions import RandomConvolutions
+from latentcast.evaluation.baselines import RandomConvolutions
+from latentcast.evaluation.features import extract, pooling_of, readable
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import POOLINGS, Pooling, check_pooling, pool
 from latentcast.signals.recording import INVALID
 
@@ -30,12 +31,12 @@ def test_pooling_reads_valid_tokens_only_even_beside_nan(pooling: Pooling) -> No
     valid[:, 2] = True
     dirty = torch.where(valid[..., None], tokens, torch.nan)
     for row in range(3):
-        held = tokens[row][valid[row]]
+        signals = tokens[row][valid[row]]
         expected = {
-            "mean": held.mean(dim=0),
-            "std": held.std(dim=0, correction=0),
-            "mean+std": torch.cat([held.mean(dim=0), held.std(dim=0, correction=0)]),
-            "last": held[-1],
+            "mean": signals.mean(dim=0),
+            "std": signals.std(dim=0, correction=0),
+            "mean+std": torch.cat([signals.mean(dim=0), signals.std(dim=0, correction=0)]),
+            "last": signals[-1],
         }[pooling]
         torch.testing.assert_close(pool(dirty, valid, pooling)[row], expected)
 
@@ -57,27 +58,27 @@ def test_extraction_refuses_the_cls_of_a_causal_encoder(tmp_path: Path) -> None:
 
 
 def test_features_are_those_of_each_row_in_the_order_asked_for(tmp_path: Path) -> None:
-    held = records(*[40] * 150)  # more than two batches
-    store = write_store(tmp_path / "s", held, folds=[1] * 150)
+    signals = records(*[40] * 150)  # more than two batches
+    store = write_store(tmp_path / "s", signals, folds=[1] * 150)
     rows = np.array([140, 3, 77, 3])
     features = extract(PatchSource(), store, rows, pooling="mean")
     assert list(features) == ["embedding", "block 1"]
     assert features["block 1"].dtype == np.float32
     assert features["block 1"].shape == (4, 6)
     for i, row in enumerate(rows):
-        patches = held[row].astype(np.float32).reshape(4, 20) * 0.001
+        patches = signals[row].astype(np.float32).reshape(4, 20) * 0.001
         np.testing.assert_allclose(features["embedding"][i], patches.mean(axis=0), rtol=1e-4)
     every = extract(PatchSource(), store, np.arange(150), pooling="mean")
     np.testing.assert_allclose(every["block 1"][rows], features["block 1"], rtol=1e-5)
 
 
 def test_longer_records_are_read_to_their_end_and_averaged(tmp_path: Path) -> None:
-    held = records(95)
-    store = write_store(tmp_path / "s", held, folds=[1])
+    signals = records(95)
+    store = write_store(tmp_path / "s", signals, folds=[1])
     rows = np.array([0])
 
     def window(start: int) -> npt.NDArray[np.float32]:
-        part = held[0][start : start + 40].astype(np.float32).reshape(4, 20) * 0.001
+        part = signals[0][start : start + 40].astype(np.float32).reshape(4, 20) * 0.001
         return cast(npt.NDArray[np.float32], part.mean(axis=0))
 
     strided = extract(PatchSource(), store, rows, pooling="mean")["embedding"][0]
@@ -90,8 +91,8 @@ def test_longer_records_are_read_to_their_end_and_averaged(tmp_path: Path) -> No
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_padding_of_a_shorter_record_changes_nothing(tmp_path: Path, pooling: Pooling) -> None:
     """NEPA defect 9: shorter inputs were pooled by the configured length, with CLS among them."""
-    held = records(20)
-    store = write_store(tmp_path / "s", held, folds=[1])
+    signals = records(20)
+    store = write_store(tmp_path / "s", signals, folds=[1])
     padded = extract(PatchSource(length=40), store, np.array([0]), pooling=pooling)
     exact = extract(PatchSource(length=20), store, np.array([0]), pooling=pooling)
     for layer, features in exact.items():
@@ -111,10 +112,10 @@ def test_a_record_without_a_valid_token_has_no_features_and_blocks_no_other(tmp_
 
 
 def test_a_source_that_pools_itself_is_read_as_it_is(tmp_path: Path) -> None:
-    held = records(40, 40)
-    store = write_store(tmp_path / "s", held, folds=[1, 1])
+    signals = records(40, 40)
+    store = write_store(tmp_path / "s", signals, folds=[1, 1])
     source = RandomConvolutions.from_store(store, kernels=7)
-    tokens = source.token_layers(np.stack(held))[0][0][:, 0].numpy()
+    tokens = source.token_layers(np.stack(signals))[0][0][:, 0].numpy()
     for pooling in POOLINGS:  # mean+std would add a column of zeros to each
         np.testing.assert_array_equal(
             extract(source, store, np.array([0, 1]), pooling=pooling)["kernels"], tokens
@@ -179,6 +180,27 @@ def test_the_encoder_is_left_exactly_as_it_was(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in source.parameters())
     for name, value in source.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_features_are_those_of_each_image_without_dropout_in_the_order_asked_for() -> None:
+    store, model = Images(n=300), ImagePatches("a")
+    rows = np.array([250, 3, 77, 3, *range(200)])  # several batches
+    layers = extract(model, store, rows, pooling="mean")
+    assert tuple(layers) == model.layer_names and model.training
+    model.eval()
+    for i, row in enumerate(rows[:20]):
+        tokens, _ = model.token_layers(store.take(np.array([row])))
+        expected = tokens[2][0].mean(dim=0).detach().numpy()
+        np.testing.assert_allclose(layers["norm"][i], expected, atol=1e-6)
+    model.layer_names = ("norm",)
+    with pytest.raises(LatentcastError, match="names 1 layers and returns 3"):
+        extract(model, store, rows)
+
+
+def test_a_source_that_does_not_say_which_recordings_it_reads_reads_none(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", records(40), folds=[1])
+    with pytest.raises(LatentcastError, match="give it leads, sampling_rate, scale and length"):
+        extract(ImagePatches("a"), store, np.array([0]))
 
 
 def test_modes_come_back_after_an_error() -> None:

@@ -66,21 +66,21 @@ def some(axes: int, keep: int = 7, batch: int = 3) -> Tensor:
 # Cells
 
 
-def naive_mean(tokens: Tensor, seen: Tensor, fine: tuple[int, ...], stride: int) -> Tensor:
-    """The mean over the seen tokens of a cell, by loops."""
+def naive_mean(tokens: Tensor, valid: Tensor, fine: tuple[int, ...], stride: int) -> Tensor:
+    """The mean over the valid tokens of a cell, by loops."""
     coarse = tuple(n // stride for n in fine)
     out = torch.zeros(len(tokens), math.prod(coarse), tokens.shape[-1], dtype=torch.float64)
     for sample in range(len(tokens)):
         for number, cell in enumerate(itertools.product(*map(range, coarse))):
-            held = []
+            members = []
             for inside in itertools.product(range(stride), repeat=len(fine)):
                 place = 0
                 for n, c, i in zip(fine, cell, inside, strict=True):
                     place = place * n + c * stride + i
-                if seen[sample, place]:
-                    held.append(tokens[sample, place])
-            if held:
-                out[sample, number] = torch.stack(held).mean(0)
+                if valid[sample, place]:
+                    members.append(tokens[sample, place])
+            if members:
+                out[sample, number] = torch.stack(members).mean(0)
     return out
 
 
@@ -93,14 +93,14 @@ def test_pooling_is_the_mean_over_the_cells_of_the_grid(
     coarse = tuple(cells)
     fine = tuple(n * stride for n in coarse)
     tokens = normal(2, math.prod(fine), 3)
-    seen = normal(2, math.prod(fine), seed=1).sigmoid() < share
-    expected = naive_mean(tokens, seen, fine, stride)
-    torch.testing.assert_close(pool(tokens, seen, fine, coarse), expected)
-    every = torch.ones_like(seen)
+    valid = normal(2, math.prod(fine), seed=1).sigmoid() < share
+    expected = naive_mean(tokens, valid, fine, stride)
+    torch.testing.assert_close(pool(tokens, valid, fine, coarse), expected)
+    every = torch.ones_like(valid)
     torch.testing.assert_close(
         pool(tokens, None, fine, coarse), naive_mean(tokens, every, fine, stride)
     )
-    assert torch.equal(any_valid(seen, fine, coarse), pool(seen[..., None] + 0.0, None, fine,
+    assert torch.equal(any_valid(valid, fine, coarse), pool(valid[..., None] + 0.0, None, fine,
                                                           coarse)[..., 0] > 0)  # fmt: skip
 
 
@@ -119,12 +119,12 @@ def test_parents_are_the_cells_that_pooling_uses() -> None:
         assert torch.equal(pool(spread, None, fine, coarse).flatten(), cells)
 
 
-def test_what_is_not_seen_may_be_nan() -> None:
+def test_what_is_not_valid_may_be_nan() -> None:
     tokens = normal(1, 8, 2)
-    seen = torch.tensor([[True, False] * 4])
+    valid = torch.tensor([[True, False] * 4])
     tokens[:, 1::2] = torch.nan
     tokens.requires_grad_()
-    pooled = pool(tokens, seen, (8,), (4,))
+    pooled = pool(tokens, valid, (8,), (4,))
     pooled.sum().backward()
     assert torch.equal(pooled[0], tokens[0, ::2])
     assert tokens.grad is not None and bool((tokens.grad[0, 1::2] == 0).all())
@@ -153,7 +153,7 @@ def test_dropped_tokens_cost_nothing() -> None:
     """jepa.md D14: zeroed tokens still attend and still cost."""
     made, lengths = stack(), []
     for block in made.finest.blocks:
-        block.register_forward_hook(lambda module, given, out: lengths.append(out.shape[1]))
+        block.register_forward_hook(lambda module, inputs, out: lengths.append(out.shape[1]))
     made(values(2), kept=some(2, keep=7))
     assert lengths == [7, 7]
     with (
@@ -171,10 +171,10 @@ def test_kept_tokens_keep_their_own_places(axes: int, positions: Any, step: int 
     """The full sequence in which only the kept may be attended to says the same of them."""
     made, kept, x = stack(axes, levels=0, positions=positions).finest, some(axes), values(axes)
     draw = None if step is None else Draw(0, step, torch.arange(3))
-    seen = torch.zeros(3, math.prod(SIZES[axes]) // 2**axes, dtype=torch.bool)
-    seen.scatter_(1, kept, True)
+    valid = torch.zeros(3, math.prod(SIZES[axes]) // 2**axes, dtype=torch.bool)
+    valid.scatter_(1, kept, True)
     dropped = made.layers(made.embed(x), SIZES[axes], draw, kept)
-    full = made.layers(made.embed(x), SIZES[axes], draw, valid=seen)
+    full = made.layers(made.embed(x), SIZES[axes], draw, valid=valid)
     for one, other in zip(dropped, full, strict=True):
         torch.testing.assert_close(one, gather(other, kept), rtol=1e-9, atol=1e-12)
 
@@ -183,30 +183,30 @@ def test_a_coarse_cell_is_made_of_its_visible_patches_only() -> None:
     made, kept, x = stack(), some(2), values(2)
     finest, middle, _ = made(x, kept=kept)
     grid, coarse = made.grids(SIZES[2])[:2]
-    spread, seen = finest.on_grid(96)
-    assert torch.equal(gather(spread, kept), finest.values) and seen is not None
-    expected = made.coarser[0].merge.proj(naive_mean(spread, seen, grid, 2))
-    merged = made.coarser[0].merge(spread, seen, grid, coarse)
+    spread, valid = finest.on_grid(96)
+    assert torch.equal(gather(spread, kept), finest.values) and valid is not None
+    expected = made.coarser[0].merge.proj(naive_mean(spread, valid, grid, 2))
+    merged = made.coarser[0].merge(spread, valid, grid, coarse)
     torch.testing.assert_close(merged, expected)
-    assert middle.seen is not None
-    assert torch.equal(middle.seen, any_valid(seen, grid, coarse))
+    assert middle.valid is not None
+    assert torch.equal(middle.valid, any_valid(valid, grid, coarse))
 
 
-def test_cells_of_which_nothing_is_seen_are_attended_to_by_nothing() -> None:
+def test_cells_without_a_visible_patch_are_attended_to_by_nothing() -> None:
     made, kept, x = stack(), some(2), values(2)
     finest, middle, _ = made(x, kept=kept)
     grid, coarse = made.grids(SIZES[2])[:2]
     level = made.coarser[0]
-    assert isinstance(level, Level) and middle.seen is not None
-    assert not bool(middle.seen.all(dim=1).any())
+    assert isinstance(level, Level) and middle.valid is not None
+    assert not bool(middle.valid.all(dim=1).any())
     merged = level.merge(*finest.on_grid(96), grid, coarse)
     merged = merged + sincos(coarse, 16, CPU, torch.float64)
     for sample in range(3):
-        cells = merged[sample, middle.seen[sample]].unsqueeze(0)
+        cells = merged[sample, middle.valid[sample]].unsqueeze(0)
         for block in level.blocks:
             cells = block(cells)
         torch.testing.assert_close(
-            middle.values[sample, middle.seen[sample]], level.norm(cells)[0], rtol=1e-9, atol=1e-12
+            middle.values[sample, middle.valid[sample]], level.norm(cells)[0], rtol=1e-9, atol=1e-12
         )
 
 
@@ -218,9 +218,9 @@ def test_all_measured_stays_all_measured_at_each_level(axes: int) -> None:
     """jepa.md D13: the public H-JEPA sends the flags through a LayerNorm and loses all."""
     made, x = stack(axes), values(axes)
     patches = math.prod(SIZES[axes]) // 2**axes
-    told = made(x, torch.ones(3, patches, dtype=torch.bool))
-    for level, silent in zip(told, made(x), strict=True):
-        assert level.seen is not None and bool(level.seen.all()) and silent.seen is None
+    measured = made(x, torch.ones(3, patches, dtype=torch.bool))
+    for level, silent in zip(measured, made(x), strict=True):
+        assert level.valid is not None and bool(level.valid.all()) and silent.valid is None
         torch.testing.assert_close(level.values, silent.values, rtol=1e-9, atol=1e-12)
 
 
@@ -241,10 +241,10 @@ def test_unmeasured_patches_reach_no_level_bit_for_bit(axes: int, kept: bool) ->
         levels = made(torch.where(pixels, x, garbage), valid, context)
         found.append([*levels, *made.fused(levels, SIZES[axes])])
     for one, other in zip(*found, strict=True):
-        assert one.seen is not None
-        assert torch.equal(one.seen, other.seen)
-        assert torch.equal(one.values[:2][one.seen[:2]], other.values[:2][other.seen[:2]])
-        assert not bool(one.seen[2].any()) and bool(torch.isfinite(other.values).all())
+        assert one.valid is not None
+        assert torch.equal(one.valid, other.valid)
+        assert torch.equal(one.values[:2][one.valid[:2]], other.values[:2][other.valid[:2]])
+        assert not bool(one.valid[2].any()) and bool(torch.isfinite(other.values).all())
 
 
 # Fusion and reading
@@ -260,11 +260,11 @@ def test_fusion_tells_each_cell_of_the_cell_above_it() -> None:
         lateral, rows, columns = made.fusion.lateral[n], grids[n][1], grids[n + 1][1]
         expected = levels[n].values.clone()
         for sample in range(3):
-            for t, place in enumerate(levels[n].places[sample].tolist()):
-                above = place // rows // 2 * columns + place % rows // 2
+            for t, cell in enumerate(levels[n].ids[sample].tolist()):
+                above = cell // rows // 2 * columns + cell % rows // 2
                 expected[sample, t] += lateral(fused[n + 1].values[sample, above])
         torch.testing.assert_close(fused[n].values, expected)
-        assert torch.equal(fused[n].places, levels[n].places)
+        assert torch.equal(fused[n].ids, levels[n].ids)
 
 
 def test_each_level_is_read_on_the_patch_grid() -> None:
@@ -331,8 +331,8 @@ def test_tokens_of_all_cells_need_no_scatter_and_of_some_do() -> None:
     assert everything.on_grid(6) == (everything.values, None)
     part = Tokens(normal(2, 2, 3), torch.tensor([[1, 4], [0, 5]]),
                   torch.tensor([[True, False], [True, True]]))  # fmt: skip
-    spread, seen = part.on_grid(6)
-    assert seen is not None and seen.nonzero().tolist() == [[0, 1], [1, 0], [1, 5]]
+    spread, valid = part.on_grid(6)
+    assert valid is not None and valid.nonzero().tolist() == [[0, 1], [1, 0], [1, 5]]
     assert torch.equal(spread[0, 1], part.values[0, 0])
     assert float(spread[0, [0, 2, 3, 5]].abs().sum()) == 0
 

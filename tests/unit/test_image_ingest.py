@@ -11,33 +11,33 @@ import pytest
 from image_files import coloured, contents, digits, quarantine, write_classes
 from PIL import Image
 
-from latentcast.data import image_ingest, image_writer
-from latentcast.data.image_ingest import Folds, ingest_images
-from latentcast.data.image_store import ImageStore
+from latentcast.data.folds import Folds
+from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
+from latentcast.data.writer import ShardWriter
 from latentcast.errors import LatentcastError
-from latentcast.images.source import ImageRef
+from latentcast.images.folder import ImageFolder
+from latentcast.source import RecordRef
 
 
 def test_the_store_holds_every_pixel_of_every_image(tmp_path: Path) -> None:
     written = write_classes(tmp_path / "in", 30)
-    result = ingest_images(tmp_path / "in", tmp_path / "out", quiet=True)
+    result = ingest(tmp_path / "in", tmp_path / "out", quiet=True)
     store = result.store
     assert (result.records, result.quarantined, len(store)) == (30, 0, 30)
     assert store.record_ids.tolist() == sorted(written)
     assert store.classes == tuple(f"digit {i}" for i in range(10))
     for i, name in enumerate(store.record_ids.tolist()):
         assert np.array_equal(store.take([i])[0], written[name])
-        assert store.classes[store.labels[i]] == name.split("/")[0]
+        assert store.classes[store.class_ids[i]] == name.split("/")[0]
     store.verify()
 
 
 def test_encoded_images_keep_their_bytes_and_give_the_same_pixels(tmp_path: Path) -> None:
     write_classes(tmp_path / "in", 20, suffix=".jpg", side=24)
     options = {"size": 16, "quiet": True}
-    pixels = ingest_images(tmp_path / "in", tmp_path / "pixels", **options).store
-    encoded = ingest_images(
-        tmp_path / "in", tmp_path / "bytes", encoding="encoded", **options
-    ).store
+    pixels = ingest(tmp_path / "in", tmp_path / "pixels", **options).store
+    encoded = ingest(tmp_path / "in", tmp_path / "bytes", encoding="encoded", **options).store
     rows = np.arange(20)[::-1]
     assert np.array_equal(pixels.take(rows), encoded.take(rows))
     for row, name in enumerate(encoded.record_ids.tolist()):
@@ -51,7 +51,7 @@ def test_resizing_takes_the_middle_of_the_short_side(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(image).save(tmp_path / "in" / "wide.png")
     Image.fromarray(image.transpose(1, 0, 2)).save(tmp_path / "in" / "tall.png")
-    store = ingest_images(tmp_path / "in", tmp_path / "out", size=20, quiet=True).store
+    store = ingest(tmp_path / "in", tmp_path / "out", size=20, quiet=True).store
     whole = np.asarray(Image.fromarray(image).resize((50, 20), Image.Resampling.BICUBIC))
     tall, wide = store.take([0, 1])
     assert np.array_equal(wide, whole[:, 15:35])
@@ -62,8 +62,8 @@ def test_images_of_two_sizes_need_a_size_and_the_folder_stays_free(tmp_path: Pat
     write_classes(tmp_path / "in", 4)
     write_classes(tmp_path / "in", 2, side=16, skip=4)
     with pytest.raises(LatentcastError, match=r"differ in size .* 8 × 8, .* 16 × 16.*--size 224"):
-        ingest_images(tmp_path / "in", tmp_path / "out", quiet=True)
-    assert len(ingest_images(tmp_path / "in", tmp_path / "out", size=8, quiet=True).store) == 6
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    assert len(ingest(tmp_path / "in", tmp_path / "out", size=8, quiet=True).store) == 6
 
 
 def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_pat
     Image.fromarray(np.ones((64, 64), np.float32)).save(folder / "digit 0" / "deep.tif")
     (folder / "digit 1" / "zz twin.jpg").write_bytes(first.read_bytes())
     (folder / ".hidden.jpg").write_text("no image")
-    result = ingest_images(folder, tmp_path / "out", quiet=True)
+    result = ingest(folder, tmp_path / "out", quiet=True)
     expected = {
         "digit 0/cut.jpg": "is truncated or damaged",
         "digit 0/text.jpg": "is no image, or of a format",
@@ -99,10 +99,10 @@ def test_nothing_but_bad_images_is_an_error_that_can_be_mended(tmp_path: Path) -
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_text("no image")
     with pytest.raises(LatentcastError, match=r"none of its 1 records .* a.png: is no image"):
-        ingest_images(tmp_path / "in", tmp_path / "out", quiet=True)
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
     write_classes(tmp_path / "in", 0)
     Image.fromarray(digits()[0][0]).save(tmp_path / "in" / "a.png")
-    assert len(ingest_images(tmp_path / "in", tmp_path / "out", quiet=True).store) == 1
+    assert len(ingest(tmp_path / "in", tmp_path / "out", quiet=True).store) == 1
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_every_kind_of_pixel_becomes_grey_or_red_green_and_blue(
     folder = tmp_path / "in"
     folder.mkdir()
     made.save(folder / ("a.tif" if mode == "CMYK" else "a.png"))
-    store = ingest_images(folder, tmp_path / "out", quiet=True).store
+    store = ingest(folder, tmp_path / "out", quiet=True).store
     assert store.channels == channels
     expected = {
         "1": 255 * (image > 99),
@@ -134,9 +134,9 @@ def test_every_kind_of_pixel_becomes_grey_or_red_green_and_blue(
 
 def test_one_coloured_image_makes_the_store_coloured(tmp_path: Path) -> None:
     grey = write_classes(tmp_path / "in", 12, grey=True)
-    assert ingest_images(tmp_path / "in", tmp_path / "grey", quiet=True).store.channels == 1
+    assert ingest(tmp_path / "in", tmp_path / "grey", quiet=True).store.channels == 1
     colour = write_classes(tmp_path / "in", 1, skip=12)  # neither first nor last
-    store = ingest_images(tmp_path / "in", tmp_path / "colour", quiet=True).store
+    store = ingest(tmp_path / "in", tmp_path / "colour", quiet=True).store
     assert store.channels == 3
     for i, name in enumerate(store.record_ids.tolist()):
         expected = colour[name] if name in colour else np.repeat(grey[name], 3, axis=2)
@@ -149,14 +149,14 @@ def test_the_orientation_of_a_photograph_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     Image.fromarray(image).save(tmp_path / "in" / "a.png", exif=exif)
-    store = ingest_images(tmp_path / "in", tmp_path / "out", quiet=True).store
+    store = ingest(tmp_path / "in", tmp_path / "out", quiet=True).store
     assert (store.height, store.width) == (6, 4)
     assert np.array_equal(store.take([0])[0, :, :, 0], np.rot90(image, -1))
 
 
 def test_statistics_are_those_of_the_training_split_alone(tmp_path: Path) -> None:
     write_classes(tmp_path / "in", 60)
-    store = ingest_images(tmp_path / "in", tmp_path / "out", shard_bytes=3000, quiet=True).store
+    store = ingest(tmp_path / "in", tmp_path / "out", shard_bytes=3000, quiet=True).store
     train = store.take(store.rows("train")).reshape(-1, 3).astype(np.float64) / 255
     statistics = store.manifest.statistics
     assert statistics.images == len(store.rows("train")) < 60
@@ -171,9 +171,7 @@ def test_a_constant_channel_has_no_scale(tmp_path: Path) -> None:
     image = np.zeros((3, 8, 8, 3), np.uint8)
     image[..., 0] = digits()[0][:3]
     np.savez(tmp_path / "a.npz", images=image)
-    statistics = ingest_images(
-        tmp_path / "a.npz", tmp_path / "out", quiet=True
-    ).store.manifest.statistics
+    statistics = ingest(tmp_path / "a.npz", tmp_path / "out", quiet=True).store.manifest.statistics
     assert statistics.std[0] is not None and statistics.std[1:] == statistics.mean[1:] == (
         None,
         None,
@@ -185,20 +183,20 @@ def test_splits_of_the_source_are_kept_and_a_missing_one_is_a_tenth_of_training(
 ) -> None:
     write_classes(tmp_path / "in" / "Train", 400)
     write_classes(tmp_path / "in" / "test", 50, skip=400)
-    store = ingest_images(tmp_path / "in", tmp_path / "two", quiet=True).store
+    store = ingest(tmp_path / "in", tmp_path / "two", quiet=True).store
     ids = store.record_ids
     assert [name.split("/")[0] for name in ids[store.rows("test")]] == ["test"] * 50
     assert {name.split("/")[0] for name in ids[store.rows("validation")]} == {"Train"}
     assert 20 <= len(store.rows("validation")) <= 60
     assert len(store.rows("train")) + len(store.rows("validation")) == 400
     write_classes(tmp_path / "in" / "val", 30, skip=450)
-    store = ingest_images(tmp_path / "in", tmp_path / "three", quiet=True).store
+    store = ingest(tmp_path / "in", tmp_path / "three", quiet=True).store
     assert [len(store.rows(s)) for s in ("train", "validation", "test")] == [400, 30, 50]
     assert len(store.classes) == 10
 
 
 def test_a_source_without_splits_is_divided_eight_to_one_to_one() -> None:
-    refs = [ImageRef(f"image {i}", "") for i in range(10_000)]
+    refs = [RecordRef(f"image {i}", "") for i in range(10_000)]
     folds = np.array([Folds(refs).of(ref) for ref in refs])
     shares = np.bincount(folds, minlength=11)[1:] / 10_000
     assert np.abs(shares - 0.1).max() < 0.015
@@ -209,7 +207,7 @@ def test_of_two_equal_images_the_held_out_one_stays(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_classes(tmp_path / "in" / split, 10)
     write_classes(tmp_path / "in" / "train", 40, skip=10)
-    result = ingest_images(tmp_path / "in", tmp_path / "out", quiet=True)
+    result = ingest(tmp_path / "in", tmp_path / "out", quiet=True)
     assert result.quarantined == 20
     assert {name.split("/")[0] for name in quarantine(tmp_path / "out")} == {"train", "val"}
     assert len(result.store.rows("test")) == 10
@@ -219,31 +217,45 @@ def test_the_same_ingest_again_does_nothing_and_another_source_is_refused(tmp_pa
     write_classes(tmp_path / "in", 10)
     write_classes(tmp_path / "other", 10, skip=10)
     out = tmp_path / "out"
-    ingest_images(tmp_path / "in", out, quiet=True)
+    ingest(tmp_path / "in", out, quiet=True)
     before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
-    ingest_images(tmp_path / "in", out, quiet=True)
+    ingest(tmp_path / "in", out, quiet=True)
     assert before == {file: file.stat().st_mtime_ns for file in out.iterdir()}
     with pytest.raises(LatentcastError, match="already holds another store .*'in' there, 'other'"):
-        ingest_images(tmp_path / "other", out, quiet=True)
+        ingest(tmp_path / "other", out, quiet=True)
     with pytest.raises(LatentcastError, match="size None there, 4 here"):
-        ingest_images(tmp_path / "in", out, size=4, quiet=True)
+        ingest(tmp_path / "in", out, size=4, quiet=True)
     write_classes(tmp_path / "in", 1, skip=10)
     with pytest.raises(LatentcastError, match="has changed since"):
-        ingest_images(tmp_path / "in", out, quiet=True)
+        ingest(tmp_path / "in", out, quiet=True)
+
+
+def test_an_image_in_quarantine_that_was_fixed_at_its_length_is_not_passed_over(
+    tmp_path: Path,
+) -> None:
+    written = write_classes(tmp_path / "in", 10)
+    file = tmp_path / "in" / next(iter(written))
+    intact = file.read_bytes()
+    file.write_bytes(bytes(len(intact)))
+    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).quarantined == 1
+    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).quarantined == 1
+    file.write_bytes(intact)
+    with pytest.raises(LatentcastError, match="is in quarantine .*can be read now; remove"):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
 
 
 def test_threads_and_the_order_of_the_disk_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_ingest, "_BATCH", 4)
+    monkeypatch.setattr(ImageFolder, "batch", 4)
     write_classes(tmp_path / "in", 100)
     (tmp_path / "in" / "digit 3" / "bad.png").write_text("no image")
     options = {"shard_bytes": 5000, "quiet": True}
-    ingest_images(tmp_path / "in", tmp_path / "one", workers=1, **options)
+    ingest(tmp_path / "in", tmp_path / "one", workers=1, **options)
     for i in reversed(range(100)):  # another order of creation
         write_classes(tmp_path / "again" / "in", 1, skip=i)
     (tmp_path / "again" / "in" / "digit 3" / "bad.png").write_text("no image")
-    ingest_images(tmp_path / "again" / "in", tmp_path / "many", workers=3, **options)
+    ingest(tmp_path / "again" / "in", tmp_path / "many", workers=3, **options)
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
 
 
@@ -254,27 +266,27 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
     write_classes(tmp_path / "in", 40)
     (tmp_path / "in" / "digit 4" / "bad.png").write_text("no image")
     options = {"encoding": encoding, "shard_bytes": 1500, "quiet": True}
-    ingest_images(tmp_path / "in", tmp_path / "whole", **options)
-    add = image_writer.ImageShardWriter.add
+    ingest(tmp_path / "in", tmp_path / "whole", **options)
+    add = ShardWriter.add
     calls = 0
 
-    def interrupted(self: image_writer.ImageShardWriter, *args: object) -> None:
+    def interrupted(self: ShardWriter, *args: object) -> None:
         nonlocal calls
         calls += 1
         if calls % 9 == 0:
             raise KeyboardInterrupt
         add(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(image_writer.ImageShardWriter, "add", interrupted)
+    monkeypatch.setattr(ShardWriter, "add", interrupted)
     stops = 0
     while True:
         try:
-            ingest_images(tmp_path / "in", tmp_path / "out", **options)
+            ingest(tmp_path / "in", tmp_path / "out", **options)
             break
         except KeyboardInterrupt:
             stops += 1
             with pytest.raises(LatentcastError, match="was interrupted; run the same ingest again"):
-                ImageStore.open(tmp_path / "out")
+                Store.open(tmp_path / "out")
     assert stops >= 3 and calls < 40 + 9 * stops
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -286,15 +298,15 @@ def test_without_pillow_the_error_names_the_extra_and_arrays_need_none(
     np.save(tmp_path / "a.npy", digits()[0][:5])
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(LatentcastError, match=r"pillow: is not installed.*latentcast\[images\]"):
-        ingest_images(tmp_path / "in", tmp_path / "out", quiet=True)
-    assert len(ingest_images(tmp_path / "a.npy", tmp_path / "arrays", quiet=True).store) == 5
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    assert len(ingest(tmp_path / "a.npy", tmp_path / "arrays", quiet=True).store) == 5
     with pytest.raises(LatentcastError, match=r"pillow: is not installed"):
-        ingest_images(tmp_path / "a.npy", tmp_path / "small", size=4, quiet=True)
+        ingest(tmp_path / "a.npy", tmp_path / "small", size=4, quiet=True)
 
 
 def test_nothing_in_the_manifest_depends_on_the_day_or_the_place(tmp_path: Path) -> None:
     write_classes(tmp_path / "in", 3)
-    ingest_images(tmp_path / "in", tmp_path / "out", quiet=True)
+    ingest(tmp_path / "in", tmp_path / "out", quiet=True)
     text = (tmp_path / "out" / "manifest.json").read_text()
     assert str(tmp_path) not in text and json.loads(text)["modality"] == "image"
     assert sorted(contents(tmp_path / "out")) == [

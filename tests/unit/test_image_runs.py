@@ -1,4 +1,4 @@
-"""Images through the whole path: a run, its encoder, its scores, and what is refused on the way."""
+"""From images to scores: a run, its encoder, its scores, and what is refused on the way."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ import pytest
 import torch
 
 from latentcast import Encoder
-from latentcast.artifacts.ecg import EcgEncoder
-from latentcast.artifacts.image import ImageEncoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
-from latentcast.data.image_ingest import ingest_images
-from latentcast.data.image_store import ImageStore
+from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.classification_results import ClassificationReport
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.recipes import recipe
-from latentcast.workflows.probe import probe_run
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.probe import probe
+from latentcast.workflows.train import train
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +41,24 @@ def config() -> Config:
 @pytest.fixture(scope="module")
 def run(config: Config, digits_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    pretrain(config, digits_store, folder)
+    train(config, digits_store, folder)
     return folder
 
 
 def test_the_statistics_of_the_training_split_travel_with_the_weights(
     config: Config, digits_store: Path, run: Path
 ) -> None:
-    store = ImageStore.open(digits_store)
-    told = Encoder.from_pretrained(run).config.input.normalisation
+    store = Store.open(digits_store)
+    normalisation = Encoder.from_pretrained(run).config.input.normalisation
     train = store.take(store.rows("train")) / 255
-    assert told is not None
-    assert told.mean == pytest.approx((float(train.mean()),), rel=1e-5)
-    assert told.std == pytest.approx((float(train.std()),), rel=1e-4)
-    assert fitted(config, store).input.normalisation == told
+    assert normalisation is not None
+    assert normalisation.mean == pytest.approx((float(train.mean()),), rel=1e-5)
+    assert normalisation.std == pytest.approx((float(train.std()),), rel=1e-4)
+    assert fitted(config, store).input.normalisation == normalisation
 
 
 def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store: Path) -> None:
-    encoder, store = ImageEncoder.from_pretrained(run), ImageStore.open(digits_store)
+    encoder, store = Encoder.from_pretrained(run), Store.open(digits_store)
     images = store.take(np.arange(70))  # more than one batch
     assert encoder.layer_names == ("embedding", "block 1", "norm", "level 1", "fused")
     layers, valid = encoder.token_layers(images)
@@ -77,7 +73,7 @@ def test_an_encoder_of_images_reads_what_the_probe_reads(run: Path, digits_store
 
 
 def test_images_of_another_size_are_resized_and_of_other_channels_refused(run: Path) -> None:
-    encoder = ImageEncoder.from_pretrained(run)
+    encoder = Encoder.from_pretrained(run)
     flat = np.full((2, 24, 16, 1), 77, np.uint8)
     assert np.allclose(encoder.embed(flat), encoder.embed(flat[:, :8, :8]), atol=1e-5)
     with pytest.raises(LatentcastError, match="channels"):
@@ -87,15 +83,14 @@ def test_images_of_another_size_are_resized_and_of_other_channels_refused(run: P
 def test_the_probe_of_images_scores_next_to_its_floors_and_changes_nothing(
     run: Path, digits_store: Path
 ) -> None:
-    report = probe_run(run, digits_store, command="as asked")
-    assert isinstance(report, ClassificationReport)
+    report = probe(run, command="by hand")  # on the run's own store
+    assert report.task == "classes" and report.data["store"] == str(digits_store.resolve())
     assert {row.name for row in report.rows} == {"pretrained", "random-initialised", "pixels"}
     assert {row.head for row in report.rows} == {"kNN", "linear"}
     assert report.provenance["weights"] == "hjepa-image-digits, teacher, step 8"
     for row in report.rows:
-        assert row.accuracy.low <= row.accuracy.value <= row.accuracy.high
-    again = probe_run(run, digits_store, layer="fused")
-    assert isinstance(again, ClassificationReport)
+        assert row.score.main.low <= row.score.main.value <= row.score.main.high
+    again = probe(str(run), str(digits_store), layer="fused")
     assert {row.layer for row in again.rows if row.name == "pretrained"} == {"fused"}
 
 
@@ -113,11 +108,10 @@ def test_an_interrupted_run_of_images_ends_with_the_same_bits(
 
         patch.setattr(loop.checkpoint, "save", dies)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(config, digits_store, tmp_path / "cut")
-    pretrain(config, digits_store, tmp_path / "cut")
+            train(config, digits_store, tmp_path / "cut")
+    train(config, digits_store, tmp_path / "cut")
     one, other = (
-        Encoder.from_pretrained(folder)._objective.state_dict()
-        for folder in (run, tmp_path / "cut")
+        Encoder.from_pretrained(folder).objective.state_dict() for folder in (run, tmp_path / "cut")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
     logs = [
@@ -131,13 +125,13 @@ def test_recordings_and_images_do_not_mix(
     run: Path, digits_store: Path, small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(LatentcastError, match="recipe for recordings .* with -image- in"):
-        pretrain(small_config, digits_store, tmp_path / "a")
+        train(small_config, digits_store, tmp_path / "a")
     with pytest.raises(LatentcastError, match="image recipe .* with -ecg- in"):
-        pretrain(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
+        train(recipe("ijepa-image-digits"), small_store, tmp_path / "b")
     with pytest.raises(LatentcastError, match="holds recordings.*was trained on image data"):
-        probe_run(run, small_store)
-    with pytest.raises(LatentcastError, match="trained on images; read it with ImageEncoder"):
-        EcgEncoder.from_pretrained(run)
+        probe(run, small_store)
+    with pytest.raises(LatentcastError, match="trained on images, which have no leads"):
+        _ = Encoder.from_pretrained(run).leads
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
@@ -145,7 +139,7 @@ def test_colours_the_recipe_does_not_expect_are_refused_with_the_mend(
     digits_store: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(LatentcastError, match=r"channels is 1, .* --set input.channels=1 input"):
-        pretrain(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
+        train(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
 
 
 def test_a_store_without_labels_is_trained_on_but_not_probed(
@@ -154,8 +148,8 @@ def test_a_store_without_labels_is_trained_on_but_not_probed(
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (60, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "plain.npz", images=images)
-    ingest_images(tmp_path / "plain.npz", tmp_path / "store", quiet=True)
+    ingest(tmp_path / "plain.npz", tmp_path / "store", quiet=True)
     short = config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
-    pretrain(short, tmp_path / "store", tmp_path / "run")
+    train(short, tmp_path / "store", tmp_path / "run")
     with pytest.raises(LatentcastError, match="no labels"):
-        probe_run(tmp_path / "run", tmp_path / "store")
+        probe(tmp_path / "run", tmp_path / "store")

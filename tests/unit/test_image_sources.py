@@ -16,10 +16,9 @@ from image_files import DIGITS, coloured, digits, quarantine, write_classes
 from PIL import Image
 
 from conftest import BUNDLED, WFDB
-from latentcast.data.image_ingest import ingest_images
-from latentcast.data.opening import kind_of
+from latentcast.data.formats import format_of, open_source
+from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
-from latentcast.images.open import open_images
 
 
 def test_the_bundled_digits_are_scikit_learns() -> None:
@@ -31,12 +30,16 @@ def test_the_bundled_digits_are_scikit_learns() -> None:
 
 
 def test_the_bundled_digits_become_a_store(tmp_path: Path) -> None:
-    store = ingest_images(DIGITS, tmp_path / "out", quiet=True).store
+    store = ingest(DIGITS, tmp_path / "out", quiet=True).store
     images, labels = digits()
     assert len(store) == 1797 and store.classes == tuple("0123456789")
     assert np.array_equal(store.take(np.arange(1797))[..., 0], images)
-    assert np.array_equal(store.labels, labels)
+    assert np.array_equal(store.class_ids, labels)
     assert [len(store.rows(s)) > 150 for s in ("train", "validation", "test")] == [True] * 3
+
+
+def kind_of(path: Path) -> str:
+    return format_of(path).modality
 
 
 def save(path: Path, **arrays: Any) -> Path:
@@ -57,11 +60,11 @@ def test_arrays_by_the_names_people_give_them(tmp_path: Path, names: tuple[str, 
     parts = (images[:200], labels[:200], images[200:230], labels[200:230, None])
     path = save(tmp_path / "a.npz", **dict(zip(names, parts, strict=True)), note=np.array("x"))
     assert kind_of(path) == "image"
-    store = ingest_images(path, tmp_path / "out", quiet=True).store
+    store = ingest(path, tmp_path / "out", quiet=True).store
     test = store.rows("test")
     assert store.record_ids[test].tolist() == [f"test-{i:06d}" for i in range(30)]
     assert np.array_equal(store.take(test)[..., 0], images[200:230])
-    assert np.array_equal(store.labels[test], labels[200:230])
+    assert np.array_equal(store.class_ids[test], labels[200:230])
     assert len(store) == 230 and len(store.rows("validation")) > 5
 
 
@@ -72,8 +75,8 @@ def test_channels_are_found_where_they_lie(tmp_path: Path, layout: str) -> None:
     arrays = {"NHW": images, "NHW1": images[..., None], "N1HW": images[:, None],
               "NHW3": colour, "N3HW": colour.transpose(0, 3, 1, 2)}  # fmt: skip
     path = save(tmp_path / "a.npz", data=arrays[layout], target=np.array(list("abcabca")))
-    store = ingest_images(path, tmp_path / "out", quiet=True).store
-    assert store.classes == ("a", "b", "c") and store.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    store = ingest(path, tmp_path / "out", quiet=True).store
+    assert store.classes == ("a", "b", "c") and store.class_ids.tolist() == [0, 1, 2, 0, 1, 2, 0]
     expected = colour if "3" in layout else images[..., None]
     assert np.array_equal(store.take(np.arange(7)), expected)
 
@@ -83,20 +86,20 @@ def test_images_win_over_flat_data_and_names_of_classes_are_used(tmp_path: Path)
     images, labels = digits()
     path = save(tmp_path / "a.npz", data=images.reshape(-1, 64), images=images, target=labels,
                 target_names=np.array([f"digit {i}" for i in range(10)]))  # fmt: skip
-    store = ingest_images(path, tmp_path / "out", quiet=True).store
+    store = ingest(path, tmp_path / "out", quiet=True).store
     assert store.classes[3] == "digit 3" and len(store) == 1797
 
 
 def test_labels_with_gaps_keep_their_values_as_names_and_minus_one_is_none(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", images=digits()[0][:5], labels=np.array([7, 2, -1, 7, 900]))
-    store = ingest_images(path, tmp_path / "out", quiet=True).store
-    assert store.classes == ("2", "7", "900") and store.labels.tolist() == [1, 0, -1, 1, 2]
+    store = ingest(path, tmp_path / "out", quiet=True).store
+    assert store.classes == ("2", "7", "900") and store.class_ids.tolist() == [1, 0, -1, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"images": np.zeros((4, 8, 8))}, "holds float64, and nothing says the range.*astype"),
+        ({"images": np.zeros((4, 8, 8))}, "holds float64, whose range of values is open.*astype"),
         ({"images": np.zeros((4, 8, 8), int)}, "holds int64.*uint8"),
         ({"images": np.zeros((4, 64), np.uint8)}, r"has shape \(4, 64\)"),
         ({"images": np.zeros((4, 3, 9, 3), np.uint8)}, "both axis 1 and axis 3"),
@@ -117,7 +120,7 @@ def test_arrays_that_do_not_say_what_they_are(
 ) -> None:
     path = save(tmp_path / "a.npz", **arrays)
     with pytest.raises(LatentcastError, match=words):
-        ingest_images(path, tmp_path / "out", quiet=True)
+        ingest(path, tmp_path / "out", kind="image", quiet=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -130,40 +133,40 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, images=images, labels=np.array([Bomb()] * 4, object), allow_pickle=True)
     with pytest.raises(LatentcastError, match="cannot be read .*allow_pickle"):
-        ingest_images(path, tmp_path / "out", quiet=True)
+        ingest(path, tmp_path / "out", quiet=True)
     assert not (tmp_path / "executed").exists()
 
 
 def test_folders_whose_meaning_cannot_be_told_are_asked_about(tmp_path: Path) -> None:
     write_classes(tmp_path / "wrapped" / "cifar", 3)
     with pytest.raises(LatentcastError, match="all images lie below one folder, 'cifar'"):
-        open_images(tmp_path / "wrapped")
+        open_source(tmp_path / "wrapped")
     write_classes(tmp_path / "mixed", 3)
     Image.fromarray(digits()[0][9]).save(tmp_path / "mixed" / "loose.png")
     with pytest.raises(LatentcastError, match="loose.png lies beside class folders"):
-        open_images(tmp_path / "mixed")
+        open_source(tmp_path / "mixed")
     write_classes(tmp_path / "split" / "train", 3)
     Image.fromarray(digits()[0][9]).save(tmp_path / "split" / "loose.png")
     with pytest.raises(LatentcastError, match="has images beside its split folders train"):
-        open_images(tmp_path / "split")
+        open_source(tmp_path / "split")
     with pytest.raises(LatentcastError, match="is one image; name the folder"):
-        open_images(tmp_path / "split" / "loose.png")
+        open_source(tmp_path / "split" / "loose.png")
     with pytest.raises(LatentcastError, match="does not exist"):
-        open_images(tmp_path / "nowhere")
+        open_source(tmp_path / "nowhere")
 
 
 def test_a_class_may_be_named_like_a_split_and_a_test_split_may_lack_labels(tmp_path: Path) -> None:
     for name in ("car", "train"):
         (tmp_path / "vehicles" / name).mkdir(parents=True)
         Image.fromarray(digits()[0][len(name)]).save(tmp_path / "vehicles" / name / "1.png")
-    source = open_images(tmp_path / "vehicles")
+    source = open_source(tmp_path / "vehicles")
     assert source.classes == ("car", "train")
     assert {ref.split for ref in source.refs()} == {None}
     write_classes(tmp_path / "in" / "train", 5)
     (tmp_path / "in" / "test").mkdir()
     Image.fromarray(digits()[0][9]).save(tmp_path / "in" / "test" / "a.png")
-    refs = open_images(tmp_path / "in").refs()
-    assert (refs[0].record_id, refs[0].split, refs[0].label) == ("test/a.png", "test", -1)
+    refs = open_source(tmp_path / "in").refs()
+    assert (refs[0].record_id, refs[0].split) == ("test/a.png", "test")
 
 
 def test_a_linked_class_folder_is_followed_and_a_circle_ends(tmp_path: Path) -> None:
@@ -172,11 +175,13 @@ def test_a_linked_class_folder_is_followed_and_a_circle_ends(tmp_path: Path) -> 
     for folder in (tmp_path / "elsewhere").iterdir():
         (tmp_path / "in" / folder.name).symlink_to(folder)
     (tmp_path / "in" / "digit 0" / "round").symlink_to(tmp_path / "in")
-    assert [ref.record_id for ref in open_images(tmp_path / "in").refs()] == sorted(written)
+    assert [ref.record_id for ref in open_source(tmp_path / "in").refs()] == sorted(written)
 
 
 def test_recordings_and_images_are_told_apart(tmp_path: Path) -> None:
-    assert kind_of(WFDB) == kind_of(BUNDLED) == kind_of(tmp_path / "nowhere") == "ecg"
+    assert kind_of(WFDB) == kind_of(BUNDLED) == "ecg"
+    with pytest.raises(LatentcastError, match="nowhere: does not exist"):
+        kind_of(tmp_path / "nowhere")
     write_classes(tmp_path / "in", 2)
     assert kind_of(tmp_path / "in") == kind_of(DIGITS) == "image"
     (tmp_path / "in" / "r.hea").write_text("a header")
@@ -261,12 +266,12 @@ def test_datasets_of_hugging_face_on_disk(tmp_path: Path) -> None:
     (tmp_path / "dict" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
     images, labels = digits()
     assert kind_of(tmp_path / "dict") == "image"
-    store = ingest_images(tmp_path / "dict", tmp_path / "out", quiet=True).store
+    store = ingest(tmp_path / "dict", tmp_path / "out", quiet=True).store
     test = store.rows("test")
     assert store.record_ids[test].tolist() == [f"test-{i:06d}" for i in range(10)]
     assert np.array_equal(store.take(test)[..., 0], images[50:60])
-    assert np.array_equal(store.labels[test], labels[50:60]) and store.classes[0] == "digit 0"
-    single = ingest_images(tmp_path / "dict" / "train", tmp_path / "one", quiet=True).store
+    assert np.array_equal(store.class_ids[test], labels[50:60]) and store.classes[0] == "digit 0"
+    single = ingest(tmp_path / "dict" / "train", tmp_path / "one", quiet=True).store
     assert len(single) == 50 and len(single.rows("test")) > 0
 
 
@@ -278,7 +283,7 @@ def test_parquet_files_and_images_that_are_not_in_them(tmp_path: Path) -> None:
     pq.write_table(dataset_table(20), folder / "train-00000-of-00002.parquet")
     pq.write_table(dataset_table(20, 20), folder / "train-00001-of-00002.parquet")
     pq.write_table(dataset_table(5, 40), folder / "validation-00000-of-00001.parquet")
-    encoded = ingest_images(tmp_path / "in", tmp_path / "out", encoding="encoded", quiet=True).store
+    encoded = ingest(tmp_path / "in", tmp_path / "out", encoding="encoded", quiet=True).store
     assert len(encoded.rows("validation")) == 5 and len(encoded) == 45
     expected = [f"validation-{i:06d}" for i in range(5)] + [f"train-{i:06d}" for i in range(40)]
     assert encoded.record_ids.tolist() == expected
@@ -286,12 +291,12 @@ def test_parquet_files_and_images_that_are_not_in_them(tmp_path: Path) -> None:
     absent = dataset_table(3).to_pylist()
     absent[1]["image"] = {"bytes": None, "path": "gone.png"}
     pq.write_table(pa.Table.from_pylist(absent), tmp_path / "a.parquet")
-    result = ingest_images(tmp_path / "a.parquet", tmp_path / "few", quiet=True)
+    result = ingest(tmp_path / "a.parquet", tmp_path / "few", quiet=True)
     assert result.quarantined == 1
     assert "names the file gone.png" in next(iter(quarantine(tmp_path / "few").values()))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(LatentcastError, match="bad.parquet: cannot be read"):
-        open_images(tmp_path / "bad.parquet")
+        open_source(tmp_path / "bad.parquet")
 
 
 def test_without_pyarrow_the_error_names_the_extra(
@@ -304,4 +309,4 @@ def test_without_pyarrow_the_error_names_the_extra(
     with pytest.raises(
         LatentcastError, match=r"pyarrow: is not installed.*latentcast\[huggingface\]"
     ):
-        open_images(tmp_path / "a.parquet")
+        open_source(tmp_path / "a.parquet")

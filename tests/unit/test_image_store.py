@@ -10,10 +10,8 @@ import pytest
 import torch
 from image_files import DIGITS, write_classes
 
-from latentcast.data.image_ingest import ingest_images
-from latentcast.data.image_loader import ImageLoader
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
+from latentcast.data.ingest import ingest
+from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
@@ -22,12 +20,12 @@ from latentcast.recipes import recipe
 @pytest.fixture(scope="module")
 def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stores") / "digits"
-    ingest_images(DIGITS, out, shard_bytes=20_000, quiet=True)
+    ingest(DIGITS, out, shard_bytes=20_000, quiet=True)
     return out
 
 
 def test_rows_come_from_every_shard_in_the_order_asked_for(digits_store: Path) -> None:
-    store = ImageStore.open(digits_store)
+    store = Store.open(digits_store)
     assert len(store.manifest.shards) == 6
     with np.load(DIGITS) as file:
         images = file["images"]
@@ -42,7 +40,7 @@ def test_rows_come_from_every_shard_in_the_order_asked_for(digits_store: Path) -
 
 
 def test_splits_are_ascending_disjoint_and_everything(digits_store: Path) -> None:
-    store = ImageStore.open(digits_store)
+    store = Store.open(digits_store)
     parts = [store.rows(split) for split in ("train", "validation", "test")]
     assert all((np.diff(part) > 0).all() and part.dtype == np.int64 for part in parts)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(1797))
@@ -51,15 +49,15 @@ def test_splits_are_ascending_disjoint_and_everything(digits_store: Path) -> Non
 
 
 def test_a_pickled_store_carries_no_pixels(digits_store: Path) -> None:
-    store = ImageStore.open(digits_store)
+    store = Store.open(digits_store)
     sent = pickle.dumps(store)
     assert len(sent) < 1000
     assert np.array_equal(pickle.loads(sent).take([5, 1700]), store.take([5, 1700]))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    ingest_images(DIGITS, tmp_path / "a", shard_bytes=20_000, quiet=True)
-    store = ImageStore.open(tmp_path / "a")
+    ingest(DIGITS, tmp_path / "a", shard_bytes=20_000, quiet=True)
+    store = Store.open(tmp_path / "a")
     store.verify()
     shard = tmp_path / "a" / "shard-00003.npy"
     data = bytearray(shard.read_bytes())
@@ -69,7 +67,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         store.verify()
     shard.write_bytes(data[:-64])
     with pytest.raises(LatentcastError, match="cannot be read"):
-        ImageStore.open(tmp_path / "a")
+        Store.open(tmp_path / "a")
     shard.unlink()
     with pytest.raises(LatentcastError, match="shard-00003.npy: cannot be read"):
         store.verify()
@@ -77,7 +75,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_an_encoded_image_that_was_damaged_is_named_when_it_is_taken(tmp_path: Path) -> None:
     write_classes(tmp_path / "in", 10)
-    store = ingest_images(tmp_path / "in", tmp_path / "out", encoding="encoded", quiet=True).store
+    store = ingest(tmp_path / "in", tmp_path / "out", encoding="encoded", quiet=True).store
     index = dict(np.load(tmp_path / "out" / "index.npz"))
     shard = tmp_path / "out" / "shard-00000.npy"
     data = bytearray(shard.read_bytes())
@@ -85,24 +83,30 @@ def test_an_encoded_image_that_was_damaged_is_named_when_it_is_taken(tmp_path: P
     data[start : start + 60] = bytes(60)
     del store
     shard.write_bytes(data)
-    damaged = ImageStore.open(tmp_path / "out")
+    damaged = Store.open(tmp_path / "out")
     damaged.take([0, 1, 2, 3, 5])
     with pytest.raises(LatentcastError, match=str(damaged.record_ids[4])):
         damaged.take(np.arange(10))
 
 
-def test_each_store_is_opened_as_what_it_is(digits_store: Path, small_store: Path) -> None:
-    assert isinstance(open_store(digits_store), ImageStore)
-    assert isinstance(open_store(small_store), Store)
-    with pytest.raises(LatentcastError, match="is a store of images; name one of recordings"):
-        Store.open(digits_store)
-    with pytest.raises(LatentcastError, match="is a store of recordings; name one of images"):
-        ImageStore.open(small_store)
+def test_what_belongs_to_the_other_modality_is_refused_by_name(
+    digits_store: Path, small_store: Path
+) -> None:
+    images, recordings = Store.open(digits_store), Store.open(small_store)
+    assert (images.modality, recordings.modality) == ("image", "ecg")
+    for attribute in ("leads", "sampling_rate", "scale", "lengths", "signal"):
+        with pytest.raises(LatentcastError, match="is a store of images; name one of recordings"):
+            getattr(images, attribute)
+    for attribute in ("height", "width", "channels"):
+        with pytest.raises(LatentcastError, match="is a store of recordings; name one of images"):
+            getattr(recordings, attribute)
+    with pytest.raises(ValueError, match="images are taken as they are"):
+        images.take([0], [0], 4)
     with pytest.raises(LatentcastError, match="is no store"):
-        open_store(digits_store / "nowhere")
+        Store.open(digits_store / "nowhere")
 
 
-def loader(store: Path, channels: int = 1) -> ImageLoader:
+def loader(store: Path, channels: int = 1) -> Loader:
     config = recipe("nepa-image-tiny").updated(
         {
             "input.height": 8,
@@ -115,8 +119,8 @@ def loader(store: Path, channels: int = 1) -> ImageLoader:
             "train.seed": 3,
         }
     )
-    opened = ImageStore.open(store)
-    return ImageLoader(opened, opened.rows("train"), config)
+    opened = Store.open(store)
+    return Loader(opened, opened.rows("train"), config)
 
 
 def test_a_stream_from_any_attempt_gives_the_same_batches(digits_store: Path) -> None:

@@ -21,7 +21,7 @@ from latentcast import cli
 from latentcast.data import folder as claim
 from latentcast.data import ingest as module
 from latentcast.data.ingest import ingest
-from latentcast.data.statistics import LeadSums
+from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.signals.readers import packed
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -395,7 +395,7 @@ def test_sums_of_a_record_of_a_day_are_rounded() -> None:
     counts = np.full((1, 12_000_002), 32767, dtype=np.int16)
     valid = np.ones(counts.shape, dtype=np.bool_)
     valid[0, 5] = False
-    sums = LeadSums.of(counts, valid)
+    sums = ChannelSums.of(counts, valid)
     assert sums.samples == (12_000_001,)
     assert sums.total == (32767 * 12_000_001,)
     assert sums.squares == (32767**2 * 12_000_001,), "odd and beyond 2^53: no float64 holds it"

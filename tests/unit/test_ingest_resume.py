@@ -51,7 +51,7 @@ ingest(sys.argv[1], sys.argv[2], shard_bytes=20 * 500 * 24, workers=2, quiet=Tru
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "in"
-    write_some(folder, 200, 1.0)
+    write_some(folder, 120, 1.0)
     (folder / "r050.dat").write_bytes(b"short")
     write_wfdb(folder, synthetic_recording(50, 500, 1.0, seed=0), "r150b")  # r000 again
     ingest(folder, tmp_path / "whole", shard_bytes=20 * 500 * 24, workers=1, quiet=True)

@@ -113,28 +113,28 @@ def naive_loss(objective: Jepa, inputs: Inputs, masks: Masks) -> float:
     size = tuple(inputs.values.shape[2:])
     batch = len(inputs.values)
     valid = None if inputs.valid is None else inputs.valid[:, 0, ::2, ::2].flatten(1)
-    whole = objective.teacher(inputs.values, valid)
+    teacher_tokens = objective.teacher(inputs.values, valid)
     context = objective.student.fused(objective.student(inputs.values, valid, masks.context), size)
-    predictions = objective.predict(context, whole, masks.targets, size)
+    predictions = objective.predict(context, teacher_tokens, masks.targets, size)
     total = counted = 0.0
-    for n, (predicted, asked) in enumerate(zip(predictions, masks.targets, strict=True)):
-        blocks, _, cells = asked.shape
+    for n, (predicted, target_ids) in enumerate(zip(predictions, masks.targets, strict=True)):
+        blocks, _, cells = target_ids.shape
         for m in range(blocks):
             for b in range(batch):
                 for t in range(cells):
-                    place = int(asked[m, b, t])
-                    seen = whole[n].seen
-                    if seen is not None and not seen[b, place]:
+                    cell = int(target_ids[m, b, t])
+                    measured = teacher_tokens[n].valid
+                    if measured is not None and not measured[b, cell]:
                         continue
-                    said = whole[n].values[b, place].tolist()
-                    mean = sum(said) / len(said)
-                    deviation = math.sqrt(sum((v - mean) ** 2 for v in said) / len(said) + 1e-5)
+                    token = teacher_tokens[n].values[b, cell].tolist()
+                    mean = sum(token) / len(token)
+                    deviation = math.sqrt(sum((v - mean) ** 2 for v in token) / len(token) + 1e-5)
                     error = 0.0
-                    for v, p in zip(said, predicted[m, b, t].tolist(), strict=True):
+                    for v, p in zip(token, predicted[m, b, t].tolist(), strict=True):
                         gap = abs((v - mean) / deviation - p)
                         error += 0.5 * gap * gap if gap < 1 else gap - 0.5
                     each = weights[n] / sum(weights) / (blocks * cells)
-                    total += each * error / len(said)
+                    total += each * error / len(token)
                     counted += each
     return total / counted
 
@@ -157,10 +157,10 @@ def test_loss_is_the_weighted_mean_over_the_targets(config: Config, padded: bool
 def test_levels_count_by_their_weight_and_not_by_their_cells() -> None:
     objective = made(THREE)
     output = objective(Inputs(images()), draw())
-    told = [float(output.scalars[f"level{n}_loss"]) for n in range(3)]
-    expected = (1.0 * told[0] + 0.5 * told[1] + 1.0 * told[2]) / 2.5
+    losses = [float(output.scalars[f"level{n}_loss"]) for n in range(3)]
+    expected = (1.0 * losses[0] + 0.5 * losses[1] + 1.0 * losses[2]) / 2.5
     assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-9)
-    assert max(told) > 1.02 * min(told)  # otherwise any weights would do
+    assert max(losses) > 1.02 * min(losses)  # otherwise any weights would do
 
 
 def test_targets_are_normed_over_channels_without_scale_or_offset() -> None:
@@ -180,15 +180,15 @@ def test_targets_are_normed_over_channels_without_scale_or_offset() -> None:
 def test_instance_norm_leaves_nothing_that_all_tokens_share() -> None:
     objective = made(THREE.updated({"objective.target_norm": "instance"}))
     valid = some_valid().flatten(1)
-    targets, whole = objective.targets(with_garbage(images(), some_valid(), 0.0).values, valid)
-    for target, level in zip(targets, whole, strict=True):
-        assert level.seen is not None
+    targets, levels = objective.targets(with_garbage(images(), some_valid(), 0.0).values, valid)
+    for target, level in zip(targets, levels, strict=True):
+        assert level.valid is not None
         for sample in (0, 1):
-            told = target[sample, level.seen[sample]]
-            assert float(told.mean(0).abs().max()) < 1e-9
-            variance = level.values[sample, level.seen[sample]].var(0, unbiased=False)
+            measured = target[sample, level.valid[sample]]
+            assert float(measured.mean(0).abs().max()) < 1e-9
+            variance = level.values[sample, level.valid[sample]].var(0, unbiased=False)
             expected = variance / (variance + 1e-5)
-            torch.testing.assert_close(told.var(0, unbiased=False), expected)
+            torch.testing.assert_close(measured.var(0, unbiased=False), expected)
 
 
 # One level is I-JEPA
@@ -214,8 +214,8 @@ class PlainIJepa(nn.Module):
             h = F.layer_norm(h, h.shape[-1:])
             h = torch.stack([torch.stack([h[b, block[b]] for b in range(len(x))])
                              for block in targets])  # fmt: skip
-        seen = self.encoder.layers(self.encoder.embed(x), size, kept=context)[-1]
-        loss: Tensor = F.smooth_l1_loss(self.predictor(seen, context, targets, self.grid), h)
+        tokens = self.encoder.layers(self.encoder.embed(x), size, kept=context)[-1]
+        loss: Tensor = F.smooth_l1_loss(self.predictor(tokens, context, targets, self.grid), h)
         return loss
 
 
@@ -233,7 +233,8 @@ def test_one_level_is_i_jepa_bit_for_bit(positions: str) -> None:
         [{"params": [p for _, p in named if (p.ndim > 1) == decayed], "decayed": decayed}
          for decayed in (True, False)], betas=config.optimizer.betas, fused=True,
     )  # fmt: skip
-    sampler = mask_sampler(config)
+    assert isinstance(config.objective, JepaConfig)
+    sampler = mask_sampler(config.objective, config.grids, config.train.seed)
     for step in range(3):
         x = images(seed=step).float()
         masks = sampler(draw(step), None)
@@ -310,14 +311,14 @@ def test_the_teacher_is_the_student_at_step_0_and_does_not_drop() -> None:
     objective.initialise(0)
     objective.double().train()
     assert objective.teacher is not None
-    whole = objective.student(images())
+    student_tokens = objective.student(images())
     for step in (0, 1):
-        targets, told = objective.targets(images(), None)
-        for level, own, target in zip(told, whole, targets, strict=True):
+        targets, teacher_tokens = objective.targets(images(), None)
+        for level, own, target in zip(teacher_tokens, student_tokens, targets, strict=True):
             assert torch.equal(level.values, own.values)  # and so the same at both steps
             assert not target.requires_grad
         moved = objective.student(images(), draw=draw(step))
-        assert not torch.equal(moved[0].values, whole[0].values)
+        assert not torch.equal(moved[0].values, student_tokens[0].values)
     assert not any(p.requires_grad for p in objective.teacher.parameters())
     assert not any(name.startswith("teacher") for name in objective.trainable())
 
@@ -450,19 +451,21 @@ def test_heads_trained_alone_cannot_make_unrelated_inputs_agree() -> None:
     with torch.no_grad():
         assert objective.teacher is not None
         for network in (objective.student, objective.teacher):
-            network.patches.weight.mul_(50)  # so that content outweighs the fixed positions
+            network.finest.tokenizer.weight.mul_(
+                50
+            )  # so that content outweighs the fixed positions
     objective.student.requires_grad_(False)
     head = nn.Sequential(nn.Linear(24, 24), nn.LayerNorm(24))
     initialise(head, 1)
 
     def sides(step: int) -> tuple[Tensor, Tensor]:
-        seen, unrelated = images(seed=2 * step).float(), images(seed=2 * step + 1).float()
+        values, unrelated = images(seed=2 * step).float(), images(seed=2 * step + 1).float()
         masks = objective.masks(draw(step), None)
-        (target,), whole = objective.targets(unrelated, None)
-        context = objective.student(seen, None, masks.context)
-        (predicted,) = objective.predict(context, whole, masks.targets, (16, 24))
-        places = masks.targets[0].unsqueeze(-1).expand(*predicted.shape)
-        return predicted, target.expand(len(places), -1, -1, -1).gather(2, places)
+        (target,), teacher_tokens = objective.targets(unrelated, None)
+        context = objective.student(values, None, masks.context)
+        (predicted,) = objective.predict(context, teacher_tokens, masks.targets, (16, 24))
+        target_ids = masks.targets[0].unsqueeze(-1).expand(*predicted.shape)
+        return predicted, target.expand(len(target_ids), -1, -1, -1).gather(2, target_ids)
 
     def ours(step: int) -> Tensor:
         return F.smooth_l1_loss(*sides(step))
@@ -526,8 +529,9 @@ def test_150_steps_on_synthetic_recordings_stay_alive() -> None:
     assert all(map(math.isfinite, losses))
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     views = objective(Inputs(recordings), Draw(0, 0, torch.arange(32))).views
-    for n in range(2):
-        target = views[f"level{n}_target"]
+    targets = [view for view in views if view.role == "target"]
+    assert [target.level for target in targets] == [0, 1]
+    for target in targets:
         assert statistics(target.tokens, target.valid).rank > 2
     assert ema.distance() > 0
 

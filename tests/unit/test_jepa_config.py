@@ -46,7 +46,7 @@ LEVELS, ECG_LEVELS = "hjepa-image-tiny", "hjepa-ecg-tiny"
         # masks of the wrong kind
         (IMAGE, ["objective.masks.kind=context_blocks"], "stretches of a recording; use kind"),
         (ECG, ["objective.masks.kind=reference"], "made for images; use kind blocks"),
-        (LEVELS, ["objective.masks.kind=reference"], "know one level; .* use kind blocks"),
+        (LEVELS, ["objective.masks.kind=reference"], "are for one level; .* use kind blocks"),
         (LEVELS, ["objective.coarser.0.masks=null"], "coarser.0.masks is null: say what this lev"),
         ("hjepa-ecg-tiny", ["objective.coarser.0.masks.targets=2"], "set .*coarser.0.masks=null"),
         (LEVELS, ["objective.coarser.0.masks.kind=reference"], "masks.kind: is an unknown key"),

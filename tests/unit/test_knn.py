@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import knn
+from latentcast.evaluation.heads import knn
 
 
 def drawn(n: int, width: int, seed: int = 0) -> np.ndarray:
@@ -116,14 +116,14 @@ def test_a_feature_of_zero_is_equally_far_from_everything() -> None:
 
 def test_the_features_of_the_caller_stay_as_they_are() -> None:
     bank, queries, labels = drawn(50, 6), drawn(9, 6, seed=1), np.arange(50) % 3
-    before = [held.copy() for held in (bank, queries, labels)]
+    before = [array.copy() for array in (bank, queries, labels)]
     knn.predict(bank, labels, queries)
-    for held, was in zip((bank, queries, labels), before, strict=True):
-        np.testing.assert_array_equal(held, was)
+    for array, was in zip((bank, queries, labels), before, strict=True):
+        np.testing.assert_array_equal(array, was)
 
 
 def test_no_neighbours_and_no_training_images_are_refused() -> None:
     with pytest.raises(LatentcastError, match="k is 0; ask for one"):
         knn.neighbours(drawn(3, 2), drawn(1, 2), k=0)
-    with pytest.raises(LatentcastError, match="no training image"):
+    with pytest.raises(LatentcastError, match="no training record"):
         knn.neighbours(drawn(0, 2), drawn(1, 2))

@@ -1,4 +1,4 @@
-"""Each way in which a test fold can be known beforehand is found, and nothing else is."""
+"""Each way in which a test fold can leak is found, and nothing else is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from evaluation_stores import write_store
+from evaluation_stores import Images, write_store
 
 from latentcast.evaluation.leaks import check
 from latentcast.signals.recording import INVALID
@@ -38,18 +38,18 @@ def test_a_patient_in_two_splits_is_found_and_unknown_patients_are_not(tmp_path:
 
 
 def test_the_same_waveform_in_two_splits_is_found(tmp_path: Path) -> None:
-    held = records()
-    held[3] = held[0].copy()
-    store = write_store(tmp_path / "a", held, folds=FOLDS)
+    signals = records()
+    signals[3] = signals[0].copy()
+    store = write_store(tmp_path / "a", signals, folds=FOLDS)
     assert list(kinds(store)) == ["error: recording in two splits"]
-    held[3] = held[4].copy()  # two copies within the test fold leak nothing
-    assert check(write_store(tmp_path / "b", held, folds=FOLDS)) == []
+    signals[3] = signals[4].copy()  # two copies within the test fold leak nothing
+    assert check(write_store(tmp_path / "b", signals, folds=FOLDS)) == []
 
 
 def test_recordings_without_a_valid_sample_are_not_copies_of_each_other(tmp_path: Path) -> None:
-    held = records()
-    held[0] = held[4] = np.full((30, 2), INVALID, dtype=np.int16)
-    assert check(write_store(tmp_path / "a", held, folds=FOLDS)) == []
+    signals = records()
+    signals[0] = signals[4] = np.full((30, 2), INVALID, dtype=np.int16)
+    assert check(write_store(tmp_path / "a", signals, folds=FOLDS)) == []
 
 
 def test_test_records_in_the_pretraining_data_are_found(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_ids_in_common_are_errors_where_both_stores_have_one_source(
     tmp_path: Path, source: str, severity: str, why: str
 ) -> None:
     """NEPA defect 15: a patient of the test fold may have been pretrained on."""
-    known = ["", "", "", "p3", ""]
-    store = write_store(tmp_path / "a", records(), folds=FOLDS, patient_ids=known)
+    patients = ["", "", "", "p3", ""]
+    store = write_store(tmp_path / "a", records(), folds=FOLDS, patient_ids=patients)
     ids = ["r3", "r4", "n2", "n3", "n4"]
     other = write_store(
         tmp_path / "b",
@@ -94,3 +94,33 @@ def test_ids_in_common_are_errors_where_both_stores_have_one_source(
         f"{severity}: patient id in pretraining": ("p3",),
     }
     assert all(why in finding.message for finding in check(store, other)[1:])
+
+
+def test_copies_of_images_across_splits_and_in_pretraining_are_found() -> None:
+    store, other = Images(n=100), Images(n=40, seed=5, name="other")
+    train, test = store.rows("train"), store.rows("test")
+    store.pixels[train[1]] = store.pixels[train[0]]  # a copy within a split leaks nothing
+    other.pixels[other.rows("test")[0]] = store.pixels[test[3]]  # was not trained on
+    assert check(store) == check(store, store) == check(store, other) == []
+    other.pixels[other.rows("train")[0]] = store.pixels[test[3]]
+    assert kinds(store, other) == {"error: test image in pretraining": (f"images-{test[3]}",)}
+    for one, two in (("train", "test"), ("validation", "test"), ("train", "validation")):
+        leaky = Images(n=100)
+        leaky.pixels[leaky.rows(one)[2]] = leaky.pixels[leaky.rows(two)[1]]
+        leaky.class_ids[:] = -1  # labels or not, pretraining reads it
+        assert list(kinds(leaky)) == ["error: image in two splits"]
+
+
+def test_the_same_samples_in_other_splits_are_no_clean_pretraining() -> None:
+    store, other = Images(n=40), Images(n=40)
+    other.folds = store.folds % 5 + 1
+    assert store.checksums == other.checksums
+    assert list(kinds(store, other)) == ["error: test image in pretraining"]
+
+
+def test_a_patient_of_images_in_two_splits_or_in_pretraining_is_found() -> None:
+    store, other = Images(n=40), Images(n=40, seed=5)
+    store.patient_ids[store.rows("test")[0]] = other.patient_ids[other.rows("train")[0]] = "p"
+    assert list(kinds(store, other)) == ["warning: patient id in pretraining"]
+    store.patient_ids[store.rows("train")[0]] = "p"
+    assert kinds(store) == {"error: patient in two splits": ("p",)}

@@ -24,21 +24,20 @@ from hypothesis import strategies as st
 
 from latentcast.batch import Batch
 from latentcast.config import Config
-from latentcast.data.image_loader import ImageLoader
-from latentcast.data.image_store import ImageStore
-from latentcast.data.loader import CropLoader, Loader, ahead, split, to_device
+from latentcast.data.fit import fitted, reading
+from latentcast.data.loader import Loader, ahead, split, to_device
 from latentcast.data.order import Order
 from latentcast.data.store import Store
-from latentcast.data.workers import AHEAD, HELD, read
+from latentcast.data.workers import AHEAD, SPARE, read
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
 from latentcast.signals.recording import INVALID
 
 
 @pytest.fixture
-def loader(small_store: Path, small_config: Config) -> CropLoader:
+def loader(small_store: Path, small_config: Config) -> Loader:
     store = Store.open(small_store)
-    return CropLoader(store, store.rows("train"), small_config)
+    return Loader(store, store.rows("train"), small_config)
 
 
 def test_every_record_once_an_epoch_across_batches() -> None:
@@ -58,19 +57,19 @@ def test_batch_larger_than_the_data_goes_round() -> None:
     assert sorted(Order(np.arange(3), 0).at(np.arange(6))) == [0, 0, 1, 1, 2, 2]
 
 
-def test_crops_lie_inside_the_record_and_reach_both_ends(loader: CropLoader) -> None:
+def test_crops_lie_inside_the_record_and_reach_both_ends(loader: Loader) -> None:
     starts = loader.starts(np.arange(5000), np.repeat(loader.order.rows[:1], 5000))
     assert starts.min() == 0 and starts.max() == 600
 
 
-def test_same_attempt_same_crop_whatever_came_before(loader: CropLoader) -> None:
+def test_same_attempt_same_crop_whatever_came_before(loader: Loader) -> None:
     loader.batch(0)
     again = loader.batch(7)
     assert torch.equal(loader.batch(7).samples, again.samples)
     assert not torch.equal(loader.batch(8).samples, again.samples)
 
 
-def test_stream_from_any_attempt_equals_the_batches(loader: CropLoader) -> None:
+def test_stream_from_any_attempt_equals_the_batches(loader: Loader) -> None:
     stream = loader.stream(4)
     for attempt in (4, 5, 6):
         joined = torch.cat([piece.samples for piece in next(stream)])
@@ -78,7 +77,7 @@ def test_stream_from_any_attempt_equals_the_batches(loader: CropLoader) -> None:
     stream.close()
 
 
-def test_crops_equal_the_recordings(loader: CropLoader) -> None:
+def test_crops_equal_the_recordings(loader: Loader) -> None:
     batch, rows = loader.batch(0), loader.order.at(np.arange(6))
     starts = loader.starts(batch.ids.numpy(), rows)
     for sample, row, start in zip(batch.samples, rows.tolist(), starts.tolist(), strict=True):
@@ -90,9 +89,7 @@ def test_crops_equal_the_recordings(loader: CropLoader) -> None:
 
 def test_without_random_crops_the_middle_is_taken(small_store: Path, small_config: Config) -> None:
     store = Store.open(small_store)
-    still = CropLoader(
-        store, store.rows("train"), small_config.updated({"train.random_crop": False})
-    )
+    still = Loader(store, store.rows("train"), small_config.updated({"train.random_crop": False}))
     rows = store.rows("train")
     assert set(still.starts(np.arange(len(rows)), rows)) == {300}
 
@@ -101,7 +98,7 @@ def test_a_record_met_twice_in_a_batch_is_cropped_twice(
     small_store: Path, small_config: Config
 ) -> None:
     store = Store.open(small_store)
-    few = CropLoader(store, store.rows("train")[:2], small_config)
+    few = Loader(store, store.rows("train")[:2], small_config)
     starts = few.starts(few.batch(0).ids.numpy(), few.order.at(np.arange(6)))
     assert len(set(starts.tolist())) > 2
 
@@ -133,7 +130,7 @@ def test_reading_ahead_ends_where_the_items_end_and_when_it_is_closed() -> None:
     until(lambda: closed == [5, 10**9])
 
 
-def test_split_keeps_order_and_all_samples(loader: CropLoader) -> None:
+def test_split_keeps_order_and_all_samples(loader: Loader) -> None:
     whole = loader.batch(0)
     for count, sizes in ((3, [2, 2, 2]), (4, [2, 2, 1, 1])):
         pieces = split(whole, count)
@@ -142,10 +139,33 @@ def test_split_keeps_order_and_all_samples(loader: CropLoader) -> None:
         assert torch.equal(torch.cat([p.samples for p in pieces]), whole.samples)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_targets_are_those_of_the_records_that_were_read(
+    workers: int, small_store: Path, small_config: Config
+) -> None:
+    store = Store.open(small_store)
+    config = small_config.updated({"machine.workers": workers, "train.batch_size": 7})
+    targets = np.stack([np.arange(len(store)), -np.arange(len(store))], axis=1).astype(np.float32)
+    loader, _ = reading(store, fitted(config, store), (1, 2), targets)
+    with closing(loader.stream(3)) as stream:
+        for pieces in islice(stream, 4):
+            assert len(pieces) == 2
+            for piece in pieces:
+                rows = loader.order.at(piece.ids.numpy())
+                assert piece.targets is not None
+                assert piece.targets.numpy().tolist() == targets[rows].tolist()
+                moved = piece.to(torch.device("meta"))
+                assert moved.targets is not None and moved.targets.device.type == "meta"
+    assert loader.batch(0).targets is not None
+    assert Loader(store, store.rows("train"), config).batch(0).targets is None
+    with pytest.raises(LatentcastError, match=r"targets: has 3 rows, .* 20 records; give one row"):
+        reading(store, fitted(config, store), targets=targets[:3])
+
+
 # Ranks ---------------------------------------------------------------------------------------
 
 
-class Numbers(Loader[Store]):
+class Numbers(Loader):
     """Knows which places it would read, and reads nothing."""
 
     def request(self, ids: np.ndarray) -> tuple[object, ...]:
@@ -188,9 +208,9 @@ def test_a_rank_asks_the_store_for_its_own_rows_only(
     monkeypatch.setattr(
         Store, "take", lambda self, rows, *more: taken.append(len(rows)) or take(self, rows, *more)
     )
-    halves = [CropLoader(store, store.rows("train"), small_config, (r, 2)).batch(3) for r in (0, 1)]
+    halves = [Loader(store, store.rows("train"), small_config, (r, 2)).batch(3) for r in (0, 1)]
     assert taken == [4, 2]
-    whole = CropLoader(store, store.rows("train"), small_config).batch(3)
+    whole = Loader(store, store.rows("train"), small_config).batch(3)
     found = dict(zip(whole.ids.tolist(), whole.samples, strict=True))
     for half in halves:
         for place, samples in zip(half.ids.tolist(), half.samples, strict=True):
@@ -211,11 +231,11 @@ def readers() -> list[BaseProcess]:
     return [p for p in multiprocessing.active_children() if p.name == "latentcast-reader"]
 
 
-def images(store: Path, changes: dict[str, object]) -> ImageLoader:
-    opened = ImageStore.open(store)
+def images(store: Path, changes: dict[str, object]) -> Loader:
+    opened = Store.open(store)
     shape = {"input.height": 8, "input.width": 8, "input.channels": 1, "input.normalisation": None}
     config = recipe("nepa-image-tiny").updated({**shape, "encoder.patch": 2, **changes})
-    return ImageLoader(opened, opened.rows("train"), config, (1, 3))
+    return Loader(opened, opened.rows("train"), config, (1, 3))
 
 
 @pytest.mark.parametrize("kind", ["ecg", "image"])
@@ -228,7 +248,7 @@ def test_the_same_batches_with_0_1_and_4_workers_from_any_attempt(
             loader: Loader = images(digits_store, size)  # type: ignore[type-arg]
         else:
             store = Store.open(small_store)
-            loader = CropLoader(store, store.rows("train"), small_config.updated(size), (1, 2))
+            loader = Loader(store, store.rows("train"), small_config.updated(size), (1, 2))
         with closing(loader.stream(attempt)) as batches:
             return list(islice(batches, 12))
 
@@ -243,22 +263,22 @@ def test_the_same_batches_with_0_1_and_4_workers_from_any_attempt(
     assert not readers()
 
 
-def one_reader(store: Path, config: Config) -> CropLoader:
+def one_reader(store: Path, config: Config) -> Loader:
     opened = Store.open(store)
-    return CropLoader(opened, opened.rows("train"), config.updated({"machine.workers": 1}))
+    return Loader(opened, opened.rows("train"), config.updated({"machine.workers": 1}))
 
 
 def test_batches_that_are_kept_are_not_overwritten(small_store: Path, small_config: Config) -> None:
     loader = one_reader(small_store, small_config)
     with closing(loader.stream(0)) as stream:
-        kept = list(islice(stream, 3 * (AHEAD + HELD)))
+        kept = list(islice(stream, 3 * (AHEAD + SPARE)))
         for attempt, pieces in enumerate(kept):
             samples = torch.cat([piece.samples for piece in pieces])
             assert torch.equal(samples, loader.batch(attempt).samples)
         piece = kept[0][1].samples[1:]  # a part of a part keeps the whole
         before = piece.clone()
         del kept, pieces
-        for _ in range(3 * (AHEAD + HELD)):
+        for _ in range(3 * (AHEAD + SPARE)):
             next(stream)
         assert torch.equal(piece, before)
 
@@ -272,7 +292,7 @@ def test_batches_that_are_dropped_are_read_by_the_readers(
         places = set()
         for pieces in islice(stream, 20):  # holds one while it waits for the next
             places.add(pieces[0].samples.data_ptr())
-    assert len(places) <= AHEAD + HELD
+    assert len(places) <= AHEAD + SPARE
 
 
 def test_a_killed_reader_ends_the_stream_with_its_name_and_the_mend(
@@ -305,7 +325,7 @@ def test_a_shard_that_is_lost_ends_the_stream_with_its_name(
     copytree(small_store, tmp_path / "store")
     store, shard = Store.open(tmp_path / "store"), tmp_path / "store" / "shard-00000.npy"
     config = small_config.updated({"machine.workers": workers})
-    with closing(CropLoader(store, store.rows("train"), config).stream(0)) as stream:
+    with closing(Loader(store, store.rows("train"), config).stream(0)) as stream:
         next(stream)
         with between_reads:
             if fault == "vanishes":
@@ -424,14 +444,14 @@ def test_a_script_without_a_guard_is_told_of_it(small_store: Path, tmp_path: Pat
 # To the device -------------------------------------------------------------------------------
 
 
-def test_nothing_moves_to_the_processor(loader: CropLoader) -> None:
+def test_nothing_moves_to_the_processor(loader: Loader) -> None:
     stream = loader.stream(0)
     assert to_device(stream, torch.device("cpu")) is stream
     stream.close()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_batches_arrive_on_the_device_as_they_were(loader: CropLoader) -> None:
+def test_batches_arrive_on_the_device_as_they_were(loader: Loader) -> None:
     stream = to_device(loader.stream(0), torch.device("cuda"))
     for attempt, pieces in enumerate(islice(stream, 50)):
         torch.cuda._sleep(10_000_000)  # a step that is still at work when the next ones are copied

@@ -16,6 +16,7 @@ from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
 from latentcast.data.loader import split
 from latentcast.engine import checkpoint, loop
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
@@ -33,27 +34,21 @@ def as_they_are(samples: torch.Tensor, draw: Draw | None) -> Inputs:
     return Inputs(samples)
 
 
-class Silent:
-    """A watcher that keeps what it is told."""
+class Record(Callback):
+    """Keeps what the loop says and prints nothing."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, float, float, float]] = []
         self.skips: list[int] = []
 
-    def start(self, state: State, context: Context) -> None: ...
-
-    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema) -> None:
+    def on_step_end(
+        self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema
+    ) -> None:
         self.rows.append(
             (state.step, float(output.loss), schedules.lr(state.step - 1), ema.distance())
         )
 
-    def skipped(self, state: State, problem: str) -> None:
+    def on_skip(self, state: State, problem: str) -> None:
         self.skips.append(state.attempt)
 
 
@@ -74,10 +69,10 @@ def batches(config: Config, poison: frozenset[int] = frozenset()) -> Any:
     return stream
 
 
-def run(config: Config, folder: Path, **how: Any) -> tuple[Objective, Silent, State]:
-    objective, watcher = build(config), Silent()
-    state = train(objective, as_they_are, batches(config, **how), config, folder, watcher)
-    return objective, watcher, state
+def run(config: Config, folder: Path, **how: Any) -> tuple[Objective, Record, State]:
+    objective, record = build(config), Record()
+    state = train(objective, as_they_are, batches(config, **how), config, folder, [record])
+    return objective, record, state
 
 
 def test_one_step_happens_in_its_order(
@@ -89,11 +84,11 @@ def test_one_step_happens_in_its_order(
     def spy(owner: Any, name: str, event: str) -> None:
         original = getattr(owner, name)
 
-        def told(*a: Any, **k: Any) -> Any:
+        def recorded(*a: Any, **k: Any) -> Any:
             events.append(event)
             return original(*a, **k)
 
-        monkeypatch.setattr(owner, name, told)
+        monkeypatch.setattr(owner, name, recorded)
 
     spy(loop.Schedules, "apply", "schedules")
     spy(torch.autograd, "backward", "backward")
@@ -130,8 +125,8 @@ def test_micro_batches_equal_the_whole_batch(small_config: Config) -> None:
     for pieces in (1, 2, 3, 6):
         objective = build(small_config).double()
         config = small_config.updated({"train.micro_batches": pieces})
-        (whole,) = split(next(batches(config.updated({"train.micro_batches": 1}))(0))[0], 1)
-        x = whole.samples.double()
+        (batch,) = split(next(batches(config.updated({"train.micro_batches": 1}))(0))[0], 1)
+        x = batch.samples.double()
         x[0, :, 100:] = 0  # half a record of padding: pieces differ in their number of terms
         valid = torch.ones_like(x, dtype=torch.bool)
         valid[0, :, 100:] = False
@@ -141,7 +136,7 @@ def test_micro_batches_equal_the_whole_batch(small_config: Config) -> None:
             return Inputs(samples.nan_to_num(), ~samples.isnan())
 
         output = accumulate(
-            objective, preprocess, split(Batch(marked, whole.ids), pieces), 0, State(), CONTEXT
+            objective, preprocess, split(Batch(marked, batch.ids), pieces), 0, State(), CONTEXT
         )
         gradients[pieces] = [p.grad.clone() for p in objective.parameters() if p.grad is not None]
         gradients[pieces].append(output.loss)
@@ -152,12 +147,12 @@ def test_micro_batches_equal_the_whole_batch(small_config: Config) -> None:
 
 def test_a_nan_batch_moves_nothing_and_is_counted(small_config: Config, tmp_path: Path) -> None:
     config = small_config.updated({"train.steps": 6})
-    poisoned, watcher, state = run(config, tmp_path / "a", poison=frozenset({2, 3}))
-    assert watcher.skips == [3, 4] and (state.step, state.skipped) == (6, 2)
+    poisoned, record, state = run(config, tmp_path / "a", poison=frozenset({2, 3}))
+    assert record.skips == [3, 4] and (state.step, state.skipped) == (6, 2)
     assert all(torch.isfinite(p).all() for p in poisoned.parameters())
     # Schedules and EMA stayed too: the rates are those of six steps without a gap.
     _, clean, _ = run(config, tmp_path / "b")
-    assert [row[2] for row in watcher.rows] == [row[2] for row in clean.rows]
+    assert [row[2] for row in record.rows] == [row[2] for row in clean.rows]
 
 
 def test_nothing_but_nan_stops_with_advice(small_config: Config, tmp_path: Path) -> None:
@@ -178,7 +173,7 @@ def test_data_without_a_valid_patch_stops_and_decays_no_weight(
         return Inputs(samples.where(valid, 0), valid)
 
     with pytest.raises(LatentcastError, match="no patch of the batch is valid"):
-        train(objective, mostly_missing, batches(small_config), small_config, tmp_path, Silent())
+        train(objective, mostly_missing, batches(small_config), small_config, tmp_path)
     after = objective.parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -197,9 +192,9 @@ def test_the_optimizer_sees_each_trainable_parameter_once_and_no_teacher(
 ) -> None:
     objective = build(small_config)
     optimizer = adamw(objective, small_config.optimizer)
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert len(held) == len(set(held)) == len(list(objective.encoder("student").parameters()))
-    assert not {id(p) for p in objective.encoder("teacher").parameters()} & set(held)
+    trained = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(trained) == len(set(trained)) == len(list(objective.encoder("student").parameters()))
+    assert not {id(p) for p in objective.encoder("teacher").parameters()} & set(trained)
 
 
 @pytest.mark.parametrize("which", ["small_config", "small_hierarchy"])
@@ -209,17 +204,17 @@ def test_interrupted_and_uninterrupted_runs_end_in_the_same_bits(
     small_config: Config = request.getfixturevalue(which)
     whole, _, _ = run(small_config, tmp_path / "whole")
 
-    class Stops(Silent):
-        def updated(self, state: State, *rest: Any) -> None:
-            super().updated(state, *rest)
+    class Stops(Record):
+        def on_step_end(self, state: State, *rest: Any) -> None:
+            super().on_step_end(state, *rest)
             if state.step == 7:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(build(small_config), as_they_are, batches(small_config), small_config,
-              tmp_path / "cut", Stops())  # fmt: skip
-    resumed, watcher, _ = run(small_config, tmp_path / "cut")
-    assert watcher.rows[0][0] == 6  # from the checkpoint of step 5
+              tmp_path / "cut", [Stops()])  # fmt: skip
+    resumed, record, _ = run(small_config, tmp_path / "cut")
+    assert record.rows[0][0] == 6  # from the checkpoint of step 5
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     one, other = (
@@ -233,14 +228,14 @@ def test_resume_restores_a_run_with_skipped_steps(small_config: Config, tmp_path
     poison = frozenset({2})
     whole, _, _ = run(small_config, tmp_path / "whole", poison=poison)
 
-    class Stops(Silent):
-        def updated(self, state: State, *rest: Any) -> None:
+    class Stops(Record):
+        def on_step_end(self, state: State, *rest: Any) -> None:
             if state.step == 6:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(build(small_config), as_they_are, batches(small_config, poison), small_config,
-              tmp_path / "cut", Stops())  # fmt: skip
+              tmp_path / "cut", [Stops()])  # fmt: skip
     resumed, _, state = run(small_config, tmp_path / "cut", poison=poison)
     assert state.skipped == 1
     assert all(
@@ -256,13 +251,13 @@ def test_resume_restores_a_run_with_skipped_steps(small_config: Config, tmp_path
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: the verdict on a step is read after the next has been queued."""
     of = Context.of
-    monkeypatch.setattr(Context, "of", lambda *given: replace(of(*given), ahead=True))
+    monkeypatch.setattr(Context, "of", lambda *a: replace(of(*a), ahead=True))
 
 
-class Seldom(Silent):
-    """Looks at no step but the last, so that nothing else makes the host wait."""
+class Seldom(Record):
+    """Wants no step but the last, so that nothing else makes the host wait."""
 
-    def looks(self, step: int) -> bool:
+    def wants(self, step: int) -> bool:
         return step == 12
 
 
@@ -272,14 +267,14 @@ def test_a_verdict_that_comes_late_changes_no_bit(
 ) -> None:
     config: Config = request.getfixturevalue(which)
     poison = frozenset({2, 3, 7, 12})
-    _, watcher, state = run(config, tmp_path / "at once", poison=poison)
+    _, record, state = run(config, tmp_path / "at once", poison=poison)
     request.getfixturevalue("ahead")
     late, seldom = build(config), Seldom()
     batch = batches(config, poison)
-    told = train(late, as_they_are, batch, config, tmp_path / "late", seldom)
-    assert told == state and told.skipped == 4
-    assert seldom.skips == watcher.skips
-    assert seldom.rows == watcher.rows[-1:]
+    end = train(late, as_they_are, batch, config, tmp_path / "late", [seldom])
+    assert end == state and end.skipped == 4
+    assert seldom.skips == record.skips
+    assert seldom.rows == record.rows[-1:]
     ends = [tmp_path / name / "checkpoints" for name in ("at once", "late")]
     for which_tensors in ("model", "optimizer"):
         a, b = (checkpoint.read_tensors(checkpoint.latest(e), which_tensors) for e in ends)  # type: ignore[arg-type]
@@ -306,17 +301,17 @@ def test_no_step_waits_for_the_device(
     guards: list[NoSync] = []
 
     class Guarded(Seldom):
-        def start(self, state: State, context: Context) -> None:
+        def on_train_start(self, state: State, context: Context) -> None:
             guards.append(NoSync())
             guards[-1].__enter__()
 
-        def looks(self, step: int) -> bool:
+        def wants(self, step: int) -> bool:
             steps.append(step)
             if step == 12:
                 guards.pop().__exit__(None, None, None)
-            return super().looks(step)
+            return super().wants(step)
 
-    train(build(config), as_they_are, batches(config), config, tmp_path, Guarded())
+    train(build(config), as_they_are, batches(config), config, tmp_path, [Guarded()])
     assert steps == list(range(1, 13))
 
     def asks(self: Ema, momentum: float, refused: torch.Tensor) -> None:
@@ -325,7 +320,7 @@ def test_no_step_waits_for_the_device(
     monkeypatch.setattr(Ema, "update", asks)
     try:
         with pytest.raises(AssertionError, match="local_scalar"):
-            train(build(config), as_they_are, batches(config), config, tmp_path / "b", Guarded())
+            train(build(config), as_they_are, batches(config), config, tmp_path / "b", [Guarded()])
     finally:
         guards.pop().__exit__(None, None, None)
 
@@ -333,15 +328,14 @@ def test_no_step_waits_for_the_device(
 def test_garbage_is_collected_when_the_log_is_written_and_not_in_a_step(
     small_config: Config, tmp_path: Path
 ) -> None:
-    seen: list[bool] = []
+    enabled: list[bool] = []
 
-    class Asks(Silent):
-        def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-            seen.append(gc.isenabled())
-            return super().waiting(batches)
+    class Asks(Record):
+        def on_batch_start(self, state: State, seconds: float) -> None:
+            enabled.append(gc.isenabled())
 
-    train(build(small_config), as_they_are, batches(small_config), small_config, tmp_path, Asks())
-    assert not any(seen) and gc.isenabled() and gc.get_freeze_count() == 0
+    train(build(small_config), as_they_are, batches(small_config), small_config, tmp_path, [Asks()])
+    assert len(enabled) == 12 and not any(enabled) and gc.isenabled() and gc.get_freeze_count() == 0
 
 
 # fp16
@@ -351,11 +345,11 @@ def test_an_overflow_in_fp16_moves_nothing_and_halves_the_scale(
     small_config: Config, tmp_path: Path
 ) -> None:
     config = small_config.updated({"train.precision": "fp16", "train.steps": 6})
-    objective, watcher, state = run(config, tmp_path / "a", poison=frozenset({2, 3}))
+    objective, record, state = run(config, tmp_path / "a", poison=frozenset({2, 3}))
     assert (state.step, state.skipped) == (6, 2)
     assert state.scale == loop.first_scale(config) / 4
     _, clean, _ = run(config, tmp_path / "b")
-    assert [row[2] for row in watcher.rows] == [row[2] for row in clean.rows]  # no schedule moved
+    assert [row[2] for row in record.rows] == [row[2] for row in clean.rows]  # no schedule moved
     assert all(torch.isfinite(p).all() for p in objective.parameters())
 
 
@@ -374,14 +368,14 @@ def test_fp16_resumes_with_its_scale(small_config: Config, tmp_path: Path) -> No
     config, poison = small_config.updated({"train.precision": "fp16"}), frozenset({1})
     whole, _, _ = run(config, tmp_path / "whole", poison=poison)
 
-    class Stops(Silent):
-        def updated(self, state: State, *rest: Any) -> None:
+    class Stops(Record):
+        def on_step_end(self, state: State, *rest: Any) -> None:
             if state.step == 7:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(build(config), as_they_are, batches(config, poison), config, tmp_path / "cut",
-              Stops())  # fmt: skip
+              [Stops()])  # fmt: skip
     saved = checkpoint.latest(tmp_path / "cut" / "checkpoints")
     assert checkpoint.read_record(saved)["scale"] == loop.first_scale(config) / 2
     resumed, _, state = run(config, tmp_path / "cut", poison=poison)
@@ -416,14 +410,14 @@ def test_compiled_blocks_train_the_same_and_compile_no_step_anew(
     eager, _, _ = run(config, tmp_path / "eager")
     versions: list[int] = []
 
-    class Counts(Silent):
-        def looks(self, step: int) -> bool:
+    class Counts(Record):
+        def wants(self, step: int) -> bool:
             versions.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-            return super().looks(step)
+            return super().wants(step)
 
     compiled = build(config)
     by_block = config.updated({"machine.compile": True})
-    train(compiled, as_they_are, batches(config), by_block, tmp_path / "compiled", Counts())
+    train(compiled, as_they_are, batches(config), by_block, tmp_path / "compiled", [Counts()])
     assert versions[-1] > 0 and versions[-1] == versions[-4]
     for (name, a), b in zip(
         eager.state_dict().items(), compiled.state_dict().values(), strict=True

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from latentcast.cli import masks
+from latentcast.config import Config
 from latentcast.errors import LatentcastError
-from latentcast.objectives.jepa.masks import mask_sampler
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.masks import MaskSampler, mask_sampler
 from latentcast.randomness import Draw
 from latentcast.recipes import recipe
 from latentcast.report import masks as coverage_report
@@ -20,9 +22,14 @@ from latentcast.report.masks import BATCH, STEPS, coverage, plot_coverage
 REFERENCE = {"objective.masks": {"kind": "reference"}}
 
 
+def sampler_of(config: Config) -> MaskSampler:
+    assert isinstance(config.objective, JepaConfig)
+    return mask_sampler(config.objective, config.grids, config.train.seed)
+
+
 def test_coverage_is_a_direct_count() -> None:
     config = recipe("hjepa-image-tiny")
-    found, sampler = coverage(config), mask_sampler(config)
+    found, sampler = coverage(config), sampler_of(config)
     context, coarse, sizes = np.zeros(64), np.zeros(16), set()
     for step in range(STEPS):
         drawn = sampler(Draw(0, step, torch.arange(BATCH) + step * BATCH), None)
@@ -35,7 +42,7 @@ def test_coverage_is_a_direct_count() -> None:
     assert found.shapes == len(sizes) and found.shared == 0
 
 
-def test_the_reference_is_seen_to_leave_out_the_last_row_and_ours_to_hold_it() -> None:
+def test_the_reference_leaves_out_the_last_row_and_ours_does_not() -> None:
     ours = coverage(recipe("ijepa-image-base"))
     theirs = coverage(recipe("ijepa-image-base").updated(REFERENCE))
     last = slice(-14, None)
@@ -45,14 +52,14 @@ def test_the_reference_is_seen_to_leave_out_the_last_row_and_ours_to_hold_it() -
 
 def test_a_leak_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     config = recipe("ijepa-image-tiny")
-    honest = mask_sampler(config)
+    honest = sampler_of(config)
 
     def leaking(draw: Draw, valid: None) -> coverage_report.Masks:
         masks = honest(draw, valid)
         masks.context[0, 0] = masks.targets[0][0, 0, 0]
         return masks
 
-    monkeypatch.setattr(coverage_report, "mask_sampler", lambda config: leaking)
+    monkeypatch.setattr(coverage_report, "mask_sampler", lambda *arguments: leaking)
     assert coverage(config).shared == STEPS
 
 
@@ -75,9 +82,9 @@ def test_the_verb_says_what_it_found_and_refuses_what_hides_nothing(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     masks("hjepa-ecg-tiny", out=tmp_path / "masks.svg")
-    said = capsys.readouterr().out
-    assert "of 50 patches" in said and "targets, level 1" in said
-    assert "0 samples with a context patch under a target" in said
+    printed = capsys.readouterr().out
+    assert "of 50 patches" in printed and "targets, level 1" in printed
+    assert "0 samples with a context patch under a target" in printed
     assert (tmp_path / "masks.svg").exists()
     with pytest.raises(LatentcastError, match="nepa hides nothing; name a JEPA recipe"):
         masks("nepa-ecg-tiny")

@@ -23,7 +23,6 @@ from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.jepa.mask_shapes import (
     MaskShape,
     block_extent,
-    mask_shapes,
     reference_extent,
 )
 from latentcast.objectives.jepa.masks import (
@@ -73,6 +72,15 @@ def config(request: pytest.FixtureRequest) -> Config:
     return case
 
 
+def jepa_of(config: Config) -> JepaConfig:
+    assert isinstance(config.objective, JepaConfig)
+    return config.objective
+
+
+def sampler_of(config: Config) -> MaskSampler:
+    return mask_sampler(jepa_of(config), config.grids, config.train.seed)
+
+
 def drawn(sampler: MaskSampler, step: int, batch: int = 8, first: int = 0, seed: int = 0) -> Masks:
     return sampler(Draw(seed, step, torch.arange(first, first + batch)), None)
 
@@ -82,9 +90,9 @@ def equal(one: Masks, other: Masks) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def marked(places: Tensor, patches: int) -> Tensor:
-    """Places ``(B, K)`` as flags ``(B, patches)``."""
-    return torch.zeros(len(places), patches, dtype=torch.bool).scatter(1, places, True)
+def marked(ids: Tensor, patches: int) -> Tensor:
+    """Ids ``(B, K)`` as flags ``(B, patches)``."""
+    return torch.zeros(len(ids), patches, dtype=torch.bool).scatter(1, ids, True)
 
 
 def covered(masks: Masks, grids: tuple[tuple[int, ...], ...]) -> Tensor:
@@ -98,7 +106,7 @@ def covered(masks: Masks, grids: tuple[tuple[int, ...], ...]) -> Tensor:
 
 def visits(config: Config, steps: int = 100, batch: int = 64) -> tuple[Tensor, Tensor]:
     """How often each patch is context, and under a target, of all samples drawn."""
-    sampler, patches = mask_sampler(config), math.prod(config.grids[0])
+    sampler, patches = sampler_of(config), math.prod(config.grids[0])
     context, target = torch.zeros(patches), torch.zeros(patches)
     for step in range(steps):
         masks = drawn(sampler, step, batch)
@@ -111,23 +119,23 @@ def visits(config: Config, steps: int = 100, batch: int = 64) -> tuple[Tensor, T
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_masks_are_ascending_places_of_one_length(config: Config, batch: int) -> None:
-    sampler = mask_sampler(config)
+def test_masks_are_ascending_ids_of_one_length(config: Config, batch: int) -> None:
+    sampler = sampler_of(config)
     for step in range(5):
         masks = drawn(sampler, step, batch)
         assert len(masks.targets) == len(config.grids)
-        for places, grid in zip((masks.context, *masks.targets), (config.grids[0], *config.grids),
+        for ids, grid in zip((masks.context, *masks.targets), (config.grids[0], *config.grids),
                                 strict=True):  # fmt: skip
-            assert places.dtype == torch.int64 and places.shape[-2] == batch
-            assert bool((places.diff(dim=-1) > 0).all())
-            assert 0 <= int(places.min()) and int(places.max()) < math.prod(grid)
+            assert ids.dtype == torch.int64 and ids.shape[-2] == batch
+            assert bool((ids.diff(dim=-1) > 0).all())
+            assert 0 <= int(ids.min()) and int(ids.max()) < math.prod(grid)
     assert sampler.sizes()[1][0][0] == len(drawn(sampler, 0).targets[0])
 
 
 def test_a_target_is_a_whole_block_of_its_grid(config: Config) -> None:
-    if config.objective.masks.kind != "blocks":  # type: ignore[union-attr]
+    if jepa_of(config).masks.kind != "blocks":
         return
-    masks = drawn(mask_sampler(config), 3)
+    masks = drawn(sampler_of(config), 3)
     for grid, targets in zip(config.grids, masks.targets, strict=True):
         for cells in targets.flatten(0, 1):
             axes = torch.stack(torch.unravel_index(cells, grid))
@@ -136,9 +144,9 @@ def test_a_target_is_a_whole_block_of_its_grid(config: Config) -> None:
 
 
 def test_masks_are_a_function_of_seed_step_and_sample(config: Config) -> None:
-    sampler = mask_sampler(config)
+    sampler = sampler_of(config)
     first = drawn(sampler, 5)
-    assert equal(first, drawn(mask_sampler(config), 5))
+    assert equal(first, drawn(sampler_of(config), 5))
     assert not equal(first, drawn(sampler, 5, seed=1))
     others = [drawn(sampler, step) for step in range(6, 60)]
     alike = [other for other in others if other.context.shape == first.context.shape]
@@ -149,20 +157,21 @@ def test_masks_are_a_function_of_seed_step_and_sample(config: Config) -> None:
 
 
 def test_a_sample_has_the_same_masks_in_another_micro_batch(config: Config) -> None:
-    sampler = mask_sampler(config)
-    whole, piece = drawn(sampler, 2, 8), drawn(sampler, 2, 3, first=5)
-    assert torch.equal(whole.context[5:], piece.context)
-    for all_, some in zip(whole.targets, piece.targets, strict=True):
+    sampler = sampler_of(config)
+    batch, piece = drawn(sampler, 2, 8), drawn(sampler, 2, 3, first=5)
+    assert torch.equal(batch.context[5:], piece.context)
+    for all_, some in zip(batch.targets, piece.targets, strict=True):
         assert torch.equal(all_[:, 5:], some)
 
 
 def test_few_shapes_so_that_compiled_code_stays_compiled(config: Config) -> None:
-    sampler, most = mask_sampler(config), config.objective.masks.shapes  # type: ignore[union-attr]
-    seen = set()
+    masks_config = jepa_of(config).masks
+    assert masks_config.kind != "reference"
+    sampler, shapes = sampler_of(config), set()
     for step in range(1000):
         masks = drawn(sampler, step, 1)
-        seen.add((masks.context.shape[1], *(t.shape for t in masks.targets)))
-    assert 1 < len(seen) <= most
+        shapes.add((masks.context.shape[1], *(t.shape for t in masks.targets)))
+    assert 1 < len(shapes) <= masks_config.shapes
 
 
 class _Counting(TorchDispatchMode):
@@ -175,7 +184,7 @@ class _Counting(TorchDispatchMode):
 
 def test_no_loop_runs_over_the_samples(config: Config) -> None:
     """jepa.md M6: the public collators take a second for a batch of 128."""
-    sampler, counts = mask_sampler(config), []
+    sampler, counts = sampler_of(config), []
     drawn(sampler, 0)  # fills the caches
     for batch in (2, 64):
         with _Counting() as counting:
@@ -189,7 +198,7 @@ def test_no_loop_runs_over_the_samples(config: Config) -> None:
 
 def test_no_patch_of_a_context_lies_under_a_target(config: Config) -> None:
     """jepa.md M4: the original lets targets into the context when it gives up; never here."""
-    sampler, patches = mask_sampler(config), math.prod(config.grids[0])
+    sampler, patches = sampler_of(config), math.prod(config.grids[0])
     for step in range(8):  # 10,240 samples
         masks = drawn(sampler, step, 1280)
         assert not bool((marked(masks.context, patches) & covered(masks, config.grids)).any())
@@ -225,7 +234,7 @@ def test_any_request_is_an_error_before_training_or_drawn_disjoint(
     level = LevelConfig.model_validate({"stride": 2, "masks": own})
     jepa = JepaConfig(masks=masks, coarser=(level,) * (len(grids) - 1))
     try:
-        shapes = mask_shapes(tuple(grids), jepa, seed=0)
+        shapes = jepa.shapes(tuple(grids), seed=0)
     except ValueError as problem:
         assert "too small for the masks" in str(problem)
         return
@@ -256,7 +265,7 @@ def test_tiny_grids_are_refused_or_work_and_never_hang(side: int, kind: str) -> 
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(20)  # a draw that does not end must fail here, not stop all tests
     try:
-        masks = drawn(mask_sampler(config), 0)
+        masks = drawn(sampler_of(config), 0)
     finally:
         signal.alarm(0)
     assert masks.context.shape[1] > 0
@@ -304,16 +313,16 @@ def test_every_patch_is_visited_with_three_levels() -> None:
 def test_contexts_are_equalised_without_regard_to_the_place(name: str) -> None:
     """jepa.md M3: cut from the front, contexts lose the bottom rows. Chi-square on what is free."""
     config = CASES[name]
-    sampler, patches = mask_sampler(config), math.prod(config.grids[0])
-    seen, expected, spread = (torch.zeros(patches, dtype=torch.float64) for _ in range(3))
+    sampler, patches = sampler_of(config), math.prod(config.grids[0])
+    counted, expected, spread = (torch.zeros(patches, dtype=torch.float64) for _ in range(3))
     for step in range(60):
         masks = drawn(sampler, step, 256)
         free = ~covered(masks, config.grids)
         share = masks.context.shape[1] / free.sum(1, keepdim=True).double()
-        seen += marked(masks.context, patches).sum(0)
+        counted += marked(masks.context, patches).sum(0)
         expected += (free * share).sum(0)
         spread += (free * share * (1 - share)).sum(0)
-    z = (seen - expected) / spread.sqrt()
+    z = (counted - expected) / spread.sqrt()
     assert float(z.square().mean()) < 1 + 5 * math.sqrt(2 / patches)
     assert float(z.abs().max()) < 5
 
@@ -322,7 +331,7 @@ def test_scale_and_aspect_are_independent() -> None:
     """The original draws both from one number: small blocks are wide, large ones tall."""
     areas, aspects = [], []
     for seed in range(100):
-        for shape in mask_shapes(((200, 200),), JepaConfig(), seed):
+        for shape in JepaConfig().shapes(((200, 200),), seed):
             ((height, width),) = shape.blocks
             areas.append(height * width)
             aspects.append(height / width)
@@ -334,13 +343,13 @@ def test_scale_and_aspect_are_independent() -> None:
 
 @pytest.mark.parametrize("grid", [(16, 16), (14, 14), (16, 24), (200,)])
 @pytest.mark.parametrize("scale", [0.1, 0.15, 0.2, 0.4])
-def test_a_block_covers_the_share_that_was_asked(grid: tuple[int, ...], scale: float) -> None:
+def test_a_block_covers_its_share(grid: tuple[int, ...], scale: float) -> None:
     """Up to the rounding of its sides."""
-    wanted = scale * math.prod(grid)
+    share = scale * math.prod(grid)
     for aspect in (0.75, 1.0, 1.5):
         covers = math.prod(block_extent(grid, scale, aspect))
-        half = 0.5 * (math.sqrt(wanted * aspect) + math.sqrt(wanted / aspect)) + 0.25
-        assert abs(covers - wanted) <= (1 if len(grid) == 1 else 1 + half)
+        half = 0.5 * (math.sqrt(share * aspect) + math.sqrt(share / aspect)) + 0.25
+        assert abs(covers - share) <= (1 if len(grid) == 1 else 1 + half)
 
 
 @pytest.mark.parametrize("grid", [(4, 40), (50, 2), (3, 100)])
@@ -357,14 +366,14 @@ def test_a_block_too_tall_for_its_grid_takes_its_share_along_the_other_side(
 
 
 def test_unmeasured_patches_are_context_only_at_need(config: Config) -> None:
-    sampler, patches = mask_sampler(config), math.prod(config.grids[0])
+    sampler, patches = sampler_of(config), math.prod(config.grids[0])
     for step in range(4):
         for share in (0.9, 0.5):
             # A recording that ends early, as padding leaves it.
             valid = torch.arange(patches).expand(32, -1) < patches * share
             masks = sampler(Draw(0, step, torch.arange(32)), valid)
             context = marked(masks.context, patches)
-            if config.objective.masks.kind == "blocks":  # type: ignore[union-attr]
+            if jepa_of(config).masks.kind == "blocks":
                 enough = (valid & ~covered(masks, config.grids)).sum(1)
             else:
                 enough = valid.sum(1)
@@ -377,13 +386,13 @@ def test_unmeasured_patches_are_context_only_at_need(config: Config) -> None:
 
 def test_stretches_keep_the_share_and_their_least_length() -> None:
     config = recipe("ijepa-ecg-small")
-    sampler = mask_sampler(config)
+    sampler = sampler_of(config)
     for step in range(60):
         masks = drawn(sampler, step, 32)
-        seen = marked(masks.context, 200)
+        context = marked(masks.context, 200)
         assert 0.15 * 200 - 0.5 <= masks.context.shape[1] <= 0.25 * 200 + 0.5
-        assert torch.equal(seen, ~marked(masks.targets[0][0], 200))
-        for row in seen.tolist():
+        assert torch.equal(context, ~marked(masks.targets[0][0], 200))
+        for row in context.tolist():
             lengths = [len(run) for run in re.findall("1+", "".join("01"[v] for v in row))]
             assert min(lengths) >= 10
 
@@ -397,20 +406,20 @@ def test_every_placement_of_stretches_is_drawn() -> None:
     assert found == expected
 
 
-def test_levels_above_stretches_hide_cells_of_which_nothing_is_seen() -> None:
+def test_levels_above_stretches_hide_cells_without_context() -> None:
     """Every placement leaves the promised number, whatever the stretches touch (10⁴ samples)."""
     config = recipe("hjepa-ecg-small")
-    sampler, times_asked = mask_sampler(config), [torch.zeros(50), torch.zeros(10)]
+    sampler, counts = sampler_of(config), [torch.zeros(50), torch.zeros(10)]
     for step in range(80):
         masks = sampler(Draw(3, step, torch.arange(128) + 128 * step), None)
-        seen = torch.zeros(128, 200, dtype=torch.bool).scatter(1, masks.context, True)
+        context = torch.zeros(128, 200, dtype=torch.bool).scatter(1, masks.context, True)
         for level, stride, cells in ((1, 4, 50), (2, 20, 10)):
-            touched = seen.view(128, cells, stride).any(2)
-            asked = masks.targets[level][0]
-            assert asked.shape[1] >= 1 and bool((asked.diff(dim=1) > 0).all())
-            assert not touched.gather(1, asked).any()
-            times_asked[level - 1] += torch.bincount(asked.flatten(), minlength=cells)
-    for times in times_asked:  # no cell is forgotten, the last one included
+            touched = context.view(128, cells, stride).any(2)
+            target_ids = masks.targets[level][0]
+            assert target_ids.shape[1] >= 1 and bool((target_ids.diff(dim=1) > 0).all())
+            assert not touched.gather(1, target_ids).any()
+            counts[level - 1] += torch.bincount(target_ids.flatten(), minlength=cells)
+    for times in counts:  # no cell is forgotten, the last one included
         assert float(times.min()) > 0.5 * float(times.mean())
 
 
@@ -434,39 +443,44 @@ def test_reference_context_is_always_the_same_square() -> None:
 
 
 def test_reference_never_uses_the_last_row_and_column() -> None:
-    seen = torch.zeros(256, dtype=torch.bool)
+    covered_ids = torch.zeros(256, dtype=torch.bool)
     for step in range(40):
         context, targets = reference((16, 16))(Draw(0, step, torch.arange(8)))
-        seen[context.flatten()] = True
-        seen[targets.flatten()] = True
+        covered_ids[context.flatten()] = True
+        covered_ids[targets.flatten()] = True
     inside = torch.zeros(16, 16, dtype=torch.bool)
     inside[:15, :15] = True
-    assert torch.equal(seen.view(16, 16), inside)
+    assert torch.equal(covered_ids.view(16, 16), inside)
 
 
-@pytest.mark.parametrize("told", json.loads(STATISTICS.read_text()), ids=lambda t: str(t["grid"]))
-def test_reference_counts_agree_with_the_originals(told: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "original", json.loads(STATISTICS.read_text()), ids=lambda t: str(t["grid"])
+)
+def test_reference_counts_agree_with_the_originals(original: dict[str, Any]) -> None:
     """Within four standard errors of both samples; quantiles also within their rounding."""
-    grid, count = tuple(told["grid"]), 600
+    grid, count = tuple(original["grid"]), 600
     contexts, targets = [], []
     for step in range(count):
-        context, blocks = reference(grid)(Draw(1, step, torch.arange(told["batch"])))
+        context, blocks = reference(grid)(Draw(1, step, torch.arange(original["batch"])))
         contexts.append(context.shape[1])
         targets.append(blocks.shape[2])
-    for ours, theirs in ((contexts, told["context_tokens"]), (targets, told["target_tokens"])):
+    for ours, theirs in (
+        (contexts, original["context_tokens"]),
+        (targets, original["target_tokens"]),
+    ):
         values = torch.tensor(ours, dtype=torch.float64)
-        error = theirs["std"] * math.sqrt(1 / count + 1 / told["draws"])
+        error = theirs["std"] * math.sqrt(1 / count + 1 / original["draws"])
         assert abs(float(values.mean()) - theirs["mean"]) < 4 * error
         assert float(values.std()) == pytest.approx(theirs["std"], rel=0.12)
         for name, widening in (("q05", 2.1), ("q50", 1.25), ("q95", 2.1)):
             if name in theirs:
                 quantile = float(values.quantile(int(name[1:]) / 100))
                 assert abs(quantile - theirs[name]) < 4 * widening * error + 1
-    values_told = {int(v): n for v, n in told["target_tokens"]["values"].items()}
-    assert set(targets) == set(values_told)
-    for value, n in values_told.items():
-        share = n / told["draws"]
-        error = math.sqrt(share * (1 - share) * (1 / count + 1 / told["draws"]))
+    values_theirs = {int(v): n for v, n in original["target_tokens"]["values"].items()}
+    assert set(targets) == set(values_theirs)
+    for value, n in values_theirs.items():
+        share = n / original["draws"]
+        error = math.sqrt(share * (1 - share) * (1 / count + 1 / original["draws"]))
         assert abs(targets.count(value) / count - share) < 4 * error
 
 

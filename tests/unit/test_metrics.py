@@ -1,20 +1,48 @@
-"""AUROC and its intervals, against scikit-learn, by hand, and by their own coverage."""
+"""Metrics and their intervals, against scikit-learn, by hand, and by their own coverage."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
+from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, Estimate, Score
 
 
 def alone(records: int) -> list[str]:
     """Patients of records of which none is known: each is its own."""
     return [""] * records
+
+
+def scored(
+    targets: np.ndarray,
+    scores: np.ndarray,
+    patients: Sequence[str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Score:
+    owners = alone(len(targets)) if patients is None else patients
+    counts = metrics.draw(owners, resamples, seed)
+    return metrics.score("multi-label", targets, scores, "abcd"[: targets.shape[1]], counts)[0]
+
+
+def paired(
+    targets: np.ndarray, scores: np.ndarray, reference: np.ndarray, patients: Sequence[str]
+) -> Estimate:
+    counts = metrics.draw(patients, 1000, 0)
+    one, other = (
+        metrics.Resampled.of(metrics.METRICS["multi-label"][0], targets, predictions, counts)
+        for predictions in (scores, reference)
+    )
+    return metrics.difference(one, other)
 
 
 @settings(max_examples=100, deadline=None)
@@ -60,17 +88,17 @@ def test_a_label_without_positives_is_never_a_half() -> None:
     targets[:25, 0] = True  # b has no positive, c no negative
     targets[:, 2] = True
     scores = np.column_stack([-np.arange(50.0), rng.normal(size=(50, 2))])
-    result = metrics.score(targets, scores, ["a", "b", "c"], alone(len(targets)), resamples=50)
-    assert result.undefined == ("b", "c")
-    assert result.supported_labels == ("a",)
+    result = scored(targets, scores, resamples=50)
+    assert result.supported == result.labels[0].auroc
     assert np.isnan([label.auroc.value for label in result.labels[1:]]).all()
-    assert result.macro.value == 1.0
+    assert result.main.value == 1.0
 
 
 def test_no_defined_label_at_all_is_nan_not_a_number() -> None:
     scores = np.arange(5.0)[:, None]
-    result = metrics.score(np.zeros((5, 1), bool), scores, ["a"], alone(5), resamples=10)
-    assert np.isnan([result.macro.value, result.macro.low, result.supported.value]).all()
+    result = scored(np.zeros((5, 1), bool), scores, resamples=10)
+    assert result.main.outcome == "undefined" and result.supported is not None
+    assert np.isnan([result.main.value, result.main.low, result.supported.value]).all()
 
 
 def test_a_label_that_loses_its_positives_is_left_out_of_that_resample_only() -> None:
@@ -87,20 +115,15 @@ def test_rare_labels_leave_the_supported_macro_alone() -> None:
     rng = np.random.default_rng(1)
     targets = rng.random((200, 2)) < 0.4
     rare = np.zeros((200, 1), dtype=bool)
-    rare[: metrics.SUPPORT - 1] = True
+    rare[: SUPPORT - 1] = True
     scores = rng.normal(size=(200, 3))
-    both = metrics.score(targets, scores[:, :2], ["a", "b"], alone(200), resamples=50)
-    with_rare = metrics.score(
-        np.hstack([targets, rare]), scores, ["a", "b", "c"], alone(len(targets)), resamples=50
-    )
-    assert with_rare.supported == both.macro
-    assert with_rare.macro != both.macro
-    assert with_rare.supported_labels == ("a", "b")
-    rare[metrics.SUPPORT - 1] = True
-    enough = metrics.score(
-        np.hstack([targets, rare]), scores, ["a", "b", "c"], alone(len(targets)), resamples=50
-    )
-    assert enough.supported == enough.macro
+    both = scored(targets, scores[:, :2], resamples=50)
+    with_rare = scored(np.hstack([targets, rare]), scores, resamples=50)
+    assert with_rare.supported == both.main
+    assert with_rare.main != both.main
+    rare[SUPPORT - 1] = True
+    enough = scored(np.hstack([targets, rare]), scores, resamples=50)
+    assert enough.supported == enough.main
 
 
 def test_the_interval_covers_the_true_auroc() -> None:
@@ -110,7 +133,7 @@ def test_the_interval_covers_the_true_auroc() -> None:
     for trial in range(200):
         targets = rng.random((200, 1)) < 0.3
         scores = rng.normal(size=(200, 1)) + targets
-        macro = metrics.score(targets, scores, ["a"], alone(200), resamples=300, seed=trial).macro
+        macro = scored(targets, scores, resamples=300, seed=trial).main
         covered += macro.low <= 0.76025 <= macro.high
     assert 0.89 <= covered / 200 <= 0.99
 
@@ -127,26 +150,24 @@ def test_copies_of_a_patients_record_do_not_narrow_the_interval() -> None:
     """Four copies of every record tell nothing new: the interval is that of one copy."""
     targets, good, poor = people()
     names = [f"p{i}" for i in range(80)]
-    fourfold = [np.repeat(held, 4, axis=0) for held in (targets, good, poor)]
-    one = metrics.score(targets, good, ["a", "b"], names)
-    four = metrics.score(*fourfold[:2], ["a", "b"], np.repeat(names, 4))
-    assert (four.macro.low, four.macro.high) == pytest.approx((one.macro.low, one.macro.high))
-    taken_apart = metrics.score(*fourfold[:2], ["a", "b"], alone(320)).macro
+    fourfold = [np.repeat(array, 4, axis=0) for array in (targets, good, poor)]
+    one = scored(targets, good, names).main
+    four = scored(*fourfold[:2], np.repeat(names, 4)).main  # type: ignore[arg-type]
+    assert (four.low, four.high) == pytest.approx((one.low, one.high))
+    taken_apart = scored(*fourfold[:2]).main
     width = taken_apart.high - taken_apart.low
-    assert four.macro.high - four.macro.low > 1.7 * width  # sqrt(4) in the limit
+    assert four.high - four.low > 1.7 * width  # sqrt(4) in the limit
 
-    paired = metrics.paired_difference(targets, good, poor, names)
-    wide = metrics.paired_difference(*fourfold, np.repeat(names, 4))
-    assert (wide.low, wide.high) == pytest.approx((paired.low, paired.high))
+    narrow = paired(targets, good, poor, names)
+    wide = paired(*fourfold, np.repeat(names, 4))  # type: ignore[arg-type]
+    assert (wide.low, wide.high) == pytest.approx((narrow.low, narrow.high))
 
 
 def test_with_one_record_a_patient_patients_are_records() -> None:
     targets, good, _ = people()
     names = [f"p{i * 37 % 80}" for i in range(80)]  # in no order
     assert (metrics.draw(names, 50, seed=1) == metrics.draw(alone(80), 50, seed=1)).all()
-    assert metrics.score(targets, good, ["a", "b"], names) == (
-        metrics.score(targets, good, ["a", "b"], alone(80))
-    )
+    assert scored(targets, good, names) == scored(targets, good)
 
 
 def test_a_patient_is_drawn_with_all_records_and_an_unknown_one_with_its_own() -> None:
@@ -164,14 +185,13 @@ def test_a_patient_is_drawn_with_all_records_and_an_unknown_one_with_its_own() -
         (-0.01, 0.01, "undecided"),
         (0.0, 0.02, "undecided"),
         (-0.02, 0.0, "undecided"),
-        (None, None, "undefined"),
+        (np.nan, np.nan, "undefined"),
     ],
 )
 def test_an_interval_that_touches_zero_decides_nothing(
-    low: float | None, high: float | None, outcome: str
+    low: float, high: float, outcome: str
 ) -> None:
-    held = metrics.Estimate.from_json({"value": 0.01, "low": low, "high": high})
-    assert held.outcome == outcome
+    assert Estimate(0.01, low, high).outcome == outcome
 
 
 def test_paired_difference_is_narrower_than_unpaired_and_signed() -> None:
@@ -180,24 +200,75 @@ def test_paired_difference_is_narrower_than_unpaired_and_signed() -> None:
     hard = rng.normal(size=(300, 4))  # what both score sets share
     good = targets + hard + 0.2 * rng.normal(size=(300, 4))
     poor = 0.9 * targets + hard + 0.2 * rng.normal(size=(300, 4))
-    paired = metrics.paired_difference(targets, good, poor, alone(300))
+    narrow = paired(targets, good, poor, alone(300))
     a = metrics.auroc(targets, good, metrics.draw(alone(300), 1000, seed=1))
     b = metrics.auroc(targets, poor, metrics.draw(alone(300), 1000, seed=2))
     low, high = np.quantile(metrics.macro(a) - metrics.macro(b), [0.025, 0.975])
-    assert paired.high - paired.low < 0.6 * (high - low)
-    assert paired.low > 0 > low
-    back = metrics.paired_difference(targets, poor, good, alone(300))
-    assert back.value == -paired.value
-    np.testing.assert_allclose([back.low, back.high], [-paired.high, -paired.low], atol=1e-12)
+    assert narrow.high - narrow.low < 0.6 * (high - low)
+    assert narrow.low > 0 > low
+    back = paired(targets, poor, good, alone(300))
+    assert back.value == -narrow.value
+    np.testing.assert_allclose([back.low, back.high], [-narrow.high, -narrow.low], atol=1e-12)
 
 
 def test_equal_score_sets_differ_by_exactly_nothing() -> None:
     rng = np.random.default_rng(0)
     targets, scores = rng.random((50, 3)) < 0.3, rng.normal(size=(50, 3))
-    same = metrics.paired_difference(targets, scores, scores * 2, alone(50))
-    assert same == metrics.Estimate(0, 0, 0)
+    assert paired(targets, scores, scores * 2, alone(50)) == Estimate(0, 0, 0)
 
 
 def test_scores_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(LatentcastError, match=r"labels \[1\].*not finite"):
         metrics.auroc(np.eye(2, dtype=bool), np.array([[0.0, np.nan], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("kind", ["multi-class", "regression"])
+def test_a_metric_of_a_resample_is_that_of_its_repeated_records(kind: Any) -> None:
+    rng = np.random.default_rng(0)
+    if kind == "multi-class":
+        targets, predictions = rng.integers(0, 3, (2, 40))
+        naive = [lambda y, x: float(np.mean([a == b for a, b in zip(y, x, strict=True)]))]
+    else:
+        targets = 1e6 + rng.normal(size=40)  # as timestamps are: far from zero
+        predictions = targets + rng.normal(size=40)
+        naive = [r2_score, mean_absolute_error]
+    counts = metrics.draw([f"p{i // 2}" for i in range(40)], 25, seed=3)
+    for metric, reference in zip(metrics.METRICS[kind], naive, strict=True):
+        found = metrics.Resampled.of(metric, targets, predictions, counts)
+        assert found.columns[0] == pytest.approx(reference(targets, predictions), abs=1e-9)
+        for resample, (value,) in zip(counts, found.redrawn, strict=True):
+            picked = np.repeat(np.arange(40), resample)
+            expected = reference(targets[picked], predictions[picked])
+            assert value == pytest.approx(expected, abs=1e-7)
+
+
+def test_floors_are_the_scores_of_the_best_constant_of_the_training_targets() -> None:
+    classes, numbers = np.array([2, 2, 0, 1]), np.array([1.0, 2.0, 6.0])
+    (accuracy,) = metrics.METRICS["multi-class"]
+    assert accuracy.floor(classes, np.array([2, 0, 0, 2, 2])) == 3 / 5
+    r_squared, error = metrics.METRICS["regression"]
+    test = np.array([0.0, 3.0, 9.0])
+    assert r_squared.floor(numbers, test) == pytest.approx(r2_score(test, [3.0] * 3))
+    assert error.floor(numbers, test) == pytest.approx((3 + 0 + 6) / 3)
+    assert r_squared.higher_is_better and not error.higher_is_better
+    (auroc,) = metrics.METRICS["multi-label"]
+    assert auroc.floor(np.eye(3, dtype=bool), np.eye(3, dtype=bool)) == 0.5
+
+
+def test_the_variance_of_equal_numbers_is_nothing_to_explain() -> None:
+    equal = np.full(20, 0.1)
+    assert np.isnan(metrics.r_squared(equal, equal + 1.0)).all()
+    score, _ = metrics.score("regression", equal, equal + 1.0, ["x"], metrics.draw(alone(20), 9, 0))
+    assert np.isnan(score.main.value) and score.others["MAE"].value == pytest.approx(1.0)
+    assert score.main.text() == "–" and UNDEFINED.outcome == "undefined"
+
+
+def test_an_interval_covers_the_true_accuracy_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        hits = (rng.random(300) < 0.8).astype(np.int64)
+        counts = metrics.draw(alone(300), 200, trial)
+        accuracy = metrics.score("multi-class", hits, np.ones_like(hits), "ab", counts)[0].main
+        covered += accuracy.low <= 0.8 <= accuracy.high
+    assert 180 <= covered <= 199

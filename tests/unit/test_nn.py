@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from latentcast.config import EncoderConfig, Rotary
 from latentcast.errors import LatentcastError
+from latentcast.nn.base import Encoder, mask_patches
 from latentcast.nn.blocks import Block, LayerScale, drop_path
+from latentcast.nn.initialise import initialise
 from latentcast.nn.positions import (
     augment_coordinates,
     patch_coordinates,
@@ -67,8 +72,7 @@ def test_a_patch_counts_when_half_of_its_values_are_valid() -> None:
     valid = torch.ones(1, 4, 20, dtype=torch.bool)
     valid[0, 0] = False  # one flat lead of four
     valid[0, :, 12:] = False  # padding from the middle of patch 3 on
-    seen = PatchEmbedding(4, 1, 5, 7).valid(valid)
-    assert seen.tolist() == [[True, True, False, False]]
+    assert PatchEmbedding(4, 1, 5, 7).valid(valid).tolist() == [[True, True, False, False]]
 
 
 # Positions
@@ -227,10 +231,10 @@ def test_drop_path_stays_active_beside_layer_scale() -> None:
     assert isinstance(block, Block)
     x = torch.randn(64, 9, 24, dtype=torch.float64)
     tables = made.tables((40,), CPU)
-    once = block(x, tables, block.kept(draw(0, 64)))
+    once = block(x, tables, block.keep(draw(0, 64)))
     assert not torch.equal(once, block(x, tables))
-    assert torch.equal(once, block(x, tables, block.kept(draw(0, 64))))
-    assert not torch.equal(once, block(x, tables, block.kept(draw(1, 64))))
+    assert torch.equal(once, block(x, tables, block.keep(draw(0, 64))))
+    assert not torch.equal(once, block(x, tables, block.keep(draw(1, 64))))
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples() -> None:
@@ -271,6 +275,107 @@ def test_initialisation_is_a_function_of_the_seed() -> None:
         made.initialise(seed)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.cls, c.cls)
+
+
+class ConvNet(Encoder):
+    """A residual convolution over the whole grid: no token can be left out of it."""
+
+    can_drop = causal = False
+    width, layer_names = 8, ("embedding", "mixed")
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        conv: Any = (nn.Conv1d, nn.Conv2d)[axes - 1]
+        self.patches, self.mix = PatchEmbedding(3, axes, 5, 8), conv(8, 8, 3, padding="same")
+
+    tokenizer = property(lambda self: self.patches)
+    of = classmethod(lambda cls, config: cls(len(config.input.size)))
+
+    def embed(self, values: torch.Tensor) -> torch.Tensor:
+        return self.patches(values)
+
+    def layers(
+        self, tokens: torch.Tensor, size: Any, draw: Any = None, kept: Any = None, valid: Any = None
+    ) -> list[torch.Tensor]:
+        assert kept is None
+        mixed = self.mix(tokens.transpose(1, 2).unflatten(2, self.grid(size)))
+        return [tokens, tokens + mixed.flatten(2).transpose(1, 2)]
+
+    def grid(self, size: Any) -> tuple[int, ...]:
+        return self.patches.grid(size)
+
+    def valid(self, mask: torch.Tensor) -> torch.Tensor:
+        return self.patches.valid(mask)
+
+    def flops(self, size: Any, kept: int | None = None) -> int:
+        patches = math.prod(self.grid(size))
+        return self.patches.flops(patches) + 2 * patches * self.mix.weight.numel()
+
+    def initialise(self, seed: int) -> None:
+        initialise(self, seed)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_convolutions_are_drawn_from_the_seed_alone(axes: int) -> None:
+    """They kept torch's global draw, so that two builds of one seed differed."""
+    made = []
+    for elsewhere, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(elsewhere)
+        made.append(ConvNet(axes))
+        made[-1].initialise(seed)
+    one, same, other = (network.state_dict() for network in made)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["mix.weight"], other["mix.weight"])
+    assert not one["mix.bias"].any()
+    expected = one["mix.weight"][0].numel() ** -0.5
+    assert float(one["mix.weight"].std()) == pytest.approx(expected, rel=0.15)
+
+
+def test_a_parameter_that_nobody_draws_is_refused() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Parameter(torch.ones(3))
+
+    network = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Gated()))
+    with pytest.raises(LatentcastError, match=r"1\.0\.gate: .*\(Gated\); .*initialise_own"):
+        initialise(network, 0)
+    Gated.initialise_own = lambda self, generator: nn.init.normal_(  # type: ignore[attr-defined]
+        self.gate, generator=generator
+    )
+    initialise(network, 0)
+    assert len(network[1][0].gate.unique()) == 3
+
+
+@pytest.mark.parametrize("size", [(20,), (10, 15)])
+def test_masked_patches_are_zero_and_the_others_as_they_were(size: tuple[int, ...]) -> None:
+    grid = tuple(extent // 5 for extent in size)
+    values = torch.rand(2, 3, *size, dtype=torch.float64) + 1
+    values[(0, 0, *(0,) * len(size))] = torch.nan  # in patch 0, which is hidden there
+    kept = torch.tensor([[1, 3], [0, 2]])
+    expected = torch.zeros_like(values)
+    for sample, ids in enumerate(kept.tolist()):
+        for number, corner in enumerate(itertools.product(*map(range, grid))):
+            if number in ids:
+                cell = tuple(slice(5 * at, 5 * at + 5) for at in corner)
+                expected[(sample, slice(None), *cell)] = values[(sample, slice(None), *cell)]
+    assert torch.equal(mask_patches(values, kept, grid), expected)
+
+
+@pytest.mark.parametrize("size", [(40,), (15, 20)])
+def test_an_encoder_that_cannot_drop_tokens_masks_what_is_hidden(size: tuple[int, ...]) -> None:
+    made = ConvNet(len(size))
+    made.initialise(0)
+    made.double()
+    values, kept = torch.randn(2, 3, *size, dtype=torch.float64), torch.tensor([[0, 3], [4, 7]])
+    context = made.encode(values, kept=kept)
+    assert context.shape == (2, 2, 8)
+    visible = mask_patches(torch.ones_like(values), kept, made.grid(size)) == 1
+    hidden = torch.where(visible, values, torch.randn_like(values))
+    assert torch.equal(made.encode(hidden, kept=kept), context)
+    assert not torch.equal(made.encode(hidden), made.encode(values))
+    other = torch.where(visible, torch.randn_like(values), values)
+    assert not torch.isclose(made.encode(other, kept=kept), context).all(dim=-1).any()
 
 
 def test_future_patches_cannot_reach_earlier_outputs() -> None:

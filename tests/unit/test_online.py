@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,26 @@ import pytest
 import torch
 import torch.distributed as dist
 from evaluation_stores import write_store
+from latentcast.data.image_loader import ImageLoader
 from sklearn.metrics import roc_auc_score
 
-from latentcast.artifacts.ecg import EcgEncoder
-from latentcast.artifacts.image import ImageEncoder
-from latentcast.batch import Batch
+from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted
-from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import CropLoader
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
-from latentcast.engine.parallel import distribute
+from latentcast.engine.parallel import distribute, full_tensor
 from latentcast.engine.ranks import Ranks
-from latentcast.evaluation import knn
-from latentcast.evaluation.features import extract, extract_images
-from latentcast.evaluation.heads import fit_probe
-from latentcast.evaluation.multinomial import fit_head
+from latentcast.evaluation.features import extract
+from latentcast.evaluation.heads import knn, logistic, multinomial
 from latentcast.monitors import online
 from latentcast.monitors.online import Panel
 from latentcast.nn.blocks import Block
@@ -82,14 +77,14 @@ def ecg_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def image_store(digits_store: Path) -> ImageStore:
-    return ImageStore.open(digits_store)
+def image_store(digits_store: Path) -> Store:
+    return Store.open(digits_store)
 
 
 def prepared(
     kind: str, request: pytest.FixtureRequest, changes: dict[str, Any] | None = None
-) -> tuple[Store | ImageStore, Config]:
-    store: Store | ImageStore = request.getfixturevalue("ecg_store")
+) -> tuple[Store, Config]:
+    store: Store = request.getfixturevalue("ecg_store")
     if kind == "digits":
         store = request.getfixturevalue("image_store")
         config = recipe("ijepa-image-digits").updated(
@@ -122,8 +117,8 @@ def state_of_torch(objective: Objective) -> dict[str, Any]:
     }
 
 
-class Looking:
-    """A watcher that keeps a row of each step, and looks at the panel when it has one."""
+class Looking(Callback):
+    """Keeps a row of each step, and looks at the panel when it has one."""
 
     def __init__(self, objective: Objective, config: Config, panel: Panel | None) -> None:
         self.objective, self.preprocess, self.panel = objective, preprocessing(config), panel
@@ -131,7 +126,7 @@ class Looking:
         self.looked: list[dict[str, float]] = []
         self.fails_at = 0
 
-    def start(self, state: State, context: Context) -> None:
+    def on_train_start(self, state: State, context: Context) -> None:
         self.context = context
         self.look()  # before anything that training keeps has been computed
 
@@ -141,41 +136,37 @@ class Looking:
             self.looked.append(self.panel.look(self.objective, self.preprocess, self.context))
             assert state_of_torch(self.objective) == before
 
-    def waiting(self, batches: Iterator[list[Batch]]) -> list[Batch]:
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema) -> None:
+    def on_step_end(
+        self, state: State, output: Output, norm: Any, schedules: Any, ema: Ema
+    ) -> None:
         row = {"step": state.step, "loss": float(output.loss), "norm": float(norm)}
         self.rows.append(row | {"lr": schedules.lr(state.step), "distance": ema.distance()})
         self.look()
         if state.step == self.fails_at:
             raise InterruptedError
 
-    def skipped(self, state: State, problem: str) -> None:
+    def on_skip(self, state: State, problem: str) -> None:
         raise AssertionError(problem)
 
 
 def trained(
-    store: Store | ImageStore, config: Config, run: Path, looking: bool, fails_at: int = 0
+    store: Store, config: Config, run: Path, looking: bool, fails_at: int = 0
 ) -> tuple[Objective, Looking]:
     objective = build(config)
     next(objective.encoder("teacher").children()).eval()  # a mode of its own, to be left alone
     rows = store.rows("train")
     loader: Any = (
         ImageLoader(store, rows, config)
-        if isinstance(store, ImageStore)
+        if store.modality == "image"
         else CropLoader(store, rows, config)
     )
     sincos.cache_clear()
     parents.cache_clear()
     torch.manual_seed(0)
-    watcher = Looking(objective, config, Panel.of(store, config) if looking else None)
-    watcher.fails_at = fails_at
-    train(objective, watcher.preprocess, loader.stream, config, run, watcher)
-    return objective, watcher
+    callback = Looking(objective, config, Panel.of(store, config) if looking else None)
+    callback.fails_at = fails_at
+    train(objective, callback.preprocess, loader.stream, config, run, [callback])
+    return objective, callback
 
 
 def random_numbers(objective: Objective, seed: int = 0) -> Objective:
@@ -189,7 +180,7 @@ def random_numbers(objective: Objective, seed: int = 0) -> Objective:
 
 @pytest.mark.parametrize(
     ("kind", "precision", "threads"),
-    # With one thread it could not be seen that the heads are fitted with one.
+    # With one thread it could not be scores that the heads are fitted with one.
     [("small_config", "fp32", 2), ("small_hierarchy", "bf16", 1), ("digits", "fp32", 1)],
 )
 def test_looking_at_every_step_changes_no_bit_of_training(
@@ -204,10 +195,10 @@ def test_looking_at_every_step_changes_no_bit_of_training(
             runs[looking] = trained(store, config, tmp_path / str(looking), looking)
     finally:
         torch.set_num_threads(before)
-    (plain, unwatched), (watched, watcher) = runs[False], runs[True]
-    assert len(watcher.looked) == config.train.steps + 1 and not unwatched.looked
-    assert all(np.isfinite(list(numbers.values())).all() for numbers in watcher.looked)
-    assert watcher.rows == unwatched.rows
+    (plain, without), (watched, callback) = runs[False], runs[True]
+    assert len(callback.looked) == config.train.steps + 1 and not without.looked
+    assert all(np.isfinite(list(numbers.values())).all() for numbers in callback.looked)
+    assert callback.rows == without.rows
     for (name, a), b in zip(plain.named_parameters(), watched.parameters(), strict=True):
         assert torch.equal(a, b), name
     ends = [checkpoint.latest(tmp_path / str(looking) / "checkpoints") for looking in runs]
@@ -235,16 +226,16 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     request: pytest.FixtureRequest,
 ) -> None:
     store, config = prepared("digits", request)
-    assert isinstance(store, ImageStore)
+    assert store.modality == "image"
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
-    seen = panel.look(objective, preprocessing(config), CPU)
-    encoder = ImageEncoder(config, objective, "teacher", "it")
-    features = extract_images(encoder, store, panel.rows)["block 3"]  # of 3
+    scores = panel.look(objective, preprocessing(config), CPU)
+    encoder = Encoder(config, objective, "teacher", "it")
+    features = extract(encoder, store, panel.rows, pooling="mean")["block 3"]  # of 3
     y, n = store.labels[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
-    head = fit_head(features[:n], y[:n], features[n:], y[n:])
-    assert seen == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
-    assert 0.1 < seen["online_knn"] < seen["online_linear"] < 1
+    head = multinomial.fit(features[:n], y[:n], features[n:], y[n:])
+    assert scores == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
+    assert 0.1 < scores["online_knn"] < scores["online_linear"] < 1
 
 
 def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
@@ -253,8 +244,8 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
     store, config = prepared("small_config", request)
     assert isinstance(store, Store)
     objective, panel = random_numbers(build(config)), Panel.of(store, config)
-    seen = panel.look(objective, preprocessing(config), CPU)
-    encoder = EcgEncoder(config, objective, "teacher", "it")
+    scores = panel.look(objective, preprocessing(config), CPU)
+    encoder = Encoder(config, objective, "teacher", "it")
     layers = extract(encoder, store, panel.rows, windows="centre")["block 2"]  # of 2
     read = ~np.isnan(layers).any(axis=1)
     assert 0 < (~read).sum() < 10  # records of which nothing was recorded
@@ -264,8 +255,8 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
         places[read & (places >= panel.fitted)],
     )
     labels = store.labels.indicator(CODES)[panel.rows]  # each is a class of its own
-    head = fit_probe({"block 2": layers}, labels, train_rows, scored)
-    assert seen["online_linear"] == pytest.approx(head.validation, abs=1e-12)
+    head = logistic.fit(layers[train_rows], labels[train_rows], layers[scored], labels[scored])
+    assert scores["online_linear"] == pytest.approx(head.validation, abs=1e-12)
 
     unit = layers / np.linalg.norm(layers, axis=1, keepdims=True)
     similar = unit[scored] @ unit[train_rows].T
@@ -275,8 +266,8 @@ def test_recordings_get_the_auroc_that_the_protocol_would_give_them(
         weights = np.exp(row[near] / knn.TEMPERATURE)
         shares[i] = weights @ labels[train_rows[near]] / weights.sum()
     expected = roc_auc_score(labels[scored], shares)
-    assert seen["online_knn"] == pytest.approx(expected, abs=4e-3)  # rounding orders near-ties
-    assert seen["online_linear"] > 0.7  # the rate of the beats does say the class
+    assert scores["online_knn"] == pytest.approx(expected, abs=4e-3)  # rounding orders near-ties
+    assert scores["online_linear"] > 0.7  # the rate of the beats does say the class
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,11 +275,11 @@ def test_it_is_the_teacher_that_is_read(kind: str, request: pytest.FixtureReques
     store, config = prepared(kind, request)
     panel, preprocess = Panel.of(store, config), preprocessing(config)
     objective = random_numbers(build(config))
-    seen = panel.look(objective, preprocess, CPU)
+    scores = panel.look(objective, preprocess, CPU)
     random_numbers(objective.encoder("student"), seed=1)
-    assert panel.look(objective, preprocess, CPU) == seen
+    assert panel.look(objective, preprocess, CPU) == scores
     random_numbers(objective.encoder("teacher"), seed=2)
-    assert panel.look(objective, preprocess, CPU) != seen
+    assert panel.look(objective, preprocess, CPU) != scores
 
 
 @pytest.mark.parametrize("kind", ["small_config", "digits"])
@@ -318,7 +309,7 @@ def test_the_test_split_is_never_touched_and_the_validation_split_never_fitted(
 
 
 def test_a_store_without_labels_is_left_alone_and_says_why(
-    ecg_store: Store, image_store: ImageStore, small_config: Config, tmp_path: Path,
+    ecg_store: Store, image_store: Store, small_config: Config, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     off = small_config.updated({"train.evaluate_every": None})
@@ -334,7 +325,7 @@ def test_a_store_without_labels_is_left_alone_and_says_why(
         (np.where(np.isin(image_store.folds, [9]), -1, image_store.labels), "no labels in its"),
         (np.zeros(len(image_store), np.int64), "of one class"),
     ):
-        other = ImageStore.open(image_store.path)
+        other = Store.open(image_store.path)
         monkeypatch.setattr(other, "labels", labels)
         silent.append((other, small_config, reason))
     for store, config, reason in silent:
@@ -354,8 +345,8 @@ def test_other_codes_than_those_of_ptb_xl_count_as_they_are(
     frequent = list(store.labels.counts(store.rows("train")))[:2]
     assert panel.targets.tolist() == store.labels.indicator(frequent)[panel.rows].tolist()
     assert panel.targets.any(axis=1).all()  # one without any of them says nothing
-    seen = panel.look(build(config), preprocessing(config), CPU)
-    assert all(0 <= number <= 1 for number in seen.values())
+    scores = panel.look(build(config), preprocessing(config), CPU)
+    assert all(0 <= number <= 1 for number in scores.values())
 
 
 def test_of_very_many_classes_some_are_drawn(
@@ -389,10 +380,13 @@ def test_diverged_weights_give_no_number_and_no_error(request: pytest.FixtureReq
         objective = build(config)
         with torch.no_grad():
             next(objective.encoder("teacher").parameters()).fill_(torch.nan)
-            objective.encoder("teacher").patches.weight.fill_(torch.nan)
-        seen = Panel.of(store, config).look(objective, preprocessing(config), CPU)
-        assert list(seen) == ["online_knn", "online_linear"]
-        assert all(np.isnan(number) for number in seen.values())
+            weights = dict(objective.encoder("teacher").named_parameters())
+            for name, parameter in weights.items():
+                if name.endswith("patches.weight"):
+                    parameter.fill_(torch.nan)
+        scores = Panel.of(store, config).look(objective, preprocessing(config), CPU)
+        assert list(scores) == ["online_knn", "online_linear"]
+        assert all(np.isnan(number) for number in scores.values())
 
 
 def test_a_look_compiles_nothing(request: pytest.FixtureRequest) -> None:
@@ -474,26 +468,31 @@ def test_all_ranks_look_and_none_waits_for_another(
     store, config = prepared("small_config", request)
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    given = (str(tmp_path / "meeting"), store.path, config, results)
-    processes = [spawn.Process(target=on_ranks, args=(rank, *given)) for rank in range(2)]
+    arguments = (str(tmp_path / "meeting"), store.path, config, results)
+    processes = [spawn.Process(target=on_ranks, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     try:
-        told = sorted(results.get(timeout=100) for _ in range(4))
+        ranks = sorted(results.get(timeout=100) for _ in range(4))
     finally:
         for process in processes:
             process.join(10)
             process.kill()
-    for (_, _, same, looked, alone), (_, _, also, others, _) in (told[:2], told[2:]):
+    for (_, _, same, looked, alone), (_, _, also, others, _) in (
+        ranks[:2],
+        ranks[2:],
+    ):
         assert same and also  # the weights, whether looked at or not
         assert looked == others and len(looked) == 3
         assert looked[-1] == pytest.approx(alone, abs=1e-6)  # the network in one piece
 
 
-def test_nothing_that_trains_or_scores_knows_its_watchers() -> None:
+def test_nothing_that_trains_or_scores_imports_the_monitors() -> None:
     """The monitors stand above the engine and the evaluation, so that no import goes round."""
     package = Path(online.__file__).parents[1]
     for folder in ("engine", "evaluation", "objectives", "nn", "data"):
-        for file in (package / folder).glob("*.py"):
-            assert "import latentcast.monitors" not in (told := file.read_text()), file
-            assert "from latentcast.monitors" not in told and "import monitors" not in told, file
+        for file in (package / folder).rglob("*.py"):
+            assert "import latentcast.monitors" not in (source := file.read_text()), file
+            assert "from latentcast.monitors" not in source and "import monitors" not in source, (
+                file
+            )

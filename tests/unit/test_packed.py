@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
 from latentcast.signals.quality import limb_lead_findings
-from latentcast.signals.readers import open_source, packed
+from latentcast.signals.readers import packed
 from latentcast.signals.recording import BadRecord
 
 INDEX = json.loads((BUNDLED / "signals.json").read_text())

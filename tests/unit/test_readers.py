@@ -10,11 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from latentcast.data import formats
+from latentcast.data.formats import open_source
+from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
-from latentcast.signals.readers import open_source, read_recording, wfdb
-from latentcast.signals.recording import BadRecord, from_signal
+from latentcast.signals.readers import read_recording, wfdb
+from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.recording import BadRecord, Recording, from_signal
 from latentcast.signals.synthetic import synthetic_recording
+from latentcast.source import Annotation, RecordRef
 
 RECORDING = synthetic_recording(70)
 HEADERS = sorted(DATA.rglob("*.hea"))
@@ -296,12 +301,12 @@ def test_arrays_in_both_layouts(tmp_path: Path, layout: str, suffix: str) -> Non
         assert np.array_equal(source.read(ref)[0].signal, signals[i])
 
 
-@pytest.mark.parametrize("unsaid", ["fs", "leads", "unit", "layout"])
-def test_an_array_with_anything_unsaid_is_refused(tmp_path: Path, unsaid: str) -> None:
+@pytest.mark.parametrize("missing", ["fs", "leads", "unit", "layout"])
+def test_an_array_with_anything_missing_is_refused(tmp_path: Path, missing: str) -> None:
     np.save(tmp_path / "a.npy", np.zeros((3, 12, 50), np.float32))
-    said = {**ARRAY, "layout": "records,leads,samples", unsaid: None}
-    with pytest.raises(LatentcastError, match=f"does not say its --{unsaid}"):
-        open_source(tmp_path / "a.npy", **said)
+    options = {**ARRAY, "layout": "records,leads,samples", missing: None}
+    with pytest.raises(LatentcastError, match=f"does not name its --{missing}"):
+        open_source(tmp_path / "a.npy", **options)
 
 
 def test_an_array_that_contradicts_its_layout_is_refused_not_transposed(tmp_path: Path) -> None:
@@ -355,5 +360,47 @@ def test_a_folder_without_records_says_so(tmp_path: Path) -> None:
         open_source(tmp_path)
     with pytest.raises(LatentcastError, match="does not exist"):
         open_source(tmp_path / "nowhere")
-    with pytest.raises(LatentcastError, match="--unit: is for array files"):
+    with pytest.raises(LatentcastError, match="--unit: is in the headers of .*leave it out"):
         open_source(DATA, fs=100, unit="mV")
+    with pytest.raises(LatentcastError, match="--layout: is for sources of kind array, .* as wfdb"):
+        open_source(DATA, fs=100, layout="records,leads,samples")
+
+
+class Lines(RecordingSource):
+    """One record a line, in whole microvolts: a format of the laboratory next door."""
+
+    kind = "lines"
+
+    def __init__(self, path: Path, *, fs: float | None = None) -> None:
+        self.path, self.name, self.sampling_rate = path, path.name, fs
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        return path.suffix == ".lines"
+
+    def refs(self) -> list[RecordRef]:
+        return [RecordRef(f"line {n}", row=n) for n in range(len(self._rows()))]
+
+    def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
+        signal = np.array([self._rows()[ref.row].split()], np.float32) / 1000
+        return from_signal(
+            signal, ("II",), self.sampling_rate or 100.0, ref.record_id
+        ), Annotation()
+
+    def _rows(self) -> list[str]:
+        return self.path.read_text().splitlines()
+
+
+def test_a_new_format_is_a_class_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = np.random.default_rng(0).integers(-900, 900, (3, 600))
+    text = "\n".join(" ".join(map(str, row)) for row in counts.tolist())
+    (tmp_path / "a.lines").write_text(text)
+    with pytest.raises(LatentcastError, match="is of no format read here"):
+        ingest(tmp_path / "a.lines", tmp_path / "out", quiet=True)
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, Lines))
+    store = ingest(tmp_path / "a.lines", tmp_path / "out", fs=200, leads=["II"], quiet=True).store
+    assert np.array_equal(store.take([0, 1, 2])[..., 0], counts) and store.sampling_rate == 200
+    with pytest.raises(LatentcastError, match="--unit: is for .*, .* is read as lines; leave it"):
+        ingest(tmp_path / "a.lines", tmp_path / "out", unit="mV", quiet=True)

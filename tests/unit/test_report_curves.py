@@ -24,7 +24,7 @@ def line(axes: Any, key: str) -> Any:
     return found
 
 
-def said(axes: Any) -> str:
+def texts(axes: Any) -> str:
     return " | ".join(text.get_text() for text in axes.texts)
 
 
@@ -35,7 +35,7 @@ def said(axes: Any) -> str:
 def test_rows_without_keys_give_empty_panels_that_say_so(rows: list[dict[str, Any]]) -> None:
     figure = plot_curves(rows)
     figure.draw_without_rendering()
-    assert [("not logged" in said(axes)) for axes in figure.axes] == [True] * 6
+    assert [("not logged" in texts(axes)) for axes in figure.axes] == [True] * 3
 
 
 def test_values_that_are_no_numbers_are_gaps_and_not_zeros() -> None:
@@ -70,13 +70,14 @@ def test_binning_keeps_the_mean_and_a_spike_stays_visible() -> None:
 
 def test_an_alarm_is_marked_in_its_own_panel_from_its_first_step() -> None:
     rows = [
-        {"step": s, "output_rank": 1.0, "loss": 0.1, "alarms": ["output-rank-collapse"] * (s > 30)}
+        {"step": s, "level0_output_rank": 1.0, "loss": 0.1,
+         "alarms": ["level0_output-rank-collapse"] * (s > 30)}
         for s in range(10, 60, 10)
-    ]
+    ]  # fmt: skip
     figure = plot_curves(rows)
     marks = [line for line in panel(figure, "Effective rank").lines if line.get_gid() == "alarm"]
     assert [mark.get_xdata()[0] for mark in marks] == [40]
-    assert "output-rank-collapse, step 40" in said(panel(figure, "Effective rank"))
+    assert "level0_output-rank-collapse, step 40" in texts(panel(figure, "Effective rank"))
     assert not [line for line in panel(figure, "Loss").lines if line.get_gid() == "alarm"]
 
 
@@ -86,7 +87,9 @@ def test_first_alarms_counts_rows_and_keeps_the_first_step() -> None:
 
 
 def test_constant_and_negative_values_fit_into_their_panel() -> None:
-    rows = [{"step": s, "lr": 0.0, "output_std": -1.0, "target_std": 2.0} for s in (1, 2)]
+    rows = [
+        {"step": s, "lr": 0.0, "level0_output_std": -1.0, "level0_target_std": 2.0} for s in (1, 2)
+    ]
     figure = plot_curves(rows)
     figure.draw_without_rendering()
     low, high = panel(figure, "Std per dimension").get_ylim()
@@ -125,8 +128,8 @@ def test_each_level_of_a_jepa_run_has_its_lines(levels: int) -> None:
         for n in range(levels):
             for key in keys:
                 assert len(line(axes, key.format(n)).get_ydata()) == 3
-    assert not [axes for axes in figure.axes if "not logged" in said(axes)]
-    named = said(panel(figure, "Effective rank"))
+    assert not [axes for axes in figure.axes if "not logged" in texts(axes)]
+    named = texts(panel(figure, "Effective rank"))
     if levels > 1:
         assert all(f"level {n}" in named for n in range(levels)) and "dashed: pred" in named
         colours = [line(axes, key.format(n)).get_color() for n in range(levels)]
@@ -190,7 +193,7 @@ def test_the_online_probe_has_a_panel_only_where_there_was_one() -> None:
               for s in range(1, 10)]  # fmt: skip
     axes = panel(plot_curves(looked), "Online probe")
     np.testing.assert_allclose(line(axes, "online_knn").get_xdata(), [3, 6, 9])
-    assert "to watch, not to report" in said(axes) and "kNN" in said(axes)
+    assert "to watch, not to report" in texts(axes) and "kNN" in texts(axes)
     assert "Online probe" not in [drawn.title for drawn in panels([{"step": 1, "loss": 1.0}])]
     levels = [{"step": 1, "level0_loss": 1.0, "online_linear": 0.5}]
     assert "Online probe" in [drawn.title for drawn in panels(levels)]
@@ -200,4 +203,4 @@ def test_the_online_probe_has_a_panel_only_where_there_was_one() -> None:
 def test_a_spike_is_drawn_where_the_loss_is(level: str) -> None:
     rows = [{"step": s, "loss": 1.0, f"{level}loss": 1.0, "alarms": ["loss-spike"] * (s == 3)}
             for s in range(1, 5)]  # fmt: skip
-    assert "loss-spike, step 3" in said(panel(plot_curves(rows), "Loss"))
+    assert "loss-spike, step 3" in texts(panel(plot_curves(rows), "Loss"))

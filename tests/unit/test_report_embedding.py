@@ -9,7 +9,7 @@ import pytest
 
 from latentcast.errors import LatentcastError
 from latentcast.report import embedding
-from latentcast.report.embedding import MOST_CLASSES, plot_embedding, project, shown
+from latentcast.report.embedding import MOST_CLASSES, plot_embedding, project, thinned
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -66,18 +66,18 @@ def test_a_large_fold_is_thinned_with_labels_and_features_in_step(
 ) -> None:
     monkeypatch.setattr(embedding, "MOST_RECORDS", 20)
     x = np.tile(np.arange(40.0)[:, None], (1, 4))
-    seen: list[Any] = []
+    mapped: list[Any] = []
 
     def watched(kept: Any, seed: int) -> Any:
-        seen.append(kept)
+        mapped.append(kept)
         return kept[:, :2], 1.0, kept[:, :2]
 
     monkeypatch.setattr(embedding, "project", watched)
     table = np.arange(40)[:, None] < 17
     figure = plot_embedding(x, table, ("low",))
     low = figure.axes[2].collections[1].get_offsets()[:, 0]
-    assert len(seen[0]) == 20 and len(set(seen[0][:, 0])) == 20
-    np.testing.assert_array_equal(np.sort(low), seen[0][seen[0][:, 0] < 17, 0])
+    assert len(mapped[0]) == 20 and len(set(mapped[0][:, 0])) == 20
+    np.testing.assert_array_equal(np.sort(low), mapped[0][mapped[0][:, 0] < 17, 0])
 
 
 def test_of_many_classes_the_most_frequent_of_the_shown_records_are_drawn(
@@ -87,14 +87,14 @@ def test_of_many_classes_the_most_frequent_of_the_shown_records_are_drawn(
     names = tuple("abcdefghijkl")
     counts = [3, 50, 9, 40, 0, 30, 1, 20, 25, 8, 45, 35]
     table = np.arange(60)[:, None] < np.array(counts)
-    x, y, drawn = shown(features(60), table, names)
+    x, y, drawn = thinned(features(60), table, names)
     assert drawn == tuple("bcdfhikl") and y.sum(axis=0).tolist() == [50, 9, 40, 30, 20, 25, 45, 35]
     np.testing.assert_array_equal(x, features(60))
     more = np.zeros((3000, 12), dtype=bool)
     more[:, 4] = True
-    _, y, drawn = shown(features(3060), np.vstack([table, more]), names)
+    _, y, drawn = thinned(features(3060), np.vstack([table, more]), names)
     assert len(y) == 60 and "e" in drawn and y[:, drawn.index("e")].sum() > 40
-    again = shown(features(60), table[:, :MOST_CLASSES], names[:MOST_CLASSES])
+    again = thinned(features(60), table[:, :MOST_CLASSES], names[:MOST_CLASSES])
     assert again[2] == names[:MOST_CLASSES]  # none left out, none moved
 
     figure = plot_embedding(features(60), table, names)

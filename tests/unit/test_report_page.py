@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.tasks import TASKS, task
+from latentcast.evaluation.results import ProbeReport
+from latentcast.evaluation.tasks import ptbxl
 from latentcast.report import embedding
 from latentcast.report.page import write_report
 from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.report.style import PALETTE, stylesheet
-from latentcast.report.verdict import verdict
+from latentcast.report.verdict import Verdict
+from latentcast.report.verdict import verdict as verdict_of
 from latentcast.signals.synthetic import synthetic_recording
 
 pytest.importorskip("matplotlib")
@@ -36,17 +38,17 @@ def row(name: str, value: float, choice: str = "chosen on validation") -> dict[s
         {"name": "MI", "positives": 40, "records": 300, "auroc": estimate(value)},
         {"name": "HYP", "positives": 8, "records": 300, "auroc": estimate(value)},
     ]
-    score = {"macro": estimate(value), "supported": estimate(value), "labels": aurocs}
+    score = {"main": estimate(value), "supported": estimate(value), "labels": aurocs, "others": {}}
     return {
-        "name": name, "choice": choice, "layer": "block 2", "pooling": "mean+std",
+        "name": name, "head": "linear", "choice": choice, "layer": "block 2", "pooling": "mean+std",
         "penalty": 0.01, "validation": value, "score": score,
     }  # fmt: skip
 
 
 def difference(reference: str, value: float, half: float = 0.02, choice: str = "") -> Any:
     return {
-        "name": "pretrained", "reference": reference, "choice": choice or "chosen on validation",
-        "estimate": estimate(value, half),
+        "name": "pretrained", "reference": reference, "head": "linear",
+        "choice": choice or "chosen on validation", "estimate": estimate(value, half),
     }  # fmt: skip
 
 
@@ -54,9 +56,12 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
     """What ProbeReport.as_json() gives: three sources, one label of few positives, one without."""
     return {
         "protocol": "PTB-XL superdiagnostic, folds 1–8/9/10, linear probe",
-        "task": "superdiagnostic",
+        "task": "superdiagnostic", "kind": "multi-label", "modality": "ecg",
+        "metric": "macro AUROC", "floors": {"macro AUROC": 0.5},
+        "lower_is_better": [], "compared": 2000,
         "records": {"train": 2000, "validation": 310, "test": 300},
-        "records_left_out": {"train": 0, "validation": 0, "test": 0},
+        "records_without_target": {"train": 0, "validation": 0, "test": 0},
+        "records_without_token": {"train": 0, "validation": 0, "test": 0},
         "labels": [
             {"name": "MI", "positives": {"train": 200, "validation": 41, "test": 40},
              "left_out": None},
@@ -86,18 +91,22 @@ def probe(to_random: float = 0.03, to_convolutions: float = 0.04) -> dict[str, A
     }  # fmt: skip
 
 
+def verdict(plain: dict[str, Any]) -> Verdict:
+    return verdict_of(ProbeReport.from_json(plain))
+
+
 SURPRISE = ("recording", "patch_errors", "patch_seconds", "predicted_from")
 MAP = ("features", "labels", "classes", "features_from")
 
 
-def write(run: Path, given: dict[str, Any]) -> Path:
+def write(run: Path, inputs: dict[str, Any]) -> Path:
     """The page of flat arguments: one probe, one picture of each kind."""
-    kept = {k: v for k, v in given.items() if k not in (*SURPRISE, *MAP, "probe")}
+    kept = {k: v for k, v in inputs.items() if k not in (*SURPRISE, *MAP, "probe")}
     return write_report(
         run,
-        probes=[given["probe"]],
-        surprise=Surprise(*(given[name] for name in SURPRISE)),
-        features=FeatureMap(*(given[name] for name in MAP)),
+        probes=[ProbeReport.from_json(inputs["probe"])],
+        surprise=Surprise(*(inputs[name] for name in SURPRISE)),
+        features=FeatureMap(*(inputs[name] for name in MAP)),
         **kept,
     )
 
@@ -150,7 +159,7 @@ class Page(HTMLParser):
         self.text += data
 
     def attributes(self, *names: str) -> list[str]:
-        return [v for _, held in self.elements for n, v in held.items() if n in names and v]
+        return [v for _, pairs in self.elements for n, v in pairs.items() if n in names and v]
 
     def count(self, tag: str) -> int:
         return sum(tag == name for name, _ in self.elements)
@@ -178,11 +187,11 @@ def test_the_page_needs_no_other_file_no_network_and_no_script(written: str) -> 
     assert {target.removeprefix("#") for target in inside} <= set(identifiers)
     assert page.count("script") == page.count("link") == page.count("iframe") == 0
     assert "@import" not in written
-    assert not [name for _, held in page.elements for name in held if name.startswith("on")]
+    assert not [name for _, pairs in page.elements for name in pairs if name.startswith("on")]
 
 
 def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> None:
-    given = arguments()
+    inputs = arguments()
     outside = probe()
     outside["protocol"] = outside["task"] = outside["labels"][0]["name"] = EVIL
     outside["rows"][0] |= {"name": EVIL, "layer": EVIL, "choice": EVIL, "pooling": EVIL}
@@ -190,9 +199,9 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
     for given_by_encoder in outside["differences"]:
         given_by_encoder["name"] = EVIL
     outside["leaks"] = [
-        {"kind": EVIL, "severity": EVIL, "count": 3, "examples": [EVIL], "message": EVIL}
+        {"kind": EVIL, "severity": "error", "count": 3, "examples": [EVIL], "message": EVIL}
     ]
-    given |= {
+    inputs |= {
         "title": EVIL, "probe": outside, "config_yaml": EVIL, "features_from": EVIL,
         "recording": synthetic_recording(record_id=EVIL, patient_id=EVIL),
         "classes": (EVIL, "HYP"), "what_was_run": {EVIL: EVIL},
@@ -201,19 +210,19 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
         "changes": [(EVIL, EVIL, EVIL)], "remarks": [EVIL],
         "metrics": [{"step": 1, "loss": -0.1, "alarms": ["rank" + EVIL]}],
     }  # fmt: skip
-    page = Page(write(tmp_path, given).read_text("utf-8"))
+    page = Page(write(tmp_path, inputs).read_text("utf-8"))
     assert page.count("script") == 0
     assert page.count("b") == 3  # the three cards, none of them the intruder's
-    assert not [name for _, held in page.elements for name in held if name.startswith("on")]
+    assert not [name for _, pairs in page.elements for name in pairs if name.startswith("on")]
     assert page.count("style") == 1
     assert page.text.count(EVIL) > 20
 
 
 def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:
     page = Page(written)
-    for tag, held in page.elements:
+    for tag, pairs in page.elements:
         if tag == "svg":
-            assert held.get("aria-hidden") == "true" or len(held.get("aria-label") or "") > 40
+            assert pairs.get("aria-hidden") == "true" or len(pairs.get("aria-label") or "") > 40
     assert page.count("figure") == page.count("figcaption") == 3
     assert page.count("table") == page.count("caption") == 3
     assert page.count("h1") == page.count("main") == page.count("title") == 1
@@ -232,18 +241,18 @@ def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:
 def test_the_headline_follows_the_interval(
     value: float, half: float, outcome: str, words: str
 ) -> None:
-    given = probe()
-    given["differences"][0] = difference("random-initialised", value, half)
-    found = verdict(given)
+    inputs = probe()
+    inputs["differences"][0] = difference("random-initialised", value, half)
+    found = verdict(inputs)
     assert found.outcome == outcome and found.headline.startswith(words)
     includes = "includes zero" if outcome == "undecided" else "excludes zero"
     assert includes in found.sentences[1]
 
 
 def test_an_undefined_difference_claims_nothing() -> None:
-    given = probe()
-    given["differences"][0]["estimate"] = {"value": None, "low": None, "high": None}
-    found = verdict(given)
+    inputs = probe()
+    inputs["differences"][0]["estimate"] = {"value": None, "low": None, "high": None}
+    found = verdict(inputs)
     assert found.outcome == "undefined" and "undefined" in found.headline
     assert "nothing is claimed" in found.sentences[1] and "None" not in "".join(found.sentences)
 
@@ -260,32 +269,33 @@ def test_a_win_over_one_floor_does_not_hide_that_another_was_missed(
 
 
 def test_another_reading_of_the_floor_that_decides_otherwise_is_told() -> None:
-    given = probe()
-    assert len(verdict(given).sentences) == 3
-    given["differences"][1] = difference("random-initialised", 0.0, choice="layer of pretrained")
-    assert "gives another answer" in verdict(given).sentences[2]
+    inputs = probe()
+    assert len(verdict(inputs).sentences) == 3
+    inputs["differences"][1] = difference("random-initialised", 0.0, choice="layer of pretrained")
+    assert "gives another answer" in verdict(inputs).sentences[2]
 
 
 def test_rare_labels_do_not_hide_the_average_over_the_others(tmp_path: Path, quick: None) -> None:
-    given = arguments()
-    for place, held in enumerate(given["probe"]["rows"]):
-        held["score"]["supported"] = estimate(0.9 - 0.01 * place)
+    inputs = arguments()
+    for place, source in enumerate(inputs["probe"]["rows"]):
+        source["score"]["supported"] = estimate(0.9 - 0.01 * place)
     words = (
-        "Over the one label with 10 or more positives: pretrained 0.900 [0.880, 0.920], "
-        "random-initialised 0.890 [0.870, 0.910], random convolutions 0.870 [0.850, 0.890]."
+        "Over the one label with 10 or more positives in the test fold: "
+        "pretrained 0.900 [0.880, 0.920], random-initialised 0.890 [0.870, 0.910], "
+        "random convolutions 0.870 [0.850, 0.890]."
     )
-    assert words in Page(write(tmp_path, given).read_text("utf-8")).text
-    given["probe"]["labels"] = given["probe"]["labels"][:1]
-    assert "Over the" not in Page(write(tmp_path, given).read_text("utf-8")).text
+    assert words in Page(write(tmp_path, inputs).read_text("utf-8")).text
+    inputs["probe"]["labels"] = inputs["probe"]["labels"][:1]
+    assert "Over the" not in Page(write(tmp_path, inputs).read_text("utf-8")).text
 
 
 def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
-    given = arguments()
-    given["probe"]["rows"][3]["score"]["macro"] = dict.fromkeys(("value", "low", "high"))
-    given["probe"]["differences"][2]["estimate"] = dict.fromkeys(("value", "low", "high"))
-    given["metrics"] = [{"step": 1, "loss": None}]
-    given["patch_errors"] = np.full(50, np.nan)
-    page = Page(write(tmp_path, given).read_text("utf-8"))
+    inputs = arguments()
+    inputs["probe"]["rows"][3]["score"]["main"] = dict.fromkeys(("value", "low", "high"))
+    inputs["probe"]["differences"][2]["estimate"] = dict.fromkeys(("value", "low", "high"))
+    inputs["metrics"] = [{"step": 1, "loss": None}]
+    inputs["patch_errors"] = np.full(50, np.nan)
+    page = Page(write(tmp_path, inputs).read_text("utf-8"))
     body = page.text[page.text.index("}\n\n") :]
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", body)
     assert "no patch was predicted" in body
@@ -293,68 +303,68 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
 
 
 def test_a_run_with_levels_is_told_by_its_levels(tmp_path: Path, quick: None) -> None:
-    given = arguments()
-    assert "6 training curves" in write(tmp_path, given).read_text("utf-8")
-    given["metrics"] = [
+    inputs = arguments()
+    assert "3 training curves" in write(tmp_path, inputs).read_text("utf-8")
+    inputs["metrics"] = [
         {"step": s, "loss": 0.25, "level0_target_rank": 33.6, "level1_target_rank": 8.2,
          "momentum": 0.99, "teacher_distance": 0.1, "alarms": []}
         for s in (1, 2)
     ]  # fmt: skip
-    page = write(tmp_path, given).read_text("utf-8")
-    words = "the effective rank of the targets at 34 (level 0), 8 (level 1)."
+    page = write(tmp_path, inputs).read_text("utf-8")
+    words = "the effective rank at 34 (level 0), 8 (level 1)."
     assert f"The loss ended at 0.250, {words}" in Page(page).text and "copy" not in Page(page).text
     assert "10 training curves" in page and "EMA momentum" in page
 
 
 def test_collapse_that_was_not_watched_is_not_called_absent(tmp_path: Path, quick: None) -> None:
-    given = arguments()
-    assert "Alarms: none in 59 logged rows" in (write(tmp_path, given).read_text("utf-8"))
-    given["metrics"] = [{"step": 1, "loss": 0.1}]
-    page = write(tmp_path, given).read_text("utf-8")
+    inputs = arguments()
+    assert "Alarms: none in 59 logged rows" in (write(tmp_path, inputs).read_text("utf-8"))
+    inputs["metrics"] = [{"step": 1, "loss": 0.1}]
+    page = write(tmp_path, inputs).read_text("utf-8")
     assert "collapse was not watched" in page and "Alarms: none" not in page
 
 
 def test_what_the_interval_is_about_and_what_is_not_in_it_is_said(
     tmp_path: Path, quick: None
 ) -> None:
-    given = arguments()
-    text = Page(write(tmp_path, given).read_text("utf-8")).text
+    inputs = arguments()
+    text = Page(write(tmp_path, inputs).read_text("utf-8")).text
     assert "1,000 bootstrap resamples of the 280 test patients" in text
     assert "left out (" not in text
-    given["probe"]["records_left_out"] = {"train": 1, "validation": 0, "test": 2}
-    given["probe"]["bootstrap"] |= {"unit": "record", "units": 300}
-    text = Page(write(tmp_path, given).read_text("utf-8")).text
+    inputs["probe"]["records_without_token"] = {"train": 1, "validation": 0, "test": 2}
+    inputs["probe"]["bootstrap"] |= {"unit": "record", "units": 300}
+    text = Page(write(tmp_path, inputs).read_text("utf-8")).text
     assert "resamples of the 300 test records" in text
     assert "3 records without a valid token left out (train 1, test 2). Layer" in text
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ptbxl.NAMES)
 def test_every_task_has_a_page_and_says_which_classes_its_map_shows(
     tmp_path: Path, quick: None, name: str
 ) -> None:
     rng = np.random.default_rng(0)
-    given = arguments()
-    classes = task(name).classes
-    given |= {"classes": classes, "labels": rng.random((30, len(classes))) < 0.2}
-    given["probe"]["labels"] = [
+    inputs = arguments()
+    classes = ptbxl.statements(name).classes
+    inputs |= {"classes": classes, "labels": rng.random((30, len(classes))) < 0.2}
+    inputs["probe"]["labels"] = [
         {"name": c, "positives": {"train": 9, "validation": 9, "test": 9}, "left_out": None}
         for c in classes
     ]
-    page = Page(write(tmp_path, given).read_text("utf-8"))
+    page = Page(write(tmp_path, inputs).read_text("utf-8"))
     words = f"Shown are the 8 most frequent of {len(classes)} classes."
     assert (words in page.text) == (len(classes) > 8)
     (described,) = [a for a in page.attributes("aria-label") if "coloured by" in a]
-    told = described.split("coloured by ")[1].split(", and one small")[0].split(", ")
-    assert len(told) == min(len(classes), 8) and set(told) <= set(classes)
+    coloured = described.split("coloured by ")[1].split(", and one small")[0].split(", ")
+    assert len(coloured) == min(len(classes), 8) and set(coloured) <= set(classes)
 
 
 def test_leaks_stand_above_the_result(tmp_path: Path, quick: None) -> None:
-    given = arguments()
-    given["probe"]["leaks"] = [
+    inputs = arguments()
+    inputs["probe"]["leaks"] = [
         {"kind": "patients in common", "severity": "error", "count": 3, "examples": ["17"],
          "message": "pretrain without them"}
     ]  # fmt: skip
-    page = write(tmp_path, given).read_text("utf-8")
+    page = write(tmp_path, inputs).read_text("utf-8")
     assert page.index("patients in common") < page.index('class="cards"')
 
 
@@ -383,13 +393,13 @@ def test_a_report_that_fails_half_way_leaves_the_old_one_whole(
 
 def test_a_large_run_stays_under_three_megabytes(tmp_path: Path, quick: None) -> None:
     rng = np.random.default_rng(0)
-    given = arguments() | {
+    inputs = arguments() | {
         "features": rng.normal(size=(3000, 4)), "labels": rng.random((3000, 2)) < 0.5,
         "metrics": [{"step": s, "loss": rng.normal(), "alarms": []} for s in range(20_000)],
         "patch_errors": rng.uniform(size=200), "patch_seconds": 0.05,
         "predicted_from": "what came before",
     }  # fmt: skip
-    assert write(tmp_path, given).stat().st_size < 3_000_000
+    assert write(tmp_path, inputs).stat().st_size < 3_000_000
 
 
 def test_charts_follow_the_readers_colour_setting_and_paper_does_not(written: str) -> None:
@@ -404,26 +414,27 @@ def test_charts_follow_the_readers_colour_setting_and_paper_does_not(written: st
 
 
 def images() -> dict[str, Any]:
-    """What ClassificationReport.as_dict() gives: two heads, two floors."""
+    """Classes under two heads, next to two floors."""
 
-    def read(name: str, head: str, value: float, choice: str = "chosen on validation") -> Any:
-        return {
-            "name": name, "head": head, "choice": choice, "layer": "norm", "pooling": "mean",
-            "penalty": None if head == "kNN" else 1.0, "validation": value,
-            "accuracy": estimate(value),
+    def read(name: str, head: str, value: float) -> Any:
+        score = {"main": estimate(value), "supported": None, "labels": [], "others": {}}
+        return row(name, value) | {
+            "head": head, "penalty": None if head == "kNN" else 1.0, "score": score,
         }  # fmt: skip
 
     def against(reference: str, head: str, value: float) -> Any:
         return difference(reference, value) | {"head": head}
 
-    return {
-        "images": {"train": 100, "validation": 20, "test": 40},
-        "images_left_out": {"train": 0, "validation": 0, "test": 1},
-        "classes": [
-            {"name": name, "images": {"train": 50, "validation": 10, "test": 20}}
+    return probe() | {
+        "protocol": "kNN (k = 20) and linear probe", "task": "classes", "kind": "multi-class",
+        "modality": "image", "metric": "accuracy", "floors": {"accuracy": 0.5}, "compared": 80,
+        "records": {"train": 100, "validation": 20, "test": 40},
+        "records_without_target": {"train": 0, "validation": 0, "test": 1},
+        "labels": [
+            {"name": name, "positives": {"train": 50, "validation": 10, "test": 20},
+             "left_out": None}
             for name in ("cat", EVIL)
         ],
-        "majority": 0.5, "k": 20, "compared": 80,
         "rows": [
             read("pretrained", "kNN", 0.7), read("pretrained", "linear", 0.8),
             read("random-initialised", "kNN", 0.6), read("random-initialised", "linear", 0.61),
@@ -434,7 +445,6 @@ def images() -> dict[str, Any]:
             against("random-initialised", "linear", 0.19),
             against("pixels", "kNN", -0.2), against("pixels", "linear", 0.01),
         ],
-        "data": {},
         "bootstrap": {"resamples": 1000, "level": 0.95, "seed": 0, "unit": "image", "units": 40},
         "provenance": {"weights": "tiny, teacher, step 9"},
     }  # fmt: skip
@@ -442,8 +452,8 @@ def images() -> dict[str, Any]:
 
 def plain(run: Path, **changes: Any) -> Page:
     """The page of a run without a store: no picture but the curves."""
-    given = arguments()
-    kept = {k: v for k, v in given.items() if k not in (*SURPRISE, *MAP, "probe")}
+    inputs = arguments()
+    kept = {k: v for k, v in inputs.items() if k not in (*SURPRISE, *MAP, "probe")}
     text = write_report(run, **(kept | {"probes": []} | changes)).read_text("utf-8")
     assert "<script" not in text and not re.search(r"(src|href)=\"(?!#)", text)
     return Page(text)
@@ -465,29 +475,52 @@ def test_a_run_without_a_probe_says_where_it_stands_and_claims_nothing(tmp_path:
 def test_a_probe_of_images_is_told_by_its_linear_head_and_where_knn_disagrees(
     tmp_path: Path,
 ) -> None:
-    page = plain(tmp_path, probes=[images()])
+    page = plain(tmp_path, probes=[ProbeReport.from_json(images())])
     assert "Pretrained beats random-initialised, but not pixels" in page.text
     assert "0.800 [0.780, 0.820] (linear) and 0.700 [0.680, 0.720] (kNN)" in page.text
     assert "Pixels, kNN, gives another answer: −0.200" in page.text
     assert "Random-initialised, kNN, gives another" not in page.text
-    assert "most frequent class: 0.500" in page.text and "1 without a label left out" in page.text
+    assert "Always the most frequent class: accuracy 0.500" in page.text
+    assert "1 image without a label of the task left out (test 1)" in page.text
+    assert "Layers compared on 80 training images" in page.text
     assert page.text.count("tiny, teacher, step 9") == 1 and EVIL in page.text
     assert page.count("script") == 0 and page.count("b") == 3
-    rows = page.text[page.text.index("kNN and linear probe") :]
+    rows = page.text[page.text.index("Probe: classes") :]
     assert rows.index("+0.190 [+0.170, +0.210]") < rows.index("+0.010 [−0.010, +0.030]")
+
+
+def test_a_regression_has_its_error_beside_what_it_explains(tmp_path: Path) -> None:
+    plain_probe = probe() | {
+        "task": "metadata:age", "kind": "regression", "metric": "R²", "labels": [],
+        "floors": {"R²": -0.01, "MAE": 14.5}, "lower_is_better": ["MAE"],
+    }  # fmt: skip
+    for source in plain_probe["rows"]:
+        source["score"] |= {
+            "labels": [],
+            "supported": None,
+            "others": {"MAE": estimate(9.0)},
+        }
+    page = plain(tmp_path, probes=[ProbeReport.from_json(plain_probe)])
+    assert "reach an R² of 0.830 [0.810, 0.850]" in page.text
+    assert "Always the mean of the training records: R² −0.010, MAE 14.500" in page.text
+    assert (
+        "MAE on the test fold, lower is better" in page.text
+        and "pretrained 9.000 [8.980, 9.020]" in page.text
+    )
+    assert "AUROC" not in page.text and "label" not in page.text.lower().replace("labelled", "")
 
 
 def test_several_probes_have_a_section_each_and_the_first_the_headline(tmp_path: Path) -> None:
     other = probe(to_random=-0.03) | {"task": "form"}
-    page = plain(tmp_path, probes=[probe(), other])
-    assert "Linear probe: superdiagnostic" in page.text and "Linear probe: form" in page.text
+    page = plain(tmp_path, probes=[ProbeReport.from_json(each) for each in (probe(), other)])
+    assert "Probe: superdiagnostic" in page.text and "Probe: form" in page.text
     assert "Pretrained beats random" in page.text and "is worse than" not in page.text
     assert page.count("b") == 3
 
 
 def test_alarms_and_skipped_updates_are_shown_where_they_were(tmp_path: Path) -> None:
-    def row(step: int, **held: Any) -> dict[str, Any]:
-        return {"step": step, "loss": 1.0, "alarms": [], "skipped": 0} | held
+    def row(step: int, **values: Any) -> dict[str, Any]:
+        return {"step": step, "loss": 1.0, "alarms": [], "skipped": 0} | values
 
     rows = [
         row(10), row(20, alarms=["rank-collapse"]), row(30, alarms=["rank-collapse"], skipped=2),
@@ -496,9 +529,9 @@ def test_alarms_and_skipped_updates_are_shown_where_they_were(tmp_path: Path) ->
     page = plain(tmp_path, metrics=rows)
     assert "2 in steps 20 to 30, 3 in steps 40 to 50" in page.text
     assert "3 of 5" in page.text and "Skipped updates: none" not in page.text
-    bars = [float(held["x"] or 0) for tag, held in page.elements if tag == "rect" and "x" in held]
-    wide = [float(held["width"] or 0) for tag, held in page.elements
-            if tag == "rect" and held.get("height") == "8"]  # fmt: skip
+    bars = [float(rect["x"] or 0) for tag, rect in page.elements if tag == "rect" and "x" in rect]
+    wide = [float(rect["width"] or 0) for tag, rect in page.elements
+            if tag == "rect" and rect.get("height") == "8"]  # fmt: skip
     # 152 units are 50 steps: raised from 20 to 40 and at the last row, skipped in two stretches.
     assert wide == [60.8, 1.5, 30.4, 30.4] and bars[-4:] == [64.8, 156.0, 64.8, 125.6]
     assert "Skipped updates: none" in plain(tmp_path, metrics=[row(1), row(2)]).text

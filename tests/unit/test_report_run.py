@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from evaluation_stores import write_store
 
-from latentcast.artifacts.ecg import EcgEncoder
+from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
-from latentcast.objectives.base import Role
+from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
+from latentcast.objectives.nepa import Nepa
 from latentcast.report import embedding
-from latentcast.report.run import report_recordings, report_run
+from latentcast.report.run import report_pictures, report_run
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.recording import INVALID
 
@@ -46,8 +47,8 @@ def ecgs(path: Path, seed: int = 0) -> Store:
     )
 
 
-def encoder(config: Config, step: int = 7, role: Role = "teacher") -> EcgEncoder:
-    return EcgEncoder(config, build(config), role, "pretrained", step)
+def encoder(config: Config, step: int = 7, role: Role = "teacher") -> Encoder:
+    return Encoder(config, build(config), role, "pretrained", step)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def run(tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch) -
     probe(
         [tested],
         store,
-        task("superdiagnostic"),
+        task("superdiagnostic", store),
         layer="block 1",
         resamples=20,
         provenance={"weights": weights},
@@ -75,7 +76,7 @@ def run(tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_probed_run_has_a_report_without_the_record_that_cannot_be_read(run: Any) -> None:
     folder, tested, store = run
-    page = report_recordings(folder, tested, store, "superdiagnostic").read_text("utf-8")
+    page = report_pictures(folder, tested, store, "superdiagnostic").read_text("utf-8")
     assert (
         page.count("latentcast train tiny") == 1
         and f"{tested.config.recipe}, teacher, step 7" in page
@@ -84,11 +85,20 @@ def test_a_probed_run_has_a_report_without_the_record_that_cannot_be_read(run: A
     assert "15 records of the test fold, layer block 1, mean+std" in page
 
 
+def test_an_objective_without_patch_errors_has_a_report_without_their_picture(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("predicted_from", "patch_errors"):
+        monkeypatch.setattr(Nepa, name, getattr(Objective, name))
+    page = report_recordings(*run, "superdiagnostic").read_text("utf-8")
+    assert "Where the model is surprised" not in page and "t-SNE" in page
+
+
 @pytest.mark.parametrize(("step", "role"), [(8, "teacher"), (7, "student")])
 def test_a_probe_of_other_weights_is_refused(run: Any, step: int, role: Role) -> None:
     folder, tested, store = run
     with pytest.raises(LatentcastError) as problem:
-        report_recordings(folder, encoder(tested.config, step, role), store, "superdiagnostic")
+        report_pictures(folder, encoder(tested.config, step, role), store, "superdiagnostic")
     message = str(problem.value)
     assert "teacher, step 7'" in message and f"{role}, step {step}'" in message
     assert f"run latentcast probe {folder} --data {store.path} --task superdiag" in message
@@ -99,19 +109,22 @@ def test_a_probe_of_other_samples_is_refused(run: Any, tmp_path: Path) -> None:
     folder, tested, store = run
     other = ecgs(tmp_path / "other", seed=1)
     with pytest.raises(LatentcastError, match=f"samples of {store.path}.*probe"):
-        report_recordings(folder, tested, other, "superdiagnostic")
+        report_pictures(folder, tested, other, "superdiagnostic")
     # The same samples at another place are the same samples.
-    report_recordings(folder, tested, ecgs(tmp_path / "copy"), "superdiagnostic")
+    report_pictures(folder, tested, ecgs(tmp_path / "copy"), "superdiagnostic")
 
 
 def test_a_probe_of_another_version_is_refused(run: Any) -> None:
     folder, tested, store = run
     file = folder / "probe-superdiagnostic.json"
-    held = json.loads(file.read_text())
-    del held["records_left_out"]
-    file.write_text(json.dumps(held))
-    with pytest.raises(LatentcastError, match="has no records_left_out, another version.*again"):
-        report_recordings(folder, tested, store, "superdiagnostic")
+    plain = json.loads(file.read_text())
+    del plain["records_without_token"]
+    file.write_text(json.dumps(plain))
+    with pytest.raises(
+        LatentcastError,
+        match="another version .*_token differs.*: run latentcast",
+    ):
+        report_pictures(folder, tested, store, "superdiagnostic")
 
 
 @pytest.mark.parametrize(
@@ -132,12 +145,12 @@ def test_a_file_of_the_run_that_is_gone_or_cut_is_named(
     if text is not None:
         (folder / name).write_text(text)
     with pytest.raises(LatentcastError, match=words):
-        report_recordings(folder, tested, store, "superdiagnostic")
+        report_pictures(folder, tested, store, "superdiagnostic")
 
 
 def test_a_task_that_does_not_exist_is_not_asked_to_be_probed(run: Any) -> None:
     with pytest.raises(LatentcastError, match="did you mean 'superdiagnostic'"):
-        report_recordings(*run, "superdiagnostics")
+        report_pictures(*run, "superdiagnostics")
 
 
 def test_a_run_of_any_kind_has_a_report_without_a_store(run: Any) -> None:
@@ -168,16 +181,16 @@ def test_a_probe_that_is_not_of_this_run_any_more_is_said_to_be_so(run: Any) -> 
     folder, _, _ = run
     (folder / "checkpoints" / "step-00000012").mkdir(parents=True)
     (folder / "checkpoints" / "step-00000012" / "state.json").write_text('{"step": 12}')
-    held = json.loads((folder / "probe-superdiagnostic.json").read_text())
-    (folder / "probe-form.json").write_text(json.dumps(held | {"task": "form"}))
-    del held["windows"]
-    (folder / "probe-rhythm.json").write_text(json.dumps(held))
+    plain = json.loads((folder / "probe-superdiagnostic.json").read_text())
+    (folder / "probe-form.json").write_text(json.dumps(plain | {"task": "form"}))
+    del plain["windows"]
+    (folder / "probe-rhythm.json").write_text(json.dumps(plain))
     (folder / "probe-all.json").write_text("{")
     page = report_run(folder).read_text("utf-8")
     assert "probe-form.json is about" in page and "newest checkpoint is of step 12" in page
-    assert "probe-rhythm.json is not shown: it has no windows" in page
+    assert "probe-rhythm.json is not shown: another version" in page and "(windows differs)" in page
     assert "probe-all.json: cannot be read" in page
-    assert page.index("Linear probe: superdiagnostic") < page.index("Linear probe: form")
+    assert page.index("Probe: superdiagnostic") < page.index("Probe: form")
 
 
 def test_a_store_of_the_other_kind_is_refused(run: Any, digits_store: Path) -> None:

@@ -20,6 +20,8 @@ from latentcast.config import Config
 from latentcast.config.resolve import leaves
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.estimate import Estimate, Score
+from latentcast.evaluation.results import OWN, Difference, ProbeReport, Row
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.runs import (
     as_json,
@@ -31,7 +33,7 @@ from latentcast.runs import (
     print_runs,
     summarise,
 )
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 LONG_AGO = 10_000_000.0
 
@@ -50,8 +52,9 @@ def write_run(
     (path / "environment.json").write_text('{"latentcast": "0.1.0"}')
     lines = [
         json.dumps(
-            {"step": step, "loss": 1.0 / step, "output_rank": 20.0 + step, "alarms": [],
-             "skipped": 0, "samples_per_second": 100.0 * step, "seconds": 10.0 * step} | row
+            {"step": step, "loss": 1.0 / step, "level0_output_rank": 20.0 + step,
+             "alarms": [], "skipped": 0, "samples_per_second": 100.0 * step,
+             "seconds": 10.0 * step} | row
         )
         for step in range(1, rows + 1)
     ]  # fmt: skip
@@ -70,20 +73,19 @@ def written(path: Path, when: float) -> None:
 
 
 def write_probe(path: Path, value: float, shards: str = "a", head: str = "linear") -> None:
-    ends = {"value": value, "low": value - 0.01, "high": value + 0.01}
-    row = {"name": "pretrained", "layer": "norm", "choice": "", "pooling": "mean", "penalty": 1.0,
-           "validation": value - 0.1}  # fmt: skip
-    probe = {
-        "majority": 0.1,
-        "rows": [row | {"head": head, "accuracy": ends}],
-        "differences": [
-            {"reference": "pixels", "head": head, "estimate": {"value": -0.02, "low": -0.1,
-                                                               "high": 0.1}}
-        ],
-        "data": {"shards": {"shard-0": shards}},
-        "provenance": {"weights": "step 3"},
-    }  # fmt: skip
-    (path / "probe-classes.json").write_text(json.dumps(probe))
+    row = Row("pretrained", head, OWN, "norm", "mean", 1.0, value - 0.1, Score(around(value)))
+    gap = Difference("pretrained", "pixels", head, OWN, Estimate(-0.02, -0.1, 0.1))
+    ProbeReport(
+        protocol="", task="classes", kind="multi-class", modality="image", metric="accuracy",
+        records={}, records_without_target={}, records_without_token={}, labels=(), floors={},
+        lower_is_better=(), compared=0, rows=(row,), differences=(gap,), leaks=(),
+        data={"shards": {"0": shards}},
+        bootstrap={}, windows="strided", provenance={"weights": "step 3"},
+    ).write(path)  # fmt: skip
+
+
+def around(value: float) -> Estimate:
+    return Estimate(value, value - 0.01, value + 0.01)
 
 
 def quiet(width: int = 200) -> Console:
@@ -101,12 +103,12 @@ def test_a_real_run_is_listed_as_done_with_what_its_log_says(
     small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     config = small_config.updated({"train.steps": 4, "optimizer.warmup_steps": 2})
-    pretrain(config, small_store, tmp_path / "run")
+    train(config, small_store, tmp_path / "run")
     (run,) = list_runs([tmp_path])
     last = read_metrics(tmp_path / "run")[-1]
     assert (run.name, run.recipe, run.objective) == ("run", "nepa-ecg-tiny", "nepa")
     assert (run.state, run.step, run.steps, run.checkpoint) == ("done", 4, 4, 4)
-    assert run.loss == last["loss"] and run.ranks == (last["output_rank"],)
+    assert run.loss == last["loss"] and run.ranks == (last["level0_output_rank"],)
     assert run.alarms_now == tuple(last["alarms"]) and run.skipped == last["skipped"]
     assert run.problems == () and run.bytes > 10_000 and run.best is None
     assert abs(run.written - (tmp_path / "run" / "metrics.jsonl").stat().st_mtime) < 60
@@ -119,7 +121,7 @@ def test_the_configuration_of_a_run_reproduces_it_to_the_last_bit(
 ) -> None:
     """Through the command itself: a file that leaves out a key would give another run."""
     config = small_hierarchy.updated({"train.steps": 6, "train.seed": 5})
-    pretrain(config, small_store, tmp_path / "a")
+    train(config, small_store, tmp_path / "a")
     again = tmp_path / "a" / "config.yaml"
     assert cli.train(None, data=small_store, out=tmp_path / "b", config=again) == 0
     a, b = (
@@ -244,7 +246,7 @@ def test_a_run_of_an_older_version_is_listed_with_what_can_be_read(
 
 
 def test_what_is_not_finite_is_a_dash_and_valid_json(small_config: Config, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", small_config, loss=None, output_rank=float("nan"))
+    run = write_run(tmp_path / "run", small_config, loss=None, level0_output_rank=float("nan"))
     found = summarise(run)
     assert found.loss is None and found.ranks == ()
     assert "NaN" not in as_json([found, found], compare([found, found]))
@@ -284,7 +286,7 @@ def test_the_order_is_the_columns_and_runs_without_a_number_come_last(
 ) -> None:
     write_probe(write_run(tmp_path / "b", small_config, loss=0.3), 0.8)
     write_probe(write_run(tmp_path / "a", small_config, loss=0.5, rows=5), 0.9)
-    write_run(tmp_path / "c", small_config, loss=None, rows=4, output_rank=99.0)
+    write_run(tmp_path / "c", small_config, loss=None, rows=4, level0_output_rank=99.0)
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "config.yaml").write_text("{")
     (tmp_path / "d" / "environment.json").write_text("{")
@@ -303,7 +305,7 @@ def test_the_best_probe_is_chosen_on_validation_and_shown_with_its_test_value(
     held = json.loads((run / "probe-classes.json").read_text())
     knn = json.loads(json.dumps(held["rows"][0]))
     knn |= {"head": "kNN", "validation": 0.95}
-    knn["accuracy"]["value"] = 0.5
+    knn["score"]["main"]["value"] = 0.5
     held["rows"].append(knn)
     held["rows"].append(knn | {"validation": 0.99, "choice": "another reading"})
     held["rows"].append(knn | {"name": "pixels", "validation": 0.999})

@@ -15,8 +15,6 @@ from shutil import copytree
 import numpy as np
 import pytest
 
-from latentcast.data import staging
-from latentcast.data.image_store import ImageStore
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
@@ -34,7 +32,7 @@ def test_the_copy_is_the_store(store: Path, digits_store: Path, tmp_path: Path) 
     assert local.checksums == original.checksums
     assert np.array_equal(local.take([0, 5]), original.take([0, 5]))
     assert local.metadata(3) == original.metadata(3)
-    images = ImageStore.open(staged(digits_store, tmp_path / "local"))
+    images = Store.open(staged(digits_store, tmp_path / "local"))
     images.verify()
     assert images.path.parent == local.path.parent and images.path != local.path
 
@@ -52,7 +50,7 @@ def test_two_stores_of_one_name_do_not_clash(
 ) -> None:
     other = copytree(digits_store, tmp_path / "other" / "store")
     first, second = (staged(path, tmp_path / "local") for path in (store, other))
-    assert Store.open(first).checksums != ImageStore.open(second).checksums
+    assert Store.open(first).checksums != Store.open(second).checksums
 
 
 @pytest.mark.parametrize("fault", ["a shard is gone", "a shard is cut short", "a draft is left"])
@@ -89,7 +87,7 @@ def test_a_disk_that_garbles_the_copy_is_blamed_and_not_the_store(
         target.write_bytes(content)
 
     monkeypatch.setattr(shutil, "copyfile", garble)
-    with pytest.raises(LatentcastError, match="though the store is whole.*check that disk"):
+    with pytest.raises(LatentcastError, match="the store, which is intact.*check that disk"):
         staged(store, tmp_path / "local")
 
 
@@ -159,6 +157,6 @@ def test_a_rank_killed_while_it_copies_leaves_the_next_one_to_do_it(
     Store.open(said.split()[-1]).verify()
 
 
-def test_what_is_promised_is_all_that_reading_needs(store: Path) -> None:
+def test_the_files_of_a_store_are_all_that_reading_needs(store: Path) -> None:
     files = {path.name for path in store.iterdir()} - {"quarantine.csv", "manifest.json"}
-    assert set(staging._promised(Store.open(store))) == files
+    assert set(Store.open(store).files) == files

@@ -179,12 +179,11 @@ def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_the_description_counts_what_is_there(store: Store) -> None:
     description = describe(store)
-    assert (description.records, description.patients) == (4, 4)
     assert description.labels == {"B": 3, "A": 1, "C": 1}
-    assert description.seconds == (0.03, 5.65, 10.0)
-    total = sum(LENGTHS)
-    assert description.invalid == pytest.approx((0, 10 / total, 300 / total))
-    assert description.findings == {"flat": 1}
+    assert description.contents["length"] == "0.03 to 10 s"
+    shares = [100 * invalid / sum(LENGTHS) for invalid in (0, 10, 300)]
+    assert [row[3] for row in description.channels[2]] == [f"{share:.3f} %" for share in shares]
+    assert description.findings == {"V3: flat stretch, masked": 1}
     console = Console(record=True, width=100, file=io.StringIO())
     print_description(description, console)
     text = console.export_text()

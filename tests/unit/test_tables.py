@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from ecg_files import BUNDLED, write_wfdb
 
+from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
-from latentcast.signals.readers import open_source
 from latentcast.signals.synthetic import synthetic_recording
 
 HEADER = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr\n"

@@ -23,7 +23,7 @@ from latentcast.verification.audit import run as audited
 from latentcast.verification.audit.checks import CHECKS, audit
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 from latentcast.verification.report.lines import Line, Section
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 Change = Callable[[Path], None]
 
@@ -36,7 +36,7 @@ def trained(
     run = tmp_path_factory.mktemp("runs") / "run"
     changes = {"train.log_every": 2, "train.evaluate_every": None, "optimizer.start_lr": 1e-4,
                "optimizer.final_weight_decay": 0.4}  # fmt: skip
-    pretrain(small_hierarchy.updated(changes), small_store, run)
+    train(small_hierarchy.updated(changes), small_store, run)
     probe = {
         "provenance": {"weights": "hjepa-ecg-tiny, teacher, step 12", "training seed": 0},
         "leaks": [{"kind": "record id in pretraining", "severity": "warning", "count": 1}],
@@ -315,12 +315,12 @@ def test_a_run_of_nepa_and_one_of_images_hold(
 ) -> None:
     short = {"train.steps": 4, "train.checkpoint_every": 2, "train.evaluate_every": None}
     horizon = {"ema.base": None, "ema.half_life": 500.0}
-    pretrain(small_config.updated(short | horizon), small_store, tmp_path / "nepa")
+    train(small_config.updated(short | horizon), small_store, tmp_path / "nepa")
     narrow = {"encoder.width": 24, "encoder.depth": 1, "encoder.heads": 2, "encoder.mlp_width": 48,
               "objective.predictor.width": 16, "objective.predictor.depth": 1,
               "objective.predictor.heads": 2, "objective.predictor.mlp_width": 32,
               "optimizer.warmup_steps": 2, "train.batch_size": 8}  # fmt: skip
-    pretrain(recipe("ijepa-image-digits").updated(short | narrow), digits_store, tmp_path / "image")
+    train(recipe("ijepa-image-digits").updated(short | narrow), digits_store, tmp_path / "image")
     for name in ("nepa", "image"):
         section = audit(tmp_path / name)
         assert section.holds and section.count("not measured") == 2, section.lines  # no probe

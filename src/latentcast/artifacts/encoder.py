@@ -2,103 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from latentcast.artifacts.export import read_export
+from latentcast.artifacts.images import ImageReader
+from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
+from latentcast.artifacts.weights import read_weights
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
-from latentcast.engine import checkpoint
-from latentcast.errors import LatentcastError
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.manifest import MANIFEST
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError, nearest
+from latentcast.nn.modes import evaluating
+from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.objectives.base import Objective, Role
-from latentcast.objectives.build import build
+from latentcast.objectives.build import assemble, build
+from latentcast.signals.recording import Recording
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
 
 
-class Encoder:
-    """Frozen features, from exactly the tensor that training saw.
+class Encoder(nn.Module):
+    """A trained network and its preprocessing: recordings or images in, features out.
 
-    :meth:`from_pretrained` gives an :class:`~latentcast.artifacts.ecg.EcgEncoder` or an
-    :class:`~latentcast.artifacts.image.ImageEncoder`, by what the run was trained on; they add how
-    a recording or an image is read.
+    ``Encoder.from_pretrained(run)`` loads one, :meth:`embed` gives a vector for each recording or
+    image, and calling the encoder gives the tokens of every layer, with gradients where it is not
+    frozen. It moves between devices as any torch module does, and the preprocessing with it.
 
     Args:
         config: of the run, with its normalisation filled in.
-        objective: with its weights.
-        preprocess: integers to what the network sees.
+        objective: with its weights; its encoder becomes :attr:`network`.
         role: ``teacher`` reads the averaged weights (what the original NEPA evaluates).
         name: how reports call it.
-        step: optimizer steps the weights have seen.
+        step: optimizer steps of the weights.
+        frozen: the parameters do not require a gradient.
+
+    Attributes:
+        network: the encoder of the objective; ``parameters()`` and ``state_dict()`` are its own.
     """
 
     def __init__(
         self,
         config: Config,
         objective: Objective,
-        preprocess: Callable[[Tensor], Inputs],
-        role: Role,
-        name: str,
+        role: Role = "teacher",
+        name: str = "pretrained",
         step: int = 0,
+        frozen: bool = True,
     ) -> None:
-        self.config, self.name, self.role, self.step = config, name, role, step
-        self._objective, self._preprocess = objective.eval(), preprocess
-        self._network = objective.encoder(role)
+        super().__init__()
+        if role not in get_args(Role):
+            raise LatentcastError(f"role {role}: is unknown; {nearest(role, get_args(Role))}")
+        self.config, self.role, self.name, self.step = config, role, name, step
+        # In a tuple: the predictors and the other role are no part of what is used and tuned.
+        self._objective = (objective.eval(),)
+        self.network = objective.encoder(role).requires_grad_(not frozen)
+        self._preprocess: Callable[[Tensor], Inputs] = (
+            EcgPreprocess(config.input)
+            if isinstance(config.input, EcgInput)
+            else ImagePreprocess(config.input)
+        )
+        self.eval()
 
     @classmethod
-    def from_pretrained(cls, run: str | Path, role: Role = "teacher") -> Self:
+    def from_pretrained(
+        cls,
+        run: str | Path,
+        role: Role = "teacher",
+        device: str | torch.device | None = None,
+        frozen: bool = True,
+    ) -> Self:
         """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
 
+        Args:
+            run: folder of the run, or the exported file.
+            role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
+                average both are the trained ones.
+            device: to compute on, such as ``"cuda"``; the CPU by default.
+            frozen: the parameters do not require a gradient; with False they do, for fine-tuning.
+
         Raises:
-            LatentcastError: no such run, no checkpoint yet, a damaged one, or, asked of a
-                subclass, a run on the other kind of data.
+            LatentcastError: no such run, no checkpoint yet, or a damaged one.
         """
-        if Path(run).is_file():
-            tensors, config, step = read_export(Path(run))
-        else:
-            newest, record, config = _newest(run)
-            tensors, step = checkpoint.read_tensors(newest, "model"), record["step"]
-        objective = build(config)
-        objective.load_state_dict(tensors)
-        return cls._reading(config, objective, role, "pretrained", step)
+        weights = read_weights(run)
+        objective = assemble(weights.config)
+        objective.load_state_dict(weights.tensors)
+        made = cls(weights.config, objective, role, "pretrained", weights.step, frozen)
+        return made._on(device)
 
     @classmethod
-    def random(cls, run: str | Path, seed: int | None = None) -> Self:
+    def random(
+        cls,
+        run: str | Path,
+        seed: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
         """The same architecture and preprocessing at initialisation: the floor to beat.
 
-        Without a seed it is the very network the run started from.
+        Without a seed it is the very network that the run started from, unless that was trained
+        from other weights (``train --init``).
         """
-        _, _, config = _newest(run)
+        config = read_weights(run).config
         objective = build(config)
         if seed is not None:
             objective.initialise(seed)
-        return cls._reading(config, objective, "student", "random-initialised", 0)
+        return cls(config, objective, "student", "random-initialised")._on(device)
 
-    @classmethod
-    def _reading(
-        cls, config: Config, objective: Objective, role: Role, name: str, step: int
-    ) -> Self:
-        """The subclass that reads what the run was trained on."""
-        from latentcast.artifacts.ecg import EcgEncoder  # both derive from this class
-        from latentcast.artifacts.image import ImageEncoder
-
-        made: Encoder
-        if isinstance(config.input, EcgInput):
-            made = EcgEncoder(config, objective, role, name, step)
-        else:
-            made = ImageEncoder(config, objective, role, name, step)
-        if not isinstance(made, cls):
-            held = "recordings" if isinstance(made, EcgEncoder) else "images"
-            raise LatentcastError(
-                f"{config.recipe}: was trained on {held}; read it with {type(made).__name__}"
-            )
-        return made
+    @property
+    def objective(self) -> Objective:
+        """What the network was trained by; it holds the other role and the predictors."""
+        return self._objective[0]
 
     @property
     def weights(self) -> str:
@@ -106,37 +127,154 @@ class Encoder:
         return f"{self.config.recipe}, {self.role}, step {self.step}"
 
     @property
+    def modality(self) -> str:
+        """``ecg`` or ``image``."""
+        return self.config.input.kind
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return next(self.network.parameters()).device
+
+    @property
     def layer_names(self) -> tuple[str, ...]:
         """What can be read: embedding, blocks, final norm, coarser levels, fusion."""
-        return self._network.layer_names
+        return self.network.layer_names
 
     @property
     def causal(self) -> bool:
         """Whether a token sees only what came before it."""
         return self.config.encoder.causal
 
-    @torch.no_grad()
-    def token_layers(self, samples: Samples) -> tuple[list[Tensor], Tensor]:
-        """Patch tokens of every depth.
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """Lead names, in the order of the weights."""
+        return self._recordings().leads
+
+    @property
+    def scale(self) -> float:
+        """Millivolts for one integer count."""
+        return self._recordings().scale
+
+    @property
+    def sampling_rate(self) -> float:
+        """Hz."""
+        return self._recordings().sampling_rate
+
+    @property
+    def length(self) -> int:
+        """Samples of a training crop."""
+        return self._recordings().length
+
+    @property
+    def patch_seconds(self) -> float:
+        """Seconds in a patch."""
+        return self.config.encoder.patch / self.sampling_rate
+
+    def forward(self, samples: Tensor, valid: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Patch tokens of every layer, with gradients unless the encoder is frozen.
 
         Args:
-            samples: integers as the store gives them, int16 ``(B, samples, leads)`` counts or
-                uint8 ``(B, height, width, channels)``.
+            samples: integers as a store gives them, int16 ``(B, samples, leads)`` counts or uint8
+                ``(B, height, width, channels)``; or floats, already normalised,
+                ``(B, channels, *size)``. On any device.
+            valid: of floats, bool of the same shape, what was measured; all by default. Integers
+                carry it in them.
 
         Returns:
             for each of :attr:`layer_names` a float32 ``(B, N, width)``, and the validity of the
             tokens, bool ``(B, N)``. CLS is left out: under a causal mask it sees only itself. A
             coarser level gives every patch the vector of the cell it lies in.
         """
-        inputs = self._inputs(samples)
-        valid = None
-        if inputs.valid is not None:
-            valid = self._network.valid(inputs.valid)
-        layers = [layer.float() for layer in self._network.read(inputs.values, valid)]
-        if valid is None:
-            valid = torch.ones(layers[0].shape[:2], dtype=torch.bool)
-        return layers, valid
+        if samples.is_floating_point():
+            measured = None if valid is None else valid.to(self.device)
+            inputs = Inputs(samples.to(self.device), measured)
+        else:
+            inputs = self._inputs(samples)
+        values = inputs.values.to(next(self.network.parameters()).dtype)
+        tokens = None if inputs.valid is None else self.network.valid(inputs.valid)
+        layers = [layer.float() for layer in self.network.read(values, tokens)]
+        if tokens is None:
+            tokens = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=values.device)
+        return layers, tokens
 
+    @torch.no_grad()
+    def token_layers(self, samples: Samples) -> tuple[list[Tensor], Tensor]:
+        """Calling the encoder with a store's integers as an array, without gradients."""
+        layers: tuple[list[Tensor], Tensor] = self(_tensor(samples))
+        return layers
+
+    def embed(
+        self,
+        x: Any,
+        layer: str = "norm",
+        pooling: str = "mean",
+        batch_size: int = BATCH,
+        *,
+        rows: npt.ArrayLike | None = None,
+        fs: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
+        layout: str = "records,leads,samples",
+        resample: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
+
+        A recording is quality-checked and brought to counts as ingest does it, read through
+        windows of :attr:`length` (padded when it is shorter), pooled over valid tokens, and
+        averaged over the windows.
+
+        Args:
+            x: what ingest accepts, one or many. Recordings: a
+                :class:`~latentcast.signals.recording.Recording`, the path of a record, of a folder
+                of records or of an array file, an array ``(records, leads, samples)`` or
+                ``(leads, samples)`` with ``fs``, ``leads`` and ``unit``. Images: uint8 arrays
+                ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
+                images, paths of images, folders and data sets. Both: a store, its path, or a list
+                of all these.
+            layer: one of :attr:`layer_names`.
+            pooling: mean, std, mean+std or last.
+            batch_size: windows or images a forward pass; the vectors do not depend on it.
+            rows: of a store; all by default.
+            fs: of arrays, Hz.
+            leads: of arrays, the name of each channel.
+            unit: of arrays, V, mV, uV or nV.
+            layout: of arrays, ``records,leads,samples`` or ``records,samples,leads``.
+            resample: bring recordings at another rate to the encoder's, as ``ingest`` with ``fs``.
+
+        Raises:
+            LatentcastError: an unknown layer or pooling; a recording at another rate, without a
+                lead that cannot be derived, or without a valid token; an image of other channels;
+                something that is neither.
+        """
+        index, how = self._layer(layer), check_pooling(pooling, causal=self.causal)
+        if batch_size < 1:
+            raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
+        axes = ArrayAxes(fs, leads, unit, layout)
+        names: list[str] = []
+        owners, vectors, measured = [], [], []
+        with torch.no_grad(), evaluating(self):
+            for owner, windows in _batches(self._read(x, rows, axes, resample), names, batch_size):
+                layers, valid = self(_tensor(windows))
+                owners.append(owner)
+                measured.append(valid.any(dim=1).cpu().numpy())
+                vectors.append(pool(layers[index], valid, how).cpu().numpy())
+            if not names:
+                layers, valid = self(self._blank())
+                return pool(layers[index], valid, how).cpu().numpy()[:0]
+        return self._averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+
+    def counts(self, recording: Recording, resample: bool = False) -> Counts:
+        """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order.
+
+        Raises:
+            LatentcastError: another sampling rate (without ``resample``), a missing lead, or an
+                amplitude beyond int16.
+        """
+        reader = RecordingReader(self._recordings(), ArrayAxes(None, None, None, ""), resample)
+        return reader.counts(recording)
+
+    @torch.no_grad()
     def patch_errors(self, samples: Samples) -> npt.NDArray[np.float32]:
         """How badly each patch was predicted from what the objective shows of the others.
 
@@ -147,26 +285,113 @@ class Encoder:
 
         Returns:
             ``1 − cos``, float32 ``(B, N)``, NaN where not valid.
+
+        Raises:
+            LatentcastError: the objective predicts no patches.
         """
-        errors = self._objective.patch_errors(self._inputs(samples), self.role)
-        return errors.float().numpy()
+        patches = self.objective.patch_errors(self._inputs(_tensor(samples)), self.role)
+        return patches.float().cpu().numpy()
+
+    def _inputs(self, samples: Tensor) -> Inputs:
+        return self._preprocess(samples.to(self.device))
 
     @property
     def predicted_from(self) -> str | None:
         """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
-        return self._objective.predicted_from
+        return self.objective.predicted_from
 
     def _layer(self, name: str) -> int:
         if name not in self.layer_names:
             raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
         return self.layer_names.index(name)
 
-    def _inputs(self, samples: Samples) -> Inputs:
-        return self._preprocess(torch.from_numpy(np.ascontiguousarray(samples)))
+    def _on(self, device: str | torch.device | None) -> Self:
+        try:
+            return self if device is None else self.to(device)
+        except (RuntimeError, AssertionError) as problem:
+            raise LatentcastError(f"device {device}: cannot be used ({problem}); try cpu") from None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # What moves or casts the network does the same to the predictors.
+        self.objective._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _recordings(self) -> EcgInput:
+        if not isinstance(self.config.input, EcgInput):
+            raise LatentcastError(
+                f"{self.config.recipe}: was trained on images, which have no leads and no rate"
+            )
+        return self.config.input
+
+    def _read(
+        self, x: Any, rows: npt.ArrayLike | None, axes: ArrayAxes, resample: bool
+    ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
+            x = Store.open(x)
+        if isinstance(x, Store) and x.modality != self.modality:
+            content = "recordings" if x.modality == "ecg" else "images"
+            raise LatentcastError(
+                f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
+                "it a store of its own kind"
+            )
+        if isinstance(self.config.input, EcgInput):
+            return RecordingReader(self.config.input, axes, resample).read(x, rows)
+        if resample or axes.fs is not None or axes.leads is not None or axes.unit is not None:
+            raise LatentcastError(
+                f"{self.config.recipe}: was trained on images; leave out fs, leads, unit and "
+                "resample"
+            )
+        return ImageReader(self.config.input).read(x, rows)
+
+    def _blank(self) -> Tensor:
+        """One sample of zeros, as a store would give it."""
+        config = self.config.input
+        dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
+        return torch.zeros(1, *config.size, config.channels, dtype=dtype)
+
+    def _averaged(
+        self,
+        names: list[str],
+        owners: npt.NDArray[np.int64],
+        vectors: npt.NDArray[np.float32],
+        measured: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.float32]:
+        """The mean over the windows of each recording that have a valid token."""
+        windows = np.bincount(owners[measured], minlength=len(names))
+        if not windows.all():
+            empty = [name for name, count in zip(names, windows, strict=True) if not count]
+            raise LatentcastError(
+                f"{', '.join(empty[:6])}{' ...' * (len(empty) > 6)}: has no valid patch of "
+                f"{self.patch_seconds:g} s; it is too short, flat or missing, leave it out"
+            )
+        sums = np.zeros((len(names), vectors.shape[1]))
+        np.add.at(sums, owners[measured], vectors[measured])
+        if not np.isfinite(sums).all():
+            raise LatentcastError(
+                f"{self.weights}: features are not finite; the run has diverged, use an earlier "
+                "checkpoint"
+            )
+        return (sums / windows[:, None]).astype(np.float32)
 
 
-def _newest(run: str | Path) -> tuple[Path, dict[str, Any], Config]:
-    newest = checkpoint.latest(Path(run) / "checkpoints")
-    record = checkpoint.read_record(newest)
-    # The checkpoint's own configuration: an edited config.yaml must not change what is read.
-    return newest, record, checkpoint.config_of(newest, record)
+def _batches(
+    samples: Iterator[tuple[str, npt.NDArray[Any]]], names: list[str], size: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    """Windows of one shape, at most ``size`` at a time, and the number of the name each is of."""
+    windows: list[npt.NDArray[Any]] = []
+    owners: list[int] = []
+    for name, several in samples:
+        names.append(name)
+        for window in several:
+            if windows and (len(windows) == size or window.shape != windows[0].shape):
+                yield np.array(owners), np.stack(windows)
+                windows, owners = [], []
+            windows.append(window)
+            owners.append(len(names) - 1)
+    if windows:
+        yield np.array(owners), np.stack(windows)
+
+
+def _tensor(samples: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(samples))

@@ -25,7 +25,7 @@ def export(run: Path, file: Path) -> int:
     ``Encoder.from_pretrained(file)`` reads it, and so does anything that reads safetensors.
 
     Returns:
-        the optimizer steps the weights have seen.
+        optimizer steps of the weights.
 
     Raises:
         LatentcastError: no checkpoint, a damaged one, or the file cannot be written.
@@ -33,10 +33,10 @@ def export(run: Path, file: Path) -> int:
     newest = checkpoint.latest(run / "checkpoints")
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
-    told = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
+    about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
     try:
         with replacing(file) as draft:
-            save_file(tensors, draft, metadata=told)
+            save_file(tensors, draft, metadata=about)
     except (OSError, SafetensorError) as problem:
         raise LatentcastError(
             f"{file}: cannot be written ({problem}); free space or name another file"
@@ -51,14 +51,14 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
         LatentcastError: it is damaged, or was not written by :func:`export`.
     """
     try:
-        with safe_open(file, framework="pt") as held:
-            told = held.metadata() or {}
-            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+        with safe_open(file, framework="pt") as stream:
+            about = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as problem:
         raise LatentcastError(f"{file}: cannot be read ({problem}); export the run again") from None
-    if told.get("format") != FORMAT or not {"step", "config"} <= told.keys():
+    if about.get("format") != FORMAT or not {"step", "config"} <= about.keys():
         raise LatentcastError(
             f"{file}: was not written by latentcast export; public weights are read by "
             "latentcast.artifacts.public_ijepa and public_nepa"
         )
-    return tensors, validated(json.loads(told["config"]), str(file)), int(told["step"])
+    return tensors, validated(json.loads(about["config"]), str(file)), int(about["step"])

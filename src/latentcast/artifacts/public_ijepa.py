@@ -60,7 +60,7 @@ def predictor_from_public(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def encoder_to_public(
     weights: Mapping[str, Tensor], grid: tuple[int, ...] | None = None
 ) -> dict[str, Tensor]:
-    """Our encoder weights under the original's names, with the positions of ``grid`` if given."""
+    """Our encoder weights under the original's names, and, with ``grid``, its positions."""
     return _out(weights, _ENCODER, "blocks", "pos_embed", grid)
 
 
@@ -90,8 +90,8 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             public[f"{index}{_TRANSFORMERS[part]}.{kind}"] = tensor
         elif part == "attention.attention.query":
             for p in ("key", "value"):
-                if (wanted := name.replace(".query.", f".{p}.")) not in tensors:
-                    raise LatentcastError(f"{wanted}: is missing; check that the file is whole")
+                if (other := name.replace(".query.", f".{p}.")) not in tensors:
+                    raise LatentcastError(f"{other}: is missing; download the file again")
             three = [tensors[name.replace(".query.", f".{p}.")] for p in ("query", "key", "value")]
             public[f"{index}attn.qkv.{kind}"] = torch.cat(three)
         elif part not in ("attention.attention.key", "attention.attention.value"):
@@ -122,7 +122,7 @@ def load_public(file: str | Path, heads: int) -> PatchEncoder:
     """An image encoder from a ``safetensors`` file in either layout.
 
     Args:
-        heads: of the attention, which no weight tells: 16 for ViT-H and ViT-g, 12 for ViT-B.
+        heads: of the attention, which follow from no weight: 16 for ViT-H and ViT-g, 12 for ViT-B.
 
     Raises:
         LatentcastError: the file cannot be read, or holds another network.
@@ -136,7 +136,7 @@ def load_public(file: str | Path, heads: int) -> PatchEncoder:
         tensors = from_transformers(tensors)
     weights = encoder_from_public(tensors)
     if "patches.weight" not in weights or "blocks.0.mlp.up.weight" not in weights:
-        raise LatentcastError(f"{file}: holds no I-JEPA encoder; check which part was saved")
+        raise LatentcastError(f"{file}: is no I-JEPA encoder; check which part was saved")
     width, channels, patch, _ = weights["patches.weight"].shape
     depth = 1 + max(int(n.split(".")[1]) for n in weights if n.startswith("blocks."))
     mlp_width = len(weights["blocks.0.mlp.up.weight"])
@@ -145,7 +145,9 @@ def load_public(file: str | Path, heads: int) -> PatchEncoder:
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as problem:
-        raise LatentcastError(f"{file}: is no whole I-JEPA encoder ({problem})") from None
+        raise LatentcastError(
+            f"{file}: is an incomplete I-JEPA encoder ({problem}); save all of it"
+        ) from None
     return encoder
 
 

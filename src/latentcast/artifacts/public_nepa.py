@@ -109,7 +109,7 @@ def encoder_config(public: Mapping[str, Any]) -> EncoderConfig:
     activation = public.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
         raise LatentcastError(
-            f"hidden_act {activation}: is not known; {nearest(activation, _ACTIVATIONS)}"
+            f"hidden_act {activation}: is unknown; {nearest(activation, _ACTIVATIONS)}"
         )
     layer_scale = public.get("layerscale_value", 1e-5)
     return EncoderConfig(
@@ -146,7 +146,7 @@ def load_public(folder: str | Path) -> PatchEncoder:
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).exists():
-            raise LatentcastError(f"{folder / name}: does not exist; download the whole repository")
+            raise LatentcastError(f"{folder / name}: does not exist; download it as well")
     public = json.loads((folder / "config.json").read_text())
     encoder = PatchEncoder(encoder_config(public), public.get("num_channels", 3), axes=2)
     try:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
 from latentcast.errors import LatentcastError
-
-if TYPE_CHECKING:
-    from latentcast.data.image_ingest import ImageIngestResult
-    from latentcast.data.ingest import IngestResult
 
 
 def ingest(
@@ -23,6 +19,7 @@ def ingest(
     unit: str | None = None,
     layout: str | None = None,
     metadata: Path | None = None,
+    signal: Literal["ecg", "other"] | None = None,
     missing_leads: Literal["quarantine", "mask"] | None = None,
     scale: float | None = None,
     shortest: float | None = None,
@@ -37,12 +34,14 @@ def ingest(
             folder of them (CLASS/FILE, SPLIT/CLASS/FILE or flat), an .npy/.npz file of uint8, a
             Hugging Face dataset on disk, or parquet.
         out: folder of the store.
-        kind: whether they are recordings or images, where the source does not say it.
+        kind: whether they are recordings or images, where the source leaves that open.
         fs: sampling rate of the store in Hz; others are resampled to it. For arrays: their rate.
         leads: comma-separated lead names; for arrays in file order, else the leads of the store.
         unit: unit of an array: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
         metadata: CSV with a row for each record of an array.
+        signal: "other" for channels that are no ECG leads (EEG, PPG, names of your own): --leads
+            then takes any names, --unit any unit, and what holds of ECGs alone is left out.
         missing_leads: quarantine a record without a lead (the default), or keep it with that lead
             masked.
         scale: millivolts of one stored count; 0.001 by default, which holds ±32 mV.
@@ -53,41 +52,30 @@ def ingest(
     """
     from rich.console import Console
 
-    from latentcast.data.opening import kind_of
+    from latentcast.data.ingest import ingest as read
+    from latentcast.data.inspect import OTHER_SIGNAL
 
-    recordings_only: dict[str, Any] = {
-        "fs": fs,
-        "leads": leads.split(",") if leads else None,
-        "unit": unit,
-        "layout": layout,
-        "metadata": metadata,
-        "missing_leads": missing_leads,
-        "scale": scale,
-        "shortest": shortest,
-    }
-    images_only: dict[str, Any] = {"size": size, "encoding": encoding}
-    flags = [{k: v for k, v in f.items() if v is not None} for f in (recordings_only, images_only)]
-    for_recordings, for_images = flags
-    if kind == "auto":
-        kind = kind_of(source)
-        # What an array holds is a guess from names and axes, until a flag says it.
-        if source.suffix in (".npy", ".npz") and bool(for_recordings) != bool(for_images):
-            kind = "ecg" if for_recordings else "image"
-    for flag in for_recordings if kind == "image" else for_images:
-        one, other = ("images", "recordings") if kind == "image" else ("recordings", "images")
-        raise LatentcastError(
-            f"--{flag.replace('_', '-')}: is for {other}, {source} is read as {one}; leave it out"
-        )
-    done: ImageIngestResult | IngestResult
-    if kind == "image":
-        from latentcast.data.image_ingest import ingest_images
-
-        done = ingest_images(source, out, workers=workers, **for_images)
-    else:
-        from latentcast.data.ingest import ingest as read
-
-        done = read(source, out, workers=workers, **for_recordings)
-    Console().print(
+    done = read(
+        source,
+        out,
+        kind=kind,
+        fs=fs,
+        leads=leads.split(",") if leads else None,
+        unit=unit,
+        layout=layout,
+        metadata=metadata,
+        signal=signal,
+        missing_leads=missing_leads,
+        scale=scale,
+        shortest=shortest,
+        size=size,
+        encoding=encoding,
+        workers=workers,
+    )
+    console = Console()
+    if signal == "other":
+        console.print(OTHER_SIGNAL, highlight=False)
+    console.print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
         highlight=False,
     )
@@ -103,21 +91,17 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
     """
     from rich.console import Console
 
-    from latentcast.data import inspect as inspection
-    from latentcast.data.opening import open_store
+    from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
 
-    opened = open_store(store)
+    opened = Store.open(store)
     opened.verify()
     console = Console()
-    if not isinstance(opened, Store):
-        if plot is not None or record is not None:
-            raise LatentcastError(
-                f"{store}: holds images, --plot and --record are for recordings; leave them out"
-            )
-        inspection.print_image_description(inspection.describe_images(opened), console)
-        return
-    inspection.print_description(inspection.describe(opened), console)
+    if opened.modality == "image" and (plot is not None or record is not None):
+        raise LatentcastError(
+            f"{store}: holds images, --plot and --record are for recordings; leave them out"
+        )
+    print_description(describe(opened), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
 

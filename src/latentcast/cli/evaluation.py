@@ -42,8 +42,8 @@ def runs(
 
 def probe(
     run: Positional[Path],
-    data: Path,
-    task: str = "superdiagnostic",
+    data: Path | None = None,
+    task: str | None = None,
     layer: str = "all",
     pooling: str | None = None,
     weights: Literal["teacher", "student"] = "teacher",
@@ -52,8 +52,10 @@ def probe(
 
     Args:
         run: folder of the run.
-        data: folder of a labelled store.
-        task: of recordings: all, diagnostic, subdiagnostic, superdiagnostic, form or rhythm.
+        data: folder of a labelled store; by default the one the run was trained on.
+        task: of PTB-XL superdiagnostic, all, diagnostic, subdiagnostic, form or rhythm; labels
+            (every code of the store), classes, or metadata:NAME such as metadata:age; by default
+            what suits the labels of the store.
         layer: a layer by name, or all to choose on the validation split.
         pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
             refused, with the reason.
@@ -62,15 +64,18 @@ def probe(
     from rich.console import Console
 
     from latentcast.runs.new import data_of
-    from latentcast.workflows.probe import probe_run
+    from latentcast.workflows.probe import probe as score
 
     console = Console()
     with console.status("reading features and fitting the probes"):
-        report = probe_run(
-            run, data, task=task, layer=layer, pooling=pooling, weights=weights, command=_command()
-        )
+        report = score(run, data, task, layer, pooling, weights, _command())
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
+    if task is None:
+        console.print(
+            f"task {report.task}: suits the labels of {report.data['store']}; --task names another",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
     report.render(console)
     report.write(run)
 
@@ -87,14 +92,14 @@ def export(run: Positional[Path], out: Path) -> None:
     print(f"{out}: weights of step {written(run, out)}")
 
 
-def report(run: Positional[Path], data: Path | None = None, task: str = "superdiagnostic") -> None:
-    """Write RUN/report.html: curves, configuration, alarms, scores; of recordings also pictures.
+def report(run: Positional[Path], data: Path | None = None, task: str | None = None) -> None:
+    """Write RUN/report.html: curves, configuration, alarms, scores, and pictures of a store.
 
     Args:
         run: folder of the run, finished or not.
-        data: folder of a labelled store of recordings: adds an ECG with the model's errors and the
-            map of embeddings.
-        task: of the probe to show.
+        data: folder of a labelled store: adds the map of embeddings, and of recordings an ECG with
+            the model's errors.
+        task: of the probe that makes the headline; by default what suits the labels of the store.
     """
     from latentcast.report.run import report_run
 

@@ -22,9 +22,9 @@ def recipes(name: Positional[str | None] = None) -> None:
     if name is not None:
         print(recipe(name).to_yaml(), end="")
         return
-    for known, make in RECIPES.items():
+    for title, make in RECIPES.items():
         summary = (make.__doc__ or "").strip().splitlines()[0]
-        print(f"{known:<18} {summary}")
+        print(f"{title:<18} {summary}")
 
 
 def masks(
@@ -45,28 +45,28 @@ def masks(
     from latentcast.recipes import recipe as named
     from latentcast.report.masks import BATCH, coverage, plot_coverage
 
-    found = coverage(configuration.resolve(named(recipe), None, set))
+    covered = coverage(configuration.resolve(named(recipe), None, set))
     console = Console()
-    context = found.context
+    context = covered.context
     console.print(
         f"context: {context.sum():.1f} of {len(context)} patches; a patch is in it in "
         f"{context.min():.1%} to {context.max():.1%} of samples",
         highlight=False,
     )
-    for level, share in enumerate(found.targets):
+    for level, share in enumerate(covered.targets):
         console.print(
             f"targets, level {level}: {share.mean():.0%} of {len(share)} cells; a cell is in them "
             f"in {share.min():.1%} to {share.max():.1%} of samples",
             highlight=False,
         )
     console.print(
-        f"{found.shared} samples with a context patch under a target; {found.shapes} shapes; "
-        f"{found.milliseconds:.2f} ms for {BATCH} samples",
+        f"{covered.shared} samples with a context patch under a target; {covered.shapes} shapes; "
+        f"{covered.milliseconds:.2f} ms for {BATCH} samples",
         highlight=False,
     )
     if out is not None:
         try:
-            plot_coverage(found).savefig(out, dpi=150)
+            plot_coverage(covered).savefig(out, dpi=150)
         except (OSError, ValueError) as problem:
             raise LatentcastError(
                 f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
@@ -86,6 +86,7 @@ def train(
     compile: bool = False,
     auto: float | None = None,
     batch_size: int | None = None,
+    init: Path | None = None,
 ) -> int:
     """Pretrain a recipe on a store; the same command goes on after an interruption.
 
@@ -103,10 +104,13 @@ def train(
         auto: epochs; batch size, steps, warm-up, lr and EMA follow from them and from the size of
             the data, with the reasons printed.
         batch_size: with --auto, one that fits the machine.
+        init: run folder or exported file whose weights training starts from, where names and
+            shapes agree; a run that goes on does not load it again.
     """
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
-    from latentcast.workflows.train import pretrain
+    from latentcast.workflows.train import Interrupted
+    from latentcast.workflows.train import train as run_training
 
     if recipe is None and config is None:
         raise LatentcastError("train: needs a recipe or --config; see latentcast recipes")
@@ -131,17 +135,20 @@ def train(
         resolved = configuration.resolve(base, file, flags)
     else:
         from latentcast.config.advice import advised
-        from latentcast.data.opening import open_store
+        from latentcast.data.store import Store
 
-        samples = len(open_store(data).rows("train"))
+        samples = len(Store.open(data).rows("train"))
         resolved, reasons = advised(base, file, flags, samples, auto, batch_size)
         if first:
             print("\n".join(reasons))
-    state = pretrain(resolved, data, out)
-    stopped = state.step < resolved.train.steps
+    try:
+        result = run_training(resolved, data, out, init=init)
+    except Interrupted as interrupt:
+        result = interrupt.result
+    stopped = result.step < resolved.train.steps
     if first:
-        going_on = f"stopped at step {state.step}; the same command goes on from there"
-        print(f"{out}: {going_on if stopped else f'{state.step} steps done'}")
+        resumable = f"stopped at step {result.step}; the same command goes on from there"
+        print(f"{out}: {resumable if stopped else f'{result.step} steps done'}")
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
     return 143 if stopped else 0
 
@@ -160,7 +167,7 @@ def bench(
         recipe: name of a recipe (see "latentcast recipes").
         data: store to read from; a synthetic one by default.
         what: parts to measure: step, forward, loader, ingest, ema, monitors.
-        rounds: of each part; medians and quartiles are told.
+        rounds: of each part; medians and quartiles are printed.
         set: single keys, as train.precision=bf16 machine.compile=true.
         out: file to write the JSON to as well.
     """
@@ -172,7 +179,7 @@ def bench(
     from latentcast.workflows.bench import bench as measure
 
     resolved = configuration.resolve(named(recipe), None, set)
-    told = json.dumps(measure(resolved, data, what, rounds), indent=1)
+    report = json.dumps(measure(resolved, data, what, rounds), indent=1)
     if out is not None:
-        write_text(out, told + "\n")
-    print(told)
+        write_text(out, report + "\n")
+    print(report)

@@ -41,7 +41,7 @@ def verify(
             that out.
         out: folder for report.html, report.md, report.json and badge.svg.
     """
-    from latentcast.data.opening import open_store
+    from latentcast.data.store import Store
     from latentcast.recipes import RECIPES
     from latentcast.runs import is_run
 
@@ -70,7 +70,7 @@ def verify(
             )
 
     if data is not None:
-        open_store(data)
+        Store.open(data)
 
     from rich.console import Console
 

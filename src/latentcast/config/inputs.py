@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from latentcast.config.settings import Count, Interval, Positive, Settings
+from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
 
 
@@ -31,6 +32,8 @@ class EcgInput(Settings):
     kind: Literal["ecg"] = "ecg"
     sampling_rate: Positive = 500.0
     """Hz; a store at another rate is refused."""
+    signal: Signal = "ecg"
+    """``other``: the channels are no ECG leads and have any distinct names."""
     leads: tuple[str, ...] = (
         "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
     )  # fmt: skip
@@ -45,6 +48,9 @@ class EcgInput(Settings):
 
     @model_validator(mode="after")
     def _leads_are_known(self) -> Self:
+        if self.signal == "other":
+            Channels.of(self.leads, None)
+            return self
         canonical = canonical_names(self.leads)
         if canonical != self.leads:
             raise ValueError(f"leads are {' '.join(self.leads)}; write {' '.join(canonical)}")

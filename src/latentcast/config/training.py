@@ -106,6 +106,8 @@ class TrainConfig(Settings):
     """Gradient accumulation: the batch is split into this many pieces."""
     random_crop: bool = True
     seed: int = 0
+    init: str | None = None
+    """Run folder or exported file whose weights training starts from; None draws them."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every: Count = 50
     evaluate_every: Count | None = 1000

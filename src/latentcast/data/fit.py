@@ -2,72 +2,89 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
+
 from latentcast.config import Config, EcgInput, ImageInput, Normalisation
 from latentcast.data.ecg_preprocess import EcgPreprocess
-from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.image_store import ImageStore
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
+from latentcast.data.manifest import MANIFEST
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 
 
 def reading(
-    store: Store | ImageStore, config: Config, share: tuple[int, int] = (0, 1)
-) -> tuple[CropLoader | ImageLoader, EcgPreprocess | ImagePreprocess]:
-    """What brings batches, and what makes floats of them on the device.
+    store: Store,
+    config: Config,
+    share: tuple[int, int] = (0, 1),
+    targets: npt.NDArray[Any] | None = None,
+) -> tuple[Loader, EcgPreprocess | ImagePreprocess]:
+    """What brings batches of the training split, and what makes floats of them on the device.
 
     Args:
-        share: this rank and how many there are.
+        share: this rank and how many ranks read.
+        targets: one row for each record of the store, for a supervised objective.
     """
-    rows = store.rows("train")
-    if isinstance(store, ImageStore):
-        assert isinstance(config.input, ImageInput)  # fitted has seen to it
-        return ImageLoader(store, rows, config, share), ImagePreprocess(config.input)
-    assert isinstance(config.input, EcgInput)
-    return CropLoader(store, rows, config, share), EcgPreprocess(config.input)
+    loader = Loader(store, store.rows("train"), config, share, targets)
+    if isinstance(config.input, EcgInput):
+        return loader, EcgPreprocess(config.input)
+    return loader, ImagePreprocess(config.input)
 
 
-def fitted(config: Config, store: Store | ImageStore) -> Config:
+def fitted(config: Config, store: Store) -> Config:
     """The configuration with the store's statistics, after checking that the two fit.
 
     Raises:
-        LatentcastError: recordings for an image recipe or the other way round, another sampling
-            rate, scale or number of channels, a lead the store lacks, an empty split.
+        LatentcastError: recordings for an image recipe or the other way round, another kind of
+            signal, sampling rate, scale or number of channels, a lead the store lacks, an empty
+            split.
     """
-    manifest = store.path / "manifest.json"
     if not len(store.rows("train")):
-        raise LatentcastError(f"{manifest}: the training split is empty; check the folds")
-    if isinstance(store, ImageStore):
+        raise LatentcastError(
+            f"{store.path / MANIFEST}: the training split is empty; check the folds"
+        )
+    if store.modality == "image":
         return _fitted_to_images(config, store)
-    if not isinstance(config.input, EcgInput):
+    recipe = config.input
+    if not isinstance(recipe, EcgInput):
         raise LatentcastError(
             f"{config.recipe}: is an image recipe and {store.path} holds recordings; "
             "choose a recipe with -ecg- in its name"
         )
-    wanted = config.input
-    if store.sampling_rate != wanted.sampling_rate:
-        raise LatentcastError(
-            f"{manifest}: sampling_rate is {store.sampling_rate:g}, the recipe needs "
-            f"{wanted.sampling_rate:g}; re-ingest with --fs {wanted.sampling_rate:g}"
-        )
-    if store.leads != wanted.leads:
-        raise LatentcastError(
-            f"{manifest}: leads are {' '.join(store.leads)}, the recipe needs "
-            f"{' '.join(wanted.leads)}; re-ingest with --leads {','.join(wanted.leads)}, or "
-            f"train with --set input.leads=[{','.join(store.leads)}]"
-        )
-    if store.scale != wanted.scale:
-        raise LatentcastError(
-            f"{manifest}: scale is {store.scale}, the recipe has {wanted.scale}; "
-            f"train with --set input.scale={store.scale}"
-        )
-    if wanted.normalisation is not None:
+    _check_signal(recipe, store)
+    if recipe.normalisation is not None:
         return config
     return config.updated({"input.normalisation": _statistics(store).model_dump()})
 
 
-def _fitted_to_images(config: Config, store: ImageStore) -> Config:
+def _check_signal(recipe: EcgInput, store: Store) -> None:
+    manifest = store.path / MANIFEST
+    if store.signal != recipe.signal:
+        raise LatentcastError(
+            f"{manifest}: signal is {store.signal}, the recipe has {recipe.signal}; train with "
+            f"--set input.signal={store.signal} input.leads=[{','.join(store.leads)}]"
+        )
+    if store.sampling_rate != recipe.sampling_rate:
+        raise LatentcastError(
+            f"{manifest}: sampling_rate is {store.sampling_rate:g}, the recipe needs "
+            f"{recipe.sampling_rate:g}; re-ingest with --fs {recipe.sampling_rate:g}"
+        )
+    if store.leads != recipe.leads:
+        raise LatentcastError(
+            f"{manifest}: leads are {' '.join(store.leads)}, the recipe needs "
+            f"{' '.join(recipe.leads)}; re-ingest with --leads {','.join(recipe.leads)}, or "
+            f"train with --set input.leads=[{','.join(store.leads)}]"
+        )
+    if store.scale != recipe.scale:
+        raise LatentcastError(
+            f"{manifest}: scale is {store.scale}, the recipe has {recipe.scale}; "
+            f"train with --set input.scale={store.scale}"
+        )
+
+
+def _fitted_to_images(config: Config, store: Store) -> Config:
     if not isinstance(config.input, ImageInput):
         raise LatentcastError(
             f"{config.recipe}: is a recipe for recordings and {store.path} holds images; "
@@ -75,31 +92,32 @@ def _fitted_to_images(config: Config, store: ImageStore) -> Config:
         )
     if store.channels != config.input.channels:
         raise LatentcastError(
-            f"{store.path / 'manifest.json'}: channels is {store.channels}, the recipe needs "
+            f"{store.path / MANIFEST}: channels is {store.channels}, the recipe needs "
             f"{config.input.channels}; train with --set input.channels={store.channels} "
             "input.normalisation=null"
         )
     if config.input.normalisation is not None:
         return config
-    told = store.manifest.statistics
+    statistics = store.manifest.statistics
     # A channel that never varies is left at its mean.
-    statistics = Normalisation(
-        mean=tuple(mean or 0.0 for mean in told.mean), std=tuple(std or 1.0 for std in told.std)
+    normalisation = Normalisation(
+        mean=tuple(mean or 0.0 for mean in statistics.mean),
+        std=tuple(std or 1.0 for std in statistics.std),
     )
-    return config.updated({"input.normalisation": statistics.model_dump()})
+    return config.updated({"input.normalisation": normalisation.model_dump()})
 
 
 def _statistics(store: Store) -> Normalisation:
-    told = store.manifest.statistics
-    mean = tuple(value for value in told.mean if value is not None)
-    std = tuple(value for value in told.std if value)
+    statistics = store.manifest.statistics
+    mean = tuple(value for value in statistics.mean if value is not None)
+    std = tuple(value for value in statistics.std if value)
     if len(mean) < len(store.leads) or len(std) < len(store.leads):
         silent = next(
-            lead for lead, m, s in zip(store.leads, told.mean, told.std, strict=True)
+            lead for lead, m, s in zip(store.leads, statistics.mean, statistics.std, strict=True)
             if m is None or not s
         )  # fmt: skip
         raise LatentcastError(
-            f"{store.path / 'manifest.json'}: lead {silent} holds no signal in the training "
+            f"{store.path / MANIFEST}: lead {silent} holds no signal in the training "
             "split; ingest records that have it, or train with fewer leads"
         )
     return Normalisation(mean=mean, std=std)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from latentcast.data.manifest import MANIFEST, PLAN, QUARANTINE
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
@@ -20,12 +19,12 @@ LOCK = "ingest.lock"
 
 
 @contextmanager
-def writing(folder: Path, mend: str) -> Iterator[None]:
-    """Turn an error of the file system into one that names the folder and the mend."""
+def writing(folder: Path, fix: str) -> Iterator[None]:
+    """Turn an error of the file system into one that names the folder and the fix."""
     try:
         yield
     except OSError as error:
-        raise LatentcastError(f"{folder}: cannot be written ({error}); {mend}") from error
+        raise LatentcastError(f"{folder}: cannot be written ({error}); {fix}") from error
 
 
 @contextmanager
@@ -71,27 +70,23 @@ def _is_at(path: Path, file: IO[str]) -> bool:
         return False
 
 
-def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
-    """Whether the folder already holds the finished store of this very plan.
+def finished_store(folder: Path, provenance: dict[str, Any]) -> Store | None:
+    """The finished store of this very source and options, if the folder already holds it.
 
     Raises:
-        LatentcastError: it holds the finished store of another plan.
+        LatentcastError: it holds the finished store of another source or other options.
     """
     if not (folder / MANIFEST).is_file():
-        return False
-    store = open_store(folder)
-    mine = json.loads(json.dumps(plan))
+        return None
+    store = Store.open(folder)
+    mine = json.loads(json.dumps(provenance))
     theirs = json.loads(json.dumps(store.manifest.provenance))
     # Another version that reads this format has nothing to redo.
-    theirs["latentcast"] = mine["provenance"]["latentcast"]
-    # What the first recordings say of themselves; of images the provenance says all.
-    same_rate = not isinstance(store, Store) or store.sampling_rate == mine["target"].get(
-        "sampling_rate"
-    )
-    if theirs != mine["provenance"] or not same_rate:
-        raise _taken(folder, theirs, mine["provenance"])
+    theirs["latentcast"] = mine["latentcast"]
+    if theirs != mine:
+        raise _taken(folder, theirs, mine)
     clear(folder)  # a kill between manifest and tidying leaves sidecars
-    return True
+    return store
 
 
 def claim(folder: Path, plan: dict[str, Any]) -> None:
@@ -127,15 +122,20 @@ def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Latent
         for key in sorted(set(flat[0]) | set(flat[1]))
         if flat[0].get(key) != flat[1].get(key)
     }
-    # With nothing else different, what the first records say of themselves is (their rate).
+    # With nothing else different, what was found in the first records is (their rate).
     if differing.keys() <= {"fingerprint", "listed"}:
-        return LatentcastError(
-            f"{folder}: the source '{mine['source']}' has changed since its records were read into "
-            f"this store; remove {folder} to ingest it anew, or choose another --out"
-        )
+        return changed(folder, mine["source"])
     return LatentcastError(
         f"{folder}: already holds another store ({'; '.join([*differing.values()][:3])}); choose "
         "another --out or remove that folder"
+    )
+
+
+def changed(folder: Path, source: str, how: str = "") -> LatentcastError:
+    """The error for a source that is no longer the one that a store was made of."""
+    return LatentcastError(
+        f"{folder}: the source '{source}' has changed since its records were read into this store"
+        f"{how}; remove {folder} to ingest it anew, or choose another --out"
     )
 
 

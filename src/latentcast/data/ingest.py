@@ -1,25 +1,29 @@
-"""Files to store: parallel, resumable after a kill, and deterministic whatever the workers do."""
+"""Records to store: parallel, resumable after a kill, and deterministic whatever the workers do."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import signal as signals
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from latentcast.data.convert import Converted, Rejected, Target, convert_all, is_ours
-from latentcast.data.folder import claim, clear, is_finished, lock, writing
-from latentcast.data.manifest import library_version
+from latentcast.data.codecs import CODECS, Codec
+from latentcast.data.codecs.pixels import usable_processors
+from latentcast.data.convert import Converted, Converter, Rejected
+from latentcast.data.folder import claim, clear, finished_store, lock, writing
+from latentcast.data.folds import Folds
+from latentcast.data.formats import READER_ONLY, format_of, is_array_file, open_as
+from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
 from latentcast.data.writer import (
@@ -30,16 +34,16 @@ from latentcast.data.writer import (
     refuse_all_bad,
 )
 from latentcast.errors import LatentcastError
-from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
-from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
-from latentcast.signals.readers import open_source
-from latentcast.signals.readers.source import RecordRef, Source
+from latentcast.signals.channels import Signal
+from latentcast.source import Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
 """Records in quarantine that are tried again when the store is finished: seconds at most."""
 _DUPLICATE = "duplicate record"
 
-_source: Source | None = None
+_Convert = Callable[[Sequence[RecordRef]], list[Converted | Rejected]]
+_converter: Converter | None = None
+"""Of a reader process."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,22 @@ class IngestResult:
 
 
 def ingest(
-    source: str | Path,
+    source: str | Path | Source[Any],
     out: str | Path,
     *,
+    kind: Literal["auto", "ecg", "image"] = "auto",
     fs: float | None = None,
     leads: Sequence[str] | None = None,
     unit: str | None = None,
     layout: str | None = None,
     metadata: str | Path | None = None,
-    missing_leads: Literal["quarantine", "mask"] = "quarantine",
-    scale: float = 0.001,
-    shortest: float = 1.0,
-    verify_checksums: bool = True,
+    signal: Signal | None = None,
+    missing_leads: Literal["quarantine", "mask"] | None = None,
+    scale: float | None = None,
+    shortest: float | None = None,
+    verify_checksums: bool | None = None,
+    size: int | None = None,
+    encoding: Encoding | None = None,
     workers: int | None = None,
     shard_bytes: int = 2**30,
     quiet: bool = False,
@@ -74,114 +82,147 @@ def ingest(
     Killed at any moment, the same call goes on where the last whole shard ended and gives the same
     bytes. On a finished store of the same source and options it does nothing.
 
+    Splits and folds are those of the source. What it has not, validation or test, is a tenth of its
+    training records each, by a hash of the patient's or record's id; a source without splits is
+    divided 8 : 1 : 1 in this way.
+
     Args:
-        source: a WFDB or Challenge folder, a PTB-XL folder, an array file, or a packed folder.
+        source: recordings: a WFDB or Challenge folder, a PTB-XL folder, an array file, or a packed
+            folder. Images: a folder of them, of class folders, or of split folders of these; an
+            array file of uint8; a Hugging Face dataset on disk, or parquet. Or an object of one's
+            own, see :class:`~latentcast.source.Source`.
         out: the folder of the store.
-        fs: sampling rate of the store in Hz; records at another rate are resampled to it. Without
-            it the first record decides and others are quarantined. For arrays: their rate.
-        leads: for arrays, the name of each channel in file order; for other sources, the leads of
-            the store (the twelve by default).
-        unit: unit of arrays: V, mV, uV or nV.
-        layout: axes of arrays: ``"records,leads,samples"`` or ``"records,samples,leads"``.
-        metadata: a CSV with one row per record of an array.
-        missing_leads: quarantine a record that lacks a lead, or keep it with that lead masked.
-        scale: millivolts per stored count; a count spans int16.
-        shortest: seconds; a record that lasts less is quarantined.
-        verify_checksums: check files against ``SHA256SUMS.txt`` where the source has one.
-        workers: reader processes; the usable processors by default, 1 reads in this process.
+        kind: whether a path holds recordings or images, where that is not clear from itself.
+        fs: sampling rate of the store in Hz; recordings at another rate are resampled to it.
+            Without it the first one decides and others are quarantined. For array files: their
+            rate.
+        leads: for array files, the name of each channel in file order; for other sources, the
+            leads of the store (the twelve by default).
+        unit: unit of array files: V, mV, uV or nV.
+        layout: axes of array files: ``"records,leads,samples"`` or ``"records,samples,leads"``.
+        metadata: a CSV with one row per record of an array file.
+        signal: ``other`` for channels that are no ECG leads (EEG, PPG, names of one's own): their
+            ``leads`` are any distinct names, in this order; what holds of ECGs alone is left out
+            (canonical names, derived leads, Einthoven's law, saturation); and ``unit`` may be any
+            text, which ``scale`` is then in.
+        missing_leads: quarantine (the default) a recording that lacks a lead, or ``mask`` the lead.
+        scale: millivolts per stored count, 0.001 by default; a count spans int16.
+        shortest: seconds, 1 by default; a recording that lasts less is quarantined.
+        verify_checksums: check files against ``SHA256SUMS.txt`` where the source has one; by
+            default True.
+        size: pixels a side of images: the short side of each is brought to it and the middle is
+            taken. Without it all images must have one size, which is kept.
+        encoding: ``pixels`` (the default) stores what training reads; ``encoded`` keeps the bytes
+            of the image files, and decodes and resizes each time an image is taken.
+        workers: reader processes (of images: threads); the usable processors by default, 1 reads
+            in this process.
         shard_bytes: a shard is closed before it outgrows this.
         quiet: no progress.
 
     Raises:
-        LatentcastError: no records, all records bad, an optional package that one of them needs is
+        LatentcastError: no records, all records bad, an option that is for another kind of source,
+            images of several sizes without ``size``, an optional package that one of them needs is
             missing, ``out`` is not writable, is being written, or is taken by another source, by
             other options, or by this source before it changed.
     """
-    if not scale > 0:
-        raise LatentcastError(f"--scale {scale:g}: must be positive, millivolts per count")
-    if not shortest >= 0:
-        raise LatentcastError(f"--shortest {shortest:g}: must not be negative, in seconds")
     started = time.monotonic()
-    opened = open_source(
-        source,
-        fs=fs,
-        leads=leads,
-        unit=unit,
-        layout=layout,
-        metadata=metadata,
-        verify_checksums=verify_checksums,
-    )
+    arguments = {
+        "fs": fs, "leads": leads, "unit": unit, "layout": layout, "metadata": metadata,
+        "signal": signal, "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
+        "verify_checksums": verify_checksums, "size": size, "encoding": encoding,
+    }  # fmt: skip
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    reader = _reader(source, None if kind == "auto" else kind, arguments)
+    codec = CODECS[reader.modality]
+    _refuse_others(source, codec, arguments)
+    arguments = codec.target.arguments | arguments
+    recorded = codec.target.check(arguments)
+    opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
     refs = opened.refs()
     if not refs:
-        raise LatentcastError(f"{source}: holds no records")
-    target = Target(
-        leads=_store_leads(opened, leads),
-        sampling_rate=_store_rate(opened, refs, fs),
-        scale=scale,
-        mask_missing=missing_leads == "mask",
-        resample=fs is not None,
-        shortest=float(shortest),
-    )
+        raise LatentcastError(f"{source}: holds no records; is this the right folder?")
     provenance: dict[str, Any] = {
         "source": opened.name,
         "kind": opened.kind,
         "fingerprint": opened.fingerprint(),
         "listed": len(refs),
-        "options": {
-            "fs": fs,
-            "leads": None if leads is None else list(leads),
-            "unit": unit,
-            "layout": layout,
-            "missing_leads": missing_leads,
-            "scale": scale,
-            "shortest": float(shortest),
-            "verify_checksums": verify_checksums,
-            "shard_bytes": shard_bytes,
-        },
+        "options": recorded | {"shard_bytes": shard_bytes},
         "latentcast": library_version(),
     }
     folder = Path(out)
-    plan = {"target": asdict(target) | {"leads": list(target.leads)}, "provenance": provenance}
     with writing(folder, "choose another --out"):
-        finished = is_finished(folder, plan)
-    if not finished:
+        store = finished_store(folder, provenance)
+    finished = None if store is None else store.manifest
+    target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
+    converter = Converter(opened, target, Folds(refs))
+    if store is None:
         again = "free space or repair the folder and run the same ingest again, it goes on"
         with lock(folder), writing(folder, again):
             # Another process may have finished it since.
-            if not is_finished(folder, plan):
-                claim(folder, plan)
-                _write(folder, opened, refs, target, plan, workers, shard_bytes, quiet)
+            if finished_store(folder, provenance) is None:
+                claim(folder, {"target": target.plan(), "provenance": provenance})
+                _write(ShardWriter(folder, target, shard_bytes), converter, refs, workers, quiet)
+                finish(folder, target, opened.classes, provenance)
+                clear(folder)
+        store = Store.open(folder)
     else:
-        _refuse_if_mended(folder, opened, refs, target)
-    store = Store.open(folder)
+        _refuse_if_fixed(folder, converter, refs)
     return IngestResult(store, len(store), len(refs) - len(store), time.monotonic() - started)
 
 
+def _reader(
+    source: str | Path | Source[Any], modality: Modality | None, arguments: Mapping[str, Any]
+) -> type[Source[Any]] | Source[Any]:
+    """The format of a path, or the source itself."""
+    if isinstance(source, Source):
+        return source
+    if not isinstance(source, str | Path):
+        raise LatentcastError(
+            f"source {type(source).__name__}: is no path and no source; subclass RecordingSource "
+            "or ImageSource, or give arrays to latentcast.data.arrays.write_store"
+        )
+    about = [m for m, codec in CODECS.items() if arguments.keys() & codec.target.arguments.keys()]
+    if modality is None and is_array_file(Path(source)) and len(about) == 1:
+        # What an array holds is a guess from names and axes, until an argument settles it.
+        modality = about[0]
+    return format_of(Path(source), modality)
+
+
+def _refuse_others(source: Any, codec: Codec, arguments: Mapping[str, Any]) -> None:
+    """Raises LatentcastError: an argument is about records of another modality, or about files."""
+    what = source.name if isinstance(source, Source) else source
+    for other in CODECS.values():
+        for name in arguments.keys() & (other.target.arguments.keys() - codec.target.arguments):
+            raise LatentcastError(
+                f"--{name.replace('_', '-')}: is for {other.records}, {what} is read as "
+                f"{codec.records}; leave it out"
+            )
+    free_unit = {"unit"} if arguments.get("signal") == "other" else set()
+    if isinstance(source, Source) and (names := arguments.keys() & READER_ONLY - free_unit):
+        raise LatentcastError(f"{min(names)}: is for files, {what} is none; leave it out")
+
+
 def _write(
-    folder: Path,
-    source: Source,
+    writer: ShardWriter,
+    converter: Converter,
     refs: Sequence[RecordRef],
-    target: Target,
-    plan: dict[str, Any],
     workers: int | None,
-    shard_bytes: int,
     quiet: bool,
 ) -> None:
-    """All shards that are not there yet, and the files that finish the store."""
-    writer = ShardWriter(folder, target, shard_bytes)
+    """All shards that are not on disk yet."""
     names: dict[str, str] = {}
     digests: dict[str, str] = {}
     begin = 0
-    for sidecar in read_sidecars(folder):
+    for sidecar in read_sidecars(writer.folder):
         begin, writer.number = sidecar.next_ref, writer.number + 1
         for record in sidecar.records:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
-            results = _convert_in_order(source, refs[begin:], target, workers)
+            results = _convert_in_order(converter, refs[begin:], workers)
             for position, result in enumerate(results, start=begin):
                 if isinstance(result, Converted):
-                    result = _unless_duplicate(result, names, digests)
+                    result = _unless_duplicate(result, names, digests, converter.target.compared)
                 if isinstance(result, Converted):
                     writer.add(result, position)
                 else:
@@ -191,42 +232,11 @@ def _write(
         finally:
             writer.abandon()
     if not names:
-        refuse_all_bad(folder, source.name)
-    finish(folder, target, plan["provenance"])
-    clear(folder)
+        refuse_all_bad(writer.folder, converter.source.name)
 
 
-def _store_leads(source: Source, leads: Sequence[str] | None) -> tuple[str, ...]:
-    named = source.native_leads or canonical_names(list(leads or CANONICAL_LEADS))
-    derivable = set(named) | (set(DERIVED) if {"I", "II"} <= set(named) else set())
-    if source.native_leads is not None and set(CANONICAL_LEADS) <= derivable:
-        return CANONICAL_LEADS
-    return in_canonical_order(named)
-
-
-def _store_rate(source: Source, refs: Sequence[RecordRef], fs: float | None) -> float:
-    if fs is not None:
-        if not fs > 0:
-            raise LatentcastError(f"--fs {fs}: is no sampling rate")
-        return float(fs)
-    if source.sampling_rate is not None:
-        return source.sampling_rate
-    for ref in refs:
-        if ref.problem is None:
-            try:
-                return source.read(ref)[0].sampling_rate
-            except Exception as error:
-                if is_ours(error):
-                    raise
-                continue  # it gets its quarantine row when its turn comes
-    # Nothing can be read: any rate does, the run ends with the reasons.
-    return 1.0
-
-
-def _refuse_if_mended(
-    folder: Path, source: Source, refs: Sequence[RecordRef], target: Target
-) -> None:
-    """Say so when a record in quarantine was put right; its file may have kept its length.
+def _refuse_if_fixed(folder: Path, converter: Converter, refs: Sequence[RecordRef]) -> None:
+    """Raise when a record in quarantine was put right; its file may have kept its length.
 
     Raises:
         LatentcastError: names the record.
@@ -238,67 +248,73 @@ def _refuse_if_mended(
         if not reasons.get((ref.record_id, ref.file), _DUPLICATE).startswith(_DUPLICATE)
     ]
     for ref in bad[:MOST_READ_AGAIN]:
-        (result,) = convert_all(source, [ref], target)
+        (result,) = converter([ref])
         if isinstance(result, Converted):
             raise LatentcastError(
                 f"{folder}: record {ref.record_id} is in quarantine "
                 f"({reasons[ref.record_id, ref.file]}) and can be read now; remove {folder} to "
-                "ingest the mended source anew, or choose another --out"
+                "ingest the fixed source anew, or choose another --out"
             )
 
 
 def _unless_duplicate(
-    record: Converted, names: dict[str, str], digests: dict[str, str]
+    record: Converted, names: dict[str, str], digests: dict[str, str], compared: str
 ) -> Converted | Rejected:
-    key, file = record.ref.record_id, record.ref.file
+    key, file, digest = record.ref.record_id, record.ref.file, record.payload.digest
     if key in names:
         return Rejected(key, file, f"{_DUPLICATE}: the id {key} occurred before")
-    if record.digest in digests:
-        return Rejected(key, file, f"{_DUPLICATE}: same samples as {digests[record.digest]}")
-    names[key] = digests[record.digest] = key
+    if digest in digests:
+        return Rejected(key, file, f"{_DUPLICATE}: same {compared} as {digests[digest]}")
+    names[key] = digests[digest] = key
     return record
 
 
 def _convert_in_order(
-    source: Source, refs: Sequence[RecordRef], target: Target, workers: int | None
+    converter: Converter, refs: Sequence[RecordRef], workers: int | None
 ) -> Iterator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-            os.cpu_count() or 1
-        )  # fmt: skip
-    size = source.batch
+        workers = usable_processors()
+    size = converter.source.batch
     batches = (refs[i : i + size] for i in range(0, len(refs), size))
     if workers <= 1 or len(refs) <= size:
         for batch in batches:
-            yield from convert_all(source, batch, target)
+            yield from converter(batch)
         return
-    # Forked workers start in milliseconds and share what the source has loaded.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (source,)) as pool:
+    pool, convert = _pool(converter, workers)
+    with pool:
         pending: deque[Future[list[Converted | Rejected]]] = deque()
         try:
             for batch in batches:
-                pending.append(pool.submit(_convert_batch, batch, target))
+                pending.append(pool.submit(convert, batch))
                 if len(pending) > 2 * workers:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
             raise LatentcastError(
-                f"{source.name}: a reader process died; run again with --workers 1 to see where, "
-                "finished shards are kept"
+                f"{converter.source.name}: a reader process died; run again with --workers 1 to "
+                "see where, finished shards are kept"
             ) from error
         finally:
             for future in pending:
                 future.cancel()
 
 
-def _start_worker(source: Source) -> None:
-    global _source
-    _source = source
+def _pool(converter: Converter, workers: int) -> tuple[Executor, _Convert]:
+    """What converts batches at the same time, and what it is to call."""
+    if converter.target.pool == "threads":
+        return ThreadPoolExecutor(workers), converter
+    # Forked workers start in milliseconds and share what the source has loaded.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    return ProcessPoolExecutor(workers, context, _start_worker, (converter,)), _convert_batch
+
+
+def _start_worker(converter: Converter) -> None:
+    global _converter
+    _converter = converter
     # Ctrl-C reaches the whole group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.signal(signals.SIGINT, signals.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A killed ingest must not leave its readers behind, waiting for work that never comes.
@@ -310,6 +326,6 @@ def _exit_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _convert_batch(refs: Sequence[RecordRef], target: Target) -> list[Converted | Rejected]:
-    assert _source is not None
-    return convert_all(_source, refs, target)
+def _convert_batch(refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
+    assert _converter is not None
+    return _converter(refs)

@@ -4,117 +4,76 @@ from __future__ import annotations
 
 import queue
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from latentcast import randomness
 from latentcast.batch import Batch
 from latentcast.config import Config, EcgInput
-from latentcast.data.image_store import ImageStore
 from latentcast.data.order import Ints, Order
 from latentcast.data.store import Store
 from latentcast.data.workers import Request, Shards, read
 from latentcast.errors import LatentcastError
 
-AnyStore = TypeVar("AnyStore", bound=Store | ImageStore)
 Item = TypeVar("Item")
 
 
-class Loader(ABC, Generic[AnyStore]):
+class Loader:
     """What a rank reads for each attempt: a function of (seed, attempt), whoever reads it.
 
-    A kind of loader says what it asks of its store for given samples, and what comes of it.
+    Crops of recordings, int16 ``(B, length, leads)``, or whole images, uint8 ``(B, height, width,
+    channels)``, of which crops are drawn on the device.
 
     Args:
         store: what to read from.
         rows: of the training split.
         config: gives batch size (of all ranks together), micro-batches, seed and reader processes.
         ranks: this rank and how many there are.
+        targets: one row for each record of the store, for :attr:`Batch.targets`.
 
     Raises:
-        LatentcastError: the batch is too small to give each rank a sample of each micro-batch.
+        LatentcastError: the batch is too small to give each rank a sample of each micro-batch, the
+            images have another number of channels, or there is no target for each record.
     """
 
-    shape: tuple[int, ...]
-    """Of one sample."""
-    dtype: np.dtype[Any]
-
     def __init__(
-        self, store: AnyStore, rows: Ints, config: Config, ranks: tuple[int, int] = (0, 1)
+        self,
+        store: Store,
+        rows: Ints,
+        config: Config,
+        ranks: tuple[int, int] = (0, 1),
+        targets: npt.NDArray[Any] | None = None,
     ) -> None:
         self.store, self.train, self.workers = store, config.train, config.machine.workers
         self.order = Order(rows, config.train.seed)
-        (rank, size), whole, pieces = ranks, self.train.batch_size, self.train.micro_batches
-        if pieces * size > whole:
+        self.targets = targets
+        self.places = places(config, *ranks)
+        self.length = 0
+        """Samples of a crop; 0 for images, which are read as they are."""
+        if targets is not None and len(targets) != len(store):
             raise LatentcastError(
-                f"train.batch_size {whole}: gives no sample to some of {pieces} micro-batches on "
-                f"{size} ranks; set it to {pieces * size} or more, or lower train.micro_batches"
+                f"targets: has {len(targets)} rows, {store.path} {len(store)} records; give one "
+                "row a record, in the order of the store"
             )
-        # Of each micro-batch the ranks hold consecutive parts, so that together they have the
-        # pieces of one process and read each sample once.
-        cut = np.array_split(np.arange(whole), pieces)
-        self.places: Ints = np.concatenate([np.array_split(piece, size)[rank] for piece in cut])
-
-    @abstractmethod
-    def request(self, ids: Ints) -> Request:
-        """What ``store.take`` is asked for these places in the order of visits, rows first."""
-
-    def ids(self, attempt: int) -> Ints:
-        """This rank's places of an attempt in the endless order of visits."""
-        return attempt * self.train.batch_size + self.places
-
-    def batch(self, attempt: int) -> Batch:
-        """All that this rank reads for one attempt: integers as they lie in the store."""
-        ids = self.ids(attempt)
-        samples = self.store.take(*self.request(ids))
-        return Batch(torch.from_numpy(samples), torch.from_numpy(ids))
-
-    def stream(self, attempt: int) -> Generator[list[Batch]]:
-        """This rank's micro-batches of this attempt and of all that follow, read ahead.
-
-        By ``machine.workers`` processes, or with 0 by a thread of this one; they are the same
-        batches. A batch may be kept as long as one likes, but many that are kept come slower.
-
-        Raises:
-            LatentcastError: a shard vanished or was cut short, or a reader process died.
-        """
-        return self._by_readers(attempt) if self.workers else ahead(self._alone(attempt))
-
-    def _alone(self, attempt: int) -> Generator[list[Batch]]:
-        shards = Shards(self.store)
-        for number in count(attempt):
-            shards.check()
-            yield split(self.batch(number), self.train.micro_batches)
-
-    def _by_readers(self, attempt: int) -> Generator[list[Batch]]:
-        requests = (self.request(self.ids(number)) for number in count(attempt))
-        shape = (len(self.places), *self.shape)
-        with closing(read(self.store, requests, shape, self.dtype, self.workers)) as arrays:
-            for number in count(attempt):
-                samples = torch.from_numpy(next(arrays))
-                ids = torch.from_numpy(self.ids(number))
-                yield split(Batch(samples, ids), self.train.micro_batches)
-
-
-class CropLoader(Loader[Store]):
-    """Crops of recordings, int16 ``(B, length, leads)``: which ones, and where each begins."""
-
-    def __init__(
-        self, store: Store, rows: Ints, config: Config, ranks: tuple[int, int] = (0, 1)
-    ) -> None:
-        super().__init__(store, rows, config, ranks)
-        assert isinstance(config.input, EcgInput)
-        self.length = config.input.length
-        self.shape, self.dtype = (self.length, len(store.leads)), np.dtype(np.int16)
+        if isinstance(config.input, EcgInput):
+            self.length = config.input.length
+        elif store.channels != config.input.channels:
+            raise LatentcastError(
+                f"{store.path}: its images have {store.channels} channels, input.channels is "
+                f"{config.input.channels}; set input.channels to {store.channels}"
+            )
 
     def request(self, ids: Ints) -> Request:
+        """The arguments of ``store.take`` for these places in the order of visits."""
         rows = self.order.at(ids)
+        if not self.length:
+            return rows, None, None
         return rows, self.starts(ids, rows), self.length
 
     def starts(self, ids: Ints, rows: Ints) -> Ints:
@@ -127,6 +86,70 @@ class CropLoader(Loader[Store]):
         starts: Ints = (draws * (room + 1)).astype(np.int64)
         return starts
 
+    def ids(self, attempt: int) -> Ints:
+        """This rank's places of an attempt in the endless order of visits."""
+        return attempt * self.train.batch_size + self.places
+
+    def batch(self, attempt: int) -> Batch:
+        """All that this rank reads for one attempt: integers as they lie in the store."""
+        ids = self.ids(attempt)
+        return self._batch(self.store.take(*self.request(ids)), ids)
+
+    def stream(self, attempt: int) -> Generator[list[Batch]]:
+        """This rank's micro-batches of this attempt and of all that follow, read ahead.
+
+        By ``machine.workers`` processes, or with 0 by a thread of this one; they are the same
+        batches. A batch may be kept as long as one likes, but many that are kept come slower.
+
+        Raises:
+            LatentcastError: a shard vanished or was cut short, or a reader process died.
+        """
+        return self._by_readers(attempt) if self.workers else ahead(self._alone(attempt))
+
+    def _batch(self, samples: npt.NDArray[Any], ids: Ints) -> Batch:
+        targets = None
+        if self.targets is not None:
+            targets = torch.from_numpy(self.targets[self.order.at(ids)])
+        return Batch(torch.from_numpy(samples), torch.from_numpy(ids), targets)
+
+    def _alone(self, attempt: int) -> Generator[list[Batch]]:
+        shards = Shards(self.store)
+        for number in count(attempt):
+            shards.check()
+            yield split(self.batch(number), self.train.micro_batches)
+
+    def _by_readers(self, attempt: int) -> Generator[list[Batch]]:
+        requests = (self.request(self.ids(number)) for number in count(attempt))
+        store = self.store
+        shape: tuple[int, ...]
+        if self.length:
+            shape, dtype = (self.length, len(store.leads)), "int16"
+        else:
+            shape, dtype = (store.height, store.width, store.channels), "uint8"
+        shape = (len(self.places), *shape)
+        with closing(read(store, requests, shape, dtype, self.workers)) as arrays:
+            for number in count(attempt):
+                batch = self._batch(next(arrays), self.ids(number))
+                yield split(batch, self.train.micro_batches)
+
+
+def places(config: Config, rank: int, ranks: int) -> Ints:
+    """Which places of a batch a rank reads.
+
+    Raises:
+        LatentcastError: the batch is too small to give each rank a sample of each micro-batch.
+    """
+    size, pieces = config.train.batch_size, config.train.micro_batches
+    if pieces * ranks > size:
+        raise LatentcastError(
+            f"train.batch_size {size}: gives no sample to some of {pieces} micro-batches on "
+            f"{ranks} ranks; set it to {pieces * ranks} or more, or lower train.micro_batches"
+        )
+    # Of each micro-batch the ranks hold consecutive parts, so that together they have the
+    # pieces of one process and read each sample once.
+    cut = np.array_split(np.arange(size), pieces)
+    return np.concatenate([np.array_split(piece, ranks)[rank] for piece in cut])
+
 
 def split(batch: Batch, pieces: int) -> list[Batch]:
     """Cut a batch into micro-batches whose sizes differ by one at most, the larger ones first.
@@ -134,7 +157,10 @@ def split(batch: Batch, pieces: int) -> list[Batch]:
     A rank's parts of the micro-batches, one after the other, are cut where they join.
     """
     samples, ids = batch.samples.tensor_split(pieces), batch.ids.tensor_split(pieces)
-    return [Batch(s, i) for s, i in zip(samples, ids, strict=True)]
+    if batch.targets is None:
+        return [Batch(s, i) for s, i in zip(samples, ids, strict=True)]
+    targets = batch.targets.tensor_split(pieces)
+    return [Batch(s, i, t) for s, i, t in zip(samples, ids, targets, strict=True)]
 
 
 def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:
@@ -194,8 +220,7 @@ def _copied(stream: Iterator[list[Batch]], device: torch.device) -> Generator[li
         for pieces in stream:
             with torch.cuda.stream(copying):  # also makes it this thread's device
                 # Pinned memory is used again only after the copy out of it has ended.
-                pinned = [Batch(p.samples.pin_memory(), p.ids.pin_memory()) for p in pieces]
-                moved = [batch.to(device) for batch in pinned]
+                moved = [_pinned(piece).to(device) for piece in pieces]
                 done = copying.record_event()
             yield moved, done
 
@@ -205,6 +230,12 @@ def _copied(stream: Iterator[list[Batch]], device: torch.device) -> Generator[li
             computing.wait_event(done)
             for batch in moved:
                 # Made on the other stream: not to be overwritten before this one has read it.
-                batch.samples.record_stream(computing)
-                batch.ids.record_stream(computing)
+                for tensor in (batch.samples, batch.ids, batch.targets):
+                    if tensor is not None:
+                        tensor.record_stream(computing)
             yield moved
+
+
+def _pinned(batch: Batch) -> Batch:
+    targets = None if batch.targets is None else batch.targets.pin_memory()
+    return Batch(batch.samples.pin_memory(), batch.ids.pin_memory(), targets)

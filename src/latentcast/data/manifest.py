@@ -1,17 +1,19 @@
-"""``manifest.json``: what a store says about itself, checked when it is opened."""
+"""``manifest.json``: what every store records of itself, checked when it is opened."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from latentcast.errors import LatentcastError
+from latentcast.images.decode import Canvas
+from latentcast.signals.channels import MILLIVOLTS, Signal
+from latentcast.source import Modality
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -25,6 +27,7 @@ SPLITS: dict[str, tuple[int, ...]] = {
     "validation": (9,),
     "test": (10,),
 }
+Encoding = Literal["pixels", "encoded"]
 
 
 class StoreModel(BaseModel):
@@ -33,95 +36,103 @@ class StoreModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_AnyManifest = TypeVar("_AnyManifest", bound=StoreModel)
-
-
 class Shard(StoreModel):
-    """One file of samples; ``samples`` counts time steps over all its records."""
+    """One file: the time steps of recordings, or how many images and the bytes of their data."""
 
     file: str
-    samples: int
+    samples: int = 0
+    images: int = 0
+    bytes: int = 0
     sha256: str
 
 
 class Statistics(StoreModel):
-    """Mean and standard deviation per lead in mV, over every valid sample of the train split.
+    """Mean and standard deviation over the train split, per lead or colour channel.
 
-    ``None`` marks a lead of which the train split holds no valid sample (or one value only): there
-    is no number that could stand for it. ``samples`` counts the valid samples per lead.
+    Of recordings in mV over every valid sample, of which ``samples`` are counted per lead; of
+    images in [0, 1] over every pixel of the canvas. ``None`` marks a channel without a value, or
+    with one value only: there is no number that could stand for it.
     """
 
     mean: tuple[float | None, ...]
     std: tuple[float | None, ...]
-    records: int
-    samples: tuple[int, ...]
+    records: int = 0
+    samples: tuple[int, ...] = ()
+    images: int = 0
 
 
 class Manifest(StoreModel):
-    """A function of the source and the options alone, so the same ingest gives the same bytes."""
+    """A function of the source and the options alone, so the same ingest gives the same bytes.
+
+    Attributes:
+        encoding: what the shards of images hold: ``pixels`` uint8 ``(images, height, width,
+            channels)``, or the bytes of the image files one after the other, ``encoded``.
+        height, width, channels: the canvas that every image is brought to.
+        resize: whether images are resized to it; otherwise they all have that size.
+        scale: millivolts of one count of recordings, or another ``unit``.
+        classes: of images, names by label.
+        metadata_sha256: of recordings, and of images that have metadata.
+        signal: ``other`` where the channels of recordings are no ECG leads.
+    """
 
     format_version: Literal[1]
-    modality: Literal["ecg"]
-    sampling_rate: float
-    leads: tuple[str, ...]
-    scale: float
+    modality: Modality
+    encoding: Encoding = "pixels"
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    resize: bool = False
+    sampling_rate: float = 0.0
+    leads: tuple[str, ...] = ()
+    scale: float = 0.0
     records: int
+    classes: tuple[str, ...] = ()
     shards: tuple[Shard, ...]
     index_sha256: str
-    metadata_sha256: str
+    metadata_sha256: str = ""
     splits: dict[str, tuple[int, ...]]
     statistics: Statistics
     provenance: dict[str, Any]
+    signal: Signal = "ecg"
+    unit: str = MILLIVOLTS
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {
+            "ecg": ("sampling_rate", "leads", "scale", "metadata_sha256"),
+            "image": ("encoding", "height", "width", "channels", "resize", "classes"),
+        }
+        for name in needed[self.modality]:
+            if name not in self.model_fields_set:
+                raise ValueError(f"{name} is missing")
+        return self
+
+    @property
+    def canvas(self) -> Canvas:
+        return Canvas(self.height, self.width, self.channels, self.resize)
+
+    def array(self, shard: Shard) -> tuple[str, tuple[int, ...]]:
+        """Type and shape of the array of a shard."""
+        if self.modality == "ecg":
+            return "int16", (shard.samples, len(self.leads))
+        if self.encoding == "encoded":
+            return "uint8", (shard.bytes,)
+        return "uint8", (shard.images, self.height, self.width, self.channels)
+
+    def to_json(self) -> str:
+        """What is true of every store of its modality, and what was set beyond that."""
+        return self.model_dump_json(indent=1, exclude_unset=True) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished store of recordings.
+    """The manifest of a finished store.
 
     Raises:
-        LatentcastError: there is none, the ingest is unfinished, another version wrote it, or the
-            store holds images.
+        LatentcastError: it is missing, the ingest is unfinished, or another version wrote it.
     """
-    return read_as(Manifest, folder, "ecg")
-
-
-def read_as(model: type[_AnyManifest], folder: Path, modality: str) -> _AnyManifest:
-    """The manifest of a finished store that must hold this modality: ``ecg`` or ``image``."""
-    found = modality_of(folder)
-    if found != modality and found in _HOLDS:
-        raise LatentcastError(
-            f"{folder}: is a store of {_HOLDS[found]}; name one of {_HOLDS[modality]}"
-        )
     path = folder / MANIFEST
     try:
-        return model.model_validate_json(_text(folder))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise LatentcastError(
-            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
-            "re-ingest the source"
-        ) from error
-
-
-def modality_of(folder: Path) -> str:
-    """What a finished store says it holds: ``ecg``, ``image``, or anything else.
-
-    Raises:
-        LatentcastError: it is no store, or the ingest is unfinished.
-    """
-    try:
-        return str(json.loads(_text(folder))["modality"])
-    except (ValueError, TypeError, KeyError):
-        return ""  # what is wrong with it is for the model to say
-
-
-_HOLDS = {"ecg": "recordings", "image": "images"}
-
-
-def _text(folder: Path) -> str:
-    path = folder / MANIFEST
-    try:
-        return path.read_text(encoding="utf-8")
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if (folder / PLAN).is_file():
             raise LatentcastError(
@@ -133,6 +144,13 @@ def _text(folder: Path) -> str:
         ) from None
     except OSError as error:
         raise LatentcastError(f"{path}: cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise LatentcastError(
+            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
+            "re-ingest the source"
+        ) from error
 
 
 def library_version() -> str:
@@ -143,13 +161,13 @@ def library_version() -> str:
         return "checkout"
 
 
-def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
+def verify_files(folder: Path, sha256: Mapping[str, str]) -> None:
     """Compare files with their sha256; reads all of them.
 
     Raises:
         LatentcastError: names the damaged file.
     """
-    for file, expected in promised.items():
+    for file, expected in sha256.items():
         path = folder / file
         try:
             with path.open("rb") as stream:
@@ -158,6 +176,6 @@ def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
             raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
         if found != expected:
             raise LatentcastError(
-                f"{path}: is damaged (sha256 {found[:12]}…, the manifest says "
+                f"{path}: is damaged (sha256 {found[:12]}…, the manifest has "
                 f"{expected[:12]}…); restore it from a copy, or remove {folder} and ingest again"
             )

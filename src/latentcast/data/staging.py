@@ -13,16 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latentcast.data.image_store import ImageStore
-from latentcast.data.manifest import INDEX, MANIFEST, METADATA, verify_files
-from latentcast.data.opening import open_store
+from latentcast.data.manifest import MANIFEST, verify_files
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import sync
 
 
 def staged(store_path: Path, folder: Path) -> Path:
-    """The folder of a copy of the store in ``folder``, made unless a whole one is there.
+    """The folder of a copy of the store in ``folder``, made unless a complete one is in it.
 
     Args:
         store_path: the store, on a disk that many nodes share.
@@ -31,31 +29,22 @@ def staged(store_path: Path, folder: Path) -> Path:
     Raises:
         LatentcastError: the store is damaged, or ``folder`` has no room or cannot be written.
     """
-    store = open_store(store_path)
+    store = Store.open(store_path)
     # The manifest holds the checksums of everything else, so its own tells all stores apart.
     digest = hashlib.sha256((store.path / MANIFEST).read_bytes()).hexdigest()
     # The name of the path as it was given may be empty (".") or that of a link.
     copy = folder / f"{store.path.resolve().name}-{digest[:16]}"
-    promised = _promised(store)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder / f".{copy.name}.lock"):
-            if not _is_whole(copy, store.path, promised):
-                _copy(store.path, copy, promised)
+            if not _is_complete(copy, store):
+                _copy(store, copy)
     except OSError as error:
         raise LatentcastError(
             f"machine.stage {folder}: {store.path} cannot be copied to it ({error}); free space "
             "there, name another folder, or set machine.stage=null to read the store where it is"
         ) from error
     return copy
-
-
-def _promised(store: Store | ImageStore) -> dict[str, str]:
-    """sha256 by file, of all that reading a store needs besides its manifest."""
-    promised = store.checksums | {INDEX: store.manifest.index_sha256}
-    if isinstance(store, Store):
-        promised[METADATA] = store.manifest.metadata_sha256
-    return promised
 
 
 @contextmanager
@@ -69,24 +58,25 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _is_whole(copy: Path, original: Path, promised: dict[str, str]) -> bool:
+def _is_complete(copy: Path, store: Store) -> bool:
     """Whether a finished copy still has files of the right size.
 
     Its checksums were compared before it got its name; to read terabytes again at every start
     would take longer than a lost copy is worth. A run compares them in ``Store.verify`` anyway.
     """
     return all(
-        (copy / file).is_file() and (copy / file).stat().st_size == (original / file).stat().st_size
-        for file in (*promised, MANIFEST)
+        (copy / file).is_file()
+        and (copy / file).stat().st_size == (store.path / file).stat().st_size
+        for file in (*store.files, MANIFEST)
     )
 
 
-def _copy(original: Path, copy: Path, promised: dict[str, str]) -> None:
+def _copy(store: Store, copy: Path) -> None:
     """Copy into a neighbour, compare with the manifest, then give it its name in one step."""
     draft = copy.with_name(f".{copy.name}.partial")
     for remains in (draft, copy):  # of a process that was killed; of a copy that lost a file
         shutil.rmtree(remains, ignore_errors=True)
-    files = (*promised, MANIFEST)
+    original, files = store.path, (*store.files, MANIFEST)
     size = sum((original / file).stat().st_size for file in files)
     if (room := shutil.disk_usage(copy.parent).free) < size:
         raise OSError(f"it needs {size / 1e9:.1f} GB and {room / 1e9:.1f} GB are free")
@@ -96,18 +86,18 @@ def _copy(original: Path, copy: Path, promised: dict[str, str]) -> None:
         for file in files:
             shutil.copyfile(original / file, draft / file)
             sync(draft / file)
-        _compare(original, draft, promised)
+        _compare(store, draft)
         draft.replace(copy)
         sync(copy.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _compare(original: Path, draft: Path, promised: dict[str, str]) -> None:
+def _compare(store: Store, draft: Path) -> None:
     try:
-        verify_files(draft, promised)
+        verify_files(draft, store.files)
     except LatentcastError as error:
-        verify_files(original, promised)  # says so when it is the store itself
+        store.verify()  # raises when it is the store itself
         raise OSError(
-            f"the copy differs from the store though the store is whole: {error}; check that disk"
+            f"the copy differs from the store, which is intact: {error}; check that disk"
         ) from error

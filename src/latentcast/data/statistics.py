@@ -1,12 +1,14 @@
-"""Normalisation statistics: exact integer sums over the valid samples of the training split.
+"""Normalisation statistics: exact integer sums over the training split.
 
-Sums of counts and of their squares are whole numbers, so the result depends neither on the order
+Sums of values and of their squares are whole numbers, so the result depends neither on the order
 of the records nor on how many processes read them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,12 @@ import numpy.typing as npt
 from latentcast.data.manifest import Statistics
 
 _BLOCK = 1 << 20
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class LeadSums:
-    """Per lead the number of valid samples, their sum and the sum of their squares, in counts."""
+class ChannelSums:
+    """Per channel the number of valid values, their sum and the sum of their squares."""
 
     records: int
     samples: tuple[int, ...]
@@ -26,50 +29,66 @@ class LeadSums:
     squares: tuple[int, ...]
 
     @classmethod
-    def zero(cls, leads: int) -> LeadSums:
-        return cls(0, (0,) * leads, (0,) * leads, (0,) * leads)
+    def zero(cls, channels: int) -> ChannelSums:
+        return cls(0, (0,) * channels, (0,) * channels, (0,) * channels)
 
     @classmethod
-    def of(cls, counts: npt.NDArray[np.int16], valid: npt.NDArray[np.bool_]) -> LeadSums:
-        """Sums of one record; ``counts`` and ``valid`` are ``(leads, samples)``."""
-        sums = cls(1, *((0,) * len(counts),) * 3)
-        for start in range(0, counts.shape[1], _BLOCK):
-            here = slice(start, start + _BLOCK)
+    def from_json(cls, stored: dict[str, Any]) -> ChannelSums:
+        """What ``asdict`` gave, read back."""
+        return cls(stored["records"], *(tuple(stored[n]) for n in ("samples", "total", "squares")))
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any], valid: Bools | None = None) -> ChannelSums:
+        """Sums of one record; ``values`` and ``valid`` are ``(channels, samples)``."""
+        sums = cls(1, *((0,) * len(values),) * 3)
+        for start in range(0, values.shape[1], _BLOCK):
+            block = values[:, start : start + _BLOCK]
+            mask = np.ones(block.shape, bool) if valid is None else valid[:, start : start + _BLOCK]
             # float64 is fast, and exact up to 2^53; a block at full scale comes to 2^50.
-            values = np.where(valid[:, here], counts[:, here], 0).astype(np.float64)
+            floats = np.where(mask, block, 0).astype(np.float64)
             sums += cls(
                 0,
-                tuple(valid[:, here].sum(axis=1).tolist()),
-                tuple(int(s) for s in values.sum(axis=1)),
-                tuple(int(s) for s in np.einsum("ls,ls->l", values, values)),
+                tuple(mask.sum(axis=1).tolist()),
+                tuple(int(s) for s in floats.sum(axis=1)),
+                tuple(int(s) for s in np.einsum("ls,ls->l", floats, floats)),
             )
         return sums
 
-    def __add__(self, other: LeadSums) -> LeadSums:
+    def __add__(self, other: ChannelSums) -> ChannelSums:
         def add(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(x + y for x, y in zip(a, b, strict=True))
 
-        return LeadSums(
+        return ChannelSums(
             self.records + other.records,
             add(self.samples, other.samples),
             add(self.total, other.total),
             add(self.squares, other.squares),
         )
 
-    def statistics(self, scale: float) -> Statistics:
+    def of_leads(self, scale: float) -> Statistics:
         """Mean and (population) standard deviation per lead, in mV for ``scale`` mV per count."""
-        means: list[float | None] = []
-        stds: list[float | None] = []
-        for n, total, squares in zip(self.samples, self.total, self.squares, strict=True):
-            # n * squares - total^2 in whole numbers: no cancellation, however large the offset.
-            spread = n * squares - total * total
-            if spread == 0:  # no valid sample, or one value only: there is nothing to divide by
-                means.append(None)
-                stds.append(None)
-                continue
-            variance = spread / (n * n)
-            means.append(total / n * scale)
-            stds.append(float(np.sqrt(variance)) * scale)
+        spreads = self._spreads()
         return Statistics(
-            mean=tuple(means), std=tuple(stds), records=self.records, samples=self.samples
+            mean=tuple(total / n * scale if s else None for n, total, s in spreads),
+            std=tuple(math.sqrt(s / (n * n)) * scale if s else None for n, _, s in spreads),
+            records=self.records,
+            samples=self.samples,
         )
+
+    def of_pixels(self) -> Statistics:
+        """Mean and (population) standard deviation per colour of value / 255."""
+        spreads = self._spreads()
+        return Statistics(
+            mean=tuple(total / (255 * n) if s else None for n, total, s in spreads),
+            std=tuple(math.sqrt(s) / (255 * n) if s else None for n, _, s in spreads),
+            images=self.records,
+        )
+
+    def _spreads(self) -> list[tuple[int, int, int]]:
+        """Of each channel n, the sum, and n² times the variance; 0 where nothing could be divided
+        by it: no valid value, or one only."""
+        # n * squares - total^2 in whole numbers: no cancellation, however large the offset.
+        return [
+            (n, total, n * squares - total * total)
+            for n, total, squares in zip(self.samples, self.total, self.squares, strict=True)
+        ]

@@ -1,4 +1,4 @@
-"""The memory-mapped store: integer samples, time-major; a crop costs microseconds."""
+"""The memory-mapped store of recordings or images; samples stay on disk until they are taken."""
 
 from __future__ import annotations
 
@@ -12,128 +12,61 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.data.codecs import CODECS
+from latentcast.data.codecs.base import Array, Ints
+from latentcast.data.codecs.counts import StoredCounts
+from latentcast.data.codecs.pixels import StoredPixels, Undecodable
+from latentcast.data.labels import Labels
 from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
 from latentcast.errors import LatentcastError, nearest
-from latentcast.signals.recording import INVALID, Recording
-
-_BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
-
-Ints = npt.NDArray[np.int64]
+from latentcast.signals.channels import Signal
+from latentcast.signals.recording import Recording
+from latentcast.source import Modality
 
 
-class Labels:
-    """The codes of all records, sparse. A code is present whatever likelihood it carries.
+def _only(modality: Modality, name: str) -> Any:
+    """A property of the manifest that a store of the other modality has not."""
 
-    Attributes:
-        codes: the vocabulary, sorted.
-        indptr, indices, values: CSR form; ``values`` are the likelihoods as the source gives them.
-    """
+    def get(store: Store) -> Any:
+        store.require(modality)
+        return getattr(store.manifest, name)
 
-    def __init__(
-        self,
-        codes: tuple[str, ...],
-        indptr: Ints,
-        indices: npt.NDArray[np.int32],
-        values: npt.NDArray[np.float32],
-    ) -> None:
-        self.codes = codes
-        self.indptr = indptr
-        self.indices = indices
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.indptr) - 1
-
-    def indicator(self, codes: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Presence ``(records, len(codes))``, 0.0 likelihood included.
-
-        Raises:
-            LatentcastError: no record carries the code; names the nearest one that is carried.
-        """
-        column = np.full(len(self.codes), -1)
-        position = {code: i for i, code in enumerate(self.codes)}
-        for j, code in enumerate(codes):
-            if code not in position:
-                raise LatentcastError(
-                    f"label '{code}': no record of the store carries it; "
-                    f"{nearest(code, self.codes)}"
-                )
-            column[position[code]] = j
-        present = np.zeros((len(self), len(codes)), dtype=np.bool_)
-        columns = column[self.indices]
-        wanted = columns >= 0
-        present[self._rows()[wanted], columns[wanted]] = True
-        return present
-
-    def of(self, row: int) -> dict[str, float]:
-        """Code to likelihood of one record."""
-        span = slice(int(self.indptr[row]), int(self.indptr[row + 1]))
-        values = self.values[span].tolist()
-        return {self.codes[i]: v for i, v in zip(self.indices[span], values, strict=True)}
-
-    def counts(self, rows: Ints | None = None) -> dict[str, int]:
-        """How many records (of ``rows``) carry each code, most frequent first."""
-        chosen = np.ones(len(self), dtype=np.bool_)
-        if rows is not None:
-            chosen[:] = False
-            chosen[rows] = True
-        carried = np.bincount(self.indices[chosen[self._rows()]], minlength=len(self.codes))
-        order = np.argsort(-carried, kind="stable")
-        return {self.codes[i]: int(carried[i]) for i in order}
-
-    def _rows(self) -> Ints:
-        return np.repeat(np.arange(len(self)), np.diff(self.indptr))
+    return property(get)
 
 
 class Store:
-    """A finished store, open for reading. Cheap to open; samples stay on disk until taken.
+    """A finished store, open for reading. Cheap to open, and to send to another process.
+
+    What belongs to recordings alone (``leads``, ``sampling_rate``, ``scale``, ``signal``,
+    ``lengths``, ``recording``) or to images alone (``height``, ``width``, ``channels``,
+    ``encoded``) raises LatentcastError in a store of the other modality.
 
     Attributes:
         path: its folder.
-        manifest: what it says about itself.
-        lengths: samples of each record, int64 ``(N,)``.
-        record_ids, patient_ids: text ``(N,)``; a record without a patient has ``""``.
-        folds: int16 ``(N,)``, 1 to 10.
-        labels: the codes of each record.
+        manifest: what was recorded of it when it was made.
+        folds: int16 ``(N,)``, 1 to 10; ``manifest.splits`` maps each split to its folds.
+        leads: names, in the order of the counts.
+        sampling_rate: Hz.
+        scale: millivolts (or another ``manifest.unit``) per count.
+        signal: ``ecg``, or ``other`` where the channels are no ECG leads.
+        height, width, channels: the canvas of every image that is taken.
     """
+
+    leads: tuple[str, ...] = _only("ecg", "leads")
+    sampling_rate: float = _only("ecg", "sampling_rate")
+    scale: float = _only("ecg", "scale")
+    signal: Signal = _only("ecg", "signal")
+    height: int = _only("image", "height")
+    width: int = _only("image", "width")
+    channels: int = _only("image", "channels")
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        reading, self._shards = path / INDEX, list[npt.NDArray[np.int16]]()
-        try:
-            with np.load(reading, allow_pickle=False) as index:
-                arrays = {name: index[name] for name in index.files}
-            for shard in manifest.shards:
-                reading = path / shard.file
-                self._shards.append(np.load(reading, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise LatentcastError(
-                f"{reading}: cannot be read ({error}); restore it from a copy or re-ingest"
-            ) from error
-        for shard, array in zip(manifest.shards, self._shards, strict=True):
-            if array.shape != (shard.samples, len(manifest.leads)) or array.dtype != np.int16:
-                raise LatentcastError(
-                    f"{path / shard.file}: holds {array.dtype} {array.shape}, the manifest says "
-                    f"int16 ({shard.samples}, {len(manifest.leads)}); restore it or re-ingest"
-                )
-        self.lengths: Ints = arrays["length"]
-        self.record_ids: npt.NDArray[np.str_] = arrays["record_id"]
-        self.patient_ids: npt.NDArray[np.str_] = arrays["patient_id"]
-        self.folds: npt.NDArray[np.int16] = arrays["fold"]
-        self.labels = Labels(
-            tuple(arrays["label_codes"].tolist()),
-            arrays["label_indptr"],
-            arrays["label_indices"],
-            arrays["label_values"],
-        )
-        self._shard: Ints = arrays["shard"].astype(np.int64)
-        self._offset: Ints = arrays["offset"]
-        self._invalid: Ints = arrays["invalid"]
-        self._metadata_offset: Ints = arrays["metadata_offset"]
-        # Runs of record r are rows _first_run[r] to _first_run[r + 1] of _invalid.
-        self._first_run = np.searchsorted(self._invalid[:, 0], np.arange(len(self) + 1))
-        self._has_runs = np.diff(self._first_run) > 0
+        stored = CODECS[manifest.modality].stored
+        columns = self._columns("fold", *stored.columns)
+        self.folds: npt.NDArray[np.int16] = columns["fold"]
+        self._stored = stored(manifest, columns, self._shards())
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -148,22 +81,58 @@ class Store:
     def __len__(self) -> int:
         return self.manifest.records
 
+    def __repr__(self) -> str:
+        if self.modality == "ecg":
+            content = f"{len(self.leads)} leads at {self.sampling_rate:g} Hz"
+        else:
+            content = f"{self.height} × {self.width} × {self.channels}, {len(self.classes)} classes"
+        splits = ", ".join(f"{name} {len(self.rows(name)):,}" for name in self.manifest.splits)
+        records = CODECS[self.modality].records
+        return f"Store('{self.path}': {len(self):,} {records}, {content}, {splits})"
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes map the files themselves instead of receiving copies.
+        # Another process maps the files itself instead of receiving copies.
         return (Store.open, (self.path,))
 
     @property
-    def leads(self) -> tuple[str, ...]:
-        return self.manifest.leads
+    def modality(self) -> Modality:
+        """``ecg`` for recordings of any kind, ``image`` for images."""
+        return self.manifest.modality
 
-    @property
-    def sampling_rate(self) -> float:
-        return self.manifest.sampling_rate
+    @cached_property
+    def record_ids(self) -> npt.NDArray[np.str_]:
+        """Text ``(N,)``."""
+        # Not read when the store is opened: a million names are 150 MB.
+        (ids,) = self._columns("record_id").values()
+        return np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
 
-    @property
-    def scale(self) -> float:
-        """Millivolts per count."""
-        return self.manifest.scale
+    @cached_property
+    def patient_ids(self) -> npt.NDArray[np.str_]:
+        """Text ``(N,)``; a record without a patient has ``""``."""
+        columns = self._columns("patient_id", optional=True)
+        return columns.get("patient_id", np.zeros(len(self), dtype="<U1"))
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The codes of each recording, or the classes of each image."""
+        names = ("label_indptr", "label_indices", "label_values")
+        columns = self._columns(*names, optional=True)
+        if not columns:  # images of one class each
+            return Labels.of_ids(self.class_ids, self.classes)
+        return Labels(self.classes, *columns.values())
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the labels, by id; empty for a store without labels."""
+        if self.modality == "image":
+            return self.manifest.classes
+        return tuple(self._columns("label_codes")["label_codes"].tolist())
+
+    @cached_property
+    def class_ids(self) -> Ints:
+        """int64 ``(N,)``, index into ``classes``; -1 where a record has no label or several."""
+        columns = self._columns("label", optional=True)
+        return columns["label"] if "label" in columns else self.labels.ids()
 
     def row_of(self, record_id: str) -> int:
         """The row of a record.
@@ -171,19 +140,19 @@ class Store:
         Raises:
             LatentcastError: the store holds no record of that id.
         """
-        found = np.flatnonzero(self.record_ids == record_id)
-        if not len(found):
+        rows = np.flatnonzero(self.record_ids == record_id)
+        if not len(rows):
             raise LatentcastError(
                 f"{self.path}: holds no record '{record_id}'; its ids look like "
                 f"'{self.record_ids[0]}'"
             )
-        return int(found[0])
+        return int(rows[0])
 
     def rows(self, split: str) -> Ints:
         """Rows of ``"train"``, ``"validation"`` or ``"test"``, ascending.
 
         Raises:
-            LatentcastError: there is no such split.
+            LatentcastError: the split does not exist.
         """
         splits = self.manifest.splits
         if split not in splits:
@@ -195,9 +164,9 @@ class Store:
         rows: npt.ArrayLike,
         starts: npt.ArrayLike | None = None,
         length: int | None = None,
-        out: npt.NDArray[np.int16] | None = None,
-    ) -> npt.NDArray[np.int16]:
-        """Crops of records as counts, int16 ``(len(rows), length, leads)``.
+        out: Array | None = None,
+    ) -> Array:
+        """Samples as they are stored: crops of recordings, or images.
 
         Args:
             rows: record numbers.
@@ -205,56 +174,94 @@ class Store:
             length: samples of every crop; the longest of the chosen records by default.
             out: filled and returned instead of a new array.
 
-        Samples outside the record and samples that are not valid are ``INVALID``.
+        Returns:
+            Counts int16 ``(len(rows), length, leads)``, where samples outside the record and
+            samples that are not valid are ``INVALID``; or pixels uint8 ``(len(rows), height,
+            width, channels)``.
 
         Raises:
             IndexError: a row is not in the store.
-            ValueError: ``out`` has another shape or type.
+            ValueError: ``out`` has another shape or type, or images are to be cropped.
+            LatentcastError: an encoded image cannot be decoded any more.
         """
-        wanted = np.asarray(rows, dtype=np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+        chosen = np.asarray(rows, dtype=np.int64)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"rows must lie in [0, {len(self)})")
-        begins = np.zeros_like(wanted) if starts is None else np.asarray(starts, dtype=np.int64)
-        if begins.shape != wanted.shape:
-            raise ValueError(f"starts has shape {begins.shape}, rows has {wanted.shape}")
-        lengths = self.lengths[wanted]
-        if length is None:
-            length = int(lengths.max()) if wanted.size else 0
-        shape = (len(wanted), length, len(self.leads))
-        if out is None:
-            out = np.empty(shape, dtype=np.int16)
-        elif out.shape != shape or out.dtype != np.int16:
-            raise ValueError(f"out is {out.dtype} {out.shape}, needed is int16 {shape}")
-        # One vectorised pass decides where each crop lies; the loop only copies.
-        lows = np.clip(begins, 0, lengths)
-        highs = np.clip(begins + length, 0, lengths)
-        whole = (lows == begins) & (highs == begins + length)
-        bases = self._offset[wanted]
-        shards = self._shards
-        plan = zip(
-            self._shard[wanted].tolist(),
-            (bases + lows).tolist(),
-            (bases + highs).tolist(),
-            strict=True,
-        )
-        for i, (shard, low, high) in enumerate(plan):
-            if whole[i]:
-                out[i] = shards[shard][low:high]
-            else:
-                before = int(lows[i] - begins[i]) if low < high else 0
-                crop = out[i]
-                crop[:before] = INVALID
-                crop[before : before + high - low] = shards[shard][low:high]
-                crop[before + high - low :] = INVALID
-        for i in np.flatnonzero(self._has_runs[wanted]).tolist():
-            row, begin = int(wanted[i]), int(begins[i])
-            for lead, start, stop in self._runs(row).tolist():
-                out[i, max(start - begin, 0) : max(stop - begin, 0), lead] = INVALID
-        return out
+        if isinstance(self._stored, StoredCounts):
+            return self._stored.take(chosen, starts, length, out)
+        if starts is not None or length is not None:
+            raise ValueError("images are taken as they are: they have no starts and no length")
+        try:
+            return self._stored.take(chosen, out)
+        except Undecodable as error:
+            raise LatentcastError(
+                f"{self.path}: image {self.record_ids[error.row]} {error}, and could be decoded "
+                "when it was ingested; run latentcast inspect to see which file is damaged"
+            ) from error
 
-    def _runs(self, row: int) -> Ints:
-        runs: Ints = self._invalid[self._first_run[row] : self._first_run[row + 1], 1:]
-        return runs
+    def metadata(self, row: int) -> dict[str, Any]:
+        """What else the source has of a record, and ``quality_findings`` where it has any."""
+        if not self._metadata_offset.size:
+            return {}
+        start, stop = int(self._metadata_offset[row]), int(self._metadata_offset[row + 1])
+        with (self.path / METADATA).open("rb") as file:
+            file.seek(start)
+            metadata: dict[str, Any] = json.loads(file.read(stop - start))
+        return metadata
+
+    def all_metadata(self) -> Iterator[dict[str, Any]]:
+        """:meth:`metadata` of every record, in order."""
+        if not self._metadata_offset.size:
+            yield from ({} for _ in range(len(self)))
+            return
+        with (self.path / METADATA).open("rb") as file:
+            for line in file:
+                yield json.loads(line)
+
+    @cached_property
+    def patients(self) -> int:
+        """Different patients; a record without one counts as its own."""
+        unnamed = int((self.patient_ids == "").sum())
+        return len(np.unique(self.patient_ids[self.patient_ids != ""])) + unnamed
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """sha256 by shard: what tells the samples of two stores apart."""
+        return {shard.file: shard.sha256 for shard in self.manifest.shards}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """sha256 by file, of all that reading the store needs besides its manifest."""
+        metadata = self.manifest.metadata_sha256
+        files = self.checksums | {INDEX: self.manifest.index_sha256}
+        return files | ({METADATA: metadata} if metadata else {})
+
+    def verify(self) -> None:
+        """Compare every file with its checksum in the manifest; reads the whole store.
+
+        Raises:
+            LatentcastError: names the damaged file.
+        """
+        verify_files(self.path, self.files)
+
+    def require(self, modality: Modality) -> None:
+        """Raises LatentcastError: the store is of the other modality."""
+        if self.modality != modality:
+            raise LatentcastError(
+                f"{self.path}: is a store of {CODECS[self.modality].records}; name one of "
+                f"{CODECS[modality].records}"
+            )
+
+    @property
+    def _counts(self) -> StoredCounts:
+        self.require("ecg")
+        assert isinstance(self._stored, StoredCounts)
+        return self._stored
+
+    @property
+    def lengths(self) -> Ints:
+        """Samples of each record, int64 ``(N,)``."""
+        return self._counts.lengths
 
     def recording(self, row: int) -> Recording:
         """One record in physical units, its validity mask and metadata restored.
@@ -263,13 +270,7 @@ class Store:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is not in [0, {len(self)})")
-        offset = int(self._offset[row])
-        counts = self._shards[int(self._shard[row])][offset : offset + int(self.lengths[row])].T
-        signal = (counts * np.float64(self.scale)).astype(np.float32)
-        valid = np.asarray(counts != INVALID)
-        signal[~valid] = np.nan
-        for lead, start, stop in self._runs(row).tolist():
-            valid[lead, start:stop] = False
+        signal, valid = self._counts.signal(row)
         metadata = self.metadata(row)
         metadata["labels"] = self.labels.of(row)
         metadata["fold"] = int(self.folds[row])
@@ -283,48 +284,61 @@ class Store:
             metadata,
         )
 
-    def metadata(self, row: int) -> dict[str, Any]:
-        """What else the source says of a record, and ``quality_findings`` where there are any."""
-        start, stop = int(self._metadata_offset[row]), int(self._metadata_offset[row + 1])
-        with (self.path / METADATA).open("rb") as file:
-            file.seek(start)
-            metadata: dict[str, Any] = json.loads(file.read(stop - start))
-        return metadata
-
-    def all_metadata(self) -> Iterator[dict[str, Any]]:
-        """:meth:`metadata` of every record, in order."""
-        with (self.path / METADATA).open("rb") as file:
-            for line in file:
-                yield json.loads(line)
-
     def invalid_share(self) -> npt.NDArray[np.float64]:
         """Share of samples per lead that is not valid, ``(leads,)``; reads every sample."""
-        invalid = np.zeros(len(self.leads), dtype=np.int64)
-        for shard in self._shards:
-            for start in range(0, len(shard), _BLOCK):
-                invalid += (shard[start : start + _BLOCK] == INVALID).sum(axis=0)
-        np.add.at(invalid, self._invalid[:, 1], self._invalid[:, 3] - self._invalid[:, 2])
-        return invalid / max(int(self.lengths.sum()), 1)
+        return self._counts.invalid_share()
 
-    @property
-    def checksums(self) -> dict[str, str]:
-        """sha256 by shard: what tells the samples of two stores apart."""
-        return {shard.file: shard.sha256 for shard in self.manifest.shards}
+    def encoded(self, row: int) -> bytes:
+        """The bytes of an image's file, as the source held it (encoding ``encoded`` only)."""
+        self.require("image")
+        if self.manifest.encoding != "encoded":
+            raise LatentcastError(
+                f"{self.path}: holds pixels, no files; ingest with --encoding encoded"
+            )
+        assert isinstance(self._stored, StoredPixels)
+        return self._stored.encoded(row)
 
     @cached_property
-    def patients(self) -> int:
-        """Different patients; a record without one counts as its own."""
-        unnamed = int((self.patient_ids == "").sum())
-        return len(np.unique(self.patient_ids[self.patient_ids != ""])) + unnamed
+    def _metadata_offset(self) -> Ints:
+        """Where the line of each record begins, and the last one ends; empty without metadata."""
+        columns = self._columns("metadata_offset", optional=True)
+        return columns.get("metadata_offset", np.zeros(0, np.int64))
 
-    def verify(self) -> None:
-        """Compare every file with its checksum in the manifest; reads the whole store.
+    def _columns(self, *names: str, optional: bool = False) -> dict[str, Array]:
+        """Columns of the index; those that are ``optional`` may be missing."""
+        path = self.path / INDEX
+        try:
+            with np.load(path, allow_pickle=False) as index:
+                return {name: index[name] for name in names if name in index.files or not optional}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise _unreadable(path, error) from error
 
-        Raises:
-            LatentcastError: names the damaged file.
-        """
-        index = {
-            INDEX: self.manifest.index_sha256,
-            METADATA: self.manifest.metadata_sha256,
-        }
-        verify_files(self.path, self.checksums | index)
+    def _shards(self) -> Sequence[Array]:
+        shards = []
+        for shard in self.manifest.shards:
+            path, (dtype, shape) = self.path / shard.file, self.manifest.array(shard)
+            try:
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise _unreadable(path, error) from error
+            if mapped.shape != shape or mapped.dtype != dtype:
+                raise LatentcastError(
+                    f"{path}: holds {mapped.dtype} {mapped.shape}, the manifest has {dtype} "
+                    f"{shape}; restore it or re-ingest"
+                )
+            # Without the subclass: a view of it costs microseconds more, for every record.
+            shards.append(mapped.view(np.ndarray))
+        return shards
+
+
+def _unreadable(path: Path, error: Exception) -> LatentcastError:
+    return LatentcastError(f"{path}: cannot be read ({error}); restore it from a copy or re-ingest")
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a finished store, of recordings or of images: :meth:`Store.open`.
+
+    Raises:
+        LatentcastError: it is missing, unfinished, of another version, or a file of it is gone.
+    """
+    return Store.open(path)

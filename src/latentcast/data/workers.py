@@ -1,4 +1,4 @@
-"""Processes that fill shared buffers from a store, and what is said when one of them dies.
+"""Processes that fill shared buffers from a store, and the error when one of them dies.
 
 Nothing here imports torch, so that a reader starts in tenths of a second and stays small.
 """
@@ -21,23 +21,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 
 Array = npt.NDArray[Any]
-Request = tuple[Any, ...]
-"""The arguments of ``store.take``, the rows first; ``out`` follows them."""
+Request = tuple[npt.NDArray[np.int64], Any, Any]
+"""The arguments of ``store.take`` before ``out``; images have neither starts nor length."""
 
 AHEAD = 2
 """Requests under way per reader: one that it reads, one that waits."""
-HELD = 2
+SPARE = 2
 """Buffers that the consumer may hold while it asks for the next one, at no cost."""
 _FREE_SECONDS, _SHARE_OF_CHECKS = 1e-3, 0.01
 
 
 def read(
-    store: Store | ImageStore,
+    store: Store,
     requests: Iterator[Request],
     shape: tuple[int, ...],
     dtype: npt.DTypeLike,
@@ -64,16 +63,16 @@ def read(
     context = multiprocessing.get_context("spawn")
     size = prod(shape)
     width = np.dtype(dtype).itemsize
-    slots = workers * AHEAD + HELD
+    slots = workers * AHEAD + SPARE
     memory = context.RawArray("b", slots * size * width)
-    free, asked = deque(range(slots)), deque[tuple[Reader, int]]()
+    free, pending = deque(range(slots)), deque[tuple[Reader, int]]()
     readers: list[Reader] = []
 
     def stop() -> None:
         for reader in readers:
             reader.stop()
 
-    # Readers do not listen to SIGTERM, which is all that multiprocessing says at exit before it
+    # Readers ignore SIGTERM, which is all that multiprocessing sends at exit before it
     # waits for them; a stream that an error left open must not keep the program from ending.
     atexit.register(stop)
     try:
@@ -81,15 +80,15 @@ def read(
             readers.append(Reader(context, store, shards, memory, shape, dtype))
         turns = cycle(readers)
         while True:
-            while free and len(asked) < workers * AHEAD:
+            while free and len(pending) < workers * AHEAD:
                 reader, slot = next(turns), free.popleft()
-                reader.ask(slot, next(requests))
-                asked.append((reader, slot))
-            if not asked:
+                reader.send(slot, next(requests))
+                pending.append((reader, slot))
+            if not pending:
                 shards.check()
                 yield store.take(*next(requests))
                 continue
-            reader, slot = asked.popleft()
+            reader, slot = pending.popleft()
             reader.answer()
             buffer = np.frombuffer(memory, dtype, size, slot * size * width)
             weakref.finalize(buffer, free.append, slot).atexit = False
@@ -105,7 +104,7 @@ class Reader:
     def __init__(
         self,
         context: multiprocessing.context.SpawnContext,
-        store: Store | ImageStore,
+        store: Store,
         shards: Shards,
         memory: Any,
         shape: tuple[int, ...],
@@ -121,7 +120,7 @@ class Reader:
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe, and is seen at once
 
-    def ask(self, slot: int, request: Request) -> None:
+    def send(self, slot: int, request: Request) -> None:
         try:
             self.line.send((slot, request))
         except OSError:
@@ -148,22 +147,22 @@ class Reader:
 
     def _died(self) -> LatentcastError:
         self.process.join(timeout=10)
-        self.shards.check(now=True)  # a shard cut short under a reader kills it: say that instead
+        self.shards.check(now=True)  # a shard cut short under a reader kills it: name that instead
         code = self.process.exitcode
         if code is not None and code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
-            mend = {
+            fix = {
                 signal.SIGKILL: "memory may have run out: lower machine.workers, and resume",
                 signal.SIGBUS: "the disk could not deliver a page: check it and its log, "
                 "stage the store on another with machine.stage, and resume",
             }.get(signal.Signals(-code), "resume, with machine.workers=0 if it happens again")
         else:
-            how = f"ended with exit code {code}, its own words are above"
-            mend = (
+            how = f"ended with exit code {code}, its traceback is above"
+            fix = (
                 "a script that trains with machine.workers does so under "
                 "if __name__ == '__main__':, or sets machine.workers=0"
             )
-        return LatentcastError(f"machine.workers: reader process {self.process.pid} {how}; {mend}")
+        return LatentcastError(f"machine.workers: reader process {self.process.pid} {how}; {fix}")
 
 
 class Shards:
@@ -174,13 +173,13 @@ class Shards:
     A file that is removed can still be read by who has it open, but by nobody who resumes.
     """
 
-    def __init__(self, store: Store | ImageStore) -> None:
+    def __init__(self, store: Store) -> None:
         paths = [store.path / file for file in store.checksums]
         self.sizes = {path: path.stat().st_size for path in paths}
         self.due = 0.0
 
     def check(self, *, now: bool = False) -> None:
-        """Compare the sizes, unless that has just taken long; always when asked to do it now.
+        """Compare the sizes, unless that has just taken long; with ``now`` always.
 
         Raises:
             LatentcastError: names the file that vanished or was cut short.
@@ -209,7 +208,7 @@ class Shards:
 
 def _serve(
     line: Connection,
-    store: Store | ImageStore,
+    store: Store,
     shards: Shards,
     memory: Any,
     shape: tuple[int, ...],

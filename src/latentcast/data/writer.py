@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-from latentcast.data.convert import Converted, Rejected, Target
+from latentcast.data.codecs import Target
+from latentcast.data.convert import Converted, Rejected
 from latentcast.data.folder import clear
+from latentcast.data.labels import Labels
 from latentcast.data.manifest import (
     INDEX,
     MANIFEST,
@@ -25,16 +26,20 @@ from latentcast.data.manifest import (
     Manifest,
     Shard,
 )
-from latentcast.data.statistics import LeadSums
+from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.files import replacing, sync, write_text
 
 _NPY_HEADER = 128
+_TYPES = {
+    "shard": np.int32, "offset": np.int64, "length": np.int64, "record_id": np.str_,
+    "patient_id": np.str_, "fold": np.int16,
+}  # fmt: skip
 
 
-def _npy_header(samples: int, leads: int) -> bytes:
+def _npy_header(kind: str, shape: tuple[int, ...]) -> bytes:
     """A ``.npy`` 1.0 header of exactly 128 bytes, so that it can be written after the data."""
-    text = f"{{'descr': '<i2', 'fortran_order': False, 'shape': ({samples}, {leads}), }}"
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
     padded = text.ljust(_NPY_HEADER - 11) + "\n"
     return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("ascii")
 
@@ -43,7 +48,8 @@ def _npy_header(samples: int, leads: int) -> bytes:
 class Sidecar:
     """What the index needs to know of one shard, kept beside it until the store is finished.
 
-    ``next_ref`` is where a resumed ingest goes on in the listing of the source.
+    ``samples`` is the first axis of its array; ``next_ref`` is where a resumed ingest goes on in
+    the listing of the source.
     """
 
     file: str
@@ -80,37 +86,38 @@ class ShardWriter:
     shard_bytes: int
     number: int = 0
     _file: BinaryIO | None = None
-    _samples: int = 0
+    _bytes: int = 0
+    _extent: int = 0
     _records: list[dict[str, Any]] = field(default_factory=list)
     _rejected: list[dict[str, str]] = field(default_factory=list)
-    _sums: LeadSums | None = None
+    _sums: ChannelSums | None = None
 
     def add(self, record: Converted, position: int) -> None:
         """Append the record at ``position`` of the listing."""
-        size = record.counts.nbytes
-        used = self._samples * len(self.target.leads) * 2
-        if self._samples and used + size > self.shard_bytes:
+        payload = record.payload
+        if self._records and self._bytes + len(payload.data) > self.shard_bytes:
             self.close(next_ref=position)
         if self._file is None:
             self._file = self._partial.open("wb")
-            self._file.write(_npy_header(0, len(self.target.leads)))
-        self._file.write(record.counts.tobytes())
+            self._file.write(bytes(_NPY_HEADER))
+        self._file.write(payload.data)
         self._records.append(
             {
                 "record_id": record.ref.record_id,
                 "patient_id": record.patient_id,
                 "fold": record.fold,
-                "offset": self._samples,
-                "length": len(record.counts),
-                "digest": record.digest,
+                "offset": self._extent,
+                "length": payload.length,
+                "digest": payload.digest,
                 "labels": record.labels,
-                "runs": record.runs,
+                "runs": payload.runs,
                 "metadata": record.metadata,
             }
         )
-        self._samples += len(record.counts)
-        if record.sums is not None:
-            self._sums = record.sums if self._sums is None else self._sums + record.sums
+        self._bytes += len(payload.data)
+        self._extent += payload.extent
+        if payload.sums is not None:
+            self._sums = payload.sums if self._sums is None else self._sums + payload.sums
 
     def reject(self, rejected: Rejected) -> None:
         self._rejected.append(asdict(rejected))
@@ -121,11 +128,11 @@ class ShardWriter:
 
     def close(self, next_ref: int) -> None:
         """Finish the open shard: data, then header, then checksum, then the sidecar."""
-        sums = self._sums or LeadSums.zero(len(self.target.leads))
+        sums = self._sums or self.target.zero()
         file, digest = "", ""
         if self._file is not None:
             self._file.seek(0)
-            self._file.write(_npy_header(self._samples, len(self.target.leads)))
+            self._file.write(_npy_header(*self.target.array(self._extent)))
             self._file.close()
             sync(self._partial)
             with self._partial.open("rb") as stream:
@@ -135,12 +142,12 @@ class ShardWriter:
         elif not self._rejected:
             return
         sidecar = Sidecar(
-            file, self._samples, digest, next_ref, self._records, self._rejected, asdict(sums)
+            file, self._extent, digest, next_ref, self._records, self._rejected, asdict(sums)
         )
         text = json.dumps(asdict(sidecar), ensure_ascii=False)
         write_text(sidecar_path(self.folder, self.number), text)
         self.number += 1
-        self._file, self._samples, self._sums = None, 0, None
+        self._file, self._bytes, self._extent, self._sums = None, 0, 0, None
         self._records, self._rejected = [], []
 
     def abandon(self) -> None:
@@ -150,72 +157,71 @@ class ShardWriter:
             self._partial.unlink(missing_ok=True)
 
 
-def finish(folder: Path, target: Target, provenance: dict[str, Any]) -> Manifest:
+def finish(
+    folder: Path, target: Target, classes: tuple[str, ...], provenance: dict[str, Any]
+) -> None:
     """Write index, metadata, quarantine and, last, the manifest, from the sidecars."""
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("shard", "offset", "length", "record_id", "patient_id", "fold")
+        name: []
+        for name in ("shard", "offset", "length", "record_id", "patient_id", "fold", "labels")
     }
-    label_rows: list[dict[str, float]] = []
     runs: list[tuple[int, int, int, int]] = []
     rejected: list[dict[str, str]] = []
     shards: list[Shard] = []
-    metadata_offset = [0]
-    sums = LeadSums.zero(len(target.leads))
-    metadata_sha256 = hashlib.sha256()
+    metadata_offset, has_metadata = [0], target.modality == "ecg"
+    sums = target.zero()
+    sha256 = hashlib.sha256()
     with replacing(folder / METADATA) as draft, draft.open("wb") as metadata:
         for sidecar in read_sidecars(folder):
             rejected += sidecar.rejected
             if not sidecar.records:
                 continue
             for record in sidecar.records:
-                row = len(label_rows)
-                columns["shard"].append(len(shards))
-                for name in ("offset", "length", "record_id", "patient_id", "fold"):
-                    columns[name].append(record[name])
-                label_rows.append(record["labels"])
-                runs += [(row, *run) for run in record["runs"]]
+                runs += [(len(columns["shard"]), *run) for run in record["runs"]]
+                for name, values in columns.items():
+                    values.append(len(shards) if name == "shard" else record[name])
                 text = json.dumps(record["metadata"], ensure_ascii=False, sort_keys=True) + "\n"
-                metadata_sha256.update(line := text.encode("utf-8"))
+                sha256.update(line := text.encode("utf-8"))
                 metadata.write(line)
                 metadata_offset.append(metadata_offset[-1] + len(line))
-            shards.append(Shard(file=sidecar.file, samples=sidecar.samples, sha256=sidecar.sha256))
-            sums = sums + LeadSums(
-                sidecar.sums["records"],
-                *(tuple(sidecar.sums[name]) for name in ("samples", "total", "squares")),
-            )
-        metadata.flush()
+                has_metadata = has_metadata or bool(record["metadata"])
+            lengths = [record["length"] for record in sidecar.records]
+            shards.append(target.shard(sidecar.file, sidecar.sha256, sidecar.samples, lengths))
+            sums += ChannelSums.from_json(sidecar.sums)
     write_quarantine(folder, rejected)
-    index: dict[str, npt.NDArray[Any]] = {
-        "shard": np.array(columns["shard"], dtype=np.int32),
-        "offset": np.array(columns["offset"], dtype=np.int64),
-        "length": np.array(columns["length"], dtype=np.int64),
-        "record_id": np.array(columns["record_id"], dtype=np.str_),
-        "patient_id": np.array(columns["patient_id"], dtype=np.str_),
-        "fold": np.array(columns["fold"], dtype=np.int16),
-        "invalid": np.array(runs, dtype=np.int64).reshape(-1, 4),
-        "metadata_offset": np.array(metadata_offset, dtype=np.int64),
-        **_label_arrays(label_rows),
-    }
+    labels = Labels.of_records(columns.pop("labels"), classes)
+    index = target.index(
+        {name: np.array(values, dtype=_TYPES[name]) for name, values in columns.items()}
+        | {
+            "invalid": np.array(runs, dtype=np.int64).reshape(-1, 4),
+            "metadata_offset": np.array(metadata_offset * has_metadata, dtype=np.int64),
+            "label_codes": np.array(labels.codes, dtype=np.str_),
+            "label_indptr": labels.indptr,
+            "label_indices": labels.indices,
+            "label_values": labels.values,
+        }
+    )
     buffer = io.BytesIO()
     np.savez(buffer, **index)  # type: ignore[arg-type]  # stubs see allow_pickle in **
     with replacing(folder / INDEX) as draft:
         draft.write_bytes(buffer.getbuffer())
+    optional: dict[str, Any] = {} if target.modality == "ecg" else {"classes": labels.codes}
+    if has_metadata:
+        optional["metadata_sha256"] = sha256.hexdigest()
+    else:
+        (folder / METADATA).unlink()
     manifest = Manifest(
         format_version=1,
-        modality="ecg",
-        sampling_rate=target.sampling_rate,
-        leads=target.leads,
-        scale=target.scale,
-        records=len(label_rows),
+        modality=target.modality,
+        records=len(labels),
         shards=tuple(shards),
         index_sha256=hashlib.sha256(buffer.getbuffer()).hexdigest(),
-        metadata_sha256=metadata_sha256.hexdigest(),
         splits=SPLITS,
-        statistics=sums.statistics(target.scale),
         provenance=provenance,
+        **target.manifest(sums),
+        **optional,
     )
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-    return manifest
+    write_text(folder / MANIFEST, manifest.to_json())
 
 
 def write_quarantine(folder: Path, rejected: list[dict[str, str]]) -> None:
@@ -235,7 +241,7 @@ def refuse_all_bad(folder: Path, source: str) -> None:
     """
     rejected = [row for sidecar in read_sidecars(folder) for row in sidecar.rejected]
     write_quarantine(folder, rejected)
-    # The next run starts over: a mended source must not find the old verdicts.
+    # The next run starts over: a fixed source must not find the old verdicts.
     clear(folder)
     first = rejected[0]
     raise LatentcastError(
@@ -251,17 +257,3 @@ def read_quarantine(folder: Path) -> dict[tuple[str, str], str]:
             return {(row["record"], row["file"]): row["reason"] for row in csv.DictReader(file)}
     except FileNotFoundError:
         return {}
-
-
-def _label_arrays(rows: list[dict[str, float]]) -> dict[str, npt.NDArray[Any]]:
-    codes = sorted({code for row in rows for code in row})
-    position = {code: i for i, code in enumerate(codes)}
-    ordered = [sorted(row.items()) for row in rows]
-    return {
-        "label_codes": np.array(codes, dtype=np.str_),
-        "label_indptr": np.cumsum([0, *map(len, ordered)], dtype=np.int64),
-        "label_indices": np.array(
-            [position[code] for row in ordered for code, _ in row], dtype=np.int32
-        ),
-        "label_values": np.array([v for row in ordered for _, v in row], dtype=np.float32),
-    }

@@ -56,6 +56,7 @@ class CallbackList(Callback):
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
+        self._wanting: list[Callback] = []
 
     def next_batch(self, stream: Iterator[MicroBatches], state: State) -> MicroBatches:
         """The next micro-batches, with the time spent waiting for them measured."""
@@ -73,14 +74,15 @@ class CallbackList(Callback):
             callback.on_batch_start(state, seconds)
 
     def wants(self, step: int) -> bool:
-        return any(callback.wants(step) for callback in self.callbacks)
+        # Each is asked once for a step, so that one may count or look at a clock.
+        self._wanting = [callback for callback in self.callbacks if callback.wants(step)]
+        return bool(self._wanting)
 
     def on_step_end(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
-        for callback in self.callbacks:
-            if callback.wants(state.step):
-                callback.on_step_end(state, output, gradient_norm, schedules, ema)
+        for callback in self._wanting:
+            callback.on_step_end(state, output, gradient_norm, schedules, ema)
 
     def on_skip(self, state: State, problem: str) -> None:
         for callback in self.callbacks:

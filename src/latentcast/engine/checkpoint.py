@@ -9,7 +9,6 @@ ranks can read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -35,7 +34,7 @@ from torch.optim import Optimizer
 from latentcast.config import Config, TrainConfig, differences, validated
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.errors import LatentcastError
-from latentcast.files import sync
+from latentcast.files import sha256, sync
 
 FORMAT = 2
 Tensors = Literal["model", "optimizer"]
@@ -50,11 +49,13 @@ class State:
         skipped: updates given up because the gradient was not finite. Data is a function of
             ``step + skipped``, so a bad batch is not met again for ever.
         scale: of the loss, 1 but in fp16.
+        stopped: the signal that ended the training before its last step, by name; None otherwise.
     """
 
     step: int = 0
     skipped: int = 0
     scale: float = 1.0
+    stopped: str | None = None
 
     @property
     def attempt(self) -> int:
@@ -122,7 +123,7 @@ def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
         "step": state.step,
         "skipped": state.skipped,
         "scale": state.scale,
-        "sha256": {str(file.relative_to(draft)): _sha256(file) for file in files},
+        "sha256": {str(file.relative_to(draft)): sha256(file) for file in files},
         "config": config.model_dump(mode="json"),
     }
     (draft / "state.json").write_text(json.dumps(record, indent=1))
@@ -200,7 +201,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         for name, expected in record["sha256"].items():
-            if _sha256(checkpoint / name) != expected:
+            if sha256(checkpoint / name) != expected:
                 raise LatentcastError(
                     f"{checkpoint / name}: is damaged (checksum); " + _fallback(checkpoint)
                 )
@@ -298,8 +299,3 @@ def _reason(problem: BaseException) -> str:
     if isinstance(problem, CheckpointException):
         return str(next(iter(problem.failures.values()))[0])
     return str(problem)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

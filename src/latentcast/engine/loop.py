@@ -114,6 +114,7 @@ def train(
                 if saves:
                     checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
         checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
+        state.stopped = stop.name
     listeners.on_train_end(state)
     return state
 

@@ -1,31 +1,33 @@
-"""Frozen features of an encoder, layer by layer, over a store of recordings or of images.
+"""Frozen features of an encoder, layer by layer, over a store.
 
-Evaluation knows a :class:`FeatureSource` and not what trained it. Features are pooled over VALID
+Evaluation takes a :class:`FeatureSource`, whatever trained it. Features are pooled over VALID
 tokens only and the encoder is left exactly as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from latentcast.data.image_store import ImageStore
-from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.signals.windows import window_starts
 
 Windows = Literal["centre", "strided"]
+Ints = npt.NDArray[np.int64]
 
 
 class FeatureSource(Protocol):
-    """Whatever turns stored samples into tokens, one set per readable layer."""
+    """Whatever turns stored samples into tokens, one set per readable layer.
+
+    A source of recordings has the four attributes of :class:`ReadsRecordings` besides.
+    """
 
     @property
     def name(self) -> str: ...
@@ -33,6 +35,22 @@ class FeatureSource(Protocol):
     def layer_names(self) -> tuple[str, ...]: ...
     @property
     def causal(self) -> bool: ...
+
+    def token_layers(self, samples: Any) -> tuple[list[Tensor], Tensor]:
+        """Samples as the store has them to patch tokens per layer and their validity.
+
+        Samples are int16 (B, length, leads) of recordings, uint8 (B, height, width, channels) of
+        images. The tokens are float (B, N, D), one tensor per entry of ``layer_names``, in time
+        or raster order and without CLS; the validity is bool (B, N).
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsRecordings(Protocol):
+    """The signal that a source of recordings expects: leads in their order, Hz, millivolts for a
+    count, and the samples of a window. :func:`extract` compares the first three with the store."""
+
     @property
     def leads(self) -> tuple[str, ...]: ...
     @property
@@ -41,32 +59,6 @@ class FeatureSource(Protocol):
     def scale(self) -> float: ...
     @property
     def length(self) -> int: ...
-
-    def token_layers(self, samples: npt.NDArray[np.int16]) -> tuple[list[Tensor], Tensor]:
-        """Samples (B, length, leads) to patch tokens per layer and their validity.
-
-        The tokens are float (B, N, D), one tensor per entry of ``layer_names``, in time order
-        and without CLS; the validity is bool (B, N).
-        """
-        ...
-
-
-class ImageFeatureSource(Protocol):
-    """Whatever turns stored images into tokens, one set per readable layer."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def layer_names(self) -> tuple[str, ...]: ...
-    @property
-    def causal(self) -> bool: ...
-
-    def token_layers(self, samples: npt.NDArray[np.uint8]) -> tuple[list[Tensor], Tensor]:
-        """Images (B, height, width, channels) to patch tokens per layer and their validity.
-
-        Both are those of :class:`FeatureSource`, the tokens in raster order.
-        """
-        ...
 
 
 @runtime_checkable
@@ -79,92 +71,66 @@ class PoolsItself(Protocol):
         ...
 
 
-def pooling_of(source: FeatureSource | ImageFeatureSource, asked: str) -> str:
-    """How the features of a source are pooled: as asked for, unless it pools itself."""
-    return source.pooling if isinstance(source, PoolsItself) else asked
+def pooling_of(source: FeatureSource, pooling: str) -> str:
+    """How the features of a source are pooled: as given, unless it pools itself."""
+    return source.pooling if isinstance(source, PoolsItself) else pooling
 
 
 def extract(
     source: FeatureSource,
-    store: Store,
-    rows: npt.NDArray[np.int64],
+    store: Any,
+    rows: Ints,
     *,
     pooling: str = "mean+std",
     windows: Windows = "strided",
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Pooled features float32 (len(rows), F) of every layer, keyed by layer name.
 
-    A record longer than ``source.length`` is read through windows of that length: ``centre`` is
-    the middle one, ``strided`` steps by half a window, ends flush with the record, and averages
-    the pooled features. A shorter record is padded with invalid samples. A record without one
-    valid token has NaN features in every layer, see :func:`readable`. A source that pools itself
-    is read as it is. Raises LatentcastError when leads, rate or scale differ, and when a feature
-    of a record that could be read is not finite.
+    An image is one forward pass, without augmentation. A record longer than ``source.length`` is
+    read through windows of that length: ``centre`` is the middle one, ``strided`` steps by half a
+    window, ends flush with the record, and averages the pooled features. A shorter record is
+    padded with invalid samples. A record without one valid token has NaN features in every layer,
+    see :func:`readable`. A source that pools itself is read as it is. Raises LatentcastError when
+    leads, rate or scale differ, and when a feature of a record that could be read is not finite.
     """
-    asked = check_pooling(pooling, causal=source.causal)
-    how = "mean" if isinstance(source, PoolsItself) else asked
-    _check_same_signal(source, store)
-    owner, starts = _windows(store.lengths[rows], source.length, windows)
-    sums: list[npt.NDArray[np.float64]] = []
+    how = check_pooling(pooling, causal=source.causal)
+    if isinstance(source, PoolsItself):
+        how = "mean"
+    owner, crops = np.arange(len(rows)), None
+    if store.modality == "ecg":
+        owner, crops = _windows(source, store, rows, windows)
+    # Of one window a record, float32 holds the sum as it is; of images there are many.
+    exact = np.float32 if len(owner) == len(rows) else np.float64
+    sums: list[npt.NDArray[Any]] = []
     read = np.zeros(len(rows), dtype=np.int64)
     with torch.no_grad(), evaluating(source):
         for begin in range(0, len(owner), BATCH):
             part = slice(begin, begin + BATCH)
-            samples = store.take(rows[owner[part]], starts[part], source.length)
+            chosen = rows[owner[part]]
+            samples = store.take(chosen, *(() if crops is None else (crops[0][part], crops[1])))
             layers, valid = source.token_layers(samples)
-            seen = valid.any(dim=1).cpu().numpy()
-            np.add.at(read, owner[part], seen)
+            has_token = valid.any(dim=1).cpu().numpy()
+            np.add.at(read, owner[part], has_token)
             for i, tokens in enumerate(layers):
-                pooled = pool(tokens.float(), valid, how).cpu().numpy().astype(np.float64)
+                pooled = pool(tokens.float(), valid, how).cpu().numpy().astype(exact)
                 if len(sums) == i:
-                    sums.append(np.zeros((len(rows), pooled.shape[1])))
-                np.add.at(sums[i], owner[part][seen], pooled[seen])
-    times = np.where(read > 0, read, np.nan)[:, None]
+                    sums.append(np.zeros((len(rows), pooled.shape[1]), exact))
+                np.add.at(sums[i], owner[part][has_token], pooled[has_token])
+    times = np.where(read > 0, read, np.nan)[:, None].astype(exact)
     means = [(total / times).astype(np.float32) for total in sums]
-    return _by_layer(source, means, read > 0)
-
-
-def extract_images(
-    source: ImageFeatureSource,
-    store: ImageStore,
-    rows: npt.NDArray[np.int64],
-    *,
-    pooling: str = "mean",
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Pooled features float32 (len(rows), F) of every layer, keyed by layer name.
-
-    An image is one forward pass, without augmentation. Raises LatentcastError when a feature is
-    not finite.
-    """
-    asked = check_pooling(pooling, causal=source.causal)
-    how = "mean" if isinstance(source, PoolsItself) else asked
-    batches: list[list[npt.NDArray[np.float32]]] = []
-    with torch.no_grad(), evaluating(source):
-        for begin in range(0, len(rows), BATCH):
-            layers, valid = source.token_layers(store.take(rows[begin : begin + BATCH]))
-            batches.append([pool(tokens.float(), valid, how).cpu().numpy() for tokens in layers])
-    features = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-    return _by_layer(source, features, np.ones(len(rows), dtype=np.bool_))
-
-
-def _by_layer(
-    source: FeatureSource | ImageFeatureSource,
-    layers: Sequence[npt.NDArray[np.float32]],
-    read: npt.NDArray[np.bool_],
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Features (records, F) by layer name, once those of the records ``read`` are finite."""
-    if len(layers) != len(source.layer_names):
+    if len(means) != len(source.layer_names):
         raise LatentcastError(
-            f"{source.name}: names {len(source.layer_names)} layers and returns {len(layers)}; "
+            f"{source.name}: names {len(source.layer_names)} layers and returns {len(means)}; "
             "layer_names and token_layers have to agree"
         )
-    for layer, features in zip(source.layer_names, layers, strict=True):
-        if not np.isfinite(features[read]).all():
+    by_layer = dict(zip(source.layer_names, means, strict=True))
+    for layer, features in by_layer.items():
+        if not np.isfinite(features[read > 0]).all():
             raise LatentcastError(
                 f"{source.name}, layer {layer}: features are not finite; "
                 "the run has diverged, probe an earlier checkpoint"
             )
-    return dict(zip(source.layer_names, layers, strict=True))
+    return by_layer
 
 
 def readable(layers: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bool_]:
@@ -173,49 +139,37 @@ def readable(layers: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bo
     return np.asarray(~np.isnan(first).any(axis=1))
 
 
-@contextmanager
-def evaluating(source: object) -> Iterator[None]:
-    """Put a source that is a torch module in eval mode and give each submodule its own back."""
-    if not isinstance(source, torch.nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in source.modules()]
-    source.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _windows(
-    lengths: npt.NDArray[np.int64], window: int, how: Windows
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Owner (index into ``lengths``) and start of every window."""
+    source: FeatureSource, store: Any, rows: Ints, windows: Windows
+) -> tuple[Ints, tuple[Ints, int]]:
+    """Owner (index into ``rows``) and start of every window, and the length of all."""
+    if not isinstance(source, ReadsRecordings):
+        raise LatentcastError(
+            f"{source.name}: does not say which recordings it reads; give it leads, "
+            "sampling_rate, scale and length"
+        )
+    _check_same_signal(source, source.name, store)
     owner: list[int] = []
     starts: list[int] = []
-    for i, length in enumerate(lengths.tolist()):
+    for i, length in enumerate(store.lengths[rows].tolist()):
         begins = (
-            [max(length - window, 0) // 2] if how == "centre" else window_starts(length, window)
+            [max(length - source.length, 0) // 2]
+            if windows == "centre"
+            else window_starts(length, source.length)
         )
         owner += [i] * len(begins)
         starts += begins
-    return np.array(owner, dtype=np.int64), np.array(starts, dtype=np.int64)
+    return np.array(owner, dtype=np.int64), (np.array(starts, dtype=np.int64), source.length)
 
 
-def _check_same_signal(source: FeatureSource, store: Store) -> None:
-    if source.sampling_rate != store.sampling_rate:
-        raise LatentcastError(
-            f"{store.path}: sampling_rate is {store.sampling_rate:g}, {source.name} reads "
-            f"{source.sampling_rate:g}; re-ingest with --fs {source.sampling_rate:g}"
-        )
-    if tuple(source.leads) != tuple(store.leads):
-        raise LatentcastError(
-            f"{store.path}: leads are {' '.join(store.leads)}, {source.name} reads "
-            f"{' '.join(source.leads)}; re-ingest with these leads"
-        )
-    if source.scale != store.scale:
-        raise LatentcastError(
-            f"{store.path}: a count is {store.scale:g} mV, {source.name} reads "
-            f"{source.scale:g} mV; re-ingest with the default scale"
-        )
+def _check_same_signal(source: ReadsRecordings, name: str, store: Any) -> None:
+    rate = str(float(source.sampling_rate))
+    for what, expected, found, fix in (
+        ("sampling_rate is", rate, str(float(store.sampling_rate)), f"--fs {rate}"),
+        ("leads are", " ".join(source.leads), " ".join(store.leads), "these leads"),
+        ("a count is", f"{source.scale} mV", f"{store.scale} mV", "the default scale"),
+    ):
+        if expected != found:
+            raise LatentcastError(
+                f"{store.path}: {what} {found}, {name} reads {expected}; re-ingest with {fix}"
+            )

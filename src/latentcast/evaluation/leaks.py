@@ -1,165 +1,143 @@
-"""Does the test fold share a patient or a recording with what the model has seen?
+"""Does the test fold share a patient or a sample with what the model was trained on?
 
-Recordings are compared bit by bit in the store's counts: a copy that was resampled, rescaled or
-shifted is not found this way, which is why ids and patients are compared as well.
+Recordings and images are compared bit by bit as they are stored: a copy that was resampled,
+resized, rescaled, shifted or compressed again is not found this way, which is why patients, and
+of recordings ids, are compared as well.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.store import Store
+from latentcast.evaluation.results import Finding
 from latentcast.signals.recording import INVALID
 
-SHOWN = 5  # examples named in a finding
+T = TypeVar("T")
+Severity = Literal["error", "warning"]
+
+EXAMPLES = 5  # named in a finding
+BATCH = 256  # images read at a time
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One kind of leak: how many cases, a few of them, and what to do.
-
-    An ``error`` makes a test score meaningless; a ``warning`` may be a coincidence of names.
-    """
-
-    kind: str
-    severity: Literal["error", "warning"]
-    count: int
-    examples: tuple[str, ...]
-    message: str
-
-
-def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
+def check(store: Any, pretraining: Any = None) -> list[Finding]:
     """All leaks within ``store`` and between its test fold and the pretraining records.
 
     ``pretraining`` is the store the encoder was pretrained on, of which the train split was read
-    (``None``: not known). An id that both have is an error where both stores come from the same
-    source, and a warning elsewhere: numbers such as 17 occur in many sources.
+    (``None``: unknown). Labels do not matter. An id that both have is an error where both stores
+    come from the same source, and a warning elsewhere: numbers such as 17 occur in many sources.
     """
+    noun = "image" if store.modality == "image" else "recording"
     splits = {name: store.rows(name) for name in store.manifest.splits}
     patients = {name: _named(store.patient_ids[rows]) for name, rows in splits.items()}
     prints = {name: _fingerprints(store, rows) for name, rows in splits.items()}
-    findings = [
-        *_finding(
-            "patient in two splits",
-            "error",
-            _shared(patients.values()),
-            "a patient has records in two splits; re-ingest with the source's folds or patient ids",
-        ),
-        *_finding(
-            "recording in two splits",
-            "error",
-            (prints[name][mark] for name, mark in _repeats(prints)),
-            "the same waveform is stored in two splits; remove the copies and re-ingest",
-        ),
-    ]
-    if pretraining is None:
-        return findings
-    rows = pretraining.rows("train")
-    test = splits["test"]
-    seen_prints = _fingerprints(pretraining, rows)
-    copies = [prints["test"][mark] for mark in prints["test"].keys() & seen_prints.keys()]
-    seen = set(zip(pretraining.record_ids[rows], pretraining.patient_ids[rows], strict=True))
-    held = set(zip(store.record_ids[test], store.patient_ids[test], strict=True))
-    same = {str(record) for record, patient in held & seen if patient}
-    names = {str(record) for record, _ in held} & {str(record) for record, _ in seen}
-    people = patients["test"] & _named(pretraining.patient_ids[rows])
-    severity, why = _meaning_of_ids(store, pretraining)
+    names = {mark: name for marks in prints.values() for mark, name in marks.items()}
+    found: list[tuple[str, Severity, set[str], str]] = [
+        ("patient in two splits", "error", _shared(patients.values()),
+         "a patient has records in two splits; re-ingest with the source's folds or patient ids"),
+        (f"{noun} in two splits", "error", {names[mark] for mark in _shared(prints.values())},
+         f"the same {noun} is stored in two splits; remove the copies and re-ingest"),
+    ]  # fmt: skip
+    if pretraining is not None and not _same(store, pretraining):
+        rows, test = pretraining.rows("train"), splits["test"]
+        trained = _fingerprints(pretraining, rows).keys()
+        people = patients["test"] & _named(pretraining.patient_ids[rows])
+        severity, why = _meaning_of_ids(store, pretraining)
+        found.append(
+            (f"test {noun} in pretraining", "error",
+             {name for mark, name in prints["test"].items() if mark in trained},
+             f"{noun}s of the test fold were pretrained on; pretrain without them")
+        )  # fmt: skip
+        if noun == "recording":  # ids of images are file names, and 0001.jpg occurs everywhere
+            tested, trained_on = (
+                set(zip(data.record_ids[part], data.patient_ids[part], strict=True))
+                for data, part in ((store, test), (pretraining, rows))
+            )
+            same = {str(record) for record, patient in tested & trained_on if patient}
+            ids = {str(record) for record, _ in tested} & {str(record) for record, _ in trained_on}
+            found += [
+                ("test record and patient in pretraining", "error", same,
+                 "records of the test fold, by record and patient id, were pretrained on; "
+                 "pretrain without them"),
+                ("record id in pretraining", severity, ids - same,
+                 f"record ids of the test fold also occur in the pretraining data; {why}"),
+            ]  # fmt: skip
+        found.append(
+            ("patient id in pretraining", severity, people,
+             f"patient ids of the test fold also occur in the pretraining data; {why}")
+        )  # fmt: skip
     return [
-        *findings,
-        *_finding(
-            "test recording in pretraining",
-            "error",
-            copies,
-            "waveforms of the test fold were pretrained on; pretrain without them",
-        ),
-        *_finding(
-            "test record and patient in pretraining",
-            "error",
-            same,
-            "records of the test fold, by record and patient id, were pretrained on; "
-            "pretrain without them",
-        ),
-        *_finding(
-            "record id in pretraining",
-            severity,
-            names - same,
-            f"record ids of the test fold also occur in the pretraining data; {why}",
-        ),
-        *_finding(
-            "patient id in pretraining",
-            severity,
-            people,
-            f"patient ids of the test fold also occur in the pretraining data; {why}",
-        ),
+        Finding(kind, severity, len(cases), tuple(sorted(cases)[:EXAMPLES]), message)
+        for kind, severity, cases, message in found
+        if cases
     ]
 
 
-def _meaning_of_ids(store: Store, pretraining: Store) -> tuple[Literal["error", "warning"], str]:
-    """How much an id says that two stores share, and why."""
-    mine, theirs = _source(store), _source(pretraining)
-    if mine == theirs != "":
+def _same(store: Any, pretraining: Any) -> bool:
+    """The same samples in the same splits: what they share is found within the one store."""
+    return (
+        store.checksums == pretraining.checksums
+        and store.manifest.splits == pretraining.manifest.splits
+        and np.array_equal(store.folds, pretraining.folds)
+    )
+
+
+def _meaning_of_ids(store: Any, pretraining: Any) -> tuple[Severity, str]:
+    """How bad it is that two stores share an id, and why."""
+    tested, trained = _source(store), _source(pretraining)
+    if tested == trained != "":
         return "error", (
-            f"both stores come from {mine}: pretrain without them, or, if these are different "
+            f"both stores come from {tested}: pretrain without them, or, if these are different "
             "data of one name, ingest one of them from a folder of another name"
         )
     return "warning", (
-        f"the stores come from {mine or 'an unnamed source'} and "
-        f"{theirs or 'an unnamed source'}, so the ids may agree by chance; "
+        f"the stores come from {tested or 'an unnamed source'} and "
+        f"{trained or 'an unnamed source'}, so the ids may agree by chance; "
         "if they do not, pretrain without them"
     )
 
 
-def _source(store: Store) -> str:
-    """Name and kind of the data a store was made from; "" when it does not say."""
-    told = store.manifest.provenance
-    return f"{told['source']} ({told.get('kind', 'unknown kind')})" if told.get("source") else ""
-
-
-def _finding(
-    kind: str, severity: Literal["error", "warning"], cases: Iterable[str], message: str
-) -> list[Finding]:
-    found = sorted(set(cases))
-    if not found:
-        return []
-    return [Finding(kind, severity, len(found), tuple(found[:SHOWN]), message)]
+def _source(store: Any) -> str:
+    """Name and kind of the data a store was made from; "" when the manifest does not name it."""
+    provenance = store.manifest.provenance
+    if not provenance.get("source"):
+        return ""
+    return f"{provenance['source']} ({provenance.get('kind', 'unknown kind')})"
 
 
 def _named(ids: Iterable[str]) -> set[str]:
-    """Ids without the empty one, which stands for "not known"."""
+    """Ids without the empty one, which stands for "unknown"."""
     return {str(name) for name in ids} - {""}
 
 
-def _shared(groups: Iterable[set[str]]) -> set[str]:
-    seen: set[str] = set()
-    shared: set[str] = set()
-    for group in groups:
-        shared |= seen & group
-        seen |= group
-    return shared
+def _shared(groups: Iterable[Collection[T]]) -> set[T]:
+    """What is in two groups or more."""
+    times = Counter(item for group in groups for item in set(group))
+    return {item for item, n in times.items() if n > 1}
 
 
-def _repeats(prints: dict[str, dict[bytes, str]]) -> list[tuple[str, bytes]]:
-    owner: dict[bytes, str] = {}
-    return [
-        (name, mark)
-        for name, marks in prints.items()
-        for mark in marks
-        if owner.setdefault(mark, name) != name
-    ]
-
-
-def _fingerprints(store: Store, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
-    """Record id by hash of the whole recording; recordings without a valid sample left out."""
+def _fingerprints(store: Any, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
+    """Record id by hash of the whole sample; recordings without a valid sample left out."""
     prints: dict[bytes, str] = {}
-    for row in rows.tolist():
-        samples = store.take(np.array([row]), np.array([0]), int(store.lengths[row]))
-        if (samples != INVALID).any():
-            digest = hashlib.blake2b(np.ascontiguousarray(samples).tobytes(), digest_size=16)
-            prints[digest.digest()] = str(store.record_ids[row])
+    for row, sample in _samples(store, rows):
+        digest = hashlib.blake2b(repr(sample.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(sample).tobytes())
+        prints[digest.digest()] = str(store.record_ids[row])
     return prints
+
+
+def _samples(store: Any, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    if store.modality == "image":
+        for begin in range(0, len(rows), BATCH):
+            part = rows[begin : begin + BATCH]
+            yield from zip(part.tolist(), store.take(part), strict=True)
+        return
+    for row in rows.tolist():
+        (sample,) = store.take(np.array([row]), np.array([0]), int(store.lengths[row]))
+        if (sample != INVALID).any():
+            yield row, sample

@@ -1,15 +1,15 @@
-"""AUROC with intervals: rank based, vectorised over labels' resamples, never a made-up 0.5.
+"""Metrics with intervals over patients: AUROC, accuracy, R² and absolute error.
 
-A label without a positive or without a negative has no AUROC. It is NaN here, is left out of
-every macro average, and is named in the result.
+An AUROC is rank based, and never a made-up 0.5: a label without a positive or without a negative
+has none. It is NaN here, is left out of every macro average, and is named in the result.
 
 The bootstrap draws PATIENTS with replacement, each with all their records (cluster bootstrap,
 percentile interval; Davison & Hinkley 1997, section 3.8): records of one patient resemble each
 other, and drawing them one by one would take them for independent and make the interval too
 narrow. A record without a patient id is a patient of its own, so with one record a patient this is
 the ordinary bootstrap of records. The draws depend on ``seed`` and on who owns which record only:
-two score sets over the same records are resampled alike, which is what makes
-:func:`paired_difference` paired.
+all predictions for the same records are resampled alike, which is what makes :func:`difference`
+paired.
 
 In a resample a rare label can lose all its positives. It is then left out of *that resample's*
 macro average (and of nothing else); a macro over rare labels therefore averages over slightly
@@ -18,83 +18,46 @@ varying label sets, which is why the macro over supported labels stands beside i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.estimate import LEVEL, SUPPORT, Estimate, LabelScore, Score
+from latentcast.evaluation.tasks.base import Kind
 
-SUPPORT = 10  # positives in the test fold from which a label counts as supported
-LEVEL = 0.95  # of the intervals
-
-Outcome = Literal["better", "worse", "undecided", "undefined"]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int32]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number with its percentile interval; all NaN where it is undefined."""
+class Metric:
+    """How good predictions are.
 
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def from_json(cls, held: Mapping[str, float | None]) -> Estimate:
-        """Back from JSON, where a number that is undefined is null or missing."""
-        value, low, high = (
-            math.nan if (number := held.get(key)) is None else float(number)
-            for key in ("value", "low", "high")
-        )
-        return cls(value, low, high)
-
-    @property
-    def outcome(self) -> Outcome:
-        """What a difference decides: nothing, unless its interval excludes zero."""
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            return "undefined"
-        if self.low > 0:
-            return "better"
-        return "worse" if self.high < 0 else "undecided"
-
-
-@dataclass(frozen=True)
-class LabelScore:
-    """One label: its positives among ``records`` test records and its AUROC."""
+    Attributes:
+        name: for tables.
+        higher_is_better: or lower.
+        columns: targets, predictions and, or None, how often each record occurs in each of R
+            resamples ``(R, N)``, to the metric of each label ``(labels,)`` (of one class or value
+            a record ``(1,)``), or ``(R, ...)``. NaN where it is undefined.
+        constant: the best prediction that is the same for all records, by the training targets.
+    """
 
     name: str
-    positives: int
-    records: int
-    auroc: Estimate
+    higher_is_better: bool
+    columns: Callable[[Array, Array, Counts | None], Floats]
+    constant: Callable[[Array], Any]
 
-    @property
-    def undefined(self) -> bool:
-        return self.positives in (0, self.records)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Macro AUROC over the defined labels, over the supported ones, and each label."""
-
-    macro: Estimate
-    supported: Estimate
-    labels: tuple[LabelScore, ...]
-
-    @property
-    def undefined(self) -> tuple[str, ...]:
-        """Labels without a positive or without a negative: in no average."""
-        return tuple(label.name for label in self.labels if label.undefined)
-
-    @property
-    def supported_labels(self) -> tuple[str, ...]:
-        """Labels with at least ``SUPPORT`` positives (and a negative)."""
-        return tuple(x.name for x in self.labels if x.positives >= SUPPORT and not x.undefined)
+    def floor(self, train: Array, test: Array) -> float:
+        """The score of the constant prediction."""
+        predictions = np.broadcast_to(self.constant(train), test.shape)
+        return float(macro(self.columns(test, predictions, None)))
 
 
 def auroc(targets: Bools, scores: Floats, counts: npt.NDArray[np.integer] | None = None) -> Floats:
@@ -137,9 +100,48 @@ def macro(areas: Floats) -> Floats:
     """Unweighted mean over the last axis, leaving NaN labels out; NaN where none is defined."""
     defined = np.isfinite(areas)
     total = np.where(defined, areas, 0.0).sum(axis=-1)
-    held = defined.sum(axis=-1)
-    mean: Floats = np.divide(total, held, out=np.full(np.shape(total), np.nan), where=held > 0)
+    count = defined.sum(axis=-1)
+    mean: Floats = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
     return mean
+
+
+def accuracy(targets: Array, predictions: Array, counts: Counts | None = None) -> Floats:
+    """The share of classes ``(N,)`` that are predicted."""
+    return _mean((targets == predictions).astype(np.float64), counts)
+
+
+def r_squared(targets: Floats, predictions: Floats, counts: Counts | None = None) -> Floats:
+    """The share of the variance that is explained; below 0 for worse than the mean."""
+    centred = targets - targets.mean()  # large values of small spread would cancel
+    total = _mean(centred**2, counts) - _mean(centred, counts) ** 2
+    left = _mean((targets - predictions) ** 2, counts)
+    varies = total > 1e-12 * max(float((centred**2).mean()), 1e-300)
+    ratio = np.divide(left, total, out=np.full(total.shape, np.nan), where=varies)
+    return np.asarray(1 - ratio)
+
+
+def absolute_error(targets: Floats, predictions: Floats, counts: Counts | None = None) -> Floats:
+    """Its mean, in the unit of the target."""
+    return _mean(np.abs(targets - predictions), counts)
+
+
+def _mean(values: Floats, counts: Counts | None) -> Floats:
+    """The mean of values (N,), as (1,), or of each resample, (R, 1)."""
+    if counts is None:
+        return np.atleast_1d(values.mean())
+    # A row at a time: as floats, the counts of a large test split are gigabytes.
+    return np.array([[row @ values / row.sum()] for row in counts])
+
+
+METRICS: Final[dict[Kind, tuple[Metric, ...]]] = {
+    "multi-label": (Metric("macro AUROC", True, auroc, lambda train: 0.0),),
+    "multi-class": (Metric("accuracy", True, accuracy, lambda train: np.bincount(train).argmax()),),
+    "regression": (
+        Metric("R²", True, r_squared, np.mean),
+        Metric("MAE", False, absolute_error, np.mean),
+    ),
+}
+"""Of each kind of task; layer and penalty are chosen by the first, and differences are of it."""
 
 
 def patient_numbers(patient_ids: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
@@ -149,9 +151,7 @@ def patient_numbers(patient_ids: Sequence[str] | npt.NDArray[np.str_]) -> npt.ND
     return np.array([numbers.setdefault(owner, len(numbers)) for owner in owners], dtype=np.int64)
 
 
-def draw(
-    patient_ids: Sequence[str] | npt.NDArray[np.str_], resamples: int, seed: int
-) -> npt.NDArray[np.int32]:
+def draw(patient_ids: Sequence[str] | npt.NDArray[np.str_], resamples: int, seed: int) -> Counts:
     """How often each record occurs in each bootstrap resample, (resamples, records).
 
     A resample draws as many patients as there are, and a record occurs as often as its patient.
@@ -159,71 +159,72 @@ def draw(
     owner = patient_numbers(patient_ids)
     patients = int(owner.max(initial=-1)) + 1
     stream = randomness.key(seed, "bootstrap")
-    picks = randomness.uniform(stream, np.arange(resamples * patients)) * patients
-    cells = picks.astype(np.int64) + np.repeat(np.arange(resamples) * patients, patients)
-    counts = np.bincount(cells, minlength=resamples * patients)
-    return counts.reshape(resamples, patients).astype(np.int32)[:, owner]
+    counts = np.empty((resamples, len(owner)), dtype=np.int32)
+    for r in range(resamples):  # the draws of all at once are gigabytes for a large test split
+        picks = randomness.uniform(stream, np.arange(r * patients, (r + 1) * patients)) * patients
+        counts[r] = np.bincount(picks.astype(np.int64), minlength=patients)[owner]
+    return counts
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A metric by label (or of its one column) ``(C,)``, and in each resample ``(R, C)``."""
+
+    columns: Floats
+    redrawn: Floats
+
+    @classmethod
+    def of(cls, metric: Metric, targets: Array, predictions: Array, counts: Counts) -> Resampled:
+        columns, redrawn = (metric.columns(targets, predictions, c) for c in (None, counts))
+        return cls(columns, redrawn)
+
+    def mean(self, chosen: Bools | slice = slice(None)) -> Estimate:
+        """The macro average over the chosen columns, all by default."""
+        return estimate(macro(self.columns[chosen]), macro(self.redrawn[:, chosen]))
 
 
 def score(
-    targets: Bools,
-    scores: Floats,
-    classes: Sequence[str],
-    patient_ids: Sequence[str] | npt.NDArray[np.str_],
-    *,
-    resamples: int = 1000,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Score:
-    """Macro AUROC of ``scores`` (N, C) against ``targets`` with intervals over patients.
+    kind: Kind,
+    targets: Array,
+    predictions: Array,
+    names: Sequence[str],
+    counts: Counts,
+) -> tuple[Score, Resampled]:
+    """Predictions scored by the metrics of a kind of task, with intervals over patients.
 
-    ``patient_ids`` (N,) says whose each record is, ``""`` where that is not known.
+    Targets and predictions are those that the metrics take, ``names`` those of the labels or
+    classes, ``counts`` the resamples of :func:`draw`. The second result is what
+    :func:`difference` compares.
     """
-    areas = auroc(targets, scores)
-    redrawn = auroc(targets, scores, draw(patient_ids, resamples, seed))
+    metric, *others = METRICS[kind]
+    main = Resampled.of(metric, targets, predictions, counts)
+    further = {m.name: Resampled.of(m, targets, predictions, counts).mean() for m in others}
+    if kind != "multi-label":
+        return Score(main.mean(), others=further), main
     positives = targets.sum(axis=0)
-    supported = _supported(targets)
     labels = tuple(
-        LabelScore(name, int(positives[c]), len(targets), _estimate(areas[c], redrawn[:, c], level))
-        for c, name in enumerate(classes)
+        LabelScore(name, int(n), len(targets), estimate(main.columns[c], main.redrawn[:, c]))
+        for c, (name, n) in enumerate(zip(names, positives, strict=True))
     )
-    return Score(
-        macro=_estimate(macro(areas), macro(redrawn), level),
-        supported=_estimate(macro(areas[supported]), macro(redrawn[:, supported]), level),
-        labels=labels,
-    )
+    supported = main.mean((positives >= SUPPORT) & (positives < len(targets)))
+    return Score(main.mean(), supported, labels, further), main
 
 
-def paired_difference(
-    targets: Bools,
-    scores: Floats,
-    reference: Floats,
-    patient_ids: Sequence[str] | npt.NDArray[np.str_],
-    *,
-    resamples: int = 1000,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Estimate:
-    """Macro AUROC of ``scores`` minus that of ``reference``, both read on the same resamples.
+def difference(one: Resampled, other: Resampled) -> Estimate:
+    """The metric of one set of predictions minus that of another, in the same resamples.
 
     What the two share (hard records, rare labels) cancels, so the interval is the one to ask
     whether one of them is better.
     """
-    counts = draw(patient_ids, resamples, seed)
-    value = macro(auroc(targets, scores)) - macro(auroc(targets, reference))
-    redrawn = macro(auroc(targets, scores, counts)) - macro(auroc(targets, reference, counts))
-    return _estimate(value, redrawn, level)
+    return estimate(
+        macro(one.columns) - macro(other.columns), macro(one.redrawn) - macro(other.redrawn)
+    )
 
 
-def _supported(targets: Bools) -> Bools:
-    positives = targets.sum(axis=0)
-    supported: Bools = (positives >= SUPPORT) & (positives < len(targets))
-    return supported
-
-
-def _estimate(value: float | Floats, redrawn: Floats, level: float) -> Estimate:
+def estimate(value: float | Floats, redrawn: Floats) -> Estimate:
+    """A value with the percentile interval of its resamples, those that are defined."""
     redrawn = redrawn[np.isfinite(redrawn)]
     if not np.isfinite(value) or not len(redrawn):
         return Estimate(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(redrawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(redrawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(low), float(high))

@@ -1,9 +1,9 @@
-"""The probe protocol: frozen encoder, linear head, official folds, one look at the test fold.
+"""The probe protocol: frozen encoder, shallow heads, official folds, one look at the test fold.
 
-Every source (the encoder under test, the same architecture at initialisation, fixed random
-convolutions) is read in the same way: fit on the training folds, choose layer and penalty by
-macro AUROC on the validation fold, score once on the test fold. The order is in :func:`probe`;
-what came out is a :class:`~latentcast.evaluation.results.ProbeReport`.
+Every source (the encoder under test, the same architecture at initialisation, a floor without any
+learning) is read in the same way by each head: fit on the training folds, choose layer and penalty
+by the task's metric on the validation fold, score once on the test fold. The order is in
+:func:`probe`; its result is a :class:`~latentcast.evaluation.results.ProbeReport`.
 """
 
 from __future__ import annotations
@@ -14,179 +14,252 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.store import Store
+from latentcast import randomness
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
+from latentcast.evaluation.estimate import LEVEL
 from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
-from latentcast.evaluation.heads import Bools, Floats, fit_probe
-from latentcast.evaluation.results import OWN, Difference, LabelSupport, ProbeReport, Row
-from latentcast.evaluation.tasks import Task
+from latentcast.evaluation.heads import HEADS, Fit, Head, knn
+from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
+from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
 from latentcast.nn.pooling import check_pooling
 
 SPLITS = ("train", "validation", "test")
+COMPARED = 10_000
+"""Training records on which a multi-class head compares layers: 45,000 take five times as long."""
+
+Ints = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 
 
 def probe(
     sources: Sequence[FeatureSource],
-    store: Store,
+    store: Any,
     task: Task,
     *,
+    heads: Sequence[str] | None = None,
     layer: str = "all",
-    pooling: str = "mean+std",
+    pooling: str | None = None,
     windows: Windows = "strided",
-    pretraining: Store | None = None,
+    pretraining: Any = None,
     resamples: int = 1000,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> ProbeReport:
     """Score ``sources[0]`` on ``task`` next to the floors ``sources[1:]``.
 
-    ``layer`` names a layer of the first source, or ``all``: every source then chooses its own on
-    the validation fold. A floor that has the first source's layers is also read at the layer
-    that one chose. ``windows`` says how a record longer than a source's window is read, see
-    :func:`~latentcast.evaluation.features.extract`. ``pretraining`` is the store the encoder was
-    trained on, for the search for leaks. ``resamples`` bootstrap resamples of the test fold's
-    patients are drawn by ``seed``. A record in which some source finds no valid token is left out
-    for all of them, and counted.
+    Args:
+        sources: all that are read; a record in which one of them finds no valid token is left out
+            for all, and counted.
+        store: labelled.
+        task: see :func:`latentcast.evaluation.tasks.task`.
+        heads: names of :data:`~latentcast.evaluation.heads.HEADS`; linear for recordings, kNN and
+            linear for images by default.
+        layer: a layer of the first source, or ``all``: every source then chooses its own on the
+            validation fold, for each head. A floor that has the first source's layers is also
+            read at the layer that one chose.
+        pooling: mean+std for recordings and mean for images by default.
+        windows: how a record longer than a source's window is read, see
+            :func:`~latentcast.evaluation.features.extract`.
+        pretraining: the store the encoder was trained on, for the search for leaks.
+        resamples: of the test fold's patients, drawn by ``seed``.
+        provenance: of the caller, to stand in the report.
 
-    Raises LatentcastError for an unknown layer, for ``cls``, for a leak, and for a task the store
-    cannot serve.
+    Raises:
+        LatentcastError: an unknown layer or head, ``cls``, a leak, a task the store cannot serve.
     """
     tested = sources[0]
+    images = store.modality == "image"
+    by_name = {name.lower(): name for name in HEADS}
+    heads = heads or (("kNN", "linear") if images else ("linear",))
+    heads = [by_name.get(name.lower(), name) for name in heads]
+    pooling = pooling or ("mean" if images else "mean+std")
     check_pooling(pooling, causal=tested.causal)
-    if layer not in ("all", *tested.layer_names):
-        known = ("all", *tested.layer_names)
-        raise LatentcastError(f"layer {layer}: {tested.name} has none; {nearest(layer, known)}")
+    for what, name, names in (
+        *(("head", head, HEADS) for head in heads),
+        ("layer", layer, ("all", *tested.layer_names)),
+    ):
+        if name not in names:
+            raise LatentcastError(f"{what} {name}: does not exist; {nearest(name, names)}")
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
+    if resamples < 1:
+        raise LatentcastError(f"probe: resamples {resamples}; ask for one or more")
     findings = leaks.check(store, pretraining)
-    _refuse(findings)
-
-    targets, kept = task.targets(store.labels)
-    asked = {name: (held := store.rows(name))[kept[held]] for name in SPLITS}
-    _refuse_empty(asked, store, f"no record of task {task.name}")
-    rows = np.concatenate(list(asked.values()))
+    _refuse(findings, store)
+    targets = task.targets(store)
+    every = {split: store.rows(split) for split in SPLITS}
+    of_task = {split: rows[targets.mask[rows]] for split, rows in every.items()}
+    _refuse_empty(of_task, store, f"no record of task {task.name}")
+    rows = np.concatenate(list(of_task.values()))
     # All sources before any fit: every number below is about the records that all of them read.
     features = [
         extract(source, store, rows, pooling=pooling, windows=windows) for source in sources
     ]
     read = np.all([readable(layers) for layers in features], axis=0)
-    ends = np.cumsum([len(held) for held in asked.values()])
-    places = [held[read[held]] for held in np.split(np.arange(len(rows)), ends[:-1])]
-    split_rows = {name: rows[held] for name, held in zip(SPLITS, places, strict=True)}
+    ends = np.cumsum([len(part) for part in of_task.values()])
+    places = [part[read[part]] for part in np.split(np.arange(len(rows)), ends[:-1])]
+    split_rows = {split: rows[part] for split, part in zip(SPLITS, places, strict=True)}
     _refuse_empty(split_rows, store, f"no record of task {task.name} with a valid token")
-    train, validation, test = places
-    trainable = _trainable(targets[split_rows["train"]])
-    if not trainable.any():
-        raise LatentcastError(
-            f"{store.path}: no label of task {task.name} has both positives and negatives in the "
-            "train split; ingest a larger part of the source"
-        )
-    classes = [name for name, held in zip(task.classes, trainable, strict=True) if held]
-    y = targets[rows][:, trainable]
+    train, _, test = places
+    names, values = _trainable(task, targets, split_rows["train"], store)
+    y = values[rows]
     patients = store.patient_ids[rows[test]]
-    bootstrap: dict[str, Any] = {"resamples": resamples, "level": metrics.LEVEL, "seed": seed}
+    counts = metrics.draw(patients, resamples, seed)
 
     table: list[Row] = []
     differences: list[Difference] = []
-    reference: Floats | None = None
-    chosen = layer
+    chosen: dict[str, str] = {}
+    references: dict[str, metrics.Resampled] = {}
     for source, layers in zip(sources, features, strict=True):
-        readings = [(OWN if layer == "all" else "named", layer)]
-        if source is not tested:
-            readings = [(OWN, "all")] if layer == "all" or layer not in layers else readings
-            if layer == "all" and chosen in layers:
-                readings.append((f"layer of {tested.name}", chosen))
-        for choice, name in readings:
-            considered = layers if name == "all" else {name: layers[name]}
-            head = fit_probe(considered, y, train, validation)
-            logits = head.scores(layers[head.layer][test])
-            score = metrics.score(y[test], logits, classes, patients, **bootstrap)
-            how = pooling_of(source, pooling)
-            table.append(
-                Row(source.name, choice, head.layer, how, head.penalty, head.validation, score)
-            )
-            if reference is None:
-                reference, chosen = logits, head.layer
-                continue
-            estimate = metrics.paired_difference(y[test], reference, logits, patients, **bootstrap)
-            differences.append(Difference(tested.name, source.name, choice, estimate))
+        for name in heads:
+            fit = HEADS[name][targets.kind]
+            readings = [("named", layer)] if layer in layers else [(OWN, "all")]
+            if source is not tested and layer == "all" and chosen[name] in layers:
+                readings.append((f"layer of {tested.name}", chosen[name]))
+            fitted: dict[str, Head] = {}
+            for choice, at in readings:
+                if at not in fitted:
+                    considered = layers if at == "all" else {at: layers[at]}
+                    at, head = _read(considered, y, places, fit, targets.kind, seed)
+                    fitted[at] = head
+                head = fitted[at]
+                predictions = head.predict(layers[at][test])
+                score, resampled = metrics.score(targets.kind, y[test], predictions, names, counts)
+                how = pooling_of(source, pooling)
+                table.append(
+                    Row(source.name, name, choice, at, how, head.penalty, head.validation, score)
+                )
+                chosen.setdefault(name, at)
+                if references.setdefault(name, resampled) is not resampled:
+                    gap = metrics.difference(references[name], resampled)
+                    differences.append(Difference(tested.name, source.name, name, choice, gap))
+    measured = metrics.METRICS[targets.kind]
     return ProbeReport(
-        protocol=_protocol(store, task),
+        protocol=_protocol(store, task, heads),
         task=task.name,
-        records={name: len(held) for name, held in split_rows.items()},
-        records_left_out={name: len(asked[name]) - len(split_rows[name]) for name in SPLITS},
-        labels=_supports(task, targets, split_rows, trainable),
+        kind=targets.kind,
+        modality=store.modality,
+        metric=measured[0].name,
+        records={split: len(part) for split, part in split_rows.items()},
+        records_without_target={s: len(every[s]) - len(of_task[s]) for s in SPLITS},
+        records_without_token={s: len(of_task[s]) - len(split_rows[s]) for s in SPLITS},
+        labels=_supports(targets, split_rows, names),
+        floors={metric.name: metric.floor(y[train], y[test]) for metric in measured},
+        lower_is_better=tuple(m.name for m in measured if not m.higher_is_better),
+        compared=min(COMPARED, len(train)) if targets.kind == "multi-class" else len(train),
         rows=tuple(table),
         differences=tuple(differences),
         leaks=tuple(findings),
-        data={
-            "store": str(store.path),
-            "sampling_rate": store.sampling_rate,
-            "shards": store.checksums,
+        data={"store": str(store.path), "shards": store.checksums}
+        | ({} if images else {"sampling_rate": store.sampling_rate}),
+        bootstrap={
+            "resamples": resamples,
+            "level": LEVEL,
+            "seed": seed,
+            # Where no patient is named, every record is one of its own.
+            "unit": "patient" if (patients != "").any() else "image" if images else "record",
+            "units": len(np.unique(metrics.patient_numbers(patients))),
         },
-        bootstrap=bootstrap | _unit(patients),
         windows=windows,
         provenance=dict(provenance or {}),
     )
 
 
-def _refuse(findings: Sequence[leaks.Finding]) -> None:
+def _refuse(findings: Sequence[Finding], store: Any) -> None:
     for finding in findings:
         if finding.severity == "error":
             raise LatentcastError(
-                f"{finding.kind}: {finding.count} cases ({', '.join(finding.examples)}); "
-                f"{finding.message}"
+                f"{store.path}: {finding.kind}: {finding.count} cases "
+                f"({', '.join(finding.examples)}); {finding.message}"
             )
 
 
-def _refuse_empty(
-    split_rows: Mapping[str, npt.NDArray[np.int64]], store: Store, lacking: str
-) -> None:
-    for name, held in split_rows.items():
-        if not len(held):
+def _refuse_empty(split_rows: Mapping[str, Ints], store: Any, lacking: str) -> None:
+    for split, rows in split_rows.items():
+        if not len(rows):
             raise LatentcastError(
-                f"{store.path}: {lacking} in the {name} split; ingest a larger part of the source"
+                f"{store.path}: {lacking} in the {split} split; ingest a larger part of the source"
             )
 
 
-def _unit(patients: npt.NDArray[np.str_]) -> dict[str, Any]:
-    """What the bootstrap drew: patients, or records where no patient is known."""
-    return {
-        "unit": "patient" if (patients != "").any() else "record",
-        "units": len(np.unique(metrics.patient_numbers(patients))),
-    }
+def _trainable(
+    task: Task, targets: Targets, train: Ints, store: Any
+) -> tuple[tuple[str, ...], Array]:
+    """Names and values of what the training rows can teach: labels that are both present and
+    absent among them. LatentcastError where they can teach nothing."""
+    values = targets.values
+    if targets.kind == "multi-label":
+        both = np.asarray(values[train].any(axis=0) & ~values[train].all(axis=0))
+        if both.any():
+            names = tuple(name for name, kept in zip(targets.names, both, strict=True) if kept)
+            return names, values[:, both]
+        raise LatentcastError(
+            f"{store.path}: no label of task {task.name} has both positives and negatives in the "
+            "train split; ingest a larger part of the source, and give records without any of "
+            "these labels one of their own, such as normal"
+        )
+    if len(np.unique(values[train])) > 1:
+        return targets.names, values
+    only = values[train][0]
+    is_of = f"class '{targets.names[only]}'" if targets.kind == "multi-class" else f"{only:g}"
+    raise LatentcastError(
+        f"{store.path}: all records of task {task.name} in the train split are of {is_of}; "
+        "ingest records that differ"
+    )
 
 
-def _trainable(targets: Bools) -> Bools:
-    positives = targets.sum(axis=0)
-    both: Bools = (positives > 0) & (positives < len(targets))
-    return both
+def _read(
+    layers: Mapping[str, Array], y: Array, places: Sequence[Ints], fit: Fit, kind: Kind, seed: int
+) -> tuple[str, Head]:
+    """The layer with the highest validation score, and its head fitted on all training records.
+
+    A draw goes to the earlier layer. Multi-class heads compare layers on at most COMPARED records.
+    """
+    train, validation, _ = places
+
+    def fitted(layer: str, rows: Ints) -> Head:
+        features = layers[layer]
+        return fit(features[rows], y[rows], features[validation], y[validation])
+
+    some = train
+    if kind == "multi-class" and len(layers) > 1 and COMPARED < len(train):
+        order = randomness.permutation(randomness.key(seed, "layer choice"), len(train))
+        some = train[np.sort(order[:COMPARED])]
+        if len(np.unique(y[some])) < 2:
+            some = train
+    heads = {layer: fitted(layer, some) for layer in layers}
+    best = max(heads, key=lambda layer: heads[layer].validation)
+    return best, heads[best] if some is train else fitted(best, train)
 
 
 def _supports(
-    task: Task,
-    targets: Bools,
-    split_rows: Mapping[str, npt.NDArray[np.int64]],
-    trainable: Bools,
+    targets: Targets, split_rows: Mapping[str, Ints], trainable: Sequence[str]
 ) -> tuple[LabelSupport, ...]:
+    """Of each label or class, whether it has a score or not; of a regression there is none."""
+    if targets.kind == "regression":
+        return ()
+    present = targets.values
+    if targets.kind == "multi-class":
+        present = present[:, None] == np.arange(len(targets.names))
     supports = []
-    for c, name in enumerate(task.classes):
-        positives = {split: int(targets[rows, c].sum()) for split, rows in split_rows.items()}
+    for c, name in enumerate(targets.names):
+        positives = {split: int(present[rows, c].sum()) for split, rows in split_rows.items()}
         reason = None
-        if not trainable[c]:
-            reason = "no positive" if positives["train"] == 0 else "no negative"
-            reason += " in train"
-        elif positives["test"] in (0, len(split_rows["test"])):
-            reason = "no positive" if positives["test"] == 0 else "no negative"
-            reason += " in test"
+        if targets.kind == "multi-label":
+            split = "test" if name in trainable else "train"
+            if positives[split] in (0, len(split_rows[split])):
+                lacking = "no positive" if positives[split] == 0 else "no negative"
+                reason = f"{lacking} in {split}"
         supports.append(LabelSupport(name, positives, reason))
     return tuple(supports)
 
 
-def _protocol(store: Store, task: Task) -> str:
-    folds = "/".join(_range(store.manifest.splits[name]) for name in SPLITS)
-    return f"PTB-XL {task.name}, folds {folds}, linear probe"
+def _protocol(store: Any, task: Task, heads: Sequence[str]) -> str:
+    folds = "/".join(_range(store.manifest.splits[split]) for split in SPLITS)
+    named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe"}
+    source = "PTB-XL " if task.name in ptbxl.NAMES else ""
+    return f"{source}{task.name}, folds {folds}, " + " and ".join(named[head] for head in heads)
 
 
 def _range(folds: Sequence[int]) -> str:

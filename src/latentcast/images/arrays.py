@@ -13,14 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError
-from latentcast.images.source import (
-    HELD_OUT_FIRST,
-    SPLIT_NAMES,
-    ImageRef,
-    Measured,
-    Pixels,
-    Split,
-)
+from latentcast.images.decode import Measured, Pixels
+from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource
+from latentcast.source import Annotation, RecordRef, Split
 
 _Role = Literal["images", "labels", "classes"]
 
@@ -33,7 +28,7 @@ _NAMES: dict[_Role, tuple[str, ...]] = {
 _SAYS_IMAGE = _NAMES["images"][:4]
 
 
-class ImageArrays:
+class ImageArrays(ImageSource):
     """uint8 images ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)`` with 1 or 3 channels.
 
     Names of an ``.npz``: ``images``, ``x`` or ``data``, ``labels``, ``y`` or ``target``, each
@@ -42,11 +37,14 @@ class ImageArrays:
     a label of -1 is none.
 
     Raises:
-        LatentcastError: the arrays are not what is said above.
+        LatentcastError: the arrays are not as described above.
     """
 
     kind = "image arrays"
-    encoded = False
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        return path.is_file() and path.suffix in (".npy", ".npz")
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
@@ -74,32 +72,26 @@ class ImageArrays:
         self._measured = Measured(canvas[0], canvas[1], canvas[2] == 1)
         self.classes, self._labels = self._read_labels()
 
-    def refs(self) -> list[ImageRef]:
-        refs = []
-        for split in HELD_OUT_FIRST:
-            if split not in self._places["images"]:
-                continue
-            prefix = split or self.path.stem
-            labels = self._labels.get(split)
-            for row in range(len(self._images[split])):
-                label = -1 if labels is None else int(labels[row])
-                refs.append(ImageRef(f"{prefix}-{row:06d}", self.name, split, label, row))
-        return refs
+    def refs(self) -> list[RecordRef]:
+        return [
+            RecordRef(f"{split or self.path.stem}-{row:06d}", self.name, row, split=split)
+            for split in HELD_OUT_FIRST
+            if split in self._places["images"]
+            for row in range(len(self._images[split]))
+        ]
 
     def fingerprint(self) -> str:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def measure(self, ref: ImageRef) -> Measured:
+    def measure(self, ref: RecordRef) -> Measured:
         return self._measured
 
-    def read(self, ref: ImageRef) -> Pixels:
-        image: Pixels = self._images[ref.split][ref.row]
-        if image.ndim == 2:
-            image = image[:, :, None]
-        elif _channels_first(image.shape):
-            image = image.transpose(1, 2, 0)
-        return image
+    def read(self, ref: RecordRef) -> tuple[Pixels, Annotation]:
+        ids = self._labels.get(ref.split)
+        label = -1 if ids is None else int(ids[ref.row])
+        labels = {} if label == -1 else {self.classes[label]: 1.0}
+        return channels_last(self._images[ref.split][ref.row]), Annotation(labels=labels)
 
     @cached_property
     def _images(self) -> dict[Split | None, Pixels]:
@@ -193,7 +185,7 @@ def read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return {path.stem: (array.shape, array.dtype)}
         with zipfile.ZipFile(path) as archive:
-            found = {}
+            headers = {}
             for member in archive.namelist():
                 with archive.open(member) as file:
                     version = np.lib.format.read_magic(file)
@@ -203,8 +195,8 @@ def read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
                         else np.lib.format.read_array_header_2_0
                     )
                     shape, _, dtype = read(file)
-                    found[member.removesuffix(".npy")] = shape, dtype
-            return found
+                    headers[member.removesuffix(".npy")] = shape, dtype
+            return headers
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise LatentcastError(f"{path}: is no readable array file ({error})") from error
 
@@ -252,24 +244,41 @@ def _places(
 
 
 def _check(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    try:
+        check_images(shape, dtype)
+    except LatentcastError as error:
+        raise LatentcastError(f"{path}: {name} {error} (for recordings: --kind ecg)") from None
+
+
+def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse an array that is no uint8 ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``.
+
+    Raises:
+        LatentcastError: the message lacks the name of the array.
+    """
     if len(shape) not in (3, 4):
         raise LatentcastError(
-            f"{path}: {name} has shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)"
+            f"has shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)"
         )
     if dtype != np.uint8:
         raise LatentcastError(
-            f"{path}: {name} holds {dtype}, and nothing says the range of its values; save them as "
-            "uint8 from 0 to 255, such as (x * 255).round().astype('uint8') (for recordings: "
-            "--kind ecg)"
+            f"holds {dtype}, whose range of values is open; save them as uint8 from 0 to 255, such "
+            "as (x * 255).round().astype('uint8')"
         )
     if len(shape) == 4:
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
         if first == last:
             wrong = "both axis 1 and axis 3 could be" if first else "neither axis 1 nor axis 3 is"
             raise LatentcastError(
-                f"{path}: {name} has shape {shape}: {wrong} 1 or 3 channels; save it as "
-                "(N, H, W) or (N, H, W, 3)"
+                f"has shape {shape}: {wrong} 1 or 3 channels; save it as (N, H, W) or (N, H, W, 3)"
             )
+
+
+def channels_last(image: Pixels) -> Pixels:
+    """One image of an array that :func:`check_images` took, as ``(height, width, channels)``."""
+    if image.ndim == 2:
+        return image[:, :, None]
+    return image.transpose(1, 2, 0) if _channels_first(image.shape) else image
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:

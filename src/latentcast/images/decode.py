@@ -7,9 +7,9 @@ from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from latentcast.errors import missing_extra
-from latentcast.images.source import Measured, Pixels
 from latentcast.signals.recording import BadRecord
 
 if TYPE_CHECKING:
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Size of an image as it is looked at (after its EXIF orientation), and whether it is grey."""
+
+    height: int
+    width: int
+    grey: bool
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,18 @@ def decode(data: bytes, canvas: Canvas) -> Pixels:
         LatentcastError: Pillow is not installed.
     """
     with _open(BytesIO(data)) as image:
-        from PIL import ImageOps
+        return convert(image, canvas)
 
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadRecord(f"is truncated or damaged ({error})") from error
-        return _fit(_as_channels(ImageOps.exif_transpose(image), canvas.channels), canvas)
+
+def convert(image: Image.Image, canvas: Canvas) -> Pixels:
+    """:func:`decode` of an image that Pillow has opened or made."""
+    from PIL import ImageOps
+
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadRecord(f"is truncated or damaged ({error})") from error
+    return _fit(_as_channels(ImageOps.exif_transpose(image), canvas.channels), canvas)
 
 
 def fit(pixels: Pixels, canvas: Canvas) -> Pixels:
@@ -99,17 +115,17 @@ def _fit(image: Image.Image, canvas: Canvas) -> Pixels:
 
 def _as_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in ("I", "F"):
-        raise BadRecord("has pixels of 32 bits, whose range nothing says; save it with 8 bits")
+        raise BadRecord("has pixels of 32 bits, whose range is in no header; save it with 8 bits")
     if image.mode.startswith("I;16"):
         # Pillow's own conversion has clipped at 255 in some releases and shifted in others.
         high = (np.asarray(image) >> 8).astype(np.uint8)
         image = _pillow().fromarray(high)
-    wanted = "L" if channels == 1 else "RGB"
-    if image.mode == wanted:
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode:
         return image
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")  # the direct way warns of the transparency it drops
-    return image.convert(wanted)
+    return image.convert(mode)
 
 
 def _open(file: IO[bytes]) -> Image.Image:
@@ -120,7 +136,7 @@ def _open(file: IO[bytes]) -> Image.Image:
         image: Image.Image = pillow.open(file)
         return image
     except UnidentifiedImageError:
-        raise BadRecord("is no image, or of a format that Pillow does not know") from None
+        raise BadRecord("is no image, or of a format that Pillow does not read") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise BadRecord(f"cannot be opened ({error})") from error
 

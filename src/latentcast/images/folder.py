@@ -6,16 +6,10 @@ import os
 from pathlib import Path
 
 from latentcast.errors import LatentcastError
-from latentcast.images.decode import measure
-from latentcast.images.source import (
-    HELD_OUT_FIRST,
-    SPLIT_NAMES,
-    ImageRef,
-    Measured,
-    Split,
-    hash_of_sizes,
-)
+from latentcast.images.decode import Measured, measure
+from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
 from latentcast.signals.recording import BadRecord
+from latentcast.source import Annotation, RecordRef, Split
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -23,20 +17,26 @@ SUFFIXES = (
 )  # fmt: skip
 
 
-class ImageFolder:
+class ImageFolder(ImageSource):
     """The image files below a folder; hidden files and folders are passed over.
 
     ``CLASS/…/FILE``, ``SPLIT/CLASS/…/FILE`` with splits named as :data:`SPLIT_NAMES`, or files
     without folders, which then have no class. A class is the first folder, however deep the file.
 
     Raises:
-        LatentcastError: what a folder means cannot be told.
+        LatentcastError: it is one file, or what a folder means is not clear.
     """
 
     kind = "image folder"
     encoded = True
 
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        return is_image(path) if path.is_file() else any(map(is_image, walk(path)))
+
     def __init__(self, root: Path) -> None:
+        if root.is_file():
+            raise LatentcastError(f"{root}: is one image; name the folder that holds the images")
         self.root, self.name = root, root.name
         self._files = walk(root)
         images = [file.relative_to(root) for file in self._files if is_image(file)]
@@ -78,33 +78,33 @@ class ImageFolder:
             return SPLIT_NAMES[path.parts[0].lower()], path.parts[1:]
         return None, path.parts
 
-    def refs(self) -> list[ImageRef]:
-        label_of = {name: label for label, name in enumerate(self.classes)}
+    def refs(self) -> list[RecordRef]:
         refs = []
         for file in self._files:
             path = file.relative_to(self.root)
+            name, split, problem = path.as_posix(), None, None
             if is_image(file):
-                split, inside = self._place(path)
-                label, problem = label_of[inside[0]] if len(inside) > 1 else -1, None
+                split, _ = self._place(path)
             else:
-                split, label, problem = None, -1, f"is no image file by its name ({file.name})"
-            name = path.as_posix()
-            refs.append(ImageRef(name, name, split, label, problem=problem))
+                problem = f"is no image file by its name ({file.name})"
+            refs.append(RecordRef(name, name, problem=problem, split=split))
         return sorted(refs, key=lambda ref: HELD_OUT_FIRST.index(ref.split))
 
     def fingerprint(self) -> str:
         return hash_of_sizes(self.root, self._files)
 
-    def measure(self, ref: ImageRef) -> Measured:
+    def measure(self, ref: RecordRef) -> Measured:
         try:
             with (self.root / ref.file).open("rb") as file:
                 return measure(file)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
 
-    def read(self, ref: ImageRef) -> bytes:
+    def read(self, ref: RecordRef) -> tuple[bytes, Annotation]:
+        _, inside = self._place(Path(ref.file))
+        labels = {inside[0]: 1.0} if len(inside) > 1 else {}
         try:
-            return (self.root / ref.file).read_bytes()
+            return (self.root / ref.file).read_bytes(), Annotation(labels=labels)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
 
@@ -116,13 +116,13 @@ def is_image(file: Path) -> bool:
 
 def walk(root: Path) -> list[Path]:
     """All files below a folder that are not hidden, sorted; links to folders are followed once."""
-    files, seen = [], set()
+    files, visited = [], set()
     for folder, names, found in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             names.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
         files += [Path(folder, name) for name in found if not name.startswith(".")]
     return sorted(files, key=lambda file: file.relative_to(root).as_posix())

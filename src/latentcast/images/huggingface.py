@@ -12,21 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from latentcast.errors import LatentcastError, missing_extra
-from latentcast.images.decode import measure
-from latentcast.images.source import (
-    HELD_OUT_FIRST,
-    SPLIT_NAMES,
-    ImageRef,
-    Measured,
-    Split,
-    hash_of_sizes,
-)
+from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
 from latentcast.signals.recording import BadRecord
+from latentcast.source import Annotation, RecordRef, Split
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
@@ -41,12 +33,12 @@ class _Columns:
     classes: tuple[str, ...] | None
 
 
-class HuggingFaceImages:
+class HuggingFaceImages(ImageSource):
     """Images of an Arrow dataset, with the label of its one ``ClassLabel`` (or ``label``) column.
 
     Raises:
-        LatentcastError: pyarrow is not installed, a file is missing or damaged, or it cannot be
-            told which column holds the images or the labels.
+        LatentcastError: pyarrow is not installed, a file is missing or damaged, or several columns
+            could hold the images or the labels.
     """
 
     kind = "hugging face dataset"
@@ -59,25 +51,32 @@ class HuggingFaceImages:
         self._columns = self._choose()
         self.classes, self._labels = self._read_labels()
 
-    def refs(self) -> list[ImageRef]:
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        if path.is_file():
+            return path.suffix == ".parquet"
+        return (
+            (path / _DICT).is_file()
+            or (path / _STATE).is_file()
+            or next(path.rglob("*.parquet"), None) is not None
+        )
+
+    def refs(self) -> list[RecordRef]:
         rows: dict[Split | None, int] = {}
         refs = []
-        for number, (file, split) in enumerate(self._files):
+        for (file, split), labels in zip(self._files, self._labels.values(), strict=True):
             name = file.relative_to(self.root).as_posix()
             begin = rows.get(split, 0)
-            for row, label in enumerate(self._labels[number]):
+            for row in range(len(labels)):
                 record = f"{split or self.root.name}-{begin + row:06d}"
-                refs.append(ImageRef(record, name, split, label, row))
-            rows[split] = begin + len(self._labels[number])
+                refs.append(RecordRef(record, name, row, split=split))
+            rows[split] = begin + len(labels)
         return sorted(refs, key=lambda ref: HELD_OUT_FIRST.index(ref.split))
 
     def fingerprint(self) -> str:
         return hash_of_sizes(self.root, (file for file, _ in self._files))
 
-    def measure(self, ref: ImageRef) -> Measured:
-        return measure(BytesIO(self.read(ref)))
-
-    def read(self, ref: ImageRef) -> bytes:
+    def read(self, ref: RecordRef) -> tuple[bytes, Annotation]:
         cell = self._tables[ref.file].column(self._columns.image)[ref.row].as_py()
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
@@ -87,7 +86,8 @@ class HuggingFaceImages:
                 if where
                 else "holds no image"
             )
-        return data
+        label = self._labels[ref.file][ref.row]
+        return data, Annotation(labels={} if label == -1 else {self.classes[label]: 1.0})
 
     @cached_property
     def _tables(self) -> dict[str, Any]:
@@ -123,33 +123,34 @@ class HuggingFaceImages:
             )
         return _Columns(images[0], label, named.get(label or ""))
 
-    def _read_labels(self) -> tuple[tuple[str, ...], list[list[int]]]:
+    def _read_labels(self) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+        """The classes, and by file the class of each row; -1 for none."""
         label, classes = self._columns.label, self._columns.classes
+        names = [file.relative_to(self.root).as_posix() for file, _ in self._files]
         if label is None:
-            return (), [[-1] * _rows(file) for file, _ in self._files]
-        values = [_table(file, [label]).column(label).to_pylist() for file, _ in self._files]
-        if classes is not None:
-            return classes, [[-1 if v is None else int(v) for v in column] for column in values]
-        known = {value for column in values for value in column if value is not None}
-        if not all(isinstance(value, int | str) for value in known):
+            return (), {
+                name: [-1] * _rows(file) for name, (file, _) in zip(names, self._files, strict=True)
+            }
+        columns = [_table(file, [label]).column(label).to_pylist() for file, _ in self._files]
+        if classes is None:
+            values = {value for column in columns for value in column if value is not None}
+            if not all(isinstance(value, int | str) for value in values):
+                raise LatentcastError(
+                    f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it "
+                    "to ClassLabel"
+                )
+            order: list[Any] = sorted(values - {-1})
+            classes = tuple(map(str, order))
+        else:
+            order = list(range(len(classes)))
+        ids = {value: i for i, value in enumerate(order)} | {None: -1, -1: -1}
+        if others := {value for column in columns for value in column} - ids.keys():
             raise LatentcastError(
-                f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it to "
-                "ClassLabel"
+                f"{self.root / self.name}: {label} holds {others.pop()!r}, which is none of its "
+                f"{len(classes)} classes; name every class"
             )
-        order = sorted(known - {-1})
-        index = {value: i for i, value in enumerate(order)}
-        return tuple(map(str, order)), [[index.get(v, -1) for v in column] for column in values]
-
-
-def is_dataset(path: Path) -> bool:
-    """Whether a file is parquet, or a folder a dataset on disk."""
-    if path.is_file():
-        return path.suffix == ".parquet"
-    return (
-        (path / _DICT).is_file()
-        or (path / _STATE).is_file()
-        or next(path.rglob("*.parquet"), None) is not None
-    )
+        rows = [[ids[value] for value in column] for column in columns]
+        return classes, dict(zip(names, rows, strict=True))
 
 
 def _listing(path: Path) -> list[tuple[Path, Split | None]]:
@@ -157,11 +158,11 @@ def _listing(path: Path) -> list[tuple[Path, Split | None]]:
         return [(path, _split_of(path.stem))]
     if (path / _DICT).is_file():
         names = _json(path / _DICT)["splits"]
-        unknown = [name for name in names if name.lower() not in SPLIT_NAMES]
-        if unknown:
+        others = [name for name in names if name.lower() not in SPLIT_NAMES]
+        if others:
             raise LatentcastError(
-                f"{path}: has a split '{unknown[0]}'; ingest one split by its folder, "
-                f"{path / unknown[0]}"
+                f"{path}: has a split '{others[0]}'; ingest one split by its folder, "
+                f"{path / others[0]}"
             )
         return [(file, SPLIT_NAMES[name.lower()]) for name in names for file in _saved(path / name)]
     if (path / _STATE).is_file():

@@ -291,7 +291,7 @@ def _name(view: View) -> str:
 
 def _source(view: View, by_place: Mapping[tuple[int, ViewRole], int]) -> int | None:
     """The view that this one is made to match or made of, where a collapse would come from."""
-    if view.part == "predictor":
+    if view.part == "predictor" and view.role != "target":
         return by_place.get((view.level, "target"))
     return by_place.get((view.level - 1, view.role))
 

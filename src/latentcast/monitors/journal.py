@@ -58,8 +58,10 @@ class Journal(Callback):
         step_flops: int,
         ranks: Ranks = ALONE,
         look: Callable[[int, Context], Mapping[str, float]] = lambda step, context: {},
+        quiet: bool = False,
     ) -> None:
         self._file, self._config, self._ranks = run / "metrics.jsonl", config, ranks
+        self._speaks = ranks.first and not quiet
         self._step_flops = step_flops * config.train.batch_size
         self._run, self._look, self._loggers = run, look, list[Logger]()
         self._losses: deque[float] = deque(maxlen=MEMORY)
@@ -70,7 +72,7 @@ class Journal(Callback):
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not (self._console.is_terminal and ranks.first),
+            disable=not (self._console.is_terminal and self._speaks),
         )
         self._alarmed: set[str] = set()
         self._stream: TextIO | None = None
@@ -220,7 +222,7 @@ class Journal(Callback):
         return replace(view, tokens=gathered(view.tokens), valid=gathered(valid.byte()).bool())
 
     def say(self, text: str) -> None:
-        if self._ranks.first:
+        if self._speaks:
             self._console.print(text, highlight=False, soft_wrap=True)
 
 

@@ -1,20 +1,20 @@
-"""Do the features get better? kNN and a linear probe on a fixed labelled panel, while training.
+"""Do the features get better? kNN and a linear head on a fixed labelled panel, while training.
 
-The numbers are watched and never reported. The panel is small, and the probe's penalty is chosen
+The numbers are watched and never reported. The panel is small, and the head's penalty is chosen
 on the validation records it is scored on; a report comes from :mod:`latentcast.evaluation.protocol`
 and its test split, which is not touched here.
 
-The probe is the exact minimum of a convex loss, found anew at each look by an optimizer of its
-own: the numbers are then a function of the weights alone. A head trained along with the network
-would be one more state to save, would lag behind the features it reads, and its number would mix
-how good they are with how long it has been trained.
+The linear head is the exact minimum of a convex loss, found anew at each look by an optimizer of
+its own: the numbers are then a function of the weights alone. A head trained along with the
+network would be one more state to save, would lag behind the features it reads, and its number
+would mix how good they are with how long it has been trained.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,16 +24,12 @@ import torch
 
 from latentcast import randomness
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
-from latentcast.evaluation import knn
-from latentcast.evaluation.features import evaluating
-from latentcast.evaluation.heads import fit_probe
-from latentcast.evaluation.metrics import auroc, macro
-from latentcast.evaluation.multinomial import fit_head
-from latentcast.evaluation.tasks import Task, task
+from latentcast.evaluation.heads import HEADS
+from latentcast.evaluation.tasks import Kind, default_task, task
+from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, Pooling, pool
 from latentcast.objectives.base import Objective
 
@@ -58,38 +54,41 @@ class Panel:
         rows: ``(N,)`` of the store, those of the training split first; none when there are no
             labels.
         fitted: how many of them the heads are fitted to; the others are scored.
-        targets: of images the class ``(N,)``, of recordings the labels, bool ``(N, labels)``.
+        targets: of the rows: bool ``(N, labels)``, or the class ``(N,)``.
+        kind: of the task.
         summary: what there is to see, or why there is nothing, for the log.
     """
 
     config: Config
-    store: Store | ImageStore
+    store: Any
     rows: Ints
     fitted: int
-    targets: Ints | Bools
+    targets: npt.NDArray[Any]
+    kind: Kind
     summary: str
 
     @classmethod
-    def of(cls, store: Store | ImageStore, config: Config) -> Panel:
+    def of(cls, store: Store, config: Config) -> Panel:
         """Drawn by the run's seed: the same for all of its looks, and for those after a resume."""
-        every, seed = config.train.evaluate_every, config.train.seed
+        every = config.train.evaluate_every
         found: _Labelled | str = "train.evaluate_every is null"
         if every is not None:
-            found = (
-                _images(store, seed) if isinstance(store, ImageStore) else _recordings(store, seed)
-            )
+            found = _labelled(store, config.train.seed)
         if isinstance(found, str):
-            nothing = np.zeros(0, dtype=np.int64)
-            return cls(config, store, nothing, 0, nothing, f"no online evaluation: {found}")
+            nothing, reason = np.zeros(0, dtype=np.int64), f"no online evaluation: {found}"
+            return cls(config, store, nothing, 0, nothing, "multi-label", reason)
+        rows = np.concatenate([found.train, found.validation])
         return cls(
             config,
             store,
-            np.concatenate([found.train, found.validation]),
+            rows,
             len(found.train),
-            found.targets,
+            found.values[rows],
+            found.kind,
             f"online evaluation every {every} steps: kNN and a linear probe of block "
-            f"{_depth(config)}, {found.what}, fitted to {len(found.train)} of the training split, "
-            f"scored on {len(found.validation)} of the validation split; to watch, not to report",
+            f"{_depth(config)}, {found.measure}, fitted to {len(found.train)} of the training "
+            f"split, scored on {len(found.validation)} of the validation split; to watch, not to "
+            "report",
         )
 
     def due(self, step: int) -> bool:
@@ -106,10 +105,10 @@ class Panel:
     def look(
         self, objective: Objective, preprocess: Preprocess, context: Context
     ) -> dict[str, float]:
-        """``online_knn`` and ``online_linear``: accuracy of images, macro AUROC of recordings.
+        """``online_knn`` and ``online_linear``: accuracy of classes, macro AUROC of labels.
 
         Every rank calls it and gets the same: shards are gathered by all ranks or by none. NaN
-        where nothing can be said, as of features that are not finite. Nothing of the training is
+        where a score is undefined, as of features that are not finite. Nothing of the training is
         changed: not weights, modes, random numbers or compiled code.
         """
         features, read = self._features(objective, preprocess, context)
@@ -117,18 +116,27 @@ class Panel:
         train, validation = (
             part[read[part]] for part in np.split(np.arange(len(read)), [self.fitted])
         )
-        if not np.isfinite(features[read]).all():
-            return _named(math.nan, math.nan)
-        if isinstance(self.store, ImageStore):
-            return _accuracies(features, self.targets.astype(np.int64), train, validation)
-        return _areas(features, self.targets.astype(np.bool_), train, validation)
+        targets = self.targets
+        if self.kind == "multi-label":
+            targets = targets[:, _both(targets[train]) & _both(targets[validation])]
+        scores = {}
+        for head in ("kNN", "linear"):
+            score = math.nan
+            if targets[0].size and np.isfinite(features[read]).all():
+                fit = HEADS[head][self.kind]
+                with suppress(FloatingPointError):  # not converged: no reason to stop
+                    score = fit(
+                        features[train], targets[train], features[validation], targets[validation]
+                    ).validation
+            scores[f"online_{head.lower()}"] = score
+        return scores
 
     def _features(
         self, objective: Objective, preprocess: Preprocess, context: Context
     ) -> tuple[Features, Bools]:
         """Pooled features ``(N, F)`` of the teacher, and of which records there are any."""
         network, layer = objective.encoder("teacher"), _depth(self.config)
-        how: Pooling = "mean" if isinstance(self.store, ImageStore) else "mean+std"
+        how: Pooling = "mean" if self.store.modality == "image" else "mean+std"
         parts, read = [], []
         # no_grad and not inference_mode: a table that is computed and kept here is one that the
         # next training step reads.
@@ -141,26 +149,26 @@ class Panel:
                     valid = network.valid(inputs.valid)
                 with context.autocast():
                     tokens = network.read(inputs.values, valid)[layer]
-                counted = (
-                    torch.ones_like(tokens[..., 0], dtype=torch.bool) if valid is None else valid
-                )
-                parts.append(pool(tokens.float(), counted, how).cpu())
-                read.append(counted.any(dim=1).cpu())
+                if valid is None:
+                    valid = torch.ones_like(tokens[..., 0], dtype=torch.bool)
+                parts.append(pool(tokens.float(), valid, how).cpu())
+                read.append(valid.any(dim=1).cpu())
         return torch.cat(parts).numpy(), torch.cat(read).numpy()
 
-    def _samples(self, rows: Ints) -> npt.NDArray[np.int16] | npt.NDArray[np.uint8]:
+    def _samples(self, rows: Ints) -> npt.NDArray[Any]:
         """Whole images, or of each recording the window in its middle."""
-        if isinstance(self.store, ImageStore):
-            return self.store.take(rows)
+        if self.store.modality == "image":
+            return np.asarray(self.store.take(rows))
         (length,) = self.config.input.size
-        return self.store.take(rows, np.maximum(self.store.lengths[rows] - length, 0) // 2, length)
+        starts = np.maximum(self.store.lengths[rows] - length, 0) // 2
+        return np.asarray(self.store.take(rows, starts, length))
 
 
 def _depth(config: Config) -> int:
     """The block that is read, counted from 1: three quarters up.
 
     The last ones turn to what the objective asks for. Of the tiny recipes on PTB-XL the linear
-    probe tells the trained NEPA from the untrained one by 0.06 in AUROC there, and by 0.01 at the
+    probe separates the trained NEPA from the untrained one by 0.06 in AUROC there, by 0.01 at the
     final norm (docs/decisions.md).
     """
     return -(-3 * config.encoder.depth // 4)
@@ -168,7 +176,7 @@ def _depth(config: Config) -> int:
 
 @contextmanager
 def _eager(config: Config) -> Iterator[None]:
-    """As Python says it: sizes and modes that training never has would be compiled beside its own,
+    """Uncompiled: sizes and modes that training never has would be compiled beside its own,
     and at the limit of recompilations training itself would fall back, to other bits."""
     if not config.machine.compile:
         yield
@@ -192,95 +200,55 @@ def _gathered(objective: Objective) -> Iterator[None]:
         shards.reshard()
 
 
-def _accuracies(
-    features: Features, classes: Ints, train: Ints, validation: Ints
-) -> dict[str, float]:
-    fitted, scored = (features[train], classes[train]), (features[validation], classes[validation])
-    hits = knn.predict(*fitted, scored[0]) == scored[1]
-    try:
-        linear = fit_head(*fitted, *scored).validation
-    except FloatingPointError:  # not converged: a number less to watch, no reason to stop
-        linear = math.nan
-    return _named(float(hits.mean()), linear)
-
-
-def _areas(features: Features, labels: Bools, train: Ints, validation: Ints) -> dict[str, float]:
-    labels = labels[:, _told(labels[train]) & _told(labels[validation])]
-    if not labels.shape[1]:
-        return _named(math.nan, math.nan)
-    rows, similarities = knn.neighbours(features[train], features[validation])
-    shares = []
-    for label in labels[train].astype(np.int64).T:
-        votes = knn.vote(label[rows], similarities, 2)
-        shares.append(votes[:, 1] / votes.sum(axis=1))
-    areas = auroc(labels[validation], np.stack(shares, axis=1))
-    try:
-        linear = fit_probe({"": features}, labels, train, validation).validation
-    except FloatingPointError:
-        linear = math.nan
-    return _named(float(macro(areas)), linear)
-
-
-def _named(neighbours: float, linear: float) -> dict[str, float]:
-    return {"online_knn": neighbours, "online_linear": linear}
-
-
 class _Labelled(NamedTuple):
-    """Rows of the store, the targets of those of both in order, and what is measured."""
+    """Rows of the two splits, the targets of the whole store, and the measure in words."""
 
     train: Ints
     validation: Ints
-    targets: Ints | Bools
-    what: str
+    values: npt.NDArray[Any]
+    kind: Kind
+    measure: str
 
 
-def _images(store: ImageStore, seed: int) -> _Labelled | str:
-    """At most CLASSES classes, drawn by the seed where there are more."""
-    known = np.unique(store.labels[store.rows("train")])
-    known = known[known >= 0]
-    drawn = randomness.permutation(randomness.key(seed, "online classes"), len(known))[:CLASSES]
-    chosen = np.isin(store.labels, known[drawn])
-    train, validation = _draw(store, chosen, seed)
-    if not len(train) or not len(validation):
+def _labelled(store: Any, seed: int) -> _Labelled | str:
+    """Of the task that suits the store: of very many classes CLASSES that the seed draws, of very
+    many labels the LABELS that most training records carry. A record with none is left out."""
+    if (name := default_task(store)) is None:
         return NO_LABELS
-    if len(np.unique(store.labels[train])) < 2:
-        return "all labelled training images are of one class"
-    targets = store.labels[np.concatenate([train, validation])]
-    return _Labelled(train, validation, targets, f"accuracy over {len(drawn)} classes")
-
-
-def _recordings(store: Store, seed: int) -> _Labelled | str:
-    """The superdiagnostic classes where all codes are statements of PTB-XL, otherwise the LABELS
-    codes that most training records carry. Records with none of them are left out."""
-    held = [code for code, n in store.labels.counts(store.rows("train")).items() if n]
-    asked, kind = task("superdiagnostic"), "superdiagnostic classes"
-    diagnoses = {code for codes in asked.members.values() for code in codes}
-    if not set(held) <= set(task("all").classes) or not diagnoses & set(held):
-        asked, kind = Task("labels", {code: (code,) for code in held[:LABELS]}), "labels"
-    if not held:
-        return NO_LABELS
-    labels, labelled = asked.targets(store.labels)
-    train, validation = _draw(store, labelled, seed)
-    if not len(train) or not len(validation):
-        return NO_LABELS
-    told = _told(labels[train]) & _told(labels[validation])
-    if not told.any():
-        return "no label is both present and absent in its train and in its validation split"
-    targets = labels[np.concatenate([train, validation])][:, told]
-    return _Labelled(train, validation, targets, f"macro AUROC over {told.sum()} {kind}")
-
-
-def _draw(store: Store | ImageStore, of: Bools, seed: int) -> tuple[Ints, Ints]:
-    """Rows of the train and of the validation split that are among ``of``, in order."""
-    drawn = []
+    targets, train = task(name, store).targets(store), store.rows("train")
+    values, mask = targets.values, targets.mask
+    if targets.kind == "multi-class":
+        present = np.unique(values[train[mask[train]]])
+        stream = randomness.key(seed, "online classes")
+        drawn = present[randomness.permutation(stream, len(present))[:CLASSES]]
+        mask &= np.isin(values, drawn)
+        measure = f"accuracy over {len(drawn)} classes"
+    elif name == "labels":
+        frequent = np.argsort(-values[train].sum(axis=0), kind="stable")[:LABELS]
+        values = values[:, frequent[values[train][:, frequent].any(axis=0)]]
+        mask = np.asarray(values.any(axis=1))
+    rows = []
     for split in ("train", "validation"):
-        rows = store.rows(split)
-        rows = rows[of[rows]]
+        of_split = store.rows(split)
+        of_split = of_split[mask[of_split]]
         stream = randomness.key(seed, "online panel", split)
-        drawn.append(rows[np.sort(randomness.permutation(stream, len(rows))[:SIZE])])
-    return drawn[0], drawn[1]
+        order = randomness.permutation(stream, len(of_split))
+        rows.append(of_split[np.sort(order[:SIZE])])
+    train, validation = rows
+    if not len(train) or not len(validation):
+        return NO_LABELS
+    if targets.kind == "multi-class":
+        if len(np.unique(values[train])) < 2:
+            return "all labelled training records are of one class"
+    else:
+        both = _both(values[train]) & _both(values[validation])
+        if not both.any():
+            return "no label is both present and absent in its train and in its validation split"
+        values = values[:, both]
+        measure = f"macro AUROC over {both.sum()} {name}" + " classes" * (name != "labels")
+    return _Labelled(train, validation, values, targets.kind, measure)
 
 
-def _told(labels: Bools) -> Bools:
+def _both(labels: npt.NDArray[Any]) -> Bools:
     """Which labels have positives and negatives."""
     return np.asarray(labels.any(axis=0) & ~labels.all(axis=0))

@@ -44,12 +44,12 @@ def plot_embedding(
         features: (records, features), finite.
         labels: (records, classes), a record may have several classes or none.
         classes: names of the columns of ``labels``.
-        seed: of the thinning above 2,000 records and of t-SNE; what is drawn says :func:`shown`.
+        seed: of the thinning above 2,000 records and of t-SNE; see :func:`thinned`.
 
     Raises:
         LatentcastError: an extra is missing, shapes differ, or there are fewer than 5 records.
     """
-    features, labels, classes = shown(features, labels, classes, seed=seed)
+    features, labels, classes = thinned(features, labels, classes, seed=seed)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -87,7 +87,7 @@ def plot_embedding(
     return figure
 
 
-def shown(
+def thinned(
     features: npt.NDArray[np.floating[Any]],
     labels: npt.NDArray[np.bool_],
     classes: Sequence[str],
@@ -102,8 +102,8 @@ def shown(
     features, labels = _checked(features, labels, classes)
     if len(features) > MOST_RECORDS:
         order = randomness.permutation(randomness.key(seed, "embedding"), len(features))
-        kept = np.sort(order[:MOST_RECORDS])
-        features, labels = features[kept], labels[kept]
+        rows = np.sort(order[:MOST_RECORDS])
+        features, labels = features[rows], labels[rows]
     frequent = np.sort(np.argsort(-labels.sum(axis=0), kind="stable")[:MOST_CLASSES])
     return features, labels[:, frequent], tuple(classes[column] for column in frequent)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from latentcast.evaluation.results import number
+from latentcast.evaluation.estimate import Estimate, number
 from latentcast.report.style import LIGHT
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def table(
     )
 
 
-def card(name: str, estimate: Mapping[str, Any], measure: str, *, tested: bool) -> str:
+def card(name: str, estimate: Estimate, measure: str, *, tested: bool) -> str:
     """A score as an item of ``<ul class="cards">``; ``tested`` is the one the page is about."""
-    value, low, high = (number(estimate[end]) for end in ("value", "low", "high"))
+    value, low, high = (number(end) for end in (estimate.value, estimate.low, estimate.high))
     return (
         f'<li class="{"tested" if tested else "floor"}"><span>{escape(name)}</span>'
         f"<b>{value}</b><span>{escape(measure)} [{low}, {high}]</span></li>"
@@ -130,17 +131,17 @@ def svg(figure: Figure, name: str, description: str, *, recolour: bool) -> str:
     return f'{opening} role="img" aria-label="{escape(description)}">{rest.strip()}'
 
 
-def interval_bar(estimate: Mapping[str, Any], reach: tuple[float, float], *, strong: bool) -> Html:
+def interval_bar(estimate: Estimate, reach: tuple[float, float], *, strong: bool) -> Html:
     """A dot with its interval on the scale ``reach``; the numbers stand in the cell beside it."""
     low, high = reach
-    if estimate.get("value") is None or high <= low:
+    if not math.isfinite(estimate.value) or high <= low:
         return Html("")
 
-    def x(value: Any) -> float:
-        return 4.0 + 152.0 * (float(value) - low) / (high - low)
+    def x(value: float) -> float:
+        return 4.0 + 152.0 * (value - low) / (high - low)
 
-    centre, kind = x(estimate["value"]), "strong" if strong else "plain"
-    ends = [x(estimate[k]) if estimate.get(k) is not None else centre for k in ("low", "high")]
+    centre, kind = x(estimate.value), "strong" if strong else "plain"
+    ends = [x(end) if math.isfinite(end) else centre for end in (estimate.low, estimate.high)]
     return Html(
         f'<svg class="bar {kind}" viewBox="0 0 160 14" aria-hidden="true">'
         f'<line class="track" x1="0" y1="7" x2="160" y2="7"/>'

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.results import ProbeReport
 from latentcast.files import write_text
-from latentcast.report import classes, linear_probe
+from latentcast.report import probe as probed
 from latentcast.report.markup import Html, escape, facts, section, table
 from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.report.style import stylesheet
 from latentcast.report.training import cards, standing, training
-from latentcast.report.verdict import Verdict, class_verdict, verdict
+from latentcast.report.verdict import Verdict, verdict
 
-Probe = Mapping[str, Any]
 Change = tuple[str, str, str]
 """A dotted key of the configuration, its value in the run, its value in the recipe."""
 
@@ -26,7 +26,7 @@ def write_report(
     title: str,
     steps: int | None,
     metrics: Sequence[Mapping[str, Any]],
-    probes: Sequence[Probe],
+    probes: Sequence[ProbeReport],
     changes: Sequence[Change] | None,
     what_was_run: Mapping[str, Any],
     environment: Mapping[str, Any],
@@ -42,9 +42,7 @@ def write_report(
         title: name of the run.
         steps: length of the whole run.
         metrics: rows of ``metrics.jsonl``; see :func:`~latentcast.report.curves.plot_curves`.
-        probes: JSON of :class:`~latentcast.evaluation.results.ProbeReport` and of
-            :class:`~latentcast.evaluation.classification_results.ClassificationReport`; the first
-            one makes the headline.
+        probes: the first one makes the headline.
         changes: what differs from the recipe; None where this version has no such recipe.
         what_was_run: command, seeds, data, licence and attribution, in the order to be shown.
         environment: versions and machine, as in ``environment.json``; may be nested.
@@ -59,7 +57,7 @@ def write_report(
     """
     found = _verdict(probes, metrics, steps)
     sections = [
-        *(_probe(probe, of=len(probes)) for probe in probes),
+        *(_probe(probe) for probe in probes),
         training(metrics, steps),
         surprise.section() if surprise else "",
         features.section() if features else "",
@@ -90,16 +88,11 @@ def write_report(
     return path
 
 
-def of_images(probe: Probe) -> bool:
-    """Whether a probe is of images; one of recordings has no most frequent class."""
-    return "majority" in probe
-
-
 def _verdict(
-    probes: Sequence[Probe], metrics: Sequence[Mapping[str, Any]], steps: int | None
+    probes: Sequence[ProbeReport], metrics: Sequence[Mapping[str, Any]], steps: int | None
 ) -> Verdict:
     if probes:
-        return class_verdict(probes[0]) if of_images(probes[0]) else verdict(probes[0])
+        return verdict(probes[0])
     advice = "Not probed: latentcast probe scores the features next to their floors."
     return Verdict("undefined", standing(metrics, steps), (advice,))
 
@@ -111,23 +104,17 @@ def _remarks(remarks: Sequence[str]) -> str:
     return f'<div class="notice" role="note"><ul>\n{items}</ul></div>\n'
 
 
-def _first(probes: Sequence[Probe], metrics: Sequence[Mapping[str, Any]]) -> str:
+def _first(probes: Sequence[ProbeReport], metrics: Sequence[Mapping[str, Any]]) -> str:
     """The leaks of all probes and the scores of the first; without one, where training stands."""
-    warned = "".join(linear_probe.leaks(probe) for probe in probes if not of_images(probe))
-    if probes:
-        boxes = (classes if of_images(probes[0]) else linear_probe).cards(probes[0])
-    else:
-        boxes = cards(metrics)
-    return warned + (f'<ul class="cards">{boxes}</ul>\n' if boxes else "")
+    warnings = "".join(probed.leaks(probe) for probe in probes)
+    items = probed.cards(probes[0]) if probes else cards(metrics)
+    return warnings + (f'<ul class="cards">{items}</ul>\n' if items else "")
 
 
-def _probe(probe: Probe, of: int) -> str:
-    weights = probe["provenance"].get("weights")
+def _probe(probe: ProbeReport) -> str:
+    weights = probe.provenance.get("weights")
     remark = f"<p>Of the weights {escape(weights)}.</p>\n" if weights else ""
-    if of_images(probe):
-        return classes.sections(probe, "kNN and linear probe", remark)
-    title = f"Linear probe: {probe['task']}" if of > 1 else "Linear probe"
-    return linear_probe.sections(probe, title, remark)
+    return probed.sections(probe, f"Probe: {probe.task}", remark)
 
 
 def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
@@ -169,13 +156,9 @@ def _environment(what: Mapping[str, Any], environment: Mapping[str, Any]) -> str
     return section("What was run", *parts)
 
 
-def _caveats(probes: Sequence[Probe]) -> str:
-    sentences = [
-        sentence
-        for probe in probes
-        for sentence in (classes if of_images(probe) else linear_probe).caveats(probe)
-    ]
-    if not sentences:
+def _caveats(probes: Sequence[ProbeReport]) -> str:
+    found = [sentence for probe in probes for sentence in probed.caveats(probe)]
+    if not found:
         return ""
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in dict.fromkeys(sentences))
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in dict.fromkeys(found))
     return section("Caveats", f"<ul>{items}</ul>\n")

@@ -69,7 +69,7 @@ class PatchErrors:
         end = min(stop * self.patch_seconds, self.seconds)
         return LEFT + start * self.patch_seconds * MM_PER_SECOND, LEFT + end * MM_PER_SECOND
 
-    def known(self) -> list[tuple[int, float]]:
+    def predicted(self) -> list[tuple[int, float]]:
         """(patch, error) of every patch that was predicted."""
         return [(patch, float(e)) for patch, e in enumerate(self.values) if math.isfinite(e)]
 
@@ -84,7 +84,7 @@ def _colours(fractions: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def tint(axes: Axes, errors: PatchErrors, bottom: float, height: float) -> None:
     """Colour the paper behind the traces."""
     y = (bottom, bottom + height)
-    for patch, error in errors.known():
+    for patch, error in errors.predicted():
         colour = _colours(error / errors.top)
         box(
             axes,
@@ -115,7 +115,7 @@ def lane(axes: Axes, errors: PatchErrors, bottom: float) -> None:
         place = (_SCALE_X[0] - 1.0, low + fraction * _BARS)
         axes.text(*place, text, fontsize=7, color=QUIET, ha="right", va="center")
 
-    for patch, error in errors.known():
+    for patch, error in errors.predicted():
         fraction = max(error, 0.0) / errors.top
         box(
             axes,

@@ -1,4 +1,4 @@
-"""What only a store of recordings can show: an ECG with the model's errors, a map of features."""
+"""What only a store can show: a map of features, and an ECG with the model's errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.report.ecg import plot_recording
-from latentcast.report.embedding import plot_embedding, shown
+from latentcast.report.embedding import plot_embedding, thinned
 from latentcast.report.markup import picture, section
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ class Surprise:
     def section(self) -> str:
         """The ECG on millimetre paper, tinted; LatentcastError when the errors do not fit it."""
         recording, errors = self.recording, np.asarray(self.errors, dtype=np.float64)
-        seen = errors[np.isfinite(errors)]
+        predicted = errors[np.isfinite(errors)]
         spread = (
-            f"median {np.median(seen):.2f}, largest {seen.max():.2f} in the patch at "
+            f"median {np.median(predicted):.2f}, largest {predicted.max():.2f} in the patch at "
             f"{np.nanargmax(errors) * self.patch_seconds:.2f} s"
-            if seen.size
+            if predicted.size
             else "no patch was predicted"
         )
         drawn = picture(
@@ -49,7 +49,7 @@ class Surprise:
             f"ECG of record {recording.record_id} with leads {', '.join(recording.leads)} on "
             f"millimetre paper, tinted by the prediction error of each patch: {spread}.",
             "How to read it: each vertical band is one patch, and the darker the band and the "
-            f"taller its bar, the less of it the model foresaw from {self.predicted_from}; an "
+            f"taller its bar, the worse it was predicted from {self.predicted_from}; an "
             "error of 0 is a perfect prediction, 1 is no better than an unrelated direction. "
             f"Surprise is not abnormality. Here: {spread}.",
             paper=True,
@@ -59,32 +59,34 @@ class Surprise:
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Frozen features of the test fold and what they are called.
+    """Frozen features of the test fold, and the classes by which they are coloured.
 
     Attributes:
         features: (records, features).
         labels: bool (records, classes).
         classes: names of the columns of ``labels``.
         source: what the features are, as in "layer block 2, mean+std".
+        noun: what a sample is called.
     """
 
     features: npt.NDArray[np.floating[Any]]
     labels: npt.NDArray[np.bool_]
     classes: Sequence[str]
     source: str
+    noun: str = "record"
 
     def section(self) -> str:
         """Two maps and a small one for each class; LatentcastError when shapes do not fit."""
-        features, labels, named = shown(self.features, self.labels, self.classes)
+        features, labels, classes = thinned(self.features, self.labels, self.classes)
         which = ""
-        if len(named) < len(self.classes):
-            which = f" Shown are the {len(named)} most frequent of {len(self.classes)} classes."
+        if len(classes) < len(self.classes):
+            which = f" Shown are the {len(classes)} most frequent of {len(self.classes)} classes."
         drawn = picture(
-            plot_embedding(features, labels, named),
+            plot_embedding(features, labels, classes),
             "map",
-            f"Two maps of {len(features):,} test records, by principal components "
-            f"and by t-SNE, coloured by {', '.join(named)}, and one small t-SNE map for each.",
-            f"{len(features):,} records of the test fold, {self.source}.{which} Grey: several "
+            f"Two maps of {len(features):,} test {self.noun}s, by principal components "
+            f"and by t-SNE, coloured by {', '.join(classes)}, and one small t-SNE map for each.",
+            f"{len(features):,} {self.noun}s of the test fold, {self.source}.{which} Grey: several "
             "of these classes, or none. Left: first two principal components. Right and below: "
             "t-SNE of the leading components. For looking only: distances between groups, their "
             "size and their number mean nothing in t-SNE; what the features are worth is in the "

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.config import Config, EcgInput, load
+from latentcast.config import Config, load
 from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.classification_results import ClassificationReport
-from latentcast.evaluation.results import ProbeReport
+from latentcast.evaluation.results import ProbeReport, file_name
 from latentcast.recipes import RECIPES
-from latentcast.report.page import Change, of_images, write_report
+from latentcast.report.page import Change, write_report
 from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.runs.comparison import shown
 from latentcast.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from latentcast.artifacts.ecg import EcgEncoder
-    from latentcast.data.store import Store
+    from latentcast.evaluation.tasks import Targets
 
 BUNDLED_LICENCE = (
     "the ECGs bundled with latentcast: a subset of PTB-XL 1.0.3 (Wagner et al., PhysioNet, "
@@ -32,39 +30,44 @@ BUNDLED_LICENCE = (
 )
 
 
-def report_run(run: Path, data: Path | None = None, task: str = "superdiagnostic") -> Path:
+HEADLINES = ("superdiagnostic", "labels", "classes")
+"""Without a task, the first of these that was probed makes the headline."""
+
+
+def report_run(run: str | Path, data: str | Path | None = None, task: str | None = None) -> Path:
     """Write ``RUN/report.html`` from whatever the run has: its log, its settings, its probes.
 
     Args:
         run: folder of the run, finished or not.
-        data: folder of a labelled store. Of recordings it adds an ECG with the model's errors and
-            a map of the features; of images it adds nothing.
-        task: the probe of recordings that these pictures go with.
+        data: folder of a labelled store: adds a map of the features and, of recordings, an ECG
+            with the model's errors.
+        task: the probe that makes the headline, and that these pictures go with; by default what
+            suits the store.
 
     Raises:
         LatentcastError: a file of the run is missing or damaged, the store holds the other kind of
             data or belongs to another probe, a plotting package is missing, the page cannot be
             written.
     """
+    run = Path(run)
     config = load(run / "config.yaml")
-    if data is not None:
-        from latentcast.artifacts.ecg import EcgEncoder
-        from latentcast.data.opening import open_store
-        from latentcast.data.store import Store
+    if data is None:
+        names = HEADLINES if task is None else (task,)
+        return _write(run, config, [file_name(name) for name in names])
+    from latentcast.artifacts.encoder import Encoder
+    from latentcast.data.store import Store
 
-        store = open_store(data)
-        if isinstance(store, Store) != isinstance(config.input, EcgInput):
-            held = "recordings" if isinstance(store, Store) else "images"
-            raise LatentcastError(
-                f"{data}: holds {held}, {run} was trained on {config.input.kind} data; "
-                "give the report a store of its own kind, or none"
-            )
-        if isinstance(store, Store):
-            return report_recordings(run, EcgEncoder.from_pretrained(run), store, task)
-    return _write(run, config, RunFolder.read(run))
+    store = Store.open(data)
+    if store.modality != config.input.kind:
+        content = "recordings" if store.modality == "ecg" else "images"
+        raise LatentcastError(
+            f"{data}: holds {content}, {run} was trained on {config.input.kind} data; "
+            "give the report a store of its own kind, or none"
+        )
+    return report_pictures(run, Encoder.from_pretrained(run), store, task)
 
 
-def report_recordings(run: Path, encoder: EcgEncoder, store: Store, task: str) -> Path:
+def report_pictures(run: Path, encoder: Any, store: Any, task: str | None) -> Path:
     """The report with pictures of ``store``, next to the run's probe of ``task``.
 
     The table comes from the probe's file and the pictures from ``encoder`` and ``store``, so the
@@ -75,78 +78,113 @@ def report_recordings(run: Path, encoder: EcgEncoder, store: Store, task: str) -
             data, beside the reasons of :func:`report_run`.
     """
     from latentcast.evaluation.features import extract, readable
-    from latentcast.evaluation.tasks import task as named
+    from latentcast.evaluation.tasks import task as task_of
 
-    wanted = named(task)
-    file = run / f"probe-{task}.json"
-    again = f"run latentcast probe {run} --data {store.path} --task {task}"
-    probe = _read(file, again)
-    _check_same(probe, file, encoder, store, f"{again} again")
-    tested = probe["rows"][0]
-    targets, kept = wanted.targets(store.labels)
+    chosen = task_of(task, store)
+    file = run / file_name(chosen.name)
+    again = f"run latentcast probe {run} --data {store.path} --task {chosen.name}"
+    probe = _probe(file, encoder, store, again)
+    tested = probe.readings()[0]
+    targets = chosen.targets(store)
     rows = store.rows("test")
-    rows = rows[kept[rows]]
-    layers = extract(encoder, store, rows, pooling=tested["pooling"], windows=probe["windows"])
+    rows = rows[targets.mask[rows]]
+    layers = extract(encoder, store, rows, pooling=tested.pooling, windows=probe.windows)
     read = readable(layers)
-    rows, features = rows[read], layers[tested["layer"]][read]
-    shown = _typical(encoder, store, rows)
-    counts = store.take([shown], length=encoder.length)
+    rows, features = rows[read], layers[tested.layer][read]
     provenance = store.manifest.provenance
+    patients = f" of {store.patients:,} patients" if store.modality == "ecg" else ""
     about = {
-        "pictures": f"{store.path}: {len(store):,} records of {store.patients:,} patients",
+        "pictures": f"{store.path}: {len(store):,} {probe.noun}s{patients}",
         "source": provenance.get("source"),
     }
     if provenance.get("kind") == "packed":
         about["licence of the data"] = BUNDLED_LICENCE
+    labels, classes = _colours(targets, rows)
     return _write(
         run,
         encoder.config,
-        RunFolder.read(run),
-        first=file.name,
+        [file.name],
         about=about,
-        surprise=Surprise(
-            store.recording(shown),
-            encoder.patch_errors(counts)[0],
-            encoder.patch_seconds,
-            encoder.predicted_from or "",
+        surprise=(
+            _surprise(encoder, store, rows)
+            if store.modality == "ecg" and encoder.predicted_from
+            else None
         ),
         features=FeatureMap(
             features,
-            targets[rows],
-            wanted.classes,
-            f"layer {tested['layer']}, {tested['pooling']}",
+            labels,
+            classes,
+            f"layer {tested.layer}, {tested.pooling}",
+            probe.noun,
         ),
+    )
+
+
+def _colours(
+    targets: Targets, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+    """Membership (rows, classes) in what a map is coloured by; of numbers in their quarters."""
+    values = targets.values[rows]
+    if targets.kind == "multi-label":
+        return values, targets.names
+    if targets.kind == "multi-class":
+        return values[:, None] == np.arange(len(targets.names)), targets.names
+    edges = np.unique(np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
+    ends = list(pairwise(edges)) or [(edges[0], edges[0])]
+    place = np.searchsorted(edges[1:-1], values, side="right")
+    names = tuple(f"{targets.names[0]} {low:.4g} to {high:.4g}" for low, high in ends)
+    return place[:, None] == np.arange(len(names)), names
+
+
+def _surprise(encoder: Any, store: Any, rows: npt.NDArray[np.int64]) -> Surprise:
+    """The record whose mean prediction error is the median: neither the best nor the worst."""
+    complete = rows[store.lengths[rows] >= encoder.length][:256]
+    candidates = complete if len(complete) else rows[:256]
+    errors = encoder.patch_errors(store.take(candidates, length=encoder.length))
+    predicted = np.isfinite(errors)
+    total, count = np.where(predicted, errors, 0).sum(axis=1), predicted.sum(axis=1)
+    # A record without a single predicted patch counts as the worst.
+    means = np.divide(total, count, out=np.full(len(total), np.inf), where=count > 0)
+    typical = int(np.argsort(means)[len(means) // 2])
+    return Surprise(
+        store.recording(int(candidates[typical])),
+        errors[typical],
+        encoder.patch_seconds,
+        encoder.predicted_from or "",
     )
 
 
 def _write(
     run: Path,
     config: Config,
-    folder: RunFolder,
-    first: str = "probe-superdiagnostic.json",
+    first: list[str],
     about: Mapping[str, Any] | None = None,
     surprise: Surprise | None = None,
     features: FeatureMap | None = None,
 ) -> Path:
-    """The page of what is in ``folder``; ``first`` is the probe that makes the headline."""
+    """The page of what is in the folder; one of ``first`` is the probe that makes the headline."""
+    folder = RunFolder.read(run)
     environment = _read(
         run / "environment.json", "restore it from a copy, or put {} there to report without it"
     )
     command = environment.pop("command", None)
     newest = max(folder.checkpoints, default=None)
     remarks = [sentence for sentence in folder.problems if not sentence.startswith("probe-")]
+    order = {name: place for place, name in enumerate(first)}
     probes = []
-    for name in sorted(folder.probes, key=lambda name: (name != first, name)):
-        probe = folder.probes[name]
-        if missing := _missing(probe):
-            remarks.append(f"{name} is not shown: it has no {missing}, another version wrote it")
+    for name in sorted(folder.probes, key=lambda name: (order.get(name, len(order)), name)):
+        try:
+            probe = ProbeReport.from_json(folder.probes[name])
+        except LatentcastError as problem:
+            remarks.append(f"{name} is not shown: {problem}")
             continue
-        weights = str(probe["provenance"].get("weights"))
+        weights = str(probe.provenance.get("weights"))
         if newest is not None and not weights.endswith(f"step {newest}"):
             remarks.append(f"{name} is about {weights}, the newest checkpoint is of step {newest}")
         probes.append(probe)
     remarks += [sentence for sentence in folder.problems if sentence.startswith("probe-")]
     name = run.resolve().name
+    commands = [text for probe in probes if (text := probe.provenance.get("command"))]
     return write_report(
         run,
         title=name if config.recipe in name else f"{config.recipe}, {name}",
@@ -156,7 +194,7 @@ def _write(
         changes=_changes(config),
         what_was_run={
             "training": command,
-            "probe": [told for p in probes if (told := p["provenance"].get("command"))] or None,
+            "probe": commands or None,
             "training seed": config.train.seed,
             **(about or {}),
         },
@@ -179,52 +217,33 @@ def _changes(config: Config) -> list[Change] | None:
     return [(key, shown(trees[0].get(key)), shown(trees[1].get(key))) for key in differing]
 
 
-def _missing(probe: Mapping[str, Any]) -> str | None:
-    """A field that a probe of this version would have; None when it has all."""
-    kind = ClassificationReport if of_images(probe) else ProbeReport
-    fields = {field.name for field in dataclasses.fields(kind)}
-    return min(fields - probe.keys(), default=None)
-
-
-def _read(file: Path, mend: str) -> dict[str, Any]:
+def _probe(file: Path, encoder: Any, store: Any, again: str) -> ProbeReport:
+    """The probe in a file, of these weights and of these samples; LatentcastError otherwise."""
+    plain = _read(file, again)
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LatentcastError(f"{file}: does not exist; {mend}") from None
-    except (OSError, ValueError) as error:
-        raise LatentcastError(f"{file}: cannot be read ({error}); {mend}") from error
-    if not isinstance(held, dict):
-        raise LatentcastError(f"{file}: holds no JSON object; {mend}")
-    return held
-
-
-def _check_same(
-    probe: dict[str, Any], file: Path, encoder: EcgEncoder, store: Store, again: str
-) -> None:
-    """The probe is of these weights and of these samples, or LatentcastError says what differs."""
-    if missing := _missing(probe):
-        raise LatentcastError(
-            f"{file}: has no {missing}, another version of latentcast wrote it; {again}"
-        )
+        probe = ProbeReport.from_json(plain)
+    except LatentcastError as problem:
+        raise LatentcastError(f"{file}: {problem}: {again}") from None
     weights = encoder.weights
-    if (told := probe["provenance"].get("weights")) != weights:
+    if (probed := probe.provenance.get("weights")) != weights:
         raise LatentcastError(
-            f"{file}: is about the weights '{told}', the run now holds '{weights}'; {again}"
+            f"{file}: is about the weights '{probed}', the run now holds '{weights}'; {again} again"
         )
-    if probe["data"]["shards"] != store.checksums:
+    if probe.data["shards"] != store.checksums:
         raise LatentcastError(
-            f"{file}: is about the samples of {probe['data']['store']}, those of {store.path} are "
-            f"others (sha256 of the shards); give the report that store, or {again}"
+            f"{file}: is about the samples of {probe.data['store']}, those of {store.path} are "
+            f"others (sha256 of the shards); give the report that store, or {again} again"
         )
+    return probe
 
 
-def _typical(encoder: EcgEncoder, store: Store, rows: npt.NDArray[np.int64]) -> int:
-    """The record whose mean prediction error is the median: neither the best nor the worst."""
-    whole = rows[store.lengths[rows] >= encoder.length][:256]
-    candidates = whole if len(whole) else rows[:256]
-    errors = encoder.patch_errors(store.take(candidates, length=encoder.length))
-    seen = np.isfinite(errors)
-    total, count = np.where(seen, errors, 0).sum(axis=1), seen.sum(axis=1)
-    # A record without a single predicted patch counts as the worst.
-    means = np.divide(total, count, out=np.full(len(total), np.inf), where=count > 0)
-    return int(candidates[np.argsort(means)[len(means) // 2]])
+def _read(file: Path, fix: str) -> dict[str, Any]:
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LatentcastError(f"{file}: does not exist; {fix}") from None
+    except (OSError, ValueError) as error:
+        raise LatentcastError(f"{file}: cannot be read ({error}); {fix}") from error
+    if not isinstance(plain, dict):
+        raise LatentcastError(f"{file}: holds no JSON object; {fix}")
+    return plain

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from latentcast.evaluation.results import number
+from latentcast.evaluation.estimate import number
 from latentcast.monitors.rows import ranks
 from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
 from latentcast.report.markup import Html, escape, picture, section, table, timeline

@@ -1,11 +1,14 @@
-"""What the probes in a run folder found, of recordings and of images, in one form."""
+"""The probes in a run folder, a line for each head."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from latentcast.evaluation.results import ProbeReport
 
 
 @dataclass(frozen=True)
@@ -13,11 +16,11 @@ class ProbeScore:
     """The tested encoder read by one head, with its interval on the test split.
 
     Attributes:
-        task: superdiagnostic, form, ... of recordings; classes of images.
+        task: superdiagnostic, labels, classes, metadata:age, ...
         head: linear or kNN.
-        measure: macro AUROC or accuracy.
+        measure: macro AUROC, accuracy or R².
         layer: the one read.
-        validation: the measure on the validation split; None where it is undefined.
+        validation: the measure on the validation split.
         value, low, high: of the test split; None where undefined.
         floor: what it is compared with first, as "random-initialised".
         gain, gain_low, gain_high: test value minus the floor's, paired; None without a floor.
@@ -44,42 +47,38 @@ class ProbeScore:
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "shards"}
 
 
-def scores_of(probe: Mapping[str, Any]) -> list[ProbeScore] | None:
-    """The scores of the first source of a ``probe-*.json``; None where it has another form."""
-    try:
-        return _scores(probe)
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return None
+def scores_of(plain: Mapping[str, Any]) -> list[ProbeScore]:
+    """The scores of the first source of a ``probe-*.json``.
 
-
-def _scores(probe: Mapping[str, Any]) -> list[ProbeScore]:
-    images = "majority" in probe
-    tested = probe["rows"][0]["name"]
-    found: list[ProbeScore] = []
-    for row in probe["rows"]:
-        head = row["head"] if images else "linear"
-        if row["name"] != tested or any(score.head == head for score in found):
-            continue
-        test = row["accuracy"] if images else row["score"]["macro"]
-        differences = (d for d in probe["differences"] if d.get("head", head) == head)
-        first = next(differences, None)
-        gain = first["estimate"] if first else {}
+    Raises:
+        LatentcastError: another version wrote it.
+    """
+    report = ProbeReport.from_json(plain)
+    found = []
+    for head in report.heads:
+        row = report.readings(head)[0]
+        first = next((gap for gap in report.differences if gap.head == head), None)
+        gain = first.estimate if first else None
         found.append(
             ProbeScore(
-                task="classes" if images else probe["task"],
+                task=report.task,
                 head=head,
-                measure="accuracy" if images else "macro AUROC",
-                layer=row["layer"],
-                validation=row["validation"],
-                value=test["value"],
-                low=test["low"],
-                high=test["high"],
-                floor=first["reference"] if first else None,
-                gain=gain.get("value"),
-                gain_low=gain.get("low"),
-                gain_high=gain.get("high"),
-                weights=probe["provenance"].get("weights"),
-                shards=probe["data"].get("shards", {}),
+                measure=report.metric,
+                layer=row.layer,
+                validation=row.validation,
+                value=_defined(row.score.main.value),
+                low=_defined(row.score.main.low),
+                high=_defined(row.score.main.high),
+                floor=first.reference if first else None,
+                gain=_defined(gain.value) if gain else None,
+                gain_low=_defined(gain.low) if gain else None,
+                gain_high=_defined(gain.high) if gain else None,
+                weights=report.provenance.get("weights"),
+                shards=report.data["shards"],
             )
         )
     return found
+
+
+def _defined(number: float) -> float | None:
+    return number if math.isfinite(number) else None

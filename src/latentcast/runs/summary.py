@@ -153,15 +153,14 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
 
 def _scores(run: RunFolder) -> tuple[tuple[ProbeScore, ...], tuple[str, ...]]:
     """Of all probes in the folder, and a problem for each that this version cannot read."""
-    by_file = {name: scores_of(probe) for name, probe in run.probes.items()}
-    return (
-        tuple(score for found in by_file.values() for score in found or ()),
-        tuple(
-            f"{name}: another version of latentcast wrote it; probe again"
-            for name, found in by_file.items()
-            if found is None
-        ),
-    )
+    scores: list[ProbeScore] = []
+    problems = []
+    for name, probe in run.probes.items():
+        try:
+            scores += scores_of(probe)
+        except LatentcastError as problem:
+            problems.append(f"{name}: {problem}")
+    return tuple(scores), tuple(problems)
 
 
 def _written(path: Path) -> float:

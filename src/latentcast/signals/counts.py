@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.signals.quality import Finding, assess
 from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
+from latentcast.signals.resample import resample
 
 LARGEST = 32767
 FEWEST_COUNTS = 8
@@ -18,12 +20,15 @@ FEWEST_COUNTS = 8
 
 
 def to_counts(
-    recording: Recording, leads: tuple[str, ...], scale: float, *, mask_missing: bool = False
+    recording: Recording,
+    leads: tuple[str, ...],
+    scale: float,
+    *,
+    mask_missing: bool = False,
+    sampling_rate: float | None = None,
+    signal: Signal = "ecg",
 ) -> npt.NDArray[np.int16]:
     """What :meth:`Store.take` gives of this recording after ingest, bit for bit.
-
-    Keeps the recording's own rate. One that has to be resampled must go through
-    :func:`~latentcast.signals.quality.assess` before, while a clipped top can still be seen.
 
     Args:
         recording: in millivolts, with any leads in any order.
@@ -31,6 +36,8 @@ def to_counts(
             and II where the recording lacks them.
         scale: millivolts per count.
         mask_missing: a lead that cannot be had is ``INVALID`` throughout, instead of an error.
+        sampling_rate: of the counts, in Hz; the recording's own by default.
+        signal: ``other`` leaves out what holds of ECGs alone, as it does in ingest.
 
     Returns:
         int16 ``(samples, leads)``; ``INVALID`` where nothing was measured (NaN) and where what was
@@ -41,7 +48,12 @@ def to_counts(
             the message begins with the record's id.
     """
     try:
-        chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing)
+        # Assessed before it is resampled, while a clipped top can still be seen.
+        chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing, signal=signal)
+        if sampling_rate is not None:
+            chosen = resample(chosen, sampling_rate)
+            if not chosen.valid.any():
+                raise BadRecord("is too short to resample: no valid sample remains")
         counts = quantise(chosen, scale)
     except BadRecord as error:
         raise BadRecord(f"{recording.record_id}: {error}") from error
@@ -50,7 +62,7 @@ def to_counts(
 
 
 def choose_valid(
-    recording: Recording, leads: tuple[str, ...], *, mask_missing: bool
+    recording: Recording, leads: tuple[str, ...], *, mask_missing: bool, signal: Signal = "ecg"
 ) -> tuple[Recording, tuple[Finding, ...]]:
     """The recording with exactly ``leads``, what is no signal out of ``valid``, and the findings.
 
@@ -61,17 +73,18 @@ def choose_valid(
         raise BadRecord("holds no samples")
     if not recording.valid.any():
         raise BadRecord("no sample is valid (all NaN)")
-    chosen = select_leads(recording, leads, mask_missing=mask_missing)
-    assessed, findings = assess(chosen)
+    ecg = signal == "ecg"
+    chosen = select_leads(recording, leads, mask_missing=mask_missing, derive=ecg)
+    assessed, findings = assess(chosen, ecg=ecg)
     if not assessed.valid.any():
         raise BadRecord("no lead is valid: " + "; ".join(f.message for f in findings))
     return assessed, findings
 
 
-def quantise(recording: Recording, scale: float) -> npt.NDArray[np.int16]:
-    """Whole counts of ``scale`` mV, int16 ``(leads, samples)``; ``INVALID`` for NaN alone.
+def quantise(recording: Recording, scale: float, unit: str = MILLIVOLTS) -> npt.NDArray[np.int16]:
+    """Whole counts of ``scale`` mV (or another unit), int16 ``(leads, samples)``.
 
-    Measured values stay, valid or not.
+    ``INVALID`` stands for NaN alone; measured values stay, valid or not.
 
     Raises:
         BadRecord: the amplitude does not fit: beyond int16, or hardly one count.
@@ -83,15 +96,15 @@ def quantise(recording: Recording, scale: float) -> npt.NDArray[np.int16]:
     if np.fmax.reduce(peaks) > LARGEST:
         lead = int(np.nanargmax(peaks))
         raise BadRecord(
-            f"amplitude {float(peaks[lead]) * scale:.4g} mV in lead {recording.leads[lead]} is "
-            f"beyond ±{LARGEST * scale:.5g} mV; check gain and unit, or ingest with a coarser "
+            f"amplitude {float(peaks[lead]) * scale:.4g} {unit} in lead {recording.leads[lead]} is "
+            f"beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit, or ingest with a coarser "
             f"--scale (here {scale:g})"
         )
     span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
     if span < FEWEST_COUNTS:
         raise BadRecord(
-            f"no lead spans more than {float(span) * scale:.2g} mV; check gain and unit, or ingest "
-            f"with a finer --scale (here {scale:g})"
+            f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit, or "
+            f"ingest with a finer --scale (here {scale:g})"
         )
     if missing.any():
         scaled[missing] = INVALID

@@ -19,7 +19,7 @@ LIMB_LEADS: tuple[str, ...] = CANONICAL_LEADS[:6]
 OTHER_LEADS: tuple[str, ...] = (
     "V7", "V8", "V9", "V3R", "V4R", "V5R", "V6R", "VX", "VY", "VZ",
 )  # fmt: skip
-"""Known leads outside the twelve: a reader accepts them, the default store leaves them out."""
+"""Leads outside the twelve: a reader accepts them, the default store leaves them out."""
 
 DERIVED_FROM_I_AND_II: dict[str, tuple[float, float]] = {
     "III": (-1.0, 1.0),
@@ -45,33 +45,33 @@ def canonical_name(name: str) -> str:
     """The canonical spelling of a lead: ``"AVF"`` -> ``"aVF"``, ``"MLII"`` -> ``"II"``.
 
     Raises:
-        LatentcastError: the name is no known lead; names the nearest one.
+        LatentcastError: no lead has this name; names the nearest one.
     """
     bare = _PREFIX.sub("", name.strip()).strip().lower()
     try:
         return _SPELLINGS[bare]
     except KeyError:
-        known = nearest(name, CANONICAL_LEADS + OTHER_LEADS)
-        raise LatentcastError(f"lead '{name}': is no known lead name; {known}") from None
+        closest = nearest(name, CANONICAL_LEADS + OTHER_LEADS)
+        raise LatentcastError(f"lead '{name}': is no known lead name; {closest}") from None
 
 
 def canonical_names(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """Canonical spellings of several names, in the given order.
 
     Raises:
-        LatentcastError: an unknown name, or one lead named twice (``"II"`` and ``"MLII"``).
+        LatentcastError: a name of no lead, or one lead named twice (``"II"`` and ``"MLII"``).
     """
-    found: dict[str, str] = {}
+    spelling: dict[str, str] = {}
     for name in names:
         canonical = canonical_name(name)
-        if canonical in found:
+        if canonical in spelling:
             raise LatentcastError(
-                f"lead '{name}': is the same lead as '{found[canonical]}'; keep one of the two"
+                f"lead '{name}': is the same lead as '{spelling[canonical]}'; keep one of the two"
             )
-        found[canonical] = name
-    return tuple(found)
+        spelling[canonical] = name
+    return tuple(spelling)
 
 
 def in_canonical_order(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Canonical names sorted I II III aVR aVL aVF V1 ... V6, then the other known leads."""
+    """Canonical names sorted I II III aVR aVL aVF V1 ... V6, then the others."""
     return tuple(name for name in CANONICAL_LEADS + OTHER_LEADS if name in names)

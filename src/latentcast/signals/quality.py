@@ -1,4 +1,4 @@
-"""What in a recording is no signal, and whether its limb leads can be what their names say.
+"""What in a recording is no signal, and whether its limb leads can be what they are named.
 
 Einthoven (III = II - I) and Goldberger (aVR = -(I+II)/2, aVL = I - II/2, aVF = II - I/2) tie six
 limb leads to two. A source that swaps two channels or mis-scales one breaks these identities, and
@@ -60,18 +60,19 @@ def _constant_runs(
     return lead, start, start + (stops - starts)[long]
 
 
-def assess(recording: Recording) -> tuple[Recording, tuple[Finding, ...]]:
+def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[Finding, ...]]:
     """The recording with flat and saturated stretches taken out of ``valid``, and the findings.
 
     The signal itself is not touched. Works at the recording's own rate and must come before
-    resampling, which turns a clipped top into ripple.
+    resampling, which turns a clipped top into ripple. Of channels that are no ECG only flat
+    stretches are looked for: what saturates is a matter of millivolts, and limb leads have laws.
     """
     signal, rate = recording.signal, recording.sampling_rate
     valid = recording.valid.copy()
     flat_length = max(2, round(FLAT_SECONDS * rate))
     clip_length = max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
     leads, starts, stops = _constant_runs(signal, min(flat_length, clip_length))
-    found: dict[str, list[str]] = {"flat": [], "saturated": []}
+    masked: dict[str, list[str]] = {"flat": [], "saturated": []}
     for lead in np.unique(leads).tolist():
         row = signal[lead]
         own = leads == lead
@@ -79,7 +80,7 @@ def assess(recording: Recording) -> tuple[Recording, tuple[Finding, ...]]:
         value = row[start]
         # A lead shorter than FLAT_SECONDS that never moves is flat too.
         flat = stop - start >= min(flat_length, recording.samples)
-        clipped = ~flat & (stop - start >= clip_length)
+        clipped = ~flat & (stop - start >= clip_length) & ecg
         clipped &= (value == np.fmin.reduce(row)) | (value == np.fmax.reduce(row))
         if clipped.any():
             clipped &= np.abs(value - np.nanmedian(row)) >= SATURATED_MILLIVOLTS
@@ -91,18 +92,18 @@ def assess(recording: Recording) -> tuple[Recording, tuple[Finding, ...]]:
             for first, last in zip(start[chosen].tolist(), stop[chosen].tolist(), strict=True):
                 valid[lead, first:last] = False
             if chosen.any():
-                found[kind].append(recording.leads[lead])
+                masked[kind].append(recording.leads[lead])
     findings = []
     unmeasured = np.flatnonzero(~recording.valid.any(axis=1)).tolist()
     absent = tuple(recording.leads[lead] for lead in unmeasured)
     if absent:
         findings.append(Finding("missing", absent, f"{_listed(absent)}: no measured sample"))
-    for kind, names in found.items():
+    for kind, names in masked.items():
         if names:
             what = "flat stretch" if kind == "flat" else "saturated stretch"
             findings.append(Finding(kind, tuple(names), f"{_listed(tuple(names))}: {what}, masked"))
     assessed = replace(recording, valid=valid)
-    return assessed, (*findings, *limb_lead_findings(assessed))
+    return assessed, (*findings, *(limb_lead_findings(assessed) if ecg else ()))
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -120,7 +121,7 @@ for _row, (_name, (_a, _b)) in enumerate(DERIVED_FROM_I_AND_II.items()):
 def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
     """Swapped, inverted or mis-scaled limb leads, by the identities; empty when they hold.
 
-    Needs all six limb leads and a second in which they are valid together; else nothing is said.
+    Needs all six limb leads and a second in which they are valid together; else there is none.
     Source of the identities: Einthoven 1912; Goldberger 1942.
     """
     if not set(LIMB_LEADS) <= set(recording.leads):
@@ -131,7 +132,7 @@ def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
         return ()
     limb = recording.signal[rows].astype(np.float64)
     limb = limb if together.all() else limb[:, together]
-    # Offsets differ by lead in some sources and say nothing about names.
+    # Offsets differ by lead in some sources and are no sign of a wrong name.
     limb -= limb.mean(axis=1, keepdims=True)
     # Every hypothesis below is a 6x6 matrix T acting on the leads; its contradiction is
     # tr(A T C T' A'), so the samples are read once, for C.

@@ -26,28 +26,33 @@ def millivolts_per(unit: str) -> float:
     """Millivolts in one ``unit``: V, mV, uV (also µV) or nV, in any case.
 
     Raises:
-        LatentcastError: the unit is no voltage known here.
+        LatentcastError: the unit is no voltage.
     """
-    # Both code points of the micro sign occur in real headers.
-    spelled = unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u")
-    if spelled not in MILLIVOLTS_PER_UNIT:
+    if spelled(unit) not in MILLIVOLTS_PER_UNIT:
         raise LatentcastError(f"unit '{unit}': is no voltage; use V, mV, uV or nV")
-    return MILLIVOLTS_PER_UNIT[spelled]
+    return MILLIVOLTS_PER_UNIT[spelled(unit)]
+
+
+def spelled(unit: str) -> str:
+    """A unit as :data:`MILLIVOLTS_PER_UNIT` spells it."""
+    # Both code points of the micro sign occur in real headers.
+    return unit.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One ECG.
+    """One ECG, or other channels over time.
 
     Attributes:
-        signal: float32 ``(leads, samples)`` in millivolts; NaN where nothing was measured.
-        leads: canonical lead names, one per row of ``signal``.
+        signal: float32 ``(leads, samples)`` in millivolts (of channels that are no ECG, in the unit
+            that they were ingested in); NaN where nothing was measured.
+        leads: canonical lead names, one per row of ``signal``; other channels have their own names.
         sampling_rate: samples per second.
         valid: bool ``(leads, samples)``; False for NaN and for samples that are no signal
             (flat or saturated stretches). A NaN is never valid.
         record_id: unique in its source.
         patient_id: the source's patient, or None where it names none.
-        metadata: whatever else the source says (age, sex, device, report, ...).
+        metadata: whatever else the source has (age, sex, device, report, ...).
     """
 
     signal: npt.NDArray[np.float32]
@@ -97,20 +102,22 @@ def from_signal(
     )
 
 
-def select_leads(recording: Recording, leads: tuple[str, ...], *, mask_missing: bool) -> Recording:
+def select_leads(
+    recording: Recording, leads: tuple[str, ...], *, mask_missing: bool, derive: bool = True
+) -> Recording:
     """The recording with exactly ``leads`` in that order, found by name.
 
-    III, aVR, aVL and aVF are computed from I and II where the source lacks them, and
-    ``metadata["derived_leads"]`` then names them. A lead that can be had in neither way is a
+    With ``derive`` III, aVR, aVL and aVF are computed from I and II where the source lacks them,
+    and ``metadata["derived_leads"]`` then names them. A lead that can be had in neither way is a
     row of NaN, not valid, under ``mask_missing``.
 
     Raises:
-        BadRecord: leads are missing and ``mask_missing`` is off, or none of them is there.
+        BadRecord: leads are missing and ``mask_missing`` is off, or all of them are.
     """
     if recording.leads == leads:
         return recording
     row = {name: i for i, name in enumerate(recording.leads)}
-    can_derive = "I" in row and "II" in row
+    can_derive = derive and "I" in row and "II" in row
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
         raise BadRecord(

@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentcast import randomness
 from latentcast.batch import Inputs
-from latentcast.config import Config, EcgInput
+from latentcast.config import Config
 from latentcast.data.fit import fitted, reading
-from latentcast.data.image_ingest import ImageIngestResult, ingest_images
-from latentcast.data.ingest import IngestResult, ingest
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
+from latentcast.data.synthetic import MOST_RECORDS, read_source, write_source
 from latentcast.engine.callbacks import MicroBatches
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
@@ -39,7 +37,6 @@ from latentcast.monitors.throughput import matmul_peak, wait
 from latentcast.nn.pooling import BATCH as EMBEDDED
 from latentcast.objectives.base import Output
 from latentcast.objectives.build import assemble, build
-from latentcast.signals.synthetic import synthetic_recording
 
 Part = Literal["step", "forward", "loader", "ingest", "ema", "monitors"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -47,8 +44,6 @@ CPU = torch.device("cpu")
 WARMUP = 2
 LOADER_SECONDS = 0.2
 """Of one round."""
-SOURCE_BYTES, MOST_RECORDS = 2**25, 256
-"""The synthetic source: as many records as the first holds, within 16 and the second."""
 T = TypeVar("T")
 Taken = tuple[State, Output, Tensor, Schedules, Ema]
 
@@ -87,7 +82,7 @@ def bench(
         folder = Path(name)
         if data is None or "ingest" in what:
             source = write_source(config, folder, MOST_RECORDS)
-        store = open_store(data) if data else read_source(config, source, folder / "store").store
+        store = Store.open(data) if data else read_source(config, source, folder / "store").store
         config = fitted(config, store)
         loader, preprocess = reading(store, config)
         told |= {
@@ -277,49 +272,6 @@ def _ingest(config: Config, source: Path, folder: Path, rounds: int) -> dict[str
         "records": done.records,
         "records_per_second": spread_of(np.array(rates[1:])),  # the first one warms up
     }
-
-
-def write_source(config: Config, folder: Path, most: int) -> Path:
-    """An array file of synthetic recordings or of noise, shaped as the configuration reads them.
-
-    Args:
-        most: recordings or images; of long ones fewer.
-    """
-    wanted, channels = config.input, config.input.channels
-    size = 4 if isinstance(wanted, EcgInput) else 1
-    count = SOURCE_BYTES // (size * channels * int(np.prod(wanted.size)))
-    count = min(most, max(16, count))
-    if isinstance(wanted, EcgInput):
-        signals = np.empty((count, wanted.length, channels), np.float32)
-        for number in range(count):
-            made = synthetic_recording(
-                55 + number % 50, wanted.sampling_rate, wanted.length / wanted.sampling_rate, number
-            )
-            signals[number] = made.signal[[made.leads.index(lead) for lead in wanted.leads]].T
-        np.save(file := folder / "source.npy", signals)
-        return file
-    shape = (count, *wanted.size, channels)
-    words = np.arange(-(-int(np.prod(shape)) // 8))
-    noise = randomness.bits(randomness.key("bench"), words).view(np.uint8)[: int(np.prod(shape))]
-    np.savez(file := folder / "source.npz", images=noise.reshape(shape))
-    return file
-
-
-def read_source(config: Config, source: Path, out: Path) -> IngestResult | ImageIngestResult:
-    """What :func:`write_source` wrote, ingested as a user's would be."""
-    wanted = config.input
-    if not isinstance(wanted, EcgInput):
-        return ingest_images(source, out, quiet=True)
-    done = ingest(
-        source, out, fs=wanted.sampling_rate, leads=wanted.leads, unit="mV",
-        layout="records,samples,leads", scale=wanted.scale, shortest=0.0, quiet=True,
-    )  # fmt: skip
-    if done.store.leads != wanted.leads:  # an array from which twelve can be derived gets them
-        raise LatentcastError(
-            f"input.leads {' '.join(wanted.leads)}: no array makes a store of these; name a store "
-            "that has them with --data"
-        )
-    return done
 
 
 def timed(run: Callable[[], T], device: torch.device) -> tuple[float, T]:

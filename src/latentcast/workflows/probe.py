@@ -2,88 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latentcast.artifacts.ecg import EcgEncoder
 from latentcast.artifacts.encoder import Encoder
-from latentcast.artifacts.image import ImageEncoder
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.classification import classify
-from latentcast.evaluation.classification_results import ClassificationReport
-from latentcast.evaluation.pixels import PixelSource
-from latentcast.evaluation.protocol import probe
-from latentcast.evaluation.random_convolutions import RandomConvolutions
+from latentcast.evaluation import protocol
+from latentcast.evaluation.baselines import baseline
 from latentcast.evaluation.results import ProbeReport
-from latentcast.evaluation.tasks import task as named
+from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
 from latentcast.runs.new import data_of
 
 
-def probe_run(
-    run: Path,
-    data: Path,
-    *,
-    task: str = "superdiagnostic",
+def probe(
+    run: str | Path,
+    data: str | Path | None = None,
+    task: str | None = None,
     layer: str = "all",
     pooling: str | None = None,
     weights: Role = "teacher",
     command: str = "",
-) -> ProbeReport | ClassificationReport:
+    heads: Sequence[str] | None = None,
+) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
-    Recordings: a linear probe of ``task``, next to the same network at initialisation and random
-    convolutions. Images: kNN and a linear head on the store's classes, next to the same network at
-    initialisation and the pixels.
+    The floors are the same network at initialisation and, of recordings, random convolutions, of
+    images the pixels. ``report.write(run)`` keeps the result in the run folder.
 
     Args:
         run: folder of the run.
-        data: folder of a labelled store.
-        task: of recordings; an image store has one task, its classes.
+        data: folder of a labelled store; the run's own by default.
+        task: superdiagnostic and the other five of PTB-XL, labels, classes, metadata:NAME; by
+            default what suits the labels of the store.
         layer: a layer by name, or ``all`` to choose on the validation split.
         pooling: by default mean+std for recordings and mean for images.
         weights: the averaged weights (teacher) or the trained ones (student).
-        command: what was asked for, to stand in the report.
+        command: to stand in the report.
+        heads: by default linear for recordings, kNN and linear for images.
 
     Raises:
         LatentcastError: no checkpoint, a damaged store, recordings for an encoder of images or the
             other way round, no labels, a leak.
     """
-    encoder = Encoder.from_pretrained(run, weights)
-    store = open_store(data)
-    provenance: dict[str, Any] = {
-        "run": str(run),
-        "command": command,
-        "training seed": encoder.config.train.seed,
-        "weights": encoder.weights,
-    }
+    run = Path(run)
+    encoder: Any = Encoder.from_pretrained(run, weights)
     pretraining = data_of(run)
-    if isinstance(store, ImageStore) and isinstance(encoder, ImageEncoder):
-        store.verify()
-        return classify(
-            [encoder, ImageEncoder.random(run), PixelSource.from_store(store)],
-            store,
-            layer=layer,
-            pooling=pooling or "mean",
-            pretraining=pretraining if isinstance(pretraining, ImageStore) else None,
-            provenance=provenance,
+    store = pretraining if data is None else Store.open(data)
+    if store is None:
+        raise LatentcastError(
+            f"{run}: the store it was trained on is no longer there; name a labelled one (--data)"
         )
-    if isinstance(store, Store) and isinstance(encoder, EcgEncoder):
-        store.verify()
-        return probe(
-            [encoder, EcgEncoder.random(run), RandomConvolutions.from_store(store)],
-            store,
-            named(task),
-            layer=layer,
-            pooling=pooling or "mean+std",
-            pretraining=pretraining if isinstance(pretraining, Store) else None,
-            provenance=provenance,
+    if store.modality != encoder.config.input.kind:
+        content = "images" if store.modality == "image" else "recordings"
+        raise LatentcastError(
+            f"{store.path}: holds {content}, {run} was trained on {encoder.config.input.kind} "
+            "data; probe it on a store of its own kind"
         )
-    held = "images" if isinstance(store, ImageStore) else "recordings"
-    raise LatentcastError(
-        f"{data}: holds {held}, {run} was trained on {encoder.config.input.kind} data; "
-        "probe it on a store of its own kind"
+    store.verify()
+    return protocol.probe(
+        [encoder, Encoder.random(run), baseline(store)],
+        store,
+        task_of(task, store),
+        heads=heads,
+        layer=layer,
+        pooling=pooling,
+        pretraining=pretraining,
+        provenance={
+            "run": str(run),
+            "command": command,
+            "training seed": encoder.config.train.seed,
+            "weights": encoder.weights,
+        },
     )

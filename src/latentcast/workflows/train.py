@@ -2,48 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from latentcast.artifacts.weights import Weights, read_weights, start_from
 from latentcast.config import Config
 from latentcast.data.fit import fitted, reading
-from latentcast.data.opening import open_store
 from latentcast.data.staging import staged
-from latentcast.engine.checkpoint import State
+from latentcast.data.store import Store
+from latentcast.engine import loop
+from latentcast.engine.callbacks import Callback
+from latentcast.engine.checkpoint import State, list_steps
 from latentcast.engine.context import Context
-from latentcast.engine.loop import train
 from latentcast.engine.ranks import Ranks, joined_ranks
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
+from latentcast.recipes import recipe
 from latentcast.runs.new import alone_in, open_run
 
 
-def pretrain(config: Config, data: Path, run: Path) -> State:
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a training ended.
+
+    Attributes:
+        run: its folder.
+        config: as it was trained, with the normalisation of the store.
+        step: optimizer steps done; fewer than ``config.train.steps`` after a signal.
+        skipped: batches left out because the gradient was not finite.
+    """
+
+    run: Path
+    config: Config
+    step: int
+    skipped: int
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a training, after the step in hand was saved; ``result`` says which."""
+
+    def __init__(self, result: TrainResult) -> None:
+        super().__init__(
+            f"{result.run}: stopped at step {result.step}; the same call goes on from there"
+        )
+        self.result = result
+
+
+def train(
+    config: Config | str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    init: str | Path | None = None,
+    quiet: bool = False,
+) -> TrainResult:
     """Train a configuration on a store, or go on where the run was interrupted.
 
     Args:
-        config: resolved; its normalisation is filled in from the store when it has none.
+        config: resolved, or the name of a recipe; its normalisation is filled in from the store
+            when it has none.
         data: folder of the store.
-        run: folder to write to; made when absent.
+        out: run folder to write to; made when absent. The same call on a run that was interrupted
+            goes on from its newest checkpoint and ends with the same bits.
+        callbacks: called after each step and around the training; see
+            :class:`~latentcast.engine.callbacks.Callback`.
+        init: run folder or exported file whose weights training starts from, where names and
+            shapes agree; recorded as ``train.init``. A run that goes on does not load it again.
+        quiet: print nothing; ``metrics.jsonl`` in the run has it all.
 
     Raises:
         LatentcastError: the store does not fit the configuration or is damaged, the run folder
-            belongs to another configuration or cannot be written.
+            belongs to another configuration or cannot be written, or nothing of ``init`` fits.
+        KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
-    with joined_ranks(config.machine.device) as ranks, ExitStack() as held:
-        store = open_store(data)
+    config, run = recipe(config) if isinstance(config, str) else config, Path(out)
+    if init is not None:
+        config = config.updated({"train.init": str(init)})
+    with joined_ranks(config.machine.device) as ranks, ExitStack() as stack:
+        store = Store.open(data)
         config = fitted(config, store)
+        weights = _initial_weights(config, run)
+        objective, summary = _built(config, ranks, weights)
         if ranks.first:
-            open_run(run, config, store)
-            held.enter_context(alone_in(run))
+            open_run(run, config, store, None if weights is None else weights.record)
+            stack.enter_context(alone_in(run))
         ranks.wait()
-        objective = _built(config, ranks)
         if (stage := config.machine.stage) is not None:
-            store = open_store(staged(store.path, stage))
+            store = Store.open(staged(store.path, stage))
         loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
         panel = Panel.of(store, config)
 
@@ -51,14 +103,36 @@ def pretrain(config: Config, data: Path, run: Path) -> State:
             return panel.look(objective, preprocess, context) if panel.due(step) else {}
 
         flops = objective.step_flops(config.input.size)
-        with Journal(run, config, flops, ranks, look) as journal:
-            journal.say(panel.summary)
-            return train(objective, preprocess, loader.stream, config, run, [journal], ranks)
+        with Journal(run, config, flops, ranks, look, quiet) as journal:
+            for line in (*summary, panel.summary):
+                journal.say(line)
+            listeners = [journal, *callbacks]
+            state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)
+    return _result(run, config, state)
 
 
-def _built(config: Config, ranks: Ranks) -> Objective:
-    """With its weights, or, to be drawn in shards, with their shapes alone."""
+def _result(run: Path, config: Config, state: State) -> TrainResult:
+    result = TrainResult(run, config, state.step, state.skipped)
+    if state.stopped == "SIGINT" and state.step < config.train.steps:
+        raise Interrupted(result)
+    return result
+
+
+def _initial_weights(config: Config, run: Path) -> Weights | None:
+    """Those that a run which has no checkpoint yet starts from, if not from a draw."""
+    if config.train.init is None or list_steps(run / "checkpoints"):
+        return None
+    return read_weights(config.train.init)
+
+
+def _built(
+    config: Config, ranks: Ranks, weights: Weights | None
+) -> tuple[Objective, tuple[str, ...]]:
+    """With its weights, or, to be drawn in shards, with their shapes alone; and what was loaded."""
+    if weights is not None:
+        objective = build(config)
+        return objective, (start_from(objective, weights),)
     if ranks.size == 1 or config.machine.parallel == "ddp":
-        return build(config)
+        return build(config), ()
     with torch.device("meta"):
-        return assemble(config)
+        return assemble(config), ()

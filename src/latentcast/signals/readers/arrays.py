@@ -1,4 +1,4 @@
-"""Bare arrays, ``.npy`` or ``.npz``: everything an array does not say must be said beside it.
+"""Bare arrays, ``.npy`` or ``.npz``: what an array does not hold must be given beside it.
 
 Rate, lead names, unit and the order of the axes are arguments; none of them is read off a shape.
 """
@@ -15,64 +15,66 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError, nearest
+from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import ptbxl
-from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, check_cells, read_rows
 from latentcast.signals.recording import BadRecord, Recording, from_signal, millivolts_per
+from latentcast.source import Annotation, RecordRef
 
 LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
 
 
-class ArraySource:
+class ArraySource(RecordingSource):
     """The records of one array ``(records, leads, samples)`` or ``(records, samples, leads)``.
 
     Args:
         path: the ``.npy`` file, or an ``.npz`` file that holds one array.
-        sampling_rate: in Hz.
+        fs: their sampling rate in Hz.
         leads: name of each channel, in file order.
-        unit: V, mV, uV or nV.
+        unit: V, mV, uV or nV; with signal ``other`` any.
         layout: one of :data:`LAYOUTS`.
         metadata: CSV with one row per record, in the order of the array; ``<name>.csv`` beside
             the array where it exists. The columns ``record_id``, ``patient_id``, ``fold`` (1 to
             10), ``labels`` (codes divided by ``;``) and PTB-XL's ``ecg_id``, ``strat_fold``,
             ``scp_codes`` have their meaning; all others are kept as metadata.
+        signal: ``other`` for channels that are no ECG leads.
 
     Raises:
-        LatentcastError: something is not said, or contradicts the file.
+        LatentcastError: an argument is missing, or contradicts the file.
     """
 
     kind = "array"
-    batch = 32
 
     def __init__(
         self,
         path: Path,
         *,
-        sampling_rate: float | None,
-        leads: Sequence[str] | None,
-        unit: str | None,
-        layout: str | None,
-        metadata: Path | None = None,
+        fs: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
+        layout: str | None = None,
+        metadata: str | Path | None = None,
+        signal: Signal = "ecg",
     ) -> None:
-        said = {"--fs": sampling_rate, "--leads": leads, "--unit": unit, "--layout": layout}
-        unsaid = [flag for flag, value in said.items() if value is None]
-        if sampling_rate is None or leads is None or unit is None or layout is None:
+        needed = {"--fs": fs, "--leads": leads, "--unit": unit, "--layout": layout}
+        missing = [flag for flag, value in needed.items() if value is None]
+        if fs is None or leads is None or unit is None or layout is None:
             raise LatentcastError(
-                f"{path}: an array does not say its {', '.join(unsaid)}; give them, for example "
+                f"{path}: an array does not name its {', '.join(missing)}; give them, for example "
                 "--fs 500 --leads I,II,V1 --unit mV --layout records,leads,samples"
             )
         if layout not in LAYOUTS:
             raise LatentcastError(f"--layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
         self.path = path
         self.name = path.name
-        self.sampling_rate: float | None = float(sampling_rate)
-        self.native_leads: tuple[str, ...] | None = canonical_names(list(leads))
+        self.sampling_rate = float(fs)
+        self.leads, self._factor = channels_of(leads, unit, signal)
         self.layout = layout
-        self._factor = millivolts_per(unit)
         array = _open(path)
         lead_axis = layout.split(",").index("leads")
-        if array.ndim != 3 or array.shape[lead_axis] != len(self.native_leads):
+        if array.ndim != 3 or array.shape[lead_axis] != len(self.leads):
             raise LatentcastError(
                 f"{path}: has shape {array.shape}; --layout {layout} and {len(leads)} --leads "
                 f"need 3 axes with {len(leads)} on axis {lead_axis}"
@@ -81,17 +83,23 @@ class ArraySource:
             raise LatentcastError(f"{path}: holds {array.dtype}; it must hold numbers")
         self.records = int(array.shape[0])
         beside = path.with_suffix(".csv")
-        self.metadata = metadata if metadata is not None else beside if beside.is_file() else None
+        if metadata is None and beside.is_file():
+            metadata = beside
+        self.metadata = None if metadata is None else Path(metadata)
         self._rows = _read_rows(self.metadata, self.records) if self.metadata else None
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        return path.is_file() and path.suffix in (".npy", ".npz")
 
     def refs(self) -> list[RecordRef]:
         refs = []
         for row in range(self.records):
-            record_id, problem = f"{self.path.stem}-{row:06d}", None
+            record_id = f"{self.path.stem}-{row:06d}"
             if self._rows is not None:
                 cells = self._rows[row]
                 record_id = cells.get("record_id") or cells.get("ecg_id") or record_id
-            refs.append(RecordRef(record_id, self.path.name, row, problem))
+            refs.append(RecordRef(record_id, self.path.name, row))
         return refs
 
     def fingerprint(self) -> str:
@@ -102,16 +110,28 @@ class ArraySource:
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
-        assert self.sampling_rate is not None and self.native_leads is not None
+        assert self.sampling_rate is not None and self.leads is not None
         block = _open(self.path)[ref.row]
         if self.layout == "records,samples,leads":
             block = block.T
         signal = (block * np.float64(self._factor)).astype(np.float32)
         annotation = Annotation() if self._rows is None else _annotation(self._rows[ref.row])
         recording = from_signal(
-            signal, self.native_leads, self.sampling_rate, ref.record_id, annotation.patient_id
+            signal, self.leads, self.sampling_rate, ref.record_id, annotation.patient_id
         )
         return recording, annotation
+
+
+def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[str, ...], float]:
+    """The names of an array's channels, and what its values are multiplied by.
+
+    Raises:
+        LatentcastError: a name or the unit cannot be used.
+    """
+    if signal == "other":
+        channels = Channels.of(leads, unit)
+        return channels.names, channels.factor(unit)
+    return canonical_names(tuple(leads)), millivolts_per(unit)
 
 
 def _open(path: Path) -> npt.NDArray[Any]:
@@ -152,7 +172,7 @@ def _read_rows(path: Path, records: int) -> list[Row]:
     return rows
 
 
-_KNOWN = ("record_id", "patient_id", "fold", "strat_fold", "labels", "scp_codes")
+_NOT_METADATA = ("record_id", "patient_id", "fold", "strat_fold", "labels", "scp_codes")
 
 
 def _annotation(row: Row) -> Annotation:
@@ -166,7 +186,7 @@ def _annotation(row: Row) -> Annotation:
             patient_id=row.get("patient_id") or None,
             fold=int(float(fold)) if fold else None,
             labels=labels,
-            metadata={k: v for k, v in row.items() if v and k not in _KNOWN},
+            metadata={k: v for k, v in row.items() if v and k not in _NOT_METADATA},
         )
     except (ValueError, OverflowError) as error:
         raise BadRecord(f"its metadata row cannot be read: {error}") from error

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import ptbxl
-from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import BadRecord, Recording, from_signal
+from latentcast.source import Annotation, RecordRef
 
 FORMAT = "latentcast-packed-ecg-1"
 INDEX = "signals.json"
@@ -105,10 +106,14 @@ class Part:
     sha256: str
 
 
-class PackedSource:
+class PackedSource(RecordingSource):
     """The records of a folder in this form, with PTB-XL's table beside them."""
 
     kind = "packed"
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        return (path / INDEX).is_file()
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -123,9 +128,8 @@ class PackedSource:
             raise LatentcastError(
                 f"{root / INDEX}: format is {index.get('format')!r}, this version reads {FORMAT!r}"
             )
-        self.native_leads: tuple[str, ...] | None = None
         try:
-            self.sampling_rate: float | None = float(index["sampling_rate"])
+            self.sampling_rate = float(index["sampling_rate"])
             self.samples = int(index["samples"])
             self.parts = [
                 Part(str(part["file"]), int(part["records"]), str(part["sha256"]))

@@ -9,8 +9,8 @@ import ast
 from pathlib import Path
 
 from latentcast.errors import LatentcastError
-from latentcast.signals.readers.source import Annotation, RecordRef
 from latentcast.signals.readers.table import Row, check_cells, read_rows
+from latentcast.source import Annotation, RecordRef
 
 TABLE = "ptbxl_database.csv"
 _NEEDED = ("ecg_id", "patient_id", "scp_codes", "strat_fold")
@@ -24,10 +24,10 @@ def record_id(ecg_id: str) -> str:
     Raises:
         ValueError: it is no number.
     """
-    return f"{_whole(ecg_id):05d}"
+    return f"{_integer(ecg_id):05d}"
 
 
-def _whole(cell: str) -> int:
+def _integer(cell: str) -> int:
     try:
         return int(float(cell))
     except OverflowError:
@@ -68,8 +68,8 @@ def annotation(row: Row) -> Annotation:
             metadata[column] = float(cell) if column in _NUMBERS else cell
     patient = row["patient_id"]
     return Annotation(
-        patient_id=str(_whole(patient)) if patient else None,
-        fold=_whole(row["strat_fold"]),
+        patient_id=str(_integer(patient)) if patient else None,
+        fold=_integer(row["strat_fold"]),
         labels=parse_codes(row["scp_codes"]),
         metadata=metadata,
     )
@@ -93,8 +93,7 @@ def read_table(path: Path) -> list[Row]:
 def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
     """Record id and annotation of a row; ``"line <n>"`` and the problem where it cannot be read."""
     try:
-        said = annotation(row)
-        return record_id(row["ecg_id"]), said, None
+        return record_id(row["ecg_id"]), annotation(row), None
     except ValueError as error:
         return f"line {line}", None, f"{TABLE} line {line}: {error}"
 
@@ -102,23 +101,23 @@ def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
 def file_column(path: Path, rows: list[Row], sampling_rate: float | None) -> str:
     """Which of the two sets of files to read: ``filename_lr`` (100 Hz) or ``filename_hr`` (500).
 
-    Where both lie in the folder the wanted rate decides; nothing is assumed in its place.
+    Where both lie in the folder the given rate decides; nothing is assumed in its place.
 
     Raises:
-        LatentcastError: both rates are there and none was asked for, or none is there.
+        LatentcastError: both lie there and no rate is given, or none does.
     """
-    there = [
+    present = [
         column
         for column in ("filename_lr", "filename_hr")
         if any((path.parent / f"{row.get(column)}.hea").is_file() for row in rows)
     ]
-    if not there:
+    if not present:
         raise LatentcastError(
             f"{path}: none of the records it lists is in {path.parent}; unpack records100 or "
             "records500 beside it"
         )
-    if len(there) == 1:
-        return there[0]
+    if len(present) == 1:
+        return present[0]
     if sampling_rate is None:
         raise LatentcastError(
             f"{path.parent}: holds every record at 100 Hz and at 500 Hz; choose with --fs 100 or "
@@ -145,9 +144,9 @@ def list_records(
         # A row that is cut off may have lost this cell too.
         file = f"{row[column]}.hea" if row[column] else TABLE
         listed.add(file)
-        key, said, problem = identify(row, line)
-        if said is not None:
-            annotations.setdefault(key, said)
+        key, found, problem = identify(row, line)
+        if found is not None:
+            annotations.setdefault(key, found)
             if file == TABLE:
                 problem = f"{TABLE} line {line}: {column} is empty"
             elif not (root / file).is_file():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError, missing_extra
+from latentcast.signals.channels import Channels
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import matlab
-from latentcast.signals.readers.source import Annotation
 from latentcast.signals.recording import INVALID, BadRecord, Recording, from_signal, millivolts_per
+from latentcast.source import Annotation
 
 CHECKSUMS = "SHA256SUMS.txt"
 
@@ -222,7 +223,9 @@ def _check_sums(samples: npt.NDArray[np.int16], signals: tuple[Signal, ...]) -> 
             )
 
 
-def read(path: Path, sha256: Mapping[str, str] | None = None) -> tuple[Recording, Annotation]:
+def read(
+    path: Path, sha256: Mapping[str, str] | None = None, channels: Channels | None = None
+) -> tuple[Recording, Annotation]:
     """Read a record by its header file.
 
     Challenge comments become the annotation: ``Dx`` SNOMED CT codes are labels with value 1.0,
@@ -231,6 +234,7 @@ def read(path: Path, sha256: Mapping[str, str] | None = None) -> tuple[Recording
     Args:
         path: the ``.hea`` file.
         sha256: expected checksum by file name.
+        channels: what to read of a record that is no ECG; None reads all signals as ECG leads.
 
     Raises:
         BadRecord: with the reason.
@@ -243,27 +247,44 @@ def read(path: Path, sha256: Mapping[str, str] | None = None) -> tuple[Recording
         raise BadRecord(f"{path.name}: contradicts its checksum in {CHECKSUMS}")
     header = parse_header(raw.decode("utf-8", errors="replace"))
     if is_direct(header):
-        leads, factors = _calibration([(s.name, s.unit, s.gain) for s in header.signals])
-        signal = to_millivolts(read_digital(path.parent, header, sha256), header, factors)
-        rate = header.sampling_rate
+        columns, leads, factors = _calibration(
+            [(s.name, s.unit, s.gain) for s in header.signals], channels
+        )
+        digital, rate = read_digital(path.parent, header, sha256), header.sampling_rate
+        if channels is not None:
+            digital = digital[:, columns]
+            header = replace(header, signals=tuple(header.signals[column] for column in columns))
+        signal = to_millivolts(digital, header, factors)
     else:
-        signal, leads, rate = _read_with_package(path, header)
+        signal, leads, rate = _read_with_package(path, header, channels)
     return from_signal(signal, leads, rate, path.stem), _annotation(header)
 
 
-def _calibration(signals: list[tuple[str, str, float]]) -> tuple[tuple[str, ...], list[float]]:
-    """Canonical leads, and millivolts per physical unit, from (name, unit, gain) of each signal."""
+def _calibration(
+    signals: list[tuple[str, str, float]], channels: Channels | None
+) -> tuple[list[int], tuple[str, ...], list[float]]:
+    """From (name, unit, gain) of each signal: which to read, their names, and what a physical unit
+    of each is multiplied by, to millivolts or to the unit of the channels."""
     if not signals:
         raise BadRecord("header describes no signal")
+    columns = list(range(len(signals)))
+    if channels is not None:
+        columns = [c for c in columns if signals[c][0] in channels.names]
+        if len({signals[c][0] for c in columns}) < len(columns):
+            raise BadRecord("header gives one name to two of the channels")
+        if not columns:
+            raise BadRecord(f"header has none of the channels {', '.join(channels.names)}")
+    names = [signals[column][0] for column in columns]
     try:
-        leads = canonical_names([name for name, _, _ in signals])
-        factors = [millivolts_per(unit) for _, unit, _ in signals]
+        leads = canonical_names(names) if channels is None else tuple(names)
+        convert = millivolts_per if channels is None else channels.factor
+        factors = [convert(signals[column][1]) for column in columns]
     except LatentcastError as error:
         raise BadRecord(f"header: {error}") from None
-    for lead, (_, _, gain) in zip(leads, signals, strict=True):
-        if gain == 0:
+    for lead, column in zip(leads, columns, strict=True):
+        if signals[column][2] == 0:
             raise BadRecord(f"lead {lead} is not calibrated (gain 0 or absent in the header)")
-    return leads, factors
+    return columns, leads, factors
 
 
 def to_millivolts(
@@ -294,7 +315,7 @@ def to_millivolts(
 
 
 def _read_with_package(
-    path: Path, header: Header
+    path: Path, header: Header, channels: Channels | None
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...], float]:
     """Formats other than 16, skewed, multi-frequency and multi-segment records."""
     try:
@@ -308,8 +329,9 @@ def _read_with_package(
         raise BadRecord(f"{path.name}: {type(error).__name__}: {error}") from error
     # A multi-segment header has no signal lines; its segments are calibrated one by one.
     gains = [s.gain for s in header.signals] or [1.0] * record.n_sig
-    leads, factors = _calibration(list(zip(record.sig_name, record.units, gains, strict=True)))
-    millivolts = record.p_signal.T * np.array(factors)[:, None]
+    signals = list(zip(record.sig_name, record.units, gains, strict=True))
+    columns, leads, factors = _calibration(signals, channels)
+    millivolts = record.p_signal[:, columns].T * np.array(factors)[:, None]
     return millivolts.astype(np.float32), leads, float(record.fs)
 
 

@@ -1,4 +1,4 @@
-"""A folder of WFDB or Challenge records, with PTB-XL's table where it is there."""
+"""A folder of WFDB or Challenge records, with PTB-XL's table where one lies in it."""
 
 from __future__ import annotations
 
@@ -9,44 +9,66 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from latentcast.errors import LatentcastError
+from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.readers import ptbxl, wfdb
-from latentcast.signals.readers.source import Annotation, RecordRef
+from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording
+from latentcast.source import Annotation, RecordRef
 
 _CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 
 
-class WfdbFolder:
+class WfdbFolder(RecordingSource):
     """All records below ``root``.
 
     Args:
         root: the folder.
-        sampling_rate: which of PTB-XL's two sets of files to read, where both are there.
+        fs: which of PTB-XL's two sets of files to read, where both lie there.
+        leads: of signal ``other``, the channels to read by the names in the headers.
+        unit: of signal ``other``, of these channels, where it is no voltage.
+        signal: ``other`` for channels that are no ECG leads.
         verify_checksums: compare every file with ``SHA256SUMS.txt``, where ``root`` has one.
+
+    Raises:
+        LatentcastError: a unit for ECG leads; a table or list of checksums that cannot be read.
     """
 
-    sampling_rate: float | None = None
-    native_leads: tuple[str, ...] | None = None
-    batch = 32
+    kind = "wfdb"
 
     def __init__(
-        self, root: Path, sampling_rate: float | None = None, *, verify_checksums: bool = True
+        self,
+        root: Path,
+        *,
+        fs: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
+        signal: Signal = "ecg",
+        verify_checksums: bool = True,
     ) -> None:
+        if signal == "ecg" and unit is not None:
+            raise LatentcastError(
+                f"--unit: is in the headers of {root}; leave it out (with --signal other it may "
+                "name a unit that is no voltage)"
+            )
+        self._channels = Channels.of(leads, unit) if signal == "other" else None
         self.root = root
         self.name = root.resolve().name
         self._annotations: dict[str, Annotation] | None = None
         self._refs: list[RecordRef]
         if (root / ptbxl.TABLE).is_file():
             self.kind = "ptbxl"
-            self._refs, self._annotations = ptbxl.list_records(root, sampling_rate)
+            self._refs, self._annotations = ptbxl.list_records(root, fs)
         else:
-            self.kind = "wfdb"
             self._refs = list_records(root)
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         if verify_checksums:
             for file, digest in read_checksums(root).items():
                 path = PurePosixPath(file)
                 self._sha256[str(path.parent)][path.name] = digest
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        return path.is_dir() and next(path.rglob("*.hea"), None) is not None
 
     def refs(self) -> Sequence[RecordRef]:
         return self._refs
@@ -65,7 +87,8 @@ class WfdbFolder:
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
         folder = str(PurePosixPath(ref.file).parent)
-        recording, annotation = wfdb.read(self.root / ref.file, self._sha256.get(folder))
+        file, sha256 = self.root / ref.file, self._sha256.get(folder)
+        recording, annotation = wfdb.read(file, sha256, self._channels)
         if self._annotations is not None:
             annotation = self._annotations[ref.record_id]
         return recording, annotation
@@ -106,7 +129,7 @@ def _signature(header: Path) -> bytes:
     Signal files are not read: one rewritten at the same length under the same header goes unseen.
     """
     digest = hashlib.sha256()
-    pending, seen = [header], {header}
+    pending, met = [header], {header}
     while pending:
         path = pending.pop()
         try:
@@ -119,8 +142,8 @@ def _signature(header: Path) -> bytes:
         lines = [words for words in lines if words and not words[0].startswith("#")]
         segments = bool(lines) and "/" in lines[0][0]
         for name in sorted({words[0] for words in lines[1:]}):
-            if segments and (part := path.parent / f"{name}.hea") not in seen:
-                seen.add(part)
+            if segments and (part := path.parent / f"{name}.hea") not in met:
+                met.add(part)
                 pending.append(part)
             elif not segments:
                 digest.update(f"{name}\t{_size(path.parent / name)}\n".encode())
@@ -145,7 +168,7 @@ def list_records(root: Path) -> list[RecordRef]:
         try:
             lines = (root / file).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
-            continue  # the read will say so in its place
+            continue  # reading it fails in its turn, with the reason
         body = [
             line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")
         ]

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from latentcast import config as configuration
 from latentcast.config import Config
-from latentcast.data.image_store import ImageStore
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.objectives.base import Objective
@@ -92,12 +90,12 @@ class Run:
         ]
 
     @cached_property
-    def store(self) -> Store | ImageStore:
+    def store(self) -> Store:
         """The one it was trained on, if it still is where it was, or where it is said to be."""
         path = self._data or Path(self.environment["data"]["store"])
         if not (path / "manifest.json").is_file():
             raise Unmeasured(f"the store is not at hand ({path}); name it with --data")
-        return open_store(path)
+        return Store.open(path)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.fit import reading
-from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import features
@@ -68,7 +67,7 @@ def _same_tensor(subject: Subject) -> Evidence:
     loader, batch, trained = _plain_inputs(subject)
     source: Any = encoder(subject)
     store = subject.store
-    if isinstance(store, Store):
+    if store.modality == "ecg":
         rows, starts, length = loader.request(batch.ids.numpy())
         asked = []
         for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
@@ -77,7 +76,7 @@ def _same_tensor(subject: Subject) -> Evidence:
             asked.append(replace(whole, signal=whole.signal[:, here], valid=whole.valid[:, here]))
     else:
         asked = batch.samples.numpy()
-    used = torch.cat(_entering(source._network, lambda: source.embed(asked)))
+    used = torch.cat(_entering(source.network, lambda: source.embed(asked)))
     same = used.shape == trained.shape and torch.equal(used, trained)
     told: dict[str, Number] = {"samples": len(trained), "same bits": same}
     if used.shape == trained.shape:
@@ -93,7 +92,7 @@ def _counts(subject: Subject) -> Evidence:
     for name, record in held.devices.items():
         if record.rate != held.rate:
             continue
-        given = source.counts(read_recording(record.file))  # type: ignore[attr-defined]
+        given = source.counts(read_recording(record.file))
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((given != stored).sum()) if given.shape == stored.shape else given.size
@@ -103,7 +102,7 @@ def _counts(subject: Subject) -> Evidence:
     for row in (0, 2):  # with a gap, with a flat stretch
         truth = held.cohort.signals[row].astype(np.float32)
         read = from_signal(truth, TWELVE, held.rate, f"record {row}")
-        given = source.counts(read)  # type: ignore[attr-defined]
+        given = source.counts(read)
         differing = int((given != cohort.take([row])[0]).sum())
         told[f"record {row} with what is no signal: differ"] = differing
         holds = holds and not differing
@@ -120,10 +119,10 @@ def _embedded(subject: Subject) -> Evidence:
         read = features.extract(source, store, rows, pooling="mean+std")["norm"]
     else:
         images = subject.store
-        assert not isinstance(images, Store)
+        assert images.modality == "image"
         rows = np.arange(5)
         given = source.embed(images.take(rows), pooling="mean+std")
-        read = features.extract_images(source, images, rows, pooling="mean+std")["norm"]
+        read = features.extract(source, images, rows, pooling="mean+std")["norm"]
     if given.shape != read.shape:
         return Evidence(False, {"shape": str(given.shape), "the probe's": str(read.shape)})
     apart = float(np.abs(given - read).max() / np.abs(read).max())
@@ -135,16 +134,14 @@ def _shorter(subject: Subject) -> Evidence:
     that is not valid, it embeds alike."""
     held, source = recordings(subject), encoder(subject)
     short = read_recording(held.devices["short"].file)
-    room = source.length - short.samples  # type: ignore[attr-defined]
+    room = source.length - short.samples
     filled = replace(
         short,
         signal=np.concatenate([short.signal, np.full((12, room), np.nan, np.float32)], 1),
         valid=np.concatenate([short.valid, np.zeros((12, room), bool)], 1),
     )
-    one, two = (source.embed([recording]) for recording in (short, filled))  # type: ignore[attr-defined]
-    entered = torch.cat(
-        _entering(source._network, lambda: source.embed([short]))  # type: ignore[attr-defined]
-    )
+    one, two = (source.embed([recording]) for recording in (short, filled))
+    entered = torch.cat(_entering(source.network, lambda: source.embed([short])))
     beyond = float(entered[..., short.samples :].abs().max())
     return within(
         {"difference": (float(np.abs(one - two).max()), 0.0),
@@ -204,7 +201,7 @@ def _teacher(subject: Subject) -> Evidence:
     told, holds = dict[str, Number](), True
     for role, column in (("teacher", 1), ("student", 0)):
         loaded = Encoder.from_pretrained(run.folder, role)  # type: ignore[arg-type]
-        held = list(loaded._network.parameters())
+        held = list(loaded.network.parameters())
         own = [end[pair[column]] for pair in names]
         other = [end[pair[1 - column]] for pair in names]
         wrong = sum(not torch.equal(a, b) for a, b in zip(held, own, strict=True))

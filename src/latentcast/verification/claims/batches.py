@@ -8,7 +8,7 @@ import numpy.typing as npt
 from latentcast.config import Config
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import Floats, apart, is_ecg, recordings
@@ -31,7 +31,7 @@ def _einthoven(subject: Subject) -> Evidence:
     """In batches as they travel, in counts; each identity adds up to three roundings."""
     store = recordings(subject).cohort.store
     config = normalised_by(subject, store)
-    loader = CropLoader(store, store.rows("train"), config)
+    loader = Loader(store, store.rows("train"), config)
     batches = [loader.batch(attempt).samples for attempt in range(6)]
     batches.append(subject.batch().samples)
     worst = dict.fromkeys(("III = II − I", "aVR = −(I + II) / 2", "aVL = I − II / 2",
@@ -51,7 +51,7 @@ def _masked(subject: Subject) -> Evidence:
     cohort = recordings(subject).cohort
     rows = np.array([0, 2, 20])
     config = normalised_by(subject, cohort.store)
-    loader = CropLoader(cohort.store, rows, config)
+    loader = Loader(cohort.store, rows, config)
     preprocess = EcgPreprocess(config.input)  # type: ignore[arg-type]
     largest, wrongly, unseen = 0.0, 0, 0
     for attempt in range(4):
@@ -77,7 +77,7 @@ def _masked(subject: Subject) -> Evidence:
 def _padded(subject: Subject) -> Evidence:
     held = recordings(subject)
     store, config = held.device_store, normalised_by(subject, held.device_store)
-    loader = CropLoader(store, np.array([store.row_of("short")]), config)
+    loader = Loader(store, np.array([store.row_of("short")]), config)
     inputs = EcgPreprocess(config.input)(loader.batch(0).samples)  # type: ignore[arg-type]
     assert inputs.valid is not None
     end = held.devices["short"].signal.shape[1]
@@ -98,7 +98,7 @@ def _crops(subject: Subject) -> tuple[Floats, int]:
     def made() -> tuple[Floats, int]:
         held = recordings(subject)
         config = normalised_by(subject, held.clock)
-        loader = CropLoader(held.clock, held.clock.rows("train"), config)
+        loader = Loader(held.clock, held.clock.rows("train"), config)
         batches = [loader.batch(attempt).samples.numpy() for attempt in range(15)]
         return held.told(np.concatenate(batches)), int(held.clock.lengths[0])
 
@@ -189,7 +189,7 @@ def _epoch_of(subject: Subject) -> tuple[Floats, Floats, float]:
     cohort = held.cohort
     config = normalised_by(subject, cohort.store)
     wanted = config.input
-    loader = CropLoader(cohort.store, cohort.store.rows("train"), config)
+    loader = Loader(cohort.store, cohort.store.rows("train"), config)
     preprocess = EcgPreprocess(wanted)  # type: ignore[arg-type]
     mean, std = _training_statistics(subject)
     counts, given, expected = cohort.counts(), list[Floats](), list[Floats]()

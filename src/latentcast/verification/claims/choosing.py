@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.evaluation import classification, multinomial, protocol
-from latentcast.evaluation import heads as probes
+from latentcast.evaluation import protocol
+from latentcast.evaluation.heads import knn, logistic, multinomial
+from latentcast.evaluation.tasks import Kind
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import is_ecg
 from latentcast.verification.observe.probe import mean_of_defined, naive_auroc
@@ -49,23 +51,18 @@ def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Ar
 def _on_validation(subject: Subject) -> Evidence:
     layers, classes, (train, validation, test) = _two_layers()
     told: dict[str, Number] = {"best on validation": "a", "best on test": "b"}
-    # The live ones, whoever replaced them.
-    live = protocol.__dict__ if is_ecg(subject) else classification.__dict__
-    fit: Any = live["fit_probe" if is_ecg(subject) else "fit_head"]
-    if is_ecg(subject):
-        chosen = {"layer": fit(layers, _columns(classes), train, validation).layer}
-    else:
-        places = [train, validation, test]
-        heads = {"kNN: layer": _neighbours, "linear: layer": fit}
-        chosen = {
-            name: classification._best_layer(layers, classes, places, fit, 0)
-            for name, fit in heads.items()
-        }
-    x, classes, (train, validation, test) = _two_features()
-    if is_ecg(subject):
-        head = fit({"only": x}, _columns(classes), train, validation)
-    else:
-        head = fit(x[train], classes[train], x[validation], classes[validation])
+    places = [train, validation, test]
+    kind: Kind = "multi-label" if is_ecg(subject) else "multi-class"
+    linear: Any = logistic.fit if is_ecg(subject) else multinomial.fit
+    heads = {"linear: layer": linear, "kNN: layer": partial(knn.fit, kind=kind)}
+    y = _columns(classes) if is_ecg(subject) else classes
+    chosen = {
+        name: protocol._read(layers, y, places, fit, kind, 0)[0] for name, fit in heads.items()
+    }
+    x, classes, places = _two_features()
+    train, validation, test = places
+    y = _columns(classes) if is_ecg(subject) else classes
+    head: Any = protocol._read({"only": x}, y, places, linear, kind, 0)[1]
     scores = [_by_penalty(subject, x, classes, train, rows) for rows in (validation, test)]
     wanted, other = (max(by, key=by.__getitem__) for by in scores)  # of a draw the stronger
     told |= chosen | {
@@ -89,7 +86,7 @@ def _by_penalty(
     y = _columns(classes)
     if is_ecg(subject):
         strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
-        found = zip(*probes.logistic_regression(z[train], y[train], strengths), strict=True)
+        found = zip(*logistic.logistic_regression(z[train], y[train], strengths), strict=True)
         logits = [z[rows] @ w + b for w, b in found]
         scores = [
             mean_of_defined([naive_auroc(y[rows, c], one[:, c]) for c in range(2)])
@@ -98,10 +95,6 @@ def _by_penalty(
         return dict(zip(strengths, scores, strict=True))
     path = multinomial.regression_path(z[train], classes[train], (1e-4, 1e-3, 1e-2, 1e-1, 1.0))
     return {c: float(((z[rows] @ w + b).argmax(1) == classes[rows]).mean()) for c, w, b in path}
-
-
-def _neighbours(*data: Any) -> classification.Neighbours:
-    return classification.Neighbours.fit(*data, k=5)
 
 
 CLAIMS: tuple[Claim, ...] = (

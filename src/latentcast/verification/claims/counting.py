@@ -9,11 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast.evaluation import (
-    classification,
-    knn,
-    metrics,
-)
+from latentcast.evaluation import metrics
+from latentcast.evaluation.heads import knn
 from latentcast.nn import pooling
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import is_ecg, is_image
@@ -81,23 +78,31 @@ def _example() -> tuple[Array, Array, Array]:
 def _paired(subject: Subject) -> Evidence:
     """A score against itself differs by nothing in any resample; two, as counted one by one."""
     if not is_ecg(subject):
-        hits = np.stack([np.arange(20) % 3 > 0, np.arange(20) % 3 > 0, np.arange(20) % 2 > 0], 1)
-        redrawn = classification.redrawn_accuracies(hits, 50, 0)
-        apart = float(np.abs(redrawn[:, 0] - redrawn[:, 1]).max())
-        spread = float(np.ptp(redrawn[:, 2]))
-        return within({"a reading against itself": (apart, 0.0)},
+        truth = np.arange(20) % 3
+        guesses = [np.where(np.arange(20) % n > 0, truth, (truth + 1) % 3) for n in (4, 2)]
+        counts = metrics.draw([""] * 20, 50, 0)
+        first, again, second = (
+            metrics.score("multi-class", truth, guess, "abc", counts)[1]
+            for guess in (guesses[0], guesses[0], guesses[1])
+        )
+        same = metrics.difference(first, again)
+        spread = float(np.ptp(second.redrawn))
+        return within({"a reading against itself": (same.high - same.low, 0.0)},
                       {"spread over resamples": (spread, 1e-3)})  # fmt: skip
-    targets, first, second = _example()
+    targets, scores, others = _example()
     owners = [f"p{n // 2}" for n in range(30)]
-    how: dict[str, Any] = {"resamples": 40, "seed": 0}
-    itself = metrics.paired_difference(targets, first, first, owners, **how)
-    told = metrics.paired_difference(targets, first, second, owners, **how)
+    counts = metrics.draw(owners, 40, 0)
+    one, again, other = (
+        metrics.score("multi-label", targets, given, "ab", counts)[1]
+        for given in (scores, scores, others)
+    )
+    itself, told = metrics.difference(one, again), metrics.difference(one, other)
     gaps = []
-    for times in metrics.draw(owners, 40, 0):
+    for times in counts:
         picks = np.repeat(np.arange(30), times)
         means = [
             mean_of_defined([naive_auroc(targets[picks, c], s[picks, c]) for c in range(2)])
-            for s in (first, second)
+            for s in (scores, others)
         ]
         gaps.append(means[0] - means[1])
     low, high = np.quantile(gaps, [0.025, 0.975])

@@ -225,8 +225,11 @@ def _labels(subject: Subject) -> Evidence:
         told[f"{code}: records"] = int(found.sum()) if code in store.labels.codes else 0
         told[f"{code}: should be"] = int(known.sum())
         holds = holds and bool((found == known).all())
-    targets, kept = task("superdiagnostic").targets(store.labels)
-    classes = dict(zip(task("superdiagnostic").classes, targets.sum(0).tolist(), strict=True))
+    targets = task("superdiagnostic", store).targets(store)
+    kept, classes = (
+        targets.mask,
+        dict(zip(targets.names, targets.values.sum(0).tolist(), strict=True)),
+    )
     wanted = {"NORM": 20, "MI": 20, "HYP": 20, "CD": 0, "STTC": 0}
     told |= {"superclasses": str(classes), "records of the task": int(kept.sum())}
     return Evidence(holds and classes == wanted and int(kept.sum()) == 40, told)

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import features, multinomial, protocol
-from latentcast.evaluation import heads as probes
-from latentcast.evaluation.tasks import Task
+from latentcast.evaluation import features, protocol
+from latentcast.evaluation.heads import logistic, multinomial
+from latentcast.evaluation.tasks import CodeGroups
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.claims import choosing, counting
 from latentcast.verification.observe.data import is_ecg, is_image, recordings
@@ -141,18 +140,18 @@ def _floor(subject: Subject) -> Evidence:
         caught.extend(sources)
         raise _Stop
 
-    name = "probe" if is_ecg(subject) else "classify"
-    live = getattr(probing, name)
-    setattr(probing, name, catch)
+    name = "probe"
+    live = getattr(protocol, name)
+    setattr(protocol, name, catch)
     try:
-        probing.probe_run(run.folder, store(subject).path)
+        probing.probe(run.folder, store(subject).path)
     except _Stop:
         pass
     finally:
-        setattr(probing, name, live)
-    tested, floor = (one._network.state_dict() for one in caught[:2])
-    began = {key: run.start[key] for key in caught[1]._objective.state_dict()}
-    held = caught[1]._objective.state_dict()
+        setattr(protocol, name, live)
+    tested, floor = (one.network.state_dict() for one in caught[:2])
+    began = {key: run.start[key] for key in caught[1].objective.state_dict()}
+    held = caught[1].objective.state_dict()
     moved = [key for key in held if not torch.equal(held[key], began[key])]
     shapes = {key: value.shape for key, value in tested.items()}
     alike = shapes == {key: value.shape for key, value in floor.items()}
@@ -176,17 +175,13 @@ def _unseen(subject: Subject) -> Evidence:
     second = score(subject, other)
     pairs = list(zip(first.fits, second.fits, strict=True))
     differing = sorted({name for a, b in pairs for name in a.differs(b)})
-    scores = [[_value(row) for row in one.report.rows] for one in (first, second)]
+    scores = [[row.score.main.value for row in one.report.rows] for one in (first, second)]
     told: dict[str, Number] = {
         "heads": len(pairs), "that differ in": ", ".join(differing) or "nothing",
         "test scores": " ".join(f"{v:.2f}" for v in scores[0]),
         "of another test split": " ".join(f"{v:.2f}" for v in scores[1]),
     }  # fmt: skip
     return Evidence(bool(pairs) and not differing and changed, told)
-
-
-def _value(row: Any) -> float:
-    return float(row.score.macro.value if hasattr(row, "score") else row.accuracy.value)
 
 
 def _linear(subject: Subject) -> tuple[Any, Array, Array, Array]:
@@ -236,7 +231,7 @@ def _minimum(subject: Subject) -> Evidence:
     found = [("of the probe", head.penalty, head.weights, head.intercepts)]
     if is_ecg(subject):
         y = labels[train]
-        weights, intercepts = probes.logistic_regression(z, y, SOME)
+        weights, intercepts = logistic.logistic_regression(z, y, SOME)
         found += [(f"C {c:g}", c, w, b) for c, w, b in zip(SOME, weights, intercepts, strict=True)]
     else:
         classes = np.searchsorted(head.classes, labels[train])
@@ -282,10 +277,9 @@ def _score(subject: Subject) -> Evidence:
         wanted = mean_of_defined(
             [naive_auroc(labels[test, c], logits[:, c]) for c in range(labels.shape[1])]
         )
-        told = float(rows[0].score.macro.value)
     else:
         wanted = float((head.classes[logits.argmax(1)] == labels[test]).mean())
-        told = next(float(row.accuracy.value) for row in rows if row.head == "linear")
+    told = next(float(row.score.main.value) for row in rows if row.head == "linear")
     return within({"difference": (abs(told - wanted), 1e-12)}, told=told, counted=wanted)
 
 
@@ -295,7 +289,7 @@ def _bank(subject: Subject) -> Evidence:
     layer = next(row.layer for row in scored(subject).report.rows if row.head == "kNN")
     train = rows_of(subject, "train")
     wanted = readings(subject, encoder(subject), train)[layer]
-    held, labels = fit.numbers["bank"], fit.numbers["labels"]
+    held, labels = fit.numbers["bank"], fit.numbers["targets"]
     same = held.shape == wanted.shape and bool((np.abs(held - wanted) <= 1e-4).all())
     right = same and bool((labels == truth(subject)[train]).all())
     return Evidence(right, {"images": len(held), "of the training split": len(train)})
@@ -305,12 +299,12 @@ def _leak_refused(subject: Subject) -> Evidence:
     """A test recording that was pretrained on: there is no score."""
     held = recordings(subject)
     tested = held.leaking.store
-    assert isinstance(tested, Store)
+    assert tested.modality == "ecg"
     try:
-        with watched(protocol, "fit_probe") as fitted:
+        with watched(protocol, "_read") as fitted:
             source: Any = encoder(subject)
             protocol.probe(
-                [source], tested, Task("any", {"x": ("x",)}),
+                [source], tested, CodeGroups("any", {"x": ("x",)}),
                 pretraining=held.cohort.store,
             )  # fmt: skip
     except LatentcastError as problem:

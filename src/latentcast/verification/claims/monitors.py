@@ -32,7 +32,7 @@ from latentcast.verification.observe.jepa import (
 )
 from latentcast.verification.observe.network import furthest, outputs_of, stirred, within
 from latentcast.verification.observe.twin import Subject
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 OURS = "our design, law 6: nothing collapses silently"
 RANKME = "RankMe, Garrido et al. 2023"
@@ -218,7 +218,7 @@ def _recorded(subject: Subject) -> Evidence:
 
     printed = io.StringIO()
     with replaced(owner, "initialise", dead), redirect_stdout(printed):
-        pretrain(config, subject.store.path, folder)
+        train(config, subject.store.path, folder)
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     name = _first(subject, "target")
     told: dict[str, Number] = {

@@ -12,9 +12,7 @@ import torch
 
 from latentcast.config import Config, EcgInput
 from latentcast.data.fit import reading
-from latentcast.data.image_store import ImageStore
 from latentcast.data.loader import Loader
-from latentcast.data.opening import open_store
 from latentcast.data.store import Store
 from latentcast.verification.claim import Claim, Evidence, Number
 from latentcast.verification.observe.data import is_ecg
@@ -27,16 +25,16 @@ Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int16]
 
 
-def _loader(subject: Subject, config: Config) -> Loader[Store] | Loader[ImageStore]:
+def _loader(subject: Subject, config: Config) -> Loader:
     """A new one, on a store that is opened anew."""
-    return reading(open_store(subject.store.path), config)[0]
+    return reading(Store.open(subject.store.path), config)[0]
 
 
 def _config(subject: Subject, shift: int = 0) -> Config:
     changes = {"batch_size": BATCH, "micro_batches": 1, "seed": subject.seed + shift}
     config = subject.config
     if isinstance(config.input, EcgInput):  # whole records: the sample says which
-        length = int(subject.store.lengths.max())  # type: ignore[union-attr]
+        length = int(subject.store.lengths.max())
         whole = config.input.model_copy(update={"length": length})
         config = config.model_copy(update={"input": whole})
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
@@ -143,14 +141,14 @@ def _unnamed_main() -> Iterator[None]:
 # Crops
 
 
-def _cropped(subject: Subject, drawn: bool = True) -> tuple[Loader[Store], int]:
-    assert isinstance(subject.config.input, EcgInput) and isinstance(subject.store, Store)
+def _cropped(subject: Subject, drawn: bool = True) -> tuple[Loader, int]:
+    assert isinstance(subject.config.input, EcgInput) and subject.store.modality == "ecg"
     length = int(subject.store.lengths.min()) // 3
     config = _config(subject)
     third = subject.config.input.model_copy(update={"length": length})
     train = config.train.model_copy(update={"random_crop": drawn})
     loader = _loader(subject, config.model_copy(update={"input": third, "train": train}))
-    return loader, length  # type: ignore[return-value]
+    return loader, length
 
 
 def _starts(subject: Subject, attempts: range, drawn: bool = True) -> tuple[list[int], Ints, Ints]:
@@ -180,7 +178,7 @@ def _place(crop: Counts, record: Counts, length: int) -> int:
 
 
 def _room(subject: Subject) -> int:
-    assert isinstance(subject.store, Store)
+    assert subject.store.modality == "ecg"
     return int(subject.store.lengths.min()) - int(subject.store.lengths.min()) // 3
 
 
@@ -189,7 +187,7 @@ def _inside(subject: Subject) -> Evidence:
     outside = int((starts < 0).sum())
     # Many more are asked for, since few come near the end.
     rows, asked, length = _cropped(subject)[0].request(np.arange(20_000))
-    assert isinstance(subject.store, Store)
+    assert subject.store.modality == "ecg"
     beyond = int(((asked < 0) | (asked + length > subject.store.lengths[rows])).sum())
     told: dict[str, Number] = {
         "crops": len(starts), "not in their record": outside, "of 20000 asked for, beyond": beyond,
@@ -245,7 +243,7 @@ def _crop_by_seed(subject: Subject) -> Evidence:
 
 def _middle(subject: Subject) -> Evidence:
     _, rows, starts = _starts(subject, range(2), drawn=False)
-    assert isinstance(subject.store, Store)
+    assert subject.store.modality == "ecg"
     length = int(subject.store.lengths.min()) // 3
     middles = (subject.store.lengths[rows] - length) // 2
     told: dict[str, Number] = {

@@ -12,8 +12,8 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, ImageInput
 from latentcast.data import image_preprocess as preprocess
 from latentcast.data.fit import fitted
-from latentcast.data.image_loader import ImageLoader
 from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.loader import Loader
 from latentcast.evaluation import duplicates
 from latentcast.randomness import Draw
 from latentcast.verification.claim import Claim, Evidence, Number
@@ -54,7 +54,7 @@ def _exact(subject: Subject) -> Evidence:
         differing += int((taken != images).sum())
         seen += images.size
     config = _config(subject)
-    batch = ImageLoader(held.store, held.rows("train"), config).batch(0).samples.numpy()
+    batch = Loader(held.store, held.rows("train"), config).batch(0).samples.numpy()
     known = {image.tobytes() for image in held.images["train"]}
     strange = sum(np.ascontiguousarray(image).tobytes() not in known for image in batch)
     return Evidence(
@@ -85,7 +85,7 @@ def _splits(subject: Subject) -> Evidence:
         wrong = set(rows.tolist()) ^ set(held.rows(own).tolist())
         told[f"{split}: images"], told[f"{split}: wrong"] = len(rows), len(wrong)
         holds = holds and not wrong
-        holds = holds and np.array_equal(held.store.labels[held.rows(own)], held.labels[own])
+        holds = holds and np.array_equal(held.store.class_ids[held.rows(own)], held.labels[own])
     return Evidence(holds and sorted(every) == list(range(len(held.store))), told)
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.fit import reading
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, latest, read_tensors
 from latentcast.engine.context import Context, StopRequest
@@ -206,7 +206,7 @@ def _trained(
     sharded = config.machine.parallel == "fsdp"
     with torch.device("meta" if sharded else "cpu"):
         objective = assemble(config) if sharded else build(config)
-    loader, preprocess = reading(open_store(store), config, (ranks.rank, ranks.size))
+    loader, preprocess = reading(Store.open(store), config, (ranks.rank, ranks.size))
     ids: list[list[int]] = []
 
     def read(samples: Tensor, draw: Draw | None) -> Inputs:

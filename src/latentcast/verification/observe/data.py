@@ -18,8 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import EcgInput
-from latentcast.data.image_ingest import ingest_images
-from latentcast.data.image_store import ImageStore
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.verification.observe.rehearsal import once
@@ -338,11 +336,11 @@ class Pictures:
         return {s: np.arange(n) % 3 for s, n in (("train", 48), ("val", 12), ("test", 12))}
 
     @cached_property
-    def store(self) -> ImageStore:
+    def store(self) -> Store:
         return self._ingested("arrays", self.images, self.labels)
 
     @cached_property
-    def leaking(self) -> ImageStore:
+    def leaking(self) -> Store:
         """Three images; the test one is a training image of the other store."""
         images = {s: self.images[s][:1] // 2 for s in ("train", "val")}
         return self._ingested("leaking", images | {"test": self.images["train"][7:8]}, {})
@@ -354,7 +352,7 @@ class Pictures:
         return np.array([place[f"{prefix}-{n:06d}"] for n in range(len(self.images[split]))])
 
     @cached_property
-    def files(self) -> ImageStore:
+    def files(self) -> Store:
         """The training images as PPM or PGM files, which are raw pixels behind a line of text."""
         folder = self.folder / "files"
         folder.mkdir(parents=True)
@@ -363,17 +361,17 @@ class Pictures:
             head = f"{kind}\n{self.width} {self.height}\n255\n".encode()
             suffix = "ppm" if self.channels == 3 else "pgm"
             (folder / f"{n:02d}.{suffix}").write_bytes(head + image.tobytes())
-        return ingest_images(folder, self.folder / "files-store", workers=1, quiet=True).store
+        return ingest(folder, self.folder / "files-store", workers=1, quiet=True).store
 
     def _ingested(
         self, name: str, images: Mapping[str, Pixels], labels: Mapping[str, npt.NDArray[np.int64]]
-    ) -> ImageStore:
+    ) -> Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"x_{split}": held for split, held in images.items()}
         arrays |= {f"y_{split}": held for split, held in labels.items()}
         np.savez(self.folder / f"{name}.npz", **arrays)
         out = self.folder / f"{name}-store"
-        return ingest_images(self.folder / f"{name}.npz", out, workers=1, quiet=True).store
+        return ingest(self.folder / f"{name}.npz", out, kind="image", workers=1, quiet=True).store
 
 
 def recordings(subject: Subject) -> Recordings:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.artifacts.encoder import Encoder
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
 from latentcast.evaluation import classification, features, protocol
 from latentcast.evaluation.tasks import task
@@ -100,7 +99,7 @@ def encoder(subject: Subject) -> Encoder:
     return Encoder.from_pretrained(subject.trained().folder)
 
 
-def store(subject: Subject) -> Store | ImageStore:
+def store(subject: Subject) -> Store:
     """The known data that is probed."""
     return recordings(subject).cohort.store if is_ecg(subject) else pictures(subject).store
 
@@ -110,11 +109,11 @@ def scored(subject: Subject) -> Scored:
     return once(subject, "scored", lambda: score(subject, store(subject)))
 
 
-def score(subject: Subject, held: Store | ImageStore) -> Scored:
+def score(subject: Subject, held: Store) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
     source: Any = encoder(subject)
-    before = state_of(source._objective)
-    if isinstance(held, Store):
+    before = state_of(source.objective)
+    if held.modality == "ecg":
         with watched(protocol, "fit_probe") as fitted:
             report: Any = protocol.probe([source], held, task("superdiagnostic"), resamples=25)
         fits = [Fit.of(head) for _, head in fitted]
@@ -122,10 +121,10 @@ def score(subject: Subject, held: Store | ImageStore) -> Scored:
         with watched(classification, "_read") as read:
             report = classification.classify([source], held, k=5, resamples=25)
         fits = [Fit.of(head) for _, (head, _) in read]
-    return Scored(report, tuple(fits), before, state_of(source._objective))
+    return Scored(report, tuple(fits), before, state_of(source.objective))
 
 
-def other_test(subject: Subject) -> Store | ImageStore:
+def other_test(subject: Subject) -> Store:
     """The same data but for its test split, of which every sample and label is another."""
     own = store(subject)
     folder = subject.folder / "another test split"
@@ -134,7 +133,7 @@ def other_test(subject: Subject) -> Store | ImageStore:
     changed = type(own).open(folder)
     test = own.rows("test")
     shard = np.load(folder / own.manifest.shards[0].file, mmap_mode="r+")
-    if isinstance(changed, Store):
+    if changed.modality == "ecg":
         begins = np.concatenate([[0], np.cumsum(changed.lengths)])
         first, second = changed.labels.codes.index("NORM"), changed.labels.codes.index("IMI")
         for row in test.tolist():
@@ -147,7 +146,7 @@ def other_test(subject: Subject) -> Store | ImageStore:
     else:
         for row in test.tolist():
             shard[row] = 255 - shard[row] // 2
-        changed.labels[test] = (changed.labels[test] + 1) % 3
+        changed.class_ids[test] = (changed.class_ids[test] + 1) % 3
     shard.flush()
     return changed
 
@@ -157,7 +156,7 @@ def readings(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Features by layer, as the protocol extracts them."""
     held = store(subject)
-    if isinstance(held, Store):
+    if held.modality == "ecg":
         return features.extract(source, held, rows, pooling=pooling)
     return features.extract_images(source, held, rows, pooling=pooling)
 

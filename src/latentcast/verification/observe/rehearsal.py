@@ -25,7 +25,7 @@ from torch.optim.optimizer import (
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.fit import reading
-from latentcast.data.opening import open_store
+from latentcast.data.store import Store
 from latentcast.engine import checkpoint, loop
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
@@ -192,7 +192,7 @@ def rehearse(
     (folder / "checkpoints").mkdir(parents=True)
     if resume is not None:
         linked(resume, folder / "checkpoints" / resume.name)
-    loader, preprocess = reading(open_store(subject.store.path), config)
+    loader, preprocess = reading(Store.open(subject.store.path), config)
     objective = build(config)
     witness = _Witness(objective, attempts)
 

@@ -26,8 +26,8 @@ from torch.optim.optimizer import (
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.data.fit import fitted, reading
-from latentcast.data.image_store import ImageStore
 from latentcast.data.store import Store
+from latentcast.data.synthetic import read_source, write_source
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
@@ -37,7 +37,6 @@ from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
-from latentcast.workflows.bench import read_source, write_source
 
 Weights = dict[str, Tensor]
 
@@ -103,7 +102,7 @@ class Subject:
         return Path(self._folder.name)
 
     @cached_property
-    def store(self) -> Store | ImageStore:
+    def store(self) -> Store:
         """A synthetic store in the twin's shape, ingested by the library."""
         small = twin(self.recipe, self.seed)
         return read_source(
@@ -247,7 +246,7 @@ class _Recorder:
         self._forwards += 1
 
 
-def _trained(store: Store | ImageStore, config: Config, folder: Path) -> Trained:
+def _trained(store: Store, config: Config, folder: Path) -> Trained:
     objective = build(config)
     loader, preprocess = reading(store, config)
     recorder = _Recorder(objective)

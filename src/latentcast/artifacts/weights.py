@@ -1,0 +1,118 @@
+"""The weights of a run folder or of an exported file, and training that starts from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentcast.artifacts.export import read_export
+from latentcast.config import Config
+from latentcast.engine import checkpoint
+from latentcast.errors import LatentcastError
+from latentcast.files import sha256
+from latentcast.objectives.base import Objective
+
+SHOWN = 3
+"""Names of tensors that a message lists."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All tensors of an objective, unsharded, on the CPU.
+
+    Attributes:
+        tensors: by their name in the objective.
+        config: of the run, with the normalisation of its training split.
+        step: optimizer steps of the weights.
+        sha256: of the files they were read from, by name.
+        source: where they were read from.
+    """
+
+    tensors: dict[str, Tensor]
+    config: Config
+    step: int
+    sha256: dict[str, str]
+    source: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What identifies these weights, for the environment of a run that starts from them."""
+        return {"source": self.source, "step": self.step, "sha256": self.sha256}
+
+
+def read_weights(source: str | Path) -> Weights:
+    """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
+
+    Raises:
+        LatentcastError: no such run, no checkpoint yet, or a damaged one.
+    """
+    path = Path(source)
+    if path.is_file():
+        tensors, config, step = read_export(path)
+        return Weights(tensors, config, step, {path.name: sha256(path)}, str(source))
+    if not path.exists():
+        raise LatentcastError(f"{path}: does not exist; name a run folder or an exported file")
+    newest = checkpoint.latest(path / "checkpoints")
+    record = checkpoint.read_record(newest)
+    # The checkpoint's own configuration: an edited config.yaml must not change what is read.
+    config = checkpoint.config_of(newest, record)
+    digests = {f"{newest.name}/{k}": v for k, v in record["sha256"].items() if k[:5] == "model"}
+    tensors = checkpoint.read_tensors(newest, "model")
+    return Weights(tensors, config, record["step"], digests, str(source))
+
+
+@torch.no_grad()
+def start_from(objective: Objective, weights: Weights) -> str:
+    """Put weights into an objective where names and shapes agree; what was done, in a sentence.
+
+    Everything else stays as it was initialised, except that a teacher without weights of its own
+    starts as its student does.
+
+    Raises:
+        LatentcastError: nothing agrees.
+    """
+    own = objective.state_dict()
+    loaded = {
+        name: weights.tensors[name] for name, tensor in own.items()
+        if name in weights.tensors and weights.tensors[name].shape == tensor.shape
+    }  # fmt: skip
+    if not loaded:
+        raise LatentcastError(
+            f"{weights.source}: none of its {len(weights.tensors)} tensors agrees in name and "
+            f"shape with one of this objective's {len(own)}; start from a run of the same kind of "
+            "objective and encoder"
+        )
+    for name, tensor in loaded.items():
+        own[name].copy_(tensor)
+    names = {id(tensor): name for name, tensor in _tensors(objective)}
+    copied = []
+    for student, teacher in objective.ema_pairs():
+        for (_, ours), (_, theirs) in zip(_tensors(student), _tensors(teacher), strict=True):
+            if names[id(ours)] in loaded and names[id(theirs)] not in loaded:
+                theirs.copy_(ours)
+                copied.append(names[id(theirs)])
+    initial = [name for name in own if name not in loaded and name not in copied]
+    unused = [name for name in weights.tensors if name not in loaded]
+    parts = [f"{len(loaded)} of {len(own)} tensors loaded ({_first(loaded)})"]
+    if copied:
+        parts.append(f"{len(copied)} of the teacher copied from the student ({_first(copied)})")
+    if initial:
+        parts.append(f"{len(initial)} left at initialisation ({_first(initial)})")
+    if unused:
+        parts.append(f"{len(unused)} of the source not used ({_first(unused)})")
+    return f"start from {weights.source}, step {weights.step}: " + "; ".join(parts)
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(module.named_parameters(), module.named_buffers())
+
+
+def _first(names: Iterable[str]) -> str:
+    several = list(names)
+    return ", ".join(several[:SHOWN]) + " ..." * (len(several) > SHOWN)

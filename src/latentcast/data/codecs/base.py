@@ -1,0 +1,54 @@
+"""What the codecs of the modalities have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.data.statistics import ChannelSums
+from latentcast.errors import LatentcastError
+from latentcast.signals.recording import BadRecord
+
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+Runs = list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A record as it goes into a shard.
+
+    Attributes:
+        data: the bytes.
+        extent: how far they reach along the first axis of the shard's array.
+        length: of the index: samples of a recording, bytes of an image.
+        digest: hash of what makes two records the same.
+        sums: for the statistics; None for a record that is not trained on.
+        runs: ``(lead, start, stop)`` of measured stretches that are not valid.
+        metadata: of the sample itself.
+    """
+
+    data: bytes
+    extent: int
+    length: int
+    digest: str
+    sums: ChannelSums | None
+    runs: Runs = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def buffer(out: Array | None, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """``out``, or a new array without it; raises ValueError where it does not fit."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out is {out.dtype} {out.shape}, needed is {np.dtype(dtype)} {shape}")
+    return out
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether the machine or its set-up is at fault, and not the record that was being read."""
+    return isinstance(error, LatentcastError | MemoryError) and not isinstance(error, BadRecord)

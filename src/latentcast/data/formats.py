@@ -1,0 +1,89 @@
+"""The file formats, and the choice between them by what lies at a path.
+
+A new one is a file in :mod:`latentcast.signals.readers` or :mod:`latentcast.images` and a line in
+:data:`FORMATS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from latentcast.errors import LatentcastError
+from latentcast.images.arrays import ImageArrays, looks_like_images
+from latentcast.images.folder import ImageFolder
+from latentcast.images.huggingface import HuggingFaceImages
+from latentcast.signals.readers.arrays import ArraySource
+from latentcast.signals.readers.packed import PackedSource
+from latentcast.signals.readers.wfdb_folder import WfdbFolder
+from latentcast.source import Modality, Source
+
+FORMATS: tuple[type[Source[Any]], ...] = (
+    PackedSource,
+    WfdbFolder,
+    ArraySource,
+    ImageArrays,
+    HuggingFaceImages,
+    ImageFolder,
+)
+"""In the order in which they are tried: a recording counts more than the images beside it.
+an option of ``ingest`` means to a format is an argument of its class by the same name."""
+
+READER_ONLY = {"unit", "layout", "metadata"}
+"""Options that mean nothing to a store whose reader does not take them."""
+
+
+def open_source(path: str | Path, modality: Modality | None = None, **options: Any) -> Source[Any]:
+    """The source at ``path``, with the options of :func:`latentcast.data.ingest.ingest`.
+
+    Raises:
+        LatentcastError: no format reads it, or an option is of another format.
+    """
+    return open_as(format_of(Path(path), modality), Path(path), options)
+
+
+def format_of(path: Path, modality: Modality | None = None) -> type[Source[Any]]:
+    """The first format (of the modality, where it is given) that detects itself at ``path``.
+
+    Raises:
+        LatentcastError: none does.
+    """
+    if modality is None and is_array_file(path):
+        modality = "image" if looks_like_images(path) else "ecg"
+    for reader in FORMATS:
+        if modality in (None, reader.modality) and reader.detects(path):
+            return reader
+    what = {"ecg": "recordings", "image": "images", None: "records"}[modality]
+    if path.is_dir():
+        arrays = sorted(file.name for file in path.iterdir() if is_array_file(file))
+        hint = f"name one file, {path / arrays[0]}" if arrays else "is this the right folder?"
+        raise LatentcastError(
+            f"{path}: holds no {what} (no .hea header, no signals.json, no image file); {hint}"
+        )
+    problem = "is of no format read here" if path.exists() else "does not exist"
+    raise LatentcastError(f"{path}: {problem}; name the folder or array file of the {what}")
+
+
+def open_as(reader: type[Source[Any]], path: Any, options: Mapping[str, Any]) -> Source[Any]:
+    """The source at ``path`` in this format, with those of the options that its class takes.
+
+    Raises:
+        LatentcastError: what the class raises, or an option is of another format.
+    """
+    taken = signature(reader).parameters.keys() & options.keys()
+    for name in sorted(READER_ONLY):
+        if options.get(name) is not None and name not in taken:
+            kinds = [r.kind for r in FORMATS if name in signature(r).parameters]
+            raise LatentcastError(
+                f"--{name}: is for sources of kind {' or '.join(kinds)}, {path} is read as "
+                f"{reader.kind}; leave it out"
+            )
+    make: Callable[..., Source[Any]] = reader
+    return make(Path(path), **{name: options[name] for name in taken})
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether it is a NumPy file, of recordings or of images."""
+    return ArraySource.detects(path)

@@ -1,0 +1,25 @@
+"""Heads by name, one for each kind of task. Another one is a file here and a line in HEADS."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from latentcast.evaluation.heads import knn, logistic, multinomial, ridge
+from latentcast.evaluation.heads.base import Fit, Head
+from latentcast.evaluation.tasks.base import Kind
+
+__all__ = ["HEADS", "Fit", "Head"]
+
+HEADS: Final[dict[str, dict[Kind, Fit]]] = {
+    "kNN": {
+        "multi-label": partial(knn.fit, kind="multi-label"),
+        "multi-class": partial(knn.fit, kind="multi-class"),
+        "regression": partial(knn.fit, kind="regression"),
+    },
+    "linear": {
+        "multi-label": logistic.fit,
+        "multi-class": multinomial.fit,
+        "regression": ridge.fit,
+    },
+}

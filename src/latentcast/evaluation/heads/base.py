@@ -1,0 +1,119 @@
+"""What a head is: fitted to the frozen features of one layer, it predicts targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from latentcast.errors import LatentcastError
+from latentcast.evaluation.metrics import METRICS, macro
+from latentcast.evaluation.tasks.base import Kind
+from latentcast.evaluation.threads import one_thread
+
+Features = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+
+
+class Head(Protocol):
+    """Fitted to the training features of one layer.
+
+    ``penalty`` is the strength C that was chosen, None where there is none to choose;
+    ``validation`` the task's metric on the validation records.
+    """
+
+    @property
+    def penalty(self) -> float | None: ...
+    @property
+    def validation(self) -> float: ...
+
+    def predict(self, features: Features) -> Array:
+        """Of raw features ``(N, F)`` what the metric of the task takes: a score of each label
+        ``(N, labels)``, the class ``(N,)``, or the value ``(N,)``."""
+        ...
+
+
+Fit = Callable[[Features, Array, Features, Array], Head]
+"""Training features ``(N, F)`` and targets, and those of validation, to a fitted head."""
+
+
+def validation_score(kind: Kind, targets: Array, predictions: Array) -> float:
+    """The metric by which layer and penalty are chosen; LatentcastError where it is undefined."""
+    value = float(macro(METRICS[kind][0].columns(targets, predictions, None)))
+    if not np.isfinite(value):
+        lacking = "has one value only" if kind == "regression" else "lacks positives or negatives"
+        raise LatentcastError(
+            f"probe: the validation split {lacking}; use a larger store or a task with more "
+            "frequent labels"
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Per-feature mean and standard deviation of the training records."""
+
+    mean: Floats
+    std: Floats
+
+    @classmethod
+    def fit(cls, features: Features) -> Standardiser:
+        x = features.astype(np.float64)
+        std = x.std(axis=0)
+        # Dividing by infinity keeps a constant feature at zero. The bound is rounding noise of
+        # float32 features: below it a "deviation" is no signal.
+        constant = std <= 1e-6 * np.maximum(np.abs(x).max(axis=0), 1e-30)
+        return cls(x.mean(axis=0), np.where(constant, np.inf, std))
+
+    def __call__(self, features: Features) -> Floats:
+        return (features.astype(np.float64) - self.mean) / self.std
+
+
+def in_eigenbasis(features: Floats) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centred features ``(N, F)`` in the basis in which they are not correlated, the energy of each
+    ``(F,)``, the basis ``(F, F)`` and the centre ``(F,)``."""
+    with one_thread():
+        x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
+        centre = x.mean(dim=0)
+        x = x - centre
+        energy, basis = torch.linalg.eigh(x.T @ x)
+        return x @ basis, energy.clamp(min=0), basis, centre
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fitted head; ``weights`` (F, C) or (F,) act on standardised features."""
+
+    penalty: float
+    standardise: Standardiser
+    weights: Floats
+    intercepts: Floats
+    validation: float
+
+    def predict(self, features: Features) -> Array:
+        """Logits (N, C), or values (N,), of raw features (N, F)."""
+        return self.standardise(features) @ self.weights + self.intercepts
+
+    @classmethod
+    def best(
+        cls,
+        kind: Kind,
+        fits: Iterable[tuple[float, Floats, Floats]],
+        standardise: Standardiser,
+        validation: Features,
+        targets: Array,
+    ) -> Linear:
+        """Of penalties with their weights and intercepts the best on the validation records; of
+        equal ones the first."""
+        x = standardise(validation)
+        heads = [
+            cls(penalty, standardise, w, b, validation_score(kind, targets, x @ w + b))
+            for penalty, w, b in fits
+        ]
+        return max(heads, key=lambda head: head.validation)

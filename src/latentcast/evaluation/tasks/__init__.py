@@ -1,0 +1,57 @@
+"""Tasks by name. Another one is a file here and a line in TASKS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from latentcast.errors import LatentcastError, nearest
+from latentcast.evaluation.tasks import ptbxl
+from latentcast.evaluation.tasks.base import Kind, Targets, Task
+from latentcast.evaluation.tasks.classes import Classes
+from latentcast.evaluation.tasks.codes import AllCodes, CodeGroups
+from latentcast.evaluation.tasks.metadata import Metadata
+
+__all__ = ["TASKS", "CodeGroups", "Kind", "Targets", "Task", "default_task", "task"]
+
+TASKS: Final[dict[str, Callable[[str], Task]]] = {
+    **dict.fromkeys(ptbxl.NAMES, ptbxl.statements),
+    "labels": AllCodes,
+    "classes": Classes,
+    "metadata:": Metadata,
+}
+"""By name, or by the part up to a colon; a task is made from its whole name."""
+
+
+def task(name: str | None, store: Any) -> Task:
+    """A task by its name, or the one that suits a store.
+
+    Raises:
+        LatentcastError: no such task, with the nearest name; no name, and no labels in the store.
+    """
+    chosen = default_task(store) if name is None else name
+    if chosen is None:
+        raise LatentcastError(
+            f"{store.path}: holds no labels; ingest them (codes of recordings, one folder a class "
+            "of images), or name a value of the metadata with --task metadata:NAME"
+        )
+    key = "".join(chosen.partition(":")[:2])
+    if key not in TASKS:
+        raise LatentcastError(f"task {chosen}: does not exist; {nearest(chosen, TASKS)}")
+    return TASKS[key](chosen)
+
+
+def default_task(store: Any) -> str | None:
+    """The task that suits a store; None where its training records have no label.
+
+    Of images the classes; of recordings the superdiagnostic classes where all codes are statements
+    of PTB-XL, otherwise the codes as they are.
+    """
+    if store.modality == "image":
+        return "classes" if store.classes and (store.class_ids >= 0).any() else None
+    codes = {code for code, n in store.labels.counts(store.rows("train")).items() if n}
+    superclasses = ptbxl.statements("superdiagnostic").members.values()
+    diagnoses = {code for members in superclasses for code in members}
+    if codes <= set(ptbxl.statements("all").classes) and diagnoses & codes:
+        return "superdiagnostic"
+    return "labels" if codes else None

@@ -1,0 +1,40 @@
+"""What a task is: a target for each record that has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Kind = Literal["multi-label", "multi-class", "regression"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of all records of a store.
+
+    Attributes:
+        values: multi-label: bool ``(N, labels)``; multi-class: int64 ``(N,)``, a place in
+            ``names``; regression: float64 ``(N,)``.
+        mask: bool ``(N,)``, the records of the task; the values of the others mean nothing.
+        names: of the labels or classes; of a regression the one quantity.
+        kind: decides metric and heads.
+    """
+
+    values: npt.NDArray[Any]
+    mask: npt.NDArray[np.bool_]
+    names: tuple[str, ...]
+    kind: Kind
+
+
+class Task(Protocol):
+    """A question to the features: what is to be predicted of each record."""
+
+    @property
+    def name(self) -> str: ...
+
+    def targets(self, store: Any) -> Targets:
+        """The targets of a store; LatentcastError, with the fix, where it has none."""
+        ...

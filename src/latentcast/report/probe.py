@@ -1,0 +1,128 @@
+"""A probe on the page: leaks, cards, the table of sources, labels or classes, and caveats."""
+
+from __future__ import annotations
+
+import math
+
+from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, number
+from latentcast.evaluation.results import ProbeReport
+from latentcast.report.markup import card, escape, interval_bar, section, table
+
+
+def leaks(probe: ProbeReport) -> str:
+    if not probe.leaks:
+        return ""
+    items = "".join(
+        f"<li><strong>{escape(leak.severity)}: {escape(leak.kind)}</strong>, "
+        f"{escape(leak.count)} cases ({escape(', '.join(leak.examples))}). "
+        f"{escape(leak.message)}</li>\n"
+        for leak in probe.leaks
+    )
+    return (
+        '<div class="notice" role="note"><p><strong>The test fold may not be independent of '
+        f"what the model was trained on.</strong></p><ul>\n{items}</ul></div>\n"
+    )
+
+
+def cards(probe: ProbeReport) -> str:
+    head = f", {probe.heads[0]}" if len(probe.heads) > 1 else ""
+    return "".join(
+        card(row.name, row.score.main, probe.metric + head, tested=not place)
+        for place, row in enumerate(probe.readings())
+    )
+
+
+def sections(probe: ProbeReport, title: str, remark: str) -> str:
+    """The table of sources under ``title`` and ``remark`` (markup), and that of labels."""
+    level, rows, several = probe.level, probe.rows, len(probe.heads) > 1
+    ends = [end for row in rows for end in (row.score.main.low, row.score.main.high)]
+    ends = [end for end in ends if math.isfinite(end)]
+    reach = (min(ends), max(ends)) if ends else (0.0, 0.0)
+    body = []
+    for row in rows:
+        difference = probe.difference(row)
+        body.append(
+            [
+                row.name,
+                *([row.head] if several else []),
+                f"{row.layer} ({row.choice})",
+                row.pooling,
+                "" if row.penalty is None else f"{row.penalty:g}",
+                number(row.validation),
+                row.score.main.text(),
+                interval_bar(row.score.main, reach, strong=row.name == rows[0].name),
+                difference.text(signed=True) if difference else "",
+            ]
+        )
+    heading = [
+        "features", *(["head"] if several else []), "layer", "pooling", "C", "validation",
+        f"test {probe.metric} [{level}]", "", f"{rows[0].name} minus this [{level}]",
+    ]  # fmt: skip
+    counts, drawn = probe.records, probe.bootstrap
+    remarks = "".join(f"{sentence[:1].upper()}{sentence[1:]}. " for sentence in probe.remarks)
+    caption = (
+        f"{probe.protocol}. {counts['train']:,} / {counts['validation']:,} / "
+        f"{counts['test']:,} {probe.noun}s for training, validation, test. {remarks}"
+        f"Layer and penalty C are chosen on the validation fold; intervals are percentiles of "
+        f"{drawn['resamples']:,} bootstrap resamples of the {drawn['units']:,} test "
+        f"{drawn['unit']}s, drawn alike for all rows."
+    )
+    places = [place + several for place in (3, 4, 5, 7)]
+    result = section(title, remark, table(caption, heading, body, numeric=places))
+    return result + _labels(probe)
+
+
+def caveats(probe: ProbeReport) -> list[str]:
+    """What its numbers do not hold."""
+    size = f"The test fold has {probe.records['test']:,} {probe.noun}s"
+    if probe.kind == "multi-label":
+        rarest = min((label.positives["test"] for label in probe.labels), default=0)
+        size += f" and its rarest label {rarest:,} positives"
+    found = [
+        "The intervals show how the result varies with the choice of test "
+        f"{probe.bootstrap['unit']}s. They do not hold the variation between training seeds, "
+        "which needs several runs.",
+        f"{size}; small differences cannot be seen in it.",
+        "Linear heads and kNN on frozen features rank representations otherwise than fine-tuning "
+        "or an attention head does, and their numbers must not stand in one table with those.",
+    ]
+    if probe.modality == "ecg":
+        found.append(
+            "One data source: nothing here shows how the features carry over to another hospital "
+            "or device."
+        )
+    if probe.left_out:
+        reasons = ", ".join(f"{name} ({why})" for name, why in probe.left_out.items())
+        found.append(f"In no average: {reasons}.")
+    return found
+
+
+def _labels(probe: ProbeReport) -> str:
+    averages = "".join(
+        f"<p>{escape(title)}: "
+        f"{escape(', '.join(f'{name} {score.text()}' for name, score in scores.items()))}.</p>\n"
+        for title, scores in probe.averages.items()
+    )
+    if probe.class_sizes or not probe.labels:
+        return averages + (f"<p>{escape(probe.class_sizes)}.</p>\n" if probe.class_sizes else "")
+    rows = probe.readings() if probe.kind == "multi-label" else ()
+    areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
+    body = []
+    for label in probe.labels:
+        name = label.name + (" *" if rows and label.positives["test"] < SUPPORT else "")
+        if label.left_out:
+            name += f" ({label.left_out})"
+        scores = [by_name.get(label.name, UNDEFINED).text() for by_name in areas]
+        body.append([name, *(f"{count:,}" for count in label.positives.values()), *scores])
+    if not rows:
+        title, caption = "Class by class", f"{probe.noun.capitalize()}s of each class."
+        heading = ["class", *probe.records]
+    else:
+        title, caption = "Label by label", f"Test AUROC of each label [{probe.level}]."
+        if any(label.positives["test"] < SUPPORT for label in probe.labels):
+            caption += f" * fewer than {SUPPORT} positives in the test fold: read with care."
+        heading = [
+            "label", *(f"{split} positives" for split in probe.records), *(r.name for r in rows)
+        ]  # fmt: skip
+    drawn = table(caption, heading, body, numeric=range(1, len(heading)))
+    return section(title, averages, drawn)

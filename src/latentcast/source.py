@@ -1,0 +1,95 @@
+"""What a data set is to ingest: a list of records, and one record at a time. Nothing of a format.
+
+A format is a subclass in :mod:`latentcast.signals.readers` or :mod:`latentcast.images`, named in
+:data:`latentcast.data.formats.FORMATS`. A data set of one's own is a subclass as well, given to
+``ingest`` as an object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+Modality = Literal["ecg", "image"]
+"""``ecg`` is any recording of named channels over time, ``image`` any picture."""
+Split = Literal["train", "validation", "test"]
+Sample = TypeVar("Sample")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRef:
+    """Where one record lies.
+
+    Attributes:
+        record_id: its id in the store.
+        file: the file that holds it, relative to the source.
+        row: its row, in a file that holds many records.
+        problem: why it cannot be read, where the listing already shows it.
+        split: of the source, None where it has no splits.
+    """
+
+    record_id: str
+    file: str = ""
+    row: int = 0
+    problem: str | None = None
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a source has of a record beside its samples.
+
+    ``labels`` maps a code (of images a class) to its likelihood as given; a code with likelihood
+    0.0 is present. ``fold`` is 1 to 10, or None where the source has no folds.
+    """
+
+    patient_id: str | None = None
+    fold: int | None = None
+    labels: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(ABC, Generic[Sample]):
+    """A set of records of one modality.
+
+    Subclass :class:`~latentcast.signals.readers.source.RecordingSource` or
+    :class:`~latentcast.images.source.ImageSource`. Recordings are read by processes, so their
+    source must be picklable; images by threads at the same time.
+
+    Attributes:
+        kind: the format, one word or two, for the manifest.
+        name: what the source is called, without the folders above it.
+        batch: records that are best read one after the other by one process or thread.
+        classes: names of labels in the order of their ids; empty for those that occur, sorted.
+    """
+
+    modality: Modality
+    kind: str = "source"
+    name: str = "source"
+    batch: int = 32
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        """Whether ``path`` is of this format; cheap, and without an error for any path."""
+        return False
+
+    @abstractmethod
+    def refs(self) -> Sequence[RecordRef]:
+        """All records in an order that depends on nothing but the source."""
+
+    @abstractmethod
+    def read(self, ref: RecordRef) -> tuple[Sample, Annotation]:
+        """One record; raises BadRecord with the reason when it cannot be used."""
+
+    def fingerprint(self) -> str:
+        """Changes when the source does. By default a hash of the listing alone; override it with
+        one of headers, tables and file sizes at least, so that changed samples are noticed."""
+        digest = hashlib.sha256()
+        for ref in self.refs():
+            digest.update(repr((ref.record_id, ref.file, ref.row, ref.split)).encode())
+        return digest.hexdigest()

@@ -1,0 +1,323 @@
+"""What goes into an encoder, on which device, with or without gradients; and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ecg_files import write_wfdb
+
+from conftest import WFDB
+from latentcast.artifacts.encoder import Encoder
+from latentcast.config import Config
+from latentcast.data.fit import fitted
+from latentcast.data.formats import open_source
+from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.evaluation.features import extract
+from latentcast.objectives.build import build
+from latentcast.recipes import recipe
+from latentcast.signals.readers import read_recording
+from latentcast.signals.recording import Recording
+from latentcast.signals.synthetic import synthetic_recording
+
+
+@pytest.fixture(scope="module")
+def store(small_store: Path) -> Store:
+    return Store.open(small_store)
+
+
+@pytest.fixture(scope="module")
+def encoder(small_config: Config, store: Store) -> Encoder:
+    config = fitted(small_config, store)
+    return Encoder(config, build(config))
+
+
+@pytest.fixture(scope="module")
+def vectors(encoder: Encoder, store: Store) -> np.ndarray:
+    """By the probe, of every record of the store."""
+    return extract(encoder, store, np.arange(len(store)), pooling="mean")["norm"]
+
+
+def same(one: np.ndarray, other: np.ndarray) -> None:
+    assert one.dtype == np.float32
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def cut(recording: Recording, samples: int) -> Recording:
+    return replace(
+        recording, signal=recording.signal[:, :samples], valid=recording.valid[:, :samples]
+    )
+
+
+def test_one_recording_and_no_recording_are_not_a_crash(encoder: Encoder, store: Store) -> None:
+    assert encoder.embed(store.recording(0)).shape == (1, 24)
+    nothing = encoder.embed([], pooling="mean+std")
+    assert nothing.shape == (0, 48) and nothing.dtype == np.float32
+    assert encoder.embed(store, rows=[]).shape == (0, 24)
+
+
+def test_a_recording_has_one_vector_however_it_is_handed_over(
+    encoder: Encoder, store: Store, vectors: np.ndarray, small_store: Path, tmp_path: Path
+) -> None:
+    same(encoder.embed(store), vectors)
+    same(encoder.embed(str(small_store), rows=[4, 1]), vectors[[4, 1]])
+    recordings = [store.recording(row) for row in range(len(store))]
+    same(encoder.embed(iter(recordings)), vectors)
+    same(encoder.embed(WFDB), vectors)  # of PTB-XL's two rates the encoder's
+    same(encoder.embed(open_source(WFDB, fs=100)), vectors)
+    file = WFDB / "records100" / "00000" / "00002_lr"
+    row = store.row_of("00002")
+    same(encoder.embed([str(file), file.with_suffix(".hea")]), vectors[[row, row]])
+    same(encoder.embed(str(file)), vectors[[row]])
+
+    millivolts = np.stack([recording.signal for recording in recordings])
+    axes: dict[str, Any] = {"fs": 100, "leads": store.leads, "unit": "mV"}
+    same(encoder.embed(millivolts, **axes), vectors)
+    same(encoder.embed(millivolts[3], **axes), vectors[[3]])
+    other = axes | {"unit": "uV", "layout": "records,samples,leads"}
+    microvolts = 1000 * millivolts.swapaxes(1, 2)
+    same(encoder.embed([microvolts[:2], microvolts[2]], **other), vectors[:3])
+    np.save(tmp_path / "ecgs.npy", millivolts)
+    same(encoder.embed(tmp_path / "ecgs.npy", **axes), vectors)
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_a_vector_does_not_depend_on_what_is_embedded_beside_it(
+    encoder: Encoder, size: int
+) -> None:
+    recordings = [
+        cut(synthetic_recording(50 + 5 * n, sampling_rate=100, seconds=26, seed=n), samples)
+        for n, samples in enumerate((231, 1000, 2501, 400, 90))
+    ]
+    single = [encoder.embed(recording, "block 1", "mean+std") for recording in recordings]
+    same(encoder.embed(recordings, "block 1", "mean+std", size), np.concatenate(single))
+
+
+def test_another_rate_is_resampled_as_ingest_does_it_when_asked_for(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    recording = synthetic_recording(70, sampling_rate=250, record_id="a")
+    recording.signal[2, :700] = 1.0  # flat at 250 Hz, which must be found before resampling
+    write_wfdb(tmp_path / "ecgs", recording, "a")
+    path = tmp_path / "ecgs" / "a.hea"
+    with pytest.raises(LatentcastError, match="is 250, the encoder needs 100; .* resample=True"):
+        encoder.embed(path)
+    ingested = ingest(tmp_path / "ecgs", tmp_path / "store", fs=100, quiet=True, workers=1).store
+    assert np.array_equal(
+        encoder.counts(read_recording(path), resample=True), ingested.take([0])[0]
+    )
+    same(encoder.embed(path, resample=True), encoder.embed(ingested))
+
+
+def test_a_store_at_another_scale_or_in_another_order_of_leads_is_brought_to_the_encoders(
+    encoder: Encoder, tmp_path: Path, vectors: np.ndarray
+) -> None:
+    finer = ingest(WFDB, tmp_path / "finer", fs=100, scale=0.0005, quiet=True, workers=1).store
+    assert np.abs(encoder.embed(finer) - vectors).max() < 1e-2
+    faster = ingest(WFDB, tmp_path / "faster", fs=500, quiet=True, workers=1).store
+    with pytest.raises(LatentcastError, match="sampling_rate is 500, the encoder needs 100"):
+        encoder.embed(faster, rows=[0])
+    assert encoder.embed(faster, rows=[0], resample=True).shape == (1, 24)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (3.5, {}, "float: is nothing that can be embedded; give a Recording, the path"),
+        (np.zeros((2, 12, 400)), {}, "comes without its fs, leads, unit; give them"),
+        (np.zeros((2, 12, 400)), {"fs": 100, "leads": ["I", "II"], "unit": "mV"}, "with 2 leads"),
+        (np.zeros((12, 400)), {"fs": 100, "leads": ["I"] * 12, "unit": "mV", "layout": "leads"},
+         "layout 'leads': is unknown; write records,leads,samples or"),
+        (np.zeros((2, 1, 400), "U1"), {"fs": 100, "leads": ["I"], "unit": "mV"}, "is no signal"),
+        ("nowhere.hea", {}, "nowhere.hea"),
+        (["nowhere"], {"unit": "mV"}, "unit: is for arrays, nowhere is none"),
+        ([], {"rows": [1]}, "rows: are of a store"),
+        ([], {"batch_size": 0}, "batch_size 0: must be at least 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_embedded_is_named(
+    encoder: Encoder, source: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(LatentcastError, match=words):
+        encoder.embed(source, **options)
+
+
+def test_a_bad_recording_among_good_ones_is_named(
+    encoder: Encoder, store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(LatentcastError, match="fs: is for arrays, 00001 is none; .*resample=True"):
+        encoder.embed(store.recording(0), fs=100)
+    blips = [replace(cut(store.recording(0), 8), record_id=f"blip {n}") for n in range(2)]
+    with pytest.raises(LatentcastError, match="blip 0, blip 1: has no valid patch of 0.2 s"):
+        encoder.embed([blips[0], store.recording(1), blips[1]])
+    write_wfdb(tmp_path, synthetic_recording(70, sampling_rate=100), "a")
+    (tmp_path / "a.dat").write_bytes(b"")
+    with pytest.raises(LatentcastError, match=f"a of {tmp_path.name}: "):
+        encoder.embed(tmp_path)
+
+
+def test_features_of_a_diverged_run_are_refused(small_config: Config, store: Store) -> None:
+    config = fitted(small_config, store)
+    objective = build(config)
+    objective.encoder("student").get_parameter("norm.bias").data.fill_(torch.nan)
+    with pytest.raises(LatentcastError, match="not finite; the run has diverged"):
+        Encoder(config, objective, "student").embed(store, rows=[0])
+
+
+# A torch module
+
+
+def test_gradients_reach_the_network_only_when_it_is_not_frozen(
+    small_config: Config, small_hierarchy: Config, store: Store
+) -> None:
+    samples = torch.from_numpy(store.take([0, 1], length=400))
+    for config in (fitted(small_config, store), fitted(small_hierarchy, store)):
+        tuned = Encoder(config, build(config), frozen=False)
+        torch.stack([layer.square().mean() for layer in tuned(samples)[0]]).sum().backward()
+        assert all(weight.grad is not None for weight in tuned.network.parameters())
+        assert [id(weight) for weight in tuned.parameters()] == [
+            id(weight) for weight in tuned.network.parameters()
+        ]
+        assert not tuned.token_layers(samples.numpy())[0][-1].requires_grad
+        frozen = Encoder(config, build(config))
+        assert not any(weight.requires_grad for weight in frozen.parameters())
+        assert not frozen(samples)[0][-1].requires_grad
+        values = tuned._inputs(samples).values.requires_grad_()
+        frozen(values)[0][-1].sum().backward()
+        assert values.grad is not None and bool(values.grad.any())
+
+
+def test_floats_are_read_as_the_preprocessed_integers_are(encoder: Encoder, store: Store) -> None:
+    samples = torch.from_numpy(store.take([0, 1], length=400))
+    samples[0, 100:230] = -32768
+    inputs = encoder._inputs(samples)
+    layers, valid = encoder(samples)
+    again, also = encoder(inputs.values, inputs.valid)
+    assert torch.equal(layers[-1], again[-1]) and torch.equal(valid, also) and not valid.all()
+    assert encoder(inputs.values)[1].all()
+
+
+def test_embedding_is_evaluation_and_leaves_modes_as_they_were(
+    small_config: Config, store: Store
+) -> None:
+    config = fitted(small_config, store)
+    encoder = Encoder(config, build(config), frozen=False)
+    assert not any(module.training for module in encoder.modules())
+    modes = []
+    encoder.network.train()
+    encoder.network.norm.register_forward_hook(lambda module, *_: modes.append(module.training))
+    encoder.embed(store, rows=[0])
+    assert modes == [False] and encoder.network.training and encoder.network.norm.training
+
+
+def test_everything_follows_the_encoder_to_its_device(
+    small_config: Config, small_hierarchy: Config, store: Store
+) -> None:
+    """On torch's meta device, where any tensor that stayed behind is an error."""
+    samples = torch.from_numpy(store.take([0, 1], length=400))
+    for config in (fitted(small_config, store), fitted(small_hierarchy, store)):
+        encoder = Encoder(config, build(config)).to("meta")
+        assert encoder.device.type == "meta"
+        assert {parameter.device.type for parameter in encoder.objective.parameters()} == {"meta"}
+        layers, valid = encoder(samples)
+        assert {tensor.device.type for tensor in (*layers, valid)} == {"meta"}
+        assert encoder(torch.zeros(1, 12, 400))[1].device.type == "meta"
+    with pytest.raises(LatentcastError, match="device toaster: cannot be used"):
+        encoder._on("toaster")
+
+
+def test_an_objective_without_errors_of_patches_says_so(
+    small_config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = fitted(small_config, store)
+    encoder = Encoder(config, build(config))
+    monkeypatch.delattr(type(encoder.objective), "patch_errors")
+    with pytest.raises(LatentcastError, match="Nepa: predicts no single patches"):
+        encoder.patch_errors(store.take([0], length=400))
+
+
+def test_a_role_that_is_none_is_refused(small_config: Config, store: Store) -> None:
+    config = fitted(small_config, store)
+    with pytest.raises(LatentcastError, match="role techer: is unknown; did you mean 'teacher'"):
+        Encoder(config, build(config), "techer")  # type: ignore[arg-type]
+
+
+def test_a_store_of_the_other_kind_is_named(
+    encoder: Encoder, images: tuple[Encoder, Store], store: Store, digits_store: Path
+) -> None:
+    with pytest.raises(LatentcastError, match="holds images, the encoder was trained on ecg data"):
+        encoder.embed(digits_store)
+    with pytest.raises(LatentcastError, match="holds recordings, .* trained on image data"):
+        images[0].embed(store)
+
+
+# Images
+
+
+@pytest.fixture(scope="module")
+def images(digits_store: Path) -> tuple[Encoder, Store]:
+    store = Store.open(digits_store)
+    config = fitted(recipe("hjepa-image-digits").updated({"encoder.depth": 1}), store)
+    return Encoder(config, build(config)), store
+
+
+def test_an_image_has_one_vector_however_it_is_handed_over(
+    images: tuple[Encoder, Store], digits_store: Path, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    encoder, store = images
+    pixels = store.take(np.arange(70))
+    vectors = encoder.embed(pixels)
+    assert vectors.shape == (70, 64)
+    same(encoder.embed(store, rows=np.arange(70)), vectors)
+    same(encoder.embed(digits_store, rows=[5, 2]), vectors[[5, 2]])
+    same(encoder.embed(pixels[3]), vectors[[3]])
+    assert encoder.embed([]).shape == encoder.embed(pixels[:0]).shape == (0, 64)
+    (tmp_path / "a").mkdir()
+    opened = [pillow.fromarray(image[:, :, 0]) for image in pixels[:3]]
+    for number, image in enumerate(opened):
+        image.save(tmp_path / "a" / f"{number}.png")
+    same(encoder.embed(opened[0].convert("RGB")), vectors[[0]])
+    same(encoder.embed([*opened, pixels[7], tmp_path / "a" / "1.png"]), vectors[[0, 1, 2, 7, 1]])
+    same(encoder.embed(str(tmp_path / "a")), vectors[:3])
+    np.savez(tmp_path / "pixels.npz", images=pixels[:4, :, :, 0])
+    same(encoder.embed(tmp_path / "pixels.npz"), vectors[:4])
+    larger = np.kron(pixels[4, :, :, 0], np.ones((3, 2), np.uint8))[:, :, None]
+    mixed = encoder.embed([pixels[4], larger, pixels[5]])
+    same(mixed[[0, 2]], vectors[[4, 5]])
+    same(mixed[[1]], encoder.embed(larger))
+
+
+def test_a_larger_image_file_is_brought_to_the_canvas_as_ingest_does_it(
+    images: tuple[Encoder, Store], tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    encoder, _ = images
+    (tmp_path / "wide").mkdir()
+    wide = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
+    pillow.fromarray(wide).save(tmp_path / "wide" / "a.png")
+    ingested = ingest(tmp_path / "wide", tmp_path / "store", size=8, quiet=True).store
+    same(encoder.embed(tmp_path / "wide" / "a.png"), encoder.embed(ingested))
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (np.zeros((2, 8, 8)), {}, "is no uint8 .*; for values in"),
+        (np.zeros((8, 8), np.uint8), {}, r"array of uint8 \(8, 8\): is no uint8"),
+        (None, {}, "NoneType: is nothing that can be embedded; give a uint8 array"),
+        ("nowhere.png", {}, "nowhere.png: does not exist"),
+        ([], {"fs": 100}, "was trained on images; leave out fs"),
+    ],
+)
+def test_what_is_no_image_is_named(
+    images: tuple[Encoder, Store], source: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(LatentcastError, match=words):
+        images[0].embed(source, **options)

@@ -1,0 +1,180 @@
+"""A store and a configuration that do not fit are refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import WFDB
+from latentcast import config as configuration
+from latentcast.config import Config
+from latentcast.data.ingest import ingest
+from latentcast.engine.checkpoint import State
+from latentcast.engine.context import Context
+from latentcast.errors import LatentcastError
+from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
+from latentcast.runs.new import data_of
+from latentcast.workflows.train import train
+
+
+def test_store_at_another_rate_names_both_and_the_mend(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    config = small_config.updated({"input.sampling_rate": 500})
+    with pytest.raises(
+        LatentcastError,
+        match=r"manifest\.json: sampling_rate is 100, the recipe needs 500; re-ingest with .*500",
+    ):
+        train(config, small_store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_store_of_other_leads_is_refused(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    config = small_config.updated({"input.leads": ["I", "II"]})
+    with pytest.raises(LatentcastError, match=r"leads are I II III .* the recipe needs I II; "):
+        train(config, small_store, tmp_path / "run")
+
+
+def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path) -> None:
+    from latentcast.recipes import recipe
+
+    with pytest.raises(LatentcastError, match="is an image recipe"):
+        train(recipe("nepa-image-tiny"), small_store, tmp_path / "run")
+
+
+def test_missing_store_is_named(small_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match="nowhere"):
+        train(small_config, tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_a_damaged_shard_is_named_before_training(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    shutil.copytree(small_store, tmp_path / "store")
+    shard = tmp_path / "store" / "shard-00000.npy"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(LatentcastError, match=r"shard-00000\.npy: is damaged .* ingest again"):
+        train(small_config, tmp_path / "store", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unwritable_run_folder_is_named(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LatentcastError, match="cannot be written .* choose another --out"):
+        train(small_config, small_store, tmp_path / "file" / "run")
+
+
+def test_run_of_another_configuration_is_not_overwritten(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    train(short, small_store, tmp_path)
+    with pytest.raises(LatentcastError, match="another run .*train.seed is 1 here, 0 there"):
+        train(short.updated({"train.seed": 1}), small_store, tmp_path)
+
+
+def test_a_kill_before_the_first_step_does_not_break_the_run(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentcast.runs import new as module
+
+    true_write, written = module.write_text, []
+
+    def dies_second(path: Path, text: str) -> None:
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        true_write(path, text)
+
+    monkeypatch.setattr(module, "write_text", dies_second)
+    short = small_config.updated({"train.steps": 4})
+    with pytest.raises(KeyboardInterrupt):
+        train(short, small_store, tmp_path)
+    monkeypatch.undo()
+    train(short, small_store, tmp_path)
+    assert (tmp_path / "environment.json").exists() and (tmp_path / "config.yaml").exists()
+
+
+def test_a_run_is_not_resumed_on_another_store(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    train(short, small_store, tmp_path / "run")
+    ingest(WFDB, tmp_path / "other", fs=100, missing_leads="mask", quiet=True, workers=1)
+    manifest = tmp_path / "other" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    config = configuration.load(tmp_path / "run" / "config.yaml")
+    with pytest.raises(LatentcastError, match="holds other data; resume with the run's own store"):
+        train(config, tmp_path / "other", tmp_path / "run")
+
+
+def test_the_training_store_is_known_only_while_its_data_is_the_same(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    shutil.copytree(small_store, tmp_path / "store")
+    train(small_config.updated({"train.steps": 4}), tmp_path / "store", tmp_path / "run")
+    assert data_of(tmp_path / "run") is not None
+    manifest = tmp_path / "store" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["shards"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    assert data_of(tmp_path / "run") is None
+    shutil.rmtree(tmp_path / "store")
+    assert data_of(tmp_path / "run") is None
+
+
+def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    train(short, small_store, tmp_path / "a")
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    assert train(short, small_store, tmp_path / "a").step == 4
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
+    again = configuration.load(tmp_path / "a" / "config.yaml")
+    train(again, small_store, tmp_path / "b")
+    rows = [
+        [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_metrics(tmp_path / n)]
+        for n in "ab"
+    ]
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [1, 2, 3, 4]
+
+
+def test_log_says_what_collapse_watching_needs(
+    small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    train(small_config.updated({"train.steps": 4}), small_store, tmp_path)
+    row = read_metrics(tmp_path)[-1]
+    assert {
+        "loss", "copy_last_loss", "lr", "momentum", "teacher_distance", "gradient_norm",
+        "level0_target_rank", "level0_output_rank", "level0_target_mean_norm",
+        "level0_output_mean_norm", "level0_target_std", "level0_output_std",
+        "samples_per_second", "flops_of_peak", "data_wait", "alarms",
+    } <= row.keys()  # fmt: skip
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["data"]["sha256"] and environment["torch"]
+
+
+def test_rows_beyond_the_checkpoint_are_dropped_on_resume(
+    small_config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    with Journal(tmp_path, small_config, step_flops=1) as journal:
+        journal.on_train_start(State(step=2), Context.of(small_config))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_metrics_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
