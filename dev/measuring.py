@@ -48,19 +48,18 @@ def reds(done: Done) -> list[Red]:
 def _healthy(recipe: str, parts: Collection[str] | None, faults: Sequence[Fault]) -> dict[str, Any]:
     from latentcast.recipes import recipe as config_of
     from latentcast.verification.claims import all_claims
-    from latentcast.verification.measure import concerns
-    from latentcast.verification.observe.twin import Subject
+    from latentcast.verification.observe.twin import Twin
 
     config, claims = config_of(recipe), all_claims()
-    with closing(Subject(config)) as subject:
-        about = {claim.id for claim in claims if concerns(claim, subject)}
-        twin = subject.config
+    with closing(Twin(config)) as twin:
+        about = {claim.id for claim in claims if claim.concerns(twin)}
+        small = twin.config
     unknown = {name for fault in faults for name in fault.reddens} - {c.id for c in claims}
     ids = [c.id for c in claims if c.id in about and (parts is None or area(c.id) in parts)]
     concerned = [
         fault.id
         for fault in faults
-        if about.issuperset(fault.reddens) and hold(fault.where, config, twin)
+        if about.issuperset(fault.reddens) and hold(fault.where, config, small)
     ]
     return {
         "ids": ids, "red": _red(recipe, ids, False), "faults": concerned, "unknown": sorted(unknown)
@@ -80,7 +79,7 @@ def _red(recipe: str, ids: Sequence[str], first: bool) -> list[Red]:
     for finding in measured(config_of(recipe), [claims[name] for name in ids]):
         numbers = dict(finding.evidence.numbers)
         if not finding.holds:
-            found.append(Red(finding.claim.id, set(numbers) == {"raised"}, numbers))
+            found.append(Red(finding.claim.id, finding.raised, numbers))
             if first and not found[-1].raised:
                 break
     return found
