@@ -31,7 +31,7 @@ test: check
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
-# Every claim of every recipe measured: docs/verification.
+# Every claim of every recipe measured: reports in build/verification, the table in docs/verification.
 verification: $(VENV)/installed
 	$(BIN)/python scripts/build_verification.py
 

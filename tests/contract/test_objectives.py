@@ -31,7 +31,7 @@ from latentcast.randomness import Draw
 from latentcast.recipes import recipe
 from latentcast.report.run import report_run
 from latentcast.runs import list_runs, print_runs
-from latentcast.workflows.train import pretrain
+from latentcast.workflows.train import train
 
 CONTEXT = Context(torch.device("cpu"), torch.float32)
 SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.mlp_width": 48,
@@ -299,7 +299,7 @@ def test_a_third_objective_is_trained_logged_listed_and_reported(
            "optimizer.warmup_steps": 1, "train.precision": "fp32"}  # fmt: skip
     run = tmp_path / "run"
     config = CASES["i-jepa × ecg"].updated(MASKED_MEAN | few)
-    assert pretrain(config, small_store, run).step == 3
+    assert train(config, small_store, run).step == 3
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert len(lines) == 3 and not any("nan" in line or "rank" in line for line in lines)
     rows = read_metrics(run)
@@ -311,4 +311,4 @@ def test_a_third_objective_is_trained_logged_listed_and_reported(
     assert "masked_mean" in capsys.readouterr().out
     page = report_run(run).read_text("utf-8")
     assert "3 training curves" in page and "masked_mean" in page
-    assert pretrain(config, small_store, run).step == 3  # its own configuration is known again
+    assert train(config, small_store, run).step == 3  # its own configuration is known again

@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from latentcast.data.labels import Labels
 from latentcast.data.store import Store
 from latentcast.signals.recording import INVALID
 
@@ -127,6 +127,14 @@ class PatchSource:
         return [patches, (patches @ self.weight).tanh()], valid
 
 
+def labels_of(classes: tuple[str, ...], class_ids: npt.NDArray[np.int64]) -> Labels:
+    """The labels of records of one class each, -1 for none."""
+    labelled = class_ids >= 0
+    ends = np.concatenate([[0], np.cumsum(labelled)]).astype(np.int64)
+    ids = class_ids[labelled].astype(np.int32)
+    return Labels(classes, ends, ids, np.ones(len(ids), np.float32))
+
+
 class Images:
     """A store of images in memory: noise with a class in the brightness of one quarter.
 
@@ -150,11 +158,14 @@ class Images:
         self.height, self.width, self.channels = self.pixels.shape[1:]
         self.record_ids = np.array([f"{name}-{i}" for i in range(n)])
         self.patient_ids = np.full(n, "", dtype="<U9")
-        self.labels: Any = None
         self.checksums = {"shard-00000.npy": f"{name} {pixels.sum()}"}
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def labels(self) -> Labels:
+        return labels_of(self.classes, self.class_ids)
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         return np.flatnonzero(np.isin(self.folds, self.manifest.splits[split]))

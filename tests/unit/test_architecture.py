@@ -22,7 +22,7 @@ ROOMS = (
     ("errors",),
     ("files",),
     ("randomness",),
-    ("batch",),
+    ("batch", "source"),
     ("signals", "images"),
     ("config",),
     ("data", "nn"),
@@ -45,12 +45,9 @@ UPWARDS = {
     ("images.folder", "signals.recording"),
     ("images.huggingface", "signals.recording"),
 }
-CIRCLES = {
-    frozenset({"config.resolve", "config.run"}),
-    frozenset({"artifacts.ecg", "artifacts.encoder", "artifacts.image"}),
-}
+CIRCLES: set[frozenset[str]] = set()
 LONGEST = 450
-LONGER = {"verification.claims.ranks", "verification.faults.masks"}
+LONGER: set[str] = set()
 FOREIGN = {"torchvision", "timm", "transformers"}
 """Stacks that break beside a CPU build of torch: on no path, and in no extra."""
 NO_NAMES = {"told", "asked", "whole", "known", "held", "seen", "wanted"}

@@ -29,9 +29,9 @@ def test_arrays_of_any_length_become_what_their_files_become(tmp_path: Path) -> 
     for i, recording in enumerate(RECORDINGS):
         write_wfdb(tmp_path / "in", recording, f"r{i}")
     files = ingest(tmp_path / "in", tmp_path / "files", quiet=True).store
-    whole = [to_counts(recording).T / 1000 for recording in RECORDINGS]  # as files hold them
+    stored = [to_counts(recording).T / 1000 for recording in RECORDINGS]  # as files hold them
     ids = [f"r{i}" for i in range(6)]
-    store = write_store(tmp_path / "out", signals=whole, record_ids=ids, **TWELVE).store
+    store = write_store(tmp_path / "out", signals=stored, record_ids=ids, **TWELVE).store
     assert (tmp_path / "out/shard-00000.npy").read_bytes() == (
         tmp_path / "files/shard-00000.npy"
     ).read_bytes()
@@ -135,9 +135,11 @@ def test_the_same_arrays_again_do_nothing_and_others_are_refused(tmp_path: Path)
 
 def test_a_bad_record_costs_itself_and_no_other(tmp_path: Path) -> None:
     signals = [*SIGNALS[:3], SIGNALS[3] * np.nan, SIGNALS[4] * 100, SIGNALS[0]]
-    result = write_store(tmp_path, signals=signals, **TWELVE)
-    assert (result.records, result.quarantined) == (3, 3)
+    metadata = [{"age": np.int64(3)} if row == 1 else {} for row in range(6)]
+    result = write_store(tmp_path, signals=signals, metadata=metadata, **TWELVE)
+    assert (result.records, result.quarantined) == (2, 4)
     reasons = quarantine(tmp_path)
+    assert "metadata that JSON cannot hold" in reasons["record-000001"]
     assert "all NaN" in reasons["record-000003"] and "beyond ±32.767" in reasons["record-000004"]
     assert "same samples as record-000000" in reasons["record-000005"]
 

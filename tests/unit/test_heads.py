@@ -50,6 +50,17 @@ def test_every_penalty_and_label_equals_scikit_learn() -> None:
             np.testing.assert_allclose(intercepts[p, c], reference.intercept_[0], rtol=0.01)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_label_of_one_positive_among_thousands_has_a_fit(seed: int) -> None:
+    """Its intercept overshot by a thousand, and no line search came back from there."""
+    x = np.random.default_rng(seed).normal(size=(2000, 30))
+    y = np.arange(2000)[:, None] < [1]
+    weights, intercepts = logistic_regression(x, y, [1e-4])
+    reference = LogisticRegression(C=1e-4, tol=1e-12, max_iter=10_000).fit(x, y[:, 0])
+    np.testing.assert_allclose(weights[0, :, 0], reference.coef_[0], atol=1e-6)
+    np.testing.assert_allclose(intercepts[0], reference.intercept_, atol=1e-3)
+
+
 def test_separable_rare_and_wide_problems_converge_to_the_minimum() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 200)) + 3.0  # more features than records, and not centred

@@ -52,9 +52,9 @@ def test_resizing_takes_the_middle_of_the_short_side(tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / "in" / "wide.png")
     Image.fromarray(image.transpose(1, 0, 2)).save(tmp_path / "in" / "tall.png")
     store = ingest(tmp_path / "in", tmp_path / "out", size=20, quiet=True).store
-    whole = np.asarray(Image.fromarray(image).resize((50, 20), Image.Resampling.BICUBIC))
+    resized = np.asarray(Image.fromarray(image).resize((50, 20), Image.Resampling.BICUBIC))
     tall, wide = store.take([0, 1])
-    assert np.array_equal(wide, whole[:, 15:35])
+    assert np.array_equal(wide, resized[:, 15:35])
     assert np.abs(tall.astype(int) - wide.transpose(1, 0, 2)).max() <= 1
 
 
@@ -95,7 +95,7 @@ def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_pat
     assert result.store.record_ids.tolist() == sorted(written)
 
 
-def test_nothing_but_bad_images_is_an_error_that_can_be_mended(tmp_path: Path) -> None:
+def test_nothing_but_bad_images_is_an_error_that_can_be_fixed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_text("no image")
     with pytest.raises(LatentcastError, match=r"none of its 1 records .* a.png: is no image"):
@@ -266,7 +266,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
     write_classes(tmp_path / "in", 40)
     (tmp_path / "in" / "digit 4" / "bad.png").write_text("no image")
     options = {"encoding": encoding, "shard_bytes": 1500, "quiet": True}
-    ingest(tmp_path / "in", tmp_path / "whole", **options)
+    ingest(tmp_path / "in", tmp_path / "uninterrupted", **options)
     add = ShardWriter.add
     calls = 0
 
@@ -288,7 +288,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(
             with pytest.raises(LatentcastError, match="was interrupted; run the same ingest again"):
                 Store.open(tmp_path / "out")
     assert stops >= 3 and calls < 40 + 9 * stops
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "uninterrupted")
 
 
 def test_without_pillow_the_error_names_the_extra_and_arrays_need_none(

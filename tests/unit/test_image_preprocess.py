@@ -123,12 +123,12 @@ def test_a_sample_is_cropped_alike_in_every_batch_and_anew_at_every_step() -> No
     images = pixels(8)
     config = ImageInput(height=9, width=12, crop_scale=(0.2, 1), flip=True)
     preprocess = ImagePreprocess(config)
-    whole = preprocess(images, draw(8)).values
+    batch = preprocess(images, draw(8)).values
     part = preprocess(images[3:6], Draw(0, 0, torch.arange(3, 6))).values
-    assert torch.equal(whole[3:6], part)
+    assert torch.equal(batch[3:6], part)
     for other in (draw(8, step=1), draw(8, seed=1)):
-        assert not torch.equal(whole, preprocess(images, other).values)
-    assert torch.equal(whole, preprocess(images, draw(8)).values)
+        assert not torch.equal(batch, preprocess(images, other).values)
+    assert torch.equal(batch, preprocess(images, draw(8)).values)
 
 
 @pytest.mark.parametrize("width", [12, 10])

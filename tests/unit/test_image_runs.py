@@ -12,6 +12,7 @@ from latentcast import Encoder
 from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.recipes import recipe

@@ -1,4 +1,4 @@
-"""What lies in a folder, an array file or a dataset is told from itself, or asked for."""
+"""What lies in a folder, an array file or a dataset is found in itself, or asked for."""
 
 from __future__ import annotations
 

@@ -124,12 +124,12 @@ def loader(store: Path, channels: int = 1) -> Loader:
 
 
 def test_a_stream_from_any_attempt_gives_the_same_batches(digits_store: Path) -> None:
-    whole = loader(digits_store)
+    alone = loader(digits_store)
     stream = loader(digits_store).stream(4)
     for attempt in (4, 5, 6):
         pieces = next(stream)
         assert len(pieces) == 4
-        expected = whole.batch(attempt)
+        expected = alone.batch(attempt)
         assert torch.equal(torch.cat([piece.samples for piece in pieces]), expected.samples)
         assert torch.equal(torch.cat([piece.ids for piece in pieces]), expected.ids)
     stream.close()  # type: ignore[attr-defined]

@@ -268,8 +268,8 @@ def test_a_disk_that_fills_up_is_a_clear_error_and_the_next_run_goes_on(
         ingest(tmp_path / "in", tmp_path / "out", shard_bytes=2 * 500 * 24, quiet=True)
     monkeypatch.undo()
     ingest(tmp_path / "in", tmp_path / "out", shard_bytes=2 * 500 * 24, quiet=True)
-    ingest(tmp_path / "in", tmp_path / "whole", shard_bytes=2 * 500 * 24, quiet=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    ingest(tmp_path / "in", tmp_path / "uninterrupted", shard_bytes=2 * 500 * 24, quiet=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "uninterrupted")
 
 
 def test_nothing_to_ingest_is_an_error(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_nothing_to_ingest_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_when_every_record_is_bad_ingest_fails_and_a_mended_source_works(tmp_path: Path) -> None:
+def test_when_every_record_is_bad_ingest_fails_and_a_fixed_source_works(tmp_path: Path) -> None:
     recordings = write_some(tmp_path / "in", 3)
     for path in (tmp_path / "in").glob("*.dat"):
         path.write_bytes(b"")
@@ -361,8 +361,8 @@ def test_some_leads_of_a_source_can_be_chosen(tmp_path: Path) -> None:
 def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, capfd) -> None:
     write_some(tmp_path / "in", 3)
     ingest(tmp_path / "in", tmp_path / "out")
-    said = capfd.readouterr().err
-    assert "ingest: 3/3 records" in said and "quarantined" in said and "\x1b" not in said
+    output = capfd.readouterr().err
+    assert "ingest: 3/3 records" in output and "quarantined" in output and "\x1b" not in output
 
 
 def test_the_manifest_is_a_function_of_source_and_options(tmp_path: Path) -> None:

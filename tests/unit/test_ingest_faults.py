@@ -1,4 +1,4 @@
-"""What changes, breaks or is missing around an ingest, and what the user is told to do."""
+"""What changes, breaks or is missing around an ingest, and what the user is to do."""
 
 from __future__ import annotations
 
@@ -43,36 +43,36 @@ def interrupt(folder: Path, out: Path) -> None:
 # --- a source that changed ------------------------------------------------------------------------
 
 
-def test_a_mended_record_stays_in_quarantine_and_nobody_is_told(tmp_path: Path) -> None:
+def test_a_fixed_record_stays_in_quarantine_and_nobody_is_told(tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_some(folder, 3, 2.0)
-    whole = (folder / "r001.dat").read_bytes()
-    (folder / "r001.dat").write_bytes(whole[:-100])
+    intact = (folder / "r001.dat").read_bytes()
+    (folder / "r001.dat").write_bytes(intact[:-100])
     assert ingest(folder, out, quiet=True).records == 2
-    (folder / "r001.dat").write_bytes(whole)
+    (folder / "r001.dat").write_bytes(intact)
     with pytest.raises(LatentcastError, match=r"'in' has changed.*remove .*out.* another --out"):
         ingest(folder, out, quiet=True)
     shutil.rmtree(out)
     assert ingest(folder, out, quiet=True).records == 3
 
 
-@pytest.mark.parametrize("mend", ["r001.dat", "r002.dat"])
-def test_a_record_mended_at_the_same_length_stays_in_quarantine_and_nobody_is_told(
-    tmp_path: Path, mend: str
+@pytest.mark.parametrize("fixed", ["r001.dat", "r002.dat"])
+def test_a_record_fixed_at_the_same_length_stays_in_quarantine_and_nobody_is_told(
+    tmp_path: Path, fixed: str
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_some(folder, 4, 2.0)
     write_wfdb(folder, synthetic_recording(50, 500, 2.0, seed=0), "twin")  # r000 again
-    whole = {}
+    intact = {}
     for name in ("r001.dat", "r002.dat"):
-        whole[name] = (folder / name).read_bytes()
-        damaged = bytearray(whole[name])
+        intact[name] = (folder / name).read_bytes()
+        damaged = bytearray(intact[name])
         damaged[1000] ^= 1
         (folder / name).write_bytes(damaged)
     assert ingest(folder, out, quiet=True).records == 2
-    assert ingest(folder, out, quiet=True).records == 2, "nothing is mended yet"
-    (folder / mend).write_bytes(whole[mend])
-    with pytest.raises(LatentcastError, match=f"{mend[:4]} is in quarantine .*can be read now.*"):
+    assert ingest(folder, out, quiet=True).records == 2, "nothing is fixed yet"
+    (folder / fixed).write_bytes(intact[fixed])
+    with pytest.raises(LatentcastError, match=f"{fixed[:4]} is in quarantine .*can be read now.*"):
         ingest(folder, out, quiet=True)
 
 
@@ -154,7 +154,7 @@ def test_segments_that_name_each_other_never_end(tmp_path: Path) -> None:
     assert [ref.record_id for ref in source.refs()] == ["c"] and source.fingerprint()
 
 
-def test_a_mended_part_of_a_packed_folder_is_ignored(tmp_path: Path) -> None:
+def test_a_fixed_part_of_a_packed_folder_is_ignored(tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     counts = np.random.default_rng(0).integers(-900, 900, (4, 12, 150)).astype(np.int16)
@@ -167,12 +167,12 @@ def test_a_mended_part_of_a_packed_folder_is_ignored(tmp_path: Path) -> None:
     (folder / "signals.json").write_text(json.dumps(index))
     rows = (BUNDLED / "ptbxl_database.csv").read_text().splitlines(keepends=True)[:5]
     (folder / "ptbxl_database.csv").write_text("".join(rows))
-    whole = (folder / "part-1.xz").read_bytes()
-    damaged = bytearray(whole)
-    damaged[len(whole) // 2] ^= 1
+    intact = (folder / "part-1.xz").read_bytes()
+    damaged = bytearray(intact)
+    damaged[len(intact) // 2] ^= 1
     (folder / "part-1.xz").write_bytes(damaged)
     assert ingest(folder, out, quiet=True).records == 2
-    (folder / "part-1.xz").write_bytes(whole)
+    (folder / "part-1.xz").write_bytes(intact)
     with pytest.raises(LatentcastError, match="'in' has changed"):
         ingest(folder, out, quiet=True)
 
@@ -208,7 +208,7 @@ def test_a_disk_full_while_the_store_is_finished_is_a_traceback(
     write_some(folder, 5, 2.0)
     (folder / "r002.dat").unlink()
     options = {"shard_bytes": 2 * 1000 * 24, "quiet": True}
-    ingest(folder, tmp_path / "whole", **options)
+    ingest(folder, tmp_path / "uninterrupted", **options)
     replace = Path.replace
 
     def full(self: Path, target: Path) -> Path:
@@ -221,7 +221,7 @@ def test_a_disk_full_while_the_store_is_finished_is_a_traceback(
         ingest(folder, tmp_path / "out", **options)
     monkeypatch.undo()
     ingest(folder, tmp_path / "out", **options)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "uninterrupted")
 
 
 def test_a_disk_full_while_the_reasons_are_written_is_a_traceback(
@@ -346,7 +346,7 @@ def test_a_finished_store_on_a_disk_for_reading_only_is_refused(
     assert ingest(folder, out, quiet=True).records == 2
 
 
-# --- what is asked for ----------------------------------------------------------------------------
+# --- what the user asks for -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_a_lead_named_twice_or_not_at_all_is_guessed(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_mend_is_a_command_that_does_not_exist(tmp_path: Path) -> None:
+def test_the_fix_is_a_command_that_does_not_exist(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((1, 2, 600)))
     with pytest.raises(LatentcastError, match="--leads I,II,V1 --unit mV"):
         ingest(tmp_path / "a.npy", tmp_path / "out", quiet=True)
@@ -384,8 +384,8 @@ def test_the_mend_is_a_command_that_does_not_exist(tmp_path: Path) -> None:
     ]
     named = {flag for p in sources for flag in re.findall(r"--[a-z][a-z-]*", p.read_text())}
     verbs = (cli.ingest, cli.train)  # what fits a store to a configuration speaks of both
-    known = {"--" + name.replace("_", "-") for verb in verbs for name in verb.__annotations__}
-    assert len(named) > 5 and named <= known
+    flags = {"--" + name.replace("_", "-") for verb in verbs for name in verb.__annotations__}
+    assert len(named) > 5 and named <= flags
 
 
 # --- sums -----------------------------------------------------------------------------------------

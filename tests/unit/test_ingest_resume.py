@@ -54,7 +54,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) ->
     write_some(folder, 120, 1.0)
     (folder / "r050.dat").write_bytes(b"short")
     write_wfdb(folder, synthetic_recording(50, 500, 1.0, seed=0), "r150b")  # r000 again
-    ingest(folder, tmp_path / "whole", shard_bytes=20 * 500 * 24, workers=1, quiet=True)
+    ingest(folder, tmp_path / "uninterrupted", shard_bytes=20 * 500 * 24, workers=1, quiet=True)
     out, rng, kills, went_on = tmp_path / "killed", random.Random(0), 0, 0
     for _ in range(60):
         born = time.time_ns()
@@ -73,7 +73,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) ->
         child.wait()
         kills += 1
     assert kills >= 2 and went_on >= 1 and child.returncode == 0
-    assert contents(out) == contents(tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "uninterrupted")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

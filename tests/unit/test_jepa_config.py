@@ -14,7 +14,7 @@ from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.recipes import RECIPES, recipe
-from latentcast.verification.observe.twin import twin
+from latentcast.verification.observe.twin import twin_config
 
 IMAGE, ECG = "ijepa-image-tiny", "ijepa-ecg-tiny"
 LEVELS, ECG_LEVELS = "hjepa-image-tiny", "hjepa-ecg-tiny"
@@ -169,4 +169,4 @@ def test_no_seed_makes_a_shipped_recipe_untrainable() -> None:
         if isinstance(shipped.objective, JepaConfig):
             for seed in range(60):
                 shipped.updated({"train.seed": seed})
-                twin(shipped, seed)
+                twin_config(shipped, seed)

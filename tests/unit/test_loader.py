@@ -42,10 +42,10 @@ def loader(small_store: Path, small_config: Config) -> Loader:
 
 def test_every_record_once_an_epoch_across_batches() -> None:
     order = Order(np.arange(100, 137), seed=1)
-    seen = np.concatenate([order.at(np.arange(8 * n, 8 * n + 8)) for n in range(37)])  # 8 epochs
+    visits = np.concatenate([order.at(np.arange(8 * n, 8 * n + 8)) for n in range(37)])  # 8 epochs
     for epoch in range(8):
-        assert sorted(seen[epoch * 37 : (epoch + 1) * 37]) == list(range(100, 137))
-    assert list(seen[:37]) != list(seen[37:74])
+        assert sorted(visits[epoch * 37 : (epoch + 1) * 37]) == list(range(100, 137))
+    assert list(visits[:37]) != list(visits[37:74])
 
 
 def test_order_depends_on_the_seed_only() -> None:
@@ -131,12 +131,12 @@ def test_reading_ahead_ends_where_the_items_end_and_when_it_is_closed() -> None:
 
 
 def test_split_keeps_order_and_all_samples(loader: Loader) -> None:
-    whole = loader.batch(0)
+    batch = loader.batch(0)
     for count, sizes in ((3, [2, 2, 2]), (4, [2, 2, 1, 1])):
-        pieces = split(whole, count)
+        pieces = split(batch, count)
         assert [len(p) for p in pieces] == sizes
-        assert torch.equal(torch.cat([p.ids for p in pieces]), whole.ids)
-        assert torch.equal(torch.cat([p.samples for p in pieces]), whole.samples)
+        assert torch.equal(torch.cat([p.ids for p in pieces]), batch.ids)
+        assert torch.equal(torch.cat([p.samples for p in pieces]), batch.samples)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -173,16 +173,16 @@ class Numbers(Loader):
 
 
 @given(
-    whole=st.integers(1, 60),
+    size=st.integers(1, 60),
     k=st.integers(1, 7),
     ranks=st.integers(1, 5),
     attempt=st.integers(0, 9),
 )
 def test_ranks_together_have_the_pieces_of_one_process(
-    whole: int, k: int, ranks: int, attempt: int
+    size: int, k: int, ranks: int, attempt: int
 ) -> None:
     config = recipe("nepa-ecg-tiny").updated({"train.batch_size": 60})
-    train = config.train.model_copy(update={"batch_size": whole, "micro_batches": k})
+    train = config.train.model_copy(update={"batch_size": size, "micro_batches": k})
     config = config.model_copy(update={"train": train})
 
     def pieces(rank: int) -> list[list[int]]:
@@ -190,11 +190,11 @@ def test_ranks_together_have_the_pieces_of_one_process(
         ids = torch.from_numpy(loader.ids(attempt))
         return [piece.ids.tolist() for piece in split(Batch(ids, ids), k)]
 
-    if k * ranks > whole:
+    if k * ranks > size:
         with pytest.raises(LatentcastError, match=f"set it to {k * ranks} or more, or lower"):
             pieces(0)
         return
-    expected = np.array_split(np.arange(attempt * whole, (attempt + 1) * whole), k)
+    expected = np.array_split(np.arange(attempt * size, (attempt + 1) * size), k)
     for rank in range(ranks):
         mine = [np.array_split(piece, ranks)[rank].tolist() for piece in expected]
         assert pieces(rank) == mine and all(mine)
@@ -210,8 +210,8 @@ def test_a_rank_asks_the_store_for_its_own_rows_only(
     )
     halves = [Loader(store, store.rows("train"), small_config, (r, 2)).batch(3) for r in (0, 1)]
     assert taken == [4, 2]
-    whole = Loader(store, store.rows("train"), small_config).batch(3)
-    found = dict(zip(whole.ids.tolist(), whole.samples, strict=True))
+    alone = Loader(store, store.rows("train"), small_config).batch(3)
+    found = dict(zip(alone.ids.tolist(), alone.samples, strict=True))
     for half in halves:
         for place, samples in zip(half.ids.tolist(), half.samples, strict=True):
             assert torch.equal(samples, found[place])
@@ -332,8 +332,8 @@ def test_a_shard_that_is_lost_ends_the_stream_with_its_name(
                 shard.unlink()
             else:
                 os.truncate(shard, 4096)
-        said = "vanished" if fault == "vanishes" else "has 4096 bytes and had"
-        with pytest.raises(LatentcastError, match=f"{shard.name}: {said}.*restore it"):
+        problem = "vanished" if fault == "vanishes" else "has 4096 bytes and had"
+        with pytest.raises(LatentcastError, match=f"{shard.name}: {problem}.*restore it"):
             for _ in range(10):
                 next(stream)
 
@@ -416,8 +416,8 @@ def test_a_stream_left_open_by_an_error_does_not_keep_the_program(
 ) -> None:
     then = "globals()['kept'] = stream; raise OSError('the trainer failed')"
     ended = program(tmp_path, small_store, then, GUARDED)
-    out, said = ended.communicate(timeout=120)
-    assert ended.returncode == 1 and "the trainer failed" in said
+    out, errors = ended.communicate(timeout=120)
+    assert ended.returncode == 1 and "the trainer failed" in errors
     pids = [int(word) for word in out.split()]
     assert len(pids) == 2 and all(map(is_gone, pids))
 
@@ -436,9 +436,9 @@ def test_readers_end_with_a_trainer_that_is_killed(small_store: Path, tmp_path: 
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(small_store: Path, tmp_path: Path) -> None:
     ended = program(tmp_path, small_store, "pass", "main()")
-    _, said = ended.communicate(timeout=120)
+    _, errors = ended.communicate(timeout=120)
     assert ended.returncode == 1
-    assert "ended with exit code 1" in said and "under if __name__ == '__main__':" in said
+    assert "ended with exit code 1" in errors and "under if __name__ == '__main__':" in errors
 
 
 # To the device -------------------------------------------------------------------------------

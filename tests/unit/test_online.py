@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from evaluation_stores import write_store
-from latentcast.data.image_loader import ImageLoader
+from evaluation_stores import labels_of, write_store
 from sklearn.metrics import roc_auc_score
 
 from latentcast.artifacts.encoder import Encoder
@@ -19,7 +18,7 @@ from latentcast.config import Config, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.loader import CropLoader
+from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.engine.callbacks import Callback
@@ -154,12 +153,7 @@ def trained(
 ) -> tuple[Objective, Looking]:
     objective = build(config)
     next(objective.encoder("teacher").children()).eval()  # a mode of its own, to be left alone
-    rows = store.rows("train")
-    loader: Any = (
-        ImageLoader(store, rows, config)
-        if store.modality == "image"
-        else CropLoader(store, rows, config)
-    )
+    loader = Loader(store, store.rows("train"), config)
     sincos.cache_clear()
     parents.cache_clear()
     torch.manual_seed(0)
@@ -231,7 +225,7 @@ def test_images_get_the_accuracy_that_the_protocol_would_give_them(
     scores = panel.look(objective, preprocessing(config), CPU)
     encoder = Encoder(config, objective, "teacher", "it")
     features = extract(encoder, store, panel.rows, pooling="mean")["block 3"]  # of 3
-    y, n = store.labels[panel.rows], panel.fitted
+    y, n = store.class_ids[panel.rows], panel.fitted
     found = knn.predict(features[:n], y[:n], features[n:])
     head = multinomial.fit(features[:n], y[:n], features[n:], y[n:])
     assert scores == {"online_knn": (found == y[n:]).mean(), "online_linear": head.validation}
@@ -322,11 +316,12 @@ def test_a_store_without_labels_is_left_alone_and_says_why(
     ]
     for labels, reason in (
         (np.full(len(image_store), -1), "no labels in its train"),
-        (np.where(np.isin(image_store.folds, [9]), -1, image_store.labels), "no labels in its"),
+        (np.where(np.isin(image_store.folds, [9]), -1, image_store.class_ids), "no labels in its"),
         (np.zeros(len(image_store), np.int64), "of one class"),
     ):
         other = Store.open(image_store.path)
-        monkeypatch.setattr(other, "labels", labels)
+        monkeypatch.setattr(other, "class_ids", labels)
+        monkeypatch.setattr(other, "labels", labels_of(other.classes, labels))
         silent.append((other, small_config, reason))
     for store, config, reason in silent:
         panel = Panel.of(store, config)

@@ -174,7 +174,7 @@ def test_a_damaged_record_is_refused_with_the_reason(tmp_path: Path, damage, rea
         (0, (10).to_bytes(4, "little"), "no MATLAB 4 matrix of int16"),
         (4, (11).to_bytes(4, "little"), "has 11 rows, the header 12 leads"),
         (8, (4999).to_bytes(4, "little"), "has 4999 samples, the header 5000"),
-        (16, (5).to_bytes(4, "little"), "samples begin at byte 25, the header says 24"),
+        (16, (5).to_bytes(4, "little"), "samples begin at byte 25, the header has 24"),
     ],
 )
 def test_a_mat_file_of_another_kind_is_refused(

@@ -90,7 +90,7 @@ def test_an_objective_without_patch_errors_has_a_report_without_their_picture(
 ) -> None:
     for name in ("predicted_from", "patch_errors"):
         monkeypatch.setattr(Nepa, name, getattr(Objective, name))
-    page = report_recordings(*run, "superdiagnostic").read_text("utf-8")
+    page = report_pictures(*run, "superdiagnostic").read_text("utf-8")
     assert "Where the model is surprised" not in page and "t-SNE" in page
 
 

@@ -1,4 +1,4 @@
-"""A store on the node's own disk: copied once, whole or not there, checked on arrival."""
+"""A store on the node's own disk: copied once, complete or not at all, checked on arrival."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_a_full_disk_is_named_and_nothing_is_left(
             raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
         monkeypatch.setattr(shutil, "copyfile", full)
-    said = "GB are free" if when == "before" else "No space left on device"
-    with pytest.raises(LatentcastError, match=f"machine.stage .*{said}.*free space there"):
+    problem = "GB are free" if when == "before" else "No space left on device"
+    with pytest.raises(LatentcastError, match=f"machine.stage .*{problem}.*free space there"):
         staged(store, tmp_path / "local")
     assert not [path for path in (tmp_path / "local").iterdir() if path.suffix != ".lock"]
 
@@ -138,11 +138,11 @@ def rank(store: Path, local: Path, seconds: float) -> subprocess.Popen[str]:
 
 def test_of_several_ranks_one_copies_and_the_others_wait(store: Path, tmp_path: Path) -> None:
     ranks = [rank(store, tmp_path / "local", 0.2) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0].split() for process in ranks]
+    outputs = [process.communicate(timeout=120)[0].split() for process in ranks]
     assert all(process.returncode == 0 for process in ranks)
-    assert len({words[-1] for words in said}) == 1
-    assert sorted(words.count("copies") for words in said) == [0, 4]
-    Store.open(said[0][-1]).verify()
+    assert len({words[-1] for words in outputs}) == 1
+    assert sorted(words.count("copies") for words in outputs) == [0, 4]
+    Store.open(outputs[0][-1]).verify()
 
 
 def test_a_rank_killed_while_it_copies_leaves_the_next_one_to_do_it(
@@ -153,8 +153,8 @@ def test_a_rank_killed_while_it_copies_leaves_the_next_one_to_do_it(
     second = rank(store, tmp_path / "local", 0)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    said, _ = second.communicate(timeout=120)
-    Store.open(said.split()[-1]).verify()
+    output, _ = second.communicate(timeout=120)
+    Store.open(output.split()[-1]).verify()
 
 
 def test_the_files_of_a_store_are_all_that_reading_needs(store: Path) -> None:

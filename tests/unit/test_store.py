@@ -78,11 +78,13 @@ def test_every_crop_is_what_the_recording_says(
 
 def test_records_lie_in_more_than_one_shard_and_are_whole(store: Store) -> None:
     assert len(store.manifest.shards) == 2
-    assert store.lengths.tolist() == list(LENGTHS)
-    whole = store.take(np.arange(4))
-    assert whole.shape == (4, 1000, 3)
-    assert (whole[2, 3:] == INVALID).all() and (whole[2, :3] != INVALID).all()
-    assert (whole[0, 50:60, 1] == INVALID).all() and (whole[3, 300:600, 2] == INVALID).all()
+    assert store.lengths.tolist() == list(LENGTHS) and len(store) == 4
+    splits = ", ".join(f"{split} {len(store.rows(split))}" for split in store.manifest.splits)
+    assert repr(store) == f"Store('{store.path}': 4 recordings, 3 leads at 100 Hz, {splits})"
+    records = store.take(np.arange(4))
+    assert records.shape == (4, 1000, 3)
+    assert (records[2, 3:] == INVALID).all() and (records[2, :3] != INVALID).all()
+    assert (records[0, 50:60, 1] == INVALID).all() and (records[3, 300:600, 2] == INVALID).all()
 
 
 def test_a_reused_buffer_keeps_nothing_of_the_last_batch(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""A damaged table beside the records costs the damaged rows, or is named: file, line, mend."""
+"""A damaged table beside the records costs the damaged rows, or is named: file, line, fix."""
 
 from __future__ import annotations
 

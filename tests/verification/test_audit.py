@@ -20,7 +20,7 @@ from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.audit import run as audited
-from latentcast.verification.audit.checks import CHECKS, audit
+from latentcast.verification.audit.audit import all_checks, audit
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 from latentcast.verification.report.lines import Line, Section
 from latentcast.workflows.train import train
@@ -61,14 +61,14 @@ def verdicts(section: Section) -> dict[str, str]:
 
 
 def broken(run: Path, seconds: float = 60.0) -> set[str]:
-    told = verdicts(audit(run, seconds=seconds))
-    return {name for name, verdict in told.items() if verdict == "broken"}
+    found = verdicts(audit(run, seconds=seconds))
+    return {name for name, verdict in found.items() if verdict == "broken"}
 
 
 def test_an_untouched_run_holds_bit_for_bit(run: Path) -> None:
     section = audit(run)
     assert set(verdicts(section).values()) == {"holds"}, section.lines
-    assert section.holds and len(section.lines) == len(CHECKS) + 3
+    assert section.holds and len(section.lines) == len(all_checks()) == 17
     replayed = by_id(section)["run.replayed-weights"].numbers
     assert replayed["agreement"] == "bit for bit" and replayed["steps"] == "10 to 12"
     assert by_id(section)["run.replayed-rows"].numbers["rows"] == 1

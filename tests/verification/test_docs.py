@@ -1,99 +1,53 @@
-"""docs/verification says what the library does: promises and verdicts."""
+"""docs/verification says what the library does: which recipes hold, and by how many claims."""
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import pytest
 
 from conftest import REPOSITORY
 from latentcast.recipes import RECIPES, recipe
+from latentcast.verification.audit.audit import all_checks
 from latentcast.verification.claims import all_claims
-from latentcast.verification.report.lines import Report, stable
-from latentcast.verification.suite import verify_recipe
+from latentcast.verification.observe.twin import Twin
 
 DOCS = REPOSITORY / "docs" / "verification"
-PAGES = re.findall(
-    r'"([\w-]+)"',
-    re.search(  # type: ignore[union-attr]
-        r"^PAGES = \((.*?)\)",
-        (REPOSITORY / "scripts" / "build_verification.py").read_text(),
-        re.MULTILINE | re.DOTALL,
-    )[1],
-)
 AGAIN = "run make verification"
-REPORTED = [name for name in RECIPES if (DOCS / name / "report.json").exists()]
-WITH_PAGE = [name for name in PAGES if (DOCS / name / "report.html").exists()]
 
 
-def told(name: str) -> dict[str, Any]:
-    (section,) = json.loads((DOCS / name / "report.json").read_text())["sections"]
-    return dict(section)
-
-
-def test_every_recipe_has_its_report() -> None:
-    assert set(REPORTED) == set(RECIPES) and set(WITH_PAGE) == set(PAGES)
-    assert {c["id"] for name in REPORTED for c in told(name)["claims"]} == {
-        claim.id for claim in all_claims()
-    }
-
-
-def test_every_report_is_whole_and_green() -> None:
-    assert REPORTED and WITH_PAGE
-    for name in REPORTED:
-        for file in ("report.md", "report.json", "badge.svg"):
-            assert (DOCS / name / file).exists(), f"{name}/{file}: {AGAIN}"
-        assert told(name)["holds"], name
-    parity = json.loads((DOCS / "parity" / "report.json").read_text())
-    assert parity["holds"] and len(parity["sections"]) == 6
-
-
-def test_promises_and_sources_are_those_of_the_catalogue() -> None:
-    known = {claim.id: (claim.sentence, claim.source) for claim in all_claims()}
-    for name in REPORTED:
-        for claim in told(name)["claims"]:
-            assert known.get(claim["id"]) == (claim["sentence"], claim["source"]), AGAIN
-
-
-def test_nothing_of_the_machine_that_wrote_them_is_in_the_reports() -> None:
-    for file in DOCS.rglob("*.*"):
-        text = file.read_text()
-        assert not re.search(r"/tmp/|/home/|/work/|/root/", text), file
-
-
-def test_the_index_links_to_what_is_there() -> None:
+def rows() -> dict[str, tuple[int, int]]:
+    """Claims that hold and claims, by what was verified."""
     text = (DOCS / "README.md").read_text()
-    links = re.findall(r"\]\((?!http)([^)#]+)", text)
-    assert len(links) >= 2 * len(REPORTED)
-    for link in links:
-        assert (DOCS / link).exists(), link
+    found = re.findall(r"^\| `([\w.-]+)` \| (\d+) of (\d+) \w+ \w+ \|", text, re.MULTILINE)
+    return {name: (int(holding), int(measured)) for name, holding, measured in found}
 
 
-@pytest.mark.parametrize("name", ["nepa-image-tiny", "ijepa-image-digits"])
-def test_claims_measured_again_are_those_of_the_report(name: str) -> None:
-    assert _again(name) == stable({"sections": [told(name)]}), AGAIN
+def test_every_recipe_and_parity_file_is_in_the_table_and_holds() -> None:
+    files = {file.name for file in (REPOSITORY / "tests" / "parity").glob("*.safetensors")}
+    assert set(rows()) == {*RECIPES, *files}, AGAIN
+    assert all(holding == measured > 0 for holding, measured in rows().values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REPORTED)
-def test_measured_again_the_report_is_the_same(name: str) -> None:
-    assert _again(name) == stable({"sections": [told(name)]}), AGAIN
+@pytest.mark.parametrize("name", ["nepa-ecg-small", "ijepa-image-digits", "hjepa-image-tiny"])
+def test_the_table_counts_the_claims_that_concern_a_recipe(name: str) -> None:
+    twin = Twin(recipe(name))
+    concerned = sum(claim.concerns(twin) for claim in all_claims())
+    twin.close()
+    assert rows()[name] == (concerned, concerned), AGAIN
 
 
-def _again(name: str) -> list[dict[str, Any]]:
-    """What the report of a recipe would say now."""
-    section = verify_recipe(recipe(name), all_claims())
-    return stable(json.loads(json.dumps(Report((section,), {}).as_json())))
+def test_reports_stay_out_of_the_repository() -> None:
+    """One table, one page: a report is written by whoever wants to read it."""
+    assert {file.name for file in DOCS.iterdir()} == {"README.md", "nepa-ecg-small.html"}
+    page = (DOCS / "nepa-ecg-small.html").read_text()
+    assert "claims hold" in page and not re.search(r"/tmp/|/home/|/work/|/root/", page)
+    assert "/build/" in (REPOSITORY / ".gitignore").read_text().split()
 
 
 def test_docs_name_lines_and_files_that_exist() -> None:
-    from latentcast.verification.audit import checks as audit
-    from latentcast.verification.audit import replay
-
     text = (REPOSITORY / "docs" / "verify.md").read_text()
-    known = {check.id for check in (*audit.CHECKS, *replay.CHECKS)}
-    assert set(re.findall(r"`(run\.[\w-]+)`", text)) == known
-    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert (REPOSITORY / "docs" / link).exists(), link
+    assert set(re.findall(r"`(run\.[\w-]+)`", text)) == {check.id for check in all_checks()}
+    for file in (REPOSITORY / "docs" / "verify.md", DOCS / "README.md"):
+        for link in re.findall(r"\]\((?!http)([^)#]+)", file.read_text()):
+            assert (file.parent / link).exists(), link

@@ -53,7 +53,6 @@ def ingest(
     from rich.console import Console
 
     from latentcast.data.ingest import ingest as read
-    from latentcast.data.inspect import OTHER_SIGNAL
 
     done = read(
         source,
@@ -72,10 +71,7 @@ def ingest(
         encoding=encoding,
         workers=workers,
     )
-    console = Console()
-    if signal == "other":
-        console.print(OTHER_SIGNAL, highlight=False)
-    console.print(
+    Console().print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
         highlight=False,
     )

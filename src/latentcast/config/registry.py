@@ -64,7 +64,7 @@ class Registry(Generic[SettingsT]):
             return section
         kinds, kind = self.kinds, section.get("kind", self.default)
         if kind not in kinds:
-            names = ", ".join(kinds)
+            names = ", ".join(sorted(kinds))
             if kind is None:
                 reason = f"kind is missing; set {self.section}.kind to one of {names}"
             else:

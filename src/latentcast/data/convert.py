@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +71,13 @@ class Converter:
         classes = self.source.classes
         if strange := [label for label in annotation.labels if classes and label not in classes]:
             raise BadRecord(f"has label '{strange[0]}', which is none of the source's classes")
-        patient = annotation.patient_id or getattr(sample, "patient_id", None) or ""
+        patient = str(annotation.patient_id or getattr(sample, "patient_id", None) or "")
         fold = self.folds.of(ref, patient, annotation)
         payload = self.target.convert(sample, training=fold in SPLITS["train"])
         metadata = payload.metadata | annotation.metadata
-        return Converted(ref, payload, patient, fold, annotation.labels, metadata)
+        try:
+            json.dumps(metadata)
+        except (TypeError, ValueError) as error:
+            raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
+        labels = {str(code): float(value) for code, value in annotation.labels.items()}
+        return Converted(ref, payload, patient, fold, labels, metadata)

@@ -124,18 +124,13 @@ def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Latent
     }
     # With nothing else different, what was found in the first records is (their rate).
     if differing.keys() <= {"fingerprint", "listed"}:
-        return changed(folder, mine["source"])
+        return LatentcastError(
+            f"{folder}: the source '{mine['source']}' has changed since its records were read into "
+            f"this store; remove {folder} to ingest it anew, or choose another --out"
+        )
     return LatentcastError(
         f"{folder}: already holds another store ({'; '.join([*differing.values()][:3])}); choose "
         "another --out or remove that folder"
-    )
-
-
-def changed(folder: Path, source: str, how: str = "") -> LatentcastError:
-    """The error for a source that is no longer the one that a store was made of."""
-    return LatentcastError(
-        f"{folder}: the source '{source}' has changed since its records were read into this store"
-        f"{how}; remove {folder} to ingest it anew, or choose another --out"
     )
 
 

@@ -34,7 +34,7 @@ from latentcast.data.writer import (
     refuse_all_bad,
 )
 from latentcast.errors import LatentcastError
-from latentcast.signals.channels import Signal
+from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.source import Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
@@ -160,6 +160,8 @@ def ingest(
         with lock(folder), writing(folder, again):
             # Another process may have finished it since.
             if finished_store(folder, provenance) is None:
+                if signal == "other" and not quiet:
+                    print(f"ingest: {LEFT_OUT}", file=sys.stderr)
                 claim(folder, {"target": target.plan(), "provenance": provenance})
                 _write(ShardWriter(folder, target, shard_bytes), converter, refs, workers, quiet)
                 finish(folder, target, opened.classes, provenance)
@@ -313,7 +315,7 @@ def _pool(converter: Converter, workers: int) -> tuple[Executor, _Convert]:
 def _start_worker(converter: Converter) -> None:
     global _converter
     _converter = converter
-    # Ctrl-C reaches the whole group; the parent decides what it means.
+    # Ctrl-C reaches the whole group; what it means is up to the parent.
     signals.signal(signals.SIGINT, signals.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

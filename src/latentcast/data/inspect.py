@@ -12,12 +12,7 @@ from rich.table import Table
 
 from latentcast.data.manifest import QUARANTINE
 from latentcast.data.store import Store
-from latentcast.signals.channels import MILLIVOLTS
-
-OTHER_SIGNAL = (
-    "channels are no ECG leads: their names are the source's own, and nothing that holds of ECGs "
-    "alone is derived or checked (leads, Einthoven's law, saturation)"
-)
+from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ def _recordings(store: Store) -> tuple[dict[str, str], _Channels]:
         "sampling rate": f"{store.sampling_rate:g} Hz, {step} per count",
     }
     if store.signal == "other":
-        contents["signal"] = OTHER_SIGNAL
+        contents["signal"] = LEFT_OUT
     statistics, invalid = manifest.statistics, store.invalid_share()
     rows: list[tuple[str, ...]] = [
         (lead, _number(mean), _number(std), f"{100 * share:.3f} %")

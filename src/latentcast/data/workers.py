@@ -31,7 +31,7 @@ Request = tuple[npt.NDArray[np.int64], Any, Any]
 AHEAD = 2
 """Requests under way per reader: one that it reads, one that waits."""
 SPARE = 2
-"""Buffers that the consumer may hold while it asks for the next one, at no cost."""
+"""Buffers that the consumer may hold while it waits for the next one, at no cost."""
 _FREE_SECONDS, _SHARE_OF_CHECKS = 1e-3, 0.01
 
 
@@ -214,8 +214,8 @@ def _serve(
     shape: tuple[int, ...],
     dtype: npt.DTypeLike,
 ) -> None:
-    # Schedulers and Ctrl-C signal the whole group; the trainer decides what it means, and needs its
-    # readers for the step in hand. They end with the pipe, also when the trainer is killed.
+    # Schedulers and Ctrl-C signal the whole group; what it means is up to the trainer, which needs
+    # its readers for the step in hand. They end with the pipe, also when the trainer is killed.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentcast import randomness
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import FeatureSource
 from latentcast.evaluation.threads import one_thread
@@ -28,7 +28,7 @@ TAPS = (7, 9, 11)
 VALUES = 256  # of an image; about as many as a small encoder's features have
 
 
-def baseline(store: Any) -> FeatureSource:
+def baseline(store: Store) -> FeatureSource:
     """The floor that suits a store."""
     if store.modality == "image":
         return Pixels.from_store(store)
@@ -81,7 +81,7 @@ class RandomConvolutions:
         self._groups = _draw(len(leads), length, kernels, seed)
 
     @classmethod
-    def from_store(cls, store: Any, *, kernels: int = 600, seed: int = 0) -> RandomConvolutions:
+    def from_store(cls, store: Store, *, kernels: int = 600, seed: int = 0) -> RandomConvolutions:
         """Kernels for the store's most frequent record length, with its training statistics."""
         statistics = store.manifest.statistics
         lengths, times = np.unique(store.lengths, return_counts=True)
@@ -172,7 +172,7 @@ class Pixels:
         self.size = height, width
 
     @classmethod
-    def from_store(cls, store: Any) -> Pixels:
+    def from_store(cls, store: Store) -> Pixels:
         """For the canvas of a store."""
         return cls(store.height, store.width, store.channels)
 

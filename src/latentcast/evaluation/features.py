@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
@@ -78,7 +79,7 @@ def pooling_of(source: FeatureSource, pooling: str) -> str:
 
 def extract(
     source: FeatureSource,
-    store: Any,
+    store: Store,
     rows: Ints,
     *,
     pooling: str = "mean+std",
@@ -140,7 +141,7 @@ def readable(layers: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bo
 
 
 def _windows(
-    source: FeatureSource, store: Any, rows: Ints, windows: Windows
+    source: FeatureSource, store: Store, rows: Ints, windows: Windows
 ) -> tuple[Ints, tuple[Ints, int]]:
     """Owner (index into ``rows``) and start of every window, and the length of all."""
     if not isinstance(source, ReadsRecordings):
@@ -162,7 +163,7 @@ def _windows(
     return np.array(owner, dtype=np.int64), (np.array(starts, dtype=np.int64), source.length)
 
 
-def _check_same_signal(source: ReadsRecordings, name: str, store: Any) -> None:
+def _check_same_signal(source: ReadsRecordings, name: str, store: Store) -> None:
     rate = str(float(source.sampling_rate))
     for what, expected, found, fix in (
         ("sampling_rate is", rate, str(float(store.sampling_rate)), f"--fs {rate}"),

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.data.store import Store
 from latentcast.evaluation.results import Finding
 from latentcast.signals.recording import INVALID
 
@@ -25,7 +26,7 @@ EXAMPLES = 5  # named in a finding
 BATCH = 256  # images read at a time
 
 
-def check(store: Any, pretraining: Any = None) -> list[Finding]:
+def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
     """All leaks within ``store`` and between its test fold and the pretraining records.
 
     ``pretraining`` is the store the encoder was pretrained on, of which the train split was read
@@ -78,7 +79,7 @@ def check(store: Any, pretraining: Any = None) -> list[Finding]:
     ]
 
 
-def _same(store: Any, pretraining: Any) -> bool:
+def _same(store: Store, pretraining: Store) -> bool:
     """The same samples in the same splits: what they share is found within the one store."""
     return (
         store.checksums == pretraining.checksums
@@ -87,7 +88,7 @@ def _same(store: Any, pretraining: Any) -> bool:
     )
 
 
-def _meaning_of_ids(store: Any, pretraining: Any) -> tuple[Severity, str]:
+def _meaning_of_ids(store: Store, pretraining: Store) -> tuple[Severity, str]:
     """How bad it is that two stores share an id, and why."""
     tested, trained = _source(store), _source(pretraining)
     if tested == trained != "":
@@ -102,7 +103,7 @@ def _meaning_of_ids(store: Any, pretraining: Any) -> tuple[Severity, str]:
     )
 
 
-def _source(store: Any) -> str:
+def _source(store: Store) -> str:
     """Name and kind of the data a store was made from; "" when the manifest does not name it."""
     provenance = store.manifest.provenance
     if not provenance.get("source"):
@@ -121,7 +122,7 @@ def _shared(groups: Iterable[Collection[T]]) -> set[T]:
     return {item for item, n in times.items() if n > 1}
 
 
-def _fingerprints(store: Any, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
+def _fingerprints(store: Store, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
     """Record id by hash of the whole sample; recordings without a valid sample left out."""
     prints: dict[bytes, str] = {}
     for row, sample in _samples(store, rows):
@@ -131,7 +132,7 @@ def _fingerprints(store: Any, rows: npt.NDArray[np.int64]) -> dict[bytes, str]:
     return prints
 
 
-def _samples(store: Any, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def _samples(store: Store, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     if store.modality == "image":
         for begin in range(0, len(rows), BATCH):
             part = rows[begin : begin + BATCH]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
 from latentcast.evaluation.estimate import LEVEL
@@ -34,14 +35,14 @@ Array = npt.NDArray[Any]
 
 def probe(
     sources: Sequence[FeatureSource],
-    store: Any,
+    store: Store,
     task: Task,
     *,
     heads: Sequence[str] | None = None,
     layer: str = "all",
     pooling: str | None = None,
     windows: Windows = "strided",
-    pretraining: Any = None,
+    pretraining: Store | None = None,
     resamples: int = 1000,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -166,7 +167,7 @@ def probe(
     )
 
 
-def _refuse(findings: Sequence[Finding], store: Any) -> None:
+def _refuse(findings: Sequence[Finding], store: Store) -> None:
     for finding in findings:
         if finding.severity == "error":
             raise LatentcastError(
@@ -175,7 +176,7 @@ def _refuse(findings: Sequence[Finding], store: Any) -> None:
             )
 
 
-def _refuse_empty(split_rows: Mapping[str, Ints], store: Any, lacking: str) -> None:
+def _refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) -> None:
     for split, rows in split_rows.items():
         if not len(rows):
             raise LatentcastError(
@@ -184,7 +185,7 @@ def _refuse_empty(split_rows: Mapping[str, Ints], store: Any, lacking: str) -> N
 
 
 def _trainable(
-    task: Task, targets: Targets, train: Ints, store: Any
+    task: Task, targets: Targets, train: Ints, store: Store
 ) -> tuple[tuple[str, ...], Array]:
     """Names and values of what the training rows can teach: labels that are both present and
     absent among them. LatentcastError where they can teach nothing."""
@@ -255,7 +256,7 @@ def _supports(
     return tuple(supports)
 
 
-def _protocol(store: Any, task: Task, heads: Sequence[str]) -> str:
+def _protocol(store: Store, task: Task, heads: Sequence[str]) -> str:
     folds = "/".join(_range(store.manifest.splits[split]) for split in SPLITS)
     named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe"}
     source = "PTB-XL " if task.name in ptbxl.NAMES else ""

@@ -1,4 +1,4 @@
-"""Images in array files: one ``.npy``, or an ``.npz`` whose names say what its arrays are."""
+"""Images in array files: one ``.npy``, or an ``.npz`` whose arrays have telling names."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def looks_like_images(path: Path) -> bool:
     """Whether an array file holds images and not recordings, by names, types and axes.
 
     Recordings are one array of three axes. So images are: what has four axes, bytes with three, a
-    name that says image, and an ``x`` or ``data`` beside other arrays.
+    name of images, and an ``x`` or ``data`` beside other arrays.
     """
     try:
         headers = read_headers(path)
@@ -206,7 +206,7 @@ def _words(name: str) -> list[str]:
 
 
 def _role(name: str) -> tuple[_Role | None, Split | None, int]:
-    """What an array is by its name, of which split, and how strongly the name says so."""
+    """What an array is by its name, of which split, and how good a name for it that is."""
     words = _words(name)
     splits = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     rest = "_".join(word for word in words if word not in SPLIT_NAMES)

@@ -194,7 +194,7 @@ def _json(path: Path) -> Any:
 
 
 def _features(schema: Any, file: Path) -> dict[str, Any]:
-    """What the dataset says of its columns: in the schema, or beside the file."""
+    """The description of the columns: in the schema, or beside the file."""
     metadata = (schema.metadata or {}).get(b"huggingface")
     info = json.loads(metadata).get("info", {}) if metadata else {}
     if not info and (file.parent / "dataset_info.json").is_file():

@@ -60,7 +60,7 @@ class Panel:
     """
 
     config: Config
-    store: Any
+    store: Store
     rows: Ints
     fitted: int
     targets: npt.NDArray[Any]
@@ -210,7 +210,7 @@ class _Labelled(NamedTuple):
     measure: str
 
 
-def _labelled(store: Any, seed: int) -> _Labelled | str:
+def _labelled(store: Store, seed: int) -> _Labelled | str:
     """Of the task that suits the store: of very many classes CLASSES that the seed draws, of very
     many labels the LABELS that most training records carry. A record with none is left out."""
     if (name := default_task(store)) is None:

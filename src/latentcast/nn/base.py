@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from latentcast.config import BackboneConfig, Config
 from latentcast.nn.cells import Grid, gather
+from latentcast.nn.initialise import initialise
+from latentcast.nn.tokens import Tokenizer
 from latentcast.randomness import Draw
 
 
@@ -89,7 +91,7 @@ class Encoder(Readable):
 
     @property
     @abstractmethod
-    def tokenizer(self) -> nn.Module:
+    def tokenizer(self) -> Tokenizer:
         """What :meth:`embed` applies to each patch by itself."""
 
     @classmethod
@@ -97,9 +99,16 @@ class Encoder(Readable):
     def of(cls, config: Config) -> Self:
         """The encoder of a run, not initialised yet."""
 
-    @abstractmethod
+    def grid(self, size: Grid) -> Grid:
+        return self.tokenizer.grid(size)
+
+    def valid(self, mask: Tensor) -> Tensor:
+        return self.tokenizer.valid(mask)
+
     def embed(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to tokens ``(B, prefix + N, width)``, patch by patch."""
+        tokens: Tensor = self.tokenizer(values)
+        return tokens
 
     @abstractmethod
     def layers(
@@ -124,9 +133,9 @@ class Encoder(Readable):
             ``(B, T, width)`` for each of :attr:`layer_names`.
         """
 
-    @abstractmethod
     def initialise(self, seed: int) -> None:
         """Draw the initial weights, a function of the seed alone."""
+        initialise(self, seed)
 
     def transform(self, tokens: Tensor, size: Grid, draw: Draw | None = None) -> Tensor:
         """The last of :meth:`layers`: ``(B, prefix + N, width)``."""

@@ -31,6 +31,11 @@ class QKNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(head)) if affine else None
         self.bias = nn.Parameter(torch.zeros(head)) if affine and bias else None
 
+    def initialise_own(self, generator: torch.Generator) -> None:
+        for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if parameter is not None:
+                parameter.fill_(value)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.head,), self.weight, self.bias, self.eps)
 
@@ -118,6 +123,9 @@ class LayerScale(nn.Module):
         super().__init__()
         self.value = value
         self.gain = nn.Parameter(torch.full((width,), value))
+
+    def initialise_own(self, generator: torch.Generator) -> None:
+        self.gain.fill_(self.value)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gain

@@ -8,8 +8,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from latentcast import randomness
 from latentcast.errors import LatentcastError
-from latentcast.nn.blocks import LayerScale, QKNorm
-from latentcast.nn.tokens import PatchEmbedding
 
 TOKENS = ("cls", "mask_token")
 """Parameters that are tokens: drawn like weights, whichever module holds them."""
@@ -56,23 +54,13 @@ def _initialise_module(module: nn.Module, generator: torch.Generator) -> bool:
     own = getattr(module, "initialise_own", None)
     if own is not None:
         own(generator)
-    elif isinstance(module, nn.Linear | PatchEmbedding | nn.Conv1d | nn.Conv2d):
-        std = 0.02
-        if isinstance(module, PatchEmbedding):
-            std = module.std
-        elif isinstance(module, nn.Conv1d | nn.Conv2d):
-            std = module.weight[0].numel() ** -0.5
-        draw(module.weight, std, generator)
+    elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        linear = isinstance(module, nn.Linear)
+        draw(module.weight, 0.02 if linear else module.weight[0].numel() ** -0.5, generator)
         if module.bias is not None:
             module.bias.zero_()
     elif isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d):
         module.reset_parameters()
-    elif isinstance(module, QKNorm):
-        for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
-            if parameter is not None:
-                parameter.fill_(value)
-    elif isinstance(module, LayerScale):
-        module.gain.fill_(module.value)
     else:
         return False
     return True

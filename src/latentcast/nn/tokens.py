@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.errors import LatentcastError
+from latentcast.nn.initialise import draw
 
 
 def unfold(values: Tensor, grid: Sequence[int]) -> Tensor:
@@ -88,6 +89,10 @@ class PatchEmbedding(Tokenizer):
         self.std = std
         self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))
         self.bias = nn.Parameter(torch.zeros(width))
+
+    def initialise_own(self, generator: torch.Generator) -> None:
+        draw(self.weight, self.std, generator)
+        self.bias.zero_()
 
     def forward(self, values: Tensor) -> Tensor:
         return F.linear(self.unfold(values), self.weight.flatten(1), self.bias)

@@ -12,7 +12,6 @@ from latentcast.config import BACKBONES, Config, EncoderConfig, SinCos
 from latentcast.nn.base import Encoder
 from latentcast.nn.blocks import Block
 from latentcast.nn.cells import Grid, gather, gather_flags
-from latentcast.nn.initialise import initialise
 from latentcast.nn.positions import (
     Tables,
     augment_coordinates,
@@ -63,18 +62,12 @@ class PatchEncoder(Encoder):
     def tokenizer(self) -> Tokenizer:
         return self.patches
 
-    def grid(self, size: Grid) -> Grid:
-        return self.patches.grid(size)
-
-    def valid(self, mask: Tensor) -> Tensor:
-        return self.patches.valid(mask)
-
     def embed(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to CLS and patch embeddings ``(B, prefix + N, width)``.
 
         Fixed positions are added here; rotary ones act inside the attention.
         """
-        patches: Tensor = self.patches(values)
+        patches = super().embed(values)
         if isinstance(self.config.positions, SinCos):
             grid = self.patches.grid(values.shape[2:])
             patches = patches + sincos(grid, self.config.width, patches.device, patches.dtype)
@@ -127,10 +120,6 @@ class PatchEncoder(Encoder):
     @property
     def layer_names(self) -> tuple[str, ...]:
         return ("embedding", *(f"block {n}" for n in range(1, self.config.depth + 1)), "norm")
-
-    def initialise(self, seed: int) -> None:
-        """Draw the published initialisation, a function of the seed alone."""
-        initialise(self, seed)
 
     def flops(self, size: Grid, kept: int | None = None) -> int:
         patches = math.prod(self.patches.grid(size))

@@ -22,6 +22,8 @@ from latentcast.runs.comparison import shown
 from latentcast.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from latentcast.artifacts.encoder import Encoder
+    from latentcast.data.store import Store
     from latentcast.evaluation.tasks import Targets
 
 BUNDLED_LICENCE = (
@@ -67,7 +69,7 @@ def report_run(run: str | Path, data: str | Path | None = None, task: str | None
     return report_pictures(run, Encoder.from_pretrained(run), store, task)
 
 
-def report_pictures(run: Path, encoder: Any, store: Any, task: str | None) -> Path:
+def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None) -> Path:
     """The report with pictures of ``store``, next to the run's probe of ``task``.
 
     The table comes from the probe's file and the pictures from ``encoder`` and ``store``, so the
@@ -136,7 +138,7 @@ def _colours(
     return place[:, None] == np.arange(len(names)), names
 
 
-def _surprise(encoder: Any, store: Any, rows: npt.NDArray[np.int64]) -> Surprise:
+def _surprise(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> Surprise:
     """The record whose mean prediction error is the median: neither the best nor the worst."""
     complete = rows[store.lengths[rows] >= encoder.length][:256]
     candidates = complete if len(complete) else rows[:256]
@@ -217,7 +219,7 @@ def _changes(config: Config) -> list[Change] | None:
     return [(key, shown(trees[0].get(key)), shown(trees[1].get(key))) for key in differing]
 
 
-def _probe(file: Path, encoder: Any, store: Any, again: str) -> ProbeReport:
+def _probe(file: Path, encoder: Encoder, store: Store, again: str) -> ProbeReport:
     """The probe in a file, of these weights and of these samples; LatentcastError otherwise."""
     plain = _read(file, again)
     try:

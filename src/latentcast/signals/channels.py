@@ -12,6 +12,11 @@ from latentcast.signals.recording import MILLIVOLTS_PER_UNIT, millivolts_per, sp
 Signal = Literal["ecg", "other"]
 """``ecg``: leads have canonical names, some follow from others, and the limb leads are checked
 against each other. ``other``: nothing of this."""
+LEFT_OUT = (
+    "channels are no ECG leads: their names are the source's own, and nothing that holds of ECGs "
+    "alone is derived or checked (leads, Einthoven's law, saturation)"
+)
+"""What a user of ``other`` is to know."""
 MILLIVOLTS = "mV"
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.evidence import Evidence
+from latentcast.verification.observe.twin import Twin
 
-Number = float | int | str | bool
+Probe = Callable[[Twin], Evidence]
+RAISED = "raised"
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a probe measured.
-
-    Attributes:
-        holds: the verdict.
-        numbers: what was seen, by name, with what it was held against.
-    """
-
-    holds: bool
-    numbers: Mapping[str, Number] = field(default_factory=dict)
+def any_recipe(twin: Twin) -> bool:
+    """What a claim is about unless it says otherwise."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -34,14 +27,33 @@ class Claim:
         sentence: the promise.
         source: who says so: paper section, reference code, our design.
         probe: measures it; never by reading the configuration alone.
-        about: whether it is a claim about this subject at all (a NEPA has no mask).
+        about: whether it is a claim about this twin at all (a NEPA has no mask).
     """
 
     id: str
     sentence: str
     source: str
-    probe: Callable[[Subject], Evidence]
-    about: Callable[[Subject], bool] = lambda subject: True
+    probe: Probe
+    about: Callable[[Twin], bool] = any_recipe
+
+    @property
+    def area(self) -> str:
+        """What it is about: the first part of its id."""
+        return self.id.partition(".")[0]
+
+    def concerns(self, twin: Twin) -> bool:
+        """Whether it is about a twin; where even that cannot be found out, it is."""
+        try:
+            return self.about(twin)
+        except Exception:  # a broken library may break anywhere
+            return True
+
+
+def claim(
+    id: str, sentence: str, *, source: str, about: Callable[[Twin], bool] = any_recipe
+) -> Callable[[Probe], Claim]:
+    """Make a probe a claim; in a file of ``claims/`` that is all there is to do."""
+    return lambda probe: Claim(id, sentence, source, probe, about)
 
 
 @dataclass(frozen=True)
@@ -56,22 +68,27 @@ class Finding:
     def holds(self) -> bool:
         return self.evidence.holds
 
+    @property
+    def raised(self) -> bool:
+        """Whether the probe failed instead of measuring, which proves nothing."""
+        return set(self.evidence.numbers) == {RAISED}
 
-def measure(claim: Claim, subject: Subject) -> Finding:
+
+def measure(claim: Claim, twin: Twin) -> Finding:
     """Run the probe of a claim; a probe that fails is a claim that does not hold."""
     start = time.perf_counter()
     try:
-        evidence = claim.probe(subject)
+        evidence = claim.probe(twin)
     except Exception as problem:  # a broken library may break anywhere: that is a finding, too
-        evidence = Evidence(False, {"raised": f"{type(problem).__name__}: {problem}"[:300]})
-    # Where a subject lies is of this machine, and its folder is gone when the report is read.
+        evidence = failure(problem)
+    # Where a twin lies is of this machine, and its folder is gone when the report is read.
     numbers = {
-        name: told.replace(str(subject.folder), "SUBJECT") if isinstance(told, str) else told
-        for name, told in evidence.numbers.items()
+        name: number.replace(str(twin.folder), "TWIN") if isinstance(number, str) else number
+        for name, number in evidence.numbers.items()
     }
     return Finding(claim, Evidence(evidence.holds, numbers), time.perf_counter() - start)
 
 
-def below(measured: float, bound: float, what: str = "largest difference") -> Evidence:
-    """Holds when a difference stays within its bound; NaN never does."""
-    return Evidence(math.isfinite(measured) and measured <= bound, {what: measured, "bound": bound})
+def failure(problem: Exception) -> Evidence:
+    """The evidence of a probe that failed instead of measuring."""
+    return Evidence(False, {RAISED: f"{type(problem).__name__}: {problem}"[:300]})

@@ -1,4 +1,4 @@
-"""All claims that concern a recipe, measured on its twin, over seeds, with and without faults."""
+"""Sections of a report: all claims that concern a recipe, measured over seeds; a parity file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from latentcast.config import Config
 from latentcast.objectives.build import assemble
 from latentcast.verification.claim import Claim, Finding
-from latentcast.verification.fault import Fault
-from latentcast.verification.matrix import Row, against, measured
+from latentcast.verification.evidence import all_of, at_most
+from latentcast.verification.measure import measured
 from latentcast.verification.parity.agreement import Agreement
 from latentcast.verification.report.lines import Line, Section, line_of
 
@@ -20,50 +20,39 @@ from latentcast.verification.report.lines import Line, Section, line_of
 def verify_recipe(
     recipe: Config,
     claims: Sequence[Claim],
-    faults: Sequence[Fault] | None = None,
     *,
     seeds: int = 1,
-    full: bool = False,
-    told: Callable[[Finding | Row], object] = lambda found: None,
+    notify: Callable[[Finding], object] = lambda finding: None,
 ) -> Section:
-    """Measure what a recipe promises.
+    """Measure what a configuration promises.
 
     Args:
         recipe: as shipped or changed; a twin of it is measured, its numbers at full size.
         claims: of which those that concern it are measured.
-        faults: to inject afterwards; None leaves that out.
-        seeds: subjects, from 0 up; faults are injected with the first.
-        full: hold each fault against all claims, not only against those of its areas.
-        told: called with each finding and each row of the matrix, as they come.
+        seeds: twins, from 0 up.
+        notify: called with each finding as it comes.
     """
-    start, found = time.perf_counter(), dict[str, dict[int, Finding]]()
+    start, findings = time.perf_counter(), dict[str, dict[int, Finding]]()
     for seed in range(seeds):
         for finding in measured(recipe, claims, seed):
-            found.setdefault(finding.claim.id, {})[seed] = finding
-            told(finding)
-    lines = tuple(line_of(findings) for findings in found.values())
-    matrix = None
-    if faults is not None:
-        held = {line.id for line in lines if line.verdict == "holds"}
-        healthy = [claim for claim in claims if claim.id in held]
-        matrix = against(recipe, healthy, faults, 0, full, told)
+            findings.setdefault(finding.claim.id, {})[seed] = finding
+            notify(finding)
+    lines = tuple(line_of(by_seed) for by_seed in findings.values())
     facts = {"parameters": parameters(recipe), "seeds": seeds, "claims": len(lines)}
-    return Section(recipe.recipe, "recipe", lines, facts, matrix, time.perf_counter() - start)
+    return Section(recipe.recipe, "recipe", lines, facts, time.perf_counter() - start)
 
 
 def parity_section(file: Path, agreements: Sequence[Agreement]) -> Section:
-    """What a parity file found, a line a quantity."""
+    """A line for each quantity of a parity file."""
     lines = tuple(
-        Line(
+        Line.of(
             agreement.quantity,
             f"{agreement.quantity} is the reference's",
             "public reference implementation",
-            "holds" if agreement.holds else "broken",
-            {
-                "absolute": agreement.absolute,
-                "relative": agreement.relative,
-                "tolerance": agreement.tolerance,
-            },
+            all_of(
+                at_most("relative difference", agreement.relative, agreement.tolerance),
+                absolute=agreement.absolute,
+            ),
         )
         for agreement in agreements
     )
@@ -71,6 +60,6 @@ def parity_section(file: Path, agreements: Sequence[Agreement]) -> Section:
 
 
 def parameters(recipe: Config) -> int:
-    """Of the whole objective, teacher included; nothing is allocated."""
+    """Of the objective, teacher included; nothing is allocated."""
     with torch.device("meta"):
         return sum(p.numel() for p in assemble(recipe).parameters())

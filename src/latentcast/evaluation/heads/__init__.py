@@ -1,4 +1,4 @@
-"""Heads by name, one for each kind of task. Another one is a file here and a line in HEADS."""
+"""Heads by name, one for each kind of task; another one is a file here and a line in HEADS."""
 
 from __future__ import annotations
 

@@ -85,7 +85,14 @@ def logistic_regression(
         energy = torch.cat([energy, torch.tensor([float(n)], dtype=x.dtype)])
         # The Hessian's diagonal where every record has the label's prevalence for probability.
         scale = energy[:, None] * (c * share * (1 - share)) * unit.square() + ridge
-        w = unit * _minimise(objective, scale)
+        start = torch.zeros_like(scale)
+        try:
+            w = unit * _minimise(objective, scale, start)
+        except FloatingPointError:
+            # From zero, the intercept of a label of very few positives overshoots by far. This
+            # start is not the first one because other labels would end at other last digits.
+            start[-1] = share.logit() / unit[-1]
+            w = unit * _minimise(objective, scale, start)
         slopes = basis @ w[:-1]
         intercepts = w[-1] - centre @ slopes
     return (
@@ -95,9 +102,9 @@ def logistic_regression(
 
 
 def _minimise(
-    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], scale: Tensor
+    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], scale: Tensor, start: Tensor
 ) -> Tensor:
-    """Minimise every column of a strictly convex objective on its own, from zero.
+    """Minimise every column of a strictly convex objective on its own, from ``start``.
 
     ``objective(w, columns)`` gives value (K,) and gradient (D, K) at w (D, K) for K of the
     columns; ``scale`` (D, columns) is a guess at the Hessian's diagonal. A column is done
@@ -105,9 +112,8 @@ def _minimise(
     leaves the computation. The Hessian is about the identity or more, so the gradient bounds the
     distance to the minimum.
     """
-    result = torch.zeros_like(scale)
+    result, w = torch.zeros_like(scale), start
     active = torch.arange(scale.shape[1])
-    w = result.clone()
     value, gradient = objective(w, active)
     steps: list[Tensor] = []
     changes: list[Tensor] = []

@@ -1,10 +1,11 @@
-"""Tasks by name. Another one is a file here and a line in TASKS."""
+"""Tasks by name; another one is a file here and a line in TASKS."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation.tasks import ptbxl
 from latentcast.evaluation.tasks.base import Kind, Targets, Task
@@ -23,7 +24,7 @@ TASKS: Final[dict[str, Callable[[str], Task]]] = {
 """By name, or by the part up to a colon; a task is made from its whole name."""
 
 
-def task(name: str | None, store: Any) -> Task:
+def task(name: str | None, store: Store) -> Task:
     """A task by its name, or the one that suits a store.
 
     Raises:
@@ -41,7 +42,7 @@ def task(name: str | None, store: Any) -> Task:
     return TASKS[key](chosen)
 
 
-def default_task(store: Any) -> str | None:
+def default_task(store: Store) -> str | None:
     """The task that suits a store; None where its training records have no label.
 
     Of images the classes; of recordings the superdiagnostic classes where all codes are statements

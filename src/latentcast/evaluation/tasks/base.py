@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.data.store import Store
+
 Kind = Literal["multi-label", "multi-class", "regression"]
 
 
@@ -35,6 +37,6 @@ class Task(Protocol):
     @property
     def name(self) -> str: ...
 
-    def targets(self, store: Any) -> Targets:
+    def targets(self, store: Store) -> Targets:
         """The targets of a store; LatentcastError, with the fix, where it has none."""
         ...

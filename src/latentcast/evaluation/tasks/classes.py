@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks.base import Targets
 
@@ -17,7 +17,7 @@ class Classes:
 
     name: str
 
-    def targets(self, store: Any) -> Targets:
+    def targets(self, store: Store) -> Targets:
         """Raises LatentcastError for a store without classes, or with several codes a record."""
         mask = np.asarray(store.class_ids >= 0)
         if (np.diff(store.labels.indptr) > 1).any():

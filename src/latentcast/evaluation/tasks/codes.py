@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks.base import Targets
 
@@ -28,7 +28,7 @@ class CodeGroups:
     def classes(self) -> tuple[str, ...]:
         return tuple(self.members)
 
-    def targets(self, store: Any) -> Targets:
+    def targets(self, store: Store) -> Targets:
         """Raises LatentcastError when no record of the store carries one of the codes."""
         labels = store.labels
         carried = sorted({c for codes in self.members.values() for c in codes} & set(labels.codes))
@@ -56,7 +56,7 @@ class AllCodes:
 
     name: str
 
-    def targets(self, store: Any) -> Targets:
+    def targets(self, store: Store) -> Targets:
         """Raises LatentcastError for a store without codes."""
         if not store.labels.codes:
             raise LatentcastError(

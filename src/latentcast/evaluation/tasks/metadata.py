@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation.tasks.base import Targets
 
@@ -25,7 +26,7 @@ class Metadata:
 
     name: str
 
-    def targets(self, store: Any) -> Targets:
+    def targets(self, store: Store) -> Targets:
         """Raises LatentcastError for a name that no record has, and for texts of many values."""
         key = self.name.partition(":")[2]
         read, names = [], set[str]()

@@ -21,7 +21,7 @@ def check_envelope(data: bytes, name: str, offset: int, leads: int) -> int:
     Args:
         data: the file.
         name: its name, for the reason.
-        offset: where the header says the samples begin.
+        offset: where the samples begin by the header.
         leads: signals of this file according to the header.
 
     Raises:
@@ -36,7 +36,7 @@ def check_envelope(data: bytes, name: str, offset: int, leads: int) -> int:
         raise BadRecord(f"{name}: is no MATLAB 4 matrix of int16 (type {kind})")
     if HEADER_BYTES + name_bytes != offset:
         raise BadRecord(
-            f"{name}: samples begin at byte {HEADER_BYTES + name_bytes}, the header says {offset}"
+            f"{name}: samples begin at byte {HEADER_BYTES + name_bytes}, the header has {offset}"
         )
     if rows != leads:
         raise BadRecord(f"{name}: has {rows} rows, the header {leads} leads")

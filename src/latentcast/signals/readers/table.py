@@ -1,4 +1,4 @@
-"""A CSV beside the records, as text; a row that was cut off is told from one with empty cells."""
+"""A CSV beside the records, as text; a row that was cut off differs from one with empty cells."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_cells(row: Row) -> None:
     """Refuse a row that was cut off or has cells beyond the header line.
 
     Raises:
-        ValueError: says how many cells it has.
+        ValueError: with the number of its cells.
     """
     # csv.DictReader fills what is missing with None and files what is too much under None.
     surplus = row.get(None, ())  # type: ignore[call-overload]

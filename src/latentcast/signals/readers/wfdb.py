@@ -213,7 +213,7 @@ def _check_sums(samples: npt.NDArray[np.int16], signals: tuple[Signal, ...]) -> 
     for signal, first, total in zip(signals, samples[0].tolist(), sums.tolist(), strict=True):
         if signal.initial is not None and signal.initial != first:
             raise BadRecord(
-                f"{signal.file}: signal {signal.name} begins with {first}, the header says "
+                f"{signal.file}: signal {signal.name} begins with {first}, the header has "
                 f"{signal.initial}"
             )
         # Headers write the 16-bit sum with or without sign.

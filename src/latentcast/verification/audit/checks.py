@@ -1,14 +1,13 @@
-"""A run folder held against its own promises, after the fact: finished, stopped or running.
+"""What a run folder promises: rows, schedules, checkpoints, data, scores.
 
 Everything is read from the files and computed again: schedules by their formulas, distances in
-float64, checksums, the weights by training the last stretch once more (:mod:`.replay`).
+float64, checksums; the weights by training the last stretch once more (:mod:`.replay`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,18 @@ from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import duplicates, leaks
-from latentcast.verification.audit import replay
-from latentcast.verification.audit.run import (
-    Check,
-    Run,
-    Unmeasured,
-    step_of,
+from latentcast.evaluation import leaks
+from latentcast.evaluation.results import Finding
+from latentcast.verification.audit.run import Run, Unmeasured, check, step_of
+from latentcast.verification.evidence import (
+    Evidence,
+    above,
+    all_of,
+    at_most,
+    first_of,
+    none,
 )
-from latentcast.verification.claim import Evidence, Number, below
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
-from latentcast.verification.report.lines import Line, Section, Verdict
 
 ROUNDING = 1e-12
 """Relative; a schedule is written to JSON with all its digits."""
@@ -43,167 +43,146 @@ HARMLESS = ("loss-spike", "copying-is-better")
 """Alarms that are no collapse: shown, not held against a run."""
 
 
-def audit(path: Path, data: Path | None = None, seconds: float = 60.0) -> Section:
-    """Check a run folder against its own claims.
-
-    Args:
-        data: where its store is now; where it was, by default.
-        seconds: the last stretch is trained again for at most this long; 0 leaves it out.
-
-    Raises:
-        LatentcastError: its ``config.yaml`` cannot be read, without which nothing is promised.
-    """
-    start, run = time.perf_counter(), Run(path, data, seconds)
-    try:
-        lines = [_line(run, check) for check in (*CHECKS, *replay.CHECKS)]
-    finally:
-        replay.replay.cache_clear()  # it holds all weights
-    facts: dict[str, Number] = {
-        "recipe": run.config.recipe,
-        "steps": run.config.train.steps,
-        "newest checkpoint": run.steps[-1].name if run.steps else "none",
-    }
-    took = time.perf_counter() - start
-    return Section(str(path), "run", tuple(lines), facts, seconds=took)
-
-
-def _line(run: Run, check: Check) -> Line:
-    start, verdict = time.perf_counter(), None
-    try:
-        evidence = check.probe(run)
-    except Unmeasured as reason:
-        evidence, verdict = Evidence(False, {"reason": str(reason)}), "not measured"
-    except FileNotFoundError as problem:
-        evidence = Evidence(False, {"missing": str(problem.filename)})
-    except Exception as problem:  # a damaged file may break anything that reads it
-        evidence = Evidence(False, {"raised": f"{type(problem).__name__}: {problem}"[:300]})
-    if not evidence.holds and verdict is None and run.overtaken:
-        told = "the run goes on and has put another checkpoint in the place of one; ask again"
-        evidence, verdict = Evidence(False, {"reason": told}), "not measured"
-    found: Verdict = "not measured" if verdict else "holds" if evidence.holds else "broken"
-    took = time.perf_counter() - start
-    return Line(check.id, check.sentence, check.source, found, evidence.numbers, took)
-
-
-def _configuration(run: Run) -> Evidence:
-    """Files alone are compared here; what they make of the weights the replay tells."""
+@check("run.configuration", "Every checkpoint was written by the run's own config.yaml.",
+       source="design, law 2: one configuration a run")  # fmt: skip
+def configurations(run: Run) -> Evidence:
+    """Files alone are compared here; what they make of the weights is for the replay."""
     if not run.steps:
         raise Unmeasured("no checkpoint yet")
     wrong = []
     for step in run.steps:
         record = json.loads((step / "state.json").read_text())
         wrong += configuration.differences(run.config, checkpoint.config_of(step, record))
-    return Evidence(not wrong, _named("differ", wrong) | {"checkpoints": len(run.steps)})
+    return all_of(none("differ", wrong), checkpoints=len(run.steps))
 
 
-def _rows(run: Run) -> Evidence:
-    rows, train = run.rows, run.config.train
-    if not rows and not run.steps:
+@check("run.rows", "There is a row of the first, of every log_every-th and of the last step, each "
+       "once and in order.", source="monitors.journal")  # fmt: skip
+def rows(run: Run) -> Evidence:
+    train = run.config.train
+    if not run.rows and not run.steps:
         raise Unmeasured("there is no row and no checkpoint yet")
-    steps = [row["step"] for row in rows]
-    newest = step_of(run.steps[-1]) if run.steps else 0
-    reach = max([newest, *steps])
-    wanted = [n for n in range(1, reach + 1) if n == 1 or n % train.log_every == 0]
-    wanted += [train.steps] if reach >= train.steps > max(wanted, default=0) else []
-    missing = sorted(set(wanted) - set(steps))
-    numbers: dict[str, Number] = {"rows": len(rows), "expected": len(wanted)}
-    return Evidence(steps == wanted, numbers | _named("missing steps", missing)
-                    | _named("unexpected steps", _surplus(steps, wanted)))  # fmt: skip
+    steps = [row["step"] for row in run.rows]
+    reach = max([step_of(run.steps[-1]) if run.steps else 0, *steps])
+    expected = [n for n in range(1, reach + 1) if n == 1 or n % train.log_every == 0]
+    expected += [train.steps] if reach >= train.steps > max(expected, default=0) else []
+    return all_of(
+        none("missing steps", sorted(set(expected) - set(steps))),
+        none("unexpected steps", _unexpected(steps, expected)),
+        rows=len(steps), expected=len(expected),
+    )  # fmt: skip
 
 
-def _surplus(steps: Sequence[int], wanted: Sequence[int]) -> list[int]:
+def _unexpected(steps: Sequence[int], expected: Sequence[int]) -> list[int]:
     """Rows that have no place there, are there twice, or come before their time."""
-    known = set(wanted)
+    due = set(expected)
     return [
         step
         for place, step in enumerate(steps)
-        if step not in known or (place and step <= steps[place - 1])
+        if step not in due or (place and step <= steps[place - 1])
     ]
 
 
-def _finite(run: Run) -> Evidence:
-    if not run.rows:
-        raise Unmeasured("there is no row yet")
-    wrong = [row["step"] for row in run.rows if not _number(row["loss"])
-             or not _number(row["gradient_norm"])]  # fmt: skip
-    return Evidence(not wrong, {"rows": len(run.rows)} | _named("not finite at steps", wrong))
+@check("run.finite", "Loss and gradient norm are finite in every row.", source="design, law 6")
+def finite(run: Run) -> Evidence:
+    wrong = [row["step"] for row in run.some_rows()
+             if not (_is_finite(row["loss"]) and _is_finite(row["gradient_norm"]))]  # fmt: skip
+    return all_of(none("not finite at steps", wrong), rows=len(run.rows))
 
 
-def _skipped(run: Run) -> Evidence:
-    if not run.rows:
-        raise Unmeasured("there is no row yet")
-    counts = [int(row["skipped"]) for row in run.rows]
-    falls = [b["step"] for a, b in zip(run.rows, run.rows[1:], strict=False)
-             if b["skipped"] < a["skipped"]]  # fmt: skip
-    wrong = _named("falls at steps", falls)
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+@check("run.skipped", "The count of skipped updates never falls, and is the checkpoints'.",
+       source="design, law 2")  # fmt: skip
+def skipped(run: Run) -> Evidence:
+    pairs = zip(run.some_rows(), run.rows[1:], strict=False)
+    falls = [b["step"] for a, b in pairs if b["skipped"] < a["skipped"]]
+    others = []
     for step in run.steps:
         record = json.loads((step / "state.json").read_text())
         before = [row["skipped"] for row in run.rows if row["step"] <= record["step"]]
         after = [row["skipped"] for row in run.rows if row["step"] > record["step"]]
-        if (
-            max(before, default=0) > record["skipped"]
-            or min(after, default=10**9) < record["skipped"]
-        ):
-            wrong |= {f"of {step.name}": record["skipped"]}
-    return Evidence(not wrong and min(counts, default=0) >= 0,
-                    {"skipped": max(counts, default=0), **wrong})  # fmt: skip
+        if not max([0, *before]) <= record["skipped"] <= min([record["skipped"], *after]):
+            others.append(f"{step.name}: {record['skipped']}")
+    counts = [int(row["skipped"]) for row in run.rows]
+    return all_of(
+        none("falls at steps", falls),
+        none("of a checkpoint, another", others),
+        at_most("less than none", -min(counts), 0),
+        skipped=max(counts),
+    )
 
 
-def _schedule(key: str, formula: Callable[[Config, int], float]) -> Callable[[Run], Evidence]:
+def _against_formula(run: Run, key: str, formula: Callable[[Config, int], float]) -> Evidence:
     """The recorded value of each row beside the formula's."""
-
-    def probe(run: Run) -> Evidence:
-        if not run.rows:
-            raise Unmeasured("no row yet")
-        worst, where, recorded, expected = 0.0, 0, 0.0, 0.0
-        for row in run.rows:
-            wanted = formula(run.config, row["step"] - 1)
-            gap = abs(row[key] - wanted) / max(abs(wanted), 1e-30)
-            if not gap <= worst:  # also NaN
-                worst, where, recorded, expected = gap, row["step"], row[key], wanted
-        found = below(worst, ROUNDING, "largest relative difference")
-        told: dict[str, Number] = {"rows": len(run.rows), **found.numbers}
-        if not found.holds:
-            told |= {"at step": where, "recorded": recorded, "expected": expected}
-        return Evidence(found.holds, told)
-
-    return probe
+    worst, where, recorded, expected = 0.0, 0, 0.0, 0.0
+    for row in run.some_rows():
+        value = formula(run.config, row["step"] - 1)
+        gap = abs(row[key] - value) / max(abs(value), 1e-30)
+        if not gap <= worst:  # also NaN
+            worst, where, recorded, expected = gap, row["step"], row[key], value
+    return all_of(
+        at_most("largest relative difference", worst, ROUNDING),
+        rows=len(run.rows), at_step=where, recorded=recorded, by_the_formula=expected,
+    )  # fmt: skip
 
 
-def _checkpoints(run: Run) -> Evidence:
-    """Whole to the last bit, of the step they are named after, with every file accounted for."""
-    every, last = run.config.train.checkpoint_every, max((r["step"] for r in run.rows), default=0)
+@check("run.lr", "The recorded learning rate is the schedule's at every step.",
+       source="I-JEPA, WarmupCosineSchedule")  # fmt: skip
+def lr(run: Run) -> Evidence:
+    return _against_formula(run, "lr", rate_of)
+
+
+@check("run.weight-decay", "The recorded weight decay is the schedule's at every step.",
+       source="I-JEPA, CosineWDSchedule")  # fmt: skip
+def weight_decay(run: Run) -> Evidence:
+    return _against_formula(run, "weight_decay", decay_of)
+
+
+@check("run.momentum", "The recorded EMA momentum is linear over optimizer steps, not cosine.",
+       source="I-JEPA, train.py")  # fmt: skip
+def momentum(run: Run) -> Evidence:
+    return _against_formula(run, "momentum", momentum_of)
+
+
+@check("run.checkpoints", "Every checkpoint is whole, of the step in its name, and there where one "
+       "is due.", source="design, law 1")  # fmt: skip
+def checkpoints(run: Run) -> Evidence:
+    """Whole to the last bit, with every file accounted for."""
+    every, last = run.config.train.checkpoint_every, max([0, *(r["step"] for r in run.rows)])
     due = (last - 1) // every * every  # that of the last row may be being written just now
     if not run.steps and due <= 0:
         raise Unmeasured("no checkpoint yet")
-    wrong, files = [], 0
+    wrong, count = [], 0
     for step in run.steps:
         try:
             record = checkpoint.read_record(step)
         except LatentcastError as problem:
             wrong.append(f"{step.name}: {str(problem).split(': ', 1)[-1].split('; ')[0]}")
             continue
-        held = {str(file.relative_to(step)) for file in step.rglob("*.safetensors")}
-        files += len(held)
+        files = {str(file.relative_to(step)) for file in step.rglob("*.safetensors")}
+        count += len(files)
         if step.name != f"step-{record['step']:08d}":
-            wrong.append(f"{step.name}: says it is of step {record['step']}")
-        if held != set(record["sha256"]):
+            wrong.append(f"{step.name}: its record is of step {record['step']}")
+        if files != set(record["sha256"]):
             wrong.append(f"{step.name}: files without a checksum")
-    if max((step_of(step) for step in run.steps), default=0) < due:
+    if max([0, *map(step_of, run.steps)]) < due:
         wrong.append(f"that of step {due} is missing")
-    return Evidence(not wrong, {"checkpoints": len(run.steps), "files": files}
-                    | _named("wrong", wrong))  # fmt: skip
+    return all_of(none("wrong", wrong), checkpoints=len(run.steps), files=count)
 
 
-def _weights(run: Run) -> Evidence:
-    """All that the configuration has, of its shapes, finite; the moments of the same step."""
+@check("run.weights", "Weights and moments are finite, of the configuration's shapes, and of the "
+       "checkpoint's step.", source="design, law 1")  # fmt: skip
+def weights(run: Run) -> Evidence:
     shapes = {name: tuple(t.shape) for name, t in run.objective.state_dict().items()}
     wrong: list[str] = []
     for step in run.steps or [run.newest]:
-        weights = run.weights if step == run.newest else checkpoint.read_tensors(step, "model")
-        if {name: tuple(t.shape) for name, t in weights.items()} != shapes:
+        tensors = run.weights if step == run.newest else checkpoint.read_tensors(step, "model")
+        if {name: tuple(t.shape) for name, t in tensors.items()} != shapes:
             wrong.append(f"{step.name}: other names or shapes")
-        wrong += _not_finite(step, weights)
+        wrong += _not_finite(step, tensors)
         moments = checkpoint.read_tensors(step, "optimizer")
         names = {f"{name}|{what}" for name in run.objective.trainable() for what in MOMENTS}
         if set(moments) != names:
@@ -211,8 +190,8 @@ def _weights(run: Run) -> Evidence:
         wrong += _not_finite(step, moments)
         counts = {float(t) for name, t in moments.items() if name.endswith("|step")}
         if counts != {float(step_of(step))}:
-            wrong.append(f"{step.name}: moments have seen {sorted(counts)} steps")
-    return Evidence(not wrong, {"tensors": len(shapes)} | _named("wrong", wrong))
+            wrong.append(f"{step.name}: moments of {sorted(counts)} steps")
+    return all_of(none("wrong", wrong), tensors=len(shapes))
 
 
 def _not_finite(step: Path, tensors: dict[str, Tensor]) -> Iterator[str]:
@@ -221,44 +200,45 @@ def _not_finite(step: Path, tensors: dict[str, Tensor]) -> Iterator[str]:
             yield f"{step.name}: {name} is not finite"
 
 
-def _teacher(run: Run) -> Evidence:
-    """The teacher is another than the student, and as far from it as the rows say."""
+@check("run.teacher", "The teacher is not the student, and as far from it as recorded.",
+       source="I-JEPA, section 3: an average of the context encoder")  # fmt: skip
+def teacher(run: Run) -> Evidence:
     if not run.pairs:
         raise Unmeasured("there is no teacher")
-    weights = run.weights
     gap = size = 0.0
-    for student, teacher in run.pairs:
-        gap += float((weights[teacher].double() - weights[student].double()).square().sum())
-        size += float(weights[student].double().square().sum())
-    distance = math.sqrt(gap / size)
-    numbers: dict[str, Number] = {"distance": distance}
-    moved = any(rate_of(run.config, n) > 0 for n in range(run.record["step"]))
-    apart = distance > 0 or not moved or momentum_of(run.config, run.record["step"] - 1) == 0
-    row = next((row for row in run.rows if row["step"] == run.record["step"]), None)
-    if row is None:
-        return Evidence(apart, numbers | {"recorded": "no row of that step"})
-    close = abs(row["teacher_distance"] - distance) <= DISTANCE * max(distance, 1e-12)
-    numbers |= {"recorded": row["teacher_distance"], "relative tolerance": DISTANCE}
-    return Evidence(apart and close, numbers)
+    for s, t in run.pairs:
+        gap += float((run.weights[t].double() - run.weights[s].double()).square().sum())
+        size += float(run.weights[s].double().square().sum())
+    distance, step = math.sqrt(gap / size), run.record["step"]
+    moved = any(rate_of(run.config, n) > 0 for n in range(step))
+    parts = []
+    if moved and momentum_of(run.config, step - 1) != 0:
+        parts.append(above("distance", distance, 0.0))
+    row = next((row for row in run.rows if row["step"] == step), None)
+    if row is not None:
+        off = abs(row["teacher_distance"] - distance) / max(distance, 1e-12)
+        parts.append(at_most("relative difference from the recorded one", off, DISTANCE))
+    if not parts:
+        raise Unmeasured("nothing has moved yet, and there is no row of that step")
+    return all_of(*parts)
 
 
-def _data(run: Run) -> Evidence:
+@check("run.data", "The store has the data the run was started on, undamaged.",
+       source="environment.json")  # fmt: skip
+def data(run: Run) -> Evidence:
     """The shards' checksums are those written down before the first step, and true today."""
-    promised = run.environment["data"]["sha256"]
-    store = run.store
-    differ = sorted(
-        name
-        for name in promised.keys() | store.checksums.keys()
-        if promised.get(name) != store.checksums.get(name)
-    )
-    numbers: dict[str, Number] = {"shards": len(promised), "records": len(store)}
-    if differ:
-        return Evidence(False, numbers | _named("of other data", differ))
+    recorded, store = run.environment["data"]["sha256"], run.store
+    shards = sorted(recorded.keys() | store.checksums.keys())
+    others = [name for name in shards if recorded.get(name) != store.checksums.get(name)]
+    same = all_of(none("of other data", others), shards=len(recorded), records=len(store))
+    if not same.holds:
+        return same
+    damaged = []
     try:
         store.verify()
     except LatentcastError as problem:
-        return Evidence(False, numbers | {"damaged": str(problem).split("; ")[0]})
-    return Evidence(True, numbers | {"bytes": "as their checksums say"})
+        damaged.append(str(problem).split("; ")[0])
+    return all_of(same, none("damaged", damaged))
 
 
 def _probes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -269,27 +249,28 @@ def _probes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
         yield file.name, json.loads(file.read_text())
 
 
-def _probe_belongs(run: Run) -> Evidence:
-    """Probed were the weights of a checkpoint of this run, the newest there is."""
-    wrong, held = [], 0
+@check("run.probes", "The probe is of this run's newest checkpoint.", source="design, law 5")
+def probes(run: Run) -> Evidence:
+    wrong, count = [], 0
     for name, probe in _probes(run):
-        held += 1
-        told, step = probe["provenance"], step_of(run.newest)
-        weights = str(told["weights"])
-        if not weights.startswith(run.config.recipe) or not weights.endswith(f" step {step}"):
-            wrong.append(f"{name}: of {weights}, the newest checkpoint is of step {step}")
-        if told.get("training seed") != run.config.train.seed:
-            wrong.append(f"{name}: of seed {told.get('training seed')}")
-    return Evidence(not wrong, {"probes": held} | _named("wrong", wrong))
+        count += 1
+        provenance, step = probe["provenance"], step_of(run.newest)
+        probed = str(provenance["weights"])
+        if not probed.startswith(run.config.recipe) or not probed.endswith(f" step {step}"):
+            wrong.append(f"{name}: of {probed}, the newest checkpoint is of step {step}")
+        if provenance.get("training seed") != run.config.train.seed:
+            wrong.append(f"{name}: of seed {provenance.get('training seed')}")
+    return all_of(none("wrong", wrong), probes=count)
 
 
-def _leaks(run: Run) -> Evidence:
-    """No leak was written down, and none is found where both stores are at hand."""
-    wrong, held, again = [], 0, 0
+@check("run.leaks", "Nothing of the test fold was trained on.", source="evaluation.leaks")
+def no_leaks(run: Run) -> Evidence:
+    """None was written down, and none is found where both stores are at hand."""
+    wrong, count, again = [], 0, 0
     for name, probe in _probes(run):
-        held += 1
-        found = [told for told in probe.get("leaks", []) if told["severity"] == "error"]
-        wrong += [f"{name}: {told['kind']}, {told['count']} cases" for told in found]
+        count += 1
+        errors = [leak for leak in probe.get("leaks", []) if leak["severity"] == "error"]
+        wrong += [f"{name}: {leak['kind']}, {leak['count']} cases" for leak in errors]
         probed = Path(str(probe["data"].get("store")))
         if not (probed / "manifest.json").is_file():
             continue
@@ -299,68 +280,23 @@ def _leaks(run: Run) -> Evidence:
             continue
         store = Store.open(probed)
         if store.checksums != probe["data"]["shards"]:
-            wrong.append(f"{name}: the store probed holds other data now")
-        elif store.modality == "ecg" and trained.modality == "ecg":
+            wrong.append(f"{name}: the store that was probed has other data now")
+        elif store.modality == trained.modality:
             again += 1
             wrong += _errors(name, leaks.check(store, trained))
-        elif store.modality == "image" and trained.modality == "image":
-            again += 1
-            wrong += _errors(name, duplicates.check(store, trained))
-    return Evidence(not wrong, {"probes": held, "searched again": again} | _named("leaks", wrong))
+    return all_of(none("leaks", wrong), probes=count, searched_again=again)
 
 
-def _errors(name: str, findings: Sequence[leaks.Finding]) -> list[str]:
+def _errors(name: str, findings: Sequence[Finding]) -> list[str]:
     return [f"{name}: {f.kind}, {f.count} cases" for f in findings if f.severity == "error"]
 
 
-def _alarms(run: Run) -> Evidence:
-    if not run.rows:
-        raise Unmeasured("no row yet")
-    names = {name for row in run.rows[-LAST_ROWS:] for name in row["alarms"]}
-    collapsed = sorted(name for name in names if name not in HARMLESS)
+@check("run.alarms", f"No collapse alarm stands in the last {LAST_ROWS} rows.",
+       source="monitors.collapse")  # fmt: skip
+def alarms(run: Run) -> Evidence:
+    now = sorted({name for row in run.some_rows()[-LAST_ROWS:] for name in row["alarms"]})
     ever = {name for row in run.rows for name in row["alarms"]}
-    told = _named("now", collapsed) | _named("other alarms now", sorted(names - set(collapsed)))
-    return Evidence(not collapsed, {"alarms ever": len(ever), **told})
-
-
-def _named(what: str, items: Sequence[object]) -> dict[str, Number]:
-    """The first few of what is wrong, by name; nothing when nothing is."""
-    if not items:
-        return {}
-    more = f" and {len(items) - 4} more" if len(items) > 4 else ""
-    return {what: ", ".join(map(str, items[:4])) + more}
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-CHECKS: tuple[Check, ...] = (
-    Check("run.configuration", "Every checkpoint was written by the run's own config.yaml.",
-          "design, law 2: one configuration a run", _configuration),
-    Check("run.rows", "There is a row of the first, of every log_every-th and of the last step, "
-          "each once and in order.", "monitors.journal", _rows),
-    Check("run.finite", "Loss and gradient norm are finite in every row.", "design, law 6",
-          _finite),
-    Check("run.skipped", "The count of skipped updates never falls, and is the checkpoints'.",
-          "design, law 2", _skipped),
-    Check("run.lr", "The recorded learning rate is the schedule's at every step.",
-          "I-JEPA, WarmupCosineSchedule", _schedule("lr", rate_of)),
-    Check("run.weight-decay", "The recorded weight decay is the schedule's at every step.",
-          "I-JEPA, CosineWDSchedule", _schedule("weight_decay", decay_of)),
-    Check("run.momentum", "The recorded EMA momentum is linear over optimizer steps, not cosine.",
-          "I-JEPA, train.py", _schedule("momentum", momentum_of)),
-    Check("run.checkpoints", "Every checkpoint is whole, of the step in its name, and there where "
-          "one is due.", "design, law 1", _checkpoints),
-    Check("run.weights", "Weights and moments are finite, of the configuration's shapes, and of "
-          "the checkpoint's step.", "design, law 1", _weights),
-    Check("run.teacher", "The teacher is not the student, and as far from it as recorded.",
-          "I-JEPA, section 3: an average of the context encoder", _teacher),
-    Check("run.data", "The store holds the data the run was started on, undamaged.",
-          "environment.json", _data),
-    Check("run.probes", "The probe is of this run's newest checkpoint.", "design, law 5",
-          _probe_belongs),
-    Check("run.leaks", "Nothing of the test fold was trained on.", "evaluation.leaks", _leaks),
-    Check("run.alarms", f"No collapse alarm stands in the last {LAST_ROWS} rows.",
-          "monitors.collapse", _alarms),
-)  # fmt: skip
+    return all_of(
+        none("now", [name for name in now if name not in HARMLESS]),
+        alarms_ever=len(ever), harmless_now=first_of(name for name in now if name in HARMLESS),
+    )  # fmt: skip

@@ -18,11 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from latentcast.config import Config
 from latentcast.data.fit import reading
@@ -33,9 +31,10 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.verification.audit.run import Check, Run, Unmeasured
-from latentcast.verification.claim import Evidence, Number
+from latentcast.verification.audit.run import Run, Unmeasured, check
+from latentcast.verification.evidence import Evidence, all_of, at_most, none
 from latentcast.verification.formulas import momentum_of
+from latentcast.verification.observe.loop_recorder import LoopRecorder, Stop
 
 NEVER = 10**9
 MOVED = {"fp32": 1e-2, "bf16": 1e-1, "fp16": 1e-1}
@@ -47,7 +46,7 @@ ROUNDING = 2.0**-23
 """Of a float32 teacher in each step: half a unit in its last place, and as much to spare."""
 HIDDEN = 0.5
 """Of the way of a teacher; where rounding may be more than that, it hides what is averaged."""
-WATCHED = ("loss", "gradient_norm", "teacher_distance", "skipped")
+COMPARED = ("loss", "gradient_norm", "teacher_distance", "skipped")
 
 
 @dataclass
@@ -75,12 +74,13 @@ class Replayed:
         return self.done == self.end
 
     @property
-    def stretch(self) -> dict[str, Number]:
-        told = f"{self.start} to {self.end}"
-        return {"steps": told if self.whole else f"{self.start} to {self.done} of {told}"}
+    def stretch(self) -> str:
+        """Which steps were trained again."""
+        text = f"{self.start} to {self.end}"
+        return text if self.whole else f"{self.start} to {self.done} of {text}"
 
 
-@lru_cache(maxsize=1)  # of one run there are three questions
+@lru_cache(maxsize=1)  # three checks are made of one replay
 def replay(run: Run) -> Replayed:
     """Train the stretch before the newest checkpoint again, for at most ``run.seconds``.
 
@@ -103,16 +103,12 @@ def replay(run: Run) -> Replayed:
         folder = Path(name)
         first = _lay_out(before, folder, config) if before else 0
         replayed = Replayed(first, end, _same_machine(run))
-        watcher = _Watcher(run, objective, replayed, time.perf_counter() + run.seconds)
-        handle = register_optimizer_step_post_hook(watcher.stepped)
-        try:
-            with _threads(run.environment["threads"]), contextlib.suppress(_Enough):
-                loop.train(objective, preprocess, loader.stream, config, folder, watcher)
-        finally:
-            handle.remove()
+        recorder = _ReplayRecorder(run, objective, replayed, time.perf_counter() + run.seconds)
+        with _threads(run.environment["threads"]), recorder.recording():
+            loop.train(objective, preprocess, loader.stream, config, folder, [recorder])
     if replayed.whole:
         replayed.weights = {n: t.detach().cpu() for n, t in objective.state_dict().items()}
-        replayed.moments = watcher.moments()
+        replayed.moments = recorder.moments()
     return replayed
 
 
@@ -131,53 +127,43 @@ def _lay_out(before: Path, folder: Path, config: Config) -> int:
 def _same_machine(run: Run) -> bool:
     """Whether the bits must be the same: one process, a CPU with the same vector units, and the
     same torch and platform."""
-    told = run.environment
-    if told.get("cpu") != torch.backends.cpu.get_cpu_capability():
+    made = run.environment
+    if made.get("cpu") != torch.backends.cpu.get_cpu_capability():
         return False
     files = list((run.newest / "model").glob("*.safetensors"))
-    same = told["torch"] == torch.__version__ and told["platform"] == platform.platform()
-    on_cpu = told["device"] == "cpu" or run.config.machine.device == "cpu"
-    return same and on_cpu and len(files) == 1 and not told.get("resumed_under")
+    same = made["torch"] == torch.__version__ and made["platform"] == platform.platform()
+    on_cpu = made["device"] == "cpu" or run.config.machine.device == "cpu"
+    return same and on_cpu and len(files) == 1 and not made.get("resumed_under")
 
 
-class _Enough(Exception):
-    """The end of the stretch, or of the time."""
-
-
-class _Watcher:
-    """Follows the replay from outside and stops it."""
+class _ReplayRecorder(LoopRecorder):
+    """Follows the replay from outside, averages beside it, and ends it in time."""
 
     def __init__(self, run: Run, objective: Objective, out: Replayed, deadline: float) -> None:
+        super().__init__(objective, snapshots=False)
         self._rows = {row["step"] for row in run.rows}
-        self._run, self._objective, self._out, self._deadline = run, objective, out, deadline
-        self._optimizer: Optimizer | None = None
-        self._pairs = run.pairs
+        self._run, self._out, self._deadline = run, out, deadline
 
-    def start(self, state: State, context: Context) -> None:
-        tensors = dict(self._objective.named_parameters())
+    def on_train_start(self, state: State, context: Context) -> None:
+        super().on_train_start(state, context)
+        tensors = dict(self.objective.named_parameters())
         self._out.before = {name: t.detach().cpu().clone() for name, t in tensors.items()}
         self._out.done = state.step
-        self._average = [tensors[teacher].detach().double() for _, teacher in self._pairs]
-        self._students = [tensors[student] for student, _ in self._pairs]
+        self._averages = {t: tensors[t].detach().double() for _, t in self._run.pairs}
+        self._students = {t: tensors[s] for s, t in self._run.pairs}
 
-    def waiting(self, batches: Iterator[loop.MicroBatches]) -> loop.MicroBatches:
+    def on_batch_start(self, state: State, seconds: float) -> None:
         if time.perf_counter() > self._deadline:
-            raise _Enough
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._optimizer = optimizer
+            raise Stop
+        super().on_batch_start(state, seconds)
 
     @torch.no_grad()
-    def updated(
+    def on_step_end(
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
         momentum = momentum_of(self._run.config, state.step - 1)
-        for average, student in zip(self._average, self._students, strict=True):
-            average.mul_(momentum).add_(student.double(), alpha=1 - momentum)
+        for name, average in self._averages.items():
+            average.mul_(momentum).add_(self._students[name].double(), alpha=1 - momentum)
         if state.step in self._rows:
             self._out.rows[state.step] = {
                 "loss": float(output.loss),
@@ -187,21 +173,16 @@ class _Watcher:
             }
         self._out.done = state.step
         if state.step == self._out.end:
-            teachers = [teacher for _, teacher in self._pairs]
-            self._out.average = {
-                name: average.cpu() for name, average in zip(teachers, self._average, strict=True)
-            }
-            raise _Enough
-
-    def skipped(self, state: State, problem: str) -> None: ...
+            self._out.average = {name: average.cpu() for name, average in self._averages.items()}
+            raise Stop
 
     def moments(self) -> dict[str, Tensor]:
-        assert self._optimizer is not None  # a whole replay has taken a step
+        assert self.optimizer is not None  # a replay in full has taken a step
         return {
-            f"{name}|{what}": held.detach().cpu()
-            for group in self._optimizer.param_groups
+            f"{name}|{what}": moment.detach().cpu()
+            for group in self.optimizer.param_groups
             for name, p in zip(group["names"], group["params"], strict=True)
-            for what, held in self._optimizer.state[p].items()
+            for what, moment in self.optimizer.state[p].items()
         }
 
 
@@ -216,44 +197,59 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(was)
 
 
-def _rows(run: Run) -> Evidence:
+def _whole(run: Run) -> Replayed:
+    replayed = replay(run)
+    if not replayed.whole:
+        raise Unmeasured(f"not replayed to its end, steps {replayed.stretch} in the time")
+    return replayed
+
+
+@check("run.replayed-rows", "Trained again, the stretch before the newest checkpoint has the "
+       "recorded losses, gradient norms and teacher distances.",
+       source="design, law 1")  # fmt: skip
+def replayed_rows(run: Run) -> Evidence:
     replayed = replay(run)
     recorded = {row["step"]: row for row in run.rows}
     if not replayed.rows:
-        raise Unmeasured(f"no row within the time ({replayed.stretch['steps']})")
+        raise Unmeasured(f"no row within the time ({replayed.stretch})")
     bound = 0.0 if replayed.exact else ROW[run.config.train.precision]
-    worst, where, numbers = 0.0, "", dict(replayed.stretch)
-    for step, seen in replayed.rows.items():
-        for key in WATCHED:
-            told, again = recorded[step].get(key), seen[key]
-            gap = abs(told - again) / max(abs(again), 1e-12) if told is not None else float("inf")
+    worst, where = 0.0, "none"
+    for step, again in replayed.rows.items():
+        for key in COMPARED:
+            old, new = recorded[step].get(key), again[key]
+            gap = abs(old - new) / max(abs(new), 1e-12) if old is not None else float("inf")
             if not gap <= worst:
-                worst, where = gap, f"{key} of step {step}: recorded {told}, replayed {again}"
-    numbers |= {"rows": len(replayed.rows), "largest relative difference": worst, "bound": bound}
-    return Evidence(worst <= bound, numbers | ({"at": where} if worst > bound else {}))
+                worst, where = gap, f"{key} of step {step}: recorded {old}, replayed {new}"
+    return all_of(
+        at_most("largest relative difference", worst, bound),
+        steps=replayed.stretch, rows=len(replayed.rows), at=where,
+    )  # fmt: skip
 
 
-def _weights(run: Run) -> Evidence:
+@check("run.replayed-weights", "Trained again, it ends with the checkpoint's weights, teacher and "
+       "moments.", source="design, law 1")  # fmt: skip
+def replayed_weights(run: Run) -> Evidence:
+    """Bit for bit, or on another machine by the way that they moved."""
     replayed = _whole(run)
     saved = run.weights | checkpoint.read_tensors(run.newest, "optimizer")
     again = replayed.weights | replayed.moments
     differ = [name for name in saved if not torch.equal(saved[name], again[name])]
-    numbers: dict[str, Number] = {**replayed.stretch, "tensors": len(saved)}
-    numbers["tensors that differ"] = len(differ)
-    if not differ:
-        return Evidence(True, numbers | {"agreement": "bit for bit"})
     moved = gap = 0.0
     for name, before in replayed.before.items():
         moved += float((saved[name].double() - before.double()).square().sum())
         gap += float((saved[name].double() - again[name].double()).square().sum())
     share, bound = (gap / max(moved, 1e-300)) ** 0.5, MOVED[run.config.train.precision]
-    numbers |= {"difference over the way moved": share}
-    if replayed.exact:
-        return Evidence(False, numbers | {"first": differ[0], "demanded": "bit for bit"})
-    return Evidence(share <= bound, numbers | {"bound": bound, "agreement": "another machine"})
+    if replayed.exact or not differ:
+        evidence, agreement = none("tensors that differ", differ), "bit for bit"
+    else:
+        evidence = at_most("difference over the way moved", share, bound)
+        agreement = "another machine"
+    return all_of(evidence, steps=replayed.stretch, tensors=len(saved), agreement=agreement)
 
 
-def _teacher(run: Run) -> Evidence:
+@check("run.replayed-teacher", "The teacher is the average of the students after each step, by the "
+       "formula in float64.", source="I-JEPA, section 3")  # fmt: skip
+def replayed_teacher(run: Run) -> Evidence:
     if not run.pairs:
         raise Unmeasured("there is no teacher")
     replayed = _whole(run)
@@ -267,26 +263,10 @@ def _teacher(run: Run) -> Evidence:
     rounding = ROUNDING * (replayed.end - replayed.start) * size / way
     if rounding > HIDDEN:
         raise Unmeasured(
-            f"in the steps {replayed.stretch['steps']} the teacher moved {way / size:.1e} of its "
+            f"in the steps {replayed.stretch} the teacher moved {way / size:.1e} of its "
             "size, and the roundings of float32 may be as much"
         )
     bound = rounding + (0.0 if replayed.exact else MOVED[run.config.train.precision])
-    told: dict[str, Number] = {"difference over the way moved": gap / way, "bound": bound}
-    return Evidence(gap / way <= bound, {**replayed.stretch, **told})
-
-
-def _whole(run: Run) -> Replayed:
-    replayed = replay(run)
-    if not replayed.whole:
-        raise Unmeasured(f"not replayed to its end, steps {replayed.stretch['steps']} in the time")
-    return replayed
-
-
-CHECKS: tuple[Check, ...] = (
-    Check("run.replayed-rows", "Trained again, the stretch before the newest checkpoint has the "
-          "recorded losses, gradient norms and teacher distances.", "design, law 1", _rows),
-    Check("run.replayed-weights", "Trained again, it ends with the checkpoint's weights, teacher "
-          "and moments.", "design, law 1", _weights),
-    Check("run.replayed-teacher", "The teacher is the average of the students after each step, by "
-          "the formula in float64.", "I-JEPA, section 3", _teacher),
-)  # fmt: skip
+    return all_of(
+        at_most("difference over the way moved", gap / way, bound), steps=replayed.stretch
+    )

@@ -1,4 +1,4 @@
-"""What an audit looks at: the files of a run, read when asked for."""
+"""What an audit looks at: the files of a run, read when they are needed; and what a check is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
-from latentcast.verification.claim import Evidence
+from latentcast.verification.evidence import Evidence
 
 Row = dict[str, Any]
 
@@ -28,7 +28,7 @@ class Unmeasured(Exception):
 
 
 class Run:
-    """The files of a run, read when asked for.
+    """The files of a run, read when they are needed.
 
     Args:
         data: where its store is now; where it was, by default.
@@ -42,15 +42,25 @@ class Run:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """As they stand in the file, neither sorted nor mended; a cut last line is none."""
+        """As they stand in the file, neither sorted nor repaired; a cut last line is none."""
         text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
         lines = text.split("\n")
         return [json.loads(line) for line in lines[:-1]]  # a whole line ends with a newline
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
-        return told
+        environment: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
+        return environment
+
+    def some_rows(self) -> list[Row]:
+        """The rows.
+
+        Raises:
+            Unmeasured: there is none.
+        """
+        if not self.rows:
+            raise Unmeasured("there is no row yet")
+        return self.rows
 
     @property
     def overtaken(self) -> bool:
@@ -91,11 +101,14 @@ class Run:
 
     @cached_property
     def store(self) -> Store:
-        """The one it was trained on, if it still is where it was, or where it is said to be."""
+        """The one it was trained on, if it still is where it was, or where ``data`` has it."""
         path = self._data or Path(self.environment["data"]["store"])
         if not (path / "manifest.json").is_file():
             raise Unmeasured(f"the store is not at hand ({path}); name it with --data")
         return Store.open(path)
+
+
+Probe = Callable[[Run], Evidence]
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,12 @@ class Check:
     id: str
     sentence: str
     source: str
-    probe: Callable[[Run], Evidence]
+    probe: Probe
+
+
+def check(id: str, sentence: str, *, source: str) -> Callable[[Probe], Check]:
+    """Make a probe a check; in the files of this folder that is all there is to do."""
+    return lambda probe: Check(id, sentence, source, probe)
 
 
 def step_of(step: Path) -> int:

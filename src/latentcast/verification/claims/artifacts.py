@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from latentcast.artifacts.encoder import Encoder
@@ -19,14 +18,21 @@ from latentcast.data.fit import reading
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import features
+from latentcast.objectives.base import Role
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
-from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.observe.data import TWELVE, is_ecg, recordings
-from latentcast.verification.observe.network import within
-from latentcast.verification.observe.probe import encoder
-from latentcast.verification.observe.rehearsal import averages, pairs
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.observe.loop_recorder import teacher_pairs
+from latentcast.verification.observe.probe import can_be_probed, encoder
+from latentcast.verification.observe.recordings import (
+    TWELVE,
+    has_twelve_leads,
+    is_ecg,
+    recordings,
+)
+from latentcast.verification.observe.rehearsal import averages
+from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 5: preprocessing travels with the weights"
 FLOAT = 2.0**-23
@@ -34,202 +40,184 @@ FLOAT = 2.0**-23
 
 def _entering(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     """The tensors that came to the patch embedding of an encoder."""
-    seen: list[Tensor] = []
+    entered: list[Tensor] = []
     patches = network.get_submodule("patches" if hasattr(network, "blocks") else "finest.patches")
-    handle = patches.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    handle = patches.register_forward_pre_hook(lambda _, args: entered.append(args[0].clone()))
     try:
         run()
     finally:
         handle.remove()
-    return seen
+    return entered
 
 
-def _plain_inputs(subject: Subject) -> tuple[Any, Any, Tensor]:
-    """A training batch without augmentation: its loader, the batch, and what entered the network
-    while the objective was computed."""
+@claim("artifact.same-tensor", "embed gives the network exactly the tensor that training gave it "
+       "of the same samples.", source=OURS)  # fmt: skip
+def same_tensor(twin: Twin) -> Evidence:
+    """At the patch embedding, in training without augmentation and in ``embed``."""
     changes: dict[str, Any] = {"train.micro_batches": 1}
-    if not is_ecg(subject):
+    if not is_ecg(twin):
         changes |= {"input.crop_scale": None, "input.flip": False}
-    config = subject.config.updated(changes)
-    loader, preprocess = reading(subject.store, config)
-    batch = loader.batch(3)
-    objective = subject.objective()
-    draw = subject.draw(3)
-    entered = _entering(
+    loader: Any
+    loader, preprocess = reading(twin.store, twin.config.updated(changes))
+    batch, draw, objective = loader.batch(3), twin.draw(3), twin.objective()
+    (trained, *_) = _entering(
         objective.encoder("student"),
         lambda: objective(preprocess(batch.samples, draw), draw),
     )
-    return loader, batch, entered[0]
-
-
-def _same_tensor(subject: Subject) -> Evidence:
-    """At the patch embedding, in training and in ``embed``."""
-    loader, batch, trained = _plain_inputs(subject)
-    source: Any = encoder(subject)
-    store = subject.store
-    if store.modality == "ecg":
+    source: Any = encoder(twin)
+    samples: Any = batch.samples.numpy()
+    if is_ecg(twin):
         rows, starts, length = loader.request(batch.ids.numpy())
-        asked = []
+        samples = []
         for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
-            whole = store.recording(row)
-            here = slice(start, start + length)
-            asked.append(replace(whole, signal=whole.signal[:, here], valid=whole.valid[:, here]))
-    else:
-        asked = batch.samples.numpy()
-    used = torch.cat(_entering(source.network, lambda: source.embed(asked)))
-    same = used.shape == trained.shape and torch.equal(used, trained)
-    told: dict[str, Number] = {"samples": len(trained), "same bits": same}
-    if used.shape == trained.shape:
-        told["largest difference"] = float((used - trained).abs().max())
-        told |= {"mean of embed's": float(used.mean()), "of training's": float(trained.mean())}
-    return Evidence(same, told)
+            record = twin.store.recording(row)
+            window = slice(start, start + length)
+            signal, valid = record.signal[:, window], record.valid[:, window]
+            samples.append(replace(record, signal=signal, valid=valid))
+    embedded = torch.cat(_entering(source.network, lambda: source.embed(samples)))
+    shape = equal("shape", str(tuple(embedded.shape)), str(tuple(trained.shape)))
+    if not shape.holds:
+        return shape
+    return all_of(
+        shape,
+        at_most("largest difference", float((embedded - trained).abs().max()), 0.0),
+        mean_in_embed=float(embedded.mean()), in_training=float(trained.mean()),
+    )  # fmt: skip
 
 
-def _counts(subject: Subject) -> Evidence:
+@claim("artifact.counts", "A file read for an encoder becomes the counts that ingest stores.",
+       source=OURS, about=has_twelve_leads)  # fmt: skip
+def counts(twin: Twin) -> Evidence:
     """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
-    held, source = recordings(subject), encoder(subject)
-    store, told, holds = held.device_store, dict[str, Number](), True
-    for name, record in held.devices.items():
-        if record.rate != held.rate:
+    known, source = recordings(twin), encoder(twin)
+    store, parts = known.device_store, list[Evidence]()
+    for name, record in known.devices.items():
+        if record.rate != known.rate:
             continue
-        given = source.counts(read_recording(record.file))
+        read = source.counts(read_recording(record.file))
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
-        differing = int((given != stored).sum()) if given.shape == stored.shape else given.size
-        told[f"{name}: counts that differ"] = differing
-        holds = holds and not differing
-    cohort = held.cohort.store
+        differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
+        parts.append(equal(f"{name}: counts that differ", differing, 0))
+    cohort = known.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
-        truth = held.cohort.signals[row].astype(np.float32)
-        read = from_signal(truth, TWELVE, held.rate, f"record {row}")
-        given = source.counts(read)
-        differing = int((given != cohort.take([row])[0]).sum())
-        told[f"record {row} with what is no signal: differ"] = differing
-        holds = holds and not differing
-    return Evidence(holds and len(told) > 2, told)
+        signal = known.cohort.signals[row].astype(np.float32)
+        record_of = from_signal(signal, TWELVE, known.rate, f"record {row}")
+        read = source.counts(record_of)
+        differing = int((read != cohort.take([row])[0]).sum())
+        parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
+    return all_of(*parts)
 
 
-def _embedded(subject: Subject) -> Evidence:
-    """Whole records, longer than the training length, and images: embedded, and by the probe."""
-    source: Any = encoder(subject)
-    if is_ecg(subject):
-        store = recordings(subject).cohort.store
+@claim("artifact.embed", "embed and the probe read the same features, of what is longer than the "
+       "training length too.", source=OURS, about=can_be_probed)  # fmt: skip
+def embed(twin: Twin) -> Evidence:
+    """Long recordings, and images."""
+    source: Any = encoder(twin)
+    if is_ecg(twin):
+        store = recordings(twin).cohort.store
         rows = np.array([0, 2, 5])
-        given = source.embed([store.recording(int(row)) for row in rows], pooling="mean+std")
-        read = features.extract(source, store, rows, pooling="mean+std")["norm"]
+        embedded = source.embed([store.recording(int(row)) for row in rows], pooling="mean+std")
     else:
-        images = subject.store
-        assert images.modality == "image"
-        rows = np.arange(5)
-        given = source.embed(images.take(rows), pooling="mean+std")
-        read = features.extract(source, images, rows, pooling="mean+std")["norm"]
-    if given.shape != read.shape:
-        return Evidence(False, {"shape": str(given.shape), "the probe's": str(read.shape)})
-    apart = float(np.abs(given - read).max() / np.abs(read).max())
-    return within({"largest difference": (apart, 256 * FLOAT)}, records=len(rows))
+        store, rows = twin.store, np.arange(5)
+        embedded = source.embed(store.take(rows), pooling="mean+std")
+    read = features.extract(source, store, rows, pooling="mean+std")["norm"]
+    shape = equal("shape", str(embedded.shape), str(read.shape))
+    if not shape.holds:
+        return shape
+    apart = float(np.abs(embedded - read).max() / np.abs(read).max())
+    return all_of(shape, at_most("largest difference", apart, 256 * FLOAT))
 
 
-def _shorter(subject: Subject) -> Evidence:
-    """What is beyond the end of a short recording counts for nothing: filled with anything else
-    that is not valid, it embeds alike."""
-    held, source = recordings(subject), encoder(subject)
-    short = read_recording(held.devices["short"].file)
-    room = source.length - short.samples
+@claim("artifact.short", "A recording shorter than the training length is padded with what is not "
+       "valid, and not stretched.",
+       source="specification, defect 10: the time scale destroyed",
+       about=has_twelve_leads)  # fmt: skip
+def short(twin: Twin) -> Evidence:
+    """What is beyond its end counts for nothing: filled with anything else that is not valid, it
+    embeds alike."""
+    source: Any = encoder(twin)
+    recording = read_recording(recordings(twin).devices["short"].file)
+    room = source.length - recording.samples
     filled = replace(
-        short,
-        signal=np.concatenate([short.signal, np.full((12, room), np.nan, np.float32)], 1),
-        valid=np.concatenate([short.valid, np.zeros((12, room), bool)], 1),
+        recording,
+        signal=np.concatenate([recording.signal, np.full((12, room), np.nan, np.float32)], 1),
+        valid=np.concatenate([recording.valid, np.zeros((12, room), bool)], 1),
     )
-    one, two = (source.embed([recording]) for recording in (short, filled))
-    entered = torch.cat(_entering(source.network, lambda: source.embed([short])))
-    beyond = float(entered[..., short.samples :].abs().max())
-    return within(
-        {"difference": (float(np.abs(one - two).max()), 0.0),
-         "largest value beyond its end": (beyond, 0.0)}, samples=short.samples,
-    )  # fmt: skip
+    one, two = (source.embed([each]) for each in (recording, filled))
+    entered = torch.cat(_entering(source.network, lambda: source.embed([recording])))
+    beyond = float(entered[..., recording.samples :].abs().max())
+    return all_of(
+        at_most("difference", float(np.abs(one - two).max()), 0.0),
+        at_most("largest value beyond its end", beyond, 0.0),
+        samples=recording.samples,
+    )
 
 
 # Weights
 
 
-def _newest(subject: Subject) -> Path:
-    return checkpoint.latest(subject.trained().folder / "checkpoints")
-
-
-def _written(subject: Subject) -> Evidence:
-    """The files themselves, read by safetensors, against the objective that was trained."""
-    live = {n: t.detach() for n, t in subject.trained().objective.state_dict().items()}
-    held: dict[str, Tensor] = {}
-    for file in sorted((_newest(subject) / "model").glob("*.safetensors")):
-        held |= load_file(file)
-    read = checkpoint.read_tensors(_newest(subject), "model")
-    strange = sorted(set(live) ^ set(held))
-    wrong = [n for n in live if n in held and not torch.equal(live[n], held[n])]
-    wrong += [n for n in live if n not in read or not torch.equal(live[n], read[n])]
-    told: dict[str, Number] = {
-        "tensors": len(live), "missing or strange": ", ".join(strange[:3]) or "none",
-        "differ": ", ".join(wrong[:3]) or "none",
-    }  # fmt: skip
-    return Evidence(not strange and not wrong, told)
-
-
-def _equal(subject: Subject) -> Evidence:
+@claim("artifact.equal", "Features of the loaded encoder are those of the library's objective, "
+       "bit for bit.", source="specification, executable requirement 28")  # fmt: skip
+def equal_features(twin: Twin) -> Evidence:
     """Every layer, of the encoder that was loaded and of the objective as training left it."""
-    source: Any = encoder(subject)
-    batch = subject.batch(4)
-    given, _ = source.token_layers(batch.samples.numpy())
-    live = copy.deepcopy(subject.trained().objective).eval()
-    changes: dict[str, Any] = {"train.micro_batches": 1}
-    _, preprocess = reading(subject.store, subject.config.updated(changes))
+    source: Any = encoder(twin)
+    batch = twin.batch(4)
+    loaded, _ = source.token_layers(batch.samples.numpy())
+    live = copy.deepcopy(twin.trained().objective).eval()
+    _, preprocess = reading(twin.store, twin.config.updated({"train.micro_batches": 1}))
     inputs = preprocess(batch.samples)
     network = live.encoder("teacher")
-    valid = None
-    if inputs.valid is not None:
-        valid = network.valid(inputs.valid)
+    valid = None if inputs.valid is None else network.valid(inputs.valid)
     with torch.no_grad():
-        wanted = network.read(inputs.values, valid)
-    worst = max(float((a - b).abs().max()) for a, b in zip(given, wanted, strict=True))
-    same = all(torch.equal(a, b) for a, b in zip(given, wanted, strict=True))
-    told = {"layers": len(given), "same bits": same, "largest difference": worst}
-    return Evidence(same and len(given) == len(network.layer_names), told)
+        expected = network.read(inputs.values, valid)
+    pairs = list(zip(loaded, expected, strict=True))
+    return all_of(
+        at_most("largest difference", max(float((a - b).abs().max()) for a, b in pairs), 0.0),
+        equal("layers", len(loaded), len(network.layer_names)),
+    )
 
 
-def _teacher(subject: Subject) -> Evidence:
+@claim("artifact.teacher", "The averaged weights are what is read by default, and the trained "
+       "ones where the student is named.",
+       source="NEPA evaluates the average", about=averages)  # fmt: skip
+def teacher(twin: Twin) -> Evidence:
     """By its weights at the end of the last step, which were seen from outside."""
-    run = subject.trained()
-    end, names = run.steps[-1].end, pairs(run.objective)
-    told, holds = dict[str, Number](), True
-    for role, column in (("teacher", 1), ("student", 0)):
-        loaded = Encoder.from_pretrained(run.folder, role)  # type: ignore[arg-type]
-        held = list(loaded.network.parameters())
-        own = [end[pair[column]] for pair in names]
-        other = [end[pair[1 - column]] for pair in names]
-        wrong = sum(not torch.equal(a, b) for a, b in zip(held, own, strict=True))
-        alike = sum(torch.equal(a, b) for a, b in zip(own, other, strict=True))
-        told[f"{role}: tensors that are not its"] = wrong
-        told["tensors that are both's"] = alike
-        holds = holds and not wrong and alike < len(own)
-    by_default = Encoder.from_pretrained(run.folder).role
-    return Evidence(holds and by_default == "teacher", told | {"by default": by_default})
+    run = twin.trained()
+    end, names = run.steps[-1].end, teacher_pairs(run.objective)
+    weights = {"student": [end[s] for s, _ in names], "teacher": [end[t] for _, t in names]}
+    shared = sum(torch.equal(s, t) for s, t in zip(*weights.values(), strict=True))
+    parts = [at_most("share of tensors that are both's", shared / len(names), 0.99)]
+    for role in get_args(Role):
+        loaded = list(Encoder.from_pretrained(run.folder, role).network.parameters())
+        wrong = sum(not torch.equal(a, b) for a, b in zip(loaded, weights[role], strict=True))
+        parts.append(equal(f"{role}: tensors that are not its", wrong, 0))
+    default = Encoder.from_pretrained(run.folder).role
+    return all_of(*parts, equal("by default", default, "teacher"))
 
 
-def _damaged(subject: Subject) -> Evidence:
+@claim("artifact.damaged", "A checkpoint that is damaged is refused.",
+       source="specification, executable requirement 21: must raise")  # fmt: skip
+def damaged(twin: Twin) -> Evidence:
     """A bit turned in the weights, a file cut short, and a record that is gone."""
-    told, holds = dict[str, Number](), True
+    newest = checkpoint.latest(twin.trained().checkpoints)
+    parts, answers = list[Evidence](), dict[str, str]()
     for name, spoil in (("a bit turned", _turn), ("cut short", _cut), ("record gone", _lose)):
-        folder = subject.folder / "damaged run"
+        folder = twin.folder / "damaged run"
         shutil.rmtree(folder, ignore_errors=True)
-        target = folder / "checkpoints" / _newest(subject).name
-        shutil.copytree(_newest(subject), target)
+        target = folder / "checkpoints" / newest.name
+        shutil.copytree(newest, target)
         spoil(target)
+        answer, refused = "loaded", False
         try:
             Encoder.from_pretrained(folder)
-            told[name], holds = "loaded", False
         except LatentcastError as problem:
-            told[name] = "refused: " + str(problem).replace(str(subject.folder), "")[:70]
+            answer, refused = str(problem)[-70:], True
         except Exception as problem:
-            told[name], holds = f"fell over: {type(problem).__name__}", False
-    return Evidence(holds, told)
+            answer = f"an error of another kind, {type(problem).__name__}"
+        parts.append(true(f"{name}: refused", refused))
+        answers[name] = answer
+    return all_of(*parts, **answers)
 
 
 def _weights_file(target: Path) -> Path:
@@ -250,24 +238,3 @@ def _cut(target: Path) -> None:
 
 def _lose(target: Path) -> None:
     (target / "state.json").unlink()
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim("artifact.same-tensor", "embed gives the network exactly the tensor that training gave "
-          "it of the same samples.", OURS, _same_tensor),
-    Claim("artifact.counts", "A file read for an encoder becomes the counts that ingest stores.",
-          OURS, _counts, is_ecg),
-    Claim("artifact.embed", "embed and the probe read the same features, of what is longer than "
-          "the training length too.", OURS, _embedded),
-    Claim("artifact.short", "A recording shorter than the training length is padded with what is "
-          "not valid, and not stretched.", "specification, defect 10: the time scale destroyed",
-          _shorter, is_ecg),
-    Claim("artifact.written", "A checkpoint holds every tensor as training left it.",
-          "our design, law 1: the state is the step", _written),
-    Claim("artifact.equal", "Features of the loaded encoder are those of the library's objective, "
-          "bit for bit.", "specification, executable requirement 28", _equal),
-    Claim("artifact.teacher", "The averaged weights are what is read by default, and the trained "
-          "ones where they are asked for.", "NEPA evaluates the average", _teacher, averages),
-    Claim("artifact.damaged", "A checkpoint that is damaged is refused.",
-          "specification, executable requirement 21: must raise", _damaged),
-)  # fmt: skip

@@ -6,33 +6,37 @@ import copy
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from latentcast.engine.ema import Ema
-from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective
-from latentcast.objectives.jepa import Jepa
-from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence, Number, below
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.formulas import momentum_of
+from latentcast.verification.observe.loop_recorder import (
+    Attempt,
+    LoopRecord,
+    Weights,
+    teacher_pairs,
+)
 from latentcast.verification.observe.rehearsal import (
     EARLIER,
     LATER,
     POISONED,
-    Attempt,
     accumulates,
     averages,
-    pairs,
     rehearsed,
     resumed,
-    swift,
+    short_run,
 )
-from latentcast.verification.observe.twin import Subject, Weights
+from latentcast.verification.observe.twin import Twin
 
 IJEPA = "I-JEPA, train.py (specification 1.6)"
 FLOAT = 2.0**-23
 ULPS = 2.0
 """Roundings of float32 that ``t + (1 − m)(s − t)`` may be away from the exact average."""
+CLOSE = 1e-4
+"""Of a momentum that was measured in weights of float32."""
 
 Pairs = list[tuple[str, str]]
 
@@ -61,288 +65,273 @@ def roundings(
         t, s, e = (w.double() for w in (teacher[average], student[own], end[average]))
         grain = FLOAT * torch.maximum(t.abs(), s.abs()) + 1e-30
         expected = momentum * t + (1 - momentum) * s
-        found = float(((e - expected).abs() / grain).max())
-        worst = math.inf if math.isnan(found) else max(worst, found)
+        gap = float(((e - expected).abs() / grain).max())
+        worst = math.inf if math.isnan(gap) else max(worst, gap)
     return worst
 
 
-def _curve(attempts: list[Attempt], names: Pairs) -> list[float]:
-    return [moved_by(a.before, a.after, a.end, names) for a in attempts]
+def _momenta(run: LoopRecord) -> list[float]:
+    names = teacher_pairs(run.objective)
+    return [moved_by(a.before, a.after, a.end, names) for a in run.steps]
 
 
 def _listed(numbers: list[float]) -> str:
     return " ".join(f"{number:.5f}" for number in numbers)
 
 
+def _against_schedule(run: LoopRecord, begin: int = 0) -> tuple[list[float], list[float]]:
+    """Momenta that were measured and those of the formula."""
+    measured = _momenta(run)
+    return measured, [momentum_of(run.config, begin + n) for n in range(len(measured))]
+
+
+def _largest(measured: list[float], expected: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(measured, expected, strict=True))
+
+
 # The momentum
 
 
-def _linear(subject: Subject) -> Evidence:
-    run = rehearsed(subject)
-    measured = _curve(run.counted, pairs(run.objective))
-    expected = [momentum_of(run.config, n) for n in range(len(measured))]
-    ema = run.config.ema
+@claim("ema.linear", "The momentum that moves the teacher stays as it begins in the warm-up, and "
+       "then goes linearly, and not as a cosine, to its last value over all optimizer steps.",
+       source=IJEPA, about=averages)  # fmt: skip
+def linear(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
+    measured, expected = _against_schedule(run)
+    ema, steps = run.config.ema, run.config.train.steps
     assert ema is not None and ema.base is not None and ema.final is not None
-    moving = run.config.train.steps - ema.warmup_steps
+    warm, base, final = ema.warmup_steps, ema.base, ema.final
     cosine = [
-        ema.final - (ema.final - ema.base)
-        * (1 + math.cos(math.pi * max(0, n - ema.warmup_steps) / moving)) / 2
+        final - (final - base) * (1 + math.cos(math.pi * max(0, n - warm) / (steps - warm))) / 2
         for n in range(len(measured))
     ]  # fmt: skip
-    worst = max(abs(a - b) for a, b in zip(measured, expected, strict=True))
-    from_cosine = max(abs(a - b) for a, b in zip(measured, cosine, strict=True))
-    told: dict[str, Number] = {
-        "measured": _listed(measured), "linear": _listed(expected), "difference": worst,
-        "from a cosine": from_cosine, "bound": 1e-4,
-    }  # fmt: skip
-    return Evidence(worst <= 1e-4 and len(measured) == run.config.train.steps, told)
+    return all_of(
+        at_most("difference from the line", _largest(measured, expected), CLOSE),
+        at_most("from the first value in the warm-up",
+                max(abs(value - base) for value in measured[: warm + 1]), CLOSE),
+        above("rise after it", measured[warm + 1] - base, 1e-3),
+        equal("steps", len(measured), steps),
+        measured=_listed(measured), linear=_listed(expected),
+        **{"from a cosine": _largest(measured, cosine), "warm-up": warm},
+    )  # fmt: skip
 
 
-def _shipped(subject: Subject) -> Evidence:
-    """With the recipe's own numbers; a rounding hides more of a smaller step."""
-    run = subject.trained()
-    names = pairs(run.objective)
-    measured = [moved_by(s.before, s.after, s.end, names) for s in run.steps]
-    expected = [momentum_of(run.config, n) for n in range(len(measured))]
+@claim("ema.recipe-momentum", "With the recipe's own momenta the teacher moves by them, the first "
+       "step by exactly the first.",
+       source="the recipe (I-JEPA: 0.996 → 1.0)", about=averages)  # fmt: skip
+def recipe_momentum(twin: Twin) -> Evidence:
+    """A rounding hides more of a smaller step."""
+    measured, expected = _against_schedule(twin.trained())
     worst = max(abs(a - b) / (1 - b) for a, b in zip(measured, expected, strict=True))
-    told: dict[str, Number] = {
-        "measured": _listed(measured), "scheduled": _listed(expected),
-        "difference, of 1 − momentum": worst, "bound": 0.02,
-    }  # fmt: skip
-    return Evidence(worst <= 0.02, told)
+    return all_of(
+        at_most("difference, of 1 − momentum", worst, 0.02),
+        measured=_listed(measured), scheduled=_listed(expected),
+    )  # fmt: skip
 
 
-def _warmup(subject: Subject) -> Evidence:
-    run = rehearsed(subject)
-    assert run.config.ema is not None and run.config.ema.base is not None
-    warm = run.config.ema.warmup_steps
-    measured = _curve(run.counted[: warm + 2], pairs(run.objective))
-    base = run.config.ema.base
-    still = max(abs(value - base) for value in measured[: warm + 1])
-    told: dict[str, Number] = {
-        "measured": _listed(measured), "warm-up": warm, "base": base, "difference": still,
-        "bound": 1e-4, "moves after it": measured[-1] > base + 1e-3,
-    }  # fmt: skip
-    return Evidence(still <= 1e-4 and measured[-1] > base + 1e-3, told)
-
-
-def _stays(subject: Subject) -> Evidence:
-    config = rehearsed(subject).config
-    assert config.ema is not None and config.ema.final is not None
-    momentum, end = Schedules.of(config).momentum, config.train.steps
-    worst = max(abs(momentum(n) - config.ema.final) for n in (end, end + 1, 2 * end, 10 * end))
-    return below(worst, 1e-12, "largest distance from the final momentum beyond the end")
-
-
-def _resumed_index(subject: Subject) -> Evidence:
-    run = resumed(subject, LATER)
-    measured = _curve(run.counted, pairs(run.objective))
-    expected = [momentum_of(run.config, LATER + n) for n in range(len(measured))]
-    worst = max(abs(a - b) for a, b in zip(measured, expected, strict=True))
-    told: dict[str, Number] = {
-        "resumed at": LATER, "measured": _listed(measured), "scheduled": _listed(expected),
-        "difference": worst, "bound": 1e-4,
-    }  # fmt: skip
-    return Evidence(worst <= 1e-4 and len(measured) > 1, told)
+@claim("ema.index-survives-resume", "After a resume the momentum goes on at the step where the "
+       "run stands.",
+       source="specification 1.6: the index is the optimizer step", about=averages)  # fmt: skip
+def index_survives_resume(twin: Twin) -> Evidence:
+    measured, expected = _against_schedule(resumed(twin, LATER), LATER)
+    return all_of(
+        at_most("difference", _largest(measured, expected), CLOSE),
+        above("steps", len(measured), 1),
+        resumed_at=LATER, measured=_listed(measured), scheduled=_listed(expected),
+    )  # fmt: skip
 
 
 # When, and from what
 
 
-def _once(subject: Subject) -> Evidence:
-    attempts = rehearsed(subject).counted
-    counts = [attempt.events.count("average") for attempt in attempts]
-    pieces = len(attempts[0].ids)
-    names = [average for _, average in pairs(rehearsed(subject).objective)]
+@claim("ema.once-per-step", "The teacher moves once for each optimizer step, however many "
+       "micro-batches it has, and never while gradients are taken.",
+       source="specification, D2: in every micro-batch", about=averages)  # fmt: skip
+def once_per_step(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
+    counts = [attempt.events.count("average") for attempt in run.steps]
     inside = sum(
         not torch.equal(now.end[name], after.before[name])
-        for now, after in zip(attempts[POISONED:], attempts[POISONED + 1 :], strict=False)
-        for name in names
+        for now, after in zip(run.steps[POISONED:], run.steps[POISONED + 1 :], strict=False)
+        for _, name in teacher_pairs(run.objective)
     )
-    told: dict[str, Number] = {
-        "micro-batches": pieces, "averages of each step": " ".join(map(str, counts)),
-        "tensors moved while gradients were taken": inside,
-    }  # fmt: skip
-    return Evidence(set(counts) == {1} and inside == 0, told)
+    return all_of(
+        equal("steps with one average", counts.count(1), len(counts)),
+        equal("tensors moved while gradients were taken", inside, 0),
+        micro_batches=len(run.steps[0].ids), averages=" ".join(map(str, counts)),
+    )  # fmt: skip
 
 
-def _after(subject: Subject) -> Evidence:
-    """Held against the weights of before the step, of which an early average would be made."""
-    run = rehearsed(subject)
-    names = pairs(run.objective)
-    late = early = 0.0
-    for n, a in enumerate(run.counted):
-        momentum = momentum_of(run.config, n)
-        late = max(late, _missed(a.before, a.after, a.end, names, momentum))
-        early = max(early, _missed(a.before, a.before, a.end, names, momentum))
-    unmoved = all(torch.equal(a.before[t], a.after[t]) for a in run.counted for _, t in names)
-    told: dict[str, Number] = {
-        "missed, of its way, from the weights after the step": late, "bound": 1e-3,
-        "from those before it": early, "still until the optimizer was done": unmoved,
-    }  # fmt: skip
-    return Evidence(late <= 1e-3 and early > 0.1 and unmoved, told)
+@claim("ema.after-step", "The teacher moves after the optimizer, towards the weights of after the "
+       "step.", source="specification, D1: before backward", about=averages)  # fmt: skip
+def after_step(twin: Twin) -> Evidence:
+    """By whatever momentum: held against both students, that of an early average too."""
+    run = rehearsed(twin)
+    names = teacher_pairs(run.objective)
+    late = max(_left_over(a.before, a.after, a.end, names) for a in run.steps)
+    early = max(_left_over(a.before, a.before, a.end, names) for a in run.steps)
+    moved = [t for a in run.steps for _, t in names if not torch.equal(a.before[t], a.after[t])]
+    return all_of(
+        at_most("off the way to the weights after the step, of its length", late, 1e-3),
+        above("off the way to those before it", early, 0.1),
+        none("moved before the optimizer was done", moved),
+    )
 
 
-def _missed(
-    teacher: Weights, student: Weights, end: Weights, names: Pairs, momentum: float
-) -> float:
-    """How far the teacher is from the average, over how far it went."""
-    gap = way = 0.0
+def _left_over(teacher: Weights, student: Weights, end: Weights, names: Pairs) -> float:
+    """How far the teacher went aside from the straight way to the student, of how far it went."""
+    along = square = way = 0.0
+    steps = []
     for own, average in names:
         t, s, e = (w.double() for w in (teacher[average], student[own], end[average]))
-        gap += float((e - (momentum * t + (1 - momentum) * s)).square().sum())
+        steps.append((e - t, s - t))
+        along += float(((e - t) * (s - t)).sum())
+        square += float((s - t).square().sum())
         way += float((e - t).square().sum())
-    return math.sqrt(gap / way) if way else math.inf
+    gain = along / square if square else 0.0
+    aside = sum(float((step - gain * gap).square().sum()) for step, gap in steps)
+    return math.sqrt(aside / way) if way else math.inf
 
 
-def _formula(subject: Subject) -> Evidence:
-    run = rehearsed(subject)
-    names = pairs(run.objective)
-    worst = max(
-        roundings(a.before, a.after, a.end, names, momentum_of(run.config, n))
-        for n, a in enumerate(run.counted)
+def _worst_rounding(run: LoopRecord, attempts: list[Attempt]) -> float:
+    """Of the average by the momentum that was measured, over attempts."""
+    names, worst = teacher_pairs(run.objective), 0.0
+    for a in attempts:
+        momentum = moved_by(a.before, a.after, a.end, names)
+        gap = roundings(a.before, a.after, a.end, names, momentum)
+        worst = math.inf if math.isnan(momentum) else max(worst, gap)
+    return worst
+
+
+@claim("ema.formula", "The average is m · teacher + (1 − m) · student with one m for all weights, "
+       "to rounding.", source=IJEPA, about=averages)  # fmt: skip
+def formula(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
+    return all_of(
+        at_most("largest difference, in roundings", _worst_rounding(run, run.steps), ULPS),
+        measured_m=_listed(_momenta(run)),
     )
-    return below(worst, ULPS, "largest difference, in roundings of float32")
 
 
-def _every_weight(subject: Subject) -> Evidence:
+@claim("ema.every-weight", "Every weight of the teacher is averaged.",
+       source="specification, D3: off under wrappers", about=averages)  # fmt: skip
+def every_weight(twin: Twin) -> Evidence:
     """A teacher of which some part stands still is no average of it."""
-    run = rehearsed(subject)
-    names = pairs(run.objective)
+    run = rehearsed(twin)
+    names = teacher_pairs(run.objective)
     first, last = run.attempts[0].before, run.attempts[-1].end
     moves = {own for own, _ in names if not torch.equal(first[own], last[own])}
     still = [t for own, t in names if own in moves and torch.equal(first[t], last[t])]
     teachers = {n for n in first if n.startswith("teacher.")}
     strange = teachers - {t for _, t in names} - {n for n, _ in run.objective.named_buffers()}
-    told: dict[str, Number] = {
-        "weights": len(names), "still": ", ".join(still[:3]) or "none",
-        "without a student": ", ".join(sorted(strange)[:3]) or "none",
-    }  # fmt: skip
-    return Evidence(bool(moves) and not still and not strange, told)
-
-
-def _accumulated(subject: Subject) -> Evidence:
-    """The first step in three pieces and in one: the teacher goes the same way."""
-    cut = rehearsed(subject)
-    whole = swift(subject, "in one piece", {}, 1)
-    names = pairs(cut.objective)
-    a, b = cut.attempts[0], whole.attempts[0]
-    measured = [moved_by(one.before, one.after, one.end, names) for one in (a, b)]
-    told: dict[str, Number] = {
-        "momentum in pieces": measured[0], "in one": measured[1], "pieces": len(a.ids),
-        "expected": momentum_of(cut.config, 0), "bound": 1e-4,
-    }  # fmt: skip
-    expected = momentum_of(cut.config, 0)
-    return Evidence(
-        all(abs(m - expected) <= 1e-4 for m in measured) and a.events.count("average") == 1, told
+    return all_of(
+        above("weights of the student that moved", len(moves), 0),
+        none("of the teacher, still", still),
+        none("of the teacher, without a student", sorted(strange)),
+        weights=len(names),
     )
 
 
-def _refused(subject: Subject) -> Evidence:
-    run = rehearsed(subject)
+@claim("ema.accumulation", "A batch in pieces moves the teacher as the batch in one piece does.",
+       source="specification, D2",
+       about=lambda twin: averages(twin) and accumulates(twin))  # fmt: skip
+def accumulation(twin: Twin) -> Evidence:
+    """The first step in three pieces and in one."""
+    pieces, one = rehearsed(twin), short_run(twin, "in one piece", {}, 1)
+    (cut, *_), (one_piece, *_) = _momenta(pieces), _momenta(one)
+    first = pieces.steps[0]
+    return all_of(
+        at_most("difference of the momentum", abs(cut - one_piece), CLOSE),
+        equal("averages", first.events.count("average"), 1),
+        momentum_in_pieces=cut, in_one=one_piece, pieces=len(first.ids),
+    )  # fmt: skip
+
+
+@claim("ema.refused", "A refused step moves neither the teacher nor its momentum.",
+       source="specification, executable requirement 18", about=averages)  # fmt: skip
+def refused(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
     bad, following = run.attempts[POISONED], run.attempts[POISONED + 1]
-    names = pairs(run.objective)
-    moved = [t for _, t in names if not torch.equal(bad.before[t], bad.end[t])]
+    names = teacher_pairs(run.objective)
     measured = moved_by(following.before, following.after, following.end, names)
-    expected = momentum_of(run.config, POISONED)
-    told: dict[str, Number] = {
-        "gradient norm": bad.norm, "teacher tensors moved": len(moved),
-        "momentum of the step after it": measured, "scheduled": expected, "bound": 1e-4,
-    }  # fmt: skip
-    return Evidence(not moved and abs(measured - expected) <= 1e-4, told)
+    scheduled = momentum_of(run.config, POISONED)
+    return all_of(
+        none("of the teacher, moved",
+             [t for _, t in names if not torch.equal(bad.before[t], bad.end[t])]),
+        at_most("difference of the momentum after it", abs(measured - scheduled), CLOSE),
+        gradient_norm=bad.norm, momentum=measured, scheduled=scheduled,
+    )  # fmt: skip
 
 
 # The teacher
 
 
-def _frozen(subject: Subject) -> Evidence:
-    objective = rehearsed(subject).objective
-    fresh = subject.objective()
-    fresh(subject.inputs(), subject.draw()).loss.backward()
-    asks = [p for one in (objective, fresh) for p in _teacher(one) if p.requires_grad]
-    got = [p for one in (objective, fresh) for p in _teacher(one) if p.grad is not None]
-    told: dict[str, Number] = {
-        "weights": len(_teacher(fresh)),
-        "require a gradient": len(asks),
-        "got one": len(got),
-    }
-    return Evidence(not asks and not got and bool(_teacher(fresh)), told)
+@claim("ema.frozen", "The teacher requires no gradient and gets none.",
+       source=IJEPA, about=averages)  # fmt: skip
+def frozen(twin: Twin) -> Evidence:
+    fresh = twin.objective()
+    fresh(twin.inputs(), twin.draw()).loss.backward()
+    teachers = [p for one in (rehearsed(twin).objective, fresh) for p in _teacher(one)]
+    return all_of(
+        equal("require a gradient", sum(p.requires_grad for p in teachers), 0),
+        equal("got one", sum(p.grad is not None for p in teachers), 0),
+        above("weights", len(teachers), 0),
+    )
 
 
 def _teacher(objective: Objective) -> list[nn.Parameter]:
     return list(objective.encoder("teacher").parameters())
 
 
-def _absent(subject: Subject) -> Evidence:
-    run = rehearsed(subject)
-    averages_of = {average for _, average in pairs(run.objective)}
-    held = averages_of & set(run.attempts[0].held)
-    told: dict[str, Number] = {
-        "in the optimizer": len(run.attempts[0].held),
-        "of the teacher": len(held),
-    }
-    return Evidence(not held and bool(averages_of), told)
-
-
-def _equal_at_start(subject: Subject) -> Evidence:
-    run = rehearsed(subject)
-    first, names = run.attempts[0].before, pairs(run.objective)
-    differing = [average for own, average in names if not torch.equal(first[own], first[average])]
-    shared = [n for n, p in run.objective.named_parameters() if id(p) in _doubles(run.objective)]
-    told: dict[str, Number] = {
-        "weights": len(names), "differ": ", ".join(differing[:3]) or "none",
-        "are the student's own": len(shared),
-    }  # fmt: skip
-    return Evidence(not differing and not shared and bool(names), told)
-
-
-def _doubles(objective: Objective) -> set[int]:
-    own = {id(p) for p in objective.encoder("student").parameters()}
-    return own & {id(p) for p in objective.encoder("teacher").parameters()}
-
-
-def _float32(subject: Subject) -> Evidence:
-    run = swift(subject, "bf16", {"train.precision": "bf16"}, 2)
-    names = pairs(run.objective)
-    types = {str(a.end[t].dtype) for a in run.attempts for _, t in names}
-    worst = max(
-        roundings(a.before, a.after, a.end, names, momentum_of(run.config, n))
-        for n, a in enumerate(run.attempts)
+@claim("ema.absent", "No weight of the teacher is in the optimizer.", source=IJEPA, about=averages)
+def absent(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
+    teachers = {average for _, average in teacher_pairs(run.objective)}
+    return all_of(
+        none("in the optimizer", sorted(teachers & set(run.attempts[0].in_optimizer))),
+        above("weights of the teacher", len(teachers), 0),
+        in_the_optimizer=len(run.attempts[0].in_optimizer),
     )
-    told: dict[str, Number] = {
-        "type": ", ".join(types), "largest difference, in roundings of float32": worst,
-        "bound": ULPS,
-    }  # fmt: skip
-    return Evidence(types == {"torch.float32"} and worst <= ULPS, told)
 
 
-def _deterministic(subject: Subject) -> Evidence:
-    """Drop-path is on, and the teacher's answer to the same input does not depend on the draw."""
-    objective = subject.objective({"encoder.drop_path": 0.5})
-    inputs, answers = subject.inputs(), list[list[Tensor]]()
-    ids = subject.batch().ids
-
-    def told(module: nn.Module, given: object, levels: list[object]) -> None:
-        answers.append([getattr(level, "values", level).detach() for level in levels])  # type: ignore[attr-defined]
-
-    teacher = objective.encoder("teacher")
-    handle = teacher.register_forward_hook(told)
-    losses = [float(objective(inputs, Draw(0, 0, ids + shift)).loss.detach()) for shift in (0, 600)]
-    handle.remove()
-    same = all(torch.equal(a, b) for a, b in zip(answers[0], answers[1], strict=True))
-    told_of: dict[str, Number] = {"answers": len(answers), "equal": same, "losses": _listed(losses)}
-    return Evidence(same and len(answers) == 2 and losses[0] != losses[1], told_of)
+@claim("ema.equal-at-start", "At step 0 the teacher equals the student, in storage of its own.",
+       source=IJEPA, about=averages)  # fmt: skip
+def equal_at_start(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
+    first, names = run.attempts[0].before, teacher_pairs(run.objective)
+    students = {id(p) for p in run.objective.encoder("student").parameters()}
+    return all_of(
+        none("differ", [t for own, t in names if not torch.equal(first[own], first[t])]),
+        equal("are the student's own", sum(id(p) in students for p in _teacher(run.objective)), 0),
+        above("weights", len(names), 0),
+    )
 
 
-def _repeatable(subject: Subject) -> Evidence:
-    whole, again = rehearsed(subject), resumed(subject, EARLIER)
-    names = [average for _, average in pairs(whole.objective)]
-    ends = zip(whole.attempts[EARLIER:], again.attempts, strict=False)
-    differing = sum(not torch.equal(a.end[n], b.end[n]) for a, b in ends for n in names)
-    return Evidence(differing == 0, {"steps": len(again.counted), "tensors differ": differing})
+@claim("ema.float32", "Teacher and average are float32, under bf16 too.",
+       source="our design, section 6: losses and norms in fp32", about=averages)  # fmt: skip
+def float32(twin: Twin) -> Evidence:
+    run = short_run(twin, "bf16", {"train.precision": "bf16"}, 2)
+    names = teacher_pairs(run.objective)
+    types = {str(a.end[t].dtype) for a in run.attempts for _, t in names}
+    return all_of(
+        equal("type", ", ".join(sorted(types)), "torch.float32"),
+        at_most("largest difference, in roundings", _worst_rounding(run, run.attempts), ULPS),
+    )
 
 
-def _buffers(subject: Subject) -> Evidence:
+@claim("ema.repeatable", "The same steps leave the same teacher, bit for bit.",
+       source="our design, law 1: the state is the step", about=averages)  # fmt: skip
+def repeatable(twin: Twin) -> Evidence:
+    uninterrupted, again = rehearsed(twin), resumed(twin, EARLIER)
+    names = [average for _, average in teacher_pairs(uninterrupted.objective)]
+    ends = zip(uninterrupted.attempts[EARLIER:], again.attempts, strict=False)
+    differing = [n for a, b in ends for n in names if not torch.equal(a.end[n], b.end[n])]
+    return all_of(none("tensors that differ", differing), steps=len(again.steps))
+
+
+@claim("ema.buffers", "Buffers are copied and not averaged.",
+       source="specification, executable requirement 18")  # fmt: skip
+def buffers(twin: Twin) -> Evidence:
     """No encoder of ours has a buffer that is trained; the rule is measured on one that does."""
     linear = nn.Linear(3, 4)
     student = nn.Sequential(linear, nn.BatchNorm1d(4))
@@ -355,69 +344,15 @@ def _buffers(subject: Subject) -> Evidence:
     Ema([(student, teacher)]).update(0.5)
     copied, own = dict(teacher.named_buffers()), dict(student.named_buffers())
     differing = [name for name in running if not torch.equal(copied[name], running[name])]
-    moved = [name for name in running if not torch.equal(own[name], running[name])]
-    missed = float((average - expected).abs().max())
-    run = rehearsed(subject)
-    kept = dict(run.objective.named_buffers())
-    held = [n for n in kept if n.startswith("teacher.")]
-    differing += [
-        n for n in held if not torch.equal(kept[n], kept[n.replace("teacher.", "student.", 1)])
-    ]
-    told: dict[str, Number] = {
-        "buffers of a BatchNorm": len(running), "buffers of the teacher": len(held),
-        "differ": ", ".join(differing) or "none",
-        "of the student, moved": ", ".join(moved) or "none",
-        "a weight beside them, from its average": missed, "bound": 1e-6,
-    }  # fmt: skip
-    return Evidence(not differing and not moved and missed <= 1e-6, told)
-
-
-def _jepa(subject: Subject) -> bool:
-    return averages(subject) and isinstance(subject.objective(), Jepa)
-
-
-def _cut(subject: Subject) -> bool:
-    return averages(subject) and accumulates(subject)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim("ema.linear", "The momentum that moves the teacher goes linearly, and not as a cosine, "
-          "from its first value to its last over all optimizer steps after the warm-up.",
-          IJEPA, _linear, averages),
-    Claim("ema.recipe-momentum", "With the recipe's own momenta the teacher moves by them, the "
-          "first step by exactly the first.", "the recipe (I-JEPA: 0.996 → 1.0)",
-          _shipped, averages),
-    Claim("ema.warm-up", "In the warm-up the momentum stays as it begins.",
-          "our design, section 4: Schedule", _warmup, averages),
-    Claim("ema.stays-at-the-end", "Beyond the last step the momentum stays at its final value.",
-          "specification, executable requirement 17", _stays, averages),
-    Claim("ema.index-survives-resume", "After a resume the momentum goes on at the step where the "
-          "run stands.", "specification 1.6: the index is the optimizer step", _resumed_index,
-          averages),
-    Claim("ema.once-per-step", "The teacher moves once for each optimizer step, however many "
-          "micro-batches it has, and never while gradients are taken.",
-          "specification, D2: in every micro-batch", _once, averages),
-    Claim("ema.after-step", "The teacher moves after the optimizer, towards the weights of after "
-          "the step.", "specification, D1: before backward", _after, averages),
-    Claim("ema.formula", "The average is m · teacher + (1 − m) · student, to rounding.",
-          IJEPA, _formula, averages),
-    Claim("ema.every-weight", "Every weight of the teacher is averaged.",
-          "specification, D3: off under wrappers", _every_weight, averages),
-    Claim("ema.accumulation", "A batch in pieces moves the teacher as the batch in one piece does.",
-          "specification, D2", _accumulated, _cut),
-    Claim("ema.refused", "A refused step moves neither the teacher nor its momentum.",
-          "specification, executable requirement 18", _refused, averages),
-    Claim("ema.frozen", "The teacher requires no gradient and gets none.", IJEPA, _frozen,
-          averages),
-    Claim("ema.absent", "No weight of the teacher is in the optimizer.", IJEPA, _absent, averages),
-    Claim("ema.equal-at-start", "At step 0 the teacher equals the student, in storage of its own.",
-          IJEPA, _equal_at_start, averages),
-    Claim("ema.float32", "Teacher and average are float32, under bf16 too.",
-          "our design, section 6: losses and norms in fp32", _float32, averages),
-    Claim("ema.deterministic", "The teacher answers the same whatever is drawn: no drop-path.",
-          "specification, D18: the target in training mode", _deterministic, _jepa),
-    Claim("ema.repeatable", "The same steps leave the same teacher, bit for bit.",
-          "our design, law 1: the state is the step", _repeatable, averages),
-    Claim("ema.buffers", "Buffers are copied and not averaged.",
-          "specification, executable requirement 18", _buffers),
-)  # fmt: skip
+    trained = dict(rehearsed(twin).objective.named_buffers())
+    teachers = {n: n.replace("teacher.", "student.", 1) for n in trained if n.startswith("teacher")}
+    differing += [t for t, s in teachers.items() if not torch.equal(trained[t], trained[s])]
+    return all_of(
+        none("differ", differing),
+        none("of the student, moved",
+             [name for name in running if not torch.equal(own[name], running[name])]),
+        at_most("a weight beside them, from its average",
+                float((average - expected).abs().max()), 1e-6),
+        true("the student's had moved before", bool(running["1.running_mean"].any())),
+        buffers_of_a_batchnorm=len(running), buffers_of_the_teacher=len(teachers),
+    )  # fmt: skip

@@ -11,15 +11,17 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
-    Grid,
     Pass,
     apart,
     is_hierarchy,
     is_jepa,
+    layer_normed_teacher,
     live,
     marked,
     noise,
@@ -29,198 +31,218 @@ from latentcast.verification.observe.jepa import (
     parent_of_each,
     patch_flags,
     some_valid,
-    taught,
     values,
     watch,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
 
 # Who sees what
 
 
-def context_blind(subject: Subject) -> Evidence:
+@claim("jepa.context-blind", "What stands in the hidden patches reaches neither the context "
+       "encoder, at any level, nor a prediction: not one bit changes.",
+       source="I-JEPA (Assran et al. 2023), section 3; spec of JEPA, behaviour 6",
+       about=is_jepa)  # fmt: skip
+def context_blind(twin: Twin) -> Evidence:
     """Other content in the hidden patches, then other content in the visible ones."""
-    objective, before = one_pass(subject)
-    x = values(subject)
-    hidden = ~marked(before.places, math.prod(subject.config.grids[0]))
-    other = torch.where(patch_flags(subject, hidden), 3 * noise(x.shape), x)
-    after = observe(objective, Inputs(other), subject.draw())
-    other = torch.where(patch_flags(subject, hidden), x, 3 * noise(x.shape))
-    seen = observe(objective, Inputs(other), subject.draw())
-    context = apart(before.context[0].values, after.context[0].values)
-    levels = zip(before.predictions, after.predictions, strict=True)
-    predictions = max(apart(one, two) for one, two in levels)
-    noticed = apart(before.context[0].values, seen.context[0].values)
-    return Evidence(
-        context == 0 and predictions == 0 and noticed > MATTERS and bool(hidden.any()),
-        {
-            "hidden patches": int(hidden[0].sum()),
-            "context changed by hidden patches": context,
-            "predictions changed by hidden patches": predictions,
-            "bound": 0,
-            "context changed by visible patches": noticed,
-        },
+    objective, before = one_pass(twin)
+    x = values(twin)
+    hidden = ~marked(before.places, math.prod(twin.config.grids[0]))
+    flags, other = patch_flags(twin, hidden), 3 * noise(x.shape)
+    after = observe(objective, Inputs(torch.where(flags, other, x)), twin.draw())
+    visible = observe(objective, Inputs(torch.where(flags, x, other)), twin.draw())
+    parts = []
+    for n, level in enumerate(before.context):
+        contexts = [one.calls[n][0].arguments["context"] for one in (before, after)]
+        changed = {
+            "context": apart(level.values, after.context[n].values),
+            "what the predictor reads": apart(*contexts),
+            "predictions": apart(before.predictions[n], after.predictions[n]),
+        }
+        parts += [
+            at_most(f"level {n}, {name}: changed by hidden patches", gap, 0.0)
+            for name, gap in changed.items()
+        ]
+    noticed = apart(before.context[0].values, visible.context[0].values)
+    return all_of(
+        *parts,
+        above("context changed by visible patches", noticed, MATTERS),
+        above("hidden patches", int(hidden[0].sum()), 0),
     )
 
 
-def context_dropped(subject: Subject) -> Evidence:
+@claim("jepa.context-dropped", "Hidden patches are dropped before the first block, not zeroed: "
+       "the context costs its own tokens.",
+       source="I-JEPA, section 3; spec of H-JEPA, defect D14", about=is_jepa)  # fmt: skip
+def context_dropped(twin: Twin) -> Evidence:
     """Tokens in the student's attention, counted where they enter it."""
-    _, seen = one_pass(subject)
-    drawn = seen.drawn[-1][1].context
-    patches = math.prod(subject.config.grids[0])
-    length, kept = seen.lengths[-1], drawn.shape[1]
-    right = torch.equal(seen.places, drawn) and torch.equal(seen.context[0].places, drawn)
-    return Evidence(
-        length == kept < patches and right,
-        {"tokens": length, "expected": kept, "patches": patches, "at the drawn places": right},
+    _, forward = one_pass(twin)
+    drawn, patches = forward.drawn[-1][1].context, math.prod(twin.config.grids[0])
+    return all_of(
+        equal("tokens", forward.lengths[-1], drawn.shape[1]),
+        above("patches that are left out", patches - drawn.shape[1], 0),
+        true("read at the drawn places", torch.equal(forward.places, drawn)),
+        true("and encoded there", torch.equal(forward.context[0].ids, drawn)),
+        patches=patches,
     )
 
 
 # The loss
 
 
-def formula(subject: Subject) -> Evidence:
-    """One number at a time in float64: smooth-L1 with β = 1, mean over terms, weighted levels."""
-    objective, seen = one_pass(subject)
-    return _against(subject, objective, seen, _weights(subject))
+@claim("jepa.loss", "The loss is smooth-L1 with β = 1 between predictions and layer-normed "
+       "teacher outputs, its mean over all numbers of a level, and the weighted mean of the "
+       "levels.",
+       source="I-JEPA reference code (src/train.py); spec of JEPA, 1.5",
+       about=layer_normed_teacher)  # fmt: skip
+def loss(twin: Twin) -> Evidence:
+    """One number at a time in float64."""
+    objective, forward = one_pass(twin)
+    means = _level_means(twin, objective, forward)
+    return _against(forward, means, _weights(twin))
 
 
-def level_weights(subject: Subject) -> Evidence:
-    """Levels told to count differently; equal weights have to give another number."""
-    grids = len(subject.config.grids)
-    chosen = [2.0 ** (1 - 2 * n) for n in range(grids)]
-    changes: dict[str, Any] = {"objective.weight": chosen[0]}
-    changes |= {f"objective.coarser.{n}.weight": w for n, w in enumerate(chosen[1:])}
-    objective, seen = one_pass(subject, changes)
-    found = _against(subject, objective, seen, chosen)
-    means = _level_means(subject, objective, seen)
-    equal = abs(sum(means) / grids - float(found.numbers["expected"]))
-    return Evidence(
-        found.holds and equal > MATTERS, {**found.numbers, "equal weights would differ by": equal}
+@claim("jepa.level-weights", "A level counts in the loss by its weight, and not by how many cells "
+       "it has.",
+       source="our design, section 5",
+       about=lambda twin: layer_normed_teacher(twin) and is_hierarchy(twin))  # fmt: skip
+def level_weights(twin: Twin) -> Evidence:
+    """Levels that are to count differently; equal weights have to give another number."""
+    grids = len(twin.config.grids)
+    weights = [2.0 ** (1 - 2 * n) for n in range(grids)]
+    changes: dict[str, Any] = {"objective.weight": weights[0]}
+    changes |= {f"objective.coarser.{n}.weight": w for n, w in enumerate(weights[1:])}
+    objective, forward = one_pass(twin, changes)
+    means = _level_means(twin, objective, forward)
+    gap = abs(sum(means) / grids - _weighted(means, weights))
+    return all_of(
+        _against(forward, means, weights), above("equal weights would differ by", gap, MATTERS)
     )
 
 
-def _weights(subject: Subject) -> list[float]:
-    jepa = subject.config.objective
+def _weights(twin: Twin) -> list[float]:
+    jepa = twin.config.objective
     assert isinstance(jepa, JepaConfig)
     return [jepa.weight, *(level.weight for level in jepa.coarser)]
 
 
-def _against(subject: Subject, objective: Jepa, seen: Pass, weights: list[float]) -> Evidence:
-    means = _level_means(subject, objective, seen)
-    share = [weight / sum(weights) for weight in weights]
-    expected = sum(s * mean for s, mean in zip(share, means, strict=True))
-    measured = float(seen.output.loss.detach())
-    difference = abs(measured - expected)
-    told = {"measured": measured, "expected": expected, "difference": difference}
-    told |= {f"level {n}": mean for n, mean in enumerate(means)}
-    return Evidence(difference <= ROUNDING, told | {"bound": ROUNDING})
+def _weighted(means: list[float], weights: list[float]) -> float:
+    return sum(w * mean for w, mean in zip(weights, means, strict=True)) / sum(weights)
+
+
+def _against(forward: Pass, means: list[float], weights: list[float]) -> Evidence:
+    """The loss of a pass against the weighted mean of its levels."""
+    measured, expected = float(forward.output.loss.detach()), _weighted(means, weights)
+    return all_of(
+        at_most("difference", abs(measured - expected), ROUNDING),
+        measured=measured, expected=expected,
+        **{f"level {n}": mean for n, mean in enumerate(means)},
+    )  # fmt: skip
 
 
 def _level_means(
-    subject: Subject, objective: Jepa, seen: Pass, valid: Tensor | None = None, x: Any = None
+    twin: Twin, objective: Jepa, forward: Pass, valid: Tensor | None = None, x: Any = None
 ) -> list[float]:
-    """Mean smooth-L1 of each level; of the told targets when some patches are not valid."""
+    """Mean smooth-L1 of each level; over the valid targets where some patches are not."""
     assert objective.teacher is not None
     with torch.no_grad():
-        whole = objective.teacher(values(subject) if x is None else x, valid)
+        levels = objective.teacher(values(twin) if x is None else x, valid)
     means = []
-    for n, (predicted, asked) in enumerate(zip(seen.predictions, seen.targets, strict=True)):
-        target = normed(whole[n].values).tolist()
-        told = None if valid is None else _told(valid, subject.config.grids, n)
-        rows, places = predicted.detach().tolist(), asked.tolist()
+    for n, (predicted, cells) in enumerate(zip(forward.predictions, forward.targets, strict=True)):
+        target = normed(levels[n].values).tolist()
+        measured = None if valid is None else _valid_cells(twin, valid, n)
+        rows = predicted.detach().tolist()
         total, terms = 0.0, 0
-        for m, block in enumerate(places):
-            for b, cells in enumerate(block):
-                for t, cell in enumerate(cells):
-                    if told is not None and not told[b][cell]:
-                        continue
-                    for p, h in zip(rows[m][b][t], target[b][cell], strict=True):
-                        gap = abs(p - h)
-                        total += gap * gap / 2 if gap < 1 else gap - 0.5
-                        terms += 1
+        for m, b, t, cell in _each_target(cells):
+            if measured is not None and not measured[b][cell]:
+                continue
+            for p, h in zip(rows[m][b][t], target[b][cell], strict=True):
+                gap = abs(p - h)
+                total += gap * gap / 2 if gap < 1 else gap - 0.5
+                terms += 1
         means.append(total / max(terms, 1))
     return means
 
 
-def _told(valid: Tensor, grids: tuple[Grid, ...], level: int) -> list[list[bool]]:
+def _each_target(cells: Tensor) -> list[tuple[int, int, int, int]]:
+    """Block, sample, place in the block, and cell of each target ``(M, B, T)``."""
+    return [
+        (m, b, t, cell)
+        for m, block in enumerate(cells.tolist())
+        for b, row in enumerate(block)
+        for t, cell in enumerate(row)
+    ]
+
+
+def _valid_cells(twin: Twin, valid: Tensor, level: int) -> list[list[bool]]:
     """Cells of a level with anything measured in them."""
-    told = torch.zeros(len(valid), math.prod(grids[level]), dtype=torch.bool)
+    grids = twin.config.grids
+    cells = torch.zeros(len(valid), math.prod(grids[level]), dtype=torch.bool)
     for patch, cell in enumerate(parent_of_each(grids[0], grids[level])):
-        told[:, cell] |= valid[:, patch]
-    return [list(row) for row in told.tolist()]
+        cells[:, cell] |= valid[:, patch]
+    return [list(row) for row in cells.tolist()]
 
 
-def padding(subject: Subject) -> Evidence:
-    """Whatever stands where nothing was measured, not one bit of loss or gradient depends on it."""
-    x, found = values(subject), []
-    valid = some_valid(subject, len(x))
-    flags = patch_flags(subject, valid)
+@claim("jepa.padding", "Where nothing was measured, nothing of loss or gradient comes from, at "
+       "any level.",
+       source="spec of H-JEPA, defect D11 and behaviour 11",
+       about=layer_normed_teacher)  # fmt: skip
+def padding(twin: Twin) -> Evidence:
+    """Whatever stands where nothing was measured, not one bit depends on it; and the loss is the
+    mean over the targets that were."""
+    x, runs = values(twin), []
+    valid = some_valid(twin, len(x))
+    flags = patch_flags(twin, valid)
     for garbage in (0.0, 1e3):
-        objective = live(subject)
-        inputs = Inputs(torch.where(flags, x, garbage), flags)
-        seen = observe(objective, inputs, subject.draw())
-        seen.output.loss.backward()  # type: ignore[no-untyped-call]
-        found.append((objective, seen))
-    (one, before), (two, after) = found
-    grown = [p for p in one.parameters() if p.grad is not None]
-    others = [p for p in two.parameters() if p.grad is not None]
-    gradients = max(
-        apart(p.grad, q.grad)
-        for p, q in zip(grown, others, strict=True)
-        if p.grad is not None and q.grad is not None
-    )
-    loss = apart(before.output.loss, after.output.loss)
-    told = [_told(valid, subject.config.grids, n) for n in range(len(before.targets))]
-    counted, share, expected = [], [], 0.0
-    means = _level_means(subject, one, before, valid, torch.where(flags, x, 0.0))
-    for n, asked in enumerate(before.targets):
-        hits = [
-            told[n][b][cell]
-            for block in asked.tolist()
-            for b, cells in enumerate(block)
-            for cell in cells
-        ]
+        objective = live(twin)
+        forward = observe(objective, Inputs(torch.where(flags, x, garbage), flags), twin.draw())
+        forward.output.loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+        runs.append((objective, forward, gradients))
+    (objective, first, gradients), (_, second, others) = runs
+    means = _level_means(twin, objective, first, valid, torch.where(flags, x, 0.0))
+    counted, shares = [], []
+    for n, cells in enumerate(first.targets):
+        measured = _valid_cells(twin, valid, n)
+        hits = [measured[b][cell] for _, b, _, cell in _each_target(cells)]
         counted.append(sum(hits))
-        share.append(_weights(subject)[n] / sum(_weights(subject)) * sum(hits) / len(hits))
-    expected = sum(s / sum(share) * mean for s, mean in zip(share, means, strict=True))
-    difference = abs(float(before.output.loss.detach()) - expected)
-    return Evidence(
-        loss == 0 and gradients == 0 and difference <= ROUNDING and min(counted) > 0,
-        {
-            "loss changed by padding": loss,
-            "gradient changed by padding": gradients,
-            "bound": 0,
-            "counted targets": str(counted),
-            "difference from the mean over them": difference,
-            "rounding": ROUNDING,
-        },
-    )
+        shares.append(_weights(twin)[n] * sum(hits) / len(hits))
+    return all_of(
+        at_most("loss changed by padding", apart(first.output.loss, second.output.loss), 0.0),
+        at_most("gradient changed by padding",
+                max(apart(p, q) for p, q in zip(gradients, others, strict=True)), 0.0),
+        at_most("difference from the mean over what counts",
+                abs(float(first.output.loss.detach()) - _weighted(means, shares)), ROUNDING),
+        above("fewest targets that count", min(counted), 0),
+    )  # fmt: skip
 
 
-def pieces(subject: Subject) -> Evidence:
-    """A partly measured batch in one piece, and in two of different size, joined by weight."""
-    x, objective = values(subject), live(subject)
-    valid = some_valid(subject, len(x))
-    flags = patch_flags(subject, valid)
-    x, ids = torch.where(flags, x, 0.0), subject.draw().ids
+@claim("jepa.pieces", "Micro-batches, however different in size and in what was measured, join by "
+       "their weights to the loss of the batch in one piece.",
+       source="our design, law 2; spec of JEPA, behaviour 20",
+       about=layer_normed_teacher)  # fmt: skip
+def pieces(twin: Twin) -> Evidence:
+    """A partly measured batch in one piece, and in two of different size."""
+    x, objective = values(twin), live(twin)
+    flags = patch_flags(twin, some_valid(twin, len(x)))
+    x, ids = torch.where(flags, x, 0.0), twin.draw().ids
 
     def output(rows: slice) -> tuple[float, float]:
-        draw = Draw(subject.config.train.seed, 0, ids[rows])
+        draw = Draw(twin.config.train.seed, 0, ids[rows])
         with torch.no_grad():
-            found = objective(Inputs(x[rows], flags[rows]), draw)
-        return float(found.loss), float(found.weight)
+            out = objective(Inputs(x[rows], flags[rows]), draw)
+        return float(out.loss), float(out.weight)
 
-    whole, weight = output(slice(None))
-    parts = [output(rows) for rows in (slice(0, 2), slice(2, None))]
-    total = sum(own for _, own in parts)
-    joined = sum(loss * own for loss, own in parts) / total
-    plain = sum(loss for loss, _ in parts) / len(parts)
-    difference, weights = abs(joined - whole), abs(total - weight)
-    told = {"whole": whole, "joined": joined, "difference": difference}
-    told |= {"difference of the weights": weights, "bound": ROUNDING, "plain mean": plain}
-    return Evidence(max(difference, weights) <= ROUNDING and weight > 0, told)
+    batch, weight = output(slice(None))
+    losses, weights = zip(*(output(rows) for rows in (slice(0, 2), slice(2, None))), strict=True)
+    joined = _weighted(list(losses), list(weights))
+    return all_of(
+        at_most("difference of the loss", abs(joined - batch), ROUNDING),
+        at_most("difference of the weights", abs(sum(weights) - weight), ROUNDING),
+        above("weight", weight, 0.0),
+        in_one_piece=batch, joined=joined, plain_mean=sum(losses) / 2,
+    )  # fmt: skip
 
 
 ONE_LEVEL: dict[str, Any] = {
@@ -230,147 +252,82 @@ ONE_LEVEL: dict[str, Any] = {
 }
 
 
-def one_level(subject: Subject) -> Evidence:
-    """Loss and every gradient against I-JEPA written out plainly, for two samples."""
+def is_plain(twin: Twin) -> bool:
+    return layer_normed_teacher(twin) and plain_ijepa.knows(twin.config)
+
+
+@claim("jepa.one-level", "With one level, loss and every gradient are those of I-JEPA written out "
+       "plainly.",
+       source="I-JEPA (Assran et al. 2023); our design, section 5", about=is_plain)  # fmt: skip
+def one_level(twin: Twin) -> Evidence:
+    """For two samples."""
     changes = ONE_LEVEL | {"objective.regularizer": None, "encoder.drop_path": 0.0}
-    if subject.config.encoder.positions.kind == "rotary":
+    if transformer_of(twin.config).positions.kind == "rotary":
         changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
-    objective, x = live(subject, changes), values(subject)[:2]
-    seen = observe(objective, Inputs(x), Draw(0, 0, subject.draw().ids[:2]))
-    seen.output.loss.backward()  # type: ignore[no-untyped-call]
+    objective, x = live(twin, changes), values(twin)[:2]
+    forward = observe(objective, Inputs(x), Draw(0, 0, twin.draw().ids[:2]))
+    forward.output.loss.backward()  # type: ignore[no-untyped-call]
     weights, names = dict(objective.named_parameters()), list(objective.trainable())
-    config = subject.config.updated(changes)
-    expected = plain_ijepa.loss(weights, config, x, seen.places, seen.targets[0])
+    config = twin.config.updated(changes)
+    expected = plain_ijepa.loss(weights, config, x, forward.places, forward.targets[0])
     gradients = torch.autograd.grad(expected, [weights[name] for name in names])
     largest = 0.0
     for name, gradient in zip(names, gradients, strict=True):
         own = weights[name].grad
         largest = max(largest, math.inf if own is None else apart(own, gradient))
-    difference = apart(seen.output.loss, expected)
     bound = 1e-6  # rotary coordinates are computed in float32
-    told = {"loss": float(seen.output.loss.detach()), "plain I-JEPA": float(expected.detach())}
-    told |= {"difference": difference, "largest difference of a gradient": largest}
-    told |= {"gradients": len(names), "bound": bound}
-    return Evidence(max(difference, largest) <= bound, told)
+    return all_of(
+        at_most("difference", apart(forward.output.loss, expected), bound),
+        at_most("largest difference of a gradient", largest, bound),
+        loss=float(forward.output.loss.detach()), plain=float(expected.detach()),
+        gradients=len(names),
+    )  # fmt: skip
 
 
-def is_plain(subject: Subject) -> bool:
-    return taught(subject) and plain_ijepa.knows(subject.config)
-
-
-def constant_answer(subject: Subject) -> Evidence:
-    """All that is trained set to 0, the answer that knows nothing: the loss must not be near 0.
-
-    Against the mean smooth-L1 of 0 and the layer-normed outputs of the teacher. Were a trainable
-    head shared by both sides, targets would be 0 as well, and this the optimum.
-    """
-    objective = live(subject)
+@claim("jepa.constant-answer", "A constant is no good prediction: with all that is trained at 0, "
+       "the loss is what targets of unit variance cost, so no trainable head is shared by "
+       "predictions and targets.",
+       source="spec of H-JEPA, defects D9 and D10, behaviour 16",
+       about=layer_normed_teacher)  # fmt: skip
+def constant_answer(twin: Twin) -> Evidence:
+    """Were a trainable head shared by both, targets would be 0 as well, and this the optimum."""
+    objective = live(twin)
     with torch.no_grad():
         for parameter in objective.trainable().values():
             parameter.zero_()
-    seen = observe(objective, Inputs(values(subject)), subject.draw())
-    found = _against(subject, objective, seen, _weights(subject))
-    said = max(float(p.detach().abs().max()) for p in seen.predictions)
-    loss, bound = float(seen.output.loss.detach()), 0.2
-    told = {"loss": loss, "lower bound": bound, "largest prediction": said}
-    return Evidence(found.holds and said == 0 and loss > bound, {**told, **found.numbers})
+    forward = observe(objective, Inputs(values(twin)), twin.draw())
+    return all_of(
+        _against(forward, _level_means(twin, objective, forward), _weights(twin)),
+        at_most("largest prediction",
+                max(float(p.detach().abs().max()) for p in forward.predictions), 0.0),
+        above("loss", float(forward.output.loss.detach()), 0.2),
+    )  # fmt: skip
 
 
-def surprise(subject: Subject) -> Evidence:
-    """The reported error of each patch, from what the predictor was given and said meanwhile."""
-    objective, x = live(subject), values(subject)
-    valid = some_valid(subject, len(x))
-    inputs = Inputs(x, patch_flags(subject, valid))
-    errors, seen = watch(objective, lambda: objective.patch_errors(inputs))
-    target = normed(seen.teacher[0][0].values)
+@claim("jepa.surprise", "The error of a patch that is reported is 1 − cos with its prediction "
+       "from patches outside its block, each patch once, and nothing where nothing was measured.",
+       source="our design", about=layer_normed_teacher)  # fmt: skip
+def surprise(twin: Twin) -> Evidence:
+    """From what the predictor was given meanwhile and what it gave."""
+    objective, x = live(twin), values(twin)
+    valid = some_valid(twin, len(x))
+    inputs = Inputs(x, patch_flags(twin, valid))
+    errors, forward = watch(objective, lambda: objective.patch_errors(inputs))
+    target = normed(forward.teacher[0][0].values)
     worst, beside = 0.0, 0
-    asked = torch.zeros(valid.shape[1])
-    for call in seen.calls[0]:
-        cells, places = call.given["targets"][0, 0], call.given["places"][0]
-        asked[cells] += 1
+    times = torch.zeros(valid.shape[1])
+    for call in forward.calls[0]:
+        cells, places = call.arguments["target_ids"][0, 0], call.arguments["context_ids"][0]
+        times[cells] += 1
         beside += len(set(cells.tolist()) & set(places.tolist()))
-        said, wanted = call.said[0], target[:, cells]
-        cosine = (said * wanted).sum(-1) / (said.norm(dim=-1) * wanted.norm(dim=-1))
-        known = valid[:, cells]
-        worst = max(worst, apart((1 - cosine)[known], errors[:, cells][known]))
-    blank = int(errors[~valid].isfinite().sum())
-    once = bool((asked == 1).all())
-    told = {
-        "largest difference": worst, "bound": ROUNDING, "patches": len(asked),
-        "each asked for once": once, "asked for and seen": beside,
-        "told though not measured": blank,
-    }  # fmt: skip
-    return Evidence(worst <= ROUNDING and once and not beside and not blank, told)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "jepa.context-blind",
-        "What stands in the hidden patches reaches neither the context encoder nor a prediction: "
-        "not one bit changes.",
-        "I-JEPA (Assran et al. 2023), section 3; spec of JEPA, behaviour 6",
-        context_blind,
-        is_jepa,
-    ),
-    Claim(
-        "jepa.context-dropped",
-        "Hidden patches are dropped before the first block, not zeroed: the context costs its own "
-        "tokens.",
-        "I-JEPA, section 3; spec of H-JEPA, defect D14",
-        context_dropped,
-        is_jepa,
-    ),
-    Claim(
-        "jepa.loss",
-        "The loss is smooth-L1 with β = 1 between predictions and layer-normed teacher outputs, "
-        "its mean over all numbers of a level, and the weighted mean of the levels.",
-        "I-JEPA reference code (src/train.py); spec of JEPA, 1.5",
-        formula,
-        taught,
-    ),
-    Claim(
-        "jepa.level-weights",
-        "A level counts in the loss by its weight, and not by how many cells it has.",
-        "our design, section 5",
-        level_weights,
-        lambda subject: taught(subject) and is_hierarchy(subject),
-    ),
-    Claim(
-        "jepa.padding",
-        "Where nothing was measured, nothing of loss or gradient comes from, at any level.",
-        "spec of H-JEPA, defect D11 and behaviour 11",
-        padding,
-        taught,
-    ),
-    Claim(
-        "jepa.pieces",
-        "Micro-batches, however different in size and in what was measured, join by their weights "
-        "to the loss of the whole batch.",
-        "our design, law 2; spec of JEPA, behaviour 20",
-        pieces,
-        taught,
-    ),
-    Claim(
-        "jepa.one-level",
-        "With one level, loss and every gradient are those of I-JEPA written out plainly.",
-        "I-JEPA (Assran et al. 2023); our design, section 5",
-        one_level,
-        is_plain,
-    ),
-    Claim(
-        "jepa.constant-answer",
-        "A constant is no good answer: with all that is trained at 0, the loss is what targets of "
-        "unit variance cost, so no trainable head is shared by predictions and targets.",
-        "spec of H-JEPA, defects D9 and D10, behaviour 16",
-        constant_answer,
-        taught,
-    ),
-    Claim(
-        "jepa.surprise",
-        "The error of a patch that is reported is 1 − cos with its prediction from patches outside "
-        "its block, each patch once, and nothing where nothing was measured.",
-        "our design",
-        surprise,
-        taught,
-    ),
-)
+        predicted, own = call.out[0], target[:, cells]
+        cosine = (predicted * own).sum(-1) / (predicted.norm(dim=-1) * own.norm(dim=-1))
+        measured = valid[:, cells]
+        worst = max(worst, apart((1 - cosine)[measured], errors[:, cells][measured]))
+    return all_of(
+        at_most("largest difference", worst, ROUNDING),
+        equal("patches that are not predicted once", int((times != 1).sum()), 0),
+        equal("predicted from themselves", beside, 0),
+        equal("reported though not measured", int(errors[~valid].isfinite().sum()), 0),
+        patches=len(times),
+    )

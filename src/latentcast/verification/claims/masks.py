@@ -14,193 +14,211 @@ import torch
 from latentcast.batch import Inputs
 from latentcast.config import Blocks, Config, ContextBlocks
 from latentcast.objectives.jepa import Jepa, JepaConfig
-from latentcast.objectives.jepa.masks import Masks, mask_sampler
+from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.observe.config import sampler_of
 from latentcast.verification.observe.jepa import (
     Grid,
     covered,
-    is_hierarchy,
     live,
     marked,
     noise,
     observe,
-    parent_of_each,
     patch_flags,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 STEPS, BATCH = 60, 128
 
 
 def drawn(config: Config, steps: int = STEPS) -> Iterator[Masks]:
     """Masks of a run's first steps, fresh samples in each."""
-    sampler = mask_sampler(config)
+    sampler = sampler_of(config)
+    for draw in draws(config, steps):
+        yield sampler(draw, None)
+
+
+def draws(config: Config, steps: int) -> Iterator[Draw]:
     for step in range(steps):
-        ids = torch.arange(step * BATCH, (step + 1) * BATCH)
-        yield sampler(Draw(config.train.seed, step, ids), None)
+        yield Draw(config.train.seed, step, torch.arange(step * BATCH, (step + 1) * BATCH))
 
 
-def twin_and_recipe(subject: Subject) -> tuple[Config, ...]:
+def twin_and_recipe(twin: Twin) -> tuple[Config, ...]:
     """The twin and the recipe, unless they draw on the same grid."""
-    both = (subject.config, subject.recipe.updated({"train.seed": subject.seed}))
+    both = (twin.config, twin.recipe.updated({"train.seed": twin.seed}))
     return both if both[0].grids != both[1].grids else both[:1]
 
 
-def draws_own(subject: Subject) -> bool:
+def patches_of(config: Config) -> int:
+    return math.prod(config.grids[0])
+
+
+def draws_own(twin: Twin) -> bool:
     """Our masks; those of the reference keep its biases on purpose."""
-    jepa = subject.recipe.objective
+    jepa = twin.recipe.objective
     return isinstance(jepa, JepaConfig) and jepa.masks.kind != "reference"
 
 
-def draws_blocks(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
+def draws_blocks(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
     return isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)
 
 
-def disjoint(subject: Subject) -> Evidence:
-    """Patches of a context that are a target or lie under one: drawn, and met in the forward."""
-    overlaps = draws = 0
-    for config in twin_and_recipe(subject):
-        for masks in drawn(config, 30):
-            overlaps += _overlaps(masks, config.grids)
-            draws += len(masks.context)
-    for step in range(2):
-        seen = observe(live(subject), Inputs(values(subject)), subject.draw(step))
-        overlaps += _overlaps(Masks(seen.places, seen.targets), subject.config.grids)
-        draws += len(seen.places)
-    return Evidence(overlaps == 0, {"samples": draws, "patches in both": overlaps, "bound": 0})
-
-
-def holes(subject: Subject) -> Evidence:
-    """The same where patches were not measured: a fifth in one piece, and half of them anywhere."""
-    told: dict[str, int] = {}
-    for config in twin_and_recipe(subject):
-        patches = math.prod(config.grids[0])
-        sampler, every = mask_sampler(config), torch.arange(patches)
-        for step in range(10):
-            ids = torch.arange(step * BATCH, (step + 1) * BATCH)
-            start = (noise((BATCH, 1), step).abs() * patches).long() % patches
-            piece = (every < start) | (every >= start + patches // 5)
-            for name, valid in (
-                ("one hole", piece), ("half missing", noise((BATCH, patches), step) > 0)
-            ):  # fmt: skip
-                masks = sampler(Draw(config.train.seed, step, ids), valid)
-                name = f"in both, {name}, {patches} patches"
-                told[name] = told.get(name, 0) + _overlaps(masks, config.grids)
-    return Evidence(not any(told.values()), {**told, "bound": 0})
-
-
-def measured_first(subject: Subject) -> Evidence:
-    """Where the second half was not measured: patches of contexts that were not, and how many of
-    them there have to be, because too few others are free."""
-    told: dict[str, int] = {}
-    holds = True
-    for config in twin_and_recipe(subject):
-        patches, jepa = math.prod(config.grids[0]), config.objective
-        assert isinstance(jepa, JepaConfig)
-        sampler, half = mask_sampler(config), patches // 2
-        valid = torch.arange(patches).expand(BATCH, -1) < half
-        found = forced = blind = 0
-        for step in range(10):
-            draw = Draw(config.train.seed, step, torch.arange(step * BATCH, (step + 1) * BATCH))
-            blind += int((sampler(draw, None).context >= half).sum())
-            masks = sampler(draw, valid)
-            found += int((masks.context >= half).sum())
-            free = valid.clone()
-            if isinstance(jepa.masks, Blocks):  # of stretches all the rest is a target
-                free &= ~covered(masks.targets, config.grids)
-            forced += int((masks.context.shape[1] - free.sum(1)).clamp(min=0).sum())
-        told[f"not measured, of {patches} patches"] = found
-        told[f"of which there have to be, {patches} patches"] = forced
-        told[f"without regard to it, {patches} patches"] = blind
-        holds = holds and found == forced < blind
-    given = values(subject)
-    patches = math.prod(subject.config.grids[0])
-    valid = torch.arange(patches).expand(len(given), -1) < patches // 2
-    inputs = Inputs(given, patch_flags(subject, valid))
-    seen = observe(live(subject), inputs, subject.draw())
-    drawn_again = mask_sampler(subject.config)(subject.draw(), valid).context
-    told["samples of a forward pass with another context"] = int(
-        (seen.places != drawn_again).any(1).sum()
-    )
-    return Evidence(holds and torch.equal(seen.places, drawn_again), told)
-
-
 def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
+    """Patches of a context that are a target or lie under one."""
     context = marked(masks.context, math.prod(grids[0]))
     return int((context & covered(masks.targets, grids)).sum())
 
 
-def everywhere(subject: Subject) -> Evidence:
+@claim("masks.disjoint", "Context and targets are disjoint always, at every level.",
+       source="our design, section 5; spec of I-JEPA, M4, behaviour 2",
+       about=draws_own)  # fmt: skip
+def disjoint(twin: Twin) -> Evidence:
+    """Drawn, and met in the forward pass."""
+    overlaps = samples = 0
+    for config in twin_and_recipe(twin):
+        for masks in drawn(config, 30):
+            overlaps += _overlaps(masks, config.grids)
+            samples += len(masks.context)
+    for step in range(2):
+        forward = observe(live(twin), Inputs(values(twin)), twin.draw(step))
+        overlaps += _overlaps(Masks(forward.places, forward.targets), twin.config.grids)
+        samples += len(forward.places)
+    return all_of(equal("patches in both", overlaps, 0), samples=samples)
+
+
+@claim("masks.holes", "Context and targets are disjoint at every level, too, where patches were "
+       "not measured.",
+       source="our design, section 5; spec of I-JEPA, M4", about=draws_own)  # fmt: skip
+def holes(twin: Twin) -> Evidence:
+    """A fifth is missing in one piece, or half of them anywhere."""
+    overlaps: dict[str, int] = {}
+    for config in twin_and_recipe(twin):
+        patches = patches_of(config)
+        sampler, every = (
+            sampler_of(config),
+            torch.arange(patches),
+        )
+        for draw in draws(config, 10):
+            start = (noise((BATCH, 1), draw.step).abs() * patches).long() % patches
+            one_hole = (every < start) | (every >= start + patches // 5)
+            for name, valid in (
+                ("one hole", one_hole), ("half missing", noise((BATCH, patches), draw.step) > 0)
+            ):  # fmt: skip
+                name = f"in both, {name}, {patches} patches"
+                found = _overlaps(sampler(draw, valid), config.grids)
+                overlaps[name] = overlaps.get(name, 0) + found
+    return all_of(*(equal(name, count, 0) for name, count in overlaps.items()))
+
+
+@claim("masks.measured-first", "A context is of measured patches as long as enough of them are "
+       "free.", source="our design, section 5", about=draws_own)  # fmt: skip
+def measured_first(twin: Twin) -> Evidence:
+    """Where the second half was not measured: patches of contexts that were not, and how many of
+    them there have to be, because too few others are free."""
+    parts = []
+    for config in twin_and_recipe(twin):
+        patches, jepa = patches_of(config), config.objective
+        assert isinstance(jepa, JepaConfig)
+        sampler, half = (
+            sampler_of(config),
+            patches // 2,
+        )
+        valid = torch.arange(patches).expand(BATCH, -1) < half
+        unmeasured = forced = blind = 0
+        for draw in draws(config, 10):
+            blind += int((sampler(draw, None).context >= half).sum())
+            masks = sampler(draw, valid)
+            unmeasured += int((masks.context >= half).sum())
+            free = valid.clone()
+            if isinstance(jepa.masks, Blocks):  # of stretches all the rest is a target
+                free &= ~covered(masks.targets, config.grids)
+            forced += int((masks.context.shape[1] - free.sum(1)).clamp(min=0).sum())
+        parts += [
+            equal(f"not measured, of {patches} patches", unmeasured, forced),
+            above(f"fewer than without regard to it, {patches} patches", blind - unmeasured, 0),
+        ]
+    x = values(twin)
+    patches = patches_of(twin.config)
+    valid = torch.arange(patches).expand(len(x), -1) < patches // 2
+    forward = observe(live(twin), Inputs(x, patch_flags(twin, valid)), twin.draw())
+    context = sampler_of(twin.config)(twin.draw(), valid).context
+    differing = int((forward.places != context).any(1).sum())
+    return all_of(*parts, equal("samples of a forward pass with another context", differing, 0))
+
+
+@claim("masks.everywhere", "Every patch, those of the last row and column too, is context and "
+       "target at least a quarter as often as the average one, and none is context twice as often.",
+       source="spec of I-JEPA, M1, behaviour 3", about=draws_own)  # fmt: skip
+def everywhere(twin: Twin) -> Evidence:
     """How often each place is context, and target at each level, over the mean of all places."""
-    told: dict[str, float | int] = {}
-    least, most = math.inf, 0.0
-    for config in twin_and_recipe(subject):
-        grids = config.grids
-        context = torch.zeros(math.prod(grids[0]))
-        targets = [torch.zeros(math.prod(grid)) for grid in grids]
+    parts = []
+    for config in twin_and_recipe(twin):
+        grids, patches = config.grids, patches_of(config)
+        counts = {"context": torch.zeros(patches)}
+        for n, grid in enumerate(grids):
+            counts[f"target of level {n}"] = torch.zeros(math.prod(grid))
         for masks in drawn(config):
-            context += marked(masks.context, len(context)).sum(0)
-            for counted, asked in zip(targets, masks.targets, strict=True):
-                counted += marked(asked.transpose(0, 1).flatten(1), len(counted)).sum(0)
-        named = {"context": context} | {f"target of level {n}": c for n, c in enumerate(targets)}
-        for name, counted in named.items():
-            share = counted / counted.mean()
-            least = min(least, float(share.min()))
-            size = math.prod(grids[0])
-            told[f"least {name}, {size} patches"] = float(share.min())
-            if name == "context":
-                last = share.view(grids[0])[-1]
-                told[f"last row as context, {size} patches"] = float(last.mean())
-                told[f"most context, {size} patches"] = float(share.max())
-                most = max(most, float(share.max()))
-    return Evidence(least >= 0.25 and most <= 1.9, told | {"bounds": "0.25 and 1.9"})
+            blocks = [block.transpose(0, 1).flatten(1) for block in masks.targets]
+            for count, places in zip(counts.values(), (masks.context, *blocks), strict=True):
+                count += marked(places, len(count)).sum(0)
+        shares = {name: count / count.mean() for name, count in counts.items()}
+        for name, share in shares.items():
+            parts.append(above(f"least {name}, {patches} patches", float(share.min()), 0.25))
+        most = float(shares["context"].max())
+        parts.append(at_most(f"most context, {patches} patches", most, 1.9))
+    return all_of(*parts)
 
 
-def no_side(subject: Subject) -> Evidence:
+@claim("masks.no-side", "No side is preferred: contexts and targets lie at the first cells of an "
+       "axis as often as at the last.",
+       source="spec of I-JEPA, M1, behaviour 3", about=draws_own)  # fmt: skip
+def no_side(twin: Twin) -> Evidence:
     """How much oftener the first slice of each axis is taken than the last, in standard errors.
 
     Both are counted in the same sample; where no side is preferred, their difference has mean 0.
     """
-    told: dict[str, float] = {}
-    for config in twin_and_recipe(subject):
+    parts = []
+    for config in twin_and_recipe(twin):
         sums: dict[str, tuple[float, float]] = {}
         for masks in drawn(config):
-            targets = [asked.transpose(0, 1).flatten(1) for asked in masks.targets]
+            blocks = [block.transpose(0, 1).flatten(1) for block in masks.targets]
             named = {"context": (masks.context, config.grids[0])}
-            for n, pair in enumerate(zip(targets, config.grids, strict=True)):
+            for n, pair in enumerate(zip(blocks, config.grids, strict=True)):
                 named[f"target of level {n}"] = pair
             for name, (places, grid) in named.items():
                 for axis, along in enumerate(torch.unravel_index(places, grid)):
                     first, last = ((along == end).sum(1) for end in (0, grid[axis] - 1))
                     gap = (first - last).double()
-                    key = f"{name}, axis {axis} of {math.prod(config.grids[0])} patches"
+                    key = f"{name}, axis {axis} of {patches_of(config)} patches"
                     sum_, squares = sums.get(key, (0.0, 0.0))
                     sums[key] = sum_ + float(gap.sum()), squares + float(gap.square().sum())
-        told |= {key: sum_ / math.sqrt(squares or 1.0) for key, (sum_, squares) in sums.items()}
-    return Evidence(max(map(abs, told.values())) <= 6, told | {"bound": 6})
+        for key, (sum_, squares) in sums.items():
+            parts.append(at_most(key, abs(sum_) / math.sqrt(squares or 1.0), 6))
+    return all_of(*parts)
 
 
-def unbiased(subject: Subject) -> Evidence:
+@claim("masks.unbiased", "Contexts are cut to one length without regard to the place: the first "
+       "third of each axis is seen as often as the last.",
+       source="spec of I-JEPA, M3, behaviour 3", about=draws_own)  # fmt: skip
+def unbiased(twin: Twin) -> Evidence:
     """How often a free patch is context: the first third of each axis against the last.
 
     A context cut to its length from the front would hardly ever hold the last rows.
     """
-    told: dict[str, float | int] = {}
-    largest = 0.0
-    for config in twin_and_recipe(subject):
-        grid = config.grids[0]
+    parts = []
+    for config in twin_and_recipe(twin):
+        grid, jepa = config.grids[0], config.objective
         taken, free = torch.zeros(math.prod(grid)), torch.zeros(math.prod(grid))
+        # Of stretches every patch is free: what they leave is the target.
+        stretches = isinstance(jepa, JepaConfig) and isinstance(jepa.masks, ContextBlocks)
         for masks in drawn(config):
             context = marked(masks.context, len(taken))
             taken += context.sum(0)
-            whole = isinstance(config.objective, JepaConfig) and isinstance(
-                config.objective.masks, ContextBlocks
-            )
-            # Of stretches every patch is free: what they leave is the target.
-            hidden = 0 if whole else covered(masks.targets, config.grids).sum(0)
+            hidden = 0 if stretches else covered(masks.targets, config.grids).sum(0)
             free += len(context) - hidden
         for axis, extent in enumerate(grid):
             third = max(1, extent // 3)
@@ -211,25 +229,23 @@ def unbiased(subject: Subject) -> Evidence:
                 )
                 for start in (0, extent - third)
             )
-            difference = abs(first - last) / max(first, last)
-            largest = max(largest, difference)
-            told[f"axis {axis} of {extent}, first third"] = first
-            told[f"axis {axis} of {extent}, last third"] = last
-    told |= {"largest relative difference": largest, "bound": 0.2}
-    return Evidence(largest <= 0.2, told)
+            gap = abs(first - last) / max(first, last)
+            name = f"axis {axis} of {extent}, {first:.3f} and {last:.3f}: relative difference"
+            parts.append(at_most(name, gap, 0.2))
+    return all_of(*parts)
 
 
 # A function of (seed, step, sample)
 
 
 def _live_masks(
-    objective: Jepa, subject: Subject, step: int, rows: slice = slice(None), seed: int = 0
+    objective: Jepa, twin: Twin, step: int, rows: slice = slice(None), seed: int = 0
 ) -> Masks:
     """Context and targets of some samples, as the student and the predictors were given them."""
-    draw = subject.draw()
+    draw = twin.draw()
     own = Draw(draw.seed + seed, step, draw.ids[rows])
-    seen = observe(objective, Inputs(values(subject)[rows]), own)
-    return Masks(seen.places, seen.targets)
+    forward = observe(objective, Inputs(values(twin)[rows]), own)
+    return Masks(forward.places, forward.targets)
 
 
 def _differing(one: Masks, other: Masks) -> int:
@@ -245,135 +261,47 @@ def _differing(one: Masks, other: Masks) -> int:
     return int(changed.sum())
 
 
-def micro_batches(subject: Subject) -> Evidence:
+@claim("masks.micro-batches", "Masks are a function of seed, step and sample: the same in "
+       "whichever micro-batch, and when drawn again.",
+       source="our design, law 1", about=draws_own)  # fmt: skip
+def micro_batches(twin: Twin) -> Evidence:
     """The batch in one piece, in two, and again after other draws."""
-    objective = live(subject, moved=False)
-    whole, split = _live_masks(objective, subject, 3), 0
-    half = len(whole.context) // 2
+    objective = live(twin, moved=False)
+    batch, split = _live_masks(objective, twin, 3), 0
+    half = len(batch.context) // 2
     for rows in (slice(0, half), slice(half, None)):
-        own = Masks(whole.context[rows], tuple(asked[:, rows] for asked in whole.targets))
-        split += _differing(own, _live_masks(objective, subject, 3, rows))
-    again = _differing(whole, _live_masks(objective, subject, 3))
-    told = {"samples": len(whole.context), "changed by the split": split}
-    return Evidence(split == 0 and again == 0, told | {"changed when drawn again": again})
+        own = Masks(batch.context[rows], tuple(block[:, rows] for block in batch.targets))
+        split += _differing(own, _live_masks(objective, twin, 3, rows))
+    return all_of(
+        equal("changed by the split", split, 0),
+        equal("changed when drawn again", _differing(batch, _live_masks(objective, twin, 3)), 0),
+        samples=len(batch.context),
+    )
 
 
-def steps_differ(subject: Subject) -> Evidence:
+@claim("masks.steps-differ", "Each step, and each seed, has masks of its own.",
+       source="I-JEPA, section 3; our design, law 1", about=draws_own)  # fmt: skip
+def steps_differ(twin: Twin) -> Evidence:
     """The same samples at four steps and under another seed; one stretch may well fall as it did
     before, so half of the samples have to change."""
-    objective = live(subject, moved=False)
-    first = _live_masks(objective, subject, 0)
-    changed = [_differing(first, _live_masks(objective, subject, step)) for step in (1, 2, 3)]
-    other = _differing(first, _live_masks(objective, subject, 0, seed=1))
-    least, samples = min(*changed, other), len(first.context)
-    told = {"samples": samples, "least that changed by a step": min(changed)}
-    told |= {"changed by another seed": other}
-    return Evidence(least >= samples / 2, told | {"lower bound": samples / 2})
+    objective = live(twin, moved=False)
+    first = _live_masks(objective, twin, 0)
+    steps = [_differing(first, _live_masks(objective, twin, step)) for step in (1, 2, 3)]
+    seed, samples = _differing(first, _live_masks(objective, twin, 0, seed=1)), len(first.context)
+    return all_of(
+        above("least that changed by a step", min(steps), samples / 2 - 1),
+        above("changed by another seed", seed, samples / 2 - 1),
+        samples=samples,
+    )
 
 
-def samples_differ(subject: Subject) -> Evidence:
+@claim("masks.samples-differ", "The samples of a batch have masks of their own.",
+       source="I-JEPA, section 3; our design, law 1", about=draws_own)  # fmt: skip
+def samples_differ(twin: Twin) -> Evidence:
     """Different contexts among the samples of a step, over four steps; two may well be alike."""
-    objective, contexts, samples = live(subject, moved=False), 0, 0
+    objective, contexts, samples = live(twin, moved=False), 0, 0
     for step in range(4):
-        masks = _live_masks(objective, subject, step)
+        masks = _live_masks(objective, twin, step)
         contexts += len({tuple(row) for row in masks.context.tolist()})
         samples += len(masks.context)
-    told = {"samples": samples, "different contexts": contexts, "lower bound": samples / 2}
-    return Evidence(contexts >= samples / 2, told)
-
-
-# Levels
-
-
-def coarse_covers(subject: Subject) -> Evidence:
-    """At full size too: no patch of a context lies under a target of a coarser level."""
-    inside = asked = 0
-    for config in twin_and_recipe(subject):
-        for masks in drawn(config, 30):
-            context = marked(masks.context, math.prod(config.grids[0]))
-            for grid, targets in zip(config.grids[1:], masks.targets[1:], strict=True):
-                cells = marked(targets.transpose(0, 1).flatten(1), math.prod(grid))
-                asked += int(cells.sum())
-                inside += int(
-                    (cells[:, list(parent_of_each(config.grids[0], grid))] & context).sum()
-                )
-    told = {"coarse targets": asked, "patches under them in the context": inside, "bound": 0}
-    return Evidence(inside == 0 and asked > 0, told)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "masks.disjoint",
-        "Context and targets are disjoint always, at every level.",
-        "our design, section 5; spec of I-JEPA, M4, behaviour 2",
-        disjoint,
-        draws_own,
-    ),
-    Claim(
-        "masks.holes",
-        "Context and targets are disjoint at every level, too, where patches were not measured.",
-        "our design, section 5; spec of I-JEPA, M4",
-        holes,
-        draws_own,
-    ),
-    Claim(
-        "masks.measured-first",
-        "A context is of measured patches as long as enough of them are free.",
-        "our design, section 5",
-        measured_first,
-        draws_own,
-    ),
-    Claim(
-        "masks.coarse-hides",
-        "A target of a coarser level hides every patch under it.",
-        "our design, section 5",
-        coarse_covers,
-        lambda subject: draws_own(subject) and is_hierarchy(subject),
-    ),
-    Claim(
-        "masks.everywhere",
-        "Every patch, those of the last row and column too, is context and target at least a "
-        "quarter as often as the average one, and none is context twice as often.",
-        "spec of I-JEPA, M1, behaviour 3",
-        everywhere,
-        draws_own,
-    ),
-    Claim(
-        "masks.no-side",
-        "No side is preferred: contexts and targets lie at the first cells of an axis as often as "
-        "at the last.",
-        "spec of I-JEPA, M1, behaviour 3",
-        no_side,
-        draws_own,
-    ),
-    Claim(
-        "masks.unbiased",
-        "Contexts are cut to one length without regard to the place: the first third of each axis "
-        "is seen as often as the last.",
-        "spec of I-JEPA, M3, behaviour 3",
-        unbiased,
-        draws_own,
-    ),
-    Claim(
-        "masks.micro-batches",
-        "Masks are a function of seed, step and sample: the same in whichever micro-batch, and "
-        "when drawn again.",
-        "our design, law 1",
-        micro_batches,
-        draws_own,
-    ),
-    Claim(
-        "masks.steps-differ",
-        "Each step, and each seed, has masks of its own.",
-        "I-JEPA, section 3; our design, law 1",
-        steps_differ,
-        draws_own,
-    ),
-    Claim(
-        "masks.samples-differ",
-        "The samples of a batch have masks of their own.",
-        "I-JEPA, section 3; our design, law 1",
-        samples_differ,
-        draws_own,
-    ),
-)
+    return all_of(above("different contexts", contexts, samples / 2 - 1), samples=samples)

@@ -8,20 +8,19 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from latentcast.batch import Inputs
 from latentcast.monitors import collapse
-from latentcast.objectives.base import Objective, Output
+from latentcast.objectives.base import Objective, Output, View
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
-from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.fault import replaced
-from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
 from latentcast.verification.observe.jepa import (
     live,
     normed,
@@ -30,151 +29,162 @@ from latentcast.verification.observe.jepa import (
     some_valid,
     values,
 )
-from latentcast.verification.observe.network import furthest, outputs_of, stirred, within
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.network import finest, furthest, outputs_of, stirred
+from latentcast.verification.observe.recordings import is_ecg
+from latentcast.verification.observe.twin import Twin
 from latentcast.workflows.train import train
 
 OURS = "our design, law 6: nothing collapses silently"
 RANKME = "RankMe, Garrido et al. 2023"
 EXACT = 1e-6
-Array = npt.NDArray[np.float64]
-Seen = dict[str, tuple[Tensor, Tensor | None, str]]
-"""Tokens, which of them are valid, and what made them."""
+Views = dict[str, tuple[Tensor, Tensor | None, str]]
+"""Tokens, which of them are valid, and the part that made them."""
 
 
 # What is looked at
 
 
-def _views(subject: Subject) -> Evidence:
-    """Tokens, validity and part of each view, beside what hooks saw on the way."""
-    whole = Inputs(values(subject))
-    valid = some_valid(subject, len(whole.values)) if is_ecg(subject) else None
+@claim("collapse.views", "The monitors are shown the targets, contexts and predictions "
+       "themselves, which of them are valid, and what made them.", source=OURS)  # fmt: skip
+def views(twin: Twin) -> Evidence:
+    """Beside what hooks saw on the way."""
+    inputs = Inputs(values(twin))
+    valid = some_valid(twin, len(inputs.values)) if is_ecg(twin) else None
     if valid is not None:
-        whole = Inputs(whole.values, patch_flags(subject, valid))
-    expected, output = _expected(subject, whole, valid)
-    worst, flags, parts = 0.0, 0, list[str]()
-    for name, (tokens, told, part) in expected.items():
-        view = output.views.get(name)
-        if view is None or view.tokens.shape != tokens.shape:
-            return Evidence(False, {"views": ", ".join(output.views), "not as it was made": name})
-        seen = torch.ones(tokens.shape[:2], dtype=torch.bool)
-        counted, wanted = (seen if one is None else one for one in (view.valid, told))
-        flags += int((counted != wanted).sum())
-        if part != view.part:
-            parts.append(name)
-        worst = max(worst, furthest(view.tokens[wanted], tokens[wanted]))
-    told_: dict[str, Number] = {
-        "views": ", ".join(output.views), "flags that differ": flags,
-        "other parts": ", ".join(parts) or "none",
-    }  # fmt: skip
-    found = within({"largest difference": (worst, EXACT)}, **told_)
-    whole_story = set(expected) == set(output.views)
-    return Evidence(found.holds and not flags and not parts and whole_story, found.numbers)
+        inputs = Inputs(inputs.values, patch_flags(twin, valid))
+    expected, output = _expected(twin, inputs, valid)
+    shown_views = {_name(view): view for view in output.views}
+    names = equal("views", ", ".join(sorted(shown_views)), ", ".join(sorted(expected)))
+    if not names.holds:
+        return names
+    worst, flags, parts, shapes = 0.0, 0, list[str](), list[str]()
+    for name, (tokens, own, part) in expected.items():
+        view = shown_views[name]
+        parts += [name] * (part != view.part)
+        if view.tokens.shape != tokens.shape:
+            shapes.append(name)
+            continue
+        every = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        shown, expected_valid = (every if one is None else one for one in (view.valid, own))
+        flags += int((shown != expected_valid).sum())
+        worst = max(worst, furthest(view.tokens[expected_valid], tokens[expected_valid]))
+    return all_of(
+        names,
+        none("of another shape", shapes),
+        equal("flags that differ", flags, 0),
+        none("made by another part", parts),
+        at_most("largest difference", worst, EXACT),
+    )
 
 
-def _expected(subject: Subject, inputs: Inputs, valid: Tensor | None) -> tuple[Seen, Output]:
-    objective, draw = subject.objective(), subject.draw()
+def _name(view: View) -> str:
+    return f"level{view.level}_{view.role}"
+
+
+def _expected(twin: Twin, inputs: Inputs, valid: Tensor | None) -> tuple[Views, Output]:
+    objective, draw = twin.objective(), twin.draw()
     if isinstance(objective, Nepa):
-        objective = stirred(objective, subject.seed)
+        objective = stirred(objective, twin.seed)
         assert isinstance(objective, Nepa)
-        with outputs_of(objective.student.norm, objective.student.patches) as (h, z):
+        with outputs_of(finest(objective).norm, finest(objective).patches) as (h, z):
             output = objective(inputs, draw)
-        made: Seen = {
-            "target": (z[0], valid, "encoder"),
-            "output": (h[0][:, :-1], valid, "predictor"),
-        }
-        return made, output
-    jepa = live(subject)
-    seen = observe(jepa, inputs, draw)
-    whole = seen.teacher[0] if jepa.teacher is not None else seen.student[0]
-    found: Seen = {}
-    for n, level in enumerate(whole):
-        part, context = "merge" if n else "encoder", seen.context[n]
+        return {
+            "level0_target": (z[0], valid, "encoder"),
+            "level0_output": (h[0][:, :-1], valid, "predictor"),
+        }, output
+    jepa = live(twin)
+    forward = observe(jepa, inputs, draw)
+    targets = forward.teacher[0] if jepa.teacher is not None else forward.student[0]
+    found: Views = {}
+    for n, level in enumerate(targets):
+        part, context = "merge" if n else "encoder", forward.context[n]
         target = level.values if jepa.teacher is None else normed(level.values)
-        call = seen.calls[n][0]
-        rows = call.said.transpose(0, 1).flatten(1, 2)
-        asked: Tensor = call.given["targets"]
-        told = None if level.seen is None else torch.stack(
-            [level.seen.gather(1, block) for block in asked], dim=1).flatten(1)  # fmt: skip
-        found[f"level{n}_context"] = context.values, context.seen, part
-        found[f"level{n}_target"] = target, level.seen, part
-        found[f"level{n}_prediction"] = rows, told, "predictor"
-    return found, seen.output
+        call = forward.calls[n][0]
+        rows = call.out.transpose(0, 1).flatten(1, 2)
+        cells: Tensor = call.arguments["target_ids"]
+        own = None if level.valid is None else torch.stack(
+            [level.valid.gather(1, block) for block in cells], dim=1).flatten(1)  # fmt: skip
+        found[f"level{n}_context"] = context.values, context.valid, part
+        found[f"level{n}_target"] = target, level.valid, part
+        found[f"level{n}_prediction"] = rows, own, "predictor"
+    return found, forward.output
 
 
 # What is counted
 
 
-def _statistics(subject: Subject) -> Evidence:
-    """Of tokens with a known spread, half of them not valid and far out, by the definitions."""
-    generator = np.random.Generator(np.random.PCG64(subject.seed))
+@claim("collapse.statistics", "Rank, spread and what differs between samples are those of the "
+       "valid tokens, by their definitions.", source=RANKME)  # fmt: skip
+def statistics(twin: Twin) -> Evidence:
+    """Of tokens with a known spread, half of them not valid and far out."""
+    generator = np.random.Generator(np.random.PCG64(twin.seed))
     scale = 2.0 ** -np.arange(12)
     tokens = generator.normal(size=(20, 9, 12)) * scale + generator.normal(size=(20, 1, 12)) * scale
     tokens[..., 10], tokens[..., 11] = 0.3, -0.2  # two that stand still
     valid = generator.random((20, 9)) < 0.7
     valid[:, :2] = True
     tokens[~valid] = 1e3
-    told = collapse.statistics(torch.from_numpy(tokens), torch.from_numpy(valid))
+    measured = collapse.statistics(torch.from_numpy(tokens), torch.from_numpy(valid))
     rows = tokens[valid]
     centred = rows - rows.mean(0)
     spectrum = np.linalg.svd(centred, compute_uv=False)
     shares = spectrum / spectrum.sum()
     deviation = centred.std(0, ddof=1)
-    there = np.where(valid[..., None], tokens - rows.mean(0), 0.0)
-    positional = ((there.sum(0) ** 2).sum(1) / valid.sum(0)).sum()
-    wanted = {
+    from_mean = np.where(valid[..., None], tokens - rows.mean(0), 0.0)
+    positional = ((from_mean.sum(0) ** 2).sum(1) / valid.sum(0)).sum()
+    directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = {
         "rank": float(np.exp(-(shares * np.log(shares + 1e-30)).sum())),
-        "mean_norm": float(np.linalg.norm(
-            (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(0))),
+        "mean_norm": float(np.linalg.norm(directions.mean(0))),
         "std": float(deviation.mean()),
         "dead": float((deviation <= 1e-3 * deviation.mean()).mean()),
         "variance": float((deviation**2).mean()),
         "between": float(1 - positional / (centred**2).sum()),
     }  # fmt: skip
-    return within({
-        f"{name}: relative difference": (abs(getattr(told, name) - value) / value, 1e-4)
-        for name, value in wanted.items()
-    }, rank=told.rank, rows=len(rows))  # fmt: skip
+    return all_of(
+        *(at_most(f"{name}: relative difference", abs(getattr(measured, name) - value) / value,
+                  1e-4) for name, value in expected.items()),
+        rank=measured.rank, rows=len(rows),
+    )  # fmt: skip
 
 
 # Who is named
 
 
-def _named(subject: Subject) -> Evidence:
-    """The live network, alive; with an encoder that says a constant; with such a predictor."""
-    told: dict[str, Number] = {}
-    alive = _alarms(subject, lambda objective: None)
-    told["alive"] = ", ".join(_of_the_finest(alive)) or "none"
-    encoder = _alarms(subject, _dead_encoder)
-    told["constant encoder"] = ", ".join(encoder) or "none"
-    predictor = _alarms(subject, _dead_predictor)
-    told["constant predictor"] = ", ".join(predictor) or "none"
-    blames = encoder.get(_first(subject, "target") + "-rank-collapse") == "encoder"
-    constant = predictor.get(_first(subject, "prediction") + "-constant") == "predictor"
-    spared = "encoder" not in predictor.values()
-    return Evidence(not _of_the_finest(alive) and blames and constant and spared, told)
+@claim("collapse.named", "An encoder or a predictor whose output is a constant is an alarm that "
+       "names it; an untrained network is none.", source=OURS)  # fmt: skip
+def named(twin: Twin) -> Evidence:
+    """The live network, alive; with a constant encoder; with a constant predictor."""
+    alive = _alarms(twin, lambda objective: None)
+    encoder, predictor = _alarms(twin, _dead_encoder), _alarms(twin, _dead_predictor)
+    blamed = predictor.get(_finest(twin, "prediction") + "-constant")
+    return all_of(
+        # Untrained coarse levels may lie still; copying is no collapse.
+        none("alive", [n for n in alive if not n.startswith(("copying", "level1", "level2"))]),
+        equal("a constant encoder's collapse is of the",
+              str(encoder.get(_finest(twin, "target") + "-rank-collapse")), "encoder"),
+        equal("a constant predictor's is of the", str(blamed), "predictor"),
+        none("then blamed on the encoder",
+             [name for name, part in predictor.items() if part == "encoder"]),
+    )  # fmt: skip
 
 
-def _first(subject: Subject, what: str) -> str:
+def _finest(twin: Twin, view: str) -> str:
     """The finest view of a kind."""
-    if isinstance(subject.objective(), Jepa):
-        return f"level0_{what}"
-    return {"target": "target", "prediction": "output"}[what]
+    if isinstance(twin.objective(), Jepa):
+        return f"level0_{view}"
+    return {"target": "level0_target", "prediction": "level0_output"}[view]
 
 
-def _of_the_finest(alarms: Mapping[str, str | None]) -> list[str]:
-    """Untrained coarse levels may lie still; copying is no collapse."""
-    return [name for name in alarms if not name.startswith(("copying", "level1", "level2"))]
-
-
-def _alarms(subject: Subject, change: Callable[[Objective], object]) -> dict[str, str | None]:
+def _alarms(twin: Twin, change: Callable[[Objective], object]) -> Mapping[str, str | None]:
     """Names and parts of the alarms of a forward pass."""
-    objective = subject.objective()
+    objective = twin.objective()
     change(objective)
-    output = objective(subject.inputs(), subject.draw())
-    views, numbers = collapse.watched(output.views, {"loss": output.loss, **output.scalars})
-    parts = {name: view.part for name, view in output.views.items()}
-    found = collapse.alarms(views, parts, numbers["loss"], numbers.get("copy_last_loss"))
+    output = objective(twin.inputs(), twin.draw())
+    scalars = {"loss": output.loss, **output.scalars}
+    statistics, numbers = collapse.watched(output.views, scalars)
+    copy_loss = numbers.get("copy_last_loss")
+    found = collapse.alarms(output.views, statistics, numbers["loss"], copy_loss)
     return {alarm.name: alarm.part for alarm in found}
 
 
@@ -202,41 +212,28 @@ def _dead_predictor(objective: Objective) -> None:
 # What is written
 
 
-def _recorded(subject: Subject) -> Evidence:
-    """The first row of a run whose encoder says a constant, and what was printed beside it."""
+@claim("collapse.recorded", "The alarms stand in the row of the step, and are printed.",
+       source=OURS)  # fmt: skip
+def recorded(twin: Twin) -> Evidence:
+    """The first row of a run whose encoder is constant, and what was printed beside it."""
     short = {"train.steps": 1, "train.log_every": 1, "optimizer.warmup_steps": 0,
              "train.evaluate_every": None}  # fmt: skip
-    config = subject.config.updated(short)
-    folder, owner = subject.folder / "collapsed run", type(subject.objective())
+    config = twin.config.updated(short)
+    folder, owner = twin.folder / "collapsed run", type(twin.objective())
+    initialise = owner.initialise
 
-    def dead(was: Any) -> Any:
-        def initialise(self: Objective, seed: int) -> None:
-            was(self, seed)
-            _dead_encoder(self)
-
-        return initialise
+    def dead(self: Objective, seed: int) -> None:
+        initialise(self, seed)
+        _dead_encoder(self)
 
     printed = io.StringIO()
-    with replaced(owner, "initialise", dead), redirect_stdout(printed):
-        train(config, subject.store.path, folder)
+    with mock.patch.object(owner, "initialise", dead), redirect_stdout(printed):
+        train(config, twin.store.path, folder)
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    name = _first(subject, "target")
-    told: dict[str, Number] = {
-        "alarms of the row": ", ".join(row["alarms"]) or "none",
-        "its rank": row[f"{name}_rank"],
-        "lines printed about them": printed.getvalue().count("alarm "),
-    }
-    written = f"{name}-rank-collapse" in row["alarms"] and row[f"{name}_rank"] <= 1.01
-    return Evidence(written and f"alarm {name}-rank-collapse" in printed.getvalue(), told)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim("collapse.views", "The monitors are shown the targets, contexts and predictions "
-          "themselves, which of them are valid, and what made them.", OURS, _views),
-    Claim("collapse.statistics", "Rank, spread and what differs between samples are those of the "
-          "valid tokens, by their definitions.", RANKME, _statistics),
-    Claim("collapse.named", "An encoder or a predictor that says a constant is an alarm that names "
-          "it; an untrained network is none.", OURS, _named),
-    Claim("collapse.recorded", "The alarms stand in the row of the step, and are printed.", OURS,
-          _recorded),
-)  # fmt: skip
+    alarm = f"{_finest(twin, 'target')}-rank-collapse"
+    return all_of(
+        true("in the row", alarm in row["alarms"]),
+        at_most("its rank", row[f"{_finest(twin, 'target')}_rank"], 1.01),
+        true("printed", f"alarm {alarm}" in printed.getvalue()),
+        alarms_of_the_row=", ".join(row["alarms"]) or "none",
+    )

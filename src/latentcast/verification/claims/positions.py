@@ -6,19 +6,16 @@ import math
 
 import torch
 
-from latentcast.verification.claim import Claim, Evidence
-from latentcast.verification.observe.network import (
-    AttentionCall,
-    attention_calls,
-    finest,
-    within,
-)
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.jepa import is_jepa
+from latentcast.verification.observe.network import AttentionCall, attention_calls, finest
 from latentcast.verification.observe.rotary import (
     FLOAT32,
     Stack,
     coordinates,
     gap_of,
-    is_jepa,
     is_normalized,
     is_rotary,
     live,
@@ -28,25 +25,58 @@ from latentcast.verification.observe.rotary import (
     stacks,
     vector,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
+
+NEPA = "NEPA reference code, rotary positions"
 
 
-def _angles(subject: Subject) -> Evidence:
-    worst, many, allowed = 0.0, 0, FLOAT32
-    objective = live(subject)
-    for size in sizes(subject):
+@claim("rope.angles", "Queries and keys of every block are turned, and not stretched, by 2π · "
+       "coordinate · θ^(-k/K) in each pair; rows turn the first half of the pairs, columns the "
+       "second.", source=f"{NEPA}; Su et al. 2021", about=is_rotary)  # fmt: skip
+def angles(twin: Twin) -> Evidence:
+    worst, length, many, allowed = 0.0, 0.0, 0, FLOAT32
+    other, own = 0.0, math.inf
+    objective = live(twin)
+    for size in sizes(twin):
         for stack in stacks(objective, size):
             expected, allowed = stack.turns(), max(allowed, stack.tolerance)
             for turns in measured_turns(stack).values():
                 worst = max(worst, gap_of(turns, expected))
+                length = max(length, float((turns.abs() - 1).abs().max()))
                 many += turns.numel()
-    return within({"largest difference of exp(i · angle)": (worst, allowed)}, pairs=many)
+                if len(stack.grid) == 2:
+                    still, turned = _by_axis(stack, turns)
+                    other, own = max(other, still), min(own, turned)
+    parts = [
+        at_most("largest difference of exp(i · angle)", worst, allowed),
+        at_most("largest change of a pair's length", length, 1e-7),
+    ]
+    if math.isfinite(own):
+        parts.append(at_most("largest turn of the other axis", other, FLOAT32))
+        parts.append(above("turn of its own", own, 0.1))
+    return all_of(*parts, pairs=many)
 
 
-def _cls(subject: Subject) -> Evidence:
-    objective = live(subject)
+def _by_axis(stack: Stack, turns: torch.Tensor) -> tuple[float, float]:
+    """A step down turns the first half of the pairs alone, a step to the right the second: the
+    most that one turns the other's, and the least that it turns its own."""
+    height, width = stack.grid
+    z = turns.view(len(turns), height, width, 2 * stack.pairs)
+    down, right = z[:, 1:] / z[:, :-1] - 1, z[:, :, 1:] / z[:, :, :-1] - 1
+    still = (down[..., stack.pairs :], right[..., : stack.pairs])
+    turned = (down[..., : stack.pairs], right[..., stack.pairs :])
+    return max(float(p.abs().max()) for p in still), min(float(p.abs().max()) for p in turned)
+
+
+def _has_cls(twin: Twin) -> bool:
+    return is_normalized(twin) and transformer_of(twin.config).cls
+
+
+@claim("rope.cls-unrotated", "CLS is not rotated: it stands at coordinate 0.",
+       source=NEPA, about=_has_cls)  # fmt: skip
+def cls_unrotated(twin: Twin) -> Evidence:
     worst = 0.0
-    for stack in stacks(objective, subject.config.input.size):
+    for stack in stacks(live(twin), twin.config.input.size):
         # Coordinates run evenly to both sides of 0, so a token at angle 0 stands in their middle.
         middle = sum(
             stack.coordinate(cell, axis) for cell in stack.cells for axis in range(len(stack.grid))
@@ -54,29 +84,23 @@ def _cls(subject: Subject) -> Evidence:
         for turns in measured_turns(stack).values():
             off = (coordinates(stack, turns).sum() - middle) / len(stack.cells)
             worst = max(worst, abs(float(off)))
-    return within({"coordinate of CLS": (worst, FLOAT32)})
+    return at_most("coordinate of CLS", worst, FLOAT32)
 
 
-def _norm(subject: Subject) -> Evidence:
-    objective, worst = live(subject), 0.0
-    for stack in stacks(objective, subject.config.input.size):
-        for turns in measured_turns(stack).values():
-            worst = max(worst, float((turns.abs() - 1).abs().max()))
-    return within({"largest change of a pair's length": (worst, 1e-7)})
-
-
-def _relative(subject: Subject) -> Evidence:
+@claim("rope.relative", "Logits between patches depend on their offset alone.",
+       source="Su et al. 2021", about=is_rotary)  # fmt: skip
+def relative(twin: Twin) -> Evidence:
     spread, varies, allowed = 0.0, math.inf, FLOAT32
-    for stack in stacks(live(subject), subject.config.input.size):
+    for stack in stacks(live(twin), twin.config.input.size):
         allowed = max(allowed, stack.tolerance)
         with torch.no_grad(), attention_calls() as calls:
             stack.run(None)
         for call in calls:
             same, other = _by_offset(stack, call)
             spread, varies = max(spread, same), min(varies, other)
-    return within(
-        {"largest difference of logits at one offset": (spread, 2 * allowed)},
-        {"spread of logits over offsets": (varies, 1e-3)},
+    return all_of(
+        at_most("largest difference of logits at one offset", spread, 2 * allowed),
+        above("spread of logits over offsets", varies, 1e-3),
     )
 
 
@@ -97,27 +121,12 @@ def _by_offset(stack: Stack, call: AttentionCall) -> tuple[float, float]:
     return float((most - least).max() / scale), float((most.amax(1) - most.amin(1)).min() / scale)
 
 
-def _axes(subject: Subject) -> Evidence:
-    """A step down turns the first half of the pairs alone, a step to the right the second."""
-    worst, moved = 0.0, math.inf
-    for stack in stacks(live(subject), subject.config.input.size):
-        height, width = stack.grid
-        for turns in measured_turns(stack).values():
-            z = turns.view(len(turns), height, width, 2 * stack.pairs)
-            down, right = z[:, 1:] / z[:, :-1] - 1, z[:, :, 1:] / z[:, :, :-1] - 1
-            still = (down[..., stack.pairs :], right[..., : stack.pairs])
-            turned = (down[..., : stack.pairs], right[..., stack.pairs :])
-            worst = max(worst, *(float(part.abs().max()) for part in still))
-            moved = min(moved, *(float(part.abs().max()) for part in turned))
-    return within(
-        {"largest turn of the other axis": (worst, FLOAT32)}, {"turn of its own": (moved, 0.1)}
-    )
-
-
-def _kept(subject: Subject) -> Evidence:
-    """Tokens that stay after others were dropped are turned as their own places say."""
-    objective = live(subject)
-    size = subject.config.input.size
+@claim("rope.kept-places", "A context's tokens keep the angles of their own places.",
+       source="our design", about=lambda twin: is_rotary(twin) and is_jepa(twin))  # fmt: skip
+def kept_places(twin: Twin) -> Evidence:
+    """Tokens that stay after others were dropped."""
+    objective = live(twin)
+    size = twin.config.input.size
     stack, patches = next(stacks(objective, size)), finest(objective)
     kept = torch.arange(len(stack.cells) - 1, 0, -3).sort().values
     with torch.no_grad(), attention_calls() as calls:
@@ -128,37 +137,7 @@ def _kept(subject: Subject) -> Evidence:
         for x in (call.q, call.k):
             z = paired(x)
             worst = max(worst, gap_of(z / z[:, :1], expected / expected[:1]))
-    told = {"largest difference of exp(i · angle)": (worst, stack.tolerance)}
-    return within(told, kept=len(kept), of=len(stack.cells))
-
-
-NEPA = "NEPA reference code, rotary positions"
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "rope.angles",
-        "Queries and keys of every block are turned by 2π · coordinate · θ^(-k/K) in each pair.",
-        NEPA, _angles, is_rotary,
-    ),
-    Claim(
-        "rope.cls-unrotated", "CLS is not rotated: it stands at coordinate 0.",
-        NEPA, _cls, lambda s: is_normalized(s) and s.config.encoder.cls,
-    ),
-    Claim(
-        "rope.norm-preserved", "A rotation leaves the length of every pair as it is.",
-        "Su et al. 2021", _norm, is_rotary,
-    ),
-    Claim(
-        "rope.relative", "Logits between patches depend on their offset alone.",
-        "Su et al. 2021", _relative, is_rotary,
-    ),
-    Claim(
-        "rope.axes", "Rows turn the first half of the pairs, columns the second.",
-        NEPA, _axes, lambda s: is_rotary(s) and len(s.config.input.size) == 2,
-    ),
-    Claim(
-        "rope.kept-places", "A context's tokens keep the angles of their own places.",
-        "our design", _kept, lambda s: is_rotary(s) and is_jepa(s),
-    ),
-)  # fmt: skip
+    return all_of(
+        at_most("largest difference of exp(i · angle)", worst, stack.tolerance),
+        kept=len(kept), of=len(stack.cells),
+    )  # fmt: skip

@@ -11,7 +11,8 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -23,150 +24,126 @@ from latentcast.verification.observe.jepa import (
     observe,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.network import finest
+from latentcast.verification.observe.twin import Twin
 
 EVERY = slice(None)
 
 
-def _asked(objective: Jepa, subject: Subject, blocks: int = 2) -> tuple[Pass, list[Tensor]]:
-    """A pass, and other cells to ask for: half of each level a block, in no order."""
-    seen = observe(objective, Inputs(values(subject)), subject.draw())
-    batch, asked = len(seen.places), []
-    for level, grid in enumerate(subject.config.grids):
+def _with_other_targets(objective: Jepa, twin: Twin, blocks: int = 2) -> tuple[Pass, list[Tensor]]:
+    """A pass, and other cells to predict: half of each level a block, in no order."""
+    forward = observe(objective, Inputs(values(twin)), twin.draw())
+    batch, targets = len(forward.places), []
+    for level, grid in enumerate(twin.config.grids):
         cells = math.prod(grid)
         order = noise((blocks, batch, cells), 50 + level).argsort(-1)
-        asked.append(order[:, :, : max(1, cells // 2)])
-    return seen, asked
+        targets.append(order[:, :, : max(1, cells // 2)])
+    return forward, targets
 
 
 def _predicted(
     objective: Jepa,
-    seen: Pass,
-    asked: Sequence[Tensor],
+    forward: Pass,
+    targets: Sequence[Tensor],
     context: list[Tokens] | None = None,
     rows: slice = EVERY,
 ) -> list[Tensor]:
     """What the objective predicts for some samples of a pass, from its context or another."""
-    grids = seen.calls[0][0].given["grid"]
-    size = tuple(n * objective.student.patches.patch for n in grids)
+    grid = forward.calls[0][0].arguments["grid"]
+    size = tuple(n * finest(objective).patches.patch for n in grid)
     if context is None:
-        context = objective.student.fused(seen.context, size)
+        context = objective.student.fused(forward.context, size)
+    teacher = _rows(forward.teacher[-1], rows)
     with torch.no_grad():
-        return objective.predict(_rows(context, rows), _rows(seen.teacher[-1], rows), asked, size)
+        return objective.predict(_rows(context, rows), teacher, targets, size)
 
 
 def _rows(levels: list[Tokens], rows: slice) -> list[Tokens]:
     return [
-        Tokens(t.values[rows], t.places[rows], None if t.seen is None else t.seen[rows])
+        Tokens(t.values[rows], t.ids[rows], None if t.valid is None else t.valid[rows])
         for t in levels
     ]
 
 
-def positions(subject: Subject) -> Evidence:
+@claim("predictor.positions", "The predictor knows the place of each context token and of each "
+       "query: equal content elsewhere gives another prediction, the order of the list none.",
+       source="I-JEPA reference code, vision_transformer.py; spec of H-JEPA, defect D15",
+       about=has_teacher)  # fmt: skip
+def positions(twin: Twin) -> Evidence:
     """Equal content elsewhere: in the context by moving its places, and in the queries."""
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
+    objective = live(twin)
+    forward, targets = _with_other_targets(objective, twin)
     context = [
-        Tokens(call[0].given["context"], call[0].given["places"], call[0].given["seen"])
-        for call in seen.calls
+        Tokens(*(call[0].arguments[name] for name in ("context", "context_ids", "context_valid")))
+        for call in forward.calls
     ]
-    before = _predicted(objective, seen, asked, context)
-    moved = [Tokens(t.values, t.places.roll(1, 1), t.seen) for t in context]
+    before = _predicted(objective, forward, targets, context)
+    moved = [Tokens(t.values, t.ids.roll(1, 1), t.valid) for t in context]
     carried = [
         Tokens(
             t.values.roll(1, 1),
-            t.places.roll(1, 1),
-            t.seen if t.seen is None else t.seen.roll(1, 1),
+            t.ids.roll(1, 1),
+            t.valid if t.valid is None else t.valid.roll(1, 1),
         )
         for t in context
     ]
-    elsewhere = min(changes(before, _predicted(objective, seen, asked, moved)))
-    together = max(changes(before, _predicted(objective, seen, asked, carried)))
+    elsewhere = min(changes(before, _predicted(objective, forward, targets, moved)))
+    together = max(changes(before, _predicted(objective, forward, targets, carried)))
     least = math.inf
     for predicted in before:
         rows = predicted[0, 0]
         distance = (rows[:, None] - rows[None]).abs().amax(-1)
         others = ~torch.eye(len(rows), dtype=torch.bool)
         least = min(least, float(distance[others].min()) if len(rows) > 1 else math.inf)
-    return Evidence(
-        min(elsewhere, least) > MATTERS and together <= ROUNDING,
-        {
-            "context's places moved": elsewhere,
-            "least difference of two queries": least,
-            "bound": MATTERS,
-            "context reordered with its places": together,
-            "rounding": ROUNDING,
-        },
+    return all_of(
+        above("change by moving the context's places", elsewhere, MATTERS),
+        above("least difference of two queries", least, MATTERS),
+        at_most("change by reordering it with its places", together, ROUNDING),
     )
 
 
-def queries_permute(subject: Subject) -> Evidence:
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
-    before = _predicted(objective, seen, asked)
-    flipped = _predicted(objective, seen, [cells.flip(-1) for cells in asked])
+@claim("predictor.queries-permute", "Queries in another order give the same predictions in that "
+       "order.", source="spec of JEPA, behaviour 10", about=has_teacher)  # fmt: skip
+def queries_permute(twin: Twin) -> Evidence:
+    objective = live(twin)
+    forward, targets = _with_other_targets(objective, twin)
+    before = _predicted(objective, forward, targets)
+    flipped = _predicted(objective, forward, [cells.flip(-1) for cells in targets])
     largest = max(changes(before, [p.flip(2) for p in flipped]))
-    moved = min(changes(before, flipped)[:1])
-    told = {"largest difference": largest, "bound": ROUNDING, "by the order alone": moved}
-    return Evidence(largest <= ROUNDING and moved > MATTERS, told)
+    return all_of(
+        at_most("largest difference", largest, ROUNDING),
+        above("by the order alone", changes(before, flipped)[0], MATTERS),
+    )
 
 
-def blocks_alone(subject: Subject) -> Evidence:
-    """The second block asks for other cells; the first must not notice."""
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
-    before = _predicted(objective, seen, asked)
-    others = [torch.stack([a[0], a[0].flip(-1).roll(1, -1)]) for a in asked]
-    after = _predicted(objective, seen, others)
-    largest = max(changes([p[:1] for p in before], [p[:1] for p in after]))
-    second = min(changes([p[1:] for p in before], [p[1:] for p in after])[:1])
-    told = {"first block": largest, "bound": ROUNDING, "second block": second}
-    return Evidence(largest <= ROUNDING and second > MATTERS, told)
+@claim("predictor.blocks-alone", "Each target block is predicted on its own: the cells of another "
+       "block change nothing.",
+       source="spec of JEPA, 1.3 and behaviour 10", about=has_teacher)  # fmt: skip
+def blocks_alone(twin: Twin) -> Evidence:
+    """The second block is of other cells; the first must not notice."""
+    objective = live(twin)
+    forward, targets = _with_other_targets(objective, twin)
+    before = _predicted(objective, forward, targets)
+    others = [torch.stack([a[0], a[0].flip(-1).roll(1, -1)]) for a in targets]
+    after = _predicted(objective, forward, others)
+    first, second = (changes([p[m] for p in before], [p[m] for p in after]) for m in (0, 1))
+    return all_of(
+        at_most("change of the first block", max(first), ROUNDING),
+        above("of the second", second[0], MATTERS),
+    )
 
 
-def rows_in_order(subject: Subject) -> Evidence:
-    """Each block of each sample predicted by itself: the same as its row among all."""
-    objective = live(subject)
-    seen, asked = _asked(objective, subject)
-    together = _predicted(objective, seen, asked)
+@claim("predictor.rows", "The prediction of a block of a sample is the one it has alone: rows are "
+       "in their order.", source="spec of JEPA, 1.3", about=has_teacher)  # fmt: skip
+def rows_in_order(twin: Twin) -> Evidence:
+    objective = live(twin)
+    forward, targets = _with_other_targets(objective, twin)
+    together = _predicted(objective, forward, targets)
     largest = 0.0
-    for b in (0, len(seen.places) - 1):
+    for b in (0, len(forward.places) - 1):
         row = slice(b, b + 1)
         for m in range(2):
-            alone = _predicted(objective, seen, [a[m : m + 1, row] for a in asked], rows=row)
-            whole = [p[m : m + 1, row] for p in together]
-            largest = max(largest, *changes(whole, alone))
-    return Evidence(largest <= ROUNDING, {"largest difference": largest, "bound": ROUNDING})
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "predictor.positions",
-        "The predictor knows the place of each context token and of each query: equal content "
-        "elsewhere gives another prediction, the order of the list none.",
-        "I-JEPA reference code (src/models/vision_transformer.py); spec of H-JEPA, defect D15",
-        positions,
-        has_teacher,
-    ),
-    Claim(
-        "predictor.queries-permute",
-        "Queries in another order give the same predictions in that order.",
-        "spec of JEPA, behaviour 10",
-        queries_permute,
-        has_teacher,
-    ),
-    Claim(
-        "predictor.blocks-alone",
-        "Each target block is predicted on its own: what another block asks changes nothing.",
-        "spec of JEPA, 1.3 and behaviour 10",
-        blocks_alone,
-        has_teacher,
-    ),
-    Claim(
-        "predictor.rows",
-        "The prediction of a block of a sample is the one it has alone: rows are in their order.",
-        "spec of JEPA, 1.3",
-        rows_in_order,
-        has_teacher,
-    ),
-)
+            own = [cells[m : m + 1, row] for cells in targets]
+            alone = _predicted(objective, forward, own, rows=row)
+            largest = max(largest, *changes([p[m : m + 1, row] for p in together], alone))
+    return at_most("largest difference", largest, ROUNDING)

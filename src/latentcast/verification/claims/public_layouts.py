@@ -12,14 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentcast.artifacts import public_ijepa, public_nepa
-from latentcast.config import SinCos
+from latentcast.config import EncoderConfig, SinCos
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa, JepaConfig
-from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.observe.data import is_ecg
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, none, true
 from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.network import finest, stirred
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.recordings import is_ecg
+from latentcast.verification.observe.twin import Twin
 
 _NEPA = {
     "cls": "embeddings.cls_token",
@@ -78,38 +79,42 @@ def _expected_ijepa(weights: Mapping[str, Tensor], predictor: bool) -> dict[str,
     return expected
 
 
-def _apart(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+def _apart(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Names that only one has, or whose tensors are not the same bits."""
-    wrong = sorted(set(given) ^ set(expected))
+    wrong = sorted(set(tensors) ^ set(expected))
     return wrong + [
         name for name, tensor in expected.items()
-        if name in given and not torch.equal(given[name], tensor)
+        if name in tensors and not torch.equal(tensors[name], tensor)
     ]  # fmt: skip
 
 
-def _public_nepa(subject: Subject) -> Evidence:
-    encoder = finest(stirred(subject.objective(), subject.seed, wide=False)).eval()
-    weights = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
+def _state(network: Any) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in network.state_dict().items()}
+
+
+@claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
+       source="SixAILab/nepa-*", about=is_nepa)  # fmt: skip
+def nepa(twin: Twin) -> Evidence:
+    encoder = finest(stirred(twin.objective(), twin.seed, wide=False)).eval()
+    weights = _state(encoder)
     public = public_nepa.to_public(weights)
-    out = _apart(public, _expected_nepa(weights))
-    there = {f"vit_nepa.{name}": tensor.clone().contiguous() for name, tensor in public.items()}
-    back = _apart(public_nepa.from_public(there), weights)
-    told: dict[str, Number] = {"tensors": len(weights), "out: wrong": ", ".join(out[:3]) or "none",
-                               "back: wrong": ", ".join(back[:3]) or "none"}  # fmt: skip
-    holds = not out and not back
-    if holds and not is_ecg(subject):
-        folder = subject.folder / "public nepa"
+    file = {f"vit_nepa.{name}": tensor.clone().contiguous() for name, tensor in public.items()}
+    parts = [
+        none("out: wrong", _apart(public, _expected_nepa(weights))),
+        none("back: wrong", _apart(public_nepa.from_public(file), weights)),
+    ]
+    if all(part.holds for part in parts) and not is_ecg(twin):
+        folder = twin.folder / "public nepa"
         folder.mkdir(exist_ok=True)
-        save_file(there, folder / "model.safetensors")
+        save_file(file, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(_nepa_config(encoder)))
-        loaded = public_nepa.load_public(folder).eval()
-        told["features of the file, difference"] = gap = _features_apart(subject, encoder, loaded)
-        holds = holds and gap == 0
-    return Evidence(holds, told)
+        gap = _features_apart(twin, encoder, public_nepa.load_public(folder).eval())
+        parts.append(at_most("features of the file, difference", gap, 0.0))
+    return all_of(*parts, tensors=len(weights))
 
 
 def _nepa_config(encoder: PatchEncoder) -> dict[str, Any]:
-    """``config.json`` of a public NEPA, which says the same."""
+    """``config.json`` of a public NEPA of the same configuration."""
     c = encoder.config
     assert not isinstance(c.positions, SinCos)
     return {
@@ -119,23 +124,34 @@ def _nepa_config(encoder: PatchEncoder) -> dict[str, Any]:
         "qk_norm_affine": c.qk_norm_affine, "qk_norm_bias": c.qk_norm_bias,
         "layerscale_value": c.layer_scale or 0.0, "layer_norm_eps": c.norm_eps,
         "is_causal": c.causal, "rope_theta": c.positions.theta,
-        "num_channels": encoder.patches.weight.shape[1],
+        "num_channels": encoder.get_parameter("patches.weight").shape[1],
     }  # fmt: skip
 
 
-def _features_apart(subject: Subject, one: PatchEncoder, other: PatchEncoder) -> float:
-    values = subject.inputs().values[:3]
+def _features_apart(twin: Twin, one: PatchEncoder, other: PatchEncoder) -> float:
+    values = twin.inputs().values[:3]
     with torch.no_grad():
         layers = zip(one.read(values), other.read(values), strict=True)
         return max(float((a - b).abs().max()) for a, b in layers)
 
 
-def _public_ijepa(subject: Subject) -> Evidence:
-    objective = stirred(subject.objective(), subject.seed, wide=False).eval()
+def _is_ijepa(twin: Twin) -> bool:
+    """Of the published kind: one level, plain blocks."""
+    objective, network = twin.config.objective, twin.config.encoder
+    if not isinstance(network, EncoderConfig):
+        return False
+    plain = not network.qk_norm and network.layer_scale is None and not network.gated_mlp
+    return isinstance(objective, JepaConfig) and not objective.coarser and plain
+
+
+@claim("artifact.public-ijepa", "Weights go out to the public I-JEPA names, the original's and "
+       "those of transformers, and back without loss.",
+       source="facebookresearch/ijepa; transformers", about=_is_ijepa)  # fmt: skip
+def ijepa(twin: Twin) -> Evidence:
+    objective = stirred(twin.objective(), twin.seed, wide=False).eval()
     assert isinstance(objective, Jepa)
     encoder, predictor = finest(objective), objective.predictors[0]
-    grid = subject.config.grids[0]
-    told, holds = dict[str, Number](), True
+    parts = []
     ways = {
         "encoder": (encoder, public_ijepa.encoder_to_public, public_ijepa.encoder_from_public),
         "predictor": (
@@ -143,46 +159,26 @@ def _public_ijepa(subject: Subject) -> Evidence:
         ),
     }  # fmt: skip
     for name, (network, to_public, from_public) in ways.items():
-        weights = {n: tensor.detach() for n, tensor in network.state_dict().items()}
+        weights = _state(network)
         public = to_public(weights)
-        out = _apart(public, _expected_ijepa(weights, name == "predictor"))
-        there = {f"module.{n}": tensor.clone() for n, tensor in public.items()}
-        back = _apart(from_public(there), weights)
-        told[f"{name}: tensors"] = len(weights)
-        told[f"{name} out: wrong"] = ", ".join(out[:3]) or "none"
-        told[f"{name} back: wrong"] = ", ".join(back[:3]) or "none"
-        holds = holds and not out and not back
-    weights = {n: tensor.detach() for n, tensor in encoder.state_dict().items()}
+        file = {f"module.{n}": tensor.clone() for n, tensor in public.items()}
+        expected = _expected_ijepa(weights, name == "predictor")
+        parts.append(none(f"{name} out: wrong", _apart(public, expected)))
+        parts.append(none(f"{name} back: wrong", _apart(from_public(file), weights)))
+    weights = _state(encoder)
     public = public_ijepa.encoder_to_public(weights)
     theirs = public_ijepa.to_transformers(public)
     packed = [theirs[f"encoder.layer.0.attention.attention.{of}.weight"]
               for of in ("query", "key", "value")]  # fmt: skip
-    split = torch.equal(torch.cat(packed), weights["blocks.0.attention.qkv.weight"])
-    wrong = _apart(public_ijepa.from_transformers(theirs), public)
-    told |= {"transformers: wrong": ", ".join(wrong[:3]) or "none", "q, k, v in order": split}
-    holds = holds and not wrong and split
-    if not is_ecg(subject) and isinstance(encoder.config.positions, SinCos):
-        file = subject.folder / "ijepa.safetensors"
-        public = public_ijepa.encoder_to_public(weights, grid)
-        save_file({f"module.{n}": t.clone().contiguous() for n, t in public.items()}, file)
-        loaded = public_ijepa.load_public(file, heads=encoder.config.heads).eval()
-        gap = _features_apart(subject, encoder, loaded)
-        told["features of the file, difference"] = gap
-        holds = holds and gap == 0
-    return Evidence(holds, told)
-
-
-def _is_ijepa(subject: Subject) -> bool:
-    """Of the published kind: one level, plain blocks."""
-    objective, network = subject.config.objective, subject.config.encoder
-    plain = not network.qk_norm and network.layer_scale is None and not network.gated_mlp
-    return isinstance(objective, JepaConfig) and not objective.coarser and plain
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
-          "SixAILab/nepa-*", _public_nepa, is_nepa),
-    Claim("artifact.public-ijepa", "Weights go out to the public I-JEPA names, the original's and "
-          "those of transformers, and back without loss.", "facebookresearch/ijepa; transformers",
-          _public_ijepa, _is_ijepa),
-)  # fmt: skip
+    qkv = weights["blocks.0.attention.qkv.weight"]
+    parts.append(none("transformers: wrong",
+                      _apart(public_ijepa.from_transformers(theirs), public)))  # fmt: skip
+    parts.append(true("q, k, v in order", torch.equal(torch.cat(packed), qkv)))
+    if not is_ecg(twin) and isinstance(encoder.config.positions, SinCos):
+        path = twin.folder / "ijepa.safetensors"
+        public = public_ijepa.encoder_to_public(weights, twin.config.grids[0])
+        save_file({f"module.{n}": t.clone().contiguous() for n, t in public.items()}, path)
+        loaded = public_ijepa.load_public(path, heads=encoder.config.heads).eval()
+        gap = _features_apart(twin, encoder, loaded)
+        parts.append(at_most("features of the file, difference", gap, 0.0))
+    return all_of(*parts)

@@ -2,12 +2,11 @@
 
 A fork takes the live library along as it is, faults included. The two train what one process
 trains, once with copies (DDP) and once in shards (FSDP2), then meet a sample that is not finite,
-and write down what they hold; one run of the two serves all claims.
+and write down what they have; one run of the two serves all claims.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import math
@@ -16,10 +15,8 @@ import os
 import shutil
 import traceback
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,68 +30,71 @@ from latentcast.config import Config
 from latentcast.data.fit import reading
 from latentcast.data.store import Store
 from latentcast.engine import loop
-from latentcast.engine.checkpoint import State, latest, read_tensors
+from latentcast.engine.checkpoint import latest, read_tensors
 from latentcast.engine.context import Context, StopRequest
-from latentcast.engine.ema import Ema
+from latentcast.engine.parallel import full_tensor
 from latentcast.engine.ranks import Ranks
-from latentcast.engine.schedules import Schedules
 from latentcast.objectives import regularizers
-from latentcast.objectives.base import Output
 from latentcast.objectives.build import assemble, build
 from latentcast.objectives.ranks import summed
 from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.observe.rehearsal import (
-    Rehearsal,
-    averages,
-    once,
-    pairs,
-    rehearse,
-    revealing,
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
+from latentcast.verification.observe.loop_recorder import (
+    LoopRecord,
+    LoopRecorder,
+    Weights,
     spoiled,
 )
-from latentcast.verification.observe.twin import Subject, Weights
+from latentcast.verification.observe.rehearsal import rehearse, revealing
+from latentcast.verification.observe.twin import Twin
 
 SIZE, STEPS = 2, 3
 PATIENCE = 180.0
 """Seconds; a rank that waits for another half as long gives up."""
 TOLERANCE = 1e-5
+EXACT = 1e-9
 PARALLEL = ("ddp", "fsdp")
 REQUIRED = "specification, executable requirements 18 and 20; our design, section 4: Distributed"
 
 
 @dataclass
 class Together:
-    """What two ranks did, each of them, and one process."""
+    """What one process did, and what two ranks did.
 
-    alone: Rehearsal
-    told: list[dict[str, Any]]
+    Attributes:
+        reports: of each rank, the numbers of its runs by name.
+        weights: of each rank, by kind of parallelism.
+    """
+
+    alone: LoopRecord
+    reports: list[dict[str, Any]]
     weights: list[dict[str, Weights]]
     folder: Path
 
 
-def together(subject: Subject) -> Together:
+def together(twin: Twin) -> Together:
     """The run of two ranks; the same one when asked again.
 
     Raises:
         RuntimeError: a rank failed or did not end.
     """
-    return once(subject, "ranks", lambda: _run(subject))
+    return twin.once("ranks", lambda: _run(twin))
 
 
-def _settings(subject: Subject) -> Config:
+def _settings(twin: Twin) -> Config:
     # A gradient that is nothing but rounding moves a weight by whole rates (a key's bias has no
     # effect on attention); with this eps it does not, and rounding stays rounding.
     changes = {"train.steps": STEPS, "optimizer.warmup_steps": 1, "optimizer.eps": 1e-6}
-    return revealing(subject).updated({**changes, "train.checkpoint_every": STEPS})
+    return revealing(twin).updated({**changes, "train.checkpoint_every": STEPS})
 
 
-def _run(subject: Subject) -> Together:
-    config, folder = _settings(subject), subject.folder / "ranks"
+def _run(twin: Twin) -> Together:
+    config, folder = _settings(twin), twin.folder / "ranks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    alone = rehearse(subject, config)
-    store = subject.store.path
+    alone = rehearse(twin, config)
+    store = twin.store.path
     fork = multiprocessing.get_context("fork")
     children = [
         fork.Process(target=_rank, args=(rank, config, store, folder)) for rank in range(SIZE)
@@ -110,14 +110,14 @@ def _run(subject: Subject) -> Together:
                 child.kill()
                 child.join()
     if any(child.exitcode for child in children):
-        said = [file.read_text()[-200:] for file in sorted(folder.glob("*.txt"))]
-        raise RuntimeError(" | ".join(said) or "a rank did not end")
-    told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)]
+        problems = [file.read_text()[-200:] for file in sorted(folder.glob("*.txt"))]
+        raise RuntimeError(" | ".join(problems) or "a rank did not end")
+    reports = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)]
     weights = [
         {parallel: load_file(folder / f"{parallel}-{rank}.safetensors") for parallel in PARALLEL}
         for rank in range(SIZE)
     ]
-    return Together(alone, told, weights, folder)
+    return Together(alone, reports, weights, folder)
 
 
 # In the rank
@@ -133,20 +133,19 @@ def _rank(rank: int, config: Config, store: Path, folder: Path) -> None:
             "gloo", f"file://{folder}/meeting", rank=rank, world_size=SIZE,
             timeout=timedelta(seconds=PATIENCE / 2),
         )  # fmt: skip
-        told: dict[str, Any] = {"reductions": _reductions(rank), "statistics": _statistics(rank)}
+        report: dict[str, Any] = {"reductions": _reductions(rank), "statistics": _statistics(rank)}
         ranks = Ranks(rank, SIZE, rank)
         for parallel in PARALLEL:
             own = config.updated({"machine.parallel": parallel})
-            told[parallel], weights = _trained(ranks, own, store, folder / parallel)
+            report[parallel], weights = _trained(ranks, own, store, folder / parallel)
             save_file(weights, folder / f"{parallel}-{rank}.safetensors")
         for parallel in PARALLEL:
             own = config.updated({"machine.parallel": parallel, "train.checkpoint_every": 99})
-            told[f"{parallel} refused"], weights = _trained(
-                ranks, own, store, folder / f"{parallel}-refused", poisoned=0, attempts=2
-            )
+            refused = folder / f"{parallel}-refused"
+            numbers, weights = _trained(ranks, own, store, refused, poisoned=(0,), most=2)
             finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
-            told[f"{parallel} refused"]["finite"] = finite
-        (folder / f"{rank}.json").write_text(json.dumps(told))
+            report[f"{parallel} refused"] = numbers | {"finite": finite}
+        (folder / f"{rank}.json").write_text(json.dumps(report))
         dist.barrier()
         code = 0
     except BaseException:
@@ -154,80 +153,36 @@ def _rank(rank: int, config: Config, store: Path, folder: Path) -> None:
     os._exit(code)
 
 
-class _Enough(Exception):
-    """All attempts were made."""
-
-
-class _Listener:
-    """A watcher that keeps the numbers that the loop tells, and stops it after some attempts.
-
-    No rank waits for one that counts otherwise: all make the same attempts.
-    """
-
-    def __init__(self, attempts: int | None) -> None:
-        self.left = attempts
-        self.state = State()
-        self.losses: list[float] = []
-        self.norms: list[float] = []
-        self.skips: list[int] = []
-
-    def start(self, state: State, context: Context) -> None:
-        self.state = state
-
-    def waiting(self, batches: Iterator[loop.MicroBatches]) -> loop.MicroBatches:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise _Enough
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(
-        self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
-    ) -> None:
-        self.losses.append(float(output.loss))
-        self.norms.append(float(gradient_norm))
-
-    def skipped(self, state: State, problem: str) -> None:
-        self.skips.append(state.attempt)
-
-
 def _trained(
-    ranks: Ranks,
-    config: Config,
-    store: Path,
-    folder: Path,
-    poisoned: int | None = None,
-    attempts: int | None = None,
-) -> tuple[dict[str, Any], Weights]:
+    ranks: Ranks, config: Config, store: Path, folder: Path, poisoned: tuple[int, ...] = (),
+    most: int | None = None,
+) -> tuple[dict[str, Any], Weights]:  # fmt: skip
+    """No rank waits for one that counts otherwise: all make the same attempts."""
     folder.mkdir(exist_ok=True)
     sharded = config.machine.parallel == "fsdp"
     with torch.device("meta" if sharded else "cpu"):
         objective = assemble(config) if sharded else build(config)
     loader, preprocess = reading(Store.open(store), config, (ranks.rank, ranks.size))
-    ids: list[list[int]] = []
 
     def read(samples: Tensor, draw: Draw | None) -> Inputs:
-        assert draw is not None
-        ids.append(draw.ids.tolist())
-        bad = () if poisoned is None else (poisoned,)
-        return spoiled(preprocess(samples, draw), draw, bad, config)
+        return spoiled(preprocess(samples, draw), draw, poisoned, config)
 
-    listener = _Listener(attempts)
+    recorder = LoopRecorder(objective, most, snapshots=False)
     gc.freeze()  # the loop's collection need not look at all that was forked
-    with contextlib.suppress(_Enough):
-        loop.train(objective, read, loader.stream, config, folder, listener, ranks)
-    told: dict[str, Any] = {
-        "losses": listener.losses, "norms": listener.norms, "skips": listener.skips,
-        "ids": ids, "step": listener.state.step, "skipped": listener.state.skipped,
+    with recorder.recording():
+        loop.train(objective, read, loader.stream, config, folder, [recorder], ranks)
+    attempts = recorder.attempts
+    numbers: dict[str, Any] = {
+        "losses": [attempt.loss for attempt in attempts if attempt.counted],
+        "norms": [attempt.norm for attempt in attempts if attempt.counted],
+        "ids": [torch.cat(attempt.ids).tolist() for attempt in attempts],
+        "step": recorder.state.step, "skipped": recorder.state.skipped,
     }  # fmt: skip
-    return told, {n: full_tensor(t.detach()).clone() for n, t in objective.state_dict().items()}
+    return numbers, {n: full_tensor(t.detach()).clone() for n, t in objective.state_dict().items()}
 
 
 def _reductions(rank: int) -> dict[str, float]:
-    """Largest differences from what one process has; the ranks hold 3 rows and 2."""
+    """Largest differences from what one process has; the ranks have 3 rows and 2."""
     ranks = Ranks(rank, SIZE, rank)
     rows = torch.arange(10, dtype=torch.float64).reshape(5, 2).square()
     own = rows[:3] if rank == 0 else rows[3:]
@@ -241,13 +196,13 @@ def _reductions(rank: int) -> dict[str, float]:
     order = float((gathered - rows).abs().max()) if gathered.shape == rows.shape else math.inf
     request = StopRequest()
     request.name = "SIGTERM" if rank == 1 else None
-    asked = request.count(Context(torch.device("cpu"), torch.float32, ranks))
+    stopping = request.count(Context(torch.device("cpu"), torch.float32, ranks))
     return {
         "sum": float((ranks.summed(own.sum(0)) - rows.sum(0)).abs().max()),
         "rows of all": order,
         "sum with a gradient": float((total - rows.sum(0)).abs().max().detach()),
         "its gradient": float((part.grad - gradient).abs().max()),
-        "asked to stop": abs(float(asked) - 1),
+        "requests to stop": abs(float(stopping) - 1),
     }
 
 
@@ -272,134 +227,49 @@ def _regularized(rows: Tensor) -> dict[str, Tensor]:
 # Held against one process
 
 
-def _weights(parallel: str, teacher: bool) -> Any:
-    def probe(subject: Subject) -> Evidence:
-        run = together(subject)
-        averages_of = {average for _, average in pairs(run.alone.objective)} if teacher else set()
-        first, last = run.alone.attempts[0].before, run.alone.attempts[-1].end
-        others = {n for n in last if not n.startswith("teacher.")}
-        names = averages_of if teacher else others
-        worst, where = 0.0, "none"
-        for found in (weights[parallel] for weights in run.weights):
-            for name in names:
-                gap = float((found[name].double() - last[name].double()).abs().max())
-                if not gap <= worst:
-                    worst, where = (math.inf if math.isnan(gap) else gap), name
-        moved = max(float((last[n] - first[n]).abs().max()) for n in names)
-        told: dict[str, Number] = {
-            "ranks": SIZE, "tensors": len(names), "largest difference": worst, "in": where,
-            "bound": TOLERANCE, "largest move of the run": moved,
-        }  # fmt: skip
-        return Evidence(worst <= TOLERANCE and moved > 10 * TOLERANCE, told)
-
-    return probe
+def _several(twin: Twin) -> bool:
+    return dist.is_available() and hasattr(os, "fork")
 
 
-def _told(what: str) -> Any:
-    def probe(subject: Subject) -> Evidence:
-        run = together(subject)
-        expected = [getattr(attempt, what) for attempt in run.alone.counted]
-        key = {"loss": "losses", "norm": "norms"}[what]
-        worst = 0.0
-        for told in run.told:
-            for parallel in PARALLEL:
-                found = told[parallel][key]
-                gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, expected, strict=True)]
-                worst = max(worst, *(math.inf if math.isnan(gap) else gap for gap in gaps))
-        shown = {f"rank {n}": run.told[n]["ddp"][key][0] for n in range(SIZE)}
-        told_of: dict[str, Number] = {
-            "one process": expected[0], **shown, "largest difference": worst,
-            "bound": TOLERANCE,
-        }  # fmt: skip
-        return Evidence(worst <= TOLERANCE, told_of)
-
-    return probe
+def _same_weights(twin: Twin, parallel: str) -> Evidence:
+    """Of student and teacher apart: each has to be one process's, and has to have moved."""
+    run = together(twin)
+    first, last = run.alone.attempts[0].before, run.alone.attempts[-1].end
+    teachers = {name for name in last if name.startswith("teacher.")}
+    parts = []
+    for name, names in (("student and predictors", last.keys() - teachers), ("teacher", teachers)):
+        if not names:
+            continue
+        gap = max(_gap(weights[parallel][n], last[n]) for weights in run.weights for n in names)
+        moved = max(_gap(last[n], first[n]) for n in names)
+        parts.append(at_most(f"{name}: largest difference", gap, TOLERANCE))
+        parts.append(above(f"{name}: largest move of the run", moved, 10 * TOLERANCE))
+    return all_of(*parts, ranks=SIZE, tensors=len(last))
 
 
-def _bits(subject: Subject) -> Evidence:
-    run, differ = together(subject), list[str]()
-    for parallel in PARALLEL:
-        one, other = (weights[parallel] for weights in run.weights)
-        differ += [name for name in one if not torch.equal(one[name], other[name])]
-    return Evidence(not differ, {"tensors": len(one), "differ": ", ".join(differ[:3]) or "none"})
+def _gap(tensor: Tensor, expected: Tensor) -> float:
+    gap = float((tensor.double() - expected.double()).abs().max())
+    return math.inf if math.isnan(gap) else gap
 
 
-def _slices(subject: Subject) -> Evidence:
-    run = together(subject)
-    batch, wrong, shown = run.alone.config.train.batch_size, 0, list[str]()
-    pieces = run.alone.config.train.micro_batches
-    for parallel in PARALLEL:
-        for attempt in range(STEPS):
-            own = slice(attempt * pieces, (attempt + 1) * pieces)
-            parts: list[list[int]] = [
-                list(chain(*one[parallel]["ids"][own])) for one in run.told
-            ]  # fmt: skip
-            expected = list(range(attempt * batch, (attempt + 1) * batch))
-            wrong += sorted(chain(*parts)) != expected
-            shown = [" ".join(str(i - attempt * batch) for i in part) for part in parts]
-    told: dict[str, Number] = {
-        "batch": batch, "attempts that are not the batch, each sample once": wrong,
-        **{f"samples of rank {n}": text for n, text in enumerate(shown)},
-    }  # fmt: skip
-    return Evidence(not wrong, told)
+@claim("ranks.ddp-weights", "Two ranks with copies end with the weights of one process, and with "
+       "its teacher.", source=REQUIRED, about=_several)  # fmt: skip
+def ddp_weights(twin: Twin) -> Evidence:
+    return _same_weights(twin, "ddp")
 
 
-def _refused(subject: Subject) -> Evidence:
-    """The sample that is not finite is on one rank only; the next batch is whole."""
-    told = [one[f"{parallel} refused"] for one in together(subject).told for parallel in PARALLEL]
-    states = sorted({(one["step"], one["skipped"]) for one in told})
-    finite = all(one["finite"] for one in told)
-    told_of: dict[str, Number] = {
-        "steps and skipped": ", ".join(map(str, states)), "weights finite": finite,
-        "skipped by each": " ".join(str(len(one["skips"])) for one in told),
-    }  # fmt: skip
-    return Evidence(
-        states == [(1, 1)] and finite and all(len(o["skips"]) == 1 for o in told), told_of
-    )
+@claim("ranks.fsdp-weights", "Two ranks in shards (FSDP2) end with the weights of one process, "
+       "and with its teacher, which lies in shards itself.",
+       source=REQUIRED, about=_several)  # fmt: skip
+def fsdp_weights(twin: Twin) -> Evidence:
+    return _same_weights(twin, "fsdp")
 
 
-def _reduced(subject: Subject) -> Evidence:
-    differences = [told["reductions"] for told in together(subject).told]
-    worst = {name: max(one[name] for one in differences) for name in differences[0]}
-    return Evidence(all(value <= 1e-9 for value in worst.values()), {**worst, "bound": 1e-9})
-
-
-def _statistics_agree(subject: Subject) -> Evidence:
-    expected = {name: float(value) for name, value in _regularized(_rows()).items()}
-    worst = max(
-        abs(told["statistics"][name] - value)
-        for told in together(subject).told
-        for name, value in expected.items()
-    )
-    told_of: dict[str, Number] = {
-        **{f"{name}, one process": value for name, value in expected.items()},
-        "largest difference": worst, "bound": 1e-9,
-    }  # fmt: skip
-    return Evidence(worst <= 1e-9, told_of)
-
-
-def _kept(subject: Subject) -> Evidence:
-    """Read in one process, held against what the ranks had and against one process's moments."""
-    run, worst, wrong = together(subject), 0.0, 0
-    alone = read_tensors(latest(run.alone.folder / "checkpoints"), "optimizer")
-    for parallel in PARALLEL:
-        folder = latest(run.folder / parallel / "checkpoints")
-        held = run.weights[0][parallel]
-        kept, moments = read_tensors(folder, "model"), read_tensors(folder, "optimizer")
-        wrong += len(kept.keys() ^ held.keys()) + len(moments.keys() ^ alone.keys())
-        wrong += sum(not torch.equal(kept[n], held[n]) for n in kept.keys() & held.keys())
-        for name in moments.keys() & alone.keys():
-            worst = max(worst, float((moments[name] - alone[name]).abs().max()))
-    told: dict[str, Number] = {
-        "tensors": len(kept) + len(moments), "missing or other": wrong,
-        "largest difference of moments": worst, "bound": TOLERANCE,
-    }  # fmt: skip
-    return Evidence(not wrong and worst <= TOLERANCE, told)
-
-
-def _drawn(subject: Subject) -> Evidence:
+@claim("ranks.drawn", "Shards are drawn in full: every weight is set when nothing was there "
+       "before, to the bits of one process.", source="our design, law 1")  # fmt: skip
+def drawn(twin: Twin) -> Evidence:
     """As under FSDP: built without weights, given memory that holds anything, then drawn."""
-    config = subject.config
+    config = twin.config
     with torch.device("meta"):
         empty = assemble(config)
     empty.to_empty(device="cpu")
@@ -409,44 +279,104 @@ def _drawn(subject: Subject) -> Evidence:
     empty.initialise(config.train.seed)
     expected = dict(build(config).named_parameters())
     wrong = [n for n, p in empty.named_parameters() if not torch.equal(p, expected[n])]
-    return Evidence(
-        not wrong, {"weights": len(expected), "not drawn, or otherwise": ", ".join(wrong[:3])}
+    return all_of(none("not drawn, or otherwise", wrong), weights=len(expected))
+
+
+def _logged(twin: Twin, numbers: str, expected: list[float]) -> Evidence:
+    """What each rank logged, against one process."""
+    run, worst = together(twin), 0.0
+    for report in run.reports:
+        for parallel in PARALLEL:
+            pairs = zip(report[parallel][numbers], expected, strict=True)
+            gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
+            worst = max(worst, *(math.inf if math.isnan(gap) else gap for gap in gaps))
+    shown = {f"rank {n}": report["ddp"][numbers][0] for n, report in enumerate(run.reports)}
+    return all_of(at_most("largest difference", worst, TOLERANCE), one_process=expected[0], **shown)
+
+
+@claim("ranks.loss", "The loss logged on every rank is that of the whole batch.",
+       source=REQUIRED, about=_several)  # fmt: skip
+def loss(twin: Twin) -> Evidence:
+    return _logged(twin, "losses", [step.loss for step in together(twin).alone.steps])
+
+
+@claim("ranks.norm", "So is the norm of the gradient, which clipping goes by.",
+       source=REQUIRED, about=_several)  # fmt: skip
+def norm(twin: Twin) -> Evidence:
+    return _logged(twin, "norms", [step.norm for step in together(twin).alone.steps])
+
+
+@claim("ranks.same-bits", "All ranks have the same weights, to the last bit.",
+       source=REQUIRED, about=_several)  # fmt: skip
+def same_bits(twin: Twin) -> Evidence:
+    run, differ = together(twin), list[str]()
+    for parallel in PARALLEL:
+        one, other = (weights[parallel] for weights in run.weights)
+        differ += [name for name in one if not torch.equal(one[name], other[name])]
+    return all_of(none("differ", differ), tensors=len(one))
+
+
+@claim("ranks.each-sample-once", "Together the ranks read each sample of a batch once.",
+       source="specification, D24: every rank saw all data", about=_several)  # fmt: skip
+def each_sample_once(twin: Twin) -> Evidence:
+    run = together(twin)
+    batch, wrong = run.alone.config.train.batch_size, 0
+    for parallel in PARALLEL:
+        for attempt in range(STEPS):
+            parts = [report[parallel]["ids"][attempt] for report in run.reports]
+            expected = list(range(attempt * batch, (attempt + 1) * batch))
+            wrong += sorted(i for part in parts for i in part) != expected
+    shown = {f"samples of rank {n}": str(part) for n, part in enumerate(parts)}
+    return all_of(equal("attempts that are not the batch", wrong, 0), batch=batch, **shown)
+
+
+@claim("ranks.refused-together", "A sample that is not finite on one rank makes all of them skip "
+       "the step.", source="our design, law 2", about=_several)  # fmt: skip
+def refused_together(twin: Twin) -> Evidence:
+    """The next batch is as it should be."""
+    reports = [r[f"{parallel} refused"] for r in together(twin).reports for parallel in PARALLEL]
+    states = sorted({(report["step"], report["skipped"]) for report in reports})
+    return all_of(
+        equal("steps and skipped", ", ".join(map(str, states)), "(1, 1)"),
+        true("weights finite", all(report["finite"] for report in reports)),
+        equal("logged by each", str({len(report["losses"]) for report in reports}), "{1}"),
     )
 
 
-def _several(subject: Subject) -> bool:
-    return dist.is_available() and hasattr(os, "fork")
+@claim("ranks.reductions", "Sums and rows of all ranks are those of one process, gradients too; "
+       "one rank that is asked to stop stops all.", source=REQUIRED, about=_several)  # fmt: skip
+def reductions(twin: Twin) -> Evidence:
+    differences = [report["reductions"] for report in together(twin).reports]
+    return all_of(
+        *(at_most(name, max(one[name] for one in differences), EXACT) for name in differences[0])
+    )
 
 
-def _averaged(subject: Subject) -> bool:
-    return _several(subject) and averages(subject)
+@claim("ranks.statistics", "Variance, covariance and SIGReg are those of the rows of all ranks.",
+       source="specification, executable requirement 15", about=_several)  # fmt: skip
+def statistics(twin: Twin) -> Evidence:
+    expected = {name: float(value) for name, value in _regularized(_rows()).items()}
+    reports = [report["statistics"] for report in together(twin).reports]
+    return all_of(
+        *(at_most(f"{name}: difference", max(abs(r[name] - value) for r in reports), EXACT)
+          for name, value in expected.items()), **expected,
+    )  # fmt: skip
 
 
-CLAIMS: tuple[Claim, ...] = (
-    Claim("ranks.ddp-weights", "Two ranks with copies end with the weights of one process.",
-          REQUIRED, _weights("ddp", False), _several),
-    Claim("ranks.ddp-teacher", "… and with its teacher.", REQUIRED, _weights("ddp", True),
-          _averaged),
-    Claim("ranks.fsdp-weights", "Two ranks in shards (FSDP2) end with the weights of one process.",
-          REQUIRED, _weights("fsdp", False), _several),
-    Claim("ranks.fsdp-teacher", "… and with its teacher, which lies in shards itself.", REQUIRED,
-          _weights("fsdp", True), _averaged),
-    Claim("ranks.drawn", "Shards are drawn in full: every weight is set when nothing was there "
-          "before, to the bits of one process.", "our design, law 1", _drawn),
-    Claim("ranks.loss", "The loss told on every rank is that of the whole batch.", REQUIRED,
-          _told("loss"), _several),
-    Claim("ranks.norm", "So is the norm of the gradient, which clipping goes by.", REQUIRED,
-          _told("norm"), _several),
-    Claim("ranks.same-bits", "All ranks hold the same weights, to the last bit.", REQUIRED, _bits,
-          _several),
-    Claim("ranks.each-sample-once", "Together the ranks read each sample of a batch once.",
-          "specification, D24: every rank saw all data", _slices, _several),
-    Claim("ranks.refused-together", "A sample that is not finite on one rank makes all of them "
-          "skip the step.", "our design, law 2", _refused, _several),
-    Claim("ranks.reductions", "Sums and rows of all ranks are those of one process, gradients too; "
-          "one rank that is asked to stop stops all.", REQUIRED, _reduced, _several),
-    Claim("ranks.statistics", "Variance, covariance and SIGReg are those of the rows of all ranks.",
-          "specification, executable requirement 15", _statistics_agree, _several),
-    Claim("ranks.checkpoint", "What two ranks save, one process reads: weights and moments.",
-          REQUIRED, _kept, _several),
-)  # fmt: skip
+@claim("ranks.checkpoint", "What two ranks save, one process reads: weights and moments.",
+       source=REQUIRED, about=_several)  # fmt: skip
+def checkpoint(twin: Twin) -> Evidence:
+    """Read in one process, held against what the ranks had and against one process's moments."""
+    run, worst, wrong = together(twin), 0.0, list[str]()
+    alone = read_tensors(latest(run.alone.checkpoints), "optimizer")
+    for parallel in PARALLEL:
+        folder, live = latest(run.folder / parallel / "checkpoints"), run.weights[0][parallel]
+        saved, moments = read_tensors(folder, "model"), read_tensors(folder, "optimizer")
+        wrong += sorted(saved.keys() ^ live.keys()) + sorted(moments.keys() ^ alone.keys())
+        wrong += [n for n in saved.keys() & live.keys() if not torch.equal(saved[n], live[n])]
+        worst = max([worst, *(_gap(moments[n], alone[n]) for n in moments.keys() & alone.keys())])
+    return all_of(
+        none("missing or other", wrong),
+        at_most("largest difference of moments", worst, TOLERANCE),
+        tensors=len(saved) + len(moments),
+    )

@@ -18,7 +18,9 @@ from latentcast.errors import LatentcastError
 from latentcast.objectives import regularizers
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw, key
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, true
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -30,17 +32,15 @@ from latentcast.verification.observe.jepa import (
     observe,
     values,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
-BOTH: dict[str, dict[str, Any]] = {
-    "vicreg": {"kind": "vicreg", "weight": 0.3, "variance": 1.0, "covariance": 0.04},
-    "sigreg": {"kind": "sigreg", "weight": 0.3, "slices": 6},
-}
-
-
-def _regularized(subject: Subject, kind: str) -> tuple[Jepa, dict[str, Any]]:
-    changes = {"objective.regularizer": BOTH[kind], "train.micro_batches": 1}
-    return _straddling(live(subject, changes)), BOTH[kind]
+LEJEPA = "LeJEPA (Balestriero & LeCun 2025)"
+VICREG = "VICReg (Bardes et al. 2022)"
+EXACT = 1e-8
+VICREG_TERMS: dict[str, Any] = {
+    "kind": "vicreg", "weight": 0.3, "variance": 1.0, "covariance": 0.04
+}  # fmt: skip
+SIGREG_TERMS: dict[str, Any] = {"kind": "sigreg", "weight": 0.3, "slices": 6}
 
 
 def _straddling(objective: Jepa) -> Jepa:
@@ -53,46 +53,43 @@ def _straddling(objective: Jepa) -> Jepa:
     return objective
 
 
-def _mixture(subject: Subject, kind: str) -> Evidence:
+def _mixture(twin: Twin, terms: dict[str, Any]) -> Evidence:
     """``(1 - λ) · prediction + λ · penalty``, the penalty by hand on what has a gradient."""
-    objective, chosen = _regularized(subject, kind)
-    x, draw = values(subject), subject.draw()
-    seen = observe(objective, Inputs(x), draw)
-    plain = observe(_without(subject, objective), Inputs(x), draw)
-    penalties = [
-        _penalty(rows, chosen, key(draw.seed, draw.step, f"sigreg {n}"))
-        for n, rows in enumerate(_rows(seen))
-    ]
-    penalty = sum(penalties) / len(penalties)
-    share = float(chosen["weight"])
-    expected = (1 - share) * float(plain.output.loss.detach()) + share * penalty
-    measured = float(seen.output.loss.detach())
-    told = {"measured": measured, "expected": expected, "penalty": penalty}
-    told |= {"difference": abs(measured - expected), "bound": 1e-8}
-    return Evidence(abs(measured - expected) <= 1e-8 and penalty > MATTERS, told)
-
-
-def _without(subject: Subject, objective: Jepa) -> Jepa:
-    """The same weights without a regularizer."""
-    plain = live(subject, {"train.micro_batches": 1})
+    piece = {"train.micro_batches": 1}
+    objective = _straddling(live(twin, piece | {"objective.regularizer": terms}))
+    plain = live(twin, piece)
     plain.load_state_dict(objective.state_dict())
-    return plain
+    x, draw = values(twin), twin.draw()
+    forward = observe(objective, Inputs(x), draw)
+    prediction = float(observe(plain, Inputs(x), draw).output.loss.detach())
+    penalties = [
+        _penalty(rows, terms, key(draw.seed, draw.step, f"sigreg {n}"))
+        for n, rows in enumerate(_rows(forward))
+    ]
+    share, penalty = float(terms["weight"]), sum(penalties) / len(penalties)
+    expected = (1 - share) * prediction + share * penalty
+    measured = float(forward.output.loss.detach())
+    return all_of(
+        at_most("difference", abs(measured - expected), EXACT),
+        above("penalty", penalty, MATTERS),
+        measured=measured, expected=expected, weight=share,
+    )  # fmt: skip
 
 
-def _rows(seen: Pass) -> list[Tensor]:
-    """The context's tokens that say something, at each level."""
+def _rows(forward: Pass) -> list[Tensor]:
+    """The context's valid tokens at each level."""
     found = []
-    for level in seen.context:
+    for level in forward.context:
         rows = level.values.detach().flatten(0, 1)
-        found.append(rows if level.seen is None else rows[level.seen.flatten()])
+        found.append(rows if level.valid is None else rows[level.valid.flatten()])
     return found
 
 
-def _penalty(rows: Tensor, chosen: dict[str, Any], stream: int) -> float:
-    if chosen["kind"] == "vicreg":
+def _penalty(rows: Tensor, terms: dict[str, Any], stream: int) -> float:
+    if terms["kind"] == "vicreg":
         spread, mixed = naive_variance(rows), naive_covariance(rows)
-        return float(chosen["variance"]) * spread + float(chosen["covariance"]) * mixed
-    a = regularizers.directions(stream, rows.shape[1], chosen["slices"], rows)
+        return float(terms["variance"]) * spread + float(terms["covariance"]) * mixed
+    a = regularizers.directions(stream, rows.shape[1], terms["slices"], rows)
     return naive_sigreg(rows, a)
 
 
@@ -132,84 +129,88 @@ def naive_sigreg(rows: Tensor, directions: Tensor, knots: int = 17, reach: float
     return float(total / a.shape[1])
 
 
-def vicreg(subject: Subject) -> Evidence:
-    return _mixture(subject, "vicreg")
+def has_regularizer(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
+    return isinstance(jepa, JepaConfig) and jepa.regularizer is not None and has_teacher(twin)
 
 
-def sigreg(subject: Subject) -> Evidence:
-    return _mixture(subject, "sigreg")
-
-
-def shipped(subject: Subject) -> Evidence:
-    """The recipe's own regularizer and weight: in the loss, and in the student's gradient."""
-    jepa = subject.config.objective
+@claim("regularizer.shipped", "The recipe's loss is (1 - λ) of the prediction and λ of its "
+       "regularizer on the context, no other term and nothing that pairs different samples.",
+       source=f"{LEJEPA}; spec of H-JEPA, defect D7", about=has_regularizer)  # fmt: skip
+def shipped(twin: Twin) -> Evidence:
+    jepa = twin.config.objective
     assert isinstance(jepa, JepaConfig) and jepa.regularizer is not None
-    own = jepa.regularizer.model_dump()
-    objective = _straddling(live(subject, {"objective.regularizer": own}))
-    x, draw = values(subject), subject.draw()
-    seen = observe(objective, Inputs(x), draw)
-    plain = observe(_without(subject, objective), Inputs(x), draw)
-    penalties = [
-        _penalty(rows, own, key(draw.seed, draw.step, f"sigreg {n}"))
-        for n, rows in enumerate(_rows(seen))
-    ]
-    share, penalty = float(own["weight"]), sum(penalties) / len(penalties)
-    expected = (1 - share) * float(plain.output.loss.detach()) + share * penalty
-    measured = float(seen.output.loss.detach())
-    told = {"measured": measured, "expected": expected, "weight": share, "penalty": penalty}
-    difference = abs(measured - expected)
-    told |= {"difference": difference, "bound": 1e-8}
-    return Evidence(difference <= 1e-8, told)
+    return _mixture(twin, jepa.regularizer.model_dump())
 
 
-def reaches_student(subject: Subject) -> Evidence:
-    """With its weight at 1 the regularizer is the loss: the student's gradient is its gradient."""
-    told: dict[str, float | str] = {}
-    holds = True
-    for kind, chosen in BOTH.items():
-        own = {**chosen, "weight": 1.0}
-        objective = live(subject, {"objective.regularizer": own, "train.micro_batches": 1})
-        seen = observe(objective, Inputs(values(subject)), subject.draw())
-        seen.output.loss.backward()  # type: ignore[no-untyped-call]
-        sums = {"student": 0.0, "predictors": 0.0, "teacher": 0.0}
+@claim("regularizer.reaches-student", "A regularizer acts on what is trained: its gradient is the "
+       "student's, not the teacher's and not the predictors'.",
+       source="spec of JEPA, section 6, number 6", about=has_teacher)  # fmt: skip
+def reaches_student(twin: Twin) -> Evidence:
+    """With its weight at 1 the regularizer is the loss."""
+    parts = []
+    for terms in (VICREG_TERMS, SIGREG_TERMS):
+        kind = terms["kind"]
+        own = {"objective.regularizer": {**terms, "weight": 1.0}, "train.micro_batches": 1}
+        objective = live(twin, own)
+        forward = observe(objective, Inputs(values(twin)), twin.draw())
+        forward.output.loss.backward()  # type: ignore[no-untyped-call]
+        sizes = {"student": 0.0, "predictors": 0.0, "teacher": 0.0}
         for name, parameter in objective.named_parameters():
             if parameter.grad is not None:
                 part = name.partition(".")[0]
-                sums[part] = max(sums.get(part, 0.0), float(parameter.grad.abs().max()))
-        told |= {f"{kind}: gradient of the {part}": value for part, value in sums.items()}
-        holds &= sums["student"] > MATTERS and sums["predictors"] == 0 == sums["teacher"]
-    return Evidence(holds, told)
+                sizes[part] = max(sizes.get(part, 0.0), float(parameter.grad.abs().max()))
+        parts.append(above(f"{kind}: gradient of the student", sizes.pop("student"), MATTERS))
+        parts += [at_most(f"{kind}: of the {part}", size, 0.0) for part, size in sizes.items()]
+    return all_of(*parts)
 
 
-def hinge(subject: Subject) -> Evidence:
-    """The variance term against its formula, column by column; alive and dead columns."""
-    x = noise((60, 8), subject.seed) * torch.linspace(0.1, 2, 8, dtype=torch.float64) + 3
+@claim("vicreg.mixture", "With VICReg the loss is (1 - λ) of the prediction and λ of variance and "
+       "covariance of the context, averaged over levels.",
+       source=f"{VICREG}; spec of H-JEPA, defect D7", about=has_teacher)  # fmt: skip
+def vicreg(twin: Twin) -> Evidence:
+    return _mixture(twin, VICREG_TERMS)
+
+
+@claim("vicreg.variance", "The variance term is the mean over dimensions of max(0, 1 - sqrt(Var + "
+       "1e-4)).", source=f"{VICREG}, equations 1 and 2", about=is_jepa)  # fmt: skip
+def variance(twin: Twin) -> Evidence:
+    """Column by column; alive and dead columns."""
+    x = noise((60, 8), twin.seed) * torch.linspace(0.1, 2, 8, dtype=torch.float64) + 3
     measured, expected = float(regularizers.variance(x)), naive_variance(x)
     alive, dead = float(regularizers.variance(3 * x)), float(regularizers.variance(0 * x + 5))
-    told = {"measured": measured, "expected": expected, "bound": ROUNDING}
-    told |= {"less of it when spread": alive, "all rows equal": dead}
-    return Evidence(
-        abs(measured - expected) <= ROUNDING and alive < measured and abs(dead - 0.99) < 1e-6, told
-    )
+    return all_of(
+        at_most("difference", abs(measured - expected), ROUNDING),
+        above("less of it when spread, by", measured - alive, 0.0),
+        at_most("all rows equal, from 0.99", abs(dead - 0.99), 1e-6),
+        measured=measured, expected=expected,
+    )  # fmt: skip
 
 
-def covariance(subject: Subject) -> Evidence:
-    """Against its formula, pair by pair; the mean and the diagonal play no part."""
-    x = noise((60, 6), subject.seed) @ noise((6, 6), 1)
+@claim("vicreg.covariance", "The covariance term is the sum of squared off-diagonal covariances "
+       "over the width.", source=f"{VICREG}, equations 3 and 4", about=is_jepa)  # fmt: skip
+def covariance(twin: Twin) -> Evidence:
+    """Pair by pair; the mean and the diagonal play no part."""
+    x = noise((60, 6), twin.seed) @ noise((6, 6), 1)
     measured, expected = float(regularizers.covariance(x)), naive_covariance(x)
-    shifted = abs(float(regularizers.covariance(x + 50)) - measured)
     apart = torch.linalg.qr(noise((60, 7), 2) - noise((60, 7), 2).mean(0)).Q
     apart = 9 * (apart - apart.mean(0))
     apart = torch.linalg.qr(apart).Q  # centred columns at right angles
-    alone = float(regularizers.covariance(5 * apart))
-    told = {"measured": measured, "expected": expected, "changed by the mean": shifted}
-    told |= {"of uncorrelated columns": alone, "bound": 1e-8}
-    return Evidence(max(abs(measured - expected), shifted, alone) <= 1e-8, told)
+    return all_of(
+        at_most("difference", abs(measured - expected), EXACT),
+        at_most("changed by the mean", abs(float(regularizers.covariance(x + 50)) - measured),
+                EXACT),
+        at_most("of uncorrelated columns", float(regularizers.covariance(5 * apart)), EXACT),
+        measured=measured, expected=expected,
+    )  # fmt: skip
 
 
-def same_sample(subject: Subject) -> Evidence:
+@claim("vicreg.same-sample", "Invariance pulls views of the same sample together, and never "
+       "different samples.",
+       source="VICReg, equation 5; spec of H-JEPA, defect D7", about=is_jepa)  # fmt: skip
+def same_sample(twin: Twin) -> Evidence:
     """Two views of the same samples cost their distance; of different samples, they are refused."""
-    a, b, ids = noise((20, 4), subject.seed), noise((20, 4), 1), torch.arange(20)
+    a, b, ids = noise((20, 4), twin.seed), noise((20, 4), 1), torch.arange(20)
     rows = zip(a.tolist(), b.tolist(), strict=True)
     expected = sum(sum((u - v) ** 2 for u, v in zip(*pair, strict=True)) for pair in rows) / 20
     measured = float(regularizers.invariance(a, b, ids, ids.clone()))
@@ -218,37 +219,52 @@ def same_sample(subject: Subject) -> Evidence:
         refused = False
     except LatentcastError:
         refused = True
-    told = {"measured": measured, "expected": expected, "bound": ROUNDING}
-    told |= {"halves of a batch refused": refused}
-    return Evidence(abs(measured - expected) <= ROUNDING and refused, told)
+    return all_of(
+        at_most("difference", abs(measured - expected), ROUNDING),
+        true("halves of a batch refused", refused),
+        measured=measured, expected=expected,
+    )  # fmt: skip
 
 
 # SIGReg
 
 
-def definition(subject: Subject) -> Evidence:
+@claim("sigreg.mixture", "With SIGReg the loss is (1 - λ) of the prediction and λ of the "
+       "statistic of the context, averaged over levels.",
+       source=LEJEPA, about=has_teacher)  # fmt: skip
+def sigreg(twin: Twin) -> Evidence:
+    return _mixture(twin, SIGREG_TERMS)
+
+
+@claim("sigreg.definition", "SIGReg is LeJEPA's statistic, value and gradient.",
+       source=f"{LEJEPA}; spec of JEPA, 3.1", about=is_jepa)  # fmt: skip
+def definition(twin: Twin) -> Evidence:
     """Against a loop over slices and knots; its gradient against finite differences."""
-    x = 1.3 * noise((40, 6), subject.seed) + 0.2
-    stream = key(subject.seed, 0, "sigreg")
+    x = 1.3 * noise((40, 6), twin.seed) + 0.2
+    stream = key(twin.seed, 0, "sigreg")
     a = regularizers.directions(stream, 6, 7, x)
     measured, expected = float(regularizers.sigreg(x, stream, slices=7)), naive_sigreg(x, a)
     x.requires_grad_()
     regularizers.sigreg(x, stream, slices=7).backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
-    slope = 0.0
     toward, h = noise((40, 6), 9), 1e-5
     with torch.no_grad():
         up, down = (naive_sigreg(x + s * h * toward, a) for s in (1, -1))
         slope = abs((up - down) / (2 * h) - float((x.grad * toward).sum()))
-    told = {"measured": measured, "expected": expected, "difference": abs(measured - expected)}
-    told |= {"slope less finite differences": slope, "bound": 1e-6}
-    return Evidence(max(abs(measured - expected), slope) <= 1e-6, told)
+    return all_of(
+        at_most("difference", abs(measured - expected), 1e-6),
+        at_most("slope less finite differences", slope, 1e-6),
+        measured=measured, expected=expected,
+    )  # fmt: skip
 
 
-def not_standardised(subject: Subject) -> Evidence:
-    """What standardised projections hide: rank, scale and mean of the rows."""
+@claim("sigreg.not-standardised", "SIGReg measures rank, scale and mean: rows of rank one, "
+       "shrunk, shifted or all equal score ten times an isotropic Gaussian.",
+       source="spec of H-JEPA, defect D8 and behaviour 15", about=is_jepa)  # fmt: skip
+def not_standardised(twin: Twin) -> Evidence:
+    """What standardised projections hide."""
     rows, width = 600, 32
-    x, stream = noise((rows, width), subject.seed), key(subject.seed, 0, "sigreg")
+    x, stream = noise((rows, width), twin.seed), key(twin.seed, 0, "sigreg")
     bad = {
         "rank one": x[:, :1] * noise((1, width), 1),
         "shrunk": 1e-3 * x,
@@ -256,138 +272,53 @@ def not_standardised(subject: Subject) -> Evidence:
         "all equal": x[:1].expand(rows, width),
     }
     isotropic = float(regularizers.sigreg(x, stream, slices=64))
-    scores = {name: float(regularizers.sigreg(y, stream, slices=64)) for name, y in bad.items()}
-    least, bound = min(scores.values()), 10 * isotropic
-    told = {"isotropic": isotropic, **scores, "lower bound": bound}
-    return Evidence(isotropic < 3 and least > bound, told)
+    return all_of(
+        at_most("isotropic", isotropic, 3.0),
+        *(above(name, float(regularizers.sigreg(y, stream, slices=64)), 10 * isotropic)
+          for name, y in bad.items()),
+    )  # fmt: skip
 
 
-def directions_uniform(subject: Subject) -> Evidence:
-    """Of unit length, and in no preferred direction: their mean outer product is 1 / width."""
+@claim("sigreg.directions", "Slices are unit vectors without a preferred direction.",
+       source=LEJEPA, about=is_jepa)  # fmt: skip
+def directions_uniform(twin: Twin) -> Evidence:
+    """Their mean outer product is 1 / width."""
     width, slices = 16, 8192
     like = torch.zeros(1, width, dtype=torch.float64)
-    a = regularizers.directions(key(subject.seed, 0, "sigreg"), width, slices, like)
-    length = float((a.square().sum(0) - 1).abs().max())
+    a = regularizers.directions(key(twin.seed, 0, "sigreg"), width, slices, like)
     outer = float((a @ a.T / slices - torch.eye(width, dtype=a.dtype) / width).abs().max())
-    mean = float(a.mean(1).abs().max())
-    told = {"length less 1": length, "outer product less 1 / width": outer, "mean": mean}
-    return Evidence(length < 1e-6 and outer < 0.01 and mean < 0.015, told | {"bound": 0.01})
+    return all_of(
+        at_most("length less 1", float((a.square().sum(0) - 1).abs().max()), 1e-6),
+        at_most("outer product less 1 / width", outer, 0.01),
+        at_most("mean", float(a.mean(1).abs().max()), 0.015),
+    )
 
 
-def slices(subject: Subject) -> Evidence:
-    """The same masks and values, another step, other samples: when do the directions change?"""
-    objective, _ = _regularized(subject, "sigreg")
-    x, own = values(subject), subject.draw()
-    masks = objective.masks(own, None)
-
-    def loss(step: int, ids: Tensor) -> float:
-        with torch.no_grad():
-            found = objective.energy(x, None, masks, Draw(own.seed, step, ids))
-        return float(found.loss)
-
-    first = loss(0, own.ids)
-    step = abs(loss(1, own.ids) - first)
-    rank = abs(loss(0, own.ids + 1000) - first)
-    told = {"changed by the step": step, "changed by other samples": rank, "bound": 0}
-    return Evidence(step > MATTERS and rank == 0, told)
-
-
-def still(subject: Subject) -> bool:
+def still(twin: Twin) -> bool:
     """Nothing but the slices is random once masks are given."""
-    encoder = subject.recipe.encoder
+    encoder = transformer_of(twin.recipe)
     moving = encoder.positions.kind == "rotary" and any(
         part is not None
         for part in (encoder.positions.rescale, encoder.positions.shift, encoder.positions.jitter)
     )
-    return is_jepa(subject) and encoder.drop_path == 0 and not moving
+    return is_jepa(twin) and encoder.drop_path == 0 and not moving
 
 
-def has_regularizer(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
-    return isinstance(jepa, JepaConfig) and jepa.regularizer is not None and has_teacher(subject)
+@claim("sigreg.slices", "Slices are new each step, and the same whatever samples a rank has.",
+       source="LeJEPA; spec of JEPA, 3.1", about=still)  # fmt: skip
+def slices(twin: Twin) -> Evidence:
+    """The same masks and values, another step, other samples: when do the directions change?"""
+    changes = {"objective.regularizer": SIGREG_TERMS, "train.micro_batches": 1}
+    objective = _straddling(live(twin, changes))
+    x, own = values(twin), twin.draw()
+    masks = objective.masks(own, None)
 
+    def loss(step: int, ids: Tensor) -> float:
+        with torch.no_grad():
+            return float(objective.energy(x, None, masks, Draw(own.seed, step, ids)).loss)
 
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "regularizer.shipped",
-        "The recipe's loss is (1 - λ) of the prediction and λ of its regularizer on the context, "
-        "no other term and nothing that pairs different samples.",
-        "LeJEPA (Balestriero & LeCun 2025); spec of H-JEPA, defect D7",
-        shipped,
-        has_regularizer,
-    ),
-    Claim(
-        "regularizer.reaches-student",
-        "A regularizer acts on what is trained: its gradient is the student's, not the teacher's "
-        "and not the predictors'.",
-        "spec of JEPA, section 6, number 6",
-        reaches_student,
-        has_teacher,
-    ),
-    Claim(
-        "vicreg.mixture",
-        "With VICReg the loss is (1 - λ) of the prediction and λ of variance and covariance of the "
-        "context, averaged over levels.",
-        "VICReg (Bardes et al. 2022); spec of H-JEPA, defect D7",
-        vicreg,
-        has_teacher,
-    ),
-    Claim(
-        "vicreg.variance",
-        "The variance term is the mean over dimensions of max(0, 1 - sqrt(Var + 1e-4)).",
-        "VICReg (Bardes et al. 2022), equations 1 and 2",
-        hinge,
-        is_jepa,
-    ),
-    Claim(
-        "vicreg.covariance",
-        "The covariance term is the sum of squared off-diagonal covariances over the width.",
-        "VICReg (Bardes et al. 2022), equations 3 and 4",
-        covariance,
-        is_jepa,
-    ),
-    Claim(
-        "vicreg.same-sample",
-        "Invariance pulls views of the same sample together, and never different samples.",
-        "VICReg, equation 5; spec of H-JEPA, defect D7",
-        same_sample,
-        is_jepa,
-    ),
-    Claim(
-        "sigreg.mixture",
-        "With SIGReg the loss is (1 - λ) of the prediction and λ of the statistic of the context, "
-        "averaged over levels.",
-        "LeJEPA (Balestriero & LeCun 2025)",
-        sigreg,
-        has_teacher,
-    ),
-    Claim(
-        "sigreg.definition",
-        "SIGReg is LeJEPA's statistic, value and gradient.",
-        "LeJEPA (Balestriero & LeCun 2025); spec of JEPA, 3.1",
-        definition,
-        is_jepa,
-    ),
-    Claim(
-        "sigreg.not-standardised",
-        "SIGReg sees rank, scale and mean: rows of rank one, shrunk, shifted or all equal score "
-        "ten times an isotropic Gaussian.",
-        "spec of H-JEPA, defect D8 and behaviour 15",
-        not_standardised,
-        is_jepa,
-    ),
-    Claim(
-        "sigreg.directions",
-        "Slices are unit vectors without a preferred direction.",
-        "LeJEPA (Balestriero & LeCun 2025)",
-        directions_uniform,
-        is_jepa,
-    ),
-    Claim(
-        "sigreg.slices",
-        "Slices are new each step, and the same whatever samples a rank holds.",
-        "LeJEPA; spec of JEPA, 3.1",
-        slices,
-        still,
-    ),
-)
+    first = loss(0, own.ids)
+    return all_of(
+        above("changed by the step", abs(loss(1, own.ids) - first), MATTERS),
+        at_most("changed by other samples", abs(loss(0, own.ids + 1000) - first), 0.0),
+    )

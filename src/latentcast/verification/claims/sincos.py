@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentcast.config import SinCos
 from latentcast.nn.hierarchy import Hierarchy, Level
 from latentcast.objectives.jepa import Jepa
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most
+from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
     EXACT,
     finest,
@@ -19,10 +25,11 @@ from latentcast.verification.observe.network import (
     outputs_of,
     real,
     stirred,
-    within,
 )
-from latentcast.verification.observe.rotary import Grid, is_jepa, sizes, strides, vector
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.rotary import Grid, sizes, strides, vector
+from latentcast.verification.observe.twin import Twin
+
+IJEPA = "I-JEPA reference code, vision_transformer.py"
 
 
 def naive_sincos(grid: Grid, width: int) -> Tensor:
@@ -41,94 +48,76 @@ def naive_sincos(grid: Grid, width: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def _is_sincos(twin: Twin) -> bool:
+    return isinstance(transformer_of(twin.config).positions, SinCos)
+
+
+def _entering(first: nn.Module, source: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+    """What a module reads in a run, and what another one had made before."""
+    entered: list[Tensor] = []
+    handle = first.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+    with outputs_of(source) as (outputs,):
+        run()
+    handle.remove()
+    return entered[0], outputs[0]
+
+
+@claim("sincos.encoder", "Patches get I-JEPA's fixed sine-cosine positions, columns first.",
+       source=IJEPA, about=_is_sincos)  # fmt: skip
 @torch.no_grad()
-def _sincos_encoder(subject: Subject) -> Evidence:
-    objective = stirred(subject.objective(), subject.seed)
-    encoder, told = finest(objective), {}
-    for size in sizes(subject):
+def encoder_positions(twin: Twin) -> Evidence:
+    objective = stirred(twin.objective(), twin.seed)
+    encoder, parts = finest(objective), list[Evidence]()
+    for size in sizes(twin):
         generator = torch.Generator().manual_seed(1)
-        channels = subject.config.input.channels
+        channels = twin.config.input.channels
         values = torch.randn(2, channels, *size, generator=generator, dtype=torch.float64)
         added = encoder.embed(values)[:, encoder.prefix :] - naive_patches(encoder.patches, values)
         grid = tuple(n // encoder.patches.patch for n in size)
         expected = naive_sincos(grid, encoder.config.width).expand_as(added)
-        told[f"difference on {grid}"] = (furthest(added, expected), EXACT)
-    return within(told)
+        parts.append(at_most(f"difference on {grid}", furthest(added, expected), EXACT))
+    return all_of(*parts)
 
 
+@claim("sincos.levels", "Cells of a coarser level get the positions of their own grid.",
+       source="our design", about=lambda twin: _is_sincos(twin) and strides(twin) > 1)  # fmt: skip
 @torch.no_grad()
-def _sincos_levels(subject: Subject) -> Evidence:
-    objective = stirred(subject.objective(), subject.seed)
-    encoder, told = objective.encoder("student"), {}
+def level_positions(twin: Twin) -> Evidence:
+    encoder = stirred(twin.objective(), twin.seed).encoder("student")
     assert isinstance(encoder, Hierarchy)
-    values = real(subject).values
+    values, parts = real(twin).values, list[Evidence]()
     grids = encoder.grids(tuple(values.shape[2:]))
     for number, level in enumerate(encoder.coarser, start=1):
         assert isinstance(level, Level)
         first = level.blocks[0] if len(level.blocks) else level.norm
-        entered: list[Tensor] = []
-        handle = first.register_forward_pre_hook(
-            lambda module, args, entered=entered: entered.append(args[0])
-        )
-        with outputs_of(level.merge) as (merged,):
-            encoder(values)
-        handle.remove()
-        expected = naive_sincos(grids[number], level.config.width).expand_as(merged[0])
-        gap = furthest(entered[0] - merged[0], expected)
-        told[f"level {number}, difference on {grids[number]}"] = (gap, EXACT)
-    return within(told)
+        entered, merged = _entering(first, level.merge, lambda: encoder(values))
+        expected = naive_sincos(grids[number], level.config.width).expand_as(merged)
+        name = f"level {number}, difference on {grids[number]}"
+        parts.append(at_most(name, furthest(entered - merged, expected), EXACT))
+    return all_of(*parts)
 
 
+@claim("sincos.predictor", "Context and queries of a predictor get the positions of their places.",
+       source=IJEPA, about=is_jepa)  # fmt: skip
 @torch.no_grad()
-def _sincos_predictor(subject: Subject) -> Evidence:
-    """What the first block of each predictor gets, less what was embedded there."""
-    objective = stirred(subject.objective(), subject.seed)
+def predictor_positions(twin: Twin) -> Evidence:
+    """What the first block of each predictor reads, less what was embedded there."""
+    objective = stirred(twin.objective(), twin.seed)
     assert isinstance(objective, Jepa)
-    grids = objective.student.grids(subject.config.input.size)
-    told = {}
-    for n, grid in enumerate(grids):
+    parts = []
+    for n, grid in enumerate(objective.student.grids(twin.config.input.size)):
         predictor, count = objective.predictors[n], math.prod(grid)
-        width = objective.student.widths[n]
         places = torch.randperm(count, generator=torch.Generator().manual_seed(n))
-        known, asked = places[: max(1, count // 3)], places[max(1, count // 3) :]
-        entered: list[Tensor] = []
-        first = predictor.get_submodule("blocks.0")
-        handle = first.register_forward_pre_hook(
-            lambda module, args, entered=entered: entered.append(args[0])
-        )
-        with outputs_of(predictor.get_submodule("embed")) as (embedded,):
-            context = vector(width, n).expand(1, len(known), -1)
-            predictor(context, known.unsqueeze(0), asked.view(1, 1, -1), grid)
-        handle.remove()
-        rows, positions = entered[0][0], naive_sincos(grid, embedded[0].shape[-1])
+        context, queries = places[: max(1, count // 3)], places[max(1, count // 3) :]
+        values = vector(objective.student.widths[n], n).expand(1, len(context), -1)
+        arguments = (values, context.unsqueeze(0), queries.view(1, 1, -1), grid)
+        first, embed = (predictor.get_submodule(name) for name in ("blocks.0", "embed"))
+        (rows, *_), (embedded, *_) = _entering(first, embed, partial(predictor, *arguments))
+        positions = naive_sincos(grid, embedded.shape[-1])
         token = predictor.get_parameter("mask_token").detach()[0]
-        gap = furthest(rows[: len(known)] - embedded[0][0], positions[known])
-        told[f"level {n}, context"] = (gap, EXACT)
-        told[f"level {n}, queries"] = (
-            furthest(rows[len(known) :] - token, positions[asked]),
-            EXACT,
-        )
-    return within(told)
-
-
-def _is_sincos(subject: Subject) -> bool:
-    return isinstance(subject.config.encoder.positions, SinCos)
-
-
-IJEPA = "I-JEPA reference code, vision_transformer.py"
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "sincos.encoder", "Patches get I-JEPA's fixed sine-cosine positions, columns first.",
-        IJEPA, _sincos_encoder, _is_sincos,
-    ),
-    Claim(
-        "sincos.levels", "Cells of a coarser level get the positions of their own grid.",
-        "our design", _sincos_levels,
-        lambda s: _is_sincos(s) and strides(s) > 1,
-    ),
-    Claim(
-        "sincos.predictor", "Context and queries of a predictor get the positions of their places.",
-        IJEPA, _sincos_predictor, is_jepa,
-    ),
-)  # fmt: skip
+        gaps = {
+            "context": furthest(rows[: len(context)] - embedded, positions[context]),
+            "queries": furthest(rows[len(context) :] - token, positions[queries]),
+        }
+        parts += [at_most(f"level {n}, {name}", gap, EXACT) for name, gap in gaps.items()]
+    return all_of(*parts)

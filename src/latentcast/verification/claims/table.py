@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.config.network import Transformer
 from latentcast.engine.optimizer import adamw
@@ -20,11 +21,15 @@ from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.nepa import Nepa
-from latentcast.verification.claim import Claim, Evidence, Number
-from latentcast.verification.observe.network import attention_calls, finest, outputs_of, within
+from latentcast.recipes import recipe
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal
+from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.network import attention_calls, finest, outputs_of
 from latentcast.verification.observe.rotary import measured_turns, stacks
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
+SOURCE = "published tables of NEPA, NEPA-ECG and I-JEPA"
 Shape = tuple[int, int, int, int]
 """Width, depth, heads, MLP width."""
 
@@ -120,12 +125,12 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# -- parameters -------------------------------------------------------------------------------
+# Parameters
 
 
 def counted(config: Config) -> dict[str, int]:
     """Parameters of encoder and predictors by the formulae of a transformer."""
-    encoder, width = config.encoder, config.encoder.width
+    encoder, width = transformer_of(config), config.encoder.width
     values = config.input.channels * encoder.patch ** len(config.input.size)
     total = values * width + width + (width if encoder.cls else 0)
     total += _stack_count(config, encoder) + 2 * width
@@ -150,7 +155,7 @@ def counted(config: Config) -> dict[str, int]:
 
 
 def _stack_count(config: Config, size: Transformer) -> int:
-    encoder, width, hidden = config.encoder, size.width, size.mlp_width
+    encoder, width, hidden = transformer_of(config), size.width, size.mlp_width
     qkv = 3 * width * width + (3 * width if encoder.qkv_bias else 0)
     attention = qkv + width * width + width
     if encoder.qk_norm and encoder.qk_norm_affine:
@@ -160,59 +165,65 @@ def _stack_count(config: Config, size: Transformer) -> int:
     return size.depth * (attention + mlp + 4 * width + scale)
 
 
-def _parameters(subject: Subject) -> Evidence:
-    objective = unallocated(subject.recipe)
+@claim("table.parameters", "Parameters are those the sizes of the recipe amount to, and those "
+       "published where they are.", source=f"formulae of a transformer; {SOURCE}")  # fmt: skip
+def parameters(twin: Twin) -> Evidence:
+    objective, expected = unallocated(twin.recipe), counted(twin.recipe)
     measured = {"encoder": _count(objective.encoder("student"))}
     if isinstance(objective, Jepa):
         measured["predictors"] = _count(objective.predictors)
-    expected = counted(subject.recipe)
-    told: dict[str, Number] = {}
-    for name, number in measured.items():
-        told[name], told[f"{name}, expected"] = number, expected[name]
-    return Evidence(measured == expected, told)
+    parts = [equal(name, number, expected[name]) for name, number in measured.items()]
+    if row := _row(twin):
+        parts.append(equal("encoder, published", measured["encoder"], row.encoder))
+        if row.predictor:
+            parts.append(equal("predictor, published", measured["predictors"], row.predictor))
+    return all_of(*parts)
 
 
-def _published_count(subject: Subject) -> Evidence:
-    objective, row = unallocated(subject.recipe), PUBLISHED[subject.recipe.recipe]
-    encoder = _count(objective.encoder("student"))
-    predictor = _count(objective.predictors) if isinstance(objective, Jepa) else 0
-    told: dict[str, Number] = {"encoder": encoder, "encoder, published": row.encoder}
-    if row.predictor:
-        told |= {"predictor": predictor, "predictor, published": row.predictor}
-    return Evidence((encoder, predictor) == (row.encoder, row.predictor), told)
+def _row(twin: Twin) -> Published | None:
+    """Of the table; none for a recipe that is not published or was changed."""
+    name = twin.recipe.recipe
+    shipped = name in PUBLISHED and not configuration.differences(twin.recipe, recipe(name))
+    return PUBLISHED[name] if shipped else None
 
 
-# -- shapes -----------------------------------------------------------------------------------
+def _is_published(twin: Twin) -> bool:
+    return _row(twin) is not None
 
 
+# Shapes
+
+
+@claim("table.shapes", "Run at full size, width, depth, heads, MLP, tokens are as in the table.",
+       source=SOURCE)  # fmt: skip
 @torch.no_grad()
-def _shapes(subject: Subject) -> Evidence:
+def shapes(twin: Twin) -> Evidence:
     """Sizes as the network at full size shows them when it runs."""
-    config = subject.recipe
+    config = twin.recipe
     objective = unallocated(config)
-    row = PUBLISHED.get(config.recipe)
+    row = _row(twin)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
-    measured, expected = {}, {}
-    encoder = finest(objective)
+    encoder, size = finest(objective), transformer_of(config)
     hidden = [block.get_submodule("mlp.up") for block in encoder.blocks]
     with attention_calls() as calls, outputs_of(*hidden) as up:
         out = encoder.transform(encoder.embed(values), tuple(config.input.size))
-    measured["encoder"] = _ran([call.q for call in calls], [own[0] for own in up])
-    measured["output"] = str(tuple(out.shape))
-    patches = math.prod(n // config.encoder.patch for n in config.input.size)
-    tokens = row.tokens if row else patches + config.encoder.cls
-    size = config.encoder
+    patches = math.prod(n // size.patch for n in config.input.size)
+    tokens = row.tokens if row else patches + size.cls
     shape = row.shape if row else (size.width, size.depth, size.heads, size.mlp_width)
-    expected["encoder"], expected["output"] = str(shape), str((2, tokens, shape[0]))
-    weight = (config.input.channels, *(config.encoder.patch,) * len(config.input.size))
-    measured["patch"] = str(tuple(encoder.patches.weight.shape))
-    expected["patch"] = str(row.patch if row else (shape[0], *weight))
+    patch = (shape[0], config.input.channels, *(size.patch,) * len(config.input.size))
+    weight = encoder.get_parameter("patches.weight")
+    parts = [
+        equal("encoder", _ran([call.q for call in calls], [own[0] for own in up]), str(shape)),
+        equal("output", str(tuple(out.shape)), str((2, tokens, shape[0]))),
+        equal(
+            "patch",
+            str(tuple(weight.shape)),
+            str(row.patch if row else patch),
+        ),
+    ]
     if isinstance(objective, Jepa):
-        _add_levels(objective, config, row, values, measured, expected)
-    told: dict[str, Number] = {}
-    for name, found in measured.items():
-        told[name], told[f"{name}, expected"] = found, expected[name]
-    return Evidence(measured == expected, told)
+        parts += _levels(objective, config, row, values)
+    return all_of(*parts)
 
 
 def _ran(queries: list[Tensor], hidden: list[Tensor]) -> str:
@@ -225,56 +236,53 @@ def _ran(queries: list[Tensor], hidden: list[Tensor]) -> str:
     return str((count * head, len(queries), count, widths.pop()))
 
 
-def _add_levels(
-    objective: Jepa, config: Config, row: Published | None, values: Tensor,
-    measured: dict[str, str], expected: dict[str, str],
-) -> None:  # fmt: skip
-    jepa = config.objective
-    assert isinstance(jepa, JepaConfig)
-    encoder = objective.student
-    assert isinstance(encoder, Hierarchy)
-    levels = encoder(values)
-    sides = [n // config.encoder.patch for n in config.input.size]
+def _levels(
+    objective: Jepa, config: Config, row: Published | None, values: Tensor
+) -> list[Evidence]:
+    """Levels and predictors."""
+    jepa, encoder = config.objective, objective.student
+    assert isinstance(jepa, JepaConfig) and isinstance(encoder, Hierarchy)
+    sides, parts = [n // config.encoder.patch for n in config.input.size], list[Evidence]()
     sizes = [jepa.predictor, *(level.predictor for level in jepa.coarser)]
     widths = [config.encoder.width, *(level.width for level in jepa.coarser)]
     strides = [1, *(level.stride for level in jepa.coarser)]
-    for n, (level, size) in enumerate(zip(levels, sizes, strict=True)):
+    for n, (level, size) in enumerate(zip(encoder(values), sizes, strict=True)):
         sides = [side // strides[n] for side in sides]
-        cells = math.prod(sides)
-        measured[f"level {n}"] = str(tuple(level.values.shape))
-        expected[f"level {n}"] = str((2, cells, widths[n]))
         predictor = objective.predictors[n]
         hidden = [b.get_submodule("mlp.up") for b in predictor.get_submodule("blocks").children()]
-        asked = torch.zeros(4, 2, 3, dtype=torch.int64, device="meta")
+        cells = torch.zeros(4, 2, 3, dtype=torch.int64, device="meta")
         with attention_calls() as calls, outputs_of(*hidden) as up:
-            said = predictor(level.values[:, :5], level.places[:, :5], asked, tuple(sides))
-        measured[f"predictor {n}"] = _ran([c.q for c in calls], [own[0] for own in up])
+            out = predictor(level.values[:, :5], level.ids[:, :5], cells, tuple(sides))
         narrow = (size.width, size.depth, size.heads, size.mlp_width)
         printed = row.narrow if row and row.narrow else narrow
-        expected[f"predictor {n}"] = str(printed)
-        measured[f"prediction {n}"] = str(tuple(said.shape))
-        expected[f"prediction {n}"] = str((4, 2, 3, widths[n]))
+        expected = str((2, math.prod(sides), widths[n]))
+        ran = _ran([c.q for c in calls], [own[0] for own in up])
+        parts += [
+            equal(f"level {n}", str(tuple(level.values.shape)), expected),
+            equal(f"predictor {n}", ran, str(printed)),
+            equal(f"prediction {n}", str(tuple(out.shape)), str((4, 2, 3, widths[n]))),
+        ]
+    return parts
 
 
-# -- switches and numbers ---------------------------------------------------------------------
+# Switches and numbers
 
 
-def _switches(subject: Subject) -> Evidence:
+@claim("table.switches", "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",
+       source=SOURCE, about=_is_published)  # fmt: skip
+def switches(twin: Twin) -> Evidence:
     """What is on and off, and the constants, as modules show them when they are tried."""
-    row = PUBLISHED[subject.recipe.recipe]
-    full, live = unallocated(subject.recipe), subject.objective()
+    row = _row(twin)
+    assert row is not None
+    full, live = unallocated(twin.recipe), twin.objective()
     kinds = [type(module) for module in full.encoder("student").modules()]
-    depth = row.shape[1]
-    measured: dict[str, Number] = {
-        "QK-norms": kinds.count(QKNorm), "LayerScales": kinds.count(LayerScale),
-        "CLS": finest(full).prefix,
-        "qkv biases": sum(n.endswith("qkv.bias") for n, _ in finest(full).named_parameters()),
-    }  # fmt: skip
-    expected: dict[str, Number] = {
-        "QK-norms": 2 * depth * row.qk_norm,
-        "LayerScales": 2 * depth * (row.layer_scale is not None),
-        "CLS": int(row.cls), "qkv biases": depth,
-    }  # fmt: skip
+    depth, biases = row.shape[1], [n for n, _ in finest(full).named_parameters()]
+    parts = [
+        equal("QK-norms", kinds.count(QKNorm), 2 * depth * row.qk_norm),
+        equal("LayerScales", kinds.count(LayerScale), 2 * depth * (row.layer_scale is not None)),
+        equal("CLS", finest(full).prefix, int(row.cls)),
+        equal("qkv biases", sum(name.endswith("qkv.bias") for name in biases), depth),
+    ]
     numbers = {"epsilon": (_measured_epsilon(live), row.epsilon)}
     if row.layer_scale is not None:
         gains = [m.gain.detach() for m in live.modules() if isinstance(m, LayerScale)]
@@ -283,11 +291,11 @@ def _switches(subject: Subject) -> Evidence:
     one = mlp.activation(torch.ones(1, dtype=torch.float64))
     numbers["activation at 1"] = (float(one), (1 + math.erf(1 / math.sqrt(2))) / 2)
     if row.theta is not None:
-        numbers["theta"] = (_measured_theta(live.double(), subject), row.theta)
-    apart = {name: abs(a / b - 1) for name, (a, b) in numbers.items()}
-    bounds = {f"{name}, relative difference": (gap, 1e-5) for name, gap in apart.items()}
-    evidence = within(bounds, **{name: a for name, (a, _) in numbers.items()})
-    return Evidence(evidence.holds and measured == expected, measured | dict(evidence.numbers))
+        numbers["theta"] = (_measured_theta(live.double(), twin), row.theta)
+    for name, (measured, expected) in numbers.items():
+        gap = abs(measured / expected - 1)
+        parts.append(at_most(f"{name}, relative difference", gap, 1e-5))
+    return all_of(*parts, **{name: measured for name, (measured, _) in numbers.items()})
 
 
 def _measured_epsilon(objective: Objective) -> float:
@@ -301,10 +309,10 @@ def _measured_epsilon(objective: Objective) -> float:
     return 1e-10 * (1 / square - 1)
 
 
-def _measured_theta(objective: Objective, subject: Subject) -> float:
+def _measured_theta(objective: Objective, twin: Twin) -> float:
     """From how much faster the first pair turns than the second; K pairs an axis."""
-    patch = subject.config.encoder.patch
-    axes = len(subject.config.input.size)
+    patch = twin.config.encoder.patch
+    axes = len(twin.config.input.size)
     stack = next(stacks(objective, (16 * patch,) * axes))
     turns = measured_turns(stack)["query of block 1"]
     step = torch.angle(turns[:, -1, :2] / turns[:, -2, :2]) if axes == 1 else torch.angle(
@@ -314,39 +322,44 @@ def _measured_theta(objective: Objective, subject: Subject) -> float:
     return float((fast / slow) ** stack.pairs)
 
 
-def _schedules(subject: Subject) -> Evidence:
-    row, schedules = PUBLISHED[subject.recipe.recipe], Schedules.of(subject.recipe)
+@claim("table.schedules", "Learning rate, weight decay and momentum pass the published points.",
+       source=SOURCE, about=_is_published)  # fmt: skip
+def schedules(twin: Twin) -> Evidence:
+    row, live = _row(twin), Schedules.of(twin.recipe)
+    assert row is not None
     last, peak, fall = row.steps - 1, row.warmup - 1, row.steps - row.warmup
     numbers = {
-        "lr of the first step": (schedules.lr(0), row.lr[0]),
-        "lr where the warm-up ends": (schedules.lr(peak), row.lr[1]),
-        "lr of the last step": (schedules.lr(last), row.lr[2]),
-        "lr halfway up": (schedules.lr(row.warmup // 2 - 1), _halfway(row)),
+        "lr of the first step": (live.lr(0), row.lr[0]),
+        "lr where the warm-up ends": (live.lr(peak), row.lr[1]),
+        "lr of the last step": (live.lr(last), row.lr[2]),
+        "lr halfway up": (live.lr(row.warmup // 2 - 1), _halfway(row)),
         "lr a quarter down": (
-            schedules.lr(peak + fall // 4), _cosine(row.lr[1], row.lr[2], fall // 4, fall)
+            live.lr(peak + fall // 4), _cosine(row.lr[1], row.lr[2], fall // 4, fall)
         ),
         "lr halfway down": (
-            schedules.lr(peak + fall // 2), _cosine(row.lr[1], row.lr[2], fall // 2, fall)
+            live.lr(peak + fall // 2), _cosine(row.lr[1], row.lr[2], fall // 2, fall)
         ),
         "weight decay of the first step": (
-            schedules.weight_decay(0), _cosine(*row.decay, 1, row.steps)
+            live.weight_decay(0), _cosine(*row.decay, 1, row.steps)
         ),
         "weight decay after a quarter": (
-            schedules.weight_decay(row.steps // 4 - 1),
+            live.weight_decay(row.steps // 4 - 1),
             _cosine(*row.decay, row.steps // 4, row.steps),
         ),
-        "weight decay of the last step": (schedules.weight_decay(last), row.decay[1]),
+        "weight decay of the last step": (live.weight_decay(last), row.decay[1]),
     }  # fmt: skip
     if row.momentum is not None:
         first, end = row.momentum
-        numbers["momentum of the first step"] = (schedules.momentum(0), first)
+        numbers["momentum of the first step"] = (live.momentum(0), first)
         quarter = first + (end - first) * (row.steps // 4) / last
-        numbers["momentum after a quarter"] = (schedules.momentum(row.steps // 4), quarter)
-        numbers["momentum of the last step"] = (schedules.momentum(last), end)
+        numbers["momentum after a quarter"] = (live.momentum(row.steps // 4), quarter)
+        numbers["momentum of the last step"] = (live.momentum(last), end)
     # Between momenta of the last steps of a run lie some 1e-8.
-    bounds = {f"{name}: difference": (abs(a - b), 1e-9 * max(abs(b), 1e-3))
-              for name, (a, b) in numbers.items()}  # fmt: skip
-    return within(bounds, **{name: a for name, (a, _) in numbers.items()})
+    return all_of(
+        *(at_most(f"{name}: difference", abs(a - b), 1e-9 * max(abs(b), 1e-3))
+          for name, (a, b) in numbers.items()),
+        **{name: a for name, (a, _) in numbers.items()},
+    )  # fmt: skip
 
 
 def _halfway(row: Published) -> float:
@@ -359,60 +372,25 @@ def _cosine(start: float, end: float, done: int, total: int) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done / total)) / 2
 
 
-def _optimizer(subject: Subject) -> Evidence:
+@claim("table.optimizer", "AdamW has the published betas, and decays matrices alone.",
+       source=SOURCE, about=_is_published)  # fmt: skip
+def optimizer(twin: Twin) -> Evidence:
     """Betas and epsilon of the optimizer itself, and how many weights of each kind it decays."""
-    row = PUBLISHED[subject.recipe.recipe]
-    objective = unallocated(subject.recipe)
-    optimizer = adamw(objective, subject.recipe.optimizer)
-    betas = {tuple(group["betas"]) for group in optimizer.param_groups}
-    eps = {float(group["eps"]) for group in optimizer.param_groups}
+    row = _row(twin)
+    assert row is not None
+    objective = unallocated(twin.recipe)
+    groups = adamw(objective, twin.recipe.optimizer).param_groups
     student = _count(objective.student) if isinstance(objective, Nepa | Jepa) else 0
-    held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-    wanted = student + (_count(objective.predictors) if isinstance(objective, Jepa) else 0)
-    decayed = [p for g in optimizer.param_groups if g["decayed"] for p in g["params"]]
-    others = [p for g in optimizer.param_groups if not g["decayed"] for p in g["params"]]
-    wrong = sum(p.numel() for p in decayed if p.ndim < 2)
-    missed = sum(
-        p.numel() for p in others if p.ndim in (2, 4)
-    )  # CLS has three axes, as 1-D patches
-    told: dict[str, Number] = {
-        "betas": str(sorted(betas)), "betas, published": str([row.betas]), "eps": str(sorted(eps)),
-        "parameters held": held, "parameters that are trained": wanted,
-        "biases, norms and gains that are decayed": wrong, "matrices that are not": missed,
-    }  # fmt: skip
-    holds = betas == {row.betas} and eps == {1e-8} and held == wanted and wrong == missed == 0
-    return Evidence(holds, told)
-
-
-def _is_published(subject: Subject) -> bool:
-    return subject.recipe.recipe in PUBLISHED
-
-
-SOURCE = "published tables of NEPA, NEPA-ECG and I-JEPA"
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "table.parameters", "Parameters are those the sizes of the recipe amount to.",
-        "formulae of a transformer", _parameters,
-    ),
-    Claim(
-        "table.published-count", "Parameters are those published.",
-        SOURCE, _published_count, _is_published,
-    ),
-    Claim(
-        "table.shapes", "Run at full size, width, depth, heads, MLP, tokens are as in the table.",
-        SOURCE, _shapes,
-    ),
-    Claim(
-        "table.switches", "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",
-        SOURCE, _switches, _is_published,
-    ),
-    Claim(
-        "table.schedules", "Learning rate, weight decay and momentum pass the published points.",
-        SOURCE, _schedules, _is_published,
-    ),
-    Claim(
-        "table.optimizer", "AdamW has the published betas, and decays matrices alone.",
-        SOURCE, _optimizer, _is_published,
-    ),
-)  # fmt: skip
+    trained = student + (_count(objective.predictors) if isinstance(objective, Jepa) else 0)
+    decayed = [p for group in groups if group["decayed"] for p in group["params"]]
+    others = [p for group in groups if not group["decayed"] for p in group["params"]]
+    # CLS has three axes, as 1-D patches
+    matrices = sum(p.numel() for p in others if p.ndim in (2, 4))
+    return all_of(
+        equal("betas", str({tuple(group["betas"]) for group in groups}), str({row.betas})),
+        equal("eps", str({float(group["eps"]) for group in groups}), str({1e-8})),
+        equal("parameters", sum(p.numel() for p in (*decayed, *others)), trained),
+        equal("biases, norms and gains that are decayed",
+              sum(p.numel() for p in decayed if p.ndim < 2), 0),
+        equal("matrices that are not", matrices, 0),
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a JEPA predicts: the teacher's say of the whole input, and no gradient into it."""
+"""What a JEPA predicts: the teacher's output on the input in full, and no gradient into it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import torch
 
 from latentcast.batch import Inputs
 from latentcast.randomness import Draw
-from latentcast.verification.claim import Claim, Evidence
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
     apart,
     changes,
     has_teacher,
+    layer_normed_teacher,
     live,
     marked,
     move,
@@ -24,214 +27,169 @@ from latentcast.verification.observe.jepa import (
     observe,
     one_pass,
     patch_flags,
-    said_by,
     some_valid,
-    taught,
     values,
+    values_of,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
-def no_gradient(subject: Subject) -> Evidence:
+@claim("targets.no-gradient", "No gradient runs into the targets of any level: the loss does not "
+       "answer to what only they can see, and the teacher's weights have no gradient.",
+       source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher)  # fmt: skip
+def no_gradient(twin: Twin) -> Evidence:
     """The loss's gradient with respect to the input: 0 wherever only a target could see it."""
-    objective = live(subject)
-    x = values(subject).requires_grad_()
-    seen = observe(objective, Inputs(x), subject.draw())
-    seen.output.loss.backward()  # type: ignore[no-untyped-call]
+    objective = live(twin)
+    x = values(twin).requires_grad_()
+    forward = observe(objective, Inputs(x), twin.draw())
+    forward.output.loss.backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None and objective.teacher is not None
-    hidden = ~marked(seen.places, math.prod(subject.config.grids[0]))
-    flags = patch_flags(subject, hidden)
-    through = float(x.grad[flags].abs().max())
-    known = float(x.grad[~flags].abs().max())
-    found = sum(p.grad is not None for p in objective.teacher.parameters())
-    asking = sum(p.requires_grad for p in objective.teacher.parameters())
-    attached = sum(level.values.requires_grad for call in seen.teacher for level in call)
-    return Evidence(
-        through == 0 and not (found or asking or attached) and known > 0,
-        {
-            "gradient at hidden patches": through,
-            "bound": 0,
-            "gradient at visible patches": known,
-            "teacher's parameters with a gradient": found,
-            "that require one": asking,
-            "levels of the teacher with a history": attached,
-        },
+    hidden = ~marked(forward.places, math.prod(twin.config.grids[0]))
+    flags = patch_flags(twin, hidden)
+    teacher = list(objective.teacher.parameters())
+    attached = sum(level.values.requires_grad for call in forward.teacher for level in call)
+    return all_of(
+        at_most("gradient at hidden patches", float(x.grad[flags].abs().max()), 0.0),
+        above("gradient at visible patches", float(x.grad[~flags].abs().max()), 0.0),
+        equal("teacher's parameters with a gradient", sum(p.grad is not None for p in teacher), 0),
+        equal("that require one", sum(p.requires_grad for p in teacher), 0),
+        equal("levels of the teacher with a history", attached, 0),
     )
 
 
-def by_the_teacher(subject: Subject) -> Evidence:
+@claim("targets.teacher", "Targets come from the teacher's weights and predictions from the "
+       "student's.", source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher)  # fmt: skip
+def by_the_teacher(twin: Twin) -> Evidence:
     """The student's weights moved, then the teacher's: whose targets are they?"""
-    objective, x = live(subject), values(subject)
+    objective, x = live(twin), values(twin)
     assert objective.teacher is not None
     before, _ = objective.targets(x, None)
-    first = observe(objective, Inputs(x), subject.draw())
+    first = observe(objective, Inputs(x), twin.draw())
     move(objective.student)
-    held = max(changes(before, objective.targets(x, None)[0]))
-    second = observe(objective, Inputs(x), subject.draw())
+    by_student = max(changes(before, objective.targets(x, None)[0]))
+    second = observe(objective, Inputs(x), twin.draw())
     move(objective.teacher)
-    moved = min(changes(before, objective.targets(x, None)[0]))
-    third = observe(objective, Inputs(x), subject.draw())
-    student = apart(first.predictions[0], second.predictions[0])
-    predictions = apart(second.predictions[0], third.predictions[0])
-    loss = apart(second.output.loss, third.output.loss)
-    return Evidence(
-        held == 0 and predictions == 0 and min(moved, loss, student) > MATTERS,
-        {
-            "targets changed by the student": held,
-            "predictions changed by the teacher": predictions,
-            "bound": 0,
-            "targets changed by the teacher": moved,
-            "loss changed by the teacher": loss,
-            "predictions changed by the student": student,
-        },
-    )
+    by_teacher = min(changes(before, objective.targets(x, None)[0]))
+    third = observe(objective, Inputs(x), twin.draw())
+    predictions = [one.predictions[0] for one in (first, second, third)]
+    return all_of(
+        at_most("targets changed by the student", by_student, 0.0),
+        at_most("predictions changed by the teacher", apart(*predictions[1:]), 0.0),
+        above("targets changed by the teacher", by_teacher, MATTERS),
+        above("loss changed by the teacher", apart(second.output.loss, third.output.loss),
+              MATTERS),
+        above("predictions changed by the student", apart(*predictions[:2]), MATTERS),
+    )  # fmt: skip
 
 
-def untouched(subject: Subject) -> Evidence:
+@claim("targets.untouched", "Nothing that an optimizer moves moves a target.",
+       source="spec of H-JEPA, defect D9", about=has_teacher)  # fmt: skip
+def untouched(twin: Twin) -> Evidence:
     """Everything an optimizer may move is moved; the targets stay, so no head is shared (D9)."""
-    objective, x = live(subject), values(subject)
+    objective, x = live(twin), values(twin)
     before, _ = objective.targets(x, None)
     trainable = objective.trainable()
     with torch.no_grad():
         for number, parameter in enumerate(trainable.values()):
             parameter.add_(noise(parameter.shape, 1000 + number))
     after, _ = objective.targets(x, None)
-    largest = max(changes(before, after))
-    told = {"parameters moved": len(trainable), "targets changed": largest, "bound": 0}
-    return Evidence(largest == 0 and len(trainable) > 0, told)
+    return all_of(
+        at_most("targets changed", max(changes(before, after)), 0.0),
+        above("parameters moved", len(trainable), 0),
+    )
 
 
-def whole_input(subject: Subject) -> Evidence:
+@claim("targets.whole-input", "Each level's targets are the teacher's output with the input in "
+       "full before it, not a masked one.",
+       source="I-JEPA, section 3; spec of JEPA, 1.4", about=has_teacher)  # fmt: skip
+def whole_input(twin: Twin) -> Evidence:
     """Each token of the teacher answers to target patches, to context patches, to all others."""
-    objective, before = one_pass(subject)
-    x = values(subject)
-    patches = math.prod(subject.config.grids[0])
+    objective, before = one_pass(twin)
+    x = values(twin)
+    patches = math.prod(twin.config.grids[0])
     target = marked(before.targets[0].transpose(0, 1).flatten(1), patches)
     context = marked(before.places, patches)
     groups = {"target": target, "context": context, "other": ~(target | context)}
-    least: dict[str, float] = {}
+    parts = []
     for name, flags in groups.items():
         if not bool(flags.any(1).all()):
             continue  # of stretches, everything is one or the other
-        other = torch.where(patch_flags(subject, flags), 3 * noise(x.shape), x)
-        after = observe(objective, Inputs(other), subject.draw())
-        least[name] = min(
+        other = torch.where(patch_flags(twin, flags), 3 * noise(x.shape), x)
+        after = observe(objective, Inputs(other), twin.draw())
+        least = min(
             float((one.values - two.values).detach().abs().amax(-1).min())
             for one, two in zip(before.teacher[-1], after.teacher[-1], strict=True)
         )
-    cells = [level.values.shape[1] for level in before.teacher[-1]]
-    wanted = [math.prod(grid) for grid in subject.config.grids]
-    told: dict[str, float | str] = {
-        f"least change of a token by {name} patches": value for name, value in least.items()
-    }
-    told |= {"lower bound": 1e-12, "tokens": str(cells), "cells": str(wanted)}
-    return Evidence(min(least.values()) > 1e-12 and cells == wanted, told)
+        parts.append(above(f"least change of a token by {name} patches", least, 1e-12))
+    tokens = [level.values.shape[1] for level in before.teacher[-1]]
+    cells = [math.prod(grid) for grid in twin.config.grids]
+    return all_of(*parts, equal("tokens of each level", str(tokens), str(cells)))
 
 
-def deterministic(subject: Subject) -> Evidence:
-    """Drop-path and augmentation of positions switched on; two steps and evaluation mode."""
+@claim("targets.deterministic", "The teacher drops no path and moves no coordinates, in training "
+       "mode too: its output is the same whatever is drawn.",
+       source="spec of H-JEPA, defect D18 and behaviour 7", about=has_teacher)  # fmt: skip
+def deterministic(twin: Twin) -> Evidence:
+    """Drop-path and augmentation of positions switched on; two steps, other samples' draws, and
+    evaluation mode."""
     switched: dict[str, Any] = {"encoder.drop_path": 0.5}
-    if subject.config.encoder.positions.kind == "rotary":
+    if transformer_of(twin.config).positions.kind == "rotary":
         switched["encoder.positions.rescale"] = 2.0
-    objective, x = live(subject, switched), values(subject)
+    objective, x = live(twin, switched), values(twin)
     assert objective.teacher is not None
-    draws = [subject.draw(), Draw(subject.config.train.seed, 1, subject.draw().ids)]
-    said = [observe(objective, Inputs(x), draw).teacher[-1] for draw in draws]
-    student = [objective.student(x, draw=draw) for draw in draws]
+    seed, ids = twin.config.train.seed, twin.draw().ids
+    draws = [Draw(seed, 0, ids), Draw(seed, 1, ids), Draw(seed, 0, ids + 600)]
+    runs = [observe(objective, Inputs(x), draw) for draw in draws]
+    outputs = [one.teacher[-1] for one in runs]
+    student = [objective.student(x, draw=draw) for draw in draws[:2]]
     objective.eval()
     with torch.no_grad():
-        said.append(objective.teacher(x))
-    largest = max(max(changes(said_by(said[0]), said_by(other))) for other in said[1:])
-    alive = min(changes(said_by(student[0]), said_by(student[1]))[:1])
-    told = {"teacher between steps": largest, "bound": 0, "student between steps": alive}
-    return Evidence(largest == 0 and alive > MATTERS, told)
+        outputs.append(objective.teacher(x))
+    first = values_of(outputs[0])
+    return all_of(
+        at_most("teacher between draws",
+                max(max(changes(first, values_of(other))) for other in outputs[1:]), 0.0),
+        above("student between steps",
+              apart(student[0][0].values, student[1][0].values), MATTERS),
+        above("loss between samples", apart(runs[0].output.loss, runs[2].output.loss), 0.0),
+    )  # fmt: skip
 
 
-def layer_normed(subject: Subject) -> Evidence:
+@claim("targets.layer-normed", "Targets are layer-normed over their channels, each token by "
+       "itself, without scale or offset.",
+       source="I-JEPA reference code (src/train.py); spec of JEPA, 1.4",
+       about=layer_normed_teacher)  # fmt: skip
+def layer_normed(twin: Twin) -> Evidence:
     """Each target token against ``(h - mean) / sqrt(variance + 1e-5)`` of the teacher's output."""
-    objective, x = live(subject), values(subject)
+    objective, x = live(twin), values(twin)
     assert objective.teacher is not None
     with torch.no_grad():
         targets, _ = objective.targets(x, None)
-        whole = objective.teacher(x)
+        levels = objective.teacher(x)
     largest = max(
-        apart(target, normed(level.values)) for target, level in zip(targets, whole, strict=True)
+        apart(target, normed(level.values)) for target, level in zip(targets, levels, strict=True)
     )
-    mean = max(float(target.mean(-1).abs().max()) for target in targets)
     spread = max(float((target.var(-1, unbiased=False) - 1).abs().max()) for target in targets)
-    told = {"mean of a token": mean, "variance less 1": spread, "difference": largest}
-    return Evidence(largest <= ROUNDING, told | {"bound": ROUNDING})
+    return all_of(
+        at_most("difference", largest, ROUNDING),
+        mean_of_a_token=max(float(target.mean(-1).abs().max()) for target in targets),
+        variance_less_1=spread,
+    )
 
 
-def instance_normed(subject: Subject) -> Evidence:
-    """With ``target_norm`` instance: each channel over the measured tokens of a sample, by hand."""
-    objective, x = live(subject, {"objective.target_norm": "instance"}), values(subject)
-    assert objective.teacher is not None
-    valid = some_valid(subject, len(x))
-    targets, whole = objective.targets(torch.where(patch_flags(subject, valid), x, 0.0), valid)
+@claim("targets.instance-normed", "With target_norm instance, each channel of a target is normed "
+       "over the measured tokens of its sample.",
+       source="data2vec (Baevski et al. 2022)", about=has_teacher)  # fmt: skip
+def instance_normed(twin: Twin) -> Evidence:
+    objective, x = live(twin, {"objective.target_norm": "instance"}), values(twin)
+    valid = some_valid(twin, len(x))
+    targets, levels = objective.targets(torch.where(patch_flags(twin, valid), x, 0.0), valid)
     largest = 0.0
-    for target, level in zip(targets, whole, strict=True):
+    for target, level in zip(targets, levels, strict=True):
         for b in (0, 1, 2):
-            told = slice(None) if level.seen is None else level.seen[b]
-            rows = level.values[b, told]
+            measured = slice(None) if level.valid is None else level.valid[b]
+            rows = level.values[b, measured]
             centred = rows - rows.sum(0) / len(rows)
             deviation = (centred.square().sum(0) / len(rows) + 1e-5).sqrt()
-            largest = max(largest, apart(target[b, told], centred / deviation))
-    return Evidence(largest <= ROUNDING, {"largest difference": largest, "bound": ROUNDING})
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "targets.no-gradient",
-        "No gradient runs into the targets of any level: the loss does not answer to what only "
-        "they can see, and the teacher's weights have no gradient.",
-        "I-JEPA, section 3; spec of JEPA, 1.4",
-        no_gradient,
-        has_teacher,
-    ),
-    Claim(
-        "targets.teacher",
-        "Targets come from the teacher's weights and predictions from the student's.",
-        "I-JEPA, section 3; spec of JEPA, 1.4",
-        by_the_teacher,
-        has_teacher,
-    ),
-    Claim(
-        "targets.untouched",
-        "Nothing that an optimizer moves moves a target.",
-        "spec of H-JEPA, defect D9",
-        untouched,
-        has_teacher,
-    ),
-    Claim(
-        "targets.whole-input",
-        "Each level's targets are what the teacher says with the whole input before it, not a "
-        "masked one.",
-        "I-JEPA, section 3; spec of JEPA, 1.4",
-        whole_input,
-        has_teacher,
-    ),
-    Claim(
-        "targets.deterministic",
-        "The teacher drops no path and moves no coordinates, in training mode too.",
-        "spec of H-JEPA, defect D18 and behaviour 7",
-        deterministic,
-        has_teacher,
-    ),
-    Claim(
-        "targets.layer-normed",
-        "Targets are layer-normed over their channels, each token by itself, without scale or "
-        "offset.",
-        "I-JEPA reference code (src/train.py); spec of JEPA, 1.4",
-        layer_normed,
-        taught,
-    ),
-    Claim(
-        "targets.instance-normed",
-        "With target_norm instance, each channel of a target is normed over the measured tokens of "
-        "its sample.",
-        "data2vec (Baevski et al. 2022)",
-        instance_normed,
-        has_teacher,
-    ),
-)
+            largest = max(largest, apart(target[b, measured], centred / deviation))
+    return at_most("largest difference", largest, ROUNDING)

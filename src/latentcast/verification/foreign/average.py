@@ -18,6 +18,7 @@ from torch.optim.optimizer import (
 )
 
 from latentcast.errors import LatentcastError
+from latentcast.verification.evidence import above, at_most, equal
 from latentcast.verification.foreign.verified import Lines, Verified
 from latentcast.verification.report.lines import Line
 
@@ -33,7 +34,7 @@ Momentum = float | Callable[[int], float]
 FORMULA = {
     "ema.formula": "Each move is momentum × teacher + (1 − momentum) × student.",
     "ema.updated-weights": "The student it averages has the weights of now.",
-    "ema.momentum": "Its momentum is the one that was asked for.",
+    "ema.momentum": "Its momentum is the expected one.",
 }
 
 
@@ -47,8 +48,8 @@ class _Event:
 
 
 @dataclass
-class _Seen:
-    """What an observed stretch of training gave away."""
+class _Watched:
+    """What was recorded of a stretch of training."""
 
     events: list[_Event] = field(default_factory=list)
     optimizers: set[int] = field(default_factory=set)
@@ -86,7 +87,7 @@ def verify_ema(
         step: does one optimizer step of the code in question, average and all.
         student: what the optimizer moves.
         teacher: its average; parameters in the student's order.
-        momentum: what it should be, a number or a function of the step from 0; None only tells.
+        momentum: what it should be, a number or a function of the step from 0; None only shows it.
         steps: how often ``step`` is called; from the second on student and teacher differ.
         buffers_copied: the teacher's buffers are to be the student's.
 
@@ -99,28 +100,26 @@ def verify_ema(
             "verify_ema: student and teacher have different parameters; give the module that is "
             "averaged and its average"
         )
-    seen = _observe(step, student, teacher, steps)
-    if not any(event.what == "after" for event in seen.events):
+    watched = _observe(step, student, teacher, steps)
+    if not any(event.what == "after" for event in watched.events):
         raise LatentcastError(
             "verify_ema: no torch optimizer took a step; step() must do a whole training step"
         )
     lines = Lines()
-    moves = list(_moves(seen.events))
-    taken = sum(event.what == "after" for event in seen.events)
-    lines.add("ema.happens", "The teacher moves.", bool(moves), steps=taken, moves=len(moves))
+    moves = list(_moves(watched.events))
+    taken = sum(event.what == "after" for event in watched.events)
+    lines.add("ema.happens", "The teacher moves.", above("moves", len(moves), 0), steps=taken)
     own = {id(p) for p in teacher.parameters()}
     lines.add(
         "ema.frozen",
         "The teacher is not in the optimizer and gets no gradient.",
-        not own & seen.optimizers and not seen.with_gradient,
-        in_the_optimizer=len(own & seen.optimizers),
-        with_gradient=seen.with_gradient,
+        equal("in the optimizer", len(own & watched.optimizers), 0),
+        equal("with gradient", watched.with_gradient, 0),
     )
     lines.add(
         "ema.eval",
         "The teacher does not drop or normalise as in training.",
-        not seen.in_training,
-        forwards_in_training_mode=seen.in_training,
+        equal("forwards in training mode", watched.in_training, 0),
     )
     if moves:
         _when(lines, moves, taken)
@@ -131,27 +130,27 @@ def verify_ema(
 
 def _observe(
     step: Callable[[], object], student: nn.Module, teacher: nn.Module, steps: int
-) -> _Seen:
-    seen = _Seen()
+) -> _Watched:
+    watched = _Watched()
 
     def note(what: str) -> None:
-        last = seen.events[-1] if seen.events else None
+        last = watched.events[-1] if watched.events else None
         # Of a forward pass with many modules one event is enough, while nothing moves.
         if last is None or what != last.what or not _same(last.teacher, _parameters(teacher)):
-            held = ([p.clone() for p in _parameters(m)] for m in (teacher, student))
-            seen.events.append(_Event(what, *held))
+            copies = ([p.clone() for p in _parameters(m)] for m in (teacher, student))
+            watched.events.append(_Event(what, *copies))
 
     def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        seen.optimizers |= {id(p) for group in optimizer.param_groups for p in group["params"]}
+        watched.optimizers |= {id(p) for group in optimizer.param_groups for p in group["params"]}
         gradients = [p.grad for p in teacher.parameters() if p.grad is not None]
-        seen.with_gradient += sum(bool(g.any()) for g in gradients)
+        watched.with_gradient += sum(bool(g.any()) for g in gradients)
         note("before")
 
     def forward(module: nn.Module, args: Any) -> None:
         note("forward")
 
     def in_training(module: nn.Module, args: Any) -> None:
-        seen.in_training += module.training and _drops(module)
+        watched.in_training += module.training and _drops(module)
 
     with _hooks(before, lambda *_: note("after")):
         hooks = [
@@ -166,7 +165,7 @@ def _observe(
         finally:
             for hook in hooks:
                 hook.remove()
-    return seen
+    return watched
 
 
 @contextmanager
@@ -210,8 +209,7 @@ def _when(lines: Lines, moves: Sequence[_Move], taken: int) -> None:
     lines.add(
         "ema.once",
         "It moves once for each optimizer step, not for each micro-batch.",
-        most == 1,
-        most_moves_in_a_step=most,
+        equal("most moves in a step", most, 1),
         moves=len(moves),
         steps=taken,
     )
@@ -223,10 +221,9 @@ def _when(lines: Lines, moves: Sequence[_Move], taken: int) -> None:
     lines.add(
         "ema.after-step",
         "It moves after the optimizer's step and before the next forward.",
-        not early and not inside and not never,
-        moves_between_forward_pass_and_optimizer=early,
-        moves_by_the_optimizer=inside,
-        steps_without_a_move_after_them=never,
+        equal("moves between forward pass and optimizer", early, 0),
+        equal("moves by the optimizer", inside, 0),
+        equal("steps without a move after them", never, 0),
     )
 
 
@@ -260,15 +257,12 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
     lines.add(
         "ema.formula",
         FORMULA["ema.formula"],
-        worst <= AVERAGED,
-        largest_residual=worst,
-        bound=AVERAGED,
+        at_most("largest residual", worst, AVERAGED),
     )
     lines.add(
         "ema.updated-weights",
         FORMULA["ema.updated-weights"],
-        not stale,
-        moves_towards_older_weights=stale,
+        equal("moves towards older weights", stale, 0),
     )
     if momentum is None:
         lines.append(
@@ -283,19 +277,17 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
         return
     gaps = []
     for number, measured, unsure in found:
-        wanted = momentum(number) if callable(momentum) else momentum
-        gap = max(0.0, abs(measured - wanted) - unsure) / max(1 - wanted, 1e-6)
-        gaps.append((gap, number, measured, wanted))
-    gap, number, measured, wanted = max(gaps)
+        expected = momentum(number) if callable(momentum) else momentum
+        gap = max(0.0, abs(measured - expected) - unsure) / max(1 - expected, 1e-6)
+        gaps.append((gap, number, measured, expected))
+    gap, number, measured, expected = max(gaps)
     lines.add(
         "ema.momentum",
         FORMULA["ema.momentum"],
-        gap <= 1e-2,
+        at_most("difference of the gain", gap, 1e-2),
         step=number,
         measured=measured,
-        expected=wanted,
-        difference_of_the_gain=gap,
-        bound=1e-2,
+        expected=expected,
     )
 
 
@@ -328,9 +320,8 @@ def _buffers(lines: Lines, student: nn.Module, teacher: nn.Module, copied: bool)
     lines.add(
         "ema.buffers",
         "The teacher's buffers are the student's.",
-        not differ,
+        equal("different", differ, 0),
         buffers=len(pairs),
-        different=differ,
     )
 
 

@@ -1,4 +1,4 @@
-"""A predictor of the next embedding, asked: does it see what it predicts?"""
+"""A predictor of the next embedding, from outside: does it see what it predicts?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.errors import LatentcastError
+from latentcast.verification.evidence import at_most, equal
 from latentcast.verification.foreign.verified import Lines, Verified
 
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -17,11 +18,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def verify_nepa(
     model: Predict, values: Tensor, loss: Loss | None = None, places: int = 8
 ) -> Verified:
-    """Ask a causal predictor of embeddings: does it see what it predicts, and predict the next?
+    """Look at a causal predictor of embeddings: does it see what it predicts, and predict the next?
 
     Args:
         model: maps values to (embeddings, predictions), both ``(B, N, width)``; prediction ``i``
-            is of embedding ``i + 1``. A module is asked in evaluation mode.
+            is of embedding ``i + 1``. A module is run in evaluation mode.
         values: a batch, as the model takes it.
         loss: of (embeddings, predictions), as training computes it.
         places: at which the values are disturbed, evenly over them, the last ones included.
@@ -51,7 +52,7 @@ def _causal(lines: Lines, model: Predict, values: Tensor, places: int) -> None:
             "one shape, (B, N, width)"
         )
     sample = values[0].numel()
-    seen_early, largest, blind, touches = 0, 0.0, 0, 0
+    early, largest, blind, touches = 0, 0.0, 0, 0
     for place in torch.linspace(0, sample - 1, places).long().tolist():
         other = values.clone()
         other.view(len(values), -1)[:, place] += 3.0 + values.abs().max()
@@ -63,24 +64,22 @@ def _causal(lines: Lines, model: Predict, values: Tensor, places: int) -> None:
         touches = max(touches, len(touched))
         before = (h2[:, :first] - h[:, :first]).abs()
         if before.numel() and bool((before != 0).any()):
-            seen_early += 1
+            early += 1
             largest = max(largest, float(before.max()))
         blind += bool((h2[:, first:] == h[:, first:]).all())
     lines.add(
         "nepa.local",
         "An embedding is of its own patch alone.",
-        touches == 1,
-        patches_that_one_value_touches=touches,
+        equal("patches that one value touches", touches, 1),
     )
     lines.add(
         "nepa.causal",
         "No output sees a later patch, bit for bit.",
-        not seen_early,
+        equal("seen too early", early, 0),
         places=places,
-        seen_too_early=seen_early,
         largest_change=largest,
     )
-    lines.add("nepa.sees", "An output sees its own patch.", not blind, blind_to=blind)
+    lines.add("nepa.sees", "An output sees its own patch.", equal("blind to", blind, 0))
 
 
 def _loss(lines: Lines, loss: Loss, z: Tensor, h: Tensor) -> None:
@@ -89,25 +88,25 @@ def _loss(lines: Lines, loss: Loss, z: Tensor, h: Tensor) -> None:
     value = loss(target, output)
     into_target, into_output = torch.autograd.grad(value, (target, output), allow_unused=True)
     leak = 0.0 if into_target is None else float(into_target.abs().max())
-    lines.add("nepa.stop-gradient", "The target gets no gradient.", leak == 0.0, largest=leak)
+    lines.add("nepa.stop-gradient", "The target gets no gradient.", at_most("largest", leak, 0.0))
     last = float("nan") if into_output is None else float(into_output[:, -1].abs().max())
-    found = {shift: _cosine(z, h, shift) for shift in (0, 1, 2)}
-    gaps = {shift: abs(float(value.detach()) - wanted) for shift, wanted in found.items()}
+    cosines = {shift: _cosine(z, h, shift) for shift in (0, 1, 2)}
+    gaps = {shift: abs(float(value.detach()) - cosine) for shift, cosine in cosines.items()}
     best = min(gaps, key=lambda shift: gaps[shift])
+    # Where none fits, the loss is another function, and the next line says so.
+    fit = [equal("shift that fits best", best, 1)] if gaps[best] <= 1e-4 else []
     lines.add(
         "nepa.shift",
         "Prediction i is held against embedding i + 1, the last one against nothing.",
-        last == 0.0 and (gaps[best] > 1e-4 or best == 1),
-        gradient_of_the_last_output=last,
-        shift_that_fits_best=best,
+        at_most("gradient of the last output", last, 0.0),
+        *fit,
     )
     lines.add(
         "nepa.loss",
         "It is −mean cos(prediction, next embedding), in float64.",
-        gaps[1] <= 1e-5,
+        at_most("difference", gaps[1], 1e-5),
         loss=float(value.detach()),
-        formula=found[1],
-        bound=1e-5,
+        formula=cosines[1],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latentcast.verification.claim import Evidence, Number
+from latentcast.verification.evidence import Evidence, Number, all_of
 from latentcast.verification.report.lines import Line
 
 
@@ -25,14 +25,12 @@ class Verified:
     def __str__(self) -> str:
         marks = {"holds": "holds ", "broken": "BROKEN", "not measured": "  –   "}
         return "\n".join(
-            f"{marks[line.verdict]}  {line.id}: {line.sentence} [{line.told()}]"
+            f"{marks[line.verdict]}  {line.id}: {line.sentence} [{line.text()}]"
             for line in self.lines
         )
 
 
 class Lines(list[Line]):
-    def add(self, id: str, sentence: str, holds: bool, **numbers: Number) -> None:
-        told = {name.replace("_", " "): value for name, value in numbers.items()}
-        self.append(
-            Line.of(id, sentence, "latentcast.verification.foreign", Evidence(holds, told), 0.0)
-        )
+    def add(self, id: str, sentence: str, *parts: Evidence, **context: Number) -> None:
+        evidence = all_of(*parts, **context)
+        self.append(Line.of(id, sentence, "latentcast.verification.foreign", evidence))

@@ -1,6 +1,6 @@
-"""One forward pass of a JEPA as seen from outside: what each part was given, and what it said.
+"""One forward pass of a JEPA as seen from outside: the input and output of each part.
 
-By hooks and a recorder around the mask sampler; nothing of the objective's own bookkeeping (its
+By hooks and a wrapper of the mask sampler; nothing of the objective's own bookkeeping (its
 scalars, its views) is believed.
 """
 
@@ -23,22 +23,25 @@ from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.network import finest
+from latentcast.verification.observe.twin import Twin
 
 Grid = tuple[int, ...]
 ROUNDING = 1e-10
 """Float64 in another order of summation; the quantities are of the order of 1."""
 MATTERS = 1e-6
 """What has to move moves more than this, or the measurement would be of nothing."""
-_ARGUMENTS = ("context", "places", "targets", "grid", "seen", "asked", "hint")
+_ARGUMENTS = (
+    "context", "context_ids", "target_ids", "grid", "context_valid", "target_valid", "hint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a predictor: what it was given, by name, and what it said."""
+    """One call of a predictor: its arguments by name, and its predictions."""
 
-    given: Mapping[str, Any]
-    said: Tensor
+    arguments: Mapping[str, Any]
+    out: Tensor
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Pass:
     """What was seen of one forward pass.
 
     Attributes:
-        drawn: masks as the sampler gave them, and the draw it was given, of each call.
+        drawn: draw and masks of each call of the sampler.
         student, teacher: levels of each call, bottom-up.
         lengths: tokens in each call of the student's first block.
         calls: of each level's predictor.
@@ -61,34 +64,34 @@ class Pass:
 
     @property
     def context(self) -> list[Tokens]:
-        """The levels of the context: of the student's call that a predictor was given."""
+        """The levels of the context: those of the student's last call."""
         return self.student[-1]
 
     @property
     def places(self) -> Tensor:
-        """``(B, K)``: the patches that the finest predictor was given."""
-        places: Tensor = self.calls[0][0].given["places"]
+        """``(B, K)``: the patches of the context that the finest predictor reads."""
+        places: Tensor = self.calls[0][0].arguments["context_ids"]
         return places
 
     @property
     def targets(self) -> tuple[Tensor, ...]:
-        """``(M, B, T)`` for each level: the cells that its predictor was asked for."""
-        return tuple(calls[0].given["targets"] for calls in self.calls)
+        """``(M, B, T)`` for each level: the cells that its predictor is to predict."""
+        return tuple(calls[0].arguments["target_ids"] for calls in self.calls)
 
     @property
     def predictions(self) -> list[Tensor]:
-        return [calls[0].said for calls in self.calls]
+        return [calls[0].out for calls in self.calls]
 
 
-class _Recorder:
-    """A mask sampler that keeps what it hands on."""
+class _RecordedSampler:
+    """A mask sampler that writes down what it draws."""
 
-    def __init__(self, sampler: Any, kept: list[tuple[Draw, Masks]]) -> None:
-        self.sampler, self.kept = sampler, kept
+    def __init__(self, sampler: Any, drawn: list[tuple[Draw, Masks]]) -> None:
+        self.sampler, self.drawn = sampler, drawn
 
     def __call__(self, draw: Draw, valid: Tensor | None = None) -> Masks:
         masks: Masks = self.sampler(draw, valid)
-        self.kept.append((draw, masks))
+        self.drawn.append((draw, masks))
         return masks
 
     def sizes(self) -> Any:
@@ -96,59 +99,59 @@ class _Recorder:
 
 
 def observe(objective: Jepa, inputs: Inputs, draw: Draw | None) -> Pass:
-    """Run the objective as the loop does, and watch."""
+    """A forward pass of the objective as the loop does it, recorded."""
     return watch(objective, lambda: objective(inputs, draw))[1]
 
 
 def watch(objective: Jepa, run: Callable[[], Any]) -> tuple[Any, Pass]:
-    """Whatever is run with it: what that gave, and what was seen on the way."""
-    seen = Pass(Output(torch.zeros(()), torch.zeros(())), calls=[[] for _ in objective.predictors])
+    """Whatever is run with it: its result, and what was recorded on the way."""
+    found = Pass(Output(torch.zeros(()), torch.zeros(())), calls=[[] for _ in objective.predictors])
 
-    def kept(into: list[list[Tokens]]) -> Any:
-        return lambda module, args, said: into.append(said)
+    def levels(into: list[list[Tokens]]) -> Any:
+        return lambda module, args, out: into.append(out)
 
     def length(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.lengths.append((args[0] if args else kwargs["x"]).shape[1])
+        found.lengths.append((args[0] if args else kwargs["x"]).shape[1])
 
     def call(into: list[Call]) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, said: Tensor) -> None:
-            given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-            into.append(Call({name: given.get(name) for name in _ARGUMENTS}, said))
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Tensor) -> None:
+            named = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+            into.append(Call({name: named.get(name) for name in _ARGUMENTS}, out))
 
         return hook
 
     with ExitStack() as stack:
         student, teacher = objective.student, objective.teacher
-        handles = [student.register_forward_hook(kept(seen.student))]
+        handles = [student.register_forward_hook(levels(found.student))]
         if teacher is not None:
-            handles.append(teacher.register_forward_hook(kept(seen.teacher)))
-        first = student.finest.blocks[0]
+            handles.append(teacher.register_forward_hook(levels(found.teacher)))
+        first = finest(objective).blocks[0]
         handles.append(first.register_forward_pre_hook(length, with_kwargs=True))
-        for predictor, calls in zip(objective.predictors, seen.calls, strict=True):
+        for predictor, calls in zip(objective.predictors, found.calls, strict=True):
             handles.append(predictor.register_forward_hook(call(calls), with_kwargs=True))
         for handle in handles:
             stack.callback(handle.remove)
         stack.callback(setattr, objective, "masks", objective.masks)
-        objective.masks = _Recorder(objective.masks, seen.drawn)
-        given = run()
-    if isinstance(given, Output):
-        seen.output = given
-    return given, seen
+        objective.masks = _RecordedSampler(objective.masks, found.drawn)
+        result = run()
+    if isinstance(result, Output):
+        found.output = result
+    return result, found
 
 
-def live(subject: Subject, changes: Mapping[str, Any] | None = None, moved: bool = True) -> Jepa:
-    """The twin in training mode and float64, its regularizer off unless asked for.
+def live(twin: Twin, changes: Mapping[str, Any] | None = None, moved: bool = True) -> Jepa:
+    """The twin in training mode and float64, its regularizer off unless ``changes`` say otherwise.
 
     Args:
         moved: with weights large enough to matter, every gain and bias away from 1 and 0, and a
             teacher that is no longer the student: at initialisation much of what could be wrong
             makes no difference.
     """
-    jepa = subject.config.objective
+    jepa = twin.config.objective
     assert isinstance(jepa, JepaConfig)
     # Without a teacher there has to be one: it is all that such a recipe has against collapse.
     plain: dict[str, Any] = {} if jepa.target == "student" else {"objective.regularizer": None}
-    objective = subject.objective(plain | dict(changes or {}))
+    objective = twin.objective(plain | dict(changes or {}))
     assert isinstance(objective, Jepa)
     if moved:
         with torch.no_grad():
@@ -157,10 +160,10 @@ def live(subject: Subject, changes: Mapping[str, Any] | None = None, moved: bool
     return objective.double().train()
 
 
-def one_pass(subject: Subject, changes: Mapping[str, Any] | None = None) -> tuple[Jepa, Pass]:
+def one_pass(twin: Twin, changes: Mapping[str, Any] | None = None) -> tuple[Jepa, Pass]:
     """The moved twin, and its first training batch passed through it."""
-    objective = live(subject, changes)
-    return objective, observe(objective, Inputs(values(subject)), subject.draw())
+    objective = live(twin, changes)
+    return objective, observe(objective, Inputs(values(twin)), twin.draw())
 
 
 def move(network: nn.Module) -> None:
@@ -175,9 +178,9 @@ def noise(shape: tuple[int, ...] | torch.Size, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def values(subject: Subject, attempt: int = 0) -> Tensor:
+def values(twin: Twin, attempt: int = 0) -> Tensor:
     """Preprocessed samples of the twin in float64; not one of them is missing."""
-    return subject.inputs(attempt).values.double()
+    return twin.inputs(attempt).values.double()
 
 
 def spread_over(flags: Tensor, grid: Grid, patch: int, channels: int) -> Tensor:
@@ -188,15 +191,15 @@ def spread_over(flags: Tensor, grid: Grid, patch: int, channels: int) -> Tensor:
     return wide.expand(-1, channels, *wide.shape[2:])
 
 
-def patch_flags(subject: Subject, flags: Tensor) -> Tensor:
+def patch_flags(twin: Twin, flags: Tensor) -> Tensor:
     """Flags of the twin's patches as flags of its input."""
-    config = subject.config
+    config = twin.config
     return spread_over(flags, config.grids[0], config.encoder.patch, config.input.channels)
 
 
-def some_valid(subject: Subject, batch: int) -> Tensor:
-    """``(B, N)``: one sample whole, one half of it anywhere, one its first third, one nothing."""
-    patches = math.prod(subject.config.grids[0])
+def some_valid(twin: Twin, batch: int) -> Tensor:
+    """``(B, N)`` of patches: all of a sample, half of one, the first third of one, none of one."""
+    patches = math.prod(twin.config.grids[0])
     valid = torch.ones(batch, patches, dtype=torch.bool)
     valid[1] = noise((patches,), 7) > 0
     valid[2, patches // 3 :] = False
@@ -226,8 +229,8 @@ def covered(targets: tuple[Tensor, ...], grids: tuple[Grid, ...]) -> Tensor:
     """``(B, N)`` bool: the patches that lie under a target ``(M, B, T)`` of any level."""
     batch = targets[0].shape[1]
     hidden = torch.zeros(batch, math.prod(grids[0]), dtype=torch.bool)
-    for grid, asked in zip(grids, targets, strict=True):
-        cells = marked(asked.transpose(0, 1).flatten(1), math.prod(grid))
+    for grid, blocks in zip(grids, targets, strict=True):
+        cells = marked(blocks.transpose(0, 1).flatten(1), math.prod(grid))
         hidden |= cells[:, list(parent_of_each(grids[0], grid))]
     return hidden
 
@@ -246,7 +249,7 @@ def changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[float]:
     return [apart(a, b) for a, b in zip(one, other, strict=True)]
 
 
-def said_by(levels: list[Tokens]) -> list[Tensor]:
+def values_of(levels: list[Tokens]) -> list[Tensor]:
     return [level.values for level in levels]
 
 
@@ -256,22 +259,20 @@ def normed(h: Tensor) -> Tensor:
     return centred / (centred.square().sum(-1, keepdim=True) / h.shape[-1] + 1e-5).sqrt()
 
 
-def is_jepa(subject: Subject) -> bool:
-    return isinstance(subject.recipe.objective, JepaConfig)
+def is_jepa(twin: Twin) -> bool:
+    return isinstance(twin.recipe.objective, JepaConfig)
 
 
-def is_hierarchy(subject: Subject) -> bool:
-    return isinstance(subject.recipe.objective, JepaConfig) and bool(
-        subject.recipe.objective.coarser
-    )
+def is_hierarchy(twin: Twin) -> bool:
+    return isinstance(twin.recipe.objective, JepaConfig) and bool(twin.recipe.objective.coarser)
 
 
-def has_teacher(subject: Subject) -> bool:
-    jepa = subject.recipe.objective
+def has_teacher(twin: Twin) -> bool:
+    jepa = twin.recipe.objective
     return isinstance(jepa, JepaConfig) and jepa.target == "teacher"
 
 
-def taught(subject: Subject) -> bool:
+def layer_normed_teacher(twin: Twin) -> bool:
     """A teacher whose output is layer-normed, as I-JEPA's."""
-    jepa = subject.recipe.objective
-    return has_teacher(subject) and isinstance(jepa, JepaConfig) and jepa.target_norm == "layer"
+    jepa = twin.recipe.objective
+    return has_teacher(twin) and isinstance(jepa, JepaConfig) and jepa.target_norm == "layer"

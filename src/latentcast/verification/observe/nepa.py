@@ -19,13 +19,14 @@ from latentcast.objectives.nepa import Nepa, NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.network import (
     corners,
+    finest,
     naive_patches,
     outputs_of,
     real,
     stirred,
     window,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 
 @dataclass
@@ -45,26 +46,26 @@ class Pass:
     output: Output
 
 
-def one_pass(subject: Subject, inputs: Inputs | None = None, trains: bool = True) -> Pass:
-    objective = stirred_nepa(subject)
-    inputs = real(subject) if inputs is None else inputs
-    return again(objective, inputs, draw_of(subject, inputs) if trains else None)
+def one_pass(twin: Twin, inputs: Inputs | None = None, trains: bool = True) -> Pass:
+    objective = stirred_nepa(twin)
+    inputs = real(twin) if inputs is None else inputs
+    return again(objective, inputs, draw_of(twin, inputs) if trains else None)
 
 
-def stirred_nepa(subject: Subject) -> Nepa:
-    objective = stirred(subject.objective(), subject.seed)
+def stirred_nepa(twin: Twin) -> Nepa:
+    objective = stirred(twin.objective(), twin.seed)
     assert isinstance(objective, Nepa)
     return objective
 
 
 def again(objective: Nepa, inputs: Inputs, draw: Draw | None) -> Pass:
-    with outputs_of(objective.student.norm) as (normed,):
+    with outputs_of(finest(objective).norm) as (normed,):
         output = objective(inputs, draw)
-    return Pass(objective, inputs, embedded(objective.student, inputs), normed[0], output)
+    return Pass(objective, inputs, embedded(finest(objective), inputs), normed[0], output)
 
 
-def draw_of(subject: Subject, inputs: Inputs) -> Draw:
-    return Draw(subject.seed, 0, torch.arange(len(inputs.values)))
+def draw_of(twin: Twin, inputs: Inputs) -> Draw:
+    return Draw(twin.seed, 0, torch.arange(len(inputs.values)))
 
 
 def embedded(encoder: PatchEncoder, inputs: Inputs) -> Tensor:
@@ -82,7 +83,7 @@ def naive_cosine(a: Tensor, b: Tensor) -> float:
 
 
 def naive_loss(
-    h: Tensor, z: Tensor, shift: int, told: list[list[bool]] | None = None
+    h: Tensor, z: Tensor, shift: int, valid: list[list[bool]] | None = None
 ) -> tuple[float, int]:
     """``−mean cos(h_t, z_{t + shift})``, a sample and a token at a time; and of how many terms."""
     terms = []
@@ -90,24 +91,24 @@ def naive_loss(
         for t in range(h.shape[1]):
             target = t + shift
             # From CLS on, a shift of 0 compares a token with itself; token 0 is never a target.
-            if 1 <= target < z.shape[1] and (told is None or told[sample][target - 1]):
+            if 1 <= target < z.shape[1] and (valid is None or valid[sample][target - 1]):
                 terms.append(naive_cosine(h[sample, t], z[sample, target]))
     return -math.fsum(terms) / max(1, len(terms)), len(terms)
 
 
-def with_padding(subject: Subject) -> tuple[Inputs, list[list[bool]]]:
-    """Real samples whose ends, of different lengths, were not measured."""
-    whole = real(subject, 4)
-    patch, size = subject.config.encoder.patch, subject.config.input.size
+def with_padding(twin: Twin) -> tuple[Inputs, list[list[bool]]]:
+    """Real samples whose ends, of different lengths, were not measured, and which patches were."""
+    inputs = real(twin, 4)
+    patch, size = twin.config.encoder.patch, twin.config.input.size
     places = corners(size, patch)
-    valid = torch.ones_like(whole.values, dtype=torch.bool)
-    told = [[True] * len(places) for _ in range(len(valid))]
+    valid = torch.ones_like(inputs.values, dtype=torch.bool)
+    measured = [[True] * len(places) for _ in range(len(valid))]
     for sample, count in enumerate((0, 1, len(places) // 3, len(places))):
         for number in range(len(places) - count, len(places)):
             window(valid[sample], places[number], patch).fill_(False)
-            told[sample][number] = False
-    return Inputs(torch.where(valid, whole.values, 0.0), valid), told
+            measured[sample][number] = False
+    return Inputs(torch.where(valid, inputs.values, 0.0), valid), measured
 
 
-def is_nepa(subject: Subject) -> bool:
-    return isinstance(subject.config.objective, NepaConfig)
+def is_nepa(twin: Twin) -> bool:
+    return isinstance(twin.config.objective, NepaConfig)

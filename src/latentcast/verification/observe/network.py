@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,35 +16,14 @@ from latentcast.batch import Inputs
 from latentcast.nn import blocks
 from latentcast.nn.blocks import Block, LayerScale, QKNorm
 from latentcast.nn.hierarchy import Hierarchy
-from latentcast.nn.tokens import PatchEmbedding
+from latentcast.nn.tokens import PatchEmbedding, Tokenizer
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Objective
-from latentcast.verification.claim import Evidence, Number
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.evidence import Evidence, all_of, at_most
+from latentcast.verification.observe.twin import Twin
 
 EXACT = 1e-9
 """Of float64 against float64: thousands of roundings of 1e-16, on numbers of order one."""
-
-
-Bounded = Mapping[str, tuple[float, float]]
-
-
-def within(at_most: Bounded, at_least: Bounded | None = None, /, **also: Number) -> Evidence:
-    """Holds when every number stays on its side of its bound; NaN never does.
-
-    Args:
-        at_most, at_least: by name, a number and its bound.
-        also: told, and not held against anything.
-    """
-    checks = [(name, number, bound, 1.0, "at most") for name, (number, bound) in at_most.items()]
-    for name, (number, bound) in (at_least or {}).items():
-        checks.append((name, number, bound, -1.0, "at least"))
-    holds = bool(checks)
-    told: dict[str, Number] = {}
-    for name, number, bound, sign, word in checks:
-        holds = holds and math.isfinite(number) and sign * number <= sign * bound
-        told[name], told[f"{name}: {word}"] = number, bound
-    return Evidence(holds, told | also)
 
 
 def furthest(a: Tensor, b: Tensor) -> float:
@@ -55,7 +34,7 @@ def furthest(a: Tensor, b: Tensor) -> float:
     return float(gap / b.detach().double().abs().max().clamp(min=1))
 
 
-# -- what is looked at ------------------------------------------------------------------------
+# Networks and what goes through them
 
 
 def stirred(objective: Objective, seed: int, wide: bool = True) -> Objective:
@@ -85,29 +64,31 @@ def stirred(objective: Objective, seed: int, wide: bool = True) -> Objective:
     return objective
 
 
-def real(subject: Subject, samples: int = 3) -> Inputs:
-    """A few preprocessed samples of the subject in float64."""
-    inputs = subject.inputs()
+def real(twin: Twin, samples: int = 3) -> Inputs:
+    """A few preprocessed samples of the twin in float64."""
+    inputs = twin.inputs()
     valid = None if inputs.valid is None else inputs.valid[:samples]
     return Inputs(inputs.values[:samples].double(), valid)
 
 
 def finest(objective: Objective) -> PatchEncoder:
-    """The student's patch encoder."""
+    """The student's transformer over patches."""
     encoder = objective.encoder("student")
-    return encoder.finest if isinstance(encoder, Hierarchy) else encoder
+    patches = encoder.finest if isinstance(encoder, Hierarchy) else encoder
+    assert isinstance(patches, PatchEncoder)
+    return patches
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one attention was asked and answered: ``(B, heads, T, head)`` each."""
+    """What went into one attention and came out: ``(B, heads, T, head)`` each."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     out: Tensor
     causal: bool
-    seen: Tensor | None
+    valid: Tensor | None
 
 
 @contextmanager
@@ -117,10 +98,11 @@ def attention_calls() -> Iterator[list[AttentionCall]]:
     live = blocks.attend
 
     def watched(
-        q: Tensor, k: Tensor, v: Tensor, causal: bool = False, seen: Tensor | None = None
+        q: Tensor, k: Tensor, v: Tensor, causal: bool = False, valid: Tensor | None = None
     ) -> Tensor:
-        out = live(q, k, v, causal, seen)
-        calls.append(AttentionCall(q.detach(), k.detach(), v.detach(), out.detach(), causal, seen))
+        out = live(q, k, v, causal, valid)
+        call = AttentionCall(q.detach(), k.detach(), v.detach(), out.detach(), causal, valid)
+        calls.append(call)
         return out
 
     blocks.attend = watched
@@ -138,14 +120,14 @@ class BlockPass:
     """One block's first forward pass.
 
     Attributes:
-        name: of the block in the objective.
+        name, module: of the block in the objective.
         before, after: of the block itself.
         into, out: of its parts, by name.
         call: of its attention.
     """
 
     name: str
-    block: Block
+    module: Block
     before: Tensor
     after: Tensor
     into: dict[str, Tensor] = field(default_factory=dict)
@@ -153,8 +135,8 @@ class BlockPass:
     call: AttentionCall | None = None
 
     @property
-    def asked(self) -> AttentionCall:
-        """Of its attention.
+    def attention(self) -> AttentionCall:
+        """The call of its attention.
 
         Raises:
             ValueError: there was none.
@@ -169,8 +151,8 @@ class BlockPass:
 
     @property
     def branches(self) -> tuple[Tensor, Tensor]:
-        """What attention and MLP said, each times its gain."""
-        gains = [gain(self.block.scale1), gain(self.block.scale2)]
+        """The outputs of attention and MLP, each times its gain."""
+        gains = [gain(self.module.scale1), gain(self.module.scale2)]
         return self.out["attention"] * gains[0], self.out["mlp"] * gains[1]
 
 
@@ -181,25 +163,25 @@ def gain(scale: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def block_passes(root: nn.Module, run: Callable[[], Any]) -> list[BlockPass]:
-    """What every block under ``root`` got and gave, each the first time ``run`` came by."""
+    """Input and output of every block under ``root``, of the first time that ``run`` runs it."""
     passes: dict[str, BlockPass] = {}
-    handles = []
+    handles: list[Any] = []
 
     def watch(name: str, block: Block, calls: list[AttentionCall]) -> None:
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        parts: dict[str, tuple[Tensor, Tensor]] = {}
         last: list[AttentionCall] = []
 
         def of_part(part: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-                seen[part] = (args[0].detach(), out.detach())
+                parts[part] = (args[0].detach(), out.detach())
                 if part == "attention" and calls:
                     last[:] = calls[-1:]
 
             return hook
 
         def done(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            into = {part: pair[0] for part, pair in seen.items()}
-            outs = {part: pair[1] for part, pair in seen.items()}
+            into = {part: pair[0] for part, pair in parts.items()}
+            outs = {part: pair[1] for part, pair in parts.items()}
             call = last[0] if last else None
             found = BlockPass(name, block, args[0].detach(), out.detach(), into, outs, call)
             passes.setdefault(name, found)
@@ -220,10 +202,10 @@ def block_passes(root: nn.Module, run: Callable[[], Any]) -> list[BlockPass]:
     return list(passes.values())
 
 
-def passes_of(subject: Subject) -> list[BlockPass]:
+def passes_of(twin: Twin) -> list[BlockPass]:
     """Every block of the stirred objective, teacher and predictors included, on real inputs."""
-    objective = stirred(subject.objective(), subject.seed)
-    return evaluated(objective, real(subject))
+    objective = stirred(twin.objective(), twin.seed)
+    return evaluated(objective, real(twin))
 
 
 def evaluated(objective: Objective, inputs: Inputs) -> list[BlockPass]:
@@ -238,11 +220,16 @@ def evaluated(objective: Objective, inputs: Inputs) -> list[BlockPass]:
     return found
 
 
-def worst_of(found: list[BlockPass], gap: Callable[[BlockPass], float]) -> Evidence:
-    """The largest of a difference over blocks, held against float64."""
-    gaps = {seen.name: gap(seen) for seen in found}
-    name = max(gaps, key=lambda n: math.inf if math.isnan(gaps[n]) else gaps[n])
-    return within({"largest difference": (gaps[name], EXACT)}, where=name, blocks=len(gaps))
+def worst_of(
+    passes: list[BlockPass],
+    gap: Callable[[BlockPass], float],
+    bound: float = EXACT,
+    name: str = "largest difference",
+) -> Evidence:
+    """The largest of a difference over blocks, held against a bound."""
+    gaps = {block.name: gap(block) for block in passes}
+    where = max(gaps, key=lambda n: math.inf if math.isnan(gaps[n]) else gaps[n])
+    return all_of(at_most(name, gaps[where], bound), where=where, blocks=len(gaps))
 
 
 @contextmanager
@@ -250,12 +237,12 @@ def outputs_of(*modules: nn.Module) -> Iterator[list[list[Tensor]]]:
     """What each of the modules returned while the context lasts, with its graph."""
     found: list[list[Tensor]] = [[] for _ in modules]
 
-    def keeping(kept: list[Tensor]) -> Callable[..., None]:
-        return lambda module, args, out: kept.append(out)
+    def appending(outputs: list[Tensor]) -> Callable[..., None]:
+        return lambda module, args, out: outputs.append(out)
 
     handles = [
-        module.register_forward_hook(keeping(kept))
-        for module, kept in zip(modules, found, strict=True)
+        module.register_forward_hook(appending(outputs))
+        for module, outputs in zip(modules, found, strict=True)
     ]
     try:
         yield found
@@ -264,7 +251,7 @@ def outputs_of(*modules: nn.Module) -> Iterator[list[list[Tensor]]]:
             handle.remove()
 
 
-# -- references, written out ------------------------------------------------------------------
+# References, written out
 
 
 def naive_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -287,14 +274,14 @@ def naive_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def naive_attention(call: AttentionCall, causal: bool) -> Tensor:
     """Softmax of the scaled products of one query and its keys at a time.
 
-    Keys that are not seen have no weight; a sample of which none is seen has all of them.
+    Keys that are not valid have no weight; a sample of which none is valid has all of them.
     """
     q, k, v = call.q.double(), call.k.double(), call.v.double()
     batch, _, tokens, head = q.shape
     out = torch.zeros_like(v)
     counts = torch.ones(batch, tokens, dtype=torch.float64)
-    if call.seen is not None:
-        for sample, own in enumerate(call.seen):
+    if call.valid is not None:
+        for sample, own in enumerate(call.valid):
             if bool(own.any()):
                 counts[sample] = own.double()
     for t in range(tokens):
@@ -306,15 +293,19 @@ def naive_attention(call: AttentionCall, causal: bool) -> Tensor:
     return out
 
 
-def naive_patches(embedding: PatchEmbedding, values: Tensor) -> Tensor:
-    """Each patch cut out by hand and multiplied with each row of the weights, row-major."""
-    weight = embedding.weight.detach().double()
-    bias = embedding.bias.detach().double()
-    patch, tokens = embedding.patch, []
+def naive_patches(tokenizer: Tokenizer, values: Tensor) -> Tensor:
+    """Each patch cut out by hand and multiplied with each row of the weights, row-major.
+
+    Another tokenizer than the linear one is given each patch alone, as an input of its own.
+    """
+    patch, tokens = tokenizer.patch, []
     for corner in corners(tuple(values.shape[2:]), patch):
         own = window(values.double(), corner, patch)
-        sums = torch.einsum("bi,di->bd", own.flatten(1), weight.flatten(1))
-        tokens.append(sums + bias)
+        if isinstance(tokenizer, PatchEmbedding):
+            weight, bias = (t.detach().double() for t in (tokenizer.weight, tokenizer.bias))
+            tokens.append(torch.einsum("bi,di->bd", own.flatten(1), weight.flatten(1)) + bias)
+        else:
+            tokens.append(tokenizer(own).detach()[:, 0])
     return torch.stack(tokens, dim=1)
 
 

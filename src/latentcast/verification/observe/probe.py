@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -15,32 +16,39 @@ from torch import Tensor, nn
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
-from latentcast.evaluation import classification, features, protocol
+from latentcast.evaluation import features, protocol
+from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task
-from latentcast.verification.observe.data import is_ecg, pictures, recordings
-from latentcast.verification.observe.rehearsal import once
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.pictures import pictures
+from latentcast.verification.observe.recordings import has_twelve_leads, is_ecg, recordings
+from latentcast.verification.observe.twin import Twin
 
 Array = npt.NDArray[Any]
 State = tuple[dict[str, Tensor], dict[str, bool]]
 """Of a module: :func:`state_of`."""
+RESAMPLES = 25
+FITTED = ("penalty", "validation", "weights", "intercepts", "bank", "targets", "classes")
+"""What is fitted or chosen, in heads of all kinds."""
+Calls = list[tuple[tuple[Any, ...], Any]]
+
+
+def can_be_probed(twin: Twin) -> bool:
+    """There is known labelled data in its shape."""
+    return not is_ecg(twin) or has_twelve_leads(twin)
 
 
 @contextmanager
-def watched(owner: Any, name: str) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
-    """Every call of a function while the context lasts: its arguments, and what it gave."""
-    live, seen = getattr(owner, name), list[tuple[tuple[Any, ...], Any]]()
+def calls_of(owner: Any, name: str) -> Iterator[Calls]:
+    """Every call of a function while the context lasts: its arguments, and its result."""
+    live, calls = getattr(owner, name), Calls()
 
-    def watching(*args: Any, **said: Any) -> Any:
-        given = live(*args, **said)
-        seen.append((args, given))
-        return given
+    def recording(*args: Any, **options: Any) -> Any:
+        result = live(*args, **options)
+        calls.append((args, result))
+        return result
 
-    setattr(owner, name, watching)
-    try:
-        yield seen
-    finally:
-        setattr(owner, name, live)
+    with mock.patch.object(owner, name, recording):
+        yield calls
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Fit:
     """A fitted head, as numbers.
 
     Attributes:
-        layer: that it read, where it says so.
+        layer: that it reads.
         numbers: all that was fitted or chosen, by name.
     """
 
@@ -57,30 +65,30 @@ class Fit:
     numbers: Mapping[str, Array]
 
     @classmethod
-    def of(cls, head: Any) -> Fit:
-        told: dict[str, Array] = {}
-        for name in ("penalty", "validation", "weights", "intercepts", "bank", "labels", "classes"):
+    def of(cls, layer: str, head: Any) -> Fit:
+        numbers: dict[str, Array] = {}
+        for name in FITTED:
             value = getattr(head, name, None)
             if value is not None:
-                told[name] = np.asarray(value)
-        if (by := getattr(head, "standardise", None)) is not None:
-            told |= {"mean": by.mean, "std": by.std}
-        return cls(head, getattr(head, "layer", ""), told)
+                numbers[name] = np.asarray(value)
+        if (scale := getattr(head, "standardise", None)) is not None:
+            numbers |= {"mean": scale.mean, "std": scale.std}
+        return cls(head, layer, numbers)
 
     def differs(self, other: Fit) -> list[str]:
         """Names of the numbers that are not the same bits."""
         names = sorted(set(self.numbers) | set(other.numbers))
-        found = [
+        differing = [
             name for name in names
             if name not in self.numbers or name not in other.numbers
             or not np.array_equal(self.numbers[name], other.numbers[name])
         ]  # fmt: skip
-        return found + ["layer"] * (self.layer != other.layer)
+        return differing + ["layer"] * (self.layer != other.layer)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a probe of the trained encoder and its floor did.
+    """A probe of the trained encoder.
 
     Attributes:
         report: as the protocol gives it.
@@ -88,49 +96,44 @@ class Scored:
         before, after: weights, modes and flags of the encoder.
     """
 
-    report: Any
+    report: ProbeReport
     fits: tuple[Fit, ...]
     before: State
     after: State
 
 
-def encoder(subject: Subject) -> Encoder:
-    """What a user loads of the subject's run; a new one each time."""
-    return Encoder.from_pretrained(subject.trained().folder)
+def encoder(twin: Twin) -> Encoder:
+    """What a user loads of the twin's run; a new one each time."""
+    return Encoder.from_pretrained(twin.trained().folder)
 
 
-def store(subject: Subject) -> Store:
+def known_store(twin: Twin) -> Store:
     """The known data that is probed."""
-    return recordings(subject).cohort.store if is_ecg(subject) else pictures(subject).store
+    return recordings(twin).cohort.store if is_ecg(twin) else pictures(twin).store
 
 
-def scored(subject: Subject) -> Scored:
+def scored(twin: Twin) -> Scored:
     """The trained encoder on the known data; the same probe when asked again."""
-    return once(subject, "scored", lambda: score(subject, store(subject)))
+    return twin.once("scored", lambda: score(twin, known_store(twin)))
 
 
-def score(subject: Subject, held: Store) -> Scored:
+def score(twin: Twin, store: Store) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
-    source: Any = encoder(subject)
+    source: Any = encoder(twin)
     before = state_of(source.objective)
-    if held.modality == "ecg":
-        with watched(protocol, "fit_probe") as fitted:
-            report: Any = protocol.probe([source], held, task("superdiagnostic"), resamples=25)
-        fits = [Fit.of(head) for _, head in fitted]
-    else:
-        with watched(classification, "_read") as read:
-            report = classification.classify([source], held, k=5, resamples=25)
-        fits = [Fit.of(head) for _, (head, _) in read]
-    return Scored(report, tuple(fits), before, state_of(source.objective))
+    with calls_of(protocol, "_read") as read:
+        report = protocol.probe([source], store, task(None, store), resamples=RESAMPLES)
+    fits = tuple(Fit.of(layer, head) for _, (layer, head) in read)
+    return Scored(report, fits, before, state_of(source.objective))
 
 
-def other_test(subject: Subject) -> Store:
+def other_test(twin: Twin) -> Store:
     """The same data but for its test split, of which every sample and label is another."""
-    own = store(subject)
-    folder = subject.folder / "another test split"
+    own = known_store(twin)
+    folder = twin.folder / "another test split"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(own.path, folder)
-    changed = type(own).open(folder)
+    changed = Store.open(folder)
     test = own.rows("test")
     shard = np.load(folder / own.manifest.shards[0].file, mmap_mode="r+")
     if changed.modality == "ecg":
@@ -140,8 +143,8 @@ def other_test(subject: Subject) -> Store:
             here = slice(int(begins[row]), int(begins[row + 1]))
             shard[here] = shard[here][::-1] // 2 + 37
             codes = slice(int(changed.labels.indptr[row]), int(changed.labels.indptr[row + 1]))
-            held = changed.labels.indices[codes]
-            swapped = np.where(held == first, second, np.where(held == second, first, held))
+            labels = changed.labels.indices[codes]
+            swapped = np.where(labels == first, second, np.where(labels == second, first, labels))
             changed.labels.indices[codes] = swapped
     else:
         for row in test.tolist():
@@ -151,51 +154,49 @@ def other_test(subject: Subject) -> Store:
     return changed
 
 
-def readings(
-    subject: Subject, source: Any, rows: Array, pooling: str = "mean"
+def features_of(
+    twin: Twin, source: Any, rows: Array, pooling: str = "mean"
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Features by layer, as the protocol extracts them."""
-    held = store(subject)
-    if held.modality == "ecg":
-        return features.extract(source, held, rows, pooling=pooling)
-    return features.extract_images(source, held, rows, pooling=pooling)
+    """Features of the known data by layer, as the protocol extracts them."""
+    return features.extract(source, known_store(twin), rows, pooling=pooling)
 
 
-def truth(subject: Subject) -> Array:
-    """What the source says of each row: bool ``(rows, 3)`` for HYP, MI and NORM, or the class of
+def true_labels(twin: Twin) -> Array:
+    """What the source has for each row: bool ``(rows, 3)`` for HYP, MI and NORM, or the class of
     each image."""
-    if not is_ecg(subject):
-        held = pictures(subject)
-        labels = np.zeros(len(held.store), np.int64)
-        for split, own in held.labels.items():
-            labels[held.rows(split)] = own
+    if not is_ecg(twin):
+        sources = pictures(twin)
+        labels = np.zeros(len(sources.store), np.int64)
+        for split, own in sources.labels.items():
+            labels[sources.rows(split)] = own
         return labels
-    codes = [str(row["scp_codes"]) for row in recordings(subject).cohort.rows]
+    codes = [str(row["scp_codes"]) for row in recordings(twin).cohort.rows]
     return np.array([[word in code for word in ("LVH", "IMI", "NORM")] for code in codes])
 
 
-def rows_of(subject: Subject, split: str) -> Array:
-    """Rows of a split by what the source says."""
-    if is_ecg(subject):
+def rows_of(twin: Twin, split: str) -> Array:
+    """Rows of a split by the source."""
+    if is_ecg(twin):
         folds = {"train": range(1, 9), "validation": (9,), "test": (10,)}[split]
-        return recordings(subject).cohort.members(*folds)
-    return np.sort(pictures(subject).rows({"validation": "val"}.get(split, split)))
+        return recordings(twin).cohort.members(*folds)
+    return np.sort(pictures(twin).rows({"validation": "val"}.get(split, split)))
 
 
 class Foreign(nn.Module):
     """Somebody's network: it has what changes in training mode, and is in it."""
 
-    name, layer_names, causal = "foreign", ("only",), False
+    layer_names, causal = ("only",), False
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, twin: Twin, name: str = "foreign") -> None:
         super().__init__()
-        wanted = subject.config.input
-        self.scale = getattr(wanted, "scale", 1.0)
-        self.sampling_rate = getattr(wanted, "sampling_rate", 0.0)
-        self.leads = getattr(wanted, "leads", ())
-        self.length = getattr(wanted, "length", 0)
-        self.norm = nn.BatchNorm1d(wanted.channels)
-        self.drop = nn.Sequential(nn.Dropout(0.5), nn.Linear(wanted.channels, 4))
+        self.name = name
+        shape = twin.config.input
+        self.scale = getattr(shape, "scale", 1.0)
+        self.sampling_rate = getattr(shape, "sampling_rate", 0.0)
+        self.leads = getattr(shape, "leads", ())
+        self.length = getattr(shape, "length", 0)
+        self.norm = nn.BatchNorm1d(shape.channels)
+        self.drop = nn.Sequential(nn.Dropout(0.5), nn.Linear(shape.channels, 4))
         with torch.no_grad():
             for n, p in enumerate(self.parameters()):
                 p.copy_(torch.linspace(-1, 1, p.numel()).reshape(p.shape) + 0.1 * n)
@@ -211,11 +212,21 @@ class Foreign(nn.Module):
 
 
 def state_of(module: nn.Module) -> State:
-    """Copies of weights and buffers; modes, and whether gradients are asked for, by name."""
+    """Copies of weights and buffers; modes, and whether gradients are required, by name."""
     tensors = {name: value.detach().clone() for name, value in module.state_dict().items()}
     flags = {f"{name} trains": one.training for name, one in module.named_modules()}
-    flags |= {f"{name} asks": one.requires_grad for name, one in module.named_parameters()}
+    flags |= {
+        f"{name} requires a gradient": one.requires_grad for name, one in module.named_parameters()
+    }
     return tensors, flags
+
+
+def changes_of_state(before: State, after: State) -> tuple[list[str], list[str]]:
+    """Names of tensors and of flags that are not what they were."""
+    (tensors, flags), (later, now) = before, after
+    moved = sorted(tensors.keys() ^ later.keys())
+    moved += [n for n in tensors.keys() & later.keys() if not torch.equal(tensors[n], later[n])]
+    return moved, [name for name in flags if flags[name] != now[name]]
 
 
 def naive_auroc(positive: Array, scores: Array) -> float:
@@ -229,5 +240,5 @@ def naive_auroc(positive: Array, scores: Array) -> float:
 
 def mean_of_defined(values: list[float]) -> float:
     """NaN left out."""
-    kept = [value for value in values if value == value]
-    return sum(kept) / len(kept) if kept else float("nan")
+    defined = [value for value in values if value == value]
+    return sum(defined) / len(defined) if defined else float("nan")

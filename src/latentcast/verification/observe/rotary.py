@@ -1,4 +1,4 @@
-"""The angles by which queries and keys are turned, found by what the live attention is asked.
+"""The angles by which queries and keys are turned, found in what goes into the live attention.
 
 Every place is fed the same vector, so that what differs from place to place is positions alone.
 """
@@ -20,6 +20,7 @@ from latentcast.nn.hierarchy import Hierarchy, Level, Tokens
 from latentcast.objectives.base import Objective
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
+from latentcast.verification.observe.config import transformer_of
 from latentcast.verification.observe.network import (
     attention_calls,
     finest,
@@ -28,7 +29,7 @@ from latentcast.verification.observe.network import (
     stirred,
     thirds,
 )
-from latentcast.verification.observe.twin import Subject
+from latentcast.verification.observe.twin import Twin
 
 Grid = tuple[int, ...]
 FLOAT32 = 5e-6
@@ -135,11 +136,16 @@ def stacks(objective: Objective, size: Grid) -> Iterator[Stack]:
 
 
 @torch.no_grad()
-def measured_turns(stack: Stack, draw: Draw | None = None) -> dict[str, Tensor]:
+def measured_turns(
+    stack: Stack, draw: Draw | None = None, factor: float = 1.0
+) -> dict[str, Tensor]:
     """What each pair of each query and key was multiplied with, against no rotation.
 
     Pairs are first half with second half of a head. A CLS token, which is not to be rotated, is
     what the others are compared with; without one it is the product itself, normed by hand.
+
+    Args:
+        factor: by which coordinates are known to be stretched under this draw.
 
     Returns:
         complex ``(heads, cells, pairs)`` for ``query`` and ``key`` of each block.
@@ -157,7 +163,7 @@ def measured_turns(stack: Stack, draw: Draw | None = None) -> dict[str, Tensor]:
             elif number == 0:
                 reference = paired(_plain(stack.blocks[0], name, plain))[:, :1]
             else:  # its own first cell, whose angle block 1 has shown
-                reference = z[:, :1] / stack.turns()[:1]
+                reference = z[:, :1] / stack.turns(factor)[:1]
             found[f"{name} of block {number + 1}"] = z[:, stack.prefix :] / reference
     if not found:
         raise ValueError("no attention was computed")
@@ -196,32 +202,28 @@ def coordinates(stack: Stack, turns: Tensor) -> Tensor:
     return torch.stack([torch.angle(column) for column in columns], -1) / stack.frequency(slow)
 
 
-def sizes(subject: Subject) -> list[Grid]:
+def sizes(twin: Twin) -> list[Grid]:
     """The twin's input, and one of half the extent: positions must hold at any resolution."""
-    whole = subject.config.input.size
-    step = subject.config.encoder.patch * strides(subject)
-    half = tuple(n // 2 // step * step for n in whole)
-    return [whole, half] if all(half) and half != whole else [whole]
+    size = twin.config.input.size
+    step = twin.config.encoder.patch * strides(twin)
+    half = tuple(n // 2 // step * step for n in size)
+    return [size, half] if all(half) and half != size else [size]
 
 
-def strides(subject: Subject) -> int:
-    objective = subject.config.objective
+def strides(twin: Twin) -> int:
+    objective = twin.config.objective
     coarser = objective.coarser if isinstance(objective, JepaConfig) else ()
     return math.prod(level.stride for level in coarser)
 
 
-def live(subject: Subject, changes: dict[str, Any] | None = None) -> Objective:
-    return stirred(subject.objective(changes), subject.seed)
+def live(twin: Twin, changes: dict[str, Any] | None = None) -> Objective:
+    return stirred(twin.objective(changes), twin.seed)
 
 
-def is_rotary(subject: Subject) -> bool:
-    return isinstance(subject.config.encoder.positions, Rotary)
+def is_rotary(twin: Twin) -> bool:
+    return isinstance(transformer_of(twin.config).positions, Rotary)
 
 
-def is_jepa(subject: Subject) -> bool:
-    return isinstance(subject.config.objective, JepaConfig)
-
-
-def is_normalized(subject: Subject) -> bool:
-    positions = subject.config.encoder.positions
+def is_normalized(twin: Twin) -> bool:
+    positions = transformer_of(twin.config).positions
     return isinstance(positions, Rotary) and positions.coordinates == "normalized"

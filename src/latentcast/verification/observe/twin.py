@@ -1,110 +1,68 @@
 """What is verified: a recipe, alive, at a size that takes seconds on two cores.
 
-A subject builds everything through the library itself: store, loader, preprocessing, objective,
-loop. Nothing of it is a copy, so a bug in any of them is in the subject too. What it records of a
-training run it learns from the outside, by hooks and snapshots, and not from what the loop says.
+A twin builds everything through the library itself: store, loader, preprocessing, objective, loop.
+Nothing of it is a copy, so a bug in any of them is in the twin too.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
-from torch.optim.optimizer import (
-    Optimizer,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from typing import Any, TypeVar
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config, EcgInput
+from latentcast.config import Config, EcgInput, EncoderConfig
 from latentcast.data.fit import fitted, reading
 from latentcast.data.store import Store
 from latentcast.data.synthetic import read_source, write_source
-from latentcast.engine import loop
-from latentcast.engine.checkpoint import State
-from latentcast.engine.context import Context
-from latentcast.engine.ema import Ema
-from latentcast.engine.schedules import Schedules
-from latentcast.objectives.base import Objective, Output
+from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
-
-Weights = dict[str, Tensor]
+from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
 
 RECORDS = 50
 """Of the synthetic store: 40 to train on, which is no multiple of a batch."""
+T = TypeVar("T")
 
 
-@dataclass
-class Step:
-    """One optimizer step, as seen from outside.
+@dataclass(frozen=True)
+class _Failed:
+    """In the place of what could not be made."""
 
-    Attributes:
-        before, after: all parameters and buffers before the optimizer moved, and right after it.
-        end: the same when the step was over, the average included.
-        gradients: as the optimizer saw them.
-        rates, decays: of each parameter the optimizer holds, as it saw them.
-        forwards: forward passes since the step before.
-    """
-
-    before: Weights
-    gradients: Weights
-    rates: dict[str, float]
-    decays: dict[str, float]
-    after: Weights = field(default_factory=dict)
-    end: Weights = field(default_factory=dict)
-    forwards: int = 0
+    problem: str
 
 
-@dataclass
-class Trained:
-    """A short run of the engine's own loop."""
-
-    config: Config
-    objective: Objective
-    steps: list[Step]
-    state: State
-    start: Weights
-    folder: Path
-    losses: list[float]
-
-
-class Subject:
-    """A recipe and its twin.
+class Twin:
+    """A recipe and its small counterpart.
 
     Args:
-        recipe: as shipped.
+        recipe: as shipped, or a user's own.
         seed: of weights, data order, masks.
 
     Attributes:
         recipe: at full size; only shapes and numbers are asked of it.
-        config: the twin: the same kind of everything, narrow, shallow, on short inputs.
+        config: the same kind of everything, narrow, shallow, on short inputs.
     """
 
     def __init__(self, recipe: Config, seed: int = 0) -> None:
         self.recipe, self.seed = recipe, seed
         self._folder = tempfile.TemporaryDirectory(prefix="latentcast-verify-")
-        self._runs: dict[str, Trained] = {}
-        self.config = fitted(twin(recipe, seed), self.store)
+        self._made: dict[str, Any] = {}
+        self.config = fitted(twin_config(recipe, seed), self.store)
 
     @cached_property
     def folder(self) -> Path:
-        """A folder of its own, gone with the subject."""
+        """A folder of its own, gone with the twin."""
         return Path(self._folder.name)
 
     @cached_property
     def store(self) -> Store:
         """A synthetic store in the twin's shape, ingested by the library."""
-        small = twin(self.recipe, self.seed)
+        small = twin_config(self.recipe, self.seed)
         return read_source(
             small, write_source(small, self.folder, RECORDS), self.folder / "store"
         ).store
@@ -112,46 +70,44 @@ class Subject:
     def close(self) -> None:
         self._folder.cleanup()
 
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What is made under a name, made when it is first asked for; what failed fails again."""
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except Exception as problem:  # of a library that is broken
+                self._made[name] = _Failed(f"{type(problem).__name__}: {problem}")
+        made: T | _Failed = self._made[name]
+        if isinstance(made, _Failed):
+            raise RuntimeError(made.problem)
+        return made
+
     def objective(self, changes: Mapping[str, Any] | None = None) -> Objective:
         """A new one, at initialisation, in training mode."""
         return build(self.config.updated(changes or {})).train()
 
-    def batch(self, attempt: int = 0, changes: Mapping[str, Any] | None = None) -> Batch:
+    def batch(self, attempt: int = 0) -> Batch:
         """Integers, as the loader brings them; of one micro-batch."""
-        config = self.config.updated({"train.micro_batches": 1, **(changes or {})})
-        loader, _ = reading(self.store, config)
+        loader, _ = reading(self.store, self.config.updated({"train.micro_batches": 1}))
         return loader.batch(attempt)
 
-    def inputs(self, attempt: int = 0, changes: Mapping[str, Any] | None = None) -> Inputs:
+    def inputs(self, attempt: int = 0) -> Inputs:
         """A preprocessed batch, augmented as in training."""
-        config = self.config.updated(changes or {})
-        _, preprocess = reading(self.store, config)
-        batch = self.batch(attempt, changes)
-        return preprocess(batch.samples, self.draw(attempt, changes))
+        _, preprocess = reading(self.store, self.config)
+        return preprocess(self.batch(attempt).samples, self.draw(attempt))
 
-    def draw(self, attempt: int = 0, changes: Mapping[str, Any] | None = None) -> Draw:
+    def draw(self, attempt: int = 0) -> Draw:
         """The randomness of that batch."""
-        return Draw(self.config.train.seed, attempt, self.batch(attempt, changes).ids)
+        return Draw(self.config.train.seed, attempt, self.batch(attempt).ids)
 
-    def trained(
-        self, steps: int = 5, changes: Mapping[str, Any] | None = None, name: str = ""
-    ) -> Trained:
-        """A run of that many steps by the engine's loop, recorded; the same one when asked again.
-
-        Args:
-            changes: to the twin's configuration.
-            name: of its run folder; one that has been trained before is resumed.
-        """
-        short = {"train.steps": steps, "optimizer.warmup_steps": min(8, steps // 2)}
-        config = self.config.updated({**short, **(changes or {})})
-        key = f"{name} {config!r}"
-        if key not in self._runs or name:
-            folder = self.folder / "runs" / (name or str(len(self._runs)))
-            self._runs[key] = _trained(self.store, config, folder)
-        return self._runs[key]
+    def trained(self) -> LoopRecord:
+        """A run of five steps by the engine's loop, recorded; the same one when asked again."""
+        config = self.config.updated({"train.steps": 5, "optimizer.warmup_steps": 2})
+        folder = self.folder / "runs" / "trained"
+        return self.once("trained", lambda: record_loop(self.store, config, folder))
 
 
-def twin(recipe: Config, seed: int = 0) -> Config:
+def twin_config(recipe: Config, seed: int = 0) -> Config:
     """The recipe with every kind and switch as shipped, and every size small.
 
     Depths of 2 to 3, heads as narrow as positions allow, a few dozen patches; the schedules keep
@@ -160,16 +116,18 @@ def twin(recipe: Config, seed: int = 0) -> Config:
     """
     objective, axes = recipe.objective, len(recipe.input.size)
     changes: dict[str, Any] = {
-        "encoder.width": 24 * axes, "encoder.depth": 3, "encoder.heads": 2,
-        "encoder.mlp_width": 48 * axes,
-        "encoder.drop_path": min(recipe.encoder.drop_path, 0.3),
+        "encoder.width": 24 * axes, "encoder.depth": 3,
         "train.steps": 40, "train.batch_size": 6, "train.seed": seed, "train.precision": "fp32",
         "train.log_every": 1, "train.checkpoint_every": 1000, "train.evaluate_every": None,
-        "train.micro_batches": 2,
+        "train.micro_batches": 2, "machine": {"device": "cpu"},
         "optimizer.warmup_steps": 8, "input.normalisation": None,
     }  # fmt: skip
-    patch = recipe.encoder.patch
-    strides = 1
+    encoder, patch, strides = recipe.encoder, recipe.encoder.patch, 1
+    if isinstance(encoder, EncoderConfig):
+        changes |= {
+            "encoder.heads": 2, "encoder.mlp_width": 48 * axes,
+            "encoder.drop_path": min(encoder.drop_path, 0.3),
+        }  # fmt: skip
     if isinstance(objective, JepaConfig):
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
         for key, value in narrow.items():
@@ -184,12 +142,12 @@ def twin(recipe: Config, seed: int = 0) -> Config:
                 f"objective.coarser.{number}.heads": 2,
                 f"objective.coarser.{number}.mlp_width": 32 * axes,
             }
-        if objective.regularizer is not None:
-            changes["train.micro_batches"] = 1  # it needs the whole batch
+    if objective.whole_batch:
+        changes["train.micro_batches"] = 1
     if isinstance(recipe.input, EcgInput):
         # A stretch of context is at least 10 patches, which is to be a sixth of all.
-        wanted = 80 if isinstance(objective, JepaConfig) else 40
-        cells = strides * -(-wanted // strides)
+        patches = 80 if isinstance(objective, JepaConfig) else 40
+        cells = strides * -(-patches // strides)
         changes["input.length"] = min(recipe.input.length, patch * cells)
     else:
         side = min(recipe.input.height // patch, max(8, 4 * strides))
@@ -197,71 +155,3 @@ def twin(recipe: Config, seed: int = 0) -> Config:
         changes |= {"encoder.patch": small, "input.height": small * side,
                     "input.width": small * side}  # fmt: skip
     return recipe.updated(changes)
-
-
-class _Recorder:
-    """A watcher that keeps what the hooks saw of each step."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.objective, self.steps, self.losses = objective, list[Step](), list[float]()
-        self._forwards = 0
-        self.names = {id(p): name for name, p in objective.named_parameters()}
-
-    def start(self, state: State, context: Context) -> None:
-        self.start_weights = self.weights()
-
-    def waiting(self, batches: Iterator[loop.MicroBatches]) -> loop.MicroBatches:
-        return next(batches)
-
-    def looks(self, step: int) -> bool:
-        return True
-
-    def updated(
-        self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
-    ) -> None:
-        self.losses.append(float(output.loss))
-        if self.steps:
-            self.steps[-1].end = self.weights()
-
-    def skipped(self, state: State, problem: str) -> None: ...
-
-    def weights(self) -> Weights:
-        return {n: t.detach().clone() for n, t in self.objective.state_dict().items()}
-
-    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        step = Step(self.weights(), {}, {}, {}, forwards=self._forwards)
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                name = self.names.get(id(p), "?")
-                step.rates[name], step.decays[name] = group["lr"], group["weight_decay"]
-                if p.grad is not None:
-                    step.gradients[name] = p.grad.detach().clone()
-        self.steps.append(step)
-        self._forwards = 0
-
-    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.steps[-1].after = self.weights()
-
-    def forward(self, *_: Any) -> None:
-        self._forwards += 1
-
-
-def _trained(store: Store, config: Config, folder: Path) -> Trained:
-    objective = build(config)
-    loader, preprocess = reading(store, config)
-    recorder = _Recorder(objective)
-    handles = [
-        register_optimizer_step_pre_hook(recorder.before),
-        register_optimizer_step_post_hook(recorder.after),
-        objective.register_forward_hook(recorder.forward),
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            state = loop.train(objective, preprocess, loader.stream, config, folder, recorder)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return Trained(
-        config, objective, recorder.steps, state, recorder.start_weights, folder, recorder.losses
-    )

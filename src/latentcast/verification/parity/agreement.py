@@ -30,7 +30,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        return self.relative < self.tolerance  # False for NaN
+        return self.relative <= self.tolerance  # False for NaN
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -37,13 +37,13 @@ def compare(file: Path) -> list[Agreement]:
         )
     try:
         public = json.loads(metadata["config"])
-        told = json.loads(metadata["trajectory"]) if "trajectory" in metadata else None
+        run = json.loads(metadata["trajectory"]) if "trajectory" in metadata else None
         if "num_hidden_layers" in public:
-            if told is None:
+            if run is None:
                 return parity_nepa.forward(tensors, public)
-            return parity_nepa.trajectory(tensors, public, told)
-        if "predictor_depth" in public and told is not None:
-            return parity_ijepa.trajectory(tensors, public, told)
+            return parity_nepa.trajectory(tensors, public, run)
+        if "predictor_depth" in public and run is not None:
+            return parity_ijepa.trajectory(tensors, public, run)
     except (KeyError, TypeError, ValueError) as problem:
         raise LatentcastError(
             f"{file}: is not of the documented form ({type(problem).__name__}: {problem}); "

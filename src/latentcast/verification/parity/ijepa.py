@@ -66,16 +66,16 @@ class _OfAllContexts(Jepa):
 
 
 def trajectory(
-    tensors: dict[str, Tensor], public: dict[str, Any], told: dict[str, Any]
+    tensors: dict[str, Tensor], public: dict[str, Any], run: dict[str, Any]
 ) -> list[Agreement]:
     """Take the reference's steps with our objective, schedules, optimizer and order of a step."""
     objective = _objective(tensors, public).double()
-    steps, schedule = len(told["lr"]), public["schedule"]
+    steps, schedule = len(run["lr"]), public["schedule"]
     adam = public["adamw"]
     optimizer = adamw(objective, OptimizerConfig(betas=adam["betas"], eps=adam["eps"]))
     ours = _schedules(schedule)
     found = [
-        agree(name, torch.tensor([of(n) for n in range(steps)]), torch.tensor(told[key]))
+        agree(name, torch.tensor([of(n) for n in range(steps)]), torch.tensor(run[key]))
         for name, of, key in (
             ("learning rate of each step", ours.lr, "lr"),
             ("weight decay of each step", ours.weight_decay, "wd"),
@@ -94,7 +94,7 @@ def trajectory(
         optimizer.step()
         optimizer.zero_grad()
         ema.update(ours.momentum(step))
-    found.append(agree("loss of each step", torch.stack(losses), torch.tensor(told["loss"])))
+    found.append(agree("loss of each step", torch.stack(losses), torch.tensor(run["loss"])))
     assert objective.teacher is not None
     predictor = predictor_to_public(dict(objective.predictors[0].named_parameters()))
     for part, weights in (
@@ -115,19 +115,19 @@ def _first_outputs(objective: Jepa, tensors: dict[str, Tensor]) -> list[Agreemen
     size = tuple(images.shape[2:])
     with torch.no_grad():
         full = objective.student(images)
-        (target,), whole = objective.targets(images, None)
+        (target,), levels = objective.targets(images, None)
         predictions = [
             objective.predict(
-                objective.student(images, None, one.context), whole, one.targets, size
+                objective.student(images, None, one.context), levels, one.targets, size
             )[0]
             for one in masks
         ]
     # The reference's rows: target block, then context block, then sample.
-    asked = gather(target, masks[0].targets[0]).repeat_interleave(len(masks), dim=0)
+    first_targets = gather(target, masks[0].targets[0]).repeat_interleave(len(masks), dim=0)
     predicted = torch.stack(predictions, dim=1)
     return [
         agree("encoder on the full input", full[0].values, tensors["output.encoder_full"]),
-        agree("first targets", asked.flatten(0, 1), tensors["output.first_target"]),
+        agree("first targets", first_targets.flatten(0, 1), tensors["output.first_target"]),
         agree("first predictions", predicted.flatten(0, 2), tensors["output.first_prediction"]),
     ]
 
@@ -163,13 +163,13 @@ def _objective(tensors: dict[str, Tensor], public: dict[str, Any]) -> Jepa:
     return objective
 
 
-def _schedules(told: dict[str, Any]) -> Schedules:
-    per_epoch, epochs = told["iterations_per_epoch"], told["epochs"]
-    steps, warmup = epochs * per_epoch, int(told["warmup_epochs"] * per_epoch)
+def _schedules(schedule: dict[str, Any]) -> Schedules:
+    per_epoch, epochs = schedule["iterations_per_epoch"], schedule["epochs"]
+    steps, warmup = epochs * per_epoch, int(schedule["warmup_epochs"] * per_epoch)
     return Schedules(
-        lr=WarmupCosine(told["lr"], told["final_lr"], warmup, steps, told["start_lr"]),
-        weight_decay=Cosine(told["weight_decay"], told["final_weight_decay"], steps),
-        momentum=EmaSchedule(told["ema"][0], told["ema"][1], epochs, per_epoch),
+        lr=WarmupCosine(schedule["lr"], schedule["final_lr"], warmup, steps, schedule["start_lr"]),
+        weight_decay=Cosine(schedule["weight_decay"], schedule["final_weight_decay"], steps),
+        momentum=EmaSchedule(schedule["ema"][0], schedule["ema"][1], epochs, per_epoch),
     )
 
 

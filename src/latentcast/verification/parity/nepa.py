@@ -83,17 +83,17 @@ class _WithReferenceDecay(Nepa):
 
 
 def trajectory(
-    tensors: dict[str, Tensor], public: dict[str, Any], told: dict[str, Any]
+    tensors: dict[str, Tensor], public: dict[str, Any], run: dict[str, Any]
 ) -> list[Agreement]:
     """Take the reference's steps with the engine's accumulation, clipping, optimizer and order."""
     objective = _WithReferenceDecay(_encoder(tensors, public), teacher=False).double()
-    objective.decayed = frozenset(_our_names(told["decayed"]))
-    steps, pieces = len(told["lr"]), told["micro_batches"]
-    adam = OptimizerConfig(betas=told["betas"], eps=told["eps"])
+    objective.decayed = frozenset(_our_names(run["decayed"]))
+    steps, pieces = len(run["lr"]), run["micro_batches"]
+    adam = OptimizerConfig(betas=run["betas"], eps=run["eps"])
     optimizer = adamw(objective, adam)
     schedules = Schedules(
-        lr=lambda step: float(told["lr"][step]),
-        weight_decay=lambda step: float(told["weight_decay"]),
+        lr=lambda step: float(run["lr"][step]),
+        weight_decay=lambda step: float(run["weight_decay"]),
         momentum=lambda step: 0.0,
     )
     context = Context(torch.device("cpu"), torch.float32)
@@ -103,10 +103,10 @@ def trajectory(
         signals = [tensors[f"batch.{step}.{piece}"].double() for piece in range(pieces)]
         batches = [Batch(signal, torch.arange(len(signal))) for signal in signals]
         losses.append(accumulate(objective, _as_they_are, batches, 0, State(step), context).loss)
-        gradient_norm(objective, told["clip_grad_norm"])
+        gradient_norm(objective, run["clip_grad_norm"])
         optimizer.step()
         optimizer.zero_grad()
-    found = [agree("loss of each step", torch.stack(losses), torch.tensor(told["loss"]))]
+    found = [agree("loss of each step", torch.stack(losses), torch.tensor(run["loss"]))]
     final = to_public(dict(objective.student.named_parameters()))
     for name, expected in sorted(under(tensors, "final.").items()):
         found.append(agree(f"final {name}", final[name], expected, TRAJECTORY))

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from latentcast.config import Config, EncoderConfig, Rotary, SinCos
 from latentcast.objectives.jepa import JepaConfig
+from latentcast.verification.observe.config import transformer_of
 
 Weights = Mapping[str, Tensor]
 
 
 def knows(config: Config) -> bool:
     """Whether it is written out for this kind of encoder."""
-    e = config.encoder
+    e = transformer_of(config)
     plain = e.layer_scale is None and not (e.qk_norm or e.gated_mlp or e.causal or e.cls)
     normalized = not isinstance(e.positions, Rotary) or e.positions.coordinates == "normalized"
     return plain and e.activation == "gelu" and normalized
@@ -77,7 +78,7 @@ def level(
 
 def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Tensor:
     """Tokens ``(K, width)`` of the kept patches of one input ``(channels, *size)``."""
-    e, grid = config.encoder, config.grids[0]
+    e, grid = transformer_of(config), config.grids[0]
     matrix = w[f"{at}patches.weight"].flatten(1)
     patches = [_patch(x, n, grid, e.patch) for n in kept.tolist()]
     tokens = torch.stack([matrix @ patch + w[f"{at}patches.bias"] for patch in patches])
@@ -97,9 +98,10 @@ def _predict(w: Weights, config: Config, known: Tensor, context: Tensor, asked: 
     known = known @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
     known = known + _places(context, grid, p.width, known)
     query = w[f"{at}mask_token"][0] + _places(asked, grid, p.width, known)
-    tokens = _blocks(w, at, torch.cat([known, query]), p.heads, config.encoder.norm_eps, None)
+    eps = transformer_of(config).norm_eps
+    tokens = _blocks(w, at, torch.cat([known, query]), p.heads, eps, None)
     gain, offset = w[f"{at}norm.weight"], w[f"{at}norm.bias"]
-    tokens = _normed(tokens[len(known) :], gain, offset, config.encoder.norm_eps)
+    tokens = _normed(tokens[len(known) :], gain, offset, eps)
     return tokens @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
 
 

@@ -13,14 +13,11 @@ LETTER = 6.6
 
 def words(report: Report) -> str:
     """What stands on the coloured side."""
-    held = sum(section.count("holds") for section in report.sections)
-    whole = sum(len(section.lines) - section.count("not measured") for section in report.sections)
-    missed = sum(len(section.matrix.missed) for section in report.sections if section.matrix)
-    told = f"{held} of {whole} hold" if held < whole else f"{held} claims hold"
-    faults = sum(len(section.matrix.rows) for section in report.sections if section.matrix)
-    if faults:
-        told += f" · {faults - missed}/{faults} faults caught"
-    return told
+    holding = sum(section.count("holds") for section in report.sections)
+    measured = sum(
+        len(section.lines) - section.count("not measured") for section in report.sections
+    )
+    return f"{holding} of {measured} hold" if holding < measured else f"{holding} claims hold"
 
 
 def badge(report: Report) -> str:

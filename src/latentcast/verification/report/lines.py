@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from latentcast.verification.claim import Evidence, Finding, Number
-from latentcast.verification.matrix import Matrix
+from latentcast.verification.claim import Finding
+from latentcast.verification.evidence import ABOVE, AT_MOST, EXPECTED, Evidence, Number
 
 Verdict = Literal["holds", "broken", "not measured"]
 Kind = Literal["recipe", "run", "parity"]
 
-RELATIONS = {"at most": "≤", "at least": "≥"}
+SIGNS = {AT_MOST: " ≤ ", ABOVE: " > "}
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Line:
     """A promise, who made it, and what became of it.
 
     Attributes:
-        verdict: ``not measured`` is said where something needed is not at hand, with the reason
-            among the numbers; it is no failure and no success.
+        verdict: ``not measured`` where something needed is not at hand, with the reason among the
+            numbers; it is no failure and no success.
     """
 
     id: str
@@ -33,26 +33,31 @@ class Line:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, id: str, sentence: str, source: str, evidence: Evidence, seconds: float) -> Line:
+    def of(
+        cls, id: str, sentence: str, source: str, evidence: Evidence, seconds: float = 0.0
+    ) -> Line:
         verdict: Verdict = "holds" if evidence.holds else "broken"
         return cls(id, sentence, source, verdict, evidence.numbers, seconds)
 
-    def told(self, most: int | None = None) -> str:
+    def text(self, most: int | None = None) -> str:
         """The numbers as one line; the first ``most`` of them, all by default."""
-        return ", ".join(f"{name} {value}".strip() for name, value in self.shown()[:most])
+        return ", ".join(f"{name} {value}".strip() for name, value in self.measurements()[:most])
 
-    def shown(self) -> list[tuple[str, str]]:
-        """Each number as people read it, one beside its bound (``x: at most``) as one."""
+    def measurements(self) -> list[tuple[str, str]]:
+        """Each number as people read it, together with what it was held against."""
         if self.verdict == "not measured":
             return [("", str(value)) for value in self.numbers.values()]
-        told: list[tuple[str, str]] = []
+        shown: dict[str, str] = {}
         for name, value in self.numbers.items():
             what, _, relation = name.rpartition(": ")
-            if told and what == told[-1][0] and relation in RELATIONS:
-                told[-1] = what, f"{told[-1][1]} {RELATIONS[relation]} {plain(value)}"
+            if what in shown and relation in SIGNS:
+                shown[what] += SIGNS[relation] + plain(value)
+            elif what in shown and relation == EXPECTED:
+                if self.numbers[what] != value:
+                    shown[what] += f" (expected {plain(value)})"
             else:
-                told.append((name, plain(value)))
-        return told
+                shown[name] = plain(value)
+        return list(shown.items())
 
 
 def line_of(findings: Mapping[int, Finding]) -> Line:
@@ -61,8 +66,8 @@ def line_of(findings: Mapping[int, Finding]) -> Line:
     shown = findings[broken[0]] if broken else next(iter(findings.values()))
     numbers = dict(shown.evidence.numbers)
     if len(findings) > 1:
-        told = ", ".join(map(str, broken))
-        numbers["seeds"] = f"broken with {told} of {len(findings)}" if broken else len(findings)
+        seeds = ", ".join(map(str, broken))
+        numbers["seeds"] = f"broken with {seeds} of {len(findings)}" if broken else len(findings)
     claim, seconds = shown.claim, sum(finding.seconds for finding in findings.values())
     return Line.of(claim.id, claim.sentence, claim.source, Evidence(not broken, numbers), seconds)
 
@@ -80,15 +85,13 @@ class Section:
     kind: Kind
     lines: tuple[Line, ...]
     facts: Mapping[str, Number] = field(default_factory=dict)
-    matrix: Matrix | None = None
     seconds: float = 0.0
 
     @property
     def holds(self) -> bool:
-        """Nothing is broken, something holds, and every fault was caught."""
+        """Nothing is broken, and something holds."""
         verdicts = {line.verdict for line in self.lines}
-        caught = self.matrix is None or self.matrix.holds
-        return "broken" not in verdicts and "holds" in verdicts and caught
+        return "broken" not in verdicts and "holds" in verdicts
 
     def count(self, verdict: Verdict) -> int:
         return sum(line.verdict == verdict for line in self.lines)
@@ -96,12 +99,12 @@ class Section:
     @property
     def summary(self) -> str:
         """One sentence, the one that decides."""
-        whole = len(self.lines) - self.count("not measured")
+        measured = len(self.lines) - self.count("not measured")
         what = {"parity": "quantities agree", "run": "checks hold"}.get(self.kind, "claims hold")
-        told = f"{self.count('holds')} of {whole} {what}"
+        text = f"{self.count('holds')} of {measured} {what}"
         if unmeasured := self.count("not measured"):
-            told += f", {unmeasured} not measured"
-        return told + (f"; {self.matrix.summary}" if self.matrix else "")
+            text += f", {unmeasured} not measured"
+        return text
 
 
 @dataclass(frozen=True)
@@ -118,22 +121,17 @@ class Report:
     @property
     def verdict(self) -> str:
         """The headline."""
-        broken = [section for section in self.sections if not section.holds]
         lines = [line for section in self.sections for line in section.lines]
-        if not broken:
-            open_ = sum(line.verdict == "not measured" for line in lines)
-            told = f"Every claim holds: {len(lines) - open_} measured"
-            told += f", {open_} not measured" if open_ else ""
-            faults = sum(len(section.matrix.rows) for section in self.sections if section.matrix)
-            return told + (f"; {faults} faults caught" if faults else "")
-        names = [line.id for line in lines if line.verdict == "broken"]
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            return f"Broken: {', '.join(names[:3])}{more}"
-        missed = [row.fault.id for s in broken if s.matrix for row in s.matrix.missed]
-        if missed:
-            return f"Every claim holds, and a fault was not caught: {', '.join(missed[:3])}"
-        return f"Not proven: {', '.join(section.name for section in broken)}"
+        broken = [line.id for line in lines if line.verdict == "broken"]
+        if broken:
+            more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+            return f"Broken: {', '.join(broken[:3])}{more}"
+        unproven = [section.name for section in self.sections if not section.holds]
+        if unproven:
+            return f"Not proven: {', '.join(unproven)}"
+        unmeasured = sum(line.verdict == "not measured" for line in lines)
+        text = f"Every claim holds: {len(lines) - unmeasured} measured"
+        return text + (f", {unmeasured} not measured" if unmeasured else "")
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -159,46 +157,17 @@ class Report:
                         }
                         for line in section.lines
                     ],
-                    "faults": section.matrix.as_json() if section.matrix else None,
                 }
                 for section in self.sections
             ],
         }
 
 
-def stable(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of a report's JSON what no machine changes: promises, sources, verdicts, who caught what."""
-    return [
-        {
-            "name": section["name"],
-            "kind": section["kind"],
-            "holds": section["holds"],
-            "claims": [
-                {key: claim[key] for key in ("id", "sentence", "source", "verdict")}
-                for claim in section["claims"]
-            ],
-            "faults": {
-                "full": section["faults"]["full"],
-                "unproven": section["faults"]["unproven"],
-                "rows": [
-                    {key: row[key] for key in ("id", "sentence", "source", "reddens", "caught_by")}
-                    for row in section["faults"]["rows"]
-                ],
-            }
-            if section["faults"]
-            else None,
-        }
-        for section in report["sections"]
-    ]
-
-
 def plain(value: Number) -> str:
     """A number as people read it."""
-    if isinstance(value, bool) or not isinstance(value, float):
-        return (
-            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        )
-    return f"{value:.4g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _json(value: Number) -> Number:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latentcast.verification.matrix import Matrix
 from latentcast.verification.report.lines import Report, Section
 
 MARKS = {"holds": "✓", "broken": "✗ **broken**", "not measured": "– not measured"}
@@ -15,8 +14,10 @@ def markdown(report: Report) -> str:
     parts = ["# latentcast verify\n", f"**{report.verdict}.**\n"]
     for section in report.sections:
         parts += _section(section)
-    told = [[name, _code(value)] for name, value in report.environment.items() if value is not None]
-    parts += ["## Environment\n", _table(["", ""], told)]
+    facts = [
+        [name, _code(value)] for name, value in report.environment.items() if value is not None
+    ]
+    parts += ["## Environment\n", _table(["", ""], facts)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -24,7 +25,7 @@ def _section(section: Section) -> list[str]:
     facts = "; ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
                       for name, value in section.facts.items())  # fmt: skip
     rows = [
-        [f"`{line.id}`", line.sentence, line.source, line.told(), MARKS[line.verdict],
+        [f"`{line.id}`", line.sentence, line.source, line.text(), MARKS[line.verdict],
          f"{line.seconds:.2f} s"]
         for line in section.lines
     ]  # fmt: skip
@@ -33,26 +34,7 @@ def _section(section: Section) -> list[str]:
         f"## {section.name}\n",
         f"{section.summary} ({facts}; {section.seconds:.0f} s).\n",
         _table(head, rows),
-        *(_matrix(section.matrix) if section.matrix else ()),
     ]
-
-
-def _matrix(matrix: Matrix) -> list[str]:
-    rows = []
-    for row in matrix.rows:
-        wanted = [f"**`{name}`**" for name in row.wanted if name in row.red]
-        others = [f"`{name}`" for name in row.red if name not in row.wanted]
-        caught = ", ".join(wanted + others) if row.caught else f"✗ **{row.problem}**"
-        rows.append([f"`{row.fault.id}`", row.fault.sentence, row.fault.source, caught])
-    parts = [
-        "### Faults\n",
-        f"{matrix.summary}. {matrix.how} Claims that must notice a fault are bold.\n",
-        _table(["fault", "what is wrong", "source", "caught by"], rows),
-    ]
-    if matrix.unproven:
-        names = ", ".join(f"`{name}`" for name in matrix.unproven)
-        parts.append(f"Unproven, because no fault turned them red: {names}.\n")
-    return parts
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

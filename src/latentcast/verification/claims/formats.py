@@ -1,0 +1,152 @@
+"""Every reader, and every format that it reads: the same millivolts, to the last digit."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentcast.data.formats import open_source
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.signals.readers import read_recording
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.observe.formats import (
+    ARRAYS,
+    ORDER,
+    ptbxl_rows,
+    ptbxl_signals,
+    write_array,
+    write_formats,
+    write_packed,
+    write_ptbxl,
+)
+from latentcast.verification.observe.recordings import (
+    HALF_A_COUNT,
+    TWELVE,
+    apart,
+    has_twelve_leads,
+    millivolts_of,
+    recordings,
+)
+from latentcast.verification.observe.twin import Twin
+
+READ = 2e-6
+"""mV that a few roundings of float32 may take from a few mV."""
+
+
+def _ingested(twin: Twin, source: Path, **options: Any) -> Store | None:
+    """None where every record was refused: that is a finding, and not the end of the probe."""
+    try:
+        return recordings(twin).ingested(source, **options)
+    except LatentcastError:
+        return None
+
+
+@claim("data.formats", "Every storage format of WFDB, segments and the Challenge's matrices give "
+       "the same millivolts: counts less their zero over their gain, in their unit, lead by lead.",
+       source="WFDB, signal(5) and header(5); PhysioNet Challenge 2020",
+       about=has_twelve_leads)  # fmt: skip
+def formats(twin: Twin) -> Evidence:
+    """Read alone, and ingested."""
+    sources = recordings(twin)
+    folder = sources.folder / "formats"
+    records = write_formats(folder, sources.rate)
+    store = _ingested(twin, folder)
+    parts = []
+    for name, record in records.items():
+        alone = read_recording(record.file)
+        stored = millivolts_of(store, name)
+        signal = alone.signal[[alone.leads.index(lead) for lead in TWELVE]].astype(np.float64)
+        parts += [
+            at_most(f"{name}: read, mV", apart(signal, record.signal), READ),
+            at_most(f"{name}: stored, counts", apart(stored, record.signal) / sources.scale,
+                    HALF_A_COUNT),
+        ]  # fmt: skip
+    return all_of(*parts)
+
+
+@claim("data.arrays", "An array gives the same millivolts in whatever unit, layout and type of "
+       "numbers it holds them.",
+       source="our design, law 4: physical until the last moment",
+       about=has_twelve_leads)  # fmt: skip
+def arrays(twin: Twin) -> Evidence:
+    sources = recordings(twin)
+    folder = sources.folder / "arrays"
+    folder.mkdir(parents=True)
+    parts = []
+    for n, (kind, layout) in enumerate(
+        (kind, layout)
+        for kind in ARRAYS
+        for layout in ("records,leads,samples", "records,samples,leads")
+    ):
+        unit = kind[0]
+        file = folder / f"array-{n}{('.npy', '.npz')[n % 2]}"
+        signals = write_array(file, sources.rate, kind, layout, ORDER)
+        source = open_source(file, fs=sources.rate, leads=ORDER, unit=unit, layout=layout)
+        gaps = []
+        for ref, signal in zip(source.refs(), signals, strict=True):
+            read, _ = source.read(ref)
+            rows = [read.leads.index(lead) for lead in TWELVE]
+            gaps.append(apart(read.signal[rows].astype(np.float64), signal))
+        parts.append(at_most(f"{unit}, {kind[2]}, {layout}: mV", max(gaps), READ))
+        if kind[2] == "i2":
+            store = _ingested(twin, file, leads=ORDER, unit=unit, layout=layout)
+            stored = np.stack([millivolts_of(store, ref.record_id) for ref in source.refs()])
+            gap = apart(stored, signals) / sources.scale
+            parts.append(at_most(f"{unit}, {layout}: stored, counts", gap, HALF_A_COUNT))
+    return all_of(*parts)
+
+
+def _as_written(twin: Twin, folder: Path) -> Evidence:
+    """Signals and annotations of PTB-XL's records, whatever they were stored as."""
+    sources, rows, store = recordings(twin), ptbxl_rows(), _ingested(twin, folder)
+    ids = [f"{int(row['ecg_id']):05d}" for row in rows]
+    stored = [] if store is None else sorted(store.record_ids.tolist())
+    if store is None or stored != ids:
+        return all_of(equal("records", " ".join(stored), " ".join(ids)))
+    gaps = [
+        apart(millivolts_of(store, name), counts / 1000.0)
+        for name, counts in zip(ids, ptbxl_signals(sources.rate, _samples(twin)), strict=True)
+    ]
+    places = [store.row_of(name) for name in ids]
+    patients = [str(int(float(row["patient_id"]))) for row in rows]
+    wrong = 0
+    for code in ("NORM", "IMI", "SR"):
+        there = [code in ast.literal_eval(row["scp_codes"]) for row in rows]
+        wrong += int((store.labels.indicator([code])[places, 0] != np.array(there)).sum())
+    return all_of(
+        at_most("largest difference, counts", max(gaps) / sources.scale, HALF_A_COUNT),
+        true("patients", store.patient_ids[places].tolist() == patients),
+        true("folds", store.folds[places].tolist() == [int(row["strat_fold"]) for row in rows]),
+        equal("codes that differ", wrong, 0),
+        records=len(ids),
+    )
+
+
+def _samples(twin: Twin) -> int:
+    return max(round(recordings(twin).rate), 60)
+
+
+@claim("data.ptbxl", "PTB-XL's own folder gives the millivolts of its records with their "
+       "patients, folds and codes.",
+       source="Strodthoff et al. 2021: PTB-XL, its folds and labels",
+       about=has_twelve_leads)  # fmt: skip
+def ptbxl(twin: Twin) -> Evidence:
+    sources = recordings(twin)
+    folder = sources.folder / "ptbxl"
+    write_ptbxl(folder, sources.rate, ptbxl_signals(sources.rate, _samples(twin)))
+    return _as_written(twin, folder)
+
+
+@claim("data.packed", "So does its packed form, written from the description of its planes and "
+       "not by our encoder.",
+       source="our design: the bundled recordings", about=has_twelve_leads)  # fmt: skip
+def packed(twin: Twin) -> Evidence:
+    sources = recordings(twin)
+    folder = sources.folder / "packed"
+    write_packed(folder, sources.rate, ptbxl_signals(sources.rate, _samples(twin)))
+    return _as_written(twin, folder)

@@ -1,0 +1,24 @@
+"""What claims ask of a configuration."""
+
+from __future__ import annotations
+
+from latentcast.config import Config, EncoderConfig
+from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.jepa.masks import MaskSampler, mask_sampler
+
+
+def transformer_of(config: Config) -> EncoderConfig:
+    """The settings of the encoder, which is a transformer; claims about others do not ask."""
+    assert isinstance(config.encoder, EncoderConfig)
+    return config.encoder
+
+
+def jepa_of(config: Config) -> JepaConfig:
+    """The settings of the objective, which is a JEPA."""
+    assert isinstance(config.objective, JepaConfig)
+    return config.objective
+
+
+def sampler_of(config: Config) -> MaskSampler:
+    """The masks of a run of a JEPA."""
+    return mask_sampler(jepa_of(config), config.grids, config.train.seed)
