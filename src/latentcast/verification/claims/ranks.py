@@ -366,7 +366,9 @@ def checkpoint(twin: Twin) -> Evidence:
         saved, moments = read_tensors(folder, "model"), read_tensors(folder, "optimizer")
         wrong += sorted(saved.keys() ^ live.keys()) + sorted(moments.keys() ^ alone.keys())
         wrong += [n for n in saved.keys() & live.keys() if not torch.equal(saved[n], live[n])]
-        worst = max([worst, *(_gap(moments[n], alone[n]) for n in moments.keys() & alone.keys())])
+        for name in moments.keys() & alone.keys():
+            scale = max(1.0, float(alone[name].abs().max()))
+            worst = max(worst, _gap(moments[name], alone[name]) / scale)
     return all_of(
         none("missing or other", wrong),
         at_most("largest difference of moments", worst, TOLERANCE),
