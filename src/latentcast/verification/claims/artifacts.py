@@ -23,7 +23,10 @@ from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.observe.config import has_transformer
+from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.loop_recorder import teacher_pairs
+from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.probe import can_be_probed, encoder
 from latentcast.verification.observe.recordings import (
     TWELVE,
@@ -50,8 +53,13 @@ def _entering(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     return entered
 
 
+def sees_all_patches(twin: Twin) -> bool:
+    """Whether patches are dropped behind the patch embedding and never masked before it."""
+    return has_transformer(twin) and (is_nepa(twin) or is_jepa(twin))
+
+
 @claim("artifact.same-tensor", "embed gives the network exactly the tensor that training gave it "
-       "of the same samples.", source=OURS)  # fmt: skip
+       "of the same samples.", source=OURS, about=sees_all_patches)  # fmt: skip
 def same_tensor(twin: Twin) -> Evidence:
     """At the patch embedding, in training without augmentation and in ``embed``."""
     changes: dict[str, Any] = {"train.micro_batches": 1}
