@@ -132,7 +132,7 @@ def statistics(twin: Twin) -> Evidence:
     return all_of(
         at_most("largest difference of a mean, mV", apart(np.array(used.mean), mean), 1e-9),
         at_most("of a deviation, mV", apart(np.array(used.std), std), 1e-9),
-        **{"deviation of lead II": used.std[1], "with held-out records": float(everyone[1])},
+        **{"deviation of lead II": used.std[1], "over all splits": float(everyone[1])},
     )
 
 
@@ -140,7 +140,7 @@ def statistics(twin: Twin) -> Evidence:
        "after that clipped: the limit is in deviations.",
        source="specification 1.1: clip ±5; our design, law 4", about=has_twelve_leads)  # fmt: skip
 def preprocess(twin: Twin) -> Evidence:
-    """An epoch of the cohort, held against the formula in float64."""
+    """An epoch of the cohort, compared with the formula in float64."""
     sources = recordings(twin)
     cohort = sources.cohort
     loader, floats = _reading(twin, cohort.store)

@@ -40,7 +40,7 @@ PTBXL = "Strodthoff et al. 2021: PTB-XL, its folds and labels"
 SPLITS = ("train", "validation", "test")
 
 
-# What a file says, in millivolts
+# The content of a file, in millivolts
 
 
 @claim("data.calibration", "Counts become millivolts by the gain, the zero and the unit of their "
@@ -197,9 +197,9 @@ def labels(twin: Twin) -> Evidence:
     store, parts = cohort.store, list[Evidence]()
     statements = [set(ast.literal_eval(row["scp_codes"])) for row in cohort.rows]
     for code in ("NORM", "IMI", "LVH", "SR"):
-        there = np.array([code in codes for codes in statements])
-        found = store.labels.indicator([code])[:, 0] if code in store.labels.codes else ~there
-        parts.append(equal(f"{code}: records that differ", int((found != there).sum()), 0))
+        present = np.array([code in codes for codes in statements])
+        found = store.labels.indicator([code])[:, 0] if code in store.labels.codes else ~present
+        parts.append(equal(f"{code}: records that differ", int((found != present).sum()), 0))
     targets = task("superdiagnostic", store).targets(store)
     classes = dict(zip(targets.names, targets.values.sum(0).tolist(), strict=True))
     expected = {"NORM": 20, "MI": 20, "HYP": 20, "CD": 0, "STTC": 0}
@@ -273,7 +273,7 @@ def quarantine(twin: Twin) -> Evidence:
        "and so is a patient in two splits.",
        source="specification, defect 15", about=has_twelve_leads)  # fmt: skip
 def leaks_found(twin: Twin) -> Evidence:
-    """A copy under another name, and a patient in two splits; and silence where there is none."""
+    """A copy under another name, and a patient in two splits; and nothing where no leak is."""
     sources = recordings(twin)
     found = {f.kind: f for f in leaks.check(sources.leaking.store, sources.cohort.store)}
     parts = []

@@ -116,8 +116,8 @@ def _as_written(twin: Twin, folder: Path) -> Evidence:
     patients = [str(int(float(row["patient_id"]))) for row in rows]
     wrong = 0
     for code in ("NORM", "IMI", "SR"):
-        there = [code in ast.literal_eval(row["scp_codes"]) for row in rows]
-        wrong += int((store.labels.indicator([code])[places, 0] != np.array(there)).sum())
+        present = [code in ast.literal_eval(row["scp_codes"]) for row in rows]
+        wrong += int((store.labels.indicator([code])[places, 0] != np.array(present)).sum())
     return all_of(
         at_most("largest difference, counts", max(gaps) / sources.scale, HALF_A_COUNT),
         true("patients", store.patient_ids[places].tolist() == patients),
