@@ -13,7 +13,7 @@ from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -36,6 +36,8 @@ from latentcast.verification.observe.jepa import (
 )
 from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
+
+NEEDS = has_transformer
 
 # Who sees what
 

@@ -12,6 +12,7 @@ from latentcast.engine.optimizer import adamw
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.nepa import (
     again,
     draw_of,
@@ -33,6 +34,8 @@ from latentcast.verification.observe.network import (
     window,
 )
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 LOSS = "NEPA, prediction_loss of the reference code"
 
