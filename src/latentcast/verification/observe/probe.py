@@ -165,10 +165,10 @@ def true_labels(twin: Twin) -> Array:
     """What the source has for each row: bool ``(rows, 3)`` for HYP, MI and NORM, or the class of
     each image."""
     if not is_ecg(twin):
-        sources = pictures(twin)
-        labels = np.zeros(len(sources.store), np.int64)
-        for split, own in sources.labels.items():
-            labels[sources.rows(split)] = own
+        fixtures = pictures(twin)
+        labels = np.zeros(len(fixtures.store), np.int64)
+        for split, own in fixtures.labels.items():
+            labels[fixtures.rows(split)] = own
         return labels
     codes = [str(row["scp_codes"]) for row in recordings(twin).cohort.rows]
     return np.array([[word in code for word in ("LVH", "IMI", "NORM")] for code in codes])
