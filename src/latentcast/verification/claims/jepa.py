@@ -13,7 +13,11 @@ from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
-from latentcast.verification.observe.config import has_transformer, transformer_of
+from latentcast.verification.observe.config import (
+    has_linear_patches,
+    has_transformer,
+    transformer_of,
+)
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -255,7 +259,9 @@ ONE_LEVEL: dict[str, Any] = {
 
 
 def is_plain(twin: Twin) -> bool:
-    return layer_normed_teacher(twin) and plain_ijepa.knows(twin.config)
+    return (
+        layer_normed_teacher(twin) and has_linear_patches(twin) and plain_ijepa.knows(twin.config)
+    )
 
 
 @claim("jepa.one-level", "With one level, loss and every gradient are those of I-JEPA written out "
