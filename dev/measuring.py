@@ -79,7 +79,7 @@ def _red(recipe: str, ids: Sequence[str], first: bool) -> list[Red]:
     for finding in measured(config_of(recipe), [claims[name] for name in ids]):
         numbers = dict(finding.evidence.numbers)
         if not finding.holds:
-            found.append(Red(finding.claim.id, set(numbers) == {"raised"}, numbers))
+            found.append(Red(finding.claim.id, finding.raised, numbers))
             if first and not found[-1].raised:
                 break
     return found

@@ -207,7 +207,7 @@ class Encoder(nn.Module):
     def embed(
         self,
         x: Any,
-        layer: str = "norm",
+        layer: str | None = None,
         pooling: str = "mean",
         batch_size: int = BATCH,
         *,
@@ -232,7 +232,7 @@ class Encoder(nn.Module):
                 ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
                 images, paths of images, folders and data sets. Both: a store, its path, or a list
                 of all these.
-            layer: one of :attr:`layer_names`.
+            layer: one of :attr:`layer_names`; None, the last of them.
             pooling: mean, std, mean+std or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
@@ -300,7 +300,9 @@ class Encoder(nn.Module):
         """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
         return self.objective.predicted_from
 
-    def _layer(self, name: str) -> int:
+    def _layer(self, name: str | None) -> int:
+        if name is None:
+            return len(self.layer_names) - 1
         if name not in self.layer_names:
             raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
         return self.layer_names.index(name)

@@ -6,6 +6,7 @@ is the condition of all of its claims, as ``has_transformer``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -13,6 +14,7 @@ from pkgutil import iter_modules
 from types import ModuleType
 
 from latentcast.verification.claim import Claim, any_recipe
+from latentcast.verification.observe.twin import Twin
 
 AREAS = (
     "nepa", "patches", "encoder", "block", "mlp", "norm", "layer-scale", "attention", "qk-norm",
@@ -37,9 +39,13 @@ def all_claims() -> tuple[Claim, ...]:
 
 def _claims_of(file: ModuleType) -> list[Claim]:
     """The claims of a file, under its condition and their own."""
-    needs = getattr(file, "NEEDS", any_recipe)
+    needs: Callable[[Twin], bool] = getattr(file, "NEEDS", any_recipe)
     return [
-        replace(item, about=lambda twin, own=item.about: needs(twin) and own(twin))
+        replace(item, about=_both(needs, item.about))
         for item in vars(file).values()
         if isinstance(item, Claim)
     ]
+
+
+def _both(first: Callable[[Twin], bool], second: Callable[[Twin], bool]) -> Callable[[Twin], bool]:
+    return lambda twin: first(twin) and second(twin)

@@ -52,12 +52,13 @@ def einthoven(twin: Twin) -> Evidence:
     return all_of(*(at_most(f"{n}, counts", gap, 3 * HALF_A_COUNT) for n, gap in worst.items()))
 
 
-@claim("data.invalid", "What was not measured, and what is no signal, is 0 after normalisation "
-       "and not valid; nothing else is.",
+@claim("data.invalid", "What was not measured, what is no signal and what is beyond the end of a "
+       "record is 0 after normalisation and not valid; nothing else is.",
        source="specification, defects 11 and 14", about=has_twelve_leads)  # fmt: skip
 def invalid(twin: Twin) -> Evidence:
-    """Gaps and an electrode that was off."""
-    cohort = recordings(twin).cohort
+    """Gaps, an electrode that was off, and a record shorter than what is read."""
+    fixtures = recordings(twin)
+    cohort = fixtures.cohort
     loader, preprocess = _reading(twin, cohort.store, (0, 2, 20))
     largest, wrong, missing = 0.0, 0, 0
     for attempt in range(4):
@@ -76,29 +77,19 @@ def invalid(twin: Twin) -> Evidence:
         missing += int((~measured).sum())
         largest = max(largest, float(np.abs(np.where(measured, 0, values)).max()))
         wrong += int((valid != measured).sum())
+    short = fixtures.device_store
+    loader, preprocess = _reading(twin, short, [short.row_of("short")])
+    inputs, end = preprocess(loader.batch(0).samples), fixtures.devices["short"].signal.shape[1]
+    assert inputs.valid is not None
+    beyond, before = inputs.valid[..., end:], inputs.valid[..., :end]
     return all_of(
+        equal("valid beyond the end of a record", int(beyond.sum()), 0),
+        equal("not valid before it", int((~before).sum()), 0),
+        at_most("largest value beyond it", float(inputs.values[..., end:].abs().max()), 0.0),
         above("samples not measured", missing, 0),
         at_most("largest value there", largest, 0.0),
         equal("flags that are wrong", wrong, 0),
     )
-
-
-@claim("data.padding", "Beyond the end of a record nothing is valid, and all is 0.",
-       source="specification, defect 14", about=has_twelve_leads)  # fmt: skip
-def padding(twin: Twin) -> Evidence:
-    fixtures = recordings(twin)
-    store = fixtures.device_store
-    loader, preprocess = _reading(twin, store, [store.row_of("short")])
-    inputs = preprocess(loader.batch(0).samples)
-    assert inputs.valid is not None
-    end = fixtures.devices["short"].signal.shape[1]
-    values, valid = inputs.values, inputs.valid
-    return all_of(
-        equal("valid beyond its end", int(valid[..., end:].sum()), 0),
-        equal("not valid before it", int((~valid[..., :end]).sum()), 0),
-        at_most("largest value beyond it", float(values[..., end:].abs().max()), 0.0),
-        samples_of_the_record=end, of_the_crop=values.shape[-1],
-    )  # fmt: skip
 
 
 def _training_statistics(twin: Twin) -> tuple[Floats, Floats]:

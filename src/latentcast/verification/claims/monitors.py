@@ -47,14 +47,14 @@ Views = dict[str, tuple[Tensor, Tensor | None, str]]
 # What is looked at
 
 
-def can_be_watched(twin: Twin) -> bool:
+def shows_parts(twin: Twin) -> bool:
     """Whether the parts of the objective are those that a probe here can stop: NEPA's, JEPA's."""
     return has_transformer(twin) and (is_nepa(twin) or is_jepa(twin))
 
 
 @claim("collapse.views", "The monitors are shown the targets, contexts and predictions "
        "themselves, which of them are valid, and what made them.", source=OURS,
-       about=can_be_watched)  # fmt: skip
+       about=shows_parts)  # fmt: skip
 def views(twin: Twin) -> Evidence:
     """Beside what hooks saw on the way."""
     inputs = Inputs(values(twin))
@@ -162,7 +162,7 @@ def statistics(twin: Twin) -> Evidence:
 
 @claim("collapse.named", "An encoder or a predictor whose output is a constant is an alarm that "
        "names it; an untrained network is none.", source=OURS,
-       about=can_be_watched)  # fmt: skip
+       about=shows_parts)  # fmt: skip
 def named(twin: Twin) -> Evidence:
     """The live network, alive; with a constant encoder; with a constant predictor."""
     alive = _alarms(twin, lambda objective: None)
@@ -223,7 +223,7 @@ def _dead_predictor(objective: Objective) -> None:
 
 
 @claim("collapse.recorded", "The alarms stand in the row of the step, and are printed.",
-       source=OURS, about=can_be_watched)  # fmt: skip
+       source=OURS, about=shows_parts)  # fmt: skip
 def recorded(twin: Twin) -> Evidence:
     """The first row of a run whose encoder is constant, and what was printed beside it."""
     short = {"train.steps": 1, "train.log_every": 1, "optimizer.warmup_steps": 0,
