@@ -37,8 +37,10 @@ DOCUMENTS = {
 BLOCKS = {name: blocks(name, text) for name, text in DOCUMENTS.items()}
 NOT_RUN = {
     "docs/engine.md": ["needs a Slurm cluster; tests/faults/test_slurm.py plays one"],
-    "docs/verify.md": ["minutes to hours; tests/verification does each of them in little",
-                       "a piece of a file"],
+    "docs/verify.md": [
+        "minutes to hours; tests/verification does each of them in little",
+        "a piece of a file",
+    ],
 }
 LEFT_BEHIND = {
     "README.md": ("first.png", "run/report.html", "run/probe-superdiagnostic.json", "masks.png",
