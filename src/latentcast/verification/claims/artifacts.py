@@ -90,21 +90,21 @@ def same_tensor(twin: Twin) -> Evidence:
 @claim("artifact.counts", "A file read for an encoder becomes the counts that ingest stores.",
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def counts(twin: Twin) -> Evidence:
-    """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
-    known, source = recordings(twin), encoder(twin)
-    store, parts = known.device_store, list[Evidence]()
-    for name, record in known.devices.items():
-        if record.rate != known.rate:
+    """Files of all kinds, ingested, and read by an encoder: the same integers."""
+    fixtures, source = recordings(twin), encoder(twin)
+    store, parts = fixtures.device_store, list[Evidence]()
+    for name, record in fixtures.devices.items():
+        if record.rate != fixtures.rate:
             continue
         read = source.counts(read_recording(record.file))
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
         parts.append(equal(f"{name}: counts that differ", differing, 0))
-    cohort = known.cohort.store
+    cohort = fixtures.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
-        signal = known.cohort.signals[row].astype(np.float32)
-        record_of = from_signal(signal, TWELVE, known.rate, f"record {row}")
+        signal = fixtures.cohort.signals[row].astype(np.float32)
+        record_of = from_signal(signal, TWELVE, fixtures.rate, f"record {row}")
         read = source.counts(record_of)
         differing = int((read != cohort.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
@@ -184,7 +184,7 @@ def equal_features(twin: Twin) -> Evidence:
        "ones where the student is named.",
        source="NEPA evaluates the average", about=averages)  # fmt: skip
 def teacher(twin: Twin) -> Evidence:
-    """By its weights at the end of the last step, which were seen from outside."""
+    """By its weights at the end of the last step, which hooks recorded."""
     run = twin.trained()
     end, names = run.steps[-1].end, teacher_pairs(run.objective)
     weights = {"student": [end[s] for s, _ in names], "teacher": [end[t] for _, t in names]}

@@ -1,4 +1,4 @@
-"""Weights in the layouts of others, held against tables of their names written out here."""
+"""Weights in the layouts of others, compared with tables of their names written out here."""
 
 from __future__ import annotations
 
