@@ -123,7 +123,7 @@ def embed(twin: Twin) -> Evidence:
     else:
         store, rows = twin.store, np.arange(5)
         embedded = source.embed(store.take(rows), pooling="mean+std")
-    read = features.extract(source, store, rows, pooling="mean+std")[source.layer_names[-1]]
+    read = features.extract(source, store, rows, pooling="mean+std")[source.layer]
     shape = equal("shape", str(embedded.shape), str(read.shape))
     if not shape.holds:
         return shape

@@ -58,11 +58,11 @@ def valid_tokens(twin: Twin) -> Evidence:
     store = recordings(twin).device_store
     row = store.row_of("short")
     layers, flags = source.token_layers(store.take([row], [0], source.length))
-    own = layers[-1][0][flags[0]]
+    own = layers[source.layer_names.index(source.layer)][0][flags[0]]
     expected = torch.cat([_pooled(own, how) for how in ("mean", "std")]).numpy()
     read = features.extract(source, store, np.array([row]), pooling="mean+std")
     embedded = source.embed([store.recording(row)], pooling="mean+std")
-    for name, vectors in (("probe", read[source.layer_names[-1]]), ("embed", embedded)):
+    for name, vectors in (("probe", read[source.layer]), ("embed", embedded)):
         apart = float(np.abs(vectors[0] - expected).max() / np.abs(expected).max())
         parts.append(at_most(f"{name}: relative difference", apart, 256 * FLOAT))
     invalid = int((~flags).sum())
