@@ -22,6 +22,7 @@ from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.jepa import apart, is_jepa
 from latentcast.verification.observe.loop_recorder import teacher_pairs
 from latentcast.verification.observe.nepa import is_nepa
@@ -46,7 +47,7 @@ def _tokenizer(network: Any) -> nn.Module:
 
 
 @claim("artifact.same-tensor", "embed gives the network exactly the tensor that training gave it "
-       "of the same samples.", source=OURS)  # fmt: skip
+       "of the same samples.", source=OURS, about=has_transformer)  # fmt: skip
 def same_tensor(twin: Twin) -> Evidence:
     """What preprocessing gives in training without augmentation, what enters the network there, and
     what enters it in ``embed``."""
@@ -83,21 +84,21 @@ def same_tensor(twin: Twin) -> Evidence:
 @claim("artifact.counts", "A file read for an encoder becomes the counts that ingest stores.",
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def counts(twin: Twin) -> Evidence:
-    """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
-    sources, source = recordings(twin), encoder(twin)
-    store, parts = sources.device_store, list[Evidence]()
-    for name, record in sources.devices.items():
-        if record.rate != sources.rate:
+    """Files of all kinds, ingested, and read by an encoder: the same integers."""
+    fixtures, source = recordings(twin), encoder(twin)
+    store, parts = fixtures.device_store, list[Evidence]()
+    for name, record in fixtures.devices.items():
+        if record.rate != fixtures.rate:
             continue
         read = source.counts(read_recording(record.file))
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
         parts.append(equal(f"{name}: counts that differ", differing, 0))
-    cohort = sources.cohort.store
+    cohort = fixtures.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
-        signal = sources.cohort.signals[row].astype(np.float32)
-        record_of = from_signal(signal, TWELVE, sources.rate, f"record {row}")
+        signal = fixtures.cohort.signals[row].astype(np.float32)
+        record_of = from_signal(signal, TWELVE, fixtures.rate, f"record {row}")
         read = source.counts(record_of)
         differing = int((read != cohort.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
@@ -116,7 +117,7 @@ def embed(twin: Twin) -> Evidence:
     else:
         store, rows = twin.store, np.arange(5)
         embedded = source.embed(store.take(rows), pooling="mean+std")
-    read = features.extract(source, store, rows, pooling="mean+std")["norm"]
+    read = features.extract(source, store, rows, pooling="mean+std")[source.layer]
     shape = equal("shape", str(embedded.shape), str(read.shape))
     if not shape.holds:
         return shape
@@ -177,7 +178,7 @@ def equal_features(twin: Twin) -> Evidence:
        "ones where the student is named.",
        source="NEPA evaluates the average", about=averages)  # fmt: skip
 def teacher(twin: Twin) -> Evidence:
-    """By its weights at the end of the last step, which were seen from outside."""
+    """By its weights at the end of the last step, which hooks recorded."""
     run = twin.trained()
     end, names = run.steps[-1].end, teacher_pairs(run.objective)
     weights = {"student": [end[s] for s, _ in names], "teacher": [end[t] for _, t in names]}

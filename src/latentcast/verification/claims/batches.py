@@ -57,8 +57,8 @@ def einthoven(twin: Twin) -> Evidence:
        source="specification, defects 11 and 14", about=has_twelve_leads)  # fmt: skip
 def invalid(twin: Twin) -> Evidence:
     """Gaps, an electrode that was off, and a record shorter than what is read."""
-    sources = recordings(twin)
-    cohort = sources.cohort
+    fixtures = recordings(twin)
+    cohort = fixtures.cohort
     loader, preprocess = _reading(twin, cohort.store, (0, 2, 20))
     largest, wrong, missing = 0.0, 0, 0
     for attempt in range(4):
@@ -77,9 +77,9 @@ def invalid(twin: Twin) -> Evidence:
         missing += int((~measured).sum())
         largest = max(largest, float(np.abs(np.where(measured, 0, values)).max()))
         wrong += int((valid != measured).sum())
-    short = sources.device_store
+    short = fixtures.device_store
     loader, preprocess = _reading(twin, short, [short.row_of("short")])
-    inputs, end = preprocess(loader.batch(0).samples), sources.devices["short"].signal.shape[1]
+    inputs, end = preprocess(loader.batch(0).samples), fixtures.devices["short"].signal.shape[1]
     assert inputs.valid is not None
     beyond, before = inputs.valid[..., end:], inputs.valid[..., :end]
     return all_of(
@@ -94,10 +94,10 @@ def invalid(twin: Twin) -> Evidence:
 
 def _training_statistics(twin: Twin) -> tuple[Floats, Floats]:
     """Mean and deviation of each lead of the training split, by the formula."""
-    sources = recordings(twin)
-    train = sources.cohort.members(*range(1, 9))
-    counts = sources.cohort.counts()[train] * sources.scale
-    return _naive(counts, sources.cohort.valid[train])
+    fixtures = recordings(twin)
+    train = fixtures.cohort.members(*range(1, 9))
+    counts = fixtures.cohort.counts()[train] * fixtures.scale
+    return _naive(counts, fixtures.cohort.valid[train])
 
 
 def _naive(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -115,15 +115,15 @@ def _naive(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, Floats
        "split, and of no others.",
        source="specification, defect 12", about=has_twelve_leads)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
-    sources = recordings(twin)
+    fixtures = recordings(twin)
     mean, std = _training_statistics(twin)
-    used = config_for(twin, sources.cohort.store).input.normalisation
+    used = config_for(twin, fixtures.cohort.store).input.normalisation
     assert used is not None
-    everyone = _naive(sources.cohort.counts() * sources.scale, sources.cohort.valid)[1]
+    everyone = _naive(fixtures.cohort.counts() * fixtures.scale, fixtures.cohort.valid)[1]
     return all_of(
         at_most("largest difference of a mean, mV", apart(np.array(used.mean), mean), 1e-9),
         at_most("of a deviation, mV", apart(np.array(used.std), std), 1e-9),
-        **{"deviation of lead II": used.std[1], "with held-out records": float(everyone[1])},
+        **{"deviation of lead II": used.std[1], "over all splits": float(everyone[1])},
     )
 
 
@@ -131,9 +131,9 @@ def statistics(twin: Twin) -> Evidence:
        "after that clipped: the limit is in deviations.",
        source="specification 1.1: clip ±5; our design, law 4", about=has_twelve_leads)  # fmt: skip
 def preprocess(twin: Twin) -> Evidence:
-    """An epoch of the cohort, held against the formula in float64."""
-    sources = recordings(twin)
-    cohort = sources.cohort
+    """An epoch of the cohort, compared with the formula in float64."""
+    fixtures = recordings(twin)
+    cohort = fixtures.cohort
     loader, floats = _reading(twin, cohort.store)
     mean, std = _training_statistics(twin)
     counts, values, expected = cohort.counts(), list[Floats](), list[Floats]()
@@ -143,21 +143,21 @@ def preprocess(twin: Twin) -> Evidence:
         values.append(floats(batch.samples).values.double().numpy())
         for row, start in zip(rows, starts, strict=True):
             window = slice(start, start + length)
-            normal = (counts[row, :, window] * sources.scale - mean[:, None]) / std[:, None]
+            normal = (counts[row, :, window] * fixtures.scale - mean[:, None]) / std[:, None]
             expected.append(np.where(cohort.valid[row, :, window], normal, 0.0))
-    encoded, formula = np.concatenate(values), np.stack(expected)
+    measured, formula = np.concatenate(values), np.stack(expected)
     # A few roundings of float32, of the largest mV over the smallest deviation.
-    bound = 4 * 2.0**-24 * float(np.abs(counts[cohort.valid]).max() * sources.scale / std.min())
+    bound = 4 * 2.0**-24 * float(np.abs(counts[cohort.valid]).max() * fixtures.scale / std.min())
     clip = getattr(twin.config.input, "clip", None)
     if clip is None:
-        return all_of(at_most("largest difference", apart(encoded, formula), bound))
+        return all_of(at_most("largest difference", apart(measured, formula), bound))
     beyond = int((np.abs(formula) > clip + bound).sum())
     near = int((np.abs(np.abs(formula) - clip) <= bound).sum())
-    at_limit = int((np.abs(encoded) >= clip - bound).sum())
+    at_limit = int((np.abs(measured) >= clip - bound).sum())
     return all_of(
-        at_most("largest difference", apart(encoded, np.clip(formula, -clip, clip)), bound),
+        at_most("largest difference", apart(measured, np.clip(formula, -clip, clip)), bound),
         above("values beyond the limit, by the formula", beyond, 0),
         at_most("values at the limit, from these", abs(at_limit - beyond), near),
-        at_most("largest value", float(np.abs(encoded).max()), clip),
+        at_most("largest value", float(np.abs(measured).max()), clip),
         largest_before=float(np.abs(formula).max()),
     )

@@ -11,9 +11,11 @@ from torch import Tensor
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.network import EXACT, block_passes, finest, real, stirred
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 SOURCE = "Huang et al. 2016; NEPA reference code"
 RATE = 0.3

@@ -14,7 +14,7 @@ from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.claim import claim
 from latentcast.verification.claims.masks import drawn, draws_own, twin_and_recipe
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -36,6 +36,8 @@ from latentcast.verification.observe.jepa import (
 from latentcast.verification.observe.network import inputs_of
 from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
+
+NEEDS = has_transformer
 
 DESIGN = "our design, section 5"
 TOP_DOWN = {"objective.top_down": True}

@@ -13,8 +13,10 @@ from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 SOURCE = "NEPA and I-JEPA reference code, as their training leaves it"
 

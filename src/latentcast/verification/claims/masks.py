@@ -18,7 +18,7 @@ from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
-from latentcast.verification.observe.config import sampler_of
+from latentcast.verification.observe.config import has_transformer, sampler_of
 from latentcast.verification.observe.jepa import (
     Grid,
     covered,
@@ -59,7 +59,8 @@ def patches_of(config: Config) -> int:
 def draws_own(twin: Twin) -> bool:
     """Our masks; those of the reference keep its biases on purpose."""
     jepa = twin.recipe.objective
-    return isinstance(jepa, JepaConfig) and jepa.masks.kind != "reference"
+    own = isinstance(jepa, JepaConfig) and jepa.masks.kind != "reference"
+    return own and has_transformer(twin)
 
 
 def draws_blocks(twin: Twin) -> bool:

@@ -21,6 +21,7 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
+from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.jepa import (
     is_jepa,
     live,
@@ -43,17 +44,17 @@ Views = dict[str, tuple[Tensor, Tensor | None, str]]
 """Tokens, which of them are valid, and the part that made them."""
 
 
-def _of_ours(twin: Twin) -> bool:
-    """The parts of any other objective are not known here."""
-    return is_nepa(twin) or is_jepa(twin)
-
-
 # What is looked at
 
 
+def shows_parts(twin: Twin) -> bool:
+    """Whether the parts of the objective are those that a probe here can stop: NEPA's, JEPA's."""
+    return has_transformer(twin) and (is_nepa(twin) or is_jepa(twin))
+
+
 @claim("collapse.views", "The monitors are shown the targets, contexts and predictions "
-       "themselves, which of them are valid, and what made them.",
-       source=OURS, about=_of_ours)  # fmt: skip
+       "themselves, which of them are valid, and what made them.", source=OURS,
+       about=shows_parts)  # fmt: skip
 def views(twin: Twin) -> Evidence:
     """Beside what hooks saw on the way."""
     inputs = Inputs(values(twin))
@@ -160,7 +161,8 @@ def statistics(twin: Twin) -> Evidence:
 
 
 @claim("collapse.named", "An encoder or a predictor whose output is a constant is an alarm that "
-       "names it; an untrained network is none.", source=OURS, about=_of_ours)  # fmt: skip
+       "names it; an untrained network is none.", source=OURS,
+       about=shows_parts)  # fmt: skip
 def named(twin: Twin) -> Evidence:
     """The live network, alive; with a constant encoder; with a constant predictor."""
     alive = _alarms(twin, lambda objective: None)
@@ -221,7 +223,7 @@ def _dead_predictor(objective: Objective) -> None:
 
 
 @claim("collapse.recorded", "The alarms stand in the row of the step, and are printed.",
-       source=OURS, about=_of_ours)  # fmt: skip
+       source=OURS, about=shows_parts)  # fmt: skip
 def recorded(twin: Twin) -> Evidence:
     """The first row of a run whose encoder is constant, and what was printed beside it."""
     short = {"train.steps": 1, "train.log_every": 1, "optimizer.warmup_steps": 0,

@@ -13,6 +13,7 @@ from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -26,6 +27,8 @@ from latentcast.verification.observe.jepa import (
 )
 from latentcast.verification.observe.network import finest
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 EVERY = slice(None)
 

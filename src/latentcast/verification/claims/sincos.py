@@ -12,7 +12,7 @@ from latentcast.nn.hierarchy import Hierarchy, Level
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
     EXACT,
@@ -27,6 +27,8 @@ from latentcast.verification.observe.network import (
 from latentcast.verification.observe.rotary import Grid, sizes, strides, vector
 from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
+
+NEEDS = has_transformer
 
 IJEPA = "I-JEPA reference code, vision_transformer.py"
 

@@ -11,7 +11,7 @@ from latentcast.batch import Inputs
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -32,6 +32,8 @@ from latentcast.verification.observe.jepa import (
     values_of,
 )
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 
 @claim("targets.no-gradient", "No gradient runs into the targets of any level: the loss does not "
