@@ -234,7 +234,7 @@ def target_gradient(twin: Twin) -> Evidence:
 
 
 @claim("nepa.finite-differences", "The gradient is that of the loss whose target is held fixed.",
-       source=LOSS, about=has_linear_targets)  # fmt: skip
+       source=LOSS, about=is_nepa)  # fmt: skip
 def finite_differences(twin: Twin) -> Evidence:
     """In random directions of the weights."""
     inputs = real(twin)
@@ -243,15 +243,10 @@ def finite_differences(twin: Twin) -> Evidence:
     forward.output.loss.backward()  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(twin.seed)
     parts, context = list[Evidence](), dict[str, float]()
-    paths = {
-        "patch weights": "patches.weight",
-        "patch bias": "patches.bias",
-        "CLS": "cls",
-        "first block": "blocks.0.attention.qkv.weight",
-        "final norm": "norm.weight",
-    }
-    for name, path in paths.items():
-        parameter = objective.student.get_parameter(path)
+    for name in (
+        *_patch_parameters(objective), "cls", "blocks.0.attention.qkv.weight", "norm.weight"
+    ):  # fmt: skip
+        parameter = objective.student.get_parameter(name)
         if not parameter.requires_grad:  # a fixed patch embedding
             continue
         way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -271,6 +266,12 @@ def finite_differences(twin: Twin) -> Evidence:
         context[f"{name}: derivative"] = measured
         context[f"{name}: with a moving target"] = -(moving[0] - moving[1]) / (2 * step)
     return all_of(*parts, **context)
+
+
+def _patch_parameters(objective: Nepa) -> list[str]:
+    """The weights of the patch embedding, whatever it is made of."""
+    names = [name for name, _ in objective.student.named_parameters()]
+    return [name for name in names if name.startswith("patches.")]
 
 
 def _mean_cosine(a: Tensor, b: Tensor) -> float:
@@ -312,7 +313,7 @@ def causal(twin: Twin) -> Evidence:
 
 
 @claim("nepa.patch-embedding", "A fixed patch embedding stays as it was drawn, a trained one is "
-       "trained.", source="our design, docs/nepa-on-ecg.md", about=has_linear_targets)  # fmt: skip
+       "trained.", source="our design, docs/nepa-on-ecg.md", about=is_nepa)  # fmt: skip
 def patch_embedding(twin: Twin) -> Evidence:
     """Three updates by the optimizer itself, with the patch embedding trained and with it fixed."""
     evidence = []
@@ -327,7 +328,7 @@ def patch_embedding(twin: Twin) -> Evidence:
 
 
 def _three_updates(twin: Twin, objective: Nepa) -> dict[str, float]:
-    names = ("patches.weight", "patches.bias", "cls", "blocks.0.mlp.up.weight")
+    names = (*_patch_parameters(objective), "cls", "blocks.0.mlp.up.weight")
     before = {name: objective.student.get_parameter(name).detach().clone() for name in names}
     optimizer = adamw(objective, twin.config.optimizer)
     for group in optimizer.param_groups:

@@ -142,9 +142,9 @@ def _features_apart(twin: Twin, one: PatchEncoder, other: PatchEncoder) -> float
 
 
 def _is_ijepa(twin: Twin) -> bool:
-    """Of the published kind: one level, plain blocks."""
+    """Of the published kind: one level, linear patches, plain blocks."""
     objective, network = twin.config.objective, twin.config.encoder
-    if not isinstance(network, EncoderConfig):
+    if not isinstance(network, EncoderConfig) or not has_linear_patches(twin):
         return False
     plain = not network.qk_norm and network.layer_scale is None and not network.gated_mlp
     return isinstance(objective, JepaConfig) and not objective.coarser and plain
