@@ -18,15 +18,9 @@ from latentcast.signals.counts import to_counts
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import read_recording
 from latentcast.signals.readers.arrays import LAYOUTS
-from latentcast.signals.recording import (
-    INVALID,
-    BadRecord,
-    Recording,
-    from_signal,
-    millivolts_per,
-)
+from latentcast.signals.recording import INVALID, Recording, from_signal, millivolts_per
 from latentcast.signals.windows import window_starts
-from latentcast.source import Source
+from latentcast.source import BadRecord, Source
 
 Counts = npt.NDArray[np.int16]
 ACCEPTED = (

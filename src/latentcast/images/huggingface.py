@@ -17,8 +17,7 @@ from typing import Any
 
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
-from latentcast.signals.recording import BadRecord
-from latentcast.source import Annotation, RecordRef, Split
+from latentcast.source import Annotation, BadRecord, RecordRef, Split
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.signals.quality import Finding, assess
-from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
+from latentcast.signals.recording import INVALID, Recording, select_leads
 from latentcast.signals.resample import resample
+from latentcast.source import BadRecord
 
 LARGEST = 32767
 FEWEST_COUNTS = 8

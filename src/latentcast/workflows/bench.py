@@ -77,7 +77,7 @@ def bench(
         raise LatentcastError(f"--rounds {rounds}: measures nothing; give 1 or more")
     config = config.updated({"machine.loggers": []})  # nobody wants a run of this
     context = Context.of(config)
-    told: dict[str, Any] = {"recipe": config.recipe}
+    measured: dict[str, Any] = {"recipe": config.recipe}
     with tempfile.TemporaryDirectory(prefix="latentcast-bench-") as name:
         folder = Path(name)
         if data is None or "ingest" in what:
@@ -85,7 +85,7 @@ def bench(
         store = Store.open(data) if data else read_source(config, source, folder / "store").store
         config = fitted(config, store)
         loader, preprocess = reading(store, config)
-        told |= {
+        measured |= {
             "data": store.path.name if data else "synthetic",
             "batch_size": config.train.batch_size,
             "micro_batches": config.train.micro_batches,
@@ -95,15 +95,15 @@ def bench(
         with _closed(loader.stream(0)) as batches:
             first = next(batches)
             if "loader" in what:
-                told["loader"] = _loader(batches, config, rounds)
+                measured["loader"] = _loader(batches, config, rounds)
         if "forward" in what:
-            told["forward"] = _forward(config, preprocess, first, context, rounds)
+            measured["forward"] = _forward(config, preprocess, first, context, rounds)
         if {"step", "ema", "monitors"} & set(what):
             training = _training(config, preprocess, first, context, folder, rounds)
-            told |= {part: found for part, found in training.items() if part in what}
+            measured |= {part: found for part, found in training.items() if part in what}
         if "ingest" in what:
-            told["ingest"] = _ingest(config, source, folder, rounds)
-    return told
+            measured["ingest"] = _ingest(config, source, folder, rounds)
+    return measured
 
 
 def step_of(
@@ -278,9 +278,9 @@ def timed(run: Callable[[], T], device: torch.device) -> tuple[float, T]:
     """Seconds of a call, from an idle device to an idle device, and what it gave."""
     wait(device)
     start = time.perf_counter()
-    given = run()
+    result = run()
     wait(device)
-    return time.perf_counter() - start, given
+    return time.perf_counter() - start, result
 
 
 def spread_of(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:

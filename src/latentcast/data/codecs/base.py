@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
-from latentcast.signals.recording import BadRecord
+from latentcast.source import BadRecord
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]

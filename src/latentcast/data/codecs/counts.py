@@ -19,9 +19,9 @@ from latentcast.signals.counts import choose_valid, quantise
 from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import INVALID, BadRecord, Recording
+from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.resample import resample
-from latentcast.source import Modality, RecordRef
+from latentcast.source import BadRecord, Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
 Arguments = Mapping[str, Any]

@@ -18,8 +18,7 @@ from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Canvas, Pixels, decode, fit
 from latentcast.images.source import ImageSource
-from latentcast.signals.recording import BadRecord
-from latentcast.source import Modality, RecordRef
+from latentcast.source import BadRecord, Modality, RecordRef
 
 _CHEAP = 4  # images that are decoded faster than threads start
 

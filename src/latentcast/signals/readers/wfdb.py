@@ -21,8 +21,8 @@ from latentcast.errors import LatentcastError, missing_extra
 from latentcast.signals.channels import Channels
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import matlab
-from latentcast.signals.recording import INVALID, BadRecord, Recording, from_signal, millivolts_per
-from latentcast.source import Annotation
+from latentcast.signals.recording import INVALID, Recording, from_signal, millivolts_per
+from latentcast.source import Annotation, BadRecord
 
 CHECKSUMS = "SHA256SUMS.txt"
 
