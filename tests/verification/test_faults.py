@@ -114,7 +114,7 @@ def test_an_entry_is_read_as_it_is_written(tmp_path: Path) -> None:
   goes on.
 source: somebody
 reddens: a.b c.d
-where: jepa not-flips
+where: jepa not-image
 engine/toy.py
   if x:
 -     y = 1
@@ -124,7 +124,7 @@ engine/toy.py
   return 0
 """)  # fmt: skip
     assert fault.sentence == "A sentence that goes on." and fault.source == "somebody"
-    assert fault.reddens == ("a.b", "c.d") and fault.where == ("jepa", "not-flips")
+    assert fault.reddens == ("a.b", "c.d") and fault.where == ("jepa", "not-image")
     assert fault.edits == (
         Edit("engine/toy.py", ("if x:", "    y = 1"), ("if x:", "    y = 2")),
         Edit("engine/toy.py", ("return 0",), ("z = 3", "return 0")),
