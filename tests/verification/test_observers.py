@@ -111,12 +111,12 @@ def test_a_rank_that_hangs_or_dies_is_ended(monkeypatch: pytest.MonkeyPatch, twi
     monkeypatch.setattr(ranks, "PATIENCE", 0.5)
     monkeypatch.setattr(ranks, "_rank", lambda *args: time.sleep(60))
     start = time.perf_counter()
-    finding = measure(ranks.loss, twin)
+    finding = measure(ranks.logged, twin)
     assert finding.raised and "did not end" in str(finding.evidence.numbers["raised"])
     assert time.perf_counter() - start < 20
     monkeypatch.setattr(ranks, "_rank", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
     twin._made.clear()
-    assert measure(ranks.loss, twin).raised
+    assert measure(ranks.logged, twin).raised
 
 
 def test_the_known_waves_are_those_of_their_formulas() -> None:

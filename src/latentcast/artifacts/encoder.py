@@ -142,6 +142,11 @@ class Encoder(nn.Module):
         return self.network.layer_names
 
     @property
+    def layer(self) -> str:
+        """What is read by default: the norm after the last block, else the last layer."""
+        return "norm" if "norm" in self.layer_names else self.layer_names[-1]
+
+    @property
     def causal(self) -> bool:
         """Whether a token sees only what came before it."""
         return self.config.encoder.causal
@@ -207,7 +212,7 @@ class Encoder(nn.Module):
     def embed(
         self,
         x: Any,
-        layer: str = "norm",
+        layer: str | None = None,
         pooling: str = "mean",
         batch_size: int = BATCH,
         *,
@@ -232,7 +237,7 @@ class Encoder(nn.Module):
                 ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
                 images, paths of images, folders and data sets. Both: a store, its path, or a list
                 of all these.
-            layer: one of :attr:`layer_names`.
+            layer: one of :attr:`layer_names`; None, :attr:`layer`.
             pooling: mean, std, mean+std or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
@@ -300,7 +305,8 @@ class Encoder(nn.Module):
         """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
         return self.objective.predicted_from
 
-    def _layer(self, name: str) -> int:
+    def _layer(self, name: str | None) -> int:
+        name = self.layer if name is None else name
         if name not in self.layer_names:
             raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
         return self.layer_names.index(name)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.fit import reading
@@ -23,7 +22,11 @@ from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.observe.config import has_transformer
+from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.loop_recorder import teacher_pairs
+from latentcast.verification.observe.nepa import is_nepa
+from latentcast.verification.observe.network import inputs_of
 from latentcast.verification.observe.probe import can_be_probed, encoder
 from latentcast.verification.observe.recordings import (
     TWELVE,
@@ -38,20 +41,18 @@ OURS = "our design, law 5: preprocessing travels with the weights"
 FLOAT = 2.0**-23
 
 
-def _entering(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
-    """The tensors that came to the patch embedding of an encoder."""
-    entered: list[Tensor] = []
-    patches = network.get_submodule("patches" if hasattr(network, "blocks") else "finest.patches")
-    handle = patches.register_forward_pre_hook(lambda _, args: entered.append(args[0].clone()))
-    try:
-        run()
-    finally:
-        handle.remove()
-    return entered
+def _patches(network: nn.Module) -> nn.Module:
+    """The patch embedding of an encoder."""
+    return network.get_submodule("patches" if hasattr(network, "blocks") else "finest.patches")
+
+
+def sees_all_patches(twin: Twin) -> bool:
+    """Whether patches are dropped behind the patch embedding and never masked before it."""
+    return has_transformer(twin) and (is_nepa(twin) or is_jepa(twin))
 
 
 @claim("artifact.same-tensor", "embed gives the network exactly the tensor that training gave it "
-       "of the same samples.", source=OURS)  # fmt: skip
+       "of the same samples.", source=OURS, about=sees_all_patches)  # fmt: skip
 def same_tensor(twin: Twin) -> Evidence:
     """At the patch embedding, in training without augmentation and in ``embed``."""
     changes: dict[str, Any] = {"train.micro_batches": 1}
@@ -60,10 +61,9 @@ def same_tensor(twin: Twin) -> Evidence:
     loader: Any
     loader, preprocess = reading(twin.store, twin.config.updated(changes))
     batch, draw, objective = loader.batch(3), twin.draw(3), twin.objective()
-    (trained, *_) = _entering(
-        objective.encoder("student"),
-        lambda: objective(preprocess(batch.samples, draw), draw),
-    )
+    with inputs_of(_patches(objective.encoder("student"))) as entered:
+        objective(preprocess(batch.samples, draw), draw)
+    trained = entered[0]
     source: Any = encoder(twin)
     samples: Any = batch.samples.numpy()
     if is_ecg(twin):
@@ -74,7 +74,9 @@ def same_tensor(twin: Twin) -> Evidence:
             window = slice(start, start + length)
             signal, valid = record.signal[:, window], record.valid[:, window]
             samples.append(replace(record, signal=signal, valid=valid))
-    embedded = torch.cat(_entering(source.network, lambda: source.embed(samples)))
+    with inputs_of(_patches(source.network)) as entered:
+        source.embed(samples)
+    embedded = torch.cat(entered)
     shape = equal("shape", str(tuple(embedded.shape)), str(tuple(trained.shape)))
     if not shape.holds:
         return shape
@@ -88,21 +90,21 @@ def same_tensor(twin: Twin) -> Evidence:
 @claim("artifact.counts", "A file read for an encoder becomes the counts that ingest stores.",
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def counts(twin: Twin) -> Evidence:
-    """Files of all kinds, ingested, and read and given to an encoder: the same integers."""
-    known, source = recordings(twin), encoder(twin)
-    store, parts = known.device_store, list[Evidence]()
-    for name, record in known.devices.items():
-        if record.rate != known.rate:
+    """Files of all kinds, ingested, and read by an encoder: the same integers."""
+    fixtures, source = recordings(twin), encoder(twin)
+    store, parts = fixtures.device_store, list[Evidence]()
+    for name, record in fixtures.devices.items():
+        if record.rate != fixtures.rate:
             continue
         read = source.counts(read_recording(record.file))
         row = store.row_of(name)
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
         parts.append(equal(f"{name}: counts that differ", differing, 0))
-    cohort = known.cohort.store
+    cohort = fixtures.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
-        signal = known.cohort.signals[row].astype(np.float32)
-        record_of = from_signal(signal, TWELVE, known.rate, f"record {row}")
+        signal = fixtures.cohort.signals[row].astype(np.float32)
+        record_of = from_signal(signal, TWELVE, fixtures.rate, f"record {row}")
         read = source.counts(record_of)
         differing = int((read != cohort.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
@@ -121,7 +123,7 @@ def embed(twin: Twin) -> Evidence:
     else:
         store, rows = twin.store, np.arange(5)
         embedded = source.embed(store.take(rows), pooling="mean+std")
-    read = features.extract(source, store, rows, pooling="mean+std")["norm"]
+    read = features.extract(source, store, rows, pooling="mean+std")[source.layer]
     shape = equal("shape", str(embedded.shape), str(read.shape))
     if not shape.holds:
         return shape
@@ -144,9 +146,9 @@ def short(twin: Twin) -> Evidence:
         signal=np.concatenate([recording.signal, np.full((12, room), np.nan, np.float32)], 1),
         valid=np.concatenate([recording.valid, np.zeros((12, room), bool)], 1),
     )
-    one, two = (source.embed([each]) for each in (recording, filled))
-    entered = torch.cat(_entering(source.network, lambda: source.embed([recording])))
-    beyond = float(entered[..., recording.samples :].abs().max())
+    with inputs_of(_patches(source.network)) as entered:
+        one, two = (source.embed([each]) for each in (recording, filled))
+    beyond = max(float(values[..., recording.samples :].abs().max()) for values in entered)
     return all_of(
         at_most("difference", float(np.abs(one - two).max()), 0.0),
         at_most("largest value beyond its end", beyond, 0.0),
@@ -182,7 +184,7 @@ def equal_features(twin: Twin) -> Evidence:
        "ones where the student is named.",
        source="NEPA evaluates the average", about=averages)  # fmt: skip
 def teacher(twin: Twin) -> Evidence:
-    """By its weights at the end of the last step, which were seen from outside."""
+    """By its weights at the end of the last step, which hooks recorded."""
     run = twin.trained()
     end, names = run.steps[-1].end, teacher_pairs(run.objective)
     weights = {"student": [end[s] for s, _ in names], "teacher": [end[t] for _, t in names]}

@@ -13,7 +13,7 @@ from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
     EXACT,
@@ -37,6 +37,8 @@ from latentcast.verification.observe.network import (
 )
 from latentcast.verification.observe.rotary import is_rotary, paired, stacks
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 REFERENCE = "NEPA and I-JEPA reference code"
 NEPA = "NEPA reference code, block"

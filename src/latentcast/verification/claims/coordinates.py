@@ -13,7 +13,7 @@ from latentcast.nn.transformer import PatchEncoder
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.network import finest, furthest, real
 from latentcast.verification.observe.rotary import (
     FLOAT32,
@@ -29,6 +29,8 @@ from latentcast.verification.observe.rotary import (
     stacks,
 )
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 NEPA = "NEPA reference code, rotary positions"
 

@@ -1,4 +1,4 @@
-"""Which part of a recording is read: every sample says when and in which lead it was."""
+"""Which part of a recording is read: every sample encodes its time and its lead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from latentcast.verification.observe.twin import Twin
 OURS = "our design, law 1: data order and crops are functions of (seed, step, sample)"
 BATCH, ATTEMPTS = 32, 8
 MANY = 20_000
-"""Crops that are asked for and not read, since few come near the end."""
+"""Crops whose starts are computed and not read, since few come near the end."""
 
 
 def _loader(twin: Twin, drawn: bool = True) -> Loader:

@@ -1,4 +1,4 @@
-"""From files to a store: recordings of which every sample is sources, held against it.
+"""From files to a store: recordings of which every sample is fixed, compared with it.
 
 Storage formats are in :mod:`.formats`, what an encoder sees in :mod:`.batches`, images in
 :mod:`.pixels`.
@@ -40,7 +40,7 @@ PTBXL = "Strodthoff et al. 2021: PTB-XL, its folds and labels"
 SPLITS = ("train", "validation", "test")
 
 
-# What a file says, in millivolts
+# The content of a file, in millivolts
 
 
 @claim("data.calibration", "Counts become millivolts by the gain, the zero and the unit of their "
@@ -49,11 +49,11 @@ SPLITS = ("train", "validation", "test")
        about=has_twelve_leads)  # fmt: skip
 def calibration(twin: Twin) -> Evidence:
     """Read alone, and ingested."""
-    sources, parts = recordings(twin), list[Evidence]()
+    fixtures, parts = recordings(twin), list[Evidence]()
     for name in ("millivolts", "microvolts", "volts", "coarse", "baseline"):
-        record, stored = sources.devices[name], sources.stored(name)
+        record, stored = fixtures.devices[name], fixtures.stored(name)
         alone = read_recording(record.file).signal.astype(np.float64)
-        gap = apart(stored, record.signal) / sources.scale
+        gap = apart(stored, record.signal) / fixtures.scale
         parts += [
             at_most(f"{name}: read, mV", apart(alone, record.signal), 2e-6),
             at_most(f"{name}: stored, counts", gap, HALF_A_COUNT),
@@ -68,20 +68,20 @@ def calibration(twin: Twin) -> Evidence:
        about=has_twelve_leads)  # fmt: skip
 def lead_order(twin: Twin) -> Evidence:
     """Each lead of four sources against its own wave, and which wave it is nearest to."""
-    sources = recordings(twin)
+    fixtures = recordings(twin)
     pairs = [
-        (sources.stored(name), sources.devices[name].signal)
+        (fixtures.stored(name), fixtures.devices[name].signal)
         for name in ("shuffled", "avf-before-avl", "eight-leads")
     ]
-    cohort = sources.cohort
-    pairs.append((_cohort_counts(twin)[4] * sources.scale, cohort.signals[4]))
+    cohort = fixtures.cohort
+    pairs.append((_cohort_counts(twin)[4] * fixtures.scale, cohort.signals[4]))
     worst, others = dict.fromkeys(TWELVE, 0.0), list[str]()
     for stored, signal in pairs:
         for row, lead in enumerate(TWELVE):
             if stored.shape != signal.shape:  # in quarantine
                 worst[lead] = float("inf")
                 continue
-            worst[lead] = max(worst[lead], apart(stored[row], signal[row]) / sources.scale)
+            worst[lead] = max(worst[lead], apart(stored[row], signal[row]) / fixtures.scale)
             nearest = TWELVE[int(np.abs(signal - stored[row]).mean(1).argmin())]
             others += [f"{lead} is {nearest}"] * (nearest != lead)
     return all_of(
@@ -89,7 +89,7 @@ def lead_order(twin: Twin) -> Evidence:
         # A lead that is made of two rounded ones is off by more than theirs.
         *(at_most(f"{lead}, counts", gap, 4 * HALF_A_COUNT) for lead, gap in worst.items()),
         true("leads of the stores",
-             sources.device_store.leads == sources.cohort.store.leads == TWELVE),
+             fixtures.device_store.leads == fixtures.cohort.store.leads == TWELVE),
     )  # fmt: skip
 
 
@@ -114,20 +114,20 @@ def peaks(signal: Floats, rate: float) -> Floats:
 @claim("data.rhythm", "A rhythm of known rate keeps it, and its R waves their time, through "
        "resampling and store.", source=OURS, about=has_twelve_leads)  # fmt: skip
 def rhythm(twin: Twin) -> Evidence:
-    sources, parts = recordings(twin), list[Evidence]()
+    fixtures, parts = recordings(twin), list[Evidence]()
     for name, bpm in (("millivolts", 72.0), ("faster", 97.0)):
-        if name not in sources.devices:
+        if name not in fixtures.devices:
             continue
-        stored = sources.stored(name)
+        stored = fixtures.stored(name)
         parts.append(true(f"{name}: stored", bool(stored.size)))
         if not stored.size:
             continue
-        found = peaks(stored[1], sources.device_store.sampling_rate)
-        written = beats(bpm, 0.0, stored.shape[1] / sources.device_store.sampling_rate - 0.05)
+        found = peaks(stored[1], fixtures.device_store.sampling_rate)
+        written = beats(bpm, 0.0, stored.shape[1] / fixtures.device_store.sampling_rate - 0.05)
         rate = float(60 * (len(found) - 1) / np.ptp(found)) if len(found) > 1 else float("nan")
         parts.append(at_most(f"{name}: beats a minute, from {bpm:g}", abs(rate - bpm), 1.0))
         parts.append(
-            at_most(f"{name}: R waves off by, s", apart(found, written), 1.01 / sources.rate)
+            at_most(f"{name}: R waves off by, s", apart(found, written), 1.01 / fixtures.rate)
         )
     return all_of(*parts)
 
@@ -140,9 +140,11 @@ def _resamples(twin: Twin) -> bool:
        source=OURS, about=_resamples)  # fmt: skip
 def resampled(twin: Twin) -> Evidence:
     """Against the formula at the new rate, away from the ends, where the filter sees half."""
-    sources = recordings(twin)
-    stored, seed = sources.stored("faster"), 10 + len("faster")
-    signal = wave(sources.rate, round(sources.devices["faster"].signal.shape[1] / 2.5), seed, 97.0)
+    fixtures = recordings(twin)
+    stored, seed = fixtures.stored("faster"), 10 + len("faster")
+    signal = wave(
+        fixtures.rate, round(fixtures.devices["faster"].signal.shape[1] / 2.5), seed, 97.0
+    )
     edge = signal.shape[1] // 20
     gap = apart(stored[:, edge:-edge], signal[:, edge:-edge])
     return all_of(
@@ -154,10 +156,10 @@ def resampled(twin: Twin) -> Evidence:
 @claim("data.anti-alias", "What the new rate cannot hold does not come back as something else.",
        source=OURS, about=_resamples)  # fmt: skip
 def anti_alias(twin: Twin) -> Evidence:
-    sources = recordings(twin)
-    name, rate = "humming", sources.rate
-    stored, row = sources.stored(name), TWELVE.index("V1")
-    samples = round(sources.devices[name].signal.shape[1] / 2.5)
+    fixtures = recordings(twin)
+    name, rate = "humming", fixtures.rate
+    stored, row = fixtures.stored(name), TWELVE.index("V1")
+    samples = round(fixtures.devices[name].signal.shape[1] / 2.5)
     same_length = equal("samples", stored.shape[1], samples)
     if not same_length.holds:
         return same_length
@@ -174,14 +176,15 @@ def anti_alias(twin: Twin) -> Evidence:
 @claim("data.round-trip", "What the store gives back is what was read, within half a count.",
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def round_trip(twin: Twin) -> Evidence:
-    sources, cohort = recordings(twin), recordings(twin).cohort
+    fixtures, cohort = recordings(twin), recordings(twin).cohort
     gaps = (
-        np.abs(_cohort_counts(twin) * sources.scale - cohort.signals)[cohort.valid] / sources.scale
+        np.abs(_cohort_counts(twin) * fixtures.scale - cohort.signals)[cohort.valid]
+        / fixtures.scale
     )
     alone = apart(cohort.store.recording(6).signal.astype(np.float64), cohort.signals[6])
     return all_of(
         at_most("largest difference, counts", float(gaps.max()), HALF_A_COUNT),
-        at_most("of a recording", alone / sources.scale, HALF_A_COUNT),
+        at_most("of a recording", alone / fixtures.scale, HALF_A_COUNT),
         records=len(cohort.signals), samples=len(gaps), mean_difference=float(gaps.mean()),
     )  # fmt: skip
 
@@ -197,9 +200,9 @@ def labels(twin: Twin) -> Evidence:
     store, parts = cohort.store, list[Evidence]()
     statements = [set(ast.literal_eval(row["scp_codes"])) for row in cohort.rows]
     for code in ("NORM", "IMI", "LVH", "SR"):
-        there = np.array([code in codes for codes in statements])
-        found = store.labels.indicator([code])[:, 0] if code in store.labels.codes else ~there
-        parts.append(equal(f"{code}: records that differ", int((found != there).sum()), 0))
+        present = np.array([code in codes for codes in statements])
+        found = store.labels.indicator([code])[:, 0] if code in store.labels.codes else ~present
+        parts.append(equal(f"{code}: records that differ", int((found != present).sum()), 0))
     targets = task("superdiagnostic", store).targets(store)
     classes = dict(zip(targets.names, targets.values.sum(0).tolist(), strict=True))
     expected = {"NORM": 20, "MI": 20, "HYP": 20, "CD": 0, "STTC": 0}
@@ -214,8 +217,8 @@ def labels(twin: Twin) -> Evidence:
        source="specification, defect 15", about=has_twelve_leads)  # fmt: skip
 def patients(twin: Twin) -> Evidence:
     """By the source's folds and, where it has none, by the library's own."""
-    sources, crossing, unnamed = recordings(twin), list[str](), 0
-    for cohort in (sources.cohort, sources.unfolded):
+    fixtures, crossing, unnamed = recordings(twin), list[str](), 0
+    for cohort in (fixtures.cohort, fixtures.unfolded):
         store, homes = cohort.store, dict[str, set[str]]()
         for split in SPLITS:
             for row in store.rows(split).tolist():
@@ -232,14 +235,14 @@ def patients(twin: Twin) -> Evidence:
 @claim("data.splits", "Train, validation and test share no record and leave none out; folds that "
        "a source gives are kept: 1 to 8, 9, 10.", source=PTBXL, about=has_twelve_leads)  # fmt: skip
 def splits(twin: Twin) -> Evidence:
-    sources, parts = recordings(twin), list[Evidence]()
-    for name, store in (("cohort", sources.cohort.store), ("unfolded", sources.unfolded.store)):
+    fixtures, parts = recordings(twin), list[Evidence]()
+    for name, store in (("cohort", fixtures.cohort.store), ("unfolded", fixtures.unfolded.store)):
         rows = sorted(row for split in SPLITS for row in store.rows(split).tolist())
         parts.append(true(f"{name}: each record in one split", rows == list(range(40))))
         parts.append(equal(f"{name}: records", len(store), 40))
-    folds = np.array([int(row["strat_fold"]) for row in sources.cohort.rows])
+    folds = np.array([int(row["strat_fold"]) for row in fixtures.cohort.rows])
     number = np.where(folds <= 8, 0, folds - 8)
-    stored = sources.cohort.store
+    stored = fixtures.cohort.store
     wrong = [
         split for n, split in enumerate(SPLITS)
         if not np.array_equal(stored.rows(split), np.flatnonzero(number == n))
@@ -255,17 +258,17 @@ def splits(twin: Twin) -> Evidence:
        "no other record.",
        source="our design, law 6: nothing fails quietly", about=has_twelve_leads)  # fmt: skip
 def quarantine(twin: Twin) -> Evidence:
-    sources = recordings(twin)
-    store = sources.device_store
+    fixtures = recordings(twin)
+    store = fixtures.device_store
     with (store.path / QUARANTINE).open(newline="") as table:
         reasons = {row["record"]: row["reason"] for row in csv.DictReader(table)}
     stored = set(store.record_ids.tolist())
     return all_of(
-        none("lost", sorted(set(sources.devices) - stored)),
-        none("let in", sorted(stored & set(sources.bad))),
+        none("lost", sorted(set(fixtures.devices) - stored)),
+        none("let in", sorted(stored & set(fixtures.bad))),
         none("without their reason",
-             [name for name, why in sources.bad.items() if why not in reasons.get(name, "")]),
-        good=len(sources.devices), bad=len(sources.bad),
+             [name for name, why in fixtures.bad.items() if why not in reasons.get(name, "")]),
+        good=len(fixtures.devices), bad=len(fixtures.bad),
     )  # fmt: skip
 
 
@@ -273,9 +276,9 @@ def quarantine(twin: Twin) -> Evidence:
        "and so is a patient in two splits.",
        source="specification, defect 15", about=has_twelve_leads)  # fmt: skip
 def leaks_found(twin: Twin) -> Evidence:
-    """A copy under another name, and a patient in two splits; and silence where there is none."""
-    sources = recordings(twin)
-    found = {f.kind: f for f in leaks.check(sources.leaking.store, sources.cohort.store)}
+    """A copy under another name, and a patient in two splits; and nothing where no leak is."""
+    fixtures = recordings(twin)
+    found = {f.kind: f for f in leaks.check(fixtures.leaking.store, fixtures.cohort.store)}
     parts = []
     for kind, example in (("test recording in pretraining", "other-3"),
                           ("patient in two splits", "a")):  # fmt: skip
@@ -283,7 +286,7 @@ def leaks_found(twin: Twin) -> Evidence:
         examples = "" if leak is None else ", ".join(leak.examples)
         parts.append(equal(kind, examples, example))
         parts.append(equal(f"{kind}: severity", "" if leak is None else leak.severity, "error"))
-    quiet = leaks.check(sources.cohort.store, sources.clock)
+    quiet = leaks.check(fixtures.cohort.store, fixtures.clock)
     return all_of(*parts, equal("found in clean stores", len(quiet), 0))
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.network import EXACT, block_passes, finest, real, stirred
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 SOURCE = "Huang et al. 2016; NEPA reference code"
 RATE = 0.3
@@ -136,12 +138,14 @@ def micro_batches(twin: Twin) -> Evidence:
 
 
 @claim("drop-path.wired", "A training step of the objective drops branches of the student, of "
-       "nothing else.", source="H-JEPA defect D18")  # fmt: skip
+       "nothing else; evaluation drops none, in training mode neither.",
+       source="H-JEPA defect D18")  # fmt: skip
 def wired(twin: Twin) -> Evidence:
     """The blocks of a predictor and of a teacher drop nothing."""
     objective = stirred(twin.objective({"encoder.drop_path": 0.5}), twin.seed)
     inputs = real(twin)
     ids = torch.arange(len(inputs.values))
+    factors, _ = branch_factors(twin, RATE, 0, torch.arange(64), trains=False)
     dropped, still = 0, 0.0
     for step in range(4):
         draw = Draw(twin.seed, step, ids)
@@ -154,11 +158,5 @@ def wired(twin: Twin) -> Evidence:
     return all_of(
         at_most("predictor and teacher: what was dropped", still, EXACT),
         above("student: blocks that dropped, of four steps", dropped, 0),
+        at_most("evaluation: factors, from 1", float((factors - 1).abs().max()), EXACT),
     )
-
-
-@claim("drop-path.evaluation", "Evaluation drops nothing, in training mode neither.",
-       source="H-JEPA defect D18")  # fmt: skip
-def evaluation(twin: Twin) -> Evidence:
-    factors, _ = branch_factors(twin, RATE, 0, torch.arange(64), trains=False)
-    return at_most("factors, from 1", float((factors - 1).abs().max()), EXACT)

@@ -52,9 +52,9 @@ def _ingested(twin: Twin, source: Path, **options: Any) -> Store | None:
        about=has_twelve_leads)  # fmt: skip
 def formats(twin: Twin) -> Evidence:
     """Read alone, and ingested."""
-    sources = recordings(twin)
-    folder = sources.folder / "formats"
-    records = write_formats(folder, sources.rate)
+    fixtures = recordings(twin)
+    folder = fixtures.folder / "formats"
+    records = write_formats(folder, fixtures.rate)
     store = _ingested(twin, folder)
     parts = []
     for name, record in records.items():
@@ -63,7 +63,7 @@ def formats(twin: Twin) -> Evidence:
         signal = alone.signal[[alone.leads.index(lead) for lead in TWELVE]].astype(np.float64)
         parts += [
             at_most(f"{name}: read, mV", apart(signal, record.signal), READ),
-            at_most(f"{name}: stored, counts", apart(stored, record.signal) / sources.scale,
+            at_most(f"{name}: stored, counts", apart(stored, record.signal) / fixtures.scale,
                     HALF_A_COUNT),
         ]  # fmt: skip
     return all_of(*parts)
@@ -74,8 +74,8 @@ def formats(twin: Twin) -> Evidence:
        source="our design, law 4: physical until the last moment",
        about=has_twelve_leads)  # fmt: skip
 def arrays(twin: Twin) -> Evidence:
-    sources = recordings(twin)
-    folder = sources.folder / "arrays"
+    fixtures = recordings(twin)
+    folder = fixtures.folder / "arrays"
     folder.mkdir(parents=True)
     parts = []
     for n, (kind, layout) in enumerate(
@@ -85,8 +85,8 @@ def arrays(twin: Twin) -> Evidence:
     ):
         unit = kind[0]
         file = folder / f"array-{n}{('.npy', '.npz')[n % 2]}"
-        signals = write_array(file, sources.rate, kind, layout, ORDER)
-        source = open_source(file, fs=sources.rate, leads=ORDER, unit=unit, layout=layout)
+        signals = write_array(file, fixtures.rate, kind, layout, ORDER)
+        source = open_source(file, fs=fixtures.rate, leads=ORDER, unit=unit, layout=layout)
         gaps = []
         for ref, signal in zip(source.refs(), signals, strict=True):
             read, _ = source.read(ref)
@@ -96,30 +96,30 @@ def arrays(twin: Twin) -> Evidence:
         if kind[2] == "i2":
             store = _ingested(twin, file, leads=ORDER, unit=unit, layout=layout)
             stored = np.stack([millivolts_of(store, ref.record_id) for ref in source.refs()])
-            gap = apart(stored, signals) / sources.scale
+            gap = apart(stored, signals) / fixtures.scale
             parts.append(at_most(f"{unit}, {layout}: stored, counts", gap, HALF_A_COUNT))
     return all_of(*parts)
 
 
 def _as_written(twin: Twin, folder: Path) -> Evidence:
     """Signals and annotations of PTB-XL's records, whatever they were stored as."""
-    sources, rows, store = recordings(twin), ptbxl_rows(), _ingested(twin, folder)
+    fixtures, rows, store = recordings(twin), ptbxl_rows(), _ingested(twin, folder)
     ids = [f"{int(row['ecg_id']):05d}" for row in rows]
     stored = [] if store is None else sorted(store.record_ids.tolist())
     if store is None or stored != ids:
         return all_of(equal("records", " ".join(stored), " ".join(ids)))
     gaps = [
         apart(millivolts_of(store, name), counts / 1000.0)
-        for name, counts in zip(ids, ptbxl_signals(sources.rate, _samples(twin)), strict=True)
+        for name, counts in zip(ids, ptbxl_signals(fixtures.rate, _samples(twin)), strict=True)
     ]
     places = [store.row_of(name) for name in ids]
     patients = [str(int(float(row["patient_id"]))) for row in rows]
     wrong = 0
     for code in ("NORM", "IMI", "SR"):
-        there = [code in ast.literal_eval(row["scp_codes"]) for row in rows]
-        wrong += int((store.labels.indicator([code])[places, 0] != np.array(there)).sum())
+        present = [code in ast.literal_eval(row["scp_codes"]) for row in rows]
+        wrong += int((store.labels.indicator([code])[places, 0] != np.array(present)).sum())
     return all_of(
-        at_most("largest difference, counts", max(gaps) / sources.scale, HALF_A_COUNT),
+        at_most("largest difference, counts", max(gaps) / fixtures.scale, HALF_A_COUNT),
         true("patients", store.patient_ids[places].tolist() == patients),
         true("folds", store.folds[places].tolist() == [int(row["strat_fold"]) for row in rows]),
         equal("codes that differ", wrong, 0),
@@ -136,9 +136,9 @@ def _samples(twin: Twin) -> int:
        source="Strodthoff et al. 2021: PTB-XL, its folds and labels",
        about=has_twelve_leads)  # fmt: skip
 def ptbxl(twin: Twin) -> Evidence:
-    sources = recordings(twin)
-    folder = sources.folder / "ptbxl"
-    write_ptbxl(folder, sources.rate, ptbxl_signals(sources.rate, _samples(twin)))
+    fixtures = recordings(twin)
+    folder = fixtures.folder / "ptbxl"
+    write_ptbxl(folder, fixtures.rate, ptbxl_signals(fixtures.rate, _samples(twin)))
     return _as_written(twin, folder)
 
 
@@ -146,7 +146,7 @@ def ptbxl(twin: Twin) -> Evidence:
        "not by our encoder.",
        source="our design: the bundled recordings", about=has_twelve_leads)  # fmt: skip
 def packed(twin: Twin) -> Evidence:
-    sources = recordings(twin)
-    folder = sources.folder / "packed"
-    write_packed(folder, sources.rate, ptbxl_signals(sources.rate, _samples(twin)))
+    fixtures = recordings(twin)
+    folder = fixtures.folder / "packed"
+    write_packed(folder, fixtures.rate, ptbxl_signals(fixtures.rate, _samples(twin)))
     return _as_written(twin, folder)

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Hierarchy, Tokens
-from latentcast.objectives.jepa import Jepa, JepaConfig
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.claim import claim
 from latentcast.verification.claims.masks import drawn, draws_own, twin_and_recipe
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
     Grid,
-    Pass,
     apart,
     changes,
     has_teacher,
@@ -34,8 +33,11 @@ from latentcast.verification.observe.jepa import (
     some_valid,
     values,
 )
+from latentcast.verification.observe.network import inputs_of
 from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
+
+NEEDS = has_transformer
 
 DESIGN = "our design, section 5"
 TOP_DOWN = {"objective.top_down": True}
@@ -47,35 +49,20 @@ TOP_DOWN = {"objective.top_down": True}
        about=is_hierarchy)  # fmt: skip
 def pooling(twin: Twin) -> Evidence:
     """What enters each level's projection against the mean, by hand."""
-    objective, x = live(twin), values(twin)
+    objective, x, grids = live(twin), values(twin), twin.config.grids
     flags = patch_flags(twin, some_valid(twin, len(x)))
+    projections = [level.get_submodule("merge.proj") for level in objective.student.coarser]
     largest, means = 0.0, 0
     for inputs in (Inputs(x), Inputs(torch.where(flags, x, 0.0), flags)):
-        forward, entered = _merging(objective, inputs, twin)
-        grids = twin.config.grids
-        for level in range(1, len(grids)):
+        with inputs_of(*projections) as entered:
+            forward = observe(objective, inputs, twin.draw())
+        # The last ones: without a teacher the student has read the input in full before.
+        for level, read in enumerate(entered[-len(projections) :], start=1):
             below = forward.context[level - 1]
             expected = _mean_of_cells(below, grids[level - 1], grids[level])
-            # The last ones: without a teacher the student has read the input in full before.
-            largest = max(largest, apart(entered[level - len(grids)], expected))
+            largest = max(largest, apart(read, expected))
             means += expected.shape[0] * expected.shape[1]
     return all_of(at_most("largest difference", largest, ROUNDING), means=means)
-
-
-def _merging(objective: Jepa, inputs: Inputs, twin: Twin) -> tuple[Pass, list[Tensor]]:
-    """A pass, and what the student's merges put into their projections."""
-    entered: list[Tensor] = []
-    handles = []
-    for level in objective.student.coarser:
-        merge = level.get_submodule("merge.proj")
-        handles.append(
-            merge.register_forward_pre_hook(lambda module, args: entered.append(args[0].detach()))
-        )
-    try:
-        return observe(objective, inputs, twin.draw()), entered
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:

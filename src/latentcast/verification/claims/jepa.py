@@ -13,7 +13,11 @@ from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import (
+    has_linear_patches,
+    has_transformer,
+    transformer_of,
+)
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -36,6 +40,8 @@ from latentcast.verification.observe.jepa import (
 )
 from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
+
+NEEDS = has_transformer
 
 # Who sees what
 
@@ -253,7 +259,9 @@ ONE_LEVEL: dict[str, Any] = {
 
 
 def is_plain(twin: Twin) -> bool:
-    return layer_normed_teacher(twin) and plain_ijepa.knows(twin.config)
+    return (
+        layer_normed_teacher(twin) and has_linear_patches(twin) and plain_ijepa.knows(twin.config)
+    )
 
 
 @claim("jepa.one-level", "With one level, loss and every gradient are those of I-JEPA written out "

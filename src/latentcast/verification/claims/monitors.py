@@ -21,7 +21,9 @@ from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
+from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.jepa import (
+    is_jepa,
     live,
     normed,
     observe,
@@ -29,6 +31,7 @@ from latentcast.verification.observe.jepa import (
     some_valid,
     values,
 )
+from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.network import finest, furthest, outputs_of, stirred
 from latentcast.verification.observe.recordings import is_ecg
 from latentcast.verification.observe.twin import Twin
@@ -44,8 +47,14 @@ Views = dict[str, tuple[Tensor, Tensor | None, str]]
 # What is looked at
 
 
+def shows_parts(twin: Twin) -> bool:
+    """Whether the parts of the objective are those that a probe here can stop: NEPA's, JEPA's."""
+    return has_transformer(twin) and (is_nepa(twin) or is_jepa(twin))
+
+
 @claim("collapse.views", "The monitors are shown the targets, contexts and predictions "
-       "themselves, which of them are valid, and what made them.", source=OURS)  # fmt: skip
+       "themselves, which of them are valid, and what made them.", source=OURS,
+       about=shows_parts)  # fmt: skip
 def views(twin: Twin) -> Evidence:
     """Beside what hooks saw on the way."""
     inputs = Inputs(values(twin))
@@ -152,7 +161,8 @@ def statistics(twin: Twin) -> Evidence:
 
 
 @claim("collapse.named", "An encoder or a predictor whose output is a constant is an alarm that "
-       "names it; an untrained network is none.", source=OURS)  # fmt: skip
+       "names it; an untrained network is none.", source=OURS,
+       about=shows_parts)  # fmt: skip
 def named(twin: Twin) -> Evidence:
     """The live network, alive; with a constant encoder; with a constant predictor."""
     alive = _alarms(twin, lambda objective: None)
@@ -213,7 +223,7 @@ def _dead_predictor(objective: Objective) -> None:
 
 
 @claim("collapse.recorded", "The alarms stand in the row of the step, and are printed.",
-       source=OURS)  # fmt: skip
+       source=OURS, about=shows_parts)  # fmt: skip
 def recorded(twin: Twin) -> Evidence:
     """The first row of a run whose encoder is constant, and what was printed beside it."""
     short = {"train.steps": 1, "train.log_every": 1, "optimizer.warmup_steps": 0,

@@ -12,6 +12,7 @@ from latentcast.engine.optimizer import adamw
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.observe.config import has_linear_patches, has_transformer
 from latentcast.verification.observe.nepa import (
     again,
     draw_of,
@@ -33,6 +34,14 @@ from latentcast.verification.observe.network import (
     window,
 )
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
+
+
+def has_linear_targets(twin: Twin) -> bool:
+    """Whether the targets are linear in the patches."""
+    return is_nepa(twin) and has_linear_patches(twin)
+
 
 LOSS = "NEPA, prediction_loss of the reference code"
 
@@ -187,7 +196,7 @@ def padding(twin: Twin) -> Evidence:
 
 @claim("nepa.scale-free", "The length of a target does not matter.",
        source="NEPA reference code, epsilon 1e-12; defect 17 of the ECG port",
-       about=is_nepa)  # fmt: skip
+       about=has_linear_targets)  # fmt: skip
 def scale_free(twin: Twin) -> Evidence:
     """The last patch is a target and nothing else: its length must not matter, short or long."""
     inputs, losses = real(twin), []
@@ -225,7 +234,7 @@ def target_gradient(twin: Twin) -> Evidence:
 
 
 @claim("nepa.finite-differences", "The gradient is that of the loss whose target is held fixed.",
-       source=LOSS, about=is_nepa)  # fmt: skip
+       source=LOSS, about=has_linear_targets)  # fmt: skip
 def finite_differences(twin: Twin) -> Evidence:
     """In random directions of the weights."""
     inputs = real(twin)
@@ -303,7 +312,7 @@ def causal(twin: Twin) -> Evidence:
 
 
 @claim("nepa.patch-embedding", "A fixed patch embedding stays as it was drawn, a trained one is "
-       "trained.", source="our design, docs/nepa-on-ecg.md", about=is_nepa)  # fmt: skip
+       "trained.", source="our design, docs/nepa-on-ecg.md", about=has_linear_targets)  # fmt: skip
 def patch_embedding(twin: Twin) -> Evidence:
     """Three updates by the optimizer itself, with the patch embedding trained and with it fixed."""
     evidence = []

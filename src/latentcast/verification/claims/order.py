@@ -1,4 +1,4 @@
-"""Which sample comes when: known by what was read, byte for byte."""
+"""Which sample comes when: rows are recognised by the bytes that were read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _loader(twin: Twin, config: Config) -> Loader:
 def _config(twin: Twin, shift: int = 0) -> Config:
     changes = {"batch_size": BATCH, "micro_batches": 1, "seed": twin.seed + shift}
     config = twin.config
-    if isinstance(config.input, EcgInput):  # whole records: the sample says which
+    if isinstance(config.input, EcgInput):  # records in full: their bytes are unique
         length = int(twin.store.lengths.max())
         longest = config.input.model_copy(update={"length": length})
         config = config.model_copy(update={"input": longest})
@@ -52,7 +52,7 @@ def _epochs(twin: Twin) -> Ints:
 
 
 def _training(twin: Twin) -> list[int]:
-    """Rows of the training split, told by their folds."""
+    """Rows of the training split, by their folds."""
     folds = twin.store.manifest.splits["train"]
     return [row for row, fold in enumerate(twin.store.folds.tolist()) if fold in folds]
 
@@ -121,7 +121,7 @@ def by_readers(twin: Twin) -> Evidence:
 @contextmanager
 def _unnamed_main() -> Iterator[None]:
     """A process that is started runs the script of its parent first, guarded or not; here the
-    script is whoever asked for a verification, and must not be asked to guard itself for it."""
+    script is that of the user, who need not guard it for a verification."""
     main = sys.modules["__main__"].__dict__
     was: dict[str, object] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
     main |= {"__spec__": None, "__file__": None}

@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def _input(twin: Twin) -> ImageInput:
-    """The twin's input, normalised by the known images."""
+    """The twin's input, normalised by the fixtures."""
     shape = _config(twin).input
     assert isinstance(shape, ImageInput)
     return shape
@@ -50,11 +50,11 @@ def _config(twin: Twin) -> Config:
 @claim("image.exact", "Pixels are kept as they are, from the file to the batch.",
        source=OURS, about=is_image)  # fmt: skip
 def exact(twin: Twin) -> Evidence:
-    known, parts = pictures(twin), list[Evidence]()
-    for split, images in known.images.items():
-        parts.append(_same_pixels(split, known.store.take(known.rows(split)), images))
-    loader = Loader(known.store, known.rows("train"), _config(twin))
-    written = {image.tobytes() for image in known.images["train"]}
+    fixtures, parts = pictures(twin), list[Evidence]()
+    for split, images in fixtures.images.items():
+        parts.append(_same_pixels(split, fixtures.store.take(fixtures.rows(split)), images))
+    loader = Loader(fixtures.store, fixtures.rows("train"), _config(twin))
+    written = {image.tobytes() for image in fixtures.images["train"]}
     strange = sum(
         np.ascontiguousarray(image).tobytes() not in written
         for image in loader.batch(0).samples.numpy()
@@ -71,8 +71,8 @@ def _same_pixels(name: str, taken: Pixels, written: Pixels) -> Evidence:
 @claim("image.files", "An image file comes out as its pixels, red first.",
        source=OURS, about=lambda twin: is_image(twin) and find_spec("PIL") is not None)  # fmt: skip
 def files(twin: Twin) -> Evidence:
-    known = pictures(twin)
-    written, taken = known.images["train"][:6], known.files.take(range(6))
+    fixtures = pictures(twin)
+    written, taken = fixtures.images["train"][:6], fixtures.files.take(range(6))
     means = [" ".join(f"{v:.1f}" for v in p.mean((0, 1, 2))) for p in (taken, written)]
     return all_of(
         _same_pixels("files", taken, written),
@@ -83,28 +83,28 @@ def files(twin: Twin) -> Evidence:
 @claim("image.splits", "Splits and labels are those of the source; none is left out.",
        source=OURS, about=is_image)  # fmt: skip
 def splits(twin: Twin) -> Evidence:
-    known, parts, every = pictures(twin), list[Evidence](), list[int]()
+    fixtures, parts, every = pictures(twin), list[Evidence](), list[int]()
     for own, split in (("train", "train"), ("val", "validation"), ("test", "test")):
-        rows = known.store.rows(split)
+        rows = fixtures.store.rows(split)
         every += rows.tolist()
-        labels = np.array_equal(known.store.class_ids[known.rows(own)], known.labels[own])
-        strange = set(rows.tolist()) ^ set(known.rows(own).tolist())
+        labels = np.array_equal(fixtures.store.class_ids[fixtures.rows(own)], fixtures.labels[own])
+        strange = set(rows.tolist()) ^ set(fixtures.rows(own).tolist())
         parts += [
             equal(f"{split}: images of another", len(strange), 0),
             true(f"{split}: labels", labels),
         ]
-    return all_of(*parts, true("none left out", sorted(every) == list(range(len(known.store)))))
+    return all_of(*parts, true("none left out", sorted(every) == list(range(len(fixtures.store)))))
 
 
 @claim("image.copies", "A test image that was pretrained on is found.",
        source="specification, defect 15", about=is_image)  # fmt: skip
 def copies(twin: Twin) -> Evidence:
-    known = pictures(twin)
-    found = leaks.check(known.leaking, known.store)
+    fixtures = pictures(twin)
+    found = leaks.check(fixtures.leaking, fixtures.store)
     kinds = ", ".join(f"{f.kind}: {f.count}" for f in found)
     return all_of(
         equal("found", kinds, "test image in pretraining: 1"),
-        equal("found in a clean store", len(leaks.check(known.store)), 0),
+        equal("found in a clean store", len(leaks.check(fixtures.store)), 0),
     )
 
 
@@ -122,10 +122,10 @@ def _naive(images: Pixels) -> tuple[Floats, Floats]:
 @claim("image.statistics", "Mean and deviation are those of all pixels of the training split, and "
        "of no others.", source="specification, defect 12", about=is_image)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
-    known, used = pictures(twin), _input(twin).normalisation
+    fixtures, used = pictures(twin), _input(twin).normalisation
     assert used is not None
-    mean, std = _naive(known.images["train"])
-    every = _naive(np.concatenate([*known.images.values()]))[0]
+    mean, std = _naive(fixtures.images["train"])
+    every = _naive(np.concatenate([*fixtures.images.values()]))[0]
     return all_of(
         at_most("largest difference of a mean", float(np.abs(np.array(used.mean) - mean).max()),
                 1e-12),
@@ -137,28 +137,28 @@ def statistics(twin: Twin) -> Evidence:
 @claim("image.whole", "In evaluation an encoder sees the whole image, upright, as (pixel / 255 − "
        "mean) / std per channel.",
        source="I-JEPA: no augmentation in evaluation", about=is_image)  # fmt: skip
-def whole(twin: Twin) -> Evidence:
+def evaluated(twin: Twin) -> Evidence:
     """Twice, and whatever is drawn elsewhere."""
     images = pictures(twin).images["test"]
     preprocess = ImagePreprocess(_input(twin))
-    seen = [preprocess(torch.from_numpy(images.copy())).values.double() for _ in range(2)]
+    twice = [preprocess(torch.from_numpy(images.copy())).values.double() for _ in range(2)]
     mean, std = _naive(pictures(twin).images["train"])
     normal = ((images.astype(np.float64) / 255 - mean) / std).transpose(0, 3, 1, 2)
     expected = torch.from_numpy(np.ascontiguousarray(normal))
-    if seen[0].shape != expected.shape:
-        return equal("shape", str(tuple(seen[0].shape)), str(tuple(expected.shape)))
-    worst = max(float((values - expected).abs().max()) for values in seen)
+    if twice[0].shape != expected.shape:
+        return equal("shape", str(tuple(twice[0].shape)), str(tuple(expected.shape)))
+    worst = max(float((values - expected).abs().max()) for values in twice)
     return at_most("largest difference", worst, 2e-6 * float(expected.abs().max()))
 
 
-# Augmentation. A ramp is mapped by bilinear sampling to a ramp: it tells which box was taken.
+# Augmentation. A ramp is mapped by bilinear sampling to a ramp: its slope and start give the box.
 
 
 def _ramps(twin: Twin, count: int) -> Pixels:
-    """Images whose channels say row and column."""
-    known = pictures(twin)
-    rows = np.arange(known.height)[:, None].repeat(known.width, 1) * (240 // known.height)
-    columns = np.arange(known.width)[None].repeat(known.height, 0) * (240 // known.width)
+    """Images whose channels are row and column."""
+    fixtures = pictures(twin)
+    rows = np.arange(fixtures.height)[:, None].repeat(fixtures.width, 1) * (240 // fixtures.height)
+    columns = np.arange(fixtures.width)[None].repeat(fixtures.height, 0) * (240 // fixtures.width)
     image = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
     return np.repeat(image[None], count, 0)
 
@@ -178,14 +178,14 @@ def _draw(twin: Twin, ids: list[int] | range, step: int = 3, seed: int = 0) -> D
 
 def _boxes(twin: Twin, ids: list[int] | range) -> Floats:
     """Top, left, height, width in pixels, and 1 where mirrored, found in augmented ramps."""
-    known = pictures(twin)
+    fixtures = pictures(twin)
     found = []
     for image in _augmented(twin, _ramps(twin, len(ids)), _draw(twin, ids)):
-        # Position of each output row in the image; the border, where it is held, is left out.
-        rows = image[..., 0].mean(1) / (240 // known.height)
-        columns = image[..., 1].mean(0) / (240 // known.width)
+        # Position of each output row in the image; the border, which is repeated, is left out.
+        rows = image[..., 0].mean(1) / (240 // fixtures.height)
+        columns = image[..., 1].mean(0) / (240 // fixtures.width)
         box = []
-        for places, extent in ((rows, known.height), (columns, known.width)):
+        for places, extent in ((rows, fixtures.height), (columns, fixtures.width)):
             inner = slice(len(places) // 4, len(places) - len(places) // 4)
             here = np.arange(len(places))[inner]
             slope, start = np.polyfit(here + 0.5, places[inner] + 0.5, 1)
@@ -197,7 +197,7 @@ def _boxes(twin: Twin, ids: list[int] | range) -> Floats:
 
 
 def _many(twin: Twin) -> Floats:
-    return twin.once("known boxes", lambda: _boxes(twin, range(MANY)))
+    return twin.once("boxes", lambda: _boxes(twin, range(MANY)))
 
 
 def _is_cropped(twin: Twin) -> bool:
@@ -209,15 +209,15 @@ def _is_cropped(twin: Twin) -> bool:
        "that the configuration gives.",
        source="I-JEPA: random-resized crops of 0.3 to 1", about=_is_cropped)  # fmt: skip
 def crop(twin: Twin) -> Evidence:
-    shape, known = _input(twin), pictures(twin)
+    shape, fixtures = _input(twin), pictures(twin)
     assert shape.crop_scale is not None
     top, left, tall, wide, _ = _many(twin).T
-    share, ratio = tall * wide / (known.height * known.width), wide / tall
-    outside = max(-top.min(), -left.min(), (top + tall).max() - known.height,
-                  (left + wide).max() - known.width)  # fmt: skip
+    share, ratio = tall * wide / (fixtures.height * fixtures.width), wide / tall
+    outside = max(-top.min(), -left.min(), (top + tall).max() - fixtures.height,
+                  (left + wide).max() - fixtures.width)  # fmt: skip
     (low, high), (least, most) = shape.crop_scale, shape.crop_aspect
     parts = [
-        at_most("pixels outside the image", float(outside), SLACK * known.height),
+        at_most("pixels outside the image", float(outside), SLACK * fixtures.height),
         above("least share", float(share.min()), low - SLACK),
         at_most("largest share", float(share.max()), high + SLACK),
         above("least aspect", float(ratio.min()), least * (1 - SLACK)),
@@ -226,8 +226,8 @@ def crop(twin: Twin) -> Evidence:
               float(min((low + high) / 2 - share.min(), share.max() - (low + high) / 2)), 0.0),
     ]  # fmt: skip
     for name, place, room in (
-        ("top", top, known.height - tall),
-        ("left", left, known.width - wide),
+        ("top", top, fixtures.height - tall),
+        ("left", left, fixtures.width - wide),
     ):
         where = (place / room)[room > 1]
         parts.append(at_most(f"least {name}, of the room", float(where.min()), 0.3))
@@ -238,24 +238,24 @@ def crop(twin: Twin) -> Evidence:
 @claim("image.bilinear", "A crop is what bilinear sampling of its box gives.",
        source=OURS, about=_is_cropped)  # fmt: skip
 def bilinear(twin: Twin) -> Evidence:
-    """Pixel by pixel from the box that was drawn; ramps tell it, too."""
-    known, shape, ids = pictures(twin), _input(twin), range(6)
+    """Pixel by pixel from the box that was drawn; ramps give the same box."""
+    fixtures, shape, ids = pictures(twin), _input(twin), range(6)
     boxes = _boxes(twin, ids)
     assert shape.crop_scale is not None
     drawn = image_preprocess.crops(
-        _draw(twin, ids), known.height, known.width, shape.crop_scale, shape.crop_aspect
+        _draw(twin, ids), fixtures.height, fixtures.width, shape.crop_scale, shape.crop_aspect
     )
     off = float(np.abs(boxes[:, :4] - drawn.double().numpy()).max())
     boxes[:, :4] = drawn.double().numpy()
-    images = known.images["train"][:6]
-    seen = _augmented(twin, images, _draw(twin, ids))
+    images = fixtures.images["train"][:6]
+    augmented = _augmented(twin, images, _draw(twin, ids))
     worst = 0.0
-    for image, out, (top, left, tall, wide, mirrored) in zip(images, seen, boxes, strict=True):
-        for row in range(0, known.height, max(1, known.height // 6)):
-            for column in range(0, known.width, max(1, known.width // 6)):
-                across = known.width - 1 - column if mirrored else column
-                y = top + (row + 0.5) * tall / known.height - 0.5
-                x = left + (across + 0.5) * wide / known.width - 0.5
+    for image, out, (top, left, tall, wide, mirrored) in zip(images, augmented, boxes, strict=True):
+        for row in range(0, fixtures.height, max(1, fixtures.height // 6)):
+            for column in range(0, fixtures.width, max(1, fixtures.width // 6)):
+                across = fixtures.width - 1 - column if mirrored else column
+                y = top + (row + 0.5) * tall / fixtures.height - 0.5
+                x = left + (across + 0.5) * wide / fixtures.width - 0.5
                 worst = max(worst, float(np.abs(out[row, column] - _at(image, y, x)).max()))
     return all_of(
         at_most("largest difference, of 255", worst, 0.2),
@@ -283,9 +283,9 @@ def _flips(twin: Twin) -> bool:
 @claim("image.flip", "Half of the images are mirrored, each by itself.", source=OURS, about=_flips)
 def flip(twin: Twin) -> Evidence:
     """And half of them as the one before; and none from top to bottom."""
-    seen = _augmented(twin, _ramps(twin, TOSSES), _draw(twin, range(TOSSES)))
-    mirrored = seen[..., 1].mean(1)[:, 0] > seen[..., 1].mean(1)[:, -1]
-    upside = float((seen[:, 0, :, 0].mean(1) > seen[:, -1, :, 0].mean(1)).mean())
+    augmented = _augmented(twin, _ramps(twin, TOSSES), _draw(twin, range(TOSSES)))
+    mirrored = augmented[..., 1].mean(1)[:, 0] > augmented[..., 1].mean(1)[:, -1]
+    upside = float((augmented[:, 0, :, 0].mean(1) > augmented[:, -1, :, 0].mean(1)).mean())
     share, alike = float(mirrored.mean()), float((mirrored[1:] == mirrored[:-1]).mean())
     bound = 5 * 0.5 / math.sqrt(TOSSES)  # five standard errors
     return all_of(
@@ -302,12 +302,12 @@ def _upright(twin: Twin) -> bool:
 
 @claim("image.as-asked", "Nothing is mirrored, and nothing cropped, where the configuration does "
        "not say so.", source="I-JEPA: no flip", about=_upright)  # fmt: skip
-def as_asked(twin: Twin) -> Evidence:
+def unaugmented(twin: Twin) -> Evidence:
     if _input(twin).crop_scale is not None:
         return at_most("share mirrored", float(_many(twin)[:, 4].mean()), 0.0)
     images = pictures(twin).images["train"][:12]
-    seen = _augmented(twin, images, _draw(twin, range(12)))
-    gap = float(np.abs(seen - images.astype(np.float64)).max())
+    augmented = _augmented(twin, images, _draw(twin, range(12)))
+    gap = float(np.abs(augmented - images.astype(np.float64)).max())
     return at_most("largest difference, of 255", gap, 1e-3)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import AttentionCall, attention_calls, finest
 from latentcast.verification.observe.rotary import (
@@ -26,6 +26,8 @@ from latentcast.verification.observe.rotary import (
     vector,
 )
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 NEPA = "NEPA reference code, rotary positions"
 

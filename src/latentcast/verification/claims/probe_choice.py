@@ -22,7 +22,7 @@ OURS = "our protocol, docs of evaluation/protocol.py"
 
 
 def _two_layers(n: int = 60) -> tuple[dict[str, Array], Array, list[Array]]:
-    """Of layer A the validation rows tell the class, of layer B the test rows; train both."""
+    """Layers that separate the classes on train, and on validation (A) or on test (B)."""
     classes = np.arange(n) % 2
     places = [np.arange(0, 40), np.arange(40, 50), np.arange(50, 60)]
     noise = np.sin(1.0 + np.arange(2 * n)).reshape(n, 2)
@@ -35,7 +35,7 @@ def _two_layers(n: int = 60) -> tuple[dict[str, Array], Array, list[Array]]:
 
 
 def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Array]]:
-    """The second feature says how noisy the first is: of the training rows fully, of the validation
+    """The second feature is the noise of the first: of the training rows fully, of the validation
     rows in part, of the test rows the wrong way. The weakest penalty is best for the first, one in
     between for the second, the strongest for the third. Ten features more are noise."""
     classes = np.arange(n) % 2

@@ -21,7 +21,7 @@ from latentcast.verification.observe.probe import (
     Foreign,
     can_be_probed,
     encoder,
-    known_store,
+    labelled_store,
     mean_of_defined,
     naive_auroc,
 )
@@ -58,11 +58,11 @@ def valid_tokens(twin: Twin) -> Evidence:
     store = recordings(twin).device_store
     row = store.row_of("short")
     layers, flags = source.token_layers(store.take([row], [0], source.length))
-    own = layers[source.layer_names.index("norm")][0][flags[0]]
+    own = layers[source.layer_names.index(source.layer)][0][flags[0]]
     expected = torch.cat([_pooled(own, how) for how in ("mean", "std")]).numpy()
     read = features.extract(source, store, np.array([row]), pooling="mean+std")
     embedded = source.embed([store.recording(row)], pooling="mean+std")
-    for name, vectors in (("probe", read["norm"]), ("embed", embedded)):
+    for name, vectors in (("probe", read[source.layer]), ("embed", embedded)):
         apart = float(np.abs(vectors[0] - expected).max() / np.abs(expected).max())
         parts.append(at_most(f"{name}: relative difference", apart, 256 * FLOAT))
     invalid = int((~flags).sum())
@@ -112,8 +112,8 @@ def _example(kind: Kind) -> tuple[Array, Array, Array]:
 def paired(twin: Twin) -> Evidence:
     """A source beside its copy differs by nothing in any resample; two sets of predictions, as
     counted one by one."""
-    sources = [Foreign(twin), Foreign(twin, "a copy")]
-    store = known_store(twin)
+    sources = [_Noise(twin), _Noise(twin, "a copy")]
+    store = labelled_store(twin)
     report = protocol.probe(sources, store, task(None, store), resamples=25)
     copies = [difference.estimate for difference in report.differences]
     spread = max(row.score.main.high - row.score.main.low for row in report.rows)
@@ -138,6 +138,14 @@ def paired(twin: Twin) -> Evidence:
         at_most("interval from one that was counted", apart, EXACT),
         low=measured.low, high=measured.high,
     )  # fmt: skip
+
+
+class _Noise(Foreign):
+    """Features that have nothing to do with the labels: scores differ between resamples."""
+
+    def token_layers(self, samples: Array) -> tuple[list[Tensor], Tensor]:
+        (tokens,), valid = super().token_layers(samples)
+        return [torch.sin(1e4 * tokens)], valid
 
 
 def _counted(targets: Array, predictions: Array) -> float:

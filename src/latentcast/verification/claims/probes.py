@@ -26,7 +26,7 @@ from latentcast.verification.observe.probe import (
     changes_of_state,
     encoder,
     features_of,
-    known_store,
+    labelled_store,
     mean_of_defined,
     naive_auroc,
     other_test,
@@ -142,7 +142,7 @@ def no_cls(twin: Twin) -> Evidence:
 
 
 class _Stop(Exception):
-    """The sources are known."""
+    """The sources are fixtures."""
 
 
 @claim("probe.floor", "The floor is the same architecture at the initialisation from which the "
@@ -153,13 +153,13 @@ def floor(twin: Twin) -> Evidence:
     """What ``probe`` hands to the protocol, caught on its way."""
     run, sources = twin.trained(), list[Any]()
 
-    def catch(given: list[Any], *args: Any, **options: Any) -> Any:
-        sources.extend(given)
+    def catch(called: list[Any], *args: Any, **options: Any) -> Any:
+        sources.extend(called)
         raise _Stop
 
     try:
         with mock.patch.object(protocol, "probe", catch):
-            workflow.probe(run.folder, known_store(twin).path)
+            workflow.probe(run.folder, labelled_store(twin).path)
     except _Stop:
         pass
     tested, base = (source.network.state_dict() for source in sources[:2])
@@ -179,9 +179,9 @@ def floor(twin: Twin) -> Evidence:
 
 @claim("probe.test-unseen", "Nothing that is fitted or chosen depends on samples or labels of the "
        "test split.", source=OURS, about=can_be_probed)  # fmt: skip
-def unseen_test(twin: Twin) -> Evidence:
+def test_split(twin: Twin) -> Evidence:
     """Two probes that differ in samples and labels of the test split, and in nothing else."""
-    first, other, own = scored(twin), other_test(twin), known_store(twin)
+    first, other, own = scored(twin), other_test(twin), labelled_store(twin)
     test = rows_of(twin, "test")
     second = score(twin, other)
     pairs = list(zip(first.fits, second.fits, strict=True))
@@ -209,7 +209,7 @@ def _linear(twin: Twin) -> tuple[Any, Array, Array, Array]:
         layers = features_of(twin, encoder(twin), np.arange(len(labels)), pooling)
         return fit.head, layers[fit.layer].astype(np.float64), rows_of(twin, "train"), labels
 
-    return twin.once("known head", read)
+    return twin.once("linear head", read)
 
 
 @claim("probe.standardised-on-train", "Features are standardised by the training rows alone.",
@@ -315,13 +315,16 @@ def bank(twin: Twin) -> Evidence:
 @claim("probe.leak-refused", "A test recording that was pretrained on is refused a score.",
        source=OURS, about=has_twelve_leads)  # fmt: skip
 def leak_refused(twin: Twin) -> Evidence:
-    known, answer = recordings(twin), "a score"
-    tested = known.leaking.store
+    fixtures, answer = recordings(twin), "a score"
+    tested = fixtures.leaking.store
     source: Any = encoder(twin)
     with calls_of(protocol, "_read") as fitted:
         try:
             protocol.probe(
-                [source], tested, CodeGroups("any", {"x": ("x",)}), pretraining=known.cohort.store
+                [source],
+                tested,
+                CodeGroups("any", {"x": ("x",)}),
+                pretraining=fixtures.cohort.store,
             )
         except LatentcastError as problem:
             answer = str(problem)

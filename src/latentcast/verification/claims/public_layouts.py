@@ -1,4 +1,4 @@
-"""Weights in the layouts of others, held against tables of their names written out here."""
+"""Weights in the layouts of others, compared with tables of their names written out here."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, none, true
+from latentcast.verification.observe.config import has_linear_patches
 from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.network import finest, stirred
 from latentcast.verification.observe.recordings import is_ecg
@@ -92,8 +93,13 @@ def _state(network: Any) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
+def _is_public_nepa(twin: Twin) -> bool:
+    """Of the published kind: patches through one linear layer."""
+    return is_nepa(twin) and has_linear_patches(twin)
+
+
 @claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
-       source="SixAILab/nepa-*", about=is_nepa)  # fmt: skip
+       source="SixAILab/nepa-*", about=_is_public_nepa)  # fmt: skip
 def nepa(twin: Twin) -> Evidence:
     encoder = finest(stirred(twin.objective(), twin.seed, wide=False)).eval()
     weights = _state(encoder)

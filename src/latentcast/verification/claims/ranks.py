@@ -282,28 +282,20 @@ def drawn(twin: Twin) -> Evidence:
     return all_of(none("not drawn, or otherwise", wrong), weights=len(expected))
 
 
-def _logged(twin: Twin, numbers: str, expected: list[float]) -> Evidence:
-    """What each rank logged, against one process."""
-    run, worst = together(twin), 0.0
-    for report in run.reports:
-        for parallel in PARALLEL:
-            pairs = zip(report[parallel][numbers], expected, strict=True)
-            gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
-            worst = max(worst, *(math.inf if math.isnan(gap) else gap for gap in gaps))
-    shown = {f"rank {n}": report["ddp"][numbers][0] for n, report in enumerate(run.reports)}
-    return all_of(at_most("largest difference", worst, TOLERANCE), one_process=expected[0], **shown)
-
-
-@claim("ranks.loss", "The loss logged on every rank is that of the whole batch.",
-       source=REQUIRED, about=_several)  # fmt: skip
-def loss(twin: Twin) -> Evidence:
-    return _logged(twin, "losses", [step.loss for step in together(twin).alone.steps])
-
-
-@claim("ranks.norm", "So is the norm of the gradient, which clipping goes by.",
-       source=REQUIRED, about=_several)  # fmt: skip
-def norm(twin: Twin) -> Evidence:
-    return _logged(twin, "norms", [step.norm for step in together(twin).alone.steps])
+@claim("ranks.logged", "The loss and the norm of the gradient, which clipping goes by, that every "
+       "rank logs are those of the whole batch.", source=REQUIRED, about=_several)  # fmt: skip
+def logged(twin: Twin) -> Evidence:
+    run, parts = together(twin), list[Evidence]()
+    for numbers, name in (("losses", "loss"), ("norms", "norm")):
+        expected, gaps = [getattr(step, name) for step in run.alone.steps], list[float]()
+        for report in run.reports:
+            for parallel in PARALLEL:
+                pairs = zip(report[parallel][numbers], expected, strict=True)
+                gaps += [abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
+        worst = math.inf if any(map(math.isnan, gaps)) else max(gaps)
+        parts.append(at_most(f"{name}: largest difference", worst, TOLERANCE))
+    shown = {f"rank {n}": report["ddp"]["losses"][0] for n, report in enumerate(run.reports)}
+    return all_of(*parts, one_process=run.alone.steps[0].loss, **shown)
 
 
 @claim("ranks.same-bits", "All ranks have the same weights, to the last bit.",

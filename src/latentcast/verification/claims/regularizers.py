@@ -20,7 +20,7 @@ from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw, key
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, true
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -33,6 +33,8 @@ from latentcast.verification.observe.jepa import (
     values,
 )
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 LEJEPA = "LeJEPA (Balestriero & LeCun 2025)"
 VICREG = "VICReg (Bardes et al. 2022)"

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentcast.config import SinCos
 from latentcast.nn.hierarchy import Hierarchy, Level
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
     EXACT,
     finest,
     furthest,
+    inputs_of,
     naive_patches,
     outputs_of,
     real,
@@ -28,38 +26,20 @@ from latentcast.verification.observe.network import (
 )
 from latentcast.verification.observe.rotary import Grid, sizes, strides, vector
 from latentcast.verification.observe.twin import Twin
+from latentcast.verification.parity import plain_ijepa
+
+NEEDS = has_transformer
 
 IJEPA = "I-JEPA reference code, vision_transformer.py"
 
 
 def naive_sincos(grid: Grid, width: int) -> Tensor:
-    """I-JEPA's formula, number by number: the last axis has the first share of the channels."""
-    pairs = width // (2 * len(grid))
-    cells: list[Grid] = [()]
-    for extent in grid:
-        cells = [(*cell, n) for cell in cells for n in range(extent)]
-    rows = []
-    for cell in cells:
-        row: list[float] = []
-        for index in reversed(cell):
-            angles = [index * 10000.0 ** (-k / pairs) for k in range(pairs)]
-            row += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
-        rows.append(row)
-    return torch.tensor(rows, dtype=torch.float64)
+    """Of every cell of a grid, number by number."""
+    return plain_ijepa.sincos(torch.arange(math.prod(grid)), grid, width, torch.zeros(0).double())
 
 
 def _is_sincos(twin: Twin) -> bool:
     return isinstance(transformer_of(twin.config).positions, SinCos)
-
-
-def _entering(first: nn.Module, source: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Tensor]:
-    """What a module reads in a run, and what another one had made before."""
-    entered: list[Tensor] = []
-    handle = first.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
-    with outputs_of(source) as (outputs,):
-        run()
-    handle.remove()
-    return entered[0], outputs[0]
 
 
 @claim("sincos.encoder", "Patches get I-JEPA's fixed sine-cosine positions, columns first.",
@@ -90,10 +70,11 @@ def level_positions(twin: Twin) -> Evidence:
     for number, level in enumerate(encoder.coarser, start=1):
         assert isinstance(level, Level)
         first = level.blocks[0] if len(level.blocks) else level.norm
-        entered, merged = _entering(first, level.merge, lambda: encoder(values))
-        expected = naive_sincos(grids[number], level.config.width).expand_as(merged)
+        with inputs_of(first) as entered, outputs_of(level.merge) as (merged,):
+            encoder(values)
+        expected = naive_sincos(grids[number], level.config.width).expand_as(merged[0])
         name = f"level {number}, difference on {grids[number]}"
-        parts.append(at_most(name, furthest(entered - merged, expected), EXACT))
+        parts.append(at_most(name, furthest(entered[0] - merged[0], expected), EXACT))
     return all_of(*parts)
 
 
@@ -112,7 +93,9 @@ def predictor_positions(twin: Twin) -> Evidence:
         values = vector(objective.student.widths[n], n).expand(1, len(context), -1)
         arguments = (values, context.unsqueeze(0), queries.view(1, 1, -1), grid)
         first, embed = (predictor.get_submodule(name) for name in ("blocks.0", "embed"))
-        (rows, *_), (embedded, *_) = _entering(first, embed, partial(predictor, *arguments))
+        with inputs_of(first) as entered, outputs_of(embed) as (outputs,):
+            predictor(*arguments)
+        rows, embedded = entered[0][0], outputs[0][0]
         positions = naive_sincos(grid, embedded.shape[-1])
         token = predictor.get_parameter("mask_token").detach()[0]
         gaps = {

@@ -24,10 +24,12 @@ from latentcast.objectives.nepa import Nepa
 from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_linear_patches, transformer_of
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of
 from latentcast.verification.observe.rotary import measured_turns, stacks
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_linear_patches
 
 SOURCE = "published tables of NEPA, NEPA-ECG and I-JEPA"
 Shape = tuple[int, int, int, int]

@@ -14,7 +14,7 @@ from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.network import (
     EXACT,
     BlockPass,
@@ -33,6 +33,8 @@ from latentcast.verification.observe.network import (
     worst_of,
 )
 from latentcast.verification.observe.twin import Twin
+
+NEEDS = has_transformer
 
 REFERENCE = "NEPA and I-JEPA reference code"
 NEPA = "NEPA reference code, block"

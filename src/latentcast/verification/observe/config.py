@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from latentcast.config import Config, EncoderConfig
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.jepa.masks import MaskSampler, mask_sampler
+
+if TYPE_CHECKING:
+    from latentcast.verification.observe.twin import Twin
 
 
 def transformer_of(config: Config) -> EncoderConfig:
@@ -22,3 +27,13 @@ def jepa_of(config: Config) -> JepaConfig:
 def sampler_of(config: Config) -> MaskSampler:
     """The masks of a run of a JEPA."""
     return mask_sampler(jepa_of(config), config.grids, config.train.seed)
+
+
+def has_transformer(twin: Twin) -> bool:
+    """Whether the encoder has the blocks, the positions and the attention of a transformer."""
+    return isinstance(twin.recipe.encoder, EncoderConfig)
+
+
+def has_linear_patches(twin: Twin) -> bool:
+    """Whether a patch is embedded by one linear layer, as ViT does."""
+    return twin.recipe.encoder.kind == "transformer"

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from latentcast.verification.observe.recordings import (
     TWELVE,
     Floats,
-    KnownRecord,
+    WrittenRecord,
     wave,
     write_header,
 )
@@ -77,7 +77,7 @@ WRITERS: dict[str, Callable[[Counts], bytes]] = {
 FLAC = ("508", "516", "524")
 
 
-def write_formats(folder: Path, rate: float) -> dict[str, KnownRecord]:
+def write_formats(folder: Path, rate: float) -> dict[str, WrittenRecord]:
     """A WFDB folder: a record in each format, one in two segments, and one of the Challenge."""
     folder.mkdir(parents=True)
     samples = 2 * max(round(0.6 * rate), 30)
@@ -90,7 +90,7 @@ def write_formats(folder: Path, rate: float) -> dict[str, KnownRecord]:
         file.write_bytes(WRITERS[name](counts))
         header = file.with_suffix(".hea")
         write_header(header, f"{file.name} {name}", rate, counts, calibrations, ORDER)
-        records[file.stem] = KnownRecord(signal, rate, header)
+        records[file.stem] = WrittenRecord(signal, rate, header)
     records["challenge"] = _write_challenge(folder, rate, samples)
     if package:
         records["segments"] = _write_segments(folder, rate, samples)
@@ -101,7 +101,7 @@ def write_formats(folder: Path, rate: float) -> dict[str, KnownRecord]:
 
 def _digital(rate: float, samples: int, seed: int, gain: float) -> tuple[Counts, list[str], Floats]:
     """Counts in the order of :data:`ORDER`, each lead with a gain, a zero and a unit of its own,
-    what the header has to say of them, and the signal in mV, in canonical order."""
+    their calibrations as a header has them, and the signal in mV, in canonical order."""
     lead = np.arange(12)
     gains = np.where(lead % 2, gain, 0.75 * gain)
     baselines = np.where(lead % 3, lead - 5, 0)
@@ -115,7 +115,7 @@ def _digital(rate: float, samples: int, seed: int, gain: float) -> tuple[Counts,
     return counts.T, calibrations, written[[ORDER.index(name) for name in TWELVE]]
 
 
-def _write_challenge(folder: Path, rate: float, samples: int) -> KnownRecord:
+def _write_challenge(folder: Path, rate: float, samples: int) -> WrittenRecord:
     """A MATLAB 4 matrix ``val`` of int16: type, rows, columns, 0, length of the name; the name."""
     counts, calibrations, signal = _digital(rate, samples, 60, 1000.0)
     envelope = struct.pack("<5i", 30, 12, samples, 0, 4) + b"val\0"
@@ -123,10 +123,10 @@ def _write_challenge(folder: Path, rate: float, samples: int) -> KnownRecord:
     file.write_bytes(envelope + counts.astype("<i2").tobytes())
     header = file.with_suffix(".hea")
     write_header(header, "challenge.mat 16+24", rate, counts, calibrations, ORDER)
-    return KnownRecord(signal, rate, header)
+    return WrittenRecord(signal, rate, header)
 
 
-def _write_segments(folder: Path, rate: float, samples: int) -> KnownRecord:
+def _write_segments(folder: Path, rate: float, samples: int) -> WrittenRecord:
     """Two halves, each with gains of its own."""
     parts = []
     for n, gain in enumerate((GAIN, 3 * GAIN)):
@@ -139,10 +139,10 @@ def _write_segments(folder: Path, rate: float, samples: int) -> KnownRecord:
     lines = [f"segments/2 12 {rate:g} {samples}", *(f"segments-{n} {samples // 2}" for n in (0, 1))]
     header = folder / "segments.hea"
     header.write_text("\n".join(lines) + "\n")
-    return KnownRecord(np.concatenate(parts, 1), rate, header)
+    return WrittenRecord(np.concatenate(parts, 1), rate, header)
 
 
-def _write_flac(folder: Path, name: str, rate: float, samples: int) -> KnownRecord:
+def _write_flac(folder: Path, name: str, rate: float, samples: int) -> WrittenRecord:
     """By the ``wfdb`` package: no reader of ours knows this compression."""
     import wfdb
 
@@ -153,14 +153,14 @@ def _write_flac(folder: Path, name: str, rate: float, samples: int) -> KnownReco
         f"format-{name}", fs=rate, units=["mV"] * 12, sig_name=list(TWELVE), d_signal=counts.T,
         fmt=[name] * 12, adc_gain=[gain] * 12, baseline=[0] * 12, write_dir=str(folder),
     )  # fmt: skip
-    return KnownRecord(counts / gain, rate, folder / f"format-{name}.hea")
+    return WrittenRecord(counts / gain, rate, folder / f"format-{name}.hea")
 
 
 # PTB-XL: its own folder, and packed
 
 
 def ptbxl_rows() -> list[dict[str, str]]:
-    """Two records of each patient, a patient a fold from 5 on; likelihoods known and not."""
+    """Two records of each patient, a patient a fold from 5 on; likelihoods above 0 and 0."""
     return [
         {"ecg_id": str(n + 1), "patient_id": f"{900 + n // 2}.0", "strat_fold": str(5 + n // 2),
          "scp_codes": repr({"NORM": 100.0} if n % 3 else {"IMI": 0.0, "SR": 0.0}),

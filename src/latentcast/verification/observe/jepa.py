@@ -23,7 +23,7 @@ from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
-from latentcast.verification.observe.network import finest
+from latentcast.verification.observe.network import finest, naive_norm
 from latentcast.verification.observe.twin import Twin
 
 Grid = tuple[int, ...]
@@ -255,8 +255,7 @@ def values_of(levels: list[Tokens]) -> list[Tensor]:
 
 def normed(h: Tensor) -> Tensor:
     """Layer norm without scale or offset, by its formula."""
-    centred = h - h.sum(-1, keepdim=True) / h.shape[-1]
-    return centred / (centred.square().sum(-1, keepdim=True) / h.shape[-1] + 1e-5).sqrt()
+    return naive_norm(h, None, None, 1e-5)
 
 
 def is_jepa(twin: Twin) -> bool:

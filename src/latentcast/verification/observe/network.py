@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -240,12 +241,25 @@ def outputs_of(*modules: nn.Module) -> Iterator[list[list[Tensor]]]:
     def appending(outputs: list[Tensor]) -> Callable[..., None]:
         return lambda module, args, out: outputs.append(out)
 
-    handles = [
-        module.register_forward_hook(appending(outputs))
-        for module, outputs in zip(modules, found, strict=True)
-    ]
+    pairs = zip(modules, found, strict=True)
+    handles = [module.register_forward_hook(appending(outputs)) for module, outputs in pairs]
     try:
         yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def inputs_of(*modules: nn.Module) -> Iterator[list[Tensor]]:
+    """What entered the modules while the context lasts, in order."""
+    entered: list[Tensor] = []
+    handles = [
+        module.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach().clone()))
+        for module in modules
+    ]
+    try:
+        yield entered
     finally:
         for handle in handles:
             handle.remove()
@@ -318,10 +332,7 @@ def window(values: Tensor, corner: tuple[int, ...], patch: int) -> Tensor:
 
 def corners(size: tuple[int, ...], patch: int) -> list[tuple[int, ...]]:
     """Where each patch begins, row-major."""
-    found: list[tuple[int, ...]] = [()]
-    for extent in size:
-        found = [(*place, start) for place in found for start in range(0, extent, patch)]
-    return found
+    return list(product(*(range(0, extent, patch) for extent in size)))
 
 
 def thirds(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

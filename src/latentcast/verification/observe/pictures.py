@@ -1,4 +1,4 @@
-"""Labelled images of which every pixel is known, as files, and the stores made of them."""
+"""Labelled images of which every pixel is fixed here, as files, and the stores made of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Pictures:
 
     @cached_property
     def images(self) -> dict[str, Pixels]:
-        """uint8 ``(n, height, width, channels)`` by split; the held-out ones are brighter."""
+        """uint8 ``(n, height, width, channels)`` by split; validation and test are brighter."""
         generator = np.random.default_rng(5)
         splits = {}
         for split, count, level in (("train", 48, 90.0), ("val", 12, 96.0), ("test", 12, 102.0)):
@@ -44,7 +44,7 @@ class Pictures:
 
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Three classes, told by how bright an image is, above all on its right."""
+        """Three classes, which differ in how bright an image is, above all on its right."""
         return {s: np.arange(n) % 3 for s, n in (("train", 48), ("val", 12), ("test", 12))}
 
     @cached_property
@@ -86,13 +86,11 @@ class Pictures:
 
 
 def pictures(twin: Twin) -> Pictures:
-    """Known images in the twin's size; the same ones when asked again."""
+    """Images in the twin's size, made once."""
     shape = twin.config.input
     assert not isinstance(shape, EcgInput)
-    folder = twin.folder / "known"
-    return twin.once(
-        "known images", lambda: Pictures(folder, shape.height, shape.width, shape.channels)
-    )
+    folder = twin.folder / "fixtures"
+    return twin.once("images", lambda: Pictures(folder, shape.height, shape.width, shape.channels))
 
 
 def is_image(twin: Twin) -> bool:

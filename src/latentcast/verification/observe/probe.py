@@ -1,4 +1,4 @@
-"""A probe of known data, run by the library's own protocol and watched from outside."""
+"""A probe of labelled fixtures, run by the library's own protocol and watched from outside."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Calls = list[tuple[tuple[Any, ...], Any]]
 
 
 def can_be_probed(twin: Twin) -> bool:
-    """There is known labelled data in its shape."""
+    """There are labelled fixtures in its shape."""
     return not is_ecg(twin) or has_twelve_leads(twin)
 
 
@@ -107,14 +107,14 @@ def encoder(twin: Twin) -> Encoder:
     return Encoder.from_pretrained(twin.trained().folder)
 
 
-def known_store(twin: Twin) -> Store:
-    """The known data that is probed."""
+def labelled_store(twin: Twin) -> Store:
+    """The fixtures that are probed: of every record or image the label is written here."""
     return recordings(twin).cohort.store if is_ecg(twin) else pictures(twin).store
 
 
 def scored(twin: Twin) -> Scored:
-    """The trained encoder on the known data; the same probe when asked again."""
-    return twin.once("scored", lambda: score(twin, known_store(twin)))
+    """The trained encoder on the labelled fixtures; the same probe when asked again."""
+    return twin.once("scored", lambda: score(twin, labelled_store(twin)))
 
 
 def score(twin: Twin, store: Store) -> Scored:
@@ -129,7 +129,7 @@ def score(twin: Twin, store: Store) -> Scored:
 
 def other_test(twin: Twin) -> Store:
     """The same data but for its test split, of which every sample and label is another."""
-    own = known_store(twin)
+    own = labelled_store(twin)
     folder = twin.folder / "another test split"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(own.path, folder)
@@ -157,18 +157,18 @@ def other_test(twin: Twin) -> Store:
 def features_of(
     twin: Twin, source: Any, rows: Array, pooling: str = "mean"
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Features of the known data by layer, as the protocol extracts them."""
-    return features.extract(source, known_store(twin), rows, pooling=pooling)
+    """Features of the labelled fixtures by layer, as the protocol extracts them."""
+    return features.extract(source, labelled_store(twin), rows, pooling=pooling)
 
 
 def true_labels(twin: Twin) -> Array:
     """What the source has for each row: bool ``(rows, 3)`` for HYP, MI and NORM, or the class of
     each image."""
     if not is_ecg(twin):
-        sources = pictures(twin)
-        labels = np.zeros(len(sources.store), np.int64)
-        for split, own in sources.labels.items():
-            labels[sources.rows(split)] = own
+        fixtures = pictures(twin)
+        labels = np.zeros(len(fixtures.store), np.int64)
+        for split, own in fixtures.labels.items():
+            labels[fixtures.rows(split)] = own
         return labels
     codes = [str(row["scp_codes"]) for row in recordings(twin).cohort.rows]
     return np.array([[word in code for word in ("LVH", "IMI", "NORM")] for code in codes])
@@ -201,7 +201,7 @@ class Foreign(nn.Module):
             for n, p in enumerate(self.parameters()):
                 p.copy_(torch.linspace(-1, 1, p.numel()).reshape(p.shape) + 0.1 * n)
         self.train()
-        self.norm.eval()  # modes of its own, to be given back
+        self.norm.eval()  # a mode of its own, to be restored
 
     def token_layers(self, samples: Array) -> tuple[list[Tensor], Tensor]:
         parts = torch.from_numpy(samples.astype(np.float32)).flatten(1, -2)

@@ -1,4 +1,4 @@
-"""Recordings of which every sample is known, as files, and the stores made of them.
+"""Recordings of which every sample is fixed here, as files, and the stores made of them.
 
 The files are written here byte by byte and the waves by their formula, in float64; the stores are
 what the library's own ingest makes of them.
@@ -38,7 +38,7 @@ def wave(
 ) -> Floats:
     """Twelve leads in mV, ``(12, samples)``: R peaks at :func:`beats`, T waves after them.
 
-    A slow sine of its own frequency tells each lead, and ``seed`` one record from the next.
+    Leads differ in the frequency of a slow sine, and records in its phase, by ``seed``.
 
     Args:
         tone: Hz of a sine of 0.3 mV on lead V1; 0 for none.
@@ -70,7 +70,7 @@ def beats(bpm: float, begin: float, end: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class KnownRecord:
+class WrittenRecord:
     """What a file holds: mV ``(12, samples)`` in canonical order at its own rate."""
 
     signal: Floats
@@ -109,7 +109,7 @@ class Cohort:
 
 @dataclass
 class Recordings:
-    """Sources of recordings in the shape a twin reads, written and ingested when asked for.
+    """Sources of recordings in the shape a twin reads, written and ingested at the first use.
 
     Attributes:
         bad: of the records of :attr:`devices` that cannot be used, a word of the reason.
@@ -122,7 +122,7 @@ class Recordings:
     bad: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def devices(self) -> dict[str, KnownRecord]:
+    def devices(self) -> dict[str, WrittenRecord]:
         """A WFDB folder: units, gains, baselines, lead orders, a rate of its own."""
         folder = self.folder / "devices"
         folder.mkdir(parents=True)
@@ -235,7 +235,7 @@ class Recordings:
 
     @cached_property
     def clock(self) -> Store:
-        """Two records whose every sample says when and in which lead it was: :meth:`instants`."""
+        """Two records of which every sample encodes its time and its lead: :meth:`instants`."""
         samples = round(1.25 * self.length)
         time, lead = np.arange(samples)[:, None], np.arange(12)[None]
         counts = [base + self._tick * time + lead for base in (-32000, 100)]
@@ -303,7 +303,7 @@ def write_record(
     spelled: Mapping[str, str] | None = None,
     bpm: float = 72.0,
     tone: float = 0.0,
-) -> KnownRecord:
+) -> WrittenRecord:
     """A WFDB record in format 16, and what its counts are by the header's own terms."""
     per = {"V": 1e-3, "uV": 1e3}.get(unit, 1.0)
     signal = wave(rate, samples, seed, bpm, tone=tone)
@@ -314,7 +314,7 @@ def write_record(
     spellings = [(spelled or {}).get(lead, lead) for lead in order]
     calibrations = [calibrated] * len(order)
     write_header(folder / f"{name}.hea", f"{name}.dat 16", rate, counts, calibrations, spellings)
-    return KnownRecord((digital - baseline) / gain / per, rate, folder / f"{name}.hea")
+    return WrittenRecord((digital - baseline) / gain / per, rate, folder / f"{name}.hea")
 
 
 def write_header(
@@ -335,12 +335,12 @@ def write_header(
 
 
 def recordings(twin: Twin) -> Recordings:
-    """Known recordings at the twin's rate and length; the same ones when asked again."""
+    """Recordings at the twin's rate and length, made once."""
     shape = twin.config.input
     assert isinstance(shape, EcgInput)
-    folder = twin.folder / "known"
+    folder = twin.folder / "fixtures"
     return twin.once(
-        "known recordings",
+        "recordings",
         lambda: Recordings(folder, shape.sampling_rate, shape.length, shape.scale),
     )
 
@@ -363,5 +363,5 @@ def is_ecg(twin: Twin) -> bool:
 
 
 def has_twelve_leads(twin: Twin) -> bool:
-    """The standard ones: what is known of a recording can be held against it."""
+    """The standard ones, which the fixtures have."""
     return isinstance(twin.config.input, EcgInput) and twin.config.input.leads == TWELVE

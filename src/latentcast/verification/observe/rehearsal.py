@@ -12,6 +12,7 @@ from typing import Any
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.objectives.jepa import JepaConfig
+from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
 from latentcast.verification.observe.twin import Twin
 
@@ -26,7 +27,6 @@ REVEALING: dict[str, Any] = {
     "train.batch_size": 7, "optimizer.warmup_steps": 2, "optimizer.lr": 1e-3,
     "optimizer.weight_decay": 0.1, "optimizer.final_weight_decay": 0.3,
     "optimizer.clip_grad_norm": 1e6, "ema": {"base": 0.5, "final": 0.9, "warmup_steps": 2},
-    "encoder.depth": 2, "encoder.drop_path": 0.2,  # of the first block it is 0
 }  # fmt: skip
 """The twin, still less deep, with numbers that show what is done with them: a teacher that moves
 half of the way, a decay that changes, pieces of unequal length."""
@@ -48,6 +48,8 @@ def revealing(twin: Twin) -> Config:
     changes = dict(REVEALING)
     if not averages(twin):
         del changes["ema"]
+    if has_transformer(twin):
+        changes |= {"encoder.depth": 2, "encoder.drop_path": 0.2}  # of the first block it is 0
     pieces = 3 if accumulates(twin) else 1
     return twin.config.updated({**changes, "train.micro_batches": pieces})
 

@@ -9,6 +9,7 @@ import cmath
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -61,10 +62,7 @@ class Stack:
     @property
     def cells(self) -> list[Grid]:
         """Row-major."""
-        found: list[Grid] = [()]
-        for extent in self.grid:
-            found = [(*cell, n) for cell in found for n in range(extent)]
-        return found
+        return list(product(*map(range, self.grid)))
 
     def coordinate(self, cell: Grid, axis: int) -> float:
         """Of the centre of a cell, by the formula of the specification."""

@@ -42,13 +42,13 @@ def loss(
     total, terms = values.new_zeros(()), 0
     with torch.no_grad():
         every = torch.arange(math.prod(config.grids[0]))
-        said = [_encode(weights, "teacher.finest.", config, x, every) for x in values]
-        said = [_normed(h, None, None, 1e-5) for h in said]
+        teacher = [_encode(weights, "teacher.finest.", config, x, every) for x in values]
+        teacher = [_normed(h, None, None, 1e-5) for h in teacher]
     for b, x in enumerate(values):
-        known = _encode(weights, "student.finest.", config, x, context[b])
+        encoded = _encode(weights, "student.finest.", config, x, context[b])
         for block in targets[:, b]:
-            predicted = _predict(weights, config, known, context[b], block)
-            gap = (predicted - said[b][block]).abs()
+            predicted = _predict(weights, config, encoded, context[b], block)
+            gap = (predicted - teacher[b][block]).abs()
             total = total + torch.where(gap < 1, gap**2 / 2, gap - 0.5).sum()
             terms += gap.numel()
     return total / terms
@@ -57,19 +57,19 @@ def loss(
 def level(
     w: Weights, at: str, e: EncoderConfig, grid: tuple[int, ...], means: Tensor, cells: Tensor
 ) -> Tensor:
-    """Tokens ``(K, width)`` of the seen cells of a coarser level, which attend to each other only.
+    """Tokens ``(K, width)`` of the valid cells of a coarser level, which attend to each other only.
 
     Args:
-        at: whose weights, as ``student.coarser.0.``.
+        at: prefix of the weights, as ``student.coarser.0.``.
         e: the encoder at the level's size.
         grid: of the level.
-        means: ``(K, finer)``, what the finer level says of each cell on average.
+        means: ``(K, finer)``, the means of the finer tokens of each cell.
         cells: ``(K,)``, their places.
     """
     tokens = means @ w[f"{at}merge.proj.weight"].T + w[f"{at}merge.proj.bias"]
     turns: list[list[float]] | None = None
     if isinstance(e.positions, SinCos):
-        tokens = tokens + _places(cells, grid, e.width, tokens)
+        tokens = tokens + sincos(cells, grid, e.width, tokens)
     else:
         turns = [_angles(n, grid, e) for n in cells.tolist()]
     tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
@@ -84,25 +84,25 @@ def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Ten
     tokens = torch.stack([matrix @ patch + w[f"{at}patches.bias"] for patch in patches])
     turns: list[list[float]] | None = None
     if isinstance(e.positions, SinCos):
-        tokens = tokens + _places(kept, grid, e.width, tokens)
+        tokens = tokens + sincos(kept, grid, e.width, tokens)
     else:
         turns = [_angles(n, grid, e) for n in kept.tolist()]
     tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
     return _normed(tokens, w[f"{at}norm.weight"], w[f"{at}norm.bias"], e.norm_eps)
 
 
-def _predict(w: Weights, config: Config, known: Tensor, context: Tensor, asked: Tensor) -> Tensor:
-    """What the predictor says of one target block of one sample: ``(T, width)``."""
+def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+    """Predictions ``(T, width)`` of one target block of one sample, from the context's tokens."""
     assert isinstance(config.objective, JepaConfig)
     p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
-    known = known @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
-    known = known + _places(context, grid, p.width, known)
-    query = w[f"{at}mask_token"][0] + _places(asked, grid, p.width, known)
     eps = transformer_of(config).norm_eps
-    tokens = _blocks(w, at, torch.cat([known, query]), p.heads, eps, None)
+    context = tokens @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
+    context = context + sincos(places, grid, p.width, context)
+    query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context)
+    out = _blocks(w, at, torch.cat([context, query]), p.heads, eps, None)
     gain, offset = w[f"{at}norm.weight"], w[f"{at}norm.bias"]
-    tokens = _normed(tokens[len(known) :], gain, offset, eps)
-    return tokens @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
+    out = _normed(out[len(context) :], gain, offset, eps)
+    return out @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
 
 
 def _patch(x: Tensor, n: int, grid: tuple[int, ...], side: int) -> Tensor:
@@ -115,7 +115,7 @@ def _unravelled(n: int, grid: tuple[int, ...]) -> tuple[int, ...]:
     return (n,) if len(grid) == 1 else (n // grid[1], n % grid[1])
 
 
-def _places(places: Tensor, grid: tuple[int, ...], width: int, like: Tensor) -> Tensor:
+def sincos(places: Tensor, grid: tuple[int, ...], width: int, like: Tensor) -> Tensor:
     """Columns first, then rows: sines, then cosines of ``i · 10000^(-k / pairs)``."""
     pairs = width // (2 * len(grid))
     rows = []
