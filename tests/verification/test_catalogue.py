@@ -180,7 +180,7 @@ def fault(name, old, new):
                  (Edit("data/order.py", (old,), (new,)),))
 
 line = 'return randomness.permutation(randomness.key(seed, "order", epoch), n)'
-chosen = [f for f in all_faults() if f.id in ("order.not-by-seed", "table.betas", "rope.sign")]
+chosen = [f for f in all_faults() if f.id in ("order.not-by-seed", "table.betas", "rope.theta-squared")]
 chosen += [
     fault("toy.silent", line, line + "  # as it was"),
     fault("toy.raises", line, 'raise ValueError("nobody measures this")'),
@@ -215,7 +215,7 @@ def test_without_a_fault_nothing_is_red(matrix: dict[str, Any]) -> None:
     assert "order.by-seed" in matrix["claims"]["nepa-ecg-small"]
 
 
-@pytest.mark.parametrize("name", ["order.not-by-seed", "table.betas", "rope.sign"])
+@pytest.mark.parametrize("name", ["order.not-by-seed", "table.betas", "rope.theta-squared"])
 def test_a_fault_is_caught_by_a_number(matrix: dict[str, Any], name: str) -> None:
     found = row(matrix, name)
     assert found["caught"] and not found["missed"]
