@@ -180,7 +180,8 @@ def fault(name, old, new):
                  (Edit("data/order.py", (old,), (new,)),))
 
 line = 'return randomness.permutation(randomness.key(seed, "order", epoch), n)'
-chosen = [f for f in all_faults() if f.id in ("order.not-by-seed", "table.betas", "rope.theta-squared")]
+names = ("order.not-by-seed", "table.betas", "rope.theta-squared")
+chosen = [f for f in all_faults() if f.id in names]
 chosen += [
     fault("toy.silent", line, line + "  # as it was"),
     fault("toy.raises", line, 'raise ValueError("nobody measures this")'),
