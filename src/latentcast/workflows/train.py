@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from latentcast.artifacts.weights import Weights, read_weights, start_from
-from latentcast.config import Config
+from latentcast.config import Config, resolve
 from latentcast.data.fit import fitted, reading
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
@@ -59,6 +59,7 @@ def train(
     data: str | Path,
     out: str | Path,
     *,
+    set: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     init: str | Path | None = None,
     quiet: bool = False,
@@ -71,6 +72,7 @@ def train(
         data: folder of the store.
         out: run folder to write to; made when absent. The same call on a run that was interrupted
             goes on from its newest checkpoint and ends with the same bits.
+        set: single keys, as ``optimizer.lr=3e-4``; come before everything.
         callbacks: called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
         init: run folder or exported file whose weights training starts from, where names and
@@ -83,6 +85,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
     config, run = recipe(config) if isinstance(config, str) else config, Path(out)
+    config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})
     with joined_ranks(config.machine.device) as ranks, ExitStack() as stack:
