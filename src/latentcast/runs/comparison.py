@@ -13,8 +13,9 @@ from rich.markup import escape
 
 from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.results import plain_table
 from latentcast.monitors.rows import columns
-from latentcast.runs.listing import plain, plain_table
+from latentcast.runs.listing import plain
 from latentcast.runs.scores import ProbeScore
 from latentcast.runs.summary import RunSummary
 
@@ -174,8 +175,7 @@ def _score(run: RunSummary, like: ProbeScore) -> ProbeScore | None:
 
 
 def _notes(
-    runs: Sequence[RunSummary],
-    scores: Mapping[tuple[str, str, str], Sequence[ProbeScore | None]],
+    runs: Sequence[RunSummary], scores: Mapping[tuple[str, str, str], Sequence[ProbeScore | None]]
 ) -> tuple[str, ...]:
     notes = []
     objectives = {

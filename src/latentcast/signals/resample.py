@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import missing_extra
-from latentcast.signals.recording import Recording
+from latentcast.signals.recording import Recording, stretches
 
 
 def resample(recording: Recording, sampling_rate: float) -> Recording:
@@ -60,9 +60,7 @@ def _resample_mask(
     resampled = np.ones((mask.shape[0], length), dtype=np.bool_)
     lobe = max(Fraction(1), 1 / ratio)
     for lead in np.flatnonzero(~mask.all(axis=1)):
-        edges = np.diff((~mask[lead]).astype(np.int8), prepend=0, append=0)
-        starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        for start, stop in stretches(~mask[lead]):
             first = max(0, floor((start - lobe) * ratio) + 1)
             last = min(length, ceil((stop - 1 + lobe) * ratio))
             # What lies outside the record is as unknown as the bad stretch that touches its end.
