@@ -229,10 +229,9 @@ def _serve(
         try:
             shards.check()
             store.take(*(*request, buffers[slot]))
-        except LatentcastError as error:
-            problem = error
         except Exception as error:
-            error.add_note(f"in a reader process:\n{traceback.format_exc()}")
+            if not isinstance(error, LatentcastError):
+                error.add_note(f"in a reader process:\n{traceback.format_exc()}")
             problem = error
         try:
             line.send(problem)

@@ -100,8 +100,8 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
         findings.append(Finding("missing", absent, f"{', '.join(absent)}: no measured sample"))
     for kind, names in masked.items():
         if names:
-            what = "flat stretch" if kind == "flat" else "saturated stretch"
-            findings.append(Finding(kind, tuple(names), f"{', '.join(names)}: {what}, masked"))
+            message = f"{', '.join(names)}: {kind} stretch, masked"
+            findings.append(Finding(kind, tuple(names), message))
     assessed = replace(recording, valid=valid)
     return assessed, (*findings, *(limb_lead_findings(assessed) if ecg else ()))
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from latentcast.errors import missing_extra
 from latentcast.signals.recording import Recording, stretches
+from latentcast.source import BadRecord
 
 
 def resample(recording: Recording, sampling_rate: float) -> Recording:
@@ -23,6 +24,7 @@ def resample(recording: Recording, sampling_rate: float) -> Recording:
 
     Raises:
         LatentcastError: scipy is not installed.
+        BadRecord: no valid sample remains.
     """
     if recording.sampling_rate == sampling_rate:
         return recording
@@ -37,6 +39,8 @@ def resample(recording: Recording, sampling_rate: float) -> Recording:
         bridged, ratio.numerator, ratio.denominator, axis=-1, padtype="line"
     ).astype(np.float32)
     valid = _resample_mask(recording.valid, ratio, resampled.shape[1])
+    if not valid.any():
+        raise BadRecord("is too short to resample: no valid sample remains")
     measured = _resample_mask(~np.isnan(signal), ratio, resampled.shape[1])
     resampled[~measured] = np.nan
     return replace(recording, signal=resampled, valid=valid, sampling_rate=sampling_rate)

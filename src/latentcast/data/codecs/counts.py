@@ -145,10 +145,7 @@ class CountsTarget:
                 f"{self.sampling_rate:g}; ingest with --fs {self.sampling_rate:g} to resample"
             )
         metadata = recording.metadata | {"source_sampling_rate": recording.sampling_rate}
-        recording = resample(replace(recording, metadata=metadata), self.sampling_rate)
-        if not recording.valid.any():
-            raise BadRecord("is too short to resample: no valid sample remains")
-        return recording
+        return resample(replace(recording, metadata=metadata), self.sampling_rate)
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
         """Type and shape of a shard's array, as a ``.npy`` header has them."""
