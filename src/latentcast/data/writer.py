@@ -249,10 +249,10 @@ def refuse_all_bad(folder: Path, source: str) -> None:
     )
 
 
-def read_quarantine(folder: Path) -> dict[tuple[str, str], str]:
-    """The reason by record and source file; empty where the table was removed."""
+def read_quarantine(folder: Path) -> list[dict[str, str]]:
+    """Rows of record, source file and reason; none where the table was removed."""
     try:
         with (folder / QUARANTINE).open(newline="", encoding="utf-8") as file:
-            return {(row["record"], row["file"]): row["reason"] for row in csv.DictReader(file)}
+            return list(csv.DictReader(file))
     except FileNotFoundError:
-        return {}
+        return []
