@@ -95,7 +95,8 @@ class HuggingFaceImages(ImageSource):
 
     def _choose(self) -> _Columns:
         first = self._files[0][0]
-        schema = _schema(first)
+        parquet = first.suffix == ".parquet"
+        schema = _parquet(first).schema_arrow if parquet else _arrow(first).schema
         features = _features(schema, first)
         images = [
             n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "Image"
@@ -202,10 +203,6 @@ def _holds_bytes(kind: Any) -> bool:
     return text in ("binary", "large_binary") or (
         text.startswith("struct<") and "bytes: binary" in text
     )
-
-
-def _schema(file: Path) -> Any:
-    return _parquet(file).schema_arrow if file.suffix == ".parquet" else _arrow(file).schema
 
 
 def _rows(file: Path) -> int:
