@@ -121,9 +121,13 @@ class Loader:
     def _by_readers(self, attempt: int) -> Generator[list[Batch]]:
         requests = (self.request(self.ids(number)) for number in count(attempt))
         store = self.store
-        empty = store.take([], length=self.length or None)
-        shape = (len(self.places), *empty.shape[1:])
-        with closing(read(store, requests, shape, empty.dtype, self.workers)) as arrays:
+        shape: tuple[int, ...]
+        if self.length:
+            shape, dtype = (self.length, len(store.leads)), "int16"
+        else:
+            shape, dtype = (store.height, store.width, store.channels), "uint8"
+        shape = (len(self.places), *shape)
+        with closing(read(store, requests, shape, dtype, self.workers)) as arrays:
             for number in count(attempt):
                 batch = self._batch(next(arrays), self.ids(number))
                 yield split(batch, self.train.micro_batches)
