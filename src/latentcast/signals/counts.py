@@ -53,8 +53,6 @@ def to_counts(
         chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing, signal=signal)
         if sampling_rate is not None:
             chosen = resample(chosen, sampling_rate)
-            if not chosen.valid.any():
-                raise BadRecord("is too short to resample: no valid sample remains")
         counts = quantise(chosen, scale)
     except BadRecord as error:
         raise BadRecord(f"{recording.record_id}: {error}") from error

@@ -82,6 +82,12 @@ class Recording:
         return self.samples / self.sampling_rate
 
 
+def stretches(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """``(start, stop)`` of every stretch of True in ``(samples,)``."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
 def from_signal(
     signal: npt.NDArray[np.float32],
     leads: tuple[str, ...],

@@ -8,7 +8,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -49,10 +49,7 @@ Taken = tuple[State, Output, Tensor, Schedules, Ema]
 
 
 def bench(
-    config: Config,
-    data: Path | None = None,
-    what: Sequence[str] = PARTS,
-    rounds: int = 7,
+    config: Config, data: Path | None = None, what: Sequence[str] = PARTS, rounds: int = 7
 ) -> dict[str, Any]:
     """Measure a configuration, each part over some rounds after warm-up rounds.
 
@@ -92,7 +89,7 @@ def bench(
             "rounds": rounds,
             "machine": machine(config, context),
         }
-        with _closed(loader.stream(0)) as batches:
+        with contextlib.closing(loader.stream(0)) as batches:
             first = next(batches)
             if "loader" in what:
                 measured["loader"] = _loader(batches, config, rounds)
@@ -179,7 +176,8 @@ def _training(
         taken = step(number)
     never = torch.zeros((), device=device)
     steps, peaks, averages, looks = [], [], [], []
-    with _quiet(), Journal(folder, config, flops // size) as journal:
+    quiet = contextlib.redirect_stdout(io.StringIO())  # its lines are no part of the JSON object
+    with quiet, Journal(folder, config, flops // size) as journal:
         journal.on_train_start(State(), context)
         journal.on_step_end(*taken)
         for number in range(rounds):
@@ -199,7 +197,7 @@ def _training(
             "gflops": spread_of(flops / took / 1e9),
             "of_peak": spread_of(flops / took / np.array(peaks)),
             "peak_gflops": spread_of(np.array(peaks) / 1e9),
-            **memory,
+            "peak_memory_mib": memory,
             "whole_run": {
                 "steps": config.train.steps,
                 "teraflop": _rounded(operations(config) / 1e12),
@@ -293,27 +291,9 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _peak_memory(device: torch.device) -> dict[str, Any]:
-    """Of the device since the first step; of a CPU that of the whole process until now."""
+def _peak_memory(device: torch.device) -> int:
+    """MiB of the device since the first step; of a CPU those of the whole process until now."""
     if device.type == "cuda":
-        return {"peak_memory_mib": round(torch.cuda.max_memory_allocated(device) / 2**20)}
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"peak_memory_mib": round(peak / 2**20)}
-
-
-@contextlib.contextmanager
-def _closed(batches: Iterator[MicroBatches]) -> Iterator[Iterator[MicroBatches]]:
-    """A stream whose readers stop in the end."""
-    try:
-        yield batches
-    finally:
-        if isinstance(batches, Generator):
-            batches.close()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What the journal says is no part of the JSON object."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

@@ -16,7 +16,7 @@ from latentcast.data.staging import staged
 from latentcast.data.store import Store
 from latentcast.engine import loop
 from latentcast.engine.callbacks import Callback
-from latentcast.engine.checkpoint import State, list_steps
+from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
 from latentcast.monitors.journal import Journal
@@ -91,7 +91,9 @@ def train(
     with joined_ranks(config.machine.device) as ranks, ExitStack() as stack:
         store = Store.open(data)
         config = fitted(config, store)
-        weights = _initial_weights(config, run)
+        weights = None
+        if config.train.init is not None and not list_steps(run / "checkpoints"):
+            weights = read_weights(config.train.init)
         objective, summary = _built(config, ranks, weights)
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
@@ -111,21 +113,10 @@ def train(
                 journal.say(line)
             listeners = [journal, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)
-    return _result(run, config, state)
-
-
-def _result(run: Path, config: Config, state: State) -> TrainResult:
     result = TrainResult(run, config, state.step, state.skipped)
     if state.stopped == "SIGINT" and state.step < config.train.steps:
         raise Interrupted(result)
     return result
-
-
-def _initial_weights(config: Config, run: Path) -> Weights | None:
-    """Those that a run which has no checkpoint yet starts from, if not from a draw."""
-    if config.train.init is None or list_steps(run / "checkpoints"):
-        return None
-    return read_weights(config.train.init)
 
 
 def _built(
