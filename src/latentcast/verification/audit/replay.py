@@ -31,7 +31,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.verification.audit.run import Run, Unmeasured, check
+from latentcast.verification.audit.run import Run, Unmeasured, check, norm
 from latentcast.verification.evidence import Evidence, all_of, at_most, none
 from latentcast.verification.formulas import momentum_of
 from latentcast.verification.observe.loop_recorder import LoopRecorder, Stop
@@ -234,11 +234,10 @@ def replayed_weights(run: Run) -> Evidence:
     saved = run.weights | checkpoint.read_tensors(run.newest, "optimizer")
     again = replayed.weights | replayed.moments
     differ = [name for name in saved if not torch.equal(saved[name], again[name])]
-    moved = gap = 0.0
-    for name, before in replayed.before.items():
-        moved += float((saved[name].double() - before.double()).square().sum())
-        gap += float((saved[name].double() - again[name].double()).square().sum())
-    share, bound = (gap / max(moved, 1e-300)) ** 0.5, MOVED[run.config.train.precision]
+    before = replayed.before
+    moved = norm(saved[name].double() - before[name].double() for name in before)
+    gap = norm(saved[name].double() - again[name].double() for name in before)
+    share, bound = gap / max(moved, 1e-150), MOVED[run.config.train.precision]
     if replayed.exact or not differ:
         evidence, agreement = none("tensors that differ", differ), "bit for bit"
     else:
@@ -253,13 +252,10 @@ def replayed_teacher(run: Run) -> Evidence:
     if not run.pairs:
         raise Unmeasured("there is no teacher")
     replayed = _complete(run)
-    way = gap = size = 0.0
-    for name, average in replayed.average.items():
-        saved = run.weights[name].double()
-        way += float((average - replayed.before[name].double()).square().sum())
-        gap += float((saved - average).square().sum())
-        size += float(average.square().sum())
-    way, gap, size = max(way, 1e-300) ** 0.5, gap**0.5, size**0.5
+    average, before = replayed.average, replayed.before
+    way = max(norm(average[name] - before[name].double() for name in average), 1e-150)
+    gap = norm(run.weights[name].double() - average[name] for name in average)
+    size = norm(average.values())
     rounding = ROUNDING * (replayed.end - replayed.start) * size / way
     if rounding > HIDDEN:
         raise Unmeasured(
