@@ -19,13 +19,7 @@ from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.observe.loop_recorder import LoopRecord
-from latentcast.verification.observe.rehearsal import (
-    EARLIER,
-    LATER,
-    POISONED,
-    rehearsed,
-    resumed,
-)
+from latentcast.verification.observe.rehearsal import EARLIER, LATER, POISONED, rehearsed, resumed
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 1: the state is the step"
@@ -118,9 +112,8 @@ def weights(twin: Twin) -> Evidence:
     wrong, count = list[str](), 0
     for step in (EARLIER, LATER):
         live, folder = run.steps[step - 1].end, run.checkpoint(step)
-        files: dict[str, Tensor] = {}
-        for file in sorted((folder / "model").glob("*.safetensors")):
-            files |= load_file(file)
+        shards = [load_file(file) for file in (folder / "model").glob("*.safetensors")]
+        files = {name: tensor for shard in shards for name, tensor in shard.items()}
         for saved in (files, read_tensors(folder, "model")):
             count = len(saved)
             wrong += sorted(saved.keys() ^ live.keys())
@@ -169,10 +162,9 @@ def _resume(twin: Twin, folder: Path, changes: dict[str, Any]) -> str:
     """What becomes of resuming from a folder."""
     config = rehearsed(twin).config.updated(changes)
     objective = build(config)
+    optimizer = adamw(objective, config.optimizer)
     try:
-        state: State = checkpoint.resume(
-            folder, objective, adamw(objective, config.optimizer), config
-        )
+        state: State = checkpoint.resume(folder, objective, optimizer, config)
     except LatentcastError as problem:
         return f"refused: {problem}".replace(str(folder), "RUN")
     return "resumed" if state.step == config.train.steps else f"starts over at {state.step}"

@@ -16,15 +16,13 @@ from latentcast.config.network import Transformer
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
 from latentcast.nn.blocks import MLP, LayerScale, QKNorm
-from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
 from latentcast.objectives.jepa import Jepa, JepaConfig
-from latentcast.objectives.nepa import Nepa
 from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.config import has_linear_patches, transformer_of
+from latentcast.verification.observe.config import has_linear_patches, jepa_of, transformer_of
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of
 from latentcast.verification.observe.rotary import measured_turns, stacks
 from latentcast.verification.observe.twin import Twin
@@ -127,9 +125,6 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# Parameters
-
-
 def counted(config: Config) -> dict[str, int]:
     """Parameters of encoder and predictors by the formulae of a transformer."""
     encoder, width = transformer_of(config), config.encoder.width
@@ -193,17 +188,12 @@ def _is_published(twin: Twin) -> bool:
     return _row(twin) is not None
 
 
-# Shapes
-
-
 @claim("table.shapes", "Run at full size, width, depth, heads, MLP, tokens are as in the table.",
        source=SOURCE)  # fmt: skip
 @torch.no_grad()
 def shapes(twin: Twin) -> Evidence:
     """Sizes as the network at full size shows them when it runs."""
-    config = twin.recipe
-    objective = unallocated(config)
-    row = _row(twin)
+    config, objective, row = twin.recipe, unallocated(twin.recipe), _row(twin)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
     encoder, size = finest(objective), transformer_of(config)
     hidden = [block.get_submodule("mlp.up") for block in encoder.blocks]
@@ -217,11 +207,7 @@ def shapes(twin: Twin) -> Evidence:
     parts = [
         equal("encoder", _ran([call.q for call in calls], [own[0] for own in up]), str(shape)),
         equal("output", str(tuple(out.shape)), str((2, tokens, shape[0]))),
-        equal(
-            "patch",
-            str(tuple(weight.shape)),
-            str(row.patch if row else patch),
-        ),
+        equal("patch", str(tuple(weight.shape)), str(row.patch if row else patch)),
     ]
     if isinstance(objective, Jepa):
         parts += _levels(objective, config, row, values)
@@ -242,16 +228,16 @@ def _levels(
     objective: Jepa, config: Config, row: Published | None, values: Tensor
 ) -> list[Evidence]:
     """Levels and predictors."""
-    jepa, encoder = config.objective, objective.student
-    assert isinstance(jepa, JepaConfig) and isinstance(encoder, Hierarchy)
+    jepa = jepa_of(config)
     sides, parts = [n // config.encoder.patch for n in config.input.size], list[Evidence]()
     sizes = [jepa.predictor, *(level.predictor for level in jepa.coarser)]
     widths = [config.encoder.width, *(level.width for level in jepa.coarser)]
     strides = [1, *(level.stride for level in jepa.coarser)]
-    for n, (level, size) in enumerate(zip(encoder(values), sizes, strict=True)):
+    for n, (level, size) in enumerate(zip(objective.student(values), sizes, strict=True)):
         sides = [side // strides[n] for side in sides]
         predictor = objective.predictors[n]
-        hidden = [b.get_submodule("mlp.up") for b in predictor.get_submodule("blocks").children()]
+        blocks = predictor.get_submodule("blocks").children()
+        hidden = [block.get_submodule("mlp.up") for block in blocks]
         cells = torch.zeros(4, 2, 3, dtype=torch.int64, device="meta")
         with attention_calls() as calls, outputs_of(*hidden) as up:
             out = predictor(level.values[:, :5], level.ids[:, :5], cells, tuple(sides))
@@ -265,9 +251,6 @@ def _levels(
             equal(f"prediction {n}", str(tuple(out.shape)), str((4, 2, 3, widths[n]))),
         ]
     return parts
-
-
-# Switches and numbers
 
 
 @claim("table.switches", "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",
@@ -313,13 +296,10 @@ def _measured_epsilon(objective: Objective) -> float:
 
 def _measured_theta(objective: Objective, twin: Twin) -> float:
     """From how much faster the first pair turns than the second; K pairs an axis."""
-    patch = twin.config.encoder.patch
     axes = len(twin.config.input.size)
-    stack = next(stacks(objective, (16 * patch,) * axes))
+    stack = next(stacks(objective, (16 * twin.config.encoder.patch,) * axes))
     turns = measured_turns(stack)["query of block 1"]
-    step = torch.angle(turns[:, -1, :2] / turns[:, -2, :2]) if axes == 1 else torch.angle(
-        turns[:, -1, :2] / turns[:, -17, :2]
-    )  # fmt: skip
+    step = torch.angle(turns[:, -1, :2] / turns[:, -2 if axes == 1 else -17, :2])
     fast, slow = step.mean(0).tolist()
     return float((fast / slow) ** stack.pairs)
 
@@ -330,26 +310,20 @@ def schedules(twin: Twin) -> Evidence:
     row, live = _row(twin), Schedules.of(twin.recipe)
     assert row is not None
     last, peak, fall = row.steps - 1, row.warmup - 1, row.steps - row.warmup
+    # Linear from the start, one step before the first, to the peak.
+    halfway = row.lr[0] + (row.lr[1] - row.lr[0]) / peak * (row.warmup // 2 - 1)
     numbers = {
         "lr of the first step": (live.lr(0), row.lr[0]),
         "lr where the warm-up ends": (live.lr(peak), row.lr[1]),
         "lr of the last step": (live.lr(last), row.lr[2]),
-        "lr halfway up": (live.lr(row.warmup // 2 - 1), _halfway(row)),
-        "lr a quarter down": (
-            live.lr(peak + fall // 4), _cosine(row.lr[1], row.lr[2], fall // 4, fall)
-        ),
-        "lr halfway down": (
-            live.lr(peak + fall // 2), _cosine(row.lr[1], row.lr[2], fall // 2, fall)
-        ),
-        "weight decay of the first step": (
-            live.weight_decay(0), _cosine(*row.decay, 1, row.steps)
-        ),
-        "weight decay after a quarter": (
-            live.weight_decay(row.steps // 4 - 1),
-            _cosine(*row.decay, row.steps // 4, row.steps),
-        ),
+        "lr halfway up": (live.lr(row.warmup // 2 - 1), halfway),
         "weight decay of the last step": (live.weight_decay(last), row.decay[1]),
-    }  # fmt: skip
+    }
+    for name, n in (("a quarter", fall // 4), ("halfway", fall // 2)):
+        numbers[f"lr {name} down"] = (live.lr(peak + n), _cosine(*row.lr[1:], n, fall))
+    for name, n in (("of the first step", 1), ("after a quarter", row.steps // 4)):
+        expected = _cosine(*row.decay, n, row.steps)
+        numbers[f"weight decay {name}"] = (live.weight_decay(n - 1), expected)
     if row.momentum is not None:
         first, end = row.momentum
         numbers["momentum of the first step"] = (live.momentum(0), first)
@@ -364,12 +338,6 @@ def schedules(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-def _halfway(row: Published) -> float:
-    """Linear from the start, one step before the first, to the peak."""
-    rise = (row.lr[1] - row.lr[0]) / (row.warmup - 1)
-    return row.lr[0] + rise * (row.warmup // 2 - 1)
-
-
 def _cosine(start: float, end: float, done: int, total: int) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done / total)) / 2
 
@@ -382,8 +350,8 @@ def optimizer(twin: Twin) -> Evidence:
     assert row is not None
     objective = unallocated(twin.recipe)
     groups = adamw(objective, twin.recipe.optimizer).param_groups
-    student = _count(objective.student) if isinstance(objective, Nepa | Jepa) else 0
-    trained = student + (_count(objective.predictors) if isinstance(objective, Jepa) else 0)
+    trained = _count(objective.encoder("student"))
+    trained += _count(objective.predictors) if isinstance(objective, Jepa) else 0
     decayed = [p for group in groups if group["decayed"] for p in group["params"]]
     others = [p for group in groups if not group["decayed"] for p in group["params"]]
     # CLS has three axes, as 1-D patches

@@ -44,11 +44,8 @@ NEPA = "NEPA reference code, block"
        source=REFERENCE)  # fmt: skip
 def pre_norm(twin: Twin) -> Evidence:
     def gap(block: BlockPass) -> float:
-        first, second = block.module.norm1, block.module.norm2
-        x = block.before.double()
-        attended = naive_norm(x, first.weight, first.bias, first.eps)
-        between = x + block.branches[0]
-        mixed = naive_norm(between, second.weight, second.bias, second.eps)
+        attended = _normed(block.module.norm1, block.before)
+        mixed = _normed(block.module.norm2, block.before.double() + block.branches[0])
         return max(furthest(block.into["attention"], attended), furthest(block.into["mlp"], mixed))
 
     return worst_of(passes_of(twin), gap)
@@ -67,11 +64,9 @@ def mlp(twin: Twin) -> Evidence:
 
     def gap(block: BlockPass) -> float:
         mlp, x = block.module.mlp, block.into["mlp"]
-        hidden = naive_product(x, mlp.up.weight, mlp.up.bias)
-        if mlp.gate is None:
-            hidden = _activated(name, hidden)
-        else:
-            hidden = _activated(name, naive_product(x, mlp.gate.weight, mlp.gate.bias)) * hidden
+        up = naive_product(x, mlp.up.weight, mlp.up.bias)
+        gate = None if mlp.gate is None else naive_product(x, mlp.gate.weight, mlp.gate.bias)
+        hidden = _activated(name, up) if gate is None else _activated(name, gate) * up
         out = naive_product(hidden, mlp.down.weight, mlp.down.bias)
         return furthest(block.out["mlp"], out)
 
@@ -172,9 +167,6 @@ def epsilon(twin: Twin) -> Evidence:
     )
 
 
-# LayerScale
-
-
 def _has_layer_scale(twin: Twin) -> bool:
     return transformer_of(twin.config).layer_scale is not None
 
@@ -218,16 +210,14 @@ def scale_place(twin: Twin) -> Evidence:
                 if module_name.endswith(scale) and isinstance(module, LayerScale):
                     drawn = torch.randn(len(module.gain), generator=generator, dtype=torch.float64)
                     module.gain.data.copy_(drawn * on)
-        gaps = []
-        for block in evaluated(objective, real(twin, 2)):
-            branches = block.branches
-            expected = block.before + first * branches[0] + second * branches[1]
-            gaps.append(furthest(block.after, expected))
-        parts.append(at_most(name, max(gaps), 0.0 if name == "both 0" else EXACT))
+        gap = max(
+            furthest(
+                block.after, block.before + first * block.branches[0] + second * block.branches[1]
+            )
+            for block in evaluated(objective, real(twin, 2))
+        )
+        parts.append(at_most(name, gap, 0.0 if name == "both 0" else EXACT))
     return all_of(*parts)
-
-
-# Patches
 
 
 @claim("patches.product", "A patch's embedding is its values times the weights, plus the bias.",
