@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from latentcast.batch import Inputs
 from latentcast.engine.optimizer import adamw
@@ -64,7 +65,6 @@ def cls_prepended(twin: Twin) -> Evidence:
 @claim("nepa.cls-trained", "CLS is trained, by predicting the first patch, and not decayed.",
        source=LOSS, about=is_nepa)  # fmt: skip
 def cls_trained(twin: Twin) -> Evidence:
-    """So it has a gradient; it is in the optimizer, undecayed."""
     objective = twin.objective()
     objective(twin.inputs(), None).loss.backward()
     cls = finest(objective).get_parameter("cls")
@@ -241,26 +241,21 @@ def finite_differences(twin: Twin) -> Evidence:
             continue
         way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         way, step = way / way.norm(), 1e-5
-        fixed, moving = [], []
+        fixed, moving = list[float](), list[float]()
         with torch.no_grad():
             for sign in (1, -1):
                 parameter.add_(way, alpha=sign * step)
                 moved = again(objective, inputs, draw_of(twin, inputs))
-                fixed.append(_mean_cosine(moved.h[:, :-1], target[:, 1:]))
-                moving.append(_mean_cosine(moved.h[:, :-1], moved.z[:, 1:]))
+                for losses, z in ((fixed, target), (moving, moved.z)):
+                    losses.append(float(-cosine_similarity(moved.h[:, :-1], z[:, 1:], -1).mean()))
                 parameter.sub_(way, alpha=sign * step)
         measured = float((_gradient(parameter) * way).sum())
-        expected = -(fixed[0] - fixed[1]) / (2 * step)
+        expected = (fixed[0] - fixed[1]) / (2 * step)
         bound = 1e-7 * max(1.0, abs(expected))
         parts.append(at_most(f"{name}: difference", abs(measured - expected), bound))
         context[f"{name}: derivative"] = measured
-        context[f"{name}: with a moving target"] = -(moving[0] - moving[1]) / (2 * step)
+        context[f"{name}: with a moving target"] = (moving[0] - moving[1]) / (2 * step)
     return all_of(*parts, **context)
-
-
-def _mean_cosine(a: Tensor, b: Tensor) -> float:
-    product = (a * b).sum(-1) / ((a * a).sum(-1).sqrt() * (b * b).sum(-1).sqrt())
-    return float(product.double().mean())
 
 
 @claim("nepa.causal", "No output changes by a bit when a later patch changes.",

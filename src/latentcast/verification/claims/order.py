@@ -107,7 +107,6 @@ def _same(one: Batch, other: Batch) -> bool:
 @claim("order.by-readers", "Reader processes read the batches that this process would.",
        source="our design, law 1: the state is the step")  # fmt: skip
 def by_readers(twin: Twin) -> Evidence:
-    """Three batches that a process read, beside those of this one."""
     alone = _loader(twin, _config(twin))
     machine = twin.config.machine.model_copy(update={"workers": 1})
     config = _config(twin).model_copy(update={"machine": machine})

@@ -270,7 +270,6 @@ def _at(image: Pixels, y: float, x: float) -> Floats:
 @claim("image.flip", "Half of the images are mirrored, each by itself.", source=OURS,
        about=_where(lambda shape: shape.flip and shape.channels == 3))  # fmt: skip
 def flip(twin: Twin) -> Evidence:
-    """And half of them as the one before; and none from top to bottom."""
     augmented = _augmented(twin, _ramps(twin, TOSSES), _draw(twin, range(TOSSES)))
     mirrored = augmented[..., 1].mean(1)[:, 0] > augmented[..., 1].mean(1)[:, -1]
     upside = float((augmented[:, 0, :, 0].mean(1) > augmented[:, -1, :, 0].mean(1)).mean())

@@ -70,7 +70,6 @@ def _part(tokens: Tokens, index: Any) -> Tokens:
        source="I-JEPA reference code, vision_transformer.py; spec of H-JEPA, defect D15",
        about=has_teacher)  # fmt: skip
 def positions(twin: Twin) -> Evidence:
-    """Equal content elsewhere: in the context by moving its places, and in the queries."""
     objective = live(twin)
     forward, targets = _with_other_targets(objective, twin)
     context = [

@@ -49,7 +49,6 @@ SOME = (1e-4, 1e-2, 1e-1)
 @claim("probe.frozen", "A probe changes nothing of the encoder: no weight, mode or flag.",
        source="specification, executable requirement 27", about=can_be_probed)  # fmt: skip
 def frozen(twin: Twin) -> Evidence:
-    """Everything of a loaded encoder before and after a probe."""
     moved, turned = changes_of_state(scored(twin).before, scored(twin).after)
     return all_of(
         none("weights moved", moved),

@@ -16,6 +16,7 @@ from latentcast.config import EncoderConfig, SinCos
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import claim
+from latentcast.verification.claims.resume import differing
 from latentcast.verification.evidence import Evidence, all_of, at_most, none, true
 from latentcast.verification.observe.config import has_linear_patches
 from latentcast.verification.observe.nepa import is_nepa
@@ -67,34 +68,17 @@ def _expected(
     return expected
 
 
-def _apart(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one has, or whose tensors are not the same bits."""
-    wrong = sorted(set(tensors) ^ set(expected))
-    return wrong + [
-        name for name, tensor in expected.items()
-        if name in tensors and not torch.equal(tensors[name], tensor)
-    ]  # fmt: skip
-
-
-def _state(network: Any) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in network.state_dict().items()}
-
-
-def _is_public_nepa(twin: Twin) -> bool:
-    """Of the published kind: patches through one linear layer."""
-    return is_nepa(twin) and has_linear_patches(twin)
-
-
 @claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
-       source="SixAILab/nepa-*", about=_is_public_nepa)  # fmt: skip
+       source="SixAILab/nepa-*",
+       about=lambda twin: is_nepa(twin) and has_linear_patches(twin))  # fmt: skip
 def nepa(twin: Twin) -> Evidence:
     encoder = finest(stirred(twin.objective(), twin.seed, wide=False)).eval()
-    weights = _state(encoder)
+    weights = encoder.state_dict()
     public = public_nepa.to_public(weights)
     file = {f"vit_nepa.{name}": tensor.clone().contiguous() for name, tensor in public.items()}
     parts = [
-        none("out: wrong", _apart(public, _expected(weights, _NEPA, "encoder.layer"))),
-        none("back: wrong", _apart(public_nepa.from_public(file), weights)),
+        none("out: wrong", differing(public, _expected(weights, _NEPA, "encoder.layer"))),
+        none("back: wrong", differing(public_nepa.from_public(file), weights)),
     ]
     if all(part.holds for part in parts) and not is_ecg(twin):
         folder = twin.folder / "public nepa"
@@ -144,23 +128,23 @@ def ijepa(twin: Twin) -> Evidence:
     assert isinstance(objective, Jepa)
     encoder, predictor = finest(objective), objective.predictors[0]
     parts = []
-    networks = ("encoder", _state(encoder)), ("predictor", _state(predictor))
+    networks = ("encoder", encoder.state_dict()), ("predictor", predictor.state_dict())
     outward = (public_ijepa.encoder_to_public, public_ijepa.predictor_to_public)
     back = (public_ijepa.encoder_from_public, public_ijepa.predictor_from_public)
     tables = (_IJEPA, "blocks"), (_PREDICTOR, "predictor_blocks")
     for (name, weights), to, of, table in zip(networks, outward, back, tables, strict=True):
         public = to(weights)
         file = {f"module.{n}": tensor.clone() for n, tensor in public.items()}
-        parts.append(none(f"{name} out: wrong", _apart(public, _expected(weights, *table))))
-        parts.append(none(f"{name} back: wrong", _apart(of(file), weights)))
-    weights = _state(encoder)
+        parts.append(none(f"{name} out: wrong", differing(public, _expected(weights, *table))))
+        parts.append(none(f"{name} back: wrong", differing(of(file), weights)))
+    weights = encoder.state_dict()
     public = public_ijepa.encoder_to_public(weights)
     theirs = public_ijepa.to_transformers(public)
     packed = [theirs[f"encoder.layer.0.attention.attention.{of}.weight"]
               for of in ("query", "key", "value")]  # fmt: skip
     qkv = weights["blocks.0.attention.qkv.weight"]
     returned = public_ijepa.from_transformers(theirs)
-    parts.append(none("transformers: wrong", _apart(returned, public)))
+    parts.append(none("transformers: wrong", differing(returned, public)))
     parts.append(true("q, k, v in order", torch.equal(torch.cat(packed), qkv)))
     if not is_ecg(twin) and isinstance(encoder.config.positions, SinCos):
         path = twin.folder / "ijepa.safetensors"

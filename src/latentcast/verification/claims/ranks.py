@@ -39,14 +39,15 @@ from latentcast.objectives.build import assemble, build
 from latentcast.objectives.ranks import summed
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
+from latentcast.verification.claims.resume import differing
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
+from latentcast.verification.observe.jepa import apart
 from latentcast.verification.observe.loop_recorder import (
     LoopRecord,
     LoopRecorder,
     Weights,
     spoiled,
 )
-from latentcast.verification.observe.network import furthest
 from latentcast.verification.observe.rehearsal import rehearse, revealing
 from latentcast.verification.observe.twin import Twin
 
@@ -133,10 +134,8 @@ def _rank(rank: int, config: Config, store: Path, folder: Path) -> None:
             own = config.updated({"machine.parallel": parallel})
             report[parallel], weights = _trained(ranks, own, store, folder / parallel)
             save_file(weights, folder / f"{parallel}-{rank}.safetensors")
-            own, refused = (
-                own.updated({"train.checkpoint_every": 99}),
-                folder / f"{parallel}-refused",
-            )
+            own = own.updated({"train.checkpoint_every": 99})
+            refused = folder / f"{parallel}-refused"
             numbers, weights = _trained(ranks, own, store, refused, poisoned=(0,), most=2)
             finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
             report[f"{parallel} refused"] = numbers | {"finite": finite}
@@ -190,7 +189,7 @@ def _reductions(ranks: Ranks) -> dict[str, float]:
     stopping = request.count(Context(torch.device("cpu"), torch.float32, ranks))
     return {
         "sum": float((ranks.summed(own.sum(0)) - rows.sum(0)).abs().max()),
-        "rows of all": furthest(ranks.gathered(own), rows),
+        "rows of all": apart(ranks.gathered(own), rows),
         "sum with a gradient": float((total - rows.sum(0)).abs().max().detach()),
         "its gradient": float((part.grad - gradient).abs().max()),
         "requests to stop": abs(float(stopping) - 1),
@@ -260,7 +259,7 @@ def drawn(twin: Twin) -> Evidence:
             parameter.fill_(torch.nan)
     empty.initialise(twin.config.train.seed)
     expected = dict(build(twin.config).named_parameters())
-    wrong = [n for n, p in empty.named_parameters() if not torch.equal(p, expected[n])]
+    wrong = differing(dict(empty.named_parameters()), expected)
     return all_of(none("not drawn, or otherwise", wrong), weights=len(expected))
 
 
@@ -286,7 +285,7 @@ def same_bits(twin: Twin) -> Evidence:
     run, differ = together(twin), list[str]()
     for parallel in PARALLEL:
         one, other = (weights[parallel] for weights in run.weights)
-        differ += [name for name in one if not torch.equal(one[name], other[name])]
+        differ += differing(one, other)
     return all_of(none("differ", differ), tensors=len(one))
 
 
@@ -346,8 +345,7 @@ def checkpoint(twin: Twin) -> Evidence:
     for parallel in PARALLEL:
         folder, live = latest(run.folder / parallel / "checkpoints"), run.weights[0][parallel]
         saved, moments = read_tensors(folder, "model"), read_tensors(folder, "optimizer")
-        wrong += sorted(saved.keys() ^ live.keys()) + sorted(moments.keys() ^ alone.keys())
-        wrong += [n for n in saved.keys() & live.keys() if not torch.equal(saved[n], live[n])]
+        wrong += differing(saved, live) + sorted(moments.keys() ^ alone.keys())
         worst = max([worst, *(_gap(moments[n], alone[n]) for n in moments.keys() & alone.keys())])
     return all_of(
         none("missing or other", wrong),

@@ -7,6 +7,8 @@ anyone who switches one on, so those claims concern every JEPA.
 from __future__ import annotations
 
 import math
+import statistics
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -93,24 +95,15 @@ def _penalty(rows: Tensor, terms: dict[str, Any], stream: int) -> float:
 
 
 def naive_variance(rows: Tensor) -> float:
-    total = 0.0
-    for j in range(rows.shape[1]):
-        column = rows[:, j].tolist()
-        mean = sum(column) / len(column)
-        spread = sum((v - mean) ** 2 for v in column) / (len(column) - 1)
-        total += max(0.0, 1 - math.sqrt(spread + 1e-4))
-    return float(total / rows.shape[1])
+    spreads = [statistics.variance(column) for column in rows.T.tolist()]
+    return float(sum(max(0.0, 1 - math.sqrt(spread + 1e-4)) for spread in spreads) / len(spreads))
 
 
 def naive_covariance(rows: Tensor) -> float:
     x = rows.numpy()
-    centred = [x[:, j] - x[:, j].sum() / len(x) for j in range(x.shape[1])]
-    total = 0.0
-    for i, one in enumerate(centred):
-        for j, other in enumerate(centred):
-            if i != j:
-                total += float((one * other).sum() / (len(x) - 1)) ** 2
-    return float(total / x.shape[1])
+    centred = [column - column.sum() / len(x) for column in x.T]
+    pairs = [float((one * other).sum() / (len(x) - 1)) for one, other in permutations(centred, 2)]
+    return float(sum(pair**2 for pair in pairs) / x.shape[1])
 
 
 def naive_sigreg(rows: Tensor, directions: Tensor, knots: int = 17, reach: float = 3.0) -> float:
@@ -207,8 +200,7 @@ def covariance(twin: Twin) -> Evidence:
 def same_sample(twin: Twin) -> Evidence:
     """Two views of the same samples cost their distance; of different samples, they are refused."""
     a, b, ids = noise((20, 4), twin.seed), noise((20, 4), 1), torch.arange(20)
-    rows = zip(a.tolist(), b.tolist(), strict=True)
-    expected = sum(sum((u - v) ** 2 for u, v in zip(*pair, strict=True)) for pair in rows) / 20
+    expected = sum(math.dist(*pair) ** 2 for pair in zip(a.tolist(), b.tolist(), strict=True)) / 20
     measured = float(regularizers.invariance(a, b, ids, ids.clone()))
     refused = False
     try:

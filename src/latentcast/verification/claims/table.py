@@ -21,6 +21,7 @@ from latentcast.objectives.build import assemble
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
+from latentcast.verification.claims.transformer import measured_epsilon
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
 from latentcast.verification.observe.config import has_linear_patches, jepa_of, transformer_of
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of
@@ -69,13 +70,6 @@ class Published:
     narrow: Shape | None = None
 
 
-def _nepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
-          **run: Any) -> Published:  # fmt: skip
-    same: dict[str, Any] = {"decay": (0.05, 0.05), "epsilon": 1e-12, "cls": True, "qk_norm": True,
-                            "layer_scale": 1e-5, "theta": 100.0}  # fmt: skip
-    return Published(encoder, tokens, shape, patch, **same, **run)
-
-
 def _ijepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
            predictor: int, narrow: Shape, epochs: int) -> Published:  # fmt: skip
     steps = 625 * epochs  # 1,281,167 images in whole batches of 2048
@@ -86,20 +80,26 @@ def _ijepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
     )  # fmt: skip
 
 
-_ECG: dict[str, Any] = {
+_NEPA: dict[str, Any] = {
+    "decay": (0.05, 0.05), "epsilon": 1e-12, "cls": True, "qk_norm": True, "layer_scale": 1e-5,
+    "theta": 100.0,
+}  # fmt: skip
+_ECG = _NEPA | {
     "steps": 100_000, "warmup": 10_000, "lr": (1e-7, 1e-3, 0.0), "betas": (0.9, 0.99),
     "momentum": None,
 }  # fmt: skip
-_IMAGENET: dict[str, Any] = {
+_IMAGENET = _NEPA | {
     "steps": 500_455, "warmup": 12_511, "lr": (4.8e-3 / 12_511, 4.8e-3, 0.0), "betas": (0.9, 0.95),
     "momentum": (0.9999, 0.9999),
 }  # fmt: skip
 
 PUBLISHED: dict[str, Published] = {
-    "nepa-ecg-small": _nepa(14_318_592, 201, (384, 8, 6, 1536), (384, 12, 25), **_ECG),
-    "nepa-ecg-base": _nepa(85_306_368, 201, (768, 12, 12, 3072), (768, 12, 25), **_ECG),
-    "nepa-image-base": _nepa(85_527_552, 257, (768, 12, 12, 3072), (768, 3, 14, 14), **_IMAGENET),
-    "nepa-image-large": _nepa(
+    "nepa-ecg-small": Published(14_318_592, 201, (384, 8, 6, 1536), (384, 12, 25), **_ECG),
+    "nepa-ecg-base": Published(85_306_368, 201, (768, 12, 12, 3072), (768, 12, 25), **_ECG),
+    "nepa-image-base": Published(
+        85_527_552, 257, (768, 12, 12, 3072), (768, 3, 14, 14), **_IMAGENET
+    ),
+    "nepa-image-large": Published(
         302_967_808, 257, (1024, 24, 16, 4096), (1024, 3, 14, 14), **_IMAGENET
     ),
     "ijepa-image-huge": _ijepa(
@@ -192,7 +192,6 @@ def _is_published(twin: Twin) -> bool:
        source=SOURCE)  # fmt: skip
 @torch.no_grad()
 def shapes(twin: Twin) -> Evidence:
-    """Sizes as the network at full size shows them when it runs."""
     config, objective, row = twin.recipe, unallocated(twin.recipe), _row(twin)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
     encoder, size = finest(objective), transformer_of(config)
@@ -227,7 +226,6 @@ def _ran(queries: list[Tensor], hidden: list[Tensor]) -> str:
 def _levels(
     objective: Jepa, config: Config, row: Published | None, values: Tensor
 ) -> list[Evidence]:
-    """Levels and predictors."""
     jepa = jepa_of(config)
     sides, parts = [n // config.encoder.patch for n in config.input.size], list[Evidence]()
     sizes = [jepa.predictor, *(level.predictor for level in jepa.coarser)]
@@ -256,10 +254,9 @@ def _levels(
 @claim("table.switches", "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",
        source=SOURCE, about=_is_published)  # fmt: skip
 def switches(twin: Twin) -> Evidence:
-    """What is on and off, and the constants, as modules show them when they are tried."""
     row = _row(twin)
     assert row is not None
-    full, live = unallocated(twin.recipe), twin.objective()
+    full, live = unallocated(twin.recipe), twin.objective().double()
     kinds = [type(module) for module in full.encoder("student").modules()]
     depth, biases = row.shape[1], [n for n, _ in finest(full).named_parameters()]
     parts = [
@@ -268,30 +265,22 @@ def switches(twin: Twin) -> Evidence:
         equal("CLS", finest(full).prefix, int(row.cls)),
         equal("qkv biases", sum(name.endswith("qkv.bias") for name in biases), depth),
     ]
-    numbers = {"epsilon": (_measured_epsilon(live), row.epsilon)}
+    norm = finest(live).get_submodule("blocks.0.norm1")
+    assert isinstance(norm, nn.LayerNorm)
+    mlp = next(m for m in live.modules() if isinstance(m, MLP))
+    one = float(mlp.activation(torch.ones(1, dtype=torch.float64)))
+    numbers = {
+        "epsilon": (measured_epsilon(norm, row.epsilon), row.epsilon),
+        "activation at 1": (one, (1 + math.erf(1 / math.sqrt(2))) / 2),
+    }
     if row.layer_scale is not None:
         gains = [m.gain.detach() for m in live.modules() if isinstance(m, LayerScale)]
-        numbers["LayerScale"] = (float(torch.cat(gains).double().mean()), row.layer_scale)
-    mlp = next(m for m in live.modules() if isinstance(m, MLP))
-    one = mlp.activation(torch.ones(1, dtype=torch.float64))
-    numbers["activation at 1"] = (float(one), (1 + math.erf(1 / math.sqrt(2))) / 2)
+        numbers["LayerScale"] = (float(torch.cat(gains).mean()), row.layer_scale)
     if row.theta is not None:
-        numbers["theta"] = (_measured_theta(live.double(), twin), row.theta)
+        numbers["theta"] = (_measured_theta(live, twin), row.theta)
     for name, (measured, expected) in numbers.items():
-        gap = abs(measured / expected - 1)
-        parts.append(at_most(f"{name}, relative difference", gap, 1e-5))
+        parts.append(at_most(f"{name}, relative difference", abs(measured / expected - 1), 1e-5))
     return all_of(*parts, **{name: measured for name, (measured, _) in numbers.items()})
-
-
-def _measured_epsilon(objective: Objective) -> float:
-    """Of the first norm: what mean square it gives to ones and minus ones times 1e-5."""
-    norm = finest(objective).get_submodule("blocks.0.norm1")
-    assert isinstance(norm, nn.LayerNorm)
-    x = torch.ones(1, norm.normalized_shape[0], dtype=torch.float64)
-    x[:, ::2] = -1
-    with torch.no_grad():
-        square = float(norm.double()(x * 1e-5).square().mean())
-    return 1e-10 * (1 / square - 1)
 
 
 def _measured_theta(objective: Objective, twin: Twin) -> float:
@@ -310,6 +299,7 @@ def schedules(twin: Twin) -> Evidence:
     row, live = _row(twin), Schedules.of(twin.recipe)
     assert row is not None
     last, peak, fall = row.steps - 1, row.warmup - 1, row.steps - row.warmup
+    quarter = row.steps // 4
     # Linear from the start, one step before the first, to the peak.
     halfway = row.lr[0] + (row.lr[1] - row.lr[0]) / peak * (row.warmup // 2 - 1)
     numbers = {
@@ -321,15 +311,14 @@ def schedules(twin: Twin) -> Evidence:
     }
     for name, n in (("a quarter", fall // 4), ("halfway", fall // 2)):
         numbers[f"lr {name} down"] = (live.lr(peak + n), _cosine(*row.lr[1:], n, fall))
-    for name, n in (("of the first step", 1), ("after a quarter", row.steps // 4)):
+    for name, n in (("of the first step", 1), ("after a quarter", quarter)):
         expected = _cosine(*row.decay, n, row.steps)
         numbers[f"weight decay {name}"] = (live.weight_decay(n - 1), expected)
     if row.momentum is not None:
         first, end = row.momentum
-        numbers["momentum of the first step"] = (live.momentum(0), first)
-        quarter = first + (end - first) * (row.steps // 4) / last
-        numbers["momentum after a quarter"] = (live.momentum(row.steps // 4), quarter)
-        numbers["momentum of the last step"] = (live.momentum(last), end)
+        points = {"of the first step": 0, "after a quarter": quarter, "of the last step": last}
+        for name, n in points.items():
+            numbers[f"momentum {name}"] = (live.momentum(n), first + (end - first) * n / last)
     # Between momenta of the last steps of a run lie some 1e-8.
     return all_of(
         *(at_most(f"{name}: difference", abs(a - b), 1e-9 * max(abs(b), 1e-3))
@@ -345,7 +334,6 @@ def _cosine(start: float, end: float, done: int, total: int) -> float:
 @claim("table.optimizer", "AdamW has the published betas, and decays matrices alone.",
        source=SOURCE, about=_is_published)  # fmt: skip
 def optimizer(twin: Twin) -> Evidence:
-    """Betas and epsilon of the optimizer itself, and how many weights of each kind it decays."""
     row = _row(twin)
     assert row is not None
     objective = unallocated(twin.recipe)
