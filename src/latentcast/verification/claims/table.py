@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -195,16 +196,15 @@ def shapes(twin: Twin) -> Evidence:
     config, objective, row = twin.recipe, unallocated(twin.recipe), _row(twin)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
     encoder, size = finest(objective), transformer_of(config)
-    hidden = [block.get_submodule("mlp.up") for block in encoder.blocks]
-    with attention_calls() as calls, outputs_of(*hidden) as up:
-        out = encoder.transform(encoder.embed(values), tuple(config.input.size))
+    embedded = encoder.embed(values)
+    ran, out = _ran(encoder.blocks, encoder.transform, embedded, tuple(config.input.size))
     patches = math.prod(n // size.patch for n in config.input.size)
     tokens = row.tokens if row else patches + size.cls
     shape = row.shape if row else (size.width, size.depth, size.heads, size.mlp_width)
     patch = (shape[0], config.input.channels, *(size.patch,) * len(config.input.size))
     weight = encoder.get_parameter("patches.weight")
     parts = [
-        equal("encoder", _ran([call.q for call in calls], [own[0] for own in up]), str(shape)),
+        equal("encoder", ran, str(shape)),
         equal("output", str(tuple(out.shape)), str((2, tokens, shape[0]))),
         equal("patch", str(tuple(weight.shape)), str(row.patch if row else patch)),
     ]
@@ -213,14 +213,17 @@ def shapes(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-def _ran(queries: list[Tensor], hidden: list[Tensor]) -> str:
-    """Width, depth, heads and MLP width, of the attentions that were computed."""
-    heads = {(q.shape[1], q.shape[3]) for q in queries}
-    widths = {h.shape[-1] for h in hidden}
-    if len(heads) != 1 or len(widths) != 1 or len(queries) != len(hidden):
-        return f"{len(queries)} attentions {sorted(heads)}, {len(hidden)} MLPs {sorted(widths)}"
+def _ran(blocks: Iterable[nn.Module], run: Callable[..., Tensor], *args: Any) -> tuple[str, Tensor]:
+    """Width, depth, heads and MLP width, of the attentions that were computed; and the output."""
+    hidden = [block.get_submodule("mlp.up") for block in blocks]
+    with attention_calls() as calls, outputs_of(*hidden) as up:
+        out = run(*args)
+    heads = {(call.q.shape[1], call.q.shape[3]) for call in calls}
+    widths = {own[0].shape[-1] for own in up}
+    if len(heads) != 1 or len(widths) != 1 or len(calls) != len(up):
+        return f"{len(calls)} attentions {sorted(heads)}, {len(up)} MLPs {sorted(widths)}", out
     count, head = heads.pop()
-    return str((count * head, len(queries), count, widths.pop()))
+    return str((count * head, len(calls), count, widths.pop())), out
 
 
 def _levels(
@@ -235,14 +238,12 @@ def _levels(
         sides = [side // strides[n] for side in sides]
         predictor = objective.predictors[n]
         blocks = predictor.get_submodule("blocks").children()
-        hidden = [block.get_submodule("mlp.up") for block in blocks]
         cells = torch.zeros(4, 2, 3, dtype=torch.int64, device="meta")
-        with attention_calls() as calls, outputs_of(*hidden) as up:
-            out = predictor(level.values[:, :5], level.ids[:, :5], cells, tuple(sides))
+        places = level.values[:, :5], level.ids[:, :5]
+        ran, out = _ran(blocks, predictor, *places, cells, tuple(sides))
         narrow = (size.width, size.depth, size.heads, size.mlp_width)
         printed = row.narrow if row and row.narrow else narrow
         expected = str((2, math.prod(sides), widths[n]))
-        ran = _ran([c.q for c in calls], [own[0] for own in up])
         parts += [
             equal(f"level {n}", str(tuple(level.values.shape)), expected),
             equal(f"predictor {n}", ran, str(printed)),

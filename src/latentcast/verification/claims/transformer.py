@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from latentcast.verification.observe.network import (
     naive_norm,
     naive_patches,
     naive_product,
+    outputs_of,
     passes_of,
     real,
     stirred,
@@ -118,19 +120,12 @@ def _levels(objective: Jepa, inputs: Inputs) -> list[Evidence]:
     """The same of coarser levels and predictors, in a step of the objective."""
     stacks = {f"student.coarser.{n}": m for n, m in enumerate(objective.student.coarser)}
     stacks |= {f"predictors.{n}": m for n, m in enumerate(objective.predictors)}
-    outputs: list[list[Tensor]] = [[] for _ in stacks]
-
-    def append(module: nn.Module, args: object, out: object) -> None:
-        values = out.values if isinstance(out, Tokens) else out
-        assert isinstance(values, Tensor)
-        outputs[list(stacks.values()).index(module)].append(values)
-
-    handles = [module.register_forward_hook(append) for module in stacks.values()]
-    blocks = evaluated(objective, inputs)
-    for handle in handles:
-        handle.remove()
+    with outputs_of(*stacks.values()) as outputs:
+        blocks = evaluated(objective, inputs)
     parts = []
-    for (name, module), (out, *_) in zip(stacks.items(), outputs, strict=True):
+    for (name, module), returned in zip(stacks.items(), outputs, strict=True):
+        first: Any = returned[0]
+        out: Tensor = first.values if isinstance(first, Tokens) else first
         own = [block for block in blocks if block.name.startswith(f"{name}.")]
         if not own:  # a level without blocks
             continue
