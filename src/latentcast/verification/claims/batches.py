@@ -22,7 +22,7 @@ from latentcast.verification.observe.recordings import (
 )
 from latentcast.verification.observe.twin import Twin
 
-OURS = "our design, law 4: physical until the last moment"
+NEEDS = has_twelve_leads
 
 
 def _reading(twin: Twin, store: Store, rows: Any = None) -> tuple[Loader, EcgPreprocess]:
@@ -34,7 +34,7 @@ def _reading(twin: Twin, store: Store, rows: Any = None) -> tuple[Loader, EcgPre
 
 @claim("data.einthoven", "In a batch the limb leads obey Einthoven and Goldberger, to the "
        "rounding of their counts.",
-       source="Einthoven 1912; Goldberger 1942", about=has_twelve_leads)  # fmt: skip
+       source="Einthoven 1912; Goldberger 1942")  # fmt: skip
 def einthoven(twin: Twin) -> Evidence:
     """In batches as they travel, in counts; each identity adds up to three roundings."""
     loader, _ = _reading(twin, recordings(twin).cohort.store)
@@ -54,7 +54,7 @@ def einthoven(twin: Twin) -> Evidence:
 
 @claim("data.invalid", "What was not measured, what is no signal and what is beyond the end of a "
        "record is 0 after normalisation and not valid; nothing else is.",
-       source="specification, defects 11 and 14", about=has_twelve_leads)  # fmt: skip
+       source="specification, defects 11 and 14")  # fmt: skip
 def invalid(twin: Twin) -> Evidence:
     """Gaps, an electrode that was off, and a record shorter than what is read."""
     fixtures = recordings(twin)
@@ -113,7 +113,7 @@ def _naive(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, Floats
 
 @claim("data.statistics", "Mean and deviation are those of all valid samples of the training "
        "split, and of no others.",
-       source="specification, defect 12", about=has_twelve_leads)  # fmt: skip
+       source="specification, defect 12")  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
     fixtures = recordings(twin)
     mean, std = _training_statistics(twin)
@@ -129,7 +129,7 @@ def statistics(twin: Twin) -> Evidence:
 
 @claim("data.preprocess", "What an encoder sees is (counts · scale − mean) / std per lead, and "
        "after that clipped: the limit is in deviations.",
-       source="specification 1.1: clip ±5; our design, law 4", about=has_twelve_leads)  # fmt: skip
+       source="specification 1.1: clip ±5; our design, law 4")  # fmt: skip
 def preprocess(twin: Twin) -> Evidence:
     """An epoch of the cohort, compared with the formula in float64."""
     fixtures = recordings(twin)
