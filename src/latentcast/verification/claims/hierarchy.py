@@ -10,10 +10,9 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Hierarchy, Tokens
 from latentcast.objectives.jepa import JepaConfig
-from latentcast.objectives.jepa.masks import Masks
 from latentcast.verification.claim import claim
 from latentcast.verification.claims.jepa import cells_with, unaugmented
-from latentcast.verification.claims.masks import drawn, draws_own, places_of, twin_and_recipe
+from latentcast.verification.claims.masks import drawn_and_live, places_of
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
@@ -26,6 +25,7 @@ from latentcast.verification.observe.jepa import (
     is_hierarchy,
     live,
     marked,
+    move,
     noise,
     observe,
     one_pass,
@@ -71,17 +71,15 @@ def pooling(twin: Twin) -> Evidence:
 
 def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:
     batch, _, width = below.values.shape
-    total = torch.zeros(batch, math.prod(coarse), width, dtype=torch.float64)
-    count = [[0] * math.prod(coarse) for _ in range(batch)]
-    parents = parent_of_each(fine, coarse)
-    for b in range(batch):
-        for t, place in enumerate(below.ids[b].tolist()):
-            if below.valid is not None and not bool(below.valid[b, t]):
-                continue
-            cell = parents[place]
-            total[b, cell] += below.values[b, t].detach()
-            count[b][cell] += 1
-    return total / torch.tensor(count, dtype=torch.float64).clamp(min=1).unsqueeze(-1)
+    cells, parents = math.prod(coarse), parent_of_each(fine, coarse)
+    total = torch.zeros(batch, cells, width, dtype=torch.float64)
+    count = torch.zeros(batch, cells, 1, dtype=torch.float64)
+    for b, places in enumerate(below.ids.tolist()):
+        for t, place in enumerate(places):
+            if below.valid is None or bool(below.valid[b, t]):
+                total[b, parents[place]] += below.values[b, t].detach()
+                count[b, parents[place]] += 1
+    return total / count.clamp(min=1)
 
 
 @claim("hierarchy.level", "A level is z = f(merge(z below)): its tokens are those of projection, "
@@ -137,17 +135,8 @@ def valid_cells(twin: Twin) -> Evidence:
        "context.", source=DESIGN)  # fmt: skip
 def coarse_hides(twin: Twin) -> Evidence:
     """In masks as they are drawn, at full size too, and in the forward pass."""
-    both = [
-        (config.grids, masks)
-        for config in (twin_and_recipe(twin) if draws_own(twin) else ())
-        for masks in drawn(config, 30)
-    ]
-    objective, x = live(twin), values(twin)
-    for step in range(3):
-        forward = observe(objective, Inputs(x), twin.draw(step))
-        both.append((twin.config.grids, Masks(forward.places, forward.targets)))
     inside = targets = 0
-    for grids, masks in both:
+    for masks, grids in drawn_and_live(twin):
         context = marked(masks.context, math.prod(grids[0]))
         for block, grid in list(places_of(masks, grids).values())[2:]:
             cells = marked(block, math.prod(grid))
@@ -184,11 +173,10 @@ def fusion(twin: Twin) -> Evidence:
             break
         weight, bias = (p.detach() for p in student.fusion.lateral[n].parameters())
         parents = parent_of_each(grids[n], grids[n + 1])
-        rows = []
-        for b in range(len(level.ids)):
-            cells = [parents[place] for place in level.ids[b].tolist()]
-            rows.append(torch.stack([weight @ above_it[b, cell] + bias for cell in cells]))
-        expected = level.values.detach() + torch.stack(rows)
+        expected = level.values.detach() + torch.stack([
+            torch.stack([weight @ above_it[b, parents[place]] + bias for place in places])
+            for b, places in enumerate(level.ids.tolist())
+        ])  # fmt: skip
         largest = max(largest, apart(fused[n], expected))
         added = min(added, apart(fused[n], level.values))
         above_it = expected
@@ -217,11 +205,9 @@ def fusion_trained(twin: Twin) -> Evidence:
         name for name, p in objective.teacher.named_parameters()
         if name.startswith("fusion") and p.grad is not None
     ]  # fmt: skip
-    with torch.no_grad():
-        for network in (objective.student, objective.teacher):
-            assert isinstance(network, Hierarchy) and network.fusion is not None
-            for number, parameter in enumerate(network.fusion.parameters()):
-                parameter.add_(noise(parameter.shape, number))
+    for network in (objective.student, objective.teacher):
+        assert isinstance(network, Hierarchy) and network.fusion is not None
+        move(network.fusion)
     targets = max(changes(before, objective.targets(x, None)[0]))
     second = observe(objective, Inputs(x), twin.draw())
     return all_of(

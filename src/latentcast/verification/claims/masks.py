@@ -76,6 +76,16 @@ def places_of(masks: Masks, grids: tuple[Grid, ...]) -> dict[str, tuple[Tensor, 
 NEEDS = draws_own
 
 
+def drawn_and_live(twin: Twin) -> list[tuple[Masks, tuple[Grid, ...]]]:
+    """Masks and their grids: as they are drawn, at full size too, and in the forward pass."""
+    configs, objective = twin_and_recipe(twin) if draws_own(twin) else (), live(twin)
+    found = [(masks, config.grids) for config in configs for masks in drawn(config, 30)]
+    for step in range(3):
+        forward = observe(objective, Inputs(values(twin)), twin.draw(step))
+        found.append((Masks(forward.places, forward.targets), twin.config.grids))
+    return found
+
+
 def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
     """Patches of a context that are a target or lie under one."""
     context = marked(masks.context, math.prod(grids[0]))
@@ -86,16 +96,11 @@ def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
        source="our design, section 5; spec of I-JEPA, M4, behaviour 2")  # fmt: skip
 def disjoint(twin: Twin) -> Evidence:
     """Drawn, and met in the forward pass."""
-    overlaps = samples = 0
-    for config in twin_and_recipe(twin):
-        for masks in drawn(config, 30):
-            overlaps += _overlaps(masks, config.grids)
-            samples += len(masks.context)
-    for step in range(2):
-        forward = observe(live(twin), Inputs(values(twin)), twin.draw(step))
-        overlaps += _overlaps(Masks(forward.places, forward.targets), twin.config.grids)
-        samples += len(forward.places)
-    return all_of(equal("patches in both", overlaps, 0), samples=samples)
+    met = drawn_and_live(twin)
+    return all_of(
+        equal("patches in both", sum(_overlaps(masks, grids) for masks, grids in met), 0),
+        samples=sum(len(masks.context) for masks, _ in met),
+    )
 
 
 @claim("masks.holes", "Context and targets are disjoint at every level, too, where patches were "
