@@ -97,11 +97,10 @@ def counts(twin: Twin) -> Evidence:
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
         parts.append(equal(f"{name}: counts that differ", differing, 0))
-    cohort = fixtures.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
         signal = fixtures.cohort.signals[row].astype(np.float32)
         read = source.counts(from_signal(signal, TWELVE, fixtures.rate, f"record {row}"))
-        differing = int((read != cohort.take([row])[0]).sum())
+        differing = int((read != fixtures.cohort.store.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
     return all_of(*parts)
 

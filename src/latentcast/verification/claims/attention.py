@@ -63,12 +63,9 @@ def projections(twin: Twin) -> Evidence:
     return worst_of(passes_of(twin), gap)
 
 
-def _has_qkv_bias(twin: Twin) -> bool:
-    return transformer_of(twin.config).qkv_bias
-
-
 @claim("attention.qkv-bias", "The bias of the packed product reaches q, k and v.",
-       source="published table", about=_has_qkv_bias)  # fmt: skip
+       source="published table",
+       about=lambda twin: transformer_of(twin.config).qkv_bias)  # fmt: skip
 @torch.no_grad()
 def qkv_bias(twin: Twin) -> Evidence:
     """Adding to a bias has to change q, k and v, each."""

@@ -102,8 +102,7 @@ def context_dropped(twin: Twin) -> Evidence:
        about=layer_normed_teacher)  # fmt: skip
 def loss(twin: Twin) -> Evidence:
     """One number at a time in float64."""
-    objective, forward = one_pass(twin)
-    return _against(forward, _level_means(twin, objective, forward), _weights(twin))
+    return _against(twin, *one_pass(twin))
 
 
 @claim("jepa.level-weights", "A level counts in the loss by its weight, and not by how many cells "
@@ -120,7 +119,8 @@ def level_weights(twin: Twin) -> Evidence:
     means = _level_means(twin, objective, forward)
     gap = abs(sum(means) / grids - _weighted(means, weights))
     return all_of(
-        _against(forward, means, weights), above("equal weights would differ by", gap, MATTERS)
+        _against(twin, objective, forward, weights),
+        above("equal weights would differ by", gap, MATTERS),
     )
 
 
@@ -134,9 +134,13 @@ def _weighted(means: list[float], weights: list[float]) -> float:
     return sum(w * mean for w, mean in zip(weights, means, strict=True)) / sum(weights)
 
 
-def _against(forward: Pass, means: list[float], weights: list[float]) -> Evidence:
-    """The loss of a pass against the weighted mean of its levels."""
-    measured, expected = float(forward.output.loss.detach()), _weighted(means, weights)
+def _against(
+    twin: Twin, objective: Jepa, forward: Pass, weights: list[float] | None = None
+) -> Evidence:
+    """The loss of a pass against the weighted mean of its levels; by the twin's own weights."""
+    means = _level_means(twin, objective, forward)
+    measured = float(forward.output.loss.detach())
+    expected = _weighted(means, weights or _weights(twin))
     return all_of(
         at_most("difference", abs(measured - expected), ROUNDING),
         measured=measured, expected=expected,
@@ -307,7 +311,7 @@ def constant_answer(twin: Twin) -> Evidence:
             parameter.zero_()
     forward = observe(objective, Inputs(values(twin)), twin.draw())
     return all_of(
-        _against(forward, _level_means(twin, objective, forward), _weights(twin)),
+        _against(twin, objective, forward),
         at_most("largest prediction",
                 max(float(p.detach().abs().max()) for p in forward.predictions), 0.0),
         above("loss", float(forward.output.loss.detach()), 0.2),
