@@ -15,17 +15,14 @@ CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     "blocks": lambda config, twin: _masks(config) == "blocks",
     "stretches": lambda config, twin: _masks(config) == "context_blocks",
     "accumulates": lambda config, twin: twin.train.micro_batches > 1,
-    "micro-batches": lambda config, twin: config.train.micro_batches > 1,
     "ecg": lambda config, twin: config.input.kind == "ecg",
     "image": lambda config, twin: config.input.kind == "image",
     "channels": lambda config, twin: config.input.channels > 1,
     "crops": lambda config, twin: getattr(config.input, "crop_scale", None) is not None,
-    "flips": lambda config, twin: getattr(config.input, "flip", False),
     "patches": lambda config, twin: twin.encoder.patch > 1,
     "cls": lambda config, twin: config.encoder.cls,
     "layer-scale": lambda config, twin: config.encoder.layer_scale is not None,
     "small-scale": lambda config, twin: config.encoder.layer_scale not in (None, 1.0),
-    "rotary": lambda config, twin: config.encoder.positions.kind == "rotary",
     "rescale": lambda config, twin: getattr(config.encoder.positions, "rescale", None) is not None,
 }
 """Of a recipe as shipped and of its twin, which is what is measured."""

@@ -122,6 +122,7 @@ def preload() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # children end with it
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def _forked(job: Job, folder: Path) -> int:
     status = 1
     try:
         os.setsid()  # so that what the child starts ends with it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)

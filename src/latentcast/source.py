@@ -14,10 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from latentcast.errors import LatentcastError
+
 Modality = Literal["ecg", "image"]
 """``ecg`` is any recording of named channels over time, ``image`` any picture."""
 Split = Literal["train", "validation", "test"]
 Sample = TypeVar("Sample")
+
+
+class BadRecord(LatentcastError):
+    """One record that cannot be used; ingest writes the message to ``quarantine.csv``."""
 
 
 @dataclass(frozen=True, slots=True)

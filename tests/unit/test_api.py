@@ -7,6 +7,7 @@ import pydoc
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -51,3 +52,12 @@ def test_importing_the_library_imports_no_torch() -> None:
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_keys_are_set_in_a_call_as_on_the_command_line(small_store: Path, tmp_path: Path) -> None:
+    keys = ["train.steps=1", "optimizer.warmup_steps=1", "train.batch_size=4", "encoder.depth=1"]
+    lc.train("nepa-ecg-tiny", small_store, tmp_path / "run", set=keys, quiet=True)
+    assert "depth: 1\n" in (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(lc.LatentcastError, match="did you mean 'depth'"):
+        lc.train("nepa-ecg-tiny", small_store, tmp_path / "other", set=["encoder.deep=1"])
+    assert not (tmp_path / "other").exists()

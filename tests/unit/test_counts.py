@@ -16,8 +16,9 @@ from latentcast.data.store import Store
 from latentcast.signals.counts import to_counts
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import read_recording
-from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
+from latentcast.signals.recording import INVALID, Recording, select_leads
 from latentcast.signals.synthetic import synthetic_recording
+from latentcast.source import BadRecord
 
 EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 

@@ -16,7 +16,7 @@ from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
 from latentcast.signals.quality import limb_lead_findings
 from latentcast.signals.readers import packed
-from latentcast.signals.recording import BadRecord
+from latentcast.source import BadRecord
 
 INDEX = json.loads((BUNDLED / "signals.json").read_text())
 

@@ -17,9 +17,9 @@ from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import read_recording, wfdb
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import BadRecord, Recording, from_signal
+from latentcast.signals.recording import Recording, from_signal
 from latentcast.signals.synthetic import synthetic_recording
-from latentcast.source import Annotation, RecordRef
+from latentcast.source import Annotation, BadRecord, RecordRef
 
 RECORDING = synthetic_recording(70)
 HEADERS = sorted(DATA.rglob("*.hea"))

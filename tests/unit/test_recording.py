@@ -7,15 +7,10 @@ import pytest
 
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
-from latentcast.signals.recording import (
-    BadRecord,
-    Recording,
-    from_signal,
-    millivolts_per,
-    select_leads,
-)
+from latentcast.signals.recording import Recording, from_signal, millivolts_per, select_leads
 from latentcast.signals.resample import resample
 from latentcast.signals.synthetic import beat_times, synthetic_recording
+from latentcast.source import BadRecord
 
 
 def only(recording: Recording, names: tuple[str, ...]) -> Recording:

@@ -114,7 +114,7 @@ def test_an_entry_is_read_as_it_is_written(tmp_path: Path) -> None:
   goes on.
 source: somebody
 reddens: a.b c.d
-where: jepa not-flips
+where: jepa not-image
 engine/toy.py
   if x:
 -     y = 1
@@ -124,7 +124,7 @@ engine/toy.py
   return 0
 """)  # fmt: skip
     assert fault.sentence == "A sentence that goes on." and fault.source == "somebody"
-    assert fault.reddens == ("a.b", "c.d") and fault.where == ("jepa", "not-flips")
+    assert fault.reddens == ("a.b", "c.d") and fault.where == ("jepa", "not-image")
     assert fault.edits == (
         Edit("engine/toy.py", ("if x:", "    y = 1"), ("if x:", "    y = 2")),
         Edit("engine/toy.py", ("return 0",), ("z = 3", "return 0")),
@@ -180,7 +180,8 @@ def fault(name, old, new):
                  (Edit("data/order.py", (old,), (new,)),))
 
 line = 'return randomness.permutation(randomness.key(seed, "order", epoch), n)'
-chosen = [f for f in all_faults() if f.id in ("order.not-by-seed", "table.betas", "rope.sign")]
+names = ("order.not-by-seed", "table.betas", "rope.theta-squared")
+chosen = [f for f in all_faults() if f.id in names]
 chosen += [
     fault("toy.silent", line, line + "  # as it was"),
     fault("toy.raises", line, 'raise ValueError("nobody measures this")'),
@@ -215,7 +216,7 @@ def test_without_a_fault_nothing_is_red(matrix: dict[str, Any]) -> None:
     assert "order.by-seed" in matrix["claims"]["nepa-ecg-small"]
 
 
-@pytest.mark.parametrize("name", ["order.not-by-seed", "table.betas", "rope.sign"])
+@pytest.mark.parametrize("name", ["order.not-by-seed", "table.betas", "rope.theta-squared"])
 def test_a_fault_is_caught_by_a_number(matrix: dict[str, Any], name: str) -> None:
     found = row(matrix, name)
     assert found["caught"] and not found["missed"]

@@ -100,10 +100,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def random(
-        cls,
-        run: str | Path,
-        seed: int | None = None,
-        device: str | torch.device | None = None,
+        cls, run: str | Path, seed: int | None = None, device: str | torch.device | None = None
     ) -> Self:
         """The same architecture and preprocessing at initialisation: the floor to beat.
 

@@ -15,8 +15,7 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Canvas, Pixels, convert, decode, fit
 from latentcast.images.folder import is_image
-from latentcast.signals.recording import BadRecord
-from latentcast.source import Source
+from latentcast.source import BadRecord, Source
 
 ACCEPTED = (
     "a uint8 array (height, width, channels) or (images, height, width, channels), a PIL image, "

@@ -80,13 +80,12 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {name.removeprefix("ijepa."): tensor for name, tensor in tensors.items()}
     public: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name == "embeddings.position_embeddings":
-            public["pos_embed"] = tensor
-            continue
         where, _, kind = name.rpartition(".")
         layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", where)
         index, part = (f"blocks.{layer[1]}.", layer[2]) if layer else ("", where)
-        if part in _TRANSFORMERS:
+        if name == "embeddings.position_embeddings":
+            public["pos_embed"] = tensor
+        elif part in _TRANSFORMERS:
             public[f"{index}{_TRANSFORMERS[part]}.{kind}"] = tensor
         elif part == "attention.attention.query":
             for p in ("key", "value"):
@@ -104,13 +103,12 @@ def to_transformers(public: Mapping[str, Tensor]) -> dict[str, Tensor]:
     theirs = {ours: name for name, ours in _TRANSFORMERS.items()}
     renamed: dict[str, Tensor] = {}
     for name, tensor in public.items():
-        if name == "pos_embed":
-            renamed["embeddings.position_embeddings"] = tensor
-            continue
         where, _, kind = name.rpartition(".")
         layer = re.fullmatch(r"blocks\.(\d+)\.(.+)", where)
         index, part = (f"encoder.layer.{layer[1]}.", layer[2]) if layer else ("", where)
-        if part == "attn.qkv":
+        if name == "pos_embed":
+            renamed["embeddings.position_embeddings"] = tensor
+        elif part == "attn.qkv":
             for piece, split in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
                 renamed[f"{index}attention.attention.{piece}.{kind}"] = split
         else:
@@ -167,15 +165,13 @@ def _in(
     weights: dict[str, Tensor] = {}
     for full, tensor in tensors.items():
         name = full.removeprefix("module.")
-        if name == positions:
-            _check_positions(full, tensor)
-            continue
-        if name == "mask_token":
-            weights[name] = tensor
-            continue
         where, _, kind = name.rpartition(".")
         block = re.fullmatch(rf"{blocks}\.(\d+)\.(.+)", where)
-        if block and block[2] in _BLOCK:
+        if name == positions:
+            _check_positions(full, tensor)
+        elif name == "mask_token":
+            weights[name] = tensor
+        elif block and block[2] in _BLOCK:
             weights[f"blocks.{block[1]}.{_BLOCK[block[2]]}.{kind}"] = tensor
         elif where in top:
             weights[f"{top[where]}.{kind}"] = tensor

@@ -11,22 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import EcgInput
-from latentcast.data.formats import open_source
+from latentcast.data.formats import is_array_file, open_source
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.counts import to_counts
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import read_recording
 from latentcast.signals.readers.arrays import LAYOUTS
-from latentcast.signals.recording import (
-    INVALID,
-    BadRecord,
-    Recording,
-    from_signal,
-    millivolts_per,
-)
+from latentcast.signals.recording import INVALID, Recording, from_signal, millivolts_per
 from latentcast.signals.windows import window_starts
-from latentcast.source import Source
+from latentcast.source import BadRecord, Source
 
 Counts = npt.NDArray[np.int16]
 ACCEPTED = (
@@ -129,13 +123,8 @@ class RecordingReader:
                 )
 
     def _of_path(self, path: Path) -> Iterator[Recording]:
-        axes = self.axes
-        if path.is_file() and path.suffix in (".npy", ".npz"):
-            yield from _of_source(
-                open_source(
-                    path, "ecg", fs=axes.fs, leads=axes.leads, unit=axes.unit, layout=axes.layout
-                )
-            )
+        if is_array_file(path):
+            yield from _of_source(open_source(path, "ecg", **vars(self.axes)))
             return
         self._refuse_axes(str(path))
         if path.is_dir():
@@ -146,8 +135,7 @@ class RecordingReader:
 
     def _of_array(self, array: npt.NDArray[Any]) -> Iterator[Recording]:
         axes = self.axes
-        options = {"fs": axes.fs, "leads": axes.leads, "unit": axes.unit}
-        missing = [name for name, value in options.items() if value is None]
+        missing = [name for name in ("fs", "leads", "unit") if getattr(axes, name) is None]
         if axes.fs is None or axes.leads is None or axes.unit is None:
             raise LatentcastError(
                 f"array {array.shape}: comes without its {', '.join(missing)}; give them, for "

@@ -11,8 +11,7 @@ from latentcast.data.codecs import Target
 from latentcast.data.codecs.base import Payload, is_ours
 from latentcast.data.folds import Folds
 from latentcast.data.manifest import SPLITS
-from latentcast.signals.recording import BadRecord
-from latentcast.source import RecordRef, Source
+from latentcast.source import BadRecord, RecordRef, Source
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from latentcast.data.manifest import SPLITS
-from latentcast.signals.recording import BadRecord
-from latentcast.source import Annotation, RecordRef
+from latentcast.source import Annotation, BadRecord, RecordRef
 
 FOLDS = 10
 

@@ -60,11 +60,7 @@ class ImagePreprocess:
 
 
 def crops(
-    draw: Draw,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    aspect: tuple[float, float],
+    draw: Draw, height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float]
 ) -> Tensor:
     """Random-resized crops: boxes ``(B, 4)`` of top, left, height, width, in pixels.
 

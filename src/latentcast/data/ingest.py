@@ -243,7 +243,7 @@ def _refuse_if_fixed(folder: Path, converter: Converter, refs: Sequence[RecordRe
     Raises:
         LatentcastError: names the record.
     """
-    reasons = read_quarantine(folder)
+    reasons = {(row["record"], row["file"]): row["reason"] for row in read_quarantine(folder)}
     bad = [
         ref
         for ref in refs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 
@@ -10,9 +9,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from latentcast.data.manifest import QUARANTINE
 from latentcast.data.store import Store
+from latentcast.data.writer import read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
+
+_Channels = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Description:
 
     path: str
     contents: dict[str, str]
-    channels: tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+    channels: _Channels
     labels: dict[str, int]
     findings: dict[str, int]
     quarantine: dict[str, int]
@@ -48,6 +49,7 @@ def describe(store: Store) -> Description:
         contents, channels = _images(store)
         counts = store.labels.counts()
         labels = {name: counts[name] for name in store.classes}
+    reasons = Counter(_without_numbers(row["reason"]) for row in read_quarantine(store.path))
     splits = ", ".join(f"{name} {len(store.rows(name)):,}" for name in manifest.splits)
     return Description(
         path=str(store.path),
@@ -59,11 +61,8 @@ def describe(store: Store) -> Description:
         channels=channels,
         labels=labels,
         findings=dict(findings.most_common()),
-        quarantine=_quarantine(store),
+        quarantine=dict(reasons.most_common()),
     )
-
-
-_Channels = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
 def _recordings(store: Store) -> tuple[dict[str, str], _Channels]:
@@ -119,15 +118,6 @@ def _images(store: Store) -> tuple[dict[str, str], _Channels]:
     return contents, (title, ("channel", "mean", "std"), rows)
 
 
-def _quarantine(store: Store) -> dict[str, int]:
-    try:
-        with (store.path / QUARANTINE).open(newline="", encoding="utf-8") as file:
-            reasons = Counter(_without_numbers(row["reason"]) for row in csv.DictReader(file))
-    except FileNotFoundError:
-        return {}
-    return dict(reasons.most_common())
-
-
 def _without_numbers(reason: str) -> str:
     """A reason without what differs from record to record: file names and numbers."""
     words = [
@@ -155,24 +145,20 @@ def print_description(
     console.print(channels)
 
     labels = description.labels
-    for title, counts in (
-        (f"labels ({min(top, len(labels))} of {len(labels)})", labels),
-        ("quality findings", description.findings),
-        ("quarantine", description.quarantine),
+    for title, shown, counts in (
+        ("labels", f" ({min(top, len(labels))} of {len(labels)})", labels),
+        ("quality findings", "", description.findings),
+        ("quarantine", "", description.quarantine),
     ):
-        _print_counts(title, counts, console, top)
-
-
-def _print_counts(title: str, counts: dict[str, int], console: Console, top: int) -> None:
-    if not counts:
-        console.print(f"{title.split(' (')[0]}: none")
-        return
-    table = Table(title=title, show_header=False, title_justify="left")
-    for name, count in list(counts.items())[:top]:
-        table.add_row(name, f"{count:,}")
-    if len(counts) > top:
-        table.add_row(f"… and {len(counts) - top} more", "")
-    console.print(table)
+        if not counts:
+            console.print(f"{title}: none")
+            continue
+        table = Table(title=title + shown, show_header=False, title_justify="left")
+        for name, count in list(counts.items())[:top]:
+            table.add_row(name, f"{count:,}")
+        if len(counts) > top:
+            table.add_row(f"… and {len(counts) - top} more", "")
+        console.print(table)
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from latentcast.errors import LatentcastError, nearest
 Ints = npt.NDArray[np.int64]
 
 
+@dataclass(eq=False)
 class Labels:
     """The codes of all records, sparse. A code is present whatever likelihood it carries.
 
@@ -20,17 +22,10 @@ class Labels:
         indptr, indices, values: CSR form; ``values`` are the likelihoods as the source gives them.
     """
 
-    def __init__(
-        self,
-        codes: tuple[str, ...],
-        indptr: Ints,
-        indices: npt.NDArray[np.int32],
-        values: npt.NDArray[np.float32],
-    ) -> None:
-        self.codes = codes
-        self.indptr = indptr
-        self.indices = indices
-        self.values = values
+    codes: tuple[str, ...]
+    indptr: Ints
+    indices: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
 
     @classmethod
     def of_records(

@@ -157,10 +157,8 @@ def split(batch: Batch, pieces: int) -> list[Batch]:
     A rank's parts of the micro-batches, one after the other, are cut where they join.
     """
     samples, ids = batch.samples.tensor_split(pieces), batch.ids.tensor_split(pieces)
-    if batch.targets is None:
-        return [Batch(s, i) for s, i in zip(samples, ids, strict=True)]
-    targets = batch.targets.tensor_split(pieces)
-    return [Batch(s, i, t) for s, i, t in zip(samples, ids, targets, strict=True)]
+    targets = [None] * pieces if batch.targets is None else batch.targets.tensor_split(pieces)
+    return [Batch(*piece) for piece in zip(samples, ids, targets, strict=True)]
 
 
 def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from latentcast.errors import LatentcastError
+from latentcast.files import sha256 as file_digest
 from latentcast.images.decode import Canvas
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.source import Modality
@@ -170,8 +170,7 @@ def verify_files(folder: Path, sha256: Mapping[str, str]) -> None:
     for file, expected in sha256.items():
         path = folder / file
         try:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = file_digest(path)
         except OSError as error:
             raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
         if found != expected:

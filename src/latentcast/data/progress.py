@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 from rich import progress as bars
 
@@ -15,11 +14,8 @@ class Progress:
     """Counts records; ``with Progress("ingest", total, done) as p: p.advance(bad=False)``."""
 
     def __init__(self, name: str, total: int, done: int, *, quiet: bool) -> None:
-        self.name = name
-        self.total = total
-        self.first = self.done = done
-        self.bad = 0
-        self.quiet = quiet
+        self.name, self.total, self.quiet = name, total, quiet
+        self.first, self.done, self.bad = done, done, 0
         self._bar: bars.Progress | None = None
 
     def __enter__(self) -> Progress:
@@ -72,12 +68,7 @@ class Progress:
             flush=True,
         )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *problem: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif not self.quiet and kind is None:

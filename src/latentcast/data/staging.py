@@ -6,7 +6,6 @@ Ranks and jobs of one node may all ask at the same moment; one copies and the ot
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 from latentcast.data.manifest import MANIFEST, verify_files
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.files import sync
+from latentcast.files import sha256, sync
 
 
 def staged(store_path: Path, folder: Path) -> Path:
@@ -31,7 +30,7 @@ def staged(store_path: Path, folder: Path) -> Path:
     """
     store = Store.open(store_path)
     # The manifest holds the checksums of everything else, so its own tells all stores apart.
-    digest = hashlib.sha256((store.path / MANIFEST).read_bytes()).hexdigest()
+    digest = sha256(store.path / MANIFEST)
     # The name of the path as it was given may be empty (".") or that of a link.
     copy = folder / f"{store.path.resolve().name}-{digest[:16]}"
     try:

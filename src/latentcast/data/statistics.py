@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -55,14 +56,11 @@ class ChannelSums:
         return sums
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
-        def add(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(x + y for x, y in zip(a, b, strict=True))
-
         return ChannelSums(
             self.records + other.records,
-            add(self.samples, other.samples),
-            add(self.total, other.total),
-            add(self.squares, other.squares),
+            tuple(map(add, self.samples, other.samples)),
+            tuple(map(add, self.total, other.total)),
+            tuple(map(add, self.squares, other.squares)),
         )
 
     def of_leads(self, scale: float) -> Statistics:

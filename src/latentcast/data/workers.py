@@ -75,9 +75,11 @@ def read(
     # Readers ignore SIGTERM, which is all that multiprocessing sends at exit before it
     # waits for them; a stream that an error left open must not keep the program from ending.
     atexit.register(stop)
+    # The store is not sent: each process opens it and makes memory maps of its own.
+    arguments = (store, shards, memory, shape, dtype)
     try:
         for _ in range(workers):
-            readers.append(Reader(context, store, shards, memory, shape, dtype))
+            readers.append(Reader(context, shards, arguments))
         turns = cycle(readers)
         while True:
             while free and len(pending) < workers * AHEAD:
@@ -104,18 +106,14 @@ class Reader:
     def __init__(
         self,
         context: multiprocessing.context.SpawnContext,
-        store: Store,
         shards: Shards,
-        memory: Any,
-        shape: tuple[int, ...],
-        dtype: npt.DTypeLike,
+        arguments: tuple[Any, ...],
     ) -> None:
+        """``arguments`` are those of :func:`_serve` after the pipe."""
         self.shards = shards
         self.line, theirs = context.Pipe()
-        # The store is not sent: the process opens it and makes memory maps of its own.
-        arguments = (theirs, store, shards, memory, shape, dtype)
         self.process = context.Process(
-            target=_serve, args=arguments, daemon=True, name="latentcast-reader"
+            target=_serve, args=(theirs, *arguments), daemon=True, name="latentcast-reader"
         )
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe, and is seen at once
@@ -229,10 +227,9 @@ def _serve(
         try:
             shards.check()
             store.take(*(*request, buffers[slot]))
-        except LatentcastError as error:
-            problem = error
         except Exception as error:
-            error.add_note(f"in a reader process:\n{traceback.format_exc()}")
+            if not isinstance(error, LatentcastError):
+                error.add_note(f"in a reader process:\n{traceback.format_exc()}")
             problem = error
         try:
             line.send(problem)

@@ -28,7 +28,7 @@ from latentcast.data.manifest import (
 )
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
-from latentcast.files import replacing, sync, write_text
+from latentcast.files import replacing, sha256, sync, write_text
 
 _NPY_HEADER = 128
 _TYPES = {
@@ -135,8 +135,7 @@ class ShardWriter:
             self._file.write(_npy_header(*self.target.array(self._extent)))
             self._file.close()
             sync(self._partial)
-            with self._partial.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = sha256(self._partial)
             file = f"shard-{self.number:05d}.npy"
             self._partial.replace(self.folder / file)
         elif not self._rejected:
@@ -170,7 +169,7 @@ def finish(
     shards: list[Shard] = []
     metadata_offset, has_metadata = [0], target.modality == "ecg"
     sums = target.zero()
-    sha256 = hashlib.sha256()
+    checksum = hashlib.sha256()
     with replacing(folder / METADATA) as draft, draft.open("wb") as metadata:
         for sidecar in read_sidecars(folder):
             rejected += sidecar.rejected
@@ -181,7 +180,7 @@ def finish(
                 for name, values in columns.items():
                     values.append(len(shards) if name == "shard" else record[name])
                 text = json.dumps(record["metadata"], ensure_ascii=False, sort_keys=True) + "\n"
-                sha256.update(line := text.encode("utf-8"))
+                checksum.update(line := text.encode("utf-8"))
                 metadata.write(line)
                 metadata_offset.append(metadata_offset[-1] + len(line))
                 has_metadata = has_metadata or bool(record["metadata"])
@@ -207,7 +206,7 @@ def finish(
         draft.write_bytes(buffer.getbuffer())
     optional: dict[str, Any] = {} if target.modality == "ecg" else {"classes": labels.codes}
     if has_metadata:
-        optional["metadata_sha256"] = sha256.hexdigest()
+        optional["metadata_sha256"] = checksum.hexdigest()
     else:
         (folder / METADATA).unlink()
     manifest = Manifest(
@@ -250,10 +249,10 @@ def refuse_all_bad(folder: Path, source: str) -> None:
     )
 
 
-def read_quarantine(folder: Path) -> dict[tuple[str, str], str]:
-    """The reason by record and source file; empty where the table was removed."""
+def read_quarantine(folder: Path) -> list[dict[str, str]]:
+    """Rows of record, source file and reason; none where the table was removed."""
     try:
         with (folder / QUARANTINE).open(newline="", encoding="utf-8") as file:
-            return {(row["record"], row["file"]): row["reason"] for row in csv.DictReader(file)}
+            return list(csv.DictReader(file))
     except FileNotFoundError:
-        return {}
+        return []

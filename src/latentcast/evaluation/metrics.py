@@ -184,11 +184,7 @@ class Resampled:
 
 
 def score(
-    kind: Kind,
-    targets: Array,
-    predictions: Array,
-    names: Sequence[str],
-    counts: Counts,
+    kind: Kind, targets: Array, predictions: Array, names: Sequence[str], counts: Counts
 ) -> tuple[Score, Resampled]:
     """Predictions scored by the metrics of a kind of task, with intervals over patients.
 

@@ -345,6 +345,15 @@ def _left_out(counts: Mapping[str, int], what: str) -> str:
     return f"{total:,} {what} left out ({by_split})"
 
 
+def plain_table(title: str | None = None, caption: str | None = None) -> Table:
+    """A table without a frame."""
+    return Table(
+        title=title, title_justify="left", title_style="bold", caption=caption,
+        caption_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+
+
 def _table(
     title: str,
     names: Sequence[str],
@@ -353,11 +362,7 @@ def _table(
     caption: str | None = None,
 ) -> Table:
     """Columns that may be broken, and columns of numbers that may not."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", caption=caption,
-        caption_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    table = plain_table(title, caption)
     for heading in names:
         table.add_column(heading, overflow="fold", no_wrap=heading == "head")
     for heading in numbers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zipfile
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError
+from latentcast.files import sha256
 from latentcast.images.decode import Measured, Pixels
 from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource
 from latentcast.source import Annotation, RecordRef, Split
@@ -81,8 +81,7 @@ class ImageArrays(ImageSource):
         ]
 
     def fingerprint(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self.path)
 
     def measure(self, ref: RecordRef) -> Measured:
         return self._measured
@@ -110,9 +109,7 @@ class ImageArrays(ImageSource):
                 f"{self.path}: {name} cannot be read ({error}); save plain arrays anew"
             ) from error
 
-    def _read_labels(
-        self,
-    ) -> tuple[tuple[str, ...], dict[Split | None, npt.NDArray[np.int64]]]:
+    def _read_labels(self) -> tuple[tuple[str, ...], dict[Split | None, npt.NDArray[np.int64]]]:
         raw = {
             split: self._load(name).reshape(-1) for split, name in self._places["labels"].items()
         }

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import missing_extra
-from latentcast.signals.recording import BadRecord
+from latentcast.source import BadRecord
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,8 +8,7 @@ from pathlib import Path
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Measured, measure
 from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
-from latentcast.signals.recording import BadRecord
-from latentcast.source import Annotation, RecordRef, Split
+from latentcast.source import Annotation, BadRecord, RecordRef, Split
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",

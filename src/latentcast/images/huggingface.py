@@ -17,8 +17,7 @@ from typing import Any
 
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
-from latentcast.signals.recording import BadRecord
-from latentcast.source import Annotation, RecordRef, Split
+from latentcast.source import Annotation, BadRecord, RecordRef, Split
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
@@ -64,8 +63,7 @@ class HuggingFaceImages(ImageSource):
     def refs(self) -> list[RecordRef]:
         rows: dict[Split | None, int] = {}
         refs = []
-        for (file, split), labels in zip(self._files, self._labels.values(), strict=True):
-            name = file.relative_to(self.root).as_posix()
+        for (_, split), (name, labels) in zip(self._files, self._labels.items(), strict=True):
             begin = rows.get(split, 0)
             for row in range(len(labels)):
                 record = f"{split or self.root.name}-{begin + row:06d}"
@@ -92,14 +90,13 @@ class HuggingFaceImages(ImageSource):
     @cached_property
     def _tables(self) -> dict[str, Any]:
         # Arrow files are mapped; parquet files are read, one column of them.
-        return {
-            file.relative_to(self.root).as_posix(): _table(file, [self._columns.image])
-            for file, _ in self._files
-        }
+        files = zip(self._labels, self._files, strict=True)
+        return {name: _table(file, [self._columns.image]) for name, (file, _) in files}
 
     def _choose(self) -> _Columns:
         first = self._files[0][0]
-        schema = _schema(first)
+        parquet = first.suffix == ".parquet"
+        schema = _parquet(first).schema_arrow if parquet else _arrow(first).schema
         features = _features(schema, first)
         images = [
             n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "Image"
@@ -126,12 +123,10 @@ class HuggingFaceImages(ImageSource):
     def _read_labels(self) -> tuple[tuple[str, ...], dict[str, list[int]]]:
         """The classes, and by file the class of each row; -1 for none."""
         label, classes = self._columns.label, self._columns.classes
-        names = [file.relative_to(self.root).as_posix() for file, _ in self._files]
+        files = {file.relative_to(self.root).as_posix(): file for file, _ in self._files}
         if label is None:
-            return (), {
-                name: [-1] * _rows(file) for name, (file, _) in zip(names, self._files, strict=True)
-            }
-        columns = [_table(file, [label]).column(label).to_pylist() for file, _ in self._files]
+            return (), {name: [-1] * _rows(file) for name, file in files.items()}
+        columns = [_table(file, [label]).column(label).to_pylist() for file in files.values()]
         if classes is None:
             values = {value for column in columns for value in column if value is not None}
             if not all(isinstance(value, int | str) for value in values):
@@ -150,7 +145,7 @@ class HuggingFaceImages(ImageSource):
                 f"{len(classes)} classes; name every class"
             )
         rows = [[ids[value] for value in column] for column in columns]
-        return classes, dict(zip(names, rows, strict=True))
+        return classes, dict(zip(files, rows, strict=True))
 
 
 def _listing(path: Path) -> list[tuple[Path, Split | None]]:
@@ -208,10 +203,6 @@ def _holds_bytes(kind: Any) -> bool:
     return text in ("binary", "large_binary") or (
         text.startswith("struct<") and "bytes: binary" in text
     )
-
-
-def _schema(file: Path) -> Any:
-    return _parquet(file).schema_arrow if file.suffix == ".parquet" else _arrow(file).schema
 
 
 def _rows(file: Path) -> int:

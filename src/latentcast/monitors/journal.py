@@ -30,7 +30,7 @@ from latentcast.files import write_text
 from latentcast.monitors import collapse, rows
 from latentcast.monitors.loggers import Logger, open_loggers
 from latentcast.monitors.rows import Column
-from latentcast.monitors.throughput import matmul_peak
+from latentcast.monitors.throughput import matmul_peak, wait
 from latentcast.objectives.base import Output, View
 
 PATIENCE = 500
@@ -128,8 +128,7 @@ class Journal(Callback):
         done = state.step - 1  # the schedules of the step that has just been taken
         views = [self._of_all_ranks(view) for view in output.views]
         statistics, numbers = collapse.watched(
-            views,
-            {"loss": output.loss, "gradient_norm": gradient_norm, **output.scalars},
+            views, {"loss": output.loss, "gradient_norm": gradient_norm, **output.scalars}
         )
         norm, distance = numbers.pop("gradient_norm"), ema.distance()
         timings = self._timings(state)
@@ -182,8 +181,7 @@ class Journal(Callback):
             logger.log(row["step"], {k: v for k, v in row.items() if isinstance(v, int | float)})
 
     def _timings(self, state: State) -> dict[str, float]:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        wait(self._device)
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
         rate = (state.step - self._last) / elapsed

@@ -110,19 +110,15 @@ class _TensorBoard:
             self._writer.close()
 
 
-class _Wandb:
-    """A run of Weights & Biases; steps that it has already heard it ignores by itself."""
+class _Service:
+    """A run of Weights & Biases, or of trackio, which has the same interface.
 
-    def __init__(self, package: ModuleType, run: Path, config: Config) -> None:
-        self._run = package.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=run.resolve().name,
-            id=_identity(run),
-            resume="allow",
-            dir=str(run.resolve()),
-            config=config.model_dump(mode="json"),
-            allow_val_change=True,  # a run may be resumed under another config.machine
-        )
+    A step that is told again the first ignores by itself; in the second it is there twice.
+    """
+
+    def __init__(self, package: ModuleType, config: Config, **options: Any) -> None:
+        settings = config.model_dump(mode="json")
+        self._run = package.init(resume="allow", config=settings, **options)
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         self._run.log(dict(row), step=step)
@@ -131,33 +127,28 @@ class _Wandb:
         self._run.finish()
 
 
-class _Trackio:
-    """A run of trackio, which knows runs by name; a step that is told again is there twice."""
-
-    def __init__(self, package: ModuleType, run: Path, config: Config) -> None:
-        self._run = package.init(
-            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-            name=_identity(run),
-            resume="allow",
-            config=config.model_dump(mode="json"),
-        )
-
-    def log(self, step: int, row: Mapping[str, float]) -> None:
-        self._run.log(dict(row), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+def _wandb(package: ModuleType, run: Path, config: Config) -> Logger:
+    return _Service(
+        package,
+        config,
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        name=run.resolve().name,
+        id=_identity(run),
+        dir=str(run.resolve()),
+        allow_val_change=True,  # a run may be resumed under another config.machine
+    )
 
 
-_MODULES: Final = {
-    "tensorboard": "torch.utils.tensorboard",
-    "wandb": "wandb",
-    "trackio": "trackio",
-}
+def _trackio(package: ModuleType, run: Path, config: Config) -> Logger:
+    project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+    return _Service(package, config, project=project, name=_identity(run))
+
+
+_MODULES: Final = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
 _OPENERS: Final[dict[str, Callable[[ModuleType, Path, Config], Logger]]] = {
     "tensorboard": lambda package, run, config: _TensorBoard(package, run),
-    "wandb": _Wandb,
-    "trackio": _Trackio,
+    "wandb": _wandb,
+    "trackio": _trackio,
 }
 
 

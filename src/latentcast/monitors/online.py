@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -174,15 +174,10 @@ def _depth(config: Config) -> int:
     return -(-3 * config.encoder.depth // 4)
 
 
-@contextmanager
-def _eager(config: Config) -> Iterator[None]:
+def _eager(config: Config) -> AbstractContextManager[Any]:
     """Uncompiled: sizes and modes that training never has would be compiled beside its own,
     and at the limit of recompilations training itself would fall back, to other bits."""
-    if not config.machine.compile:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return torch.compiler.set_stance("force_eager") if config.machine.compile else nullcontext()
 
 
 @contextmanager

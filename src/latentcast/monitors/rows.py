@@ -43,9 +43,9 @@ def ranks(row: Mapping[str, Any]) -> tuple[float, ...]:
     """Effective rank of the representation of each level, finest first; empty without views."""
     found: dict[int, dict[str, float]] = {}
     for column in columns(row):
-        value = row[str(column)]
-        if column.statistic == "rank" and _is_number(value):
-            found.setdefault(column.level, {})[column.role] = float(value)
+        value = number(row[str(column)])
+        if column.statistic == "rank" and value is not None:
+            found.setdefault(column.level, {})[column.role] = value
     return tuple(_representation(by_role) for _, by_role in sorted(found.items()))
 
 
@@ -54,6 +54,8 @@ def _representation(by_role: Mapping[str, float]) -> float:
     return next(iter([*named, *by_role.values()]))
 
 
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+def number(value: Any) -> float | None:
+    """A value of a row; None for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

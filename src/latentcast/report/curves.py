@@ -111,16 +111,13 @@ def _statistics(levels: Sequence[int], roles: Collection[str], copying: bool) ->
         Panel("Std per dimension", _reading(levels, "near 0 is collapse"),
               _both(levels, both, "std"), ("dead-dimensions", "-constant")),
     ]  # fmt: skip
-    first = both[0]
+    first, name = both[0], NAMES.get(both[0], both[0])
     between = Panel(
-        "Variance between samples",
-        f"share of the {NAMES.get(first, first)}' that is not positional",
+        "Variance between samples", f"share of the {name}' that is not positional",
         _each(levels, f"level{{}}_{first}_between"), ("same-for-all-samples",),
     )  # fmt: skip
-    lidar = Panel(
-        f"LiDAR of the {NAMES.get(first, first)}", "rank of what tells samples apart",
-        _each(levels, f"level{{}}_{first}_lidar"),
-    )  # fmt: skip
+    lidar = Panel(f"LiDAR of the {name}", "rank of what tells samples apart",
+                  _each(levels, f"level{{}}_{first}_lidar"))  # fmt: skip
     return [drawn[0], lidar, *drawn[1:], between]
 
 
@@ -217,11 +214,8 @@ def _number(value: Any) -> float | None:
 
 def series(latest: Mapping[int, Mapping[str, Any]], key: str) -> tuple[Values, Values]:
     """Steps and values of one key, both of shape (n,), gaps left out."""
-    pairs = [
-        (step, number)
-        for step, row in latest.items()
-        if (number := _number(row.get(key))) is not None
-    ]
+    numbers = {step: _number(row.get(key)) for step, row in latest.items()}
+    pairs = [(step, number) for step, number in numbers.items() if number is not None]
     columns = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return columns[:, 0], columns[:, 1]
 
@@ -278,29 +272,9 @@ def _alarmed(axes: Axes, panel: Panel, latest: Mapping[int, Mapping[str, Any]]) 
 
 def _dress(axes: Axes, panel: Panel, alarm: str) -> None:
     axes.set_facecolor("none")
-    title: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "annotation_clip": False,
-    }
-    axes.annotate(
-        panel.title,
-        (0, 1),
-        (0, 21),
-        fontsize=TEXT_POINTS + 1.5,
-        fontweight="bold",
-        color=LIGHT["ink"],
-        **title,
-    )
-    axes.annotate(
-        alarm or panel.note,
-        (0, 1),
-        (0, 8),
-        fontsize=TEXT_POINTS - 1,
-        color=LIGHT["alarm" if alarm else "muted"],
-        parse_math=False,
-        **title,
-    )
+    above, role = ((0, 1), "axes fraction"), "alarm" if alarm else "muted"
+    _label(axes, panel.title, *above, (0, 21), 1.5, "ink", fontweight="bold")
+    _label(axes, alarm or panel.note, *above, (0, 8), -1, role, parse_math=False)
     axes.tick_params(
         labelsize=TEXT_POINTS - 1, labelcolor=LIGHT["muted"], color=LIGHT["rule"], length=3
     )
@@ -321,16 +295,17 @@ def _name_lines(axes: Axes, ends: Sequence[tuple[float, Line]]) -> None:
     low, high = axes.get_ylim()
     heights = _apart([y for y, _ in named], 0.12 * (high - low))
     for (_, line), y in zip(named, heights, strict=True):
-        axes.annotate(
-            line.name,
-            xy=(1.0, y),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=TEXT_POINTS - 0.5,
-            color=LIGHT[line.role],
-            va="center",
-        )
+        right = axes.get_yaxis_transform()
+        _label(axes, line.name, (1, y), right, (4, 0), -0.5, line.role, va="center")
+
+
+def _label(
+    axes: Axes, text: str, at: tuple[float, float], coordinates: Any, offset: tuple[int, int],
+    points: float, role: str, **style: Any,
+) -> None:  # fmt: skip
+    """Text beside the axes, ``points`` larger than running text."""
+    style |= {"fontsize": TEXT_POINTS + points, "color": LIGHT[role], "annotation_clip": False}
+    axes.annotate(text, at, offset, xycoords=coordinates, textcoords="offset points", **style)
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

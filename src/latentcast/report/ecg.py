@@ -155,15 +155,9 @@ def _standard(recording: Recording) -> list[_Strip]:
     samples, rate = recording.signal.shape[1], recording.sampling_rate
     edges = [*(round(column * STANDARD_SECONDS / 4 * rate) for column in range(4)), samples]
     strips = [
-        _Strip(
-            row,
-            LEFT + edges[column] / rate * MM_PER_SECOND,
-            recording.leads.index(lead),
-            edges[column],
-            edges[column + 1],
-        )
+        _Strip(row, LEFT + start / rate * MM_PER_SECOND, recording.leads.index(lead), start, stop)
         for row, names in enumerate(STANDARD_ROWS)
-        for column, lead in enumerate(names)
+        for lead, (start, stop) in zip(names, pairwise(edges), strict=True)
     ]
     rhythm = recording.leads.index(RHYTHM_LEAD)
     return [*strips, _Strip(len(STANDARD_ROWS), LEFT, rhythm, 0, samples)]
@@ -245,25 +239,12 @@ def _trace(
     if strip.x > LEFT:  # the mark where one lead ends and the next begins
         mark = [zero - 3.0, zero + 3.0]
         axes.plot([strip.x, strip.x], mark, color=TRACE, linewidth=0.9, zorder=3)
-    axes.text(
-        strip.x + 1.0,
-        zero + min(reach[0], _ABOVE_LEAST),
-        name,
-        fontsize=9,
-        fontweight="bold",
-        color=INK,
-        va="bottom",
-        zorder=4,
-        parse_math=False,
-    )
+    style = {"fontsize": 9, "fontweight": "bold", "color": INK, "va": "bottom", "zorder": 4}
+    axes.text(strip.x + 1, zero + min(reach[0], _ABOVE_LEAST), name, parse_math=False, **style)
 
 
 def _captions(
-    axes: Axes,
-    recording: Recording,
-    seconds: float,
-    title: str | None,
-    page: tuple[float, float],
+    axes: Axes, recording: Recording, seconds: float, title: str | None, page: tuple[float, float]
 ) -> None:
     width, height = page
     record = f"Record {recording.record_id}"

@@ -167,38 +167,25 @@ def _checked(
 
 
 def _all_classes(
-    axes: Axes,
-    points: Points,
-    labels: npt.NDArray[np.bool_],
-    classes: Sequence[str],
-    title: str,
+    axes: Axes, points: Points, labels: npt.NDArray[np.bool_], classes: Sequence[str], title: str
 ) -> None:
     single = labels.sum(axis=1) == 1
-    style: dict[str, Any] = {"linewidths": 0, "alpha": 0.85}
-    axes.scatter(
-        points[~single, 0],
-        points[~single, 1],
-        s=9,
-        color=LIGHT["faint"],
-        label="several or none",
-        **style,
-    )
-    for column, name in enumerate(classes):
-        own = single & labels[:, column]
-        axes.scatter(
-            points[own, 0], points[own, 1], s=13, color=CLASS_COLOURS[column], label=name, **style
-        )
+    _dots(axes, points[~single], 9, LIGHT["faint"], label="several or none", alpha=0.85)
+    for column, (name, colour) in enumerate(zip(classes, CLASS_COLOURS, strict=False)):
+        _dots(axes, points[single & labels[:, column]], 13, colour, label=name, alpha=0.85)
     _dress(axes, title, TEXT_POINTS + 1.5)
 
 
 def _one_class(
     axes: Axes, points: Points, member: npt.NDArray[np.bool_], name: str, column: int
 ) -> None:
-    axes.scatter(points[~member, 0], points[~member, 1], s=3, color=LIGHT["faint"], linewidths=0)
-    axes.scatter(
-        points[member, 0], points[member, 1], s=5, color=CLASS_COLOURS[column], linewidths=0
-    )
+    _dots(axes, points[~member], 3, LIGHT["faint"])
+    _dots(axes, points[member], 5, CLASS_COLOURS[column])
     _dress(axes, f"{name}  {int(member.sum())}", TEXT_POINTS)
+
+
+def _dots(axes: Axes, points: Points, size: float, colour: str, **style: Any) -> None:
+    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, linewidths=0, **style)
 
 
 def _dress(axes: Axes, title: str, size: float) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from latentcast.evaluation.estimate import Estimate, number
-from latentcast.report.style import LIGHT
+from latentcast.evaluation.estimate import Estimate
+from latentcast.report.style import LIGHT, stylesheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,12 +59,30 @@ def table(
     )
 
 
-def card(name: str, estimate: Estimate, measure: str, *, tested: bool) -> str:
-    """A score as an item of ``<ul class="cards">``; ``tested`` is the one the page is about."""
-    value, low, high = (number(end) for end in (estimate.value, estimate.low, estimate.high))
+def document(title: str, heading: str, style: str, header: str, body: str, footer: str) -> str:
+    """The whole page; all but ``title`` and ``heading`` is markup, ``style`` beside the sheet."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{stylesheet()}{style}</style>\n</head>\n"
+        f"<body>\n<header>\n<h1>{escape(heading)}</h1>\n{header}</header>\n"
+        f"<main>\n{body}</main>\n<footer>{footer}</footer>\n</body>\n</html>\n"
+    )
+
+
+def notice(items: Sequence[str], opening: str = "") -> str:
+    """A list that must not be overlooked, of markup; nothing where it has no item."""
+    if not items:
+        return ""
+    listed = "".join(f"<li>{item}</li>\n" for item in items)
+    return f'<div class="notice" role="note">{opening}<ul>\n{listed}</ul></div>\n'
+
+
+def card(name: str, value: str, note: str, *, tested: bool) -> str:
+    """A number as an item of ``<ul class="cards">``; ``tested`` is what the page is about."""
     return (
         f'<li class="{"tested" if tested else "floor"}"><span>{escape(name)}</span>'
-        f"<b>{value}</b><span>{escape(measure)} [{low}, {high}]</span></li>"
+        f"<b>{escape(value)}</b><span>{escape(note)}</span></li>"
     )
 
 

@@ -84,15 +84,11 @@ def coverage(config: Config) -> Coverage:
             targets[level] += covered.sum(0).numpy()
             hidden |= covered[:, parents(grids[0], grids[level], cpu)]
         shared += int((in_context & hidden).any(1).sum())
-        shapes.add(
-            (masks.context.shape[1], *(target_ids.shape[::2] for target_ids in masks.targets))
-        )
+        shapes.add((masks.context.shape[1], *(ids.shape[::2] for ids in masks.targets)))
     assert examples is not None
     samples = STEPS * BATCH
-    return Coverage(
-        grids, context / samples, tuple(t / samples for t in targets), shared, len(shapes),
-        float(np.median(times)) * 1e3, examples,
-    )  # fmt: skip
+    shares, milliseconds = tuple(t / samples for t in targets), float(np.median(times)) * 1e3
+    return Coverage(grids, context / samples, shares, shared, len(shapes), milliseconds, examples)
 
 
 def plot_coverage(found: Coverage) -> Figure:
@@ -118,6 +114,7 @@ def plot_coverage(found: Coverage) -> Figure:
         "targets": LinearSegmentedColormap.from_list("targets", ["#ffffff", LIGHT["other"]]),
     }
     colours = ["#ffffff", LIGHT["model"], *(LIGHT[f"class-{2 + n}"] for n in range(levels))]
+    samples: dict[str, Any] = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": levels + 1}
     if flat:
         figure = Figure(figsize=(10, 0.75 * (len(maps) + 1) + 1.7), facecolor="white")
         ratios = [1.0] * len(maps) + [3.2]
@@ -126,29 +123,21 @@ def plot_coverage(found: Coverage) -> Figure:
         for axes, (name, share, _) in zip(rows, maps, strict=False):
             _map(axes, name, share[None], shades[name.split()[0]])
         drawn = np.stack([_example(found, n) for n in range(EXAMPLES)])
-        rows[-1].imshow(
-            drawn, cmap=ListedColormap(colours), vmin=0, vmax=levels + 1, aspect="auto",
-            interpolation="nearest",
-        )  # fmt: skip
+        rows[-1].imshow(drawn, aspect="auto", interpolation="nearest", **samples)
         rows[-1].set_yticks([])
         _title(rows[-1], _legend(levels, f"{EXAMPLES} samples"))
         return figure
     figure = Figure(figsize=(1.75 * columns, 4.9), facecolor="white")
     grid = figure.subplots(2, columns, squeeze=False)
     figure.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.03, hspace=0.3, wspace=0.18)
-    for place, axes in enumerate(grid[0]):
-        if place < len(maps):
-            name, share, extent = maps[place]
-            _map(axes, name, share.reshape(extent), shades[name.split()[0]])
-        else:
-            axes.remove()
+    for axes, (name, share, extent) in zip(grid[0], maps, strict=False):
+        _map(axes, name, share.reshape(extent), shades[name.split()[0]])
+    for axes in grid[0][len(maps) :]:
+        axes.remove()
     for n, axes in enumerate(grid[1]):
-        axes.imshow(
-            _example(found, n).reshape(found.grids[0]), cmap=ListedColormap(colours),
-            vmin=0, vmax=levels + 1, interpolation="nearest",
-        )  # fmt: skip
-        axes.set_xticks([])
-        axes.set_yticks([])
+        drawn = _example(found, n).reshape(found.grids[0])
+        axes.imshow(drawn, interpolation="nearest", **samples)
+        axes.set(xticks=[], yticks=[])
     _title(grid[1][0], _legend(levels, f"{columns} samples"))
     return figure
 
@@ -156,8 +145,7 @@ def plot_coverage(found: Coverage) -> Figure:
 def _map(axes: Axes, name: str, share: Values, shade: Any) -> None:
     axes.imshow(share, cmap=shade, vmin=0, vmax=1, aspect="auto" if len(share) == 1 else "equal",
                 interpolation="nearest")  # fmt: skip
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     _title(axes, f"{name}: {share.min():.0%}–{share.max():.0%}")
 
 

@@ -10,9 +10,8 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.results import ProbeReport
 from latentcast.files import write_text
 from latentcast.report import probe as probed
-from latentcast.report.markup import Html, escape, facts, section, table
+from latentcast.report.markup import Html, document, escape, facts, notice, section, table
 from latentcast.report.pictures import FeatureMap, Surprise
-from latentcast.report.style import stylesheet
 from latentcast.report.training import cards, standing, training
 from latentcast.report.verdict import Verdict, verdict
 
@@ -66,17 +65,12 @@ def write_report(
         _caveats(probes),
     ]
     sentences = "".join(f"<p>{escape(sentence)}</p>\n" for sentence in found.sentences)
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}: {escape(found.headline)}</title>\n"
-        f"<style>\n{stylesheet()}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(title)}</h1>\n"
+    header = (
         f'<p class="verdict">{escape(found.headline)}</p>\n'
-        f"{_remarks(remarks)}{_first(probes, metrics)}{sentences}</header>\n"
-        f"<main>\n{''.join(sections)}</main>\n"
-        "<footer>Written by latentcast. Not a medical device.</footer>\n</body>\n</html>\n"
+        f"{notice([escape(remark) for remark in remarks])}{_first(probes, metrics)}{sentences}"
     )
+    footer = "Written by latentcast. Not a medical device."
+    page = document(f"{title}: {found.headline}", title, "", header, "".join(sections), footer)
     path = Path(run_dir) / "report.html"
     try:
         write_text(path, page)
@@ -95,13 +89,6 @@ def _verdict(
         return verdict(probes[0])
     advice = "Not probed: latentcast probe scores the features next to their floors."
     return Verdict("undefined", standing(metrics, steps), (advice,))
-
-
-def _remarks(remarks: Sequence[str]) -> str:
-    if not remarks:
-        return ""
-    items = "".join(f"<li>{escape(remark)}</li>\n" for remark in remarks)
-    return f'<div class="notice" role="note"><ul>\n{items}</ul></div>\n'
 
 
 def _first(probes: Sequence[ProbeReport], metrics: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -84,18 +84,15 @@ def _colours(fractions: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def tint(axes: Axes, errors: PatchErrors, bottom: float, height: float) -> None:
     """Colour the paper behind the traces."""
     y = (bottom, bottom + height)
+    # Antialiased neighbours would leave hairlines between them.
+    style: dict[str, Any] = {"zorder": 0.5, "antialiased": False}
     for patch, error in errors.predicted():
-        colour = _colours(error / errors.top)
-        box(
-            axes,
-            errors.span(patch, patch + 1),
-            y,
-            f"error-{patch}",
-            facecolor=colour,
-            zorder=0.5,
-            # Antialiased neighbours would leave hairlines between them.
-            antialiased=False,
-        )
+        span, colour = errors.span(patch, patch + 1), _colours(error / errors.top)
+        box(axes, span, y, f"error-{patch}", facecolor=colour, **style)
+    _hatch_unpredicted(axes, errors, y)
+
+
+def _hatch_unpredicted(axes: Axes, errors: PatchErrors, y: tuple[float, float]) -> None:
     for start, stop in runs(~np.isfinite(errors.values)):
         hatched(axes, errors.span(start, stop), y, "no-prediction", _HATCH)
 
@@ -115,19 +112,12 @@ def lane(axes: Axes, errors: PatchErrors, bottom: float) -> None:
         place = (_SCALE_X[0] - 1.0, low + fraction * _BARS)
         axes.text(*place, text, fontsize=7, color=QUIET, ha="right", va="center")
 
+    style: dict[str, Any] = {"edgecolor": _OUTLINE, "linewidth": 0.35}
     for patch, error in errors.predicted():
         fraction = max(error, 0.0) / errors.top
-        box(
-            axes,
-            errors.span(patch, patch + 1),
-            (low, low + _BARS * fraction),
-            f"error-bar-{patch}",
-            facecolor=_colours(fraction),
-            edgecolor=_OUTLINE,
-            linewidth=0.35,
-        )
-    for start, stop in runs(~np.isfinite(errors.values)):
-        hatched(axes, errors.span(start, stop), (low, high), "no-prediction", _HATCH)
+        span, height = errors.span(patch, patch + 1), (low, low + _BARS * fraction)
+        box(axes, span, height, f"error-bar-{patch}", facecolor=_colours(fraction), **style)
+    _hatch_unpredicted(axes, errors, (low, high))
 
     axes.plot(errors.span(0, len(errors.values)), [low, low], color=QUIET, linewidth=0.6, zorder=3)
     for second in range(math.floor(errors.seconds + 1e-6) + 1):

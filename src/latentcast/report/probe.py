@@ -6,30 +6,27 @@ import math
 
 from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, number
 from latentcast.evaluation.results import ProbeReport
-from latentcast.report.markup import card, escape, interval_bar, section, table
+from latentcast.report.markup import card, escape, interval_bar, notice, section, table
 
 
 def leaks(probe: ProbeReport) -> str:
-    if not probe.leaks:
-        return ""
-    items = "".join(
-        f"<li><strong>{escape(leak.severity)}: {escape(leak.kind)}</strong>, "
-        f"{escape(leak.count)} cases ({escape(', '.join(leak.examples))}). "
-        f"{escape(leak.message)}</li>\n"
+    items = [
+        f"<strong>{escape(leak.severity)}: {escape(leak.kind)}</strong>, {escape(leak.count)} "
+        f"cases ({escape(', '.join(leak.examples))}). {escape(leak.message)}"
         for leak in probe.leaks
-    )
-    return (
-        '<div class="notice" role="note"><p><strong>The test fold may not be independent of '
-        f"what the model was trained on.</strong></p><ul>\n{items}</ul></div>\n"
-    )
+    ]
+    opening = "The test fold may not be independent of what the model was trained on."
+    return notice(items, f"<p><strong>{opening}</strong></p>")
 
 
 def cards(probe: ProbeReport) -> str:
-    head = f", {probe.heads[0]}" if len(probe.heads) > 1 else ""
-    return "".join(
-        card(row.name, row.score.main, probe.metric + head, tested=not place)
-        for place, row in enumerate(probe.readings())
-    )
+    measure = probe.metric + (f", {probe.heads[0]}" if len(probe.heads) > 1 else "")
+    items = []
+    for place, row in enumerate(probe.readings()):
+        main = row.score.main
+        note = f"{measure} [{number(main.low)}, {number(main.high)}]"
+        items.append(card(row.name, number(main.value), note, tested=not place))
+    return "".join(items)
 
 
 def sections(probe: ProbeReport, title: str, remark: str) -> str:
@@ -40,20 +37,13 @@ def sections(probe: ProbeReport, title: str, remark: str) -> str:
     reach = (min(ends), max(ends)) if ends else (0.0, 0.0)
     body = []
     for row in rows:
-        difference = probe.difference(row)
-        body.append(
-            [
-                row.name,
-                *([row.head] if several else []),
-                f"{row.layer} ({row.choice})",
-                row.pooling,
-                "" if row.penalty is None else f"{row.penalty:g}",
-                number(row.validation),
-                row.score.main.text(),
-                interval_bar(row.score.main, reach, strong=row.name == rows[0].name),
-                difference.text(signed=True) if difference else "",
-            ]
-        )
+        difference, main = probe.difference(row), row.score.main
+        names = [row.name, *([row.head] if several else []), f"{row.layer} ({row.choice})"]
+        penalty = "" if row.penalty is None else f"{row.penalty:g}"
+        bar = interval_bar(main, reach, strong=row.name == rows[0].name)
+        minus = difference.text(signed=True) if difference else ""
+        numbers = [number(row.validation), main.text(), bar, minus]
+        body.append([*names, row.pooling, penalty, *numbers])
     heading = [
         "features", *(["head"] if several else []), "layer", "pooling", "C", "validation",
         f"test {probe.metric} [{level}]", "", f"{rows[0].name} minus this [{level}]",

@@ -102,23 +102,15 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     if provenance.get("kind") == "packed":
         about["licence of the data"] = BUNDLED_LICENCE
     labels, classes = _colours(targets, rows)
+    predicted = store.modality == "ecg" and encoder.predicted_from
+    where = f"layer {tested.layer}, {tested.pooling}"
     return _write(
         run,
         encoder.config,
         [file.name],
         about=about,
-        surprise=(
-            _surprise(encoder, store, rows)
-            if store.modality == "ecg" and encoder.predicted_from
-            else None
-        ),
-        features=FeatureMap(
-            features,
-            labels,
-            classes,
-            f"layer {tested.layer}, {tested.pooling}",
-            probe.noun,
-        ),
+        surprise=_surprise(encoder, store, rows) if predicted else None,
+        features=FeatureMap(features, labels, classes, where, probe.noun),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from latentcast.evaluation.estimate import number
 from latentcast.monitors.rows import ranks
 from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
-from latentcast.report.markup import Html, escape, picture, section, table, timeline
+from latentcast.report.markup import Html, card, escape, picture, section, table, timeline
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -61,11 +61,7 @@ def cards(metrics: Rows) -> str:
         ("alarms", f"{len(alarms)}", f"{still} at the end"),
         ("skipped updates", f"{skipped:,}", "gradient not finite"),
     ]
-    return "".join(
-        f'<li class="{"floor" if place else "tested"}"><span>{escape(name)}</span>'
-        f"<b>{escape(value)}</b><span>{escape(note)}</span></li>"
-        for place, (name, value, note) in enumerate(boxes)
-    )
+    return "".join(card(*texts, tested=not place) for place, texts in enumerate(boxes))
 
 
 def _ranks(row: Mapping[str, Any]) -> str:
@@ -83,14 +79,10 @@ def _ending(last: Mapping[str, Any]) -> str:
     sentence = ""
     if loss is not None and copied is not None:
         against = "below" if loss < copied else "not below"
+        result = "more than a copy. " if loss < copied else "no more than a copy would. "
         sentence += (
             f"The loss ended at {number(loss, signed=True)}, {against} that of repeating the last "
-            f"patch ({number(copied, signed=True)}): "
-            + (
-                "the model predicts more than a copy. "
-                if loss < copied
-                else "the model predicts no more than a copy would. "
-            )
+            f"patch ({number(copied, signed=True)}): the model predicts {result}"
         )
     by_level = ranks(last)
     if loss is not None and copied is None and by_level:
@@ -169,8 +161,7 @@ def _skipped(metrics: Rows) -> str:
     gaps = _gaps(metrics)
     if not gaps:
         return "<p>Skipped updates: none.</p>\n"
-    until = float(gaps[-1][1])
-    until = max([until, *(float(row["step"]) for row in metrics if row.get("step"))])
+    until = float(max([gaps[-1][1], *(row["step"] for row in metrics if row.get("step"))]))
     total = sum(count for _, _, count in gaps)
     where: Html = timeline([(before, step) for before, step, _ in gaps], until)
     listed = ", ".join(f"{count} in steps {a:,} to {b:,}" for a, b, count in gaps[:8])

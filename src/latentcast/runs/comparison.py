@@ -13,8 +13,9 @@ from rich.markup import escape
 
 from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.results import plain_table
 from latentcast.monitors.rows import columns
-from latentcast.runs.listing import plain, plain_table
+from latentcast.runs.listing import plain
 from latentcast.runs.scores import ProbeScore
 from latentcast.runs.summary import RunSummary
 
@@ -73,7 +74,8 @@ def compare(runs: Sequence[RunSummary]) -> Comparison:
     trees = [run.folder.tree for run in runs]
     trained = [leaves({k: v for k, v in tree.items() if k != "machine"}) for tree in trees]
     machines = [leaves({"machine": tree.get("machine", {})}) for tree in trees]
-    last = [_last(run.folder.rows) for run in runs]
+    # Of keys that are not in every row (a look now and then) the last one.
+    last = [{key: v for row in run.folder.rows for key, v in row.items()} for run in runs]
     keys = dict.fromkeys(key for row in last for key in row if key not in SCHEDULED)
     scores = {
         (score.task, score.head, score.measure): tuple(_score(run, score) for run in runs)
@@ -109,7 +111,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     metrics = [
         (key, [_metric(value) for value in values])
         for key, values in comparison.metrics.items()
-        if READ_FIRST.fullmatch(key) or _is_first(key)
+        if READ_FIRST.fullmatch(key)
+        or any(c.role != "context" and c.statistic in STATISTICS for c in columns([key]))
     ]
     _print("Last metrics (--json has all)", comparison.names, metrics, "none", console)
     scores: list[tuple[str, list[str]]] = []
@@ -148,14 +151,6 @@ def _print(
         console.print()
 
 
-def _last(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last row, and of keys that are not in every row (a look now and then) the last one."""
-    row: dict[str, Any] = {}
-    for earlier in rows:
-        row |= earlier
-    return row
-
-
 def _differing(trees: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """Keys in the order of the first configuration that has them."""
     keys = dict.fromkeys(key for tree in trees for key in tree)
@@ -174,8 +169,7 @@ def _score(run: RunSummary, like: ProbeScore) -> ProbeScore | None:
 
 
 def _notes(
-    runs: Sequence[RunSummary],
-    scores: Mapping[tuple[str, str, str], Sequence[ProbeScore | None]],
+    runs: Sequence[RunSummary], scores: Mapping[tuple[str, str, str], Sequence[ProbeScore | None]]
 ) -> tuple[str, ...]:
     notes = []
     objectives = {
@@ -227,7 +221,3 @@ def shown(value: Any) -> str:
     if value is None:
         return ABSENT
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _is_first(key: str) -> bool:
-    return any(c.role != "context" and c.statistic in STATISTICS for c in columns([key]))

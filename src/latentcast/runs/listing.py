@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from latentcast.evaluation.results import plain_table
 from latentcast.runs.summary import RunSummary
 
 Order = Literal["name", "recipe", "state", "step", "loss", "rank", "speed", "probe", "age", "size"]
@@ -67,11 +67,7 @@ def in_order(runs: Sequence[RunSummary], order: Order) -> list[RunSummary]:
     return sorted(named, key=keys[order])
 
 
-def print_runs(
-    runs: Sequence[RunSummary],
-    console: Console,
-    now: float | None = None,
-) -> None:
+def print_runs(runs: Sequence[RunSummary], console: Console, now: float | None = None) -> None:
     """A row for each run, then whatever is wrong with the files of one.
 
     Args:
@@ -114,14 +110,6 @@ def _table(runs: Sequence[RunSummary], columns: Sequence[_Column], now: float) -
     for run in runs:
         table.add_row(*(column.cell(run, now) for column in columns))
     return table
-
-
-def plain_table(title: str | None = None) -> Table:
-    """A table without a frame, as the reports of scores print theirs."""
-    return Table(
-        title=title, title_justify="left", title_style="bold", caption_justify="left",
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
 
 
 def _state(run: RunSummary) -> str:

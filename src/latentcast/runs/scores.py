@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from latentcast.evaluation.estimate import UNDEFINED
 from latentcast.evaluation.results import ProbeReport
+from latentcast.monitors.rows import number
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def scores_of(plain: Mapping[str, Any]) -> list[ProbeScore]:
     for head in report.heads:
         row = report.readings(head)[0]
         first = next((gap for gap in report.differences if gap.head == head), None)
-        gain = first.estimate if first else None
+        gain = first.estimate if first else UNDEFINED
         found.append(
             ProbeScore(
                 task=report.task,
@@ -66,19 +67,15 @@ def scores_of(plain: Mapping[str, Any]) -> list[ProbeScore]:
                 measure=report.metric,
                 layer=row.layer,
                 validation=row.validation,
-                value=_defined(row.score.main.value),
-                low=_defined(row.score.main.low),
-                high=_defined(row.score.main.high),
+                value=number(row.score.main.value),
+                low=number(row.score.main.low),
+                high=number(row.score.main.high),
                 floor=first.reference if first else None,
-                gain=_defined(gain.value) if gain else None,
-                gain_low=_defined(gain.low) if gain else None,
-                gain_high=_defined(gain.high) if gain else None,
+                gain=number(gain.value),
+                gain_low=number(gain.low),
+                gain_high=number(gain.high),
                 weights=report.provenance.get("weights"),
                 shards=report.data["shards"],
             )
         )
     return found
-
-
-def _defined(number: float) -> float | None:
-    return number if math.isfinite(number) else None

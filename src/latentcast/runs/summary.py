@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import time
@@ -138,7 +137,7 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
         steps=steps,
         checkpoint=newest,
         state=state,
-        loss=_number(last.get("loss")),
+        loss=rows.number(last.get("loss")),
         ranks=rows.ranks(last),
         alarms=tuple(dict.fromkeys(name for row in run.rows for name in _alarms(row))),
         alarms_now=_alarms(last),
@@ -203,13 +202,7 @@ def _alarms(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:
-    return [number for value in values if (number := _number(value)) is not None]
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return [number for value in values if (number := rows.number(value)) is not None]
 
 
 def _count(value: Any) -> int | None:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.signals.quality import Finding, assess
-from latentcast.signals.recording import INVALID, BadRecord, Recording, select_leads
+from latentcast.signals.recording import INVALID, Recording, select_leads
 from latentcast.signals.resample import resample
+from latentcast.source import BadRecord
 
 LARGEST = 32767
 FEWEST_COUNTS = 8
@@ -52,8 +53,6 @@ def to_counts(
         chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing, signal=signal)
         if sampling_rate is not None:
             chosen = resample(chosen, sampling_rate)
-            if not chosen.valid.any():
-                raise BadRecord("is too short to resample: no valid sample remains")
         counts = quantise(chosen, scale)
     except BadRecord as error:
         raise BadRecord(f"{recording.record_id}: {error}") from error

@@ -97,17 +97,13 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
     unmeasured = np.flatnonzero(~recording.valid.any(axis=1)).tolist()
     absent = tuple(recording.leads[lead] for lead in unmeasured)
     if absent:
-        findings.append(Finding("missing", absent, f"{_listed(absent)}: no measured sample"))
+        findings.append(Finding("missing", absent, f"{', '.join(absent)}: no measured sample"))
     for kind, names in masked.items():
         if names:
-            what = "flat stretch" if kind == "flat" else "saturated stretch"
-            findings.append(Finding(kind, tuple(names), f"{_listed(tuple(names))}: {what}, masked"))
+            message = f"{', '.join(names)}: {kind} stretch, masked"
+            findings.append(Finding(kind, tuple(names), message))
     assessed = replace(recording, valid=valid)
     return assessed, (*findings, *(limb_lead_findings(assessed) if ecg else ()))
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names)
 
 
 # Rows of _IDENTITIES times the six limb leads are zero for a recording that keeps the laws.

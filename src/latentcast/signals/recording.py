@@ -10,16 +10,13 @@ import numpy.typing as npt
 
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II
+from latentcast.source import BadRecord
 
 INVALID = -32768
 """The int16 count that marks a sample as not measured, or as outside the record, in any array of
 counts. No measured sample is ever stored as this."""
 
 MILLIVOLTS_PER_UNIT: dict[str, float] = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "nv": 1e-6}
-
-
-class BadRecord(LatentcastError):
-    """One record that cannot be used; ingest writes the message to ``quarantine.csv``."""
 
 
 def millivolts_per(unit: str) -> float:
@@ -83,6 +80,12 @@ class Recording:
     @property
     def seconds(self) -> float:
         return self.samples / self.sampling_rate
+
+
+def stretches(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """``(start, stop)`` of every stretch of True in ``(samples,)``."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def from_signal(

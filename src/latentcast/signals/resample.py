@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import missing_extra
-from latentcast.signals.recording import Recording
+from latentcast.signals.recording import Recording, stretches
+from latentcast.source import BadRecord
 
 
 def resample(recording: Recording, sampling_rate: float) -> Recording:
@@ -23,6 +24,7 @@ def resample(recording: Recording, sampling_rate: float) -> Recording:
 
     Raises:
         LatentcastError: scipy is not installed.
+        BadRecord: no valid sample remains.
     """
     if recording.sampling_rate == sampling_rate:
         return recording
@@ -37,6 +39,8 @@ def resample(recording: Recording, sampling_rate: float) -> Recording:
         bridged, ratio.numerator, ratio.denominator, axis=-1, padtype="line"
     ).astype(np.float32)
     valid = _resample_mask(recording.valid, ratio, resampled.shape[1])
+    if not valid.any():
+        raise BadRecord("is too short to resample: no valid sample remains")
     measured = _resample_mask(~np.isnan(signal), ratio, resampled.shape[1])
     resampled[~measured] = np.nan
     return replace(recording, signal=resampled, valid=valid, sampling_rate=sampling_rate)
@@ -60,9 +64,7 @@ def _resample_mask(
     resampled = np.ones((mask.shape[0], length), dtype=np.bool_)
     lobe = max(Fraction(1), 1 / ratio)
     for lead in np.flatnonzero(~mask.all(axis=1)):
-        edges = np.diff((~mask[lead]).astype(np.int8), prepend=0, append=0)
-        starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        for start, stop in stretches(~mask[lead]):
             first = max(0, floor((start - lobe) * ratio) + 1)
             last = min(length, ceil((stop - 1 + lobe) * ratio))
             # What lies outside the record is as unknown as the bad stretch that touches its end.

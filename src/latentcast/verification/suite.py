@@ -44,19 +44,12 @@ def verify_recipe(
 
 def parity_section(file: Path, agreements: Sequence[Agreement]) -> Section:
     """A line for each quantity of a parity file."""
-    lines = tuple(
-        Line.of(
-            agreement.quantity,
-            f"{agreement.quantity} is the reference's",
-            "public reference implementation",
-            all_of(
-                at_most("relative difference", agreement.relative, agreement.tolerance),
-                absolute=agreement.absolute,
-            ),
-        )
-        for agreement in agreements
-    )
-    return Section(file.name, "parity", lines, {"quantities": len(lines)})
+    lines = []
+    for a in agreements:
+        gap = at_most("relative difference", a.relative, a.tolerance)
+        evidence, source = all_of(gap, absolute=a.absolute), "public reference implementation"
+        lines.append(Line.of(a.quantity, f"{a.quantity} is the reference's", source, evidence))
+    return Section(file.name, "parity", tuple(lines), {"quantities": len(lines)})
 
 
 def parameters(recipe: Config) -> int:

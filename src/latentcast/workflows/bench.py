@@ -8,7 +8,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -49,10 +49,7 @@ Taken = tuple[State, Output, Tensor, Schedules, Ema]
 
 
 def bench(
-    config: Config,
-    data: Path | None = None,
-    what: Sequence[str] = PARTS,
-    rounds: int = 7,
+    config: Config, data: Path | None = None, what: Sequence[str] = PARTS, rounds: int = 7
 ) -> dict[str, Any]:
     """Measure a configuration, each part over some rounds after warm-up rounds.
 
@@ -77,7 +74,7 @@ def bench(
         raise LatentcastError(f"--rounds {rounds}: measures nothing; give 1 or more")
     config = config.updated({"machine.loggers": []})  # nobody wants a run of this
     context = Context.of(config)
-    told: dict[str, Any] = {"recipe": config.recipe}
+    measured: dict[str, Any] = {"recipe": config.recipe}
     with tempfile.TemporaryDirectory(prefix="latentcast-bench-") as name:
         folder = Path(name)
         if data is None or "ingest" in what:
@@ -85,25 +82,25 @@ def bench(
         store = Store.open(data) if data else read_source(config, source, folder / "store").store
         config = fitted(config, store)
         loader, preprocess = reading(store, config)
-        told |= {
+        measured |= {
             "data": store.path.name if data else "synthetic",
             "batch_size": config.train.batch_size,
             "micro_batches": config.train.micro_batches,
             "rounds": rounds,
             "machine": machine(config, context),
         }
-        with _closed(loader.stream(0)) as batches:
+        with contextlib.closing(loader.stream(0)) as batches:
             first = next(batches)
             if "loader" in what:
-                told["loader"] = _loader(batches, config, rounds)
+                measured["loader"] = _loader(batches, config, rounds)
         if "forward" in what:
-            told["forward"] = _forward(config, preprocess, first, context, rounds)
+            measured["forward"] = _forward(config, preprocess, first, context, rounds)
         if {"step", "ema", "monitors"} & set(what):
             training = _training(config, preprocess, first, context, folder, rounds)
-            told |= {part: found for part, found in training.items() if part in what}
+            measured |= {part: found for part, found in training.items() if part in what}
         if "ingest" in what:
-            told["ingest"] = _ingest(config, source, folder, rounds)
-    return told
+            measured["ingest"] = _ingest(config, source, folder, rounds)
+    return measured
 
 
 def step_of(
@@ -179,7 +176,8 @@ def _training(
         taken = step(number)
     never = torch.zeros((), device=device)
     steps, peaks, averages, looks = [], [], [], []
-    with _quiet(), Journal(folder, config, flops // size) as journal:
+    quiet = contextlib.redirect_stdout(io.StringIO())  # its lines are no part of the JSON object
+    with quiet, Journal(folder, config, flops // size) as journal:
         journal.on_train_start(State(), context)
         journal.on_step_end(*taken)
         for number in range(rounds):
@@ -199,7 +197,7 @@ def _training(
             "gflops": spread_of(flops / took / 1e9),
             "of_peak": spread_of(flops / took / np.array(peaks)),
             "peak_gflops": spread_of(np.array(peaks) / 1e9),
-            **memory,
+            "peak_memory_mib": memory,
             "whole_run": {
                 "steps": config.train.steps,
                 "teraflop": _rounded(operations(config) / 1e12),
@@ -278,9 +276,9 @@ def timed(run: Callable[[], T], device: torch.device) -> tuple[float, T]:
     """Seconds of a call, from an idle device to an idle device, and what it gave."""
     wait(device)
     start = time.perf_counter()
-    given = run()
+    result = run()
     wait(device)
-    return time.perf_counter() - start, given
+    return time.perf_counter() - start, result
 
 
 def spread_of(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
@@ -293,27 +291,9 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _peak_memory(device: torch.device) -> dict[str, Any]:
-    """Of the device since the first step; of a CPU that of the whole process until now."""
+def _peak_memory(device: torch.device) -> int:
+    """MiB of the device since the first step; of a CPU those of the whole process until now."""
     if device.type == "cuda":
-        return {"peak_memory_mib": round(torch.cuda.max_memory_allocated(device) / 2**20)}
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"peak_memory_mib": round(peak / 2**20)}
-
-
-@contextlib.contextmanager
-def _closed(batches: Iterator[MicroBatches]) -> Iterator[Iterator[MicroBatches]]:
-    """A stream whose readers stop in the end."""
-    try:
-        yield batches
-    finally:
-        if isinstance(batches, Generator):
-            batches.close()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What the journal says is no part of the JSON object."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from latentcast.artifacts.weights import Weights, read_weights, start_from
-from latentcast.config import Config
+from latentcast.config import Config, resolve
 from latentcast.data.fit import fitted, reading
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
 from latentcast.engine import loop
 from latentcast.engine.callbacks import Callback
-from latentcast.engine.checkpoint import State, list_steps
+from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
 from latentcast.monitors.journal import Journal
@@ -59,6 +59,7 @@ def train(
     data: str | Path,
     out: str | Path,
     *,
+    set: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     init: str | Path | None = None,
     quiet: bool = False,
@@ -71,6 +72,7 @@ def train(
         data: folder of the store.
         out: run folder to write to; made when absent. The same call on a run that was interrupted
             goes on from its newest checkpoint and ends with the same bits.
+        set: single keys, as ``optimizer.lr=3e-4``; come before everything.
         callbacks: called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
         init: run folder or exported file whose weights training starts from, where names and
@@ -83,12 +85,15 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
     config, run = recipe(config) if isinstance(config, str) else config, Path(out)
+    config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})
     with joined_ranks(config.machine.device) as ranks, ExitStack() as stack:
         store = Store.open(data)
         config = fitted(config, store)
-        weights = _initial_weights(config, run)
+        weights = None
+        if config.train.init is not None and not list_steps(run / "checkpoints"):
+            weights = read_weights(config.train.init)
         objective, summary = _built(config, ranks, weights)
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
@@ -108,21 +113,10 @@ def train(
                 journal.say(line)
             listeners = [journal, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)
-    return _result(run, config, state)
-
-
-def _result(run: Path, config: Config, state: State) -> TrainResult:
     result = TrainResult(run, config, state.step, state.skipped)
     if state.stopped == "SIGINT" and state.step < config.train.steps:
         raise Interrupted(result)
     return result
-
-
-def _initial_weights(config: Config, run: Path) -> Weights | None:
-    """Those that a run which has no checkpoint yet starts from, if not from a draw."""
-    if config.train.init is None or list_steps(run / "checkpoints"):
-        return None
-    return read_weights(config.train.init)
 
 
 def _built(

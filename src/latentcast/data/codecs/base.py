@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
-from latentcast.signals.recording import BadRecord
+from latentcast.source import BadRecord, RecordRef
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Runs = list[tuple[int, int, int]]
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,24 @@ def buffer(out: Array | None, shape: tuple[int, ...], dtype: npt.DTypeLike) -> A
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(f"out is {out.dtype} {out.shape}, needed is {np.dtype(dtype)} {shape}")
     return out
+
+
+def readable(
+    refs: Iterable[RecordRef], read: Callable[[RecordRef], Read]
+) -> Iterator[tuple[RecordRef, Read]]:
+    """The records that can be read, and what ``read`` gives of each.
+
+    The others get their quarantine row when their turn comes.
+    """
+    for ref in refs:
+        if ref.problem is None:
+            try:
+                found = read(ref)
+            except Exception as error:
+                if is_ours(error):
+                    raise
+                continue
+            yield ref, found
 
 
 def is_ours(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.codecs.base import Array, Ints, Payload, Runs, buffer, is_ours
+from latentcast.data.codecs.base import Array, Ints, Payload, Runs, buffer, readable
 from latentcast.data.manifest import Manifest, Shard
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
@@ -19,9 +19,9 @@ from latentcast.signals.counts import choose_valid, quantise
 from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import INVALID, BadRecord, Recording
+from latentcast.signals.recording import INVALID, Recording, stretches
 from latentcast.signals.resample import resample
-from latentcast.source import Modality, RecordRef
+from latentcast.source import BadRecord, Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
 Arguments = Mapping[str, Any]
@@ -145,10 +145,7 @@ class CountsTarget:
                 f"{self.sampling_rate:g}; ingest with --fs {self.sampling_rate:g} to resample"
             )
         metadata = recording.metadata | {"source_sampling_rate": recording.sampling_rate}
-        recording = resample(replace(recording, metadata=metadata), self.sampling_rate)
-        if not recording.valid.any():
-            raise BadRecord("is too short to resample: no valid sample remains")
-        return recording
+        return resample(replace(recording, metadata=metadata), self.sampling_rate)
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
         """Type and shape of a shard's array, as a ``.npy`` header has them."""
@@ -201,28 +198,16 @@ def _store_rate(source: RecordingSource, refs: Sequence[RecordRef], fs: float | 
         return float(fs)
     if source.sampling_rate is not None:
         return source.sampling_rate
-    for ref in refs:
-        if ref.problem is None:
-            try:
-                return source.read(ref)[0].sampling_rate
-            except Exception as error:
-                if is_ours(error):
-                    raise
-                continue  # it gets its quarantine row when its turn comes
+    for _, (recording, _) in readable(refs, source.read):
+        return recording.sampling_rate
     # Nothing can be read: any rate does, the run ends with the reasons.
     return 1.0
 
 
 def _invalid_runs(masked: npt.NDArray[np.bool_]) -> Runs:
     """``(lead, start, stop)`` of every stretch of True in ``(leads, samples)``."""
-    runs: Runs = []
-    for lead in np.flatnonzero(masked.any(axis=1)).tolist():
-        edges = np.diff(masked[lead].astype(np.int8), prepend=0, append=0)
-        starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        runs += [
-            (lead, start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ]
-    return runs
+    leads = np.flatnonzero(masked.any(axis=1)).tolist()
+    return [(lead, start, stop) for lead in leads for start, stop in stretches(masked[lead])]
 
 
 class StoredCounts:

@@ -11,15 +11,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from latentcast.data.codecs.base import Array, Ints, Payload, buffer, is_ours
+from latentcast.data.codecs.base import Array, Ints, Payload, buffer, readable
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import Encoding, Manifest, Shard
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Canvas, Pixels, decode, fit
 from latentcast.images.source import ImageSource
-from latentcast.signals.recording import BadRecord
-from latentcast.source import Modality, RecordRef
+from latentcast.source import BadRecord, Modality, RecordRef
 
 _CHEAP = 4  # images that are decoded faster than threads start
 
@@ -130,15 +129,7 @@ def _canvas(source: ImageSource, refs: Sequence[RecordRef], size: int | None) ->
     """From the headers of the images; grey only where all are."""
     first: tuple[RecordRef, int, int] | None = None
     grey = True
-    for ref in refs:
-        if ref.problem is not None:
-            continue
-        try:
-            measured = source.measure(ref)
-        except Exception as error:
-            if is_ours(error):
-                raise
-            continue  # it gets its quarantine row when its turn comes
+    for ref, measured in readable(refs, source.measure):
         grey = grey and measured.grey
         if first is None:
             first = ref, measured.height, measured.width

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Final, get_args
 
 from latentcast.evaluation.heads import knn, logistic, multinomial, ridge
 from latentcast.evaluation.heads.base import Fit, Head
@@ -12,11 +12,7 @@ from latentcast.evaluation.tasks.base import Kind
 __all__ = ["HEADS", "Fit", "Head"]
 
 HEADS: Final[dict[str, dict[Kind, Fit]]] = {
-    "kNN": {
-        "multi-label": partial(knn.fit, kind="multi-label"),
-        "multi-class": partial(knn.fit, kind="multi-class"),
-        "regression": partial(knn.fit, kind="regression"),
-    },
+    "kNN": {kind: partial(knn.fit, kind=kind) for kind in get_args(Kind)},
     "linear": {
         "multi-label": logistic.fit,
         "multi-class": multinomial.fit,

@@ -40,12 +40,8 @@ class CodeGroups:
                 "folder that holds ptbxl_database.csv"
             )
         indicator = labels.indicator(carried)
-        column = {code: i for i, code in enumerate(carried)}
-        values = np.zeros((len(indicator), len(self.members)), dtype=bool)
-        for c, codes in enumerate(self.members.values()):
-            for code in codes:
-                if code in column:
-                    values[:, c] |= indicator[:, column[code]]
+        groups = [np.isin(carried, codes) for codes in self.members.values()]
+        values = np.stack([indicator[:, group].any(axis=1) for group in groups], axis=1)
         mask = np.asarray(values.any(axis=1) | self.keeps_unlabelled)
         return Targets(values, mask, self.classes, "multi-label")
 

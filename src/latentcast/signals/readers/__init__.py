@@ -6,7 +6,8 @@ from pathlib import Path
 
 from latentcast.signals.channels import Channels
 from latentcast.signals.readers import wfdb
-from latentcast.signals.recording import BadRecord, Recording
+from latentcast.signals.recording import Recording
+from latentcast.source import BadRecord
 
 
 def read_recording(path: str | Path, channels: Channels | None = None) -> Recording:

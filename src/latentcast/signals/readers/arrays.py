@@ -20,8 +20,8 @@ from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import ptbxl
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, check_cells, read_rows
-from latentcast.signals.recording import BadRecord, Recording, from_signal, millivolts_per
-from latentcast.source import Annotation, RecordRef
+from latentcast.signals.recording import Recording, from_signal, millivolts_per
+from latentcast.source import Annotation, BadRecord, RecordRef
 
 LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
 

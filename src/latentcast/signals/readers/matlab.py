@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from latentcast.signals.recording import BadRecord
+from latentcast.source import BadRecord
 
 HEADER_BYTES = 20
 _INT16_LITTLE_ENDIAN_FULL = 30

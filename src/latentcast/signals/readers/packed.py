@@ -24,8 +24,8 @@ from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import ptbxl
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import BadRecord, Recording, from_signal
-from latentcast.source import Annotation, RecordRef
+from latentcast.signals.recording import Recording, from_signal
+from latentcast.source import Annotation, BadRecord, RecordRef
 
 FORMAT = "latentcast-packed-ecg-1"
 INDEX = "signals.json"

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,8 +22,8 @@ from latentcast.errors import LatentcastError, missing_extra
 from latentcast.signals.channels import Channels
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import matlab
-from latentcast.signals.recording import INVALID, BadRecord, Recording, from_signal, millivolts_per
-from latentcast.source import Annotation
+from latentcast.signals.recording import INVALID, Recording, from_signal, millivolts_per
+from latentcast.source import Annotation, BadRecord
 
 CHECKSUMS = "SHA256SUMS.txt"
 
@@ -153,24 +154,17 @@ def read_digital(
     Raises:
         BadRecord: a file is missing, truncated, or contradicts a checksum.
     """
-    columns = []
-    start = 0
-    signals = header.signals
-    while start < len(signals):
-        stop = start
-        while stop < len(signals) and signals[stop].file == signals[start].file:
-            stop += 1
-        columns.append(_read_file(folder, header, signals[start:stop], sha256))
-        start = stop
+    columns = [
+        _read_file(folder, header, tuple(signals), sha256)
+        for _, signals in groupby(header.signals, key=lambda signal: signal.file)
+    ]
     if len(columns) == 1:
-        samples = columns[0]
-    else:
-        longest = max(len(column) for column in columns)
-        # Only a header without a length lets files differ; the shorter one then ends early.
-        samples = np.hstack(
-            [np.pad(c, ((0, longest - len(c)), (0, 0)), constant_values=INVALID) for c in columns]
-        )
-    return samples
+        return columns[0]
+    longest = max(len(column) for column in columns)
+    # Only a header without a length lets files differ; the shorter one then ends early.
+    return np.hstack(
+        [np.pad(c, ((0, longest - len(c)), (0, 0)), constant_values=INVALID) for c in columns]
+    )
 
 
 def _read_file(

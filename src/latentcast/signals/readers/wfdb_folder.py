@@ -138,8 +138,7 @@ def _signature(header: Path) -> bytes:
             digest.update(b"missing\n")
             continue
         digest.update(hashlib.sha256(raw).digest())
-        lines = [line.split() for line in raw.decode("utf-8", errors="replace").splitlines()]
-        lines = [words for words in lines if words and not words[0].startswith("#")]
+        lines = _words(raw.decode("utf-8", errors="replace"))
         segments = bool(lines) and "/" in lines[0][0]
         for name in sorted({words[0] for words in lines[1:]}):
             if segments and (part := path.parent / f"{name}.hea") not in met:
@@ -148,6 +147,12 @@ def _signature(header: Path) -> bytes:
             elif not segments:
                 digest.update(f"{name}\t{_size(path.parent / name)}\n".encode())
     return digest.digest()
+
+
+def _words(header: str) -> list[list[str]]:
+    """Of each line that is no comment."""
+    lines = (line.split() for line in header.splitlines())
+    return [words for words in lines if words and not words[0].startswith("#")]
 
 
 def _size(path: Path) -> int:
@@ -166,12 +171,9 @@ def list_records(root: Path) -> list[RecordRef]:
     segments = set()
     for file in headers:
         try:
-            lines = (root / file).read_text(encoding="utf-8", errors="replace").splitlines()
+            body = _words((root / file).read_text(encoding="utf-8", errors="replace"))
         except OSError:
             continue  # reading it fails in its turn, with the reason
-        body = [
-            line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")
-        ]
         if body and "/" in body[0][0]:
             folder = PurePosixPath(file).parent
             segments |= {str(folder / f"{line[0]}.hea") for line in body[1:] if line[0] != "~"}

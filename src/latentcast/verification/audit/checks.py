@@ -21,15 +21,8 @@ from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks
 from latentcast.evaluation.results import Finding
-from latentcast.verification.audit.run import Run, Unmeasured, check, step_of
-from latentcast.verification.evidence import (
-    Evidence,
-    above,
-    all_of,
-    at_most,
-    first_of,
-    none,
-)
+from latentcast.verification.audit.run import Run, Unmeasured, check, norm, step_of
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, first_of, none
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 
 ROUNDING = 1e-12
@@ -75,12 +68,8 @@ def rows(run: Run) -> Evidence:
 
 def _unexpected(steps: Sequence[int], expected: Sequence[int]) -> list[int]:
     """Rows that have no place there, are there twice, or come before their time."""
-    due = set(expected)
-    return [
-        step
-        for place, step in enumerate(steps)
-        if step not in due or (place and step <= steps[place - 1])
-    ]
+    pairs, due = zip([0, *steps], steps, strict=False), set(expected)
+    return [step for before, step in pairs if step not in due or step <= before]
 
 
 @check("run.finite", "Loss and gradient norm are finite in every row.", source="design, law 6")
@@ -205,11 +194,9 @@ def _not_finite(step: Path, tensors: dict[str, Tensor]) -> Iterator[str]:
 def teacher(run: Run) -> Evidence:
     if not run.pairs:
         raise Unmeasured("there is no teacher")
-    gap = size = 0.0
-    for s, t in run.pairs:
-        gap += float((run.weights[t].double() - run.weights[s].double()).square().sum())
-        size += float(run.weights[s].double().square().sum())
-    distance, step = math.sqrt(gap / size), run.record["step"]
+    w, step = run.weights, run.record["step"]
+    gap = norm(w[t].double() - w[s].double() for s, t in run.pairs)
+    distance = gap / norm(w[s] for s, _ in run.pairs)
     moved = any(rate_of(run.config, n) > 0 for n in range(step))
     parts = []
     if moved and momentum_of(run.config, step - 1) != 0:

@@ -31,7 +31,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
-from latentcast.verification.audit.run import Run, Unmeasured, check
+from latentcast.verification.audit.run import Run, Unmeasured, check, norm
 from latentcast.verification.evidence import Evidence, all_of, at_most, none
 from latentcast.verification.formulas import momentum_of
 from latentcast.verification.observe.loop_recorder import LoopRecorder, Stop
@@ -70,14 +70,14 @@ class Replayed:
     average: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return self.done == self.end
 
     @property
     def stretch(self) -> str:
         """Which steps were trained again."""
         text = f"{self.start} to {self.end}"
-        return text if self.whole else f"{self.start} to {self.done} of {text}"
+        return text if self.complete else f"{self.start} to {self.done} of {text}"
 
 
 @lru_cache(maxsize=1)  # three checks are made of one replay
@@ -106,7 +106,7 @@ def replay(run: Run) -> Replayed:
         recorder = _ReplayRecorder(run, objective, replayed, time.perf_counter() + run.seconds)
         with _threads(run.environment["threads"]), recorder.recording():
             loop.train(objective, preprocess, loader.stream, config, folder, [recorder])
-    if replayed.whole:
+    if replayed.complete:
         replayed.weights = {n: t.detach().cpu() for n, t in objective.state_dict().items()}
         replayed.moments = recorder.moments()
     return replayed
@@ -197,9 +197,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(was)
 
 
-def _whole(run: Run) -> Replayed:
+def _complete(run: Run) -> Replayed:
     replayed = replay(run)
-    if not replayed.whole:
+    if not replayed.complete:
         raise Unmeasured(f"not replayed to its end, steps {replayed.stretch} in the time")
     return replayed
 
@@ -230,15 +230,14 @@ def replayed_rows(run: Run) -> Evidence:
        "moments.", source="design, law 1")  # fmt: skip
 def replayed_weights(run: Run) -> Evidence:
     """Bit for bit, or on another machine by the way that they moved."""
-    replayed = _whole(run)
+    replayed = _complete(run)
     saved = run.weights | checkpoint.read_tensors(run.newest, "optimizer")
     again = replayed.weights | replayed.moments
     differ = [name for name in saved if not torch.equal(saved[name], again[name])]
-    moved = gap = 0.0
-    for name, before in replayed.before.items():
-        moved += float((saved[name].double() - before.double()).square().sum())
-        gap += float((saved[name].double() - again[name].double()).square().sum())
-    share, bound = (gap / max(moved, 1e-300)) ** 0.5, MOVED[run.config.train.precision]
+    before = replayed.before
+    moved = norm(saved[name].double() - before[name].double() for name in before)
+    gap = norm(saved[name].double() - again[name].double() for name in before)
+    share, bound = gap / max(moved, 1e-150), MOVED[run.config.train.precision]
     if replayed.exact or not differ:
         evidence, agreement = none("tensors that differ", differ), "bit for bit"
     else:
@@ -252,14 +251,11 @@ def replayed_weights(run: Run) -> Evidence:
 def replayed_teacher(run: Run) -> Evidence:
     if not run.pairs:
         raise Unmeasured("there is no teacher")
-    replayed = _whole(run)
-    way = gap = size = 0.0
-    for name, average in replayed.average.items():
-        saved = run.weights[name].double()
-        way += float((average - replayed.before[name].double()).square().sum())
-        gap += float((saved - average).square().sum())
-        size += float(average.square().sum())
-    way, gap, size = max(way, 1e-300) ** 0.5, gap**0.5, size**0.5
+    replayed = _complete(run)
+    average, before = replayed.average, replayed.before
+    way = max(norm(average[name] - before[name].double() for name in average), 1e-150)
+    gap = norm(run.weights[name].double() - average[name] for name in average)
+    size = norm(average.values())
     rounding = ROUNDING * (replayed.end - replayed.start) * size / way
     if rounding > HIDDEN:
         raise Unmeasured(

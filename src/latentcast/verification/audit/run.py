@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,8 +50,7 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        environment: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
-        return environment
+        return dict(json.loads((self.path / "environment.json").read_text()))
 
     def some_rows(self) -> list[Row]:
         """The rows.
@@ -124,6 +124,11 @@ class Check:
 def check(id: str, sentence: str, *, source: str) -> Callable[[Probe], Check]:
     """Make a probe a check; in the files of this folder that is all there is to do."""
     return lambda probe: Check(id, sentence, source, probe)
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """Of all of them together, in float64."""
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
 def step_of(step: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -23,7 +22,7 @@ from latentcast.signals.recording import from_signal
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
 from latentcast.verification.observe.config import has_transformer
-from latentcast.verification.observe.jepa import apart, is_jepa
+from latentcast.verification.observe.jepa import apart, changes, is_jepa
 from latentcast.verification.observe.loop_recorder import teacher_pairs
 from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.network import finest, inputs_of
@@ -51,11 +50,11 @@ def _tokenizer(network: Any) -> nn.Module:
 def same_tensor(twin: Twin) -> Evidence:
     """What preprocessing gives in training without augmentation, what enters the network there, and
     what enters it in ``embed``."""
-    changes: dict[str, Any] = {"train.micro_batches": 1}
+    plain: dict[str, Any] = {"train.micro_batches": 1}
     if not is_ecg(twin):
-        changes |= {"input.crop_scale": None, "input.flip": False}
+        plain |= {"input.crop_scale": None, "input.flip": False}
     loader: Any
-    loader, preprocess = reading(twin.store, twin.config.updated(changes))
+    loader, preprocess = reading(twin.store, twin.config.updated(plain))
     batch, draw, objective = loader.batch(3), twin.draw(3), twin.objective()
     inputs, network = preprocess(batch.samples, draw), objective.encoder("student")
     with inputs_of(_tokenizer(network)) as entered:
@@ -95,12 +94,10 @@ def counts(twin: Twin) -> Evidence:
         stored = store.take([row], [0], int(store.lengths[row]))[0]
         differing = int((read != stored).sum()) if read.shape == stored.shape else read.size
         parts.append(equal(f"{name}: counts that differ", differing, 0))
-    cohort = fixtures.cohort.store
     for row in (0, 2):  # with a gap, with a flat stretch
         signal = fixtures.cohort.signals[row].astype(np.float32)
-        record_of = from_signal(signal, TWELVE, fixtures.rate, f"record {row}")
-        read = source.counts(record_of)
-        differing = int((read != cohort.take([row])[0]).sum())
+        read = source.counts(from_signal(signal, TWELVE, fixtures.rate, f"record {row}"))
+        differing = int((read != fixtures.cohort.store.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
     return all_of(*parts)
 
@@ -118,11 +115,11 @@ def embed(twin: Twin) -> Evidence:
         store, rows = twin.store, np.arange(5)
         embedded = source.embed(store.take(rows), pooling="mean+std")
     read = features.extract(source, store, rows, pooling="mean+std")[source.layer]
-    shape = equal("shape", str(embedded.shape), str(read.shape))
-    if not shape.holds:
-        return shape
-    apart = float(np.abs(embedded - read).max() / np.abs(read).max())
-    return all_of(shape, at_most("largest difference", apart, 256 * FLOAT))
+    gap = apart(torch.from_numpy(embedded), torch.from_numpy(read)) / float(np.abs(read).max())
+    return all_of(
+        equal("shape", str(embedded.shape), str(read.shape)),
+        at_most("largest difference", gap, 256 * FLOAT),
+    )
 
 
 @claim("artifact.short", "A recording shorter than the training length is padded with what is not "
@@ -167,9 +164,8 @@ def equal_features(twin: Twin) -> Evidence:
     valid = None if inputs.valid is None else network.valid(inputs.valid)
     with torch.no_grad():
         expected = network.read(inputs.values, valid)
-    pairs = list(zip(loaded, expected, strict=True))
     return all_of(
-        at_most("largest difference", max(float((a - b).abs().max()) for a, b in pairs), 0.0),
+        at_most("largest difference", max(changes(loaded, expected)), 0.0),
         equal("layers", len(loaded), len(network.layer_names)),
     )
 
@@ -198,12 +194,20 @@ def damaged(twin: Twin) -> Evidence:
     """A bit turned in the weights, a file cut short, and a record that is gone."""
     newest = checkpoint.latest(twin.trained().checkpoints)
     parts, answers = list[Evidence](), dict[str, str]()
-    for name, spoil in (("a bit turned", _turn), ("cut short", _cut), ("record gone", _lose)):
+    for name in ("a bit turned", "cut short", "record gone"):
         folder = twin.folder / "damaged run"
         shutil.rmtree(folder, ignore_errors=True)
         target = folder / "checkpoints" / newest.name
         shutil.copytree(newest, target)
-        spoil(target)
+        weights = sorted((target / "model").glob("*.safetensors"))[0]
+        raw = bytearray(weights.read_bytes())
+        if name == "a bit turned":
+            raw[-6] ^= 0x40
+            weights.write_bytes(raw)
+        elif name == "cut short":
+            weights.write_bytes(raw[:-64])
+        else:
+            (target / "state.json").unlink()
         answer, refused = "loaded", False
         try:
             Encoder.from_pretrained(folder)
@@ -214,23 +218,3 @@ def damaged(twin: Twin) -> Evidence:
         parts.append(true(f"{name}: refused", refused))
         answers[name] = answer
     return all_of(*parts, **answers)
-
-
-def _weights_file(target: Path) -> Path:
-    return sorted((target / "model").glob("*.safetensors"))[0]
-
-
-def _turn(target: Path) -> None:
-    file = _weights_file(target)
-    raw = bytearray(file.read_bytes())
-    raw[-6] ^= 0x40
-    file.write_bytes(raw)
-
-
-def _cut(target: Path) -> None:
-    file = _weights_file(target)
-    file.write_bytes(file.read_bytes()[:-64])
-
-
-def _lose(target: Path) -> None:
-    (target / "state.json").unlink()

@@ -63,12 +63,9 @@ def projections(twin: Twin) -> Evidence:
     return worst_of(passes_of(twin), gap)
 
 
-def _has_qkv_bias(twin: Twin) -> bool:
-    return transformer_of(twin.config).qkv_bias
-
-
 @claim("attention.qkv-bias", "The bias of the packed product reaches q, k and v.",
-       source="published table", about=_has_qkv_bias)  # fmt: skip
+       source="published table",
+       about=lambda twin: transformer_of(twin.config).qkv_bias)  # fmt: skip
 @torch.no_grad()
 def qkv_bias(twin: Twin) -> Evidence:
     """Adding to a bias has to change q, k and v, each."""
@@ -82,8 +79,7 @@ def qkv_bias(twin: Twin) -> Evidence:
                 bias.add_(torch.linspace(1, 2, len(bias), dtype=bias.dtype))
                 attention(x)
             was, now = calls
-            pairs = ((now.q, was.q), (now.k, was.k), (now.v, was.v))
-            least = min(furthest(*pair) for pair in pairs)
+            least = min(furthest(getattr(now, x), getattr(was, x)) for x in "qkv")
         parts.append(above(f"{block.name}: least change", least, 1e-6))
     return all_of(*parts)
 
@@ -232,18 +228,15 @@ def _order_gaps(twin: Twin, changes: dict[str, bool]) -> tuple[float, float]:
         turns = stack.turns()
         for block, call, raw in zip(stack.blocks, calls, packed, strict=True):
             plain = thirds(raw[0].double(), stack.config.heads)
-            norms = (block.get_submodule("attention.q_norm"),
-                     block.get_submodule("attention.k_norm"))  # fmt: skip
+            norms = [block.get_submodule(f"attention.{name}_norm") for name in "qk"]
             for x, own, norm in zip((call.q, call.k), plain, norms, strict=False):
                 weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
                 affine = (weight, bias, transformer_of(twin.config).norm_eps)
                 turned, own = x[:, :, stack.prefix :], own[:, :, stack.prefix :]
                 expected = paired(naive_norm(own, *affine)) * turns
-                late = paired(naive_norm(_unpaired(paired(own) * turns), *affine))
+                first = paired(own) * turns
+                first = torch.cat([first.real, first.imag], dim=-1).unsqueeze(0)
+                late = paired(naive_norm(first, *affine))
                 right = max(right, float((paired(turned) - expected).abs().max()))
                 wrong = min(wrong, float((paired(turned) - late).abs().max()))
     return right, wrong
-
-
-def _unpaired(z: Tensor) -> Tensor:
-    return torch.cat([z.real, z.imag], dim=-1).unsqueeze(0)

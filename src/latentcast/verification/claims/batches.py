@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.batch import Batch
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.loader import Loader
 from latentcast.data.store import Store
@@ -22,7 +23,7 @@ from latentcast.verification.observe.recordings import (
 )
 from latentcast.verification.observe.twin import Twin
 
-OURS = "our design, law 4: physical until the last moment"
+NEEDS = has_twelve_leads
 
 
 def _reading(twin: Twin, store: Store, rows: Any = None) -> tuple[Loader, EcgPreprocess]:
@@ -32,9 +33,16 @@ def _reading(twin: Twin, store: Store, rows: Any = None) -> tuple[Loader, EcgPre
     return Loader(store, chosen, config), EcgPreprocess(config.input)  # type: ignore[arg-type]
 
 
+def _windows(records: npt.NDArray[Any], loader: Loader, batch: Batch) -> npt.NDArray[Any]:
+    """The part of each record ``(records, leads, samples)`` that a batch reads."""
+    rows, starts, length = loader.request(batch.ids.numpy())
+    pairs = zip(rows, starts, strict=True)
+    return np.stack([records[row, :, start : start + length] for row, start in pairs])
+
+
 @claim("data.einthoven", "In a batch the limb leads obey Einthoven and Goldberger, to the "
        "rounding of their counts.",
-       source="Einthoven 1912; Goldberger 1942", about=has_twelve_leads)  # fmt: skip
+       source="Einthoven 1912; Goldberger 1942")  # fmt: skip
 def einthoven(twin: Twin) -> Evidence:
     """In batches as they travel, in counts; each identity adds up to three roundings."""
     loader, _ = _reading(twin, recordings(twin).cohort.store)
@@ -54,7 +62,7 @@ def einthoven(twin: Twin) -> Evidence:
 
 @claim("data.invalid", "What was not measured, what is no signal and what is beyond the end of a "
        "record is 0 after normalisation and not valid; nothing else is.",
-       source="specification, defects 11 and 14", about=has_twelve_leads)  # fmt: skip
+       source="specification, defects 11 and 14")  # fmt: skip
 def invalid(twin: Twin) -> Evidence:
     """Gaps, an electrode that was off, and a record shorter than what is read."""
     fixtures = recordings(twin)
@@ -63,13 +71,9 @@ def invalid(twin: Twin) -> Evidence:
     largest, wrong, missing = 0.0, 0, 0
     for attempt in range(4):
         batch = loader.batch(attempt)
-        rows, starts, length = loader.request(batch.ids.numpy())
         inputs = preprocess(batch.samples)
         assert inputs.valid is not None
-        measured = np.stack([
-            cohort.valid[row, :, start : start + length]
-            for row, start in zip(rows, starts, strict=True)
-        ])  # fmt: skip
+        measured = _windows(cohort.valid, loader, batch)
         values, valid = inputs.values.numpy(), inputs.valid.numpy()
         shape = equal("shape", str(values.shape), str(measured.shape))
         if not shape.holds:
@@ -93,33 +97,28 @@ def invalid(twin: Twin) -> Evidence:
 
 
 def _training_statistics(twin: Twin) -> tuple[Floats, Floats]:
-    """Mean and deviation of each lead of the training split, by the formula."""
     fixtures = recordings(twin)
     train = fixtures.cohort.members(*range(1, 9))
-    counts = fixtures.cohort.counts()[train] * fixtures.scale
-    return _naive(counts, fixtures.cohort.valid[train])
+    return _statistics(
+        fixtures.cohort.counts()[train] * fixtures.scale, fixtures.cohort.valid[train]
+    )
 
 
-def _naive(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each lead over records and time, by the formula."""
-    means, deviations = [], []
-    for lead in range(values.shape[1]):
-        own = values[:, lead][valid[:, lead]]
-        mean = own.sum() / own.size
-        means.append(mean)
-        deviations.append(np.sqrt(((own - mean) ** 2).sum() / own.size))
-    return np.array(means), np.array(deviations)
+def _statistics(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each lead over records and time."""
+    measured = np.where(valid, values, np.nan)
+    return np.nanmean(measured, axis=(0, 2)), np.nanstd(measured, axis=(0, 2))
 
 
 @claim("data.statistics", "Mean and deviation are those of all valid samples of the training "
        "split, and of no others.",
-       source="specification, defect 12", about=has_twelve_leads)  # fmt: skip
+       source="specification, defect 12")  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
     fixtures = recordings(twin)
     mean, std = _training_statistics(twin)
     used = config_for(twin, fixtures.cohort.store).input.normalisation
     assert used is not None
-    everyone = _naive(fixtures.cohort.counts() * fixtures.scale, fixtures.cohort.valid)[1]
+    everyone = _statistics(fixtures.cohort.counts() * fixtures.scale, fixtures.cohort.valid)[1]
     return all_of(
         at_most("largest difference of a mean, mV", apart(np.array(used.mean), mean), 1e-9),
         at_most("of a deviation, mV", apart(np.array(used.std), std), 1e-9),
@@ -129,7 +128,7 @@ def statistics(twin: Twin) -> Evidence:
 
 @claim("data.preprocess", "What an encoder sees is (counts · scale − mean) / std per lead, and "
        "after that clipped: the limit is in deviations.",
-       source="specification 1.1: clip ±5; our design, law 4", about=has_twelve_leads)  # fmt: skip
+       source="specification 1.1: clip ±5; our design, law 4")  # fmt: skip
 def preprocess(twin: Twin) -> Evidence:
     """An epoch of the cohort, compared with the formula in float64."""
     fixtures = recordings(twin)
@@ -139,13 +138,10 @@ def preprocess(twin: Twin) -> Evidence:
     counts, values, expected = cohort.counts(), list[Floats](), list[Floats]()
     for attempt in range(-(-32 // twin.config.train.batch_size)):
         batch = loader.batch(attempt)
-        rows, starts, length = loader.request(batch.ids.numpy())
         values.append(floats(batch.samples).values.double().numpy())
-        for row, start in zip(rows, starts, strict=True):
-            window = slice(start, start + length)
-            normal = (counts[row, :, window] * fixtures.scale - mean[:, None]) / std[:, None]
-            expected.append(np.where(cohort.valid[row, :, window], normal, 0.0))
-    measured, formula = np.concatenate(values), np.stack(expected)
+        normal = (_windows(counts, loader, batch) * fixtures.scale - mean[:, None]) / std[:, None]
+        expected.append(np.where(_windows(cohort.valid, loader, batch), normal, 0.0))
+    measured, formula = np.concatenate(values), np.concatenate(expected)
     # A few roundings of float32, of the largest mV over the smallest deviation.
     bound = 4 * 2.0**-24 * float(np.abs(counts[cohort.valid]).max() * fixtures.scale / std.min())
     clip = getattr(twin.config.input, "clip", None)

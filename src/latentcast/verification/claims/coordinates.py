@@ -82,16 +82,15 @@ def _only_rescaled(twin: Twin) -> bool:
        "log-uniform factor, evaluation never.",
        source=NEPA, about=lambda twin: is_normalized(twin) and _only_rescaled(twin))  # fmt: skip
 def rescale(twin: Twin) -> Evidence:
-    objective = live(twin)
-    patch, axes = twin.config.encoder.patch, len(twin.config.input.size)
-    stack = next(stacks(objective, (4 * patch,) * axes))
-    plain = stack.turns()
-    evaluated = max(gap_of(turns, plain) for turns in measured_turns(stack).values())
+    objective, size = live(twin), _small(twin)
+    stack = next(stacks(objective, size))
+    evaluated = max(gap_of(turns, stack.turns()) for turns in measured_turns(stack).values())
     limit = stack.rotary.rescale or 1.0
     exponents, worst = [], 0.0
     for step in range(600 if limit > 1 else 3):
         draw = Draw(twin.seed, step, torch.arange(1))
-        factor = _factor(finest(objective), stack, draw, (4 * patch,) * axes)
+        last = _coordinates(finest(objective), stack, draw, size)[-1, 0]
+        factor = float(last) / stack.coordinate(stack.cells[-1], 0)
         if step < 3:
             turned = measured_turns(stack, draw, factor).values()
             worst = max(worst, *(gap_of(turns, stack.turns(factor)) for turns in turned))
@@ -123,21 +122,32 @@ def rescale(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-def _moved(twin: Twin, change: str, reach: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates ``(cells, axes)`` as they are, in evaluation, and ``(400, cells, axes)`` in
-    steps of training, with one augmentation switched on and the others off."""
+def _small(twin: Twin) -> Grid:
+    """The size of an input of four patches to each axis."""
+    return (4 * twin.config.encoder.patch,) * len(twin.config.input.size)
+
+
+def _moved(twin: Twin, change: str, reach: float) -> tuple[Tensor, Tensor, Evidence]:
+    """Coordinates ``(cells, axes)`` by the formula and ``(400, cells, axes)`` in steps of training,
+    with one augmentation switched on and the others off; and that evaluation is by the formula."""
     off: dict[str, Any] = {f"encoder.positions.{n}": None for n in ("shift", "jitter", "rescale")}
-    objective = live(twin, off | {f"encoder.positions.{change}": reach})
-    patch, axes = twin.config.encoder.patch, len(twin.config.input.size)
-    size = (4 * patch,) * axes
-    stack = next(stacks(objective, size))
+    objective, size = live(twin, off | {f"encoder.positions.{change}": reach}), _small(twin)
+    encoder, stack = finest(objective), next(stacks(objective, size))
     draws = [Draw(twin.seed, step, torch.arange(1)) for step in range(400)]
-    plain = [[stack.coordinate(cell, axis) for axis in range(axes)] for cell in stack.cells]
+    rows = [[stack.coordinate(cell, axis) for axis in range(len(size))] for cell in stack.cells]
+    plain = torch.tensor(rows, dtype=torch.float64)
+    evaluated = float((_coordinates(encoder, stack, None, size) - plain).abs().max())
     return (
-        torch.tensor(plain, dtype=torch.float64),
-        _coordinates(finest(objective), stack, None, size),
-        torch.stack([_coordinates(finest(objective), stack, draw, size) for draw in draws]),
+        plain,
+        torch.stack([_coordinates(encoder, stack, draw, size) for draw in draws]),
+        at_most("evaluation: largest change", evaluated, 1e-4),
     )
+
+
+def _of_an_axis(drawn: Tensor, bound: float) -> Evidence:
+    """What was drawn in each step ``(steps, cells, axes)`` is one number for all cells."""
+    gap = float((drawn - drawn.mean(1, keepdim=True)).abs().max())
+    return at_most("cells of an axis apart", gap, bound)
 
 
 def _coordinates(encoder: PatchEncoder, stack: Stack, draw: Draw | None, size: Grid) -> Tensor:
@@ -154,28 +164,19 @@ def _coordinates(encoder: PatchEncoder, stack: Stack, draw: Draw | None, size: G
        source="DINOv3 reference code, shift_coords", about=is_normalized)  # fmt: skip
 def shift(twin: Twin) -> Evidence:
     """With a reach of 0.3, whatever the recipe's: no recipe shifts."""
-    plain, evaluated, trained = _moved(twin, "shift", 0.3)
+    plain, trained, evaluated = _moved(twin, "shift", 0.3)
     offsets = trained - plain
-    own = offsets.mean(1)
-    return all_of(
-        at_most("evaluation: largest change", float((evaluated - plain).abs().max()), 1e-4),
-        at_most("cells of an axis apart", float((offsets - own[:, None]).abs().max()), 1e-4),
-        *_uniform(own / 0.3),
-    )
+    return all_of(evaluated, _of_an_axis(offsets, 1e-4), *_uniform(offsets.mean(1) / 0.3))
 
 
 @claim("rope.jitter", "A jitter stretches each axis by a log-uniform factor of its own, in "
        "training.", source="DINOv3 reference code, jitter_coords", about=is_normalized)  # fmt: skip
 def jitter(twin: Twin) -> Evidence:
     """With factors up to 1.5, whatever the recipe's: no recipe jitters."""
-    plain, evaluated, trained = _moved(twin, "jitter", 1.5)
+    plain, trained, evaluated = _moved(twin, "jitter", 1.5)
     factors = trained / plain
-    own = factors.mean(1)
-    return all_of(
-        at_most("evaluation: largest change", float((evaluated - plain).abs().max()), 1e-4),
-        at_most("cells of an axis apart", float((factors - own[:, None]).abs().max()), 1e-3),
-        *_uniform(own.log() / math.log(1.5)),
-    )
+    exponents = factors.mean(1).log() / math.log(1.5)
+    return all_of(evaluated, _of_an_axis(factors, 1e-3), *_uniform(exponents))
 
 
 def _uniform(draws: Tensor) -> list[Evidence]:
@@ -191,12 +192,3 @@ def _uniform(draws: Tensor) -> list[Evidence]:
         correlation = float(torch.corrcoef(draws.T)[0, 1].abs())
         parts.append(at_most("correlation of two axes", correlation, 0.25))
     return parts
-
-
-def _factor(encoder: PatchEncoder, stack: Stack, draw: Draw, size: Grid) -> float:
-    """Of one step's coordinates, from the slowest angle that the last patch is turned by."""
-    tables = encoder.tables(size, torch.device("cpu"), draw)
-    assert tables is not None
-    cosine, sine = (table[-1, stack.pairs - 1].double() for table in tables)
-    angle = float(torch.atan2(sine, cosine))
-    return angle / stack.frequency(stack.pairs - 1) / stack.coordinate(stack.cells[-1], 0)

@@ -22,12 +22,13 @@ BATCH, ATTEMPTS = 32, 8
 MANY = 20_000
 """Crops whose starts are computed and not read, since few come near the end."""
 
+NEEDS = has_twelve_leads
+
 
 def _loader(twin: Twin, drawn: bool = True) -> Loader:
     clock = recordings(twin).clock
     changes = {"train.batch_size": BATCH, "train.random_crop": drawn}
-    config = config_for(twin, clock, **changes)
-    return Loader(clock, clock.rows("train"), config)
+    return Loader(clock, clock.rows("train"), config_for(twin, clock, **changes))
 
 
 def _instants(twin: Twin, drawn: bool = True) -> Floats:
@@ -44,11 +45,11 @@ def _requested(twin: Twin) -> tuple[npt.NDArray[np.int64], int]:
 
 
 def _draws(twin: Twin) -> bool:
-    return has_twelve_leads(twin) and twin.config.train.random_crop
+    return twin.config.train.random_crop
 
 
 @claim("crop.inside", "A crop lies inside its record, sample after sample, all leads of the same "
-       "instant.", source=OURS, about=has_twelve_leads)  # fmt: skip
+       "instant.", source=OURS)  # fmt: skip
 def inside(twin: Twin) -> Evidence:
     instants = _instants(twin, twin.config.train.random_crop)
     starts, last = _requested(twin)
@@ -105,14 +106,12 @@ def by_seed(twin: Twin) -> Evidence:
     np.random.seed(7)
     torch.manual_seed(7)
     alone = _loader(twin).batch(3)
-    return all_of(
-        true("attempt 3 is the same in order and alone",
-             torch.equal(in_order.samples, alone.samples))
-    )  # fmt: skip
+    same = torch.equal(in_order.samples, alone.samples)
+    return all_of(true("attempt 3 is the same in order and alone", same))
 
 
 @claim("crop.middle", "Where none is drawn, a crop is the middle of its record.",
-       source=OURS, about=has_twelve_leads)  # fmt: skip
+       source=OURS)  # fmt: skip
 def middle(twin: Twin) -> Evidence:
     instants = _instants(twin, drawn=False)
     begin = (int(recordings(twin).clock.lengths[0]) - instants.shape[1]) // 2

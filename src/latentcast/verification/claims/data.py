@@ -39,14 +39,15 @@ OURS = "our design, law 4: physical until the last moment"
 PTBXL = "Strodthoff et al. 2021: PTB-XL, its folds and labels"
 SPLITS = ("train", "validation", "test")
 
+NEEDS = has_twelve_leads
+
 
 # The content of a file, in millivolts
 
 
 @claim("data.calibration", "Counts become millivolts by the gain, the zero and the unit of their "
        "header: a recording written in mV, uV or V comes out in the same millivolts.",
-       source="WFDB, header(5); specification 6, pain 9: voltage units",
-       about=has_twelve_leads)  # fmt: skip
+       source="WFDB, header(5); specification 6, pain 9: voltage units")  # fmt: skip
 def calibration(twin: Twin) -> Evidence:
     """Read alone, and ingested."""
     fixtures, parts = recordings(twin), list[Evidence]()
@@ -64,8 +65,8 @@ def calibration(twin: Twin) -> Evidence:
 @claim("data.lead-order", "Leads are found by name: whatever order a file has them in, aVF before "
        "aVL too, they come out I II III aVR aVL aVF V1 to V6; limb leads that it lacks are "
        "computed from I and II.",
-       source="specification, defect 8: no lead names; Einthoven 1912; Goldberger 1942",
-       about=has_twelve_leads)  # fmt: skip
+       source="specification, defect 8: no lead names; Einthoven 1912; Goldberger "
+       "1942")  # fmt: skip
 def lead_order(twin: Twin) -> Evidence:
     """Each lead of four sources against its own wave, and which wave it is nearest to."""
     fixtures = recordings(twin)
@@ -73,8 +74,7 @@ def lead_order(twin: Twin) -> Evidence:
         (fixtures.stored(name), fixtures.devices[name].signal)
         for name in ("shuffled", "avf-before-avl", "eight-leads")
     ]
-    cohort = fixtures.cohort
-    pairs.append((_cohort_counts(twin)[4] * fixtures.scale, cohort.signals[4]))
+    pairs.append((_cohort_counts(twin)[4] * fixtures.scale, fixtures.cohort.signals[4]))
     worst, others = dict.fromkeys(TWELVE, 0.0), list[str]()
     for stored, signal in pairs:
         for row, lead in enumerate(TWELVE):
@@ -94,9 +94,9 @@ def lead_order(twin: Twin) -> Evidence:
 
 
 def _cohort_counts(twin: Twin) -> Floats:
-    store = recordings(twin).cohort.store
-    rows = np.arange(len(recordings(twin).cohort.signals))
-    counts = store.take(rows, np.zeros(len(rows), np.int64)).transpose(0, 2, 1)
+    cohort = recordings(twin).cohort
+    rows = np.arange(len(cohort.signals))
+    counts = cohort.store.take(rows, np.zeros(len(rows), np.int64)).transpose(0, 2, 1)
     return np.asarray(counts.astype(np.float64))
 
 
@@ -112,7 +112,7 @@ def peaks(signal: Floats, rate: float) -> Floats:
 
 
 @claim("data.rhythm", "A rhythm of known rate keeps it, and its R waves their time, through "
-       "resampling and store.", source=OURS, about=has_twelve_leads)  # fmt: skip
+       "resampling and store.", source=OURS)  # fmt: skip
 def rhythm(twin: Twin) -> Evidence:
     fixtures, parts = recordings(twin), list[Evidence]()
     for name, bpm in (("millivolts", 72.0), ("faster", 97.0)):
@@ -133,18 +133,21 @@ def rhythm(twin: Twin) -> Evidence:
 
 
 def _resamples(twin: Twin) -> bool:
-    return has_twelve_leads(twin) and find_spec("scipy") is not None
+    return find_spec("scipy") is not None
+
+
+def _at_new_rate(twin: Twin, name: str) -> tuple[Floats, Floats]:
+    """What is stored of a faster recording, and its wave without the tone at the stored rate."""
+    fixtures = recordings(twin)
+    samples = round(fixtures.devices[name].signal.shape[1] / 2.5)
+    return fixtures.stored(name), wave(fixtures.rate, samples, 10 + len(name), 97.0)
 
 
 @claim("data.resampled", "A resampled recording is the same wave at the new rate.",
        source=OURS, about=_resamples)  # fmt: skip
 def resampled(twin: Twin) -> Evidence:
     """Against the formula at the new rate, away from the ends, where the filter sees half."""
-    fixtures = recordings(twin)
-    stored, seed = fixtures.stored("faster"), 10 + len("faster")
-    signal = wave(
-        fixtures.rate, round(fixtures.devices["faster"].signal.shape[1] / 2.5), seed, 97.0
-    )
+    stored, signal = _at_new_rate(twin, "faster")
     edge = signal.shape[1] // 20
     gap = apart(stored[:, edge:-edge], signal[:, edge:-edge])
     return all_of(
@@ -156,15 +159,12 @@ def resampled(twin: Twin) -> Evidence:
 @claim("data.anti-alias", "What the new rate cannot hold does not come back as something else.",
        source=OURS, about=_resamples)  # fmt: skip
 def anti_alias(twin: Twin) -> Evidence:
-    fixtures = recordings(twin)
-    name, rate = "humming", fixtures.rate
-    stored, row = fixtures.stored(name), TWELVE.index("V1")
-    samples = round(fixtures.devices[name].signal.shape[1] / 2.5)
-    same_length = equal("samples", stored.shape[1], samples)
+    (stored, signal), rate = _at_new_rate(twin, "humming"), recordings(twin).rate
+    same_length = equal("samples", stored.shape[1], signal.shape[1])
     if not same_length.holds:
         return same_length
-    rest = stored[row] - wave(rate, samples, 10 + len(name), 97.0)[row]
-    time = np.arange(samples) / rate
+    row, time = TWELVE.index("V1"), np.arange(signal.shape[1]) / rate
+    rest = stored[row] - signal[row]
     mirrored = abs((rest * np.exp(-2j * np.pi * 0.2 * rate * time)).mean()) * 2
     return all_of(
         same_length,
@@ -174,17 +174,14 @@ def anti_alias(twin: Twin) -> Evidence:
 
 
 @claim("data.round-trip", "What the store gives back is what was read, within half a count.",
-       source=OURS, about=has_twelve_leads)  # fmt: skip
+       source=OURS)  # fmt: skip
 def round_trip(twin: Twin) -> Evidence:
-    fixtures, cohort = recordings(twin), recordings(twin).cohort
-    gaps = (
-        np.abs(_cohort_counts(twin) * fixtures.scale - cohort.signals)[cohort.valid]
-        / fixtures.scale
-    )
+    scale, cohort = recordings(twin).scale, recordings(twin).cohort
+    gaps = np.abs(_cohort_counts(twin) * scale - cohort.signals)[cohort.valid] / scale
     alone = apart(cohort.store.recording(6).signal.astype(np.float64), cohort.signals[6])
     return all_of(
         at_most("largest difference, counts", float(gaps.max()), HALF_A_COUNT),
-        at_most("of a recording", alone / fixtures.scale, HALF_A_COUNT),
+        at_most("of a recording", alone / scale, HALF_A_COUNT),
         records=len(cohort.signals), samples=len(gaps), mean_difference=float(gaps.mean()),
     )  # fmt: skip
 
@@ -193,7 +190,7 @@ def round_trip(twin: Twin) -> Evidence:
 
 
 @claim("data.labels", "A label is there when its code is, whatever likelihood it carries.",
-       source="specification, defect 5: rhythm labels deleted", about=has_twelve_leads)  # fmt: skip
+       source="specification, defect 5: rhythm labels deleted")  # fmt: skip
 def labels(twin: Twin) -> Evidence:
     """Likelihood 0.0 is "unknown" in PTB-XL, and what nearly every rhythm statement carries."""
     cohort = recordings(twin).cohort
@@ -214,7 +211,7 @@ def labels(twin: Twin) -> Evidence:
 
 
 @claim("data.patients", "No patient is in two splits.",
-       source="specification, defect 15", about=has_twelve_leads)  # fmt: skip
+       source="specification, defect 15")  # fmt: skip
 def patients(twin: Twin) -> Evidence:
     """By the source's folds and, where it has none, by the library's own."""
     fixtures, crossing, unnamed = recordings(twin), list[str](), 0
@@ -233,7 +230,7 @@ def patients(twin: Twin) -> Evidence:
 
 
 @claim("data.splits", "Train, validation and test share no record and leave none out; folds that "
-       "a source gives are kept: 1 to 8, 9, 10.", source=PTBXL, about=has_twelve_leads)  # fmt: skip
+       "a source gives are kept: 1 to 8, 9, 10.", source=PTBXL)  # fmt: skip
 def splits(twin: Twin) -> Evidence:
     fixtures, parts = recordings(twin), list[Evidence]()
     for name, store in (("cohort", fixtures.cohort.store), ("unfolded", fixtures.unfolded.store)):
@@ -256,7 +253,7 @@ def splits(twin: Twin) -> Evidence:
 
 @claim("data.quarantine", "A record that cannot be used is left out by name and reason, and costs "
        "no other record.",
-       source="our design, law 6: nothing fails quietly", about=has_twelve_leads)  # fmt: skip
+       source="our design, law 6: nothing fails quietly")  # fmt: skip
 def quarantine(twin: Twin) -> Evidence:
     fixtures = recordings(twin)
     store = fixtures.device_store
@@ -274,7 +271,7 @@ def quarantine(twin: Twin) -> Evidence:
 
 @claim("data.leaks", "A test recording that was pretrained on is found, under another name too, "
        "and so is a patient in two splits.",
-       source="specification, defect 15", about=has_twelve_leads)  # fmt: skip
+       source="specification, defect 15")  # fmt: skip
 def leaks_found(twin: Twin) -> Evidence:
     """A copy under another name, and a patient in two splits; and nothing where no leak is."""
     fixtures = recordings(twin)
@@ -291,7 +288,7 @@ def leaks_found(twin: Twin) -> Evidence:
 
 
 @claim("data.checksums", "A run does not begin on a store that is damaged.",
-       source="our design, law 6: nothing fails quietly", about=has_twelve_leads)  # fmt: skip
+       source="our design, law 6: nothing fails quietly")  # fmt: skip
 def checksums(twin: Twin) -> Evidence:
     """A bit of a shard turned."""
     clock = recordings(twin).clock

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latentcast.engine.ema import Ema
-from latentcast.objectives.base import Objective
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.formulas import momentum_of
@@ -41,15 +41,22 @@ CLOSE = 1e-4
 Pairs = list[tuple[str, str]]
 
 
+def _averaged(
+    teacher: Weights, student: Weights, end: Weights, names: Pairs
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Each weight in float64: teacher, student, the teacher at the end, a rounding of float32."""
+    for own, average in names:
+        t, s, e = (w.double() for w in (teacher[average], student[own], end[average]))
+        yield t, s, e, FLOAT * torch.maximum(t.abs(), s.abs()) + 1e-30
+
+
 def moved_by(teacher: Weights, student: Weights, end: Weights, names: Pairs) -> float:
     """The momentum that took a teacher from ``teacher`` to ``end``, given the student.
 
     Least squares over all weights, each counted by how well float32 can show its step.
     """
     above = below = 0.0
-    for own, average in names:
-        t, s, e = (w.double() for w in (teacher[average], student[own], end[average]))
-        grain = FLOAT * torch.maximum(t.abs(), s.abs()) + 1e-30
+    for t, s, e, grain in _averaged(teacher, student, end, names):
         gap = (s - t) / grain
         above += float((gap * (e - t) / grain).sum())
         below += float((gap * gap).sum())
@@ -61,11 +68,8 @@ def roundings(
 ) -> float:
     """How far ``end`` is from the average, in roundings of float32; the worst weight."""
     worst = 0.0
-    for own, average in names:
-        t, s, e = (w.double() for w in (teacher[average], student[own], end[average]))
-        grain = FLOAT * torch.maximum(t.abs(), s.abs()) + 1e-30
-        expected = momentum * t + (1 - momentum) * s
-        gap = float(((e - expected).abs() / grain).max())
+    for t, s, e, grain in _averaged(teacher, student, end, names):
+        gap = float(((e - momentum * t - (1 - momentum) * s).abs() / grain).max())
         worst = math.inf if math.isnan(gap) else max(worst, gap)
     return worst
 
@@ -180,16 +184,11 @@ def after_step(twin: Twin) -> Evidence:
 
 def _left_over(teacher: Weights, student: Weights, end: Weights, names: Pairs) -> float:
     """How far the teacher went aside from the straight way to the student, of how far it went."""
-    along = square = way = 0.0
-    steps = []
-    for own, average in names:
-        t, s, e = (w.double() for w in (teacher[average], student[own], end[average]))
-        steps.append((e - t, s - t))
-        along += float(((e - t) * (s - t)).sum())
-        square += float((s - t).square().sum())
-        way += float((e - t).square().sum())
+    pairs = [(e - t, s - t) for t, s, e, _ in _averaged(teacher, student, end, names)]
+    along = sum(float((step * gap).sum()) for step, gap in pairs)
+    way, square = (sum(float(x.square().sum()) for x in xs) for xs in zip(*pairs, strict=True))
     gain = along / square if square else 0.0
-    aside = sum(float((step - gain * gap).square().sum()) for step, gap in steps)
+    aside = sum(float((step - gain * gap).square().sum()) for step, gap in pairs)
     return math.sqrt(aside / way) if way else math.inf
 
 
@@ -271,7 +270,7 @@ def refused(twin: Twin) -> Evidence:
 def frozen(twin: Twin) -> Evidence:
     run, fresh = rehearsed(twin), twin.objective()
     fresh(twin.inputs(), twin.draw()).loss.backward()
-    weights = [p for one in (run.objective, fresh) for p in _teacher(one)]
+    weights = [p for one in (run.objective, fresh) for p in one.encoder("teacher").parameters()]
     names = {average for _, average in teacher_pairs(run.objective)}
     return all_of(
         equal("require a gradient", sum(p.requires_grad for p in weights), 0),
@@ -281,19 +280,17 @@ def frozen(twin: Twin) -> Evidence:
     )
 
 
-def _teacher(objective: Objective) -> list[nn.Parameter]:
-    return list(objective.encoder("teacher").parameters())
-
-
 @claim("ema.equal-at-start", "At step 0 the teacher equals the student, in storage of its own.",
        source=IJEPA, about=averages)  # fmt: skip
 def equal_at_start(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     first, names = run.attempts[0].before, teacher_pairs(run.objective)
-    students = {id(p) for p in run.objective.encoder("student").parameters()}
+    students, teachers = (
+        {id(p) for p in run.objective.encoder(role).parameters()} for role in ("student", "teacher")
+    )
     return all_of(
         none("differ", [t for own, t in names if not torch.equal(first[own], first[t])]),
-        equal("are the student's own", sum(id(p) in students for p in _teacher(run.objective)), 0),
+        equal("are the student's own", len(students & teachers), 0),
         above("weights", len(names), 0),
     )
 

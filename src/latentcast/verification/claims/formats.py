@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from latentcast.data.formats import open_source
 from latentcast.data.store import Store
@@ -37,6 +40,8 @@ from latentcast.verification.observe.twin import Twin
 READ = 2e-6
 """mV that a few roundings of float32 may take from a few mV."""
 
+NEEDS = has_twelve_leads
+
 
 def _ingested(twin: Twin, source: Path, **options: Any) -> Store | None:
     """None where every record was refused: that is a finding, and not the end of the probe."""
@@ -48,41 +53,33 @@ def _ingested(twin: Twin, source: Path, **options: Any) -> Store | None:
 
 @claim("data.formats", "Every storage format of WFDB, segments and the Challenge's matrices give "
        "the same millivolts: counts less their zero over their gain, in their unit, lead by lead.",
-       source="WFDB, signal(5) and header(5); PhysioNet Challenge 2020",
-       about=has_twelve_leads)  # fmt: skip
+       source="WFDB, signal(5) and header(5); PhysioNet Challenge 2020")  # fmt: skip
 def formats(twin: Twin) -> Evidence:
     """Read alone, and ingested."""
-    fixtures = recordings(twin)
+    fixtures, parts = recordings(twin), list[Evidence]()
     folder = fixtures.folder / "formats"
     records = write_formats(folder, fixtures.rate)
     store = _ingested(twin, folder)
-    parts = []
     for name, record in records.items():
         alone = read_recording(record.file)
-        stored = millivolts_of(store, name)
+        gap = apart(millivolts_of(store, name), record.signal) / fixtures.scale
         signal = alone.signal[[alone.leads.index(lead) for lead in TWELVE]].astype(np.float64)
         parts += [
             at_most(f"{name}: read, mV", apart(signal, record.signal), READ),
-            at_most(f"{name}: stored, counts", apart(stored, record.signal) / fixtures.scale,
-                    HALF_A_COUNT),
-        ]  # fmt: skip
+            at_most(f"{name}: stored, counts", gap, HALF_A_COUNT),
+        ]
     return all_of(*parts)
 
 
 @claim("data.arrays", "An array gives the same millivolts in whatever unit, layout and type of "
        "numbers it holds them.",
-       source="our design, law 4: physical until the last moment",
-       about=has_twelve_leads)  # fmt: skip
+       source="our design, law 4: physical until the last moment")  # fmt: skip
 def arrays(twin: Twin) -> Evidence:
     fixtures = recordings(twin)
     folder = fixtures.folder / "arrays"
     folder.mkdir(parents=True)
-    parts = []
-    for n, (kind, layout) in enumerate(
-        (kind, layout)
-        for kind in ARRAYS
-        for layout in ("records,leads,samples", "records,samples,leads")
-    ):
+    layouts, parts = ("records,leads,samples", "records,samples,leads"), list[Evidence]()
+    for n, (kind, layout) in enumerate(product(ARRAYS, layouts)):
         unit = kind[0]
         file = folder / f"array-{n}{('.npy', '.npz')[n % 2]}"
         signals = write_array(file, fixtures.rate, kind, layout, ORDER)
@@ -101,16 +98,21 @@ def arrays(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-def _as_written(twin: Twin, folder: Path) -> Evidence:
+def _as_written(
+    twin: Twin, form: str, write: Callable[[Path, float, npt.NDArray[np.int16]], None]
+) -> Evidence:
     """Signals and annotations of PTB-XL's records, whatever they were stored as."""
-    fixtures, rows, store = recordings(twin), ptbxl_rows(), _ingested(twin, folder)
+    fixtures, rows = recordings(twin), ptbxl_rows()
+    signals = ptbxl_signals(fixtures.rate, max(round(fixtures.rate), 60))
+    write(fixtures.folder / form, fixtures.rate, signals)
+    store = _ingested(twin, fixtures.folder / form)
     ids = [f"{int(row['ecg_id']):05d}" for row in rows]
     stored = [] if store is None else sorted(store.record_ids.tolist())
     if store is None or stored != ids:
         return all_of(equal("records", " ".join(stored), " ".join(ids)))
     gaps = [
         apart(millivolts_of(store, name), counts / 1000.0)
-        for name, counts in zip(ids, ptbxl_signals(fixtures.rate, _samples(twin)), strict=True)
+        for name, counts in zip(ids, signals, strict=True)
     ]
     places = [store.row_of(name) for name in ids]
     patients = [str(int(float(row["patient_id"]))) for row in rows]
@@ -127,26 +129,15 @@ def _as_written(twin: Twin, folder: Path) -> Evidence:
     )
 
 
-def _samples(twin: Twin) -> int:
-    return max(round(recordings(twin).rate), 60)
-
-
 @claim("data.ptbxl", "PTB-XL's own folder gives the millivolts of its records with their "
        "patients, folds and codes.",
-       source="Strodthoff et al. 2021: PTB-XL, its folds and labels",
-       about=has_twelve_leads)  # fmt: skip
+       source="Strodthoff et al. 2021: PTB-XL, its folds and labels")  # fmt: skip
 def ptbxl(twin: Twin) -> Evidence:
-    fixtures = recordings(twin)
-    folder = fixtures.folder / "ptbxl"
-    write_ptbxl(folder, fixtures.rate, ptbxl_signals(fixtures.rate, _samples(twin)))
-    return _as_written(twin, folder)
+    return _as_written(twin, "ptbxl", write_ptbxl)
 
 
 @claim("data.packed", "So does its packed form, written from the description of its planes and "
        "not by our encoder.",
-       source="our design: the bundled recordings", about=has_twelve_leads)  # fmt: skip
+       source="our design: the bundled recordings")  # fmt: skip
 def packed(twin: Twin) -> Evidence:
-    fixtures = recordings(twin)
-    folder = fixtures.folder / "packed"
-    write_packed(folder, fixtures.rate, ptbxl_signals(fixtures.rate, _samples(twin)))
-    return _as_written(twin, folder)
+    return _as_written(twin, "packed", write_packed)

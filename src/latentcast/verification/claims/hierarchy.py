@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Hierarchy, Tokens
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.masks import drawn, draws_own, twin_and_recipe
+from latentcast.verification.claims.jepa import cells_with, unaugmented
+from latentcast.verification.claims.masks import drawn_and_live, places_of
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
@@ -25,6 +25,7 @@ from latentcast.verification.observe.jepa import (
     is_hierarchy,
     live,
     marked,
+    move,
     noise,
     observe,
     one_pass,
@@ -37,16 +38,19 @@ from latentcast.verification.observe.network import inputs_of
 from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa
 
-NEEDS = has_transformer
-
 DESIGN = "our design, section 5"
-TOP_DOWN = {"objective.top_down": True}
+
+
+def has_levels(twin: Twin) -> bool:
+    return has_transformer(twin) and is_hierarchy(twin)
+
+
+NEEDS = has_levels
 
 
 @claim("hierarchy.pooling", "A coarse cell is the mean of the valid tokens of a true cell of the "
        "grid: no straddling of rows, and nothing that is not valid is counted.",
-       source="our design, section 5; spec of H-JEPA, defect D17 and behaviour 12",
-       about=is_hierarchy)  # fmt: skip
+       source="our design, section 5; spec of H-JEPA, defect D17 and behaviour 12")  # fmt: skip
 def pooling(twin: Twin) -> Evidence:
     """What enters each level's projection against the mean, by hand."""
     objective, x, grids = live(twin), values(twin), twin.config.grids
@@ -67,36 +71,32 @@ def pooling(twin: Twin) -> Evidence:
 
 def _mean_of_cells(below: Tokens, fine: Grid, coarse: Grid) -> Tensor:
     batch, _, width = below.values.shape
-    total = torch.zeros(batch, math.prod(coarse), width, dtype=torch.float64)
-    count = [[0] * math.prod(coarse) for _ in range(batch)]
-    parents = parent_of_each(fine, coarse)
-    for b in range(batch):
-        for t, place in enumerate(below.ids[b].tolist()):
-            if below.valid is not None and not bool(below.valid[b, t]):
-                continue
-            cell = parents[place]
-            total[b, cell] += below.values[b, t].detach()
-            count[b][cell] += 1
-    return total / torch.tensor(count, dtype=torch.float64).clamp(min=1).unsqueeze(-1)
+    cells, parents = math.prod(coarse), parent_of_each(fine, coarse)
+    total = torch.zeros(batch, cells, width, dtype=torch.float64)
+    count = torch.zeros(batch, cells, 1, dtype=torch.float64)
+    for b, places in enumerate(below.ids.tolist()):
+        for t, place in enumerate(places):
+            if below.valid is None or bool(below.valid[b, t]):
+                total[b, parents[place]] += below.values[b, t].detach()
+                count[b, parents[place]] += 1
+    return total / count.clamp(min=1)
 
 
 @claim("hierarchy.level", "A level is z = f(merge(z below)): its tokens are those of projection, "
        "positions, blocks and norm written out plainly, on the cells that are valid.",
        source=DESIGN,
-       about=lambda twin: is_hierarchy(twin) and plain_ijepa.knows(twin.config))  # fmt: skip
+       about=lambda twin: plain_ijepa.knows(twin.config))  # fmt: skip
 def plain_levels(twin: Twin) -> Evidence:
     """Drop-path and moved coordinates are off; the level below is taken as it was."""
-    changes: dict[str, Any] = {"encoder.drop_path": 0.0}
-    if transformer_of(twin.config).positions.kind == "rotary":
-        changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
-    objective, forward = one_pass(twin, changes)
+    config = twin.config.updated(unaugmented(twin))
+    objective, forward = one_pass(twin, unaugmented(twin))
     weights = {name: p.detach() for name, p in objective.named_parameters()}
     jepa, grids = twin.config.objective, twin.config.grids
     assert isinstance(jepa, JepaConfig)
     largest = 0.0
-    for n, config in enumerate(jepa.coarser):
+    for n, coarser in enumerate(jepa.coarser):
         means = _mean_of_cells(forward.context[n], grids[n], grids[n + 1])
-        sized = transformer_of(twin.config.updated(changes)).sized(config)
+        sized = transformer_of(config).sized(coarser)
         level = forward.context[n + 1]
         for b in range(len(means)):
             valid = torch.ones(len(means[b])).bool() if level.valid is None else level.valid[b]
@@ -104,22 +104,20 @@ def plain_levels(twin: Twin) -> Evidence:
             at = f"student.coarser.{n}."
             plain = plain_ijepa.level(weights, at, sized, grids[n + 1], means[b, cells], cells)
             largest = max(largest, apart(level.values[b, cells], plain))
-    rotary = transformer_of(twin.config).positions.kind == "rotary"
+    rotary = transformer_of(config).positions.kind == "rotary"
     return at_most("largest difference", largest, 1e-4 if rotary else 1e-8)
 
 
 @claim("hierarchy.seen", "A cell is valid where something of it is in the context, and of an "
        "input in full every cell is, at every level.",
-       source="spec of H-JEPA, defect D13 and behaviour 12", about=is_hierarchy)  # fmt: skip
+       source="spec of H-JEPA, defect D13 and behaviour 12")  # fmt: skip
 def valid_cells(twin: Twin) -> Evidence:
     """The flags of each level, and those that predictors are given, against the patches."""
     objective, forward = one_pass(twin)
     grids, wrong, empty, missing = twin.config.grids, 0, 0, 0
     flags = marked(forward.places, math.prod(grids[0]))
     for level in range(1, len(grids)):
-        expected = torch.zeros(len(flags), math.prod(grids[level]), dtype=torch.bool)
-        for patch, cell in enumerate(parent_of_each(grids[0], grids[level])):
-            expected[:, cell] |= flags[:, patch]
+        expected = cells_with(flags, grids[0], grids[level])
         arguments = forward.calls[level][0].arguments
         for valid in (forward.context[level].valid, arguments["context_valid"]):
             wrong += int((expected != (True if valid is None else valid)).sum())
@@ -134,23 +132,14 @@ def valid_cells(twin: Twin) -> Evidence:
 
 
 @claim("hierarchy.coarse-hides", "A coarse target hides every finer token under it from the "
-       "context.", source=DESIGN, about=is_hierarchy)  # fmt: skip
+       "context.", source=DESIGN)  # fmt: skip
 def coarse_hides(twin: Twin) -> Evidence:
     """In masks as they are drawn, at full size too, and in the forward pass."""
-    both = [
-        (config.grids, masks.context, masks.targets)
-        for config in (twin_and_recipe(twin) if draws_own(twin) else ())
-        for masks in drawn(config, 30)
-    ]
-    objective, x = live(twin), values(twin)
-    for step in range(3):
-        forward = observe(objective, Inputs(x), twin.draw(step))
-        both.append((twin.config.grids, forward.places, forward.targets))
     inside = targets = 0
-    for grids, places, blocks in both:
-        context = marked(places, math.prod(grids[0]))
-        for grid, block in zip(grids[1:], blocks[1:], strict=True):
-            cells = marked(block.transpose(0, 1).flatten(1), math.prod(grid))
+    for masks, grids in drawn_and_live(twin):
+        context = marked(masks.context, math.prod(grids[0]))
+        for block, grid in list(places_of(masks, grids).values())[2:]:
+            cells = marked(block, math.prod(grid))
             targets += int(cells.sum())
             inside += int((cells[:, list(parent_of_each(grids[0], grid))] & context).sum())
     return all_of(
@@ -168,7 +157,7 @@ def has_fusion(twin: Twin) -> bool:
 
 @claim("hierarchy.fusion", "Fusion adds to each token a projection of the cell above it, and "
        "nothing of another cell.",
-       source=DESIGN, about=lambda twin: is_hierarchy(twin) and has_fusion(twin))  # fmt: skip
+       source=DESIGN, about=has_fusion)  # fmt: skip
 def fusion(twin: Twin) -> Evidence:
     """``u_L = z_L``, ``u_l = z_l + W · u_{l+1}`` of the cell above, token by token."""
     objective, forward = one_pass(twin)
@@ -184,11 +173,10 @@ def fusion(twin: Twin) -> Evidence:
             break
         weight, bias = (p.detach() for p in student.fusion.lateral[n].parameters())
         parents = parent_of_each(grids[n], grids[n + 1])
-        rows = []
-        for b in range(len(level.ids)):
-            cells = [parents[place] for place in level.ids[b].tolist()]
-            rows.append(torch.stack([weight @ above_it[b, cell] + bias for cell in cells]))
-        expected = level.values.detach() + torch.stack(rows)
+        expected = level.values.detach() + torch.stack([
+            torch.stack([weight @ above_it[b, parents[place]] + bias for place in places])
+            for b, places in enumerate(level.ids.tolist())
+        ])  # fmt: skip
         largest = max(largest, apart(fused[n], expected))
         added = min(added, apart(fused[n], level.values))
         above_it = expected
@@ -217,11 +205,9 @@ def fusion_trained(twin: Twin) -> Evidence:
         name for name, p in objective.teacher.named_parameters()
         if name.startswith("fusion") and p.grad is not None
     ]  # fmt: skip
-    with torch.no_grad():
-        for network in (objective.student, objective.teacher):
-            assert isinstance(network, Hierarchy) and network.fusion is not None
-            for number, parameter in enumerate(network.fusion.parameters()):
-                parameter.add_(noise(parameter.shape, number))
+    for network in (objective.student, objective.teacher):
+        assert isinstance(network, Hierarchy) and network.fusion is not None
+        move(network.fusion)
     targets = max(changes(before, objective.targets(x, None)[0]))
     second = observe(objective, Inputs(x), twin.draw())
     return all_of(
@@ -234,10 +220,10 @@ def fusion_trained(twin: Twin) -> Evidence:
 
 
 @claim("hierarchy.top-down", "With top_down, a query is given the coarser prediction for the cell "
-       "it lies in, made from the context alone.", source=DESIGN, about=is_hierarchy)  # fmt: skip
+       "it lies in, made from the context alone.", source=DESIGN)  # fmt: skip
 def top_down(twin: Twin) -> Evidence:
     """Whose prediction, and of which cell."""
-    objective, before = one_pass(twin, TOP_DOWN)
+    objective, before = one_pass(twin, {"objective.top_down": True})
     x, grids = values(twin), twin.config.grids
     hidden = ~marked(before.places, math.prod(grids[0]))
     other = torch.where(patch_flags(twin, hidden), 3 * noise(x.shape), x)
@@ -264,10 +250,9 @@ def top_down(twin: Twin) -> Evidence:
 
 
 @claim("hierarchy.levels-apart", "Without top_down, no level's prediction depends on another "
-       "level's predictor.", source=DESIGN, about=is_hierarchy)  # fmt: skip
+       "level's predictor.", source=DESIGN)  # fmt: skip
 def levels_apart(twin: Twin) -> Evidence:
-    off: dict[str, Any] = {"objective.top_down": False}
-    objective, before = one_pass(twin, off)
+    objective, before = one_pass(twin, {"objective.top_down": False})
     with torch.no_grad():
         for predictor in list(objective.predictors)[1:]:
             predictor.get_parameter("proj.bias").add_(1)

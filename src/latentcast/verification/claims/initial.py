@@ -67,12 +67,9 @@ def offsets(twin: Twin) -> Evidence:
     objective, worst, count = twin.objective(), 0.0, 0
     for module in objective.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            expected = None
-            if isinstance(module, nn.LayerNorm | QKNorm):
-                expected = 1.0 if name == "weight" else 0.0
-            elif name == "bias":
-                expected = 0.0
-            if expected is not None:
+            norm = isinstance(module, nn.LayerNorm | QKNorm)
+            if norm or name == "bias":
+                expected = 1.0 if norm and name == "weight" else 0.0
                 gap = float((parameter.detach() - expected).abs().max())
                 worst, count = max(worst, math.inf if math.isnan(gap) else gap), count + 1
     return all_of(at_most("largest difference from 0 or 1", worst, 0.0), tensors=count)

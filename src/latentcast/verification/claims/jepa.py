@@ -21,6 +21,7 @@ from latentcast.verification.observe.config import (
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
+    Grid,
     Pass,
     apart,
     is_hierarchy,
@@ -61,15 +62,12 @@ def context_blind(twin: Twin) -> Evidence:
     parts = []
     for n, level in enumerate(before.context):
         contexts = [one.calls[n][0].arguments["context"] for one in (before, after)]
-        changed = {
-            "context": apart(level.values, after.context[n].values),
-            "what the predictor reads": apart(*contexts),
-            "predictions": apart(before.predictions[n], after.predictions[n]),
-        }
-        parts += [
-            at_most(f"level {n}, {name}: changed by hidden patches", gap, 0.0)
-            for name, gap in changed.items()
-        ]
+        for name, gap in (
+            ("context", apart(level.values, after.context[n].values)),
+            ("what the predictor reads", apart(*contexts)),
+            ("predictions", apart(before.predictions[n], after.predictions[n])),
+        ):
+            parts.append(at_most(f"level {n}, {name}: changed by hidden patches", gap, 0.0))
     noticed = apart(before.context[0].values, visible.context[0].values)
     return all_of(
         *parts,
@@ -104,9 +102,7 @@ def context_dropped(twin: Twin) -> Evidence:
        about=layer_normed_teacher)  # fmt: skip
 def loss(twin: Twin) -> Evidence:
     """One number at a time in float64."""
-    objective, forward = one_pass(twin)
-    means = _level_means(twin, objective, forward)
-    return _against(forward, means, _weights(twin))
+    return _against(twin, *one_pass(twin))
 
 
 @claim("jepa.level-weights", "A level counts in the loss by its weight, and not by how many cells "
@@ -123,7 +119,8 @@ def level_weights(twin: Twin) -> Evidence:
     means = _level_means(twin, objective, forward)
     gap = abs(sum(means) / grids - _weighted(means, weights))
     return all_of(
-        _against(forward, means, weights), above("equal weights would differ by", gap, MATTERS)
+        _against(twin, objective, forward, weights),
+        above("equal weights would differ by", gap, MATTERS),
     )
 
 
@@ -137,9 +134,13 @@ def _weighted(means: list[float], weights: list[float]) -> float:
     return sum(w * mean for w, mean in zip(weights, means, strict=True)) / sum(weights)
 
 
-def _against(forward: Pass, means: list[float], weights: list[float]) -> Evidence:
-    """The loss of a pass against the weighted mean of its levels."""
-    measured, expected = float(forward.output.loss.detach()), _weighted(means, weights)
+def _against(
+    twin: Twin, objective: Jepa, forward: Pass, weights: list[float] | None = None
+) -> Evidence:
+    """The loss of a pass against the weighted mean of its levels; by the twin's own weights."""
+    means = _level_means(twin, objective, forward)
+    measured = float(forward.output.loss.detach())
+    expected = _weighted(means, weights or _weights(twin))
     return all_of(
         at_most("difference", abs(measured - expected), ROUNDING),
         measured=measured, expected=expected,
@@ -181,13 +182,18 @@ def _each_target(cells: Tensor) -> list[tuple[int, int, int, int]]:
     ]
 
 
+def cells_with(flags: Tensor, fine: Grid, coarse: Grid) -> Tensor:
+    """``(B, coarse cells)`` bool: the cells with any of the flagged patches ``(B, N)`` in them."""
+    cells = torch.zeros(len(flags), math.prod(coarse), dtype=torch.bool)
+    for patch, cell in enumerate(parent_of_each(fine, coarse)):
+        cells[:, cell] |= flags[:, patch]
+    return cells
+
+
 def _valid_cells(twin: Twin, valid: Tensor, level: int) -> list[list[bool]]:
     """Cells of a level with anything measured in them."""
     grids = twin.config.grids
-    cells = torch.zeros(len(valid), math.prod(grids[level]), dtype=torch.bool)
-    for patch, cell in enumerate(parent_of_each(grids[0], grids[level])):
-        cells[:, cell] |= valid[:, patch]
-    return [list(row) for row in cells.tolist()]
+    return [list(row) for row in cells_with(valid, grids[0], grids[level]).tolist()]
 
 
 @claim("jepa.padding", "Where nothing was measured, nothing of loss or gradient comes from, at "
@@ -251,11 +257,12 @@ def pieces(twin: Twin) -> Evidence:
     )  # fmt: skip
 
 
-ONE_LEVEL: dict[str, Any] = {
-    "objective.coarser": [],
-    "objective.fusion": False,
-    "objective.top_down": False,
-}
+def unaugmented(twin: Twin) -> dict[str, Any]:
+    """Changes without what training draws beside the masks: drop-path and moved coordinates."""
+    changes: dict[str, Any] = {"encoder.drop_path": 0.0}
+    if transformer_of(twin.config).positions.kind == "rotary":
+        changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
+    return changes
 
 
 def is_plain(twin: Twin) -> bool:
@@ -269,9 +276,8 @@ def is_plain(twin: Twin) -> bool:
        source="I-JEPA (Assran et al. 2023); our design, section 5", about=is_plain)  # fmt: skip
 def one_level(twin: Twin) -> Evidence:
     """For two samples."""
-    changes = ONE_LEVEL | {"objective.regularizer": None, "encoder.drop_path": 0.0}
-    if transformer_of(twin.config).positions.kind == "rotary":
-        changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
+    one = {"coarser": [], "fusion": False, "top_down": False, "regularizer": None}
+    changes = unaugmented(twin) | {f"objective.{name}": value for name, value in one.items()}
     objective, x = live(twin, changes), values(twin)[:2]
     forward = observe(objective, Inputs(x), Draw(0, 0, twin.draw().ids[:2]))
     forward.output.loss.backward()  # type: ignore[no-untyped-call]
@@ -305,7 +311,7 @@ def constant_answer(twin: Twin) -> Evidence:
             parameter.zero_()
     forward = observe(objective, Inputs(values(twin)), twin.draw())
     return all_of(
-        _against(forward, _level_means(twin, objective, forward), _weights(twin)),
+        _against(twin, objective, forward),
         at_most("largest prediction",
                 max(float(p.detach().abs().max()) for p in forward.predictions), 0.0),
         above("loss", float(forward.output.loss.detach()), 0.2),

@@ -249,11 +249,10 @@ def pieces(twin: Twin) -> Evidence:
     valid[0, ..., : values.shape[-1] // 2] = False
     valid[-1, ..., -(values.shape[-1] // 3) :] = False
     values = torch.where(valid, values, 0)
-    if inputs.valid is None:  # an image has no such part; its pieces differ in length alone
-        valid = torch.ones_like(valid)
     places = torch.arange(len(batch))
 
     def read(which: Tensor, draw: Draw | None) -> Inputs:
+        # An image has no such part; its pieces differ in length alone.
         return Inputs(values[which], valid[which] if inputs.valid is not None else None)
 
     seed, context = twin.config.train.seed, Context(torch.device("cpu"), torch.float32)
@@ -262,11 +261,10 @@ def pieces(twin: Twin) -> Evidence:
     expected.loss.backward()
     parts = [Batch(places[part], batch.ids[part]) for part in ([0, 1, 2], [3, 4], [5])]
     output = loop.accumulate(cut, read, parts, seed, State(), context)
+    gap = apart(_gradients(cut), _gradients(one_piece))
     loss = abs(float(output.loss) - float(expected.loss.detach()))
     return all_of(
-        at_most(
-            "relative error of the gradient", apart(_gradients(cut), _gradients(one_piece)), 1e-9
-        ),
+        at_most("relative error of the gradient", gap, 1e-9),
         at_most("difference of the loss", loss, 1e-9),
         pieces="3 + 2 + 1",
     )

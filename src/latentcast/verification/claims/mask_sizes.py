@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from latentcast.config import Blocks, ContextBlocks
+from latentcast.config.masks import TargetBlocks
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.verification.claim import claim
@@ -47,9 +48,8 @@ def sizes(twin: Twin) -> Evidence:
             elif isinstance(jepa.masks, Blocks):
                 levels = (jepa.masks, *(level.masks for level in jepa.coarser))
                 for grid, targets, own in zip(config.grids, masks.targets, levels, strict=True):
-                    assert own is not None
-                    shape = (own.targets, own.target_scale, own.target_aspect)
-                    problems.update(_of_blocks(targets, grid, *shape))
+                    assert isinstance(own, TargetBlocks)
+                    problems.update(_of_blocks(targets, grid, own))
                 met.append(masks.targets[0].shape[2] / patches)
                 free = patches - covered(masks.targets, config.grids).sum(1)
                 most = int((masks.context.shape[1] > free).sum())
@@ -60,30 +60,25 @@ def sizes(twin: Twin) -> Evidence:
     return all_of(*(equal(name, count, 0) for name, count in problems.items()), **shares)
 
 
-def _of_blocks(
-    targets: Tensor,
-    grid: Grid,
-    count: int,
-    scale: tuple[float, float],
-    aspect: tuple[float, float],
-) -> dict[str, int]:
+def _of_blocks(targets: Tensor, grid: Grid, own: TargetBlocks) -> dict[str, int]:
     """What is wrong with blocks."""
+    (least, most), (flat, tall) = own.target_scale, own.target_aspect
     cells = math.prod(grid)
     axes = torch.stack(torch.unravel_index(targets, grid))
     sides = (axes.amax(-1) - axes.amin(-1) + 1).flatten(1).T.double()
-    wrong = {"another number of blocks": int(targets.shape[0] != count)}
+    wrong = {"another number of blocks": int(targets.shape[0] != own.targets)}
     wrong["blocks that are no rectangle"] = int((sides.prod(1) != targets.shape[2]).sum())
     # A side is the nearest whole number of cells; an area is rounded down.
     low, high = (sides - 0.5).prod(1), (sides + 0.5).prod(1)
     if len(grid) == 1:
         low, high = sides[:, 0], sides[:, 0] + 1
-    smallest = max(1, int(cells * scale[0]))
-    wrong["blocks of another share"] = int(((high < smallest) | (low > cells * scale[1])).sum())
+    smallest = max(1, int(cells * least))
+    wrong["blocks of another share"] = int(((high < smallest) | (low > cells * most)).sum())
     if len(grid) == 2:
         across = (sides == torch.tensor(grid)).any(1)
         flattest = (sides[:, 0] + 0.5) / (sides[:, 1] - 0.5)
         tallest = (sides[:, 0] - 0.5) / (sides[:, 1] + 0.5)
-        odd = ((flattest < aspect[0]) | (tallest > aspect[1])) & ~across
+        odd = ((flattest < flat) | (tallest > tall)) & ~across
         wrong["blocks of another aspect"] = int(odd.sum())
     return wrong
 

@@ -7,9 +7,11 @@ of the recipe at full size, which cost next to nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import Blocks, Config, ContextBlocks
@@ -63,9 +65,25 @@ def draws_own(twin: Twin) -> bool:
     return own and has_transformer(twin)
 
 
-def draws_blocks(twin: Twin) -> bool:
-    jepa = twin.recipe.objective
-    return isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)
+def places_of(masks: Masks, grids: tuple[Grid, ...]) -> dict[str, tuple[Tensor, Grid]]:
+    """Cells ``(B, K)`` of the context and of the targets of each level, and their grid."""
+    found = {"context": (masks.context, grids[0])}
+    for n, (block, grid) in enumerate(zip(masks.targets, grids, strict=True)):
+        found[f"target of level {n}"] = block.transpose(0, 1).flatten(1), grid
+    return found
+
+
+NEEDS = draws_own
+
+
+def drawn_and_live(twin: Twin) -> list[tuple[Masks, tuple[Grid, ...]]]:
+    """Masks and their grids: as they are drawn, at full size too, and in the forward pass."""
+    configs, objective = twin_and_recipe(twin) if draws_own(twin) else (), live(twin)
+    found = [(masks, config.grids) for config in configs for masks in drawn(config, 30)]
+    for step in range(3):
+        forward = observe(objective, Inputs(values(twin)), twin.draw(step))
+        found.append((Masks(forward.places, forward.targets), twin.config.grids))
+    return found
 
 
 def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
@@ -75,48 +93,37 @@ def _overlaps(masks: Masks, grids: tuple[Grid, ...]) -> int:
 
 
 @claim("masks.disjoint", "Context and targets are disjoint always, at every level.",
-       source="our design, section 5; spec of I-JEPA, M4, behaviour 2",
-       about=draws_own)  # fmt: skip
+       source="our design, section 5; spec of I-JEPA, M4, behaviour 2")  # fmt: skip
 def disjoint(twin: Twin) -> Evidence:
     """Drawn, and met in the forward pass."""
-    overlaps = samples = 0
-    for config in twin_and_recipe(twin):
-        for masks in drawn(config, 30):
-            overlaps += _overlaps(masks, config.grids)
-            samples += len(masks.context)
-    for step in range(2):
-        forward = observe(live(twin), Inputs(values(twin)), twin.draw(step))
-        overlaps += _overlaps(Masks(forward.places, forward.targets), twin.config.grids)
-        samples += len(forward.places)
-    return all_of(equal("patches in both", overlaps, 0), samples=samples)
+    met = drawn_and_live(twin)
+    return all_of(
+        equal("patches in both", sum(_overlaps(masks, grids) for masks, grids in met), 0),
+        samples=sum(len(masks.context) for masks, _ in met),
+    )
 
 
 @claim("masks.holes", "Context and targets are disjoint at every level, too, where patches were "
        "not measured.",
-       source="our design, section 5; spec of I-JEPA, M4", about=draws_own)  # fmt: skip
+       source="our design, section 5; spec of I-JEPA, M4")  # fmt: skip
 def holes(twin: Twin) -> Evidence:
     """A fifth is missing in one piece, or half of them anywhere."""
-    overlaps: dict[str, int] = {}
+    overlaps = Counter[str]()
     for config in twin_and_recipe(twin):
-        patches = patches_of(config)
-        sampler, every = (
-            sampler_of(config),
-            torch.arange(patches),
-        )
+        sampler, patches = sampler_of(config), patches_of(config)
+        every = torch.arange(patches)
         for draw in draws(config, 10):
             start = (noise((BATCH, 1), draw.step).abs() * patches).long() % patches
             one_hole = (every < start) | (every >= start + patches // 5)
-            for name, valid in (
-                ("one hole", one_hole), ("half missing", noise((BATCH, patches), draw.step) > 0)
-            ):  # fmt: skip
-                name = f"in both, {name}, {patches} patches"
+            half = noise((BATCH, patches), draw.step) > 0
+            for name, valid in (("one hole", one_hole), ("half missing", half)):
                 found = _overlaps(sampler(draw, valid), config.grids)
-                overlaps[name] = overlaps.get(name, 0) + found
+                overlaps[f"in both, {name}, {patches} patches"] += found
     return all_of(*(equal(name, count, 0) for name, count in overlaps.items()))
 
 
 @claim("masks.measured-first", "A context is of measured patches as long as enough of them are "
-       "free.", source="our design, section 5", about=draws_own)  # fmt: skip
+       "free.", source="our design, section 5")  # fmt: skip
 def measured_first(twin: Twin) -> Evidence:
     """Where the second half was not measured: patches of contexts that were not, and how many of
     them there have to be, because too few others are free."""
@@ -124,10 +131,7 @@ def measured_first(twin: Twin) -> Evidence:
     for config in twin_and_recipe(twin):
         patches, jepa = patches_of(config), config.objective
         assert isinstance(jepa, JepaConfig)
-        sampler, half = (
-            sampler_of(config),
-            patches // 2,
-        )
+        sampler, half = sampler_of(config), patches // 2
         valid = torch.arange(patches).expand(BATCH, -1) < half
         unmeasured = forced = blind = 0
         for draw in draws(config, 10):
@@ -153,19 +157,16 @@ def measured_first(twin: Twin) -> Evidence:
 
 @claim("masks.everywhere", "Every patch, those of the last row and column too, is context and "
        "target at least a quarter as often as the average one, and none is context twice as often.",
-       source="spec of I-JEPA, M1, behaviour 3", about=draws_own)  # fmt: skip
+       source="spec of I-JEPA, M1, behaviour 3")  # fmt: skip
 def everywhere(twin: Twin) -> Evidence:
     """How often each place is context, and target at each level, over the mean of all places."""
     parts = []
     for config in twin_and_recipe(twin):
-        grids, patches = config.grids, patches_of(config)
-        counts = {"context": torch.zeros(patches)}
-        for n, grid in enumerate(grids):
-            counts[f"target of level {n}"] = torch.zeros(math.prod(grid))
+        patches, counts = patches_of(config), dict[str, Tensor]()
         for masks in drawn(config):
-            blocks = [block.transpose(0, 1).flatten(1) for block in masks.targets]
-            for count, places in zip(counts.values(), (masks.context, *blocks), strict=True):
-                count += marked(places, len(count)).sum(0)
+            for name, (places, grid) in places_of(masks, config.grids).items():
+                taken = marked(places, math.prod(grid)).float().sum(0)
+                counts[name] = counts.get(name, 0) + taken
         shares = {name: count / count.mean() for name, count in counts.items()}
         for name, share in shares.items():
             parts.append(above(f"least {name}, {patches} patches", float(share.min()), 0.25))
@@ -176,7 +177,7 @@ def everywhere(twin: Twin) -> Evidence:
 
 @claim("masks.no-side", "No side is preferred: contexts and targets lie at the first cells of an "
        "axis as often as at the last.",
-       source="spec of I-JEPA, M1, behaviour 3", about=draws_own)  # fmt: skip
+       source="spec of I-JEPA, M1, behaviour 3")  # fmt: skip
 def no_side(twin: Twin) -> Evidence:
     """How much oftener the first slice of each axis is taken than the last, in standard errors.
 
@@ -184,27 +185,21 @@ def no_side(twin: Twin) -> Evidence:
     """
     parts = []
     for config in twin_and_recipe(twin):
-        sums: dict[str, tuple[float, float]] = {}
+        patches, gaps = patches_of(config), defaultdict[str, list[Tensor]](list)
         for masks in drawn(config):
-            blocks = [block.transpose(0, 1).flatten(1) for block in masks.targets]
-            named = {"context": (masks.context, config.grids[0])}
-            for n, pair in enumerate(zip(blocks, config.grids, strict=True)):
-                named[f"target of level {n}"] = pair
-            for name, (places, grid) in named.items():
+            for name, (places, grid) in places_of(masks, config.grids).items():
                 for axis, along in enumerate(torch.unravel_index(places, grid)):
                     first, last = ((along == end).sum(1) for end in (0, grid[axis] - 1))
-                    gap = (first - last).double()
-                    key = f"{name}, axis {axis} of {patches_of(config)} patches"
-                    sum_, squares = sums.get(key, (0.0, 0.0))
-                    sums[key] = sum_ + float(gap.sum()), squares + float(gap.square().sum())
-        for key, (sum_, squares) in sums.items():
-            parts.append(at_most(key, abs(sum_) / math.sqrt(squares or 1.0), 6))
+                    gaps[f"{name}, axis {axis} of {patches} patches"].append(first - last)
+        for name, found in gaps.items():
+            gap = torch.cat(found).double()
+            parts.append(at_most(name, float(gap.sum().abs() / gap.norm().clamp(min=1)), 6))
     return all_of(*parts)
 
 
 @claim("masks.unbiased", "Contexts are cut to one length without regard to the place: the first "
        "third of each axis is seen as often as the last.",
-       source="spec of I-JEPA, M3, behaviour 3", about=draws_own)  # fmt: skip
+       source="spec of I-JEPA, M3, behaviour 3")  # fmt: skip
 def unbiased(twin: Twin) -> Evidence:
     """How often a free patch is context: the first third of each axis against the last.
 
@@ -213,22 +208,19 @@ def unbiased(twin: Twin) -> Evidence:
     parts = []
     for config in twin_and_recipe(twin):
         grid, jepa = config.grids[0], config.objective
-        taken, free = torch.zeros(math.prod(grid)), torch.zeros(math.prod(grid))
+        taken, free = torch.zeros(grid), torch.zeros(grid)
         # Of stretches every patch is free: what they leave is the target.
         stretches = isinstance(jepa, JepaConfig) and isinstance(jepa.masks, ContextBlocks)
         for masks in drawn(config):
-            context = marked(masks.context, len(taken))
-            taken += context.sum(0)
-            hidden = 0 if stretches else covered(masks.targets, config.grids).sum(0)
+            context = marked(masks.context, taken.numel())
+            taken += context.sum(0).view(grid)
+            hidden = 0 if stretches else covered(masks.targets, config.grids).sum(0).view(grid)
             free += len(context) - hidden
         for axis, extent in enumerate(grid):
             third = max(1, extent // 3)
             first, last = (
-                float(
-                    taken.view(grid).narrow(axis, start, third).sum()
-                    / free.view(grid).narrow(axis, start, third).sum()
-                )
-                for start in (0, extent - third)
+                float(taken.narrow(axis, at, third).sum() / free.narrow(axis, at, third).sum())
+                for at in (0, extent - third)
             )
             gap = abs(first - last) / max(first, last)
             name = f"axis {axis} of {extent}, {first:.3f} and {last:.3f}: relative difference"
@@ -251,20 +243,16 @@ def _live_masks(
 
 def _differing(one: Masks, other: Masks) -> int:
     """Samples whose context or targets are not the same."""
-    if any(
-        a.shape != b.shape
-        for a, b in zip((one.context, *one.targets), (other.context, *other.targets), strict=True)
-    ):
+    pairs = list(zip((one.context[None], *one.targets), (other.context[None], *other.targets),
+                     strict=True))  # fmt: skip
+    if any(a.shape != b.shape for a, b in pairs):
         return len(one.context)
-    changed = (one.context != other.context).any(1)
-    for a, b in zip(one.targets, other.targets, strict=True):
-        changed |= (a != b).any(2).any(0)
-    return int(changed.sum())
+    return int(torch.stack([(a != b).any(2).any(0) for a, b in pairs]).any(0).sum())
 
 
 @claim("masks.by-draw", "Masks are a function of seed, step and sample: the same in whichever "
        "micro-batch and when drawn again, others for each step, seed and sample.",
-       source="I-JEPA, section 3; our design, law 1", about=draws_own)  # fmt: skip
+       source="I-JEPA, section 3; our design, law 1")  # fmt: skip
 def by_draw(twin: Twin) -> Evidence:
     """One stretch may well fall as another did, so half of the samples have to change."""
     objective = live(twin, moved=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latentcast.batch import Inputs
 from latentcast.monitors import collapse
-from latentcast.objectives.base import Objective, Output, View
+from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
@@ -62,7 +62,7 @@ def views(twin: Twin) -> Evidence:
     if valid is not None:
         inputs = Inputs(inputs.values, patch_flags(twin, valid))
     expected, output = _expected(twin, inputs, valid)
-    shown_views = {_name(view): view for view in output.views}
+    shown_views = {f"level{view.level}_{view.role}": view for view in output.views}
     names = equal("views", ", ".join(sorted(shown_views)), ", ".join(sorted(expected)))
     if not names.holds:
         return names
@@ -84,10 +84,6 @@ def views(twin: Twin) -> Evidence:
         none("made by another part", parts),
         at_most("largest difference", worst, EXACT),
     )
-
-
-def _name(view: View) -> str:
-    return f"level{view.level}_{view.role}"
 
 
 def _expected(twin: Twin, inputs: Inputs, valid: Tensor | None) -> tuple[Views, Output]:
@@ -167,23 +163,17 @@ def named(twin: Twin) -> Evidence:
     """The live network, alive; with a constant encoder; with a constant predictor."""
     alive = _alarms(twin, lambda objective: None)
     encoder, predictor = _alarms(twin, _dead_encoder), _alarms(twin, _dead_predictor)
-    blamed = predictor.get(_finest(twin, "prediction") + "-constant")
+    prediction = "level0_prediction" if is_jepa(twin) else "level0_output"
     return all_of(
         # Untrained coarse levels may lie still; copying is no collapse.
         none("alive", [n for n in alive if not n.startswith(("copying", "level1", "level2"))]),
         equal("a constant encoder's collapse is of the",
-              str(encoder.get(_finest(twin, "target") + "-rank-collapse")), "encoder"),
-        equal("a constant predictor's is of the", str(blamed), "predictor"),
+              str(encoder.get("level0_target-rank-collapse")), "encoder"),
+        equal("a constant predictor's is of the",
+              str(predictor.get(f"{prediction}-constant")), "predictor"),
         none("then blamed on the encoder",
              [name for name, part in predictor.items() if part == "encoder"]),
     )  # fmt: skip
-
-
-def _finest(twin: Twin, view: str) -> str:
-    """The finest view of a kind."""
-    if isinstance(twin.objective(), Jepa):
-        return f"level0_{view}"
-    return {"target": "level0_target", "prediction": "level0_output"}[view]
 
 
 def _alarms(twin: Twin, change: Callable[[Objective], object]) -> Mapping[str, str | None]:
@@ -226,9 +216,8 @@ def _dead_predictor(objective: Objective) -> None:
        source=OURS, about=shows_parts)  # fmt: skip
 def recorded(twin: Twin) -> Evidence:
     """The first row of a run whose encoder is constant, and what was printed beside it."""
-    short = {"train.steps": 1, "train.log_every": 1, "optimizer.warmup_steps": 0,
-             "train.evaluate_every": None}  # fmt: skip
-    config = twin.config.updated(short)
+    one_step = {"train.steps": 1, "train.log_every": 1, "train.evaluate_every": None}
+    config = twin.config.updated(one_step | {"optimizer.warmup_steps": 0})
     folder, owner = twin.folder / "collapsed run", type(twin.objective())
     initialise = owner.initialise
 
@@ -240,10 +229,10 @@ def recorded(twin: Twin) -> Evidence:
     with mock.patch.object(owner, "initialise", dead), redirect_stdout(printed):
         train(config, twin.store.path, folder)
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    alarm = f"{_finest(twin, 'target')}-rank-collapse"
+    alarm = "level0_target-rank-collapse"
     return all_of(
         true("in the row", alarm in row["alarms"]),
-        at_most("its rank", row[f"{_finest(twin, 'target')}_rank"], 1.01),
+        at_most("its rank", row["level0_target_rank"], 1.01),
         true("printed", f"alarm {alarm}" in printed.getvalue()),
         alarms_of_the_row=", ".join(row["alarms"]) or "none",
     )

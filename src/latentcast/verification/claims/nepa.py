@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from latentcast.batch import Inputs
 from latentcast.engine.optimizer import adamw
-from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
 from latentcast.verification.observe.config import has_linear_patches, has_transformer
@@ -46,9 +46,6 @@ def has_linear_targets(twin: Twin) -> bool:
 LOSS = "NEPA, prediction_loss of the reference code"
 
 
-# CLS
-
-
 @claim("nepa.cls-prepended", "CLS stands before the patches.", source=LOSS, about=is_nepa)
 @torch.no_grad()
 def cls_prepended(twin: Twin) -> Evidence:
@@ -68,7 +65,6 @@ def cls_prepended(twin: Twin) -> Evidence:
 @claim("nepa.cls-trained", "CLS is trained, by predicting the first patch, and not decayed.",
        source=LOSS, about=is_nepa)  # fmt: skip
 def cls_trained(twin: Twin) -> Evidence:
-    """So it has a gradient; it is in the optimizer, undecayed."""
     objective = twin.objective()
     objective(twin.inputs(), None).loss.backward()
     cls = finest(objective).get_parameter("cls")
@@ -80,9 +76,6 @@ def cls_trained(twin: Twin) -> Evidence:
         equal("optimizer groups that have it", len(decayed), 1),
         equal("that decay it", sum(decayed), 0),
     )
-
-
-# The loss
 
 
 @claim("nepa.loss", "The loss is −mean cos(h_t, z_t+1), z the embedding before the transformer.",
@@ -116,12 +109,11 @@ def shift(twin: Twin) -> Evidence:
             best = int(fits.argmax())
             shifts.add(best - t)
             misfit = max(misfit, 1 - float(fits[best]))
-    losses = {f"loss at shift {n}": naive_loss(forward.h, forward.z, n)[0] for n in (0, 1, 2)}
     return all_of(
         equal("shifts found", str(sorted(shifts)), "[1]"),
         at_most("direction, from that of the target", misfit, 1e-6),
         at_most("gradient of the last output", float(pulls[:, -1].abs().max()), 0.0),
-        **losses,
+        **{f"loss at shift {n}": naive_loss(forward.h, forward.z, n)[0] for n in (0, 1, 2)},
     )
 
 
@@ -181,9 +173,7 @@ def padding(twin: Twin) -> Evidence:
     loss = objective(other, draw_of(twin, other)).loss
     loss.backward()
     pairs = zip(forward.objective.parameters(), objective.parameters(), strict=True)
-    moved = max(
-        furthest(b.grad, a.grad) for a, b in pairs if a.grad is not None and b.grad is not None
-    )
+    moved = max(furthest(_gradient(b), _gradient(a)) for a, b in pairs)
     return all_of(
         at_most("difference from the loop over what was measured",
                 abs(float(forward.output.loss.detach()) - expected), EXACT),
@@ -199,10 +189,9 @@ def padding(twin: Twin) -> Evidence:
        about=has_linear_targets)  # fmt: skip
 def scale_free(twin: Twin) -> Evidence:
     """The last patch is a target and nothing else: its length must not matter, short or long."""
-    inputs, losses = real(twin), []
-    patch, size = twin.config.encoder.patch, twin.config.input.size
-    corner = corners(size, patch)[-1]
-    objective = stirred_nepa(twin)
+    inputs, objective, losses = real(twin), stirred_nepa(twin), []
+    patch = twin.config.encoder.patch
+    corner = corners(twin.config.input.size, patch)[-1]
     with torch.no_grad():
         finest(objective).get_parameter("patches.bias").zero_()
         for factor in (1.0, 1e-9, 1e9):
@@ -211,9 +200,6 @@ def scale_free(twin: Twin) -> Evidence:
             losses.append(float(objective(Inputs(values), draw_of(twin, inputs)).loss))
     gap = max(abs(loss - losses[0]) for loss in losses)
     return all_of(at_most("change of the loss", gap, 1e-6), factors="1e-9, 1e9")
-
-
-# Its gradient
 
 
 @claim("nepa.target-gradient", "No gradient reaches a target.", source=LOSS, about=is_nepa)
@@ -237,46 +223,40 @@ def target_gradient(twin: Twin) -> Evidence:
        source=LOSS, about=is_nepa)  # fmt: skip
 def finite_differences(twin: Twin) -> Evidence:
     """In random directions of the weights."""
-    inputs = real(twin)
-    forward = one_pass(twin, inputs)
-    objective, draw, target = forward.objective, draw_of(twin, inputs), forward.z
+    forward = one_pass(twin)
+    objective, inputs, target = forward.objective, forward.inputs, forward.z
     forward.output.loss.backward()  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(twin.seed)
     parts, context = list[Evidence](), dict[str, float]()
     for name in (
-        *_patch_parameters(objective), "cls", "blocks.0.attention.qkv.weight", "norm.weight"
+        *_patch_parameters(objective.student), "cls", "blocks.0.attention.qkv.weight", "norm.weight"
     ):  # fmt: skip
         parameter = objective.student.get_parameter(name)
         if not parameter.requires_grad:  # a fixed patch embedding
             continue
         way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         way, step = way / way.norm(), 1e-5
-        fixed, moving = [], []
+        fixed, moving = list[float](), list[float]()
         with torch.no_grad():
             for sign in (1, -1):
                 parameter.add_(way, alpha=sign * step)
-                moved = again(objective, inputs, draw)
-                fixed.append(_mean_cosine(moved.h[:, :-1], target[:, 1:]))
-                moving.append(_mean_cosine(moved.h[:, :-1], moved.z[:, 1:]))
+                moved = again(objective, inputs, draw_of(twin, inputs))
+                for losses, z in ((fixed, target), (moving, moved.z)):
+                    losses.append(float(-cosine_similarity(moved.h[:, :-1], z[:, 1:], -1).mean()))
                 parameter.sub_(way, alpha=sign * step)
         measured = float((_gradient(parameter) * way).sum())
-        expected = -(fixed[0] - fixed[1]) / (2 * step)
+        expected = (fixed[0] - fixed[1]) / (2 * step)
         bound = 1e-7 * max(1.0, abs(expected))
         parts.append(at_most(f"{name}: difference", abs(measured - expected), bound))
         context[f"{name}: derivative"] = measured
-        context[f"{name}: with a moving target"] = -(moving[0] - moving[1]) / (2 * step)
+        context[f"{name}: with a moving target"] = (moving[0] - moving[1]) / (2 * step)
     return all_of(*parts, **context)
 
 
-def _patch_parameters(objective: Nepa) -> list[str]:
+def _patch_parameters(network: nn.Module) -> list[str]:
     """The weights of the patch embedding, whatever it is made of."""
-    names = [name for name, _ in objective.student.named_parameters()]
+    names = [name for name, _ in network.named_parameters()]
     return [name for name in names if name.startswith("patches.")]
-
-
-def _mean_cosine(a: Tensor, b: Tensor) -> float:
-    product = (a * b).sum(-1) / ((a * a).sum(-1).sqrt() * (b * b).sum(-1).sqrt())
-    return float(product.double().mean())
 
 
 @claim("nepa.causal", "No output changes by a bit when a later patch changes.",
@@ -309,45 +289,35 @@ def causal(twin: Twin) -> Evidence:
     )
 
 
-# What is trained
-
-
 @claim("nepa.patch-embedding", "A fixed patch embedding stays as it was drawn, a trained one is "
        "trained.", source="our design, docs/nepa-on-ecg.md", about=is_nepa)  # fmt: skip
 def patch_embedding(twin: Twin) -> Evidence:
     """Three updates by the optimizer itself, with the patch embedding trained and with it fixed."""
-    evidence = []
+    evidence, inputs = list[Evidence](), twin.inputs()
     for kind in ("trained", "fixed"):
         objective = twin.objective({"objective.patch_embedding": kind})
-        assert isinstance(objective, Nepa)
-        for part, change in _three_updates(twin, objective).items():
-            name = f"{kind}: change of {part}"
+        optimizer = adamw(objective, twin.config.optimizer)
+        for group in optimizer.param_groups:
+            group["lr"], group["weight_decay"] = 0.01, 0.1
+        names = (*_patch_parameters(finest(objective)), "cls", "blocks.0.mlp.up.weight")
+        parts = {name: finest(objective).get_parameter(name).detach() for name in names}
+        before = {name: part.clone() for name, part in parts.items()}
+        for _ in range(3):
+            objective(inputs, None).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        for part, after in parts.items():
+            name, change = f"{kind}: change of {part}", float((after - before[part]).abs().max())
             stays = kind == "fixed" and part.startswith("patches")
             evidence.append(at_most(name, change, 0.0) if stays else above(name, change, 1e-6))
     return all_of(*evidence)
-
-
-def _three_updates(twin: Twin, objective: Nepa) -> dict[str, float]:
-    names = (*_patch_parameters(objective), "cls", "blocks.0.mlp.up.weight")
-    before = {name: objective.student.get_parameter(name).detach().clone() for name in names}
-    optimizer = adamw(objective, twin.config.optimizer)
-    for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = 0.01, 0.1
-    inputs = twin.inputs()
-    for _ in range(3):
-        objective(inputs, None).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    after = {name: objective.student.get_parameter(name).detach() for name in names}
-    return {name: float((after[name] - before[name]).abs().max()) for name in names}
 
 
 @claim("nepa.teacher-apart", "The average of the weights takes no part in the loss.",
        source="NEPA reference code",
        about=lambda twin: is_nepa(twin) and twin.config.ema is not None)  # fmt: skip
 def teacher_apart(twin: Twin) -> Evidence:
-    inputs, losses = real(twin), []
-    objective = stirred_nepa(twin)
+    inputs, objective, losses = real(twin), stirred_nepa(twin), []
     teacher = objective.teacher
     assert teacher is not None
     for offset in (0.0, 1.0):

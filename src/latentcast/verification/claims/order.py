@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -107,27 +107,15 @@ def _same(one: Batch, other: Batch) -> bool:
 @claim("order.by-readers", "Reader processes read the batches that this process would.",
        source="our design, law 1: the state is the step")  # fmt: skip
 def by_readers(twin: Twin) -> Evidence:
-    """Three batches that a process read, beside those of this one."""
     alone = _loader(twin, _config(twin))
     machine = twin.config.machine.model_copy(update={"workers": 1})
     config = _config(twin).model_copy(update={"machine": machine})
     differing = 0
-    with _unnamed_main(), closing(_loader(twin, config).stream(4)) as stream:
+    # A process that is started runs the script of its parent first, guarded or not; here the
+    # script is that of the user, who need not guard it for a verification.
+    unnamed = {"__spec__": None, "__file__": None}
+    nameless = mock.patch.multiple(sys.modules["__main__"], create=True, **unnamed)
+    with nameless, closing(_loader(twin, config).stream(4)) as stream:
         for attempt in (4, 5, 6):
             differing += not _same(next(stream)[0], alone.batch(attempt))
     return all_of(equal("batches that differ", differing, 0), batches=3)
-
-
-@contextmanager
-def _unnamed_main() -> Iterator[None]:
-    """A process that is started runs the script of its parent first, guarded or not; here the
-    script is that of the user, who need not guard it for a verification."""
-    main = sys.modules["__main__"].__dict__
-    was: dict[str, object] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
-    main |= {"__spec__": None, "__file__": None}
-    try:
-        yield
-    finally:
-        for name in ("__spec__", "__file__"):
-            del main[name]
-        main |= was

@@ -70,19 +70,15 @@ def _by_axis(stack: Stack, turns: torch.Tensor) -> tuple[float, float]:
     return max(float(p.abs().max()) for p in still), min(float(p.abs().max()) for p in turned)
 
 
-def _has_cls(twin: Twin) -> bool:
-    return is_normalized(twin) and transformer_of(twin.config).cls
-
-
 @claim("rope.cls-unrotated", "CLS is not rotated: it stands at coordinate 0.",
-       source=NEPA, about=_has_cls)  # fmt: skip
+       source=NEPA,
+       about=lambda twin: is_normalized(twin) and transformer_of(twin.config).cls)  # fmt: skip
 def cls_unrotated(twin: Twin) -> Evidence:
     worst = 0.0
     for stack in stacks(live(twin), twin.config.input.size):
         # Coordinates run evenly to both sides of 0, so a token at angle 0 stands in their middle.
-        middle = sum(
-            stack.coordinate(cell, axis) for cell in stack.cells for axis in range(len(stack.grid))
-        )
+        axes = range(len(stack.grid))
+        middle = sum(stack.coordinate(cell, axis) for cell in stack.cells for axis in axes)
         for turns in measured_turns(stack).values():
             off = (coordinates(stack, turns).sum() - middle) / len(stack.cells)
             worst = max(worst, abs(float(off)))
@@ -126,9 +122,7 @@ def _by_offset(stack: Stack, call: AttentionCall) -> tuple[float, float]:
 @claim("rope.kept-places", "A context's tokens keep the angles of their own places.",
        source="our design", about=lambda twin: is_rotary(twin) and is_jepa(twin))  # fmt: skip
 def kept_places(twin: Twin) -> Evidence:
-    """Tokens that stay after others were dropped."""
-    objective = live(twin)
-    size = twin.config.input.size
+    objective, size = live(twin), twin.config.input.size
     stack, patches = next(stacks(objective, size)), finest(objective)
     kept = torch.arange(len(stack.cells) - 1, 0, -3).sort().values
     with torch.no_grad(), attention_calls() as calls:

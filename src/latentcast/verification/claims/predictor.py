@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,16 +31,14 @@ from latentcast.verification.observe.twin import Twin
 
 NEEDS = has_transformer
 
-EVERY = slice(None)
 
-
-def _with_other_targets(objective: Jepa, twin: Twin, blocks: int = 2) -> tuple[Pass, list[Tensor]]:
-    """A pass, and other cells to predict: half of each level a block, in no order."""
+def _with_other_targets(objective: Jepa, twin: Twin) -> tuple[Pass, list[Tensor]]:
+    """A pass, and other cells to predict: in each of two blocks half of a level, in no order."""
     forward = observe(objective, Inputs(values(twin)), twin.draw())
-    batch, targets = len(forward.places), []
+    targets = []
     for level, grid in enumerate(twin.config.grids):
         cells = math.prod(grid)
-        order = noise((blocks, batch, cells), 50 + level).argsort(-1)
+        order = noise((2, len(forward.places), cells), 50 + level).argsort(-1)
         targets.append(order[:, :, : max(1, cells // 2)])
     return forward, targets
 
@@ -49,23 +48,21 @@ def _predicted(
     forward: Pass,
     targets: Sequence[Tensor],
     context: list[Tokens] | None = None,
-    rows: slice = EVERY,
+    rows: slice = slice(None),
 ) -> list[Tensor]:
     """What the objective predicts for some samples of a pass, from its context or another."""
     grid = forward.calls[0][0].arguments["grid"]
     size = tuple(n * finest(objective).patches.patch for n in grid)
     if context is None:
         context = objective.student.fused(forward.context, size)
-    teacher = _rows(forward.teacher[-1], rows)
+    own, teacher = ([_part(t, rows) for t in levels] for levels in (context, forward.teacher[-1]))
     with torch.no_grad():
-        return objective.predict(_rows(context, rows), teacher, targets, size)
+        return objective.predict(own, teacher, targets, size)
 
 
-def _rows(levels: list[Tokens], rows: slice) -> list[Tokens]:
-    return [
-        Tokens(t.values[rows], t.ids[rows], None if t.valid is None else t.valid[rows])
-        for t in levels
-    ]
+def _part(tokens: Tokens, index: Any) -> Tokens:
+    valid = None if tokens.valid is None else tokens.valid[index]
+    return Tokens(tokens.values[index], tokens.ids[index], valid)
 
 
 @claim("predictor.positions", "The predictor knows the place of each context token and of each "
@@ -73,7 +70,6 @@ def _rows(levels: list[Tokens], rows: slice) -> list[Tokens]:
        source="I-JEPA reference code, vision_transformer.py; spec of H-JEPA, defect D15",
        about=has_teacher)  # fmt: skip
 def positions(twin: Twin) -> Evidence:
-    """Equal content elsewhere: in the context by moving its places, and in the queries."""
     objective = live(twin)
     forward, targets = _with_other_targets(objective, twin)
     context = [
@@ -82,22 +78,10 @@ def positions(twin: Twin) -> Evidence:
     ]
     before = _predicted(objective, forward, targets, context)
     moved = [Tokens(t.values, t.ids.roll(1, 1), t.valid) for t in context]
-    carried = [
-        Tokens(
-            t.values.roll(1, 1),
-            t.ids.roll(1, 1),
-            t.valid if t.valid is None else t.valid.roll(1, 1),
-        )
-        for t in context
-    ]
+    carried = [_part(t, (slice(None), torch.arange(t.ids.shape[1]).roll(1))) for t in context]
     elsewhere = min(changes(before, _predicted(objective, forward, targets, moved)))
     together = max(changes(before, _predicted(objective, forward, targets, carried)))
-    least = math.inf
-    for predicted in before:
-        rows = predicted[0, 0]
-        distance = (rows[:, None] - rows[None]).abs().amax(-1)
-        others = ~torch.eye(len(rows), dtype=torch.bool)
-        least = min(least, float(distance[others].min()) if len(rows) > 1 else math.inf)
+    least = min(float(torch.pdist(p[0, 0], math.inf).min()) for p in before if p.shape[2] > 1)
     return all_of(
         above("change by moving the context's places", elsewhere, MATTERS),
         above("least difference of two queries", least, MATTERS),

@@ -12,8 +12,8 @@ from latentcast.evaluation import protocol
 from latentcast.evaluation.heads import HEADS, logistic, multinomial
 from latentcast.evaluation.tasks import Kind
 from latentcast.verification.claim import claim
+from latentcast.verification.claims.probe_scores import counted_score
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.probe import mean_of_defined, naive_auroc
 from latentcast.verification.observe.recordings import is_ecg
 from latentcast.verification.observe.twin import Twin
 
@@ -21,11 +21,10 @@ Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/protocol.py"
 
 
-def _two_layers(n: int = 60) -> tuple[dict[str, Array], Array, list[Array]]:
+def _two_layers() -> tuple[dict[str, Array], Array, list[Array]]:
     """Layers that separate the classes on train, and on validation (A) or on test (B)."""
-    classes = np.arange(n) % 2
-    places = [np.arange(0, 40), np.arange(40, 50), np.arange(50, 60)]
-    noise = np.sin(1.0 + np.arange(2 * n)).reshape(n, 2)
+    classes, places = np.arange(60) % 2, np.split(np.arange(60), [40, 50])
+    noise = np.sin(1.0 + np.arange(120)).reshape(60, 2)
     layers = {}
     for name, wrong in (("a", places[2]), ("b", places[1])):
         sign = np.where(classes == 1, 1.0, -1.0)
@@ -34,13 +33,12 @@ def _two_layers(n: int = 60) -> tuple[dict[str, Array], Array, list[Array]]:
     return layers, classes, places
 
 
-def _two_features(n: int = 160) -> tuple[npt.NDArray[np.float32], Array, list[Array]]:
+def _two_features() -> tuple[npt.NDArray[np.float32], Array, list[Array]]:
     """The second feature is the noise of the first: of the training rows fully, of the validation
     rows in part, of the test rows the wrong way. The weakest penalty is best for the first, one in
     between for the second, the strongest for the third. Ten features more are noise."""
-    classes = np.arange(n) % 2
-    places = [np.arange(0, 80), np.arange(80, 120), np.arange(120, 160)]
-    noise = np.random.Generator(np.random.PCG64(5)).normal(size=(n, 12))
+    classes, places = np.arange(160) % 2, np.split(np.arange(160), [80, 120])
+    noise = np.random.Generator(np.random.PCG64(5)).normal(size=(160, 12))
     x = noise.copy()
     x[places[1], 0] *= 0.3
     x[:, 0] += np.where(classes == 1, 0.5, -0.5)
@@ -85,15 +83,10 @@ def _by_penalty(
     """What each of the penalties, strongest first, scores on some rows: macro AUROC pair by pair,
     or accuracy. That each is at its minimum is ``probe.minimum``."""
     z = (x - x[train].mean(0, dtype=np.float64)) / x[train].std(0, dtype=np.float64)
-    y = _columns(classes)
     if is_ecg(twin):
-        strengths: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+        strengths, y = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0), _columns(classes)
         heads = zip(*logistic.logistic_regression(z[train], y[train], strengths), strict=True)
-        logits = [z[rows] @ w + b for w, b in heads]
-        scores = [
-            mean_of_defined([naive_auroc(y[rows, c], one[:, c]) for c in range(2)])
-            for one in logits
-        ]
+        scores = [counted_score(y[rows], z[rows] @ w + b) for w, b in heads]
         return dict(zip(strengths, scores, strict=True))
     path = multinomial.regression_path(z[train], classes[train], (1e-4, 1e-3, 1e-2, 1e-1, 1.0))
-    return {c: float(((z[rows] @ w + b).argmax(1) == classes[rows]).mean()) for c, w, b in path}
+    return {c: counted_score(classes[rows], (z[rows] @ w + b).argmax(1)) for c, w, b in path}

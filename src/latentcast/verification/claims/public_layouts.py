@@ -16,6 +16,7 @@ from latentcast.config import EncoderConfig, SinCos
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import claim
+from latentcast.verification.claims.resume import differing
 from latentcast.verification.evidence import Evidence, all_of, at_most, none, true
 from latentcast.verification.observe.config import has_linear_patches
 from latentcast.verification.observe.nepa import is_nepa
@@ -45,69 +46,39 @@ _IJEPA = {
 }  # fmt: skip
 
 
-def _expected_nepa(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+_PREDICTOR = _IJEPA | {"mask_token": "mask_token", "norm": "predictor_norm"}
+
+
+def _expected(
+    weights: Mapping[str, Tensor], names: Mapping[str, str], blocks: str
+) -> dict[str, Tensor]:
+    """The weights by the names of a table; where it has none for qkv, in thirds."""
     expected: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         block = re.match(r"blocks\.(\d+)\.(.*)", name)
-        where = f"encoder.layer.{block[1]}." if block else ""
-        rest = block[2] if block else name
+        where, rest = (f"{blocks}.{block[1]}.", block[2]) if block else ("", name)
         part, _, kind = rest.rpartition(".")
-        if part == "attention.qkv":
-            size = len(tensor) // 3
-            for n, of in enumerate(("query", "key", "value")):
-                third = tensor[n * size : (n + 1) * size]
+        if rest in names:
+            expected[where + names[rest]] = tensor
+        elif part == "attention.qkv" and part not in names:
+            for of, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
                 expected[f"{where}attention.attention.{of}.{kind}"] = third
-        elif rest in _NEPA:
-            expected[where + _NEPA[rest]] = tensor
         else:
-            expected[f"{where}{_NEPA[part]}.{kind}"] = tensor
+            expected[f"{where}{names[part]}.{kind}"] = tensor
     return expected
-
-
-def _expected_ijepa(weights: Mapping[str, Tensor], predictor: bool) -> dict[str, Tensor]:
-    expected: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        block = re.match(r"blocks\.(\d+)\.(.*)", name)
-        blocks = "predictor_blocks" if predictor else "blocks"
-        where = f"{blocks}.{block[1]}." if block else ""
-        part, _, kind = (block[2] if block else name).rpartition(".")
-        if name == "mask_token":
-            expected[name] = tensor
-        elif predictor and name.startswith("norm."):
-            expected[f"predictor_norm.{kind}"] = tensor
-        else:
-            expected[f"{where}{_IJEPA[part]}.{kind}"] = tensor
-    return expected
-
-
-def _apart(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one has, or whose tensors are not the same bits."""
-    wrong = sorted(set(tensors) ^ set(expected))
-    return wrong + [
-        name for name, tensor in expected.items()
-        if name in tensors and not torch.equal(tensors[name], tensor)
-    ]  # fmt: skip
-
-
-def _state(network: Any) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in network.state_dict().items()}
-
-
-def _is_public_nepa(twin: Twin) -> bool:
-    """Of the published kind: patches through one linear layer."""
-    return is_nepa(twin) and has_linear_patches(twin)
 
 
 @claim("artifact.public-nepa", "Weights go out to the public NEPA names and back without loss.",
-       source="SixAILab/nepa-*", about=_is_public_nepa)  # fmt: skip
+       source="SixAILab/nepa-*",
+       about=lambda twin: is_nepa(twin) and has_linear_patches(twin))  # fmt: skip
 def nepa(twin: Twin) -> Evidence:
     encoder = finest(stirred(twin.objective(), twin.seed, wide=False)).eval()
-    weights = _state(encoder)
+    weights = encoder.state_dict()
     public = public_nepa.to_public(weights)
     file = {f"vit_nepa.{name}": tensor.clone().contiguous() for name, tensor in public.items()}
     parts = [
-        none("out: wrong", _apart(public, _expected_nepa(weights))),
-        none("back: wrong", _apart(public_nepa.from_public(file), weights)),
+        none("out: wrong", differing(public, _expected(weights, _NEPA, "encoder.layer"))),
+        none("back: wrong", differing(public_nepa.from_public(file), weights)),
     ]
     if all(part.holds for part in parts) and not is_ecg(twin):
         folder = twin.folder / "public nepa"
@@ -143,11 +114,12 @@ def _features_apart(twin: Twin, one: PatchEncoder, other: PatchEncoder) -> float
 
 def _is_ijepa(twin: Twin) -> bool:
     """Of the published kind: one level, linear patches, plain blocks."""
-    objective, network = twin.config.objective, twin.config.encoder
+    jepa, network = twin.config.objective, twin.config.encoder
+    if not isinstance(jepa, JepaConfig) or jepa.coarser:
+        return False
     if not isinstance(network, EncoderConfig) or not has_linear_patches(twin):
         return False
-    plain = not network.qk_norm and network.layer_scale is None and not network.gated_mlp
-    return isinstance(objective, JepaConfig) and not objective.coarser and plain
+    return not (network.qk_norm or network.layer_scale is not None or network.gated_mlp)
 
 
 @claim("artifact.public-ijepa", "Weights go out to the public I-JEPA names, the original's and "
@@ -158,27 +130,23 @@ def ijepa(twin: Twin) -> Evidence:
     assert isinstance(objective, Jepa)
     encoder, predictor = finest(objective), objective.predictors[0]
     parts = []
-    ways = {
-        "encoder": (encoder, public_ijepa.encoder_to_public, public_ijepa.encoder_from_public),
-        "predictor": (
-            predictor, public_ijepa.predictor_to_public, public_ijepa.predictor_from_public
-        ),
-    }  # fmt: skip
-    for name, (network, to_public, from_public) in ways.items():
-        weights = _state(network)
-        public = to_public(weights)
+    networks = ("encoder", encoder.state_dict()), ("predictor", predictor.state_dict())
+    outward = (public_ijepa.encoder_to_public, public_ijepa.predictor_to_public)
+    back = (public_ijepa.encoder_from_public, public_ijepa.predictor_from_public)
+    tables = (_IJEPA, "blocks"), (_PREDICTOR, "predictor_blocks")
+    for (name, weights), to, of, table in zip(networks, outward, back, tables, strict=True):
+        public = to(weights)
         file = {f"module.{n}": tensor.clone() for n, tensor in public.items()}
-        expected = _expected_ijepa(weights, name == "predictor")
-        parts.append(none(f"{name} out: wrong", _apart(public, expected)))
-        parts.append(none(f"{name} back: wrong", _apart(from_public(file), weights)))
-    weights = _state(encoder)
+        parts.append(none(f"{name} out: wrong", differing(public, _expected(weights, *table))))
+        parts.append(none(f"{name} back: wrong", differing(of(file), weights)))
+    weights = encoder.state_dict()
     public = public_ijepa.encoder_to_public(weights)
     theirs = public_ijepa.to_transformers(public)
     packed = [theirs[f"encoder.layer.0.attention.attention.{of}.weight"]
               for of in ("query", "key", "value")]  # fmt: skip
     qkv = weights["blocks.0.attention.qkv.weight"]
-    parts.append(none("transformers: wrong",
-                      _apart(public_ijepa.from_transformers(theirs), public)))  # fmt: skip
+    returned = public_ijepa.from_transformers(theirs)
+    parts.append(none("transformers: wrong", differing(returned, public)))
     parts.append(true("q, k, v in order", torch.equal(torch.cat(packed), qkv)))
     if not is_ecg(twin) and isinstance(encoder.config.positions, SinCos):
         path = twin.folder / "ijepa.safetensors"

@@ -39,13 +39,10 @@ from latentcast.objectives.build import assemble, build
 from latentcast.objectives.ranks import summed
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
+from latentcast.verification.claims.resume import differing
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
-from latentcast.verification.observe.loop_recorder import (
-    LoopRecord,
-    LoopRecorder,
-    Weights,
-    spoiled,
-)
+from latentcast.verification.observe.jepa import apart
+from latentcast.verification.observe.loop_recorder import LoopRecord, LoopRecorder, Weights, spoiled
 from latentcast.verification.observe.rehearsal import rehearse, revealing
 from latentcast.verification.observe.twin import Twin
 
@@ -82,23 +79,18 @@ def together(twin: Twin) -> Together:
     return twin.once("ranks", lambda: _run(twin))
 
 
-def _settings(twin: Twin) -> Config:
+def _run(twin: Twin) -> Together:
     # A gradient that is nothing but rounding moves a weight by whole rates (a key's bias has no
     # effect on attention); with this eps it does not, and rounding stays rounding.
-    changes = {"train.steps": STEPS, "optimizer.warmup_steps": 1, "optimizer.eps": 1e-6}
-    return revealing(twin).updated({**changes, "train.checkpoint_every": STEPS})
-
-
-def _run(twin: Twin) -> Together:
-    config, folder = _settings(twin), twin.folder / "ranks"
+    changes = {"optimizer.warmup_steps": 1, "optimizer.eps": 1e-6}
+    steps = {"train.steps": STEPS, "train.checkpoint_every": STEPS}
+    config, folder = revealing(twin).updated({**changes, **steps}), twin.folder / "ranks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     alone = rehearse(twin, config)
-    store = twin.store.path
     fork = multiprocessing.get_context("fork")
-    children = [
-        fork.Process(target=_rank, args=(rank, config, store, folder)) for rank in range(SIZE)
-    ]
+    arguments = config, twin.store.path, folder
+    children = [fork.Process(target=_rank, args=(rank, *arguments)) for rank in range(SIZE)]
     for child in children:
         child.start()
     try:
@@ -120,9 +112,6 @@ def _run(twin: Twin) -> Together:
     return Together(alone, reports, weights, folder)
 
 
-# In the rank
-
-
 def _rank(rank: int, config: Config, store: Path, folder: Path) -> None:
     """All that a rank does; it must not come back into the program that it was forked from."""
     code = 1
@@ -133,14 +122,14 @@ def _rank(rank: int, config: Config, store: Path, folder: Path) -> None:
             "gloo", f"file://{folder}/meeting", rank=rank, world_size=SIZE,
             timeout=timedelta(seconds=PATIENCE / 2),
         )  # fmt: skip
-        report: dict[str, Any] = {"reductions": _reductions(rank), "statistics": _statistics(rank)}
-        ranks = Ranks(rank, SIZE, rank)
+        ranks, rows = Ranks(rank, SIZE, rank), _rows()
+        report: dict[str, Any] = {"reductions": _reductions(ranks)}
+        report["statistics"] = _regularized(rows[:7] if rank == 0 else rows[7:])
         for parallel in PARALLEL:
             own = config.updated({"machine.parallel": parallel})
             report[parallel], weights = _trained(ranks, own, store, folder / parallel)
             save_file(weights, folder / f"{parallel}-{rank}.safetensors")
-        for parallel in PARALLEL:
-            own = config.updated({"machine.parallel": parallel, "train.checkpoint_every": 99})
+            own = own.updated({"train.checkpoint_every": 99})
             refused = folder / f"{parallel}-refused"
             numbers, weights = _trained(ranks, own, store, refused, poisoned=(0,), most=2)
             finite = all(bool(tensor.isfinite().all()) for tensor in weights.values())
@@ -171,44 +160,35 @@ def _trained(
     gc.freeze()  # the loop's collection need not look at all that was forked
     with recorder.recording():
         loop.train(objective, read, loader.stream, config, folder, [recorder], ranks)
-    attempts = recorder.attempts
     numbers: dict[str, Any] = {
-        "losses": [attempt.loss for attempt in attempts if attempt.counted],
-        "norms": [attempt.norm for attempt in attempts if attempt.counted],
-        "ids": [torch.cat(attempt.ids).tolist() for attempt in attempts],
+        "losses": [step.loss for step in recorder.attempts if step.counted],
+        "norms": [step.norm for step in recorder.attempts if step.counted],
+        "ids": [torch.cat(attempt.ids).tolist() for attempt in recorder.attempts],
         "step": recorder.state.step, "skipped": recorder.state.skipped,
     }  # fmt: skip
     return numbers, {n: full_tensor(t.detach()).clone() for n, t in objective.state_dict().items()}
 
 
-def _reductions(rank: int) -> dict[str, float]:
+def _reductions(ranks: Ranks) -> dict[str, float]:
     """Largest differences from what one process has; the ranks have 3 rows and 2."""
-    ranks = Ranks(rank, SIZE, rank)
     rows = torch.arange(10, dtype=torch.float64).reshape(5, 2).square()
-    own = rows[:3] if rank == 0 else rows[3:]
+    own = rows[:3] if ranks.rank == 0 else rows[3:]
     part = own.clone().requires_grad_()
     total = summed(part.sum(0))
     torch.autograd.backward(total.square().sum())
     assert part.grad is not None
     # Of the sum of both ranks' losses: each row counts in either.
     gradient = SIZE * 2 * rows.sum(0).expand_as(part)
-    gathered = ranks.gathered(own)
-    order = float((gathered - rows).abs().max()) if gathered.shape == rows.shape else math.inf
     request = StopRequest()
-    request.name = "SIGTERM" if rank == 1 else None
+    request.name = "SIGTERM" if ranks.rank == 1 else None
     stopping = request.count(Context(torch.device("cpu"), torch.float32, ranks))
     return {
         "sum": float((ranks.summed(own.sum(0)) - rows.sum(0)).abs().max()),
-        "rows of all": order,
+        "rows of all": apart(ranks.gathered(own), rows),
         "sum with a gradient": float((total - rows.sum(0)).abs().max().detach()),
         "its gradient": float((part.grad - gradient).abs().max()),
         "requests to stop": abs(float(stopping) - 1),
     }
-
-
-def _statistics(rank: int) -> dict[str, float]:
-    own = _rows()[:7] if rank == 0 else _rows()[7:]
-    return {name: float(value) for name, value in _regularized(own).items()}
 
 
 def _rows() -> Tensor:
@@ -216,15 +196,12 @@ def _rows() -> Tensor:
     return torch.randn(12, 6, generator=generator, dtype=torch.float64) * torch.arange(1, 7) / 9
 
 
-def _regularized(rows: Tensor) -> dict[str, Tensor]:
+def _regularized(rows: Tensor) -> dict[str, float]:
     return {
-        "variance": regularizers.variance(rows),
-        "covariance": regularizers.covariance(rows),
-        "sigreg": regularizers.sigreg(rows, 3, slices=16),
+        "variance": float(regularizers.variance(rows)),
+        "covariance": float(regularizers.covariance(rows)),
+        "sigreg": float(regularizers.sigreg(rows, 3, slices=16)),
     }
-
-
-# Held against one process
 
 
 def _several(twin: Twin) -> bool:
@@ -269,16 +246,15 @@ def fsdp_weights(twin: Twin) -> Evidence:
        "before, to the bits of one process.", source="our design, law 1")  # fmt: skip
 def drawn(twin: Twin) -> Evidence:
     """As under FSDP: built without weights, given memory that holds anything, then drawn."""
-    config = twin.config
     with torch.device("meta"):
-        empty = assemble(config)
+        empty = assemble(twin.config)
     empty.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in empty.parameters():
             parameter.fill_(torch.nan)
-    empty.initialise(config.train.seed)
-    expected = dict(build(config).named_parameters())
-    wrong = [n for n, p in empty.named_parameters() if not torch.equal(p, expected[n])]
+    empty.initialise(twin.config.train.seed)
+    expected = dict(build(twin.config).named_parameters())
+    wrong = differing(dict(empty.named_parameters()), expected)
     return all_of(none("not drawn, or otherwise", wrong), weights=len(expected))
 
 
@@ -304,7 +280,7 @@ def same_bits(twin: Twin) -> Evidence:
     run, differ = together(twin), list[str]()
     for parallel in PARALLEL:
         one, other = (weights[parallel] for weights in run.weights)
-        differ += [name for name in one if not torch.equal(one[name], other[name])]
+        differ += differing(one, other)
     return all_of(none("differ", differ), tensors=len(one))
 
 
@@ -347,7 +323,7 @@ def reductions(twin: Twin) -> Evidence:
 @claim("ranks.statistics", "Variance, covariance and SIGReg are those of the rows of all ranks.",
        source="specification, executable requirement 15", about=_several)  # fmt: skip
 def statistics(twin: Twin) -> Evidence:
-    expected = {name: float(value) for name, value in _regularized(_rows()).items()}
+    expected = _regularized(_rows())
     reports = [report["statistics"] for report in together(twin).reports]
     return all_of(
         *(at_most(f"{name}: difference", max(abs(r[name] - value) for r in reports), EXACT)
@@ -364,8 +340,7 @@ def checkpoint(twin: Twin) -> Evidence:
     for parallel in PARALLEL:
         folder, live = latest(run.folder / parallel / "checkpoints"), run.weights[0][parallel]
         saved, moments = read_tensors(folder, "model"), read_tensors(folder, "optimizer")
-        wrong += sorted(saved.keys() ^ live.keys()) + sorted(moments.keys() ^ alone.keys())
-        wrong += [n for n in saved.keys() & live.keys() if not torch.equal(saved[n], live[n])]
+        wrong += differing(saved, live) + sorted(moments.keys() ^ alone.keys())
         for name in moments.keys() & alone.keys():
             scale = max(1.0, float(alone[name].abs().max()))
             worst = max(worst, _gap(moments[name], alone[name]) / scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,19 @@ from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.observe.loop_recorder import LoopRecord
-from latentcast.verification.observe.rehearsal import (
-    EARLIER,
-    LATER,
-    POISONED,
-    rehearsed,
-    resumed,
-)
+from latentcast.verification.observe.rehearsal import EARLIER, LATER, POISONED, rehearsed, resumed
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 1: the state is the step"
 REQUIRED = "specification, executable requirement 21"
+
+
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one has, or whose tensors are not the same bits."""
+    both = one.keys() & other.keys()
+    return sorted(one.keys() ^ other.keys()) + sorted(
+        name for name in both if not torch.equal(one[name], other[name])
+    )
 
 
 def _moments(run: LoopRecord, step: int) -> dict[str, Tensor]:
@@ -47,15 +50,13 @@ def _same(twin: Twin, step: int, until: int) -> list[Evidence]:
     ours = uninterrupted.attempts[begin:][: len(again.attempts)]
     weights = losses = 0
     for a, b in zip(ours, again.attempts, strict=False):  # one may go on for too long
-        weights += sum(not torch.equal(a.end[name], b.end[name]) for name in a.end)
+        weights += len(differing(a.end, b.end))
         losses += a.counted and a.loss != b.loss
-    one, other = (_moments(run, until) for run in (uninterrupted, again))
-    moments = len(one.keys() ^ other.keys())
-    moments += sum(not torch.equal(one[name], other[name]) for name in one.keys() & other.keys())
+    moments = differing(*(_moments(run, until) for run in (uninterrupted, again)))
     return [
         equal("tensors that differ", weights, 0),
         equal("losses that differ", losses, 0),
-        equal("moments that differ", moments, 0),
+        equal("moments that differ", len(moments), 0),
         equal("attempts", len(again.attempts), len(ours)),
         above("steps", len(again.steps), 1),
     ]
@@ -115,18 +116,15 @@ def _apart(moment: Tensor | None, expected: Tensor) -> float:
 def weights(twin: Twin) -> Evidence:
     """The files themselves, read by safetensors, and as the library reads them."""
     run = rehearsed(twin)
-    wrong, count = list[str](), 0
+    wrong = list[str]()
     for step in (EARLIER, LATER):
         live, folder = run.steps[step - 1].end, run.checkpoint(step)
-        files: dict[str, Tensor] = {}
-        for file in sorted((folder / "model").glob("*.safetensors")):
-            files |= load_file(file)
+        shards = [load_file(file) for file in (folder / "model").glob("*.safetensors")]
+        files = {name: tensor for shard in shards for name, tensor in shard.items()}
         for saved in (files, read_tensors(folder, "model")):
-            count = len(saved)
-            wrong += sorted(saved.keys() ^ live.keys())
-            wrong += [n for n in saved.keys() & live.keys() if not torch.equal(saved[n], live[n])]
+            wrong += differing(saved, live)
     return all_of(
-        none("wrong", wrong), tensors=count,
+        none("wrong", wrong), tensors=len(saved),
         **{"of the teacher": sum(n.startswith("teacher.") for n in live)},
     )  # fmt: skip
 
@@ -169,10 +167,9 @@ def _resume(twin: Twin, folder: Path, changes: dict[str, Any]) -> str:
     """What becomes of resuming from a folder."""
     config = rehearsed(twin).config.updated(changes)
     objective = build(config)
+    optimizer = adamw(objective, config.optimizer)
     try:
-        state: State = checkpoint.resume(
-            folder, objective, adamw(objective, config.optimizer), config
-        )
+        state: State = checkpoint.resume(folder, objective, optimizer, config)
     except LatentcastError as problem:
         return f"refused: {problem}".replace(str(folder), "RUN")
     return "resumed" if state.step == config.train.steps else f"starts over at {state.step}"

@@ -89,12 +89,11 @@ def predictor_positions(twin: Twin) -> Evidence:
     for n, grid in enumerate(objective.student.grids(twin.config.input.size)):
         predictor, count = objective.predictors[n], math.prod(grid)
         places = torch.randperm(count, generator=torch.Generator().manual_seed(n))
-        context, queries = places[: max(1, count // 3)], places[max(1, count // 3) :]
+        context, queries = places.tensor_split([max(1, count // 3)])
         values = vector(objective.student.widths[n], n).expand(1, len(context), -1)
-        arguments = (values, context.unsqueeze(0), queries.view(1, 1, -1), grid)
         first, embed = (predictor.get_submodule(name) for name in ("blocks.0", "embed"))
         with inputs_of(first) as entered, outputs_of(embed) as (outputs,):
-            predictor(*arguments)
+            predictor(values, context.unsqueeze(0), queries.view(1, 1, -1), grid)
         rows, embedded = entered[0][0], outputs[0][0]
         positions = naive_sincos(grid, embedded.shape[-1])
         token = predictor.get_parameter("mask_token").detach()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,15 +17,14 @@ from latentcast.config.network import Transformer
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
 from latentcast.nn.blocks import MLP, LayerScale, QKNorm
-from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
 from latentcast.objectives.jepa import Jepa, JepaConfig
-from latentcast.objectives.nepa import Nepa
 from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
+from latentcast.verification.claims.transformer import measured_epsilon
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.config import has_linear_patches, transformer_of
+from latentcast.verification.observe.config import has_linear_patches, jepa_of, transformer_of
 from latentcast.verification.observe.network import attention_calls, finest, outputs_of
 from latentcast.verification.observe.rotary import measured_turns, stacks
 from latentcast.verification.observe.twin import Twin
@@ -71,13 +71,6 @@ class Published:
     narrow: Shape | None = None
 
 
-def _nepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
-          **run: Any) -> Published:  # fmt: skip
-    same: dict[str, Any] = {"decay": (0.05, 0.05), "epsilon": 1e-12, "cls": True, "qk_norm": True,
-                            "layer_scale": 1e-5, "theta": 100.0}  # fmt: skip
-    return Published(encoder, tokens, shape, patch, **same, **run)
-
-
 def _ijepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
            predictor: int, narrow: Shape, epochs: int) -> Published:  # fmt: skip
     steps = 625 * epochs  # 1,281,167 images in whole batches of 2048
@@ -88,20 +81,26 @@ def _ijepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
     )  # fmt: skip
 
 
-_ECG: dict[str, Any] = {
+_NEPA: dict[str, Any] = {
+    "decay": (0.05, 0.05), "epsilon": 1e-12, "cls": True, "qk_norm": True, "layer_scale": 1e-5,
+    "theta": 100.0,
+}  # fmt: skip
+_ECG = _NEPA | {
     "steps": 100_000, "warmup": 10_000, "lr": (1e-7, 1e-3, 0.0), "betas": (0.9, 0.99),
     "momentum": None,
 }  # fmt: skip
-_IMAGENET: dict[str, Any] = {
+_IMAGENET = _NEPA | {
     "steps": 500_455, "warmup": 12_511, "lr": (4.8e-3 / 12_511, 4.8e-3, 0.0), "betas": (0.9, 0.95),
     "momentum": (0.9999, 0.9999),
 }  # fmt: skip
 
 PUBLISHED: dict[str, Published] = {
-    "nepa-ecg-small": _nepa(14_318_592, 201, (384, 8, 6, 1536), (384, 12, 25), **_ECG),
-    "nepa-ecg-base": _nepa(85_306_368, 201, (768, 12, 12, 3072), (768, 12, 25), **_ECG),
-    "nepa-image-base": _nepa(85_527_552, 257, (768, 12, 12, 3072), (768, 3, 14, 14), **_IMAGENET),
-    "nepa-image-large": _nepa(
+    "nepa-ecg-small": Published(14_318_592, 201, (384, 8, 6, 1536), (384, 12, 25), **_ECG),
+    "nepa-ecg-base": Published(85_306_368, 201, (768, 12, 12, 3072), (768, 12, 25), **_ECG),
+    "nepa-image-base": Published(
+        85_527_552, 257, (768, 12, 12, 3072), (768, 3, 14, 14), **_IMAGENET
+    ),
+    "nepa-image-large": Published(
         302_967_808, 257, (1024, 24, 16, 4096), (1024, 3, 14, 14), **_IMAGENET
     ),
     "ijepa-image-huge": _ijepa(
@@ -125,9 +124,6 @@ def unallocated(config: Config) -> Objective:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-# Parameters
 
 
 def counted(config: Config) -> dict[str, int]:
@@ -193,72 +189,61 @@ def _is_published(twin: Twin) -> bool:
     return _row(twin) is not None
 
 
-# Shapes
-
-
 @claim("table.shapes", "Run at full size, width, depth, heads, MLP, tokens are as in the table.",
        source=SOURCE)  # fmt: skip
 @torch.no_grad()
 def shapes(twin: Twin) -> Evidence:
-    """Sizes as the network at full size shows them when it runs."""
-    config = twin.recipe
-    objective = unallocated(config)
-    row = _row(twin)
+    config, objective, row = twin.recipe, unallocated(twin.recipe), _row(twin)
     values = torch.zeros(2, config.input.channels, *config.input.size, device="meta")
     encoder, size = finest(objective), transformer_of(config)
-    hidden = [block.get_submodule("mlp.up") for block in encoder.blocks]
-    with attention_calls() as calls, outputs_of(*hidden) as up:
-        out = encoder.transform(encoder.embed(values), tuple(config.input.size))
+    embedded = encoder.embed(values)
+    ran, out = _ran(encoder.blocks, encoder.transform, embedded, tuple(config.input.size))
     patches = math.prod(n // size.patch for n in config.input.size)
     tokens = row.tokens if row else patches + size.cls
     shape = row.shape if row else (size.width, size.depth, size.heads, size.mlp_width)
     patch = (shape[0], config.input.channels, *(size.patch,) * len(config.input.size))
     weight = encoder.get_parameter("patches.weight")
     parts = [
-        equal("encoder", _ran([call.q for call in calls], [own[0] for own in up]), str(shape)),
+        equal("encoder", ran, str(shape)),
         equal("output", str(tuple(out.shape)), str((2, tokens, shape[0]))),
-        equal(
-            "patch",
-            str(tuple(weight.shape)),
-            str(row.patch if row else patch),
-        ),
+        equal("patch", str(tuple(weight.shape)), str(row.patch if row else patch)),
     ]
     if isinstance(objective, Jepa):
         parts += _levels(objective, config, row, values)
     return all_of(*parts)
 
 
-def _ran(queries: list[Tensor], hidden: list[Tensor]) -> str:
-    """Width, depth, heads and MLP width, of the attentions that were computed."""
-    heads = {(q.shape[1], q.shape[3]) for q in queries}
-    widths = {h.shape[-1] for h in hidden}
-    if len(heads) != 1 or len(widths) != 1 or len(queries) != len(hidden):
-        return f"{len(queries)} attentions {sorted(heads)}, {len(hidden)} MLPs {sorted(widths)}"
+def _ran(blocks: Iterable[nn.Module], run: Callable[..., Tensor], *args: Any) -> tuple[str, Tensor]:
+    """Width, depth, heads and MLP width, of the attentions that were computed; and the output."""
+    hidden = [block.get_submodule("mlp.up") for block in blocks]
+    with attention_calls() as calls, outputs_of(*hidden) as up:
+        out = run(*args)
+    heads = {(call.q.shape[1], call.q.shape[3]) for call in calls}
+    widths = {own[0].shape[-1] for own in up}
+    if len(heads) != 1 or len(widths) != 1 or len(calls) != len(up):
+        return f"{len(calls)} attentions {sorted(heads)}, {len(up)} MLPs {sorted(widths)}", out
     count, head = heads.pop()
-    return str((count * head, len(queries), count, widths.pop()))
+    return str((count * head, len(calls), count, widths.pop())), out
 
 
 def _levels(
     objective: Jepa, config: Config, row: Published | None, values: Tensor
 ) -> list[Evidence]:
-    """Levels and predictors."""
-    jepa, encoder = config.objective, objective.student
-    assert isinstance(jepa, JepaConfig) and isinstance(encoder, Hierarchy)
+    jepa = jepa_of(config)
     sides, parts = [n // config.encoder.patch for n in config.input.size], list[Evidence]()
     sizes = [jepa.predictor, *(level.predictor for level in jepa.coarser)]
     widths = [config.encoder.width, *(level.width for level in jepa.coarser)]
     strides = [1, *(level.stride for level in jepa.coarser)]
-    for n, (level, size) in enumerate(zip(encoder(values), sizes, strict=True)):
+    for n, (level, size) in enumerate(zip(objective.student(values), sizes, strict=True)):
         sides = [side // strides[n] for side in sides]
         predictor = objective.predictors[n]
-        hidden = [b.get_submodule("mlp.up") for b in predictor.get_submodule("blocks").children()]
+        blocks = predictor.get_submodule("blocks").children()
         cells = torch.zeros(4, 2, 3, dtype=torch.int64, device="meta")
-        with attention_calls() as calls, outputs_of(*hidden) as up:
-            out = predictor(level.values[:, :5], level.ids[:, :5], cells, tuple(sides))
+        places = level.values[:, :5], level.ids[:, :5]
+        ran, out = _ran(blocks, predictor, *places, cells, tuple(sides))
         narrow = (size.width, size.depth, size.heads, size.mlp_width)
         printed = row.narrow if row and row.narrow else narrow
         expected = str((2, math.prod(sides), widths[n]))
-        ran = _ran([c.q for c in calls], [own[0] for own in up])
         parts += [
             equal(f"level {n}", str(tuple(level.values.shape)), expected),
             equal(f"predictor {n}", ran, str(printed)),
@@ -267,16 +252,12 @@ def _levels(
     return parts
 
 
-# Switches and numbers
-
-
 @claim("table.switches", "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",
        source=SOURCE, about=_is_published)  # fmt: skip
 def switches(twin: Twin) -> Evidence:
-    """What is on and off, and the constants, as modules show them when they are tried."""
     row = _row(twin)
     assert row is not None
-    full, live = unallocated(twin.recipe), twin.objective()
+    full, live = unallocated(twin.recipe), twin.objective().double()
     kinds = [type(module) for module in full.encoder("student").modules()]
     depth, biases = row.shape[1], [n for n, _ in finest(full).named_parameters()]
     parts = [
@@ -285,41 +266,30 @@ def switches(twin: Twin) -> Evidence:
         equal("CLS", finest(full).prefix, int(row.cls)),
         equal("qkv biases", sum(name.endswith("qkv.bias") for name in biases), depth),
     ]
-    numbers = {"epsilon": (_measured_epsilon(live), row.epsilon)}
+    norm = finest(live).get_submodule("blocks.0.norm1")
+    assert isinstance(norm, nn.LayerNorm)
+    mlp = next(m for m in live.modules() if isinstance(m, MLP))
+    one = float(mlp.activation(torch.ones(1, dtype=torch.float64)))
+    numbers = {
+        "epsilon": (measured_epsilon(norm, row.epsilon), row.epsilon),
+        "activation at 1": (one, (1 + math.erf(1 / math.sqrt(2))) / 2),
+    }
     if row.layer_scale is not None:
         gains = [m.gain.detach() for m in live.modules() if isinstance(m, LayerScale)]
-        numbers["LayerScale"] = (float(torch.cat(gains).double().mean()), row.layer_scale)
-    mlp = next(m for m in live.modules() if isinstance(m, MLP))
-    one = mlp.activation(torch.ones(1, dtype=torch.float64))
-    numbers["activation at 1"] = (float(one), (1 + math.erf(1 / math.sqrt(2))) / 2)
+        numbers["LayerScale"] = (float(torch.cat(gains).mean()), row.layer_scale)
     if row.theta is not None:
-        numbers["theta"] = (_measured_theta(live.double(), twin), row.theta)
+        numbers["theta"] = (_measured_theta(live, twin), row.theta)
     for name, (measured, expected) in numbers.items():
-        gap = abs(measured / expected - 1)
-        parts.append(at_most(f"{name}, relative difference", gap, 1e-5))
+        parts.append(at_most(f"{name}, relative difference", abs(measured / expected - 1), 1e-5))
     return all_of(*parts, **{name: measured for name, (measured, _) in numbers.items()})
-
-
-def _measured_epsilon(objective: Objective) -> float:
-    """Of the first norm: what mean square it gives to ones and minus ones times 1e-5."""
-    norm = finest(objective).get_submodule("blocks.0.norm1")
-    assert isinstance(norm, nn.LayerNorm)
-    x = torch.ones(1, norm.normalized_shape[0], dtype=torch.float64)
-    x[:, ::2] = -1
-    with torch.no_grad():
-        square = float(norm.double()(x * 1e-5).square().mean())
-    return 1e-10 * (1 / square - 1)
 
 
 def _measured_theta(objective: Objective, twin: Twin) -> float:
     """From how much faster the first pair turns than the second; K pairs an axis."""
-    patch = twin.config.encoder.patch
     axes = len(twin.config.input.size)
-    stack = next(stacks(objective, (16 * patch,) * axes))
+    stack = next(stacks(objective, (16 * twin.config.encoder.patch,) * axes))
     turns = measured_turns(stack)["query of block 1"]
-    step = torch.angle(turns[:, -1, :2] / turns[:, -2, :2]) if axes == 1 else torch.angle(
-        turns[:, -1, :2] / turns[:, -17, :2]
-    )  # fmt: skip
+    step = torch.angle(turns[:, -1, :2] / turns[:, -2 if axes == 1 else -17, :2])
     fast, slow = step.mean(0).tolist()
     return float((fast / slow) ** stack.pairs)
 
@@ -330,44 +300,32 @@ def schedules(twin: Twin) -> Evidence:
     row, live = _row(twin), Schedules.of(twin.recipe)
     assert row is not None
     last, peak, fall = row.steps - 1, row.warmup - 1, row.steps - row.warmup
+    quarter = row.steps // 4
+    # Linear from the start, one step before the first, to the peak.
+    halfway = row.lr[0] + (row.lr[1] - row.lr[0]) / peak * (row.warmup // 2 - 1)
     numbers = {
         "lr of the first step": (live.lr(0), row.lr[0]),
         "lr where the warm-up ends": (live.lr(peak), row.lr[1]),
         "lr of the last step": (live.lr(last), row.lr[2]),
-        "lr halfway up": (live.lr(row.warmup // 2 - 1), _halfway(row)),
-        "lr a quarter down": (
-            live.lr(peak + fall // 4), _cosine(row.lr[1], row.lr[2], fall // 4, fall)
-        ),
-        "lr halfway down": (
-            live.lr(peak + fall // 2), _cosine(row.lr[1], row.lr[2], fall // 2, fall)
-        ),
-        "weight decay of the first step": (
-            live.weight_decay(0), _cosine(*row.decay, 1, row.steps)
-        ),
-        "weight decay after a quarter": (
-            live.weight_decay(row.steps // 4 - 1),
-            _cosine(*row.decay, row.steps // 4, row.steps),
-        ),
+        "lr halfway up": (live.lr(row.warmup // 2 - 1), halfway),
         "weight decay of the last step": (live.weight_decay(last), row.decay[1]),
-    }  # fmt: skip
+    }
+    for name, n in (("a quarter", fall // 4), ("halfway", fall // 2)):
+        numbers[f"lr {name} down"] = (live.lr(peak + n), _cosine(*row.lr[1:], n, fall))
+    for name, n in (("of the first step", 1), ("after a quarter", quarter)):
+        expected = _cosine(*row.decay, n, row.steps)
+        numbers[f"weight decay {name}"] = (live.weight_decay(n - 1), expected)
     if row.momentum is not None:
         first, end = row.momentum
-        numbers["momentum of the first step"] = (live.momentum(0), first)
-        quarter = first + (end - first) * (row.steps // 4) / last
-        numbers["momentum after a quarter"] = (live.momentum(row.steps // 4), quarter)
-        numbers["momentum of the last step"] = (live.momentum(last), end)
+        points = {"of the first step": 0, "after a quarter": quarter, "of the last step": last}
+        for name, n in points.items():
+            numbers[f"momentum {name}"] = (live.momentum(n), first + (end - first) * n / last)
     # Between momenta of the last steps of a run lie some 1e-8.
     return all_of(
         *(at_most(f"{name}: difference", abs(a - b), 1e-9 * max(abs(b), 1e-3))
           for name, (a, b) in numbers.items()),
         **{name: a for name, (a, _) in numbers.items()},
     )  # fmt: skip
-
-
-def _halfway(row: Published) -> float:
-    """Linear from the start, one step before the first, to the peak."""
-    rise = (row.lr[1] - row.lr[0]) / (row.warmup - 1)
-    return row.lr[0] + rise * (row.warmup // 2 - 1)
 
 
 def _cosine(start: float, end: float, done: int, total: int) -> float:
@@ -377,13 +335,12 @@ def _cosine(start: float, end: float, done: int, total: int) -> float:
 @claim("table.optimizer", "AdamW has the published betas, and decays matrices alone.",
        source=SOURCE, about=_is_published)  # fmt: skip
 def optimizer(twin: Twin) -> Evidence:
-    """Betas and epsilon of the optimizer itself, and how many weights of each kind it decays."""
     row = _row(twin)
     assert row is not None
     objective = unallocated(twin.recipe)
     groups = adamw(objective, twin.recipe.optimizer).param_groups
-    student = _count(objective.student) if isinstance(objective, Nepa | Jepa) else 0
-    trained = student + (_count(objective.predictors) if isinstance(objective, Jepa) else 0)
+    trained = _count(objective.encoder("student"))
+    trained += _count(objective.predictors) if isinstance(objective, Jepa) else 0
     decayed = [p for group in groups if group["decayed"] for p in group["params"]]
     others = [p for group in groups if not group["decayed"] for p in group["params"]]
     # CLS has three axes, as 1-D patches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from latentcast.verification.observe.network import (
     naive_norm,
     naive_patches,
     naive_product,
+    outputs_of,
     passes_of,
     real,
     stirred,
@@ -44,11 +46,8 @@ NEPA = "NEPA reference code, block"
        source=REFERENCE)  # fmt: skip
 def pre_norm(twin: Twin) -> Evidence:
     def gap(block: BlockPass) -> float:
-        first, second = block.module.norm1, block.module.norm2
-        x = block.before.double()
-        attended = naive_norm(x, first.weight, first.bias, first.eps)
-        between = x + block.branches[0]
-        mixed = naive_norm(between, second.weight, second.bias, second.eps)
+        attended = _normed(block.module.norm1, block.before)
+        mixed = _normed(block.module.norm2, block.before.double() + block.branches[0])
         return max(furthest(block.into["attention"], attended), furthest(block.into["mlp"], mixed))
 
     return worst_of(passes_of(twin), gap)
@@ -67,11 +66,9 @@ def mlp(twin: Twin) -> Evidence:
 
     def gap(block: BlockPass) -> float:
         mlp, x = block.module.mlp, block.into["mlp"]
-        hidden = naive_product(x, mlp.up.weight, mlp.up.bias)
-        if mlp.gate is None:
-            hidden = _activated(name, hidden)
-        else:
-            hidden = _activated(name, naive_product(x, mlp.gate.weight, mlp.gate.bias)) * hidden
+        up = naive_product(x, mlp.up.weight, mlp.up.bias)
+        gate = None if mlp.gate is None else naive_product(x, mlp.gate.weight, mlp.gate.bias)
+        hidden = _activated(name, up) if gate is None else _activated(name, gate) * up
         out = naive_product(hidden, mlp.down.weight, mlp.down.bias)
         return furthest(block.out["mlp"], out)
 
@@ -123,19 +120,12 @@ def _levels(objective: Jepa, inputs: Inputs) -> list[Evidence]:
     """The same of coarser levels and predictors, in a step of the objective."""
     stacks = {f"student.coarser.{n}": m for n, m in enumerate(objective.student.coarser)}
     stacks |= {f"predictors.{n}": m for n, m in enumerate(objective.predictors)}
-    outputs: list[list[Tensor]] = [[] for _ in stacks]
-
-    def append(module: nn.Module, args: object, out: object) -> None:
-        values = out.values if isinstance(out, Tokens) else out
-        assert isinstance(values, Tensor)
-        outputs[list(stacks.values()).index(module)].append(values)
-
-    handles = [module.register_forward_hook(append) for module in stacks.values()]
-    blocks = evaluated(objective, inputs)
-    for handle in handles:
-        handle.remove()
+    with outputs_of(*stacks.values()) as outputs:
+        blocks = evaluated(objective, inputs)
     parts = []
-    for (name, module), (out, *_) in zip(stacks.items(), outputs, strict=True):
+    for (name, module), returned in zip(stacks.items(), outputs, strict=True):
+        first: Any = returned[0]
+        out: Tensor = first.values if isinstance(first, Tokens) else first
         own = [block for block in blocks if block.name.startswith(f"{name}.")]
         if not own:  # a level without blocks
             continue
@@ -152,27 +142,27 @@ def _levels(objective: Jepa, inputs: Inputs) -> list[Evidence]:
 
 @claim("norm.epsilon", "Every norm adds its configured epsilon.", source=REFERENCE)
 def epsilon(twin: Twin) -> Evidence:
-    """A norm halves the mean square of what has a variance of epsilon: which epsilon is that?"""
-    objective, expected = twin.objective().double(), transformer_of(twin.config).norm_eps
-    worst, count, shown = 0.0, 0, expected
-    for module in objective.modules():
-        if not isinstance(module, nn.LayerNorm | QKNorm):
-            continue
-        width = module.head if isinstance(module, QKNorm) else module.normalized_shape[0]
-        x = torch.ones(1, 1, width, dtype=torch.float64)
-        x[..., ::2] = -1
-        with torch.no_grad():
-            square = float(module(x * math.sqrt(expected)).square().mean())
-        measured = expected * (1 / square - 1) if square > 0 else math.inf
-        if abs(measured / expected - 1) >= worst:
-            worst, shown = abs(measured / expected - 1), measured
-        count += 1
+    expected, modules = transformer_of(twin.config).norm_eps, twin.objective().double().modules()
+    norms = [module for module in modules if isinstance(module, nn.LayerNorm | QKNorm)]
+    found = [measured_epsilon(norm, expected) for norm in norms]
+    shown = max(found, key=lambda measured: abs(measured - expected))
+    gap = abs(shown / expected - 1)
     return all_of(
-        at_most("relative difference", worst, 1e-6), measured=shown, expected=expected, norms=count
+        at_most("relative difference", gap, 1e-6),
+        measured=shown,
+        expected=expected,
+        norms=len(norms),
     )
 
 
-# LayerScale
+def measured_epsilon(norm: nn.LayerNorm | QKNorm, expected: float) -> float:
+    """A norm halves the mean square of what has a variance of epsilon: which epsilon is that?"""
+    width = norm.head if isinstance(norm, QKNorm) else norm.normalized_shape[0]
+    x = torch.ones(1, 1, width, dtype=torch.float64)
+    x[..., ::2] = -1
+    with torch.no_grad():
+        square = float(norm(x * math.sqrt(expected)).square().mean())
+    return expected * (1 / square - 1) if square > 0 else math.inf
 
 
 def _has_layer_scale(twin: Twin) -> bool:
@@ -184,22 +174,19 @@ def _has_layer_scale(twin: Twin) -> bool:
 def scale_initial(twin: Twin) -> Evidence:
     value = transformer_of(twin.recipe).layer_scale
     assert value is not None
-    gains, effects, absent = 0.0, 0.0, 0
-    objective = twin.objective()
+    objective, effects = twin.objective(), 0.0
     blocks = block_passes(objective, lambda: objective(twin.inputs(), None))
+    scales = [s for block in blocks for s in (block.module.scale1, block.module.scale2)]
+    gains = [scale.gain.detach() for scale in scales if isinstance(scale, LayerScale)]
+    gaps = [float((gain / value - 1).abs().max()) for gain in gains]
     for block in blocks:
-        for scale in (block.module.scale1, block.module.scale2):
-            if not isinstance(scale, LayerScale):
-                absent += 1
-                continue
-            gains = max(gains, float((scale.gain.detach() / value - 1).abs().max()))
         # And it is what the branch is multiplied with: against the branch as if its gain were 1.
         plain = block.out["attention"] + block.out["mlp"]
         change = (block.after.double() - block.before.double()).norm() / plain.double().norm()
         effects = max(effects, abs(float(change) / value - 1))
     return all_of(
-        equal("branches without a gain", absent, 0),
-        at_most("relative difference of a gain", gains, 1e-6),
+        equal("branches without a gain", len(scales) - len(gains), 0),
+        at_most("relative difference of a gain", max(gaps, default=0.0), 1e-6),
         at_most("of what it does to its branch", effects, 0.05),
         blocks=len(blocks), value=value,
     )  # fmt: skip
@@ -218,16 +205,14 @@ def scale_place(twin: Twin) -> Evidence:
                 if module_name.endswith(scale) and isinstance(module, LayerScale):
                     drawn = torch.randn(len(module.gain), generator=generator, dtype=torch.float64)
                     module.gain.data.copy_(drawn * on)
-        gaps = []
-        for block in evaluated(objective, real(twin, 2)):
-            branches = block.branches
-            expected = block.before + first * branches[0] + second * branches[1]
-            gaps.append(furthest(block.after, expected))
-        parts.append(at_most(name, max(gaps), 0.0 if name == "both 0" else EXACT))
+        gap = max(
+            furthest(
+                block.after, block.before + first * block.branches[0] + second * block.branches[1]
+            )
+            for block in evaluated(objective, real(twin, 2))
+        )
+        parts.append(at_most(name, gap, 0.0 if name == "both 0" else EXACT))
     return all_of(*parts)
-
-
-# Patches
 
 
 @claim("patches.product", "A patch's embedding is its values times the weights, plus the bias.",

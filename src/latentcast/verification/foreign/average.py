@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ from torch.optim.optimizer import (
 from latentcast.errors import LatentcastError
 from latentcast.verification.evidence import above, at_most, equal
 from latentcast.verification.foreign.verified import Lines, Verified
+from latentcast.verification.observe.hooks import hooked
 from latentcast.verification.report.lines import Line
 
 AVERAGED = 1e-3
@@ -69,6 +70,17 @@ class _Move:
     def late(self) -> bool:
         """After an optimizer's step, with no forward pass between."""
         return self.after.what in ("after", "end") and self.steps_so_far > 0
+
+    @property
+    def way(self) -> float:
+        gone = _flat(self.before.teacher) - _flat(self.after.teacher)
+        return max(float(gone.norm()), 1e-300)
+
+    @property
+    def rounding(self) -> float:
+        """Norm of what the teacher's type may round away in one move."""
+        norms = [torch.finfo(t.dtype).eps * float(t.double().norm()) for t in self.after.teacher]
+        return ROUNDINGS * math.hypot(*norms)
 
 
 def verify_ema(
@@ -152,30 +164,18 @@ def _observe(
     def in_training(module: nn.Module, args: Any) -> None:
         watched.in_training += module.training and _drops(module)
 
-    with _hooks(before, lambda *_: note("after")):
-        hooks = [
-            m.register_forward_pre_hook(forward) for m in (*student.modules(), *teacher.modules())
-        ]
-        hooks += [m.register_forward_pre_hook(in_training) for m in teacher.modules()]
-        try:
+    handles = [
+        register_optimizer_step_pre_hook(before),
+        register_optimizer_step_post_hook(lambda *_: note("after")),
+        *(m.register_forward_pre_hook(forward) for m in (*student.modules(), *teacher.modules())),
+        *(m.register_forward_pre_hook(in_training) for m in teacher.modules()),
+    ]
+    with hooked(handles):
+        note("end")
+        for _ in range(steps):
+            step()
             note("end")
-            for _ in range(steps):
-                step()
-                note("end")
-        finally:
-            for hook in hooks:
-                hook.remove()
     return watched
-
-
-@contextmanager
-def _hooks(before: Any, after: Any) -> Iterator[None]:
-    handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _drops(module: nn.Module) -> bool:
@@ -202,10 +202,7 @@ def _moves(events: Sequence[_Event]) -> Iterator[_Move]:
 
 def _when(lines: Lines, moves: Sequence[_Move], taken: int) -> None:
     """Once for each optimizer step, after it, and before anybody reads the teacher again."""
-    by_step: dict[int, int] = {}
-    for move in moves:
-        by_step[move.steps_so_far] = by_step.get(move.steps_so_far, 0) + 1
-    most = max(by_step.values())
+    most = max(Counter(move.steps_so_far for move in moves).values())
     lines.add(
         "ema.once",
         "It moves once for each optimizer step, not for each micro-batch.",
@@ -231,7 +228,7 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
     """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move."""
     worst, stale, found = 0.0, 0, list[tuple[int, float, float]]()
     previous: list[Tensor] | None = None
-    blur = min(_rounding(move.after.teacher) / _way(move) for move in moves)
+    blur = min(move.rounding / move.way for move in moves)
     if blur > BLURRED:
         reason = (
             f"the teacher's roundings are {blur:.2g} of its way in a step; give a step with a "
@@ -243,8 +240,8 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
     for move in moves:
         delta = _flat(move.before.teacher) - _flat(move.after.teacher)
         towards = _flat(move.after.student) - _flat(move.after.teacher)
-        rounding, last, previous = _rounding(move.after.teacher), previous, move.after.student
-        if rounding > BLURRED * _way(move):
+        rounding, last, previous = move.rounding, previous, move.after.student
+        if rounding > BLURRED * move.way:
             continue
         fits = [_fit(delta, towards, rounding)]
         if last is not None:  # weights that the optimizer has meanwhile moved on from
@@ -254,26 +251,13 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
         worst = max(worst, fits[best][1])
         unsure = rounding / max(float(towards.norm()), 1e-300)
         found.append((move.steps_so_far - move.late, 1 - fits[best][0], unsure))
-    lines.add(
-        "ema.formula",
-        FORMULA["ema.formula"],
-        at_most("largest residual", worst, AVERAGED),
-    )
-    lines.add(
-        "ema.updated-weights",
-        FORMULA["ema.updated-weights"],
-        equal("moves towards older weights", stale, 0),
-    )
+    name = "ema.formula"
+    lines.add(name, FORMULA[name], at_most("largest residual", worst, AVERAGED))
+    name = "ema.updated-weights"
+    lines.add(name, FORMULA[name], equal("moves towards older weights", stale, 0))
     if momentum is None:
-        lines.append(
-            Line(
-                "ema.momentum",
-                "Its momentum.",
-                "measured",
-                "holds",
-                {"measured first": found[0][1], "last": found[-1][1]},
-            )
-        )
+        numbers = {"measured first": found[0][1], "last": found[-1][1]}
+        lines.append(Line("ema.momentum", "Its momentum.", "measured", "holds", numbers))
         return
     gaps = []
     for number, measured, unsure in found:
@@ -291,17 +275,6 @@ def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) ->
     )
 
 
-def _rounding(teacher: Sequence[Tensor]) -> float:
-    """Norm of what the teacher's type may round away in one move."""
-    squares = [(torch.finfo(t.dtype).eps * float(t.double().norm())) ** 2 for t in teacher]
-    return ROUNDINGS * math.sqrt(sum(squares))
-
-
-def _way(move: _Move) -> float:
-    gone = _flat(move.before.teacher) - _flat(move.after.teacher)
-    return max(float(gone.norm()), 1e-300)
-
-
 def _fit(delta: Tensor, towards: Tensor, rounding: float) -> tuple[float, float]:
     """The gain that explains a move best, and the share of it left over beyond roundings."""
     square = float(towards.square().sum())
@@ -316,13 +289,8 @@ def _buffers(lines: Lines, student: nn.Module, teacher: nn.Module, copied: bool)
     pairs = list(zip(student.buffers(), teacher.buffers(), strict=False))
     if not pairs or not copied:
         return
-    differ = sum(not torch.equal(a, b) for a, b in pairs)
-    lines.add(
-        "ema.buffers",
-        "The teacher's buffers are the student's.",
-        equal("different", differ, 0),
-        buffers=len(pairs),
-    )
+    differ = equal("different", sum(not torch.equal(a, b) for a, b in pairs), 0)
+    lines.add("ema.buffers", "The teacher's buffers are the student's.", differ, buffers=len(pairs))
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

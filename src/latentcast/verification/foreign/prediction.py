@@ -28,7 +28,7 @@ def verify_nepa(
         places: at which the values are disturbed, evenly over them, the last ones included.
     """
     lines = Lines()
-    was = model.training if isinstance(model, nn.Module) else None
+    trains = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
         model.eval()
     try:
@@ -36,8 +36,8 @@ def verify_nepa(
             _causal(lines, model, values, places)
             z, h = model(values)
     finally:
-        if isinstance(model, nn.Module) and was:
-            model.train()
+        if isinstance(model, nn.Module):
+            model.train(trains)
     if loss is not None:
         _loss(lines, loss, z.detach(), h.detach())
     return Verified(tuple(lines))

@@ -6,7 +6,6 @@ matrices; this project's packed form, by the text of its reader; PTB-XL's table.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import lzma
@@ -24,7 +23,8 @@ from latentcast.verification.observe.recordings import (
     Floats,
     WrittenRecord,
     wave,
-    write_header,
+    write_table,
+    write_wfdb,
 )
 
 Counts = npt.NDArray[np.int64]
@@ -53,8 +53,7 @@ def _three_bytes(counts: Counts) -> bytes:
 
 def _pairs_of_12_bits(counts: Counts) -> bytes:
     a, b = (counts.reshape(-1, 2) & 0xFFF).T
-    packed = np.stack([a & 255, a >> 8 | (b >> 8) << 4, b & 255], 1)
-    return packed.astype(np.uint8).tobytes()
+    return np.stack([a & 255, a >> 8 | (b >> 8) << 4, b & 255], 1).astype("u1").tobytes()
 
 
 def _triples_of_10_bits(counts: Counts) -> bytes:
@@ -65,8 +64,7 @@ def _triples_of_10_bits(counts: Counts) -> bytes:
 
 def _triples_in_a_row(counts: Counts) -> bytes:
     a, b, c = (counts.reshape(-1, 3) & 0x3FF).T
-    packed = np.stack([a | b << 10 | c << 20], 1)
-    return packed.astype("<u4").tobytes()
+    return np.stack([a | b << 10 | c << 20], 1).astype("<u4").tobytes()
 
 
 WRITERS: dict[str, Callable[[Counts], bytes]] = {
@@ -87,9 +85,8 @@ def write_formats(folder: Path, rate: float) -> dict[str, WrittenRecord]:
     for n, name in enumerate(names):
         counts, calibrations, signal = _digital(rate, samples, 40 + n, GAINS.get(name, GAIN))
         file = folder / f"format-{name}.dat"
-        file.write_bytes(WRITERS[name](counts))
-        header = file.with_suffix(".hea")
-        write_header(header, f"{file.name} {name}", rate, counts, calibrations, ORDER)
+        data = WRITERS[name](counts)
+        header = write_wfdb(file, name, data, rate, counts, calibrations, ORDER)
         records[file.stem] = WrittenRecord(signal, rate, header)
     records["challenge"] = _write_challenge(folder, rate, samples)
     if package:
@@ -119,10 +116,8 @@ def _write_challenge(folder: Path, rate: float, samples: int) -> WrittenRecord:
     """A MATLAB 4 matrix ``val`` of int16: type, rows, columns, 0, length of the name; the name."""
     counts, calibrations, signal = _digital(rate, samples, 60, 1000.0)
     envelope = struct.pack("<5i", 30, 12, samples, 0, 4) + b"val\0"
-    file = folder / "challenge.mat"
-    file.write_bytes(envelope + counts.astype("<i2").tobytes())
-    header = file.with_suffix(".hea")
-    write_header(header, "challenge.mat 16+24", rate, counts, calibrations, ORDER)
+    data, file = envelope + counts.astype("<i2").tobytes(), folder / "challenge.mat"
+    header = write_wfdb(file, "16+24", data, rate, counts, calibrations, ORDER)
     return WrittenRecord(signal, rate, header)
 
 
@@ -131,10 +126,8 @@ def _write_segments(folder: Path, rate: float, samples: int) -> WrittenRecord:
     parts = []
     for n, gain in enumerate((GAIN, 3 * GAIN)):
         counts, calibrations, signal = _digital(rate, samples // 2, 61 + n, gain)
-        file = folder / f"segments-{n}.dat"
-        file.write_bytes(counts.astype("<i2").tobytes())
-        header = file.with_suffix(".hea")
-        write_header(header, f"{file.name} 16", rate, counts, calibrations, ORDER)
+        data, file = WRITERS["16"](counts), folder / f"segments-{n}.dat"
+        write_wfdb(file, "16", data, rate, counts, calibrations, ORDER)
         parts.append(signal)
     lines = [f"segments/2 12 {rate:g} {samples}", *(f"segments-{n} {samples // 2}" for n in (0, 1))]
     header = folder / "segments.hea"
@@ -181,11 +174,9 @@ def write_ptbxl(folder: Path, rate: float, signals: npt.NDArray[np.int16]) -> No
     records = folder / "records100" / "00000"
     records.mkdir(parents=True)
     for n, counts in enumerate(signals.transpose(0, 2, 1)):
-        file = records / f"{n + 1:05d}_lr.dat"
-        file.write_bytes(counts.astype("<i2").tobytes())
-        header = file.with_suffix(".hea")
-        write_header(header, f"{file.name} 16", rate, counts, ["1000.0(0)/mV"] * 12, TWELVE)
-    _write_table(folder)
+        data, file = counts.astype("<i2").tobytes(), records / f"{n + 1:05d}_lr.dat"
+        write_wfdb(file, "16", data, rate, counts, ["1000.0(0)/mV"] * 12, TWELVE)
+    write_table(folder / "ptbxl_database.csv", ptbxl_rows())
 
 
 def write_packed(folder: Path, rate: float, signals: npt.NDArray[np.int16]) -> None:
@@ -201,7 +192,7 @@ def write_packed(folder: Path, rate: float, signals: npt.NDArray[np.int16]) -> N
         "leads": TWELVE, "samples": signals.shape[2], "parts": parts,
     }  # fmt: skip
     (folder / "signals.json").write_text(json.dumps(index))
-    _write_table(folder)
+    write_table(folder / "ptbxl_database.csv", ptbxl_rows())
 
 
 def naive_packed(counts: Counts) -> bytes:
@@ -223,14 +214,6 @@ def naive_packed(counts: Counts) -> bytes:
         planes += (zigzag % 256).astype(np.uint8).tobytes()
         planes += (zigzag // 256).astype(np.uint8).tobytes()
     return lzma.compress(planes, format=lzma.FORMAT_XZ)
-
-
-def _write_table(folder: Path) -> None:
-    rows = ptbxl_rows()
-    with (folder / "ptbxl_database.csv").open("w", newline="") as table:
-        writer = csv.DictWriter(table, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 # Arrays

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
+from latentcast.verification.observe.config import jepa_of
+from latentcast.verification.observe.hooks import hooked
 from latentcast.verification.observe.network import finest, naive_norm
 from latentcast.verification.observe.twin import Twin
 
@@ -83,11 +86,12 @@ class Pass:
         return [calls[0].out for calls in self.calls]
 
 
+@dataclass
 class _RecordedSampler:
     """A mask sampler that writes down what it draws."""
 
-    def __init__(self, sampler: Any, drawn: list[tuple[Draw, Masks]]) -> None:
-        self.sampler, self.drawn = sampler, drawn
+    sampler: Any
+    drawn: list[tuple[Draw, Masks]]
 
     def __call__(self, draw: Draw, valid: Tensor | None = None) -> Masks:
         masks: Masks = self.sampler(draw, valid)
@@ -120,19 +124,15 @@ def watch(objective: Jepa, run: Callable[[], Any]) -> tuple[Any, Pass]:
 
         return hook
 
-    with ExitStack() as stack:
-        student, teacher = objective.student, objective.teacher
-        handles = [student.register_forward_hook(levels(found.student))]
-        if teacher is not None:
-            handles.append(teacher.register_forward_hook(levels(found.teacher)))
-        first = finest(objective).blocks[0]
-        handles.append(first.register_forward_pre_hook(length, with_kwargs=True))
-        for predictor, calls in zip(objective.predictors, found.calls, strict=True):
-            handles.append(predictor.register_forward_hook(call(calls), with_kwargs=True))
-        for handle in handles:
-            stack.callback(handle.remove)
-        stack.callback(setattr, objective, "masks", objective.masks)
-        objective.masks = _RecordedSampler(objective.masks, found.drawn)
+    handles = [objective.student.register_forward_hook(levels(found.student))]
+    if objective.teacher is not None:
+        handles.append(objective.teacher.register_forward_hook(levels(found.teacher)))
+    first = finest(objective).blocks[0]
+    handles.append(first.register_forward_pre_hook(length, with_kwargs=True))
+    for predictor, calls in zip(objective.predictors, found.calls, strict=True):
+        handles.append(predictor.register_forward_hook(call(calls), with_kwargs=True))
+    sampler = _RecordedSampler(objective.masks, found.drawn)
+    with hooked(handles), mock.patch.object(objective, "masks", sampler):
         result = run()
     if isinstance(result, Output):
         found.output = result
@@ -147,10 +147,9 @@ def live(twin: Twin, changes: Mapping[str, Any] | None = None, moved: bool = Tru
             teacher that is no longer the student: at initialisation much of what could be wrong
             makes no difference.
     """
-    jepa = twin.config.objective
-    assert isinstance(jepa, JepaConfig)
     # Without a teacher there has to be one: it is all that such a recipe has against collapse.
-    plain: dict[str, Any] = {} if jepa.target == "student" else {"objective.regularizer": None}
+    alone = jepa_of(twin.config).target == "student"
+    plain: dict[str, Any] = {} if alone else {"objective.regularizer": None}
     objective = twin.objective(plain | dict(changes or {}))
     assert isinstance(objective, Jepa)
     if moved:
@@ -218,9 +217,8 @@ def parent_of_each(fine: Grid, coarse: Grid) -> tuple[int, ...]:
     """The coarse cell of each fine one by dividing its coordinates, one at a time."""
     strides = [n // m for n, m in zip(fine, coarse, strict=True)]
     found = []
-    for cell in range(math.prod(fine)):
-        at = np.unravel_index(cell, fine)
-        above = tuple(int(i) // s for i, s in zip(at, strides, strict=True))
+    for cell in product(*map(range, fine)):
+        above = [i // s for i, s in zip(cell, strides, strict=True)]
         found.append(int(np.ravel_multi_index(above, coarse)))
     return tuple(found)
 
@@ -273,5 +271,4 @@ def has_teacher(twin: Twin) -> bool:
 
 def layer_normed_teacher(twin: Twin) -> bool:
     """A teacher whose output is layer-normed, as I-JEPA's."""
-    jepa = twin.recipe.objective
-    return has_teacher(twin) and isinstance(jepa, JepaConfig) and jepa.target_norm == "layer"
+    return has_teacher(twin) and jepa_of(twin.recipe).target_norm == "layer"

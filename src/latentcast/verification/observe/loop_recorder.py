@@ -35,6 +35,7 @@ from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
 from latentcast.randomness import Draw
+from latentcast.verification.observe.hooks import hooked
 
 Weights = dict[str, Tensor]
 
@@ -145,12 +146,8 @@ class LoopRecorder(Callback):
             ]
             hook: Any = trained[-1].register_post_accumulate_grad_hook
             handles.append(hook(self._after_backward))
-        try:
-            with contextlib.suppress(Stop):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(handles), contextlib.suppress(Stop):
+            yield
         self._close()
 
     # What the loop tells

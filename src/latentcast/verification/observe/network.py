@@ -21,6 +21,7 @@ from latentcast.nn.tokens import PatchEmbedding, Tokenizer
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Objective
 from latentcast.verification.evidence import Evidence, all_of, at_most
+from latentcast.verification.observe.hooks import hooked
 from latentcast.verification.observe.twin import Twin
 
 EXACT = 1e-9
@@ -169,22 +170,18 @@ def block_passes(root: nn.Module, run: Callable[[], Any]) -> list[BlockPass]:
     handles: list[Any] = []
 
     def watch(name: str, block: Block, calls: list[AttentionCall]) -> None:
-        parts: dict[str, tuple[Tensor, Tensor]] = {}
-        last: list[AttentionCall] = []
+        into, outs, last = dict[str, Tensor](), dict[str, Tensor](), list[AttentionCall]()
 
         def of_part(part: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-                parts[part] = (args[0].detach(), out.detach())
+                into[part], outs[part] = args[0].detach(), out.detach()
                 if part == "attention" and calls:
                     last[:] = calls[-1:]
 
             return hook
 
         def done(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            into = {part: pair[0] for part, pair in parts.items()}
-            outs = {part: pair[1] for part, pair in parts.items()}
-            call = last[0] if last else None
-            found = BlockPass(name, block, args[0].detach(), out.detach(), into, outs, call)
+            found = BlockPass(name, block, args[0].detach(), out.detach(), into, outs, *last)
             passes.setdefault(name, found)
 
         for part in PARTS:
@@ -192,14 +189,11 @@ def block_passes(root: nn.Module, run: Callable[[], Any]) -> list[BlockPass]:
         handles.append(block.register_forward_hook(done))
 
     with attention_calls() as calls:
-        try:
-            for name, module in root.named_modules():
-                if isinstance(module, Block):
-                    watch(name, module, calls)
+        for name, module in root.named_modules():
+            if isinstance(module, Block):
+                watch(name, module, calls)
+        with hooked(handles):
             run()
-        finally:
-            for handle in handles:
-                handle.remove()
     return list(passes.values())
 
 
@@ -242,27 +236,20 @@ def outputs_of(*modules: nn.Module) -> Iterator[list[list[Tensor]]]:
         return lambda module, args, out: outputs.append(out)
 
     pairs = zip(modules, found, strict=True)
-    handles = [module.register_forward_hook(appending(outputs)) for module, outputs in pairs]
-    try:
+    with hooked(module.register_forward_hook(appending(outputs)) for module, outputs in pairs):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def inputs_of(*modules: nn.Module) -> Iterator[list[Tensor]]:
     """What entered the modules while the context lasts, in order."""
     entered: list[Tensor] = []
-    handles = [
-        module.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach().clone()))
-        for module in modules
-    ]
-    try:
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        entered.append(args[0].detach().clone())
+
+    with hooked(module.register_forward_pre_hook(enter) for module in modules):
         yield entered
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # References, written out
@@ -337,12 +324,7 @@ def corners(size: tuple[int, ...], patch: int) -> list[tuple[int, ...]]:
 
 def thirds(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """A packed ``(B, T, 3 · width)`` as q, k, v ``(B, heads, T, head)``: thirds, then heads."""
-    width = x.shape[-1] // 3
-    parts = []
-    for third in range(3):
-        own = x[..., third * width : (third + 1) * width]
-        head = width // heads
-        parts.append(
-            torch.stack([own[..., h * head : (h + 1) * head] for h in range(heads)], dim=1)
-        )
-    return parts[0], parts[1], parts[2]
+    size = x.shape[-1] // (3 * heads)
+    parts = [x[..., start : start + size] for start in range(0, x.shape[-1], size)]
+    q, k, v = (torch.stack(parts[n * heads :][:heads], dim=1) for n in range(3))
+    return q, k, v

@@ -31,13 +31,13 @@ class Pictures:
     @cached_property
     def images(self) -> dict[str, Pixels]:
         """uint8 ``(n, height, width, channels)`` by split; validation and test are brighter."""
-        generator = np.random.default_rng(5)
-        splits = {}
-        for split, count, level in (("train", 48, 90.0), ("val", 12, 96.0), ("test", 12, 102.0)):
-            noise = 12 * generator.standard_normal((count, self.height, self.width, self.channels))
-            tint = level + 20 * np.arange(self.channels)
-            rows = np.linspace(-20, 20, self.height)[:, None, None]
+        generator, splits = np.random.default_rng(5), {}
+        size = (self.height, self.width, self.channels)
+        rows = np.linspace(-20, 20, self.height)[:, None, None]
+        for split, level in (("train", 90.0), ("val", 96.0), ("test", 102.0)):
             kinds = self.labels[split][:, None, None, None] - 1.0
+            noise = 12 * generator.standard_normal((len(kinds), *size))
+            tint = level + 20 * np.arange(self.channels)
             wedge = kinds * np.linspace(20, 60, self.width)[:, None]
             splits[split] = np.clip(noise + tint + rows + wedge, 0, 255).astype(np.uint8)
         return splits

@@ -66,11 +66,8 @@ class Fit:
 
     @classmethod
     def of(cls, layer: str, head: Any) -> Fit:
-        numbers: dict[str, Array] = {}
-        for name in FITTED:
-            value = getattr(head, name, None)
-            if value is not None:
-                numbers[name] = np.asarray(value)
+        fitted = {name: getattr(head, name, None) for name in FITTED}
+        numbers = {name: np.asarray(value) for name, value in fitted.items() if value is not None}
         if (scale := getattr(head, "standardise", None)) is not None:
             numbers |= {"mean": scale.mean, "std": scale.std}
         return cls(head, layer, numbers)

@@ -215,8 +215,7 @@ class Recordings:
         samples = max(round(0.4 * self.rate), 20)
         signal = np.stack([wave(self.rate, samples, 300 + n, 110) for n in range(40)])
         rows = [{"record_id": f"walk-in-{n}", "patient_id": f"visitor {n // 5}"} for n in range(40)]
-        store = self._array("unfolded", signal, rows)
-        return Cohort(signal, np.zeros(signal.shape, bool), rows, store)
+        return self._cohort("unfolded", signal, rows)
 
     @cached_property
     def leaking(self) -> Cohort:
@@ -230,8 +229,10 @@ class Recordings:
              "scp_codes": "{}"}
             for n in range(4)
         ]  # fmt: skip
-        store = self._array("other", signal, rows)
-        return Cohort(signal, np.zeros(signal.shape, bool), rows, store)
+        return self._cohort("other", signal, rows)
+
+    def _cohort(self, name: str, signal: Floats, rows: Sequence[Mapping[str, Any]]) -> Cohort:
+        return Cohort(signal, np.zeros(signal.shape, bool), rows, self._array(name, signal, rows))
 
     @cached_property
     def clock(self) -> Store:
@@ -265,10 +266,7 @@ class Recordings:
         file = self.folder / f"{name}.npy"
         channels = [TWELVE.index(lead) for lead in order]
         np.save(file, signals[:, channels].transpose(0, 2, 1).astype(np.float32))
-        with file.with_suffix(".csv").open("w", newline="") as table:
-            writer = csv.DictWriter(table, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(file.with_suffix(".csv"), rows)
         return self.ingested(file, leads=order, unit="mV", layout="records,samples,leads")
 
     def ingested(self, source: Path, **options: Any) -> Store:
@@ -309,40 +307,47 @@ def write_record(
     signal = wave(rate, samples, seed, bpm, tone=tone)
     digital = np.rint(signal * per * gain) + baseline
     counts = digital[[TWELVE.index(lead) for lead in order]].T.astype("<i2")
-    (folder / f"{name}.dat").write_bytes(counts.tobytes())
-    calibrated = f"{gain:.0f}({baseline})/{unit}"
+    calibrations = [f"{gain:.0f}({baseline})/{unit}"] * len(order)
     spellings = [(spelled or {}).get(lead, lead) for lead in order]
-    calibrations = [calibrated] * len(order)
-    write_header(folder / f"{name}.hea", f"{name}.dat 16", rate, counts, calibrations, spellings)
-    return WrittenRecord((digital - baseline) / gain / per, rate, folder / f"{name}.hea")
+    file = folder / f"{name}.dat"
+    header = write_wfdb(file, "16", counts.tobytes(), rate, counts, calibrations, spellings)
+    return WrittenRecord((digital - baseline) / gain / per, rate, header)
 
 
-def write_header(
-    file: Path, storage: str, rate: float, counts: npt.NDArray[Any], calibrations: Sequence[str],
-    names: Sequence[str],
-) -> None:  # fmt: skip
-    """A WFDB header of counts ``(samples, leads)``.
+def write_wfdb(
+    file: Path, storage: str, data: bytes, rate: float, counts: npt.NDArray[Any],
+    calibrations: Sequence[str], names: Sequence[str],
+) -> Path:  # fmt: skip
+    """A WFDB record of counts ``(samples, leads)``, its header beside it; the header's path.
 
     Args:
-        storage: file and format, as ``record.dat 16``.
+        file: of ``data``.
+        storage: its format, as ``16``.
         calibrations: gain, baseline and unit of each lead, as ``1000(0)/mV``.
     """
+    file.write_bytes(data)
     lines = [f"{file.stem} {len(names)} {rate:g} {len(counts)}"]
     for name, calibrated, column in zip(names, calibrations, counts.T, strict=True):
         total = int(column.astype(np.int64).sum()) % 65536
-        lines.append(f"{storage} {calibrated} 16 0 {column[0]} {total} 0 {name}")
-    file.write_text("\n".join(lines) + "\n")
+        lines.append(f"{file.name} {storage} {calibrated} 16 0 {column[0]} {total} 0 {name}")
+    header = file.with_suffix(".hea")
+    header.write_text("\n".join(lines) + "\n")
+    return header
+
+
+def write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with file.open("w", newline="") as table:
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def recordings(twin: Twin) -> Recordings:
     """Recordings at the twin's rate and length, made once."""
     shape = twin.config.input
     assert isinstance(shape, EcgInput)
-    folder = twin.folder / "fixtures"
-    return twin.once(
-        "recordings",
-        lambda: Recordings(folder, shape.sampling_rate, shape.length, shape.scale),
-    )
+    own = Recordings(twin.folder / "fixtures", shape.sampling_rate, shape.length, shape.scale)
+    return twin.once("recordings", lambda: own)
 
 
 def config_for(twin: Twin, store: Store, **changes: Any) -> Config:

@@ -22,6 +22,7 @@ from latentcast.objectives.base import Objective
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.jepa import noise
 from latentcast.verification.observe.network import (
     attention_calls,
     finest,
@@ -79,8 +80,7 @@ class Stack:
         return FLOAT32 * max(1.0, *(abs(self.coordinate(c, a)) for c in ends for a in axes))
 
     def frequency(self, k: int) -> float:
-        frequency: float = 2 * math.pi * self.rotary.theta ** (-k / self.pairs)
-        return frequency
+        return float(2 * math.pi * self.rotary.theta ** (-k / self.pairs))
 
     def turns(self, scale: float = 1.0) -> Tensor:
         """``exp(i · angle)`` of each cell and pair, the axes side by side: ``(cells, pairs)``."""
@@ -177,8 +177,7 @@ def _plain(block: nn.Module, name: str, x: Tensor) -> Tensor:
 
 
 def gap_of(turns: Tensor, expected: Tensor) -> float:
-    gap = (turns - expected).abs().max()
-    return float(gap)
+    return float((turns - expected).abs().max())
 
 
 def paired(x: Tensor) -> Tensor:
@@ -189,8 +188,7 @@ def paired(x: Tensor) -> Tensor:
 
 
 def vector(width: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, 1, width, generator=generator, dtype=torch.float64)
+    return noise((1, 1, width), seed)
 
 
 def coordinates(stack: Stack, turns: Tensor) -> Tensor:

@@ -63,9 +63,8 @@ class Twin:
     def store(self) -> Store:
         """A synthetic store in the twin's shape, ingested by the library."""
         small = twin_config(self.recipe, self.seed)
-        return read_source(
-            small, write_source(small, self.folder, RECORDS), self.folder / "store"
-        ).store
+        source = write_source(small, self.folder, RECORDS)
+        return read_source(small, source, self.folder / "store").store
 
     def close(self) -> None:
         self._folder.cleanup()
@@ -130,18 +129,13 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
         }  # fmt: skip
     if isinstance(objective, JepaConfig):
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
-        for key, value in narrow.items():
-            changes[f"objective.predictor.{key}"] = value
+        changes |= {f"objective.predictor.{key}": value for key, value in narrow.items()}
         for number, level in enumerate(objective.coarser):
             strides *= level.stride
-            for key, value in narrow.items():
-                changes[f"objective.coarser.{number}.predictor.{key}"] = value
-            changes |= {
-                f"objective.coarser.{number}.width": 16 * axes,
-                f"objective.coarser.{number}.depth": min(level.depth, 1),
-                f"objective.coarser.{number}.heads": 2,
-                f"objective.coarser.{number}.mlp_width": 32 * axes,
-            }
+            own = {"width": 16 * axes, "depth": min(level.depth, 1), "heads": 2}
+            own |= {"mlp_width": 32 * axes}
+            own |= {f"predictor.{key}": value for key, value in narrow.items()}
+            changes |= {f"objective.coarser.{number}.{key}": value for key, value in own.items()}
     if objective.whole_batch:
         changes["train.micro_batches"] = 1
     if isinstance(recipe.input, EcgInput):

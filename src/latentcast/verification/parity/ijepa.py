@@ -96,12 +96,12 @@ def trajectory(
         ema.update(ours.momentum(step))
     found.append(agree("loss of each step", torch.stack(losses), torch.tensor(run["loss"])))
     assert objective.teacher is not None
-    predictor = predictor_to_public(dict(objective.predictors[0].named_parameters()))
-    for part, weights in (
-        ("encoder", encoder_to_public(dict(objective.student.finest.named_parameters()))),
-        ("predictor", predictor),
-        ("target_encoder", encoder_to_public(dict(objective.teacher.finest.named_parameters()))),
+    for part, network, to_public in (
+        ("encoder", objective.student.finest, encoder_to_public),
+        ("predictor", objective.predictors[0], predictor_to_public),
+        ("target_encoder", objective.teacher.finest, encoder_to_public),
     ):
+        weights = to_public(dict(network.named_parameters()))
         for name, expected in sorted(under(tensors, f"final.{part}.").items()):
             if not name.endswith("pos_embed"):  # fixed, and checked when the weights were read
                 quantity = f"final {part}.{name}"
@@ -116,11 +116,10 @@ def _first_outputs(objective: Jepa, tensors: dict[str, Tensor]) -> list[Agreemen
     with torch.no_grad():
         full = objective.student(images)
         (target,), levels = objective.targets(images, None)
+        contexts = [objective.student(images, None, one.context) for one in masks]
         predictions = [
-            objective.predict(
-                objective.student(images, None, one.context), levels, one.targets, size
-            )[0]
-            for one in masks
+            objective.predict(context, levels, one.targets, size)[0]
+            for context, one in zip(contexts, masks, strict=True)
         ]
     # The reference's rows: target block, then context block, then sample.
     first_targets = gather(target, masks[0].targets[0]).repeat_interleave(len(masks), dim=0)

@@ -87,10 +87,11 @@ def trajectory(
 ) -> list[Agreement]:
     """Take the reference's steps with the engine's accumulation, clipping, optimizer and order."""
     objective = _WithReferenceDecay(_encoder(tensors, public), teacher=False).double()
-    objective.decayed = frozenset(_our_names(run["decayed"]))
+    # From public names, of which q, k and v are one parameter here.
+    decayed = from_public({name: torch.empty(0) for name in run["decayed"]})
+    objective.decayed = frozenset(f"student.{name}" for name in decayed)
     steps, pieces = len(run["lr"]), run["micro_batches"]
-    adam = OptimizerConfig(betas=run["betas"], eps=run["eps"])
-    optimizer = adamw(objective, adam)
+    optimizer = adamw(objective, OptimizerConfig(betas=run["betas"], eps=run["eps"]))
     schedules = Schedules(
         lr=lambda step: float(run["lr"][step]),
         weight_decay=lambda step: float(run["weight_decay"]),
@@ -116,9 +117,8 @@ def trajectory(
 def _encoder(tensors: dict[str, Tensor], public: dict[str, Any]) -> PatchEncoder:
     config = encoder_config(public)
     # The numbers were computed without augmentation of the coordinates.
-    config = config.model_copy(
-        update={"positions": config.positions.model_copy(update={"rescale": None})}
-    )
+    positions = config.positions.model_copy(update={"rescale": None})
+    config = config.model_copy(update={"positions": positions})
     weights = from_public(under(tensors, "weights."))
     channels, axes = weights["patches.weight"].shape[1], weights["patches.weight"].ndim - 2
     encoder = PatchEncoder(config, channels, axes)
@@ -129,12 +129,6 @@ def _encoder(tensors: dict[str, Tensor], public: dict[str, Any]) -> PatchEncoder
             f"weights.*: do not fit the config ({problem}); check the file"
         ) from None
     return encoder
-
-
-def _our_names(decayed: list[str]) -> set[str]:
-    """Parameter names of the objective for public names; q, k, v are one parameter here."""
-    shapes = {name: torch.empty(0) for name in decayed}
-    return {f"student.{name}" for name in from_public(shapes)}
 
 
 def _as_they_are(samples: Tensor, draw: object) -> Inputs:

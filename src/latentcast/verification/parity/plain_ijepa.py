@@ -43,7 +43,7 @@ def loss(
     with torch.no_grad():
         every = torch.arange(math.prod(config.grids[0]))
         teacher = [_encode(weights, "teacher.finest.", config, x, every) for x in values]
-        teacher = [_normed(h, None, None, 1e-5) for h in teacher]
+        teacher = [_normed(h, 1e-5) for h in teacher]
     for b, x in enumerate(values):
         encoded = _encode(weights, "student.finest.", config, x, context[b])
         for block in targets[:, b]:
@@ -66,29 +66,27 @@ def level(
         means: ``(K, finer)``, the means of the finer tokens of each cell.
         cells: ``(K,)``, their places.
     """
-    tokens = means @ w[f"{at}merge.proj.weight"].T + w[f"{at}merge.proj.bias"]
-    turns: list[list[float]] | None = None
-    if isinstance(e.positions, SinCos):
-        tokens = tokens + sincos(cells, grid, e.width, tokens)
-    else:
-        turns = [_angles(n, grid, e) for n in cells.tolist()]
-    tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
-    return _normed(tokens, w[f"{at}norm.weight"], w[f"{at}norm.bias"], e.norm_eps)
+    return _encoded(w, at, e, grid, _linear(w, f"{at}merge.proj", means), cells)
 
 
 def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Tensor:
     """Tokens ``(K, width)`` of the kept patches of one input ``(channels, *size)``."""
     e, grid = transformer_of(config), config.grids[0]
-    matrix = w[f"{at}patches.weight"].flatten(1)
-    patches = [_patch(x, n, grid, e.patch) for n in kept.tolist()]
-    tokens = torch.stack([matrix @ patch + w[f"{at}patches.bias"] for patch in patches])
+    patches = torch.stack([_patch(x, n, grid, e.patch) for n in kept.tolist()])
+    return _encoded(w, at, e, grid, _linear(w, f"{at}patches", patches), kept)
+
+
+def _encoded(
+    w: Weights, at: str, e: EncoderConfig, grid: tuple[int, ...], tokens: Tensor, places: Tensor
+) -> Tensor:
+    """Positions, blocks and final norm over tokens ``(K, width)`` at places ``(K,)`` of a grid."""
     turns: list[list[float]] | None = None
     if isinstance(e.positions, SinCos):
-        tokens = tokens + sincos(kept, grid, e.width, tokens)
+        tokens = tokens + sincos(places, grid, e.width, tokens)
     else:
-        turns = [_angles(n, grid, e) for n in kept.tolist()]
+        turns = [_angles(n, grid, e) for n in places.tolist()]
     tokens = _blocks(w, at, tokens, e.heads, e.norm_eps, turns)
-    return _normed(tokens, w[f"{at}norm.weight"], w[f"{at}norm.bias"], e.norm_eps)
+    return _layer_norm(w, f"{at}norm", tokens, e.norm_eps)
 
 
 def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets: Tensor) -> Tensor:
@@ -96,17 +94,15 @@ def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets
     assert isinstance(config.objective, JepaConfig)
     p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
     eps = transformer_of(config).norm_eps
-    context = tokens @ w[f"{at}embed.weight"].T + w[f"{at}embed.bias"]
+    context = _linear(w, f"{at}embed", tokens)
     context = context + sincos(places, grid, p.width, context)
     query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context)
     out = _blocks(w, at, torch.cat([context, query]), p.heads, eps, None)
-    gain, offset = w[f"{at}norm.weight"], w[f"{at}norm.bias"]
-    out = _normed(out[len(context) :], gain, offset, eps)
-    return out @ w[f"{at}proj.weight"].T + w[f"{at}proj.bias"]
+    return _linear(w, f"{at}proj", _layer_norm(w, f"{at}norm", out[len(context) :], eps))
 
 
 def _patch(x: Tensor, n: int, grid: tuple[int, ...], side: int) -> Tensor:
-    for axis, (index, _) in enumerate(zip(_unravelled(n, grid), grid, strict=True)):
+    for axis, index in enumerate(_unravelled(n, grid)):
         x = x.narrow(1 + axis, index * side, side)
     return x.flatten()
 
@@ -146,16 +142,10 @@ def _blocks(
     depth = 0
     while f"{at}blocks.{depth}.norm1.weight" in w:
         b = f"{at}blocks.{depth}."
-        y = _normed(x, w[f"{b}norm1.weight"], w[f"{b}norm1.bias"], eps)
-        qkv = y @ w[f"{b}attention.qkv.weight"].T
-        if f"{b}attention.qkv.bias" in w:
-            qkv = qkv + w[f"{b}attention.qkv.bias"]
-        mixed = _attention(qkv, heads, turns)
-        x = x + mixed @ w[f"{b}attention.proj.weight"].T + w[f"{b}attention.proj.bias"]
-        y = _normed(x, w[f"{b}norm2.weight"], w[f"{b}norm2.bias"], eps)
-        y = y @ w[f"{b}mlp.up.weight"].T + w[f"{b}mlp.up.bias"]
-        y = y * (1 + torch.erf(y / math.sqrt(2))) / 2
-        x = x + y @ w[f"{b}mlp.down.weight"].T + w[f"{b}mlp.down.bias"]
+        qkv = _linear(w, f"{b}attention.qkv", _layer_norm(w, f"{b}norm1", x, eps))
+        x = x + _linear(w, f"{b}attention.proj", _attention(qkv, heads, turns))
+        y = _linear(w, f"{b}mlp.up", _layer_norm(w, f"{b}norm2", x, eps))
+        x = x + _linear(w, f"{b}mlp.down", y * (1 + torch.erf(y / math.sqrt(2))) / 2)
         depth += 1
     return x
 
@@ -181,7 +171,15 @@ def _turned(x: Tensor, turns: list[list[float]]) -> Tensor:
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=1)
 
 
-def _normed(x: Tensor, gain: Tensor | None, offset: Tensor | None, eps: float) -> Tensor:
+def _linear(w: Weights, at: str, x: Tensor) -> Tensor:
+    """By the weights under a name; queries, keys and values may have no bias."""
+    return x @ w[f"{at}.weight"].flatten(1).T + w.get(f"{at}.bias", 0.0)
+
+
+def _layer_norm(w: Weights, at: str, x: Tensor, eps: float) -> Tensor:
+    return _normed(x, eps) * w[f"{at}.weight"] + w[f"{at}.bias"]
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
     centred = x - x.mean(1, keepdim=True)
-    x = centred / (centred.square().mean(1, keepdim=True) + eps).sqrt()
-    return x if gain is None or offset is None else x * gain + offset
+    return centred / (centred.square().mean(1, keepdim=True) + eps).sqrt()

@@ -14,9 +14,7 @@ LETTER = 6.6
 def words(report: Report) -> str:
     """What stands on the coloured side."""
     holding = sum(section.count("holds") for section in report.sections)
-    measured = sum(
-        len(section.lines) - section.count("not measured") for section in report.sections
-    )
+    measured = sum(section.measured for section in report.sections)
     return f"{holding} of {measured} hold" if holding < measured else f"{holding} claims hold"
 
 

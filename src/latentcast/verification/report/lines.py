@@ -97,11 +97,14 @@ class Section:
         return sum(line.verdict == verdict for line in self.lines)
 
     @property
+    def measured(self) -> int:
+        return len(self.lines) - self.count("not measured")
+
+    @property
     def summary(self) -> str:
         """One sentence, the one that decides."""
-        measured = len(self.lines) - self.count("not measured")
         what = {"parity": "quantities agree", "run": "checks hold"}.get(self.kind, "claims hold")
-        text = f"{self.count('holds')} of {measured} {what}"
+        text = f"{self.count('holds')} of {self.measured} {what}"
         if unmeasured := self.count("not measured"):
             text += f", {unmeasured} not measured"
         return text
@@ -129,8 +132,9 @@ class Report:
         unproven = [section.name for section in self.sections if not section.holds]
         if unproven:
             return f"Not proven: {', '.join(unproven)}"
-        unmeasured = sum(line.verdict == "not measured" for line in lines)
-        text = f"Every claim holds: {len(lines) - unmeasured} measured"
+        measured = sum(section.measured for section in self.sections)
+        unmeasured = len(lines) - measured
+        text = f"Every claim holds: {measured} measured"
         return text + (f", {unmeasured} not measured" if unmeasured else "")
 
     def as_json(self) -> dict[str, Any]:
@@ -148,10 +152,7 @@ class Report:
                     "seconds": round(section.seconds, 2),
                     "claims": [
                         {
-                            "id": line.id,
-                            "sentence": line.sentence,
-                            "source": line.source,
-                            "verdict": line.verdict,
+                            **vars(line),
                             "numbers": {n: _json(v) for n, v in line.numbers.items()},
                             "seconds": round(line.seconds, 3),
                         }

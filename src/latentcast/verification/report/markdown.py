@@ -14,9 +14,7 @@ def markdown(report: Report) -> str:
     parts = ["# latentcast verify\n", f"**{report.verdict}.**\n"]
     for section in report.sections:
         parts += _section(section)
-    facts = [
-        [name, _code(value)] for name, value in report.environment.items() if value is not None
-    ]
+    facts = [[name, f"`{it}`"] for name, it in report.environment.items() if it is not None]
     parts += ["## Environment\n", _table(["", ""], facts)]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -44,7 +42,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _code(value: object) -> str:
-    return f"`{value}`"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
-from latentcast.report.markup import Html, escape, facts, section, table
-from latentcast.report.style import stylesheet
+from latentcast.report.markup import Html, document, escape, facts, notice, section, table
 from latentcast.verification.report.badge import badge
 from latentcast.verification.report.lines import Line, Report, Section, plain
 from latentcast.verification.report.markdown import markdown
@@ -68,30 +66,29 @@ def html(report: Report) -> str:
     names = ", ".join(section.name for section in report.sections)
     title = f"latentcast verify: {names if len(report.sections) < 4 else 'all recipes'}"
     body = "".join(_section(part) for part in report.sections)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{stylesheet()}{STYLE}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{escape(title)}</h1>\n<p class="verdict">{escape(report.verdict)}</p>\n'
-        f'<div class="badge">{badge(report)}</div>\n{_broken(report)}{_overview(report)}</header>\n'
-        f"<main>\n{body}{_environment(report.environment)}</main>\n"
-        "<footer>Measured by latentcast verify on live code, not read from configurations. "
-        "Not a medical device.</footer>\n</body>\n</html>\n"
+    body += section("Environment", facts(report.environment))
+    header = (
+        f'<p class="verdict">{escape(report.verdict)}</p>\n'
+        f'<div class="badge">{badge(report)}</div>\n{_broken(report)}{_overview(report)}'
     )
+    footer = (
+        "Measured by latentcast verify on live code, not read from configurations. "
+        "Not a medical device."
+    )
+    return document(title, title, STYLE, header, body, footer)
 
 
 def _broken(report: Report) -> str:
     """What broke, first of all, with its numbers."""
-    items = [
-        f"<li>{escape(part.name)}: <b>{escape(line.id)}</b> {escape(line.sentence)} "
-        f"{escape(line.text())}</li>\n"
-        for part in report.sections
-        for line in part.lines
-        if line.verdict == "broken"
-    ]
-    if not items:
-        return ""
-    return f'<div class="notice" role="note"><ul>\n{"".join(items)}</ul></div>\n'
+    return notice(
+        [
+            f"{escape(part.name)}: <b>{escape(line.id)}</b> {escape(line.sentence)} "
+            f"{escape(line.text())}"
+            for part in report.sections
+            for line in part.lines
+            if line.verdict == "broken"
+        ]
+    )
 
 
 def _overview(report: Report) -> str:
@@ -139,7 +136,3 @@ def _evidence(line: Line) -> Html:
 def _verdict(verdict: str) -> Html:
     kind = verdict if verdict in ("holds", "broken") else "open"
     return Html(f'<span class="{kind}">{escape(verdict)}</span>')
-
-
-def _environment(environment: Mapping[str, Any]) -> str:
-    return section("Environment", facts(environment))
