@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tyro
 
-from latentcast.cli.data import ingest, inspect
+from latentcast.cli.data import ingest, inspect, label
 from latentcast.cli.evaluation import export, probe, report, runs
 from latentcast.cli.training import bench, masks, recipes, train
 from latentcast.cli.verification import verify
@@ -23,7 +23,8 @@ def main() -> None:
     verbs: dict[str, Callable[..., int | None]] = {
         verb.__name__: verb
         for verb in (
-            ingest, inspect, recipes, masks, train, runs, probe, report, export, bench, verify,
+            ingest, label, inspect, recipes, masks, train, runs, probe, report, export,
+            bench, verify,
         )
     }  # fmt: skip
     try:

@@ -1,13 +1,16 @@
-"""Verbs of the data: ingest, inspect."""
+"""Verbs of the data: ingest, label, inspect."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from latentcast.errors import LatentcastError
+
+if TYPE_CHECKING:
+    from latentcast.data.tables.columns import Kind
 
 
 def ingest(
@@ -110,3 +113,71 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
                 f"{plot}: cannot be written ({problem}); name a .png, .svg or .pdf"
             ) from None
         console.print(f"plotted {plot}", highlight=False)
+
+
+def label(
+    store: Positional[Path],
+    table: Positional[Path],
+    name: str | None = None,
+    id: str | None = None,
+    patient: str | None = None,
+    columns: str | None = None,
+    kinds: str | None = None,
+    stratify: bool = False,
+    seed: int = 0,
+) -> None:
+    """Give the records of a store labels of your own; no recording or image is read again.
+
+    Args:
+        store: folder of the store.
+        table: CSV or parquet with a row for each record (or patient): a column of record ids or
+            file names, columns of labels (0 and 1, classes, codes divided by ";", numbers; an
+            empty cell is a missing label), and where it has them "patient", and "split" (train,
+            validation, test) or "fold" (1 to 10).
+        name: of the table in the store, its file name by default; the same name replaces it.
+        id: the column that names the record, where that is not clear from its name.
+        patient: the column that names the patient.
+        columns: comma-separated columns of labels; by default all others.
+        kinds: how to read a column, such as "grade=classes,qrs=number"; of binary, classes, codes
+            and number.
+        stratify: draw a new split 8 : 1 : 1 by patient and label.
+        seed: of that draw.
+    """
+    from rich.console import Console
+
+    from latentcast.data.store import Store
+    from latentcast.data.tables.attached import attach
+
+    done = attach(
+        Store.open(store),
+        table,
+        name=name,
+        record=id,
+        patient=patient,
+        columns=columns.split(",") if columns else (),
+        kinds=_kinds(kinds),
+        stratify=stratify,
+        seed=seed,
+    )
+    console = Console()
+    for line in done.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    first = next(iter(done.table.columns))
+    console.print(
+        f"{store}: labelled; latentcast probe RUN --data {store} --task {first}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _kinds(text: str | None) -> dict[str, Kind]:
+    from latentcast.data.tables.columns import KINDS
+
+    found: dict[str, Kind] = {}
+    for part in text.split(",") if text else ():
+        column, _, kind = part.partition("=")
+        if kind not in KINDS:
+            raise LatentcastError(
+                f"--kinds {part}: write COLUMN=KIND, with a kind of {', '.join(KINDS)}"
+            )
+        found[column] = kind
+    return found

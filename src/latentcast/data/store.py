@@ -34,6 +34,10 @@ def _only(modality: Modality, name: str) -> Any:
     return property(get)
 
 
+_Division = tuple[npt.NDArray[np.int16] | None, npt.NDArray[np.str_] | None]
+"""Folds and patients of a label table, in the place of the store's own."""
+
+
 class Store:
     """A finished store, open for reading. Cheap to open, and to send to another process.
 
@@ -63,6 +67,7 @@ class Store:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self._division: _Division = (None, None)
         stored = CODECS[manifest.modality].stored
         columns = self._columns("fold", *stored.columns)
         self.folds: npt.NDArray[np.int16] = columns["fold"]
@@ -78,6 +83,23 @@ class Store:
         folder = Path(path)
         return cls(folder, read_manifest(folder))
 
+    def divided(
+        self, folds: npt.NDArray[np.int16] | None, patients: npt.NDArray[np.str_] | None = None
+    ) -> Store:
+        """The same records with other folds or patients: those of a label table.
+
+        Args:
+            folds: int16 ``(N,)``; a record of fold 0 is in no split.
+            patients: text ``(N,)``.
+        """
+        other = Store(self.path, self.manifest)
+        other._division = (folds, patients)
+        if folds is not None:
+            other.folds = folds
+        if patients is not None:
+            other.patient_ids = patients
+        return other
+
     def __len__(self) -> int:
         return self.manifest.records
 
@@ -92,7 +114,7 @@ class Store:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself instead of receiving copies.
-        return (Store.open, (self.path,))
+        return (_reopened, (self.path, *self._division))
 
     @property
     def modality(self) -> Modality:
@@ -329,6 +351,12 @@ class Store:
             # Without the subclass: a view of it costs microseconds more, for every record.
             shards.append(mapped.view(np.ndarray))
         return shards
+
+
+def _reopened(
+    path: Path, folds: npt.NDArray[np.int16] | None, patients: npt.NDArray[np.str_] | None
+) -> Store:
+    return Store.open(path).divided(folds, patients)
 
 
 def _unreadable(path: Path, error: Exception) -> LatentcastError:

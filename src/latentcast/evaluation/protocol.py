@@ -86,9 +86,10 @@ def probe(
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:
         raise LatentcastError(f"probe: resamples {resamples}; ask for one or more")
+    targets = task.targets(store)
+    store = targets.divide(store)
     findings = leaks.check(store, pretraining)
     _refuse(findings, store)
-    targets = task.targets(store)
     every = {split: store.rows(split) for split in SPLITS}
     of_task = {split: rows[targets.mask[rows]] for split, rows in every.items()}
     _refuse_empty(of_task, store, f"no record of task {task.name}")
@@ -137,7 +138,7 @@ def probe(
                     differences.append(Difference(tested.name, source.name, name, choice, gap))
     measured = metrics.METRICS[targets.kind]
     return ProbeReport(
-        protocol=_protocol(store, task, heads),
+        protocol=_protocol(store, task, heads, targets.folds is not None),
         task=task.name,
         kind=targets.kind,
         modality=store.modality,
@@ -256,11 +257,14 @@ def _supports(
     return tuple(supports)
 
 
-def _protocol(store: Store, task: Task, heads: Sequence[str]) -> str:
+def _protocol(store: Store, task: Task, heads: Sequence[str], own_folds: bool) -> str:
     folds = "/".join(_range(store.manifest.splits[split]) for split in SPLITS)
     named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe"}
     source = "PTB-XL " if task.name in ptbxl.NAMES else ""
-    return f"{source}{task.name}, folds {folds}, " + " and ".join(named[head] for head in heads)
+    of_table = " of the label table" * own_folds
+    return f"{source}{task.name}, folds {folds}{of_table}, " + " and ".join(
+        named[head] for head in heads
+    )
 
 
 def _range(folds: Sequence[int]) -> str:

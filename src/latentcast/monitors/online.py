@@ -210,7 +210,9 @@ def _labelled(store: Store, seed: int) -> _Labelled | str:
     many labels the LABELS that most training records carry. A record with none is left out."""
     if (name := default_task(store)) is None:
         return NO_LABELS
-    targets, train = task(name, store).targets(store), store.rows("train")
+    targets = task(name, store).targets(store)
+    store = targets.divide(store)
+    train = store.rows("train")
     values, mask = targets.values, targets.mask
     if targets.kind == "multi-class":
         present = np.unique(values[train[mask[train]]])

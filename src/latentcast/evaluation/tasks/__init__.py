@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from latentcast.data.store import Store
@@ -11,6 +12,8 @@ from latentcast.evaluation.tasks import ptbxl
 from latentcast.evaluation.tasks.base import Kind, Targets, Task
 from latentcast.evaluation.tasks.classes import Classes
 from latentcast.evaluation.tasks.codes import AllCodes, CodeGroups
+from latentcast.evaluation.tasks.columns import Columns, column_names
+from latentcast.evaluation.tasks.groups import groups_of
 from latentcast.evaluation.tasks.metadata import Metadata
 
 __all__ = ["TASKS", "CodeGroups", "Kind", "Targets", "Task", "default_task", "task"]
@@ -27,6 +30,8 @@ TASKS: Final[dict[str, Callable[[str], Task]]] = {
 def task(name: str | None, store: Store) -> Task:
     """A task by its name, or the one that suits a store.
 
+    A name of :data:`TASKS`, a ``.yaml`` file of groups of codes, or columns of a label table.
+
     Raises:
         LatentcastError: no such task, with the nearest name; no name, and no labels in the store.
     """
@@ -37,9 +42,14 @@ def task(name: str | None, store: Store) -> Task:
             "of images), or name a value of the metadata with --task metadata:NAME"
         )
     key = "".join(chosen.partition(":")[:2])
-    if key not in TASKS:
-        raise LatentcastError(f"task {chosen}: does not exist; {nearest(chosen, TASKS)}")
-    return TASKS[key](chosen)
+    if key in TASKS:
+        return TASKS[key](chosen)
+    if chosen.endswith((".yaml", ".yml")):
+        return groups_of(Path(chosen))
+    columns = column_names(store)
+    if columns:
+        return Columns(chosen)
+    raise LatentcastError(f"task {chosen}: does not exist; {nearest(chosen, TASKS)}")
 
 
 def default_task(store: Store) -> str | None:

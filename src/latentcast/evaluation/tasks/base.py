@@ -23,12 +23,23 @@ class Targets:
         mask: bool ``(N,)``, the records of the task; the values of the others mean nothing.
         names: of the labels or classes; of a regression the one quantity.
         kind: decides metric and heads.
+        folds: int16 ``(N,)``, 1 to 10 and 0 for none, where the labels divide the records in
+            another way than the store; None otherwise.
+        patients: text ``(N,)``, where the labels name patients and the store does not.
     """
 
     values: npt.NDArray[Any]
     mask: npt.NDArray[np.bool_]
     names: tuple[str, ...]
     kind: Kind
+    folds: npt.NDArray[np.int16] | None = None
+    patients: npt.NDArray[np.str_] | None = None
+
+    def divide(self, store: Store) -> Store:
+        """The store with the splits and patients of these targets."""
+        if self.folds is None and self.patients is None:
+            return store
+        return store.divided(self.folds, self.patients)
 
 
 class Task(Protocol):

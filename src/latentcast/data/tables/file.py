@@ -1,0 +1,163 @@
+"""A label table as a file, and which of its columns name record, patient and split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from latentcast.data.manifest import SPLITS
+from latentcast.errors import LatentcastError, missing_extra, nearest
+from latentcast.signals.readers.table import check_cells, read_rows
+
+RECORD = ("record_id", "record", "id", "file", "filename", "file_name", "path", "ecg_id", "image")
+PATIENT = ("patient_id", "patient", "subject_id", "subject")
+SPLIT, FOLD = ("split",), ("fold", "strat_fold")
+_SPLITS = {
+    "train": "train", "training": "train", "validation": "validation", "val": "validation",
+    "valid": "validation", "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """The cells of a table, as text.
+
+    Attributes:
+        path: the file.
+        rows: a mapping from column to cell for each row.
+        record, patient, split, fold: the columns that name these; None where there is none.
+        columns: all others, which are labels.
+        lines: what was taken for what, in sentences.
+    """
+
+    path: Path
+    rows: tuple[Mapping[str, str], ...]
+    record: str | None
+    patient: str | None
+    split: str | None
+    fold: str | None
+    columns: tuple[str, ...]
+    lines: tuple[str, ...] = field(default=())
+
+    def fold_of(self, row: Mapping[str, str]) -> int | None:
+        """1 to 10; None where the table has neither fold nor split for the row.
+
+        Raises:
+            LatentcastError: the cell is neither a split nor a fold.
+        """
+        if self.fold is not None and (text := row[self.fold].strip()):
+            if not (text.isascii() and text.removesuffix(".0").isdigit()):
+                raise self._bad(self.fold, text, "a fold from 1 to 10")
+            fold = int(text.removesuffix(".0"))
+            if not 1 <= fold <= 10:
+                raise self._bad(self.fold, text, "a fold from 1 to 10")
+            return fold
+        if self.split is not None and (text := row[self.split].strip().lower()):
+            if text not in _SPLITS:
+                raise self._bad(self.split, text, "train, validation or test")
+            return SPLITS[_SPLITS[text]][0]
+        return None
+
+    def _bad(self, column: str, text: str, needed: str) -> LatentcastError:
+        return LatentcastError(
+            f"{self.path}: column '{column}' holds '{text[:40]}', which is not {needed}; correct "
+            "the cell or leave it empty"
+        )
+
+
+def read_table(
+    path: str | Path,
+    record: str | None = None,
+    patient: str | None = None,
+    columns: Sequence[str] = (),
+) -> TableFile:
+    """Read a ``.csv`` or ``.parquet``.
+
+    Args:
+        record: the column of record ids or file names; by default the one of a usual name.
+        patient: the column of patient ids; by default the one of a usual name.
+        columns: the columns of labels; by default all that name neither record, patient nor split.
+
+    Raises:
+        LatentcastError: no table, a column that does not exist, two that could name the record,
+            none that names a record or patient, a row that was cut off.
+    """
+    path = Path(path)
+    header, rows = _cells(path)
+    if not rows:
+        raise LatentcastError(f"{path}: holds no rows; give it one for each labelled record")
+    for name in (record, patient, *columns):
+        if name is not None and name not in header:
+            raise LatentcastError(f"{path}: has no column '{name}'; {nearest(name, header)}")
+    ids = [name for name in header if name.lower() in RECORD and name != patient]
+    if record is None and len(ids) > 1:
+        raise LatentcastError(
+            f"{path}: columns {', '.join(ids)} could name the record; choose one, such as "
+            f"--id {ids[0]}"
+        )
+    record = record or next(iter(ids), None)
+    patient = patient or _named(header, PATIENT, record)
+    if record is None and patient is None:
+        raise LatentcastError(
+            f"{path}: no column names the record or the patient; name it with --id COLUMN (it has "
+            f"{', '.join(header[:8])})"
+        )
+    split, fold = _named(header, SPLIT, record), _named(header, FOLD, record)
+    naming = {record, patient, split, fold, *ids}
+    labels = tuple(columns) or tuple(name for name in header if name not in naming)
+    if not labels:
+        raise LatentcastError(f"{path}: has no column of labels; add one, with a name of its own")
+    roles = {"record": record, "patient": patient, "split": split, "fold": fold}
+    taken = [f"{role} from column '{name}'" for role, name in roles.items() if name]
+    return TableFile(
+        path, rows, record, patient, split, fold, labels, (f"{path}: {', '.join(taken)}",)
+    )
+
+
+def _named(header: Sequence[str], names: Sequence[str], record: str | None) -> str | None:
+    found = [name for name in header if name.lower() in names and name != record]
+    return found[0] if found else None
+
+
+def _cells(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    header, rows = read_rows(path)
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise LatentcastError(f"{path}: has two columns '{repeated[0]}'; rename one")
+    for number, row in enumerate(rows, start=2):
+        try:
+            check_cells(row)
+        except ValueError as error:
+            raise LatentcastError(f"{path}, line {number}: {error}") from error
+    return header, tuple(rows)
+
+
+def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
+    try:
+        parquet = import_module("pyarrow.parquet")
+        damaged = import_module("pyarrow").ArrowException
+    except ImportError as error:
+        raise missing_extra("pyarrow", "huggingface", "reading parquet files") from error
+    try:
+        table = parquet.read_table(path)
+        table.validate(full=True)
+    except (OSError, damaged) as error:
+        raise LatentcastError(f"{path}: cannot be read ({error}); copy it anew") from error
+    rows = tuple({name: _text(v) for name, v in row.items()} for row in table.to_pylist())
+    return tuple(table.column_names), rows
+
+
+def _text(value: Any) -> str:
+    """A value as a CSV would hold it; lists are codes."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, list | tuple):
+        return ";".join(str(item) for item in value)
+    return str(value)
