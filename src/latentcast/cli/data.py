@@ -22,6 +22,10 @@ def ingest(
     unit: str | None = None,
     layout: str | None = None,
     metadata: Path | None = None,
+    labels: Path | None = None,
+    id: str | None = None,
+    patient: str | None = None,
+    seed: int = 0,
     signal: Literal["ecg", "other"] | None = None,
     missing_leads: Literal["quarantine", "mask"] | None = None,
     scale: float | None = None,
@@ -43,6 +47,11 @@ def ingest(
         unit: unit of an array: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
         metadata: CSV with a row for each record of an array.
+        labels: CSV or parquet of your own labels, with a row for each record or patient; see
+            latentcast label. Its patients and its split come before those of the source.
+        id: the column of --labels that names the record, where its name does not say so.
+        patient: the column of --labels that names the patient.
+        seed: of the split, where --labels names patients and no split.
         signal: "other" for channels that are no ECG leads (EEG, PPG, names of your own): --leads
             then takes any names, --unit any unit, and what holds of ECGs alone is left out.
         missing_leads: quarantine a record without a lead (the default), or keep it with that lead
@@ -56,6 +65,7 @@ def ingest(
     from rich.console import Console
 
     from latentcast.data.ingest import ingest as read
+    from latentcast.data.tables.file import read_table
 
     done = read(
         source,
@@ -66,6 +76,8 @@ def ingest(
         unit=unit,
         layout=layout,
         metadata=metadata,
+        labels=None if labels is None else read_table(labels, id, patient),
+        seed=seed,
         signal=signal,
         missing_leads=missing_leads,
         scale=scale,
@@ -74,6 +86,8 @@ def ingest(
         encoding=encoding,
         workers=workers,
     )
+    for line in done.labels:
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
     Console().print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
         highlight=False,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from latentcast.data.codecs import Target
 from latentcast.data.codecs.base import Payload, is_ours
 from latentcast.data.folds import Folds
 from latentcast.data.manifest import SPLITS
+from latentcast.data.tables.division import Division
 from latentcast.source import BadRecord, RecordRef, Source
 
 
@@ -42,6 +43,7 @@ class Converter:
     source: Source[Any]
     target: Target
     folds: Folds
+    division: Division = field(default_factory=Division)
 
     def __call__(self, refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
         """Convert a batch of records, in order. Nothing one record does stops the others.
@@ -71,7 +73,10 @@ class Converter:
         if strange := [label for label in annotation.labels if classes and label not in classes]:
             raise BadRecord(f"has label '{strange[0]}', which is none of the source's classes")
         patient = str(annotation.patient_id or getattr(sample, "patient_id", None) or "")
-        fold = self.folds.of(ref, patient, annotation)
+        patient = self.division.patient_of(ref.record_id, patient)
+        fold = self.division.fold_of(ref.record_id, patient) or self.folds.of(
+            ref, patient, annotation
+        )
         payload = self.target.convert(sample, training=fold in SPLITS["train"])
         metadata = payload.metadata | annotation.metadata
         try:

@@ -26,6 +26,9 @@ from latentcast.data.formats import READER_ONLY, format_of, is_array_file, open_
 from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
+from latentcast.data.tables.attached import attach, table_source
+from latentcast.data.tables.division import Division
+from latentcast.data.tables.file import TableFile, read_table
 from latentcast.data.writer import (
     ShardWriter,
     finish,
@@ -48,12 +51,14 @@ _converter: Converter | None = None
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What an ingest did: the open store, the records in it, those in quarantine, the seconds."""
+    """What an ingest did: the open store, the records in it, those in quarantine, the seconds, and
+    what became of the labels, in sentences."""
 
     store: Store
     records: int
     quarantined: int
     seconds: float
+    labels: tuple[str, ...] = ()
 
 
 def ingest(
@@ -66,6 +71,8 @@ def ingest(
     unit: str | None = None,
     layout: str | None = None,
     metadata: str | Path | None = None,
+    labels: str | Path | TableFile | None = None,
+    seed: int = 0,
     signal: Signal | None = None,
     missing_leads: Literal["quarantine", "mask"] | None = None,
     scale: float | None = None,
@@ -101,6 +108,12 @@ def ingest(
         unit: unit of array files: V, mV, uV or nV.
         layout: axes of array files: ``"records,leads,samples"`` or ``"records,samples,leads"``.
         metadata: a CSV with one row per record of an array file.
+        labels: a ``.csv`` or ``.parquet`` of labels of one's own with a row for each record or
+            patient, which is kept in the store under the file's name; see
+            :func:`~latentcast.data.tables.attached.attach`. Its columns of patients and of splits
+            come before those of the source. Where it names patients and no splits, and the source
+            has none, records are divided 8 : 1 : 1 by patient and label.
+        seed: of that division.
         signal: ``other`` for channels that are no ECG leads (EEG, PPG, names of one's own): their
             ``leads`` are any distinct names, in this order; what holds of ECGs alone is left out
             (canonical names, derived leads, Einthoven's law, saturation); and ``unit`` may be any
@@ -149,12 +162,16 @@ def ingest(
         "options": recorded | {"shard_bytes": shard_bytes},
         "latentcast": library_version(),
     }
+    table = read_table(labels) if isinstance(labels, str | Path) else labels
+    if table is not None:
+        provenance["labels"] = table_source(table.path) | {"seed": seed}
     folder = Path(out)
     with writing(folder, "choose another --out"):
         store = finished_store(folder, provenance)
     finished = None if store is None else store.manifest
     target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
-    converter = Converter(opened, target, Folds(refs))
+    division = Division() if table is None else Division.of(table, refs, seed)
+    converter = Converter(opened, target, Folds(refs), division)
     if store is None:
         again = "free space or repair the folder and run the same ingest again, it goes on"
         with lock(folder), writing(folder, again):
@@ -169,7 +186,10 @@ def ingest(
         store = Store.open(folder)
     else:
         _refuse_if_fixed(folder, converter, refs)
-    return IngestResult(store, len(store), len(refs) - len(store), time.monotonic() - started)
+    lines = () if table is None else attach(store, table).lines
+    return IngestResult(
+        store, len(store), len(refs) - len(store), time.monotonic() - started, lines
+    )
 
 
 def _reader(

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,7 +65,7 @@ class Attachment:
 
 def attach(
     store: Store,
-    path: str | Path,
+    path: str | Path | TableFile,
     *,
     name: str | None = None,
     record: str | None = None,
@@ -84,7 +83,8 @@ def attach(
 
     Args:
         store: of recordings or images.
-        path: ``.csv`` or ``.parquet``, see :func:`~latentcast.data.tables.file.read_table`.
+        path: ``.csv`` or ``.parquet``, see :func:`~latentcast.data.tables.file.read_table`; or
+            what that has read, with ``record``, ``patient`` and ``columns``.
         name: of the table in the store; the file's by default.
         record, patient: the columns that name records and patients.
         columns: the columns of labels; by default all others.
@@ -96,7 +96,9 @@ def attach(
         LatentcastError: the table cannot be read or does not fit the store; a patient would be in
             two splits.
     """
-    table = read_table(path, record, patient, columns)
+    table = path
+    if not isinstance(table, TableFile):
+        table = read_table(table, record, patient, columns)
     name = name or table.path.stem
     if not _NAME.fullmatch(name):
         raise LatentcastError(f"table '{name}': is no name of a file; give it one with --name")
@@ -104,6 +106,9 @@ def attach(
     matched = match(table, ids, owners)
     read, lines = _columns(table, matched, kinds or {})
     divided = _folds(table, matched)
+    with_row = matched.row >= 0
+    if divided is not None and np.array_equal(divided[with_row], store.folds[with_row]):
+        divided = None  # the store was ingested with this very table
     patients = patients_of(table, matched.row, ids, owners)
     if stratify:
         if divided is not None:
@@ -119,9 +124,15 @@ def attach(
         lines += _of_splits(column, rows)
     own = table.patient is not None and not any(owners)
     named = np.array(patients, dtype=np.str_) if own else None
-    found = LabelTable(name, read, divided, named, _source(table.path))
+    found = LabelTable(name, read, divided, named, table_source(table.path))
     _write(store, found)
     return Attachment(found, (*matched.lines, *lines))
+
+
+def positives_of(table: TableFile, matched: Match) -> npt.NDArray[np.bool_]:
+    """``(N, labels)``: the labels of each record of a match that are present."""
+    read, _ = _columns(table, matched, {})
+    return _positives(list(read.values()))
 
 
 def tables_of(store: Store) -> dict[str, LabelTable]:
@@ -201,7 +212,8 @@ def _of_splits(column: Column, rows: Mapping[str, npt.NDArray[np.int64]]) -> lis
     return lines
 
 
-def _source(path: Path) -> dict[str, str]:
+def table_source(path: Path) -> dict[str, str]:
+    """Name and sha256 of the file of a table."""
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
@@ -261,7 +273,7 @@ def _read_once(file: Path, index_sha256: str, modified: int, size: int) -> Label
             name: Column(name, kind, arrays[f"values-{n}"], arrays[f"mask-{n}"], tuple(classes))
             for n, (name, kind, classes) in enumerate(header["columns"])
         }
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive fails in many ways: zlib, zipfile, NumPy, JSON
         raise LatentcastError(
             f"{file}: is damaged ({error}); label the store again (latentcast label)"
         ) from error

@@ -1,0 +1,85 @@
+"""Patients and folds that a label table gives to the records of a source before they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from latentcast.data.folds import stable_fold
+from latentcast.data.tables.attached import positives_of
+from latentcast.data.tables.file import TableFile
+from latentcast.data.tables.match import Match, match, patients_of
+from latentcast.data.tables.splits import stratified_folds
+from latentcast.source import RecordRef
+
+
+@dataclass(frozen=True)
+class Division:
+    """Patient and fold by record, fold by patient; nothing without a table.
+
+    Attributes:
+        patients: patient by record id.
+        folds: fold by record id.
+        folds_of_patients: fold by patient, for records without a row of their own.
+        own: whether the table divides the records: whoever it does not name trains.
+    """
+
+    patients: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, int] = field(default_factory=dict)
+    folds_of_patients: dict[str, int] = field(default_factory=dict)
+    own: bool = False
+
+    def patient_of(self, record_id: str, named: str) -> str:
+        """The patient that the source names, else the table's."""
+        return named or self.patients.get(record_id, "")
+
+    def fold_of(self, record_id: str, patient: str) -> int | None:
+        """The fold that the table gives; None where the source and its hash decide."""
+        fold = self.folds.get(record_id) or self.folds_of_patients.get(patient)
+        return fold or (stable_fold(patient or record_id) % 8 + 1 if self.own else None)
+
+    @classmethod
+    def of(cls, table: TableFile, refs: Sequence[RecordRef], seed: int) -> Division:
+        """The table's ``split`` or ``fold``; without one, but with patients, folds that are drawn
+        by patient and label; without patients nothing: those of the source are not read yet.
+
+        Raises:
+            LatentcastError: the table does not fit the source.
+        """
+        if table.record is None:
+            return cls._by_patient(table)
+        names = [ref.record_id for ref in refs]
+        matched = match(table, names, [""] * len(names))
+        rows = [(name, table.rows[r]) for name, r in zip(names, matched.row.tolist(), strict=True)
+                if r >= 0]  # fmt: skip
+        key = table.patient
+        patients = {name: row[key].strip() for name, row in rows if row[key].strip()} if key else {}
+        if table.split is not None or table.fold is not None:
+            folds = {name: fold for name, row in rows if (fold := table.fold_of(row)) is not None}
+        elif patients and all(ref.split is None for ref in refs):
+            folds = cls._drawn(table, matched, names, seed)
+        else:
+            return cls(patients)
+        shared = {patients[name]: fold for name, fold in folds.items() if name in patients}
+        return cls(patients, folds, shared, own=True)
+
+    @classmethod
+    def _by_patient(cls, table: TableFile) -> Division:
+        assert table.patient is not None
+        folds = {
+            row[table.patient].strip(): fold
+            for row in table.rows
+            if row[table.patient].strip() and (fold := table.fold_of(row)) is not None
+        }
+        return cls(folds_of_patients=folds, own=bool(folds))
+
+    @classmethod
+    def _drawn(
+        cls, table: TableFile, matched: Match, names: Sequence[str], seed: int
+    ) -> dict[str, int]:
+        owners = patients_of(table, matched.row, names, [""] * len(names))
+        folds = stratified_folds(owners, positives_of(table, matched), seed)
+        chosen = np.flatnonzero(matched.row >= 0).tolist()
+        return {names[place]: int(folds[place]) for place in chosen}
