@@ -14,15 +14,17 @@ from latentcast.objectives.base import Objective
 def adamw(objective: Objective, config: OptimizerConfig) -> AdamW:
     """Two groups for each part of the objective: decayed, and left alone.
 
-    Of a JEPA these are I-JEPA's four, {encoder, predictor} × {decay, no decay}. Learning rate and
+    Of a JEPA these are I-JEPA's four, {encoder, predictor} × {decay, no decay}; an objective whose
+    layers learn at different rates has two for each rate. Learning rate and
     decay are placeholders: the schedules write them before every step. The groups carry the
     parameter names, which is how a checkpoint finds its moments again.
     """
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    groups: dict[tuple[str, bool, float], dict[str, Any]] = {}
     for name, parameter in objective.trainable().items():
         part, decayed = name.partition(".")[0], not objective.undecayed(name, parameter)
-        empty = {"params": [], "names": [], "part": part, "decayed": decayed}
-        group = groups.setdefault((part, decayed), empty)
+        scale = objective.lr_scale(name)
+        empty = {"params": [], "names": [], "part": part, "decayed": decayed, "lr_scale": scale}
+        group = groups.setdefault((part, decayed, scale), empty)
         group["params"].append(parameter)
         group["names"].append(name)
     # fused: 3.5 times faster than the loop over tensors on a CPU.

@@ -103,5 +103,5 @@ class Schedules:
     def apply(self, optimizer: Optimizer, step: int) -> None:
         """Write the values of this step into the optimizer, before it moves."""
         for group in optimizer.param_groups:
-            group["lr"] = self.lr(step)
+            group["lr"] = self.lr(step) * group.get("lr_scale", 1.0)
             group["weight_decay"] = self.weight_decay(step) if group["decayed"] else 0.0

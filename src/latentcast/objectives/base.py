@@ -112,6 +112,10 @@ class Objective(nn.Module, ABC):
         """The parameters an optimizer may see, by name: those that require a gradient."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    def lr_scale(self, name: str) -> float:
+        """The learning rate of a parameter as a multiple of that of the schedule."""
+        return 1.0
+
     def undecayed(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay leaves a parameter alone: biases, norms, gains and CLS."""
         return parameter.ndim <= 1 or name.endswith("cls")
