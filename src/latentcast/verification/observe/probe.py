@@ -239,3 +239,11 @@ def mean_of_defined(values: list[float]) -> float:
     """NaN left out."""
     defined = [value for value in values if value == value]
     return sum(defined) / len(defined) if defined else float("nan")
+
+
+def counted_score(targets: Array, predictions: Array) -> float:
+    """Macro AUROC pair by pair, of ``(rows, classes)``; or accuracy, of classes ``(rows,)``."""
+    if targets.ndim == 1:
+        return float((targets == predictions).mean())
+    columns = zip(targets.T, predictions.T, strict=True)
+    return mean_of_defined([naive_auroc(own, scores) for own, scores in columns])
