@@ -146,6 +146,11 @@ def test_no_modules_import_each_other_in_a_circle_not_even_inside_of_functions()
     assert circles(imports()) == CIRCLES
 
 
+def test_files_of_claims_do_not_lean_on_each_other() -> None:
+    claims = {name for name in sources() if name.startswith("verification.claims.")}
+    assert {name: imports()[name] & claims for name in claims if imports()[name] & claims} == {}
+
+
 def test_rooms_form_no_circle() -> None:
     edges = defaultdict[str, set[str]](set)
     for name, targets in imports().items():
