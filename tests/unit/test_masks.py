@@ -499,5 +499,5 @@ def test_reference_whose_context_block_is_too_small_is_refused() -> None:
 
 
 def test_reference_on_recordings_is_refused() -> None:
-    with pytest.raises(LatentcastError, match="made for images; use kind blocks"):
+    with pytest.raises(LatentcastError, match="made for images; use objective.masks.kind=blocks"):
         ECG.updated({"objective.masks": {"kind": "reference"}})

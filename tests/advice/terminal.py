@@ -1,0 +1,245 @@
+"""What a reader of an error has: files, a command line, Python, and the text that was printed."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from conftest import WFDB, latentcast
+from messages import Message, advice
+
+from latentcast import config as configuration
+from latentcast.data.ingest import ingest
+from latentcast.errors import LatentcastError
+from latentcast.recipes import recipe
+from latentcast.signals.leads import CANONICAL_LEADS
+
+Attempt = str | Callable[[], object]
+"""A command, as it is typed behind ``latentcast``, or a call."""
+ECG, IMAGE = "nepa-ecg-tiny", "ijepa-image-digits"
+LAYOUT = "--layout records,samples,leads"
+AXES = f"--fs 100 --unit mV {LAYOUT} --leads {','.join(CANONICAL_LEADS)}"
+EEG_AXES = f"--fs 100 --unit uV {LAYOUT} --leads Fp1,Fp2 --signal other --scale 0.001"
+SMALL = """
+optimizer: {warmup_steps: 1}
+train: {steps: 2, batch_size: 4, micro_batches: 1, precision: fp32, evaluate_every: null}
+encoder: {depth: 1}
+"""
+
+
+@dataclass
+class Material:
+    """Files that several fixes need, each made when it is first named."""
+
+    folder: Path
+    store: Path
+    digits: Path
+
+    @cached_property
+    def npy(self) -> Path:
+        """Ten ECGs of ten seconds at 100 Hz, twelve leads last."""
+        return write_array(self.folder / "ecgs.npy", 12)
+
+    @cached_property
+    def eeg_npy(self) -> Path:
+        """The same of two channels that are no ECG leads."""
+        return write_array(self.folder / "eeg.npy", 2)
+
+    @cached_property
+    def bare(self) -> Path:
+        """A store of recordings without labels and metadata."""
+        return self.stored("bare", f"ingest {self.npy} {AXES}")
+
+    @cached_property
+    def eeg(self) -> Path:
+        return self.stored("eeg", f"ingest {self.eeg_npy} {EEG_AXES}")
+
+    @cached_property
+    def small(self) -> Path:
+        """YAML that makes any recipe a run of two steps."""
+        path = self.folder / "small.yaml"
+        path.write_text(SMALL)
+        return path
+
+    @cached_property
+    def images(self) -> Path:
+        """Images of 8 × 8 in two class folders."""
+        return write_images(self.folder / "images", [8] * 12)
+
+    @cached_property
+    def run(self) -> Path:
+        """A finished run on the bundled recordings."""
+        return self.trained("run", ECG, self.store)
+
+    @cached_property
+    def image_run(self) -> Path:
+        return self.trained("image-run", IMAGE, self.digits)
+
+    def trained(self, name: str, recipe_name: str, data: Path) -> Path:
+        return self.stored(name, f"train {recipe_name} --config {self.small} --data {data}")
+
+    def stored(self, name: str, command: str) -> Path:
+        out = self.folder / name
+        status, printed = execute(f"{command} --out {out}")
+        assert status == 0, printed
+        return out
+
+
+@dataclass
+class Terminal:
+    """Where one fix is tried; it has an empty folder of its own."""
+
+    messages: Sequence[Message]
+    at: Material
+    folder: Path
+    unseen: set[Message] = field(default_factory=set)
+    typed: list[str] = field(default_factory=list)
+    worked: bool = False
+
+    def new(self, name: str = "new") -> Path:
+        return self.folder / name
+
+    def refused(self, attempt: Attempt) -> Printed:
+        """The error of an attempt, which has to be that of the message."""
+        failed, printed = execute(attempt)
+        assert failed, f"{attempt}: was expected to fail and did not:\n{printed}"
+        return self.holding(printed)
+
+    def prints(self, attempt: Attempt) -> Printed:
+        """What an attempt that works prints; the message has to be in it."""
+        failed, printed = execute(attempt)
+        assert not failed, printed
+        return self.holding(printed)
+
+    def works(self, attempt: Attempt) -> str:
+        failed, printed = execute(attempt)
+        assert not failed, f"{attempt}: does not work, typed as printed:\n{printed}"
+        self.worked = bool(self.typed)
+        return printed
+
+    def holding(self, printed: str) -> Printed:
+        """A text, such as a file's, in which the message has to be."""
+        held = [message for message in self.messages if message.stands_in(printed)]
+        assert held, f"none of {[m.text for m in self.messages]} is in what was printed:\n{printed}"
+        self.unseen -= set(held)
+        return Printed(printed, self.typed)
+
+
+class Printed(str):
+    """A printed text; what is typed after it has to stand in it."""
+
+    def __new__(cls, text: str, typed: list[str]) -> Printed:
+        made = super().__new__(cls, text)
+        made.record = typed
+        return made
+
+    def typed(self, pattern: str) -> str:
+        """The last place that fits a regular expression, or its first group there."""
+        found = [*re.finditer(pattern, self)]
+        assert found, f"{pattern!r} does not stand in:\n{self}"
+        text = found[-1].group(found[-1].re.groups and 1)
+        self.record.append(text)
+        return text
+
+
+@dataclass(frozen=True)
+class Fix:
+    """How to run into messages, and what to type then."""
+
+    messages: tuple[Message, ...]
+    follow: Callable[[Terminal], None]
+    name: str
+
+
+FIXES: list[Fix] = []
+
+
+Follow = Callable[["Terminal"], None]
+
+
+def fixes(file: str, *starts: str) -> Callable[[Follow], Follow]:
+    """Register a function as the fix of the messages of ``file`` that begin so."""
+
+    def register(follow: Follow) -> Follow:
+        FIXES.append(Fix(tuple(advice(file, start) for start in starts), follow, starts[0]))
+        return follow
+
+    return register
+
+
+def setting(
+    file: str,
+    start: str,
+    name: str,
+    bad: str,
+    pattern: str,
+    fixed: str = "{}",
+    *,
+    instead: bool = False,
+) -> None:
+    """Register a configuration that is refused until what ``pattern`` finds is set.
+
+    Args:
+        name: of a recipe.
+        bad: ``key=value``, several divided by spaces.
+        fixed: what is set after ``bad``, or ``instead`` of it, with what was found for ``{}``.
+    """
+
+    @fixes(file, start)
+    def _(t: Terminal) -> None:
+        found = t.refused(resolving(name, bad)).typed(pattern)
+        before = "" if instead else bad
+        t.works(resolving(name, f"{before} {fixed.format(found)}"))
+
+
+def resolving(name: str, flags: str) -> Callable[[], object]:
+    return lambda: configuration.resolve(recipe(name), None, flags.split())
+
+
+def train(t: Terminal, name: str, data: Path, rest: str = "", out: str = "run") -> str:
+    return f"train {name} --config {t.at.small} --data {data} --out {t.new(out)} {rest}"
+
+
+def write_array(path: Path, channels: int, size: float = 0.3, records: int = 10) -> Path:
+    """Noise ``(records, 1000, channels)``; ``size`` is its standard deviation."""
+    values = np.random.default_rng(0).normal(0, size, (records, 1000, channels))
+    np.save(path, values.astype(np.float32))
+    return path
+
+
+def write_images(folder: Path, sides: Sequence[int]) -> Path:
+    from PIL import Image
+
+    generator = np.random.default_rng(2)
+    for number, side in enumerate(sides):
+        file = folder / ("ant", "bee")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (side, side, 3), np.uint8)).save(file)
+    return folder
+
+
+def wfdb(folder: Path) -> Path:
+    """A copy of the bundled original records, to be damaged."""
+    import shutil
+
+    return Path(shutil.copytree(WFDB, folder))
+
+
+def execute(attempt: Attempt) -> tuple[bool, str]:
+    """Whether an attempt failed, and all that it printed."""
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(out):
+        if isinstance(attempt, str):
+            return bool(latentcast(*shlex.split(attempt))), out.getvalue()
+        try:
+            attempt()
+        except (LatentcastError, ValueError) as problem:
+            return True, f"{out.getvalue()}\n{problem}"
+    return False, out.getvalue()
