@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from terminal import (
-    AXES, CANONICAL_LEADS, EEG_AXES, LAYOUT, WFDB, Terminal, fixes, train, wfdb, write_array,
+    AXES,
+    CANONICAL_LEADS,
+    EEG_AXES,
+    LAYOUT,
+    WFDB,
+    Terminal,
+    another_process,
+    fixes,
+    full_disk,
+    wfdb,
+    write_array,
     write_images,
 )  # fmt: skip
 
-from latentcast.data import ingest as ingesting
-from latentcast.data.arrays import write_store
+from latentcast.data.convert import Converter
 from latentcast.data.folder import lock
 from latentcast.data.ingest import ingest
-from latentcast.data.store import Store
+from latentcast.signals.readers.arrays import ArraySource
+from latentcast.source import Source
 
 UNNAMED = f"--fs 100 --unit mV {LAYOUT} "
 
@@ -23,9 +37,8 @@ def recordings(t: Terminal, axes: str = AXES) -> str:
     return f"ingest {t.at.npy} --out {t.new()} {axes} "
 
 
-def rejected(store: object) -> str:
-    with open(f"{store}/quarantine.csv", encoding="utf-8") as file:
-        return file.read()
+def rejected(store: Path) -> str:
+    return (store / "quarantine.csv").read_text(encoding="utf-8")
 
 
 # Options of recordings ------------------------------------------------------------------------
@@ -119,7 +132,7 @@ def _(t: Terminal) -> None:
 
 @fixes("signals/channels.py", "--unit: is empty")
 def _(t: Terminal) -> None:
-    command = f"ingest {t.at.eeg_npy} --out {t.new()} {EEG_AXES.replace('--unit uV', '')} --unit "
+    command = f"ingest {t.at.eeg_npy} --out {t.new()} {EEG_AXES.replace('--unit mV', '')} --unit "
     t.works(command + t.refused(command + "' '").typed(r"mV or (\S+)\."))
 
 
@@ -295,25 +308,51 @@ def _(t: Terminal) -> None:
 
 @fixes("data/folder.py", "{}: another ingest is writing")
 def _(t: Terminal) -> None:
-    """The other one is a process, since a process's record locks do not hold itself off."""
-    import multiprocessing
-
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        pool.apply(hold, (t.new(),))
-        other = t.refused(recordings(t)).typed("another (--out)")
-        t.works(f"ingest {t.at.npy} {AXES} {other} {t.new('other')}")
-
-
-def hold(folder: object, held: list[object] = []) -> None:  # noqa: B006
-    held.append(entered := lock(folder))
-    entered.__enter__()
+    with another_process(lambda: lock(t.new())):
+        flag = t.refused(recordings(t)).typed("another (--out)")
+        t.works(f"ingest {t.at.npy} {AXES} {flag} {t.new('other')}")
 
 
 @fixes("data/ingest.py", "free space or repair")
+@fixes("data/manifest.py", "{}: the ingest was interrupted")
 def _(t: Terminal) -> None:
-    t.new().mkdir()
-    (t.new() / "shard-00000.npy.partial").mkdir(parents=True)
-    (t.new() / "shard-00000.npy.partial" / "x").write_text("")
-    assert t.refused(recordings(t)).typed("run the same ingest again")
-    shutil.rmtree(t.new() / "shard-00000.npy.partial")
+    with full_disk(20_000):
+        printed = t.attempt(recordings(t))
+    if "interrupted" in t.messages[0].text:
+        printed = t.attempt(f"inspect {t.new()}")
+    assert t.holding(printed).typed("run the same ingest again")
     t.works(recordings(t))
+
+
+@fixes("data/ingest.py", "{}: a reader process died")
+def _(t: Terminal) -> None:
+    command = f"ingest {WFDB} --fs 100 --out {t.new()} "
+    with patch.object(Source, "batch", 1), patch.object(Converter, "_convert", die):
+        flag = t.refused(command + "--workers 2").typed("again with (--workers 1)")
+    t.works(command + flag)
+
+
+def die(*_: object) -> None:
+    assert multiprocessing.parent_process() is not None
+    os._exit(3)
+
+
+@fixes("data/ingest.py", "{}: record {} is in quarantine")
+def _(t: Terminal) -> None:
+    folder = wfdb(t.new("source"))
+    samples = min((folder / "records100").rglob("*.dat"))
+    good = samples.read_bytes()
+    samples.write_bytes(good[:-1] + b"#")
+    command = f"ingest {folder} --fs 100 --workers 1 --out {t.new()}"
+    t.works(command)
+    samples.write_bytes(good)
+    shutil.rmtree(t.refused(command).typed("remove (.+) to ingest"))
+    t.works(command)
+
+
+@fixes("data/ingest.py", "{}: is for files")
+def _(t: Terminal) -> None:
+    source = ArraySource(t.at.npy, fs=100, leads=CANONICAL_LEADS, unit="mV", layout=LAYOUT[9:])
+    error = t.refused(lambda: ingest(source, t.new(), unit="mV"))
+    assert error.typed("leave it out")
+    t.works(lambda: ingest(source, t.new(), quiet=True))

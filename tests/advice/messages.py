@@ -13,23 +13,23 @@ import latentcast
 from latentcast.config import Config
 
 SOURCE = Path(latentcast.__file__).parent
-VERBS = "ingest inspect recipes masks train runs probe report export bench verify".split()
+VERBS = "ingest|inspect|recipes|masks|train|runs|probe|report|export|bench|verify"
 
 COMMANDS = [
     r"(?<![\w-])--[a-z{][a-z-]*",  # a flag
-    rf"\blatentcast (?:{'|'.join(VERBS)})\b",  # a verb
+    rf"\blatentcast (?:{VERBS})\b",  # a verb
     rf"\b(?:{'|'.join(Config.model_fields)})\.(?!py\b)[\w{{][\w.{{}}]*",  # a setting
     r"\b[a-z]\w*(?:\.\w+)*=(?:\w|[\[{'\"])",  # a setting, or an argument, with its value
     r"pip install",
     r"\b[A-Z]{3,}(?:_[A-Z]+)+\b",  # an environment variable
-    r"same (?:command|ingest)|an earlier checkpoint",
+    r"same (?:command|ingest|call)|an earlier checkpoint",
 ]
 # In an error, also: a call, or a value or a file that is printed for its reader to type.
 VALUES = [
     r"\b\w+\([^ )]|\.\w+\(",
     r"\b(?:name|remove|delete|put|ingest|give|like)\b[^;{]*\{",
     r"; (?:\{|use |try |write |set |leave |choose a recipe|re-ingest|probe again|export the run)",
-    r"known: \{|known as|train the run first|name a \.png",
+    r"known: \{|re-ingest|train the run first|name a \.png",
 ]
 # Whole parts of the source whose strings are no messages: the wording of claims, and pages.
 ELSEWHERE = re.compile(r"verification/(claims|observe|foreign|report)/|report/markup.py")
@@ -68,8 +68,9 @@ def messages() -> tuple[Message, ...]:
 
 
 def advice(file: str, start: str) -> Message:
-    """The one message of a file that begins so."""
+    """The one message of a file that begins so, or is just that."""
     found = [m for m in messages() if m.file == file and m.text.startswith(start)]
+    found = [m for m in found if m.text == start] or found
     assert len(found) == 1, f"{file}: {len(found)} messages begin with {start!r}; name one"
     return found[0]
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import re
+import resource
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
-from conftest import WFDB, latentcast
 from messages import Message, advice
 
+from conftest import WFDB, latentcast
 from latentcast import config as configuration
-from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
 from latentcast.signals.leads import CANONICAL_LEADS
@@ -26,7 +29,7 @@ Attempt = str | Callable[[], object]
 ECG, IMAGE = "nepa-ecg-tiny", "ijepa-image-digits"
 LAYOUT = "--layout records,samples,leads"
 AXES = f"--fs 100 --unit mV {LAYOUT} --leads {','.join(CANONICAL_LEADS)}"
-EEG_AXES = f"--fs 100 --unit uV {LAYOUT} --leads Fp1,Fp2 --signal other --scale 0.001"
+EEG_AXES = f"--fs 100 --unit mV {LAYOUT} --leads Fp1,Fp2 --signal other --scale 0.001"
 SMALL = """
 optimizer: {warmup_steps: 1}
 train: {steps: 2, batch_size: 4, micro_batches: 1, precision: fp32, evaluate_every: null}
@@ -70,8 +73,19 @@ class Material:
 
     @cached_property
     def images(self) -> Path:
-        """Images of 8 × 8 in two class folders."""
-        return write_images(self.folder / "images", [8] * 12)
+        """Images of 32 × 32 with three channels in two class folders."""
+        return write_images(self.folder / "images", [32] * 12)
+
+    @cached_property
+    def coloured(self) -> Path:
+        return self.stored("coloured", f"ingest {self.images}")
+
+    @cached_property
+    def grey(self) -> Path:
+        """The store of images of 32 × 32 with one channel."""
+        images = np.random.default_rng(3).integers(0, 255, (12, 32, 32), np.uint8)
+        np.save(self.folder / "grey.npy", images)
+        return self.stored("grey", f"ingest {self.folder / 'grey.npy'}")
 
     @cached_property
     def run(self) -> Path:
@@ -118,6 +132,10 @@ class Terminal:
         assert not failed, printed
         return self.holding(printed)
 
+    def attempt(self, attempt: Attempt) -> str:
+        """What an attempt prints that may fail."""
+        return execute(attempt)[1]
+
     def works(self, attempt: Attempt) -> str:
         failed, printed = execute(attempt)
         assert not failed, f"{attempt}: does not work, typed as printed:\n{printed}"
@@ -151,15 +169,18 @@ class Printed(str):
 
 @dataclass(frozen=True)
 class Fix:
-    """How to run into messages, and what to type then."""
+    """How to run into the messages of a file that begin so, and what to type then."""
 
-    messages: tuple[Message, ...]
+    file: str
+    starts: tuple[str, ...]
     follow: Callable[[Terminal], None]
-    name: str
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return tuple(advice(self.file, start) for start in self.starts)
 
 
 FIXES: list[Fix] = []
-
 
 Follow = Callable[["Terminal"], None]
 
@@ -168,7 +189,7 @@ def fixes(file: str, *starts: str) -> Callable[[Follow], Follow]:
     """Register a function as the fix of the messages of ``file`` that begin so."""
 
     def register(follow: Follow) -> Follow:
-        FIXES.append(Fix(tuple(advice(file, start) for start in starts), follow, starts[0]))
+        FIXES.append(Fix(file, starts, follow))
         return follow
 
     return register
@@ -204,7 +225,47 @@ def resolving(name: str, flags: str) -> Callable[[], object]:
 
 
 def train(t: Terminal, name: str, data: Path, rest: str = "", out: str = "run") -> str:
-    return f"train {name} --config {t.at.small} --data {data} --out {t.new(out)} {rest}"
+    return f"{training(t, name, data, rest)} --out {t.new(out)}"
+
+
+def training(t: Terminal, name: str, data: Path, rest: str = "") -> str:
+    return f"train {name} --config {t.at.small} --data {data} {rest}"
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def read_only(function: str) -> AbstractContextManager[object]:
+    """A function of the library that writes is refused, as on a disk that is for reading only."""
+    return patch(function, side_effect=PermissionError(13, "Permission denied"))
+
+
+@contextmanager
+def another_process(hold: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Hold a lock in a process of its own: locks of one process do not keep itself out."""
+    ready, done = multiprocessing.Event(), multiprocessing.Event()
+
+    def run() -> None:
+        with hold():
+            ready.set()
+            done.wait(60)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    assert ready.wait(60)
+    try:
+        yield
+    finally:
+        done.set()
+        process.join()
 
 
 def write_array(path: Path, channels: int, size: float = 0.3, records: int = 10) -> Path:
@@ -227,8 +288,6 @@ def write_images(folder: Path, sides: Sequence[int]) -> Path:
 
 def wfdb(folder: Path) -> Path:
     """A copy of the bundled original records, to be damaged."""
-    import shutil
-
     return Path(shutil.copytree(WFDB, folder))
 
 
@@ -240,6 +299,6 @@ def execute(attempt: Attempt) -> tuple[bool, str]:
             return bool(latentcast(*shlex.split(attempt))), out.getvalue()
         try:
             attempt()
-        except (LatentcastError, ValueError) as problem:
+        except (LatentcastError, ValueError, KeyboardInterrupt) as problem:
             return True, f"{out.getvalue()}\n{problem}"
     return False, out.getvalue()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import fixes_of_configurations  # noqa: F401
 import fixes_of_ingest  # noqa: F401
+import fixes_of_stores  # noqa: F401
+import fixes_of_training  # noqa: F401
 import pytest
 from messages import messages
 from terminal import FIXES, Fix, Material, Terminal
@@ -18,7 +20,7 @@ def material(
     return Material(tmp_path_factory.mktemp("material"), small_store, digits_store)
 
 
-@pytest.mark.parametrize("fix", FIXES, ids=lambda fix: f"{fix.messages[0].file}: {fix.name}")
+@pytest.mark.parametrize("fix", FIXES, ids=lambda fix: f"{fix.file}: {fix.starts[-1]}")
 def test_the_fix_that_a_message_names_works_when_it_is_typed(
     fix: Fix, material: Material, tmp_path: Path
 ) -> None:

@@ -1,0 +1,423 @@
+"""What errors of `train` and of run folders say to type."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import torch
+from terminal import (
+    AXES,
+    ECG,
+    IMAGE,
+    WFDB,
+    Terminal,
+    another_process,
+    fixes,
+    full_disk,
+    read_only,
+    train,
+    training,
+    write_images,
+)  # fmt: skip
+
+from latentcast import config as configuration
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.loader import Loader, places
+from latentcast.data.store import Store
+from latentcast.data.workers import Shards
+from latentcast.monitors.journal import Journal
+from latentcast.recipes import recipe
+from latentcast.runs.new import alone_in
+from latentcast.workflows.train import train as train_here
+
+# Recipe and data ------------------------------------------------------------------------------
+
+
+def recipe_with(t: Terminal, part: str) -> str:
+    """A small one whose name holds what was printed."""
+    names = [line.split()[0] for line in t.works("recipes").splitlines()]
+    return next(name for name in names if part in name and name.endswith("tiny"))
+
+
+@fixes("recipes/__init__.py", "{}: is no recipe")
+def _(t: Terminal) -> None:
+    name = t.refused(train(t, "nepa-ecg-tinny", t.at.bare)).typed("mean '(.+)'")
+    t.works(train(t, name, t.at.bare))
+
+
+@fixes("cli/training.py", "train: needs a recipe")
+def _(t: Terminal) -> None:
+    rest = f"--data {t.at.store} --out {t.new()}"
+    error = t.refused(f"train {rest}")
+    assert ECG in t.works(error.typed("latentcast (recipes)"))
+    t.works(train(t, ECG, t.at.store))
+    t.works(f"train {error.typed('--config')} {t.new('run') / 'config.yaml'} {rest}")
+
+
+@fixes("cli/training.py", "--batch-size {}")
+def _(t: Terminal) -> None:
+    flags = t.refused(train(t, ECG, t.at.bare, "--batch-size 5")).typed("write (--set .*)")
+    t.works(train(t, ECG, t.at.bare, flags))
+
+
+@fixes("config/advice.py", "--auto {}: is no number")
+def _(t: Terminal) -> None:
+    flag = t.refused(train(t, ECG, t.at.bare, "--batch-size 4 --auto 0")).typed("--auto 100")
+    t.works(train(t, ECG, t.at.bare, f"--batch-size 4 {flag} --set train.steps=2"))
+
+
+@fixes("config/advice.py", "--batch-size {}: is no batch")
+def _(t: Terminal) -> None:
+    flag = t.refused(train(t, ECG, t.at.bare, "--auto 1 --batch-size 0")).typed("(--batch-size) 0")
+    t.works(train(t, ECG, t.at.bare, f"--auto 1 {flag} 4"))
+
+
+@fixes("config/advice.py", "--auto: the training split", "--batch-size {}")
+def _(t: Terminal) -> None:
+    flag = t.refused(train(t, ECG, t.at.bare, "--auto 1")).typed(r"use (--batch-size \d+)")
+    t.works(train(t, ECG, t.at.bare, f"--auto 1 {flag}"))
+
+
+@fixes("data/fit.py", "{}: is an image recipe")
+def _(t: Terminal) -> None:
+    name = recipe_with(t, t.refused(train(t, IMAGE, t.at.bare)).typed("with (-ecg-) in its name"))
+    t.works(train(t, name, t.at.bare))
+
+
+@fixes("data/fit.py", "{}: is a recipe for recordings")
+def _(t: Terminal) -> None:
+    part = t.refused(train(t, ECG, t.at.coloured)).typed("with (-image-) in its name")
+    t.works(train(t, recipe_with(t, part), t.at.coloured))
+
+
+@fixes("data/fit.py", "{}: signal is")
+@fixes("data/fit.py", "{}: scale is")
+@fixes("data/fit.py", "{}: channels is")
+def _(t: Terminal) -> None:
+    name, data = ECG, t.at.eeg
+    if "scale is" in t.messages[0].text:
+        t.works(f"ingest {t.at.npy} {AXES} --scale 0.002 --out {t.new()}")
+        data = t.new()
+    elif "channels is" in t.messages[0].text:
+        name, data = "nepa-image-tiny", t.at.grey
+    t.works(train(t, name, data, t.refused(train(t, name, data)).typed("train with (--set .*)")))
+
+
+@fixes("data/fit.py", "{}: sampling_rate is")
+def _(t: Terminal) -> None:
+    flag = t.refused(train(t, "nepa-ecg-small", t.at.store)).typed("re-ingest with (--fs .*)")
+    t.works(f"ingest {WFDB} --out {t.new()} {flag}")
+    t.works(train(t, "nepa-ecg-small", t.new()))
+
+
+@fixes("data/fit.py", "{}: leads are")
+def _(t: Terminal) -> None:
+    t.works(f"ingest {WFDB} --fs 100 --out {t.new('two')} --leads I,V1")
+    error = t.refused(train(t, ECG, t.new("two")))
+    t.works(train(t, ECG, t.new("two"), error.typed("train with (--set .*)")))
+    t.works(
+        f"ingest {WFDB} --fs 100 --out {t.new()} {error.typed(r're-ingest with (--leads .*?), or')}"
+    )
+    t.works(train(t, ECG, t.new(), out="again"))
+
+
+@fixes("data/loader.py", "{}: its images have")
+def _(t: Terminal) -> None:
+    store = Store.open(t.at.grey)
+    rows, coloured = store.rows("train"), recipe("nepa-image-tiny")
+    key, value = t.refused(lambda: Loader(store, rows, coloured)).typed(
+        r"set (\S+ to \d)").split(" to ")  # fmt: skip
+    t.works(lambda: Loader(store, rows, coloured.updated(
+        {key: int(value), "input.normalisation": None})))  # fmt: skip
+
+
+@fixes("data/loader.py", "train.batch_size {}")
+def _(t: Terminal) -> None:
+    few = recipe(ECG).updated({"train.batch_size": 3})
+    size = t.refused(lambda: places(few, 0, 4)).typed(r"set it to (\d+) or more")
+    t.works(lambda: places(few.updated({"train.batch_size": int(size)}), 0, 4))
+
+
+@fixes("data/ecg_preprocess.py", "input.normalisation: is not set")
+@fixes("data/ecg_preprocess.py", "input.normalisation: has")
+@fixes("data/image_preprocess.py", "input.normalisation: is not set")
+def _(t: Terminal) -> None:
+    image = "image" in t.messages[0].file
+    make, config = (ImagePreprocess, recipe(IMAGE)) if image else (EcgPreprocess, recipe(ECG))
+
+    def with_channels(count: int) -> object:
+        section = {"mean": [0.0] * count, "std": [1.0] * count} if count else None
+        return make(config.updated({"input.normalisation": section}).input)
+
+    few = 2 if "has {}" in t.messages[0].text else 0
+    assert t.refused(lambda: with_channels(few)).typed("give one mean and std|give mean and std")
+    t.works(lambda: with_channels(config.input.channels))
+
+
+@fixes("data/image_preprocess.py", "input.channels: is")
+def _(t: Terminal) -> None:
+    images = torch.zeros(1, 32, 32, 1, dtype=torch.uint8)
+    config = recipe("nepa-image-tiny")
+    count = int(t.refused(lambda: ImagePreprocess(config.input)(images)).typed(
+        r"input.channels to (\d)"))  # fmt: skip
+    one = {"mean": [0.5] * count, "std": [0.2] * count}
+    fixed = config.updated({"input.channels": count, "input.normalisation": one})
+    t.works(lambda: ImagePreprocess(fixed.input)(images))
+
+
+@fixes("data/synthetic.py", "input.leads {}")
+def _(t: Terminal) -> None:
+    command = (
+        "bench nepa-ecg-tiny --what loader --rounds 1 --set input.leads=[I,II,V1,V2,V3,V4,V5,V6] "
+    )
+    t.works(f"ingest {WFDB} --fs 100 --out {t.new()} --leads I,II,V1,V2,V3,V4,V5,V6")
+    flag = t.refused(command).typed("with (--data)")
+    t.works(command.replace("--set", f"{flag} {t.new()} --set"))
+
+
+# The machine ----------------------------------------------------------------------------------
+
+
+@fixes("engine/context.py", "machine.device {}")
+def _(t: Terminal) -> None:
+    flags = "--set machine.device="
+    device = t.refused(train(t, ECG, t.at.bare, flags + "cuda:77")).typed("try (cpu)")
+    t.works(train(t, ECG, t.at.bare, flags + device))
+
+
+@fixes("data/staging.py", "machine.stage {}")
+def _(t: Terminal) -> None:
+    t.new("disk").write_text("a file")
+    flags = f"--set machine.stage={t.new('disk')}"
+    null = t.refused(train(t, ECG, t.at.bare, flags)).typed("machine.stage=null")
+    t.works(train(t, ECG, t.at.bare, f"--set {null}"))
+
+
+@fixes("data/workers.py", "machine.workers: reader", "resume, with machine.workers=0")
+@fixes("data/workers.py", "machine.workers: reader", "memory may have run out")
+@fixes("data/workers.py", "machine.workers: reader", "the disk could not deliver")
+def _(t: Terminal) -> None:
+    store = Store.open(t.at.bare)
+    number, pattern, value = {
+        "resume": (signal.SIGSEGV, "with (machine.workers)=0", 0),
+        "memory": (signal.SIGKILL, "lower (machine.workers)", 0),
+        "the": (signal.SIGBUS, "with (machine.stage)", str(t.new("disk"))),
+    }[t.messages[1].text.split()[0].rstrip(",")]
+
+    def read(config: configuration.Config, end: signal.Signals | None = None) -> None:
+        with closing(Loader(store, store.rows("train"), config).stream(0)) as stream:
+            next(stream)
+            if end is not None:
+                os.kill(multiprocessing.active_children()[0].pid or 0, end)
+            for _ in range(5):
+                next(stream)
+
+    one = recipe(ECG).updated({"train.batch_size": 4, "machine.workers": 1})
+    key = t.refused(lambda: read(one, number)).typed(pattern)
+    t.works(lambda: read(one.updated({key: value})))
+
+
+@fixes("data/workers.py", "{}: vanished")
+@fixes("data/workers.py", "{}: has {} bytes")
+def _(t: Terminal) -> None:
+    t.works(f"ingest {t.at.npy} {AXES} --out {t.new()}")
+    shard, shards = t.new() / "shard-00000.npy", Shards(Store.open(t.new()))
+    shard.unlink() if "vanished" in t.messages[0].text else os.truncate(shard, 4096)
+    error = t.refused(lambda: shards.check(now=True))
+    shutil.rmtree(error.typed("remove (.+) and ingest again"))
+    t.works(f"ingest {t.at.npy} {AXES} --out {t.new()}")
+    t.works(train(t, ECG, t.new()))
+
+
+# The run folder -------------------------------------------------------------------------------
+
+
+@fixes("runs/new.py", "); choose another --out, or repeat")
+def _(t: Terminal) -> None:
+    t.works(train(t, ECG, t.at.bare))
+    other = training(t, ECG, t.at.bare, "--set optimizer.lr=0.1")
+    flag = t.refused(f"{other} --out {t.new('run')}").typed("another (--out), or repeat the run's")
+    t.works(train(t, ECG, t.at.bare))
+    t.works(f"{other} {flag} {t.new('other')}")
+
+
+def elsewhere(file: str, start: str) -> Callable[[Callable[[Terminal, Path], str]], None]:
+    """Register what makes a run folder unfit for a training, and that another --out is not."""
+
+    def register(spoil: Callable[[Terminal, Path], str]) -> None:
+        @fixes(file, start)
+        def _(t: Terminal) -> None:
+            command = spoil(t, t.new("run"))
+            flag = t.refused(f"{command} --out {t.new('run')}").typed("another (--out)")
+            t.works(f"{command} {flag} {t.new('other')}")
+
+    return register
+
+
+@elsewhere("runs/new.py", "{}: cannot be written ({}); choose")
+def _(t: Terminal, run: Path) -> str:
+    run.write_text("a file")
+    return training(t, ECG, t.at.bare)
+
+
+@elsewhere("runs/new.py", "{}: cannot be read ({}), and says")
+def _(t: Terminal, run: Path) -> str:
+    t.works(train(t, ECG, t.at.bare))
+    (run / "environment.json").write_text("{}")
+    return training(t, ECG, t.at.bare)
+
+
+@elsewhere("runs/new.py", "{}: the run was trained on")
+def _(t: Terminal, run: Path) -> str:
+    t.works(train(t, "nepa-image-tiny", t.at.coloured))
+    t.works(f"ingest {write_images(t.new('i'), [32] * 14)} --out {t.new('more')}")
+    return training(t, "nepa-image-tiny", t.new("more"))
+
+
+@elsewhere("runs/new.py", "{}: the run began from")
+def _(t: Terminal, run: Path) -> str:
+    t.works(train(t, ECG, t.at.bare, out="first"))
+    command = training(t, ECG, t.at.bare, f"--init {t.new('first')}")
+    t.works(f"{command} --out {run}")
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(t.new("first"))
+    t.works(train(t, ECG, t.at.bare, "--set train.seed=5", out="first"))
+    return command
+
+
+@elsewhere("monitors/journal.py", "{}: cannot be written ({}); free space or choose")
+def _(t: Terminal, run: Path) -> str:
+    (run / "metrics.jsonl").mkdir(parents=True)
+    return training(t, ECG, t.at.bare)
+
+
+@elsewhere("engine/checkpoint.py", "); ")
+def _(t: Terminal, run: Path) -> str:
+    t.works(train(t, ECG, t.at.bare))
+    changed = configuration.load(run / "config.yaml").updated({"optimizer.lr": 0.1})
+    (run / "config.yaml").write_text(changed.to_yaml())
+    return training(t, ECG, t.at.bare, "--set optimizer.lr=0.1")
+
+
+@fixes("runs/new.py", "{}: another training")
+def _(t: Terminal) -> None:
+    t.works(train(t, ECG, t.at.bare))
+    with another_process(lambda: alone_in(t.new("run"))):
+        flag = t.refused(train(t, ECG, t.at.bare)).typed("another (--out)")
+        t.works(f"{training(t, ECG, t.at.bare)} {flag} {t.new('other')}")
+
+
+@fixes("runs/new.py", "{}: the run was trained on")
+def _(t: Terminal) -> None:
+    t.works(train(t, "nepa-image-tiny", t.at.coloured))
+    t.works(f"ingest {write_images(t.new('i'), [32] * 14)} --out {t.new('more')}")
+    error = t.refused(train(t, "nepa-image-tiny", t.new("more")))
+    t.works(train(t, "nepa-image-tiny", Path(error.typed(r"was trained on (\S+),"))))
+
+
+@fixes("engine/checkpoint.py", "{}: holds no checkpoint")
+def _(t: Terminal) -> None:
+    t.works(train(t, ECG, t.at.bare))
+    shutil.rmtree(t.new("run") / "checkpoints")
+    export = f"export {t.new('run')} --out {t.new('a.safetensors')}"
+    assert t.refused(export).typed("train the run first")
+    t.works(train(t, ECG, t.at.bare))
+    t.works(export)
+
+
+Disk = Callable[[Terminal, Path], AbstractContextManager[object]]
+
+
+def again(file: str, start: str) -> Callable[[Disk], Disk]:
+    """Register a disk on which a training fails, and that the same command works without it."""
+
+    def register(disk: Disk) -> Disk:
+        @fixes(file, start)
+        def _(t: Terminal) -> None:
+            with disk(t, t.new("run")):
+                assert t.refused(train(t, ECG, t.at.bare)).typed("the same command")
+            t.works(train(t, ECG, t.at.bare))
+
+        return disk
+
+    return register
+
+
+@again("engine/checkpoint.py", "{}: cannot be written ({}); free")
+def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
+    return full_disk(40_000)
+
+
+@again("monitors/journal.py", "{}: cannot be written ({}); free space and")
+def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
+    return read_only("latentcast.monitors.journal._plain")
+
+
+@again("engine/checkpoint.py", "{}: cannot be written ({}); make")
+def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
+    (run / "checkpoints" / ".draft-x").mkdir(parents=True)
+    return read_only("latentcast.engine.checkpoint.shutil.rmtree")
+
+
+@again("runs/new.py", "{}: cannot be written ({}); make")
+def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
+    (run / ".lock").mkdir(parents=True)
+    return closing(SimpleNamespace(close=(run / ".lock").rmdir))
+
+
+@again("runs/new.py", "{}: cannot be written ({}); free")
+def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
+    t.works(train(t, ECG, t.at.bare))
+    record = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(record | {"torch": "0.1"}))
+    return read_only("latentcast.runs.new.write_text")
+
+
+@fixes("cli/training.py", "stopped at step {}")
+def _(t: Terminal) -> None:
+    """A signal arrives while the first row is written."""
+    command = train(t, ECG, t.at.bare, "--set train.steps=9 train.log_every=1")
+    with patch.object(Journal, "_write", ended_by(signal.SIGTERM)):
+        assert t.refused(command).typed("the same command")
+    assert "resuming at step" in t.works(command)
+
+
+@fixes("workflows/train.py", "{}: stopped at step {}")
+def _(t: Terminal) -> None:
+    config = configuration.resolve(recipe(ECG), t.at.small, ["train.steps=9"])
+
+    def call() -> object:
+        return train_here(config, t.at.bare, t.new("run"))
+
+    with patch.object(Journal, "_write", ended_by(signal.SIGINT)):
+        assert t.refused(call).typed("the same call")
+    assert "resuming at step" in t.works(call)
+
+
+def ended_by(number: signal.Signals) -> Callable[[Journal, dict[str, object]], None]:
+    """What writes a row, and raises a signal with the first."""
+    write, pending = Journal._write, [number]
+
+    def wrote(journal: Journal, row: dict[str, object]) -> None:
+        write(journal, row)
+        if pending:
+            signal.raise_signal(pending.pop())
+
+    return wrote
+
+
+@fixes("artifacts/weights.py", "{}: none of its")
+def _(t: Terminal) -> None:
+    error = t.refused(train(t, ECG, t.at.bare, f"--init {t.at.image_run}"))
+    assert error.typed("start from a run of the same kind")
+    t.works(train(t, ECG, t.at.bare, f"--init {t.at.run}"))
