@@ -13,8 +13,8 @@ TYPED = r"(?:set|use|write) (\S+=\S+?)[.,]?(?:\s|$)"
 
 setting("config/resolve.py", "--set {}: is not", ECG, "train.seed", r"write (\S+=)VALUE", "{}3",
         instead=True)
-setting("config/resolve.py", "--set ...={}: is no value", ECG, "optimizer.betas=[0.9", r"or (\[)a, b\]",
-        "train.seed=3 optimizer.betas={}0.9,0.95]", instead=True)
+setting("config/resolve.py", "--set ...={}: is no value", ECG, "optimizer.betas=[0.9",
+        r"or (\[)a, b\]", "train.seed=3 optimizer.betas={}0.9,0.95]", instead=True)
 setting("config/tree.py", "{}: is an unknown key", ECG, "encoder.dept=3", "mean '(.+)'",
         "encoder.{}=3", instead=True)
 setting("config/inputs.py", "leads are {}", ECG, "input.leads=[II,i]", r"write (\S+)")
@@ -40,8 +40,8 @@ setting("config/registry.py", "kind is missing", ECG, "objective={}", r"one of .
         "objective.kind={}")
 setting("config/training.py", "neither base nor", ECG, "ema.base=null", r"base, .*\((0\.\d+)",
         "ema.base={}")
-setting("config/training.py", "base {} and half_life", ECG, "ema.half_life=1e6", r"(half_life=null)",
-        "ema.{}")
+setting("config/training.py", "base {} and half_life", ECG, "ema.half_life=1e6",
+        r"(half_life=null)", "ema.{}")
 setting("config/training.py", "base {} and half_life", ECG, "ema.half_life=1e6",
         r"(base=null) \(and final=null", "ema.{} ema.final=null")
 setting("config/training.py", "batch_size {} cannot", ECG, "train.micro_batches=64",
@@ -80,11 +80,13 @@ setting("objectives/jepa/config.py", "{}.stride {}", LEVELS, "objective.coarser.
         r"use (\d+)", "objective.coarser.0.stride={}")
 setting("objectives/jepa/config.py", "{} has a grid of", LEVELS, "objective.coarser.0.stride=50",
         r"stride under (\d+)", "objective.coarser.0.stride=10")
-setting("objectives/jepa/mask_shapes.py", "objective.masks: the grid of", IMAGE,
+setting("objectives/jepa/mask_shapes.py",
+        ("objective.masks: the grid of", ", or objective.masks.least_context"), IMAGE,
         "objective.masks.least_context=60", r"or (\S+)$")
 setting("objectives/jepa/mask_shapes.py", "objective.masks: the grid of", IMAGE,
         "objective.masks.targets=8", "(fewer) or smaller targets", "objective.masks.targets=3")
-setting("objectives/jepa/mask_shapes.py", "objective.masks: {} of {}", JEPA,
+setting("objectives/jepa/mask_shapes.py",
+        ("objective.masks: {} of {}", "objective.masks.least_block={}"), JEPA,
         "objective.masks.least_block=20", r"use (\S+),")
 setting("objectives/jepa/mask_shapes.py", "objective.masks: {} of {}", JEPA,
         "objective.masks.context_share=[0.001,0.2]", r"another (\S+)", "{}=[0.1,0.2]")

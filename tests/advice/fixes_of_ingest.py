@@ -184,7 +184,7 @@ def _(t: Terminal) -> None:
     t.works(f"ingest {WFDB} --out {t.new('o')} --fs 100 --unit mV {other} --leads I,V1")
 
 
-@fixes("data/formats.py", "{}: holds no {}")
+@fixes("data/formats.py", "{}: holds no {}", "name one file, {}")
 def _(t: Terminal) -> None:
     file = write_array(t.new("only.npy"), 12)
     named = t.refused(f"ingest {t.folder} --out {t.new()}").typed("name one file, (.+)")

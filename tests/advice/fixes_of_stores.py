@@ -46,6 +46,23 @@ def _(t: Terminal) -> None:
     t.works(f"inspect {t.new()}")
 
 
+@fixes("data/store.py", "{}: cannot be read")
+@fixes("data/store.py", "{}: holds {} {}, the manifest")
+@fixes("data/manifest.py", "{}: {}: {}; this version")
+def _(t: Terminal) -> None:
+    t.works(recordings(t))
+    text, manifest = t.messages[0].text, t.new() / "manifest.json"
+    if "this version" in text:
+        manifest.write_text("{}")
+    elif "holds" in text:
+        manifest.write_text(manifest.read_text().replace('"samples": 10000', '"samples": 9999'))
+    else:
+        (t.new() / "shard-00000.npy").write_bytes(b"")
+    shutil.rmtree(t.refused(f"inspect {t.new()}").typed("remove (.+) and ingest again"))
+    t.works(recordings(t))
+    t.works(f"inspect {t.new()}")
+
+
 @fixes("data/store.py", "{}: holds no record")
 def _(t: Terminal) -> None:
     command = f"inspect {t.at.store} --plot {t.new('a.png')} --record "

@@ -70,22 +70,21 @@ def _(t: Terminal) -> None:
     t.works(train(t, ECG, t.at.bare, flags))
 
 
-@fixes("config/advice.py", "--auto {}: is no number")
-def _(t: Terminal) -> None:
-    flag = t.refused(train(t, ECG, t.at.bare, "--batch-size 4 --auto 0")).typed("--auto 100")
-    t.works(train(t, ECG, t.at.bare, f"--batch-size 4 {flag} --set train.steps=2"))
+def by_epochs(start: str, bad: str, pattern: str, fixed: str) -> None:
+    """Register flags for a training by epochs that are refused until what is found is given."""
+
+    @fixes("config/advice.py", *start.split(" + "))
+    def _(t: Terminal) -> None:
+        command = f"train {ECG} --data {t.at.bare} --out {t.new('run')} --set encoder.depth=1 "
+        found = t.refused(command + bad).typed(pattern)
+        t.works(command + fixed.format(found))
 
 
-@fixes("config/advice.py", "--batch-size {}: is no batch")
-def _(t: Terminal) -> None:
-    flag = t.refused(train(t, ECG, t.at.bare, "--auto 1 --batch-size 0")).typed("(--batch-size) 0")
-    t.works(train(t, ECG, t.at.bare, f"--auto 1 {flag} 4"))
-
-
-@fixes("config/advice.py", "--auto: the training split", "--batch-size {}")
-def _(t: Terminal) -> None:
-    flag = t.refused(train(t, ECG, t.at.bare, "--auto 1")).typed(r"use (--batch-size \d+)")
-    t.works(train(t, ECG, t.at.bare, f"--auto 1 {flag}"))
+by_epochs("--auto {}: is no number", "--auto 0", "(--auto) 100", "{} 1 --batch-size 4")
+by_epochs("--batch-size {}: is no batch", "--auto 1 --batch-size 0", "(--batch-size) 0: is no",
+          "--auto 1 {} 4")  # fmt: skip
+by_epochs("--auto: the training split + --batch-size {}", "--auto 1", r"use (--batch-size \d+)",
+          "--auto 1 {}")  # fmt: skip
 
 
 @fixes("data/fit.py", "{}: is an image recipe")
@@ -333,6 +332,14 @@ def _(t: Terminal) -> None:
     assert t.refused(export).typed("train the run first")
     t.works(train(t, ECG, t.at.bare))
     t.works(export)
+
+
+@fixes("engine/checkpoint.py", "delete {} to {}")
+def _(t: Terminal) -> None:
+    t.works(train(t, ECG, t.at.bare))
+    (t.new("run") / "checkpoints" / "step-00000002" / "state.json").write_text("{")
+    shutil.rmtree(t.refused(train(t, ECG, t.at.bare)).typed("delete (.+) to start over"))
+    t.works(train(t, ECG, t.at.bare))
 
 
 Disk = Callable[[Terminal, Path], AbstractContextManager[object]]

@@ -10,29 +10,33 @@ from functools import cache
 from pathlib import Path
 
 import latentcast
+from latentcast import cli
 from latentcast.config import Config
 
 SOURCE = Path(latentcast.__file__).parent
-VERBS = "ingest|inspect|recipes|masks|train|runs|probe|report|export|bench|verify"
+VERBS = [
+    n for n, v in vars(cli).items() if getattr(v, "__module__", "").startswith("latentcast.cli.")
+]
 
 COMMANDS = [
     r"(?<![\w-])--[a-z{][a-z-]*",  # a flag
-    rf"\blatentcast (?:{VERBS})\b",  # a verb
+    rf"\blatentcast (?:{'|'.join(VERBS)})\b",  # a verb
     rf"\b(?:{'|'.join(Config.model_fields)})\.(?!py\b)[\w{{][\w.{{}}]*",  # a setting
     r"\b[a-z]\w*(?:\.\w+)*=(?:\w|[\[{'\"])",  # a setting, or an argument, with its value
     r"pip install",
     r"\b[A-Z]{3,}(?:_[A-Z]+)+\b",  # an environment variable
+    r"^(?:delete|remove|name) .*\{",  # a path, as part of an error
     r"same (?:command|ingest|call)|an earlier checkpoint",
 ]
 # In an error, also: a call, or a value or a file that is printed for its reader to type.
 VALUES = [
     r"\b\w+\([^ )]|\.\w+\(",
     r"\b(?:name|remove|delete|put|ingest|give|like)\b[^;{]*\{",
-    r"; (?:\{|use |try |write |set |leave |choose a recipe|re-ingest|probe again|export the run)",
-    r"known: \{|re-ingest|train the run first|name a \.png",
+    r"; (?:\{|use (?!a larger|longer|the )|try |write |set |leave |choose a recipe)",
+    r"known: \{|re-ingest|; probe again|; export the run|train the run first|name a \.png",
 ]
 # Whole parts of the source whose strings are no messages: the wording of claims, and pages.
-ELSEWHERE = re.compile(r"verification/(claims|observe|foreign|report)/|report/markup.py")
+ELSEWHERE = re.compile(r"verification/(claims|observe|foreign)/|report/markup.py")
 PAGE = re.compile(r"</|<\w+ |\{color|\{box")
 
 

@@ -20,6 +20,7 @@ from messages import Message, advice
 
 from conftest import WFDB, latentcast
 from latentcast import config as configuration
+from latentcast.data.arrays import write_store
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
 from latentcast.signals.leads import CANONICAL_LEADS
@@ -88,9 +89,16 @@ class Material:
         return self.stored("grey", f"ingest {self.folder / 'grey.npy'}")
 
     @cached_property
+    def probed(self) -> Path:
+        """A store of forty recordings with labels and an age, patients in one split each."""
+        write_labelled(self.folder / "probed", labels=["a", "b"] * 20,
+                       metadata=[{"age": 30 + i % 40} for i in range(40)])  # fmt: skip
+        return self.folder / "probed"
+
+    @cached_property
     def run(self) -> Path:
-        """A finished run on the bundled recordings."""
-        return self.trained("run", ECG, self.store)
+        """A finished run on those."""
+        return self.trained("run", ECG, self.probed)
 
     @cached_property
     def image_run(self) -> Path:
@@ -116,6 +124,11 @@ class Terminal:
     unseen: set[Message] = field(default_factory=set)
     typed: list[str] = field(default_factory=list)
     worked: bool = False
+
+    @cached_property
+    def run(self) -> Path:
+        """A copy of the finished run, to be written into."""
+        return Path(shutil.copytree(self.at.run, self.folder / "copy"))
 
     def new(self, name: str = "new") -> Path:
         return self.folder / name
@@ -197,7 +210,7 @@ def fixes(file: str, *starts: str) -> Callable[[Follow], Follow]:
 
 def setting(
     file: str,
-    start: str,
+    start: str | tuple[str, ...],
     name: str,
     bad: str,
     pattern: str,
@@ -213,7 +226,7 @@ def setting(
         fixed: what is set after ``bad``, or ``instead`` of it, with what was found for ``{}``.
     """
 
-    @fixes(file, start)
+    @fixes(file, *(start if isinstance(start, tuple) else (start,)))
     def _(t: Terminal) -> None:
         found = t.refused(resolving(name, bad)).typed(pattern)
         before = "" if instead else bad
@@ -273,6 +286,17 @@ def write_array(path: Path, channels: int, size: float = 0.3, records: int = 10)
     values = np.random.default_rng(0).normal(0, size, (records, 1000, channels))
     np.save(path, values.astype(np.float32))
     return path
+
+
+def write_labelled(
+    folder: Path, records: int = 40, sampling_rate: float = 100, seed: int = 0, **columns: object
+) -> Path:
+    """A store of noise on twelve leads, with columns of one entry a record."""
+    samples = round(10 * sampling_rate)
+    signals = np.random.default_rng(seed).normal(0, 0.3, (records, 12, samples))
+    about = {"sampling_rate": sampling_rate, "leads": CANONICAL_LEADS, "quiet": True}
+    write_store(folder, signals=signals, **about, **columns)
+    return folder
 
 
 def write_images(folder: Path, sides: Sequence[int]) -> Path:
