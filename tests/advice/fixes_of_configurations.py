@@ -17,6 +17,8 @@ setting("config/resolve.py", "--set ...={}: is no value", ECG, "optimizer.betas=
         r"or (\[)a, b\]", "train.seed=3 optimizer.betas={}0.9,0.95]", instead=True)
 setting("config/tree.py", "{}: is an unknown key", ECG, "encoder.dept=3", "mean '(.+)'",
         "encoder.{}=3", instead=True)
+setting("config/tree.py", "write the whole list", JEPA, "objective.coarser.0.stride=5",
+        r"list, (\S+=\[)", '{}{{"stride":5,"masks":null}}]', instead=True)
 setting("config/inputs.py", "leads are {}", ECG, "input.leads=[II,i]", r"write (\S+)")
 setting("config/inputs.py", "crop_scale {}", IMAGE, "input.crop_scale=[0,1]", "(<= 1)$",
         "input.crop_scale=[0.5,1]")

@@ -162,6 +162,15 @@ def _(t: Terminal, run: Path) -> Path:
     return t.at.probed
 
 
+@fixes("report/embedding.py", "embedding map: {} records")
+def _(t: Terminal) -> None:
+    few = {"labels": ["a", "b"] * 20, "folds": [9] * 6 + [10] * 3 + [1] * 31}
+    data = write_labelled(t.new("few"), seed=2, name="others", **few)
+    t.works(f"probe {t.run} --data {data}")
+    t.refused(f"report {t.run} --data {data}").typed("report without --data")
+    t.works(f"report {t.run}")
+
+
 @fixes("evaluation/results.py", "another version")
 def _(t: Terminal) -> None:
     run = t.run

@@ -486,7 +486,7 @@ def test_reference_counts_agree_with_the_originals(original: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("patch", [4, 8])
 def test_reference_on_a_grid_where_the_original_hangs_is_refused(patch: int) -> None:
-    with pytest.raises(LatentcastError, match="too small for the reference's masks.*use kind"):
+    with pytest.raises(LatentcastError, match="too small for the reference's masks.*use obj"):
         IMAGE.updated({"encoder.patch": patch, "objective.masks": {"kind": "reference"}})
 
 

@@ -31,7 +31,8 @@ class NepaConfig(ObjectiveConfig):
         encoder = config.encoder
         if not encoder.causal:
             raise ValueError(
-                "encoder.causal is false: NEPA would see the patch it predicts; set encoder.causal=true"
+                "encoder.causal is false: NEPA would see the patch it predicts; set "
+                "encoder.causal=true"
             )
         if encoder.prefix != 1:
             raise ValueError(
@@ -39,7 +40,8 @@ class NepaConfig(ObjectiveConfig):
             )
         if isinstance(encoder, EncoderConfig) and not isinstance(encoder.positions, Rotary):
             raise ValueError(
-                "encoder.positions sincos would be part of what NEPA predicts; use encoder.positions.kind=rotary"
+                "encoder.positions sincos would be part of what NEPA predicts; use "
+                "encoder.positions.kind=rotary"
             )
 
 

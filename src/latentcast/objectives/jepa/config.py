@@ -107,7 +107,9 @@ class JepaConfig(ObjectiveConfig):
                 "encoder.causal=false"
             )
         if encoder.prefix:
-            raise ValueError("encoder.cls is true: nothing in a JEPA trains it; set encoder.cls=false")
+            raise ValueError(
+                "encoder.cls is true: nothing in a JEPA trains it; set encoder.cls=false"
+            )
         if (config.ema is None) != (self.target == "student"):
             raise ValueError(
                 "objective.target teacher needs an ema, target student has none; set "

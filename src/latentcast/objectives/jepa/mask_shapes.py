@@ -177,7 +177,9 @@ def _certainly_hidden(fine: Grid, coarse: Grid, context: int, stretches: int) ->
 def _check_reference(grid: Grid, masks: ReferenceBlocks) -> None:
     """The original draws for ever when a target block cannot have more than ``min_keep``."""
     if len(grid) != 2:
-        raise ValueError("objective.masks: kind reference is made for images; use objective.masks.kind=blocks")
+        raise ValueError(
+            "objective.masks: kind reference is made for images; use objective.masks.kind=blocks"
+        )
     low, high = masks.target_scale
     for n in range(101):
         scale = low + (high - low) * n / 100
