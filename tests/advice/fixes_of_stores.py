@@ -7,16 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
+from fixes_of_ingest import recordings
 from PIL import Image
-from terminal import AXES, Terminal, fixes
+from terminal import Terminal, fixes
 
 from latentcast.data.arrays import write_store
 from latentcast.data.store import Store
-
-
-def recordings(t: Terminal) -> str:
-    return f"ingest {t.at.npy} --out {t.new()} {AXES}"
-
 
 # The store ------------------------------------------------------------------------------------
 

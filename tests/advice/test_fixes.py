@@ -71,7 +71,7 @@ def test_every_message_that_names_what_to_type_has_a_fix() -> None:
     followed = {message for fix in FIXES for message in fix.messages}
     named = [message for message in messages() if message.advice]
     missing = [m for m in named if m not in followed and reason(m) is None]
-    assert not missing, "\n".join(f"{m.file}: {m.text}" for m in missing)
+    assert not missing, "\n".join(f'@fixes("{m.file}", "{m.text}")' for m in missing)
     excused = {(file, start) for file, start in UNFOLLOWED for m in named
             if m.file == file and m.text.startswith(start) and m not in followed}  # fmt: skip
     assert excused == UNFOLLOWED.keys(), "a reason of a message that is gone, or is followed"
