@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 from messages import SOURCE
 from safetensors.torch import load_file, save_file
 from terminal import (
@@ -22,6 +23,7 @@ from terminal import (
 
 from conftest import REPOSITORY
 from latentcast.errors import missing_extra
+from latentcast.report.embedding import plot_embedding
 from latentcast.workflows.probe import probe
 
 # Probes ---------------------------------------------------------------------------------------
@@ -164,10 +166,8 @@ def _(t: Terminal, run: Path) -> Path:
 
 @fixes("report/embedding.py", "embedding map: {} records")
 def _(t: Terminal) -> None:
-    few = {"labels": ["a", "b"] * 20, "folds": [9] * 6 + [10] * 3 + [1] * 31}
-    data = write_labelled(t.new("few"), seed=2, name="others", **few)
-    t.works(f"probe {t.run} --data {data}")
-    t.refused(f"report {t.run} --data {data}").typed("report without --data")
+    few = np.zeros((3, 2)), np.zeros((3, 1)), ["a"]
+    assert t.refused(lambda: plot_embedding(*few)).typed("report without --data")
     t.works(f"report {t.run}")
 
 

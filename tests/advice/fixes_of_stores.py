@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fixes_of_ingest import recordings
 from PIL import Image
-from terminal import Terminal, fixes
+from terminal import AXES, Terminal, fixes
 
 from latentcast.data.arrays import write_store
 from latentcast.data.store import Store
