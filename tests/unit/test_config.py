@@ -89,7 +89,7 @@ def test_flag_without_value_is_refused(tiny: Config) -> None:
         (["optimizer.betas=[1, 2]"], "optimizer.betas"),
         (["input.leads=[I, I]"], "I"),
         (["input.leads=[I, foo]"], "foo"),
-        (["input.leads=[I, AVF]"], "leads are I AVF; write I aVF"),
+        (["input.leads=[I, AVF]"], "leads are I AVF; write input.leads=.I,aVF"),
         (["input.leads=[I,II"], "is no value"),
         (["input.normalisation.mean=[0, 0]", "input.normalisation.std=[1]"], "mean has 2"),
     ],

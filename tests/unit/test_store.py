@@ -167,7 +167,7 @@ def test_a_store_of_another_version_is_refused(store: Store, tmp_path: Path) -> 
     (target / "manifest.json").write_text(
         text.replace('"format_version": 1', '"format_version": 2')
     )
-    with pytest.raises(LatentcastError, match=r"manifest\.json: format_version.*re-ingest"):
+    with pytest.raises(LatentcastError, match=r"manifest\.json: format_version.*ingest again"):
         Store.open(target)
     (target / "manifest.json").write_text(text.replace('"scale"', '"scales"'))
     with pytest.raises(LatentcastError, match=r"manifest\.json: scale"):

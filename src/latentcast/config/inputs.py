@@ -53,7 +53,9 @@ class EcgInput(Settings):
             return self
         canonical = canonical_names(self.leads)
         if canonical != self.leads:
-            raise ValueError(f"leads are {' '.join(self.leads)}; write {' '.join(canonical)}")
+            raise ValueError(
+                f"leads are {' '.join(self.leads)}; write input.leads=[{','.join(canonical)}]"
+            )
         return self
 
     @property

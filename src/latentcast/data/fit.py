@@ -112,12 +112,14 @@ def _statistics(store: Store) -> Normalisation:
     mean = tuple(value for value in statistics.mean if value is not None)
     std = tuple(value for value in statistics.std if value)
     if len(mean) < len(store.leads) or len(std) < len(store.leads):
-        silent = next(
+        silent = [
             lead for lead, m, s in zip(store.leads, statistics.mean, statistics.std, strict=True)
             if m is None or not s
-        )  # fmt: skip
+        ]  # fmt: skip
+        others = ",".join(lead for lead in store.leads if lead not in silent)
         raise LatentcastError(
-            f"{store.path / MANIFEST}: lead {silent} holds no signal in the training "
-            "split; ingest records that have it, or train with fewer leads"
+            f"{store.path / MANIFEST}: lead {silent[0]} holds no signal in the training split; "
+            f"ingest records that have it, or a store of the leads {others} alone, and train with "
+            f"--set input.leads=[{others}]"
         )
     return Normalisation(mean=mean, std=std)

@@ -148,8 +148,8 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise LatentcastError(
-            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
-            "re-ingest the source"
+            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, remove "
+            f"{folder} and ingest again"
         ) from error
 
 
@@ -172,7 +172,10 @@ def verify_files(folder: Path, sha256: Mapping[str, str]) -> None:
         try:
             found = file_digest(path)
         except OSError as error:
-            raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
+            raise LatentcastError(
+                f"{path}: cannot be read ({error}); restore it from a copy, or remove {folder} "
+                "and ingest again"
+            ) from error
         if found != expected:
             raise LatentcastError(
                 f"{path}: is damaged (sha256 {found[:12]}…, the manifest has "

@@ -324,7 +324,7 @@ class Store:
             if mapped.shape != shape or mapped.dtype != dtype:
                 raise LatentcastError(
                     f"{path}: holds {mapped.dtype} {mapped.shape}, the manifest has {dtype} "
-                    f"{shape}; restore it or re-ingest"
+                    f"{shape}; restore it from a copy, or remove {self.path} and ingest again"
                 )
             # Without the subclass: a view of it costs microseconds more, for every record.
             shards.append(mapped.view(np.ndarray))
@@ -332,7 +332,10 @@ class Store:
 
 
 def _unreadable(path: Path, error: Exception) -> LatentcastError:
-    return LatentcastError(f"{path}: cannot be read ({error}); restore it from a copy or re-ingest")
+    return LatentcastError(
+        f"{path}: cannot be read ({error}); restore it from a copy, or remove {path.parent} and "
+        "ingest again"
+    )
 
 
 def open_store(path: str | Path) -> Store:

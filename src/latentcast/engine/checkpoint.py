@@ -178,7 +178,7 @@ def resume(
         raise LatentcastError(
             f"{checkpoint}: was written by another configuration ("
             + "; ".join(differing)
-            + "); use the run's config.yaml or another --out"
+            + "); repeat the settings of its state.json, or choose another --out"
         )
     load(checkpoint, "model", model.state_dict())
     load(checkpoint, "optimizer", _moments(optimizer, of=_names(checkpoint, "optimizer")))

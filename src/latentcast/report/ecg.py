@@ -140,7 +140,7 @@ def _checked_seconds(recording: Recording) -> float:
     if seconds > LONGEST_SECONDS:
         raise LatentcastError(
             f"{recording.record_id}: lasts {seconds:.0f} s, a page holds {LONGEST_SECONDS:.0f} s; "
-            "cut out the stretch to look at"
+            "pick a shorter record, or cut the stretch out in Python"
         )
     return seconds
 

@@ -157,7 +157,8 @@ def _checked(
         )
     if len(features) < 5:
         raise LatentcastError(
-            f"embedding map: {len(features)} records are too few to draw; give 5 or more"
+            f"embedding map: {len(features)} records are too few to draw; give 5 or more, or "
+            "report without --data"
         )
     if not np.isfinite(features).all():
         raise LatentcastError(

@@ -125,7 +125,7 @@ def select_leads(
     if absent and (not mask_missing or len(absent) == len(leads)):
         raise BadRecord(
             f"lacks lead {', '.join(absent)}; ingest with --missing-leads mask (in Python: "
-            "mask_missing) to keep it"
+            "missing_leads='mask') to keep it"
         )
     signal = np.full((len(leads), recording.samples), np.nan, dtype=np.float32)
     valid = np.zeros(signal.shape, dtype=np.bool_)
