@@ -31,7 +31,7 @@ class ArraySource(RecordingSource):
 
     Args:
         path: the ``.npy`` file, or an ``.npz`` file that holds one array.
-        fs: their sampling rate in Hz.
+        sampling_rate: theirs, in Hz.
         leads: name of each channel, in file order.
         unit: V, mV, uV or nV; with signal ``other`` any.
         layout: one of :data:`LAYOUTS`.
@@ -51,25 +51,28 @@ class ArraySource(RecordingSource):
         self,
         path: Path,
         *,
-        fs: float | None = None,
+        sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str | None = None,
         metadata: str | Path | None = None,
         signal: Signal = "ecg",
     ) -> None:
-        needed = {"--fs": fs, "--leads": leads, "--unit": unit, "--layout": layout}
+        needed = {
+            "--sampling-rate": sampling_rate, "--leads": leads, "--unit": unit, "--layout": layout,
+        }  # fmt: skip
         missing = [flag for flag, value in needed.items() if value is None]
-        if fs is None or leads is None or unit is None or layout is None:
+        if sampling_rate is None or leads is None or unit is None or layout is None:
             raise LatentcastError(
-                f"{path}: an array does not name its {', '.join(missing)}; give them, for example "
-                "--fs 500 --leads I,II,V1 --unit mV --layout records,leads,samples"
+                f"{path}: an array does not name its {', '.join(missing)}; give what it has, for "
+                "example --sampling-rate 500 --leads I,II,V1 --unit mV --layout "
+                "records,leads,samples (--fs is another thing: the rate that the store shall have)"
             )
         if layout not in LAYOUTS:
             raise LatentcastError(f"--layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
         self.path = path
         self.name = path.name
-        self.sampling_rate = float(fs)
+        self.sampling_rate = positive_rate(sampling_rate)
         self.leads, self._factor = channels_of(leads, unit, signal)
         self.layout = layout
         array = _open(path)
@@ -120,6 +123,13 @@ class ArraySource(RecordingSource):
             signal, self.leads, self.sampling_rate, ref.record_id, annotation.patient_id
         )
         return recording, annotation
+
+
+def positive_rate(sampling_rate: float) -> float:
+    """Raises LatentcastError: what an array was sampled at is no positive number of Hz."""
+    if not 0 < sampling_rate < float("inf"):
+        raise LatentcastError(f"--sampling-rate {sampling_rate}: is none; give it in Hz")
+    return float(sampling_rate)
 
 
 def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[str, ...], float]:
