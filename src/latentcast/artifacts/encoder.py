@@ -214,7 +214,7 @@ class Encoder(nn.Module):
         batch_size: int = BATCH,
         *,
         rows: npt.ArrayLike | None = None,
-        fs: float | None = None,
+        sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str = "records,leads,samples",
@@ -230,7 +230,7 @@ class Encoder(nn.Module):
             x: what ingest accepts, one or many. Recordings: a
                 :class:`~latentcast.signals.recording.Recording`, the path of a record, of a folder
                 of records or of an array file, an array ``(records, leads, samples)`` or
-                ``(leads, samples)`` with ``fs``, ``leads`` and ``unit``. Images: uint8 arrays
+                ``(leads, samples)`` with ``sampling_rate``, ``leads`` and ``unit``. Images: uint8
                 ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
                 images, paths of images, folders and data sets. Both: a store, its path, or a list
                 of all these.
@@ -238,7 +238,7 @@ class Encoder(nn.Module):
             pooling: mean, std, mean+std or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
-            fs: of arrays, Hz.
+            sampling_rate: of arrays, Hz.
             leads: of arrays, the name of each channel.
             unit: of arrays, V, mV, uV or nV.
             layout: of arrays, ``records,leads,samples`` or ``records,samples,leads``.
@@ -252,7 +252,7 @@ class Encoder(nn.Module):
         index, how = self._layer(layer), check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
-        axes = ArrayAxes(fs, leads, unit, layout)
+        axes = ArrayAxes(sampling_rate, leads, unit, layout)
         names: list[str] = []
         owners, vectors, measured = [], [], []
         with torch.no_grad(), evaluating(self):
@@ -340,10 +340,10 @@ class Encoder(nn.Module):
             )
         if isinstance(self.config.input, EcgInput):
             return RecordingReader(self.config.input, axes, resample).read(x, rows)
-        if resample or axes.fs is not None or axes.leads is not None or axes.unit is not None:
+        if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
             raise LatentcastError(
-                f"{self.config.recipe}: was trained on images; leave out fs, leads, unit and "
-                "resample"
+                f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
+                "unit and resample"
             )
         return ImageReader(self.config.input).read(x, rows)
 

@@ -16,9 +16,14 @@ from latentcast.images.arrays import channels_last, check_images
 from latentcast.images.decode import Pixels
 from latentcast.images.source import SPLIT_NAMES, ImageSource
 from latentcast.signals.channels import MILLIVOLTS, Signal
-from latentcast.signals.readers.arrays import channels_of, positive_rate
+from latentcast.signals.readers.arrays import (
+    array_recording,
+    channels_of,
+    check_array,
+    positive_rate,
+)
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import Recording
 from latentcast.source import Annotation, RecordRef, Source
 
 Array = npt.NDArray[Any]
@@ -101,7 +106,12 @@ def write_store(
         )
     unit, signal = unit or MILLIVOLTS, signal or "ecg"
     names, factor = channels_of(leads, unit, signal)
-    source = _Signals(name, _checked(arrays, names), records, classes)
+    arrays = [np.asarray(array) for array in arrays]
+    for row, array in enumerate(arrays):
+        if array.ndim != 2:
+            raise LatentcastError(f"signals[{row}]: has shape {array.shape}; give (leads, samples)")
+        check_array(f"signals[{row}]", array, len(names))
+    source = _Signals(name, arrays, records, classes)
     source.leads, source.sampling_rate = names, positive_rate(sampling_rate)
     source.factor = factor
     if signal == "other":
@@ -140,28 +150,14 @@ class _Signals(_Memory, RecordingSource):
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
         assert self.leads is not None and self.sampling_rate is not None
-        signal = (self.arrays[ref.row] * np.float64(self.factor)).astype(np.float32)
-        recording = from_signal(signal, self.leads, self.sampling_rate, ref.record_id)
+        block, rate = self.arrays[ref.row], self.sampling_rate
+        recording = array_recording(block, self.leads, self.factor, rate, ref.record_id)
         return recording, self.records[ref.row][1]
 
 
 class _Images(_Memory, ImageSource):
     def read(self, ref: RecordRef) -> tuple[Pixels, Annotation]:
         return channels_last(self.arrays[ref.row]), self.records[ref.row][1]
-
-
-def _checked(signals: list[Array], leads: tuple[str, ...]) -> list[Array]:
-    for row, array in enumerate(signals):
-        if np.ndim(array) != 2 or len(array) != len(leads):
-            raise LatentcastError(
-                f"signals[{row}]: has shape {np.shape(array)}; {len(leads)} leads need "
-                f"({len(leads)}, samples), the leads first"
-            )
-        if np.asarray(array).dtype.kind not in "iuf":
-            raise LatentcastError(
-                f"signals[{row}]: holds {np.asarray(array).dtype}; it must hold real numbers"
-            )
-    return [np.asarray(array) for array in signals]
 
 
 def _records(
