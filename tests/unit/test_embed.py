@@ -199,6 +199,7 @@ def test_tensors_lists_of_any_lengths_and_other_signals_are_embedded(
     mixed = encoder.embed([millivolts[0], millivolts[1][:, :330], millivolts[2]], **AXES)
     same(mixed[[0, 2]], vectors[[0, 2]])
     eeg = [np.cumsum(np.random.default_rng(i).normal(size=(2, 600)), 1) / 100 for i in range(20)]
+    eeg[0][1, 200:280] = 9.0  # what saturates an ECG
     axes: dict[str, Any] = {"sampling_rate": 100, "leads": ("Fp1", "O1")}
     other = write_store(tmp_path, signals=eeg, signal="other", **axes, quiet=True).store
     changes = {"input.signal": "other", "input.leads": axes["leads"]}
@@ -289,8 +290,6 @@ def test_everything_follows_the_encoder_to_its_device(
         layers, valid = encoder(samples)
         assert {tensor.device.type for tensor in (*layers, valid)} == {"meta"}
         assert encoder(torch.zeros(1, 12, 400))[1].device.type == "meta"
-    with pytest.raises(LatentcastError, match="device toaster: cannot be used"):
-        encoder._on("toaster")
 
 
 def test_an_objective_without_errors_of_patches_says_so(

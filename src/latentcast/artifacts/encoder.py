@@ -20,6 +20,7 @@ from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.manifest import MANIFEST
 from latentcast.data.store import Store
+from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         cls,
         run: str | Path,
         role: Role = "teacher",
-        device: str | torch.device | None = None,
+        device: str | torch.device = AUTO,
         frozen: bool = True,
     ) -> Self:
         """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
@@ -86,21 +87,22 @@ class Encoder(nn.Module):
             run: folder of the run, or the exported file.
             role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
                 average both are the trained ones.
-            device: to compute on, such as ``"cuda"``; the CPU by default.
+            device: to compute on, such as ``"cuda:1"``; by default the GPU when there is one, else
+                the CPU.
             frozen: the parameters do not require a gradient; with False they do, for fine-tuning.
 
         Raises:
-            LatentcastError: no such run, no checkpoint yet, or a damaged one.
+            LatentcastError: no such run or device, no checkpoint yet, or a damaged one.
         """
         weights = read_weights(run)
         objective = assemble(weights.config)
         objective.load_state_dict(weights.tensors)
         made = cls(weights.config, objective, role, "pretrained", weights.step, frozen)
-        return made._on(device)
+        return made.to(device_of(device))
 
     @classmethod
     def random(
-        cls, run: str | Path, seed: int | None = None, device: str | torch.device | None = None
+        cls, run: str | Path, seed: int | None = None, device: str | torch.device = AUTO
     ) -> Self:
         """The same architecture and preprocessing at initialisation: the floor to beat.
 
@@ -111,7 +113,7 @@ class Encoder(nn.Module):
         objective = build(config)
         if seed is not None:
             objective.initialise(seed)
-        return cls(config, objective, "student", "random-initialised")._on(device)
+        return cls(config, objective, "student", "random-initialised").to(device_of(device))
 
     @property
     def objective(self) -> Objective:
@@ -307,12 +309,6 @@ class Encoder(nn.Module):
         if name not in self.layer_names:
             raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
         return self.layer_names.index(name)
-
-    def _on(self, device: str | torch.device | None) -> Self:
-        try:
-            return self if device is None else self.to(device)
-        except (RuntimeError, AssertionError) as problem:
-            raise LatentcastError(f"device {device}: cannot be used ({problem}); try cpu") from None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What moves or casts the network does the same to the predictors.
