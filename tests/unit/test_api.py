@@ -6,6 +6,7 @@ import inspect
 import pydoc
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,24 @@ def test_a_name_is_a_function_or_class_with_a_docstring_however_it_is_imported(n
 def test_help_shows_every_name() -> None:
     page = pydoc.plain(pydoc.render_doc(lc))
     assert all(f" {name}" in page for name in NAMES) and "lc.train(" in page
+
+
+def test_a_notebook_shows_a_line_or_a_table_in_which_text_from_data_is_text(
+    small_store: Path, small_run: Path
+) -> None:
+    store = lc.open_store(small_store)
+    encoder = lc.Encoder.from_pretrained(small_run)
+    recording = replace(store.recording(0), record_id="<b>\x1b[31m")
+    assert len(store) == 20
+    for shown, words in (
+        (store, "20 recordings, 12 leads at 100 Hz, train 14"),
+        (encoder, "nepa-ecg-tiny, teacher, step 12, 12 leads at 100 Hz, windows of 4 s"),
+        (recording, "12 leads, 10 s at 100 Hz, 100.0% valid, patient '15709'"),
+    ):
+        assert words in repr(shown) and len(repr(shown)) < 300 and "\x1b" not in repr(shown)
+        page = shown._repr_html_()
+        assert page.startswith("<table>") and "<b>" not in page and "\x1b" not in page
+        assert "aVR" in page or "block 2" in page or "NORM 16" in page
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -24,6 +24,7 @@ from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
+from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
 from latentcast.signals.recording import Recording
@@ -114,6 +115,32 @@ class Encoder(nn.Module):
         if seed is not None:
             objective.initialise(seed)
         return cls(config, objective, "student", "random-initialised").to(device_of(device))
+
+    def __repr__(self) -> str:
+        return f"Encoder({', '.join(self._summary.values())})"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._summary.items(), ("layer names", ", ".join(self.layer_names))]
+        return table_html(f"Encoder {self.config.recipe}", rows)
+
+    @property
+    def _summary(self) -> dict[str, str]:
+        shape = self.config.input
+        if isinstance(shape, EcgInput):
+            content = f"{len(shape.leads)} leads at {shape.sampling_rate:g} Hz"
+            window = f"windows of {shape.length / shape.sampling_rate:g} s"
+        else:
+            content = f"{shape.channels} channel" + "s" * (shape.channels > 1)
+            window = f"{shape.height} × {shape.width} pixels"
+        weights = sum(parameter.numel() for parameter in self.network.parameters())
+        return {
+            "weights": self.weights,
+            "reads": content,
+            "size": window,
+            "parameters": f"{weights:,} parameters",
+            "layers": f"{len(self.layer_names)} layers",
+            "device": f"on {self.device}",
+        }
 
     @property
     def objective(self) -> Objective:

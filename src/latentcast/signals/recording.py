@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError
+from latentcast.notebook import table_html
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II
 from latentcast.source import BadRecord
 
@@ -72,6 +73,24 @@ class Recording:
             raise BadRecord(f"{self.record_id}: signal is {self.signal.dtype}, not float32")
         if not np.isfinite(self.sampling_rate) or self.sampling_rate <= 0:
             raise BadRecord(f"{self.record_id}: sampling rate is {self.sampling_rate}")
+
+    def __repr__(self) -> str:
+        return f"Recording({self.record_id!r}: {', '.join(self._summary.values())})"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._summary.items(), ("lead names", " ".join(self.leads))]
+        rows += [(name, str(value)[:80]) for name, value in self.metadata.items()]
+        return table_html(f"Recording {self.record_id}", rows)
+
+    @property
+    def _summary(self) -> dict[str, str]:
+        share = self.valid.mean() if self.valid.size else 0.0
+        return {
+            "leads": f"{len(self.leads)} leads",
+            "length": f"{self.seconds:g} s at {self.sampling_rate:g} Hz",
+            "valid": f"{share:.1%} valid",
+            **({} if self.patient_id is None else {"patient": f"patient {self.patient_id!r}"}),
+        }
 
     @property
     def samples(self) -> int:
