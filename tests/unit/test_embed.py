@@ -104,6 +104,22 @@ def test_a_vector_does_not_depend_on_what_is_embedded_beside_it(
     same(encoder.embed(recordings, "block 1", "mean+std", size), np.concatenate(single))
 
 
+def test_a_window_of_another_length_is_read_at_once_and_its_positions_are_named(
+    encoder: Encoder, store: Store
+) -> None:
+    counts = torch.from_numpy(store.take([0, 1]))  # ten seconds, the encoder trained on four
+    expected = encoder(counts)[0][-1].mean(dim=1).numpy()
+    same(encoder.embed(store, rows=[0, 1], window_seconds=10), expected)
+    same(encoder.embed([store.recording(0), store.recording(1)], window_seconds=10), expected)
+    with pytest.raises(LatentcastError, match=r"window_seconds 4.05: .*a multiple of 20"):
+        encoder.embed(store, window_seconds=4.05)
+    with pytest.raises(LatentcastError, match="window_seconds 0: is shorter than a patch of 0.2 s"):
+        encoder.embed(store, window_seconds=0)
+    assert encoder.positions.startswith("normalized: interpolated")
+    clock = encoder.config.updated({"encoder.positions.coordinates": "seconds"})
+    assert Encoder(clock, build(clock)).positions.startswith("in seconds: those beyond")
+
+
 def test_another_rate_is_resampled_as_ingest_does_it_when_asked_for(
     encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -216,7 +232,7 @@ def test_a_bad_recording_among_good_ones_is_named(
     ):
         encoder.embed(store.recording(0), sampling_rate=100)
     blips = [replace(cut(store.recording(0), 8), record_id=f"blip {n}") for n in range(2)]
-    with pytest.raises(LatentcastError, match="blip 0, blip 1: has no valid patch of 0.2 s"):
+    with pytest.raises(LatentcastError, match="blip 0, blip 1: has no valid patch; it is shorter"):
         encoder.embed([blips[0], store.recording(1), blips[1]])
     write_wfdb(tmp_path, synthetic_recording(70, sampling_rate=100), "a")
     (tmp_path / "a.dat").write_bytes(b"")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from latentcast.artifacts.images import ImageReader
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
 from latentcast.artifacts.weights import read_weights
+from latentcast.artifacts.windows import averaged, in_batches
 from latentcast.batch import Inputs
-from latentcast.config import Config, EcgInput
+from latentcast.config import Config, EcgInput, Rotary, SinCos
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.manifest import MANIFEST
@@ -121,6 +122,7 @@ class Encoder(nn.Module):
 
     def _repr_html_(self) -> str:
         rows = [*self._summary.items(), ("layer names", ", ".join(self.layer_names))]
+        rows.append(("positions", self.positions))
         return table_html(f"Encoder {self.config.recipe}", rows)
 
     @property
@@ -202,6 +204,16 @@ class Encoder(nn.Module):
         """Seconds in a patch."""
         return self.config.encoder.patch / self.sampling_rate
 
+    @property
+    def positions(self) -> str:
+        """Where patches are in a window or image of another size than training saw."""
+        positions = getattr(self.config.encoder, "positions", None)
+        if isinstance(positions, SinCos):
+            return "counted in patches: those beyond the training length are new to the network"
+        if isinstance(positions, Rotary) and positions.coordinates == "seconds":
+            return "in seconds: those beyond the training length are new to the network"
+        return "normalized: interpolated between the ends, whatever the length"
+
     def forward(self, samples: Tensor, valid: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Patch tokens of every layer, with gradients unless the encoder is frozen.
 
@@ -248,6 +260,7 @@ class Encoder(nn.Module):
         unit: str | None = None,
         layout: str = "records,leads,samples",
         resample: bool = False,
+        window_seconds: float | None = None,
     ) -> npt.NDArray[np.float32]:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
@@ -272,6 +285,8 @@ class Encoder(nn.Module):
             unit: of arrays, V, mV, uV or nV.
             layout: of arrays, ``records,leads,samples`` or ``records,samples,leads``.
             resample: bring recordings at another rate to the encoder's, as ``ingest`` with ``fs``.
+            window_seconds: of recordings, what is read at a time instead of the training length;
+                :attr:`positions` says where patches are then.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, without a
@@ -282,10 +297,13 @@ class Encoder(nn.Module):
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
+        length = None if window_seconds is None else self._samples(window_seconds)
         names: list[str] = []
         owners, vectors, measured = [], [], []
         with torch.no_grad(), evaluating(self):
-            for owner, windows in _batches(self._read(x, rows, axes, resample), names, batch_size):
+            for owner, windows in in_batches(
+                self._read(x, rows, axes, resample, length), names, batch_size
+            ):
                 layers, valid = self(_tensor(windows))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
@@ -293,7 +311,13 @@ class Encoder(nn.Module):
             if not names:
                 layers, valid = self(self._blank())
                 return pool(layers[index], valid, how).cpu().numpy()[:0]
-        return self._averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+        means = averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+        if not np.isfinite(means).all():
+            raise LatentcastError(
+                f"{self.weights}: features are not finite; the run has diverged, use an earlier "
+                "checkpoint"
+            )
+        return means
 
     def counts(self, recording: Recording, resample: bool = False) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order.
@@ -331,6 +355,19 @@ class Encoder(nn.Module):
         """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
         return self.objective.predicted_from
 
+    def _samples(self, seconds: float) -> int:
+        length = round(seconds * self.sampling_rate)
+        if length < 1:
+            raise LatentcastError(
+                f"window_seconds {seconds:g}: is shorter than a patch of {self.patch_seconds:g} s; "
+                "give a multiple of it"
+            )
+        try:
+            self.network.grid((length,))
+        except LatentcastError as problem:
+            raise LatentcastError(f"window_seconds {seconds:g}: {problem}") from None
+        return length
+
     def _layer(self, name: str | None) -> int:
         name = self.layer if name is None else name
         if name not in self.layer_names:
@@ -351,7 +388,12 @@ class Encoder(nn.Module):
         return self.config.input
 
     def _read(
-        self, x: Any, rows: npt.ArrayLike | None, axes: ArrayAxes, resample: bool
+        self,
+        x: Any,
+        rows: npt.ArrayLike | None,
+        axes: ArrayAxes,
+        resample: bool,
+        length: int | None,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
             x = Store.open(x)
@@ -362,7 +404,7 @@ class Encoder(nn.Module):
                 "it a store of its own kind"
             )
         if isinstance(self.config.input, EcgInput):
-            return RecordingReader(self.config.input, axes, resample).read(x, rows)
+            return RecordingReader(self.config.input, axes, resample, length).read(x, rows)
         if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
             raise LatentcastError(
                 f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
@@ -375,48 +417,6 @@ class Encoder(nn.Module):
         config = self.config.input
         dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
         return torch.zeros(1, *config.size, config.channels, dtype=dtype)
-
-    def _averaged(
-        self,
-        names: list[str],
-        owners: npt.NDArray[np.int64],
-        vectors: npt.NDArray[np.float32],
-        measured: npt.NDArray[np.bool_],
-    ) -> npt.NDArray[np.float32]:
-        """The mean over the windows of each recording that have a valid token."""
-        windows = np.bincount(owners[measured], minlength=len(names))
-        if not windows.all():
-            empty = [name for name, count in zip(names, windows, strict=True) if not count]
-            raise LatentcastError(
-                f"{', '.join(empty[:6])}{' ...' * (len(empty) > 6)}: has no valid patch of "
-                f"{self.patch_seconds:g} s; it is too short, flat or missing, leave it out"
-            )
-        sums = np.zeros((len(names), vectors.shape[1]))
-        np.add.at(sums, owners[measured], vectors[measured])
-        if not np.isfinite(sums).all():
-            raise LatentcastError(
-                f"{self.weights}: features are not finite; the run has diverged, use an earlier "
-                "checkpoint"
-            )
-        return (sums / windows[:, None]).astype(np.float32)
-
-
-def _batches(
-    samples: Iterator[tuple[str, npt.NDArray[Any]]], names: list[str], size: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
-    """Windows of one shape, at most ``size`` at a time, and the number of the name each is of."""
-    windows: list[npt.NDArray[Any]] = []
-    owners: list[int] = []
-    for name, several in samples:
-        names.append(name)
-        for window in several:
-            if windows and (len(windows) == size or window.shape != windows[0].shape):
-                yield np.array(owners), np.stack(windows)
-                windows, owners = [], []
-            windows.append(window)
-            owners.append(len(names) - 1)
-    if windows:
-        yield np.array(owners), np.stack(windows)
 
 
 def _tensor(samples: npt.NDArray[Any]) -> Tensor:

@@ -53,10 +53,14 @@ class RecordingReader:
         axes: of the arrays among the inputs.
         resample: a recording at another rate is resampled, as ``ingest --fs`` does it, instead of
             refused.
+        length: samples of a window; those of training by default.
     """
 
-    def __init__(self, config: EcgInput, axes: ArrayAxes, resample: bool) -> None:
+    def __init__(
+        self, config: EcgInput, axes: ArrayAxes, resample: bool, length: int | None = None
+    ) -> None:
         self.config, self.axes, self.resample = config, axes, resample
+        self.length = config.length if length is None else length
 
     def read(self, source: Any, rows: npt.ArrayLike | None = None) -> Iterator[tuple[str, Counts]]:
         """The id and the windows of every recording, in the order of the source.
@@ -88,8 +92,8 @@ class RecordingReader:
         return to_counts(recording, leads, scale, sampling_rate=rate, signal=signal)
 
     def windows(self, counts: Counts) -> Counts:
-        """Counts ``(samples, leads)`` cut to windows of the training length; a short one padded."""
-        length = self.config.length
+        """Counts ``(samples, leads)`` cut to windows of :attr:`length`; a short one padded."""
+        length = self.length
         starts = window_starts(len(counts), length)
         windows = np.full((len(starts), length, counts.shape[1]), INVALID, np.int16)
         for window, start in zip(windows, starts, strict=True):
@@ -105,8 +109,8 @@ class RecordingReader:
         for row in np.arange(len(store)) if rows is None else np.asarray(rows, np.int64):
             name = f"{store.record_ids[row]} (row {row})"
             if equal:
-                starts = window_starts(int(store.lengths[row]), config.length)
-                yield name, store.take([row] * len(starts), starts, config.length)
+                starts = window_starts(int(store.lengths[row]), self.length)
+                yield name, store.take([row] * len(starts), starts, self.length)
             else:
                 yield name, self.windows(self.counts(store.recording(int(row))))
 
