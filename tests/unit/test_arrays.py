@@ -144,6 +144,21 @@ def test_a_bad_record_costs_itself_and_no_other(tmp_path: Path) -> None:
     assert "same samples as record-000000" in reasons["record-000005"]
 
 
+def test_samples_that_are_not_finite_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals = [signal.astype(np.float64) for signal in SIGNALS]
+    signals[2][:, 100:110] = np.nan
+    signals[4][1, :3] = np.inf
+    signals[4][3, 0] = -1e300  # no float32
+    store = write_store(tmp_path, signals=signals, **TWELVE | {"quiet": False}).store
+    assert "120 samples are NaN and 4 infinite; they are stored as" in capsys.readouterr().err
+    assert [store.metadata(row) for row in (0, 2, 4)] == [
+        {}, {"nan_samples": 120}, {"infinite_samples": 4},
+    ]  # fmt: skip
+    assert (~store.recording(4).valid).sum() == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -8,7 +8,7 @@ import signal as signals
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -35,6 +35,7 @@ from latentcast.data.writer import (
 )
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import LEFT_OUT, Signal
+from latentcast.signals.readers.arrays import NOT_FINITE
 from latentcast.source import Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
@@ -221,6 +222,7 @@ def _write(
         begin, writer.number = sidecar.next_ref, writer.number + 1
         for record in sidecar.records:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
+    gaps = Counter[str]()
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
             results = _convert_in_order(converter, refs[begin:], workers)
@@ -229,12 +231,20 @@ def _write(
                     result = _unless_duplicate(result, names, digests, converter.target.compared)
                 if isinstance(result, Converted):
                     writer.add(result, position)
+                    gaps.update({n: result.payload.metadata.get(n, 0) for n in NOT_FINITE})
                 else:
                     writer.reject(result)
                 progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:
             writer.abandon()
+    if gaps.total() and not quiet:
+        nan, infinite = (f"{gaps[name]:,}" for name in NOT_FINITE)
+        print(
+            f"ingest: {nan} samples are NaN and {infinite} infinite; they are stored as not "
+            "measured, and counted in the metadata of their records",
+            file=sys.stderr,
+        )
     if not names:
         refuse_all_bad(writer.folder, converter.source.name)
 

@@ -26,6 +26,9 @@ from latentcast.source import Annotation, BadRecord, RecordRef
 
 LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
 
+NOT_FINITE: tuple[str, str] = ("nan_samples", "infinite_samples")
+"""Of a record's metadata: how many of its samples are NaN, and infinite; absent where none is."""
+
 
 class ArraySource(RecordingSource):
     """The records of one array ``(records, leads, samples)`` or ``(records, samples, leads)``.
@@ -158,12 +161,12 @@ def array_recording(
 ) -> Recording:
     """One record ``(leads, samples)`` of an array that :func:`check_array` took.
 
-    ``metadata`` counts its samples that are NaN and those that are infinite, where it has any.
+    ``metadata`` has :data:`NOT_FINITE`.
     """
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and counted
         signal = (block * np.float64(factor)).astype(np.float32)
-    counts = {"nan_samples": np.isnan(signal).sum(), "infinite_samples": np.isinf(signal).sum()}
-    metadata = {name: int(count) for name, count in counts.items() if count}
+    counts = (np.isnan(signal).sum(), np.isinf(signal).sum())
+    metadata = {n: int(count) for n, count in zip(NOT_FINITE, counts, strict=True) if count}
     return from_signal(signal, leads, rate, record_id, metadata=metadata)
 
 
