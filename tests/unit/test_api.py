@@ -87,6 +87,8 @@ def test_every_name_can_be_called_twice(small_store: Path, small_run: Path, tmp_
 def test_help_shows_every_name() -> None:
     page = pydoc.plain(pydoc.render_doc(lc))
     assert all(f" {name}" in page for name in NAMES) and "lc.train(" in page
+    assert all(f"``{name}``" in page.partition("PACKAGE CONTENTS")[0] for name in NAMES)
+    assert [name for name in dir(lc) if not name.startswith("__")] == sorted(NAMES)
 
 
 def test_a_notebook_shows_a_line_or_a_table_in_which_text_from_data_is_text(
