@@ -9,8 +9,9 @@ Everything that the command line does is one call::
     lc.probe("run", "store")
     vectors = lc.Encoder.from_pretrained("run").embed("my-ecgs")
 
-The names: ``ingest``, ``write_store``, ``open_store``, ``Store``; ``read_recording``, ``Recording``;
-``recipe``, ``Config``, ``train``; ``probe``, ``verify``, ``Encoder``; ``LatentcastError``.
+The names: ``ingest``, ``write_store``, ``open_store``, ``Store``; ``read_recording``,
+``Recording``; ``recipe``, ``Config``, ``train``; ``probe``, ``verify``, ``Encoder``;
+``LatentcastError``.
 """
 
 from importlib import import_module
