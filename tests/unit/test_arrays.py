@@ -159,6 +159,17 @@ def test_samples_that_are_not_finite_are_counted(
     assert (~store.recording(4).valid).sum() == 4
 
 
+def test_ecgs_that_were_normalised_over_their_data_set_are_not_taken_for_millivolts_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals = np.stack([recording.signal[:, :1000] for recording in RECORDINGS])
+    spread = signals.std((0, 2), keepdims=True)
+    for name, scale, answers in (("mV", 1.0, False), ("z", 1 / spread, True)):
+        moved = (signals - signals.mean((0, 2), keepdims=True)) * scale
+        write_store(tmp_path / name, signals=moved, folds=[1] * 6, **TWELVE | {"quiet": False})
+        assert ("were the ECGs normalised" in capsys.readouterr().err) == answers
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

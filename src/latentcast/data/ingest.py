@@ -170,9 +170,26 @@ def ingest(
                 finish(folder, target, opened.classes, provenance)
                 clear(folder)
         store = Store.open(folder)
+        if not quiet and _standardised(store):
+            print(
+                f"ingest: {out}: every lead has mean 0 and standard deviation 1, in mV; were the "
+                "ECGs normalised over the data set before? Training expects them as measured",
+                file=sys.stderr,
+            )
     else:
         _refuse_if_fixed(folder, converter, refs)
     return IngestResult(store, len(store), len(refs) - len(store), time.monotonic() - started)
+
+
+def _standardised(store: Store) -> bool:
+    """Whether ECGs look as if a data set's mean and deviation had been taken off each lead."""
+    statistics = store.manifest.statistics
+    return (
+        store.modality == "ecg"
+        and store.signal == "ecg"
+        and all(mean is not None and abs(mean) < 0.02 for mean in statistics.mean)
+        and all(std is not None and abs(std - 1) < 0.05 for std in statistics.std)
+    )
 
 
 def _reader(
