@@ -157,6 +157,7 @@ def test_a_store_at_another_scale_or_in_another_order_of_leads_is_brought_to_the
          "layout 'leads': is unknown; "),
         (np.zeros((2, 1, 400), "U1"), {**AXES, "leads": ["I"]}, "is no signal"),
         ("nowhere.hea", {}, "nowhere.hea"),
+        ({"a": np.zeros((12, 400))}, AXES, "dict: is nothing that can be embedded"),
         (["nowhere"], {"unit": "mV"}, "unit: is for arrays, nowhere is none"),
         ([], {"rows": [1]}, "rows: are of a store"),
         ([], {"batch_size": 0}, "batch_size 0: must be at least 1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,8 @@ from latentcast.errors import LatentcastError
 from latentcast.signals.channels import Channels
 from latentcast.signals.counts import to_counts
 from latentcast.signals.readers import read_recording
-from latentcast.signals.readers.arrays import (
-    array_recording,
-    channels_of,
-    check_array,
-    positive_rate,
-)
-from latentcast.signals.recording import INVALID, Recording
+from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
+from latentcast.signals.recording import INVALID, Recording, hertz
 from latentcast.signals.windows import window_starts
 from latentcast.source import BadRecord, Source
 
@@ -127,7 +122,7 @@ class RecordingReader:
                 yield from self._of_array(source.detach().cpu().numpy())
             case _ if hasattr(source, "refs") and hasattr(source, "read"):
                 yield from _of_source(source)
-            case Iterable():
+            case Iterable() if not isinstance(source, bytes | Mapping):
                 for item in source:
                     yield from self._recordings(item)
             case _:
@@ -164,7 +159,7 @@ class RecordingReader:
         records = array[np.newaxis] if array.ndim == 2 else array
         if axes.layout == "records,samples,leads":
             records = records.swapaxes(-1, -2)
-        rate = positive_rate(axes.sampling_rate)
+        rate = hertz(axes.sampling_rate, "sampling_rate")
         for number, block in enumerate(records):
             yield array_recording(block, leads, factor, rate, f"record {number} of the array")
 

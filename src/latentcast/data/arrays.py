@@ -16,14 +16,9 @@ from latentcast.images.arrays import channels_last, check_images
 from latentcast.images.decode import Pixels
 from latentcast.images.source import SPLIT_NAMES, ImageSource
 from latentcast.signals.channels import MILLIVOLTS, Signal
-from latentcast.signals.readers.arrays import (
-    array_recording,
-    channels_of,
-    check_array,
-    positive_rate,
-)
+from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import Recording
+from latentcast.signals.recording import Recording, hertz
 from latentcast.source import Annotation, RecordRef, Source
 
 Array = npt.NDArray[Any]
@@ -112,7 +107,7 @@ def write_store(
             raise LatentcastError(f"signals[{row}]: has shape {array.shape}; give (leads, samples)")
         check_array(f"signals[{row}]", array, len(names))
     source = _Signals(name, arrays, records, classes)
-    source.leads, source.sampling_rate = names, positive_rate(sampling_rate)
+    source.leads, source.sampling_rate = names, hertz(sampling_rate, "sampling_rate")
     source.factor = factor
     if signal == "other":
         options["unit"] = unit

@@ -201,7 +201,7 @@ def _reader(
     if not isinstance(source, str | Path):
         raise LatentcastError(
             f"source {type(source).__name__}: is no path and no source; subclass RecordingSource "
-            "or ImageSource, or give arrays to latentcast.data.arrays.write_store"
+            "or ImageSource, or give arrays to write_store"
         )
     about = [m for m, codec in CODECS.items() if arguments.keys() & codec.target.arguments.keys()]
     if modality is None and is_array_file(Path(source)) and len(about) == 1:

@@ -24,6 +24,7 @@ def device_of(name: str | torch.device, setting: str = "device") -> torch.device
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        raise LatentcastError(f"{setting} {name}: cannot be used ({problem}); try cpu") from None
+    except (RuntimeError, AssertionError, TypeError) as problem:
+        reason = str(problem).partition("\n")[0]
+        raise LatentcastError(f"{setting} {name}: cannot be used ({reason}); try cpu") from None
     return device

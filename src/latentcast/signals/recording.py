@@ -31,6 +31,17 @@ def millivolts_per(unit: str) -> float:
     return MILLIVOLTS_PER_UNIT[spelled(unit)]
 
 
+def hertz(rate: float, name: str) -> float:
+    """A sampling rate that is one.
+
+    Raises:
+        LatentcastError: begins with ``name``; it is no positive number.
+    """
+    if not isinstance(rate, int | float | np.number) or not 0 < rate < float("inf"):
+        raise LatentcastError(f"{name} {rate}: is no sampling rate; give a number of Hz")
+    return float(rate)
+
+
 def spelled(unit: str) -> str:
     """A unit as :data:`MILLIVOLTS_PER_UNIT` spells it."""
     # Both code points of the micro sign occur in real headers.

@@ -19,7 +19,7 @@ from latentcast.signals.counts import choose_valid, quantise
 from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import INVALID, Recording, stretches
+from latentcast.signals.recording import INVALID, Recording, hertz, stretches
 from latentcast.signals.resample import resample
 from latentcast.source import BadRecord, Modality, RecordRef
 
@@ -71,8 +71,10 @@ class CountsTarget:
             raise LatentcastError(f"--scale {scale:g}: must be positive, units per count")
         if not shortest >= 0:
             raise LatentcastError(f"--shortest {shortest:g}: must not be negative, in seconds")
-        if fs is not None and not 0 < fs < float("inf"):
-            raise LatentcastError(f"--fs {fs}: is no sampling rate; give it in Hz")
+        if fs is not None:
+            hertz(fs, "--fs")
+        if isinstance(leads, str):
+            raise LatentcastError(f"leads '{leads}': is one text; give a list of names")
         if leads is not None and arguments["signal"] == "ecg":
             _check_leads(leads)
         recorded = {**arguments, "leads": leads and list(leads), "shortest": float(shortest)}

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import ptbxl
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, check_cells, read_rows
-from latentcast.signals.recording import Recording, from_signal, millivolts_per
+from latentcast.signals.recording import Recording, from_signal, hertz, millivolts_per
 from latentcast.source import Annotation, BadRecord, RecordRef
 
 LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
@@ -74,7 +74,7 @@ class ArraySource(RecordingSource):
             )
         self.path = path
         self.name = path.name
-        self.sampling_rate = positive_rate(sampling_rate)
+        self.sampling_rate = hertz(sampling_rate, "--sampling-rate")
         self.leads, self._factor = channels_of(leads, unit, signal)
         self.layout = layout
         array = _open(path)
@@ -138,7 +138,7 @@ def check_array(
             no numbers (truth values are none).
     """
     if layout not in LAYOUTS:
-        raise LatentcastError(f"layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
+        raise LatentcastError(f"layout '{layout}': is unknown; give {' or '.join(LAYOUTS)}")
     if array.dtype.kind not in "iuf":
         raise LatentcastError(f"{name}: holds {array.dtype}, which is no signal; give numbers")
     shape = array.shape if array.ndim != 2 else (1, *array.shape)
@@ -170,19 +170,14 @@ def array_recording(
     return from_signal(signal, leads, rate, record_id, metadata=metadata)
 
 
-def positive_rate(sampling_rate: float) -> float:
-    """Raises LatentcastError: what an array was sampled at is no positive number of Hz."""
-    if not 0 < sampling_rate < float("inf"):
-        raise LatentcastError(f"--sampling-rate {sampling_rate}: is none; give it in Hz")
-    return float(sampling_rate)
-
-
 def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[str, ...], float]:
     """The names of an array's channels, and what its values are multiplied by.
 
     Raises:
         LatentcastError: a name or the unit cannot be used.
     """
+    if isinstance(leads, str):
+        raise LatentcastError(f"leads '{leads}': is one text; give a list of names")
     if signal == "other":
         channels = Channels.of(leads, unit)
         return channels.names, channels.factor(unit)
