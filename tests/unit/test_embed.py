@@ -186,7 +186,7 @@ def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
         (lambda mv: (mv - mv.min(1, keepdims=True)) / np.ptp(mv, 1, keepdims=True), "from 0 to 1"),
         (lambda mv: mv > 0, "holds bool, which is no signal"),
         (lambda mv: mv[:11], "with 12 leads"),
-        (lambda mv: mv.T, "the other axis has 12: the layout is records,samples,leads"),
+        (lambda mv: mv.T, "with 12 leads .*or transpose it"),
         (lambda mv: mv * np.inf, "no sample is valid"),
     ],
 )

@@ -289,9 +289,10 @@ class Encoder(nn.Module):
                 :attr:`positions` says where patches are then.
 
         Raises:
-            LatentcastError: an unknown layer or pooling; a recording at another rate, without a
-                lead that cannot be derived, or without a valid token; an image of other channels;
-                something that is neither.
+            LatentcastError: an unknown layer or pooling; a recording at another rate, in another
+                unit than it is given with, normalised before, without a lead that cannot be
+                derived, or without a valid token; an image of other channels; something that is
+                neither.
         """
         index, how = self._layer(layer), check_pooling(pooling, causal=self.causal)
         if batch_size < 1:

@@ -103,8 +103,11 @@ def write_store(
     names, factor = channels_of(leads, unit, signal)
     arrays = [np.asarray(array) for array in arrays]
     for row, array in enumerate(arrays):
-        if array.ndim != 2:
-            raise LatentcastError(f"signals[{row}]: has shape {array.shape}; give (leads, samples)")
+        if array.ndim != 2 or len(array) != len(names):
+            raise LatentcastError(
+                f"signals[{row}]: has shape {array.shape}; with {len(names)} leads it needs "
+                f"({len(names)}, samples), so name every lead, or transpose it"
+            )
         check_array(f"signals[{row}]", array, len(names))
     source = _Signals(name, arrays, records, classes)
     source.leads, source.sampling_rate = names, hertz(sampling_rate, "sampling_rate")
