@@ -104,6 +104,10 @@ def test_report_has_every_row_difference_label_and_source_of_the_numbers(
         "units": report.records["test"],
     }  # fmt: skip
 
+    assert len(repr(report)) < 300 and "random convolutions 0." in repr(report)
+    page = report._repr_html_()
+    assert page.count("<tr>") == 4 and "<td style='text-align:left'>random init</td>" in page
+
     text = printed(report, 200)
     for expected in ("random convolutions", "layer of pretrained", "STACH", "no positive in train"):
         assert expected in text

@@ -8,7 +8,7 @@ import signal as signals
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -35,6 +35,7 @@ from latentcast.data.writer import (
 )
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import LEFT_OUT, Signal
+from latentcast.signals.readers.arrays import NOT_FINITE
 from latentcast.source import Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
@@ -62,6 +63,7 @@ def ingest(
     *,
     kind: Literal["auto", "ecg", "image"] = "auto",
     fs: float | None = None,
+    sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     unit: str | None = None,
     layout: str | None = None,
@@ -94,8 +96,8 @@ def ingest(
         out: the folder of the store.
         kind: whether a path holds recordings or images, where that is not clear from itself.
         fs: sampling rate of the store in Hz; recordings at another rate are resampled to it.
-            Without it the first one decides and others are quarantined. For array files: their
-            rate.
+            Without it the first one decides and others are quarantined.
+        sampling_rate: of array files, what they were sampled at, in Hz.
         leads: for array files, the name of each channel in file order; for other sources, the
             leads of the store (the twelve by default).
         unit: unit of array files: V, mV, uV or nV.
@@ -127,9 +129,10 @@ def ingest(
     """
     started = time.monotonic()
     arguments = {
-        "fs": fs, "leads": leads, "unit": unit, "layout": layout, "metadata": metadata,
-        "signal": signal, "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
-        "verify_checksums": verify_checksums, "size": size, "encoding": encoding,
+        "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
+        "metadata": metadata, "signal": signal, "missing_leads": missing_leads, "scale": scale,
+        "shortest": shortest, "verify_checksums": verify_checksums, "size": size,
+        "encoding": encoding,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     reader = _reader(source, None if kind == "auto" else kind, arguments)
@@ -167,9 +170,26 @@ def ingest(
                 finish(folder, target, opened.classes, provenance)
                 clear(folder)
         store = Store.open(folder)
+        if not quiet and _standardised(store):
+            print(
+                f"ingest: {out}: every lead has mean 0 and standard deviation 1, in mV; were the "
+                "ECGs normalised over the data set before? Training expects them as measured",
+                file=sys.stderr,
+            )
     else:
         _refuse_if_fixed(folder, converter, refs)
     return IngestResult(store, len(store), len(refs) - len(store), time.monotonic() - started)
+
+
+def _standardised(store: Store) -> bool:
+    """Whether ECGs look as if a data set's mean and deviation had been taken off each lead."""
+    statistics = store.manifest.statistics
+    return (
+        store.modality == "ecg"
+        and store.signal == "ecg"
+        and all(mean is not None and abs(mean) < 0.02 for mean in statistics.mean)
+        and all(std is not None and abs(std - 1) < 0.05 for std in statistics.std)
+    )
 
 
 def _reader(
@@ -181,7 +201,7 @@ def _reader(
     if not isinstance(source, str | Path):
         raise LatentcastError(
             f"source {type(source).__name__}: is no path and no source; subclass RecordingSource "
-            "or ImageSource, or give arrays to latentcast.data.arrays.write_store"
+            "or ImageSource, or give arrays to write_store"
         )
     about = [m for m, codec in CODECS.items() if arguments.keys() & codec.target.arguments.keys()]
     if modality is None and is_array_file(Path(source)) and len(about) == 1:
@@ -219,6 +239,7 @@ def _write(
         begin, writer.number = sidecar.next_ref, writer.number + 1
         for record in sidecar.records:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
+    gaps = Counter[str]()
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
             results = _convert_in_order(converter, refs[begin:], workers)
@@ -227,12 +248,20 @@ def _write(
                     result = _unless_duplicate(result, names, digests, converter.target.compared)
                 if isinstance(result, Converted):
                     writer.add(result, position)
+                    gaps.update({n: result.payload.metadata.get(n, 0) for n in NOT_FINITE})
                 else:
                     writer.reject(result)
                 progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:
             writer.abandon()
+    if gaps.total() and not quiet:
+        nan, infinite = (f"{gaps[name]:,}" for name in NOT_FINITE)
+        print(
+            f"ingest: {nan} samples are NaN and {infinite} infinite; they are stored as not "
+            "measured, and counted in the metadata of their records",
+            file=sys.stderr,
+        )
     if not names:
         refuse_all_bad(writer.folder, converter.source.name)
 

@@ -19,6 +19,7 @@ from latentcast.data.codecs.pixels import StoredPixels, Undecodable
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
 from latentcast.errors import LatentcastError, nearest
+from latentcast.notebook import table_html
 from latentcast.signals.channels import Signal
 from latentcast.signals.recording import Recording
 from latentcast.source import Modality
@@ -82,13 +83,25 @@ class Store:
         return self.manifest.records
 
     def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}: {', '.join(self._summary.values())})"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._summary.items(), ("patients", f"{self.patients:,}")]
+        counts = sorted(self.labels.counts().items(), key=lambda item: -item[1])
+        labels = ", ".join(f"{name} {count:,}" for name, count in counts[:10])
+        rows.append(("labels", labels + ", …" * (len(counts) > 10) or "none"))
+        rows.append(("source", str(self.manifest.provenance.get("source", ""))))
+        return table_html(f"Store {self.path}", rows)
+
+    @property
+    def _summary(self) -> dict[str, str]:
         if self.modality == "ecg":
             content = f"{len(self.leads)} leads at {self.sampling_rate:g} Hz"
         else:
             content = f"{self.height} × {self.width} × {self.channels}, {len(self.classes)} classes"
         splits = ", ".join(f"{name} {len(self.rows(name)):,}" for name in self.manifest.splits)
-        records = CODECS[self.modality].records
-        return f"Store('{self.path}': {len(self):,} {records}, {content}, {splits})"
+        records = f"{len(self):,} {CODECS[self.modality].records}"
+        return {"records": records, "each": content, "splits": splits}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself instead of receiving copies.

@@ -22,6 +22,7 @@ from rich.table import Table
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, Estimate, Number, Score, number
 from latentcast.files import write_text
+from latentcast.notebook import table_html
 
 OWN = "chosen on validation"  # a Row's choice: the source chose the layer itself
 LISTED = 20  # classes up to which each has a line
@@ -113,6 +114,23 @@ class ProbeReport:
     bootstrap: Mapping[str, Any]
     windows: Literal["centre", "strided"]
     provenance: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        readings = self.readings() if self.rows else ()
+        scores = "; ".join(f"{row.name} {row.score.main.text()}" for row in readings)
+        tested = f"{self.records.get('test', 0):,} test {self.noun}s"
+        return f"ProbeReport({self.task!r}, test {self.metric} of {tested}: {scores})"
+
+    def _repr_html_(self) -> str:
+        rows = list[tuple[str, ...]]()
+        for row in self.readings():
+            gap = self.difference(row)
+            cells = (row.name, row.layer, number(row.validation), row.score.main.text())
+            rows.append((*cells, "" if gap is None else gap.text(signed=True)))
+        rows += [("leak", leak.kind, leak.severity, leak.message) for leak in self.leaks]
+        test = f"test {self.metric} [{self.level} interval]"
+        heading = ("features", "layer", "validation", test, "first minus this, paired")
+        return table_html(f"{self.protocol}, {self.task}", rows, heading)
 
     @property
     def noun(self) -> str:
