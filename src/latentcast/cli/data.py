@@ -25,6 +25,7 @@ def ingest(
     shortest: float | None = None,
     size: int | None = None,
     encoding: Literal["pixels", "encoded"] | None = None,
+    bits: int | None = None,
     workers: int | None = None,
 ) -> None:
     """Read recordings or images into a store; a killed ingest goes on where it was.
@@ -48,6 +49,7 @@ def ingest(
         shortest: seconds, 1 by default; a shorter recording goes to quarantine.
         size: pixels a side of the images: the short side is brought to it, the middle taken.
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
+        bits: bits in use of images in 16-bit files, such as 12, where no header tells.
         workers: reader processes (images: threads); all processors by default.
     """
     from rich.console import Console
@@ -69,6 +71,7 @@ def ingest(
         shortest=shortest,
         size=size,
         encoding=encoding,
+        bits=bits,
         workers=workers,
     )
     Console().print(

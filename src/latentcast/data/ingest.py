@@ -73,6 +73,7 @@ def ingest(
     verify_checksums: bool | None = None,
     size: int | None = None,
     encoding: Encoding | None = None,
+    bits: int | None = None,
     workers: int | None = None,
     shard_bytes: int = 2**30,
     quiet: bool = False,
@@ -114,6 +115,8 @@ def ingest(
             taken. Without it all images must have one size, which is kept.
         encoding: ``pixels`` (the default) stores what training reads; ``encoded`` keeps the bytes
             of the image files, and decodes and resizes each time an image is taken.
+        bits: of images in 16-bit files, how many bits are used, such as 12; an image whose header
+            and brightness leave that open is quarantined without it.
         workers: reader processes (of images: threads); the usable processors by default, 1 reads
             in this process.
         shard_bytes: a shard is closed before it outgrows this.
@@ -129,7 +132,7 @@ def ingest(
     arguments = {
         "fs": fs, "leads": leads, "unit": unit, "layout": layout, "metadata": metadata,
         "signal": signal, "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
-        "verify_checksums": verify_checksums, "size": size, "encoding": encoding,
+        "verify_checksums": verify_checksums, "size": size, "encoding": encoding, "bits": bits,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     reader = _reader(source, None if kind == "auto" else kind, arguments)
@@ -219,6 +222,7 @@ def _write(
         begin, writer.number = sidecar.next_ref, writer.number + 1
         for record in sidecar.records:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
+    enlarged = 0
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
             results = _convert_in_order(converter, refs[begin:], workers)
@@ -227,12 +231,19 @@ def _write(
                     result = _unless_duplicate(result, names, digests, converter.target.compared)
                 if isinstance(result, Converted):
                     writer.add(result, position)
+                    enlarged += result.payload.enlarged
                 else:
                     writer.reject(result)
                 progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:
             writer.abandon()
+    if enlarged and not quiet:
+        print(
+            f"ingest: {enlarged:,} images are smaller than --size and were enlarged; a smaller "
+            "--size invents no pixels",
+            file=sys.stderr,
+        )
     if not names:
         refuse_all_bad(writer.folder, converter.source.name)
 
