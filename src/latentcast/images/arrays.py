@@ -15,7 +15,7 @@ import numpy.typing as npt
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
 from latentcast.images.decode import Measured, Pixels
-from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource
+from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, check_classes
 from latentcast.source import Annotation, RecordRef, Split
 
 _Role = Literal["images", "labels", "classes"]
@@ -125,6 +125,7 @@ class ImageArrays(ImageSource):
         values = np.unique(np.concatenate([*raw.values()]))
         if values.dtype.kind in "US":
             names = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
+            check_classes(str(self.path), names)
             return tuple(names), {
                 split: np.searchsorted(values, labels.astype(values.dtype)).astype(np.int64)
                 for split, labels in raw.items()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from latentcast.data.codecs.base import Array, Ints, Payload, buffer, readable
+from latentcast.data.groups import recorded
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import Encoding, Manifest, Shard
 from latentcast.data.statistics import ChannelSums
@@ -35,7 +36,10 @@ class PixelsTarget:
     """Pillow decodes outside the interpreter lock."""
     compared: ClassVar[str] = "bytes"
     """What two images have in common that count as duplicates."""
-    arguments: ClassVar[dict[str, Any]] = {"size": None, "encoding": "pixels", "bits": None}
+    arguments: ClassVar[dict[str, Any]] = {
+        "size": None, "encoding": "pixels", "bits": None, "splits": None, "label": None,
+        "groups": None,
+    }  # fmt: skip
     """Of ``ingest``, those about images, and their defaults."""
 
     @classmethod
@@ -52,6 +56,8 @@ class PixelsTarget:
             raise LatentcastError(
                 f"--bits {bits}: is about 16-bit files; give {DEEP[0]} to {DEEP[-1]}, such as 12"
             )
+        groups = arguments["groups"]
+        arguments = {**arguments, "groups": None if groups is None else recorded(groups)}
         # What was added later is recorded where it is used alone: older stores stay the same.
         return {
             name: value
