@@ -324,6 +324,26 @@ def test_an_image_file_is_the_tensor_that_training_sees_of_it(
     assert all(torch.equal(tensors[0][row], values) for row, values in trained.items())
 
 
+def test_another_resolution_is_read_with_positions_between_those_of_training(
+    images: tuple[Encoder, Store],
+) -> None:
+    encoder, store = images
+    pixels, vectors = store.take([0, 1]), encoder.embed(store.take([0, 1]))
+    added: list[torch.Tensor] = []
+    finest: Any = encoder.network.finest
+    embed = finest.embed
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="interpolated"):
+        patch.setattr(finest, "embed", lambda v: (added.append(embed(v)), embed(v))[1])
+        encoder.embed(pixels.repeat(3, 1).repeat(3, 2), size=24)
+    plain = embed(encoder._inputs(torch.from_numpy(pixels)).values)
+    # Every third cell has the centre of a cell of training, and here its pixel as well.
+    middle = added[0].view(2, 24, 24, -1)[:, 1::3, 1::3].flatten(1, 2)
+    assert torch.allclose(middle, plain, atol=1e-5)
+    same(encoder.embed(pixels), vectors)
+    with pytest.raises(LatentcastError, match="is no whole number of cells of 2"), pytest.warns():
+        encoder.embed(pixels, size=9)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
@@ -337,6 +357,7 @@ def test_an_image_file_is_the_tensor_that_training_sees_of_it(
         (None, {}, "NoneType: is nothing that can be embedded; give a uint8 array"),
         ("nowhere.png", {}, "nowhere.png: does not exist"),
         ([], {"fs": 100}, "was trained on images; leave out fs"),
+        ([], {"size": 0}, "size 0: is of images, in pixels; give a positive"),
     ],
 )
 def test_what_is_no_image_is_named(

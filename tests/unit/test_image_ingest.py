@@ -141,7 +141,11 @@ def test_every_kind_of_pixel_becomes_grey_or_red_green_and_blue(
 @pytest.mark.parametrize(
     ("scale", "bits", "expected"),
     [
-        (16, None, "none is above 4080, .* --bits 12"),  # 12 of 16 bits: they were 16 grey levels
+        (
+            16,
+            None,
+            "none of them above 4080, .* --bits 12",
+        ),  # 12 of 16 bits: they were 16 grey levels
         (16, 12, 1),
         (16, 16, 1 / 16),
         (256, None, 1),  # the brightest pixel needs all 16 bits
@@ -163,7 +167,7 @@ def test_deep_pixels_keep_their_grey_levels(
     assert store.manifest.bits == bits
 
 
-def test_the_depth_that_a_tiff_tells_is_used_and_its_further_pages_are_not_lost(
+def test_the_depth_in_the_header_of_a_tiff_is_used_and_its_further_pages_are_not_lost(
     tmp_path: Path,
 ) -> None:
     pages = [Image.fromarray(image.astype(np.uint16) * 16) for image in digits()[0][:3]]

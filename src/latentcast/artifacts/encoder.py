@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from latentcast.artifacts.images import ImageReader
+from latentcast.artifacts.images import ImageReader, at_resolution
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
 from latentcast.artifacts.weights import read_weights
 from latentcast.batch import Inputs
-from latentcast.config import Config, EcgInput
+from latentcast.config import Config, EcgInput, ImageInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.manifest import MANIFEST
@@ -219,6 +219,7 @@ class Encoder(nn.Module):
         unit: str | None = None,
         layout: str = "records,leads,samples",
         resample: bool = False,
+        size: int | None = None,
     ) -> npt.NDArray[np.float32]:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
@@ -243,6 +244,8 @@ class Encoder(nn.Module):
             unit: of arrays, V, mV, uV or nV.
             layout: of arrays, ``records,leads,samples`` or ``records,samples,leads``.
             resample: bring recordings at another rate to the encoder's, as ``ingest`` with ``fs``.
+            size: of images, pixels a side to read them at instead of those of the training: a
+                multiple of the patch. Positions are interpolated, with a warning.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, without a
@@ -255,9 +258,11 @@ class Encoder(nn.Module):
         axes = ArrayAxes(fs, leads, unit, layout)
         names: list[str] = []
         owners, vectors, measured = [], [], []
-        with torch.no_grad(), evaluating(self):
-            for owner, windows in _batches(self._read(x, rows, axes, resample), names, batch_size):
-                layers, valid = self(_tensor(windows))
+        resolution = at_resolution(self.config.input, self.network, size)
+        with torch.no_grad(), evaluating(self), resolution as (config, prepare):
+            samples = self._read(x, rows, axes, resample, config)
+            for owner, windows in _batches(samples, names, batch_size):
+                layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
                 vectors.append(pool(layers[index], valid, how).cpu().numpy())
@@ -328,7 +333,12 @@ class Encoder(nn.Module):
         return self.config.input
 
     def _read(
-        self, x: Any, rows: npt.ArrayLike | None, axes: ArrayAxes, resample: bool
+        self,
+        x: Any,
+        rows: npt.ArrayLike | None,
+        axes: ArrayAxes,
+        resample: bool,
+        config: EcgInput | ImageInput,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
             x = Store.open(x)
@@ -338,14 +348,14 @@ class Encoder(nn.Module):
                 f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
                 "it a store of its own kind"
             )
-        if isinstance(self.config.input, EcgInput):
-            return RecordingReader(self.config.input, axes, resample).read(x, rows)
+        if isinstance(config, EcgInput):
+            return RecordingReader(config, axes, resample).read(x, rows)
         if resample or axes.fs is not None or axes.leads is not None or axes.unit is not None:
             raise LatentcastError(
                 f"{self.config.recipe}: was trained on images; leave out fs, leads, unit and "
                 "resample"
             )
-        return ImageReader(self.config.input).read(x, rows)
+        return ImageReader(config).read(x, rows)
 
     def _blank(self) -> Tensor:
         """One sample of zeros, as a store would give it."""

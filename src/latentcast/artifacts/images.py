@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
-from latentcast.config import ImageInput
+from latentcast.config import EcgInput, ImageInput
 from latentcast.data.formats import open_source
+from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.images.arrays import one_or_many
 from latentcast.images.decode import Canvas, OnCanvas, Pixels, convert, decode, fit
 from latentcast.images.folder import is_image
+from latentcast.nn.positions import interpolated
 from latentcast.source import BadRecord, Source
 
 ACCEPTED = (
     "a uint8 array (height, width, channels) or (images, height, width, channels), a PIL image, "
     "the path of an image, of a folder or of a data set, a store, or a list of these"
 )
+
+
+@contextmanager
+def at_resolution(
+    config: EcgInput | ImageInput, network: nn.Module, size: int | None
+) -> Iterator[tuple[EcgInput | ImageInput, Callable[[Tensor], Tensor]]]:
+    """An encoder's input, and what prepares integers for it; with ``size`` that of squares of so
+    many pixels, normalised as in training, while the network's positions are interpolated.
+
+    Raises:
+        LatentcastError: the size is not positive, or is given for recordings.
+    """
+    if size is None:
+        yield config, lambda samples: samples  # the encoder prepares them
+        return
+    if isinstance(config, EcgInput) or size < 1:
+        advice = "leave it out" if isinstance(config, EcgInput) else "give a positive one"
+        raise LatentcastError(f"size {size}: is of images, in pixels; {advice}")
+    warnings.warn(
+        f"images are read at {size} × {size} pixels, the encoder was trained at {config.height} × "
+        f"{config.width}: positions are interpolated",
+        stacklevel=5,
+    )
+    squares = config.model_copy(update={"height": size, "width": size, "canvas": None})
+    preprocess = ImagePreprocess(squares)
+    with interpolated(network, (config.height / size, config.width / size)):
+        yield squares, lambda samples: preprocess(samples).values
 
 
 class ImageReader:

@@ -52,7 +52,7 @@ def ingest(
         shortest: seconds, 1 by default; a shorter recording goes to quarantine.
         size: pixels a side of the images: the short side is brought to it, the middle taken.
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
-        bits: bits in use of images in 16-bit files, such as 12, where no header tells.
+        bits: bits in use of images in 16-bit files, such as 12, where they are in no header.
         groups: patients of images, which the splits are drawn by: a pattern in their paths, as in
             'patient(\\d+)', or a .csv with the columns image and patient.
         splits: where only some folders or files are named like splits: "named" trains on the

@@ -98,10 +98,10 @@ def resized(samples: Tensor, height: int, width: int) -> Tensor:
         return pixels
     left, top, right, bottom = map(round, Canvas(height, width, 0, resize=True).middle(*shape))
     middle = pixels[:, top:bottom, left:right].permute(0, 3, 1, 2)
-    whole = F.interpolate(
+    scaled = F.interpolate(
         middle, (height, width), mode="bicubic", align_corners=False, antialias=True
     )
-    return whole.clamp_(0, 255).permute(0, 2, 3, 1).contiguous()
+    return scaled.clamp_(0, 255).permute(0, 2, 3, 1).contiguous()
 
 
 def crops(

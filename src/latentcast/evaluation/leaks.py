@@ -50,7 +50,8 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
         found.append(
             ("similar images in two splits", "warning",
              near_duplicates(store)
-             - {name for marks in prints.values() for mark, name in marks.items() if mark in copies},
+             - {name for marks in prints.values() for mark, name in marks.items()
+                if mark in copies},
              "images of the validation or test split nearly equal training images, as frames of "
              "one patient or video do; ingest with --groups, so that splits are drawn by patient")
         )  # fmt: skip

@@ -41,7 +41,7 @@ class Canvas:
 
     ``resize``: the largest middle of the canvas's shape (of a square canvas: the middle square) is
     resized to it; without it an image of another size is refused. ``bits``: how many of the 16
-    bits of deep image files are used; None where each file has to show it.
+    bits of deep image files are used; None where each file shows it.
     """
 
     height: int
@@ -192,14 +192,14 @@ def _check_colours(image: Image.Image, bits: int | None) -> None:
 
 def _depth_unknown(highest: int) -> BadRecord:
     return BadRecord(
-        f"has 16 bits a pixel, of which none is above {highest}, and no header tells how many are "
-        f"used; save it with 8 bits, or ingest with --bits {max(9, highest.bit_length())} (or what "
+        f"has 16 bits a pixel, none of them above {highest}, and how many bits are in use is in no "
+        f"header; save it with 8 bits, or ingest with --bits {max(9, highest.bit_length())} (or what "
         "the camera has; 16 where all are)"
     )
 
 
 def _bits_of(image: Image.Image) -> int | None:
-    """The bits of a deep grey image that its header tells to be in use."""
+    """The bits in use of a deep grey image, where they are in its header."""
     if image.format == "JPEG2000":
         return 16  # Pillow brings every depth to 16 bits
     tags = getattr(image, "tag_v2", {})

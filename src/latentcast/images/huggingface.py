@@ -197,8 +197,8 @@ def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split |
         splits = splits_of(str(path), {name: name for name in names}, choice, "one set")
         return [(file, splits[name]) for name in names for file in _saved(path / name)]
     root = path.parent if path.is_file() else path
-    found = [path] if path.is_file() else path.rglob("*.parquet")
-    files = {file.relative_to(root).as_posix(): file for file in found}
+    paths = [path] if path.is_file() else path.rglob("*.parquet")
+    files = {file.relative_to(root).as_posix(): file for file in paths}
     splits = splits_of(str(path), {name: _word(files[name]) for name in sorted(files)}, choice,
                        "one set")  # fmt: skip
     return [(files[name], split) for name, split in splits.items()]

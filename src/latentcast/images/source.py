@@ -67,23 +67,23 @@ def splits_of(
     Raises:
         LatentcastError: some names are those of splits and some are not.
     """
-    found = {name: SPLIT_NAMES.get(word.lower()) for name, word in names.items()}
-    unknown = [name for name, split in found.items() if split is None]
-    if choice == "named" and len(unknown) == len(found):
+    by_name = {name: SPLIT_NAMES.get(word.lower()) for name, word in names.items()}
+    unsplits = [name for name, split in by_name.items() if split is None]
+    if choice == "named" and len(unknown) == len(by_name):
         raise LatentcastError(
             f"{source}: --splits named: none of {_first(unknown)} is named like a split "
             f"({', '.join(SPLIT_NAMES)}); leave it out"
         )
-    if choice == "none" or len(unknown) == len(found):
-        return dict.fromkeys(found)
+    if choice == "none" or len(unknown) == len(by_name):
+        return dict.fromkeys(by_name)
     if unknown and choice is None:
-        known = [name for name, split in found.items() if split]
+        splits = [name for name, split in by_name.items() if split]
         raise LatentcastError(
-            f"{source}: {_first(known)} {_are(known)} named like splits, {_first(unknown)} "
+            f"{source}: {_first(splits)} {_are(splits)} named like splits, {_first(unknown)} "
             f"{_are(unknown)} not; --splits named takes these splits and trains on the images of "
             f"{_first(unknown)}, --splits none takes all as {otherwise}"
         )
-    return {name: split or "train" for name, split in found.items()}
+    return {name: split or "train" for name, split in by_name.items()}
 
 
 def check_classes(source: str, names: Iterable[str]) -> None:
