@@ -145,7 +145,7 @@ def test_every_kind_of_pixel_becomes_grey_or_red_green_and_blue(
             16,
             None,
             "none of them above 4080, .* --bits 12",
-        ),  # 12 of 16 bits: they were 16 grey levels
+        ),  # it was 16 grey levels
         (16, 12, 1),
         (16, 16, 1 / 16),
         (256, None, 1),  # the brightest pixel needs all 16 bits

@@ -191,10 +191,11 @@ def _check_colours(image: Image.Image, bits: int | None) -> None:
 
 
 def _depth_unknown(highest: int) -> BadRecord:
+    bits = max(DEEP[0], highest.bit_length())
     return BadRecord(
         f"has 16 bits a pixel, none of them above {highest}, and how many bits are in use is in no "
-        f"header; save it with 8 bits, or ingest with --bits {max(9, highest.bit_length())} (or what "
-        "the camera has; 16 where all are)"
+        f"header; save it with 8 bits, or ingest with --bits {bits} (or what the camera has; 16 "
+        "where all are)"
     )
 
 

@@ -68,7 +68,7 @@ def splits_of(
         LatentcastError: some names are those of splits and some are not.
     """
     by_name = {name: SPLIT_NAMES.get(word.lower()) for name, word in names.items()}
-    unsplits = [name for name, split in by_name.items() if split is None]
+    unknown = [name for name, split in by_name.items() if split is None]
     if choice == "named" and len(unknown) == len(by_name):
         raise LatentcastError(
             f"{source}: --splits named: none of {_first(unknown)} is named like a split "
