@@ -113,6 +113,7 @@ def test_the_probe_of_images_scores_next_to_its_floors_and_changes_nothing(
     assert {row.head for row in report.rows} == {"kNN", "linear"}
     assert report.provenance["weights"] == "hjepa-image-digits, teacher, step 8"
     for row in report.rows:
+        assert row.score.others.keys() == {"balanced accuracy", "macro F1", "macro AUROC"}
         assert row.score.main.low <= row.score.main.value <= row.score.main.high
     again = probe(str(run), str(digits_store), layer="fused")
     assert {row.layer for row in again.rows if row.name == "pretrained"} == {"fused"}
