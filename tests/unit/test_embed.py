@@ -324,6 +324,22 @@ def test_an_image_file_is_the_tensor_that_training_sees_of_it(
     assert all(torch.equal(tensors[0][row], values) for row, values in trained.items())
 
 
+def test_deep_pixels_are_scaled_as_in_the_store(
+    images: tuple[Encoder, Store], tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        deep = images[1].take([number])[0, :, :, 0].astype(np.uint16) * 16
+        pillow.fromarray(deep).save(tmp_path / "in" / f"{number}.png")
+    with pytest.raises(LatentcastError, match="3.png: has 16 bits a pixel"):
+        images[0].embed(tmp_path / "in" / "3.png")
+    store = ingest(tmp_path / "in", tmp_path / "store", bits=12, quiet=True).store
+    config = fitted(images[0].config, store)
+    encoder = Encoder(config, images[0].objective)
+    same(encoder.embed(tmp_path / "in"), encoder.embed(images[1].take(np.arange(4))))
+
+
 def test_another_resolution_is_read_with_positions_between_those_of_training(
     images: tuple[Encoder, Store],
 ) -> None:

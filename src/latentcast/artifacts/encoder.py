@@ -232,8 +232,10 @@ class Encoder(nn.Module):
                 :class:`~latentcast.signals.recording.Recording`, the path of a record, of a folder
                 of records or of an array file, an array ``(records, leads, samples)`` or
                 ``(leads, samples)`` with ``fs``, ``leads`` and ``unit``. Images: uint8 arrays
-                ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
-                images, paths of images, folders and data sets. Both: a store, its path, or a list
+                or tensors, one ``(height, width, channels)`` or grey ``(height, width)``, or many
+                ``(n, height, width, channels)``, of any size, PIL images, paths of images, folders
+                and data sets; each is brought to the encoder's size as ingest does it, with a
+                warning where it was smaller. Both: a store, its path, or a list
                 of all these.
             layer: one of :attr:`layer_names`; None, :attr:`layer`.
             pooling: mean, std, mean+std or last.
