@@ -71,6 +71,7 @@ class Source(ABC, Generic[Sample]):
         name: what the source is called, without the folders above it.
         batch: records that are best read one after the other by one process or thread.
         classes: names of labels in the order of their ids; empty for those that occur, sorted.
+        remarks: sentences about how it is read, for whoever ingests it.
     """
 
     modality: Modality
@@ -78,6 +79,7 @@ class Source(ABC, Generic[Sample]):
     name: str = "source"
     batch: int = 32
     classes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def detects(cls, path: Path) -> bool:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from latentcast.artifacts.images import ImageReader
+from latentcast.artifacts.images import ImageReader, at_resolution
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
 from latentcast.artifacts.weights import read_weights
 from latentcast.artifacts.windows import averaged, in_batches
 from latentcast.batch import Inputs
-from latentcast.config import Config, EcgInput, Rotary, SinCos
+from latentcast.config import Config, EcgInput, ImageInput, Rotary, SinCos
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.manifest import MANIFEST
@@ -261,6 +261,7 @@ class Encoder(nn.Module):
         layout: str = "records,leads,samples",
         resample: bool = False,
         window_seconds: float | None = None,
+        size: int | None = None,
     ) -> npt.NDArray[np.float32]:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
@@ -273,8 +274,10 @@ class Encoder(nn.Module):
                 :class:`~latentcast.signals.recording.Recording`, the path of a record, of a folder
                 of records or of an array file, an array ``(records, leads, samples)`` or
                 ``(leads, samples)`` with ``sampling_rate``, ``leads`` and ``unit``. Images: uint8
-                ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
-                images, paths of images, folders and data sets. Both: a store, its path, or a list
+                arrays or tensors, one ``(height, width, channels)`` or grey ``(height, width)``, or
+                many ``(n, height, width, channels)``, of any size, PIL images, paths of images,
+                folders and data sets; each is brought to the encoder's size as ingest does it,
+                with a warning where it was smaller. Both: a store, its path, or a list
                 of all these.
             layer: one of :attr:`layer_names`; None, :attr:`layer`.
             pooling: mean, std, mean+std or last.
@@ -287,6 +290,8 @@ class Encoder(nn.Module):
             resample: bring recordings at another rate to the encoder's, as ``ingest`` with ``fs``.
             window_seconds: of recordings, what is read at a time instead of the training length;
                 :attr:`positions` says where patches are then.
+            size: of images, pixels a side to read them at instead of those of the training: a
+                multiple of the patch. Positions are interpolated, with a warning.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, in another
@@ -301,11 +306,11 @@ class Encoder(nn.Module):
         length = None if window_seconds is None else self._samples(window_seconds)
         names: list[str] = []
         owners, vectors, measured = [], [], []
-        with torch.no_grad(), evaluating(self):
-            for owner, windows in in_batches(
-                self._read(x, rows, axes, resample, length), names, batch_size
-            ):
-                layers, valid = self(_tensor(windows))
+        resolution = at_resolution(self.config.input, self.network, size)
+        with torch.no_grad(), evaluating(self), resolution as (config, prepare):
+            samples = self._read(x, rows, axes, resample, length, config)
+            for owner, windows in in_batches(samples, names, batch_size):
+                layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
                 vectors.append(pool(layers[index], valid, how).cpu().numpy())
@@ -395,6 +400,7 @@ class Encoder(nn.Module):
         axes: ArrayAxes,
         resample: bool,
         length: int | None,
+        config: EcgInput | ImageInput,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
             x = Store.open(x)
@@ -404,14 +410,14 @@ class Encoder(nn.Module):
                 f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
                 "it a store of its own kind"
             )
-        if isinstance(self.config.input, EcgInput):
-            return RecordingReader(self.config.input, axes, resample, length).read(x, rows)
+        if isinstance(config, EcgInput):
+            return RecordingReader(config, axes, resample, length).read(x, rows)
         if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
             raise LatentcastError(
                 f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
                 "unit and resample"
             )
-        return ImageReader(self.config.input).read(x, rows)
+        return ImageReader(config).read(x, rows)
 
     def _blank(self) -> Tensor:
         """One sample of zeros, as a store would give it."""

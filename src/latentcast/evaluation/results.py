@@ -20,12 +20,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, Estimate, Number, Score, number
+from latentcast.evaluation.estimate import (
+    LISTED,
+    SUPPORT,
+    UNDEFINED,
+    Estimate,
+    Number,
+    Score,
+    number,
+)
 from latentcast.files import write_text
 from latentcast.notebook import table_html
 
 OWN = "chosen on validation"  # a Row's choice: the source chose the layer itself
-LISTED = 20  # classes up to which each has a line
 
 
 @dataclass(frozen=True)
