@@ -24,12 +24,20 @@ import pytest
 import torch
 
 import soak
-from conftest import Answer, Command, latentcast
+from conftest import WFDB, Answer, Command, latentcast
 from latentcast.batch import Inputs
-from latentcast.config import Config
+from latentcast.config import Config, load
 from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.ingest import ingest
+from latentcast.data.loader import Loader
+from latentcast.data.store import Store
+from latentcast.data.writer import ShardWriter
 from latentcast.engine import checkpoint, loop
+from latentcast.engine.callbacks import Callback
+from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import Journal, read_metrics
+from latentcast.source import Source
+from latentcast.workflows.train import train
 
 STEPS, EVERY = 14, 5
 
@@ -422,6 +430,59 @@ def test_a_signal_inside_a_save_lets_it_end(
     assert trainer().status == 143
     assert trainer.saved == 11
     assert_goes_on(trainer, undisturbed)
+
+
+# Threads and processes -----------------------------------------------------------------------
+
+
+def stops(name: str) -> Callable[[], object]:
+    if name == "error":
+        return lambda: exec("raise OSError('a callback fails')")
+    return lambda: signal.raise_signal(signal.Signals[name]) if name != "success" else None
+
+
+@pytest.mark.parametrize("ending", ["success", "error", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_leaves_a_thread_or_a_process_behind(
+    small_store: Path, config: Path, tmp_path: Path, ending: str, workers: int
+) -> None:
+    """A reading thread that is inside of torch when the interpreter ends aborts the process."""
+
+    class Ends(Callback):
+        def on_step_end(self, state: checkpoint.State, *rest: Any) -> None:
+            if state.step == 7:
+                stops(ending)()
+
+    before = threading.enumerate()
+    problem = None  # kept: its traceback refers to the stream
+    try:
+        train(load(config), small_store, tmp_path / "run", callbacks=[Ends()],
+              set=[f"machine.workers={workers}"], quiet=True)  # fmt: skip
+    except (OSError, KeyboardInterrupt) as error:
+        problem = error
+    assert (problem is None) == (ending in ("success", "SIGTERM"))
+    assert threading.enumerate() == before and not multiprocessing.active_children()
+
+
+def test_a_stream_or_an_ingest_given_up_leaves_a_thread_or_a_process_behind(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = threading.enumerate()
+    store = Store.open(small_store)
+    stream = Loader(store, store.rows("train"), small_config).stream(0)
+    next(stream)
+    stream.close()
+    assert threading.enumerate() == before
+
+    def full(*given: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    monkeypatch.setattr(Source, "batch", 1)
+    with pytest.raises(LatentcastError, match="no space") as problem:
+        ingest(WFDB, tmp_path / "store", fs=100, workers=2, quiet=True)
+    assert problem.tb is not None
+    assert threading.enumerate() == before and not multiprocessing.active_children()
 
 
 # Configuration -------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -221,15 +222,16 @@ def _write(
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
-            results = _convert_in_order(converter, refs[begin:], workers)
-            for position, result in enumerate(results, start=begin):
-                if isinstance(result, Converted):
-                    result = _unless_duplicate(result, names, digests, converter.target.compared)
-                if isinstance(result, Converted):
-                    writer.add(result, position)
-                else:
-                    writer.reject(result)
-                progress.advance(bad=isinstance(result, Rejected))
+            compared = converter.target.compared
+            with closing(_convert_in_order(converter, refs[begin:], workers)) as results:
+                for position, result in enumerate(results, start=begin):
+                    if isinstance(result, Converted):
+                        result = _unless_duplicate(result, names, digests, compared)
+                    if isinstance(result, Converted):
+                        writer.add(result, position)
+                    else:
+                        writer.reject(result)
+                    progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:
             writer.abandon()
@@ -273,7 +275,7 @@ def _unless_duplicate(
 
 def _convert_in_order(
     converter: Converter, refs: Sequence[RecordRef], workers: int | None
-) -> Iterator[Converted | Rejected]:
+) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
     if workers is None:
         workers = usable_processors()
