@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import soak
 from conftest import WFDB
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.ingest import ingest
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
+from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.runs.new import data_of
-from latentcast.workflows.train import train
+from latentcast.workflows.train import Interrupted, train
 
 
 def test_store_at_another_rate_names_both_and_the_mend(
@@ -149,6 +154,37 @@ def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(
         for n in "ab"
     ]
     assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_cannot_train_on(
+    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(small_config.updated({"train.steps": 4, "train.log_every": 4}), small_store, run)
+    capsys.readouterr()
+    more = small_config.updated({"train.steps": 9, "train.log_every": 3})  # an interval, too
+
+    class Interrupts(Callback):
+        def on_step_end(self, state: State, *rest: Any) -> None:
+            if state.step == 6:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(more, small_store, run, callbacks=[Interrupts()])
+    assert "trains on from step 4, now to 9 and not to 4; from here learning rate" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+    assert train(more, small_store, run).step == 9
+    config = configuration.load(run / "config.yaml")
+    assert config.train.stretches == ((4, 4),)
+    rates = Schedules.of(config).lr
+    first, second = (Schedules.of(small_config.updated({"train.steps": n})).lr for n in (4, 9))
+    assert [rates(step) for step in range(9)] == [*map(first, range(4)), *map(second, range(4, 9))]
+    # The run's own file says all of it: in one piece it gives the same bits.
+    train(config, small_store, tmp_path / "again")
+    assert soak.differing(run, tmp_path / "again") == ["row of step 4"]
+    with pytest.raises(LatentcastError, match=r"train\.steps is 4 here, 9 there"):
+        train(small_config.updated({"train.steps": 4}), small_store, run)
 
 
 def test_log_says_what_collapse_watching_needs(

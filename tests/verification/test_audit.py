@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import WFDB
-from latentcast.config import Config
+from latentcast.config import Config, load
 from latentcast.data.ingest import ingest
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
@@ -72,6 +72,15 @@ def test_an_untouched_run_holds_bit_for_bit(run: Path) -> None:
     replayed = by_id(section)["run.replayed-weights"].numbers
     assert replayed["agreement"] == "bit for bit" and replayed["steps"] == "10 to 12"
     assert by_id(section)["run.replayed-rows"].numbers["rows"] == 1
+
+
+def test_a_run_that_was_trained_on_is_called_broken(run: Path, small_store: Path) -> None:
+    longer = ["train.steps=16", "train.log_every=3", "train.checkpoint_every=4"]
+    train(load(run / "config.yaml"), small_store, run, set=longer, quiet=True)
+    section = audit(run)
+    # The probe is of the step that was the last one.
+    assert [line.id for line in section.lines if line.verdict != "holds"] == ["run.probes"]
+    assert by_id(section)["run.replayed-weights"].numbers["steps"] == "12 to 16"
 
 
 def edit_rows(change: Callable[[list[dict[str, Any]]], object]) -> Change:

@@ -33,7 +33,7 @@ def probe(
     images the pixels. ``report.write(run)`` keeps the result in the run folder.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, one of its checkpoints, or an exported file.
         data: folder of a labelled store; the run's own by default.
         task: superdiagnostic and the other five of PTB-XL, labels, classes, metadata:NAME; by
             default what suits the labels of the store.

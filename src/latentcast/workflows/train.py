@@ -24,7 +24,7 @@ from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.recipes import recipe
-from latentcast.runs.new import alone_in, open_run
+from latentcast.runs.new import alone_in, note_changes, open_run, trained_on
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def train(
             when it has none.
         data: folder of the store.
         out: run folder to write to; made when absent. The same call on a run that was interrupted
-            goes on from its newest checkpoint and ends with the same bits.
+            goes on from its newest checkpoint and ends with the same bits. With more
+            ``train.steps`` a finished run trains on, its schedules from there over the new total;
+            the intervals of logging and saving may change as well.
         set: single keys, as ``optimizer.lr=3e-4``; come before everything.
         callbacks: called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
@@ -90,7 +92,7 @@ def train(
         config = config.updated({"train.init": str(init)})
     with joined_ranks(config.machine.device) as ranks, ExitStack() as stack:
         store = Store.open(data)
-        config = fitted(config, store)
+        config, longer = trained_on(run, fitted(config, store))
         weights = None
         if config.train.init is not None and not list_steps(run / "checkpoints"):
             weights = read_weights(config.train.init)
@@ -98,6 +100,7 @@ def train(
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
             stack.enter_context(alone_in(run))
+            note_changes(run, config)
         ranks.wait()
         if (stage := config.machine.stage) is not None:
             store = Store.open(staged(store.path, stage))
@@ -109,7 +112,7 @@ def train(
 
         flops = objective.step_flops(config.input.size)
         with Journal(run, config, flops, ranks, look, quiet) as journal:
-            for line in (*summary, panel.summary):
+            for line in filter(None, (longer, *summary, panel.summary)):
                 journal.say(line)
             listeners = [journal, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)

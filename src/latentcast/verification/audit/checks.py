@@ -45,7 +45,8 @@ def configurations(run: Run) -> Evidence:
     wrong = []
     for step in run.steps:
         record = json.loads((step / "state.json").read_text())
-        wrong += configuration.differences(run.config, checkpoint.config_of(step, record))
+        then = run.config.as_of(step_of(step))
+        wrong += configuration.differences(then, checkpoint.config_of(step, record))
     return all_of(none("differ", wrong), checkpoints=len(run.steps))
 
 
@@ -57,8 +58,12 @@ def rows(run: Run) -> Evidence:
         raise Unmeasured("there is no row and no checkpoint yet")
     steps = [row["step"] for row in run.rows]
     reach = max([step_of(run.steps[-1]) if run.steps else 0, *steps])
-    expected = [n for n in range(1, reach + 1) if n == 1 or n % train.log_every == 0]
-    expected += [train.steps] if reach >= train.steps > max(expected, default=0) else []
+    ends = {change["step"] for change in run.changes("train.steps")
+            if change["step"] == change["train.steps"][0]} | {train.steps}  # fmt: skip
+    expected = [
+        n for n in range(1, reach + 1)
+        if n == 1 or n in ends or n % run.log_every(n) == 0
+    ]  # fmt: skip
     return all_of(
         none("missing steps", sorted(set(expected) - set(steps))),
         none("unexpected steps", _unexpected(steps, expected)),
