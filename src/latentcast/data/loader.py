@@ -91,9 +91,9 @@ class Loader:
         """This rank's places of an attempt in the endless order of visits."""
         return attempt * self.train.batch_size + self.places
 
-    def batch(self, attempt: int) -> Batch:
-        """All that this rank reads for one attempt: integers as they lie in the store."""
-        ids = self.ids(attempt)
+    def batch(self, attempt: int, most: int | None = None) -> Batch:
+        """What this rank reads for one attempt, or the first of it: integers as in the store."""
+        ids = self.ids(attempt)[:most]
         return self._batch(self.store.take(*self.request(ids)), ids)
 
     def stream(self, attempt: int) -> Generator[list[Batch]]:

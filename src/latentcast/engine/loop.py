@@ -88,17 +88,18 @@ def train(
         return False
 
     with (
-        stop_requests() as stop,
+        stop_requests(model) as stop,
         collected_by_hand() as collect,
         to_device(batches(state.attempt), context.device) as stream,
     ):
         while state.step < config.train.steps and not stopping:
-            batch = listeners.next_batch(stream, state)
-            output = accumulate(model, preprocess, batch, config.train.seed, state, context)
-            norm = gradient_norm(objective, config.optimizer.clip_grad_norm)
+            with stop.within_step(context):
+                batch = listeners.next_batch(stream, state)
+                output = accumulate(model, preprocess, batch, config.train.seed, state, context)
+                norm = gradient_norm(objective, config.optimizer.clip_grad_norm)
 
             resolve_step()  # the attempt before: its verdict arrived while this one was computed
-            if stopping:
+            if stopping or stop.dropped:
                 break
             verdict = Verdict(output, norm, stop.count(context))
             schedules.apply(optimizer, state.step)

@@ -19,6 +19,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
+from latentcast.monitors.forecast import SAMPLES, forecast
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
@@ -97,6 +98,17 @@ def train(
         if config.train.init is not None and not list_steps(run / "checkpoints"):
             weights = read_weights(config.train.init)
         objective, summary = _built(config, ranks, weights)
+        loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
+
+        def look(step: int, context: Context) -> dict[str, float]:
+            return panel.look(objective, preprocess, context) if panel.due(step) else {}
+
+        journal = Journal(run, config, objective.step_flops(config.input.size), ranks, look, quiet)
+        if ranks.first and not quiet:  # before the store is verified, which may take minutes
+            batch, context = loader.batch(0, SAMPLES), Context.of(config, ranks)
+            records = len(store.rows("train"))
+            for line in forecast(objective, preprocess, batch, config, context, records):
+                journal.say(line)
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
             stack.enter_context(alone_in(run))
@@ -104,14 +116,9 @@ def train(
         ranks.wait()
         if (stage := config.machine.stage) is not None:
             store = Store.open(staged(store.path, stage))
-        loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
+            loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
         panel = Panel.of(store, config)
-
-        def look(step: int, context: Context) -> dict[str, float]:
-            return panel.look(objective, preprocess, context) if panel.due(step) else {}
-
-        flops = objective.step_flops(config.input.size)
-        with Journal(run, config, flops, ranks, look, quiet) as journal:
+        with journal:
             for line in filter(None, (longer, *summary, panel.summary)):
                 journal.say(line)
             listeners = [journal, *callbacks]
