@@ -14,13 +14,17 @@ import soak
 from conftest import WFDB
 from latentcast import config as configuration
 from latentcast.config import Config
+from latentcast.data.fit import fitted, reading
 from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
+from latentcast.monitors.forecast import _activations
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
+from latentcast.objectives.build import build
 from latentcast.runs.new import data_of
 from latentcast.workflows.train import Interrupted, train
 
@@ -185,6 +189,57 @@ def test_a_finished_run_cannot_train_on(
     assert soak.differing(run, tmp_path / "again") == ["row of step 4"]
     with pytest.raises(LatentcastError, match=r"train\.steps is 4 here, 9 there"):
         train(small_config.updated({"train.steps": 4}), small_store, run)
+
+
+def test_a_tilde_is_the_name_of_a_folder(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    short = ["train.steps=1", "optimizer.warmup_steps=1", "machine.stage=~/stage"]
+    result = train(small_config, str(small_store), "~/run", set=short, quiet=True)
+    assert result.config.machine.stage == tmp_path / "stage" and not (tmp_path / "~").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "stage"}
+    started = train(small_config, small_store, "two", set=short[:2], init="~/run", quiet=True)
+    assert started.config.train.init == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", ["2", "two"])
+def test_several_processes_without_a_rank_are_a_traceback(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    value: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(LatentcastError, match=rf"WORLD_SIZE {value}: .* start with torchrun"):
+        train(small_config, small_store, tmp_path / "run")
+
+
+def test_the_first_line_says_what_a_training_takes(
+    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = {"train.steps": 1, "optimizer.warmup_steps": 1, "train.batch_size": 100}
+    config = small_config.updated(short)
+    train(config, small_store, tmp_path)
+    line, warning = capsys.readouterr().out.splitlines()[:2]
+    objective, records = build(config), len(Store.open(small_store).rows("train"))
+    weights = sum(p.numel() for p in objective.parameters()) / 1e6
+    assert f"nepa-ecg-tiny: {weights:.4g} million parameters" in line
+    flops = objective.step_flops((400,)) * 100
+    assert f"1 steps of 100 in 2 pieces; about {flops / 0.5e9:.2g} s a step" in line
+    assert f"has {records} records, fewer than a batch of 100" in warning
+
+
+def test_the_memory_of_a_step_is_estimated_from_two_samples(
+    small_store: Path, small_config: Config
+) -> None:
+    store, config = Store.open(small_store), small_config
+    loader, preprocess = reading(store, fitted(config, store))
+    few, all_ = (
+        _activations(build(config), preprocess, loader.batch(0, most), config) for most in (2, 6)
+    )
+    assert few is not None and all_ is not None and 0.9 < few / all_ < 1.2
+    tokens, width = 21, 24  # of two blocks each some 20 to 40 values a token and feature are kept
+    assert 20 < few / (4 * 2 * tokens * width) < 60
 
 
 def test_log_says_what_collapse_watching_needs(

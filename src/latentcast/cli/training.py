@@ -125,7 +125,7 @@ def train(
         raise LatentcastError(
             f"--batch-size {batch_size}: is for --auto; write --set train.batch_size={batch_size}"
         )
-    first = int(os.environ.get("RANK", 0)) == 0  # of torchrun's processes one speaks
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks
     named_flags = {
         "train.steps": None if steps is None else str(steps),
         "machine.parallel": parallel,

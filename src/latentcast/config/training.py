@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from os.path import expanduser
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from latentcast.config.settings import (
     Beta,
@@ -114,7 +115,7 @@ class TrainConfig(Settings):
     """Gradient accumulation: the batch is split into this many pieces."""
     random_crop: bool = True
     seed: int = 0
-    init: str | None = None
+    init: Annotated[str, AfterValidator(expanduser)] | None = None
     """Run folder or exported file whose weights training starts from; None draws them."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every: Count = 50

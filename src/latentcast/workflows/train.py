@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 
 import torch
@@ -87,7 +88,8 @@ def train(
             belongs to another configuration or cannot be written, or nothing of ``init`` fits.
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
-    config, run = recipe(config) if isinstance(config, str) else config, Path(out)
+    config = recipe(config) if isinstance(config, str) else config
+    run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111: that one raises
     config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})
