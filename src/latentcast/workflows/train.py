@@ -89,7 +89,8 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
     config = recipe(config) if isinstance(config, str) else config
-    run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111: that one raises
+    # Not Path's own, which raises where there is no such user.
+    run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111
     config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})
