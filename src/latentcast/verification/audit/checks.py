@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -241,14 +242,16 @@ def _probes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
         yield file.name, json.loads(file.read_text())
 
 
-@check("run.probes", "The probe is of this run's newest checkpoint.", source="design, law 5")
+@check("run.probes", "Every probe is of this run: of its recipe, its seed and a step it has taken.",
+       source="design, law 5")  # fmt: skip
 def probes(run: Run) -> Evidence:
     wrong, count = [], 0
     for name, probe in _probes(run):
         count += 1
         provenance, step = probe["provenance"], step_of(run.newest)
         probed = str(provenance["weights"])
-        if not probed.startswith(run.config.recipe) or not probed.endswith(f" step {step}"):
+        of = re.search(r" step (\d+)$", probed)
+        if not probed.startswith(run.config.recipe) or of is None or int(of[1]) > step:
             wrong.append(f"{name}: of {probed}, the newest checkpoint is of step {step}")
         if provenance.get("training seed") != run.config.train.seed:
             wrong.append(f"{name}: of seed {provenance.get('training seed')}")
