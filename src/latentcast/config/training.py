@@ -134,11 +134,16 @@ class TrainConfig(Settings):
                 f"batch_size {self.batch_size} cannot be split into micro_batches "
                 f"{self.micro_batches}; use at most {self.batch_size}"
             )
-        ends = [0, *(until for until, _ in self.stretches), self.steps]
+        ends = [0, *(until for until, _ in self.stretches)]
         if any(end >= after for end, after in pairwise(ends)):
             raise ValueError(
-                f"stretches {self.stretches} must end one after the other, the last before steps "
-                f"{self.steps}; leave stretches out, the run itself writes it"
+                f"stretches {self.stretches} must end one after the other; leave stretches out, "
+                "the run itself writes it"
+            )
+        if ends[-1] >= self.steps:
+            raise ValueError(
+                f"steps {self.steps} is not more than the {ends[-1]} after which the run was "
+                "trained on (stretches); set steps to more"
             )
         return self
 

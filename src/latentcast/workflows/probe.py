@@ -53,7 +53,7 @@ def probe(
     store = pretraining if data is None else Store.open(data)
     if store is None:
         raise LatentcastError(
-            f"{run}: the store it was trained on is no longer there; name a labelled one (--data)"
+            f"{run}: the store it was trained on is not at hand; name a labelled one (--data)"
         )
     if store.modality != encoder.config.input.kind:
         content = "images" if store.modality == "image" else "recordings"

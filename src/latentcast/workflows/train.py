@@ -20,7 +20,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
-from latentcast.monitors.forecast import SAMPLES, forecast
+from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
@@ -108,9 +108,8 @@ def train(
 
         journal = Journal(run, config, objective.step_flops(config.input.size), ranks, look, quiet)
         if ranks.first and not quiet:  # before the store is verified, which may take minutes
-            batch, context = loader.batch(0, SAMPLES), Context.of(config, ranks)
-            records = len(store.rows("train"))
-            for line in forecast(objective, preprocess, batch, config, context, records):
+            context = Context.of(config, ranks)
+            for line in forecast(objective, preprocess, loader, config, context):
                 journal.say(line)
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
