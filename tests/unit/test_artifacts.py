@@ -12,11 +12,13 @@ import torch
 
 from conftest import Command
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.export import export
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
+from latentcast.runs.new import data_of
 from latentcast.signals.recording import INVALID
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.workflows.train import train
@@ -204,6 +206,30 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 
 
 # One plain file
+
+
+def test_an_earlier_checkpoint_is_refused_where_a_run_is_taken(
+    run: Path, small_store: Path, tmp_path: Path, command: Command
+) -> None:
+    earlier = checkpoint.list_steps(run / "checkpoints")[0]
+    saved = checkpoint.read_tensors(earlier, "model")
+    export(earlier, tmp_path / "earlier.safetensors")
+    for source in (earlier, tmp_path / "earlier.safetensors"):
+        encoder = Encoder.from_pretrained(source, "student")
+        assert encoder.step == int(earlier.name[5:]) < Encoder.from_pretrained(run).step
+        for name, tensor in encoder.objective.state_dict().items():
+            assert torch.equal(tensor, saved[name])
+    store = data_of(earlier)
+    assert store is not None and store.path == data_of(run).path  # type: ignore[union-attr]
+    out = command("train", "--data", small_store, "--out", tmp_path / "on", "--init", earlier,
+                  "--config", run / "config.yaml", "--steps", 2,
+                  "--set", "optimizer.warmup_steps=1").out  # fmt: skip
+    assert f"step {encoder.step}: {len(saved)} of {len(saved)} tensors loaded" in " ".join(
+        out.split()
+    )
+    answer = command("train", earlier, "--steps", 40)
+    assert answer.status == 2 and "name its run to go on" in answer.err
+    assert command("verify", earlier, "--replay", 0).status == 0
 
 
 def test_an_exported_file_is_the_run(run: Path, small_store: Path, tmp_path: Path) -> None:

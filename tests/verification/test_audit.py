@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import WFDB
-from latentcast.config import Config
+from latentcast.config import Config, load
 from latentcast.data.ingest import ingest
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
@@ -72,6 +72,14 @@ def test_an_untouched_run_holds_bit_for_bit(run: Path) -> None:
     replayed = by_id(section)["run.replayed-weights"].numbers
     assert replayed["agreement"] == "bit for bit" and replayed["steps"] == "10 to 12"
     assert by_id(section)["run.replayed-rows"].numbers["rows"] == 1
+
+
+def test_a_run_that_was_trained_on_is_called_broken(run: Path, small_store: Path) -> None:
+    longer = ["train.steps=16", "train.log_every=3", "train.checkpoint_every=4"]
+    train(load(run / "config.yaml"), small_store, run, set=longer, quiet=True)
+    section = audit(run)
+    assert [line for line in section.lines if line.verdict != "holds"] == []
+    assert by_id(section)["run.replayed-weights"].numbers["steps"] == "12 to 16"
 
 
 def edit_rows(change: Callable[[list[dict[str, Any]]], object]) -> Change:
@@ -148,8 +156,8 @@ def spoil(tensors: dict[str, torch.Tensor]) -> None:
     next(iter(tensors.values())).view(-1)[:1] = float("nan")
 
 
-def probe_older(probe: dict[str, Any]) -> None:
-    probe["provenance"]["weights"] = "hjepa-ecg-tiny, teacher, step 10"
+def probe_of_later(probe: dict[str, Any]) -> None:
+    probe["provenance"]["weights"] = "hjepa-ecg-tiny, teacher, step 13"
 
 
 def leak(probe: dict[str, Any]) -> None:
@@ -199,7 +207,8 @@ TAMPERED: dict[str, tuple[Change, set[str]]] = {
         {"run.configuration", "run.lr"}),
     "another store": (edit_json("environment.json", lambda e: e["data"]["sha256"].update(
         {"shard-00000.npy": "0" * 64})), {"run.data"}),
-    "probe of another step": (edit_json("probe-superdiagnostic.json", probe_older), {"run.probes"}),
+    "probe of a step it never took": (
+        edit_json("probe-superdiagnostic.json", probe_of_later), {"run.probes"}),
     "a leak": (edit_json("probe-superdiagnostic.json", leak), {"run.leaks"}),
 }  # fmt: skip
 

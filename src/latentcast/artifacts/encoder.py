@@ -83,10 +83,11 @@ class Encoder(nn.Module):
         device: str | torch.device = AUTO,
         frozen: bool = True,
     ) -> Self:
-        """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
+        """The newest checkpoint of a run folder, one checkpoint, or a file that ``export`` wrote.
 
         Args:
-            run: folder of the run, or the exported file.
+            run: folder of the run, ``RUN/checkpoints/step-N`` for an earlier checkpoint, or the
+                exported file.
             role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
                 average both are the trained ones.
             device: to compute on, such as ``"cuda:1"``; by default the GPU when there is one, else

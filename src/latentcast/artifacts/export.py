@@ -17,8 +17,8 @@ from latentcast.files import replacing
 FORMAT = "1"
 
 
-def export(run: Path, file: Path) -> int:
-    """Write the newest checkpoint of a run as one safetensors file, however many ranks saved it.
+def export(run: str | Path, file: str | Path) -> int:
+    """Write a run's newest checkpoint, or another one, as one safetensors file.
 
     Student, teacher and predictors under the names they have in the objective; in the metadata
     ``config`` (JSON, with the normalisation of the training split), ``step`` and ``format``.
@@ -30,7 +30,7 @@ def export(run: Path, file: Path) -> int:
     Raises:
         LatentcastError: no checkpoint, a damaged one, or the file cannot be written.
     """
-    newest = checkpoint.latest(run / "checkpoints")
+    file, newest = Path(file), checkpoint.checkpoint_of(Path(run))
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}

@@ -47,7 +47,7 @@ class Weights:
 
 
 def read_weights(source: str | Path) -> Weights:
-    """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
+    """The newest checkpoint of a run folder, one checkpoint, or a file that ``export`` wrote.
 
     Raises:
         LatentcastError: no such run, no checkpoint yet, or a damaged one.
@@ -57,8 +57,10 @@ def read_weights(source: str | Path) -> Weights:
         tensors, config, step = read_export(path)
         return Weights(tensors, config, step, {path.name: sha256(path)}, str(source))
     if not path.exists():
-        raise LatentcastError(f"{path}: does not exist; name a run folder or an exported file")
-    newest = checkpoint.latest(path / "checkpoints")
+        raise LatentcastError(
+            f"{path}: does not exist; name a run folder, one of its checkpoints or an exported file"
+        )
+    newest = checkpoint.checkpoint_of(path)
     record = checkpoint.read_record(newest)
     # The checkpoint's own configuration: an edited config.yaml must not change what is read.
     config = checkpoint.config_of(newest, record)

@@ -52,7 +52,8 @@ def probe(
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, RUN/checkpoints/step-N for an earlier checkpoint, or an exported
+            file.
         data: folder of a labelled store; by default the one the run was trained on.
         task: of PTB-XL superdiagnostic, all, diagnostic, subdiagnostic, form or rhythm; labels
             (every code of the store), classes, or metadata:NAME such as metadata:age; by default
@@ -65,6 +66,7 @@ def probe(
     """
     from rich.console import Console
 
+    from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
     from latentcast.workflows.probe import probe as score
 
@@ -79,14 +81,14 @@ def probe(
             markup=False, soft_wrap=True,
         )  # fmt: skip
     report.render(console)
-    report.write(run)
+    report.write(run.parent if run.is_file() else run_of(run))
 
 
 def export(run: Positional[Path], out: Path) -> None:
     """Write the weights of a run as one plain safetensors file, with its configuration inside.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint.
         out: file to write; "Encoder.from_pretrained" reads it.
     """
     from latentcast.artifacts.export import export as written

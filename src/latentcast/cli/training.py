@@ -77,10 +77,11 @@ def masks(
 def train(
     recipe: Positional[str | None] = None,
     *,
-    data: Path,
-    out: Path,
+    data: Path | None = None,
+    out: Path | None = None,
     config: Path | None = None,
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+    steps: int | None = None,
     parallel: Literal["ddp", "fsdp"] | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     compile: bool = False,
@@ -90,14 +91,17 @@ def train(
 ) -> int:
     """Pretrain a recipe on a store; the same command goes on after an interruption.
 
-    On several devices: torchrun --nproc-per-node 8 -m latentcast train ...
+    With more steps a finished run trains on: latentcast train RUN --steps 20000. On several
+    devices: torchrun --nproc-per-node 8 -m latentcast train ...
 
     Args:
-        recipe: name of a recipe (see "latentcast recipes"); optional with --config.
-        data: folder of the store.
+        recipe: name of a recipe (see "latentcast recipes"), optional with --config; or a run
+            folder, which goes on.
+        data: folder of the store; of a run folder its own by default.
         out: run folder.
         config: YAML with all or some of the keys; comes before the recipe.
         set: single keys, as optimizer.lr=3e-4; come before everything.
+        steps: optimizer steps, as train.steps=N.
         parallel: of several ranks: whole copies (ddp), or shards (fsdp).
         precision: of the matrix products.
         compile: compile each transformer block.
@@ -108,7 +112,10 @@ def train(
             shapes agree; a run that goes on does not load it again.
     """
     from latentcast import config as configuration
+    from latentcast.recipes import RECIPES
     from latentcast.recipes import recipe as named
+    from latentcast.runs.folder import run_of
+    from latentcast.runs.new import data_of
     from latentcast.workflows.train import Interrupted
     from latentcast.workflows.train import train as run_training
 
@@ -118,8 +125,9 @@ def train(
         raise LatentcastError(
             f"--batch-size {batch_size}: is for --auto; write --set train.batch_size={batch_size}"
         )
-    first = int(os.environ.get("RANK", 0)) == 0  # of torchrun's processes one speaks
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks
     named_flags = {
+        "train.steps": None if steps is None else str(steps),
         "machine.parallel": parallel,
         "train.precision": precision,
         "machine.compile": "true" if compile else None,
@@ -129,8 +137,20 @@ def train(
     if recipe is None:
         assert config is not None
         base, file = configuration.load(config), None
+    elif run_of(Path(recipe)) != Path(recipe):
+        raise LatentcastError(
+            f"{recipe}: is a checkpoint; name its run to go on, or start another from its weights "
+            f"with --init {recipe}"
+        )
+    elif recipe not in RECIPES and (Path(recipe) / "config.yaml").is_file():
+        base, file = configuration.load(Path(recipe) / "config.yaml"), config
+        out = out or Path(recipe)
+        if data is None and (store := data_of(Path(recipe))) is not None:
+            data = store.path
     else:
         base, file = named(recipe), config
+    if data is None or out is None:
+        raise LatentcastError("train: needs --data STORE and --out RUN, or the folder of a run")
     if auto is None:
         resolved = configuration.resolve(base, file, flags)
     else:

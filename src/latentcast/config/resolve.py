@@ -14,6 +14,7 @@ import yaml
 
 from latentcast.config import tree
 from latentcast.config.run import Config, validated
+from latentcast.config.training import LOOKS
 from latentcast.errors import LatentcastError
 
 
@@ -56,9 +57,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def differences(ours: Config, theirs: Config) -> list[str]:
     """``key: ours, theirs`` for each leaf in which two configurations differ.
 
-    The machine's are left out: where a run computes is no part of what it computes.
+    The machine's are left out, and how often a run is looked at and saved: they are no part of
+    what is learned.
     """
-    left, right = (leaves(config.model_dump(exclude={"machine"})) for config in (ours, theirs))
+    without: Any = {"machine": True, "train": set(LOOKS)}
+    left, right = (leaves(config.model_dump(exclude=without)) for config in (ours, theirs))
     return [
         f"{name} is {left.get(name)} here, {right.get(name)} there"
         for name in sorted(left.keys() | right.keys())

@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -260,17 +261,18 @@ def _write(
     enlarged, gaps = 0, Counter[str]()
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
-            results = _convert_in_order(converter, refs[begin:], workers)
-            for position, result in enumerate(results, start=begin):
-                if isinstance(result, Converted):
-                    result = _unless_duplicate(result, names, digests, converter.target.compared)
-                if isinstance(result, Converted):
-                    writer.add(result, position)
-                    gaps.update({n: result.payload.metadata.get(n, 0) for n in NOT_FINITE})
-                    enlarged += result.payload.enlarged
-                else:
-                    writer.reject(result)
-                progress.advance(bad=isinstance(result, Rejected))
+            compared = converter.target.compared
+            with closing(_convert_in_order(converter, refs[begin:], workers)) as results:
+                for position, result in enumerate(results, start=begin):
+                    if isinstance(result, Converted):
+                        result = _unless_duplicate(result, names, digests, compared)
+                    if isinstance(result, Converted):
+                        writer.add(result, position)
+                        gaps.update({n: result.payload.metadata.get(n, 0) for n in NOT_FINITE})
+                        enlarged += result.payload.enlarged
+                    else:
+                        writer.reject(result)
+                    progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:
             writer.abandon()
@@ -327,7 +329,7 @@ def _unless_duplicate(
 
 def _convert_in_order(
     converter: Converter, refs: Sequence[RecordRef], workers: int | None
-) -> Iterator[Converted | Rejected]:
+) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
     if workers is None:
         workers = usable_processors()

@@ -216,7 +216,7 @@ def _serve(
 ) -> None:
     # Schedulers and Ctrl-C signal the whole group; what it means is up to the trainer, which needs
     # its readers for the step in hand. They end with the pipe, also when the trainer is killed.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     buffers = np.frombuffer(memory, dtype).reshape(-1, *shape)

@@ -158,6 +158,15 @@ def latest(folder: Path) -> Path:
     return steps[-1]
 
 
+def checkpoint_of(run: Path) -> Path:
+    """The newest checkpoint of a run; or, named as ``RUN/checkpoints/step-N``, one itself.
+
+    Raises:
+        LatentcastError: there is none.
+    """
+    return run if (run / "state.json").is_file() else latest(run / "checkpoints")
+
+
 def resume(
     folder: Path, model: nn.Module, optimizer: Optimizer, config: Config, ranks: Ranks = ALONE
 ) -> State:
@@ -174,7 +183,7 @@ def resume(
     checkpoint = latest(folder)
     record = read_record(checkpoint)
     theirs = config_of(checkpoint, record)
-    if differing := differences(config, theirs):
+    if differing := differences(config.as_of(record["step"]), theirs):
         raise LatentcastError(
             f"{checkpoint}: was written by another configuration ("
             + "; ".join(differing)

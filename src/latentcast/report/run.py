@@ -20,7 +20,7 @@ from latentcast.recipes import RECIPES
 from latentcast.report.page import Change, write_report
 from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.runs.comparison import shown
-from latentcast.runs.folder import RunFolder
+from latentcast.runs.folder import RunFolder, run_of
 
 if TYPE_CHECKING:
     from latentcast.artifacts.encoder import Encoder
@@ -43,7 +43,7 @@ def report_run(
     """Write ``RUN/report.html`` from whatever the run has: its log, its settings, its probes.
 
     Args:
-        run: folder of the run, finished or not.
+        run: folder of the run, finished or not; or one of its checkpoints, for the pictures.
         data: folder of a labelled store: adds a map of the features and, of recordings, an ECG
             with the model's errors.
         task: the probe that makes the headline, and that these pictures go with; by default what
@@ -55,7 +55,7 @@ def report_run(
             data or belongs to another probe, a plotting package is missing, the page cannot be
             written.
     """
-    run = Path(run)
+    path, run = Path(run), run_of(Path(run))
     config = load(run / "config.yaml")
     if data is None:
         names = HEADLINES if task is None else (task,)
@@ -70,7 +70,7 @@ def report_run(
             f"{data}: holds {content}, {run} was trained on {config.input.kind} data; "
             "give the report a store of its own kind, or none"
         )
-    return report_pictures(run, Encoder.from_pretrained(run, device=device), store, task)
+    return report_pictures(run, Encoder.from_pretrained(path, device=device), store, task)
 
 
 def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None) -> Path:

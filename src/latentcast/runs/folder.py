@@ -79,6 +79,11 @@ def is_run(path: Path) -> bool:
     return sum((path / part).exists() for part in PARTS) >= 2
 
 
+def run_of(path: Path) -> Path:
+    """The run that a checkpoint, ``RUN/checkpoints/step-N``, is of; any other path as it is."""
+    return Path(os.path.normpath(path / "../..")) if (path / "state.json").is_file() else path
+
+
 def find(folder: Path) -> Iterator[Path]:
     """The run folders below one, itself included, sorted; a run inside a run is not looked for.
 

@@ -19,8 +19,11 @@ import torch
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
+from latentcast.engine.checkpoint import list_steps
+from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
+from latentcast.runs.folder import run_of
 
 
 def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | None = None) -> None:
@@ -35,7 +38,11 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
     """
     file, record = run / "config.yaml", run / "environment.json"
     if file.exists():
-        if differing := configuration.differences(config, configuration.load(file)):
+        theirs = configuration.load(file)
+        if config.train.steps > theirs.train.steps:
+            more = {"train.steps": config.train.steps, "train.stretches": config.train.stretches}
+            theirs = theirs.updated(more)
+        if differing := configuration.differences(config, theirs):
             raise LatentcastError(
                 f"{file}: belongs to another run ("
                 + "; ".join(differing)
@@ -53,6 +60,58 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); choose another --out"
         ) from None
+
+
+def trained_on(run: Path, config: Config) -> tuple[Config, str]:
+    """The configuration with which a run goes on, and what becomes of its schedules if it does so
+    to more steps than it had."""
+    file = run / "config.yaml"
+    if not file.exists():
+        return config, ""
+    theirs = configuration.load(file)
+    done, steps = _done(run), config.train.steps
+    if steps == theirs.train.steps and not config.train.stretches:
+        return config.updated({"train.stretches": theirs.train.stretches}), ""
+    if steps <= theirs.train.steps:
+        return config, ""
+    longer = theirs.trained_on(done, steps)
+    before, after = Schedules.of(theirs).lr, Schedules.of(longer).lr
+    return config.updated({"train.stretches": longer.train.stretches}), (
+        f"{run}: trains on from step {done}, now to {steps} and not to {theirs.train.steps}; from "
+        f"here learning rate, weight decay and EMA momentum follow their schedules over {steps} "
+        f"steps (learning rate {before(done - 1):.3g} in step {done}, {after(done):.3g} in the "
+        "next)"
+    )
+
+
+def note_changes(run: Path, config: Config) -> None:
+    """Write down what a resumed run does otherwise from here on: more steps, other intervals.
+
+    Raises:
+        LatentcastError: the folder cannot be written.
+    """
+    file, record = run / "config.yaml", run / "environment.json"
+    theirs = configuration.load(file)
+    old, new = (c.train.model_dump(mode="json", exclude={"stretches"}) for c in (theirs, config))
+    changes = {f"train.{key}": [old[key], new[key]] for key in new if old[key] != new[key]}
+    if not changes:
+        return
+    start, change = json.loads(record.read_text()), {"step": _done(run), **changes}
+    start["changed"] = [*start.get("changed", []), change]
+    try:
+        write_text(record, json.dumps(start, indent=1))
+        write_text(file, theirs.model_copy(update={"train": config.train}).to_yaml())
+    except OSError as problem:
+        raise LatentcastError(
+            f"{run}: cannot be written ({problem}); free space or make the folder writable, and "
+            "give the same command"
+        ) from None
+
+
+def _done(run: Path) -> int:
+    """Steps of the newest checkpoint."""
+    steps = list_steps(run / "checkpoints")
+    return int(steps[-1].name.removeprefix("step-")) if steps else 0
 
 
 @contextmanager
@@ -85,8 +144,11 @@ def data_of(run: Path) -> Store | None:
     """The store a run was trained on, for the leak check; None when it is no longer there.
 
     A folder of that name with other data is not the store.
+
+    Args:
+        run: its folder, or one of its checkpoints; of an exported file nothing is known.
     """
-    file = run / "environment.json"
+    file = run_of(run) / "environment.json"
     if not file.exists():
         return None
     data = json.loads(file.read_text())["data"]

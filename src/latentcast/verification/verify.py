@@ -16,6 +16,7 @@ from latentcast.errors import LatentcastError, nearest
 from latentcast.recipes import RECIPES
 from latentcast.recipes import recipe as named
 from latentcast.runs import is_run
+from latentcast.runs.folder import run_of
 from latentcast.runs.new import surroundings
 from latentcast.verification.audit.audit import audit
 from latentcast.verification.claim import Finding
@@ -86,7 +87,9 @@ def verify(
     for name, one in {_name(one): one for one in subjects}.items():
         if _is_run(one):
             with console.status(f"auditing {name}"):
-                section = audit(Path(str(one)), None if data is None else Path(data), replay)
+                section = audit(
+                    run_of(Path(str(one))), None if data is None else Path(data), replay
+                )
         else:
             section = _measured(name, *made[name], seeds, console)
         sections.append(section)
@@ -104,6 +107,11 @@ def verify(
 
 def _name(subject: Subject) -> str:
     return subject.recipe if isinstance(subject, Config) else str(subject)
+
+
+def _folder(subject: Subject) -> Path:
+    """Of a run, also where one of its checkpoints is named: an audit is of all of them."""
+    return run_of(Path(str(subject)))
 
 
 def _is_run(subject: Subject) -> bool:
@@ -135,7 +143,7 @@ def _check(
         if is_set and not needed:
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
     for run in runs:
-        if not is_run(Path(str(run))):
+        if not is_run(_folder(run)):
             raise LatentcastError(
                 f"{run}: is neither a recipe nor a run folder; {nearest(str(run), RECIPES)}"
             )

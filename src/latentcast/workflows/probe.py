@@ -35,7 +35,7 @@ def probe(
     images the pixels. ``report.write(run)`` keeps the result in the run folder.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, one of its checkpoints, or an exported file.
         data: folder of a labelled store; the run's own by default.
         task: superdiagnostic and the other five of PTB-XL, labels, classes, metadata:NAME; by
             default what suits the labels of the store.
@@ -56,7 +56,7 @@ def probe(
     store = pretraining if data is None else Store.open(data)
     if store is None:
         raise LatentcastError(
-            f"{run}: the store it was trained on is no longer there; name a labelled one (--data)"
+            f"{run}: the store it was trained on is not at hand; name a labelled one (--data)"
         )
     if store.modality != encoder.config.input.kind:
         content = "images" if store.modality == "image" else "recordings"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def configurations(run: Run) -> Evidence:
     wrong = []
     for step in run.steps:
         record = json.loads((step / "state.json").read_text())
-        wrong += configuration.differences(run.config, checkpoint.config_of(step, record))
+        then = run.config.as_of(step_of(step))
+        wrong += configuration.differences(then, checkpoint.config_of(step, record))
     return all_of(none("differ", wrong), checkpoints=len(run.steps))
 
 
@@ -57,8 +59,12 @@ def rows(run: Run) -> Evidence:
         raise Unmeasured("there is no row and no checkpoint yet")
     steps = [row["step"] for row in run.rows]
     reach = max([step_of(run.steps[-1]) if run.steps else 0, *steps])
-    expected = [n for n in range(1, reach + 1) if n == 1 or n % train.log_every == 0]
-    expected += [train.steps] if reach >= train.steps > max(expected, default=0) else []
+    ends = {change["step"] for change in run.changes("train.steps")
+            if change["step"] == change["train.steps"][0]} | {train.steps}  # fmt: skip
+    expected = [
+        n for n in range(1, reach + 1)
+        if n == 1 or n in ends or n % run.log_every(n) == 0
+    ]  # fmt: skip
     return all_of(
         none("missing steps", sorted(set(expected) - set(steps))),
         none("unexpected steps", _unexpected(steps, expected)),
@@ -236,14 +242,16 @@ def _probes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
         yield file.name, json.loads(file.read_text())
 
 
-@check("run.probes", "The probe is of this run's newest checkpoint.", source="design, law 5")
+@check("run.probes", "Every probe is of this run: of its recipe, its seed and a step it has taken.",
+       source="design, law 5")  # fmt: skip
 def probes(run: Run) -> Evidence:
     wrong, count = [], 0
     for name, probe in _probes(run):
         count += 1
         provenance, step = probe["provenance"], step_of(run.newest)
         probed = str(provenance["weights"])
-        if not probed.startswith(run.config.recipe) or not probed.endswith(f" step {step}"):
+        of = re.search(r" step (\d+)$", probed)
+        if not probed.startswith(run.config.recipe) or of is None or int(of[1]) > step:
             wrong.append(f"{name}: of {probed}, the newest checkpoint is of step {step}")
         if provenance.get("training seed") != run.config.train.seed:
             wrong.append(f"{name}: of seed {provenance.get('training seed')}")

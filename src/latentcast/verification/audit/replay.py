@@ -115,7 +115,7 @@ def replay(run: Run) -> Replayed:
 def _lay_out(before: Path, folder: Path, config: Config) -> int:
     """A checkpoint to start from: its own tensors, under a configuration that never saves."""
     record = checkpoint.read_record(before)
-    record["config"] = config.model_dump(mode="json")
+    record["config"] = config.as_of(record["step"]).model_dump(mode="json")
     target = folder / "checkpoints" / before.name
     target.mkdir(parents=True)
     for which in ("model", "optimizer"):

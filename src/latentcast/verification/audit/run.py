@@ -52,6 +52,15 @@ class Run:
     def environment(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "environment.json").read_text()))
 
+    def changes(self, key: str) -> list[dict[str, Any]]:
+        """When the run was resumed under another value of a key, as ``[old, new]`` after a step."""
+        return [change for change in self.environment.get("changed", ()) if key in change]
+
+    def log_every(self, step: int) -> int:
+        """As it was at a step."""
+        later = (c["train.log_every"] for c in self.changes("train.log_every") if c["step"] >= step)
+        return int(next(later, [self.config.train.log_every])[0])
+
     def some_rows(self) -> list[Row]:
         """The rows.
 
