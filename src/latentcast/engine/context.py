@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from latentcast.config import Config
 from latentcast.engine.device import device_of
 from latentcast.engine.ranks import ALONE, Ranks
+from latentcast.nn.base import Unit
 
 STOPS: Final[dict[signal.Signals, Callable[..., object] | signal.Handlers]] = {
     signal.SIGTERM: signal.SIG_DFL,
@@ -175,11 +176,14 @@ def stop_requests(model: nn.Module) -> Iterator[StopRequest]:
                 former[number] = handler or signal.SIG_DFL
                 act = request.remind if number == signal.SIGALRM else request.handle
                 signal.signal(number, act)
-        # Python handles a signal when it runs a line of its own, and a backward pass has none.
+        # Python handles a signal when it runs a line of its own, and a backward pass has none. One
+        # for each block: one for each parameter would cost a small network a percent.
+        units = (unit for unit in model.modules() if isinstance(unit, Unit))
+        first = (next((p for p in unit.parameters() if p.requires_grad), None) for unit in units)
         hooks = [
             parameter.register_post_accumulate_grad_hook(lambda _: None)  # type: ignore[no-untyped-call]
-            for parameter in model.parameters()
-            if parameter.requires_grad
+            for parameter in first
+            if parameter is not None
         ]
     try:
         yield request

@@ -199,8 +199,8 @@ def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split |
     root = path.parent if path.is_file() else path
     paths = [path] if path.is_file() else path.rglob("*.parquet")
     files = {file.relative_to(root).as_posix(): file for file in paths}
-    splits = splits_of(str(path), {name: _word(files[name]) for name in sorted(files)}, choice,
-                       "one set")  # fmt: skip
+    words = {name: _word(Path(name)) for name in sorted(files)}
+    splits = splits_of(str(path), words, choice, "one set")
     return [(files[name], split) for name, split in splits.items()]
 
 
@@ -214,7 +214,8 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _word(file: Path) -> str:
-    """What may name a split, in a file such as ``train-00000-of-00004`` or its folder."""
+    """What may name a split, in a file such as ``train-00000-of-00004`` or its folder, of a path
+    within the dataset: what the dataset itself is called names none."""
     words = [re.split(r"[-_.]", name)[0] for name in (file.stem, file.parent.name)]
     return next((word for word in words if word.lower() in SPLIT_NAMES), words[0])
 
