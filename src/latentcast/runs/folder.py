@@ -5,6 +5,7 @@ No torch: a listing of a hundred runs should not wait for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,10 @@ from latentcast.config import (
     read_yaml,
 )
 from latentcast.errors import LatentcastError
+from latentcast.files import check_digest, digested, write_text
 from latentcast.monitors.rows import present
 
+_SEAL: Final = "# sha256 of the lines above: "
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
 _SECTIONS: Final[dict[str, type[Settings]]] = {
@@ -98,6 +101,34 @@ def find(folder: Path) -> Iterator[Path]:
         inside[:] = sorted(name for name in inside if not name.startswith("."))
 
 
+def write_config(file: Path, config: Config) -> None:
+    """``config.yaml`` of a run, with a digest of itself in the last line, a comment."""
+    text = config.to_yaml()
+    write_text(file, text + _SEAL + hashlib.sha256(text.encode()).hexdigest() + "\n")
+
+
+def check_config(file: Path) -> None:
+    """Compare a run's ``config.yaml`` with its last line; that of an earlier version has none.
+
+    Raises:
+        LatentcastError: it was changed since.
+    """
+    try:
+        text, _, digest = file.read_text(encoding="utf-8").partition(_SEAL)
+    except (OSError, ValueError):
+        return  # who reads it says what is wrong
+    if digest and hashlib.sha256(text.encode()).hexdigest() != digest.strip():
+        raise LatentcastError(
+            f"{file}: was changed since the run wrote it; undo the change, or give a copy of it to "
+            "train --config with another --out"
+        )
+
+
+def write_environment(file: Path, record: Mapping[str, Any]) -> None:
+    """``environment.json`` of a run, with its digest."""
+    write_text(file, json.dumps(digested(record), indent=1))
+
+
 def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
     """The rows of a ``metrics.jsonl`` by ascending step.
 
@@ -132,6 +163,7 @@ def _config(file: Path, problems: list[str]) -> dict[str, Any]:
     """As it stands there: to validate it would take the objective's code, and with it torch."""
     try:
         tree = read_yaml(file)
+        check_config(file)
     except LatentcastError as problem:
         sentence = " ".join(str(problem).split())  # YAML's own has several lines
         problems.append(sentence.replace(f"{file}: ", f"{file.name}: ", 1))
@@ -155,10 +187,18 @@ def _object(file: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, ValueError) as problem:
         problems.append(f"{file.name}: cannot be read ({problem})")
         return {}
+    except RecursionError:
+        problems.append(f"{file.name}: cannot be read (it is nested too deeply)")
+        return {}
     if not isinstance(content, dict):
         problems.append(f"{file.name}: holds no JSON object")
         return {}
-    return content
+    try:
+        if "digest" in content:  # NaN was read as null: no program of ours wrote one
+            check_digest(content)
+    except ValueError as problem:
+        problems.append(f"{file.name}: {problem}")
+    return {name: value for name, value in content.items() if name != "digest"}
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> dict[int, Mapping[str, Any]]:

@@ -17,8 +17,10 @@ from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
+from latentcast.files import check_digest, read_object
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
+from latentcast.runs.folder import check_config
 from latentcast.verification.evidence import Evidence
 
 Row = dict[str, Any]
@@ -39,6 +41,7 @@ class Run:
     def __init__(self, path: Path, data: Path | None = None, seconds: float = 60.0) -> None:
         self.path, self._data, self.seconds = path, data, seconds
         self.config: Config = configuration.load(path / "config.yaml")
+        check_config(path / "config.yaml")
         self.steps = checkpoint.list_steps(path / "checkpoints")
 
     @cached_property
@@ -50,7 +53,10 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        return dict(json.loads((self.path / "environment.json").read_text()))
+        record = read_object(self.path / "environment.json")
+        if "digest" in record:  # that of a run made before has none
+            check_digest(record)
+        return record
 
     def some_rows(self) -> list[Row]:
         """The rows.
