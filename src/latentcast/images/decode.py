@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -69,6 +71,7 @@ def decode(data: bytes, canvas: Canvas) -> Pixels:
         BadRecord: no image, a truncated one, one of 32 bits, or of another size.
         LatentcastError: Pillow is not installed.
     """
+    _check_png(data)
     with _open(BytesIO(data)) as image:
         return convert(image, canvas)
 
@@ -126,6 +129,24 @@ def _as_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")  # the direct way warns of the transparency it drops
     return image.convert(mode)
+
+
+def _check_png(data: bytes) -> None:
+    """Compare the chunks of a PNG with their checksums; Pillow skips those from the pixels on.
+
+    Raises:
+        BadRecord: one is damaged. That the file ends too early is for Pillow to find.
+    """
+    place = len(_PNG) if data.startswith(_PNG) else len(data)
+    while (start := place + 8) <= len(data):
+        name = data[place + 4 : start]
+        end = start + int.from_bytes(data[place : place + 4], "big")
+        checksum = data[end : end + 4]
+        if len(checksum) < 4:
+            return
+        if zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(checksum, "big"):
+            raise BadRecord(f"is damaged (the checksum of its PNG chunk {name!r} is another)")
+        place = len(data) if name == b"IEND" else end + 4
 
 
 def _open(file: IO[bytes]) -> Image.Image:
