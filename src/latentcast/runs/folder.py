@@ -148,7 +148,7 @@ def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
         try:
             row = json.loads(line, parse_constant=_no_number)
             rows[int(row["step"])] = present(row)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             if place < len(lines) or text.endswith("\n"):
                 problems.append(f"{file.name}: line {place} is no row")
                 break  # what follows a torn line is not trusted by a resumed run either
