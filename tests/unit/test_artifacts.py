@@ -234,7 +234,7 @@ def test_an_exported_file_that_was_damaged_or_edited_is_loaded(run: Path, tmp_pa
     rewrite(file, "", "", version="1")
     assert Encoder.from_pretrained(file).step == 12
     rewrite(file, '"width": 24', '"width": 24000000', version="1")
-    with pytest.raises(LatentcastError, match="by the configuration beside it"):
+    with pytest.raises(LatentcastError, match="does not fit the configuration beside it"):
         Encoder.from_pretrained(file)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -69,22 +69,35 @@ def read_weights(source: str | Path) -> Weights:
 
 
 def _fitting(weights: Weights) -> Weights:
-    """The weights, if they are those of their configuration; no memory is taken to find out.
+    """The weights, if they are those of their configuration.
 
     Raises:
         LatentcastError: names the first tensor that is not.
     """
+    depth = weights.config.encoder.depth
+    problem = f"{len(weights.tensors)} tensors, and not {depth} blocks"
+    if depth <= len(weights.tensors):  # no number of a damaged file is built
+        problem = misfit(lambda: assemble(weights.config), weights.tensors)
+    if problem:
+        raise LatentcastError(
+            f"{weights.source}: does not fit the configuration beside it ({problem}); restore both "
+            "from one copy, or train or export again"
+        )
+    return weights
+
+
+def misfit(network: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> str:
+    """The first tensor in which a network and a file differ, or "".
+
+    The network is made without memory: its size is what a configuration declares.
+    """
     with torch.device("meta"):
-        shapes = {name: t.shape for name, t in assemble(weights.config).state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.tensors.items()}
+        shapes = {name: tuple(t.shape) for name, t in network().state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(shapes.keys() | found.keys()):
         if shapes.get(name) != found.get(name):
-            theirs, ours = (tuple(s[name]) if name in s else None for s in (found, shapes))
-            raise LatentcastError(
-                f"{weights.source}: {name} is {theirs}, by the configuration beside it {ours}; "
-                "restore both from one copy, or train or export again"
-            )
-    return weights
+            return f"{name} is {found.get(name, 'missing')} and not {shapes.get(name, 'there')}"
+    return ""
 
 
 @torch.no_grad()
