@@ -236,7 +236,7 @@ def _inside(checkpoint: Path, name: str) -> Path:
     try:
         return inside(checkpoint, name)
     except LatentcastError as problem:
-        raise ValueError(str(problem).split("; ")[0]) from None
+        raise ValueError(str(problem).split("; ")[0].removeprefix(f"{checkpoint}: ")) from None
 
 
 def _check(record: dict[str, Any]) -> None:
