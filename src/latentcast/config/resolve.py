@@ -83,7 +83,7 @@ def parse_yaml(text: str) -> Any:
             raise ValueError(f"its aliases stand for more than {_MOST_NODES:,} values")
         return loader.construct_document(node)
     except yaml.YAMLError as problem:
-        raise ValueError(str(problem)) from None
+        raise ValueError(" ".join(str(problem).split())) from None  # it has several lines
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError):  # !!timestamp x, !!bool x

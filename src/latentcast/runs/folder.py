@@ -23,12 +23,13 @@ from latentcast.config import (
     read_yaml,
 )
 from latentcast.errors import LatentcastError
-from latentcast.files import check_digest, digested, write_text
+from latentcast.files import check_digest, digested, read_object, write_text
 from latentcast.monitors.rows import present
 
-_SEAL: Final = "# sha256 of the lines above: "
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
+_FORMAT: Final = 2
+"""Of ``environment.json``; the first had none, and no digest."""
 _SECTIONS: Final[dict[str, type[Settings]]] = {
     "optimizer": OptimizerConfig,
     "ema": EmaConfig,
@@ -65,6 +66,10 @@ class RunFolder:
         problems: list[str] = []
         tree = _config(path / "config.yaml", problems)
         environment = _object(path / "environment.json", problems)
+        try:
+            environment = _without_digest(environment)
+        except ValueError as problem:
+            problems.append(f"environment.json: {problem}")
         checkpoints = _checkpoints(path / "checkpoints", problems)
         rows = read_rows(path / "metrics.jsonl", problems)
         if checkpoints and not rows and not problems:
@@ -102,22 +107,25 @@ def find(folder: Path) -> Iterator[Path]:
 
 
 def write_config(file: Path, config: Config) -> None:
-    """``config.yaml`` of a run, with a digest of itself in the last line, a comment."""
-    text = config.to_yaml()
-    write_text(file, text + _SEAL + hashlib.sha256(text.encode()).hexdigest() + "\n")
+    """``config.yaml`` of a run, with a digest of itself in the first line, a comment."""
+    write_text(file, _sealed(config.to_yaml()))
+
+
+def _sealed(text: str) -> str:
+    return f"# sha256 of the lines below: {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
 def check_config(file: Path) -> None:
-    """Compare a run's ``config.yaml`` with its last line; that of an earlier version has none.
+    """Compare a run's ``config.yaml`` with its first line; that of an earlier version has none.
 
     Raises:
         LatentcastError: it was changed since.
     """
     try:
-        text, _, digest = file.read_text(encoding="utf-8").partition(_SEAL)
+        text = file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return  # who reads it says what is wrong
-    if digest and hashlib.sha256(text.encode()).hexdigest() != digest.strip():
+    if text.startswith("#") and text != _sealed(text.partition("\n")[2]):
         raise LatentcastError(
             f"{file}: was changed since the run wrote it; undo the change, or give a copy of it to "
             "train --config with another --out"
@@ -126,7 +134,22 @@ def check_config(file: Path) -> None:
 
 def write_environment(file: Path, record: Mapping[str, Any]) -> None:
     """``environment.json`` of a run, with its digest."""
-    write_text(file, json.dumps(digested(record), indent=1))
+    write_text(file, json.dumps(digested({**record, "format": _FORMAT}), indent=1))
+
+
+def read_environment(file: Path) -> dict[str, Any]:
+    """``environment.json`` of a run; that of an earlier version has no digest.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or was changed.
+    """
+    return _without_digest(read_object(file))
+
+
+def _without_digest(record: dict[str, Any]) -> dict[str, Any]:
+    if record.keys() & {"format", "digest"}:
+        check_digest(record)
+    return {name: value for name, value in record.items() if name not in ("format", "digest")}
 
 
 def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
@@ -193,12 +216,7 @@ def _object(file: Path, problems: list[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         problems.append(f"{file.name}: holds no JSON object")
         return {}
-    try:
-        if "digest" in content:  # NaN was read as null: no program of ours wrote one
-            check_digest(content)
-    except ValueError as problem:
-        problems.append(f"{file.name}: {problem}")
-    return {name: value for name, value in content.items() if name != "digest"}
+    return content
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> dict[int, Mapping[str, Any]]:

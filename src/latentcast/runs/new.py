@@ -19,8 +19,7 @@ from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.files import check_digest, read_object
-from latentcast.runs.folder import check_config, write_config, write_environment
+from latentcast.runs.folder import check_config, read_environment, write_config, write_environment
 
 
 def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | None = None) -> None:
@@ -97,9 +96,7 @@ def data_of(run: Path) -> Store | None:
     if not file.exists():
         return None
     try:
-        record = read_object(file)
-        if "digest" in record:  # that of a run made before has none
-            check_digest(record)
+        record = read_environment(file)
         path, digests = Path(record["data"]["store"]), record["data"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise LatentcastError(
@@ -116,9 +113,7 @@ def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
     """Refuse another store; write down another machine or version, since bits depend on it."""
     now = environment(store)
     try:
-        start = read_object(file)
-        if "digest" in start:  # that of a run made before has none
-            check_digest(start)
+        start = read_environment(file)
         same = start["data"]["sha256"] == now["data"]["sha256"]
         same_init = init is None or start["init"]["sha256"] == init["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as problem:

@@ -17,10 +17,9 @@ from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
-from latentcast.files import check_digest, read_object
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
-from latentcast.runs.folder import check_config
+from latentcast.runs.folder import check_config, read_environment
 from latentcast.verification.evidence import Evidence
 
 Row = dict[str, Any]
@@ -53,10 +52,7 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        record = read_object(self.path / "environment.json")
-        if "digest" in record:  # that of a run made before has none
-            check_digest(record)
-        return record
+        return read_environment(self.path / "environment.json")
 
     def some_rows(self) -> list[Row]:
         """The rows.
