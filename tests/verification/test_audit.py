@@ -197,7 +197,7 @@ TAMPERED: dict[str, tuple[Change, set[str]]] = {
         run / "checkpoints" / "step-00000011"), {"run.checkpoints", "run.weights"}),  # type: ignore[arg-type, return-value]
     "checkpoints missing": (lambda run: shutil.rmtree(run / "checkpoints"), {"run.checkpoints"}),
     "other configuration": (lambda run: (run / "config.yaml").write_text(  # type: ignore[arg-type, return-value]
-        (run / "config.yaml").read_text().replace("lr: 0.001", "lr: 0.002")),
+        (run / "config.yaml").read_text().partition("\n")[2].replace("lr: 0.001", "lr: 0.002")),
         {"run.configuration", "run.lr"}),
     "another store": (edit_json("environment.json", lambda e: e["data"]["sha256"].update(
         {"shard-00000.npy": "0" * 64})), {"run.data"}),
