@@ -13,14 +13,15 @@ from latentcast.files import inside
 
 @pytest.mark.parametrize(
     "name",
-    ["../beside", "deep/../../beside", "/dev/zero", "link", "device", "through/x", "fifo", "deep",
-     "", ".", "absent", "loop", "n\0ul", "x" * 300],
+    ["../beside", "deep/../here", "deep/../../beside", "/dev/zero", "link", "device", "through/x",
+     "fifo", "deep", "", ".", "absent", "loop", "n\0ul", "x" * 300],
 )  # fmt: skip
 def test_a_file_name_cannot_leave_its_folder_nor_name_what_never_ends(
     tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
+    (folder / "here").touch()
     (tmp_path / "beside").touch()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/x").touch()
