@@ -227,7 +227,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
                 )
     except (OSError, ValueError) as problem:
         raise LatentcastError(
-            f"{checkpoint}: is not whole ({STATE}: {problem}); " + _fallback(checkpoint)
+            f"{checkpoint}: is not whole ({problem}); " + _fallback(checkpoint)
         ) from None
     return record
 
@@ -236,7 +236,7 @@ def _inside(checkpoint: Path, name: str) -> Path:
     try:
         return inside(checkpoint, name)
     except LatentcastError as problem:
-        raise ValueError(str(problem).split("; ")[0].removeprefix(f"{checkpoint}: ")) from None
+        raise ValueError(str(problem).split("; ")[0].removeprefix(f"{checkpoint}/")) from None
 
 
 def _check(record: dict[str, Any]) -> None:
