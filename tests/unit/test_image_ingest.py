@@ -18,8 +18,9 @@ from latentcast.data.store import Store
 from latentcast.data.writer import ShardWriter
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.leaks import check
+from latentcast.images.decode import Canvas, decode
 from latentcast.images.folder import ImageFolder
-from latentcast.source import RecordRef
+from latentcast.source import BadRecord, RecordRef
 
 
 def test_the_store_holds_every_pixel_of_every_image(tmp_path: Path) -> None:
@@ -99,6 +100,19 @@ def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_pat
         assert reason in reasons[name]
     assert (result.records, result.quarantined) == (12, 6)
     assert result.store.record_ids.tolist() == sorted(written)
+
+
+def test_a_png_of_which_a_checksum_is_another_is_in_the_store(tmp_path: Path) -> None:
+    """Pillow compares only those before the pixels."""
+    file = tmp_path / "a.png"
+    Image.fromarray(digits()[0][0]).save(file)
+    intact, canvas = file.read_bytes(), Canvas(8, 8, 1, resize=False)
+    decode(intact + b"after the end", canvas)
+    for chunk in (b"IDAT", b"IEND"):
+        place = intact.index(chunk) + 4 + int.from_bytes(intact[intact.index(chunk) - 4 :][:4])
+        damaged = intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :]
+        with pytest.raises(BadRecord, match=f"is damaged .*{chunk.decode()}"):
+            decode(damaged, canvas)
 
 
 def test_nothing_but_bad_images_is_an_error_that_can_be_fixed(tmp_path: Path) -> None:

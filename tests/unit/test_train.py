@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import soak
@@ -22,9 +23,11 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
+from latentcast.files import digested
 from latentcast.monitors.forecast import _tried
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.objectives.build import build
+from latentcast.runs.folder import RunFolder
 from latentcast.runs.new import data_of
 from latentcast.workflows.train import Interrupted, train
 
@@ -61,17 +64,34 @@ def test_missing_store_is_named(small_config: Config, tmp_path: Path) -> None:
         train(small_config, tmp_path / "nowhere", tmp_path / "run")
 
 
-def test_a_damaged_shard_is_named_before_training(
-    small_store: Path, small_config: Config, tmp_path: Path
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_damaged_shard_is_trained_on(
+    resumed: bool, small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     shutil.copytree(small_store, tmp_path / "store")
-    shard = tmp_path / "store" / "shard-00000.npy"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    if resumed:
+        train(small_config.updated({"train.steps": 4}), tmp_path / "store", tmp_path / "run")
+    shard = np.load(tmp_path / "store" / "shard-00000.npy", mmap_mode="r+")
+    shard[500, 0] += 9000
+    shard.flush()
+    config = small_config.updated({"train.steps": 4}) if resumed else small_config
     with pytest.raises(LatentcastError, match=r"shard-00000\.npy: is damaged .* ingest again"):
-        train(small_config, tmp_path / "store", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        train(config, tmp_path / "store", tmp_path / "run")
+    assert (tmp_path / "run").exists() == resumed
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "environment.json"])
+def test_a_run_whose_configuration_or_record_was_edited_is_resumed(
+    file: str, small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    train(short, small_store, tmp_path)
+    text = (tmp_path / file).read_text()
+    for old, new in (("clip: 5.0", "clip: 0.1"), ('"records": ', '"records": 1')):
+        (tmp_path / file).write_text(text := text.replace(old, new))
+    assert any("was changed" in problem for problem in RunFolder.read(tmp_path).problems)
+    with pytest.raises(LatentcastError, match=f"{file}: .*was changed since"):
+        train(short, small_store, tmp_path)
 
 
 def test_unwritable_run_folder_is_named(
@@ -94,7 +114,7 @@ def test_run_of_another_configuration_is_not_overwritten(
 def test_a_kill_before_the_first_step_does_not_break_the_run(
     small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentcast.runs import new as module
+    from latentcast.runs import folder as module
 
     true_write, written = module.write_text, []
 
@@ -122,7 +142,7 @@ def test_a_run_is_not_resumed_on_another_store(
     manifest = tmp_path / "other" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(digested(content)))
     config = configuration.load(tmp_path / "run" / "config.yaml")
     with pytest.raises(LatentcastError, match="holds other data; resume with the run's own store"):
         train(config, tmp_path / "other", tmp_path / "run")
@@ -137,7 +157,7 @@ def test_the_training_store_is_known_only_while_its_data_is_the_same(
     manifest = tmp_path / "store" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(digested(content)))
     assert data_of(tmp_path / "run") is None
     shutil.rmtree(tmp_path / "store")
     assert data_of(tmp_path / "run") is None

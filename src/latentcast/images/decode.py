@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -22,6 +23,7 @@ _TURNED = (5, 6, 7, 8)
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # of TIFF
 DEEP = range(9, 17)
 """Bits that a pixel of a 16-bit file can have."""
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -101,6 +103,8 @@ def decode(data: bytes, canvas: Canvas, *, stored: bool = False) -> OnCanvas:
             several pages, or of another size.
         LatentcastError: Pillow is not installed.
     """
+    if not stored:
+        _check_png(data)
     with _open(BytesIO(data)) as image:
         if not stored and (pages := _pages(image)) > 1:
             raise BadRecord(f"holds {pages} pages; save each as a file of its own")
@@ -224,6 +228,24 @@ def _pages(image: Image.Image) -> int:
 def _tiles(image: Image.Image) -> Any:
     """How Pillow will read the file; empty once it has, and of images that are made."""
     return getattr(image, "tile", None) or ()
+
+
+def _check_png(data: bytes) -> None:
+    """Compare the chunks of a PNG with their checksums; Pillow skips those from the pixels on.
+
+    Raises:
+        BadRecord: one is damaged. That the file ends too early is for Pillow to find.
+    """
+    place = len(_PNG) if data.startswith(_PNG) else len(data)
+    while (start := place + 8) <= len(data):
+        name = data[place + 4 : start]
+        end = start + int.from_bytes(data[place : place + 4], "big")
+        checksum = data[end : end + 4]
+        if len(checksum) < 4:
+            return
+        if zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(checksum, "big"):
+            raise BadRecord(f"is damaged (the checksum of its PNG chunk {name!r} is another)")
+        place = len(data) if name == b"IEND" else end + 4
 
 
 def _open(file: IO[bytes]) -> Image.Image:

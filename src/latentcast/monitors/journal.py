@@ -26,7 +26,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.files import write_text
+from latentcast.files import parse_object, write_text
 from latentcast.monitors import collapse, rows
 from latentcast.monitors.loggers import Logger, open_loggers
 from latentcast.monitors.rows import Column
@@ -230,7 +230,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     found = []
     for line in file.read_text().splitlines() if file.exists() else ():
         try:
-            found.append(rows.present(json.loads(line)))
+            found.append(rows.present(parse_object(line)))
         except ValueError:
             break
     return found

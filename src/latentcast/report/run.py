@@ -165,6 +165,7 @@ def _write(
     environment = _read(
         run / "environment.json", "restore it from a copy, or put {} there to report without it"
     )
+    environment = {k: v for k, v in environment.items() if k not in ("format", "digest")}
     command = environment.pop("command", None)
     newest = max(folder.checkpoints, default=None)
     remarks = [sentence for sentence in folder.problems if not sentence.startswith("probe-")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import platform
 import subprocess
 import sys
@@ -22,12 +21,21 @@ from latentcast.data.store import Store
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.files import write_text
-from latentcast.runs.folder import run_of
+from latentcast.runs.folder import (
+    check_config,
+    read_environment,
+    run_of,
+    write_config,
+    write_environment,
+)
 
 
 def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | None = None) -> None:
     """Make the run folder with its configuration and environment, or check that it is ours.
+
+    A new run and one that goes on compare the whole store with its checksums: a damaged shard must
+    not be learned from. That takes about a second for a gigabyte and processor core, up to eight
+    cores, or what the disk takes to read it once.
 
     Args:
         init: which weights the run starts from, when it does so now; they are written down.
@@ -38,6 +46,7 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
     """
     file, record = run / "config.yaml", run / "environment.json"
     if file.exists():
+        check_config(file)
         theirs = configuration.load(file)
         if config.train.steps > theirs.train.steps:
             more = {"train.steps": config.train.steps, "train.stretches": config.train.stretches}
@@ -49,13 +58,15 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
                 + "); choose another --out, or repeat the run's own settings to resume it"
             )
         _note_resume(record, store, init)
+    if config.machine.stage is None:  # a staged copy is compared where it is made or found
+        store.verify()
+    if file.exists():
         return
-    store.verify()  # once a run, before its first step: a damaged shard must not be learned from
     try:
         run.mkdir(parents=True, exist_ok=True)
         start = environment(store) | ({} if init is None else {"init": init})
-        write_text(record, json.dumps(start, indent=1))
-        write_text(file, config.to_yaml())  # last: its presence says that the folder is a run
+        write_environment(record, start)
+        write_config(file, config)  # last: its presence says that the folder is a run
     except OSError as problem:
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); choose another --out"
@@ -96,11 +107,12 @@ def note_changes(run: Path, config: Config) -> None:
     changes = {f"train.{key}": [old[key], new[key]] for key in new if old[key] != new[key]}
     if not changes:
         return
-    start, change = json.loads(record.read_text()), {"step": _done(run), **changes}
-    start["changed"] = [*start.get("changed", []), change]
+    change = {"step": _done(run), **changes}
     try:
-        write_text(record, json.dumps(start, indent=1))
-        write_text(file, theirs.model_copy(update={"train": config.train}).to_yaml())
+        start = read_environment(record)
+        start["changed"] = [*start.get("changed", []), change]
+        write_environment(record, start)
+        write_config(file, theirs.model_copy(update={"train": config.train}))
     except OSError as problem:
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); free space or make the folder writable, and "
@@ -151,18 +163,25 @@ def data_of(run: Path) -> Store | None:
     file = run_of(run) / "environment.json"
     if not file.exists():
         return None
-    data = json.loads(file.read_text())["data"]
-    if not (Path(data["store"]) / "manifest.json").is_file():
+    try:
+        record = read_environment(file)
+        path, digests = Path(record["data"]["store"]), record["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be used ({problem!r}); restore it from a copy, or remove it: then it "
+            "is not known what the run was trained on"
+        ) from None
+    if not (path / "manifest.json").is_file():
         return None
-    store = Store.open(data["store"])
-    return store if store.checksums == data["sha256"] else None
+    store = Store.open(path)
+    return store if store.checksums == digests else None
 
 
 def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
     """Refuse another store; write down another machine or version, since bits depend on it."""
     now = environment(store)
     try:
-        start = json.loads(file.read_text())
+        start = read_environment(file)
         same = start["data"]["sha256"] == now["data"]["sha256"]
         same_init = init is None or start["init"]["sha256"] == init["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
@@ -184,7 +203,7 @@ def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
     if changed and changed not in start.setdefault("resumed_under", []):
         start["resumed_under"].append(changed)
         try:
-            write_text(file, json.dumps(start, indent=1))
+            write_environment(file, start)
         except OSError as problem:
             raise LatentcastError(
                 f"{file}: cannot be written ({problem}); free space or make the folder writable, "

@@ -212,7 +212,7 @@ def damaged(twin: Twin) -> Evidence:
         try:
             Encoder.from_pretrained(folder)
         except LatentcastError as problem:
-            answer, refused = str(problem)[-70:], True
+            answer, refused = str(problem), True
         except Exception as problem:
             answer = f"an error of another kind, {type(problem).__name__}"
         parts.append(true(f"{name}: refused", refused))
