@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import WFDB, Command
+from latentcast import cli
+from latentcast.cli.arguments import Flags
 
 PARITY = Path(__file__).parents[1] / "parity" / "nepa_ecg.safetensors"
 
@@ -34,6 +40,34 @@ def test_importing_needs_no_optional_package() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_the_version_is_that_of_the_package(command: Command) -> None:
+    assert command("--version").out == f"latentcast {metadata.version('latentcast')}\n"
+
+
+LISTS = [(verb, flag) for verb in cli.VERBS for flag in sorted(Flags.of(cli.VERBS[verb]).lists)]
+
+
+@pytest.mark.parametrize(("verb", "flag"), LISTS)
+def test_a_repeated_list_flag_drops_no_value(
+    command: Command, monkeypatch: pytest.MonkeyPatch, verb: str, flag: str
+) -> None:
+    """``--set a=1 --set b=2`` trained with b alone."""
+    received: dict[str, Any] = {}
+    monkeypatch.setitem(
+        cli.VERBS,
+        verb,
+        functools.wraps(cli.VERBS[verb])(lambda *_, **values: received.update(values)),
+    )
+    first, between = list[str](), list[str]()
+    for name, parameter in inspect.signature(cli.VERBS[verb]).parameters.items():
+        if parameter.default is parameter.empty:
+            typed = f"--{name}" in Flags.of(cli.VERBS[verb]).parameters
+            first, between = (first, [*between, f"--{name}=x"]) if typed else (["x"], between)
+    answer = command(verb, *first, flag, "a=1", "b=2", *between, f"{flag}=c=3", flag, "d")
+    assert answer.status == 0, answer
+    assert list(map(str, received[flag.strip("-")])) == ["a=1", "b=2", "c=3", "d"]
 
 
 def test_recipes_are_listed_and_printed(command: Command) -> None:
@@ -74,6 +108,10 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(
         (("inspect", "nowhere"), "nowhere"),
         (("ingest", "nowhere", "--out", "y"), "nowhere: does not exist"),
         (("verify", "--parity"), "nothing to compare"),
+        (("trian", "nepa-ecg-tiny"), "did you mean 'train'"),
+        (("train", "nepa-ecg-tiny", "--dta", "x"), "did you mean '--data'"),
+        (("probe", "x", "--data", "y", "--data", "z"), "--data: is there twice"),
+        (("bench", "nepa-ecg-tiny", "--what", "step", "--what", "stp"), "stp"),
         (("verify", "--parity", "nowhere.safetensors"), "nowhere.safetensors: cannot be read"),
     ],
 )  # fmt: skip
