@@ -50,9 +50,8 @@ def ingest(
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
         workers: reader processes (images: threads); all processors by default.
     """
-    from rich.console import Console
-
     from latentcast.data.ingest import ingest as read
+    from latentcast.terminal import Terminal
 
     done = read(
         source,
@@ -71,9 +70,8 @@ def ingest(
         encoding=encoding,
         workers=workers,
     )
-    Console().print(
+    Terminal().print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
-        highlight=False,
     )
 
 
@@ -85,14 +83,13 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
     """
-    from rich.console import Console
-
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
+    from latentcast.terminal import Terminal
 
     opened = Store.open(store)
     opened.verify()
-    console = Console()
+    console = Terminal()
     if opened.modality == "image" and (plot is not None or record is not None):
         raise LatentcastError(
             f"{store}: holds images, --plot and --record are for recordings; leave them out"
@@ -109,4 +106,4 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
             raise LatentcastError(
                 f"{plot}: cannot be written ({problem}); name a .png, .svg or .pdf"
             ) from None
-        console.print(f"plotted {plot}", highlight=False)
+        console.print(f"plotted {plot}")

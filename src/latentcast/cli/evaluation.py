@@ -25,17 +25,16 @@ def runs(
         sort: column to sort by.
         json: print JSON.
     """
-    from rich.console import Console
-
     from latentcast.runs import as_json, in_order, list_runs, print_comparison, print_runs
     from latentcast.runs import compare as side_by_side
+    from latentcast.terminal import Terminal
 
     found = in_order(list_runs(folders), sort)
     comparison = side_by_side(found) if compare else None
     if json:
         print(as_json(found, comparison))
         return
-    print_runs(found, console := Console())
+    print_runs(found, console := Terminal())
     if comparison is not None:
         print_comparison(comparison, console)
 
@@ -61,12 +60,12 @@ def probe(
             refused, with the reason.
         weights: the averaged weights (teacher) or the trained ones (student).
     """
-    from rich.console import Console
-
+    from latentcast.evaluation.tables import print_probe
     from latentcast.runs.new import data_of
+    from latentcast.terminal import Terminal
     from latentcast.workflows.probe import probe as score
 
-    console = Console()
+    console = Terminal()
     with console.status("reading features and fitting the probes"):
         report = score(run, data, task, layer, pooling, weights, _command())
     if data_of(run) is None:
@@ -74,10 +73,10 @@ def probe(
     if task is None:
         console.print(
             f"task {report.task}: suits the labels of {report.data['store']}; --task names another",
-            markup=False, soft_wrap=True,
+            soft_wrap=True,
         )  # fmt: skip
-    report.render(console)
-    report.write(run)
+    print_probe(report, console)
+    console.print(f"probe: {report.write(run)}", soft_wrap=True)
 
 
 def export(run: Positional[Path], out: Path) -> None:

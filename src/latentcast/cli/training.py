@@ -39,19 +39,17 @@ def masks(
         out: picture to write, .png, .svg or .pdf.
         set: single keys, as objective.masks.targets=2; come before the recipe.
     """
-    from rich.console import Console
-
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
     from latentcast.report.masks import BATCH, coverage, plot_coverage
+    from latentcast.terminal import Terminal
 
     covered = coverage(configuration.resolve(named(recipe), None, set))
-    console = Console()
+    console = Terminal()
     context = covered.context
     console.print(
         f"context: {context.sum():.1f} of {len(context)} patches; a patch is in it in "
         f"{context.min():.1%} to {context.max():.1%} of samples",
-        highlight=False,
     )
     for level, share in enumerate(covered.targets):
         console.print(
@@ -62,7 +60,6 @@ def masks(
     console.print(
         f"{covered.shared} samples with a context patch under a target; {covered.shapes} shapes; "
         f"{covered.milliseconds:.2f} ms for {BATCH} samples",
-        highlight=False,
     )
     if out is not None:
         try:
@@ -71,7 +68,7 @@ def masks(
             raise LatentcastError(
                 f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
             ) from None
-        console.print(f"plotted {out}", highlight=False)
+        console.print(f"plotted {out}")
 
 
 def train(

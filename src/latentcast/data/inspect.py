@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from latentcast.data.store import Store
 from latentcast.data.writer import read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
+from latentcast.terminal import Terminal
 
 _Channels = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
@@ -127,10 +127,10 @@ def _without_numbers(reason: str) -> str:
 
 
 def print_description(
-    description: Description, console: Console | None = None, top: int = 15
+    description: Description, console: Terminal | None = None, top: int = 15
 ) -> None:
     """Print tables: contents, leads or channels, the ``top`` labels, findings and quarantine."""
-    console = console or Console()
+    console = console or Terminal()
     contents = Table(title=description.path, show_header=False, title_justify="left")
     for name, text in description.contents.items():
         contents.add_row(name, text)

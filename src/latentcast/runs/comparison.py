@@ -8,16 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rich.console import Console
-from rich.markup import escape
-
 from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.results import plain_table
 from latentcast.monitors.rows import columns
 from latentcast.runs.listing import plain
 from latentcast.runs.scores import ProbeScore
 from latentcast.runs.summary import RunSummary
+from latentcast.terminal import Terminal, plain_table
 
 ABSENT: Final = "–"
 SCHEDULED: Final = ("step", "lr", "weight_decay", "momentum", "alarms")
@@ -100,7 +97,7 @@ def as_json(runs: Sequence[RunSummary], comparison: Comparison | None = None) ->
     return json.dumps(plain, indent=1, allow_nan=False)
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: Comparison, console: Terminal) -> None:
     """Four tables, a column for each run; of the last row only what is read first."""
     for title, differing in (
         ("Configuration keys that differ", comparison.configuration),
@@ -123,7 +120,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             scores.append((f"  minus {floor}", gains))
     _print("Probes, test split [interval]", comparison.names, scores, "no run has one", console)
     for note in comparison.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
+        console.print(f"note: {note}", style="yellow")
 
 
 def _print(
@@ -131,22 +128,22 @@ def _print(
     names: Sequence[str],
     rows: Sequence[tuple[str, Sequence[str]]],
     nothing: str,
-    console: Console,
+    console: Terminal,
 ) -> None:
     """One table, or several below each other when the runs do not fit beside each other."""
     if not rows:
-        console.print(f"[bold]{escape(title)}:[/] {nothing}\n")
+        console.print(f"{title}: {nothing}\n")
         return
     keys = max(len(key) for key, _ in rows)
     widest = max(len(text) for _, cells in rows for text in (*cells, *names))
     abreast = max(1, (console.width - keys) // (widest + 2))
     for start in range(0, len(names), abreast):
-        table = plain_table("" if start else escape(title))
+        table = plain_table("" if start else title)
         table.add_column("", overflow="fold")
         for name in names[start : start + abreast]:
-            table.add_column(escape(name), overflow="fold", justify="right")
+            table.add_column(name, overflow="fold", justify="right")
         for key, cells in rows:
-            table.add_row(escape(key), *map(escape, cells[start : start + abreast]))
+            table.add_row(key, *cells[start : start + abreast])
         console.print(table)
         console.print()
 

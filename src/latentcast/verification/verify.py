@@ -7,8 +7,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
@@ -17,6 +15,7 @@ from latentcast.recipes import RECIPES
 from latentcast.recipes import recipe as named
 from latentcast.runs import is_run
 from latentcast.runs.new import surroundings
+from latentcast.terminal import Terminal
 from latentcast.verification.audit.audit import audit
 from latentcast.verification.claim import Finding
 from latentcast.verification.claims import all_claims
@@ -82,7 +81,7 @@ def verify(
         Store.open(data)
     agreements = {file: compare(file) for file in files}
 
-    console, sections = Console(quiet=quiet), list[Section]()
+    console, sections = Terminal(quiet=quiet), list[Section]()
     for name, one in {_name(one): one for one in subjects}.items():
         if _is_run(one):
             with console.status(f"auditing {name}"):
@@ -164,7 +163,7 @@ def _configured(
 
 
 def _measured(
-    name: str, config: Config, changes: Sequence[str], seeds: int, console: Console
+    name: str, config: Config, changes: Sequence[str], seeds: int, console: Terminal
 ) -> Section:
     """Under a line that says where it is."""
     with nullcontext() if console.quiet else console.status(f"verifying {name}") as status:
