@@ -97,7 +97,7 @@ def report(run: Positional[Path], data: Path | None = None, task: str | None = N
     Args:
         run: folder of the run, finished or not.
         data: folder of a labelled store: adds the map of embeddings, and of recordings an ECG with
-            the model's errors.
+            the model's errors; by default the one the run was trained on, where it was probed.
         task: of the probe that makes the headline; by default what suits the labels of the store.
     """
     from latentcast.report.run import report_run

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,6 +190,12 @@ class ProbeReport:
         return str(self.provenance.get("weights") or "")
 
     @property
+    def step(self) -> int | None:
+        """Optimizer steps of the weights."""
+        found = re.search(r"step (\d+)$", self.weights)
+        return int(found[1]) if found else None
+
+    @property
     def question(self) -> tuple[Any, ...]:
         """Two reports that agree in it answer the same: the later one takes the file's place."""
         shards = self.data["shards"]
@@ -200,14 +207,8 @@ class ProbeReport:
 
         LatentcastError, without the name of the file, for a damaged one or another version's.
         """
-        content = {name: value for name, value in plain.items() if name != DIGEST}
-        if DIGEST in plain and plain[DIGEST] != _digest(content):
-            raise LatentcastError(
-                f"was edited or damaged after it was written (its {DIGEST} is of other content); "
-                "probe again"
-            )
         try:
-            report: ProbeReport = _adapter().validate_python(content)
+            report: ProbeReport = _adapter().validate_python(undamaged(plain))
         except ValidationError as error:
             place = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise LatentcastError(
@@ -259,16 +260,15 @@ class ProbeReport:
 
     def _place(self, run: Path) -> Path:
         """The file that answers the same question; else the first free or damaged one."""
-        path, number, damaged = run / file_name(self.task), 1, None
-        while path.exists():
+        damaged = None
+        for path in probe_files(run, self.task):
             try:
                 if ProbeReport.read(path).question == self.question:
                     return path
             except LatentcastError:
                 damaged = damaged or path
-            number += 1
-            path = run / file_name(self.task, number)
-        return damaged or path
+        numbered = (run / file_name(self.task, number) for number in count(1))
+        return damaged or next(path for path in numbered if not path.exists())
 
     @property
     def averages(self) -> dict[str, dict[str, Estimate]]:
@@ -304,6 +304,27 @@ def file_name(task: str, number: int = 1) -> str:
     """What the first, second, ... probe of a task is called in its run folder."""
     another = f"-{number}" if number > 1 else ""
     return "probe-" + re.sub(r"[^\w.+-]", "-", task) + another + ".json"
+
+
+def probe_files(run: Path, task: str) -> list[Path]:
+    """The probes of a task in a run folder, the first one first."""
+    name = re.compile(re.escape(Path(file_name(task)).stem) + r"(-\d+)?\.json")
+    found = [file for file in run.glob("probe-*.json") if name.fullmatch(file.name)]
+    return sorted(found, key=lambda file: (len(file.name), file.name))
+
+
+def undamaged(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file without its digest; older versions wrote none.
+
+    LatentcastError, without the name of the file, where the digest is of other content.
+    """
+    content = {name: value for name, value in plain.items() if name != DIGEST}
+    if DIGEST in plain and plain[DIGEST] != _digest(content):
+        raise LatentcastError(
+            f"was edited or damaged after it was written (its {DIGEST} is of other content); "
+            "probe again"
+        )
+    return content
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -87,13 +87,20 @@ def data_of(run: Path) -> Store | None:
     A folder of that name with other data is not the store.
     """
     file = run / "environment.json"
-    if not file.exists():
+    try:
+        data = json.loads(file.read_text())["data"]
+        path, checksums = Path(data["store"]), data["sha256"]
+    except (FileNotFoundError, KeyError):
         return None
-    data = json.loads(file.read_text())["data"]
-    if not (Path(data["store"]) / "manifest.json").is_file():
+    except (OSError, ValueError, TypeError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be read ({problem}); restore it from a copy, or put {{}} there to go "
+            "on without the store that the run was trained on"
+        ) from None
+    if not (path / "manifest.json").is_file():
         return None
-    store = Store.open(data["store"])
-    return store if store.checksums == data["sha256"] else None
+    store = Store.open(path)
+    return store if store.checksums == checksums else None
 
 
 def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
