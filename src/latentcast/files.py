@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from latentcast.errors import LatentcastError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -41,3 +43,17 @@ def sha256(path: Path) -> str:
     """Of the bytes of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def apart(out: str | Path, **inputs: str | Path | None) -> None:
+    """Refuse to write into what is read; ``inputs`` are paths by what they are, ``store=...``.
+
+    Raises:
+        LatentcastError: ``out`` is one of them or lies inside of one.
+    """
+    place = Path(out).resolve()
+    for name, path in inputs.items():
+        if path is None or not place.is_relative_to(Path(path).resolve()):
+            continue
+        where = "is" if place == Path(path).resolve() else "lies inside"
+        raise LatentcastError(f"{out}: {where} the {name} {path}; choose a place outside of it")

@@ -123,6 +123,40 @@ def test_mistakes_are_one_line_that_names_the_thing(
     assert answer.err.startswith("latentcast: ") and answer.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ingest", "{}", "--out"),
+        ("train", "nepa-ecg-tiny", "--data", "{}", "--out"),
+        ("train", "nepa-ecg-tiny", "--data", "x", "--init", "{}", "--out"),
+        ("export", "{}", "--out"),
+        ("bench", "nepa-ecg-tiny", "--data", "{}", "--out"),
+        ("verify", "nepa-ecg-tiny", "--parity", "{}", "--out"),
+        ("inspect", "{}", "--plot"),
+    ],
+)
+@pytest.mark.parametrize("inside", ["", "/new.png"])
+def test_nothing_is_written_into_what_is_read(
+    command: Command, tmp_path: Path, arguments: tuple[str, ...], inside: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    place = str(tmp_path / "link")
+    (tmp_path / "link").symlink_to("data")
+    read = [argument.format(tmp_path / "data") for argument in arguments]
+    answer = command(*read, place + inside)
+    assert answer.status == 2 and "choose a place outside of it" in answer.err
+    assert ("lies inside the" if inside else "is the") in answer.err
+    assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x", ".", "x.pt"])
+def test_an_export_is_not_written_under_the_name_of_another_format(
+    command: Command, tmp_path: Path, name: str
+) -> None:
+    answer = command("export", tmp_path / "run", "--out", tmp_path / "out" / name)
+    assert answer.status == 2 and ".safetensors file; name it" in answer.err
+
+
 def test_a_picture_that_cannot_be_written_is_named(
     command: Command, small_store: Path, tmp_path: Path
 ) -> None:

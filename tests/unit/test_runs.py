@@ -432,7 +432,7 @@ def test_six_runs_side_by_side_are_two_screens(
     print_comparison(compare(runs), console)
     text = console.export_text()
     assert text.count("\n") < 60 and "Set only in #1: " in text
-    assert "objective.coarser (" in text and text.count("train.seed") == 1
+    assert "objective.coarser (" in text and "train.seed" in text
 
 
 def test_many_runs_stand_below_each_other_rather_than_in_broken_columns(

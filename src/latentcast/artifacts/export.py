@@ -12,9 +12,10 @@ from torch import Tensor
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.files import replacing
+from latentcast.files import apart, replacing
 
 FORMAT = "1"
+SUFFIX = ".safetensors"
 
 
 def export(run: Path, file: Path) -> int:
@@ -28,8 +29,14 @@ def export(run: Path, file: Path) -> int:
         optimizer steps of the weights.
 
     Raises:
-        LatentcastError: no checkpoint, a damaged one, or the file cannot be written.
+        LatentcastError: no checkpoint, a damaged one, a file of another suffix or inside of the
+            run, or it cannot be written.
     """
+    apart(file, run=run)
+    if file.suffix != SUFFIX or file.is_dir():
+        raise LatentcastError(
+            f"{file}: what is written is one {SUFFIX} file; name it {file.resolve().stem}{SUFFIX}"
+        )
     newest = checkpoint.latest(run / "checkpoints")
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")

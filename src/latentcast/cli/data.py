@@ -85,8 +85,11 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
     """
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
+    from latentcast.files import apart
     from latentcast.terminal import Terminal
 
+    if plot is not None:
+        apart(plot, store=store)
     opened = Store.open(store)
     opened.verify()
     console = Terminal()

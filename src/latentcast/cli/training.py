@@ -171,10 +171,12 @@ def bench(
     import json
 
     from latentcast import config as configuration
-    from latentcast.files import write_text
+    from latentcast.files import apart, write_text
     from latentcast.recipes import recipe as named
     from latentcast.workflows.bench import bench as measure
 
+    if out is not None:
+        apart(out, store=data)
     resolved = configuration.resolve(named(recipe), None, set)
     report = json.dumps(measure(resolved, data, what, rounds), indent=1)
     if out is not None:

@@ -34,6 +34,7 @@ from latentcast.data.writer import (
     refuse_all_bad,
 )
 from latentcast.errors import LatentcastError
+from latentcast.files import apart
 from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.source import Modality, RecordRef, Source
 
@@ -126,6 +127,8 @@ def ingest(
             other options, or by this source before it changed.
     """
     started = time.monotonic()
+    if isinstance(source, str | Path):
+        apart(out, source=source)
     arguments = {
         "fs": fs, "leads": leads, "unit": unit, "layout": layout, "metadata": metadata,
         "signal": signal, "missing_leads": missing_leads, "scale": scale, "shortest": shortest,

@@ -11,6 +11,7 @@ from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
+from latentcast.files import apart
 from latentcast.recipes import RECIPES
 from latentcast.recipes import recipe as named
 from latentcast.runs import is_run
@@ -75,6 +76,8 @@ def verify(
     _check(subjects, files, config, set, seeds, data, replay)
     made = {_name(one): _configured(one, config, set) for one in subjects if not _is_run(one)}
     if out is not None:  # a bad folder or file is an error before the first minute is spent
+        for path in filter(None, (*filter(_is_run, subjects), data, config, *files)):
+            apart(out, input=str(path))
         with writing_to(Path(out)):
             pass
     if data is not None:

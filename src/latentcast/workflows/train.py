@@ -19,6 +19,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
+from latentcast.files import apart
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
@@ -85,6 +86,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
     config, run = recipe(config) if isinstance(config, str) else config, Path(out)
+    apart(run, store=data, init=init)
     config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})
