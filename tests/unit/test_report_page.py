@@ -21,11 +21,12 @@ from latentcast.report.style import PALETTE, stylesheet
 from latentcast.report.verdict import Verdict
 from latentcast.report.verdict import verdict as verdict_of
 from latentcast.signals.synthetic import synthetic_recording
+from latentcast.terminal import printable
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-EVIL = """</title></style></svg></pre><script>alert("1")</script><b onclick='x'>&amp;"""
+EVIL = """</title></style></svg></pre><script>alert("1")</script><b onclick='x'>&amp;\x1b[3m\x00"""
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -210,12 +211,13 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
         "changes": [(EVIL, EVIL, EVIL)], "remarks": [EVIL],
         "metrics": [{"step": 1, "loss": -0.1, "alarms": ["rank" + EVIL]}],
     }  # fmt: skip
-    page = Page(write(tmp_path, inputs).read_text("utf-8"))
-    assert page.count("script") == 0
+    text = write(tmp_path, inputs).read_text("utf-8")
+    page = Page(text)
+    assert page.count("script") == 0 and not {"\x1b", "\x00"} & set(text)
     assert page.count("b") == 3  # the three cards, none of them the intruder's
     assert not [name for _, pairs in page.elements for name in pairs if name.startswith("on")]
     assert page.count("style") == 1
-    assert page.text.count(EVIL) > 20
+    assert page.text.count(printable(EVIL)) > 20
 
 
 def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:

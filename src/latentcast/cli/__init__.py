@@ -41,7 +41,9 @@ def main() -> None:
             "prints the version.",
         )
     except LatentcastError as problem:
-        print(f"latentcast: {problem}", file=sys.stderr)
+        from latentcast.terminal import printable
+
+        print(printable(f"latentcast: {problem}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

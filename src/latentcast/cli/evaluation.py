@@ -87,8 +87,9 @@ def export(run: Positional[Path], out: Path) -> None:
         out: file to write; "Encoder.from_pretrained" reads it.
     """
     from latentcast.artifacts.export import export as written
+    from latentcast.terminal import printable
 
-    print(f"{out}: weights of step {written(run, out)}")
+    print(printable(f"{out}: weights of step {written(run, out)}"))
 
 
 def report(run: Positional[Path], data: Path | None = None, task: str | None = None) -> None:
@@ -101,8 +102,9 @@ def report(run: Positional[Path], data: Path | None = None, task: str | None = N
         task: of the probe that makes the headline; by default what suits the labels of the store.
     """
     from latentcast.report.run import report_run
+    from latentcast.terminal import printable
 
-    print(f"report: {report_run(run, data, task)}")
+    print(printable(f"report: {report_run(run, data, task)}"))
 
 
 def _command() -> str:

@@ -106,6 +106,7 @@ def train(
     """
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
+    from latentcast.terminal import printable
     from latentcast.workflows.train import Interrupted
     from latentcast.workflows.train import train as run_training
 
@@ -145,7 +146,7 @@ def train(
     stopped = result.step < resolved.train.steps
     if first:
         resumable = f"stopped at step {result.step}; the same command goes on from there"
-        print(f"{out}: {resumable if stopped else f'{result.step} steps done'}")
+        print(printable(f"{out}: {resumable if stopped else f'{result.step} steps done'}"))
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
     return 143 if stopped else 0
 

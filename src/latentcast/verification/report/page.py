@@ -40,7 +40,7 @@ def write_report(report: Report, folder: Path) -> Path:
     files = {
         "report.html": html(report),
         "report.md": markdown(report),
-        "report.json": json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n",
+        "report.json": json.dumps(report.as_json(), indent=1) + "\n",
         "badge.svg": badge(report),
     }
     with writing_to(folder):
