@@ -485,7 +485,7 @@ def test_a_probe_of_images_is_told_by_its_linear_head_and_where_knn_disagrees(
     assert "Always the most frequent class: accuracy 0.500" in page.text
     assert "1 image without a label of the task left out (test 1)" in page.text
     assert "Layers compared on 80 training images" in page.text
-    assert page.text.count("tiny, teacher, step 9") == 1 and EVIL in page.text
+    assert page.text.count("tiny, teacher, step 9") == 1 and printable(EVIL) in page.text
     assert page.count("script") == 0 and page.count("b") == 3
     rows = page.text[page.text.index("Probe: classes") :]
     assert rows.index("+0.190 [+0.170, +0.210]") < rows.index("+0.010 [−0.010, +0.030]")
