@@ -27,7 +27,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 EVIL = """</title></style></svg></pre><script>alert("1")</script><b onclick='x'>&amp;\x1b[3m\x00"""
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"wbr", "meta", "br", "link", "img", "input", "hr"}
 
 
 def estimate(value: float, half: float = 0.02) -> dict[str, float | None]:

@@ -57,7 +57,7 @@ def table(
         for row in rows
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>\n'
+        f'<div class="scroll"><table><caption><span>{escape(caption)}</span></caption>\n'
         f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
 

@@ -108,13 +108,18 @@ def _probe(probe: ProbeReport) -> str:
     return probed.sections(probe, f"Probe: {title}", remark)
 
 
+def _key(key: str) -> Html:
+    """A dotted key that a narrow window breaks behind a dot."""
+    return Html(f"<code>{escape(key).replace('.', '.<wbr>')}</code>")
+
+
 def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
     if changes is None:
         differences = "<p>latentcast has no recipe of that name to compare with.</p>\n"
     elif not changes:
         differences = "<p>The recipe as it is, in every key.</p>\n"
     else:
-        body = [[Html(f"<code>{escape(key)}</code>"), *values] for key, *values in changes]
+        body = [[_key(key), *values] for key, *values in changes]
         caption = (
             "Keys that differ from the recipe. Those of machine are no part of what was trained."
         )
