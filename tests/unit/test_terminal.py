@@ -27,7 +27,7 @@ from latentcast.report.embedding import plot_embedding
 from latentcast.report.markup import svg
 from latentcast.runs import compare, print_comparison, print_runs, summarise
 from latentcast.signals.recording import from_signal
-from latentcast.terminal import Terminal, printable
+from latentcast.terminal import Terminal
 from latentcast.verification.report.console import print_section
 from latentcast.verification.report.lines import Line, Report, Section
 from latentcast.verification.report.page import write_report
@@ -111,13 +111,13 @@ def test_a_label_in_a_picture_is_no_mathematics_no_id_and_not_left_out(
     from xml.etree import ElementTree
 
     monkeypatch.setattr(embedding, "project", lambda x, seed: (x[:, :2], 0.5, x[:, :2]))
-    names = ["_hidden", r"$\nothing$", f'a id="q" url(#x #1c2128 {EVIL}']
+    names = ["_hidden", r"$\nothing$", f'a id="q" #1c2128 {EVIL}']
     members = np.eye(3, dtype=bool)[np.arange(30) % 3]
     figure = plot_embedding(np.random.default_rng(0).normal(size=(30, 4)), members, names)
     root = ElementTree.fromstring(svg(figure, "map", EVIL, recolour=True).replace("xlink:", ""))
     texts = [str(element.text).strip() for element in root.iter() if element.tag.endswith("text")]
     for name in names:  # in the legend, and above its own map
-        assert sum(text.startswith(printable(name)) for text in texts) == 2, name
+        assert sum(text.startswith(name[:16]) for text in texts) == 2, name
 
 
 def test_an_id_in_an_ecg_is_well_formed(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ MOST_CLASSES: Final = len(CLASS_COLOURS)
 #: t-SNE looks at the leading principal components only (van der Maaten & Hinton 2008).
 COMPONENTS: Final = 50
 PERPLEXITY: Final = 30.0
+_LINE: Final = 105
+"""Characters beside each other on the figure."""
 
 Points = npt.NDArray[np.float64]
 
@@ -72,13 +74,16 @@ def plot_embedding(
     dots = _all_classes(figure.add_subplot(large[0]), linear, labels, title)
     title = f"t-SNE, neighbourhoods only{collapsed}"
     _all_classes(figure.add_subplot(large[1]), neighbours, labels, title)
+    names = ["several or none", *(_short(name, 17) for name in classes)]
     # Between the large maps and the small ones: inside a map it would lie on the records.
     legend = figure.legend(
         dots,
         [str(place) for place in range(len(dots))],
         loc="center left",
-        bbox_to_anchor=(0.0, 0.345),
-        ncols=len(classes) + 1,
+        bbox_to_anchor=(0.01, 0.334),
+        ncols=len(names) if sum(map(len, names)) + 4 * len(names) <= _LINE else 5,
+        borderpad=0.0,
+        labelspacing=0.3,
         fontsize=TEXT_POINTS - 0.5,
         frameon=False,
         labelcolor=LIGHT["ink"],
@@ -87,11 +92,14 @@ def plot_embedding(
         markerscale=1.8,
     )
     # Set here: matplotlib leaves out a name that begins with "_", and reads "$" as mathematics.
-    for text, name in zip(legend.get_texts(), ["several or none", *classes], strict=True):
+    for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(name)
     for column, name in enumerate(classes):
-        _one_class(figure.add_subplot(small[column]), neighbours, labels[:, column], name, column)
+        member = labels[:, column]
+        count = f"  {int(member.sum())}"
+        title = _short(name, _LINE // columns - len(count) - 1) + count
+        _one_class(figure.add_subplot(small[column]), neighbours, member, title, column)
     return figure
 
 
@@ -187,11 +195,15 @@ def _all_classes(
 
 
 def _one_class(
-    axes: Axes, points: Points, member: npt.NDArray[np.bool_], name: str, column: int
+    axes: Axes, points: Points, member: npt.NDArray[np.bool_], title: str, column: int
 ) -> None:
     _dots(axes, points[~member], 3, LIGHT["faint"])
     _dots(axes, points[member], 5, CLASS_COLOURS[column])
-    _dress(axes, f"{name}  {int(member.sum())}", TEXT_POINTS)
+    _dress(axes, title, TEXT_POINTS)
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _dots(
