@@ -162,7 +162,7 @@ def test_a_run_of_any_kind_has_a_report_without_a_store(run: Any) -> None:
     (folder / "probe-superdiagnostic.json").unlink()
     page = report_run(folder).read_text("utf-8")
     assert "Stands at step 3 of 12" in page and "AUROC" not in page
-    assert "optimizer.warmup_steps" in page and f"{tested.config.recipe}, run" in page
+    assert "optimizer.<wbr>warmup_steps" in page and f"{tested.config.recipe}, run" in page
 
 
 def test_a_report_without_a_store_finds_the_runs_own_and_never_takes_pictures_away(
