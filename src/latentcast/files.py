@@ -122,3 +122,17 @@ def inside(folder: Path, name: str) -> Path:
             f"{folder}: {name!r} is no regular file; put the file itself in its place"
         )
     return folder / name
+
+
+def apart(out: str | Path, **inputs: str | Path | None) -> None:
+    """Refuse to write into what is read; ``inputs`` are paths by what they are, ``store=...``.
+
+    Raises:
+        LatentcastError: ``out`` is one of them or lies inside of one.
+    """
+    place = Path(out).resolve()
+    for name, path in inputs.items():
+        if path is None or not place.is_relative_to(Path(path).resolve()):
+            continue
+        where = "is" if place == Path(path).resolve() else "lies inside"
+        raise LatentcastError(f"{out}: {where} the {name} {path}; choose a place outside of it")

@@ -19,7 +19,7 @@ PACKAGE = "latentcast"
 Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
-    ("errors",),
+    ("errors", "terminal"),
     ("files", "notebook", "npy"),
     ("randomness",),
     ("batch", "source"),

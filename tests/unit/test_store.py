@@ -16,14 +16,15 @@ import pytest
 from ecg_files import write_wfdb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
+from latentcast.data import inspect
 from latentcast.data.ingest import ingest
-from latentcast.data.inspect import describe, print_description
+from latentcast.data.inspect import Kind, describe, print_description
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import digested
 from latentcast.signals.recording import INVALID, from_signal
+from latentcast.terminal import Terminal
 
 Change = Callable[[dict[str, Any]], object]
 LENGTHS = (1000, 400, 3, 730)
@@ -290,14 +291,26 @@ def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
+def test_each_kind_of_finding_is_listed_once_with_examples(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number in a reason made a row of each record."""
+    rows = [{"record": f"r{n}", "reason": f"lasts 0.{n} s, less than 1 s"} for n in range(1, 8)]
+    monkeypatch.setattr(inspect, "read_quarantine", lambda folder: rows)
+    (kind,) = describe(store).quarantine.values()
+    assert kind.count == 7 and kind.examples[0] == "r1: lasts 0.1 s, less than 1 s"
+    assert len(kind.examples) == 3
+
+
 def test_the_description_counts_what_is_there(store: Store) -> None:
     description = describe(store)
     assert description.labels == {"B": 3, "A": 1, "C": 1}
     assert description.contents["length"] == "0.03 to 10 s"
     shares = [100 * invalid / sum(LENGTHS) for invalid in (0, 10, 300)]
     assert [row[3] for row in description.channels[2]] == [f"{share:.3f} %" for share in shares]
-    assert description.findings == {"V3: flat stretch, masked": 1}
-    console = Console(record=True, width=100, file=io.StringIO())
+    (found,) = description.findings.items()
+    assert found == ("flat", Kind(1, [f"{store.record_ids[3]}: V3: flat stretch, masked"]))
+    console = Terminal(record=True, width=100, file=io.StringIO())
     print_description(description, console)
     text = console.export_text()
     for word in ("4 of 4 patients", "100 Hz", "V3: flat stretch, masked", "quarantine: none"):

@@ -15,10 +15,11 @@ from torch import Tensor
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.files import check_digest, digested, parse_object, replacing
+from latentcast.files import apart, check_digest, digested, parse_object, replacing
 
 FORMAT = "2"
 """Files of format 1 are read as well; they have no digest, so damage to them goes unnoticed."""
+SUFFIX = ".safetensors"
 
 
 def export(run: str | Path, file: str | Path) -> int:
@@ -33,9 +34,16 @@ def export(run: str | Path, file: str | Path) -> int:
         optimizer steps of the weights.
 
     Raises:
-        LatentcastError: no checkpoint, a damaged one, or the file cannot be written.
+        LatentcastError: no checkpoint, a damaged one, a file of another suffix or inside of the
+            run, or it cannot be written.
     """
-    file, newest = Path(file), checkpoint.checkpoint_of(Path(run))
+    file = Path(file)
+    newest = checkpoint.checkpoint_of(Path(run))
+    apart(file, run=newest.parent.parent)
+    if file.suffix != SUFFIX or file.is_dir():
+        raise LatentcastError(
+            f"{file}: what is written is one {SUFFIX} file; name it {file.resolve().stem}{SUFFIX}"
+        )
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}

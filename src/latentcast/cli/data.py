@@ -63,9 +63,8 @@ def ingest(
         label: column of the labels of a parquet file or Hugging Face dataset.
         workers: reader processes (images: threads); all processors by default.
     """
-    from rich.console import Console
-
     from latentcast.data.ingest import ingest as read
+    from latentcast.terminal import Terminal
 
     done = read(
         source,
@@ -89,9 +88,8 @@ def ingest(
         label=label,
         workers=workers,
     )
-    Console().print(
+    Terminal().print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
-        highlight=False,
     )
 
 
@@ -103,14 +101,16 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
     """
-    from rich.console import Console
-
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
+    from latentcast.files import apart
+    from latentcast.terminal import Terminal
 
+    if plot is not None:
+        apart(plot, store=store)
     opened = Store.open(store)
     opened.verify()
-    console = Console()
+    console = Terminal()
     if opened.modality == "image" and (plot is not None or record is not None):
         raise LatentcastError(
             f"{store}: holds images, --plot and --record are for recordings; leave them out"
@@ -127,4 +127,4 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
             raise LatentcastError(
                 f"{plot}: cannot be written ({problem}); name a .png, .svg or .pdf"
             ) from None
-        console.print(f"plotted {plot}", highlight=False)
+        console.print(f"plotted {plot}")

@@ -25,17 +25,16 @@ def runs(
         sort: column to sort by.
         json: print JSON.
     """
-    from rich.console import Console
-
     from latentcast.runs import as_json, in_order, list_runs, print_comparison, print_runs
     from latentcast.runs import compare as side_by_side
+    from latentcast.terminal import Terminal
 
     found = in_order(list_runs(folders), sort)
     comparison = side_by_side(found) if compare else None
     if json:
         print(as_json(found, comparison))
         return
-    print_runs(found, console := Console())
+    print_runs(found, console := Terminal())
     if comparison is not None:
         print_comparison(comparison, console)
 
@@ -64,13 +63,13 @@ def probe(
         weights: the averaged weights (teacher) or the trained ones (student).
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
     """
-    from rich.console import Console
-
+    from latentcast.evaluation.tables import print_probe
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
+    from latentcast.terminal import Terminal
     from latentcast.workflows.probe import probe as score
 
-    console = Console()
+    console = Terminal()
     with console.status("reading features and fitting the probes"):
         report = score(run, data, task, layer, pooling, weights, _command(), device=device)
     if data_of(run) is None:
@@ -78,10 +77,11 @@ def probe(
     if task is None:
         console.print(
             f"task {report.task}: suits the labels of {report.data['store']}; --task names another",
-            markup=False, soft_wrap=True,
+            soft_wrap=True,
         )  # fmt: skip
-    report.render(console)
-    report.write(run.parent if run.is_file() else run_of(run))
+    print_probe(report, console)
+    written = report.write(run.parent if run.is_file() else run_of(run))
+    console.print(f"probe: {written}", soft_wrap=True)
 
 
 def export(run: Positional[Path], out: Path) -> None:
@@ -92,8 +92,9 @@ def export(run: Positional[Path], out: Path) -> None:
         out: file to write; "Encoder.from_pretrained" reads it.
     """
     from latentcast.artifacts.export import export as written
+    from latentcast.terminal import printable
 
-    print(f"{out}: weights of step {written(run, out)}")
+    print(printable(f"{out}: weights of step {written(run, out)}"))
 
 
 def report(
@@ -107,13 +108,14 @@ def report(
     Args:
         run: folder of the run, finished or not.
         data: folder of a labelled store: adds the map of embeddings, and of recordings an ECG with
-            the model's errors.
+            the model's errors; by default the one the run was trained on, where it was probed.
         task: of the probe that makes the headline; by default what suits the labels of the store.
         device: that the encoder reads on, such as cuda:1 or cpu; auto is the GPU when there is one.
     """
     from latentcast.report.run import report_run
+    from latentcast.terminal import printable
 
-    print(f"report: {report_run(run, data, task, device)}")
+    print(printable(f"report: {report_run(run, data, task, device)}"))
 
 
 def _command() -> str:

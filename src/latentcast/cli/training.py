@@ -39,19 +39,17 @@ def masks(
         out: picture to write, .png, .svg or .pdf.
         set: single keys, as objective.masks.targets=2; come before the recipe.
     """
-    from rich.console import Console
-
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
     from latentcast.report.masks import BATCH, coverage, plot_coverage
+    from latentcast.terminal import Terminal
 
     covered = coverage(configuration.resolve(named(recipe), None, set))
-    console = Console()
+    console = Terminal()
     context = covered.context
     console.print(
         f"context: {context.sum():.1f} of {len(context)} patches; a patch is in it in "
         f"{context.min():.1%} to {context.max():.1%} of samples",
-        highlight=False,
     )
     for level, share in enumerate(covered.targets):
         console.print(
@@ -62,7 +60,6 @@ def masks(
     console.print(
         f"{covered.shared} samples with a context patch under a target; {covered.shapes} shapes; "
         f"{covered.milliseconds:.2f} ms for {BATCH} samples",
-        highlight=False,
     )
     if out is not None:
         try:
@@ -71,7 +68,7 @@ def masks(
             raise LatentcastError(
                 f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
             ) from None
-        console.print(f"plotted {out}", highlight=False)
+        console.print(f"plotted {out}")
 
 
 def train(
@@ -116,6 +113,7 @@ def train(
     from latentcast.recipes import recipe as named
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
+    from latentcast.terminal import printable
     from latentcast.workflows.train import Interrupted
     from latentcast.workflows.train import train as run_training
 
@@ -168,7 +166,7 @@ def train(
     stopped = result.step < resolved.train.steps
     if first:
         resumable = f"stopped at step {result.step}; the same command goes on from there"
-        print(f"{out}: {resumable if stopped else f'{result.step} steps done'}")
+        print(printable(f"{out}: {resumable if stopped else f'{result.step} steps done'}"))
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
     return 143 if stopped else 0
 
@@ -194,10 +192,12 @@ def bench(
     import json
 
     from latentcast import config as configuration
-    from latentcast.files import write_text
+    from latentcast.files import apart, write_text
     from latentcast.recipes import recipe as named
     from latentcast.workflows.bench import bench as measure
 
+    if out is not None:
+        apart(out, store=data)
     resolved = configuration.resolve(named(recipe), None, set)
     report = json.dumps(measure(resolved, data, what, rounds), indent=1)
     if out is not None:

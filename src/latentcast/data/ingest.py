@@ -36,6 +36,7 @@ from latentcast.data.writer import (
     refuse_all_bad,
 )
 from latentcast.errors import LatentcastError
+from latentcast.files import apart
 from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.signals.readers.arrays import NOT_FINITE
@@ -145,6 +146,8 @@ def ingest(
             other options, or by this source before it changed.
     """
     started = time.monotonic()
+    if isinstance(source, str | Path):
+        apart(out, source=source)
     arguments = {
         "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
         "metadata": metadata, "signal": signal, "missing_leads": missing_leads, "scale": scale,

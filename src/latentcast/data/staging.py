@@ -17,6 +17,7 @@ from latentcast.data.manifest import MANIFEST, verify_files
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256, sync
+from latentcast.terminal import printable
 
 
 def staged(store_path: Path, folder: Path) -> Path:
@@ -78,7 +79,8 @@ def _copy(store: Store, copy: Path) -> None:
     size = sum((original / file).stat().st_size for file in files)
     if (room := shutil.disk_usage(copy.parent).free) < size:
         raise OSError(f"it needs {size / 1e9:.1f} GB and {room / 1e9:.1f} GB are free")
-    print(f"stage: copying {size / 1e9:.1f} GB from {original} to {copy}", file=sys.stderr)
+    line = f"stage: copying {size / 1e9:.1f} GB from {original} to {copy}"
+    print(printable(line), file=sys.stderr)
     try:
         draft.mkdir()
         for file in files:

@@ -20,6 +20,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
+from latentcast.files import apart
 from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
@@ -91,6 +92,7 @@ def train(
     config = recipe(config) if isinstance(config, str) else config
     # Not Path's own, which raises where there is no such user.
     run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111
+    apart(run, store=data, init=init)
     config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})

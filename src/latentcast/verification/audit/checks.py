@@ -21,7 +21,7 @@ from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks
-from latentcast.evaluation.results import Finding
+from latentcast.evaluation.results import Finding, undamaged
 from latentcast.verification.audit.run import Run, Unmeasured, check, norm, step_of
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, first_of, none
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
@@ -236,16 +236,17 @@ def _probes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
     if not files:
         raise Unmeasured("the run was not probed")
     for file in files:
-        yield file.name, json.loads(file.read_text())
+        yield file.name, undamaged(json.loads(file.read_text()))
 
 
 @check("run.probes", "Every probe is of this run: of its recipe, its seed and a step it has taken.",
        source="design, law 5")  # fmt: skip
 def probes(run: Run) -> Evidence:
-    wrong, count = [], 0
+    """A probe of earlier weights may stand beside one of the newest."""
+    wrong, count, step = [], 0, step_of(run.newest)
     for name, probe in _probes(run):
         count += 1
-        provenance, step = probe["provenance"], step_of(run.newest)
+        provenance = probe["provenance"]
         probed = str(provenance["weights"])
         of = re.search(r" step (\d+)$", probed)
         if not probed.startswith(run.config.recipe) or of is None or int(of[1]) > step:
