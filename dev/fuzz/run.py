@@ -21,9 +21,10 @@ import tempfile
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from random import Random
 
@@ -31,9 +32,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dev.fuzz.mutations import change
-from dev.fuzz.paths import FOREIGN, PATHS, REFUSED, Content, InputPath
+from dev.fuzz.paths import FOREIGN, REFUSED, Content, InputPath
 from latentcast.errors import LatentcastError
 
+MODULES = ("dev.fuzz.paths", "dev.fuzz.runs")
+"""The second one loads torch, whose memory a fork has to copy: it comes last."""
 SECONDS = 20
 ADDRESS_SPACE = 4 * 2**30
 """Bytes beyond those of the parent that a mutation may map, ..."""
@@ -204,6 +207,13 @@ def fuzz(path: InputPath, seeds: Sequence[int], loud: bool = False) -> list[Resu
         return [attempt(path, sample, valid, seed, loud) for seed in seeds]
 
 
+def all_paths(patterns: Sequence[str]) -> Iterator[InputPath]:
+    """Those of a name that fits one of the patterns."""
+    for module in MODULES:
+        paths: tuple[InputPath, ...] = import_module(module).PATHS
+        yield from (path for path in paths if any(fnmatch(path.name, p) for p in patterns))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.fuzz.run", description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
@@ -211,14 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mutations", type=int, default=1500, help="of each path")
     parser.add_argument("--first", type=int, default=0, metavar="SEED")
     options = parser.parse_args(arguments)
-    patterns = options.paths or ["*"]
-    chosen = [path for path in PATHS if any(fnmatch(path.name, p) for p in patterns)]
-    if not chosen:
-        parser.error(f"no path is named so; there are {', '.join(p.name for p in PATHS)}")
     table = Table("path", *(*FINE, *BAD), "seconds")
-    found: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    failed = False
     console = Console(width=200)
-    for path in chosen:
+    for path in all_paths(options.paths or ["*"]):
         if not path.available:
             table.add_row(path.name, f"{path.package} is not installed")
             continue
@@ -229,17 +235,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = [str(counts[outcome] or "") for outcome in (*FINE, *BAD)]
         table.add_row(path.name, *cells, f"{time.monotonic() - start:.0f}")
         console.out(f"{path.name}: {dict(counts)}", highlight=False)
+        alike: dict[tuple[str, str], list[Result]] = defaultdict(list)
         for result in results:
             if result.outcome in BAD:
-                kind = result.detail.split(": ")[0]
-                found[path.name, result.outcome, kind].append(result)
+                alike[result.outcome, result.detail.split(": ")[0]].append(result)
+        for (outcome, _), same in alike.items():
+            first = f"seed {same[0].seed}, {same[0].operator}: {same[0].detail}"
+            console.out(f"  {outcome} × {len(same)}: {first}", highlight=False)
+        failed = failed or bool(alike)
+    if not table.row_count:
+        names = ", ".join(path.name for path in all_paths(["*"]))
+        parser.error(f"no path is named {' or '.join(options.paths)}; there are {names}")
     console.print(table)
-    for (name, outcome, _), results in found.items():
-        first = results[0]
-        line = (f"{name} {outcome} × {len(results)}: seed {first.seed}, {first.operator}: "
-                f"{first.detail}")  # fmt: skip
-        console.out(line, highlight=False)
-    return 1 if found else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
