@@ -20,7 +20,7 @@ Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
     ("errors",),
-    ("files",),
+    ("files", "npy"),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),
