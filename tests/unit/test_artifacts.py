@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import Command
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.store import Store
@@ -26,6 +27,23 @@ def run(small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("run")
     train(small_config, small_store, folder)
     return folder
+
+
+@pytest.mark.parametrize("verb", ["embed", "probe", "report"])
+def test_the_gpu_that_is_there_reads_and_another_device_can_be_named(
+    run: Path, small_store: Path, verb: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*device: str) -> str:
+        if verb == "embed":
+            with pytest.raises(LatentcastError) as refused:
+                Encoder.from_pretrained(run, device=device[-1] if device else "auto")
+            return str(refused.value)
+        return command(verb, run, "--data", small_store, *device).err
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "device cuda: cannot be used" in read(), "this machine has none"
+    assert "device toaster: cannot be used" in read("--device", "toaster")
+    assert Encoder.from_pretrained(run, device="cpu").device.type == "cpu"
 
 
 def test_run_folder_holds_what_a_reader_needs(run: Path) -> None:
