@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
@@ -9,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import missing_extra
+from latentcast.errors import LatentcastError, missing_extra
 from latentcast.source import BadRecord
 
 if TYPE_CHECKING:
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
+
+MOST_PIXELS = 2**26
+"""Of one image: all of it is in memory at once, up to twice and with four bytes a pixel."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -52,7 +58,7 @@ def measure(file: IO[bytes]) -> Measured:
         BadRecord: it is no image.
         LatentcastError: Pillow is not installed.
     """
-    with _open(file) as image:
+    with _damage(), _open(file) as image:
         width, height = image.size
         if image.getexif().get(_ORIENTATION) in _TURNED:
             width, height = height, width
@@ -69,7 +75,7 @@ def decode(data: bytes, canvas: Canvas) -> Pixels:
         BadRecord: no image, a truncated one, one of 32 bits, or of another size.
         LatentcastError: Pillow is not installed.
     """
-    with _open(BytesIO(data)) as image:
+    with _damage(), _open(BytesIO(data)) as image:
         return convert(image, canvas)
 
 
@@ -133,12 +139,32 @@ def _open(file: IO[bytes]) -> Image.Image:
     from PIL import UnidentifiedImageError
 
     try:
-        image: Image.Image = pillow.open(file)
-        return image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
+            image: Image.Image = pillow.open(file)
     except UnidentifiedImageError:
         raise BadRecord("is no image, or of a format that Pillow does not read") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise BadRecord(f"cannot be opened ({error})") from error
+    except pillow.DecompressionBombError:
+        raise BadRecord(f"has more than {MOST_PIXELS:,} pixels; cut it into tiles") from None
+    if image.width * image.height > MOST_PIXELS:
+        raise BadRecord(
+            f"has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}; cut it into "
+            "tiles"
+        )
+    return image
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Pillow answers damaged files by whatever its parsers run into: here it is a bad record."""
+    try:
+        yield
+    except LatentcastError:
+        raise
+    except Exception as error:
+        raise BadRecord(f"is damaged ({type(error).__name__}: {error})") from error
 
 
 def _pillow() -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Measured, measure
 from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
-from latentcast.source import Annotation, BadRecord, RecordRef, Split
+from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -94,7 +94,7 @@ class ImageFolder(ImageSource):
 
     def measure(self, ref: RecordRef) -> Measured:
         try:
-            with (self.root / ref.file).open("rb") as file:
+            with record_file(self.root, ref.file).open("rb") as file:
                 return measure(file)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
@@ -103,7 +103,7 @@ class ImageFolder(ImageSource):
         _, inside = self._place(Path(ref.file))
         labels = {inside[0]: 1.0} if len(inside) > 1 else {}
         try:
-            return (self.root / ref.file).read_bytes(), Annotation(labels=labels)
+            return record_file(self.root, ref.file).read_bytes(), Annotation(labels=labels)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
 

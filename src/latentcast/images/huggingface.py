@@ -5,7 +5,6 @@ pyarrow alone is the lighter of the two packages that can: ``datasets`` needs it
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from latentcast.errors import LatentcastError, missing_extra
+from latentcast.files import inside, parse_object, read_object
 from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
-from latentcast.source import Annotation, BadRecord, RecordRef, Split
+from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
+SMALL, DENSEST = 2**28, 100
+"""Bytes that a parquet file may unpack to in any case, and times its size for a larger one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class HuggingFaceImages(ImageSource):
         self.name = path.name
         self._files = _listing(path)
         self._columns = self._choose()
+        self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
 
     @classmethod
@@ -67,7 +70,7 @@ class HuggingFaceImages(ImageSource):
             begin = rows.get(split, 0)
             for row in range(len(labels)):
                 record = f"{split or self.root.name}-{begin + row:06d}"
-                refs.append(RecordRef(record, name, row, split=split))
+                refs.append(RecordRef(record, name, row, self._problems.get((name, row)), split))
             rows[split] = begin + len(labels)
         return sorted(refs, key=lambda ref: HELD_OUT_FIRST.index(ref.split))
 
@@ -75,7 +78,8 @@ class HuggingFaceImages(ImageSource):
         return hash_of_sizes(self.root, (file for file, _ in self._files))
 
     def read(self, ref: RecordRef) -> tuple[bytes, Annotation]:
-        cell = self._tables[ref.file].column(self._columns.image)[ref.row].as_py()
+        with _reading(self.root / ref.file):
+            cell = self._tables[ref.file].column(self._columns.image)[ref.row].as_py()
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
             where = cell.get("path") if isinstance(cell, dict) else None
@@ -109,9 +113,11 @@ class HuggingFaceImages(ImageSource):
                 f"{', '.join(schema.names)}); keep one column of the type Image"
             )
         named = {
-            name: tuple(feature["names"])
+            name: tuple(map(str, feature["names"]))
             for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            if isinstance(feature, dict)
+            and feature.get("_type") == "ClassLabel"
+            and isinstance(feature.get("names"), list)
         }
         label = "label" if "label" in schema.names else next(iter(named), None)
         if label not in ("label", None) and len(named) > 1:
@@ -121,38 +127,44 @@ class HuggingFaceImages(ImageSource):
         return _Columns(images[0], label, named.get(label or ""))
 
     def _read_labels(self) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-        """The classes, and by file the class of each row; -1 for none."""
+        """The classes, and by file the class of each row; -1 for none.
+
+        A label that is none of the classes, or neither text nor a whole number, is a problem of
+        its row.
+        """
         label, classes = self._columns.label, self._columns.classes
         files = {file.relative_to(self.root).as_posix(): file for file, _ in self._files}
         if label is None:
-            return (), {name: [-1] * _rows(file) for name, file in files.items()}
-        columns = [_table(file, [label]).column(label).to_pylist() for file in files.values()]
+            return (), {name: [-1] * len(table) for name, table in self._tables.items()}
+        columns = {name: _column(file, label) for name, file in files.items()}
         if classes is None:
-            values = {value for column in columns for value in column if value is not None}
-            if not all(isinstance(value, int | str) for value in values):
+            values = {v for column in columns.values() for v in column if isinstance(v, int | str)}
+            if len({isinstance(value, str) for value in values}) > 1:
                 raise LatentcastError(
-                    f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it "
-                    "to ClassLabel"
+                    f"{self.root / self.name}: {label} holds whole numbers and text; cast it to "
+                    "ClassLabel"
                 )
             order: list[Any] = sorted(values - {-1})
             classes = tuple(map(str, order))
         else:
             order = list(range(len(classes)))
         ids = {value: i for i, value in enumerate(order)} | {None: -1, -1: -1}
-        if others := {value for column in columns for value in column} - ids.keys():
-            raise LatentcastError(
-                f"{self.root / self.name}: {label} holds {others.pop()!r}, which is none of its "
-                f"{len(classes)} classes; name every class"
-            )
-        rows = [[ids[value] for value in column] for column in columns]
-        return classes, dict(zip(files, rows, strict=True))
+        for name, column in columns.items():
+            for row, value in enumerate(column):
+                if not isinstance(value, int | str | None) or value not in ids:
+                    what = f"one of the {len(classes)} classes" if order else "a number or text"
+                    self._problems[name, row] = f"its {label} {str(value)[:40]!r} is not {what}"
+                    column[row] = -1
+        return classes, {n: [ids[value] for value in column] for n, column in columns.items()}
 
 
 def _listing(path: Path) -> list[tuple[Path, Split | None]]:
     if path.is_file():
         return [(path, _split_of(path.stem))]
     if (path / _DICT).is_file():
-        names = _json(path / _DICT)["splits"]
+        names = _json(path / _DICT).get("splits")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise LatentcastError(f"{path / _DICT}: lists no splits; save the dataset anew")
         others = [name for name in names if name.lower() not in SPLIT_NAMES]
         if others:
             raise LatentcastError(
@@ -162,18 +174,19 @@ def _listing(path: Path) -> list[tuple[Path, Split | None]]:
         return [(file, SPLIT_NAMES[name.lower()]) for name in names for file in _saved(path / name)]
     if (path / _STATE).is_file():
         return [(file, None) for file in _saved(path)]
-    files = sorted(path.rglob("*.parquet"), key=lambda file: file.relative_to(path).as_posix())
+    found = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
+    files = [record_file(path, name) for name in found]
     splits = [_split_of(file.stem) or _split_of(file.parent.name) for file in files]
     return [(file, split) for file, split in zip(files, splits, strict=True)]
 
 
 def _saved(folder: Path) -> list[Path]:
     """The files of one ``save_to_disk`` folder, in their order."""
-    files = [folder / part["filename"] for part in _json(folder / _STATE)["_data_files"]]
-    for file in files:
-        if not file.is_file():
-            raise LatentcastError(f"{file}: is missing; copy the whole dataset folder")
-    return files
+    parts = _json(folder / _STATE).get("_data_files")
+    names = [p.get("filename") if isinstance(p, dict) else None for p in parts or ()]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise LatentcastError(f"{folder / _STATE}: names no data files; save the dataset anew")
+    return [inside(folder, str(name)) for name in names]
 
 
 def _split_of(name: str) -> Split | None:
@@ -181,9 +194,9 @@ def _split_of(name: str) -> Split | None:
     return SPLIT_NAMES.get(re.split(r"[-_.]", name.lower())[0])
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_object(inside(path.parent, path.name))
     except (OSError, ValueError) as error:
         raise LatentcastError(f"{path}: cannot be read ({error}); save the dataset anew") from error
 
@@ -191,11 +204,12 @@ def _json(path: Path) -> Any:
 def _features(schema: Any, file: Path) -> dict[str, Any]:
     """The description of the columns: in the schema, or beside the file."""
     metadata = (schema.metadata or {}).get(b"huggingface")
-    info = json.loads(metadata).get("info", {}) if metadata else {}
+    with _reading(file):
+        info = parse_object(metadata).get("info") if metadata else None
     if not info and (file.parent / "dataset_info.json").is_file():
         info = _json(file.parent / "dataset_info.json")
-    features: dict[str, Any] = info.get("features") or {}
-    return features
+    features = info.get("features") if isinstance(info, dict) else None
+    return features if isinstance(features, dict) else {}
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -205,23 +219,35 @@ def _holds_bytes(kind: Any) -> bool:
     )
 
 
-def _rows(file: Path) -> int:
-    if file.suffix == ".parquet":
-        return int(_parquet(file).metadata.num_rows)
+def _column(file: Path, name: str) -> list[Any]:
     with _reading(file):
-        return len(_arrow(file).read_all())
+        values: list[Any] = _table(file, [name]).column(name).to_pylist()
+        return values
 
 
 def _table(file: Path, columns: list[str]) -> Any:
+    """Some columns of a file, of which every offset and text was checked.
+
+    pyarrow trusts what a file says of itself until it is asked to look: one wrong byte, and a cell
+    is read from elsewhere in memory, or the process ends.
+    """
     with _reading(file):
         if file.suffix == ".parquet":
-            return _parquet(file).read(columns)
-        return _arrow(file).read_all().select(columns)
+            table = _parquet(file).read(columns)
+        else:
+            table = _arrow(file).read_all().select(columns)
+        table.validate(full=True)
+        return table
 
 
 def _parquet(file: Path) -> Any:
     with _reading(file):
-        return _package("pyarrow.parquet").ParquetFile(file)
+        opened = _package("pyarrow.parquet").ParquetFile(file, page_checksum_verification=True)
+        groups = map(opened.metadata.row_group, range(opened.metadata.num_row_groups))
+        unpacked = sum(group.total_byte_size for group in groups)
+        if unpacked > max(SMALL, DENSEST * file.stat().st_size):
+            raise ValueError(f"it would unpack to {unpacked:,} bytes")
+        return opened
 
 
 def _arrow(file: Path) -> Any:
@@ -232,10 +258,12 @@ def _arrow(file: Path) -> Any:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    damaged = _package("pyarrow").ArrowException
+    """pyarrow reports bad files by whatever exception its parsing runs into."""
     try:
         yield
-    except (OSError, damaged) as error:
+    except LatentcastError:
+        raise
+    except Exception as error:
         raise LatentcastError(f"{file}: cannot be read ({error}); copy it anew") from error
 
 
