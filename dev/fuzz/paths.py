@@ -183,7 +183,9 @@ def make_array(folder: Path, name: str, table: bool = False) -> None:
 
 def read_array(folder: Path, name: str) -> Content:
     leads = recordings(1)[0].leads
-    return ingested(folder / name, fs=100, leads=leads, unit="mV", layout="records,leads,samples")
+    return ingested(
+        folder / name, sampling_rate=100, leads=leads, unit="mV", layout="records,leads,samples"
+    )
 
 
 def pictures(count: int = 6, side: int = 12) -> np.ndarray[Any, Any]:

@@ -67,10 +67,26 @@ class WfdbFolder(RecordingSource):
             for file, digest in read_checksums(root).items():
                 path = PurePosixPath(file)
                 self._sha256[str(path.parent)][path.name] = digest
+        if self._annotations is None:
+            self._refs += self._headless()
 
     @classmethod
     def detects(cls, path: Path) -> bool:
         return path.is_dir() and next(path.rglob("*.hea"), None) is not None
+
+    def _headless(self) -> list[RecordRef]:
+        """Records of which a header is in the list of checksums and only the signals are there."""
+        refs = []
+        for folder, files in sorted(self._sha256.items()):
+            for name in sorted(name for name in files if name.endswith(".hea")):
+                file = PurePosixPath(folder, name)
+                signals = (file.with_suffix(suffix) for suffix in (".dat", ".mat"))
+                if not os.path.lexists(self.root / file) and any(
+                    os.path.lexists(self.root / signal) for signal in signals
+                ):
+                    problem = f"header {file} is missing, {wfdb.CHECKSUMS} lists it"
+                    refs.append(RecordRef(file.stem, str(file), problem=problem))
+        return refs
 
     def refs(self) -> Sequence[RecordRef]:
         return self._refs
