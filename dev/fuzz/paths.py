@@ -46,6 +46,7 @@ class InputPath:
         damaged: patterns of the files that are changed.
         covered: patterns of those whose every byte that matters is under a checksum: a change that
             is read must not be noticed by other content.
+        listed: whether those are listed as well, so that one that is gone is noticed too.
         package: what has to be installed.
     """
 
@@ -54,6 +55,7 @@ class InputPath:
     read: Callable[[Path], Content]
     damaged: tuple[str, ...]
     covered: tuple[str, ...] = ()
+    listed: bool = True
     package: str | None = None
 
     @property
@@ -183,9 +185,8 @@ def make_array(folder: Path, name: str, table: bool = False) -> None:
 
 def read_array(folder: Path, name: str) -> Content:
     leads = recordings(1)[0].leads
-    return ingested(
-        folder / name, sampling_rate=100, leads=leads, unit="mV", layout="records,leads,samples"
-    )
+    layout = "records,leads,samples"
+    return ingested(folder / name, sampling_rate=100, leads=leads, unit="mV", layout=layout)
 
 
 def pictures(count: int = 6, side: int = 12) -> np.ndarray[Any, Any]:
@@ -319,7 +320,7 @@ def _files() -> Iterable[InputPath]:
     for suffix in (".png", ".jpg", ".tif", ".gif", ".webp", ".bmp"):
         covered = ("source/*/*",) if suffix == ".png" else ()
         yield InputPath(f"images{suffix}", part(make_images, suffix=suffix), _read_source,
-                        ("source/*/*",), covered)  # fmt: skip
+                        ("source/*/*",), covered, listed=False)  # fmt: skip
     for kind in ("parquet", "arrow"):
         yield InputPath(kind, part(make_dataset, kind=kind), _read_source,
                         (f"source/**/*.{kind}",), package="pyarrow")  # fmt: skip
