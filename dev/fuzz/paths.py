@@ -287,6 +287,12 @@ def make_unfinished(folder: Path) -> None:
         ingest(folder / "source", folder / "store", workers=1, quiet=True, shard_bytes=SMALL_SHARD)
 
 
+def make_archive(folder: Path, kind: str) -> None:
+    make_images(folder, ".png")
+    shutil.make_archive(str(folder / "source"), kind, folder / "source")
+    shutil.rmtree(folder / "source")
+
+
 def _read_source(folder: Path) -> Content:
     return ingested(folder / "source")
 
@@ -321,6 +327,9 @@ def _files() -> Iterable[InputPath]:
         covered = ("source/*/*",) if suffix == ".png" else ()
         yield InputPath(f"images{suffix}", part(make_images, suffix=suffix), _read_source,
                         ("source/*/*",), covered, listed=False)  # fmt: skip
+    for kind, name in (("zip", "source.zip"), ("tar", "source.tar"), ("gztar", "source.tar.gz")):
+        yield InputPath(f"images{name.removeprefix('source')}", part(make_archive, kind=kind),
+                        part(_read_file, name=name), (name,), package="latentcast.archives")  # fmt: skip
     for kind in ("parquet", "arrow"):
         yield InputPath(kind, part(make_dataset, kind=kind), _read_source,
                         (f"source/**/*.{kind}",), package="pyarrow")  # fmt: skip
