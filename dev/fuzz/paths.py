@@ -327,9 +327,10 @@ def _files() -> Iterable[InputPath]:
         covered = ("source/*/*",) if suffix == ".png" else ()
         yield InputPath(f"images{suffix}", part(make_images, suffix=suffix), _read_source,
                         ("source/*/*",), covered, listed=False)  # fmt: skip
-    for kind, name in (("zip", "source.zip"), ("tar", "source.tar"), ("gztar", "source.tar.gz")):
-        yield InputPath(f"images{name.removeprefix('source')}", part(make_archive, kind=kind),
-                        part(_read_file, name=name), (name,), package="latentcast.archives")  # fmt: skip
+    for kind, end in (("zip", ".zip"), ("tar", ".tar"), ("gztar", ".tar.gz")):
+        yield InputPath(f"images{end}", part(make_archive, kind=kind),
+                        part(_read_file, name=f"source{end}"), (f"source{end}",),
+                        package="latentcast.archives")  # fmt: skip
     for kind in ("parquet", "arrow"):
         yield InputPath(kind, part(make_dataset, kind=kind), _read_source,
                         (f"source/**/*.{kind}",), package="pyarrow")  # fmt: skip
