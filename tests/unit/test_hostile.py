@@ -30,20 +30,25 @@ from latentcast.errors import LatentcastError
 from latentcast.images.decode import Canvas, decode, measure
 from latentcast.images.huggingface import HuggingFaceImages
 from latentcast.signals.readers import packed, read_recording
-from latentcast.signals.readers.numbers import integer, number, whole
+from latentcast.signals.readers.numbers import integer, integral, number
 from latentcast.source import BadRecord
 
 
 @pytest.mark.parametrize("text", ["1_0", "٣", "-inf", "nan", "1e-320", "1e999", "0x1", "", "1 0"])
 def test_what_python_takes_for_a_number_and_no_file_format_writes(text: str) -> None:
-    for parse in (number, integer, whole):
+    for parse in (number, integer, integral):
         with pytest.raises(ValueError, match="is no|out of range"):
             parse(text)
 
 
 def test_a_number_with_decimals_is_not_rounded_to_a_whole_one() -> None:
-    assert whole("7.0") == 7 and number(" -1.5e2") == -150 and integer("+07") == 7
-    for parse, text in ((whole, "1.9"), (whole, "1e17"), (integer, "7.0"), (integer, "1" * 19)):
+    assert integral("7.0") == 7 and number(" -1.5e2") == -150 and integer("+07") == 7
+    for parse, text in (
+        (integral, "1.9"),
+        (integral, "1e17"),
+        (integer, "7.0"),
+        (integer, "1" * 19),
+    ):
         with pytest.raises(ValueError, match="is no whole number"):
             parse(text)
 

@@ -20,7 +20,7 @@ from latentcast.errors import LatentcastError, nearest
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import ptbxl
-from latentcast.signals.readers.numbers import whole
+from latentcast.signals.readers.numbers import integral
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, check_cells, read_rows
 from latentcast.signals.recording import Recording, from_signal, millivolts_per
@@ -234,7 +234,7 @@ def _annotation(row: Row) -> Annotation:
             labels |= ptbxl.parse_codes(row["scp_codes"])
         return Annotation(
             patient_id=row.get("patient_id") or None,
-            fold=whole(fold) if fold else None,
+            fold=integral(fold) if fold else None,
             labels=labels,
             metadata={k: v for k, v in row.items() if v and k not in _NOT_METADATA},
         )

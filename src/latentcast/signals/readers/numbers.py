@@ -40,7 +40,7 @@ def integer(text: str) -> int:
     return int(stripped)
 
 
-def whole(text: str) -> int:
+def integral(text: str) -> int:
     """A whole number that a table may have written as ``7.0``, as columns with gaps are.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from latentcast.errors import LatentcastError
 from latentcast.files import inside
-from latentcast.signals.readers.numbers import number, whole
+from latentcast.signals.readers.numbers import integral, number
 from latentcast.signals.readers.table import Row, check_cells, read_rows
 from latentcast.source import Annotation, BadRecord, RecordRef, record_file
 
@@ -30,7 +30,7 @@ def record_id(ecg_id: str) -> str:
     Raises:
         ValueError: it is no number.
     """
-    return f"{whole(ecg_id):05d}"
+    return f"{integral(ecg_id):05d}"
 
 
 def parse_codes(text: str) -> dict[str, float]:
@@ -67,8 +67,8 @@ def annotation(row: Row) -> Annotation:
             metadata[column] = _named(column, number, cell) if column in _NUMBERS else cell
     patient = row["patient_id"]
     return Annotation(
-        patient_id=str(_named("patient_id", whole, patient)) if patient else None,
-        fold=_named("strat_fold", whole, row["strat_fold"]),
+        patient_id=str(_named("patient_id", integral, patient)) if patient else None,
+        fold=_named("strat_fold", integral, row["strat_fold"]),
         labels=parse_codes(row["scp_codes"]),
         metadata=metadata,
     )
