@@ -74,13 +74,15 @@ def read_listing(folder: Path) -> Content:
     found = [dataclasses.replace(run, written=0.0) for run in list_runs([folder])]
     print_runs(found, Console(file=(page := StringIO()), width=200), now=0.0)
     (run,) = found
-    content = {"listing": digest(page.getvalue(), json.dumps(run.as_json(), default=str))}
+    text = page.getvalue() + json.dumps(run.as_json(), default=str)
+    content = {"listing": digest(text.replace(str(folder), "."))}
     return content | {f"{REFUSED} {n}": text for n, text in enumerate(run.problems)}
 
 
 def read_audit(folder: Path) -> Content:
     section = audit(folder / "run", folder / "store", seconds=0)
-    lines = {line.id: digest(line.verdict, line.numbers) for line in section.lines}
+    found = {line.id: f"{line.verdict} {line.numbers}" for line in section.lines}
+    lines = {name: digest(text.replace(str(folder), ".")) for name, text in found.items()}
     broken = {f"{REFUSED} {line.id}": "" for line in section.lines if line.verdict == "broken"}
     return lines | broken
 
