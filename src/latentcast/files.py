@@ -107,7 +107,7 @@ def inside(folder: Path, name: str) -> Path:
         found = Path(os.path.realpath(folder / name, strict=True))
         mode = found.stat().st_mode
     except FileNotFoundError:
-        raise LatentcastError(f"{folder / name}: is missing; restore it from a copy") from None
+        raise LatentcastError(f"{folder}: {name!r} is missing; restore it from a copy") from None
     except (OSError, ValueError) as problem:  # ValueError: NUL in the name
         raise LatentcastError(
             f"{folder}: {name!r} cannot be found ({problem}); restore it from a copy"

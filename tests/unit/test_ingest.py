@@ -104,7 +104,7 @@ def test_bad_records_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_p
     reasons = quarantine(tmp_path / "out")
     expected = {
         "cut": "is truncated, 119999 bytes of 120000",
-        "gone": "header names gone.dat, which is missing",
+        "gone": "'gone.dat' is missing",
         "nan": "all NaN",
         "flat": "no lead is valid",
         "eleven": "lacks lead V6",

@@ -146,7 +146,7 @@ def _edit(old: str, new: str):
         (_cut, "a.dat: is truncated, 119990 bytes of 120000"),
         (_flip, "contradicts its checksum in the header"),
         (_swap_sign, "signal aVR begins with"),
-        (lambda folder: (folder / "a.dat").unlink(), "names a.dat, which is missing"),
+        (lambda folder: (folder / "a.dat").unlink(), "'a.dat' is missing"),
         (lambda folder: (folder / "a.hea").write_text(""), "header is empty"),
         (lambda folder: (folder / "a.hea").write_bytes(b"\xff\xfe\x00"), "no WFDB record line"),
         (_edit("a 12 500", "a 13 500"), "announces 13 signals and describes 12"),
@@ -155,7 +155,7 @@ def _edit(old: str, new: str):
         (_edit(" V6\n", " V5\n"), "'V5': is the same lead"),
         (_edit("/mV", "/mmHg"), "'mmHg': is no voltage"),
         (_edit("1000.0(0)/mV", "0"), "not calibrated"),
-        (_edit("a.dat 16 1000.0(0)/mV", "../a.dat 16 1000.0(0)/mV"), "outside its folder"),
+        (_edit("a.dat 16 1000.0(0)/mV", "../a.dat 16 1000.0(0)/mV"), "leads out of the folder"),
         (_edit("1000.0(0)/mV", "abc"), "gain 'abc' cannot be read"),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_row_without_file_and_a_file_without_row_are_both_listed() -> None:
     source = open_source(DATA, fs=500)
     missing = [ref for ref in source.refs() if ref.problem]
     assert len(source.refs()) == 20 and len(missing) == 15
-    assert "records500/00000/00006_hr.hea is missing" in str(missing[0].problem)
+    assert "'records500/00000/00006_hr.hea' is missing" in str(missing[0].problem)
 
 
 def test_a_file_that_is_not_in_the_table_is_listed(tmp_path: Path) -> None:

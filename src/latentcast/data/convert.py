@@ -78,8 +78,8 @@ class Converter:
         payload = self.target.convert(sample, training=fold in SPLITS["train"])
         metadata = payload.metadata | annotation.metadata
         try:
-            json.dumps(metadata)
-        except (TypeError, ValueError) as error:
+            json.dumps([ref.record_id, metadata], ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
         labels = {str(code): float(value) for code, value in annotation.labels.items()}
         return Converted(ref, payload, patient, fold, labels, metadata)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from latentcast import npy
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
 from latentcast.images.decode import Measured, Pixels
@@ -99,13 +99,8 @@ class ImageArrays(ImageSource):
 
     def _load(self, name: str) -> npt.NDArray[Any]:
         try:
-            loaded = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            with loaded:
-                array: npt.NDArray[Any] = loaded[name]
-                return array
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return npy.read_array(self.path, name)
+        except (OSError, ValueError) as error:
             raise LatentcastError(
                 f"{self.path}: {name} cannot be read ({error}); save plain arrays anew"
             ) from error
@@ -180,23 +175,8 @@ def read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
         LatentcastError: it is no array file.
     """
     try:
-        if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return {path.stem: (array.shape, array.dtype)}
-        with zipfile.ZipFile(path) as archive:
-            headers = {}
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shape, _, dtype = read(file)
-                    headers[member.removesuffix(".npy")] = shape, dtype
-            return headers
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return npy.read_headers(path)
+    except (OSError, ValueError) as error:
         raise LatentcastError(f"{path}: is no readable array file ({error})") from error
 
 

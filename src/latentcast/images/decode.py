@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import missing_extra
+from latentcast.errors import LatentcastError, missing_extra
 from latentcast.source import BadRecord
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # of TIFF
 DEEP = range(9, 17)
 """Bits that a pixel of a 16-bit file can have."""
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+MOST_PIXELS = 2**26
+"""Of one image: all of it is in memory at once, up to twice and with four bytes a pixel."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -81,7 +86,7 @@ def measure(file: IO[bytes]) -> Measured:
         BadRecord: it is no image.
         LatentcastError: Pillow is not installed.
     """
-    with _open(file) as image:
+    with _damage(), _open(file) as image:
         width, height = image.size
         if image.getexif().get(_ORIENTATION) in _TURNED:
             width, height = height, width
@@ -105,7 +110,7 @@ def decode(data: bytes, canvas: Canvas, *, stored: bool = False) -> OnCanvas:
     """
     if not stored:
         _check_png(data)
-    with _open(BytesIO(data)) as image:
+    with _damage(), _open(BytesIO(data)) as image:
         if not stored and (pages := _pages(image)) > 1:
             raise BadRecord(f"holds {pages} pages; save each as a file of its own")
         return convert(image, canvas, stored=stored)
@@ -253,12 +258,32 @@ def _open(file: IO[bytes]) -> Image.Image:
     from PIL import UnidentifiedImageError
 
     try:
-        image: Image.Image = pillow.open(file)
-        return image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
+            image: Image.Image = pillow.open(file)
     except UnidentifiedImageError:
         raise BadRecord("is no image, or of a format that Pillow does not read") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise BadRecord(f"cannot be opened ({error})") from error
+    except pillow.DecompressionBombError:
+        raise BadRecord(f"has more than {MOST_PIXELS:,} pixels; cut it into tiles") from None
+    if image.width * image.height > MOST_PIXELS:
+        raise BadRecord(
+            f"has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}; cut it into "
+            "tiles"
+        )
+    return image
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Pillow answers damaged files by whatever its parsers run into: here it is a bad record."""
+    try:
+        yield
+    except LatentcastError:
+        raise
+    except Exception as error:
+        raise BadRecord(f"is damaged ({type(error).__name__}: {error})") from error
 
 
 def _pillow() -> Any:

@@ -5,7 +5,6 @@ pyarrow alone is the lighter of the two packages that can: ``datasets`` needs it
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from latentcast.errors import LatentcastError, missing_extra, nearest
+from latentcast.files import inside, parse_object, read_object
 from latentcast.images.source import (
     HELD_OUT_FIRST,
     SPLIT_NAMES,
@@ -25,12 +25,14 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, Split
+from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
 LABELS = ("label", "labels", "target", "targets", "class", "y")
 """How columns of labels are called, in any case of letters."""
+SMALL, DENSEST = 2**28, 100
+"""Bytes that a parquet file may unpack to in any case, and times its size for a larger one."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class HuggingFaceImages(ImageSource):
         self.name = path.name
         self._files = _listing(path, splits)
         self._columns = self._choose(label)
+        self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
 
     @classmethod
@@ -86,7 +89,7 @@ class HuggingFaceImages(ImageSource):
             begin = rows.get(split, 0)
             for row in range(len(labels)):
                 record = f"{split or self.root.name}-{begin + row:06d}"
-                refs.append(RecordRef(record, name, row, split=split))
+                refs.append(RecordRef(record, name, row, self._problems.get((name, row)), split))
             rows[split] = begin + len(labels)
         return sorted(refs, key=lambda ref: HELD_OUT_FIRST.index(ref.split))
 
@@ -94,7 +97,8 @@ class HuggingFaceImages(ImageSource):
         return hash_of_sizes(self.root, (file for file, _ in self._files))
 
     def read(self, ref: RecordRef) -> tuple[bytes, Annotation]:
-        cell = self._tables[ref.file].column(self._columns.image)[ref.row].as_py()
+        with _reading(self.root / ref.file):
+            cell = self._tables[ref.file].column(self._columns.image)[ref.row].as_py()
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
             where = cell.get("path") if isinstance(cell, dict) else None
@@ -109,8 +113,10 @@ class HuggingFaceImages(ImageSource):
     @cached_property
     def _tables(self) -> dict[str, Any]:
         # Arrow files are mapped; parquet files are read, one column of them.
-        files = zip(self._labels, self._files, strict=True)
-        return {name: _table(file, [self._columns.image]) for name, (file, _) in files}
+        return {self._name(file): _table(file, [self._columns.image]) for file, _ in self._files}
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix()
 
     def _choose(self, label: str | None) -> _Columns:
         first = self._files[0][0]
@@ -128,9 +134,11 @@ class HuggingFaceImages(ImageSource):
                 f"{', '.join(schema.names)}); keep one column of the type Image"
             )
         named = {
-            name: tuple(feature["names"])
+            name: tuple(map(str, feature["names"]))
             for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            if isinstance(feature, dict)
+            and feature.get("_type") == "ClassLabel"
+            and isinstance(feature.get("names"), list)
         }
         others = [name for name in schema.names if name not in images]
         if label is not None and label not in others:
@@ -153,64 +161,79 @@ class HuggingFaceImages(ImageSource):
         return _Columns(images[0], label, named.get(label or ""))
 
     def _read_labels(self) -> tuple[tuple[str, ...], dict[str, list[tuple[int, ...]]]]:
-        """The classes, and by file those of each row; none where it has no label."""
+        """The classes, and by file those of each row; none where it has no label.
+
+        A label that is none of the classes, or neither text nor a whole number, is a problem of
+        its row.
+        """
         label, classes = self._columns.label, self._columns.classes
-        files = {file.relative_to(self.root).as_posix(): file for file, _ in self._files}
+        files = {self._name(file): file for file, _ in self._files}
         if label is None:
-            return (), {name: [()] * _rows(file) for name, file in files.items()}
+            return (), {name: [()] * len(table) for name, table in self._tables.items()}
         columns = {
-            name: [
-                [v for v in (value if isinstance(value, list) else [value]) if v not in (None, -1)]
-                for value in _table(file, [label]).column(label).to_pylist()
-            ]
+            name: [_several(value) for value in _column(file, label)]
             for name, file in files.items()
         }
         every = [value for column in columns.values() for row in column for value in row]
-        if not all(isinstance(value, int | str) for value in every):
+        values = {value for value in every if isinstance(value, int | str)}
+        if every and not values:
             raise LatentcastError(
                 f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it, or "
                 "name another column with --label"
             )
         if classes is None:
-            order: list[Any] = sorted(set(every))
+            if len({isinstance(value, str) for value in values}) > 1:
+                raise LatentcastError(
+                    f"{self.root / self.name}: {label} holds whole numbers and text; cast it to "
+                    "ClassLabel, or name another column with --label"
+                )
+            order: list[Any] = sorted(values)
             classes = tuple(map(str, order))
             check_classes(str(self.root / self.name), classes)
         else:
             order = list(range(len(classes)))
         ids = {value: i for i, value in enumerate(order)}
-        if others := set(every) - ids.keys():
-            raise LatentcastError(
-                f"{self.root / self.name}: {label} holds {others.pop()!r}, which is none of its "
-                f"{len(classes)} classes; name every class"
-            )
-        return classes, {
-            name: [tuple(ids[value] for value in row) for row in column]
-            for name, column in columns.items()
-        }
+        labels = dict[str, list[tuple[int, ...]]]()
+        for name, column in columns.items():
+            labels[name] = []
+            for row, found in enumerate(column):
+                strange = [v for v in found if not isinstance(v, int | str) or v not in ids]
+                if strange:
+                    what = f"one of the {len(classes)} classes" if order else "a number or text"
+                    text = str(strange[0])[:40]
+                    self._problems[name, row] = f"its {label} {text!r} is not {what}"
+                labels[name].append(() if strange else tuple(ids[value] for value in found))
+        return classes, labels
+
+
+def _several(value: Any) -> list[Any]:
+    """The labels of a cell, which may hold a list; none for an empty one and for -1."""
+    return [v for v in (value if isinstance(value, list) else [value]) if v not in (None, -1)]
 
 
 def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split | None]]:
     if (path / _STATE).is_file():
         return [(file, None) for file in _saved(path)]
     if (path / _DICT).is_file():
-        names = _json(path / _DICT)["splits"]
+        names = _json(path / _DICT).get("splits")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise LatentcastError(f"{path / _DICT}: lists no splits; save the dataset anew")
         splits = splits_of(str(path), {name: name for name in names}, choice, "one set")
         return [(file, splits[name]) for name in names for file in _saved(path / name)]
     root = path.parent if path.is_file() else path
     paths = [path] if path.is_file() else path.rglob("*.parquet")
-    files = {file.relative_to(root).as_posix(): file for file in paths}
-    words = {name: _word(Path(name)) for name in sorted(files)}
-    splits = splits_of(str(path), words, choice, "one set")
-    return [(files[name], split) for name, split in splits.items()]
+    listed = sorted(file.relative_to(root).as_posix() for file in paths)
+    splits = splits_of(str(path), {name: _word(Path(name)) for name in listed}, choice, "one set")
+    return [(record_file(root, name), split) for name, split in splits.items()]
 
 
 def _saved(folder: Path) -> list[Path]:
     """The files of one ``save_to_disk`` folder, in their order."""
-    files = [folder / part["filename"] for part in _json(folder / _STATE)["_data_files"]]
-    for file in files:
-        if not file.is_file():
-            raise LatentcastError(f"{file}: is missing; copy the whole dataset folder")
-    return files
+    parts = _json(folder / _STATE).get("_data_files")
+    names = [p.get("filename") if isinstance(p, dict) else None for p in parts or ()]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise LatentcastError(f"{folder / _STATE}: names no data files; save the dataset anew")
+    return [inside(folder, str(name)) for name in names]
 
 
 def _word(file: Path) -> str:
@@ -220,9 +243,9 @@ def _word(file: Path) -> str:
     return next((word for word in words if word.lower() in SPLIT_NAMES), words[0])
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_object(inside(path.parent, path.name))
     except (OSError, ValueError) as error:
         raise LatentcastError(f"{path}: cannot be read ({error}); save the dataset anew") from error
 
@@ -230,11 +253,12 @@ def _json(path: Path) -> Any:
 def _features(schema: Any, file: Path) -> dict[str, Any]:
     """The description of the columns: in the schema, or beside the file."""
     metadata = (schema.metadata or {}).get(b"huggingface")
-    info = json.loads(metadata).get("info", {}) if metadata else {}
+    with _reading(file):
+        info = parse_object(metadata).get("info") if metadata else None
     if not info and (file.parent / "dataset_info.json").is_file():
         info = _json(file.parent / "dataset_info.json")
-    features: dict[str, Any] = info.get("features") or {}
-    return features
+    features = info.get("features") if isinstance(info, dict) else None
+    return features if isinstance(features, dict) else {}
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -244,23 +268,35 @@ def _holds_bytes(kind: Any) -> bool:
     )
 
 
-def _rows(file: Path) -> int:
-    if file.suffix == ".parquet":
-        return int(_parquet(file).metadata.num_rows)
+def _column(file: Path, name: str) -> list[Any]:
     with _reading(file):
-        return len(_arrow(file).read_all())
+        values: list[Any] = _table(file, [name]).column(name).to_pylist()
+        return values
 
 
 def _table(file: Path, columns: list[str]) -> Any:
+    """Some columns of a file, of which every offset and text was checked.
+
+    pyarrow trusts what a file says of itself until it is asked to look: one wrong byte, and a cell
+    is read from elsewhere in memory, or the process ends.
+    """
     with _reading(file):
         if file.suffix == ".parquet":
-            return _parquet(file).read(columns)
-        return _arrow(file).read_all().select(columns)
+            table = _parquet(file).read(columns)
+        else:
+            table = _arrow(file).read_all().select(columns)
+        table.validate(full=True)
+        return table
 
 
 def _parquet(file: Path) -> Any:
     with _reading(file):
-        return _package("pyarrow.parquet").ParquetFile(file)
+        opened = _package("pyarrow.parquet").ParquetFile(file, page_checksum_verification=True)
+        groups = map(opened.metadata.row_group, range(opened.metadata.num_row_groups))
+        unpacked = sum(group.total_byte_size for group in groups)
+        if unpacked > max(SMALL, DENSEST * file.stat().st_size):
+            raise ValueError(f"it would unpack to {unpacked:,} bytes")
+        return opened
 
 
 def _arrow(file: Path) -> Any:
@@ -271,10 +307,12 @@ def _arrow(file: Path) -> Any:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    damaged = _package("pyarrow").ArrowException
+    """pyarrow reports bad files by whatever exception its parsing runs into."""
     try:
         yield
-    except (OSError, damaged) as error:
+    except LatentcastError:
+        raise
+    except Exception as error:
         raise LatentcastError(f"{file}: cannot be read ({error}); copy it anew") from error
 
 
