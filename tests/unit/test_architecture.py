@@ -21,6 +21,7 @@ Imports = Mapping[str, frozenset[str]]
 ROOMS = (
     ("errors",),
     ("files",),
+    ("archives",),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),

@@ -37,11 +37,15 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Converter:
-    """All that it takes to convert the records of a source, in this process or another."""
+    """All that it takes to convert the records of a source, in this process or another.
+
+    ``room`` is the temporary folder of a source, ending in a slash: no reason names it.
+    """
 
     source: Source[Any]
     target: Target
     folds: Folds
+    room: str = ""
 
     def __call__(self, refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
         """Convert a batch of records, in order. Nothing one record does stops the others.
@@ -56,12 +60,15 @@ class Converter:
         try:
             return self._converted(ref)
         except BadRecord as error:
-            return Rejected(ref.record_id, ref.file, str(error))
+            reason = str(error)
         except Exception as error:
             if is_ours(error):
                 raise
             # Foreign files fail in foreign ways; the type of the error is part of the reason.
-            return Rejected(ref.record_id, ref.file, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+        return Rejected(
+            ref.record_id, ref.file, reason.replace(self.room, "") if self.room else reason
+        )
 
     def _converted(self, ref: RecordRef) -> Converted:
         if ref.problem is not None:
