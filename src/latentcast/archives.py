@@ -41,15 +41,19 @@ _LONG_HEADERS = (
     tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
 _PREFIX = "latentcast-unpacked-"
-_DAMAGE = (
+DAMAGE = (
     OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile,
     tarfile.TarError, zlib.error, struct.error, lzma.LZMAError,
 )  # fmt: skip
+"""What reading a damaged archive raises."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of an archive; ``problem`` is why it cannot be taken."""
+    """A file of an archive; ``problem`` is why it cannot be taken.
+
+    ``offset`` is where its bytes begin in a tar that is not compressed.
+    """
 
     name: str
     size: int
@@ -152,13 +156,8 @@ def _unpack(archive: Path, folder: Path) -> Iterator[tuple[str, str]]:
     total = 0
     try:
         for member in _members(archive):
-            parts = PurePosixPath(member.name).parts
-            if any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts):
-                continue  # as in a folder of images
-            name, problem = "/".join(parts), member.problem
-            if name.startswith("/") or ".." in parts or "\0" in name or not parts:
-                problem = "its name leads out of the archive"
-            elif name in names:
+            name, problem = member.name, member.problem
+            if problem is None and name in names:
                 problem = "is the second file of this name"
             if problem is None:
                 total += member.size + tarfile.BLOCKSIZE
@@ -171,8 +170,8 @@ def _unpack(archive: Path, folder: Path) -> Iterator[tuple[str, str]]:
             if problem is None:
                 names.add(name)
             else:
-                yield name or member.name, problem
-    except _DAMAGE as error:
+                yield name, problem
+    except DAMAGE as error:
         # A damaged stream may have given wrong bytes before it is noticed; a short one has not.
         if not names or (_is_stream(archive) and not isinstance(error, EOFError)):
             raise LatentcastError(
@@ -204,7 +203,7 @@ def _write(member: Member, target: Path, archive: Path) -> str | None:
             except BaseException:
                 target.unlink()
                 raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         number = error.errno if isinstance(error, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise LatentcastError(
@@ -236,7 +235,7 @@ def _members(archive: Path) -> Iterator[Member]:
         yield from _of_zip(archive)
     elif _is_stream(archive):
         with gzip.open(archive) as stream:
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=2**18, tarinfo=_Header) as tar:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
                 yield from members_of(tar)
             while stream.read(2**20):  # the checksum is behind the last byte
                 pass
@@ -250,7 +249,7 @@ def _of_zip(path: Path) -> Iterator[Member]:
         for info in archive.infolist():
             # What Windows wrote before it followed the specification.
             name = info.orig_filename.replace("\\", "/")
-            if name.endswith("/"):
+            if name.endswith("/") or _is_hidden(name):
                 continue
             kind, problem = stat.S_IFMT(info.external_attr >> 16), None
             if info.flag_bits & 1:
@@ -259,7 +258,7 @@ def _of_zip(path: Path) -> Iterator[Member]:
                 problem = "is a link" if kind == stat.S_IFLNK else "is no file"
             elif info.file_size > max(ALWAYS_ALLOWED // 8, MOST_TIMES * info.compress_size):
                 problem = f"would unpack {info.compress_size} bytes to {info.file_size}"
-            yield Member(name, info.file_size, partial(archive.open, info), problem)
+            yield _member(name, info.file_size, partial(archive.open, info), problem)
 
 
 def open_tar(path: Path) -> tarfile.TarFile:
@@ -278,7 +277,7 @@ def members_of(tar: tarfile.TarFile) -> Iterator[Member]:
         TarError, OSError, EOFError: it is damaged, from here on.
     """
     for info in tar:
-        if info.isdir():
+        if info.isdir() or _is_hidden(info.name):
             continue
         problem = None
         if info.issym() or info.islnk():
@@ -286,7 +285,22 @@ def members_of(tar: tarfile.TarFile) -> Iterator[Member]:
         elif not info.isreg() or info.issparse():
             problem = "is no file"
         read = partial(tar.extractfile, info)
-        yield Member(info.name, info.size, read, problem, info.offset_data)
+        yield _member(info.name, info.size, read, problem, info.offset_data)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file is passed over, as it is in a folder of images."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts)
+
+
+def _member(
+    name: str, size: int, read: Callable[[], IO[bytes] | None], problem: str | None, offset: int = 0
+) -> Member:
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or "\0" in name or not parts:
+        return Member(name, size, read, "its name leads out of the archive", offset)
+    return Member("/".join(parts), size, read, problem, offset)
 
 
 class _Header(tarfile.TarInfo):

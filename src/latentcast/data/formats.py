@@ -16,6 +16,7 @@ from latentcast.errors import LatentcastError
 from latentcast.images.arrays import ImageArrays, looks_like_images
 from latentcast.images.folder import ImageFolder
 from latentcast.images.huggingface import HuggingFaceImages
+from latentcast.images.webdataset import WebDataset
 from latentcast.signals.readers.arrays import ArraySource
 from latentcast.signals.readers.packed import PackedSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -28,6 +29,7 @@ FORMATS: tuple[type[Source[Any]], ...] = (
     ImageArrays,
     HuggingFaceImages,
     ImageFolder,
+    WebDataset,
 )
 """In the order in which they are tried: a recording counts more than the images beside it.
 an option of ``ingest`` means to a format is an argument of its class by the same name."""
