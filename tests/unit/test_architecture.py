@@ -20,7 +20,7 @@ Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
     ("errors",),
-    ("files",),
+    ("files", "npy"),
     ("archives",),
     ("randomness",),
     ("batch", "source"),

@@ -150,9 +150,9 @@ def test_a_bad_record_costs_itself_and_no_other(tmp_path: Path) -> None:
         ({"images": digits()[0][:6]}, "takes signals or images; give one"),
         ({"signals": None}, "takes signals or images; give one"),
         ({"leads": None}, "need their sampling_rate .* and leads"),
-        ({"sampling_rate": 0}, "need their sampling_rate"),
-        ({"leads": ["I", "II"]}, r"signals\[0\]: has shape \(12, 1000\); 2 leads need \(2,"),
-        ({"signals": [SIGNALS[0], SIGNALS[1].T]}, r"signals\[1\]: has shape \(1050, 12\)"),
+        ({"sampling_rate": 0}, "sampling-rate 0: is none; give it in Hz"),
+        ({"leads": ["I", "II"]}, r"signals\[0\]: has shape \(12, 1000\); with 2 leads"),
+        ({"signals": [SIGNALS[0], SIGNALS[1].T]}, r"signals\[1\]: .*or transpose it"),
         ({"signals": [SIGNALS[0] + 1j]}, r"signals\[0\]: holds complex"),
         ({"signals": np.zeros((12, 50))}, r"signals\[0\]: has shape \(50,\)"),
         ({"unit": "mmHg"}, "unit 'mmHg': is no voltage"),
@@ -179,6 +179,8 @@ def test_arguments_that_contradict_each_other_are_named(
 
 
 def test_images_that_are_no_bytes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match="sampling_rate: is of signals; leave it out of im"):
+        write_store(tmp_path, images=digits()[0], sampling_rate=500)
     with pytest.raises(LatentcastError, match="images: holds float64.*astype"):
         write_store(tmp_path, images=digits()[0] / 255)
     with pytest.raises(

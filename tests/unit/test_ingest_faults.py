@@ -367,7 +367,7 @@ def test_a_lead_named_twice_or_not_at_all_is_guessed(
     with pytest.raises(LatentcastError, match=reason):
         ingest(folder, tmp_path / "out", leads=leads, quiet=True)
     np.save(tmp_path / "a.npy", np.zeros((1, 2, 600)))
-    array = {"fs": 500, "unit": "mV", "layout": "records,leads,samples", "quiet": True}
+    array = {"sampling_rate": 500, "unit": "mV", "layout": "records,leads,samples", "quiet": True}
     with pytest.raises(LatentcastError, match=reason):
         ingest(tmp_path / "a.npy", tmp_path / "out", leads=leads, **array)
     assert not (tmp_path / "out").exists()

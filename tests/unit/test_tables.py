@@ -17,7 +17,7 @@ from latentcast.errors import LatentcastError
 from latentcast.signals.synthetic import synthetic_recording
 
 HEADER = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr\n"
-ARRAY = {"fs": 500, "leads": ["V1"], "unit": "mV", "layout": "records,leads,samples"}
+ARRAY = {"sampling_rate": 500, "leads": ["V1"], "unit": "mV", "layout": "records,leads,samples"}
 
 
 def write_ptbxl(folder: Path, second_row: str) -> Path:

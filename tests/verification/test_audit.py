@@ -18,6 +18,7 @@ from latentcast.config import Config
 from latentcast.data.ingest import ingest
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
+from latentcast.files import digested
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.audit import run as audited
 from latentcast.verification.audit.audit import all_checks, audit
@@ -86,15 +87,16 @@ def edit_rows(change: Callable[[list[dict[str, Any]]], object]) -> Change:
 
 def edit_json(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
     def edit(run: Path) -> None:
-        held = json.loads((run / name).read_text())
-        change(held)
-        (run / name).write_text(json.dumps(held))
+        record = json.loads((run / name).read_text())
+        change(record)
+        record = digested(record) if "digest" in record else record
+        (run / name).write_text(json.dumps(record))
 
     return edit
 
 
 def edit_tensors(which: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
-    """With the checksum put right, as one would who means it."""
+    """With checksum and digest put right, as one would who means it."""
 
     def edit(run: Path) -> None:
         step = run / "checkpoints" / "step-00000012"
@@ -183,7 +185,7 @@ TAMPERED: dict[str, tuple[Change, set[str]]] = {
                  {"run.alarms"}),
     "a flipped bit": (flip_a_bit, {"run.checkpoints"}),
     "a checksum removed": (
-        edit_json("checkpoints/step-00000012/state.json", lambda s: s["sha256"].popitem()),
+        edit_json("checkpoints/step-00000010/state.json", lambda s: s["sha256"].popitem()),
         {"run.checkpoints"},
     ),
     "a weight by one bit": (edit_tensors("model", nudge), {"run.replayed-weights"}),

@@ -20,6 +20,7 @@ from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.manifest import MANIFEST
 from latentcast.data.store import Store
+from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         cls,
         run: str | Path,
         role: Role = "teacher",
-        device: str | torch.device | None = None,
+        device: str | torch.device = AUTO,
         frozen: bool = True,
     ) -> Self:
         """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
@@ -86,21 +87,22 @@ class Encoder(nn.Module):
             run: folder of the run, or the exported file.
             role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
                 average both are the trained ones.
-            device: to compute on, such as ``"cuda"``; the CPU by default.
+            device: to compute on, such as ``"cuda:1"``; by default the GPU when there is one, else
+                the CPU.
             frozen: the parameters do not require a gradient; with False they do, for fine-tuning.
 
         Raises:
-            LatentcastError: no such run, no checkpoint yet, or a damaged one.
+            LatentcastError: no such run or device, no checkpoint yet, or a damaged one.
         """
         weights = read_weights(run)
         objective = assemble(weights.config)
         objective.load_state_dict(weights.tensors)
         made = cls(weights.config, objective, role, "pretrained", weights.step, frozen)
-        return made._on(device)
+        return made.to(device_of(device))
 
     @classmethod
     def random(
-        cls, run: str | Path, seed: int | None = None, device: str | torch.device | None = None
+        cls, run: str | Path, seed: int | None = None, device: str | torch.device = AUTO
     ) -> Self:
         """The same architecture and preprocessing at initialisation: the floor to beat.
 
@@ -111,7 +113,7 @@ class Encoder(nn.Module):
         objective = build(config)
         if seed is not None:
             objective.initialise(seed)
-        return cls(config, objective, "student", "random-initialised")._on(device)
+        return cls(config, objective, "student", "random-initialised").to(device_of(device))
 
     @property
     def objective(self) -> Objective:
@@ -214,7 +216,7 @@ class Encoder(nn.Module):
         batch_size: int = BATCH,
         *,
         rows: npt.ArrayLike | None = None,
-        fs: float | None = None,
+        sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str = "records,leads,samples",
@@ -230,7 +232,7 @@ class Encoder(nn.Module):
             x: what ingest accepts, one or many. Recordings: a
                 :class:`~latentcast.signals.recording.Recording`, the path of a record, of a folder
                 of records or of an array file, an array ``(records, leads, samples)`` or
-                ``(leads, samples)`` with ``fs``, ``leads`` and ``unit``. Images: uint8 arrays
+                ``(leads, samples)`` with ``sampling_rate``, ``leads`` and ``unit``. Images: uint8
                 ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
                 images, paths of images, folders and data sets. Both: a store, its path, or a list
                 of all these.
@@ -238,7 +240,7 @@ class Encoder(nn.Module):
             pooling: mean, std, mean+std or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
-            fs: of arrays, Hz.
+            sampling_rate: of arrays, Hz.
             leads: of arrays, the name of each channel.
             unit: of arrays, V, mV, uV or nV.
             layout: of arrays, ``records,leads,samples`` or ``records,samples,leads``.
@@ -252,7 +254,7 @@ class Encoder(nn.Module):
         index, how = self._layer(layer), check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
-        axes = ArrayAxes(fs, leads, unit, layout)
+        axes = ArrayAxes(sampling_rate, leads, unit, layout)
         names: list[str] = []
         owners, vectors, measured = [], [], []
         with torch.no_grad(), evaluating(self):
@@ -308,12 +310,6 @@ class Encoder(nn.Module):
             raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
         return self.layer_names.index(name)
 
-    def _on(self, device: str | torch.device | None) -> Self:
-        try:
-            return self if device is None else self.to(device)
-        except (RuntimeError, AssertionError) as problem:
-            raise LatentcastError(f"device {device}: cannot be used ({problem}); try cpu") from None
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What moves or casts the network does the same to the predictors.
         self.objective._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -340,10 +336,10 @@ class Encoder(nn.Module):
             )
         if isinstance(self.config.input, EcgInput):
             return RecordingReader(self.config.input, axes, resample).read(x, rows)
-        if resample or axes.fs is not None or axes.leads is not None or axes.unit is not None:
+        if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
             raise LatentcastError(
-                f"{self.config.recipe}: was trained on images; leave out fs, leads, unit and "
-                "resample"
+                f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
+                "unit and resample"
             )
         return ImageReader(self.config.input).read(x, rows)
 

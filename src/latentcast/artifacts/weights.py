@@ -17,6 +17,7 @@ from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
 from latentcast.objectives.base import Objective
+from latentcast.objectives.build import assemble
 
 SHOWN = 3
 """Names of tensors that a message lists."""
@@ -55,7 +56,7 @@ def read_weights(source: str | Path) -> Weights:
     path = Path(source)
     if path.is_file():
         tensors, config, step = read_export(path)
-        return Weights(tensors, config, step, {path.name: sha256(path)}, str(source))
+        return _fitting(Weights(tensors, config, step, {path.name: sha256(path)}, str(source)))
     if not path.exists():
         raise LatentcastError(f"{path}: does not exist; name a run folder or an exported file")
     newest = checkpoint.latest(path / "checkpoints")
@@ -64,7 +65,26 @@ def read_weights(source: str | Path) -> Weights:
     config = checkpoint.config_of(newest, record)
     digests = {f"{newest.name}/{k}": v for k, v in record["sha256"].items() if k[:5] == "model"}
     tensors = checkpoint.read_tensors(newest, "model")
-    return Weights(tensors, config, record["step"], digests, str(source))
+    return _fitting(Weights(tensors, config, record["step"], digests, str(source)))
+
+
+def _fitting(weights: Weights) -> Weights:
+    """The weights, if they are those of their configuration; no memory is taken to find out.
+
+    Raises:
+        LatentcastError: names the first tensor that is not.
+    """
+    with torch.device("meta"):
+        shapes = {name: t.shape for name, t in assemble(weights.config).state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    for name in sorted(shapes.keys() | found.keys()):
+        if shapes.get(name) != found.get(name):
+            theirs, ours = (tuple(s[name]) if name in s else None for s in (found, shapes))
+            raise LatentcastError(
+                f"{weights.source}: {name} is {theirs}, by the configuration beside it {ours}; "
+                "restore both from one copy, or train or export again"
+            )
+    return weights
 
 
 @torch.no_grad()

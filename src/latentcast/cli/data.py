@@ -15,6 +15,7 @@ def ingest(
     out: Path,
     kind: Literal["auto", "ecg", "image"] = "auto",
     fs: float | None = None,
+    sampling_rate: float | None = None,
     leads: str | None = None,
     unit: str | None = None,
     layout: str | None = None,
@@ -36,7 +37,9 @@ def ingest(
             of any of these.
         out: folder of the store.
         kind: whether they are recordings or images, where the source leaves that open.
-        fs: sampling rate of the store in Hz; others are resampled to it. For arrays: their rate.
+        fs: sampling rate that the store shall have, in Hz; recordings at others are resampled to
+            it.
+        sampling_rate: of an array, what it was sampled at, in Hz.
         leads: comma-separated lead names; for arrays in file order, else the leads of the store.
         unit: unit of an array: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
@@ -60,6 +63,7 @@ def ingest(
         out,
         kind=kind,
         fs=fs,
+        sampling_rate=sampling_rate,
         leads=leads.split(",") if leads else None,
         unit=unit,
         layout=layout,

@@ -47,6 +47,7 @@ def probe(
     layer: str = "all",
     pooling: str | None = None,
     weights: Literal["teacher", "student"] = "teacher",
+    device: str = "auto",
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
@@ -60,6 +61,7 @@ def probe(
         pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
             refused, with the reason.
         weights: the averaged weights (teacher) or the trained ones (student).
+        device: such as cuda:1 or cpu; auto is the GPU when there is one.
     """
     from rich.console import Console
 
@@ -68,7 +70,7 @@ def probe(
 
     console = Console()
     with console.status("reading features and fitting the probes"):
-        report = score(run, data, task, layer, pooling, weights, _command())
+        report = score(run, data, task, layer, pooling, weights, _command(), device=device)
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     if task is None:
@@ -92,7 +94,12 @@ def export(run: Positional[Path], out: Path) -> None:
     print(f"{out}: weights of step {written(run, out)}")
 
 
-def report(run: Positional[Path], data: Path | None = None, task: str | None = None) -> None:
+def report(
+    run: Positional[Path],
+    data: Path | None = None,
+    task: str | None = None,
+    device: str = "auto",
+) -> None:
     """Write RUN/report.html: curves, configuration, alarms, scores, and pictures of a store.
 
     Args:
@@ -100,10 +107,11 @@ def report(run: Positional[Path], data: Path | None = None, task: str | None = N
         data: folder of a labelled store: adds the map of embeddings, and of recordings an ECG with
             the model's errors.
         task: of the probe that makes the headline; by default what suits the labels of the store.
+        device: that the encoder reads on, such as cuda:1 or cpu; auto is the GPU when there is one.
     """
     from latentcast.report.run import report_run
 
-    print(f"report: {report_run(run, data, task)}")
+    print(f"report: {report_run(run, data, task, device)}")
 
 
 def _command() -> str:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy.typing as npt
 
 from latentcast.config import Config, EcgInput, ImageInput, Normalisation
+from latentcast.data.arrays import MEMORY
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.loader import Loader
 from latentcast.data.manifest import MANIFEST
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.signals.readers.arrays import ArraySource
 
 
 def reading(
@@ -72,10 +74,13 @@ def _check_signal(recipe: EcgInput, store: Store) -> None:
             f"{recipe.sampling_rate:g}; re-ingest with --fs {recipe.sampling_rate:g}"
         )
     if store.leads != recipe.leads:
+        # Of an array --leads are the names of what it holds: others would rename its channels.
+        arrays = store.manifest.provenance.get("kind") in (ArraySource.kind, MEMORY)
+        again = "" if arrays else f"re-ingest with --leads {','.join(recipe.leads)}, or "
         raise LatentcastError(
             f"{manifest}: leads are {' '.join(store.leads)}, the recipe needs "
-            f"{' '.join(recipe.leads)}; re-ingest with --leads {','.join(recipe.leads)}, or "
-            f"train with --set input.leads=[{','.join(store.leads)}]"
+            f"{' '.join(recipe.leads)}; {again}train with --set "
+            f"input.leads=[{','.join(store.leads)}]"
         )
     if store.scale != recipe.scale:
         raise LatentcastError(

@@ -34,7 +34,7 @@ FORMATS: tuple[type[Source[Any]], ...] = (
 """In the order in which they are tried: a recording counts more than the images beside it.
 an option of ``ingest`` means to a format is an argument of its class by the same name."""
 
-READER_ONLY = {"unit", "layout", "metadata"}
+READER_ONLY = {"sampling_rate", "unit", "layout", "metadata"}
 """Options that mean nothing to a store whose reader does not take them."""
 
 
@@ -80,8 +80,8 @@ def open_as(reader: type[Source[Any]], path: Any, options: Mapping[str, Any]) ->
         if options.get(name) is not None and name not in taken:
             kinds = [r.kind for r in FORMATS if name in signature(r).parameters]
             raise LatentcastError(
-                f"--{name}: is for sources of kind {' or '.join(kinds)}, {path} is read as "
-                f"{reader.kind}; leave it out"
+                f"--{name.replace('_', '-')}: is for sources of kind {' or '.join(kinds)}, {path} "
+                f"is read as {reader.kind}; leave it out"
             )
     make: Callable[..., Source[Any]] = reader
     return make(Path(path), **{name: options[name] for name in taken})

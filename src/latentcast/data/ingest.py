@@ -70,6 +70,7 @@ def ingest(
     *,
     kind: Literal["auto", "ecg", "image"] = "auto",
     fs: float | None = None,
+    sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     unit: str | None = None,
     layout: str | None = None,
@@ -105,8 +106,8 @@ def ingest(
         out: the folder of the store.
         kind: whether a path holds recordings or images, where that is not clear from itself.
         fs: sampling rate of the store in Hz; recordings at another rate are resampled to it.
-            Without it the first one decides and others are quarantined. For array files: their
-            rate.
+            Without it the first one decides and others are quarantined.
+        sampling_rate: of array files, what they were sampled at, in Hz.
         leads: for array files, the name of each channel in file order; for other sources, the
             leads of the store (the twelve by default).
         unit: unit of array files: V, mV, uV or nV.
@@ -138,9 +139,10 @@ def ingest(
     """
     started = time.monotonic()
     arguments = {
-        "fs": fs, "leads": leads, "unit": unit, "layout": layout, "metadata": metadata,
-        "signal": signal, "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
-        "verify_checksums": verify_checksums, "size": size, "encoding": encoding,
+        "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
+        "metadata": metadata, "signal": signal, "missing_leads": missing_leads, "scale": scale,
+        "shortest": shortest, "verify_checksums": verify_checksums, "size": size,
+        "encoding": encoding,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     common = (Path(out), kind, arguments, workers, shard_bytes, quiet, started)

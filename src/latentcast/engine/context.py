@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from latentcast.config import Config
+from latentcast.engine.device import device_of
 from latentcast.engine.ranks import ALONE, Ranks
-from latentcast.errors import LatentcastError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,18 +47,9 @@ class Context:
         Raises:
             LatentcastError: there is no such device.
         """
-        name = config.machine.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and ranks.size > 1:
-            name = f"cuda:{ranks.local}"
-        try:
-            device = torch.device(name)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as problem:
-            raise LatentcastError(
-                f"machine.device {name}: cannot be used ({problem}); try cpu"
-            ) from None
+        device = device_of(config.machine.device, "machine.device")
+        if device == torch.device("cuda") and ranks.size > 1:
+            device = torch.device("cuda", ranks.local)
         if device.type == "cpu":
             keep_freed_memory()
         precision = PRECISIONS[config.train.precision]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from latentcast.config import Config, load
 from latentcast.config.resolve import leaves
+from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.results import ProbeReport, file_name
 from latentcast.recipes import RECIPES
@@ -36,7 +37,9 @@ HEADLINES = ("superdiagnostic", "labels", "classes")
 """Without a task, the first of these that was probed makes the headline."""
 
 
-def report_run(run: str | Path, data: str | Path | None = None, task: str | None = None) -> Path:
+def report_run(
+    run: str | Path, data: str | Path | None = None, task: str | None = None, device: str = AUTO
+) -> Path:
     """Write ``RUN/report.html`` from whatever the run has: its log, its settings, its probes.
 
     Args:
@@ -45,6 +48,7 @@ def report_run(run: str | Path, data: str | Path | None = None, task: str | None
             with the model's errors.
         task: the probe that makes the headline, and that these pictures go with; by default what
             suits the store.
+        device: that the encoder reads on; by default the GPU when there is one, else the CPU.
 
     Raises:
         LatentcastError: a file of the run is missing or damaged, the store holds the other kind of
@@ -66,7 +70,7 @@ def report_run(run: str | Path, data: str | Path | None = None, task: str | None
             f"{data}: holds {content}, {run} was trained on {config.input.kind} data; "
             "give the report a store of its own kind, or none"
         )
-    return report_pictures(run, Encoder.from_pretrained(run), store, task)
+    return report_pictures(run, Encoder.from_pretrained(run, device=device), store, task)
 
 
 def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None) -> Path:

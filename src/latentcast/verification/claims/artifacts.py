@@ -181,7 +181,7 @@ def teacher(twin: Twin) -> Evidence:
     shared = sum(torch.equal(s, t) for s, t in zip(*weights.values(), strict=True))
     parts = [at_most("share of tensors that are both's", shared / len(names), 0.99)]
     for role in get_args(Role):
-        loaded = list(Encoder.from_pretrained(run.folder, role).network.parameters())
+        loaded = list(Encoder.from_pretrained(run.folder, role, "cpu").network.parameters())
         wrong = sum(not torch.equal(a, b) for a, b in zip(loaded, weights[role], strict=True))
         parts.append(equal(f"{role}: tensors that are not its", wrong, 0))
     default = Encoder.from_pretrained(run.folder).role

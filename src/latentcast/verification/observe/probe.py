@@ -101,7 +101,7 @@ class Scored:
 
 def encoder(twin: Twin) -> Encoder:
     """What a user loads of the twin's run; a new one each time."""
-    return Encoder.from_pretrained(twin.trained().folder)
+    return Encoder.from_pretrained(twin.trained().folder, device="cpu")
 
 
 def labelled_store(twin: Twin) -> Store:
