@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import sha256
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -115,7 +115,8 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
                 rejected,
             )  # fmt: skip
         except LatentcastError as error:
-            error.args = (str(error).replace(str(folder), str(archive)),)
+            shown = str(error).replace(printable(str(folder)), printable(str(archive)))
+            error.args = (shown,)
             raise
         finally:
             os.close(descriptor)

@@ -69,7 +69,7 @@ def test_an_archive_gives_another_store_than_the_folder_in_it(
     else:
         folder.mkdir()
         np.save(folder / "ecgs.npy", np.random.default_rng(0).normal(size=(6, 2, 500)))
-        options = {"fs": 100, "leads": ["I", "II"], "unit": "mV"}
+        options = {"sampling_rate": 100, "leads": ["I", "II"], "unit": "mV"}
         options |= {"layout": "records,leads,samples"}
     source = folder / "ecgs.npy" if modality == "array" else folder
     first = ingest(source, tmp_path / "of folder", quiet=True, workers=1, **options).store
@@ -362,7 +362,7 @@ def test_a_damaged_shard_loses_the_others_or_passes_unseen(tmp_path: Path) -> No
     found = quarantine(tmp_path / "out")
     assert re.search("cut off after 2 samples", found["train-000000.tar"])
     assert "last of a shard" in found["00000001"]
-    assert "No such file" in found["train-gone.tar"]
+    assert "'train-gone.tar' is missing" in found["train-gone.tar"]
     assert "leads out" in found["../out"]
     assert found["two"] == "holds 2 images (png, jpg)"
     assert "json cannot be read" in found["bad"] and "holds no images" in found["only"]
@@ -376,5 +376,5 @@ def test_a_shard_without_a_split_or_a_class_is_taken_for_one(tmp_path: Path) -> 
         ingest(tmp_path / "shards", tmp_path / "out", quiet=True)
     assert len(ingest(archive, tmp_path / "out", quiet=True).store.classes) == 4
     shutil.copy(archive, tmp_path / "shards" / "train-0.tar")
-    with pytest.raises(LatentcastError, match=r"photos.tar names no split.* rename it to train-ph"):
+    with pytest.raises(LatentcastError, match=r"photos.tar is not; --splits named"):
         ingest(tmp_path / "shards", tmp_path / "out", quiet=True)

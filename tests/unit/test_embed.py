@@ -16,7 +16,7 @@ from conftest import WFDB
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.arrays import write_store
-from latentcast.data.fit import fitted
+from latentcast.data.fit import fitted, reading
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
@@ -337,7 +337,9 @@ def test_an_image_has_one_vector_however_it_is_handed_over(
     assert vectors.shape == (70, 64)
     same(encoder.embed(store, rows=np.arange(70)), vectors)
     same(encoder.embed(digits_store, rows=[5, 2]), vectors[[5, 2]])
-    same(encoder.embed(pixels[3]), vectors[[3]])
+    for one in (pixels[3], pixels[3, :, :, 0], pixels[3].transpose(2, 0, 1)):
+        same(encoder.embed(one), vectors[[3]])
+    same(encoder.embed(torch.from_numpy(pixels[:2, None, :, :, 0])), vectors[:2])
     assert encoder.embed([]).shape == encoder.embed(pixels[:0]).shape == (0, 64)
     (tmp_path / "a").mkdir()
     opened = [pillow.fromarray(image[:, :, 0]) for image in pixels[:3]]
@@ -354,23 +356,44 @@ def test_an_image_has_one_vector_however_it_is_handed_over(
     same(mixed[[1]], encoder.embed(larger))
 
 
-def test_a_larger_image_file_is_brought_to_the_canvas_as_ingest_does_it(
-    images: tuple[Encoder, Store], tmp_path: Path
+@pytest.mark.parametrize("canvas", [None, (12, 12), (6, 9)])
+def test_an_image_file_is_the_tensor_that_training_sees_of_it(
+    images: tuple[Encoder, Store], canvas: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     pillow = pytest.importorskip("PIL.Image")
-    encoder, _ = images
-    (tmp_path / "wide").mkdir()
-    wide = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
-    pillow.fromarray(wide).save(tmp_path / "wide" / "a.png")
-    ingested = ingest(tmp_path / "wide", tmp_path / "store", size=8, quiet=True).store
-    same(encoder.embed(tmp_path / "wide" / "a.png"), encoder.embed(ingested))
+    config = images[0].config.updated({"input.canvas": canvas})
+    encoder, rng = Encoder(config, images[0].objective), np.random.default_rng(0)
+    files = tmp_path / "files"
+    files.mkdir()
+    rows, columns = canvas or (8, 8)
+    for number, shape in enumerate([(24, 40), (50, 20), (rows, columns)]):
+        if rows != columns:  # ingest makes squares; anything else has its size from the start
+            shape = rows, columns
+        pillow.fromarray(rng.integers(0, 256, shape, np.uint8)).save(files / f"{number}.png")
+    size = rows if rows == columns else None
+    store = ingest(files, tmp_path / "store", size=size, quiet=True).store
+    loader, preprocess = reading(store, fitted(config, store))
+    seen = preprocess(loader.batch(0).samples[:9]).values
+    trained = dict(zip(loader.order.at(np.arange(9)).tolist(), seen, strict=True))
+    tensors: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        read = encoder.network.read
+        patch.setattr(encoder.network, "read", lambda v, m: (tensors.append(v), read(v, m))[1])
+        same(encoder.embed(sorted(files.iterdir())), encoder.embed(store))
+    assert trained and torch.equal(tensors[0], tensors[1])
+    assert all(torch.equal(tensors[0][row], values) for row, values in trained.items())
 
 
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        (np.zeros((2, 8, 8)), {}, "is no uint8 .*; for values in"),
-        (np.zeros((8, 8), np.uint8), {}, r"array of uint8 \(8, 8\): is no uint8"),
+        (np.zeros((2, 8, 8)), {}, r"array of float64 .* \(x \* 255\).*of values from 0 to 1"),
+        (np.zeros((8, 8), bool), {}, r"holds bool.* such as x.astype\('uint8'\) \* 255"),
+        (np.zeros((8, 8), np.uint16), {}, r"\(x // 256\).astype\('uint8'\) of 16 bits"),
+        (torch.zeros(2, 1, 8, 8), {}, "array of float32"),
+        (np.zeros(8, np.uint8), {}, r"has shape \(8,\); images are"),
+        (np.zeros((2, 3, 8, 8), np.uint8), {}, "have 3 channels, the encoder reads 1"),
+        (b"a.png", {}, "bytes: are nothing that can be embedded"),
         (None, {}, "NoneType: is nothing that can be embedded; give a uint8 array"),
         ("nowhere.png", {}, "nowhere.png: does not exist"),
         ([], {"sampling_rate": 100}, "was trained on images; leave out sampling_rate"),

@@ -26,6 +26,10 @@ def ingest(
     shortest: float | None = None,
     size: int | None = None,
     encoding: Literal["pixels", "encoded"] | None = None,
+    bits: int | None = None,
+    groups: str | None = None,
+    splits: Literal["named", "none"] | None = None,
+    label: str | None = None,
     workers: int | None = None,
 ) -> None:
     """Read recordings or images into a store; a killed ingest goes on where it was.
@@ -52,6 +56,12 @@ def ingest(
         shortest: seconds, 1 by default; a shorter recording goes to quarantine.
         size: pixels a side of the images: the short side is brought to it, the middle taken.
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
+        bits: bits in use of images in 16-bit files, such as 12, where no header tells.
+        groups: patients of images, which the splits are drawn by: a pattern in their paths, as in
+            'patient(\\d+)', or a .csv with the columns image and patient.
+        splits: where only some folders or files are named like splits: "named" trains on the
+            others, "none" takes no name for that of a split.
+        label: column of the labels of a parquet file or Hugging Face dataset.
         workers: reader processes (images: threads); all processors by default.
     """
     from rich.console import Console
@@ -74,6 +84,10 @@ def ingest(
         shortest=shortest,
         size=size,
         encoding=encoding,
+        bits=bits,
+        groups=groups,
+        splits=splits,
+        label=label,
         workers=workers,
     )
     Console().print(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from latentcast.data.codecs import Target
@@ -46,6 +46,8 @@ class Converter:
     target: Target
     folds: Folds
     room: str = ""
+    patients: Mapping[str, str] = field(default_factory=dict)
+    """By record id, where they are given beside the source."""
 
     def __call__(self, refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
         """Convert a batch of records, in order. Nothing one record does stops the others.
@@ -77,7 +79,8 @@ class Converter:
         classes = self.source.classes
         if strange := [label for label in annotation.labels if classes and label not in classes]:
             raise BadRecord(f"has label '{strange[0]}', which is none of the source's classes")
-        patient = str(annotation.patient_id or getattr(sample, "patient_id", None) or "")
+        own = annotation.patient_id or getattr(sample, "patient_id", None)
+        patient = str(self.patients.get(ref.record_id) or own or "")
         fold = self.folds.of(ref, patient, annotation)
         payload = self.target.convert(sample, training=fold in SPLITS["train"])
         metadata = payload.metadata | annotation.metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy.typing as npt
@@ -101,6 +102,10 @@ def _fitted_to_images(config: Config, store: Store) -> Config:
             f"{config.input.channels}; train with --set input.channels={store.channels} "
             "input.normalisation=null"
         )
+    _check_size(config, config.input, store)
+    if (bits := store.manifest.bits) is not None:
+        config = config.updated({"input.bits": bits})
+    assert isinstance(config.input, ImageInput)
     if config.input.normalisation is not None:
         return config
     statistics = store.manifest.statistics
@@ -110,6 +115,29 @@ def _fitted_to_images(config: Config, store: Store) -> Config:
         std=tuple(std or 1.0 for std in statistics.std),
     )
     return config.updated({"input.normalisation": normalisation.model_dump()})
+
+
+def _check_size(config: Config, recipe: ImageInput, store: Store) -> None:
+    """Nothing is squashed or enlarged unasked: the images have the recipe's size, or its canvas."""
+    height, width = store.height, store.width
+    if (height, width) == recipe.store_size:
+        return
+    ways = [f"re-ingest with --size {recipe.height}"] if recipe.height == recipe.width else []
+    with suppress(LatentcastError):  # not where patches do not divide them
+        config.updated({"input.height": height, "input.width": width, "input.canvas": None})
+        ways.append(f"train at their size with --set input.height={height} input.width={width}")
+    smaller = min(height / recipe.height, width / recipe.width) < 1
+    ways.append(
+        f"train with --set input.canvas=[{height},{width}], which "
+        f"{'enlarges' if smaller else 'resizes'} the middle of each (and takes random crops, "
+        "where the recipe has them, from the whole)"
+    )
+    expected = "the recipe sees" if recipe.canvas is None else "input.canvas is"
+    size = recipe.store_size
+    raise LatentcastError(
+        f"{store.path / MANIFEST}: its images have {height} × {width} pixels, {expected} {size[0]} "
+        f"× {size[1]}; " + ", or ".join(ways)
+    )
 
 
 def _statistics(store: Store) -> Normalisation:

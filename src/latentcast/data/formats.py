@@ -34,7 +34,7 @@ FORMATS: tuple[type[Source[Any]], ...] = (
 """In the order in which they are tried: a recording counts more than the images beside it.
 an option of ``ingest`` means to a format is an argument of its class by the same name."""
 
-READER_ONLY = {"sampling_rate", "unit", "layout", "metadata"}
+READER_ONLY = {"sampling_rate", "unit", "layout", "metadata", "splits", "label"}
 """Options that mean nothing to a store whose reader does not take them."""
 
 

@@ -31,6 +31,7 @@ from latentcast.data.formats import (
     only_array,
     open_as,
 )
+from latentcast.data.groups import patients_of
 from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
@@ -42,6 +43,7 @@ from latentcast.data.writer import (
     refuse_all_bad,
 )
 from latentcast.errors import LatentcastError
+from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.source import Modality, RecordRef, Source
 
@@ -82,6 +84,10 @@ def ingest(
     verify_checksums: bool | None = None,
     size: int | None = None,
     encoding: Encoding | None = None,
+    bits: int | None = None,
+    groups: str | Path | None = None,
+    splits: SplitChoice | None = None,
+    label: str | None = None,
     workers: int | None = None,
     shard_bytes: int = 2**30,
     quiet: bool = False,
@@ -126,6 +132,16 @@ def ingest(
             taken. Without it all images must have one size, which is kept.
         encoding: ``pixels`` (the default) stores what training reads; ``encoded`` keeps the bytes
             of the image files, and decodes and resizes each time an image is taken.
+        bits: of images in 16-bit files, how many bits are used, such as 12; an image whose header
+            and brightness leave that open is quarantined without it.
+        groups: of images, their patients: a regular expression whose group in the image's path (or
+            record id) names the patient, such as ``patient(\\d+)``, or a CSV with the columns
+            ``image`` and ``patient``. Splits are then drawn by patient.
+        splits: of images, what folders, files or parts of a data set are where some are named like
+            splits and some are not: ``named`` takes those and trains on the others, ``none`` takes
+            no name for that of a split.
+        label: of parquet files and Hugging Face datasets, the column of the labels, where it is
+            not named so.
         workers: reader processes (of images: threads); the usable processors by default, 1 reads
             in this process.
         shard_bytes: a shard is closed before it outgrows this.
@@ -142,7 +158,7 @@ def ingest(
         "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
         "metadata": metadata, "signal": signal, "missing_leads": missing_leads, "scale": scale,
         "shortest": shortest, "verify_checksums": verify_checksums, "size": size,
-        "encoding": encoding,
+        "encoding": encoding, "bits": bits, "groups": groups, "splits": splits, "label": label,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     common = (Path(out), kind, arguments, workers, shard_bytes, quiet, started)
@@ -190,14 +206,18 @@ def _ingest(
     finished = None if store is None else store.manifest
     target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
     room = "" if archive is None else f"{archive.folder.parent}/"
-    converter = Converter(opened, target, Folds(refs), room)
+    groups = arguments.get("groups")
+    patients = {} if groups is None else patients_of(groups, refs)
+    converter = Converter(opened, target, Folds(refs), room, patients)
     if store is None:
         again = "free space or repair the folder and run the same ingest again, it goes on"
         with lock(folder), writing(folder, again):
             # Another process may have finished it since.
             if finished_store(folder, provenance) is None:
-                if arguments.get("signal") == "other" and not quiet:
-                    print(f"ingest: {LEFT_OUT}", file=sys.stderr)
+                other = arguments.get("signal") == "other"
+                remarks = (LEFT_OUT, *opened.remarks) if other else opened.remarks
+                for remark in () if quiet else remarks:
+                    print(f"ingest: {remark}", file=sys.stderr)
                 claim(folder, {"target": target.plan(), "provenance": provenance})
                 _write(ShardWriter(folder, target, shard_bytes), converter, refs, workers, quiet)
                 finish(folder, target, opened.classes, provenance)
@@ -255,6 +275,7 @@ def _write(
         begin, writer.number = sidecar.next_ref, writer.number + 1
         for record in sidecar.records:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
+    enlarged = 0
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
             results = _convert_in_order(converter, refs[begin:], workers)
@@ -263,12 +284,19 @@ def _write(
                     result = _unless_duplicate(result, names, digests, converter.target.compared)
                 if isinstance(result, Converted):
                     writer.add(result, position)
+                    enlarged += result.payload.enlarged
                 else:
                     writer.reject(result)
                 progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:
             writer.abandon()
+    if enlarged and not quiet:
+        print(
+            f"ingest: {enlarged:,} images are smaller than --size and were enlarged; a smaller "
+            "--size invents no pixels",
+            file=sys.stderr,
+        )
     if not names:
         refuse_all_bad(writer.folder, converter.source.name)
 

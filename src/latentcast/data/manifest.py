@@ -78,6 +78,7 @@ class Manifest(StoreModel):
             channels)``, or the bytes of the image files one after the other, ``encoded``.
         height, width, channels: the canvas that every image is brought to.
         resize: whether images are resized to it; otherwise they all have that size.
+        bits: how many of the 16 bits of deep image files are used, where it was given.
         scale: millivolts of one count of recordings, or another ``unit``.
         classes: of images, names by label.
         metadata_sha256: of recordings, and of images that have metadata.
@@ -92,6 +93,7 @@ class Manifest(StoreModel):
     width: Side = 0
     channels: Side = 0
     resize: bool = False
+    bits: int | None = None
     sampling_rate: float = 0.0
     leads: tuple[str, ...] = ()
     scale: float = 0.0
@@ -122,7 +124,7 @@ class Manifest(StoreModel):
 
     @property
     def canvas(self) -> Canvas:
-        return Canvas(self.height, self.width, self.channels, self.resize)
+        return Canvas(self.height, self.width, self.channels, self.resize, self.bits)
 
     def array(self, shard: Shard) -> tuple[str, tuple[int, ...]]:
         """Type and shape of the array of a shard."""

@@ -15,12 +15,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from latentcast.errors import LatentcastError, missing_extra
-from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
+from latentcast.errors import LatentcastError, missing_extra, nearest
+from latentcast.images.source import (
+    HELD_OUT_FIRST,
+    SPLIT_NAMES,
+    ImageSource,
+    SplitChoice,
+    check_classes,
+    hash_of_sizes,
+    splits_of,
+)
 from latentcast.source import Annotation, BadRecord, RecordRef, Split
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
+LABELS = ("label", "labels", "target", "targets", "class", "y")
+"""How columns of labels are called, in any case of letters."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,14 @@ class _Columns:
 
 
 class HuggingFaceImages(ImageSource):
-    """Images of an Arrow dataset, with the label of its one ``ClassLabel`` (or ``label``) column.
+    """Images of an Arrow dataset, with the labels of one column; a list holds several.
+
+    That column is ``label``, else the one of the type ``ClassLabel`` or of :data:`LABELS`.
+
+    Args:
+        splits: what the names of splits or parquet files mean where some are unknown, see
+            :func:`~latentcast.images.source.splits_of`.
+        label: the column of the labels, where it has another name or there are several.
 
     Raises:
         LatentcastError: pyarrow is not installed, a file is missing or damaged, or several columns
@@ -43,11 +60,13 @@ class HuggingFaceImages(ImageSource):
     kind = "hugging face dataset"
     encoded = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, splits: SplitChoice | None = None, label: str | None = None
+    ) -> None:
         self.root = path if path.is_dir() else path.parent
         self.name = path.name
-        self._files = _listing(path)
-        self._columns = self._choose()
+        self._files = _listing(path, splits)
+        self._columns = self._choose(label)
         self.classes, self._labels = self._read_labels()
 
     @classmethod
@@ -84,8 +103,8 @@ class HuggingFaceImages(ImageSource):
                 if where
                 else "holds no image"
             )
-        label = self._labels[ref.file][ref.row]
-        return data, Annotation(labels={} if label == -1 else {self.classes[label]: 1.0})
+        labels = {self.classes[label]: 1.0 for label in self._labels[ref.file][ref.row]}
+        return data, Annotation(labels=labels)
 
     @cached_property
     def _tables(self) -> dict[str, Any]:
@@ -93,7 +112,7 @@ class HuggingFaceImages(ImageSource):
         files = zip(self._labels, self._files, strict=True)
         return {name: _table(file, [self._columns.image]) for name, (file, _) in files}
 
-    def _choose(self) -> _Columns:
+    def _choose(self, label: str | None) -> _Columns:
         first = self._files[0][0]
         parquet = first.suffix == ".parquet"
         schema = _parquet(first).schema_arrow if parquet else _arrow(first).schema
@@ -113,58 +132,76 @@ class HuggingFaceImages(ImageSource):
             for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-        label = "label" if "label" in schema.names else next(iter(named), None)
-        if label not in ("label", None) and len(named) > 1:
+        others = [name for name in schema.names if name not in images]
+        if label is not None and label not in others:
+            raise LatentcastError(f"{first}: has no column {label}; {nearest(label, others)}")
+        candidates = [name for name in others if name in named or name.lower() in LABELS]
+        if label is None and "label" in candidates:
+            label = "label"
+        elif label is None and len(candidates) > 1:
             raise LatentcastError(
-                f"{first}: holds several labels ({', '.join(named)}); keep one, or name it label"
+                f"{first}: {len(candidates)} columns could hold the labels "
+                f"({', '.join(candidates)}); choose one, such as --label {candidates[0]}"
+            )
+        elif label is None and candidates:
+            (label,) = candidates
+        elif label is None and others:
+            self.remarks = (
+                f"none of the columns {', '.join(others)} is read as the label; --label "
+                f"{others[0]} would read it so",
             )
         return _Columns(images[0], label, named.get(label or ""))
 
-    def _read_labels(self) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-        """The classes, and by file the class of each row; -1 for none."""
+    def _read_labels(self) -> tuple[tuple[str, ...], dict[str, list[tuple[int, ...]]]]:
+        """The classes, and by file those of each row; none where it has no label."""
         label, classes = self._columns.label, self._columns.classes
         files = {file.relative_to(self.root).as_posix(): file for file, _ in self._files}
         if label is None:
-            return (), {name: [-1] * _rows(file) for name, file in files.items()}
-        columns = [_table(file, [label]).column(label).to_pylist() for file in files.values()]
+            return (), {name: [()] * _rows(file) for name, file in files.items()}
+        columns = {
+            name: [
+                [v for v in (value if isinstance(value, list) else [value]) if v not in (None, -1)]
+                for value in _table(file, [label]).column(label).to_pylist()
+            ]
+            for name, file in files.items()
+        }
+        every = [value for column in columns.values() for row in column for value in row]
+        if not all(isinstance(value, int | str) for value in every):
+            raise LatentcastError(
+                f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it, or "
+                "name another column with --label"
+            )
         if classes is None:
-            values = {value for column in columns for value in column if value is not None}
-            if not all(isinstance(value, int | str) for value in values):
-                raise LatentcastError(
-                    f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it "
-                    "to ClassLabel"
-                )
-            order: list[Any] = sorted(values - {-1})
+            order: list[Any] = sorted(set(every))
             classes = tuple(map(str, order))
+            check_classes(str(self.root / self.name), classes)
         else:
             order = list(range(len(classes)))
-        ids = {value: i for i, value in enumerate(order)} | {None: -1, -1: -1}
-        if others := {value for column in columns for value in column} - ids.keys():
+        ids = {value: i for i, value in enumerate(order)}
+        if others := set(every) - ids.keys():
             raise LatentcastError(
                 f"{self.root / self.name}: {label} holds {others.pop()!r}, which is none of its "
                 f"{len(classes)} classes; name every class"
             )
-        rows = [[ids[value] for value in column] for column in columns]
-        return classes, dict(zip(files, rows, strict=True))
+        return classes, {
+            name: [tuple(ids[value] for value in row) for row in column]
+            for name, column in columns.items()
+        }
 
 
-def _listing(path: Path) -> list[tuple[Path, Split | None]]:
-    if path.is_file():
-        return [(path, _split_of(path.stem))]
-    if (path / _DICT).is_file():
-        names = _json(path / _DICT)["splits"]
-        others = [name for name in names if name.lower() not in SPLIT_NAMES]
-        if others:
-            raise LatentcastError(
-                f"{path}: has a split '{others[0]}'; ingest one split by its folder, "
-                f"{path / others[0]}"
-            )
-        return [(file, SPLIT_NAMES[name.lower()]) for name in names for file in _saved(path / name)]
+def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split | None]]:
     if (path / _STATE).is_file():
         return [(file, None) for file in _saved(path)]
-    files = sorted(path.rglob("*.parquet"), key=lambda file: file.relative_to(path).as_posix())
-    splits = [_split_of(file.stem) or _split_of(file.parent.name) for file in files]
-    return [(file, split) for file, split in zip(files, splits, strict=True)]
+    if (path / _DICT).is_file():
+        names = _json(path / _DICT)["splits"]
+        splits = splits_of(str(path), {name: name for name in names}, choice, "one set")
+        return [(file, splits[name]) for name in names for file in _saved(path / name)]
+    root = path.parent if path.is_file() else path
+    found = [path] if path.is_file() else path.rglob("*.parquet")
+    files = {file.relative_to(root).as_posix(): file for file in found}
+    splits = splits_of(str(path), {name: _word(files[name]) for name in sorted(files)}, choice,
+                       "one set")  # fmt: skip
+    return [(files[name], split) for name, split in splits.items()]
 
 
 def _saved(folder: Path) -> list[Path]:
@@ -176,9 +213,10 @@ def _saved(folder: Path) -> list[Path]:
     return files
 
 
-def _split_of(name: str) -> Split | None:
-    """Of a file such as ``train-00000-of-00004``."""
-    return SPLIT_NAMES.get(re.split(r"[-_.]", name.lower())[0])
+def _word(file: Path) -> str:
+    """What may name a split, in a file such as ``train-00000-of-00004`` or its folder."""
+    words = [re.split(r"[-_.]", name)[0] for name in (file.stem, file.parent.name)]
+    return next((word for word in words if word.lower() in SPLIT_NAMES), words[0])
 
 
 def _json(path: Path) -> Any:

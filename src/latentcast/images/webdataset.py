@@ -17,8 +17,16 @@ from typing import IO, Any
 from latentcast.archives import DAMAGE, Member, members_of, open_tar
 from latentcast.errors import LatentcastError
 from latentcast.images.folder import SUFFIXES
-from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
-from latentcast.source import Annotation, BadRecord, RecordRef, Split
+from latentcast.images.source import (
+    HELD_OUT_FIRST,
+    SPLIT_NAMES,
+    ImageSource,
+    SplitChoice,
+    check_classes,
+    hash_of_sizes,
+    splits_of,
+)
+from latentcast.source import Annotation, BadRecord, RecordRef, record_file
 
 _BESIDE = {"cls", "json", "txt"}
 _LABELS = ("cls", "label", "class", "target")
@@ -48,8 +56,12 @@ class WebDataset(ImageSource):
 
     The class is the text of ``.cls``, or without one what the JSON has as ``cls``, ``label``,
     ``class`` or ``target``; -1 is none. The rest of the JSON is metadata (``patient_id`` is what it
-    says), and so is the text. A word of a shard's path names its split, as :data:`SPLIT_NAMES` has
-    it. A sample's id is its key, or with its shard's name where a key occurs twice.
+    says), and so is the text. The last word of a shard's path that names a split counts. A sample's
+    id is its key, or with its shard's name where a key occurs twice.
+
+    Args:
+        splits: what the names of shards mean where only some are those of splits, see
+            :func:`~latentcast.images.source.splits_of`.
 
     Raises:
         LatentcastError: only some shards name a split, or they hold class folders.
@@ -58,16 +70,11 @@ class WebDataset(ImageSource):
     kind = "webdataset"
     encoded = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, splits: SplitChoice | None = None) -> None:
         self.root, self.name = path.parent if path.is_file() else path, path.name
         shards = [file.relative_to(self.root).as_posix() for file in _shards(path)]
-        self._splits = {shard: _split_of(shard) for shard in shards}
-        without = [shard for shard, split in self._splits.items() if split is None]
-        if 0 < len(without) < len(shards):
-            raise LatentcastError(
-                f"{path}: {without[0]} names no split, and other shards do; rename it to "
-                f"train-{Path(without[0]).name}, or move it out of the folder"
-            )
+        words = {shard: _word(shard) for shard in shards}
+        self._splits = splits_of(str(path), words, splits, "one set")
         self._damaged: list[RecordRef] = []
         found = {(shard, key): s for shard in shards for key, s in self._list(shard).items()}
         if found and not any(
@@ -85,6 +92,7 @@ class WebDataset(ImageSource):
         }
         labels = {sample.label for sample in found.values() if sample.label is not None}
         self.classes = tuple(sorted(labels, key=_numbers_first))
+        check_classes(str(path), self.classes)
 
     @classmethod
     def detects(cls, path: Path) -> bool:
@@ -109,7 +117,7 @@ class WebDataset(ImageSource):
     def read(self, ref: RecordRef) -> tuple[bytes, Annotation]:
         sample = self._samples[ref.record_id, ref.file]
         try:
-            with (self.root / ref.file).open("rb") as file:
+            with record_file(self.root, ref.file).open("rb") as file:
                 image = _read(file, sample, sample.image())
                 metadata = _object(file, sample)
                 if "txt" in sample.files:
@@ -130,7 +138,7 @@ class WebDataset(ImageSource):
         samples: dict[str, _Sample] = {}
         sample = None
         try:
-            with open_tar(self.root / shard) as tar:
+            with open_tar(record_file(self.root, shard)) as tar:
                 for member in members_of(tar):
                     key, kind = _key(member)
                     sample = samples.setdefault(key, _Sample())
@@ -138,7 +146,7 @@ class WebDataset(ImageSource):
                         sample.problem = f"holds two files .{kind}"
                     sample.problem = member.problem or sample.problem
                     sample.files[kind] = member.offset, member.size
-        except DAMAGE as error:
+        except (*DAMAGE, BadRecord) as error:
             what = f"is damaged or cut off after {len(samples)} samples ({error})"
             self._damaged.append(RecordRef(shard, shard, problem=what, split=self._splits[shard]))
             if sample is not None:
@@ -184,10 +192,10 @@ def _key(member: Member) -> tuple[str, str]:
     return folder + slash + stem, kind.lower()
 
 
-def _split_of(shard: str) -> Split | None:
-    """By the last word of a path such as ``imagenet/train-000000.tar`` that names one."""
-    words = re.split(r"[-_./]", shard.lower())
-    return next((SPLIT_NAMES[word] for word in reversed(words) if word in SPLIT_NAMES), None)
+def _word(shard: str) -> str:
+    """The last word of a path such as ``imagenet/train-000000.tar`` that names a split."""
+    words = re.split(r"[-_./]", shard.removesuffix(".tar"))
+    return next((word for word in reversed(words) if word.lower() in SPLIT_NAMES), words[0])
 
 
 def _read(file: IO[bytes], sample: _Sample, kind: str) -> bytes:
