@@ -10,7 +10,9 @@ from typing import Any
 from latentcast.data.codecs import Target
 from latentcast.data.codecs.base import Payload, is_ours
 from latentcast.data.folds import Folds
+from latentcast.data.listing import odd_text
 from latentcast.data.manifest import SPLITS
+from latentcast.errors import printable
 from latentcast.source import BadRecord, RecordRef, Source
 
 
@@ -68,9 +70,9 @@ class Converter:
                 raise
             # Foreign files fail in foreign ways; the type of the error is part of the reason.
             reason = f"{type(error).__name__}: {error}"
-        return Rejected(
-            ref.record_id, ref.file, reason.replace(self.room, "") if self.room else reason
-        )
+        if self.room:
+            reason = reason.replace(self.room, "")
+        return Rejected(ref.record_id, ref.file, printable(reason))
 
     def _converted(self, ref: RecordRef) -> Converted:
         if ref.problem is not None:
@@ -79,14 +81,18 @@ class Converter:
         classes = self.source.classes
         if strange := [label for label in annotation.labels if classes and label not in classes]:
             raise BadRecord(f"has label '{strange[0]}', which is none of the source's classes")
+        if strange := [label for label in annotation.labels if odd_text(label) is not None]:
+            raise BadRecord(f"has label {strange[0]!a}, which {odd_text(strange[0])}")
         own = annotation.patient_id or getattr(sample, "patient_id", None)
         patient = str(self.patients.get(ref.record_id) or own or "")
+        if (problem := odd_text(patient)) is not None:
+            raise BadRecord(f"has patient {patient!a}, which {problem}")
         fold = self.folds.of(ref, patient, annotation)
         payload = self.target.convert(sample, training=fold in SPLITS["train"])
         metadata = payload.metadata | annotation.metadata
         try:
-            json.dumps(metadata)
-        except (TypeError, ValueError) as error:
+            json.dumps([ref.record_id, metadata], ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
         labels = {str(code): float(value) for code, value in annotation.labels.items()}
         return Converted(ref, payload, patient, fold, labels, metadata)

@@ -32,6 +32,7 @@ from latentcast.data.formats import (
     open_as,
 )
 from latentcast.data.groups import patients_of
+from latentcast.data.listing import list_records, odd_text
 from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
@@ -42,7 +43,7 @@ from latentcast.data.writer import (
     read_sidecars,
     refuse_all_bad,
 )
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.source import Modality, RecordRef, Source
@@ -186,13 +187,14 @@ def _ingest(
     arguments = codec.target.arguments | arguments
     recorded = codec.target.check(arguments)
     opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
-    refs = list(opened.refs())
-    if archive is not None:
-        refs += [RecordRef(name, archive.archive.name, problem=p) for name, p in archive.rejected]
+    path = None if isinstance(source, Source) else Path(source)
+    refs = list_records(opened, path if path and path.is_dir() else None, archive)
+    # Images in a folder of such a name are in quarantine.
+    opened.classes = tuple(name for name in opened.classes if odd_text(name) is None)
     if not refs:
         raise LatentcastError(f"{source}: holds no records; is this the right folder?")
     provenance: dict[str, Any] = {
-        "source": opened.name,
+        "source": printable(opened.name),
         "kind": opened.kind,
         "fingerprint": opened.fingerprint(),
         "listed": len(refs),
@@ -200,7 +202,7 @@ def _ingest(
         "latentcast": library_version(),
     }
     if archive is not None:
-        provenance |= {"source": archive.archive.name, "archive_sha256": archive.sha256}
+        provenance |= {"source": printable(archive.archive.name), "archive_sha256": archive.sha256}
     with writing(folder, "choose another --out"):
         store = finished_store(folder, provenance)
     finished = None if store is None else store.manifest

@@ -117,5 +117,7 @@ def hash_of_sizes(root: Path, files: Iterable[Path]) -> str:
     """A hash of names and sizes, for sources of more bytes than one wants to read twice."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n".encode())
+        size = file.stat().st_size if file.exists() else -1  # -1: a link to nothing
+        name = file.relative_to(root).as_posix()
+        digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
