@@ -34,14 +34,14 @@ NAMES = {
 EMPTY = (".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._x{}", "._x{}", "empty{}")
 
 
-def zoo(folder: Path, suffix: str, good: Path) -> set[str]:
-    """Beside the records of ``folder``; the names of the copies of a good file, as bytes say."""
+def zoo(folder: Path, suffix: str, good: Path) -> None:
+    """Beside the records of ``folder``."""
     for name in EMPTY:
         file = folder / name.format(suffix)
         file.parent.mkdir(exist_ok=True)
         file.touch()
     for name in NAMES.values():
-        shutil.copy(good, os.fsencode(folder) + b"/" + name + suffix.encode())
+        shutil.copy(good, folder / (os.fsdecode(name) + suffix))
     (folder / f"folder{suffix}").mkdir()
     (folder / f"gone{suffix}").symlink_to("nowhere")
     (folder / f"loop{suffix}").symlink_to(f"loop{suffix}")
@@ -50,7 +50,6 @@ def zoo(folder: Path, suffix: str, good: Path) -> set[str]:
     shutil.copy(good, folder / f"unreadable{suffix}")
     (folder / "locked").mkdir()
     shutil.copy(good, folder / "locked" / f"inside{suffix}")
-    return {os.fsdecode(name) + suffix for name in NAMES.values()}
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +58,12 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     opened, scanned = io.open, os.scandir
 
     def open_(file: Any, *arguments: Any, **options: Any) -> Any:
-        if "unreadable" in os.path.basename(os.fsdecode(file)) if not isinstance(file, int) else 0:
+        if not isinstance(file, int) and Path(os.fsdecode(file)).stem == "unreadable":
             raise PermissionError(13, "Permission denied", str(file))
         return opened(file, *arguments, **options)
 
     def scandir(path: Any = ".") -> Any:
-        if os.path.basename(os.fsdecode(path)) == "locked":
+        if not isinstance(path, int) and Path(os.fsdecode(path)).name == "locked":
             raise PermissionError(13, "Permission denied", str(path))
         return scanned(path)
 
@@ -91,10 +90,9 @@ def images(folder: Path) -> tuple[Path, Path, str]:
 def classes(folder: Path) -> tuple[Path, Path, str]:
     """Folders with such names."""
     write_classes(folder, 12)
-    for number, name in enumerate(NAMES.values()):
-        odd = os.fsencode(folder) + b"/" + name
-        os.mkdir(odd)
-        shutil.copy(folder / "digit 1" / "0001.png", odd + b"/copy.png")
+    for name in NAMES.values():
+        (folder / os.fsdecode(name)).mkdir()
+        shutil.copy(folder / "digit 1" / "0001.png", folder / os.fsdecode(name) / "copy.png")
     return folder / "digit 0", folder / "digit 0" / "0000.png", ".png"
 
 
@@ -156,7 +154,7 @@ def test_an_odd_name_stops_an_ingest_or_passes_unseen(
     beside, good, suffix = make(folder)
     source = good if suffix in (".npy", ".npz") else folder
     assert command("ingest", source, "--out", tmp_path / "plain", *OPTIONS[make]).status == 0
-    odd = zoo(beside, suffix, good)
+    zoo(beside, suffix, good)
     if make is archive:
         source = tmp_path / "x.tar"
         with tarfile.open(source, "w") as tar:
@@ -171,10 +169,14 @@ def test_an_odd_name_stops_an_ingest_or_passes_unseen(
         assert not set(answer.out + answer.err) & {"\x1b", "\x07"}, answer
     plain, store = Store.open(tmp_path / "plain"), Store.open(out)
     store.verify()
-    assert set(plain.record_ids.tolist()) <= set(store.record_ids.tolist())
     json.loads((out / "manifest.json").read_text("utf-8"))
     with (out / "quarantine.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    copies = {row["record"] for row in rows if row["reason"].startswith("duplicate record: same")}
+    if make is shards:  # whose keys occur in every copy: ids are with the shard's name then
+        assert len(store) >= len(plain)
+    else:
+        assert set(plain.record_ids.tolist()) <= {*store.record_ids.tolist(), *copies}
     assert store.manifest.provenance["listed"] == len(store) + len(rows)
     if suffix in (".npy", ".npz"):
         assert not rows

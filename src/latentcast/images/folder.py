@@ -15,7 +15,7 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, Split
+from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -105,7 +105,7 @@ class ImageFolder(ImageSource):
 
     def measure(self, ref: RecordRef) -> Measured:
         try:
-            with (self.root / ref.file).open("rb") as file:
+            with record_file(self.root, ref.file).open("rb") as file:
                 return measure(file)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
@@ -114,7 +114,7 @@ class ImageFolder(ImageSource):
         _, inside = self._place(Path(ref.file))
         labels = {inside[0]: 1.0} if len(inside) > 1 else {}
         try:
-            return (self.root / ref.file).read_bytes(), Annotation(labels=labels)
+            return record_file(self.root, ref.file).read_bytes(), Annotation(labels=labels)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -138,7 +139,8 @@ class WebDataset(ImageSource):
         samples: dict[str, _Sample] = {}
         sample = None
         try:
-            with open_tar(record_file(self.root, shard)) as tar:
+            path = record_file(self.root, shard)
+            with path.open("rb") as file, open_tar(path) as tar:
                 for member in members_of(tar):
                     key, kind = _key(member)
                     sample = samples.setdefault(key, _Sample())
@@ -146,19 +148,15 @@ class WebDataset(ImageSource):
                         sample.problem = f"holds two files .{kind}"
                     sample.problem = member.problem or sample.problem
                     sample.files[kind] = member.offset, member.size
+                _read_labels(file, samples)
         except (*DAMAGE, BadRecord) as error:
-            what = f"is damaged or cut off after {len(samples)} samples ({error})"
+            why = getattr(error, "strerror", None) or error
+            what = f"is damaged or cut off after {len(samples)} samples ({why})"
             self._damaged.append(RecordRef(shard, shard, problem=what, split=self._splits[shard]))
             if sample is not None:
                 sample.problem = "is the last of a shard that is damaged or cut off"
-        if samples:
-            with (self.root / shard).open("rb") as file:
-                for sample in samples.values():
-                    try:
-                        sample.image()
-                        sample.label = _label(file, sample)
-                    except BadRecord as error:
-                        sample.problem = sample.problem or str(error)
+                with path.open("rb") as file:
+                    _read_labels(file, samples)
         return samples
 
 
@@ -227,6 +225,16 @@ def _object(file: IO[bytes], sample: _Sample) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadRecord("its .json is no object")
     return found
+
+
+def _read_labels(file: IO[bytes], samples: Mapping[str, _Sample]) -> None:
+    """Of all samples of a shard; what is wrong with a sample is noted in it."""
+    for sample in samples.values():
+        try:
+            sample.image()
+            sample.label = _label(file, sample)
+        except BadRecord as error:
+            sample.problem = sample.problem or str(error)
 
 
 def _label(file: IO[bytes], sample: _Sample) -> str | None:

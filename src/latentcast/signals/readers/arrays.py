@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from latentcast import npy
 from latentcast.errors import LatentcastError, nearest
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import ptbxl
+from latentcast.signals.readers.numbers import whole
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, check_cells, read_rows
 from latentcast.signals.recording import Recording, from_signal, millivolts_per
@@ -199,18 +201,14 @@ def _open(path: Path) -> npt.NDArray[Any]:
 @lru_cache(maxsize=1)
 def _load(path: Path, modified: int, size: int) -> npt.NDArray[Any]:
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            if len(loaded.files) != 1:
-                raise LatentcastError(
-                    f"{path}: holds {len(loaded.files)} arrays ({', '.join(loaded.files[:6])}); "
-                    "save the signals alone as .npy"
-                )
-            array: npt.NDArray[Any] = loaded[loaded.files[0]]
-            return array
-    except (OSError, ValueError, EOFError) as error:
+        names = list(npy.read_headers(path))
+        if len(names) != 1:
+            raise LatentcastError(
+                f"{path}: holds {len(names)} arrays ({', '.join(names[:6])}); "
+                "save the signals alone as .npy"
+            )
+        return npy.read_array(path, names[0])
+    except (OSError, ValueError) as error:
         raise LatentcastError(f"{path}: is no readable array file ({error})") from error
 
 
@@ -236,7 +234,7 @@ def _annotation(row: Row) -> Annotation:
             labels |= ptbxl.parse_codes(row["scp_codes"])
         return Annotation(
             patient_id=row.get("patient_id") or None,
-            fold=int(float(fold)) if fold else None,
+            fold=whole(fold) if fold else None,
             labels=labels,
             metadata={k: v for k, v in row.items() if v and k not in _NOT_METADATA},
         )
