@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,19 +10,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-_UNPRINTABLE: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and new line
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the order in which text is read
-    "\ud800-\udfff\ufffe\uffff]"  # no characters: bytes of a file name that is not UTF-8
-)
-
-
-def printable(text: str) -> str:
-    """``text`` with every character that a terminal, XML or UTF-8 cannot hold as its escape.
-
-    ``"\\x1b[31m"``, which turns a terminal red, becomes its seven visible characters.
-    """
-    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+from latentcast.errors import printable
 
 
 class Terminal(Console):

@@ -96,6 +96,7 @@ def recordings(folder: Path) -> None:
     table = BUNDLED / "ptbxl_database.csv"
     rows = table.read_text().splitlines(keepends=True)[:301]
     (folder / "my-ecgs" / table.name).write_text("".join(rows))
+    shutil.make_archive(str(folder / "my-ecgs"), "zip", folder, "my-ecgs")
 
 
 @pytest.mark.parametrize("document", [name for name in BLOCKS if BLOCKS[name]])

@@ -19,8 +19,9 @@ PACKAGE = "latentcast"
 Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
-    ("errors", "terminal"),
-    ("files", "notebook", "npy"),
+    ("errors",),
+    ("terminal", "files", "notebook", "npy"),
+    ("archives",),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import ptbxl
 from latentcast.report import embedding
@@ -21,7 +21,6 @@ from latentcast.report.style import PALETTE, stylesheet
 from latentcast.report.verdict import Verdict
 from latentcast.report.verdict import verdict as verdict_of
 from latentcast.signals.synthetic import synthetic_recording
-from latentcast.terminal import printable
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")

@@ -172,7 +172,7 @@ def test_a_report_without_a_store_finds_the_runs_own_and_never_takes_pictures_aw
     folder, tested, store = run
     data = {"store": str(store.path), "sha256": store.checksums}
     (folder / "environment.json").write_text(json.dumps({"data": data}))
-    monkeypatch.setattr(Encoder, "from_pretrained", lambda run: tested)
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda run, device: tested)
     page = report_run(folder)
     full = page.read_text("utf-8")
     assert "Where the model is surprised" in full and "t-SNE" in full

@@ -37,13 +37,13 @@ def export(run: str | Path, file: str | Path) -> int:
         LatentcastError: no checkpoint, a damaged one, a file of another suffix or inside of the
             run, or it cannot be written.
     """
-    file = Path(file)
-    newest = checkpoint.checkpoint_of(Path(run))
-    apart(file, run=newest.parent.parent)
+    file, run = Path(file), Path(run)
+    apart(file, run=run.parent.parent if (run / "state.json").is_file() else run)
     if file.suffix != SUFFIX or file.is_dir():
         raise LatentcastError(
             f"{file}: what is written is one {SUFFIX} file; name it {file.resolve().stem}{SUFFIX}"
         )
+    newest = checkpoint.checkpoint_of(run)
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}

@@ -41,7 +41,7 @@ def main() -> None:
             "prints the version.",
         )
     except LatentcastError as problem:
-        from latentcast.terminal import printable
+        from latentcast.errors import printable
 
         print(printable(f"latentcast: {problem}"), file=sys.stderr)
         sys.exit(2)

@@ -37,7 +37,8 @@ def ingest(
     Args:
         source: recordings: a WFDB, Challenge or PTB-XL folder, or an .npy/.npz file. Images: a
             folder of them (CLASS/FILE, SPLIT/CLASS/FILE or flat), an .npy/.npz file of uint8, a
-            Hugging Face dataset on disk, or parquet.
+            Hugging Face dataset on disk, parquet, or WebDataset shards. Or a .zip, .tar or .tar.gz
+            of any of these.
         out: folder of the store.
         kind: whether they are recordings or images, where the source leaves that open.
         fs: sampling rate that the store shall have, in Hz; recordings at others are resampled to

@@ -92,7 +92,7 @@ def export(run: Positional[Path], out: Path) -> None:
         out: file to write; "Encoder.from_pretrained" reads it.
     """
     from latentcast.artifacts.export import export as written
-    from latentcast.terminal import printable
+    from latentcast.errors import printable
 
     print(printable(f"{out}: weights of step {written(run, out)}"))
 
@@ -112,8 +112,8 @@ def report(
         task: of the probe that makes the headline; by default what suits the labels of the store.
         device: that the encoder reads on, such as cuda:1 or cpu; auto is the GPU when there is one.
     """
+    from latentcast.errors import printable
     from latentcast.report.run import report_run
-    from latentcast.terminal import printable
 
     print(printable(f"report: {report_run(run, data, task, device)}"))
 

@@ -109,11 +109,11 @@ def train(
             shapes agree; a run that goes on does not load it again.
     """
     from latentcast import config as configuration
+    from latentcast.errors import printable
     from latentcast.recipes import RECIPES
     from latentcast.recipes import recipe as named
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
-    from latentcast.terminal import printable
     from latentcast.workflows.train import Interrupted
     from latentcast.workflows.train import train as run_training
 

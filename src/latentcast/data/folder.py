@@ -129,7 +129,7 @@ def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Latent
         if flat[0].get(key) != flat[1].get(key)
     }
     # With nothing else different, what was found in the first records is (their rate).
-    if differing.keys() <= {"fingerprint", "listed"}:
+    if differing.keys() <= {"fingerprint", "listed", "archive_sha256"}:
         return LatentcastError(
             f"{folder}: the source '{mine['source']}' has changed since its records were read into "
             f"this store; remove {folder} to ingest it anew, or choose another --out"

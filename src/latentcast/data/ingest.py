@@ -18,13 +18,22 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
+from latentcast.archives import Unpacked, unpacked
 from latentcast.data.codecs import CODECS, Codec
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.data.folder import claim, clear, finished_store, lock, writing
 from latentcast.data.folds import Folds
-from latentcast.data.formats import READER_ONLY, format_of, is_array_file, open_as
+from latentcast.data.formats import (
+    READER_ONLY,
+    format_of,
+    is_archive,
+    is_array_file,
+    only_array,
+    open_as,
+)
 from latentcast.data.groups import patients_of
+from latentcast.data.listing import list_records, odd_text
 from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.store import Store
@@ -35,7 +44,7 @@ from latentcast.data.writer import (
     read_sidecars,
     refuse_all_bad,
 )
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import apart
 from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
@@ -99,8 +108,11 @@ def ingest(
     Args:
         source: recordings: a WFDB or Challenge folder, a PTB-XL folder, an array file, or a packed
             folder. Images: a folder of them, of class folders, or of split folders of these; an
-            array file of uint8; a Hugging Face dataset on disk, or parquet. Or an object of one's
-            own, see :class:`~latentcast.source.Source`.
+            array file of uint8; a Hugging Face dataset on disk, or parquet; WebDataset shards.
+            Or a .zip, .tar, .tar.gz or .tgz of any of these, or what lies in it
+            (``x.zip/inner``): it is unpacked into a temporary folder, which ``TMPDIR`` moves, and
+            stands for what one would name after unpacking it. Or an object of one's own, see
+            :class:`~latentcast.source.Source`.
         out: the folder of the store.
         kind: whether a path holds recordings or images, where that is not clear from itself.
         fs: sampling rate of the store in Hz; recordings at another rate are resampled to it.
@@ -155,36 +167,62 @@ def ingest(
         "encoding": encoding, "bits": bits, "groups": groups, "splits": splits, "label": label,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
+    common = (Path(out), kind, arguments, workers, shard_bytes, quiet, started)
+    if not isinstance(source, str | Path) or not is_archive(source):
+        return _ingest(source, None, *common)
+    with unpacked(Path(source)) as archive:
+        return _ingest(only_array(archive.path), archive, *common)
+
+
+def _ingest(
+    source: str | Path | Source[Any],
+    archive: Unpacked | None,
+    folder: Path,
+    kind: Literal["auto", "ecg", "image"],
+    arguments: dict[str, Any],
+    workers: int | None,
+    shard_bytes: int,
+    quiet: bool,
+    started: float,
+) -> IngestResult:
+    """``source`` lies in the ``archive``, where there is one."""
     reader = _reader(source, None if kind == "auto" else kind, arguments)
     codec = CODECS[reader.modality]
     _refuse_others(source, codec, arguments)
     arguments = codec.target.arguments | arguments
     recorded = codec.target.check(arguments)
     opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
-    refs = opened.refs()
+    path = None if isinstance(source, Source) else Path(source)
+    refs = list_records(opened, path if path and path.is_dir() else None, archive)
+    # Images in a folder of such a name are in quarantine.
+    opened.classes = tuple(name for name in opened.classes if odd_text(name) is None)
     if not refs:
         raise LatentcastError(f"{source}: holds no records; is this the right folder?")
     provenance: dict[str, Any] = {
-        "source": opened.name,
+        "source": printable(opened.name),
         "kind": opened.kind,
         "fingerprint": opened.fingerprint(),
         "listed": len(refs),
         "options": recorded | {"shard_bytes": shard_bytes},
         "latentcast": library_version(),
     }
-    folder = Path(out)
+    if archive is not None:
+        provenance |= {"source": printable(archive.archive.name), "archive_sha256": archive.sha256}
     with writing(folder, "choose another --out"):
         store = finished_store(folder, provenance)
     finished = None if store is None else store.manifest
     target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
+    room = "" if archive is None else f"{archive.folder.parent}/"
+    groups = arguments.get("groups")
     patients = {} if groups is None else patients_of(groups, refs)
-    converter = Converter(opened, target, Folds(refs), patients)
+    converter = Converter(opened, target, Folds(refs), room, patients)
     if store is None:
         again = "free space or repair the folder and run the same ingest again, it goes on"
         with lock(folder), writing(folder, again):
             # Another process may have finished it since.
             if finished_store(folder, provenance) is None:
-                remarks = (LEFT_OUT, *opened.remarks) if signal == "other" else opened.remarks
+                other = arguments.get("signal") == "other"
+                remarks = (LEFT_OUT, *opened.remarks) if other else opened.remarks
                 for remark in () if quiet else remarks:
                     print(f"ingest: {remark}", file=sys.stderr)
                 claim(folder, {"target": target.plan(), "provenance": provenance})
@@ -194,8 +232,8 @@ def ingest(
         store = Store.open(folder)
         if not quiet and _standardised(store):
             print(
-                f"ingest: {out}: every lead has mean 0 and standard deviation 1, in mV; were the "
-                "ECGs normalised over the data set before? Training expects them as measured",
+                f"ingest: {folder}: every lead has mean 0 and standard deviation 1, in mV; were "
+                "the ECGs normalised over the data set before? Training expects them as measured",
                 file=sys.stderr,
             )
     else:

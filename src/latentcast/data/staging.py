@@ -15,9 +15,8 @@ from pathlib import Path
 
 from latentcast.data.manifest import MANIFEST, verify_files
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import sha256, sync
-from latentcast.terminal import printable
 
 
 def staged(store_path: Path, folder: Path) -> Path:

@@ -118,5 +118,6 @@ def hash_of_sizes(root: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size if file.exists() else -1  # -1: a link to nothing
-        digest.update(f"{file.relative_to(root).as_posix()} {size}\n".encode())
+        name = file.relative_to(root).as_posix()
+        digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError, missing_extra
+from latentcast.errors import LatentcastError, missing_extra, printable
 from latentcast.report.paper import (
     DOUBTFUL,
     INK,
@@ -27,7 +27,6 @@ from latentcast.report.paper import (
     runs,
 )
 from latentcast.report.patch_error import LANE_HEIGHT, PatchErrors, lane, tint
-from latentcast.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
-from latentcast.errors import LatentcastError, missing_extra
+from latentcast.errors import LatentcastError, missing_extra, printable
 from latentcast.report.style import CLASS_COLOURS, LIGHT, TEXT_POINTS
-from latentcast.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

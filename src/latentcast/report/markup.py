@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latentcast.errors import printable
 from latentcast.evaluation.estimate import Estimate
 from latentcast.report.style import LIGHT, stylesheet
-from latentcast.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

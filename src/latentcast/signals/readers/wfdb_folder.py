@@ -94,7 +94,7 @@ class WfdbFolder(RecordingSource):
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for ref in self._refs:
-            digest.update(f"{ref.record_id}\t{ref.file}\n".encode())
+            digest.update(f"{ref.record_id}\t{ref.file}\n".encode(errors="surrogateescape"))
             digest.update(_signature(self.root / ref.file))
         for folder in sorted(self._sha256):
             for name, sha256 in sorted(self._sha256[folder].items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latentcast.terminal import printable
+from latentcast.errors import printable
 from latentcast.verification.report.lines import Report, Section
 
 MARKS = {"holds": "✓", "broken": "✗ **broken**", "not measured": "– not measured"}
