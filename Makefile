@@ -6,7 +6,7 @@ DEMO := demo
 DIGITS := demo-images
 FAULTS := faults.json
 
-.PHONY: demo demo-images test test-slow verification faults mutation check format clean
+.PHONY: demo demo-images test test-slow verification faults mutation fuzz check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -42,6 +42,12 @@ faults: $(VENV)/installed
 
 mutation: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m dev.mutants $(FILES) --jobs 2 $(addprefix --sample ,$(SAMPLE))
+
+# Damaged and hostile input: every path of dev/fuzz, or make fuzz PATHS="wfdb-* parquet" MUTATIONS=50
+MUTATIONS ?= 1500
+
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m dev.fuzz.run $(PATHS) --mutations $(MUTATIONS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

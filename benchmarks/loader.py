@@ -77,7 +77,7 @@ def synthetic(folder: Path, records: int) -> Store:
     store = ingest(
         folder / "noise.npy",
         folder / "store",
-        fs=RATE,
+        sampling_rate=RATE,
         leads=LEADS,
         unit="uV",
         layout="records,samples,leads",

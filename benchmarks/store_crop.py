@@ -38,7 +38,7 @@ def main() -> None:
         store = ingest(
             array,
             Path(folder) / "store",
-            fs=500,
+            sampling_rate=500,
             leads=leads,
             unit="uV",
             layout="records,samples,leads",

@@ -23,7 +23,7 @@ from latentcast.config import Config
 from latentcast.data.ingest import ingest
 from latentcast.data.loader import Loader
 from latentcast.engine import context
-from latentcast.monitors import journal
+from latentcast.monitors import forecast, journal
 from latentcast.recipes import recipe
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,7 +41,8 @@ def quick_training() -> Iterator[None]:
 
     functions = {name: getattr(gc, name) for name in dir(gc)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal, "matmul_peak", lambda *_: 1e9)
+        for module in (forecast, journal):
+            patch.setattr(module, "matmul_peak", lambda *_: 1e9)
         patch.setattr(context, "gc", SimpleNamespace(**functions | {"collect": young}))
         yield
 

@@ -8,6 +8,10 @@ Everything that the command line does is one call::
     lc.train("nepa-ecg-tiny", "store", "run")
     lc.probe("run", "store")
     vectors = lc.Encoder.from_pretrained("run").embed("my-ecgs")
+
+The names: ``ingest``, ``write_store``, ``open_store``, ``Store``; ``read_recording``,
+``Recording``; ``recipe``, ``Config``, ``train``; ``probe``, ``verify``, ``Encoder``;
+``LatentcastError``.
 """
 
 from importlib import import_module
@@ -68,4 +72,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

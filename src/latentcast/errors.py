@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Final
+
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and new line
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the order in which text is read
+    "\ud800-\udfff\ufffe\uffff]"  # no characters: bytes of a file name that is not UTF-8
+)
 
 
 class LatentcastError(Exception):
     """A problem the user can put right; the command line prints it without a traceback.
 
-    The message has the form ``thing: what is wrong; what to do``.
+    The message has the form ``thing: what is wrong; what to do``. What it quotes of files is text
+    and cannot steer a terminal: characters that do not print stand in it as escapes.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """``text`` with every character that a terminal, XML or UTF-8 cannot hold as its escape.
+
+    ``"\\x1b[31m"``, which turns a terminal red, becomes its seven visible characters.
+    """
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> LatentcastError:

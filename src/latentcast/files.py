@@ -1,12 +1,17 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, records that carry a digest, names that stay inside."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
+
+from latentcast.errors import LatentcastError
 
 
 @contextmanager
@@ -41,3 +46,93 @@ def sha256(path: Path) -> str:
     """Of the bytes of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON object, or one so deep that no program wrote it.
+    """
+    return parse_object(path.read_text(encoding="utf-8"))
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """:func:`read_object` of text."""
+    try:
+        record = json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError("holds no JSON object")
+    return record
+
+
+def digested(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with ``digest``, the sha256 of all the rest of it, in the last place.
+
+    Of the content and not of the bytes: the layout of the JSON may change.
+    """
+    content = json.loads(json.dumps({k: v for k, v in record.items() if k != "digest"}))
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return {**content, "digest": hashlib.sha256(canonical.encode("ascii")).hexdigest()}
+
+
+def check_digest(record: Mapping[str, Any]) -> None:
+    """Raises ValueError: a record was changed since :func:`digested`, or has no digest."""
+    if "digest" not in record:
+        raise ValueError("has no digest")
+    if digested(record)["digest"] != record["digest"]:
+        raise ValueError("was changed since it was written (its digest is another)")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The regular file that a file of ``folder`` names, which may be damaged or hostile.
+
+    Nothing is opened: a name that leaves the folder must not be followed, and a FIFO or a device
+    would hang or never end.
+
+    Raises:
+        LatentcastError: the name is absolute or has a ``..``, it leads out of the folder through
+            a link, or it is missing, or is no regular file.
+    """
+    parts = PurePath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise LatentcastError(
+            f"{folder}: a file name in it, {name!r}, leads out of the folder and is not followed; "
+            "put the file inside and name it relative to the folder"
+        )
+    try:
+        found = Path(os.path.realpath(folder / name, strict=True))
+        mode = found.stat().st_mode
+    except FileNotFoundError:
+        raise LatentcastError(f"{folder}: {name!r} is missing; restore it from a copy") from None
+    except (OSError, ValueError) as problem:  # ValueError: NUL in the name
+        raise LatentcastError(
+            f"{folder}: {name!r} cannot be found ({problem}); restore it from a copy"
+        ) from None
+    if not found.is_relative_to(os.path.realpath(folder)):
+        raise LatentcastError(
+            f"{folder}: {name!r} is a link to {found}, outside the folder, and is not followed; "
+            "put the file itself in the place of the link"
+        )
+    if not stat.S_ISREG(mode):
+        raise LatentcastError(
+            f"{folder}: {name!r} is no regular file; put the file itself in its place"
+        )
+    return folder / name
+
+
+def apart(out: str | Path, **inputs: str | Path | None) -> None:
+    """Refuse to write into what is read; ``inputs`` are paths by what they are, ``store=...``.
+
+    Raises:
+        LatentcastError: ``out`` is one of them or lies inside of one.
+    """
+    place = Path(out).resolve()
+    for name, path in inputs.items():
+        if path is None or not place.is_relative_to(Path(path).resolve()):
+            continue
+        where = "is" if place == Path(path).resolve() else "lies inside"
+        raise LatentcastError(f"{out}: {where} the {name} {path}; choose a place outside of it")

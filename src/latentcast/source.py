@@ -11,10 +11,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Generic, Literal, TypeVar
 
 from latentcast.errors import LatentcastError
+from latentcast.files import inside
 
 Modality = Literal["ecg", "image"]
 """``ecg`` is any recording of named channels over time, ``image`` any picture."""
@@ -24,6 +25,27 @@ Sample = TypeVar("Sample")
 
 class BadRecord(LatentcastError):
     """One record that cannot be used; ingest writes the message to ``quarantine.csv``."""
+
+
+def record_file(root: Path, name: str) -> Path:
+    """The regular file of one record of a data set, by its name in the folder ``root``.
+
+    A data set stays in its folder: see :func:`~latentcast.files.inside`. One link is followed, that
+    of a folder directly in ``root``: this is how a data set is put together of parts that lie
+    elsewhere. Nothing leads out of such a part in its turn.
+
+    Raises:
+        BadRecord: the name leads out of the folder, or to no regular file.
+    """
+    first, *rest = PurePath(name).parts or ("",)
+    folder = root
+    if first not in ("", "/", "..") and rest and (root / first).is_symlink():
+        folder, name = root / first, str(PurePath(*rest))
+    try:
+        return inside(folder, name)
+    except LatentcastError as error:
+        # Without the folder: the reasons in a store do not depend on where its source lay.
+        raise BadRecord(str(error).removeprefix(f"{folder}: ")) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +93,7 @@ class Source(ABC, Generic[Sample]):
         name: what the source is called, without the folders above it.
         batch: records that are best read one after the other by one process or thread.
         classes: names of labels in the order of their ids; empty for those that occur, sorted.
+        remarks: sentences about how it is read, for whoever ingests it.
     """
 
     modality: Modality
@@ -78,6 +101,7 @@ class Source(ABC, Generic[Sample]):
     name: str = "source"
     batch: int = 32
     classes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def detects(cls, path: Path) -> bool:

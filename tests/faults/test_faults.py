@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,21 @@ import pytest
 import torch
 
 import soak
-from conftest import Answer, Command, latentcast
+from conftest import WFDB, Answer, Command, latentcast
 from latentcast.batch import Inputs
-from latentcast.config import Config
+from latentcast.config import Config, load
+from latentcast.data import fit
 from latentcast.data.ecg_preprocess import EcgPreprocess
-from latentcast.engine import checkpoint, loop
+from latentcast.data.ingest import ingest
+from latentcast.data.loader import Loader
+from latentcast.data.store import Store
+from latentcast.data.writer import ShardWriter
+from latentcast.engine import checkpoint, context, loop
+from latentcast.engine.callbacks import Callback
+from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import Journal, read_metrics
+from latentcast.source import Source
+from latentcast.workflows.train import train
 
 STEPS, EVERY = 14, 5
 
@@ -383,7 +393,7 @@ def test_a_loss_that_jumps_is_an_alarm_and_the_run_goes_on(
 # Signals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_a_signal_saves_the_step_in_hand_and_leaves(
     trainer: Trainer, undisturbed: Path, name: str
 ) -> None:
@@ -397,14 +407,51 @@ def test_a_signal_saves_the_step_in_hand_and_leaves(
     assert_goes_on(trainer, undisturbed)
 
 
-def test_a_second_ctrl_c_leaves_at_once(trainer: Trainer, undisturbed: Path) -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_a_second_ctrl_c_leaves_at_once(
+    trainer: Trainer, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """But not the echo of the first: torchrun passes on what has reached the whole group."""
+    monkeypatch.setattr(context, "ECHO", 0.05)
+
     def twice() -> None:
         signal.raise_signal(signal.SIGINT)
+        time.sleep(0.6 * again)
         signal.raise_signal(signal.SIGINT)
 
     answer = trainer.broken(7, twice)
-    assert answer.status == 130
-    assert trainer.saved == EVERY
+    assert answer.status == (130 if again else 143)
+    assert trainer.saved == (EVERY if again else 8)
+    assert_goes_on(trainer, undisturbed)
+
+
+@pytest.mark.parametrize("done", [0, 7])
+def test_a_signal_in_a_step_of_minutes_waits_for_its_end(
+    trainer: Trainer, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """The step is dropped, and the last complete one is saved."""
+    monkeypatch.setattr(context, "ECHO", 0.05)
+    monkeypatch.setattr(context, "PATIENCE", 0.1)
+
+    def slow() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    class Preprocess(EcgPreprocess):
+        pieces = -2  # the first two are the forecast's
+
+        def __call__(self, samples: torch.Tensor, draw: Any = None) -> Inputs:
+            Preprocess.pieces += draw is not None
+            if Preprocess.pieces == 2 * done + 1:
+                slow()
+            return super().__call__(samples, draw)
+
+    monkeypatch.setattr(fit, "EcgPreprocess", Preprocess)
+    start = time.monotonic()
+    assert trainer().status == 143 and time.monotonic() - start < 8
+    assert trainer.saved == done
+    monkeypatch.undo()
     assert_goes_on(trainer, undisturbed)
 
 
@@ -422,6 +469,59 @@ def test_a_signal_inside_a_save_lets_it_end(
     assert trainer().status == 143
     assert trainer.saved == 11
     assert_goes_on(trainer, undisturbed)
+
+
+# Threads and processes -----------------------------------------------------------------------
+
+
+def stops(name: str) -> Callable[[], object]:
+    if name == "error":
+        return lambda: exec("raise OSError('a callback fails')")
+    return lambda: signal.raise_signal(signal.Signals[name]) if name != "success" else None
+
+
+@pytest.mark.parametrize("ending", ["success", "error", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_leaves_a_thread_or_a_process_behind(
+    small_store: Path, config: Path, tmp_path: Path, ending: str, workers: int
+) -> None:
+    """A reading thread that is inside of torch when the interpreter ends aborts the process."""
+
+    class Ends(Callback):
+        def on_step_end(self, state: checkpoint.State, *rest: Any) -> None:
+            if state.step == 7:
+                stops(ending)()
+
+    before = threading.enumerate()
+    problem = None  # kept: its traceback refers to the stream
+    try:
+        train(load(config), small_store, tmp_path / "run", callbacks=[Ends()],
+              set=[f"machine.workers={workers}"], quiet=True)  # fmt: skip
+    except (OSError, KeyboardInterrupt) as error:
+        problem = error
+    assert (problem is None) == (ending in ("success", "SIGTERM"))
+    assert threading.enumerate() == before and not multiprocessing.active_children()
+
+
+def test_a_stream_or_an_ingest_given_up_leaves_a_thread_or_a_process_behind(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = threading.enumerate()
+    store = Store.open(small_store)
+    stream = Loader(store, store.rows("train"), small_config).stream(0)
+    next(stream)
+    stream.close()
+    assert threading.enumerate() == before
+
+    def full(*given: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    monkeypatch.setattr(Source, "batch", 1)
+    with pytest.raises(LatentcastError, match="no space") as problem:
+        ingest(WFDB, tmp_path / "store", fs=100, workers=2, quiet=True)
+    assert problem.tb is not None
+    assert threading.enumerate() == before and not multiprocessing.active_children()
 
 
 # Configuration -------------------------------------------------------------------------------

@@ -133,7 +133,13 @@ def test_only_what_comes_of_the_other_ranks_is_said_to_be_their_fault(
     def fails(*_: Any, **__: Any) -> None:
         raise problem
 
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.distributed, "init_process_group", fails)
     with pytest.raises(LatentcastError if told else RuntimeError) as caught, joined_ranks("cpu"):

@@ -103,6 +103,69 @@ def test_published_folder_loads_without_edits(tmp_path: Path) -> None:
         load_public(tmp_path / "nowhere")
 
 
+REFUSED = object()
+# Of each switch: where it goes, the reference's default, what null means, another value, and what
+# that becomes.
+SWITCHES: dict[str, tuple[str, Any, Any, Any, Any]] = {
+    "patch_size": ("patch", 16, REFUSED, 2, 2),
+    "hidden_size": ("width", 768, REFUSED, 48, 48),
+    "num_hidden_layers": ("depth", 12, REFUSED, 3, 3),
+    "num_attention_heads": ("heads", 12, REFUSED, 3, 3),
+    "intermediate_size": ("mlp_width", 3072, REFUSED, 96, 96),
+    "num_channels": ("", 3, REFUSED, 1, None),
+    "use_gated_mlp": ("gated_mlp", False, REFUSED, True, True),
+    "hidden_act": ("activation", "gelu", REFUSED, "gelu_new", "gelu_tanh"),
+    "hidden_dropout_prob": ("", 0.0, REFUSED, 0.1, REFUSED),
+    "attention_probs_dropout_prob": ("", 0.0, REFUSED, 0.1, REFUSED),
+    "initializer_range": ("", 0.02, None, 0.1, None),
+    "layer_norm_eps": ("norm_eps", 1e-12, REFUSED, 1e-6, 1e-6),
+    "rope_theta": ("positions.theta", 100.0, REFUSED, 50.0, 50.0),
+    "image_size": ("", 224, None, 64, None),
+    "qkv_bias": ("qkv_bias", True, REFUSED, False, False),
+    "qk_norm": ("qk_norm", False, REFUSED, True, True),
+    "qk_norm_affine": ("qk_norm_affine", False, REFUSED, True, True),
+    "qk_norm_bias": ("qk_norm_bias", False, REFUSED, True, True),
+    "layerscale_value": ("layer_scale", 1e-5, None, 0, None),
+    "drop_path_prob": ("drop_path", 0.0, REFUSED, 0.1, 0.1),
+    "add_pooling_layer": ("", False, None, True, None),
+    "is_causal": ("causal", True, REFUSED, False, False),
+    "pos_embed_rescale": ("positions.rescale", 2.0, None, 0.0, REFUSED),
+    "pos_embed_shift": ("positions.shift", None, None, 0.1, 0.1),
+    "pos_embed_jitter": ("positions.jitter", None, None, 1.5, 1.5),
+}
+
+
+@pytest.mark.parametrize("how", ["absent", "null", "set"])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_public_configuration_with_this_switch_is_malformed(
+    tmp_path: Path, switch: str, how: str
+) -> None:
+    place, default, null, value, becomes = SWITCHES[switch]
+    public: dict[str, Any] = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4,
+        "intermediate_size": 48, "qk_norm": switch.startswith("qk_norm_"),
+        "qk_norm_affine": switch == "qk_norm_bias",
+    }  # fmt: skip
+    public.pop(switch, None)
+    expected = {"absent": default, "null": null, "set": becomes}[how]
+    if how != "absent":
+        public[switch] = value if how == "set" else None
+    (tmp_path / "config.json").write_text(json.dumps(public))
+    tensors = {"layernorm.weight": torch.ones(24)}
+    if expected is REFUSED:
+        save_file(tensors, tmp_path / "model.safetensors")
+        with pytest.raises(LatentcastError, match=rf"json: {switch} .*(cannot be used|is unknown)"):
+            load_public(tmp_path)
+        return
+    network = PatchEncoder(encoder_config(public), public.get("num_channels", 3), axes=2)
+    tensors = {name: t.contiguous() for name, t in to_public(network.state_dict()).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = load_public(tmp_path).config
+    for name in place.split(".") if place else ():
+        found = getattr(found, name)
+    assert not place or found == expected
+
+
 def test_foreign_weights_are_refused() -> None:
     with pytest.raises(LatentcastError, match="is not a NEPA weight"):
         from_public({"encoder.layer.0.crossattention.key.weight": torch.zeros(1)})

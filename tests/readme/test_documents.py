@@ -96,6 +96,7 @@ def recordings(folder: Path) -> None:
     table = BUNDLED / "ptbxl_database.csv"
     rows = table.read_text().splitlines(keepends=True)[:301]
     (folder / "my-ecgs" / table.name).write_text("".join(rows))
+    shutil.make_archive(str(folder / "my-ecgs"), "zip", folder, "my-ecgs")
 
 
 @pytest.mark.parametrize("document", [name for name in BLOCKS if BLOCKS[name]])
@@ -121,8 +122,9 @@ def test_commands_and_snippets_in_their_order(
         assert (user_folder / name).stat().st_size > 1000, name
     if document == "README.md":
         resumed = [re.search(r"resuming at step (\d+) of (\d+)", text) for text in reader.printed]
-        (step, last), *more = [map(int, found.groups()) for found in resumed if found]
-        assert 0 < step < last and not more  # one rank went on where two were stopped
+        (step, last), *more = [tuple(map(int, found.groups())) for found in resumed if found]
+        assert 0 < step < last == 40  # one rank went on where two were stopped
+        assert more == [(40, 60)]  # and trained on when they were done
 
 
 def test_a_block_that_is_not_run_says_why() -> None:

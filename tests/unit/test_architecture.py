@@ -20,7 +20,8 @@ Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
     ("errors",),
-    ("files",),
+    ("terminal", "files", "notebook", "npy"),
+    ("archives",),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),
@@ -144,6 +145,11 @@ def test_the_page_about_the_rooms_lists_them_in_this_order() -> None:
 
 def test_no_modules_import_each_other_in_a_circle_not_even_inside_of_functions() -> None:
     assert circles(imports()) == CIRCLES
+
+
+def test_files_of_claims_do_not_lean_on_each_other() -> None:
+    claims = {name for name in sources() if name.startswith("verification.claims.")}
+    assert {name: imports()[name] & claims for name in claims if imports()[name] & claims} == {}
 
 
 def test_rooms_form_no_circle() -> None:

@@ -144,15 +144,44 @@ def test_a_bad_record_costs_itself_and_no_other(tmp_path: Path) -> None:
     assert "same samples as record-000000" in reasons["record-000005"]
 
 
+def test_samples_that_are_not_finite_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals = [signal.astype(np.float64) for signal in SIGNALS]
+    signals[2][:, 100:110] = np.nan
+    signals[4][1, :3] = np.inf
+    signals[4][3, 0] = -1e300  # no float32
+    store = write_store(tmp_path, signals=signals, **TWELVE | {"quiet": False}).store
+    assert "120 samples are NaN and 4 infinite; they are stored as" in capsys.readouterr().err
+    assert [store.metadata(row) for row in (0, 2, 4)] == [
+        {}, {"nan_samples": 120}, {"infinite_samples": 4},
+    ]  # fmt: skip
+    assert (~store.recording(4).valid).sum() == 4
+
+
+def test_ecgs_that_were_normalised_over_their_data_set_are_not_taken_for_millivolts_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals = np.stack([recording.signal[:, :1000] for recording in RECORDINGS])
+    spread = signals.std((0, 2), keepdims=True)
+    for name, scale, answers in (("mV", 1.0, False), ("z", 1 / spread, True)):
+        moved = (signals - signals.mean((0, 2), keepdims=True)) * scale
+        write_store(tmp_path / name, signals=moved, folds=[1] * 6, **TWELVE | {"quiet": False})
+        assert ("were the ECGs normalised" in capsys.readouterr().err) == answers
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"images": digits()[0][:6]}, "takes signals or images; give one"),
         ({"signals": None}, "takes signals or images; give one"),
         ({"leads": None}, "need their sampling_rate .* and leads"),
-        ({"sampling_rate": 0}, "need their sampling_rate"),
-        ({"leads": ["I", "II"]}, r"signals\[0\]: has shape \(12, 1000\); 2 leads need \(2,"),
-        ({"signals": [SIGNALS[0], SIGNALS[1].T]}, r"signals\[1\]: has shape \(1050, 12\)"),
+        ({"sampling_rate": 0}, "sampling_rate 0: is no sampling rate"),
+        ({"sampling_rate": "500"}, "sampling_rate 500: is no sampling rate; give a number of Hz"),
+        ({"fs": "100"}, "--fs 100: is no sampling rate; give a number of Hz"),
+        ({"leads": "I,II"}, "leads 'I,II': is one text; give a list of names"),
+        ({"leads": ["I", "II"]}, r"signals\[0\]: has shape \(12, 1000\); with 2 leads"),
+        ({"signals": [SIGNALS[0], SIGNALS[1].T]}, r"signals\[1\]: .*or transpose it"),
         ({"signals": [SIGNALS[0] + 1j]}, r"signals\[0\]: holds complex"),
         ({"signals": np.zeros((12, 50))}, r"signals\[0\]: has shape \(50,\)"),
         ({"unit": "mmHg"}, "unit 'mmHg': is no voltage"),
@@ -179,6 +208,8 @@ def test_arguments_that_contradict_each_other_are_named(
 
 
 def test_images_that_are_no_bytes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LatentcastError, match="sampling_rate: is of signals; leave it out of im"):
+        write_store(tmp_path, images=digits()[0], sampling_rate=500)
     with pytest.raises(LatentcastError, match="images: holds float64.*astype"):
         write_store(tmp_path, images=digits()[0] / 255)
     with pytest.raises(

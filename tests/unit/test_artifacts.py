@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import Command
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.export import export
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
+from latentcast.runs.new import data_of
 from latentcast.signals.recording import INVALID
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.workflows.train import train
@@ -26,6 +29,23 @@ def run(small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("run")
     train(small_config, small_store, folder)
     return folder
+
+
+@pytest.mark.parametrize("verb", ["embed", "probe", "report"])
+def test_the_gpu_that_is_there_reads_and_another_device_can_be_named(
+    run: Path, small_store: Path, verb: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*device: str) -> str:
+        if verb == "embed":
+            with pytest.raises(LatentcastError) as refused:
+                Encoder.from_pretrained(run, device=device[-1] if device else "auto")
+            return str(refused.value)
+        return command(verb, run, "--data", small_store, *device).err
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "device cuda: cannot be used" in read(), "this machine has none"
+    assert "device toaster: cannot be used" in read("--device", "toaster")
+    assert Encoder.from_pretrained(run, device="cpu").device.type == "cpu"
 
 
 def test_run_folder_holds_what_a_reader_needs(run: Path) -> None:
@@ -188,6 +208,30 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 # One plain file
 
 
+def test_an_earlier_checkpoint_is_refused_where_a_run_is_taken(
+    run: Path, small_store: Path, tmp_path: Path, command: Command
+) -> None:
+    earlier = checkpoint.list_steps(run / "checkpoints")[0]
+    saved = checkpoint.read_tensors(earlier, "model")
+    export(earlier, tmp_path / "earlier.safetensors")
+    for source in (earlier, tmp_path / "earlier.safetensors"):
+        encoder = Encoder.from_pretrained(source, "student")
+        assert encoder.step == int(earlier.name[5:]) < Encoder.from_pretrained(run).step
+        for name, tensor in encoder.objective.state_dict().items():
+            assert torch.equal(tensor, saved[name])
+    store = data_of(earlier)
+    assert store is not None and store.path == data_of(run).path  # type: ignore[union-attr]
+    out = command("train", "--data", small_store, "--out", tmp_path / "on", "--init", earlier,
+                  "--config", run / "config.yaml", "--steps", 2,
+                  "--set", "optimizer.warmup_steps=1").out  # fmt: skip
+    assert f"step {encoder.step}: {len(saved)} of {len(saved)} tensors loaded" in " ".join(
+        out.split()
+    )
+    answer = command("train", earlier, "--steps", 40)
+    assert answer.status == 2 and "name its run to go on" in answer.err
+    assert command("verify", earlier, "--replay", 0).status == 0
+
+
 def test_an_exported_file_is_the_run(run: Path, small_store: Path, tmp_path: Path) -> None:
     from latentcast.artifacts.export import export
 
@@ -201,6 +245,41 @@ def test_an_exported_file_is_the_run(run: Path, small_store: Path, tmp_path: Pat
     ):  # fmt: skip
         assert torch.equal(a, b)
     assert np.array_equal(ours.patch_errors(samples), theirs.patch_errors(samples), equal_nan=True)
+
+
+def rewrite(file: Path, old: str, new: str, *, version: str = "2") -> None:
+    """Change the metadata of an exported file, as one edits text; of version 1 it has no digest."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(file, "pt") as stream:
+        about = {name: text.replace(old, new) for name, text in stream.metadata().items()}
+    about["format"] = version
+    if version == "1":
+        about.pop("digest", None)
+    save_file(load_file(file), file, about)
+
+
+def test_an_exported_file_that_was_damaged_or_edited_is_loaded(run: Path, tmp_path: Path) -> None:
+    from latentcast.artifacts.export import export
+
+    file = tmp_path / "encoder.safetensors"
+    export(run, file)
+    intact = file.read_bytes()
+    file.write_bytes(intact[:-5] + bytes([intact[-5] ^ 1]) + intact[-4:])
+    with pytest.raises(LatentcastError, match="is damaged .*its digest is another.*export the run"):
+        Encoder.from_pretrained(file)
+    for old, new in (('"clip": 5.0', '"clip": 0.1'), ("12", "13")):
+        file.write_bytes(intact)
+        rewrite(file, old, new)
+        with pytest.raises(LatentcastError, match="is damaged"):
+            Encoder.from_pretrained(file)
+    file.write_bytes(intact)
+    rewrite(file, "", "", version="1")
+    assert Encoder.from_pretrained(file).step == 12
+    rewrite(file, '"width": 24', '"width": 24000000', version="1")
+    with pytest.raises(LatentcastError, match="does not fit the configuration beside it"):
+        Encoder.from_pretrained(file)
 
 
 def test_a_file_that_is_no_export_names_what_reads_it(run: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,9 +129,68 @@ def test_a_kill_while_old_ones_are_removed_leaves_no_half_checkpoint(
     assert [p.name for p in checkpoint.list_steps(tmp_path)] == ["step-00000002", "step-00000003"]
 
 
-def test_a_state_that_is_no_mapping_is_refused(small_config: Config, tmp_path: Path) -> None:
-    (save(tmp_path, small_config, 4) / "state.json").write_text("[1, 2]")
+def change_normalisation(record: dict[str, Any]) -> None:
+    record["config"]["input"]["clip"] = 0.1
+
+
+def link_out(record: dict[str, Any]) -> None:
+    record["sha256"]["../elsewhere"] = record["sha256"].pop(FILES[0])
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "normalisation": (change_normalisation, "was changed"),
+    "step": (lambda r: r.update(step=3), "was changed"),
+    "no digest": (lambda r: r.pop("digest"), "has no digest"),
+    "no checksums": (lambda r: (r.update(sha256={}), r.pop("digest")), "has no digest"),
+    "no checksums, of before": (lambda r: r.update(format=2, sha256={}), "is empty"),
+    "a file less, of before": (lambda r: (r.update(format=2), r["sha256"].pop(FILES[0])),
+                               "without a checksum"),
+    "a name of another folder, of before": (lambda r: (r.update(format=2), link_out(r)),
+                                            "elsewhere|without a checksum"),
+    "no number, of before": (lambda r: r.update(format=2, step="4"), "no counts"),
+    "NaN, of before": (lambda r: r.update(format=2, scale=float("nan")), "no positive number"),
+    "another version": (lambda r: r.update(format=4), "this version reads 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_record_that_was_edited_is_loaded(
+    small_config: Config, tmp_path: Path, edit: str
+) -> None:
+    change, reason = EDITS[edit]
+    file = save(tmp_path, small_config, 4) / "state.json"
+    record = json.loads(file.read_text())
+    change(record)
+    file.write_text(json.dumps(record))
+    with pytest.raises(LatentcastError, match=reason):
+        resume(tmp_path, small_config)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "[" * 10**5, '{"step": 1' + "0" * 5000 + "}"])
+def test_a_state_that_is_no_mapping_is_refused(
+    small_config: Config, tmp_path: Path, text: str
+) -> None:
+    (save(tmp_path, small_config, 4) / "state.json").write_text(text)
     with pytest.raises(LatentcastError, match="is not whole"):
+        resume(tmp_path, small_config)
+
+
+def test_a_checkpoint_of_the_version_before_is_refused(
+    small_config: Config, tmp_path: Path
+) -> None:
+    file = save(tmp_path, small_config, 4) / "state.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in record.items() if k != "digest"} | {"format": 2}))
+    assert resume(tmp_path, small_config) == State(4, 1)
+
+
+def test_weights_that_are_a_link_to_another_folder_are_followed(
+    small_config: Config, tmp_path: Path
+) -> None:
+    file = save(tmp_path, small_config, 4) / FILES[0]
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LatentcastError, match="is a link to .*elsewhere"):
         resume(tmp_path, small_config)
 
 

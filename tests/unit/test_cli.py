@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import WFDB, Command
+from latentcast import cli
+from latentcast.cli.arguments import Flags
 
 PARITY = Path(__file__).parents[1] / "parity" / "nepa_ecg.safetensors"
 
@@ -34,6 +40,34 @@ def test_importing_needs_no_optional_package() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_the_version_is_that_of_the_package(command: Command) -> None:
+    assert command("--version").out == f"latentcast {metadata.version('latentcast')}\n"
+
+
+LISTS = [(verb, flag) for verb in cli.VERBS for flag in sorted(Flags.of(cli.VERBS[verb]).lists)]
+
+
+@pytest.mark.parametrize(("verb", "flag"), LISTS)
+def test_a_repeated_list_flag_drops_no_value(
+    command: Command, monkeypatch: pytest.MonkeyPatch, verb: str, flag: str
+) -> None:
+    """``--set a=1 --set b=2`` trained with b alone."""
+    received: dict[str, Any] = {}
+    monkeypatch.setitem(
+        cli.VERBS,
+        verb,
+        functools.wraps(cli.VERBS[verb])(lambda *_, **values: received.update(values)),
+    )
+    first, between = list[str](), list[str]()
+    for name, parameter in inspect.signature(cli.VERBS[verb]).parameters.items():
+        if parameter.default is parameter.empty:
+            typed = f"--{name}" in Flags.of(cli.VERBS[verb]).parameters
+            first, between = (first, [*between, f"--{name}=x"]) if typed else (["x"], between)
+    answer = command(verb, *first, flag, "a=1", "b=2", *between, f"{flag}=c=3", flag, "d")
+    assert answer.status == 0, answer
+    assert list(map(str, received[flag.strip("-")])) == ["a=1", "b=2", "c=3", "d"]
 
 
 def test_recipes_are_listed_and_printed(command: Command) -> None:
@@ -74,6 +108,10 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(
         (("inspect", "nowhere"), "nowhere"),
         (("ingest", "nowhere", "--out", "y"), "nowhere: does not exist"),
         (("verify", "--parity"), "nothing to compare"),
+        (("trian", "nepa-ecg-tiny"), "did you mean 'train'"),
+        (("train", "nepa-ecg-tiny", "--dta", "x"), "did you mean '--data'"),
+        (("probe", "x", "--data", "y", "--data", "z"), "--data: is there twice"),
+        (("bench", "nepa-ecg-tiny", "--what", "step", "--what", "stp"), "stp"),
         (("verify", "--parity", "nowhere.safetensors"), "nowhere.safetensors: cannot be read"),
     ],
 )  # fmt: skip
@@ -83,6 +121,40 @@ def test_mistakes_are_one_line_that_names_the_thing(
     answer = command(*arguments)
     assert answer.status == 2 and words in answer.err
     assert answer.err.startswith("latentcast: ") and answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ingest", "{}", "--out"),
+        ("train", "nepa-ecg-tiny", "--data", "{}", "--out"),
+        ("train", "nepa-ecg-tiny", "--data", "x", "--init", "{}", "--out"),
+        ("export", "{}", "--out"),
+        ("bench", "nepa-ecg-tiny", "--data", "{}", "--out"),
+        ("verify", "nepa-ecg-tiny", "--parity", "{}", "--out"),
+        ("inspect", "{}", "--plot"),
+    ],
+)
+@pytest.mark.parametrize("inside", ["", "/new.png"])
+def test_nothing_is_written_into_what_is_read(
+    command: Command, tmp_path: Path, arguments: tuple[str, ...], inside: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    place = str(tmp_path / "link")
+    (tmp_path / "link").symlink_to("data")
+    read = [argument.format(tmp_path / "data") for argument in arguments]
+    answer = command(*read, place + inside)
+    assert answer.status == 2 and "choose a place outside of it" in answer.err
+    assert ("lies inside the" if inside else "is the") in answer.err
+    assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x", ".", "x.pt"])
+def test_an_export_is_not_written_under_the_name_of_another_format(
+    command: Command, tmp_path: Path, name: str
+) -> None:
+    answer = command("export", tmp_path / "run", "--out", tmp_path / "out" / name)
+    assert answer.status == 2 and ".safetensors file; name it" in answer.err
 
 
 def test_a_picture_that_cannot_be_written_is_named(

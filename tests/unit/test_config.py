@@ -89,7 +89,7 @@ def test_flag_without_value_is_refused(tiny: Config) -> None:
         (["optimizer.betas=[1, 2]"], "optimizer.betas"),
         (["input.leads=[I, I]"], "I"),
         (["input.leads=[I, foo]"], "foo"),
-        (["input.leads=[I, AVF]"], "leads are I AVF; write I aVF"),
+        (["input.leads=[I, AVF]"], "leads are I AVF; write input.leads=.I,aVF"),
         (["input.leads=[I,II"], "is no value"),
         (["input.normalisation.mean=[0, 0]", "input.normalisation.std=[1]"], "mean has 2"),
     ],
@@ -99,6 +99,38 @@ def test_contradictions_are_sentences_with_the_mend(
 ) -> None:
     with pytest.raises(LatentcastError, match=words):
         configuration.resolve(tiny, None, flags)
+
+
+BOMBS = {
+    "a date that is none": "train: {steps: 2026-13-45}",
+    "a number of 5,000 digits": "train: {steps: " + "9" * 5000 + "}",
+    "depth": "a: " + "[" * 10**4,
+    "aliases": "a0: &a0 [x, x]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+    "merges": "m0: &m0 {a: 1}\n"
+    + "".join(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}\n" for n in range(1, 12)),
+    "itself": "a: &a [*a]",
+    "a tag": "a: !!timestamp x",
+    "a Python object": "a: !!python/object/apply:os.getcwd []",
+    "length": "# " + "x" * 2**20,
+    "a key that is no text": "? [1, 2]\n: 3",
+    "null for a key": "~: 3",
+    "a list for a kind": "encoder: {kind: [1]}",
+    "infinity": "optimizer: {lr: .inf}",
+    "bytes": "recipe: !!binary /w==",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_yaml_file_that_is_a_bomb_is_one_sentence(
+    bomb: str, tiny: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.yaml").write_text(BOMBS[bomb])
+    with pytest.raises(LatentcastError, match=r"bad\.yaml: "):
+        configuration.resolve(tiny, tmp_path / "bad.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"recipe: caf\xe9")
+    with pytest.raises(LatentcastError, match=r"latin\.yaml: cannot be read"):
+        configuration.load(tmp_path / "latin.yaml")
 
 
 def test_missing_file_and_broken_yaml_are_named(tiny: Config, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from ecg_files import write_wfdb
 from conftest import WFDB
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
-from latentcast.data.fit import fitted
+from latentcast.data.arrays import write_store
+from latentcast.data.fit import fitted, reading
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
@@ -22,9 +24,12 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
 from latentcast.objectives.build import build
 from latentcast.recipes import recipe
+from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import Recording
 from latentcast.signals.synthetic import synthetic_recording
+
+AXES: dict[str, Any] = {"sampling_rate": 100, "leads": CANONICAL_LEADS, "unit": "mV"}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,7 @@ def test_a_recording_has_one_vector_however_it_is_handed_over(
     same(encoder.embed(str(file)), vectors[[row]])
 
     millivolts = np.stack([recording.signal for recording in recordings])
-    axes: dict[str, Any] = {"fs": 100, "leads": store.leads, "unit": "mV"}
+    axes: dict[str, Any] = {"sampling_rate": 100, "leads": store.leads, "unit": "mV"}
     same(encoder.embed(millivolts, **axes), vectors)
     same(encoder.embed(millivolts[3], **axes), vectors[[3]])
     other = axes | {"unit": "uV", "layout": "records,samples,leads"}
@@ -97,6 +102,22 @@ def test_a_vector_does_not_depend_on_what_is_embedded_beside_it(
     ]
     single = [encoder.embed(recording, "block 1", "mean+std") for recording in recordings]
     same(encoder.embed(recordings, "block 1", "mean+std", size), np.concatenate(single))
+
+
+def test_a_window_of_another_length_is_read_at_once_and_its_positions_are_named(
+    encoder: Encoder, store: Store
+) -> None:
+    counts = torch.from_numpy(store.take([0, 1]))  # ten seconds, the encoder trained on four
+    expected = encoder(counts)[0][-1].mean(dim=1).numpy()
+    same(encoder.embed(store, rows=[0, 1], window_seconds=10), expected)
+    same(encoder.embed([store.recording(0), store.recording(1)], window_seconds=10), expected)
+    with pytest.raises(LatentcastError, match=r"window_seconds 4.05: .*a multiple of 20"):
+        encoder.embed(store, window_seconds=4.05)
+    with pytest.raises(LatentcastError, match="window_seconds 0: is shorter than a patch of 0.2 s"):
+        encoder.embed(store, window_seconds=0)
+    assert encoder.positions.startswith("normalized: interpolated")
+    clock = encoder.config.updated({"encoder.positions.coordinates": "seconds"})
+    assert Encoder(clock, build(clock)).positions.startswith("in seconds: those beyond")
 
 
 def test_another_rate_is_resampled_as_ingest_does_it_when_asked_for(
@@ -130,12 +151,13 @@ def test_a_store_at_another_scale_or_in_another_order_of_leads_is_brought_to_the
     ("source", "options", "words"),
     [
         (3.5, {}, "float: is nothing that can be embedded; give a Recording, the path"),
-        (np.zeros((2, 12, 400)), {}, "comes without its fs, leads, unit; give them"),
-        (np.zeros((2, 12, 400)), {"fs": 100, "leads": ["I", "II"], "unit": "mV"}, "with 2 leads"),
-        (np.zeros((12, 400)), {"fs": 100, "leads": ["I"] * 12, "unit": "mV", "layout": "leads"},
-         "layout 'leads': is unknown; write records,leads,samples or"),
-        (np.zeros((2, 1, 400), "U1"), {"fs": 100, "leads": ["I"], "unit": "mV"}, "is no signal"),
+        (np.zeros((2, 12, 400)), {}, "comes without its sampling_rate, leads, unit; give"),
+        (np.zeros((2, 12, 400)), {**AXES, "leads": ["I", "II"]}, "with 2 leads"),
+        (np.zeros((12, 400)), {**AXES, "layout": "leads"},
+         "layout 'leads': is unknown; "),
+        (np.zeros((2, 1, 400), "U1"), {**AXES, "leads": ["I"]}, "is no signal"),
         ("nowhere.hea", {}, "nowhere.hea"),
+        ({"a": np.zeros((12, 400))}, AXES, "dict: is nothing that can be embedded"),
         (["nowhere"], {"unit": "mV"}, "unit: is for arrays, nowhere is none"),
         ([], {"rows": [1]}, "rows: are of a store"),
         ([], {"batch_size": 0}, "batch_size 0: must be at least 1"),
@@ -148,13 +170,70 @@ def test_what_cannot_be_embedded_is_named(
         encoder.embed(source, **options)
 
 
+def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
+    return (x - x.mean(axis, keepdims=True)) / x.std(axis, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda mv: mv * 1000, r"beyond ±32.767 mV; check gain and unit"),
+        (lambda mv: mv / 1e6, "no lead spans more than"),
+        (lambda mv: z_score(mv, 1), "normalised before .*in every lead.* expected is the ECG in V"),
+        (lambda mv: z_score(mv, 1).astype(np.float16), "normalised before .*in every lead"),
+        (lambda mv: np.where(np.arange(12)[:, None] == 3, 0, z_score(mv, 1)), "normalised before"),
+        (lambda mv: z_score(mv, None), "normalised before .*over all leads"),
+        (lambda mv: (mv - mv.min(1, keepdims=True)) / np.ptp(mv, 1, keepdims=True), "from 0 to 1"),
+        (lambda mv: mv > 0, "holds bool, which is no signal"),
+        (lambda mv: mv[:11], "with 12 leads"),
+        (lambda mv: mv.T, "with 12 leads .*or transpose it"),
+        (lambda mv: mv * np.inf, "no sample is valid"),
+    ],
+)
+def test_what_ingest_refuses_of_an_array_embed_refuses_with_the_same_words(
+    encoder: Encoder, tmp_path: Path, spoil: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    array = spoil(synthetic_recording(70, 100, 10).signal)
+    with pytest.raises(LatentcastError, match=words):
+        encoder.embed(array, **AXES)
+    with pytest.raises(LatentcastError, match=words):
+        write_store(tmp_path / "memory", signals=[array], **AXES, quiet=True)
+    np.save(tmp_path / "a.npy", array[None])
+    with pytest.raises(LatentcastError, match=words):
+        ingest(
+            tmp_path / "a.npy", tmp_path / "file", layout="records,leads,samples", **AXES,
+            quiet=True,
+        )  # fmt: skip
+
+
+def test_tensors_lists_of_any_lengths_and_other_signals_are_embedded(
+    encoder: Encoder, small_config: Config, store: Store, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    millivolts = [store.recording(row).signal for row in range(3)]
+    tensors = [torch.from_numpy(signal).requires_grad_() for signal in millivolts]
+    same(encoder.embed(tensors, **AXES), vectors[:3])
+    same(encoder.embed(torch.from_numpy(millivolts[0]), **AXES), vectors[:1])
+    mixed = encoder.embed([millivolts[0], millivolts[1][:, :330], millivolts[2]], **AXES)
+    same(mixed[[0, 2]], vectors[[0, 2]])
+    eeg = [np.cumsum(np.random.default_rng(i).normal(size=(2, 600)), 1) / 100 for i in range(20)]
+    eeg[0][1, 200:280] = 9.0  # what saturates an ECG
+    axes: dict[str, Any] = {"sampling_rate": 100, "leads": ("Fp1", "O1")}
+    other = write_store(tmp_path, signals=eeg, signal="other", **axes, quiet=True).store
+    changes = {"input.signal": "other", "input.leads": axes["leads"]}
+    config = fitted(small_config.updated(changes), other)
+    reader = Encoder(config, build(config))
+    same(reader.embed(eeg, unit="mV", **axes), reader.embed(other))
+
+
 def test_a_bad_recording_among_good_ones_is_named(
     encoder: Encoder, store: Store, tmp_path: Path
 ) -> None:
-    with pytest.raises(LatentcastError, match="fs: is for arrays, 00001 is none; .*resample=True"):
-        encoder.embed(store.recording(0), fs=100)
+    with pytest.raises(
+        LatentcastError, match="_rate: is for arrays, 00001 is none; .*resample=True"
+    ):
+        encoder.embed(store.recording(0), sampling_rate=100)
     blips = [replace(cut(store.recording(0), 8), record_id=f"blip {n}") for n in range(2)]
-    with pytest.raises(LatentcastError, match="blip 0, blip 1: has no valid patch of 0.2 s"):
+    with pytest.raises(LatentcastError, match="blip 0, blip 1: has no valid patch; it is shorter"):
         encoder.embed([blips[0], store.recording(1), blips[1]])
     write_wfdb(tmp_path, synthetic_recording(70, sampling_rate=100), "a")
     (tmp_path / "a.dat").write_bytes(b"")
@@ -228,8 +307,6 @@ def test_everything_follows_the_encoder_to_its_device(
         layers, valid = encoder(samples)
         assert {tensor.device.type for tensor in (*layers, valid)} == {"meta"}
         assert encoder(torch.zeros(1, 12, 400))[1].device.type == "meta"
-    with pytest.raises(LatentcastError, match="device toaster: cannot be used"):
-        encoder._on("toaster")
 
 
 def test_an_objective_without_errors_of_patches_says_so(
@@ -277,7 +354,9 @@ def test_an_image_has_one_vector_however_it_is_handed_over(
     assert vectors.shape == (70, 64)
     same(encoder.embed(store, rows=np.arange(70)), vectors)
     same(encoder.embed(digits_store, rows=[5, 2]), vectors[[5, 2]])
-    same(encoder.embed(pixels[3]), vectors[[3]])
+    for one in (pixels[3], pixels[3, :, :, 0], pixels[3].transpose(2, 0, 1)):
+        same(encoder.embed(one), vectors[[3]])
+    same(encoder.embed(torch.from_numpy(pixels[:2, None, :, :, 0])), vectors[:2])
     assert encoder.embed([]).shape == encoder.embed(pixels[:0]).shape == (0, 64)
     (tmp_path / "a").mkdir()
     opened = [pillow.fromarray(image[:, :, 0]) for image in pixels[:3]]
@@ -294,26 +373,84 @@ def test_an_image_has_one_vector_however_it_is_handed_over(
     same(mixed[[1]], encoder.embed(larger))
 
 
-def test_a_larger_image_file_is_brought_to_the_canvas_as_ingest_does_it(
+@pytest.mark.parametrize("canvas", [None, (12, 12), (6, 9)])
+def test_an_image_file_is_the_tensor_that_training_sees_of_it(
+    images: tuple[Encoder, Store], canvas: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    config = images[0].config.updated({"input.canvas": canvas})
+    encoder, rng = Encoder(config, images[0].objective), np.random.default_rng(0)
+    files = tmp_path / "files"
+    files.mkdir()
+    rows, columns = canvas or (8, 8)
+    for number, shape in enumerate([(24, 40), (50, 20), (rows, columns)]):
+        if rows != columns:  # ingest makes squares; anything else has its size from the start
+            shape = rows, columns
+        pillow.fromarray(rng.integers(0, 256, shape, np.uint8)).save(files / f"{number}.png")
+    size = rows if rows == columns else None
+    store = ingest(files, tmp_path / "store", size=size, quiet=True).store
+    loader, preprocess = reading(store, fitted(config, store))
+    seen = preprocess(loader.batch(0).samples[:9]).values
+    trained = dict(zip(loader.order.at(np.arange(9)).tolist(), seen, strict=True))
+    tensors: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        read = encoder.network.read
+        patch.setattr(encoder.network, "read", lambda v, m: (tensors.append(v), read(v, m))[1])
+        same(encoder.embed(sorted(files.iterdir())), encoder.embed(store))
+    assert trained and torch.equal(tensors[0], tensors[1])
+    assert all(torch.equal(tensors[0][row], values) for row, values in trained.items())
+
+
+def test_deep_pixels_are_scaled_as_in_the_store(
     images: tuple[Encoder, Store], tmp_path: Path
 ) -> None:
     pillow = pytest.importorskip("PIL.Image")
-    encoder, _ = images
-    (tmp_path / "wide").mkdir()
-    wide = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
-    pillow.fromarray(wide).save(tmp_path / "wide" / "a.png")
-    ingested = ingest(tmp_path / "wide", tmp_path / "store", size=8, quiet=True).store
-    same(encoder.embed(tmp_path / "wide" / "a.png"), encoder.embed(ingested))
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        deep = images[1].take([number])[0, :, :, 0].astype(np.uint16) * 16
+        pillow.fromarray(deep).save(tmp_path / "in" / f"{number}.png")
+    with pytest.raises(LatentcastError, match="3.png: has 16 bits a pixel"):
+        images[0].embed(tmp_path / "in" / "3.png")
+    store = ingest(tmp_path / "in", tmp_path / "store", bits=12, quiet=True).store
+    config = fitted(images[0].config, store)
+    encoder = Encoder(config, images[0].objective)
+    same(encoder.embed(tmp_path / "in"), encoder.embed(images[1].take(np.arange(4))))
+
+
+def test_another_resolution_is_read_with_positions_between_those_of_training(
+    images: tuple[Encoder, Store],
+) -> None:
+    encoder, store = images
+    pixels, vectors = store.take([0, 1]), encoder.embed(store.take([0, 1]))
+    added: list[torch.Tensor] = []
+    finest: Any = encoder.network.finest
+    embed = finest.embed
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="interpolated"):
+        patch.setattr(finest, "embed", lambda v: (added.append(embed(v)), embed(v))[1])
+        encoder.embed(pixels.repeat(3, 1).repeat(3, 2), size=24)
+    plain = embed(encoder._inputs(torch.from_numpy(pixels)).values)
+    # Every third cell has the centre of a cell of training, and here its pixel as well.
+    middle = added[0].view(2, 24, 24, -1)[:, 1::3, 1::3].flatten(1, 2)
+    assert torch.allclose(middle, plain, atol=1e-5)
+    same(encoder.embed(pixels), vectors)
+    with pytest.raises(LatentcastError, match="is no whole number of cells of 2"), pytest.warns():
+        encoder.embed(pixels, size=9)
 
 
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        (np.zeros((2, 8, 8)), {}, "is no uint8 .*; for values in"),
-        (np.zeros((8, 8), np.uint8), {}, r"array of uint8 \(8, 8\): is no uint8"),
+        (np.zeros((2, 8, 8)), {}, r"array of float64 .* \(x \* 255\).*of values from 0 to 1"),
+        (np.zeros((8, 8), bool), {}, r"holds bool.* such as x.astype\('uint8'\) \* 255"),
+        (np.zeros((8, 8), np.uint16), {}, r"\(x // 256\).astype\('uint8'\) of 16 bits"),
+        (torch.zeros(2, 1, 8, 8), {}, "array of float32"),
+        (np.zeros(8, np.uint8), {}, r"has shape \(8,\); images are"),
+        (np.zeros((2, 3, 8, 8), np.uint8), {}, "have 3 channels, the encoder reads 1"),
+        (b"a.png", {}, "bytes: are nothing that can be embedded"),
         (None, {}, "NoneType: is nothing that can be embedded; give a uint8 array"),
         ("nowhere.png", {}, "nowhere.png: does not exist"),
-        ([], {"fs": 100}, "was trained on images; leave out fs"),
+        ([], {"sampling_rate": 100}, "was trained on images; leave out sampling_rate"),
+        ([], {"size": 0}, "size 0: is of images, in pixels; give a positive"),
     ],
 )
 def test_what_is_no_image_is_named(

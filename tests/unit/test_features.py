@@ -136,7 +136,7 @@ def test_an_encoder_that_has_diverged_is_an_error_not_a_record_left_out(tmp_path
     ("source", "message"),
     [
         (PatchSource(sampling_rate=500.0), "sampling_rate is 100.*reads 500.*--fs 500"),
-        (PatchSource(leads=("II", "I")), "leads are I II.*reads II I"),
+        (PatchSource(leads=("II", "I")), "leads are I II.*reads II I; name a store of these"),
     ],
 )
 def test_another_rate_or_lead_order_is_refused(

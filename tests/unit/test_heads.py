@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.heads import HEADS, knn, logistic, multinomial, ridge
+from latentcast.evaluation.heads import HEADS, ClassHead, knn, logistic, multinomial, ridge
 from latentcast.evaluation.heads.base import Standardiser
 from latentcast.evaluation.heads.logistic import logistic_regression
 from latentcast.evaluation.heads.multinomial import regression_path
@@ -258,3 +258,14 @@ def test_neighbours_vote_for_labels_and_average_numbers_by_their_nearness() -> N
     assert mean[0] == pytest.approx((weights @ values) / weights.sum())
     shares = fit(labels, validation_targets=labels, kind="multi-label").predict(query)
     np.testing.assert_allclose(shares[0], weights @ labels / weights.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_class_of_the_largest_share_is_the_one_predicted(head: str) -> None:
+    x, y = problem("multi-class")
+    fitted = HEADS[head]["multi-class"](x[:200], y[:200] + 2, x[200:300], y[200:300] + 2)
+    assert isinstance(fitted, ClassHead)
+    shares = fitted.class_shares(x[300:], int(y.max()) + 4)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert np.array_equal(shares.argmax(axis=1), fitted.predict(x[300:]))
+    assert not shares[:, :2].any() and not shares[:, -1].any()  # of these there is no record

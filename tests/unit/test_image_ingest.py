@@ -11,13 +11,16 @@ import pytest
 from image_files import coloured, contents, digits, quarantine, write_classes
 from PIL import Image
 
+from conftest import Command
 from latentcast.data.folds import Folds
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.data.writer import ShardWriter
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.leaks import check
+from latentcast.images.decode import Canvas, decode
 from latentcast.images.folder import ImageFolder
-from latentcast.source import RecordRef
+from latentcast.source import BadRecord, RecordRef
 
 
 def test_the_store_holds_every_pixel_of_every_image(tmp_path: Path) -> None:
@@ -58,12 +61,16 @@ def test_resizing_takes_the_middle_of_the_short_side(tmp_path: Path) -> None:
     assert np.abs(tall.astype(int) - wide.transpose(1, 0, 2)).max() <= 1
 
 
-def test_images_of_two_sizes_need_a_size_and_the_folder_stays_free(tmp_path: Path) -> None:
+def test_images_of_two_sizes_need_a_size_and_the_folder_stays_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_classes(tmp_path / "in", 4)
     write_classes(tmp_path / "in", 2, side=16, skip=4)
     with pytest.raises(LatentcastError, match=r"differ in size .* 8 × 8, .* 16 × 16.*--size 224"):
         ingest(tmp_path / "in", tmp_path / "out", quiet=True)
     assert len(ingest(tmp_path / "in", tmp_path / "out", size=8, quiet=True).store) == 6
+    ingest(tmp_path / "in", tmp_path / "large", size=12)
+    assert "4 images are smaller than --size and were enlarged" in capsys.readouterr().err
 
 
 def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -93,6 +100,19 @@ def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_pat
         assert reason in reasons[name]
     assert (result.records, result.quarantined) == (12, 6)
     assert result.store.record_ids.tolist() == sorted(written)
+
+
+def test_a_png_of_which_a_checksum_is_another_is_in_the_store(tmp_path: Path) -> None:
+    """Pillow compares only those before the pixels."""
+    file = tmp_path / "a.png"
+    Image.fromarray(digits()[0][0]).save(file)
+    intact, canvas = file.read_bytes(), Canvas(8, 8, 1, resize=False)
+    decode(intact + b"after the end", canvas)
+    for chunk in (b"IDAT", b"IEND"):
+        place = intact.index(chunk) + 4 + int.from_bytes(intact[intact.index(chunk) - 4 :][:4])
+        damaged = intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :]
+        with pytest.raises(BadRecord, match=f"is damaged .*{chunk.decode()}"):
+            decode(damaged, canvas)
 
 
 def test_nothing_but_bad_images_is_an_error_that_can_be_fixed(tmp_path: Path) -> None:
@@ -130,6 +150,47 @@ def test_every_kind_of_pixel_becomes_grey_or_red_green_and_blue(
         "P": np.asarray(made.convert("RGB")),
     }.get(mode, coloured(image) if channels == 3 else image)
     assert np.array_equal(store.take([0])[0], expected.reshape(8, 8, channels))
+
+
+@pytest.mark.parametrize(
+    ("scale", "bits", "expected"),
+    [
+        (
+            16,
+            None,
+            "none of them above 4080, .* --bits 12",
+        ),  # it was 16 grey levels
+        (16, 12, 1),
+        (16, 16, 1 / 16),
+        (256, None, 1),  # the brightest pixel needs all 16 bits
+        (256, 12, "has a pixel of 65280, which is more than 12 bits; raise"),
+    ],
+)
+def test_deep_pixels_keep_their_grey_levels(
+    tmp_path: Path, scale: int, bits: int | None, expected: float | str
+) -> None:
+    image = digits()[0][7].astype(np.uint16) * scale
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image).save(tmp_path / "in" / "a.png")
+    if isinstance(expected, str):
+        with pytest.raises(LatentcastError, match=expected):
+            ingest(tmp_path / "in", tmp_path / "out", bits=bits, quiet=True)
+        return
+    store = ingest(tmp_path / "in", tmp_path / "out", bits=bits, quiet=True).store
+    assert np.array_equal(store.take([0])[0, :, :, 0], (digits()[0][7] * expected).astype(int))
+    assert store.manifest.bits == bits
+
+
+def test_the_depth_in_the_header_of_a_tiff_is_used_and_its_further_pages_are_not_lost(
+    tmp_path: Path,
+) -> None:
+    pages = [Image.fromarray(image.astype(np.uint16) * 16) for image in digits()[0][:3]]
+    (tmp_path / "in").mkdir()
+    pages[0].save(tmp_path / "in" / "deep.tif", tiffinfo={281: 4095})
+    pages[1].save(tmp_path / "in" / "pages.tif", save_all=True, append_images=pages)
+    store = ingest(tmp_path / "in", tmp_path / "out", quiet=True).store
+    assert np.array_equal(store.take([0])[0, :, :, 0], digits()[0][0])
+    assert quarantine(store.path) == {"pages.tif": "holds 4 pages; save each as a file of its own"}
 
 
 def test_one_coloured_image_makes_the_store_coloured(tmp_path: Path) -> None:
@@ -201,6 +262,51 @@ def test_a_source_without_splits_is_divided_eight_to_one_to_one() -> None:
     shares = np.bincount(folds, minlength=11)[1:] / 10_000
     assert np.abs(shares - 0.1).max() < 0.015
     assert [Folds(refs[:5]).of(ref) for ref in refs[:5]] == folds[:5].tolist()
+
+
+@pytest.mark.parametrize("by", [r"patient(\d+)", "table"])
+def test_no_patient_has_images_in_two_splits(tmp_path: Path, by: str, command: Command) -> None:
+    """30 patients of 10 frames: 19 of 19 test patients were trained on."""
+    written = []
+    for number, image in enumerate(digits()[0][:300]):
+        file = tmp_path / "in" / "ab"[number % 2] / f"patient{number // 10:02d}-{number % 10}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+        written.append((f"{file.parent.name}/{file.name}", file.name[7:9]))
+    if by == "table":
+        by = str(tmp_path / "patients.csv")
+        rows = [("image", "patient"), *written]
+        Path(by).write_text("".join(f"{name},{patient}\n" for name, patient in rows))
+    answer = command("ingest", tmp_path / "in", "--out", tmp_path / "out", "--groups", by)
+    assert answer.status == 0, answer.err
+    store = Store.open(tmp_path / "out")
+    assert dict(zip(store.record_ids.tolist(), store.patient_ids.tolist(), strict=True)) == dict(
+        written
+    )
+    people = [set(store.patient_ids[store.rows(split)]) for split in ("train", "test")]
+    assert all(people) and not people[0] & people[1] and check(store) == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (r"patient(\d", "is no regular expression"),
+        (r"digit [0-4]", "gives . of 12 images no patient, such as 'digit"),
+        (r"digit", "puts all 12 images into one group, 'digit'"),
+        ("none.csv", "does not exist"),
+        ("bad.csv", "has the columns file, person; name two of them image and patient"),
+        ("two.csv", "gives a two patients, 1 and 2"),
+    ],
+)
+def test_groups_that_leave_an_image_without_a_patient_are_refused(
+    tmp_path: Path, groups: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.csv").write_text("file,person\na,1\n")
+    Path("two.csv").write_text("image,patient\na,1\na,2\n")
+    write_classes(tmp_path / "in", 12)
+    with pytest.raises(LatentcastError, match=words):
+        ingest("in", "out", groups=groups, quiet=True)
 
 
 def test_of_two_equal_images_the_held_out_one_stays(tmp_path: Path) -> None:

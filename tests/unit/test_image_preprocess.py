@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from latentcast.config import ImageInput
 from latentcast.config.inputs import Normalisation
@@ -56,12 +56,14 @@ def test_boxes_are_sampled_as_a_naive_loop_does() -> None:
         np.testing.assert_allclose(sampled[b].numpy(), expected, atol=1e-3)  # of 255
 
 
-def test_whole_images_are_resized_as_torch_does_without_antialias() -> None:
-    images = pixels()
-    resized = ImagePreprocess(ImageInput(height=7, width=20, normalisation=UNIT))(images).values
-    planes = images.permute(0, 3, 1, 2).double() / 255
-    expected = F.interpolate(planes, (7, 20), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(resized.double(), expected, atol=1e-5, rtol=0)
+def test_what_is_not_cropped_is_the_middle_without_aliasing() -> None:
+    """As Pillow resizes it, which rounds to whole values after each of its two passes."""
+    image = pixels(1, 36, 60)
+    config = ImageInput(height=9, width=12, canvas=(36, 60), normalisation=UNIT)
+    values = ImagePreprocess(config)(image).values[0].permute(1, 2, 0) * 255
+    middle = Image.fromarray(image[0].numpy()).crop((6, 0, 54, 36))
+    expected = middle.resize((12, 9), Image.Resampling.BICUBIC)
+    assert np.abs(values.numpy() - np.asarray(expected)).max() < 2  # squashed: 60
 
 
 def test_a_crop_of_everything_at_the_same_size_is_the_image_to_the_last_bit() -> None:
@@ -134,7 +136,7 @@ def test_a_sample_is_cropped_alike_in_every_batch_and_anew_at_every_step() -> No
 @pytest.mark.parametrize("width", [12, 10])
 def test_evaluation_sees_the_whole_image_whatever_training_does(width: int) -> None:
     images = pixels()
-    plain = ImageInput(height=9, width=width)
+    plain = ImageInput(height=9, width=width, canvas=(9, 12))
     augmented = plain.model_copy(update={"crop_scale": (0.3, 1.0), "flip": True})
     assert torch.equal(
         ImagePreprocess(augmented)(images).values, ImagePreprocess(plain)(images).values
@@ -144,7 +146,7 @@ def test_evaluation_sees_the_whole_image_whatever_training_does(width: int) -> N
 def test_values_are_normalised_per_channel_after_the_crop() -> None:
     own = Normalisation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     images = pixels()
-    crop = {"height": 6, "width": 6, "crop_scale": (0.3, 0.6)}
+    crop = {"height": 6, "width": 6, "canvas": (9, 12), "crop_scale": (0.3, 0.6)}
     raw = ImagePreprocess(ImageInput(**crop, normalisation=UNIT))(images, draw(4)).values
     values = ImagePreprocess(ImageInput(**crop, normalisation=own))(images, draw(4)).values
     for channel in range(3):
@@ -155,5 +157,12 @@ def test_values_are_normalised_per_channel_after_the_crop() -> None:
 def test_missing_statistics_and_other_channels_stop() -> None:
     with pytest.raises(LatentcastError, match="input.normalisation: is not set"):
         ImagePreprocess(ImageInput(normalisation=None))
-    with pytest.raises(LatentcastError, match="the images have 1; set input.channels to 1"):
-        ImagePreprocess(ImageInput())(pixels()[..., :1])
+    small = ImagePreprocess(ImageInput(height=9, width=12))
+    for images, words in (
+        (pixels()[..., :1], "the images have 1; .* --set input.channels=1 input.norm"),
+        (pixels().permute(0, 3, 1, 2), r"channels lie first: give x.permute\(0, 2, 3, 1\)"),
+        (pixels(4, 8, 8), "8 × 8 pixels: the encoder reads 9 × 12; give them to Encoder.embed"),
+        (pixels() / 255, "are not uint8"),
+    ):
+        with pytest.raises(LatentcastError, match=words):
+            small(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from latentcast import Encoder
-from latentcast.config import Config
+from latentcast.config import Config, resolve
 from latentcast.data.fit import fitted
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
@@ -77,8 +78,30 @@ def test_images_of_another_size_are_resized_and_of_other_channels_refused(run: P
     encoder = Encoder.from_pretrained(run)
     flat = np.full((2, 24, 16, 1), 77, np.uint8)
     assert np.allclose(encoder.embed(flat), encoder.embed(flat[:, :8, :8]), atol=1e-5)
-    with pytest.raises(LatentcastError, match="channels"):
+    with pytest.raises(LatentcastError, match="have 3 channels, the encoder reads 1"):
         encoder.embed(np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.warns(UserWarning, match="2 of 2 images are smaller than 8 × 8 .* were enlarged"):
+        encoder.embed(flat[:, :4])
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (16, 8), (30, 20)])
+def test_a_store_of_another_size_than_the_recipes_is_not_squashed(
+    config: Config, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    """Every way out that the refusal prints is taken as printed."""
+    images = np.random.default_rng(0).integers(0, 256, (30, *shape), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images)
+    store = ingest(tmp_path / "a.npz", tmp_path / "store", quiet=True).store
+    with pytest.raises(LatentcastError, match="the recipe sees 8 × 8; re-ingest with") as refusal:
+        train(config, store.path, tmp_path / "run")
+    assert ("enlarges" if min(shape) < 8 else "resizes") in str(refusal.value)
+    ingest(tmp_path / "a.npz", tmp_path / "fit", quiet=True, size=8)
+    assert fitted(config, Store.open(tmp_path / "fit")).input.canvas is None
+    setting = r"input\.\w+=(?:\[\d+,\d+\]|\d+)"
+    printed = re.findall(f"--set ({setting}(?: {setting})*)", str(refusal.value))
+    assert printed
+    for settings in printed:
+        assert fitted(resolve(config, flags=settings.split()), store)
 
 
 def test_the_probe_of_images_scores_next_to_its_floors_and_changes_nothing(
@@ -90,6 +113,7 @@ def test_the_probe_of_images_scores_next_to_its_floors_and_changes_nothing(
     assert {row.head for row in report.rows} == {"kNN", "linear"}
     assert report.provenance["weights"] == "hjepa-image-digits, teacher, step 8"
     for row in report.rows:
+        assert row.score.others.keys() == {"balanced accuracy", "macro F1", "macro AUROC"}
         assert row.score.main.low <= row.score.main.value <= row.score.main.high
     again = probe(str(run), str(digits_store), layer="fused")
     assert {row.layer for row in again.rows if row.name == "pretrained"} == {"fused"}

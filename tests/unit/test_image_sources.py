@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -132,7 +133,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     images = digits()[0][:4]
     path = tmp_path / "a.npz"
     np.savez(path, images=images, labels=np.array([Bomb()] * 4, object), allow_pickle=True)
-    with pytest.raises(LatentcastError, match="cannot be read .*allow_pickle"):
+    with pytest.raises(LatentcastError, match="cannot be read .*Python objects"):
         ingest(path, tmp_path / "out", quiet=True)
     assert not (tmp_path / "executed").exists()
 
@@ -159,7 +160,7 @@ def test_a_class_may_be_named_like_a_split_and_a_test_split_may_lack_labels(tmp_
     for name in ("car", "train"):
         (tmp_path / "vehicles" / name).mkdir(parents=True)
         Image.fromarray(digits()[0][len(name)]).save(tmp_path / "vehicles" / name / "1.png")
-    source = open_source(tmp_path / "vehicles")
+    source = open_source(tmp_path / "vehicles", splits="none")
     assert source.classes == ("car", "train")
     assert {ref.split for ref in source.refs()} == {None}
     write_classes(tmp_path / "in" / "train", 5)
@@ -167,6 +168,49 @@ def test_a_class_may_be_named_like_a_split_and_a_test_split_may_lack_labels(tmp_
     Image.fromarray(digits()[0][9]).save(tmp_path / "in" / "test" / "a.png")
     refs = open_source(tmp_path / "in").refs()
     assert (refs[0].record_id, refs[0].split) == ("test/a.png", "test")
+
+
+def test_a_test_folder_beside_one_of_another_name_is_not_trained_on_as_a_class(
+    tmp_path: Path,
+) -> None:
+    """STL-10 has train, test and unlabeled: its test images ended in the training split."""
+    for number, name in enumerate(("train", "test", "unlabeled")):
+        write_classes(tmp_path / name, 1, skip=number)
+    (tmp_path / "unlabeled" / "digit 2" / "0002.png").rename(tmp_path / "unlabeled" / "a.png")
+    with pytest.raises(LatentcastError) as refusal:
+        open_source(tmp_path)
+    assert "test, train are named like splits, unlabeled is not; --splits named takes" in str(
+        refusal.value
+    )
+    splits = open_source(tmp_path, splits="named")
+    assert {ref.record_id.split("/")[0]: ref.split for ref in splits.refs()} == {
+        "test": "test", "train": "train", "unlabeled": "train",
+    }  # fmt: skip
+    assert splits.classes == ("digit 0", "digit 1")
+    (tmp_path / "unlabeled" / "a.png").unlink()
+    assert {ref.split for ref in open_source(tmp_path).refs()} == {"train", "test"}
+    with pytest.raises(LatentcastError, match=r"none of digit 0 is named like a split"):
+        open_source(tmp_path / "train", splits="named")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("Cat", "cat"), "'Cat' and 'cat' differ in case alone; rename"),
+        (("caf\u00e9", "cafe\u0301"), "two Unicode spellings of one name"),
+    ],
+)
+def test_one_class_in_two_spellings_is_not_two(
+    tmp_path: Path, names: tuple[str, str], words: str
+) -> None:
+    for number, name in enumerate((*names, "x", "X")):  # letters are classes
+        (tmp_path / name).mkdir()
+        Image.fromarray(digits()[0][number]).save(tmp_path / name / "1.png")
+    with pytest.raises(LatentcastError, match=words):
+        open_source(tmp_path)
+    path = save(tmp_path / "a.npz", images=digits()[0][:2], labels=np.array(names))
+    with pytest.raises(LatentcastError, match=words):
+        open_source(path)
 
 
 def test_a_linked_class_folder_is_followed_and_a_circle_ends(tmp_path: Path) -> None:
@@ -297,6 +341,49 @@ def test_parquet_files_and_images_that_are_not_in_them(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(LatentcastError, match="bad.parquet: cannot be read"):
         open_source(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "expected"),
+    [
+        ({"labels": [1, 0, None]}, {}, ["1", "0", ""]),
+        ({"Target": ["b", "a", "b"]}, {}, ["b", "a", "b"]),
+        ({"class": [[2], [], [3, 2]]}, {}, ["2", "", "2+3"]),
+        ({"diagnosis": [5, 5, 6]}, {"label": "diagnosis"}, ["5", "5", "6"]),
+        ({"diagnosis": [5, 5, 6]}, {}, "none of the columns diagnosis is read .* --label diag"),
+        ({"target": [0, 1, 2], "labels": [0, 1, 2]}, {}, "2 columns could .* --label target"),
+        ({"label": [0.5, 1.5, 2.0]}, {}, "label is neither whole numbers nor text"),
+        ({"label": [{"a": 1}] * 3}, {}, "label is neither whole numbers nor text"),
+        ({"label": [0, 1, 1]}, {"label": "lable"}, "no column lable; did you mean 'label'"),
+    ],
+)
+def test_labels_of_a_parquet_file_are_read_or_asked_about(
+    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], expected: list[str] | str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": png(digits()[0][i]), "path": None} for i in range(3)]
+    pq.write_table(pa.table({"image": images, **columns}), tmp_path / "a.parquet")
+    try:
+        store = ingest(tmp_path / "a.parquet", tmp_path / "out", **options).store
+    except LatentcastError as refusal:
+        assert isinstance(expected, str) and re.search(expected, str(refusal))
+        return
+    if isinstance(expected, str):
+        assert re.search(expected, capsys.readouterr().err) and not store.classes
+    else:
+        assert ["+".join(sorted(store.labels.of(row))) for row in range(3)] == expected
+
+
+def test_a_parquet_file_of_no_split_beside_those_of_splits_is_asked_about(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    for number, name in enumerate(("train-0", "test-0", "extra-0")):
+        pq.write_table(dataset_table(3, 3 * number), tmp_path / f"{name}.parquet")
+    with pytest.raises(LatentcastError, match="extra-0.parquet is not; --splits named"):
+        open_source(tmp_path)
+    for choice, splits in (("named", {"train", "test"}), ("none", {None})):
+        assert {ref.split for ref in open_source(tmp_path, splits=choice).refs()} == splits
 
 
 def test_without_pyarrow_the_error_names_the_extra(

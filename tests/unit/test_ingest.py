@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,11 @@ from ecg_files import (
     write_wfdb,
 )
 
+from conftest import Command
 from latentcast.data import ingest as module
 from latentcast.data.folds import stable_fold
 from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -101,7 +104,7 @@ def test_bad_records_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_p
     reasons = quarantine(tmp_path / "out")
     expected = {
         "cut": "is truncated, 119999 bytes of 120000",
-        "gone": "header names gone.dat, which is missing",
+        "gone": "'gone.dat' is missing",
         "nan": "all NaN",
         "flat": "no lead is valid",
         "eleven": "lacks lead V6",
@@ -173,7 +176,7 @@ def test_statistics_are_of_all_valid_training_samples_and_of_nothing_else(tmp_pa
     np.save(tmp_path / "a.npy", signals_)
     (tmp_path / "a.csv").write_text("fold\n" + "\n".join(map(str, folds)) + "\n")
     store = ingest(
-        tmp_path / "a.npy", tmp_path / "out", fs=100, leads=["I", "V1"], unit="mV",
+        tmp_path / "a.npy", tmp_path / "out", sampling_rate=100, leads=["I", "V1"], unit="mV",
         layout="records,leads,samples", quiet=True,
     ).store  # fmt: skip
     train = signals_[folds < 9].astype(np.float64)
@@ -192,7 +195,7 @@ def test_folds_come_from_the_patient_and_keep_one_patient_together(tmp_path: Pat
     patients = [f"p{i % 40}" for i in range(200)]
     (tmp_path / "a.csv").write_text("patient_id\n" + "\n".join(patients) + "\n")
     store = ingest(
-        tmp_path / "a.npy", tmp_path / "out", fs=100, leads=["I"], unit="mV",
+        tmp_path / "a.npy", tmp_path / "out", sampling_rate=100, leads=["I"], unit="mV",
         layout="records,leads,samples", shortest=0, quiet=True,
     ).store  # fmt: skip
     by_patient: dict[str, set[int]] = {}
@@ -313,7 +316,12 @@ def test_amplitudes_beyond_a_microvolt_store_fit_a_coarser_scale(tmp_path: Path)
 def test_microvolts_called_volts_or_the_reverse_are_refused(tmp_path: Path) -> None:
     microvolts_ = np.stack([to_counts(synthetic_recording(seed=i)).T for i in range(2)])
     np.save(tmp_path / "a.npy", microvolts_)
-    array = {"fs": 500, "leads": CANONICAL_LEADS, "layout": "records,leads,samples", "quiet": True}
+    array = {
+        "sampling_rate": 500,
+        "leads": CANONICAL_LEADS,
+        "layout": "records,leads,samples",
+        "quiet": True,
+    }
     with pytest.raises(LatentcastError, match="beyond ±32.767 mV; check gain and unit"):
         ingest(tmp_path / "a.npy", tmp_path / "large", unit="mV", **array)
     with pytest.raises(LatentcastError, match="no lead spans more than.*check gain and unit"):
@@ -336,6 +344,29 @@ def test_an_error_nobody_foresaw_costs_one_record_and_is_named(tmp_path: Path, m
     assert quarantine(tmp_path / "out") == {"r001": "ZeroDivisionError: division by zero"}
 
 
+def test_an_array_at_another_rate_keeps_its_seconds(tmp_path: Path, command: Command) -> None:
+    recordings = [synthetic_recording(60 + i, 500, 4, seed=i) for i in range(12)]
+    for i, recording in enumerate(recordings):
+        write_wfdb(tmp_path / "files", recording, f"a-{i:06d}")
+    np.save(tmp_path / "a.npy", np.stack([microvolts(recording).T for recording in recordings]))
+    files = ingest(tmp_path / "files", tmp_path / "of-files", fs=100, quiet=True).store
+    path, leads = tmp_path / "a.npy", ",".join(CANONICAL_LEADS)
+    axes = ("--unit", "uV", "--layout", "records,leads,samples", "--leads", leads)
+    fast = (path, "--out", tmp_path / "fast", "--sampling-rate", 500)
+    assert command("ingest", *fast, *axes).status == 0
+    failed = command("train", "nepa-ecg-tiny", "--data", fast[2], "--out", tmp_path / "run")
+    (advice,) = re.findall(r"re-ingest with (--fs \d+)\n", failed.err)
+    alone = command("ingest", path, "--out", tmp_path / "alone", *advice.split(), *axes)
+    assert alone.status == 2 and "its --sampling-rate;" in alone.err and "--fs is" in alone.err
+    slow = command("ingest", path, "--out", tmp_path / "slow", *fast[3:], *advice.split(), *axes)
+    assert slow.status == 0
+    store = Store.open(tmp_path / "slow")
+    assert store.lengths.tolist() == [400] * 12 == files.lengths.tolist()
+    assert np.array_equal(store.take(range(12)), files.take(range(12)))
+    options = Store.open(fast[2]).manifest.provenance["options"]
+    assert options["fs"] == 500 and "sampling_rate" not in options, "recorded as before"
+
+
 def test_eight_stored_leads_become_twelve_and_three_stay_three(tmp_path: Path) -> None:
     signal = synthetic_recording().signal
     for names in (("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"), ("V2", "II", "V5")):
@@ -343,7 +374,7 @@ def test_eight_stored_leads_become_twelve_and_three_stay_three(tmp_path: Path) -
         path = tmp_path / f"{len(names)}.npy"
         np.save(path, signal[None, rows])
         store = ingest(
-            path, tmp_path / f"out{len(names)}", fs=500, leads=names, unit="mV",
+            path, tmp_path / f"out{len(names)}", sampling_rate=500, leads=names, unit="mV",
             layout="records,leads,samples", quiet=True,
         ).store  # fmt: skip
         assert store.leads == (CANONICAL_LEADS if len(names) == 8 else ("II", "V2", "V5"))

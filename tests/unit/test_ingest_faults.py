@@ -367,7 +367,7 @@ def test_a_lead_named_twice_or_not_at_all_is_guessed(
     with pytest.raises(LatentcastError, match=reason):
         ingest(folder, tmp_path / "out", leads=leads, quiet=True)
     np.save(tmp_path / "a.npy", np.zeros((1, 2, 600)))
-    array = {"fs": 500, "unit": "mV", "layout": "records,leads,samples", "quiet": True}
+    array = {"sampling_rate": 500, "unit": "mV", "layout": "records,leads,samples", "quiet": True}
     with pytest.raises(LatentcastError, match=reason):
         ingest(tmp_path / "a.npy", tmp_path / "out", leads=leads, **array)
     assert not (tmp_path / "out").exists()
@@ -383,7 +383,7 @@ def test_the_fix_is_a_command_that_does_not_exist(tmp_path: Path) -> None:
         for p in (Path(cli.__file__).parents[1] / part).rglob("*.py")
     ]
     named = {flag for p in sources for flag in re.findall(r"--[a-z][a-z-]*", p.read_text())}
-    verbs = (cli.ingest, cli.train)  # what fits a store to a configuration speaks of both
+    verbs = (cli.ingest, cli.label, cli.train)  # what fits a store to a configuration speaks of it
     flags = {"--" + name.replace("_", "-") for verb in verbs for name in verb.__annotations__}
     assert len(named) > 5 and named <= flags
 

@@ -146,3 +146,25 @@ def test_an_unfinished_store_of_other_options_is_not_mixed_with(
         ingest(tmp_path / "in", tmp_path / "out", fs=250, quiet=True)
     monkeypatch.undo()
     assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).records == 3
+
+
+@pytest.mark.parametrize("file", ["shard-00000.json", "ingest.json"])
+@pytest.mark.parametrize("damage", ["edited", "cut", "no object"])
+def test_what_an_interrupted_ingest_left_was_damaged_and_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, damage: str
+) -> None:
+    write_some(tmp_path / "in", 3)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)
+    monkeypatch.undo()
+    path = tmp_path / "out" / file
+    text = path.read_text()
+    path.write_text({"edited": text.replace("r00", "s00").replace('"in"', '"on"'),
+                     "cut": text[:-9], "no object": "[1]"}[damage])  # fmt: skip
+    with pytest.raises(LatentcastError, match="remove"):
+        ingest(tmp_path / "in", tmp_path / "out", quiet=True)

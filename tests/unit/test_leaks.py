@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from evaluation_stores import Images, write_store
 
+from latentcast.data.store import Store
 from latentcast.evaluation.leaks import check
 from latentcast.signals.recording import INVALID
 
@@ -124,3 +125,15 @@ def test_a_patient_of_images_in_two_splits_or_in_pretraining_is_found() -> None:
     assert list(kinds(store, other)) == ["warning: patient id in pretraining"]
     store.patient_ids[store.rows("train")[0]] = "p"
     assert kinds(store) == {"error: patient in two splits": ("p",)}
+
+
+def test_frames_of_one_patient_in_two_splits_are_warned_about(digits_store: Path) -> None:
+    """Nine images in ten of the same thing, and noise: no two are equal."""
+    assert check(Store.open(digits_store)) == []  # a digit resembles others, and is not their copy
+    store, rng = Images(n=300), np.random.default_rng(0)
+    frames = np.repeat(rng.integers(10, 240, (30, *store.pixels.shape[1:])), 10, axis=0)
+    store.pixels[:] = frames + rng.integers(-9, 10, frames.shape)
+    assert list(kinds(store)) == ["warning: similar images in two splits"]
+    assert "--groups" in check(store)[0].message
+    store.folds[:] = np.repeat(np.arange(30) % 10 + 1, 10)  # by patient
+    assert check(store) == []

@@ -446,15 +446,16 @@ def test_a_script_without_a_guard_is_told_of_it(small_store: Path, tmp_path: Pat
 
 def test_nothing_moves_to_the_processor(loader: Loader) -> None:
     stream = loader.stream(0)
-    assert to_device(stream, torch.device("cpu")) is stream
-    stream.close()
+    with to_device(stream, torch.device("cpu")) as moved:
+        assert moved is stream
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_arrive_on_the_device_as_they_were(loader: Loader) -> None:
-    stream = to_device(loader.stream(0), torch.device("cuda"))
-    for attempt, pieces in enumerate(islice(stream, 50)):
-        torch.cuda._sleep(10_000_000)  # a step that is still at work when the next ones are copied
-        assert pieces[0].samples.is_cuda
-        found = torch.cat([piece.samples for piece in pieces]).cpu()
-        assert torch.equal(found, loader.batch(attempt).samples)
+    with to_device(loader.stream(0), torch.device("cuda")) as stream:
+        for attempt, pieces in enumerate(islice(stream, 50)):
+            torch.cuda._sleep(10_000_000)  # a step still at work when the next ones are copied
+            assert pieces[0].samples.is_cuda
+            found = torch.cat([piece.samples for piece in pieces]).cpu()
+            assert torch.equal(found, loader.batch(attempt).samples)
+    assert not [t for t in threading.enumerate() if t.name == "latentcast-loader"]

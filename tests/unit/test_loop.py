@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentcast.batch import Batch, Inputs
@@ -18,7 +21,7 @@ from latentcast.data.loader import split
 from latentcast.engine import checkpoint, loop
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
-from latentcast.engine.context import Context
+from latentcast.engine.context import Context, stop_requests
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import accumulate, train
 from latentcast.engine.optimizer import adamw
@@ -323,6 +326,22 @@ def test_no_step_waits_for_the_device(
             train(build(config), as_they_are, batches(config), config, tmp_path / "b", [Guarded()])
     finally:
         guards.pop().__exit__(None, None, None)
+
+
+def test_a_signal_waits_for_the_end_of_the_backward_pass() -> None:
+    """Which may take minutes; Python handles signals between lines of its own."""
+    layers = nn.Sequential(*(nn.Linear(512, 512) for _ in range(12)))
+    loss, handled = layers(torch.randn(2000, 512)).square().sum(), []
+    former = signal.signal(signal.SIGVTALRM, lambda *_: handled.append(time.perf_counter()))
+    try:
+        with stop_requests(layers):
+            start = time.perf_counter()
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+            loss.backward()
+    finally:
+        signal.signal(signal.SIGVTALRM, former)
+    assert handled[0] - start < (time.perf_counter() - start) / 2
+    assert not any(p._post_accumulate_grad_hooks for p in layers.parameters())
 
 
 def test_garbage_is_collected_when_the_log_is_written_and_not_in_a_step(

@@ -486,7 +486,7 @@ def test_reference_counts_agree_with_the_originals(original: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("patch", [4, 8])
 def test_reference_on_a_grid_where_the_original_hangs_is_refused(patch: int) -> None:
-    with pytest.raises(LatentcastError, match="too small for the reference's masks.*use kind"):
+    with pytest.raises(LatentcastError, match="too small for the reference's masks.*use obj"):
         IMAGE.updated({"encoder.patch": patch, "objective.masks": {"kind": "reference"}})
 
 
@@ -499,5 +499,5 @@ def test_reference_whose_context_block_is_too_small_is_refused() -> None:
 
 
 def test_reference_on_recordings_is_refused() -> None:
-    with pytest.raises(LatentcastError, match="made for images; use kind blocks"):
+    with pytest.raises(LatentcastError, match="made for images; use objective.masks.kind=blocks"):
         ECG.updated({"objective.masks": {"kind": "reference"}})

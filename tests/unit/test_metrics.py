@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+)  # fmt: skip
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
@@ -227,7 +234,11 @@ def test_a_metric_of_a_resample_is_that_of_its_repeated_records(kind: Any) -> No
     rng = np.random.default_rng(0)
     if kind == "multi-class":
         targets, predictions = rng.integers(0, 3, (2, 40))
-        naive = [lambda y, x: float(np.mean([a == b for a, b in zip(y, x, strict=True)]))]
+        naive = [
+            lambda y, x: float(np.mean([a == b for a, b in zip(y, x, strict=True)])),
+            balanced_accuracy_score,
+            partial(f1_score, average="macro"),
+        ]
     else:
         targets = 1e6 + rng.normal(size=40)  # as timestamps are: far from zero
         predictions = targets + rng.normal(size=40)
@@ -235,16 +246,34 @@ def test_a_metric_of_a_resample_is_that_of_its_repeated_records(kind: Any) -> No
     counts = metrics.draw([f"p{min(i, 25)}" for i in range(40)], 25, seed=3)  # one has 15
     for metric, reference in zip(metrics.METRICS[kind], naive, strict=True):
         found = metrics.Resampled.of(metric, targets, predictions, counts)
-        assert found.columns[0] == pytest.approx(reference(targets, predictions), abs=1e-9)
-        for resample, (value,) in zip(counts, found.redrawn, strict=True):
+        of_all = float(metrics.macro(found.columns))
+        assert of_all == pytest.approx(reference(targets, predictions), abs=1e-9)
+        for resample, value in zip(counts, metrics.macro(found.redrawn), strict=True):
             picked = np.repeat(np.arange(40), resample)
             expected = reference(targets[picked], predictions[picked])
             assert value == pytest.approx(expected, abs=1e-7)
 
 
+def test_the_auroc_of_classes_is_that_of_each_against_all_others() -> None:
+    rng = np.random.default_rng(0)
+    targets, shares = rng.integers(0, 3, 60), rng.dirichlet(np.ones(3), 60)
+    counts = metrics.draw(alone(60), 9, 0)
+    predictions = shares.argmax(1)
+    score, _ = metrics.score("multi-class", targets, predictions, "abc", counts, shares)
+    expected = roc_auc_score(targets, shares, multi_class="ovr", average="macro")
+    assert score.others["macro AUROC"].value == pytest.approx(expected)
+    picked = np.repeat(np.arange(60), counts[0])
+    redrawn = metrics.class_auroc(targets, shares, counts)[0].mean()
+    assert redrawn == pytest.approx(
+        roc_auc_score(targets[picked], shares[picked], multi_class="ovr", average="macro")
+    )
+
+
 def test_floors_are_the_scores_of_the_best_constant_of_the_training_targets() -> None:
     classes, numbers = np.array([2, 2, 0, 1]), np.array([1.0, 2.0, 6.0])
-    (accuracy,) = metrics.METRICS["multi-class"]
+    accuracy, balanced, f1 = metrics.METRICS["multi-class"]
+    assert balanced.floor(classes, np.array([2, 0, 0, 2, 2])) == 1 / 2
+    assert f1.floor(classes, np.array([2, 0, 0, 2, 2])) == pytest.approx((0 + 6 / 8) / 2)
     assert accuracy.floor(classes, np.array([2, 0, 0, 2, 2])) == 3 / 5
     r_squared, error = metrics.METRICS["regression"]
     test = np.array([0.0, 3.0, 9.0])

@@ -92,7 +92,9 @@ def array_file(unit: str, per_unit: float, layout: str) -> Opens:
         path.mkdir()
         values = MICROVOLTS / per_unit
         np.save(path / "a.npy", values if layout.endswith("samples") else values.swapaxes(1, 2))
-        return open_source(path / "a.npy", fs=500, leads=CANONICAL_LEADS, unit=unit, layout=layout)
+        return open_source(
+            path / "a.npy", sampling_rate=500, leads=CANONICAL_LEADS, unit=unit, layout=layout
+        )
 
     return opens
 

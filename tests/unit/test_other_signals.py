@@ -25,7 +25,7 @@ from latentcast.signals.synthetic import synthetic_recording
 
 RNG = np.random.default_rng(0)
 EEG = np.cumsum(RNG.normal(size=(4, 3, 600)), axis=2)
-ARRAY = {"fs": 200, "layout": "records,leads,samples", "signal": "other", "quiet": True}
+ARRAY = {"sampling_rate": 200, "layout": "records,leads,samples", "signal": "other", "quiet": True}
 
 
 def test_any_names_are_taken_in_the_order_given_and_the_unit_counts(tmp_path: Path) -> None:
@@ -155,9 +155,11 @@ def test_a_recipe_names_the_kind_of_signal_it_reads(tmp_path: Path) -> None:
         EcgInput(leads=names)
     with pytest.raises(LatentcastError, match="'O1' occurs twice"):
         EcgInput(leads=("O1", "O1"), signal="other")
-    config = fitted(
-        tiny.updated({"input.signal": "other", "input.leads": names, "input.length": 400}), store
-    )
+    other = {"input.signal": "other", "input.length": 400}
+    with pytest.raises(LatentcastError) as renamed:  # --leads would give its channels other names
+        fitted(tiny.updated(other | {"input.leads": names[::-1]}), store)
+    assert "re-ingest" not in str(renamed.value) and "--set input.leads=[F" in str(renamed.value)
+    config = fitted(tiny.updated(other | {"input.leads": names}), store)
     loader, preprocess = reading(store, config)
     values = preprocess(loader.batch(0).samples).values
     assert values.shape[1:] == (3, 400) and 0.3 < float(values.std()) < 3

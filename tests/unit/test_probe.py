@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from evaluation_stores import ImagePatches, Images, PatchSource, write_store
-from rich.console import Console
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
 
@@ -29,9 +28,11 @@ from latentcast.evaluation.heads import HEADS
 from latentcast.evaluation.heads.multinomial import fit as fit_multinomial
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.results import ProbeReport, file_name
+from latentcast.evaluation.tables import print_probe
 from latentcast.evaluation.tasks import CodeGroups, task
 from latentcast.evaluation.tasks.classes import Classes
 from latentcast.signals.recording import INVALID
+from latentcast.terminal import Terminal
 
 CLASSES = ("NORM", "AFIB", "STACH")
 DIGITS = Path(__file__).parents[2] / "data" / "digits" / "digits.npz"
@@ -104,6 +105,10 @@ def test_report_has_every_row_difference_label_and_source_of_the_numbers(
         "units": report.records["test"],
     }  # fmt: skip
 
+    assert len(repr(report)) < 300 and "random convolutions 0." in repr(report)
+    page = report._repr_html_()
+    assert page.count("<tr>") == 4 and "<td style='text-align:left'>random init</td>" in page
+
     text = printed(report, 200)
     for expected in ("random convolutions", "layer of pretrained", "STACH", "no positive in train"):
         assert expected in text
@@ -111,8 +116,8 @@ def test_report_has_every_row_difference_label_and_source_of_the_numbers(
 
 
 def printed(report: ProbeReport, width: int) -> str:
-    console = Console(width=width, record=True, file=io.StringIO())
-    report.render(console)
+    console = Terminal(width=width, record=True, file=io.StringIO())
+    print_probe(report, console)
     return console.export_text()
 
 
@@ -170,7 +175,7 @@ def test_a_write_that_fails_leaves_the_report_before_it(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(LatentcastError, match="probe-mixed.json: cannot be written.*disk full"):
-        dataclasses.replace(report, windows="centre").write(tmp_path)
+        dataclasses.replace(report, protocol="another").write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["probe-mixed.json"]
     assert (tmp_path / "probe-mixed.json").read_text() == before
 

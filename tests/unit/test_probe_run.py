@@ -104,8 +104,8 @@ def test_a_value_that_no_record_has_or_a_store_that_is_gone_is_named(
     store = run.parent / "store"
     store.rename(tmp_path / "moved")
     try:
-        with pytest.raises(LatentcastError, match="no longer there; name a labelled one .--data"):
+        with pytest.raises(LatentcastError, match="not at hand; name a labelled one .--data"):
             probe(tmp_path / "run")
-        assert probe(run, tmp_path / "moved", "labels").task == "labels"
+        assert probe(str(run), str(tmp_path / "moved"), "labels").task == "labels"
     finally:
         (tmp_path / "moved").rename(store)

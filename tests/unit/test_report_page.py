@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import ptbxl
 from latentcast.report import embedding
@@ -25,8 +25,8 @@ from latentcast.signals.synthetic import synthetic_recording
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-EVIL = """</title></style></svg></pre><script>alert("1")</script><b onclick='x'>&amp;"""
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+EVIL = """</title></style></svg></pre><script>alert("1")</script><b onclick='x'>&amp;\x1b[3m\x00"""
+VOID = {"wbr", "meta", "br", "link", "img", "input", "hr"}
 
 
 def estimate(value: float, half: float = 0.02) -> dict[str, float | None]:
@@ -210,12 +210,13 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path: Path, quick: None) -> 
         "changes": [(EVIL, EVIL, EVIL)], "remarks": [EVIL],
         "metrics": [{"step": 1, "loss": -0.1, "alarms": ["rank" + EVIL]}],
     }  # fmt: skip
-    page = Page(write(tmp_path, inputs).read_text("utf-8"))
-    assert page.count("script") == 0
+    text = write(tmp_path, inputs).read_text("utf-8")
+    page = Page(text)
+    assert page.count("script") == 0 and not {"\x1b", "\x00"} & set(text)
     assert page.count("b") == 3  # the three cards, none of them the intruder's
     assert not [name for _, pairs in page.elements for name in pairs if name.startswith("on")]
     assert page.count("style") == 1
-    assert page.text.count(EVIL) > 20
+    assert page.text.count(printable(EVIL)) > 20
 
 
 def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:
@@ -483,7 +484,7 @@ def test_a_probe_of_images_is_told_by_its_linear_head_and_where_knn_disagrees(
     assert "Always the most frequent class: accuracy 0.500" in page.text
     assert "1 image without a label of the task left out (test 1)" in page.text
     assert "Layers compared on 80 training images" in page.text
-    assert page.text.count("tiny, teacher, step 9") == 1 and EVIL in page.text
+    assert page.text.count("tiny, teacher, step 9") == 1 and printable(EVIL) in page.text
     assert page.count("script") == 0 and page.count("b") == 3
     rows = page.text[page.text.index("Probe: classes") :]
     assert rows.index("+0.190 [+0.170, +0.210]") < rows.index("+0.010 [−0.010, +0.030]")

@@ -118,7 +118,7 @@ def test_a_probe_of_another_version_is_refused(run: Any) -> None:
     folder, tested, store = run
     file = folder / "probe-superdiagnostic.json"
     plain = json.loads(file.read_text())
-    del plain["records_without_token"]
+    del plain["records_without_token"], plain["sha256"]
     file.write_text(json.dumps(plain))
     with pytest.raises(
         LatentcastError,
@@ -133,7 +133,7 @@ def test_a_probe_of_another_version_is_refused(run: Any) -> None:
         ("environment.json", None, "environment.json: does not exist; restore it"),
         ("environment.json", "{", "environment.json: cannot be read"),
         ("probe-superdiagnostic.json", None, "does not exist; run latentcast probe"),
-        ("probe-superdiagnostic.json", '{"a', "json: cannot be read.*; run latentcast probe"),
+        ("probe-superdiagnostic.json", '{"a', "json: cannot be read.*: run latentcast probe"),
         ("probe-superdiagnostic.json", "[]", "holds no JSON object"),
     ],
 )
@@ -162,14 +162,34 @@ def test_a_run_of_any_kind_has_a_report_without_a_store(run: Any) -> None:
     (folder / "probe-superdiagnostic.json").unlink()
     page = report_run(folder).read_text("utf-8")
     assert "Stands at step 3 of 12" in page and "AUROC" not in page
-    assert "optimizer.warmup_steps" in page and f"{tested.config.recipe}, run" in page
+    assert "optimizer.<wbr>warmup_steps" in page and f"{tested.config.recipe}, run" in page
+
+
+def test_a_report_without_a_store_finds_the_runs_own_and_never_takes_pictures_away(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It overwrote the full page with a poor one."""
+    folder, tested, store = run
+    data = {"store": str(store.path), "sha256": store.checksums}
+    (folder / "environment.json").write_text(json.dumps({"data": data}))
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda run, device: tested)
+    page = report_run(folder)
+    full = page.read_text("utf-8")
+    assert "Where the model is surprised" in full and "t-SNE" in full
+    store.path.rename(folder / "moved")
+    with pytest.raises(LatentcastError, match=r"shows pictures of a store.*--data"):
+        report_run(folder)
+    assert page.read_text("utf-8") == full
+    assert report_run(folder, folder / "moved").read_text("utf-8") != ""
+    page.rename(folder / "old.html")
+    assert "t-SNE" not in report_run(folder).read_text("utf-8")
 
 
 def test_keys_that_differ_from_the_recipe_stand_before_those_of_the_machine(run: Any) -> None:
     folder, tested, _ = run
     config = tested.config.updated({"machine.workers": 3, "train.seed": 8, "ema": None})
     (folder / "config.yaml").write_text(config.to_yaml())
-    page = report_run(folder).read_text("utf-8")
+    page = report_run(folder).read_text("utf-8").replace("<wbr>", "")
     keys = re.findall("<code>(.*?)</code>", page)
     assert keys[-1] == "machine.workers" and {"train.seed", "ema.base"} < set(keys)
     assert "encoder.causal" not in keys
@@ -182,6 +202,7 @@ def test_a_probe_that_is_not_of_this_run_any_more_is_said_to_be_so(run: Any) -> 
     (folder / "checkpoints" / "step-00000012").mkdir(parents=True)
     (folder / "checkpoints" / "step-00000012" / "state.json").write_text('{"step": 12}')
     plain = json.loads((folder / "probe-superdiagnostic.json").read_text())
+    del plain["sha256"]  # as a version before it wrote them
     (folder / "probe-form.json").write_text(json.dumps(plain | {"task": "form"}))
     del plain["windows"]
     (folder / "probe-rhythm.json").write_text(json.dumps(plain))

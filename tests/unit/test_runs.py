@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from latentcast import cli
 from latentcast.config import Config
@@ -33,6 +32,7 @@ from latentcast.runs import (
     print_runs,
     summarise,
 )
+from latentcast.terminal import Terminal
 from latentcast.workflows.train import train
 
 LONG_AGO = 10_000_000.0
@@ -88,9 +88,9 @@ def around(value: float) -> Estimate:
     return Estimate(value, value - 0.01, value + 0.01)
 
 
-def quiet(width: int = 200) -> Console:
+def quiet(width: int = 200) -> Terminal:
     """A terminal of this width whose text can be read afterwards."""
-    return Console(width=width, record=True, file=io.StringIO())
+    return Terminal(width=width, record=True, file=io.StringIO())
 
 
 def shown(runs: Any, width: int = 200, now: float = LONG_AGO) -> str:
@@ -303,6 +303,7 @@ def test_the_best_probe_is_chosen_on_validation_and_shown_with_its_test_value(
     run = write_run(tmp_path / "run", small_config)
     write_probe(run, 0.8)
     held = json.loads((run / "probe-classes.json").read_text())
+    del held["sha256"]
     knn = json.loads(json.dumps(held["rows"][0]))
     knn |= {"head": "kNN", "validation": 0.95}
     knn["score"]["main"]["value"] = 0.5
@@ -380,13 +381,58 @@ def test_probes_are_compared_with_their_intervals_and_on_the_same_samples_only(
     assert compare([a, b]).notes == ()
     found = compare([a, c, d, e])
     assert "different samples" in found.notes[0]
-    linear = found.scores["classes", "linear", "accuracy"]
-    assert [score.value if score else None for score in linear] == [0.8, 0.8, None, None]
+    rows = {
+        name: [score.value if score else None for score in row]
+        for (name, head, _), row in found.scores.items()
+        if head == "linear"
+    }
+    assert list(rows.values()) == [[0.8, None, None, None], [None, 0.8, None, None]]
+    assert all(name.startswith("classes on samples ") for name in rows)
     console = quiet(200)
     print_comparison(found, console)
     text = console.export_text()
     assert "0.800 [0.790, 0.810]" in text and "0.700 [0.690, 0.710]" in text
-    assert text.count("minus pixels") == 2 and "−0.020 [−0.100, +0.100]" in text
+    assert text.count("minus pixels") == 3 and "−0.020 [−0.100, +0.100]" in text
+
+
+def test_probes_of_other_stores_and_heads_stand_side_by_side_and_the_same_again_replaces(
+    small_config: Config, tmp_path: Path
+) -> None:
+    """The second probe of a run overwrote the first."""
+    run = write_run(tmp_path / "run", small_config)
+    for value, shards, head in ((0.8, "x", "linear"), (0.7, "y", "linear"), (0.6, "x", "kNN"),
+                                (0.9, "x", "linear")):  # fmt: skip
+        write_probe(run, value, shards, head)
+    assert len(list(run.glob("probe-classes*.json"))) == 3
+    assert sorted(score.value or 0 for score in summarise(run).scores) == [0.6, 0.7, 0.9]
+    assert len({name for name, _, _ in compare([summarise(run)] * 2).scores}) == 2
+
+
+def test_a_probe_that_was_edited_is_named_and_the_listing_goes_on(
+    small_config: Config, tmp_path: Path
+) -> None:
+    for name in ("edited", "good"):
+        write_probe(write_run(tmp_path / name, small_config), 0.8)
+    file = tmp_path / "edited" / "probe-classes.json"
+    file.write_text(file.read_text().replace("0.8,", "0.9,"))
+    edited, good = in_order(list_runs([tmp_path]), "name")
+    assert "probe-classes.json: was edited or damaged" in edited.problems[0]
+    assert edited.best is None and good.best is not None
+    write_probe(tmp_path / "edited", 0.8)  # the advice: probe again
+    assert summarise(tmp_path / "edited").problems == ()
+
+
+def test_six_runs_side_by_side_are_two_screens(
+    small_config: Config, small_hierarchy: Config, tmp_path: Path
+) -> None:
+    """They were 567 lines; what one of them alone has is a sentence."""
+    configs = [small_hierarchy, *(small_config.updated({"train.seed": n}) for n in range(5))]
+    runs = [summarise(write_run(tmp_path / f"{n}", config)) for n, config in enumerate(configs)]
+    console = quiet(100)
+    print_comparison(compare(runs), console)
+    text = console.export_text()
+    assert text.count("\n") < 60 and "Set only in #1: " in text
+    assert "objective.coarser (" in text and "train.seed" in text
 
 
 def test_many_runs_stand_below_each_other_rather_than_in_broken_columns(

@@ -68,6 +68,14 @@ def test_a_copy_that_is_not_whole_is_made_anew(fault: str, store: Path, tmp_path
     assert {path.name for path in local.parent.iterdir()} == {local.name, f".{local.name}.lock"}
 
 
+def test_a_copy_that_was_damaged_since_is_used_again(store: Path, tmp_path: Path) -> None:
+    shard = np.load(staged(store, tmp_path / "local") / "shard-00000.npy", mmap_mode="r+")
+    shard[500, 0] += 9000
+    shard.flush()
+    with pytest.raises(LatentcastError, match=r"is damaged .*remove .*copies it anew"):
+        staged(store, tmp_path / "local")
+
+
 def test_a_damaged_store_is_not_staged(store: Path, tmp_path: Path) -> None:
     shard = store / "shard-00000.npy"
     content = bytearray(shard.read_bytes())

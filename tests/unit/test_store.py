@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ecg_files import write_wfdb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
+from latentcast.data import inspect
 from latentcast.data.ingest import ingest
-from latentcast.data.inspect import describe, print_description
+from latentcast.data.inspect import Kind, describe, print_description
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.files import digested
 from latentcast.signals.recording import INVALID, from_signal
+from latentcast.terminal import Terminal
 
+Change = Callable[[dict[str, Any]], object]
 LENGTHS = (1000, 400, 3, 730)
 
 
@@ -127,7 +135,7 @@ def test_a_store_travels_to_another_process_without_its_samples(store: Store) ->
 
 def copy(store: Store, folder: Path) -> Path:
     target = folder / "copy"
-    target.mkdir()
+    target.mkdir(parents=True)
     for file in store.path.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
     Store.open(target).verify()
@@ -165,12 +173,116 @@ def test_a_store_of_another_version_is_refused(store: Store, tmp_path: Path) -> 
     target = copy(store, tmp_path)
     text = (target / "manifest.json").read_text()
     (target / "manifest.json").write_text(
-        text.replace('"format_version": 1', '"format_version": 2')
+        text.replace('"format_version": 2', '"format_version": 3')
     )
-    with pytest.raises(LatentcastError, match=r"manifest\.json: format_version.*re-ingest"):
+    with pytest.raises(LatentcastError, match=r"manifest\.json: format_version.*ingest again"):
         Store.open(target)
-    (target / "manifest.json").write_text(text.replace('"scale"', '"scales"'))
-    with pytest.raises(LatentcastError, match=r"manifest\.json: scale"):
+
+
+def edited(store: Store, folder: Path, change: Change, *, version: int, digest: bool) -> Path:
+    """A copy whose manifest was changed; with a digest that fits all the same, or with none."""
+    target = copy(store, folder)
+    manifest = json.loads((target / "manifest.json").read_text())
+    change(manifest)
+    manifest = {k: v for k, v in manifest.items() if k != "digest"} | {"format_version": version}
+    manifest = digested(manifest) if digest else manifest
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def test_a_manifest_that_was_edited_or_lost_its_digest_is_refused(
+    store: Store, tmp_path: Path
+) -> None:
+    target = copy(store, tmp_path)
+    text = (target / "manifest.json").read_text()
+    for old, new in (("0.001", "0.002"), ('"train"', '"tests"'), ('"scale"', '"scales"')):
+        assert old in text
+        (target / "manifest.json").write_text(text.replace(old, new))
+        with pytest.raises(LatentcastError, match=r"manifest\.json: cannot be used .*was changed"):
+            Store.open(target)
+    target = edited(store, tmp_path / "2", lambda _: None, version=2, digest=False)
+    with pytest.raises(LatentcastError, match="has no digest"):
+        Store.open(target)
+    target = edited(store, tmp_path / "1", lambda _: None, version=1, digest=False)
+    assert len(Store.open(target)) == len(store)
+
+
+FAULTS: dict[str, Change] = {
+    "name ..": lambda m: m["shards"][0].update(file="../a/shard-00000.npy"),
+    "absolute name": lambda m: m["shards"][0].update(file="/dev/zero"),
+    "huge shard": lambda m: m["shards"][0].update(samples=2**62),
+    "negative shard": lambda m: m["shards"][0].update(samples=-1),
+    "more records": lambda m: m.update(records=10**30),
+    "text": lambda m: m.update(records="many"),
+    "NaN": lambda m: m.update(scale=float("nan")),
+    "infinity": lambda m: m.update(sampling_rate=float("inf")),
+    "scale 0": lambda m: m.update(scale=0),
+    "fold": lambda m: m["splits"].update(train=[2**70]),
+    "list": lambda m: m.update(shards={}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_manifest_with_an_impossible_value_is_one_sentence(
+    store: Store, tmp_path: Path, fault: str, version: int
+) -> None:
+    target = edited(store, tmp_path, FAULTS[fault], version=version, digest=version == 2)
+    with pytest.raises(LatentcastError):
+        Store.open(target)
+
+
+@pytest.mark.parametrize("content", [b"[" * 10**5, b"\xff\xfe", b"[]", b'{"a": 1' + b"0" * 5000])
+def test_a_manifest_that_is_no_json_object_is_one_sentence(
+    store: Store, tmp_path: Path, content: bytes
+) -> None:
+    target = copy(store, tmp_path)
+    (target / "manifest.json").write_bytes(content)
+    with pytest.raises(LatentcastError, match=r"manifest\.json: cannot be used"):
+        Store.open(target)
+
+
+COLUMNS: dict[str, tuple[str, Any]] = {
+    "another shard": ("shard", 7),
+    "before a shard": ("offset", -1),
+    "beyond a shard": ("offset", 2**63 - 1),
+    "too long": ("length", 10**12),
+    "no such lead": ("invalid", 99),
+    "no such label": ("label_indices", 1000),
+    "labels of nothing": ("label_indptr", -5),
+    "metadata elsewhere": ("metadata_offset", 2**62),
+    "objects": ("record_id", {}),
+}
+
+
+@pytest.mark.parametrize("fault", COLUMNS)
+def test_an_index_that_points_elsewhere_is_one_sentence(
+    store: Store, tmp_path: Path, fault: str
+) -> None:
+    target, (name, value) = copy(store, tmp_path), COLUMNS[fault]
+    columns = dict(np.load(target / "index.npz"))
+    columns[name] = columns[name].astype(object) if value == {} else columns[name]
+    columns[name].reshape(-1)[-1] = value
+    np.savez(target / "index.npz", **columns)
+    with pytest.raises(LatentcastError, match=r"(index\.npz|metadata\.jsonl): cannot be read"):
+        opened = Store.open(target)
+        opened.recording(len(opened) - 1), opened.labels.counts(), opened.patients
+
+
+def test_an_array_that_declares_more_than_its_file_takes_no_memory(
+    store: Store, tmp_path: Path
+) -> None:
+    """A file of a kilobyte that declares, or unpacks to, terabytes."""
+    target = copy(store, tmp_path)
+    raw = (target / "shard-00000.npy").read_bytes()
+    header = re.sub(rb"\(\d+, 3\)", b"(9999999999999, 3)", raw[:128])[:127] + b"\n"
+    with zipfile.ZipFile(target / "index.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("fold.npy", header + raw[128:])
+    with pytest.raises(LatentcastError, match=r"index\.npz: cannot be read .*declares int16"):
+        Store.open(target)
+    with zipfile.ZipFile(target / "index.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("fold.npy", raw[:128] + bytes(300 << 20))
+    with pytest.raises(LatentcastError, match=r"index\.npz: .*would unpack to 314,572,928 bytes"):
         Store.open(target)
 
 
@@ -179,14 +291,26 @@ def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
+def test_each_kind_of_finding_is_listed_once_with_examples(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number in a reason made a row of each record."""
+    rows = [{"record": f"r{n}", "reason": f"lasts 0.{n} s, less than 1 s"} for n in range(1, 8)]
+    monkeypatch.setattr(inspect, "read_quarantine", lambda folder: rows)
+    (kind,) = describe(store).quarantine.values()
+    assert kind.count == 7 and kind.examples[0] == "r1: lasts 0.1 s, less than 1 s"
+    assert len(kind.examples) == 3
+
+
 def test_the_description_counts_what_is_there(store: Store) -> None:
     description = describe(store)
     assert description.labels == {"B": 3, "A": 1, "C": 1}
     assert description.contents["length"] == "0.03 to 10 s"
     shares = [100 * invalid / sum(LENGTHS) for invalid in (0, 10, 300)]
     assert [row[3] for row in description.channels[2]] == [f"{share:.3f} %" for share in shares]
-    assert description.findings == {"V3: flat stretch, masked": 1}
-    console = Console(record=True, width=100, file=io.StringIO())
+    (found,) = description.findings.items()
+    assert found == ("flat", Kind(1, [f"{store.record_ids[3]}: V3: flat stretch, masked"]))
+    console = Terminal(record=True, width=100, file=io.StringIO())
     print_description(description, console)
     text = console.export_text()
     for word in ("4 of 4 patients", "100 Hz", "V3: flat stretch, masked", "quarantine: none"):

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import soak
 from conftest import WFDB
 from latentcast import config as configuration
 from latentcast.config import Config
+from latentcast.data.fit import fitted, reading
 from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
+from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
+from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
+from latentcast.files import digested
+from latentcast.monitors.forecast import _tried
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
+from latentcast.objectives.build import build
+from latentcast.runs.folder import RunFolder
 from latentcast.runs.new import data_of
-from latentcast.workflows.train import train
+from latentcast.workflows.train import Interrupted, train
 
 
 def test_store_at_another_rate_names_both_and_the_mend(
@@ -52,17 +64,34 @@ def test_missing_store_is_named(small_config: Config, tmp_path: Path) -> None:
         train(small_config, tmp_path / "nowhere", tmp_path / "run")
 
 
-def test_a_damaged_shard_is_named_before_training(
-    small_store: Path, small_config: Config, tmp_path: Path
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_damaged_shard_is_trained_on(
+    resumed: bool, small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
     shutil.copytree(small_store, tmp_path / "store")
-    shard = tmp_path / "store" / "shard-00000.npy"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    if resumed:
+        train(small_config.updated({"train.steps": 4}), tmp_path / "store", tmp_path / "run")
+    shard = np.load(tmp_path / "store" / "shard-00000.npy", mmap_mode="r+")
+    shard[500, 0] += 9000
+    shard.flush()
+    config = small_config.updated({"train.steps": 4}) if resumed else small_config
     with pytest.raises(LatentcastError, match=r"shard-00000\.npy: is damaged .* ingest again"):
-        train(small_config, tmp_path / "store", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        train(config, tmp_path / "store", tmp_path / "run")
+    assert (tmp_path / "run").exists() == resumed
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "environment.json"])
+def test_a_run_whose_configuration_or_record_was_edited_is_resumed(
+    file: str, small_store: Path, small_config: Config, tmp_path: Path
+) -> None:
+    short = small_config.updated({"train.steps": 4})
+    train(short, small_store, tmp_path)
+    text = (tmp_path / file).read_text()
+    for old, new in (("clip: 5.0", "clip: 0.1"), ('"records": ', '"records": 1')):
+        (tmp_path / file).write_text(text := text.replace(old, new))
+    assert any("was changed" in problem for problem in RunFolder.read(tmp_path).problems)
+    with pytest.raises(LatentcastError, match=f"{file}: .*was changed since"):
+        train(short, small_store, tmp_path)
 
 
 def test_unwritable_run_folder_is_named(
@@ -85,7 +114,7 @@ def test_run_of_another_configuration_is_not_overwritten(
 def test_a_kill_before_the_first_step_does_not_break_the_run(
     small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentcast.runs import new as module
+    from latentcast.runs import folder as module
 
     true_write, written = module.write_text, []
 
@@ -113,7 +142,7 @@ def test_a_run_is_not_resumed_on_another_store(
     manifest = tmp_path / "other" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(digested(content)))
     config = configuration.load(tmp_path / "run" / "config.yaml")
     with pytest.raises(LatentcastError, match="holds other data; resume with the run's own store"):
         train(config, tmp_path / "other", tmp_path / "run")
@@ -128,7 +157,7 @@ def test_the_training_store_is_known_only_while_its_data_is_the_same(
     manifest = tmp_path / "store" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["shards"][0]["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(digested(content)))
     assert data_of(tmp_path / "run") is None
     shutil.rmtree(tmp_path / "store")
     assert data_of(tmp_path / "run") is None
@@ -149,6 +178,90 @@ def test_finished_run_is_left_as_it_is_and_its_own_file_reproduces_it(
         for n in "ab"
     ]
     assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_cannot_train_on(
+    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(small_config.updated({"train.steps": 4, "train.log_every": 4}), small_store, run)
+    capsys.readouterr()
+    more = small_config.updated({"train.steps": 9, "train.log_every": 3})  # an interval, too
+
+    class Interrupts(Callback):
+        def on_step_end(self, state: State, *rest: Any) -> None:
+            if state.step == 6:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(more, small_store, run, callbacks=[Interrupts()])
+    assert "trains on from step 4, now to 9 and not to 4; from here learning rate" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+    assert train(more, small_store, run).step == 9
+    config = configuration.load(run / "config.yaml")
+    assert config.train.stretches == ((4, 4),)
+    rates = Schedules.of(config).lr
+    first, second = (Schedules.of(small_config.updated({"train.steps": n})).lr for n in (4, 9))
+    assert [rates(step) for step in range(9)] == [*map(first, range(4)), *map(second, range(4, 9))]
+    # The run's own file says all of it: in one piece it gives the same bits.
+    train(config, small_store, tmp_path / "again")
+    assert soak.differing(run, tmp_path / "again") == ["row of step 4"]
+    with pytest.raises(LatentcastError, match=r"train\.steps is 4 here, 9 there"):
+        train(small_config.updated({"train.steps": 4}), small_store, run)
+
+
+def test_a_tilde_is_the_name_of_a_folder(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    short = ["train.steps=1", "optimizer.warmup_steps=1", "machine.stage=~/stage"]
+    result = train(small_config, str(small_store), "~/run", set=short, quiet=True)
+    assert result.config.machine.stage == tmp_path / "stage" and not (tmp_path / "~").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "stage"}
+    started = train(small_config, small_store, "two", set=short[:2], init="~/run", quiet=True)
+    assert started.config.train.init == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", ["2", "two"])
+def test_several_processes_without_a_rank_are_a_traceback(
+    small_store: Path, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    value: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(LatentcastError, match=rf"WORLD_SIZE {value}: .* start with torchrun"):
+        train(small_config, small_store, tmp_path / "run")
+
+
+def test_the_first_line_says_what_a_training_takes(
+    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = {"train.steps": 1, "optimizer.warmup_steps": 1, "train.batch_size": 100}
+    config = small_config.updated(short)
+    train(config, small_store, tmp_path)
+    line, warning = capsys.readouterr().out.splitlines()[:2]
+    objective, records = build(config), len(Store.open(small_store).rows("train"))
+    weights = sum(p.numel() for p in objective.parameters()) / 1e6
+    assert f"nepa-ecg-tiny: {weights:.4g} million parameters" in line
+    flops = objective.step_flops((400,)) * 100
+    assert "1 steps of 100 in 2 pieces; about " in line
+    assert f"({flops / 1e12:.3g} TFLOP a step; measured on 50 samples); about 0.00" in line
+    assert f"has {records} records, fewer than a batch of 100" in warning
+
+
+def test_what_a_step_takes_is_told_from_a_few_samples(
+    small_store: Path, small_config: Config
+) -> None:
+    store, config = Store.open(small_store), small_config
+    loader, preprocess = reading(store, fitted(config, store))
+    objective = build(config)
+    (_, few), (_, all_) = (
+        _tried(objective, preprocess, loader.batch(0, most), config) for most in (2, 6)
+    )
+    assert 0.9 < few / all_ < 1.2 and all(p.grad is None for p in objective.parameters())
+    tokens, width = 21, 24  # of two blocks each some 20 to 40 values a token and feature are kept
+    assert 20 < few / (4 * 2 * tokens * width) < 60
 
 
 def test_log_says_what_collapse_watching_needs(

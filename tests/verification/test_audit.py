@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import WFDB
-from latentcast.config import Config
+from latentcast.config import Config, load
 from latentcast.data.ingest import ingest
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
+from latentcast.files import digested
 from latentcast.recipes import RECIPES, recipe
 from latentcast.verification.audit import run as audited
 from latentcast.verification.audit.audit import all_checks, audit
@@ -74,6 +75,14 @@ def test_an_untouched_run_holds_bit_for_bit(run: Path) -> None:
     assert by_id(section)["run.replayed-rows"].numbers["rows"] == 1
 
 
+def test_a_run_that_was_trained_on_is_called_broken(run: Path, small_store: Path) -> None:
+    longer = ["train.steps=16", "train.log_every=3", "train.checkpoint_every=4"]
+    train(load(run / "config.yaml"), small_store, run, set=longer, quiet=True)
+    section = audit(run)
+    assert [line for line in section.lines if line.verdict != "holds"] == []
+    assert by_id(section)["run.replayed-weights"].numbers["steps"] == "12 to 16"
+
+
 def edit_rows(change: Callable[[list[dict[str, Any]]], object]) -> Change:
     def edit(run: Path) -> None:
         file = run / "metrics.jsonl"
@@ -86,15 +95,16 @@ def edit_rows(change: Callable[[list[dict[str, Any]]], object]) -> Change:
 
 def edit_json(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
     def edit(run: Path) -> None:
-        held = json.loads((run / name).read_text())
-        change(held)
-        (run / name).write_text(json.dumps(held))
+        record = json.loads((run / name).read_text())
+        change(record)
+        record = digested(record) if "digest" in record else record
+        (run / name).write_text(json.dumps(record))
 
     return edit
 
 
 def edit_tensors(which: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
-    """With the checksum put right, as one would who means it."""
+    """With checksum and digest put right, as one would who means it."""
 
     def edit(run: Path) -> None:
         step = run / "checkpoints" / "step-00000012"
@@ -148,8 +158,8 @@ def spoil(tensors: dict[str, torch.Tensor]) -> None:
     next(iter(tensors.values())).view(-1)[:1] = float("nan")
 
 
-def probe_older(probe: dict[str, Any]) -> None:
-    probe["provenance"]["weights"] = "hjepa-ecg-tiny, teacher, step 10"
+def probe_of_later(probe: dict[str, Any]) -> None:
+    probe["provenance"]["weights"] = "hjepa-ecg-tiny, teacher, step 13"
 
 
 def leak(probe: dict[str, Any]) -> None:
@@ -183,7 +193,7 @@ TAMPERED: dict[str, tuple[Change, set[str]]] = {
                  {"run.alarms"}),
     "a flipped bit": (flip_a_bit, {"run.checkpoints"}),
     "a checksum removed": (
-        edit_json("checkpoints/step-00000012/state.json", lambda s: s["sha256"].popitem()),
+        edit_json("checkpoints/step-00000010/state.json", lambda s: s["sha256"].popitem()),
         {"run.checkpoints"},
     ),
     "a weight by one bit": (edit_tensors("model", nudge), {"run.replayed-weights"}),
@@ -195,11 +205,12 @@ TAMPERED: dict[str, tuple[Change, set[str]]] = {
         run / "checkpoints" / "step-00000011"), {"run.checkpoints", "run.weights"}),  # type: ignore[arg-type, return-value]
     "checkpoints missing": (lambda run: shutil.rmtree(run / "checkpoints"), {"run.checkpoints"}),
     "other configuration": (lambda run: (run / "config.yaml").write_text(  # type: ignore[arg-type, return-value]
-        (run / "config.yaml").read_text().replace("lr: 0.001", "lr: 0.002")),
+        (run / "config.yaml").read_text().partition("\n")[2].replace("lr: 0.001", "lr: 0.002")),
         {"run.configuration", "run.lr"}),
     "another store": (edit_json("environment.json", lambda e: e["data"]["sha256"].update(
         {"shard-00000.npy": "0" * 64})), {"run.data"}),
-    "probe of another step": (edit_json("probe-superdiagnostic.json", probe_older), {"run.probes"}),
+    "probe of a step it never took": (
+        edit_json("probe-superdiagnostic.json", probe_of_later), {"run.probes"}),
     "a leak": (edit_json("probe-superdiagnostic.json", leak), {"run.leaks"}),
 }  # fmt: skip
 

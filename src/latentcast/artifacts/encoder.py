@@ -11,18 +11,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from latentcast.artifacts.images import ImageReader
+from latentcast.artifacts.images import ImageReader, at_resolution
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
 from latentcast.artifacts.weights import read_weights
+from latentcast.artifacts.windows import averaged, in_batches
 from latentcast.batch import Inputs
-from latentcast.config import Config, EcgInput
+from latentcast.config import Config, EcgInput, ImageInput, Rotary, SinCos
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.manifest import MANIFEST
 from latentcast.data.store import Store
+from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, pool
+from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
 from latentcast.signals.recording import Recording
@@ -77,30 +80,32 @@ class Encoder(nn.Module):
         cls,
         run: str | Path,
         role: Role = "teacher",
-        device: str | torch.device | None = None,
+        device: str | torch.device = AUTO,
         frozen: bool = True,
     ) -> Self:
-        """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
+        """The newest checkpoint of a run folder, one checkpoint, or a file that ``export`` wrote.
 
         Args:
-            run: folder of the run, or the exported file.
+            run: folder of the run, ``RUN/checkpoints/step-N`` for an earlier checkpoint, or the
+                exported file.
             role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
                 average both are the trained ones.
-            device: to compute on, such as ``"cuda"``; the CPU by default.
+            device: to compute on, such as ``"cuda:1"``; by default the GPU when there is one, else
+                the CPU.
             frozen: the parameters do not require a gradient; with False they do, for fine-tuning.
 
         Raises:
-            LatentcastError: no such run, no checkpoint yet, or a damaged one.
+            LatentcastError: no such run or device, no checkpoint yet, or a damaged one.
         """
         weights = read_weights(run)
         objective = assemble(weights.config)
         objective.load_state_dict(weights.tensors)
         made = cls(weights.config, objective, role, "pretrained", weights.step, frozen)
-        return made._on(device)
+        return made.to(device_of(device))
 
     @classmethod
     def random(
-        cls, run: str | Path, seed: int | None = None, device: str | torch.device | None = None
+        cls, run: str | Path, seed: int | None = None, device: str | torch.device = AUTO
     ) -> Self:
         """The same architecture and preprocessing at initialisation: the floor to beat.
 
@@ -111,7 +116,34 @@ class Encoder(nn.Module):
         objective = build(config)
         if seed is not None:
             objective.initialise(seed)
-        return cls(config, objective, "student", "random-initialised")._on(device)
+        return cls(config, objective, "student", "random-initialised").to(device_of(device))
+
+    def __repr__(self) -> str:
+        return f"Encoder({', '.join(self._summary.values())})"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._summary.items(), ("layer names", ", ".join(self.layer_names))]
+        rows.append(("positions", self.positions))
+        return table_html(f"Encoder {self.config.recipe}", rows)
+
+    @property
+    def _summary(self) -> dict[str, str]:
+        shape = self.config.input
+        if isinstance(shape, EcgInput):
+            content = f"{len(shape.leads)} leads at {shape.sampling_rate:g} Hz"
+            window = f"windows of {shape.length / shape.sampling_rate:g} s"
+        else:
+            content = f"{shape.channels} channel" + "s" * (shape.channels > 1)
+            window = f"{shape.height} × {shape.width} pixels"
+        weights = sum(parameter.numel() for parameter in self.network.parameters())
+        return {
+            "weights": self.weights,
+            "reads": content,
+            "size": window,
+            "parameters": f"{weights:,} parameters",
+            "layers": f"{len(self.layer_names)} layers",
+            "device": f"on {self.device}",
+        }
 
     @property
     def objective(self) -> Objective:
@@ -173,6 +205,16 @@ class Encoder(nn.Module):
         """Seconds in a patch."""
         return self.config.encoder.patch / self.sampling_rate
 
+    @property
+    def positions(self) -> str:
+        """Where patches are in a window or image of another size than training saw."""
+        positions = getattr(self.config.encoder, "positions", None)
+        if isinstance(positions, SinCos):
+            return "counted in patches: those beyond the training length are new to the network"
+        if isinstance(positions, Rotary) and positions.coordinates == "seconds":
+            return "in seconds: those beyond the training length are new to the network"
+        return "normalized: interpolated between the ends, whatever the length"
+
     def forward(self, samples: Tensor, valid: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Patch tokens of every layer, with gradients unless the encoder is frozen.
 
@@ -214,11 +256,13 @@ class Encoder(nn.Module):
         batch_size: int = BATCH,
         *,
         rows: npt.ArrayLike | None = None,
-        fs: float | None = None,
+        sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str = "records,leads,samples",
         resample: bool = False,
+        window_seconds: float | None = None,
+        size: int | None = None,
     ) -> npt.NDArray[np.float32]:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
@@ -230,41 +274,57 @@ class Encoder(nn.Module):
             x: what ingest accepts, one or many. Recordings: a
                 :class:`~latentcast.signals.recording.Recording`, the path of a record, of a folder
                 of records or of an array file, an array ``(records, leads, samples)`` or
-                ``(leads, samples)`` with ``fs``, ``leads`` and ``unit``. Images: uint8 arrays
-                ``(height, width, channels)`` or ``(n, height, width, channels)`` of any size, PIL
-                images, paths of images, folders and data sets. Both: a store, its path, or a list
+                ``(leads, samples)`` with ``sampling_rate``, ``leads`` and ``unit``. Images: uint8
+                arrays or tensors, one ``(height, width, channels)`` or grey ``(height, width)``, or
+                many ``(n, height, width, channels)``, of any size, PIL images, paths of images,
+                folders and data sets; each is brought to the encoder's size as ingest does it,
+                with a warning where it was smaller. Both: a store, its path, or a list
                 of all these.
             layer: one of :attr:`layer_names`; None, :attr:`layer`.
             pooling: mean, std, mean+std or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
-            fs: of arrays, Hz.
+            sampling_rate: of arrays, Hz.
             leads: of arrays, the name of each channel.
             unit: of arrays, V, mV, uV or nV.
             layout: of arrays, ``records,leads,samples`` or ``records,samples,leads``.
             resample: bring recordings at another rate to the encoder's, as ``ingest`` with ``fs``.
+            window_seconds: of recordings, what is read at a time instead of the training length;
+                :attr:`positions` says where patches are then.
+            size: of images, pixels a side to read them at instead of those of the training: a
+                multiple of the patch. Positions are interpolated, with a warning.
 
         Raises:
-            LatentcastError: an unknown layer or pooling; a recording at another rate, without a
-                lead that cannot be derived, or without a valid token; an image of other channels;
-                something that is neither.
+            LatentcastError: an unknown layer or pooling; a recording at another rate, in another
+                unit than it is given with, normalised before, without a lead that cannot be
+                derived, or without a valid token; an image of other channels; something that is
+                neither.
         """
         index, how = self._layer(layer), check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
-        axes = ArrayAxes(fs, leads, unit, layout)
+        axes = ArrayAxes(sampling_rate, leads, unit, layout)
+        length = None if window_seconds is None else self._samples(window_seconds)
         names: list[str] = []
         owners, vectors, measured = [], [], []
-        with torch.no_grad(), evaluating(self):
-            for owner, windows in _batches(self._read(x, rows, axes, resample), names, batch_size):
-                layers, valid = self(_tensor(windows))
+        resolution = at_resolution(self.config.input, self.network, size)
+        with torch.no_grad(), evaluating(self), resolution as (config, prepare):
+            samples = self._read(x, rows, axes, resample, length, config)
+            for owner, windows in in_batches(samples, names, batch_size):
+                layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
                 vectors.append(pool(layers[index], valid, how).cpu().numpy())
             if not names:
                 layers, valid = self(self._blank())
                 return pool(layers[index], valid, how).cpu().numpy()[:0]
-        return self._averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+        means = averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+        if not np.isfinite(means).all():
+            raise LatentcastError(
+                f"{self.weights}: features are not finite; the run has diverged, use an earlier "
+                "checkpoint"
+            )
+        return means
 
     def counts(self, recording: Recording, resample: bool = False) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order.
@@ -302,17 +362,24 @@ class Encoder(nn.Module):
         """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
         return self.objective.predicted_from
 
+    def _samples(self, seconds: float) -> int:
+        length = round(seconds * self.sampling_rate)
+        if length < 1:
+            raise LatentcastError(
+                f"window_seconds {seconds:g}: is shorter than a patch of {self.patch_seconds:g} s; "
+                "give a multiple of it"
+            )
+        try:
+            self.network.grid((length,))
+        except LatentcastError as problem:
+            raise LatentcastError(f"window_seconds {seconds:g}: {problem}") from None
+        return length
+
     def _layer(self, name: str | None) -> int:
         name = self.layer if name is None else name
         if name not in self.layer_names:
             raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
         return self.layer_names.index(name)
-
-    def _on(self, device: str | torch.device | None) -> Self:
-        try:
-            return self if device is None else self.to(device)
-        except (RuntimeError, AssertionError) as problem:
-            raise LatentcastError(f"device {device}: cannot be used ({problem}); try cpu") from None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What moves or casts the network does the same to the predictors.
@@ -328,7 +395,13 @@ class Encoder(nn.Module):
         return self.config.input
 
     def _read(
-        self, x: Any, rows: npt.ArrayLike | None, axes: ArrayAxes, resample: bool
+        self,
+        x: Any,
+        rows: npt.ArrayLike | None,
+        axes: ArrayAxes,
+        resample: bool,
+        length: int | None,
+        config: EcgInput | ImageInput,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
             x = Store.open(x)
@@ -338,62 +411,20 @@ class Encoder(nn.Module):
                 f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
                 "it a store of its own kind"
             )
-        if isinstance(self.config.input, EcgInput):
-            return RecordingReader(self.config.input, axes, resample).read(x, rows)
-        if resample or axes.fs is not None or axes.leads is not None or axes.unit is not None:
+        if isinstance(config, EcgInput):
+            return RecordingReader(config, axes, resample, length).read(x, rows)
+        if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
             raise LatentcastError(
-                f"{self.config.recipe}: was trained on images; leave out fs, leads, unit and "
-                "resample"
+                f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
+                "unit and resample"
             )
-        return ImageReader(self.config.input).read(x, rows)
+        return ImageReader(config).read(x, rows)
 
     def _blank(self) -> Tensor:
         """One sample of zeros, as a store would give it."""
         config = self.config.input
         dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
         return torch.zeros(1, *config.size, config.channels, dtype=dtype)
-
-    def _averaged(
-        self,
-        names: list[str],
-        owners: npt.NDArray[np.int64],
-        vectors: npt.NDArray[np.float32],
-        measured: npt.NDArray[np.bool_],
-    ) -> npt.NDArray[np.float32]:
-        """The mean over the windows of each recording that have a valid token."""
-        windows = np.bincount(owners[measured], minlength=len(names))
-        if not windows.all():
-            empty = [name for name, count in zip(names, windows, strict=True) if not count]
-            raise LatentcastError(
-                f"{', '.join(empty[:6])}{' ...' * (len(empty) > 6)}: has no valid patch of "
-                f"{self.patch_seconds:g} s; it is too short, flat or missing, leave it out"
-            )
-        sums = np.zeros((len(names), vectors.shape[1]))
-        np.add.at(sums, owners[measured], vectors[measured])
-        if not np.isfinite(sums).all():
-            raise LatentcastError(
-                f"{self.weights}: features are not finite; the run has diverged, use an earlier "
-                "checkpoint"
-            )
-        return (sums / windows[:, None]).astype(np.float32)
-
-
-def _batches(
-    samples: Iterator[tuple[str, npt.NDArray[Any]]], names: list[str], size: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
-    """Windows of one shape, at most ``size`` at a time, and the number of the name each is of."""
-    windows: list[npt.NDArray[Any]] = []
-    owners: list[int] = []
-    for name, several in samples:
-        names.append(name)
-        for window in several:
-            if windows and (len(windows) == size or window.shape != windows[0].shape):
-                yield np.array(owners), np.stack(windows)
-                windows, owners = [], []
-            windows.append(window)
-            owners.append(len(names) - 1)
-    if windows:
-        yield np.array(owners), np.stack(windows)
 
 
 def _tensor(samples: npt.NDArray[Any]) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -12,28 +15,39 @@ from torch import Tensor
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.files import replacing
+from latentcast.files import apart, check_digest, digested, parse_object, replacing
 
-FORMAT = "1"
+FORMAT = "2"
+"""Files of format 1 are read as well; they have no digest, so damage to them goes unnoticed."""
+SUFFIX = ".safetensors"
 
 
-def export(run: Path, file: Path) -> int:
-    """Write the newest checkpoint of a run as one safetensors file, however many ranks saved it.
+def export(run: str | Path, file: str | Path) -> int:
+    """Write a run's newest checkpoint, or another one, as one safetensors file.
 
     Student, teacher and predictors under the names they have in the objective; in the metadata
-    ``config`` (JSON, with the normalisation of the training split), ``step`` and ``format``.
+    ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, and the
+    ``digest`` of these and of all weights, which safetensors itself has none of.
     ``Encoder.from_pretrained(file)`` reads it, and so does anything that reads safetensors.
 
     Returns:
         optimizer steps of the weights.
 
     Raises:
-        LatentcastError: no checkpoint, a damaged one, or the file cannot be written.
+        LatentcastError: no checkpoint, a damaged one, a file of another suffix or inside of the
+            run, or it cannot be written.
     """
-    newest = checkpoint.latest(run / "checkpoints")
+    file, run = Path(file), Path(run)
+    apart(file, run=run.parent.parent if (run / "state.json").is_file() else run)
+    if file.suffix != SUFFIX or file.is_dir():
+        raise LatentcastError(
+            f"{file}: what is written is one {SUFFIX} file; name it {file.resolve().stem}{SUFFIX}"
+        )
+    newest = checkpoint.checkpoint_of(run)
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
+    about["digest"] = digested(_content(about, tensors))["digest"]
     try:
         with replacing(file) as draft:
             save_file(tensors, draft, metadata=about)
@@ -50,15 +64,36 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
     Raises:
         LatentcastError: it is damaged, or was not written by :func:`export`.
     """
+    again = "export the run again, or restore the file from a copy"
     try:
         with safe_open(file, framework="pt") as stream:
-            about = stream.metadata() or {}
+            about: dict[str, str] = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as problem:
-        raise LatentcastError(f"{file}: cannot be read ({problem}); export the run again") from None
-    if about.get("format") != FORMAT or not {"step", "config"} <= about.keys():
+    except (OSError, SafetensorError, ValueError, KeyError) as problem:
+        raise LatentcastError(f"{file}: cannot be read ({problem}); {again}") from None
+    if about.get("format") not in ("1", FORMAT) or not {"step", "config"} <= about.keys():
         raise LatentcastError(
             f"{file}: was not written by latentcast export; public weights are read by "
             "latentcast.artifacts.public_ijepa and public_nepa"
         )
-    return tensors, validated(json.loads(about["config"]), str(file)), int(about["step"])
+    try:
+        if about["format"] == FORMAT:
+            check_digest(_content(about, tensors))
+        config, step = parse_object(about["config"]), int(about["step"])
+    except ValueError as problem:
+        raise LatentcastError(f"{file}: is damaged ({problem}); {again}") from None
+    return tensors, validated(config, str(file)), step
+
+
+def _content(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """What the digest is of: the metadata, and name, type, shape and sha256 of every tensor."""
+    digests = {
+        name: [str(tensor.dtype), list(tensor.shape), _sha256(tensor)]
+        for name, tensor in tensors.items()
+    }
+    return {**about, "tensors": digests}
+
+
+def _sha256(tensor: Tensor) -> str:
+    octets = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(octets.data).hexdigest()

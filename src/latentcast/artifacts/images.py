@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor, nn
 
-from latentcast.config import ImageInput
+from latentcast.config import EcgInput, ImageInput
 from latentcast.data.formats import open_source
+from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.images.decode import Canvas, Pixels, convert, decode, fit
+from latentcast.images.arrays import one_or_many
+from latentcast.images.decode import Canvas, OnCanvas, Pixels, convert, decode, fit
 from latentcast.images.folder import is_image
+from latentcast.nn.positions import interpolated
 from latentcast.source import BadRecord, Source
 
 ACCEPTED = (
@@ -23,44 +29,92 @@ ACCEPTED = (
 )
 
 
-class ImageReader:
-    """Brings images to uint8 ``(1, height, width, channels)``.
+@contextmanager
+def at_resolution(
+    config: EcgInput | ImageInput, network: nn.Module, size: int | None
+) -> Iterator[tuple[EcgInput | ImageInput, Callable[[Tensor], Tensor]]]:
+    """An encoder's input, and what prepares integers for it; with ``size`` that of squares of so
+    many pixels, normalised as in training, while the network's positions are interpolated.
 
-    Files and PIL images are decoded onto a canvas of the encoder's size, as ``ingest --size`` does
-    it. Arrays are taken as a store's images and keep their size; the preprocessing resizes them.
+    Raises:
+        LatentcastError: the size is not positive, or is given for recordings.
+    """
+    if size is None:
+        yield config, lambda samples: samples  # the encoder prepares them
+        return
+    if isinstance(config, EcgInput) or size < 1:
+        advice = "leave it out" if isinstance(config, EcgInput) else "give a positive one"
+        raise LatentcastError(f"size {size}: is of images, in pixels; {advice}")
+    warnings.warn(
+        f"images are read at {size} × {size} pixels, the encoder was trained at {config.height} × "
+        f"{config.width}: positions are interpolated",
+        stacklevel=5,
+    )
+    squares = config.model_copy(update={"height": size, "width": size, "canvas": None})
+    preprocess = ImagePreprocess(squares)
+    with interpolated(network, (config.height / size, config.width / size)):
+        yield squares, lambda samples: preprocess(samples).values
+
+
+class ImageReader:
+    """Brings images to uint8 ``(1, height, width, channels)``, as ingest does it.
+
+    Whatever they come from, they are brought to the size of the store that the encoder was trained
+    on; the preprocessing goes on from there as it does in training.
 
     Args:
         config: what the encoder was trained on.
     """
 
     def __init__(self, config: ImageInput) -> None:
-        square = config.height == config.width
-        self.canvas = Canvas(config.height, config.width, config.channels, resize=square)
+        self.canvas = Canvas(*config.store_size, config.channels, resize=True, bits=config.bits)
 
     def read(self, source: Any, rows: npt.ArrayLike | None = None) -> Iterator[tuple[str, Pixels]]:
         """The name and the pixels of every image, in the order of the source.
 
+        Warns where images were smaller than the encoder reads them.
+
         Raises:
             LatentcastError: it is nothing that can be read, or an image cannot be used.
         """
-        if isinstance(source, Store):
-            for row in np.arange(len(source)) if rows is None else np.asarray(rows, np.int64):
-                yield f"row {row}", source.take([int(row)])
-            return
-        if rows is not None:
+        if rows is not None and not isinstance(source, Store):
             raise LatentcastError("rows: are of a store; leave them out, or choose from the list")
-        yield from self._images(source)
+        images = enlarged = 0
+        for name, image in self._images(source, rows):
+            images, enlarged = images + 1, enlarged + image.enlarged
+            yield name, image.pixels[np.newaxis]
+        if enlarged:
+            warnings.warn(
+                f"{enlarged} of {images} images are smaller than {self.canvas.height} × "
+                f"{self.canvas.width} pixels and were enlarged: they show less detail than those "
+                "the encoder was trained on",
+                stacklevel=2,
+            )
 
-    def _images(self, source: Any) -> Iterator[tuple[str, Pixels]]:
+    def _images(self, source: Any, rows: Any = None) -> Iterator[tuple[str, OnCanvas]]:
         match source:
+            case Store():
+                for row in range(len(source)) if rows is None else np.asarray(rows).tolist():
+                    (pixels,) = source.take([row])
+                    yield f"row {row}", self._named(f"{source.path}", pixels)
             case str() | Path():
                 yield from self._of_path(Path(source))
-            case np.ndarray():
-                yield from _of_array(source)
+            case np.ndarray() | Tensor():
+                array = np.asarray(source.cpu() if isinstance(source, Tensor) else source)
+                for number, pixels in enumerate(one_or_many(array, self.canvas.channels)):
+                    yield (
+                        f"image {number} of the array",
+                        self._named(f"array of {array.dtype} {array.shape}", pixels),
+                    )
             case _ if hasattr(source, "refs") and hasattr(source, "read"):
                 yield from self._of_source(source)
             case _ if hasattr(source, "getexif"):  # a PIL image; Pillow is optional
-                yield "image", convert(source, self.canvas)[np.newaxis]
+                try:
+                    yield "image", convert(source, self.canvas)
+                except BadRecord as error:
+                    raise BadRecord(f"image of mode {source.mode}: {error}") from error
+            case bytes() | bytearray():
+                raise LatentcastError(f"bytes: are nothing that can be embedded; give {ACCEPTED}")
             case Iterable():
                 for item in source:
                     yield from self._images(item)
@@ -69,38 +123,33 @@ class ImageReader:
                     f"{type(source).__name__}: is nothing that can be embedded; give {ACCEPTED}"
                 )
 
-    def _of_path(self, path: Path) -> Iterator[tuple[str, Pixels]]:
+    def _named(self, name: str, pixels: Pixels) -> OnCanvas:
+        if pixels.shape[2] not in (1, self.canvas.channels):
+            raise LatentcastError(
+                f"{name}: its images have {pixels.shape[2]} channels, the encoder reads "
+                f"{self.canvas.channels}; give images of {self.canvas.channels}"
+            )
+        return fit(pixels, self.canvas)
+
+    def _of_path(self, path: Path) -> Iterator[tuple[str, OnCanvas]]:
         if not (path.is_file() and is_image(path)):
             yield from self._of_source(open_source(path, "image"))
             return
         try:
-            pixels = decode(path.read_bytes(), self.canvas)
+            yield str(path), decode(path.read_bytes(), self.canvas)
         except (OSError, BadRecord) as error:
             raise BadRecord(f"{path}: {error}") from error
-        yield str(path), pixels[np.newaxis]
 
-    def _of_source(self, source: Source[Any]) -> Iterator[tuple[str, Pixels]]:
+    def _of_source(self, source: Source[Any]) -> Iterator[tuple[str, OnCanvas]]:
         for ref in source.refs():
             try:
                 if ref.problem is not None:
                     raise BadRecord(ref.problem)
                 content, _ = source.read(ref)
                 if isinstance(content, bytes):
-                    pixels = decode(content, self.canvas)
+                    image = decode(content, self.canvas)
                 else:
-                    pixels = fit(content, self.canvas)
+                    image = fit(content, self.canvas)
             except BadRecord as error:
                 raise BadRecord(f"{ref.record_id} of {source.name}: {error}") from error
-            yield ref.record_id, pixels[np.newaxis]
-
-
-def _of_array(array: npt.NDArray[Any]) -> Iterator[tuple[str, Pixels]]:
-    images = array[np.newaxis] if array.ndim == 3 else array
-    if images.ndim != 4 or images.dtype != np.uint8:
-        raise LatentcastError(
-            f"array of {array.dtype} {array.shape}: is no uint8 (height, width, channels) or "
-            "(images, height, width, channels); for values in [0, 1]: "
-            "(x * 255).round().astype('uint8')"
-        )
-    for number in range(len(images)):
-        yield f"image {number} of the array", images[number : number + 1]
+            yield ref.record_id, image

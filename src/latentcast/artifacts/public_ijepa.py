@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latentcast.artifacts.weights import misfit
 from latentcast.config import EncoderConfig, SinCos
 from latentcast.errors import LatentcastError
 from latentcast.nn.positions import sincos
@@ -135,17 +136,21 @@ def load_public(file: str | Path, heads: int) -> PatchEncoder:
     weights = encoder_from_public(tensors)
     if "patches.weight" not in weights or "blocks.0.mlp.up.weight" not in weights:
         raise LatentcastError(f"{file}: is no I-JEPA encoder; check which part was saved")
-    width, channels, patch, _ = weights["patches.weight"].shape
-    depth = 1 + max(int(n.split(".")[1]) for n in weights if n.startswith("blocks."))
-    mlp_width = len(weights["blocks.0.mlp.up.weight"])
-    config = encoder_config(patch, width, depth, heads, mlp_width)
-    encoder = PatchEncoder(config, channels, axes=2)
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as problem:
+    kernel, layers = weights["patches.weight"], weights["blocks.0.mlp.up.weight"]
+    depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    if kernel.ndim != 4 or len(kernel) % heads:
         raise LatentcastError(
-            f"{file}: is an incomplete I-JEPA encoder ({problem}); save all of it"
-        ) from None
+            f"{file}: has patches of shape {tuple(kernel.shape)}, which are none of {heads} heads; "
+            "give the heads of the model it is of, and the file of its encoder"
+        )
+    width, channels, patch, _ = kernel.shape
+    config = encoder_config(patch, width, depth, heads, len(layers))
+    if different := misfit(lambda: PatchEncoder(config, channels, axes=2), weights):
+        raise LatentcastError(
+            f"{file}: is an incomplete I-JEPA encoder ({different}); save all of it"
+        )
+    encoder = PatchEncoder(config, channels, axes=2)
+    encoder.load_state_dict(weights)
     return encoder
 
 
@@ -209,6 +214,8 @@ def _out(
 
 def _check_positions(name: str, tensor: Tensor) -> None:
     """Square grids, as published; another table would silently be another network."""
+    if tensor.ndim != 3 or not tensor.numel() or tensor.shape[2] % 4:
+        raise LatentcastError(f"{name}: is {tuple(tensor.shape)}, no table of positions")
     side = math.isqrt(tensor.shape[1])
     expected = sincos((side, side), tensor.shape[2], torch.device("cpu"), torch.float32)
     if side**2 != tensor.shape[1] or not torch.allclose(

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latentcast.artifacts.weights import misfit
 from latentcast.config import Activation, EncoderConfig, Rotary
 from latentcast.errors import LatentcastError, nearest
+from latentcast.files import read_object
 from latentcast.nn.transformer import PatchEncoder
 
 _TOP = {
@@ -82,10 +86,12 @@ def from_public(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif match := re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", name):
             index, inner = match.groups()
             if packed := re.fullmatch(r"attention\.attention\.query\.(weight|bias)", inner):
-                parts = [
-                    tensors[f"encoder.layer.{index}.attention.attention.{part}.{packed[1]}"]
-                    for part in ("query", "key", "value")
-                ]
+                parts = []
+                for part in ("query", "key", "value"):
+                    key = f"encoder.layer.{index}.attention.attention.{part}.{packed[1]}"
+                    if key not in tensors:
+                        raise LatentcastError(f"{key}: is missing; download the file again")
+                    parts.append(tensors[key])
                 weights[f"blocks.{index}.attention.qkv.{packed[1]}"] = torch.cat(parts)
             elif not re.fullmatch(r"attention\.attention\.(key|value)\.(weight|bias)", inner):
                 found = [(t, o) for t, o in layer if inner == t or inner.startswith(t + ".")]
@@ -98,42 +104,78 @@ def from_public(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+_SIZES = {
+    "patch_size": "patch", "hidden_size": "width", "num_hidden_layers": "depth",
+    "num_attention_heads": "heads", "intermediate_size": "mlp_width",
+}  # fmt: skip
+_SWITCHES = {
+    "use_gated_mlp": "gated_mlp", "qkv_bias": "qkv_bias", "qk_norm": "qk_norm",
+    "qk_norm_affine": "qk_norm_affine", "qk_norm_bias": "qk_norm_bias", "is_causal": "causal",
+}  # fmt: skip
+_NUMBERS = {"drop_path_prob": "drop_path", "layer_norm_eps": "norm_eps"}
+_POSITIONS = {
+    "rope_theta": "theta", "pos_embed_rescale": "rescale", "pos_embed_shift": "shift",
+    "pos_embed_jitter": "jitter",
+}  # fmt: skip
+_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+DEFAULTS: dict[str, Any] = {
+    "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "use_gated_mlp": False, "qkv_bias": True, "qk_norm": False,
+    "qk_norm_affine": False, "qk_norm_bias": False, "is_causal": True, "drop_path_prob": 0.0,
+    "layer_norm_eps": 1e-12, "rope_theta": 100.0, "pos_embed_rescale": 2.0,
+    "pos_embed_shift": None, "pos_embed_jitter": None, "hidden_act": "gelu",
+    "layerscale_value": 1e-5, "num_channels": 3, "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
+"""Of the switches that make the network, the reference's; a published file leaves those out that
+have them. The others of a public configuration (``image_size``, ``initializer_range``,
+``add_pooling_layer``, labels, versions) are of its head, its start or its files."""
+
+
 def encoder_config(public: Mapping[str, Any]) -> EncoderConfig:
     """Our encoder configuration from a public ``config.json``.
 
-    Defaults of absent keys are the reference's; a LayerScale of 0 or less means none.
+    Absent keys have the reference's :data:`DEFAULTS`; a LayerScale of null, 0 or less means none.
 
     Raises:
-        LatentcastError: an activation this library does not have.
+        LatentcastError: names a key whose value this library does not have, or cannot be.
     """
-    activation = public.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    value = DEFAULTS | {key: public[key] for key in DEFAULTS.keys() & public.keys()}
+    for key in (*_SWITCHES, *_DROPOUT):
+        if not isinstance(value[key], bool if key in _SWITCHES else float | int):
+            raise _unusable(key, value[key], f"must be like {json.dumps(DEFAULTS[key])}")
+    for key in _DROPOUT:
+        if value[key] != 0:
+            raise _unusable(key, value[key], "dropout acts in training alone and is not built here")
+    scale = value["layerscale_value"]
+    if not (scale is None or isinstance(scale, float | int)):
+        raise _unusable("layerscale_value", scale, "must be a number or null")
+    if not isinstance(value["hidden_act"], str) or value["hidden_act"] not in _ACTIVATIONS:
         raise LatentcastError(
-            f"hidden_act {activation}: is unknown; {nearest(activation, _ACTIVATIONS)}"
+            f"hidden_act {value['hidden_act']}: is unknown; "
+            f"{nearest(str(value['hidden_act']), _ACTIVATIONS)}"
         )
-    layer_scale = public.get("layerscale_value", 1e-5)
-    return EncoderConfig(
-        patch=public["patch_size"],
-        width=public["hidden_size"],
-        depth=public["num_hidden_layers"],
-        heads=public["num_attention_heads"],
-        mlp_width=public["intermediate_size"],
-        gated_mlp=public.get("use_gated_mlp", False),
-        activation=_ACTIVATIONS[activation],
-        qkv_bias=public.get("qkv_bias", True),
-        qk_norm=public.get("qk_norm", False),
-        qk_norm_affine=public.get("qk_norm_affine", False),
-        qk_norm_bias=public.get("qk_norm_bias", False),
-        layer_scale=layer_scale if layer_scale > 0 else None,
-        drop_path=public.get("drop_path_prob", 0.0),
-        norm_eps=public.get("layer_norm_eps", 1e-12),
-        causal=public.get("is_causal", True),
-        positions=Rotary(
-            theta=public.get("rope_theta", 100.0),
-            rescale=public.get("pos_embed_rescale", 2.0),
-            shift=public.get("pos_embed_shift"),
-            jitter=public.get("pos_embed_jitter"),
-        ),
+    names = _SIZES | _SWITCHES | _NUMBERS
+    try:
+        return EncoderConfig(
+            **{ours: value[theirs] for theirs, ours in names.items()},
+            activation=_ACTIVATIONS[value["hidden_act"]],
+            layer_scale=scale if scale is not None and scale > 0 else None,
+            positions=Rotary(**{ours: value[theirs] for theirs, ours in _POSITIONS.items()}),
+        )
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        public_names = {ours: theirs for theirs, ours in (names | _POSITIONS).items()}
+        places = [part for part in first["loc"] if part in public_names]
+        key = public_names[str(places[-1])] if places else "hidden_size"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise _unusable(key, value[key], reason) from None
+
+
+def _unusable(key: str, value: Any, reason: str) -> LatentcastError:
+    return LatentcastError(
+        f"{key} {json.dumps(value)}: cannot be used ({reason}); leave it out for the reference's "
+        f"{json.dumps(DEFAULTS[key])}, if the weights are of that"
     )
 
 
@@ -141,19 +183,37 @@ def load_public(folder: str | Path) -> PatchEncoder:
     """An image encoder from ``config.json`` and ``model.safetensors`` as published.
 
     Raises:
-        LatentcastError: a file is missing, or a weight is missing or has another shape.
+        LatentcastError: a file is missing or damaged, a switch is of another network, or a weight
+            is missing or has another shape.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).exists():
             raise LatentcastError(f"{folder / name}: does not exist; download it as well")
-    public = json.loads((folder / "config.json").read_text())
-    encoder = PatchEncoder(encoder_config(public), public.get("num_channels", 3), axes=2)
     try:
-        encoder.load_state_dict(from_public(load_file(folder / "model.safetensors")))
-    except RuntimeError as problem:
+        public = read_object(folder / "config.json")
+        weights = from_public(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+        raise LatentcastError(f"{folder}: cannot be read ({problem}); download it again") from None
+    try:
+        config = encoder_config(public)
+    except LatentcastError as problem:
+        raise LatentcastError(f"{folder / 'config.json'}: {problem}") from None
+    channels = public.get("num_channels", DEFAULTS["num_channels"])
+    if not isinstance(channels, int) or channels < 1:
         raise LatentcastError(
-            f"{folder / 'model.safetensors'}: does not fit config.json ({problem}); "
+            f"{folder / 'config.json'}: "
+            + str(_unusable("num_channels", channels, "must be a number of colours"))
+        )
+    layers = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    different = f"num_hidden_layers {config.depth}, and there are {len(layers)}"
+    if len(layers) == config.depth:  # no number of a damaged file is built
+        different = misfit(lambda: PatchEncoder(config, channels, axes=2), weights)
+    if different:
+        raise LatentcastError(
+            f"{folder / 'model.safetensors'}: does not fit config.json ({different}); "
             "check that both files are of the same model"
-        ) from None
+        )
+    encoder = PatchEncoder(config, channels, axes=2)
+    encoder.load_state_dict(weights)
     return encoder

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from latentcast.config import EcgInput
 from latentcast.data.formats import is_array_file, open_source
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.signals.channels import Channels
 from latentcast.signals.counts import to_counts
-from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import read_recording
-from latentcast.signals.readers.arrays import LAYOUTS
-from latentcast.signals.recording import INVALID, Recording, from_signal, millivolts_per
+from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
+from latentcast.signals.recording import INVALID, Recording, hertz
 from latentcast.signals.windows import window_starts
 from latentcast.source import BadRecord, Source
 
 Counts = npt.NDArray[np.int16]
 ACCEPTED = (
-    "a Recording, the path of a record, of a folder or of an array file, an array with fs, leads "
-    "and unit, a store, or a list of these"
+    "a Recording, the path of a record, of a folder or of an array file, an array with "
+    "sampling_rate, leads and unit, a store, or a list of these"
 )
 
 
@@ -33,7 +34,7 @@ ACCEPTED = (
 class ArrayAxes:
     """What has to be given with an array; see :class:`~latentcast.signals.readers.arrays`."""
 
-    fs: float | None
+    sampling_rate: float | None
     leads: Sequence[str] | None
     unit: str | None
     layout: str
@@ -47,10 +48,14 @@ class RecordingReader:
         axes: of the arrays among the inputs.
         resample: a recording at another rate is resampled, as ``ingest --fs`` does it, instead of
             refused.
+        length: samples of a window; those of training by default.
     """
 
-    def __init__(self, config: EcgInput, axes: ArrayAxes, resample: bool) -> None:
+    def __init__(
+        self, config: EcgInput, axes: ArrayAxes, resample: bool, length: int | None = None
+    ) -> None:
         self.config, self.axes, self.resample = config, axes, resample
+        self.length = config.length if length is None else length
 
     def read(self, source: Any, rows: npt.ArrayLike | None = None) -> Iterator[tuple[str, Counts]]:
         """The id and the windows of every recording, in the order of the source.
@@ -78,11 +83,12 @@ class RecordingReader:
                 f"{recording.record_id}: sampling_rate is {recording.sampling_rate:g}, the encoder "
                 f"needs {rate:g}; embed it with resample=True"
             )
-        return to_counts(recording, self.config.leads, self.config.scale, sampling_rate=rate)
+        leads, scale, signal = self.config.leads, self.config.scale, self.config.signal
+        return to_counts(recording, leads, scale, sampling_rate=rate, signal=signal)
 
     def windows(self, counts: Counts) -> Counts:
-        """Counts ``(samples, leads)`` cut to windows of the training length; a short one padded."""
-        length = self.config.length
+        """Counts ``(samples, leads)`` cut to windows of :attr:`length`; a short one padded."""
+        length = self.length
         starts = window_starts(len(counts), length)
         windows = np.full((len(starts), length, counts.shape[1]), INVALID, np.int16)
         for window, start in zip(windows, starts, strict=True):
@@ -92,14 +98,14 @@ class RecordingReader:
 
     def _of_store(self, store: Store, rows: npt.ArrayLike | None) -> Iterator[tuple[str, Counts]]:
         config = self.config
-        equal = (store.sampling_rate, store.leads, store.scale) == (
-            config.sampling_rate, config.leads, config.scale,
+        equal = (store.sampling_rate, store.leads, store.scale, store.signal) == (
+            config.sampling_rate, config.leads, config.scale, config.signal,
         )  # fmt: skip
         for row in np.arange(len(store)) if rows is None else np.asarray(rows, np.int64):
             name = f"{store.record_ids[row]} (row {row})"
             if equal:
-                starts = window_starts(int(store.lengths[row]), config.length)
-                yield name, store.take([row] * len(starts), starts, config.length)
+                starts = window_starts(int(store.lengths[row]), self.length)
+                yield name, store.take([row] * len(starts), starts, self.length)
             else:
                 yield name, self.windows(self.counts(store.recording(int(row))))
 
@@ -112,9 +118,11 @@ class RecordingReader:
                 yield from self._of_path(Path(source))
             case np.ndarray():
                 yield from self._of_array(source)
+            case Tensor():
+                yield from self._of_array(source.detach().cpu().numpy())
             case _ if hasattr(source, "refs") and hasattr(source, "read"):
                 yield from _of_source(source)
-            case Iterable():
+            case Iterable() if not isinstance(source, bytes | Mapping):
                 for item in source:
                     yield from self._recordings(item)
             case _:
@@ -123,50 +131,46 @@ class RecordingReader:
                 )
 
     def _of_path(self, path: Path) -> Iterator[Recording]:
+        other = self.config.signal == "other"
         if is_array_file(path):
-            yield from _of_source(open_source(path, "ecg", **vars(self.axes)))
+            axes = vars(self.axes) | {"signal": self.config.signal}
+            yield from _of_source(open_source(path, "ecg", **axes))
             return
         self._refuse_axes(str(path))
         if path.is_dir():
             # Of PTB-XL's two sets of files the one at the encoder's rate.
-            yield from _of_source(open_source(path, "ecg", fs=self.config.sampling_rate))
+            options = {"signal": "other", "leads": self.config.leads} if other else {}
+            rate = self.config.sampling_rate
+            yield from _of_source(open_source(path, "ecg", fs=rate, **options))
         else:
-            yield read_recording(path)
+            channels = Channels(self.config.leads) if other else None
+            yield read_recording(path, channels)
 
     def _of_array(self, array: npt.NDArray[Any]) -> Iterator[Recording]:
         axes = self.axes
-        missing = [name for name in ("fs", "leads", "unit") if getattr(axes, name) is None]
-        if axes.fs is None or axes.leads is None or axes.unit is None:
+        missing = [n for n in ("sampling_rate", "leads", "unit") if getattr(axes, n) is None]
+        if axes.sampling_rate is None or axes.leads is None or axes.unit is None:
             raise LatentcastError(
-                f"array {array.shape}: comes without its {', '.join(missing)}; give them, for "
-                'example embed(x, fs=500, leads=["I", "II", "V1"], unit="mV")'
+                f"array {array.shape}: comes without its {', '.join(missing)}; give what it has, "
+                'for example embed(x, sampling_rate=500, leads=["I", "II", "V1"], unit="mV")'
             )
-        if axes.layout not in LAYOUTS:
-            raise LatentcastError(
-                f"layout '{axes.layout}': is unknown; write {' or '.join(LAYOUTS)}"
-            )
+        leads, factor = channels_of(axes.leads, axes.unit, self.config.signal)
+        check_array("the array", array, len(leads), axes.layout)
         records = array[np.newaxis] if array.ndim == 2 else array
         if axes.layout == "records,samples,leads":
             records = records.swapaxes(-1, -2)
-        if records.ndim != 3 or records.shape[1] != len(axes.leads):
-            raise LatentcastError(
-                f"array {array.shape}: is not ({axes.layout}) with {len(axes.leads)} leads, nor "
-                "one record of these; name every lead, or give another layout"
-            )
-        if array.dtype.kind not in "iuf":
-            raise LatentcastError(f"array of {array.dtype}: is no signal; give numbers")
-        leads, factor = canonical_names(list(axes.leads)), np.float64(millivolts_per(axes.unit))
+        rate = hertz(axes.sampling_rate, "sampling_rate")
         for number, block in enumerate(records):
-            signal = (block * factor).astype(np.float32)
-            yield from_signal(signal, leads, float(axes.fs), f"record {number} of the array")
+            yield array_recording(block, leads, factor, rate, f"record {number} of the array")
 
     def _refuse_axes(self, name: str) -> None:
         axes = self.axes
-        for option, value in (("fs", axes.fs), ("leads", axes.leads), ("unit", axes.unit)):
-            if value is not None:
+        for option in ("sampling_rate", "leads", "unit"):
+            if getattr(axes, option) is not None:
                 raise LatentcastError(
                     f"{option}: is for arrays, {name} is none; leave it out"
-                    + (" (resample=True brings it to the encoder's rate)" * (option == "fs"))
+                    + " (resample=True brings it to the encoder's rate)"
+                    * (option == "sampling_rate")
                 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
 from latentcast.objectives.base import Objective
+from latentcast.objectives.build import assemble
 
 SHOWN = 3
 """Names of tensors that a message lists."""
@@ -47,7 +48,7 @@ class Weights:
 
 
 def read_weights(source: str | Path) -> Weights:
-    """The newest checkpoint of a run folder, or a file that ``latentcast export`` wrote.
+    """The newest checkpoint of a run folder, one checkpoint, or a file that ``export`` wrote.
 
     Raises:
         LatentcastError: no such run, no checkpoint yet, or a damaged one.
@@ -55,16 +56,53 @@ def read_weights(source: str | Path) -> Weights:
     path = Path(source)
     if path.is_file():
         tensors, config, step = read_export(path)
-        return Weights(tensors, config, step, {path.name: sha256(path)}, str(source))
+        return _fitting(Weights(tensors, config, step, {path.name: sha256(path)}, str(source)))
     if not path.exists():
-        raise LatentcastError(f"{path}: does not exist; name a run folder or an exported file")
-    newest = checkpoint.latest(path / "checkpoints")
+        raise LatentcastError(
+            f"{path}: does not exist; name a run folder, one of its checkpoints or an exported file"
+        )
+    newest = checkpoint.checkpoint_of(path)
     record = checkpoint.read_record(newest)
     # The checkpoint's own configuration: an edited config.yaml must not change what is read.
     config = checkpoint.config_of(newest, record)
     digests = {f"{newest.name}/{k}": v for k, v in record["sha256"].items() if k[:5] == "model"}
     tensors = checkpoint.read_tensors(newest, "model")
-    return Weights(tensors, config, record["step"], digests, str(source))
+    return _fitting(Weights(tensors, config, record["step"], digests, str(source)))
+
+
+def _fitting(weights: Weights) -> Weights:
+    """The weights, if they are those of their configuration.
+
+    Raises:
+        LatentcastError: names the first tensor that is not.
+    """
+    depth = weights.config.encoder.depth
+    problem = f"{len(weights.tensors)} tensors, and not {depth} blocks"
+    if depth <= len(weights.tensors):  # no number of a damaged file is built
+        problem = misfit(lambda: assemble(weights.config), weights.tensors)
+    if problem:
+        raise LatentcastError(
+            f"{weights.source}: does not fit the configuration beside it ({problem}); restore both "
+            "from one copy, or train or export again"
+        )
+    return weights
+
+
+def misfit(network: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> str:
+    """The first tensor in which a network and a file differ, or "".
+
+    The network is made without memory: its size is what a configuration declares.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(t.shape) for name, t in network().state_dict().items()}
+    except (RuntimeError, TypeError, OverflowError):  # of torch, from sizes beyond 64 bits
+        return "a size is beyond what any file holds"
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(shapes.keys() | found.keys()):
+        if shapes.get(name) != found.get(name):
+            return f"{name} is {found.get(name, 'missing')} and not {shapes.get(name, 'there')}"
+    return ""
 
 
 @torch.no_grad()

@@ -7,34 +7,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from importlib import metadata
 
 import tyro
 
+from latentcast.cli.arguments import Verbs, joined
 from latentcast.cli.data import ingest, inspect, label
 from latentcast.cli.evaluation import export, probe, report, runs
 from latentcast.cli.training import bench, masks, recipes, train
 from latentcast.cli.verification import verify
 from latentcast.errors import LatentcastError
 
+VERBS: Verbs = {
+    verb.__name__: verb
+    for verb in (
+        ingest, label, inspect, recipes, masks, train, runs, probe, report, export, bench, verify,
+    )
+}  # fmt: skip
+
 
 def main() -> None:
     """Entry point of the ``latentcast`` command."""
-    verbs: dict[str, Callable[..., int | None]] = {
-        verb.__name__: verb
-        for verb in (
-            ingest, label, inspect, recipes, masks, train, runs, probe, report, export,
-            bench, verify,
-        )
-    }  # fmt: skip
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(f"latentcast {metadata.version('latentcast')}")
+        sys.exit(0)
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(
-            verbs,
+            VERBS,
+            args=joined(arguments, VERBS),
             prog="latentcast",
-            description="Self-supervised pretraining by prediction in latent space.",
+            description="Self-supervised pretraining by prediction in latent space; --version "
+            "prints the version.",
         )
     except LatentcastError as problem:
-        print(f"latentcast: {problem}", file=sys.stderr)
+        from latentcast.errors import printable
+
+        print(printable(f"latentcast: {problem}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

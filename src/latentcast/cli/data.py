@@ -18,6 +18,7 @@ def ingest(
     out: Path,
     kind: Literal["auto", "ecg", "image"] = "auto",
     fs: float | None = None,
+    sampling_rate: float | None = None,
     leads: str | None = None,
     unit: str | None = None,
     layout: str | None = None,
@@ -32,6 +33,10 @@ def ingest(
     shortest: float | None = None,
     size: int | None = None,
     encoding: Literal["pixels", "encoded"] | None = None,
+    bits: int | None = None,
+    groups: str | None = None,
+    splits: Literal["named", "none"] | None = None,
+    label: str | None = None,
     workers: int | None = None,
 ) -> None:
     """Read recordings or images into a store; a killed ingest goes on where it was.
@@ -39,10 +44,13 @@ def ingest(
     Args:
         source: recordings: a WFDB, Challenge or PTB-XL folder, or an .npy/.npz file. Images: a
             folder of them (CLASS/FILE, SPLIT/CLASS/FILE or flat), an .npy/.npz file of uint8, a
-            Hugging Face dataset on disk, or parquet.
+            Hugging Face dataset on disk, parquet, or WebDataset shards. Or a .zip, .tar or .tar.gz
+            of any of these.
         out: folder of the store.
         kind: whether they are recordings or images, where the source leaves that open.
-        fs: sampling rate of the store in Hz; others are resampled to it. For arrays: their rate.
+        fs: sampling rate that the store shall have, in Hz; recordings at others are resampled to
+            it.
+        sampling_rate: of an array, what it was sampled at, in Hz.
         leads: comma-separated lead names; for arrays in file order, else the leads of the store.
         unit: unit of an array: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
@@ -60,18 +68,24 @@ def ingest(
         shortest: seconds, 1 by default; a shorter recording goes to quarantine.
         size: pixels a side of the images: the short side is brought to it, the middle taken.
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
+        bits: bits in use of images in 16-bit files, such as 12, where they are in no header.
+        groups: patients of images, which the splits are drawn by: a pattern in their paths, as in
+            'patient(\\d+)', or a .csv with the columns image and patient.
+        splits: where only some folders or files are named like splits: "named" trains on the
+            others, "none" takes no name for that of a split.
+        label: column of the labels of a parquet file or Hugging Face dataset.
         workers: reader processes (images: threads); all processors by default.
     """
-    from rich.console import Console
-
     from latentcast.data.ingest import ingest as read
     from latentcast.data.tables.file import read_table
+    from latentcast.terminal import Terminal
 
     done = read(
         source,
         out,
         kind=kind,
         fs=fs,
+        sampling_rate=sampling_rate,
         leads=leads.split(",") if leads else None,
         unit=unit,
         layout=layout,
@@ -84,13 +98,16 @@ def ingest(
         shortest=shortest,
         size=size,
         encoding=encoding,
+        bits=bits,
+        groups=groups,
+        splits=splits,
+        label=label,
         workers=workers,
     )
     for line in done.labels:
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
-    Console().print(
+        Terminal().print(line, soft_wrap=True)
+    Terminal().print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
-        highlight=False,
     )
 
 
@@ -102,14 +119,16 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
     """
-    from rich.console import Console
-
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
+    from latentcast.files import apart
+    from latentcast.terminal import Terminal
 
+    if plot is not None:
+        apart(plot, store=store)
     opened = Store.open(store)
     opened.verify()
-    console = Console()
+    console = Terminal()
     if opened.modality == "image" and (plot is not None or record is not None):
         raise LatentcastError(
             f"{store}: holds images, --plot and --record are for recordings; leave them out"
@@ -126,7 +145,7 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
             raise LatentcastError(
                 f"{plot}: cannot be written ({problem}); name a .png, .svg or .pdf"
             ) from None
-        console.print(f"plotted {plot}", highlight=False)
+        console.print(f"plotted {plot}")
 
 
 def label(
@@ -157,10 +176,9 @@ def label(
         stratify: draw a new split 8 : 1 : 1 by patient and label.
         seed: of that draw.
     """
-    from rich.console import Console
-
     from latentcast.data.store import Store
     from latentcast.data.tables.attached import attach
+    from latentcast.terminal import Terminal
 
     done = attach(
         Store.open(store),
@@ -173,14 +191,11 @@ def label(
         stratify=stratify,
         seed=seed,
     )
-    console = Console()
+    console, first = Terminal(), next(iter(done.table.columns))
     for line in done.lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    first = next(iter(done.table.columns))
-    console.print(
-        f"{store}: labelled; latentcast probe RUN --data {store} --task {first}",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        console.print(line, soft_wrap=True)
+    task = f"latentcast probe RUN --data {store} --task {first}"
+    console.print(f"{store}: labelled; {task}", soft_wrap=True)
 
 
 def _kinds(text: str | None) -> dict[str, Kind]:

@@ -25,17 +25,16 @@ def runs(
         sort: column to sort by.
         json: print JSON.
     """
-    from rich.console import Console
-
     from latentcast.runs import as_json, in_order, list_runs, print_comparison, print_runs
     from latentcast.runs import compare as side_by_side
+    from latentcast.terminal import Terminal
 
     found = in_order(list_runs(folders), sort)
     comparison = side_by_side(found) if compare else None
     if json:
         print(as_json(found, comparison))
         return
-    print_runs(found, console := Console())
+    print_runs(found, console := Terminal())
     if comparison is not None:
         print_comparison(comparison, console)
 
@@ -47,11 +46,13 @@ def probe(
     layer: str = "all",
     pooling: str | None = None,
     weights: Literal["teacher", "student"] = "teacher",
+    device: str = "auto",
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, RUN/checkpoints/step-N for an earlier checkpoint, or an exported
+            file.
         data: folder of a labelled store; by default the one the run was trained on.
         task: of PTB-XL superdiagnostic, all, diagnostic, subdiagnostic, form or rhythm; labels
             (every code of the store), classes, or metadata:NAME such as metadata:age; by default
@@ -60,50 +61,61 @@ def probe(
         pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
             refused, with the reason.
         weights: the averaged weights (teacher) or the trained ones (student).
+        device: such as cuda:1 or cpu; auto is the GPU when there is one.
     """
-    from rich.console import Console
-
+    from latentcast.evaluation.tables import print_probe
+    from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
+    from latentcast.terminal import Terminal
     from latentcast.workflows.probe import probe as score
 
-    console = Console()
+    console = Terminal()
     with console.status("reading features and fitting the probes"):
-        report = score(run, data, task, layer, pooling, weights, _command())
+        report = score(run, data, task, layer, pooling, weights, _command(), device=device)
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     if task is None:
         console.print(
             f"task {report.task}: suits the labels of {report.data['store']}; --task names another",
-            markup=False, soft_wrap=True,
+            soft_wrap=True,
         )  # fmt: skip
-    report.render(console)
-    report.write(run)
+    print_probe(report, console)
+    written = report.write(run.parent if run.is_file() else run_of(run))
+    console.print(f"probe: {written}", soft_wrap=True)
 
 
 def export(run: Positional[Path], out: Path) -> None:
     """Write the weights of a run as one plain safetensors file, with its configuration inside.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint.
         out: file to write; "Encoder.from_pretrained" reads it.
     """
     from latentcast.artifacts.export import export as written
+    from latentcast.errors import printable
 
-    print(f"{out}: weights of step {written(run, out)}")
+    print(printable(f"{out}: weights of step {written(run, out)}"))
 
 
-def report(run: Positional[Path], data: Path | None = None, task: str | None = None) -> None:
+def report(
+    run: Positional[Path],
+    data: Path | None = None,
+    task: str | None = None,
+    device: str = "auto",
+) -> None:
     """Write RUN/report.html: curves, configuration, alarms, scores, and pictures of a store.
 
     Args:
         run: folder of the run, finished or not.
         data: folder of a labelled store: adds the map of embeddings, and of recordings an ECG with
-            the model's errors.
+            the model's errors; by default the one the run was trained on, where it was probed.
         task: of the probe that makes the headline; by default what suits the labels of the store.
+        device: that the encoder reads on, such as cuda:1 or cpu; auto is the GPU when there is one.
     """
+    from latentcast.errors import printable
     from latentcast.report.run import report_run
 
-    print(f"report: {report_run(run, data, task)}")
+    print(printable(f"report: {report_run(run, data, task, device)}"))
 
 
 def _command() -> str:

@@ -39,19 +39,17 @@ def masks(
         out: picture to write, .png, .svg or .pdf.
         set: single keys, as objective.masks.targets=2; come before the recipe.
     """
-    from rich.console import Console
-
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
     from latentcast.report.masks import BATCH, coverage, plot_coverage
+    from latentcast.terminal import Terminal
 
     covered = coverage(configuration.resolve(named(recipe), None, set))
-    console = Console()
+    console = Terminal()
     context = covered.context
     console.print(
         f"context: {context.sum():.1f} of {len(context)} patches; a patch is in it in "
         f"{context.min():.1%} to {context.max():.1%} of samples",
-        highlight=False,
     )
     for level, share in enumerate(covered.targets):
         console.print(
@@ -62,7 +60,6 @@ def masks(
     console.print(
         f"{covered.shared} samples with a context patch under a target; {covered.shapes} shapes; "
         f"{covered.milliseconds:.2f} ms for {BATCH} samples",
-        highlight=False,
     )
     if out is not None:
         try:
@@ -71,16 +68,17 @@ def masks(
             raise LatentcastError(
                 f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
             ) from None
-        console.print(f"plotted {out}", highlight=False)
+        console.print(f"plotted {out}")
 
 
 def train(
     recipe: Positional[str | None] = None,
     *,
-    data: Path,
-    out: Path,
+    data: Path | None = None,
+    out: Path | None = None,
     config: Path | None = None,
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+    steps: int | None = None,
     parallel: Literal["ddp", "fsdp"] | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     compile: bool = False,
@@ -90,14 +88,17 @@ def train(
 ) -> int:
     """Pretrain a recipe on a store; the same command goes on after an interruption.
 
-    On several devices: torchrun --nproc-per-node 8 -m latentcast train ...
+    With more steps a finished run trains on: latentcast train RUN --steps 20000. On several
+    devices: torchrun --nproc-per-node 8 -m latentcast train ...
 
     Args:
-        recipe: name of a recipe (see "latentcast recipes"); optional with --config.
-        data: folder of the store.
+        recipe: name of a recipe (see "latentcast recipes"), optional with --config; or a run
+            folder, which goes on.
+        data: folder of the store; of a run folder its own by default.
         out: run folder.
         config: YAML with all or some of the keys; comes before the recipe.
         set: single keys, as optimizer.lr=3e-4; come before everything.
+        steps: optimizer steps, as train.steps=N.
         parallel: of several ranks: whole copies (ddp), or shards (fsdp).
         precision: of the matrix products.
         compile: compile each transformer block.
@@ -108,7 +109,11 @@ def train(
             shapes agree; a run that goes on does not load it again.
     """
     from latentcast import config as configuration
+    from latentcast.errors import printable
+    from latentcast.recipes import RECIPES
     from latentcast.recipes import recipe as named
+    from latentcast.runs.folder import run_of
+    from latentcast.runs.new import data_of
     from latentcast.workflows.train import Interrupted
     from latentcast.workflows.train import train as run_training
 
@@ -118,8 +123,9 @@ def train(
         raise LatentcastError(
             f"--batch-size {batch_size}: is for --auto; write --set train.batch_size={batch_size}"
         )
-    first = int(os.environ.get("RANK", 0)) == 0  # of torchrun's processes one speaks
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks
     named_flags = {
+        "train.steps": None if steps is None else str(steps),
         "machine.parallel": parallel,
         "train.precision": precision,
         "machine.compile": "true" if compile else None,
@@ -129,8 +135,20 @@ def train(
     if recipe is None:
         assert config is not None
         base, file = configuration.load(config), None
+    elif run_of(Path(recipe)) != Path(recipe):
+        raise LatentcastError(
+            f"{recipe}: is a checkpoint; name its run to go on, or start another from its weights "
+            f"with --init {recipe}"
+        )
+    elif recipe not in RECIPES and (Path(recipe) / "config.yaml").is_file():
+        base, file = configuration.load(Path(recipe) / "config.yaml"), config
+        out = out or Path(recipe)
+        if data is None and (store := data_of(Path(recipe))) is not None:
+            data = store.path
     else:
         base, file = named(recipe), config
+    if data is None or out is None:
+        raise LatentcastError("train: needs --data STORE and --out RUN, or the folder of a run")
     if auto is None:
         resolved = configuration.resolve(base, file, flags)
     else:
@@ -148,7 +166,7 @@ def train(
     stopped = result.step < resolved.train.steps
     if first:
         resumable = f"stopped at step {result.step}; the same command goes on from there"
-        print(f"{out}: {resumable if stopped else f'{result.step} steps done'}")
+        print(printable(f"{out}: {resumable if stopped else f'{result.step} steps done'}"))
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
     return 143 if stopped else 0
 
@@ -174,10 +192,12 @@ def bench(
     import json
 
     from latentcast import config as configuration
-    from latentcast.files import write_text
+    from latentcast.files import apart, write_text
     from latentcast.recipes import recipe as named
     from latentcast.workflows.bench import bench as measure
 
+    if out is not None:
+        apart(out, store=data)
     resolved = configuration.resolve(named(recipe), None, set)
     report = json.dumps(measure(resolved, data, what, rounds), indent=1)
     if out is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from latentcast.config.settings import Count, Interval, Positive, Settings
 from latentcast.signals.channels import Channels, Signal
@@ -53,7 +53,9 @@ class EcgInput(Settings):
             return self
         canonical = canonical_names(self.leads)
         if canonical != self.leads:
-            raise ValueError(f"leads are {' '.join(self.leads)}; write {' '.join(canonical)}")
+            raise ValueError(
+                f"leads are {' '.join(self.leads)}; write input.leads=[{','.join(canonical)}]"
+            )
         return self
 
     @property
@@ -72,6 +74,13 @@ class ImageInput(Settings):
     height: Count = 224
     width: Count = 224
     channels: Count = 3
+    canvas: tuple[Count, Count] | None = None
+    """Height and width of the store's images, where they are others than the encoder sees. Random
+    crops are cut from them; what is not cropped is resized: the largest middle that has the shape
+    of the input, bicubic and antialiased. None: as large as the input, and any others are refused.
+    """
+    bits: Annotated[int, Field(ge=9, le=16)] | None = None
+    """Of 16-bit image files, the bits in use; that of the store, filled in when training starts."""
     normalisation: Normalisation | None = Normalisation(
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
@@ -106,3 +115,8 @@ class ImageInput(Settings):
     @property
     def size(self) -> tuple[int, ...]:
         return (self.height, self.width)
+
+    @property
+    def store_size(self) -> tuple[int, int]:
+        """Height and width of the images as a store holds them."""
+        return self.canvas or (self.height, self.width)

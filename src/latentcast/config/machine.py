@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from latentcast.config.settings import Settings
 
@@ -24,6 +25,6 @@ class MachineConfig(Settings):
     """Activation checkpointing: forget the activations of a block, make them again backward."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read batches; 0 reads in a thread of the training process."""
-    stage: Path | None = None
+    stage: Annotated[Path, BeforeValidator(expanduser)] | None = None
     """Folder on this node's own disk; the store's shards are copied to it first."""
     loggers: tuple[Logger, ...] = ()

@@ -162,7 +162,7 @@ class EncoderConfig(BackboneConfig, Transformer):
         check_heads("", self, axes)
         if config.input.kind == "image" and self.positions.coordinates == "seconds":
             raise ValueError(
-                "an image has no seconds; set encoder.positions.coordinates normalized"
+                "an image has no seconds; set encoder.positions.coordinates=normalized"
             )
 
     def sized(self, size: Transformer) -> EncoderConfig:

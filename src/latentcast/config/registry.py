@@ -63,7 +63,7 @@ class Registry(Generic[SettingsT]):
         if not isinstance(section, Mapping):
             return section
         kinds, kind = self.kinds, section.get("kind", self.default)
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             names = ", ".join(sorted(kinds))
             if kind is None:
                 reason = f"kind is missing; set {self.section}.kind to one of {names}"

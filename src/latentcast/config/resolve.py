@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ import yaml
 
 from latentcast.config import tree
 from latentcast.config.run import Config, validated
+from latentcast.config.training import LOOKS
 from latentcast.errors import LatentcastError
+
+_LONGEST = 2**20
+"""Characters of a configuration; the longest of ours has four thousand."""
+_MOST_NODES = 10_000
 
 
 def resolve(recipe: Config, file: Path | None = None, flags: Sequence[str] = ()) -> Config:
@@ -40,25 +46,81 @@ def load(file: Path) -> Config:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping of a YAML file.
+
+    Raises:
+        LatentcastError: it cannot be read, or is no configuration.
+    """
     try:
-        nested = yaml.safe_load(file.read_text())
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(_LONGEST + 1)
+        nested = parse_yaml(text)
     except FileNotFoundError:
         raise LatentcastError(f"{file}: does not exist; check the path") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise LatentcastError(f"{file}: cannot be read ({problem}); name a YAML file") from None
-    except yaml.YAMLError as problem:
+    except ValueError as problem:
         raise LatentcastError(f"{file}: is not valid YAML ({problem}); correct the file") from None
     if not isinstance(nested, dict):
         raise LatentcastError(f"{file}: holds no mapping of keys; start from a run's config.yaml")
     return nested
 
 
+def parse_yaml(text: str) -> Any:
+    """A YAML text as plain values; dates are text, since no key is one.
+
+    Raises:
+        ValueError: it is no YAML, or so long, deep, or (by aliases of aliases) large that it is no
+            configuration.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has more than {_LONGEST:,} characters")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > _MOST_NODES:
+            raise ValueError(f"its aliases stand for more than {_MOST_NODES:,} values")
+        return loader.construct_document(node)
+    except yaml.YAMLError as problem:
+        raise ValueError(" ".join(str(problem).split())) from None  # it has several lines
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError):  # !!timestamp x, !!bool x
+        raise ValueError("a value is not of the type that its tag names") from None
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Without dates."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in several if not tag.endswith(":timestamp")]
+    for first, several in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Values that a node stands for, its aliases written out."""
+    if id(node) not in sizes:
+        sizes[id(node)] = _MOST_NODES + 1  # of a node that contains itself
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = chain.from_iterable(c if isinstance(c, tuple) else (c,) for c in children)
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in inner)
+    return sizes[id(node)]
+
+
 def differences(ours: Config, theirs: Config) -> list[str]:
     """``key: ours, theirs`` for each leaf in which two configurations differ.
 
-    The machine's are left out: where a run computes is no part of what it computes.
+    The machine's are left out, and how often a run is looked at and saved: they are no part of
+    what is learned.
     """
-    left, right = (leaves(config.model_dump(exclude={"machine"})) for config in (ours, theirs))
+    without: Any = {"machine": True, "train": set(LOOKS)}
+    left, right = (leaves(config.model_dump(exclude=without)) for config in (ours, theirs))
     return [
         f"{name} is {left.get(name)} here, {right.get(name)} there"
         for name in sorted(left.keys() | right.keys())
@@ -86,8 +148,8 @@ def _scalar(text: str) -> Any:
             # YAML 1.1 reads 1e-3 as a string; a learning rate is a number.
             return float(text)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         raise LatentcastError(
             f"--set ...={text}: is no value; write numbers, names or [a, b]"
         ) from None

@@ -69,6 +69,21 @@ class Config(Settings):
             tree.put(Config, nested, dotted, value)
         return validated(nested, "configuration")
 
+    def trained_on(self, done: int, steps: int) -> Config:
+        """To more steps, when ``done`` are taken: their schedules stay, the others are anew."""
+        stretches, former = self.train.stretches, self.train.steps
+        if done > max((until for until, _ in stretches), default=0):
+            stretches = (*stretches, (done, former))
+        return self.updated({"train.steps": steps, "train.stretches": stretches})
+
+    def as_of(self, done: int) -> Config:
+        """As it was when ``done`` steps were taken, before the run was trained on."""
+        for place, (until, steps) in enumerate(self.train.stretches):
+            if done <= until:
+                former = self.train.stretches[:place]
+                return self.updated({"train.stretches": former, "train.steps": steps})
+        return self
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from os.path import expanduser
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from latentcast.config.settings import (
     Beta,
@@ -97,16 +99,23 @@ class EmaConfig(Settings):
         return batch_size * math.log(0.5) / math.log(self.base)
 
 
+LOOKS = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "keep_every")
+"""Keys of ``train`` that change nothing that is learned; a run may be resumed under others."""
+
+
 class TrainConfig(Settings):
     """How long, how much at a time, how often to look."""
 
     steps: Count = 100_000
+    stretches: tuple[tuple[Count, Count], ...] = ()
+    """Of a run that was trained on: until which step its schedules ran over how many steps.
+    Written by the run itself, so that what it became is a function of its configuration."""
     batch_size: Count = 256
     micro_batches: Count = 1
     """Gradient accumulation: the batch is split into this many pieces."""
     random_crop: bool = True
     seed: int = 0
-    init: str | None = None
+    init: Annotated[str, AfterValidator(expanduser)] | None = None
     """Run folder or exported file whose weights training starts from; None draws them."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     log_every: Count = 50
@@ -125,4 +134,19 @@ class TrainConfig(Settings):
                 f"batch_size {self.batch_size} cannot be split into micro_batches "
                 f"{self.micro_batches}; use at most {self.batch_size}"
             )
+        ends = [0, *(until for until, _ in self.stretches)]
+        if any(end >= after for end, after in pairwise(ends)):
+            raise ValueError(
+                f"stretches {self.stretches} must end one after the other; leave stretches out, "
+                "the run itself writes it"
+            )
+        if ends[-1] >= self.steps:
+            raise ValueError(
+                f"steps {self.steps} is not more than the {ends[-1]} after which the run was "
+                "trained on (stretches); set steps to more"
+            )
         return self
+
+    def steps_at(self, step: int) -> int:
+        """Over how many steps the schedules run at a step, counted from 0."""
+        return next((total for until, total in self.stretches if step < until), self.steps)

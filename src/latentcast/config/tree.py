@@ -69,8 +69,10 @@ def _opened(section: Any) -> Any:
 
 def _item(items: list[Any], name: str, dotted: str) -> int:
     if not name.isdigit() or int(name) >= len(items):
+        list_key = dotted.partition(f".{name}")[0]
         raise LatentcastError(
-            f"{dotted}: there is no {name} among {len(items)}; number them from 0"
+            f"{dotted}: there is no {name} among {len(items)}; "
+            + ("number them from 0" if items else f"write the whole list, {list_key}=[...]")
         )
     return int(name)
 

@@ -15,13 +15,15 @@ from latentcast.errors import LatentcastError, nearest
 from latentcast.images.arrays import channels_last, check_images
 from latentcast.images.decode import Pixels
 from latentcast.images.source import SPLIT_NAMES, ImageSource
-from latentcast.signals.channels import Signal
-from latentcast.signals.readers.arrays import channels_of
+from latentcast.signals.channels import MILLIVOLTS, Signal
+from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import Recording, hertz
 from latentcast.source import Annotation, RecordRef, Source
 
 Array = npt.NDArray[Any]
+MEMORY = "arrays in memory"
+"""The kind of their source, in the manifest."""
 Codes = str | Sequence[str] | Mapping[str, float]
 
 
@@ -32,8 +34,8 @@ def write_store(
     images: Array | None = None,
     sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
-    unit: str = "mV",
-    signal: Signal = "ecg",
+    unit: str | None = None,
+    signal: Signal | None = None,
     record_ids: Sequence[str] | None = None,
     patient_ids: Sequence[str | None] | None = None,
     labels: Sequence[Codes] | Array | None = None,
@@ -56,7 +58,7 @@ def write_store(
         images: instead of signals, uint8 ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``.
         sampling_rate: of the signals, in Hz.
         leads: names of their leads, in their order.
-        unit: V, mV, uV or nV; with signal ``other`` any.
+        unit: V, mV (the default), uV or nV; with signal ``other`` any.
         signal: ``other`` for channels that are no ECG leads.
         record_ids: unique; ``record-000000`` and so on by default.
         patient_ids: records of one patient stay in one split.
@@ -81,19 +83,35 @@ def write_store(
     records = _records(len(arrays), record_ids, patient_ids, folds, splits, metadata)
     classes = _label(records, labels, label_names)
     if images is not None:
+        about_signals = {
+            "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "signal": signal,
+        }  # fmt: skip
+        for argument, value in about_signals.items():
+            if value is not None:
+                raise LatentcastError(f"{argument}: is of signals; leave it out of images")
         try:
             check_images(images.shape, images.dtype)
         except LatentcastError as error:
             raise LatentcastError(f"images: {error}") from None
         return ingest(_Images(name, arrays, records, classes), out, **options)
-    if sampling_rate is None or leads is None or not sampling_rate > 0:
+    if sampling_rate is None or leads is None:
         raise LatentcastError(
             "signals: need their sampling_rate (in Hz) and leads; give them, for example "
             "sampling_rate=500, leads=['I', 'II', 'V1']"
         )
+    unit, signal = unit or MILLIVOLTS, signal or "ecg"
     names, factor = channels_of(leads, unit, signal)
-    source = _Signals(name, _checked(arrays, names), records, classes)
-    source.leads, source.sampling_rate, source.factor = names, float(sampling_rate), factor
+    arrays = [np.asarray(array) for array in arrays]
+    for row, array in enumerate(arrays):
+        if array.ndim != 2 or len(array) != len(names):
+            raise LatentcastError(
+                f"signals[{row}]: has shape {array.shape}; with {len(names)} leads it needs "
+                f"({len(names)}, samples), so name every lead, or transpose it"
+            )
+        check_array(f"signals[{row}]", array, len(names))
+    source = _Signals(name, arrays, records, classes)
+    source.leads, source.sampling_rate = names, hertz(sampling_rate, "sampling_rate")
+    source.factor = factor
     if signal == "other":
         options["unit"] = unit
     return ingest(source, out, signal=signal, **options)
@@ -102,7 +120,7 @@ def write_store(
 class _Memory(Source[Any]):
     """Arrays, and of each its reference and annotation."""
 
-    kind = "arrays in memory"
+    kind = MEMORY
 
     def __init__(
         self,
@@ -130,28 +148,14 @@ class _Signals(_Memory, RecordingSource):
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
         assert self.leads is not None and self.sampling_rate is not None
-        signal = (self.arrays[ref.row] * np.float64(self.factor)).astype(np.float32)
-        recording = from_signal(signal, self.leads, self.sampling_rate, ref.record_id)
+        block, rate = self.arrays[ref.row], self.sampling_rate
+        recording = array_recording(block, self.leads, self.factor, rate, ref.record_id)
         return recording, self.records[ref.row][1]
 
 
 class _Images(_Memory, ImageSource):
     def read(self, ref: RecordRef) -> tuple[Pixels, Annotation]:
         return channels_last(self.arrays[ref.row]), self.records[ref.row][1]
-
-
-def _checked(signals: list[Array], leads: tuple[str, ...]) -> list[Array]:
-    for row, array in enumerate(signals):
-        if np.ndim(array) != 2 or len(array) != len(leads):
-            raise LatentcastError(
-                f"signals[{row}]: has shape {np.shape(array)}; {len(leads)} leads need "
-                f"({len(leads)}, samples), the leads first"
-            )
-        if np.asarray(array).dtype.kind not in "iuf":
-            raise LatentcastError(
-                f"signals[{row}]: holds {np.asarray(array).dtype}; it must hold real numbers"
-            )
-    return [np.asarray(array) for array in signals]
 
 
 def _records(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from latentcast.data.codecs import Target
 from latentcast.data.codecs.base import Payload, is_ours
 from latentcast.data.folds import Folds
+from latentcast.data.listing import odd_text
 from latentcast.data.manifest import SPLITS
 from latentcast.data.tables.division import Division
+from latentcast.errors import printable
 from latentcast.source import BadRecord, RecordRef, Source
 
 
@@ -38,12 +40,18 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Converter:
-    """All that it takes to convert the records of a source, in this process or another."""
+    """All that it takes to convert the records of a source, in this process or another.
+
+    ``room`` is the temporary folder of a source, ending in a slash: no reason names it.
+    """
 
     source: Source[Any]
     target: Target
     folds: Folds
     division: Division = field(default_factory=Division)
+    room: str = ""
+    patients: Mapping[str, str] = field(default_factory=dict)
+    """By record id, where they are given beside the source."""
 
     def __call__(self, refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
         """Convert a batch of records, in order. Nothing one record does stops the others.
@@ -58,12 +66,15 @@ class Converter:
         try:
             return self._converted(ref)
         except BadRecord as error:
-            return Rejected(ref.record_id, ref.file, str(error))
+            reason = str(error)
         except Exception as error:
             if is_ours(error):
                 raise
             # Foreign files fail in foreign ways; the type of the error is part of the reason.
-            return Rejected(ref.record_id, ref.file, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+        if self.room:
+            reason = reason.replace(self.room, "")
+        return Rejected(ref.record_id, ref.file, printable(reason))
 
     def _converted(self, ref: RecordRef) -> Converted:
         if ref.problem is not None:
@@ -72,16 +83,20 @@ class Converter:
         classes = self.source.classes
         if strange := [label for label in annotation.labels if classes and label not in classes]:
             raise BadRecord(f"has label '{strange[0]}', which is none of the source's classes")
-        patient = str(annotation.patient_id or getattr(sample, "patient_id", None) or "")
+        if strange := [label for label in annotation.labels if odd_text(label) is not None]:
+            raise BadRecord(f"has label {strange[0]!a}, which {odd_text(strange[0])}")
+        own = annotation.patient_id or getattr(sample, "patient_id", None)
+        patient = str(self.patients.get(ref.record_id) or own or "")
         patient = self.division.patient_of(ref.record_id, patient)
-        fold = self.division.fold_of(ref.record_id, patient) or self.folds.of(
-            ref, patient, annotation
-        )
+        if (problem := odd_text(patient)) is not None:
+            raise BadRecord(f"has patient {patient!a}, which {problem}")
+        fold = self.division.fold_of(ref.record_id, patient)
+        fold = fold or self.folds.of(ref, patient, annotation)
         payload = self.target.convert(sample, training=fold in SPLITS["train"])
         metadata = payload.metadata | annotation.metadata
         try:
-            json.dumps(metadata)
-        except (TypeError, ValueError) as error:
+            json.dumps([ref.record_id, metadata], ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
         labels = {str(code): float(value) for code, value in annotation.labels.items()}
         return Converted(ref, payload, patient, fold, labels, metadata)

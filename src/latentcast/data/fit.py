@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy.typing as npt
 
 from latentcast.config import Config, EcgInput, ImageInput, Normalisation
+from latentcast.data.arrays import MEMORY
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.loader import Loader
 from latentcast.data.manifest import MANIFEST
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.signals.readers.arrays import ArraySource
 
 
 def reading(
@@ -72,10 +75,13 @@ def _check_signal(recipe: EcgInput, store: Store) -> None:
             f"{recipe.sampling_rate:g}; re-ingest with --fs {recipe.sampling_rate:g}"
         )
     if store.leads != recipe.leads:
+        # Of an array --leads are the names of what it holds: others would rename its channels.
+        arrays = store.manifest.provenance.get("kind") in (ArraySource.kind, MEMORY)
+        again = "" if arrays else f"re-ingest with --leads {','.join(recipe.leads)}, or "
         raise LatentcastError(
             f"{manifest}: leads are {' '.join(store.leads)}, the recipe needs "
-            f"{' '.join(recipe.leads)}; re-ingest with --leads {','.join(recipe.leads)}, or "
-            f"train with --set input.leads=[{','.join(store.leads)}]"
+            f"{' '.join(recipe.leads)}; {again}train with --set "
+            f"input.leads=[{','.join(store.leads)}]"
         )
     if store.scale != recipe.scale:
         raise LatentcastError(
@@ -96,6 +102,10 @@ def _fitted_to_images(config: Config, store: Store) -> Config:
             f"{config.input.channels}; train with --set input.channels={store.channels} "
             "input.normalisation=null"
         )
+    _check_size(config, config.input, store)
+    if (bits := store.manifest.bits) is not None:
+        config = config.updated({"input.bits": bits})
+    assert isinstance(config.input, ImageInput)
     if config.input.normalisation is not None:
         return config
     statistics = store.manifest.statistics
@@ -107,17 +117,42 @@ def _fitted_to_images(config: Config, store: Store) -> Config:
     return config.updated({"input.normalisation": normalisation.model_dump()})
 
 
+def _check_size(config: Config, recipe: ImageInput, store: Store) -> None:
+    """Nothing is squashed or enlarged unasked: the images have the recipe's size, or its canvas."""
+    height, width = store.height, store.width
+    if (height, width) == recipe.store_size:
+        return
+    ways = [f"re-ingest with --size {recipe.height}"] if recipe.height == recipe.width else []
+    with suppress(LatentcastError):  # not where patches do not divide them
+        config.updated({"input.height": height, "input.width": width, "input.canvas": None})
+        ways.append(f"train at their size with --set input.height={height} input.width={width}")
+    smaller = min(height / recipe.height, width / recipe.width) < 1
+    ways.append(
+        f"train with --set input.canvas=[{height},{width}], which "
+        f"{'enlarges' if smaller else 'resizes'} the middle of each (and takes random crops, "
+        "where the recipe has them, from the whole)"
+    )
+    expected = "the recipe sees" if recipe.canvas is None else "input.canvas is"
+    size = recipe.store_size
+    raise LatentcastError(
+        f"{store.path / MANIFEST}: its images have {height} × {width} pixels, {expected} {size[0]} "
+        f"× {size[1]}; " + ", or ".join(ways)
+    )
+
+
 def _statistics(store: Store) -> Normalisation:
     statistics = store.manifest.statistics
     mean = tuple(value for value in statistics.mean if value is not None)
     std = tuple(value for value in statistics.std if value)
     if len(mean) < len(store.leads) or len(std) < len(store.leads):
-        silent = next(
+        silent = [
             lead for lead, m, s in zip(store.leads, statistics.mean, statistics.std, strict=True)
             if m is None or not s
-        )  # fmt: skip
+        ]  # fmt: skip
+        others = ",".join(lead for lead in store.leads if lead not in silent)
         raise LatentcastError(
-            f"{store.path / MANIFEST}: lead {silent} holds no signal in the training "
-            "split; ingest records that have it, or train with fewer leads"
+            f"{store.path / MANIFEST}: lead {silent[0]} holds no signal in the training split; "
+            f"ingest records that have it, or a store of the leads {others} alone, and train with "
+            f"--set input.leads=[{others}]"
         )
     return Normalisation(mean=mean, std=std)

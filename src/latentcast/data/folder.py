@@ -13,7 +13,7 @@ from typing import IO, Any
 from latentcast.data.manifest import MANIFEST, PLAN, QUARANTINE
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.files import write_text
+from latentcast.files import read_object, write_text
 
 LOCK = "ingest.lock"
 
@@ -97,9 +97,15 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
     """
     text = json.dumps(plan, indent=1, ensure_ascii=False, sort_keys=True)
     if (folder / PLAN).is_file():
-        theirs = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        try:
+            theirs = read_object(folder / PLAN)
+            provenance = dict(theirs["provenance"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LatentcastError(
+                f"{folder / PLAN}: cannot be used ({error!r}); remove {folder} and ingest again"
+            ) from error
         if theirs != json.loads(text):
-            raise _taken(folder, theirs["provenance"], plan["provenance"])
+            raise _taken(folder, provenance, plan["provenance"])
     elif any(not _harmless(path) for path in folder.iterdir()):
         raise LatentcastError(
             f"{folder}: is not empty and holds no store; choose an empty or new --out"
@@ -123,7 +129,7 @@ def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Latent
         if flat[0].get(key) != flat[1].get(key)
     }
     # With nothing else different, what was found in the first records is (their rate).
-    if differing.keys() <= {"fingerprint", "listed"}:
+    if differing.keys() <= {"fingerprint", "listed", "archive_sha256"}:
         return LatentcastError(
             f"{folder}: the source '{mine['source']}' has changed since its records were read into "
             f"this store; remove {folder} to ingest it anew, or choose another --out"

@@ -11,10 +11,12 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from latentcast.archives import archive_of
 from latentcast.errors import LatentcastError
 from latentcast.images.arrays import ImageArrays, looks_like_images
 from latentcast.images.folder import ImageFolder
 from latentcast.images.huggingface import HuggingFaceImages
+from latentcast.images.webdataset import WebDataset
 from latentcast.signals.readers.arrays import ArraySource
 from latentcast.signals.readers.packed import PackedSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -27,11 +29,12 @@ FORMATS: tuple[type[Source[Any]], ...] = (
     ImageArrays,
     HuggingFaceImages,
     ImageFolder,
+    WebDataset,
 )
 """In the order in which they are tried: a recording counts more than the images beside it.
 an option of ``ingest`` means to a format is an argument of its class by the same name."""
 
-READER_ONLY = {"unit", "layout", "metadata"}
+READER_ONLY = {"sampling_rate", "unit", "layout", "metadata", "splits", "label"}
 """Options that mean nothing to a store whose reader does not take them."""
 
 
@@ -77,11 +80,25 @@ def open_as(reader: type[Source[Any]], path: Any, options: Mapping[str, Any]) ->
         if options.get(name) is not None and name not in taken:
             kinds = [r.kind for r in FORMATS if name in signature(r).parameters]
             raise LatentcastError(
-                f"--{name}: is for sources of kind {' or '.join(kinds)}, {path} is read as "
-                f"{reader.kind}; leave it out"
+                f"--{name.replace('_', '-')}: is for sources of kind {' or '.join(kinds)}, {path} "
+                f"is read as {reader.kind}; leave it out"
             )
     make: Callable[..., Source[Any]] = reader
     return make(Path(path), **{name: options[name] for name in taken})
+
+
+def is_archive(path: str | Path) -> bool:
+    """Whether it is to be unpacked: an archive, or a path into one, and no format of its own."""
+    path = Path(path)
+    return archive_of(path) is not None and not any(reader.detects(path) for reader in FORMATS)
+
+
+def only_array(folder: Path) -> Path:
+    """The one array file of a folder that is of no format, or the folder."""
+    arrays = [*filter(is_array_file, folder.iterdir())] if folder.is_dir() else []
+    if len(arrays) == 1 and not any(reader.detects(folder) for reader in FORMATS):
+        return arrays[0]
+    return folder
 
 
 def is_array_file(path: Path) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import ImageInput
 from latentcast.errors import LatentcastError
+from latentcast.images.decode import Canvas
 from latentcast.randomness import Draw
 
 
@@ -28,35 +30,78 @@ class ImagePreprocess:
         """uint8 ``(B, H, W, channels)`` to values float32 ``(B, channels, height, width)``.
 
         With ``draw``: a random-resized crop and a flip, where the configuration has them, each a
-        function of (seed, step, sample). Without: the whole image, resized where it is not
-        ``height × width`` already.
+        function of (seed, step, sample). Without: the whole image, as it is, or the middle of the
+        canvas, resized.
 
         Raises:
-            LatentcastError: the images have another number of channels.
+            LatentcastError: the images are no uint8, have other channels, or another size than
+                :attr:`ImageInput.store_size`.
         """
         config, device = self.config, samples.device
-        count, height, width, channels = samples.shape
-        if channels != config.channels:
-            raise LatentcastError(
-                f"input.channels: is {config.channels}, the images have {channels}; set "
-                f"input.channels to {channels}"
-            )
+        self._check(samples)
         if self.mean.device != device:
             self.mean, self.std = self.mean.to(device), self.std.to(device)
-        augments = config.crop_scale is not None or config.flip
-        if (height, width) == config.size and (draw is None or not augments):
-            pixels = samples.to(torch.float32)
+        count, height, width, _ = samples.shape
+        mirrored = None
+        if draw is not None and config.flip:
+            mirrored = draw.for_samples("flip") < 0.5
+        if draw is not None and config.crop_scale is not None:
+            boxes = crops(draw, height, width, config.crop_scale, config.crop_aspect)
+            still = torch.zeros(count, dtype=torch.bool, device=device)
+            pixels = sample_boxes(
+                samples, boxes, still if mirrored is None else mirrored, *config.size
+            )
         else:
-            boxes = torch.zeros(count, 4, device=device)
-            boxes[:, 2], boxes[:, 3] = height, width
-            mirrored = torch.zeros(count, dtype=torch.bool, device=device)
-            if draw is not None and config.crop_scale is not None:
-                boxes = crops(draw, height, width, config.crop_scale, config.crop_aspect)
-            if draw is not None and config.flip:
-                mirrored = draw.for_samples("flip") < 0.5
-            pixels = sample_boxes(samples, boxes, mirrored, *config.size)
+            pixels = resized(samples, *config.size)
+            if mirrored is not None:
+                pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
         values = pixels.div_(255).sub_(self.mean).div_(self.std)  # of a copy: ours to overwrite
         return Inputs(values.permute(0, 3, 1, 2))
+
+    def _check(self, samples: Tensor) -> None:
+        config = self.config
+        if samples.dtype != torch.uint8 or samples.ndim != 4:
+            raise LatentcastError(
+                f"images of {str(samples.dtype)[6:]} {tuple(samples.shape)}: are not uint8 "
+                "(images, height, width, channels); give whole numbers from 0 to 255, channels last"
+            )
+        _, height, width, channels = samples.shape
+        if channels != config.channels:
+            if samples.shape[1] == config.channels:
+                advice = "the channels lie first: give x.permute(0, 2, 3, 1)"
+            else:
+                advice = (
+                    "give images of those channels, or train with --set "
+                    f"input.channels={channels} input.normalisation=null"
+                )
+            raise LatentcastError(
+                f"input.channels: is {config.channels}, the images have {channels}; {advice}"
+            )
+        if (height, width) != config.store_size:
+            rows, columns = config.store_size
+            size = f"ingest them with --size {rows}, or " if rows == columns else ""
+            raise LatentcastError(
+                f"images of {height} × {width} pixels: the encoder reads {rows} × {columns}; "
+                f"{size}give them to Encoder.embed, which resizes the middle of each"
+            )
+
+
+def resized(samples: Tensor, height: int, width: int) -> Tensor:
+    """uint8 ``(B, H, W, C)`` to float32 ``(B, height, width, C)``, 0 to 255.
+
+    The largest middle of that shape, in whole pixels, resized as ingest does it: bicubic and
+    antialiased. Images that have the size come back as they are.
+    """
+    shape = samples.shape[1:3]
+    pixels = samples.to(torch.float32)
+    if shape == (height, width):
+        return pixels
+    left, top, right, bottom = map(round, Canvas(height, width, 0, resize=True).middle(*shape))
+    middle = pixels[:, top:bottom, left:right].permute(0, 3, 1, 2)
+    scaled = F.interpolate(
+        middle, (height, width), mode="bicubic", align_corners=False, antialias=True
+    )
+    return scaled.clamp_(0, 255).permute(0, 2, 3, 1).contiguous()
 
 
 def crops(

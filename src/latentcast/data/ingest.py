@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal as signals
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
+from latentcast.archives import Unpacked, unpacked
 from latentcast.data.codecs import CODECS, Codec
-from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.data.folder import claim, clear, finished_store, lock, writing
 from latentcast.data.folds import Folds
-from latentcast.data.formats import READER_ONLY, format_of, is_array_file, open_as
+from latentcast.data.formats import (
+    READER_ONLY,
+    format_of,
+    is_archive,
+    is_array_file,
+    only_array,
+    open_as,
+)
+from latentcast.data.groups import patients_of
+from latentcast.data.listing import list_records, odd_text
 from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
+from latentcast.data.readers import convert_in_order
 from latentcast.data.store import Store
 from latentcast.data.tables.attached import attach, table_source
 from latentcast.data.tables.division import Division
@@ -36,17 +40,16 @@ from latentcast.data.writer import (
     read_sidecars,
     refuse_all_bad,
 )
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
+from latentcast.files import apart
+from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
+from latentcast.signals.readers.arrays import NOT_FINITE
 from latentcast.source import Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
 """Records in quarantine that are tried again when the store is finished: seconds at most."""
 _DUPLICATE = "duplicate record"
-
-_Convert = Callable[[Sequence[RecordRef]], list[Converted | Rejected]]
-_converter: Converter | None = None
-"""Of a reader process."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def ingest(
     *,
     kind: Literal["auto", "ecg", "image"] = "auto",
     fs: float | None = None,
+    sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     unit: str | None = None,
     layout: str | None = None,
@@ -80,6 +84,10 @@ def ingest(
     verify_checksums: bool | None = None,
     size: int | None = None,
     encoding: Encoding | None = None,
+    bits: int | None = None,
+    groups: str | Path | None = None,
+    splits: SplitChoice | None = None,
+    label: str | None = None,
     workers: int | None = None,
     shard_bytes: int = 2**30,
     quiet: bool = False,
@@ -96,13 +104,16 @@ def ingest(
     Args:
         source: recordings: a WFDB or Challenge folder, a PTB-XL folder, an array file, or a packed
             folder. Images: a folder of them, of class folders, or of split folders of these; an
-            array file of uint8; a Hugging Face dataset on disk, or parquet. Or an object of one's
-            own, see :class:`~latentcast.source.Source`.
+            array file of uint8; a Hugging Face dataset on disk, or parquet; WebDataset shards.
+            Or a .zip, .tar, .tar.gz or .tgz of any of these, or what lies in it
+            (``x.zip/inner``): it is unpacked into a temporary folder, which ``TMPDIR`` moves, and
+            stands for what one would name after unpacking it. Or an object of one's own, see
+            :class:`~latentcast.source.Source`.
         out: the folder of the store.
         kind: whether a path holds recordings or images, where that is not clear from itself.
         fs: sampling rate of the store in Hz; recordings at another rate are resampled to it.
-            Without it the first one decides and others are quarantined. For array files: their
-            rate.
+            Without it the first one decides and others are quarantined.
+        sampling_rate: of array files, what they were sampled at, in Hz.
         leads: for array files, the name of each channel in file order; for other sources, the
             leads of the store (the twelve by default).
         unit: unit of array files: V, mV, uV or nV.
@@ -127,6 +138,16 @@ def ingest(
             taken. Without it all images must have one size, which is kept.
         encoding: ``pixels`` (the default) stores what training reads; ``encoded`` keeps the bytes
             of the image files, and decodes and resizes each time an image is taken.
+        bits: of images in 16-bit files, how many bits are used, such as 12; an image whose header
+            and brightness leave that open is quarantined without it.
+        groups: of images, their patients: a regular expression whose group in the image's path (or
+            record id) names the patient, such as ``patient(\\d+)``, or a CSV with the columns
+            ``image`` and ``patient``. Splits are then drawn by patient.
+        splits: of images, what folders, files or parts of a data set are where some are named like
+            splits and some are not: ``named`` takes those and trains on the others, ``none`` takes
+            no name for that of a split.
+        label: of parquet files and Hugging Face datasets, the column of the labels, where it is
+            not named so.
         workers: reader processes (of images: threads); the usable processors by default, 1 reads
             in this process.
         shard_bytes: a shard is closed before it outgrows this.
@@ -139,56 +160,106 @@ def ingest(
             other options, or by this source before it changed.
     """
     started = time.monotonic()
+    if isinstance(source, str | Path):
+        apart(out, source=source)
     arguments = {
-        "fs": fs, "leads": leads, "unit": unit, "layout": layout, "metadata": metadata,
-        "signal": signal, "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
-        "verify_checksums": verify_checksums, "size": size, "encoding": encoding,
+        "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
+        "metadata": metadata, "signal": signal, "missing_leads": missing_leads, "scale": scale,
+        "shortest": shortest, "verify_checksums": verify_checksums, "size": size,
+        "encoding": encoding, "bits": bits, "groups": groups, "splits": splits, "label": label,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
+    table = read_table(labels) if isinstance(labels, str | Path) else labels
+    common = (Path(out), kind, arguments, table, seed, workers, shard_bytes, quiet, started)
+    if not isinstance(source, str | Path) or not is_archive(source):
+        return _ingest(source, None, *common)
+    with unpacked(Path(source)) as archive:
+        return _ingest(only_array(archive.path), archive, *common)
+
+
+def _ingest(
+    source: str | Path | Source[Any],
+    archive: Unpacked | None,
+    folder: Path,
+    kind: Literal["auto", "ecg", "image"],
+    arguments: dict[str, Any],
+    table: TableFile | None,
+    seed: int,
+    workers: int | None,
+    shard_bytes: int,
+    quiet: bool,
+    started: float,
+) -> IngestResult:
+    """``source`` lies in the ``archive``, where there is one."""
     reader = _reader(source, None if kind == "auto" else kind, arguments)
     codec = CODECS[reader.modality]
     _refuse_others(source, codec, arguments)
     arguments = codec.target.arguments | arguments
     recorded = codec.target.check(arguments)
     opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
-    refs = opened.refs()
+    path = None if isinstance(source, Source) else Path(source)
+    refs = list_records(opened, path if path and path.is_dir() else None, archive)
+    # Images in a folder of such a name are in quarantine.
+    opened.classes = tuple(name for name in opened.classes if odd_text(name) is None)
     if not refs:
         raise LatentcastError(f"{source}: holds no records; is this the right folder?")
     provenance: dict[str, Any] = {
-        "source": opened.name,
+        "source": printable(opened.name),
         "kind": opened.kind,
         "fingerprint": opened.fingerprint(),
         "listed": len(refs),
         "options": recorded | {"shard_bytes": shard_bytes},
         "latentcast": library_version(),
     }
-    table = read_table(labels) if isinstance(labels, str | Path) else labels
     if table is not None:
         provenance["labels"] = table_source(table.path) | {"seed": seed}
-    folder = Path(out)
+    if archive is not None:
+        provenance |= {"source": printable(archive.archive.name), "archive_sha256": archive.sha256}
     with writing(folder, "choose another --out"):
         store = finished_store(folder, provenance)
     finished = None if store is None else store.manifest
     target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
     division = Division() if table is None else Division.of(table, refs, seed)
-    converter = Converter(opened, target, Folds(refs), division)
+    room = "" if archive is None else f"{archive.folder.parent}/"
+    groups = arguments.get("groups")
+    patients = {} if groups is None else patients_of(groups, refs)
+    converter = Converter(opened, target, Folds(refs), division, room, patients)
     if store is None:
         again = "free space or repair the folder and run the same ingest again, it goes on"
         with lock(folder), writing(folder, again):
             # Another process may have finished it since.
             if finished_store(folder, provenance) is None:
-                if signal == "other" and not quiet:
-                    print(f"ingest: {LEFT_OUT}", file=sys.stderr)
+                other = arguments.get("signal") == "other"
+                remarks = (LEFT_OUT, *opened.remarks) if other else opened.remarks
+                for remark in () if quiet else remarks:
+                    print(f"ingest: {remark}", file=sys.stderr)
                 claim(folder, {"target": target.plan(), "provenance": provenance})
                 _write(ShardWriter(folder, target, shard_bytes), converter, refs, workers, quiet)
                 finish(folder, target, opened.classes, provenance)
                 clear(folder)
         store = Store.open(folder)
+        if not quiet and _standardised(store):
+            print(
+                f"ingest: {folder}: every lead has mean 0 and standard deviation 1, in mV; were "
+                "the ECGs normalised over the data set before? Training expects them as measured",
+                file=sys.stderr,
+            )
     else:
         _refuse_if_fixed(folder, converter, refs)
     lines = () if table is None else attach(store, table).lines
     return IngestResult(
         store, len(store), len(refs) - len(store), time.monotonic() - started, lines
+    )
+
+
+def _standardised(store: Store) -> bool:
+    """Whether ECGs look as if a data set's mean and deviation had been taken off each lead."""
+    statistics = store.manifest.statistics
+    return (
+        store.modality == "ecg"
+        and store.signal == "ecg"
+        and all(mean is not None and abs(mean) < 0.02 for mean in statistics.mean)
+        and all(std is not None and abs(std - 1) < 0.05 for std in statistics.std)
     )
 
 
@@ -201,7 +272,7 @@ def _reader(
     if not isinstance(source, str | Path):
         raise LatentcastError(
             f"source {type(source).__name__}: is no path and no source; subclass RecordingSource "
-            "or ImageSource, or give arrays to latentcast.data.arrays.write_store"
+            "or ImageSource, or give arrays to write_store"
         )
     about = [m for m, codec in CODECS.items() if arguments.keys() & codec.target.arguments.keys()]
     if modality is None and is_array_file(Path(source)) and len(about) == 1:
@@ -239,20 +310,37 @@ def _write(
         begin, writer.number = sidecar.next_ref, writer.number + 1
         for record in sidecar.records:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
+    enlarged, gaps = 0, Counter[str]()
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
         try:
-            results = _convert_in_order(converter, refs[begin:], workers)
-            for position, result in enumerate(results, start=begin):
-                if isinstance(result, Converted):
-                    result = _unless_duplicate(result, names, digests, converter.target.compared)
-                if isinstance(result, Converted):
-                    writer.add(result, position)
-                else:
-                    writer.reject(result)
-                progress.advance(bad=isinstance(result, Rejected))
+            compared = converter.target.compared
+            with closing(convert_in_order(converter, refs[begin:], workers)) as results:
+                for position, result in enumerate(results, start=begin):
+                    if isinstance(result, Converted):
+                        result = _unless_duplicate(result, names, digests, compared)
+                    if isinstance(result, Converted):
+                        writer.add(result, position)
+                        gaps.update({n: result.payload.metadata.get(n, 0) for n in NOT_FINITE})
+                        enlarged += result.payload.enlarged
+                    else:
+                        writer.reject(result)
+                    progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:
             writer.abandon()
+    if gaps.total() and not quiet:
+        nan, infinite = (f"{gaps[name]:,}" for name in NOT_FINITE)
+        print(
+            f"ingest: {nan} samples are NaN and {infinite} infinite; they are stored as not "
+            "measured, and counted in the metadata of their records",
+            file=sys.stderr,
+        )
+    if enlarged and not quiet:
+        print(
+            f"ingest: {enlarged:,} images are smaller than --size and were enlarged; a smaller "
+            "--size invents no pixels",
+            file=sys.stderr,
+        )
     if not names:
         refuse_all_bad(writer.folder, converter.source.name)
 
@@ -289,65 +377,3 @@ def _unless_duplicate(
         return Rejected(key, file, f"{_DUPLICATE}: same {compared} as {digests[digest]}")
     names[key] = digests[digest] = key
     return record
-
-
-def _convert_in_order(
-    converter: Converter, refs: Sequence[RecordRef], workers: int | None
-) -> Iterator[Converted | Rejected]:
-    """Results in the order of ``refs``; at most a few batches are in memory."""
-    if workers is None:
-        workers = usable_processors()
-    size = converter.source.batch
-    batches = (refs[i : i + size] for i in range(0, len(refs), size))
-    if workers <= 1 or len(refs) <= size:
-        for batch in batches:
-            yield from converter(batch)
-        return
-    pool, convert = _pool(converter, workers)
-    with pool:
-        pending: deque[Future[list[Converted | Rejected]]] = deque()
-        try:
-            for batch in batches:
-                pending.append(pool.submit(convert, batch))
-                if len(pending) > 2 * workers:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        except BrokenProcessPool as error:
-            raise LatentcastError(
-                f"{converter.source.name}: a reader process died; run again with --workers 1 to "
-                "see where, finished shards are kept"
-            ) from error
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _pool(converter: Converter, workers: int) -> tuple[Executor, _Convert]:
-    """What converts batches at the same time, and what it is to call."""
-    if converter.target.pool == "threads":
-        return ThreadPoolExecutor(workers), converter
-    # Forked workers start in milliseconds and share what the source has loaded.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(workers, context, _start_worker, (converter,)), _convert_batch
-
-
-def _start_worker(converter: Converter) -> None:
-    global _converter
-    _converter = converter
-    # Ctrl-C reaches the whole group; what it means is up to the parent.
-    signals.signal(signals.SIGINT, signals.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A killed ingest must not leave its readers behind, waiting for work that never comes.
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
-
-
-def _convert_batch(refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
-    assert _converter is not None
-    return _converter(refs)

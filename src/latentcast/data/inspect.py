@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from latentcast.data.store import Store
 from latentcast.data.writer import read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
+from latentcast.terminal import Terminal
 
+EXAMPLES = 3
 _Channels = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+@dataclass
+class Kind:
+    """Findings, or records in quarantine, of one kind: how many, and a few of them in words."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
 
 
 @dataclass(frozen=True)
@@ -24,24 +39,25 @@ class Description:
         contents: name and text of what is true of all of it.
         channels: title, column names and rows of the table of leads or colour channels.
         labels: records that carry each code or class; codes by frequency, classes in their order.
-        findings: quality findings by message.
-        quarantine: rows of ``quarantine.csv`` by reason, names and numbers left out.
+        findings: quality findings by kind, the most frequent first.
+        quarantine: rows of ``quarantine.csv`` by reason without its names and numbers, likewise.
     """
 
     path: str
     contents: dict[str, str]
     channels: _Channels
     labels: dict[str, int]
-    findings: dict[str, int]
-    quarantine: dict[str, int]
+    findings: dict[str, Kind]
+    quarantine: dict[str, Kind]
 
 
 def describe(store: Store) -> Description:
     """Count what a store holds; reads index and metadata, and recordings for what is not valid."""
     manifest = store.manifest
-    findings: Counter[str] = Counter()
-    for metadata in store.all_metadata():
-        findings.update(finding["message"] for finding in metadata.get("quality_findings", []))
+    findings: defaultdict[str, Kind] = defaultdict(Kind)
+    for row, metadata in enumerate(store.all_metadata()):
+        for finding in metadata.get("quality_findings", []):
+            findings[finding["kind"]].add(f"{store.record_ids[row]}: {finding['message']}")
     if store.modality == "ecg":
         contents, channels = _recordings(store)
         labels = store.labels.counts()
@@ -49,7 +65,9 @@ def describe(store: Store) -> Description:
         contents, channels = _images(store)
         counts = store.labels.counts()
         labels = {name: counts[name] for name in store.classes}
-    reasons = Counter(_without_numbers(row["reason"]) for row in read_quarantine(store.path))
+    quarantine: defaultdict[str, Kind] = defaultdict(Kind)
+    for line in read_quarantine(store.path):
+        quarantine[_without_numbers(line["reason"])].add(f"{line['record']}: {line['reason']}")
     splits = ", ".join(f"{name} {len(store.rows(name)):,}" for name in manifest.splits)
     return Description(
         path=str(store.path),
@@ -60,8 +78,8 @@ def describe(store: Store) -> Description:
         },
         channels=channels,
         labels=labels,
-        findings=dict(findings.most_common()),
-        quarantine=dict(reasons.most_common()),
+        findings=_most_frequent(findings),
+        quarantine=_most_frequent(quarantine),
     )
 
 
@@ -118,6 +136,10 @@ def _images(store: Store) -> tuple[dict[str, str], _Channels]:
     return contents, (title, ("channel", "mean", "std"), rows)
 
 
+def _most_frequent(kinds: dict[str, Kind]) -> dict[str, Kind]:
+    return dict(sorted(kinds.items(), key=lambda item: -item[1].count))
+
+
 def _without_numbers(reason: str) -> str:
     """A reason without what differs from record to record: file names and numbers."""
     words = [
@@ -127,10 +149,10 @@ def _without_numbers(reason: str) -> str:
 
 
 def print_description(
-    description: Description, console: Console | None = None, top: int = 15
+    description: Description, console: Terminal | None = None, top: int = 15
 ) -> None:
     """Print tables: contents, leads or channels, the ``top`` labels, findings and quarantine."""
-    console = console or Console()
+    console = console or Terminal()
     contents = Table(title=description.path, show_header=False, title_justify="left")
     for name, text in description.contents.items():
         contents.add_row(name, text)
@@ -145,20 +167,26 @@ def print_description(
     console.print(channels)
 
     labels = description.labels
-    for title, shown, counts in (
-        ("labels", f" ({min(top, len(labels))} of {len(labels)})", labels),
-        ("quality findings", "", description.findings),
-        ("quarantine", "", description.quarantine),
+    shown = f"labels ({min(top, len(labels))} of {len(labels)})" if labels else "labels"
+    _print_counts(shown, [(name, f"{count:,}") for name, count in labels.items()], top, console)
+    for title, kinds in (
+        ("quality findings", description.findings),
+        ("quarantine", description.quarantine),
     ):
-        if not counts:
-            console.print(f"{title}: none")
-            continue
-        table = Table(title=title + shown, show_header=False, title_justify="left")
-        for name, count in list(counts.items())[:top]:
-            table.add_row(name, f"{count:,}")
-        if len(counts) > top:
-            table.add_row(f"… and {len(counts) - top} more", "")
-        console.print(table)
+        rows = [(name, f"{k.count:,}", "\n".join(k.examples)) for name, k in kinds.items()]
+        _print_counts(title, rows, top, console)
+
+
+def _print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console: Terminal) -> None:
+    if not rows:
+        console.print(f"{title}: none")
+        return
+    table = Table(title=title, show_header=False, title_justify="left")
+    for row in rows[:top]:
+        table.add_row(*row)
+    if len(rows) > top:
+        table.add_row(f"… and {len(rows) - top} more")
+    console.print(table)
 
 
 def _number(value: float | None) -> str:

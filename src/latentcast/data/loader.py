@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import count
 from typing import Any, TypeVar
 
@@ -90,9 +91,9 @@ class Loader:
         """This rank's places of an attempt in the endless order of visits."""
         return attempt * self.train.batch_size + self.places
 
-    def batch(self, attempt: int) -> Batch:
-        """All that this rank reads for one attempt: integers as they lie in the store."""
-        ids = self.ids(attempt)
+    def batch(self, attempt: int, most: int | None = None) -> Batch:
+        """What this rank reads for one attempt, or the first of it: integers as in the store."""
+        ids = self.ids(attempt)[:most]
         return self._batch(self.store.take(*self.request(ids)), ids)
 
     def stream(self, attempt: int) -> Generator[list[Batch]]:
@@ -164,7 +165,8 @@ def split(batch: Batch, pieces: int) -> list[Batch]:
 def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:
     """The same items, made by a thread up to ``depth`` in advance.
 
-    An exception in the thread is raised where the item would have come.
+    An exception in the thread is raised where the item would have come. The thread ends with the
+    iterator, and with the program where one was left open.
     """
     ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -188,7 +190,15 @@ def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:
             else:
                 put(None, StopIteration())
 
-    threading.Thread(target=work, daemon=True, name="latentcast-loader").start()
+    def end() -> None:
+        stop.set()
+        thread.join()
+
+    # A daemon, since the interpreter waits for other threads before it calls what would stop this
+    # one; and joined, since a thread that is inside of torch when it goes aborts the process.
+    thread = threading.Thread(target=work, daemon=True, name="latentcast-loader")
+    atexit.register(end)
+    thread.start()
     try:
         while True:
             item, problem = ready.get()
@@ -199,16 +209,26 @@ def ahead(items: Generator[Item], depth: int = 2) -> Generator[Item]:
             assert item is not None
             yield item
     finally:
-        stop.set()
+        end()
+        atexit.unregister(end)
 
 
-def to_device(stream: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
+@contextmanager
+def to_device(
+    stream: Iterator[list[Batch]], device: torch.device
+) -> Generator[Iterator[list[Batch]]]:
     """The same micro-batches on the device, the next ones on their way while a step runs.
 
     On a GPU a thread copies them into pinned memory and from there, on a stream of its own, to the
-    device. Elsewhere nothing is done: a batch moves when it is used, or is where it belongs.
+    device. Elsewhere nothing is done: a batch moves when it is used, or is where it belongs. The
+    stream is closed afterwards, and with it the threads and processes that read ahead.
     """
-    return stream if device.type != "cuda" else _copied(stream, device)
+    with ExitStack() as stack:
+        if isinstance(stream, Generator):
+            stack.enter_context(closing(stream))
+        if device.type == "cuda":
+            stream = stack.enter_context(closing(_copied(stream, device)))
+        yield stream
 
 
 def _copied(stream: Iterator[list[Batch]], device: torch.device) -> Generator[list[Batch]]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from latentcast.errors import LatentcastError
+from latentcast.files import check_digest, digested, inside, read_object
 from latentcast.files import sha256 as file_digest
 from latentcast.images.decode import Canvas
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.source import Modality
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 2
+"""Manifests of version 1 have no digest of themselves, and are read as well."""
 MANIFEST = "manifest.json"
 INDEX = "index.npz"
 METADATA = "metadata.jsonl"
@@ -28,21 +33,25 @@ SPLITS: dict[str, tuple[int, ...]] = {
     "test": (10,),
 }
 Encoding = Literal["pixels", "encoded"]
+Count = Annotated[int, Field(ge=0)]
+Side = Annotated[int, Field(ge=0, le=2**15)]
+_READERS = 8
+"""Shards that are read at the same time: one core hashes about 1 GB/s, which disks exceed."""
 
 
 class StoreModel(BaseModel):
     """Base of what a manifest holds: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Shard(StoreModel):
     """One file: the time steps of recordings, or how many images and the bytes of their data."""
 
     file: str
-    samples: int = 0
-    images: int = 0
-    bytes: int = 0
+    samples: Count = 0
+    images: Count = 0
+    bytes: Count = 0
     sha256: str
 
 
@@ -69,32 +78,36 @@ class Manifest(StoreModel):
             channels)``, or the bytes of the image files one after the other, ``encoded``.
         height, width, channels: the canvas that every image is brought to.
         resize: whether images are resized to it; otherwise they all have that size.
+        bits: how many of the 16 bits of deep image files are used, where it was given.
         scale: millivolts of one count of recordings, or another ``unit``.
         classes: of images, names by label.
         metadata_sha256: of recordings, and of images that have metadata.
         signal: ``other`` where the channels of recordings are no ECG leads.
+        digest: sha256 of all the rest of the manifest.
     """
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     modality: Modality
     encoding: Encoding = "pixels"
-    height: int = 0
-    width: int = 0
-    channels: int = 0
+    height: Side = 0
+    width: Side = 0
+    channels: Side = 0
     resize: bool = False
+    bits: int | None = None
     sampling_rate: float = 0.0
     leads: tuple[str, ...] = ()
     scale: float = 0.0
-    records: int
+    records: Count
     classes: tuple[str, ...] = ()
     shards: tuple[Shard, ...]
     index_sha256: str
     metadata_sha256: str = ""
-    splits: dict[str, tuple[int, ...]]
+    splits: dict[str, tuple[Annotated[int, Field(ge=1, le=10)], ...]]
     statistics: Statistics
     provenance: dict[str, Any]
     signal: Signal = "ecg"
     unit: str = MILLIVOLTS
+    digest: str = ""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -105,11 +118,13 @@ class Manifest(StoreModel):
         for name in needed[self.modality]:
             if name not in self.model_fields_set:
                 raise ValueError(f"{name} is missing")
+        if self.modality == "ecg" and not (self.scale > 0 and self.sampling_rate > 0):
+            raise ValueError("scale and sampling_rate must be positive")
         return self
 
     @property
     def canvas(self) -> Canvas:
-        return Canvas(self.height, self.width, self.channels, self.resize)
+        return Canvas(self.height, self.width, self.channels, self.resize, self.bits)
 
     def array(self, shard: Shard) -> tuple[str, tuple[int, ...]]:
         """Type and shape of the array of a shard."""
@@ -120,36 +135,45 @@ class Manifest(StoreModel):
         return "uint8", (shard.images, self.height, self.width, self.channels)
 
     def to_json(self) -> str:
-        """What is true of every store of its modality, and what was set beyond that."""
-        return self.model_dump_json(indent=1, exclude_unset=True) + "\n"
+        """What is true of every store of its modality, what was set beyond that, and the digest."""
+        content = json.loads(self.model_dump_json(exclude_unset=True))
+        complete = self.model_copy(update={"digest": digested(content)["digest"]})
+        return complete.model_dump_json(indent=1, exclude_unset=True) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a finished store.
 
     Raises:
-        LatentcastError: it is missing, the ingest is unfinished, or another version wrote it.
+        LatentcastError: it is missing or damaged, the ingest is unfinished, or another version
+            wrote it.
     """
     path = folder / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         if (folder / PLAN).is_file():
             raise LatentcastError(
                 f"{folder}: the ingest was interrupted; run the same ingest again, it goes on"
-            ) from None
+            )
         raise LatentcastError(
             f"{folder}: is no store ({MANIFEST} is missing); make one with latentcast ingest "
             f"SOURCE --out {folder}"
-        ) from None
-    except OSError as error:
-        raise LatentcastError(f"{path}: cannot be read ({error})") from error
+        )
+    try:
+        record = read_object(inside(folder, MANIFEST))
+        if record.get("format_version") == FORMAT_VERSION:
+            check_digest(record)
+        return Manifest.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise LatentcastError(
-            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, "
-            "re-ingest the source"
+            f"{path}: {where}: {first['msg']}; this version reads format {FORMAT_VERSION}, remove "
+            f"{folder} and ingest again"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise LatentcastError(
+            f"{path}: cannot be used ({error}); restore it from a copy, or remove {folder} and "
+            "ingest again"
         ) from error
 
 
@@ -162,17 +186,21 @@ def library_version() -> str:
 
 
 def verify_files(folder: Path, sha256: Mapping[str, str]) -> None:
-    """Compare files with their sha256; reads all of them.
+    """Compare files with their sha256; reads all of them, several at a time.
 
     Raises:
-        LatentcastError: names the damaged file.
+        LatentcastError: names the damaged file, or one that is not in the folder.
     """
-    for file, expected in sha256.items():
-        path = folder / file
+    paths = [inside(folder, file) for file in sha256]
+    with ThreadPoolExecutor(_READERS) as pool:
         try:
-            found = file_digest(path)
+            digests = [*pool.map(file_digest, paths)]
         except OSError as error:
-            raise LatentcastError(f"{path}: cannot be read ({error}); re-ingest") from error
+            raise LatentcastError(
+                f"{folder}: cannot be read ({error}); restore the file from a copy, or remove "
+                f"{folder} and ingest again"
+            ) from error
+    for path, found, expected in zip(paths, digests, sha256.values(), strict=True):
         if found != expected:
             raise LatentcastError(
                 f"{path}: is damaged (sha256 {found[:12]}…, the manifest has "

@@ -23,15 +23,15 @@ class Progress:
         if self.first and not self.quiet:
             print(f"{self.name}: goes on after {self.first} records", file=sys.stderr)
         if not self.quiet and sys.stderr.isatty():
-            from rich.console import Console
+            from latentcast.terminal import Terminal
 
             self._bar = bars.Progress(
-                bars.TextColumn("{task.description}"),
+                bars.TextColumn("{task.description}", markup=False),
                 bars.BarColumn(),
                 bars.MofNCompleteColumn(),
                 bars.TextColumn("{task.fields[rate]} {task.fields[bad]}"),
                 bars.TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=Terminal(stderr=True),
             )
             self._bar.start()
             self._task = self._bar.add_task(

@@ -6,6 +6,7 @@ Ranks and jobs of one node may all ask at the same moment; one copies and the ot
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from latentcast.data.manifest import MANIFEST, verify_files
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import sha256, sync
 
 
@@ -38,6 +39,8 @@ def staged(store_path: Path, folder: Path) -> Path:
         with _alone(folder / f".{copy.name}.lock"):
             if not _is_complete(copy, store):
                 _copy(store, copy)
+            elif int(os.environ.get("LOCAL_RANK", "0")) == 0:  # once a node
+                _compare_again(store, copy)
     except OSError as error:
         raise LatentcastError(
             f"machine.stage {folder}: {store.path} cannot be copied to it ({error}); free space "
@@ -58,11 +61,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _is_complete(copy: Path, store: Store) -> bool:
-    """Whether a finished copy still has files of the right size.
-
-    Its checksums were compared before it got its name; to read terabytes again at every start
-    would take longer than a lost copy is worth. A run compares them in ``Store.verify`` anyway.
-    """
+    """Whether a finished copy still has files of the right size."""
     return all(
         (copy / file).is_file()
         and (copy / file).stat().st_size == (store.path / file).stat().st_size
@@ -79,7 +78,8 @@ def _copy(store: Store, copy: Path) -> None:
     size = sum((original / file).stat().st_size for file in files)
     if (room := shutil.disk_usage(copy.parent).free) < size:
         raise OSError(f"it needs {size / 1e9:.1f} GB and {room / 1e9:.1f} GB are free")
-    print(f"stage: copying {size / 1e9:.1f} GB from {original} to {copy}", file=sys.stderr)
+    line = f"stage: copying {size / 1e9:.1f} GB from {original} to {copy}"
+    print(printable(line), file=sys.stderr)
     try:
         draft.mkdir()
         for file in files:
@@ -90,6 +90,16 @@ def _copy(store: Store, copy: Path) -> None:
         sync(copy.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _compare_again(store: Store, copy: Path) -> None:
+    """What a local disk has done to a copy since it was made must not be learned from."""
+    try:
+        verify_files(copy, store.files)
+    except LatentcastError as error:
+        # Not made anew here: another rank of this node may be reading it already.
+        damage = str(error).split("; ")[0]
+        raise LatentcastError(f"{damage}; remove {copy}, the next start copies it anew") from error
 
 
 def _compare(store: Store, draft: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,13 @@ from latentcast.data.codecs import CODECS
 from latentcast.data.codecs.base import Array, Ints
 from latentcast.data.codecs.counts import StoredCounts
 from latentcast.data.codecs.pixels import StoredPixels, Undecodable
+from latentcast.data.index import check_columns, check_labels, check_places, check_runs
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
 from latentcast.errors import LatentcastError, nearest
+from latentcast.files import inside, parse_object
+from latentcast.notebook import table_html
+from latentcast.npy import map_array, read_members
 from latentcast.signals.channels import Signal
 from latentcast.signals.recording import Recording
 from latentcast.source import Modality
@@ -71,7 +74,13 @@ class Store:
         stored = CODECS[manifest.modality].stored
         columns = self._columns("fold", *stored.columns)
         self.folds: npt.NDArray[np.int16] = columns["fold"]
-        self._stored = stored(manifest, columns, self._shards())
+        shards = self._shards()
+        with _reading(path / INDEX):
+            single = manifest.modality == "image" and manifest.encoding == "pixels"
+            check_places(columns, shards, single=single)
+            if "invalid" in columns:
+                check_runs(columns["invalid"], columns["length"], len(manifest.leads))
+        self._stored = stored(manifest, columns, shards)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -104,13 +113,25 @@ class Store:
         return self.manifest.records
 
     def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}: {', '.join(self._summary.values())})"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._summary.items(), ("patients", f"{self.patients:,}")]
+        counts = sorted(self.labels.counts().items(), key=lambda item: -item[1])
+        labels = ", ".join(f"{name} {count:,}" for name, count in counts[:10])
+        rows.append(("labels", labels + ", …" * (len(counts) > 10) or "none"))
+        rows.append(("source", str(self.manifest.provenance.get("source", ""))))
+        return table_html(f"Store {self.path}", rows)
+
+    @property
+    def _summary(self) -> dict[str, str]:
         if self.modality == "ecg":
             content = f"{len(self.leads)} leads at {self.sampling_rate:g} Hz"
         else:
             content = f"{self.height} × {self.width} × {self.channels}, {len(self.classes)} classes"
         splits = ", ".join(f"{name} {len(self.rows(name)):,}" for name in self.manifest.splits)
-        records = CODECS[self.modality].records
-        return f"Store('{self.path}': {len(self):,} {records}, {content}, {splits})"
+        records = f"{len(self):,} {CODECS[self.modality].records}"
+        return {"records": records, "each": content, "splits": splits}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself instead of receiving copies.
@@ -126,7 +147,8 @@ class Store:
         """Text ``(N,)``."""
         # Not read when the store is opened: a million names are 150 MB.
         (ids,) = self._columns("record_id").values()
-        return np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
+        with _reading(self.path / INDEX):
+            return np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
 
     @cached_property
     def patient_ids(self) -> npt.NDArray[np.str_]:
@@ -138,10 +160,13 @@ class Store:
     def labels(self) -> Labels:
         """The codes of each recording, or the classes of each image."""
         names = ("label_indptr", "label_indices", "label_values")
-        columns = self._columns(*names, optional=True)
-        if not columns:  # images of one class each
+        columns = self._columns(*names, optional=self.modality == "image")
+        if len(columns) < len(names):  # images of one class each
             return Labels.of_ids(self.class_ids, self.classes)
-        return Labels(self.classes, *columns.values())
+        labels = Labels(self.classes, *columns.values())
+        with _reading(self.path / INDEX):
+            check_labels(labels)
+        return labels
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -153,8 +178,13 @@ class Store:
     @cached_property
     def class_ids(self) -> Ints:
         """int64 ``(N,)``, index into ``classes``; -1 where a record has no label or several."""
-        columns = self._columns("label", optional=True)
-        return columns["label"] if "label" in columns else self.labels.ids()
+        if self.modality == "ecg":
+            return self.labels.ids()
+        ids: Ints = self._columns("label")["label"]
+        with _reading(self.path / INDEX):
+            if ((ids < -1) | (ids >= len(self.classes))).any():
+                raise ValueError(f"a label is none of the {len(self.classes)} classes")
+        return ids
 
     def row_of(self, record_id: str) -> int:
         """The row of a record.
@@ -226,19 +256,24 @@ class Store:
         if not self._metadata_offset.size:
             return {}
         start, stop = int(self._metadata_offset[row]), int(self._metadata_offset[row + 1])
-        with (self.path / METADATA).open("rb") as file:
+        path = inside(self.path, METADATA)
+        with _reading(path), path.open("rb") as file:
+            if stop > path.stat().st_size:
+                raise ValueError("ends before the record")
             file.seek(start)
-            metadata: dict[str, Any] = json.loads(file.read(stop - start))
-        return metadata
+            return parse_object(file.read(stop - start))
 
     def all_metadata(self) -> Iterator[dict[str, Any]]:
         """:meth:`metadata` of every record, in order."""
         if not self._metadata_offset.size:
             yield from ({} for _ in range(len(self)))
             return
-        with (self.path / METADATA).open("rb") as file:
-            for line in file:
-                yield json.loads(line)
+        path = inside(self.path, METADATA)
+        with path.open("rb") as file:
+            for _ in range(len(self)):
+                with _reading(path):
+                    metadata = parse_object(file.readline())
+                yield metadata
 
     @cached_property
     def patients(self) -> int:
@@ -328,25 +363,22 @@ class Store:
 
     def _columns(self, *names: str, optional: bool = False) -> dict[str, Array]:
         """Columns of the index; those that are ``optional`` may be missing."""
-        path = self.path / INDEX
-        try:
-            with np.load(path, allow_pickle=False) as index:
-                return {name: index[name] for name in names if name in index.files or not optional}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise _unreadable(path, error) from error
+        path = inside(self.path, INDEX)
+        with _reading(path):
+            columns = read_members(path, names, optional)
+            check_columns(columns, self.manifest.records)
+        return columns
 
     def _shards(self) -> Sequence[Array]:
         shards = []
         for shard in self.manifest.shards:
-            path, (dtype, shape) = self.path / shard.file, self.manifest.array(shard)
-            try:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise _unreadable(path, error) from error
+            path, (dtype, shape) = inside(self.path, shard.file), self.manifest.array(shard)
+            with _reading(path):
+                mapped = map_array(path)
             if mapped.shape != shape or mapped.dtype != dtype:
                 raise LatentcastError(
                     f"{path}: holds {mapped.dtype} {mapped.shape}, the manifest has {dtype} "
-                    f"{shape}; restore it or re-ingest"
+                    f"{shape}; restore it from a copy, or remove {self.path} and ingest again"
                 )
             # Without the subclass: a view of it costs microseconds more, for every record.
             shards.append(mapped.view(np.ndarray))
@@ -359,8 +391,19 @@ def _reopened(
     return Store.open(path).divided(folds, patients)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
 def _unreadable(path: Path, error: Exception) -> LatentcastError:
-    return LatentcastError(f"{path}: cannot be read ({error}); restore it from a copy or re-ingest")
+    return LatentcastError(
+        f"{path}: cannot be read ({error}); restore it from a copy, or remove {path.parent} and "
+        "ingest again"
+    )
 
 
 def open_store(path: str | Path) -> Store:

@@ -56,7 +56,7 @@ def read_source(config: Config, source: Path, out: Path) -> IngestResult:
     if not isinstance(recipe, EcgInput):
         return ingest(source, out, kind="image", quiet=True)
     done = ingest(
-        source, out, fs=recipe.sampling_rate, leads=recipe.leads, unit="mV",
+        source, out, sampling_rate=recipe.sampling_rate, leads=recipe.leads, unit="mV",
         layout="records,samples,leads", scale=recipe.scale, shortest=0.0, signal=recipe.signal,
         quiet=True,
     )  # fmt: skip

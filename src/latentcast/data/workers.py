@@ -191,12 +191,14 @@ class Shards:
             except OSError as error:
                 raise LatentcastError(
                     f"{path}: vanished while it was read ({error.strerror}); restore it from a "
-                    "copy or re-ingest, then run the same command again to resume"
+                    f"copy, or remove {path.parent} and ingest again, then run the same command "
+                    "again to resume"
                 ) from None
             if found != size:
                 raise LatentcastError(
                     f"{path}: has {found} bytes and had {size} when it was opened; restore it from "
-                    "a copy or re-ingest, then run the same command again to resume"
+                    f"a copy, or remove {path.parent} and ingest again, then run the same command "
+                    "again to resume"
                 )
         # A thousand shards take a millisecond on a local disk and may take a second on a cluster's:
         # then it is done less often, so that it takes a hundredth of the time.
@@ -214,7 +216,7 @@ def _serve(
 ) -> None:
     # Schedulers and Ctrl-C signal the whole group; what it means is up to the trainer, which needs
     # its readers for the step in hand. They end with the pipe, also when the trainer is killed.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     buffers = np.frombuffer(memory, dtype).reshape(-1, *shape)

@@ -18,6 +18,7 @@ from latentcast.data.convert import Converted, Rejected
 from latentcast.data.folder import clear
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import (
+    FORMAT_VERSION,
     INDEX,
     MANIFEST,
     METADATA,
@@ -28,7 +29,15 @@ from latentcast.data.manifest import (
 )
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
-from latentcast.files import replacing, sha256, sync, write_text
+from latentcast.files import (
+    check_digest,
+    digested,
+    read_object,
+    replacing,
+    sha256,
+    sync,
+    write_text,
+)
 
 _NPY_HEADER = 128
 _TYPES = {
@@ -66,10 +75,24 @@ def sidecar_path(folder: Path, number: int) -> Path:
 
 
 def read_sidecars(folder: Path) -> Iterator[Sidecar]:
-    """The sidecars of the shards that are complete, in order."""
+    """The sidecars of the shards that are complete, in order.
+
+    Raises:
+        LatentcastError: one is damaged.
+    """
     number = 0
     while (path := sidecar_path(folder, number)).is_file():
-        yield Sidecar(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            record = read_object(path)
+            if "digest" in record:  # an ingest that an earlier version began has none
+                check_digest(record)
+            sidecar = Sidecar(**{k: v for k, v in record.items() if k != "digest"})
+        except (OSError, ValueError, TypeError) as error:
+            raise LatentcastError(
+                f"{path}: cannot be used ({error}), and the ingest cannot go on from it; remove "
+                f"{folder} and ingest again"
+            ) from error
+        yield sidecar
         number += 1
 
 
@@ -143,7 +166,7 @@ class ShardWriter:
         sidecar = Sidecar(
             file, self._extent, digest, next_ref, self._records, self._rejected, asdict(sums)
         )
-        text = json.dumps(asdict(sidecar), ensure_ascii=False)
+        text = json.dumps(digested(asdict(sidecar)), ensure_ascii=False)
         write_text(sidecar_path(self.folder, self.number), text)
         self.number += 1
         self._file, self._bytes, self._extent, self._sums = None, 0, 0, None
@@ -210,7 +233,7 @@ def finish(
     else:
         (folder / METADATA).unlink()
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         modality=target.modality,
         records=len(labels),
         shards=tuple(shards),

@@ -2,14 +2,16 @@
 
 A checkpoint is a folder ``step-00000100/`` with ``model/`` (students and teachers) and
 ``optimizer/`` (moments by parameter name), written by ``torch.distributed.checkpoint`` as
-safetensors, a file for each rank, and ``state.json`` (the step, the skipped steps, checksums and
-the configuration). Everything else a run needs is a function of the step. What N ranks wrote, M
-ranks can read.
+safetensors, a file for each rank, and ``state.json`` (the step, the skipped steps, the checksums
+of these files, the configuration, and a digest of all this). Everything else a run needs is a
+function of the step. What N ranks wrote, M ranks can read.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -34,9 +36,11 @@ from torch.optim import Optimizer
 from latentcast.config import Config, TrainConfig, differences, validated
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.errors import LatentcastError
-from latentcast.files import sha256, sync
+from latentcast.files import check_digest, digested, inside, read_object, sha256, sync
 
-FORMAT = 2
+FORMAT = 3
+"""Checkpoints of format 2 are read as well; their ``state.json`` has no digest of itself."""
+STATE = "state.json"
 Tensors = Literal["model", "optimizer"]
 
 
@@ -126,7 +130,7 @@ def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
         "sha256": {str(file.relative_to(draft)): sha256(file) for file in files},
         "config": config.model_dump(mode="json"),
     }
-    (draft / "state.json").write_text(json.dumps(record, indent=1))
+    (draft / STATE).write_text(json.dumps(digested(record), indent=1), encoding="utf-8")
     for path in (*draft.rglob("*"), draft):
         sync(path)
     draft.rename(target)
@@ -143,7 +147,8 @@ def _superseded(steps: list[Path], config: TrainConfig) -> list[Path]:
 
 def list_steps(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    steps = folder.glob("step-*") if folder.is_dir() else ()
+    return sorted(step for step in steps if re.fullmatch("step-[0-9]+", step.name))
 
 
 def latest(folder: Path) -> Path:
@@ -156,6 +161,15 @@ def latest(folder: Path) -> Path:
     if not steps:
         raise LatentcastError(f"{folder}: holds no checkpoint; train the run first")
     return steps[-1]
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The newest checkpoint of a run; or, named as ``RUN/checkpoints/step-N``, one itself.
+
+    Raises:
+        LatentcastError: there is none.
+    """
+    return run if (run / "state.json").is_file() else latest(run / "checkpoints")
 
 
 def resume(
@@ -174,11 +188,11 @@ def resume(
     checkpoint = latest(folder)
     record = read_record(checkpoint)
     theirs = config_of(checkpoint, record)
-    if differing := differences(config, theirs):
+    if differing := differences(config.as_of(record["step"]), theirs):
         raise LatentcastError(
             f"{checkpoint}: was written by another configuration ("
             + "; ".join(differing)
-            + "); use the run's config.yaml or another --out"
+            + "); repeat the settings of its state.json, or choose another --out"
         )
     load(checkpoint, "model", model.state_dict())
     load(checkpoint, "optimizer", _moments(optimizer, of=_names(checkpoint, "optimizer")))
@@ -197,29 +211,58 @@ def _clear_drafts(folder: Path) -> None:
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """``state.json`` of a checkpoint, after its tensor files proved to be what was written."""
+    """``state.json`` of a checkpoint, after it and its tensor files proved to be what was written.
+
+    Raises:
+        LatentcastError: one is damaged, missing, or of another version.
+    """
     try:
-        record: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+        record = read_object(_inside(checkpoint, STATE))
+        if record.get("format") not in (2, FORMAT):
+            raise LatentcastError(
+                f"{checkpoint / STATE}: format is {record.get('format')!r}, this version reads "
+                f"{FORMAT}; use the latentcast version that wrote it"
+            )
+        if record["format"] == FORMAT:
+            check_digest(record)
+        _check(record)
+        files = {str(file.relative_to(checkpoint)) for file in checkpoint.rglob("*.safetensors")}
+        if different := files ^ record["sha256"].keys():
+            raise ValueError(f"{min(different)} is not there, or without a checksum")
         for name, expected in record["sha256"].items():
-            if sha256(checkpoint / name) != expected:
+            if sha256(_inside(checkpoint, name)) != expected:
                 raise LatentcastError(
                     f"{checkpoint / name}: is damaged (checksum); " + _fallback(checkpoint)
                 )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (OSError, ValueError) as problem:
         raise LatentcastError(
             f"{checkpoint}: is not whole ({problem}); " + _fallback(checkpoint)
         ) from None
-    if record.get("format") != FORMAT:
-        raise LatentcastError(
-            f"{checkpoint}/state.json: format is {record.get('format')}, this version reads "
-            f"{FORMAT}; use the latentcast version that wrote it"
-        )
     return record
+
+
+def _inside(checkpoint: Path, name: str) -> Path:
+    try:
+        return inside(checkpoint, name)
+    except LatentcastError as problem:
+        raise ValueError(str(problem).split("; ")[0].removeprefix(f"{checkpoint}/")) from None
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Raises ValueError: an entry is missing or of another kind, in a record without a digest."""
+    numbers = [record.get(name) for name in ("step", "skipped")]
+    scale, digests = record.get("scale", 0), record.get("sha256")
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("step and skipped are no counts")
+    if not isinstance(scale, float | int) or not (scale > 0 and math.isfinite(scale)):
+        raise ValueError("scale is no positive number")
+    if not isinstance(digests, dict) or not digests or not isinstance(record.get("config"), dict):
+        raise ValueError("sha256 or config is empty")
 
 
 def config_of(checkpoint: Path, record: dict[str, Any]) -> Config:
     """The configuration a checkpoint was written by, from its :func:`read_record`."""
-    return validated(record["config"], f"{checkpoint}/state.json")
+    return validated(record["config"], str(checkpoint / STATE))
 
 
 def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
@@ -233,17 +276,28 @@ def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
     try:
         with _silent():
             read(into, storage_reader=reader, no_dist=alone)
-    except (OSError, SafetensorError, ValueError, KeyError, CheckpointException) as problem:
+    except (OSError, SafetensorError, ValueError, LookupError, CheckpointException) as problem:
         raise LatentcastError(
             f"{checkpoint / which}: cannot be read ({_reason(problem)}); " + _fallback(checkpoint)
         ) from None
 
 
 def read_tensors(checkpoint: Path, which: Tensors) -> dict[str, Tensor]:
-    """All tensors, whole, on the CPU, however many ranks wrote them."""
+    """All tensors, whole, on the CPU, however many ranks wrote them.
+
+    Raises:
+        LatentcastError: they cannot be read, or declare more bytes than their files have.
+    """
+    found = _names(checkpoint, which)
+    declared = sum(meta.size.numel() * meta.properties.dtype.itemsize for meta in found.values())
+    size = sum(file.stat().st_size for file in (checkpoint / which).glob("*.safetensors"))
+    if declared > size:
+        raise LatentcastError(
+            f"{checkpoint / which}: declares {declared:,} bytes of tensors and has {size:,}; "
+            + _fallback(checkpoint)
+        )
     tensors = {
-        name: torch.empty(meta.size, dtype=meta.properties.dtype)
-        for name, meta in _names(checkpoint, which).items()
+        name: torch.empty(meta.size, dtype=meta.properties.dtype) for name, meta in found.items()
     }
     load(checkpoint, which, tensors)
     return tensors

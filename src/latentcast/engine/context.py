@@ -5,19 +5,35 @@ from __future__ import annotations
 import ctypes
 import gc
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentcast.config import Config
+from latentcast.engine.device import device_of
 from latentcast.engine.ranks import ALONE, Ranks
-from latentcast.errors import LatentcastError
+from latentcast.nn.base import Unit
 
+STOPS: Final[dict[signal.Signals, Callable[..., object] | signal.Handlers]] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGUSR1: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+"""What asks a training to stop, and what the same signal does when it comes once more."""
+ECHO = 1.0
+"""Seconds in which the same request may come twice: torchrun and ``timeout`` pass a signal on that
+has reached the whole group."""
+PATIENCE = 10.0
+"""Seconds that a step may still take after the request."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,18 +63,9 @@ class Context:
         Raises:
             LatentcastError: there is no such device.
         """
-        name = config.machine.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and ranks.size > 1:
-            name = f"cuda:{ranks.local}"
-        try:
-            device = torch.device(name)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as problem:
-            raise LatentcastError(
-                f"machine.device {name}: cannot be used ({problem}); try cpu"
-            ) from None
+        device = device_of(config.machine.device, "machine.device")
+        if device == torch.device("cuda") and ranks.size > 1:
+            device = torch.device("cuda", ranks.local)
         if device.type == "cpu":
             keep_freed_memory()
         precision = PRECISIONS[config.train.precision]
@@ -105,11 +112,22 @@ def collected_by_hand() -> Iterator[Callable[[], object]]:
             gc.enable()
 
 
+class StepDropped(BaseException):
+    """Raised in a step that lasts longer than whoever asked to stop will wait."""
+
+
 class StopRequest:
-    """Set by SIGTERM, SIGUSR1 or Ctrl-C; the loop saves and leaves after the step in hand."""
+    """Set by a signal; the loop saves and leaves after the step in hand.
+
+    A step that goes on for another :data:`PATIENCE` seconds is dropped, and the last complete one
+    is saved; not on several ranks, which must leave after the same step. A second signal ends the
+    process at once.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self.dropped = False
+        self._since, self._in_step = 0.0, False
 
     def __bool__(self) -> bool:
         return self.name is not None
@@ -119,23 +137,60 @@ class StopRequest:
         stopping = torch.full((), float(bool(self)), device=context.device)
         return context.ranks.summed(stopping)
 
+    @contextmanager
+    def within_step(self, context: Context) -> Iterator[None]:
+        """Here nothing that is saved changes: it may be left at any operation."""
+        try:
+            try:
+                self._in_step = context.ranks.size == 1
+                yield
+            finally:
+                self._in_step = False
+        except StepDropped:
+            self.dropped = True
+
     def handle(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C leaves at once
+        if self.name is None:
+            self.name, self._since = signal.Signals(number).name, time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, ECHO, 0.5)
+
+    def remind(self, number: int, frame: FrameType | None) -> None:
+        """Called by the timer, from the first signal on."""
+        for name, default in STOPS.items():
+            if signal.getsignal(name) == self.handle:
+                signal.signal(name, default)
+        if self._in_step and time.monotonic() - self._since > PATIENCE:
+            raise StepDropped
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Listen for SIGTERM, SIGUSR1 and SIGINT, and restore the former handlers afterwards."""
-    request = StopRequest()
-    former = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        try:
-            former[number] = signal.signal(number, request.handle)
-        except ValueError:  # not the main thread: the host program owns the signals
-            break
+def stop_requests(model: nn.Module) -> Iterator[StopRequest]:
+    """Listen for the signals that stop a training, and restore the former handlers afterwards.
+
+    One that is ignored already (``nohup``) stays so.
+    """
+    request, former, hooks = StopRequest(), {}, []
+    if threading.current_thread() is threading.main_thread():  # else the host owns the signals
+        for number in (*STOPS, signal.SIGALRM):
+            if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+                former[number] = handler or signal.SIG_DFL
+                act = request.remind if number == signal.SIGALRM else request.handle
+                signal.signal(number, act)
+        # Python handles a signal when it runs a line of its own, and a backward pass has none. One
+        # for each block: one for each parameter would cost a small network a percent.
+        units = (unit for unit in model.modules() if isinstance(unit, Unit))
+        first = (next((p for p in unit.parameters() if p.requires_grad), None) for unit in units)
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(lambda _: None)  # type: ignore[no-untyped-call]
+            for parameter in first
+            if parameter is not None
+        ]
     try:
         yield request
     finally:
+        if former:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in former.items():
             signal.signal(number, handler)
+        for hook in hooks:
+            hook.remove()

@@ -62,7 +62,6 @@ def train(
     if context.precision is torch.float16 and state.attempt == 0:
         state.scale = first_scale(config)
     ema = Ema(objective.ema_pairs(), ranks)
-    stream = to_device(batches(state.attempt), context.device)
     listeners = CallbackList(callbacks)
     listeners.on_train_start(state, context)
     verdict: Verdict | None = None
@@ -88,14 +87,19 @@ def train(
             raise LatentcastError(f"step {state.step}: {problem}, {skips} times in a row")
         return False
 
-    with stop_requests() as stop, collected_by_hand() as collect:
+    with (
+        stop_requests(model) as stop,
+        collected_by_hand() as collect,
+        to_device(batches(state.attempt), context.device) as stream,
+    ):
         while state.step < config.train.steps and not stopping:
-            batch = listeners.next_batch(stream, state)
-            output = accumulate(model, preprocess, batch, config.train.seed, state, context)
-            norm = gradient_norm(objective, config.optimizer.clip_grad_norm)
+            with stop.within_step(context):
+                batch = listeners.next_batch(stream, state)
+                output = accumulate(model, preprocess, batch, config.train.seed, state, context)
+                norm = gradient_norm(objective, config.optimizer.clip_grad_norm)
 
             resolve_step()  # the attempt before: its verdict arrived while this one was computed
-            if stopping:
+            if stopping or stop.dropped:
                 break
             verdict = Verdict(output, norm, stop.count(context))
             schedules.apply(optimizer, state.step)

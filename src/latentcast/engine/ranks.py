@@ -71,15 +71,25 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     A program that has met already (a test, a notebook) stays as it is.
 
     Raises:
-        LatentcastError: another rank is gone, or did not come in time.
+        LatentcastError: another rank is gone, or did not come in time; the environment names
+            several processes and not which one this is.
     """
     if dist.is_available() and dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
         return
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ALONE
         return
-    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    missing = [name for name, text in found.items() if not (text or "").isdecimal()]
+    missing += [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise LatentcastError(
+            f"WORLD_SIZE {found['WORLD_SIZE']}: is in the environment without {missing[0]}, which "
+            "torchrun sets; start with torchrun --nproc-per-node N -m latentcast train ..., or "
+            "unset WORLD_SIZE to train in one process"
+        )
+    ranks = Ranks(*(int(text or 0) for text in found.values()))
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(ranks.local)

@@ -88,7 +88,20 @@ class Schedules:
 
     @classmethod
     def of(cls, config: Config) -> Schedules:
-        o, steps = config.optimizer, config.train.steps
+        """Of a run that was trained on, each step has those of its own stretch."""
+        train = config.train
+        if not train.stretches:
+            return cls._over(train.steps, config)
+        over = {n: cls._over(n, config) for n in (train.steps, *(n for _, n in train.stretches))}
+        return cls(
+            lr=lambda step: over[train.steps_at(step)].lr(step),
+            weight_decay=lambda step: over[train.steps_at(step)].weight_decay(step),
+            momentum=lambda step: over[train.steps_at(step)].momentum(step),
+        )
+
+    @classmethod
+    def _over(cls, steps: int, config: Config) -> Schedules:
+        o = config.optimizer
         decay_end = o.weight_decay if o.final_weight_decay is None else o.final_weight_decay
         ema = config.ema
         return cls(

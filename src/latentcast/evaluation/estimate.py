@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 SUPPORT = 10  # positives in the test fold from which a label counts as supported
+LISTED = 20  # classes up to which each has a line, and an AUROC
 LEVEL = 0.95  # of the intervals
 
 Outcome = Literal["better", "worse", "undecided", "undefined"]

@@ -165,12 +165,11 @@ def _windows(
 
 def _check_same_signal(source: ReadsRecordings, name: str, store: Store) -> None:
     rate = str(float(source.sampling_rate))
+    scale = f"re-ingest with --scale {source.scale:g}"
     for what, expected, found, fix in (
-        ("sampling_rate is", rate, str(float(store.sampling_rate)), f"--fs {rate}"),
-        ("leads are", " ".join(source.leads), " ".join(store.leads), "these leads"),
-        ("a count is", f"{source.scale} mV", f"{store.scale} mV", "the default scale"),
+        ("sampling_rate is", rate, str(float(store.sampling_rate)), f"re-ingest with --fs {rate}"),
+        ("leads are", " ".join(source.leads), " ".join(store.leads), "name a store of these"),
+        ("a count is", f"{source.scale} mV", f"{store.scale} mV", scale),
     ):
         if expected != found:
-            raise LatentcastError(
-                f"{store.path}: {what} {found}, {name} reads {expected}; re-ingest with {fix}"
-            )
+            raise LatentcastError(f"{store.path}: {what} {found}, {name} reads {expected}; {fix}")

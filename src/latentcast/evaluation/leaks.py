@@ -1,8 +1,8 @@
 """Does the test fold share a patient or a sample with what the model was trained on?
 
 Recordings and images are compared bit by bit as they are stored: a copy that was resampled,
-resized, rescaled, shifted or compressed again is not found this way, which is why patients, and
-of recordings ids, are compared as well.
+resized, rescaled, shifted or compressed again is not found this way, which is why patients, of
+recordings ids, and of images small copies are compared as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.data.store import Store
+from latentcast.evaluation.near_duplicates import near_duplicates
 from latentcast.evaluation.results import Finding
 from latentcast.signals.recording import INVALID
 
@@ -38,12 +39,22 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
     patients = {name: _named(store.patient_ids[rows]) for name, rows in splits.items()}
     prints = {name: _fingerprints(store, rows) for name, rows in splits.items()}
     names = {mark: name for marks in prints.values() for mark, name in marks.items()}
+    copies = _shared(prints.values())
     found: list[tuple[str, Severity, set[str], str]] = [
         ("patient in two splits", "error", _shared(patients.values()),
          "a patient has records in two splits; re-ingest with the source's folds or patient ids"),
-        (f"{noun} in two splits", "error", {names[mark] for mark in _shared(prints.values())},
+        (f"{noun} in two splits", "error", {names[mark] for mark in copies},
          f"the same {noun} is stored in two splits; remove the copies and re-ingest"),
     ]  # fmt: skip
+    if noun == "image":
+        found.append(
+            ("similar images in two splits", "warning",
+             near_duplicates(store)
+             - {name for marks in prints.values() for mark, name in marks.items()
+                if mark in copies},
+             "images of the validation or test split nearly equal training images, as frames of "
+             "one patient or video do; ingest with --groups, so that splits are drawn by patient")
+        )  # fmt: skip
     if pretraining is not None and not _same(store, pretraining):
         rows, test = pretraining.rows("train"), splits["test"]
         trained = _fingerprints(pretraining, rows).keys()

@@ -1,4 +1,4 @@
-"""Metrics with intervals over patients: AUROC, accuracy, R² and absolute error.
+"""Metrics with intervals over patients: AUROC, accuracy, recall and F1, R² and absolute error.
 
 An AUROC is rank based, and never a made-up 0.5: a label without a positive or without a negative
 has none. It is NaN here, is left out of every macro average, and is named in the result.
@@ -110,6 +110,46 @@ def accuracy(targets: Array, predictions: Array, counts: Counts | None = None) -
     return _mean((targets == predictions).astype(np.float64), counts)
 
 
+def balanced_accuracy(targets: Array, predictions: Array, counts: Counts | None = None) -> Floats:
+    """Recall of each class that occurs; its mean is the accuracy if all were equally frequent."""
+    hits, actual, _ = _confusion(targets, predictions, counts)
+    recall: Floats = np.divide(hits, actual, out=np.full(hits.shape, np.nan), where=actual > 0)
+    return recall
+
+
+def f1(targets: Array, predictions: Array, counts: Counts | None = None) -> Floats:
+    """``2 · hits / (actual + predicted)`` of each class that occurs or is predicted."""
+    hits, actual, predicted = _confusion(targets, predictions, counts)
+    total = actual + predicted
+    score: Floats = np.divide(2 * hits, total, out=np.full(hits.shape, np.nan), where=total > 0)
+    return score
+
+
+def class_auroc(targets: Array, shares: Floats, counts: Counts | None = None) -> Floats:
+    """AUROC of each class against all others, of shares ``(N, classes)``."""
+    return auroc(targets[:, None] == np.arange(shares.shape[1]), shares, counts)
+
+
+def _confusion(
+    targets: Array, predictions: Array, counts: Counts | None
+) -> tuple[Floats, Floats, Floats]:
+    """By class, ``(C,)`` or ``(R, C)``: records of it that are predicted so, all of it, and all
+    that are predicted so."""
+    classes = np.union1d(targets, predictions)
+    actual, predicted = (np.searchsorted(classes, ids) for ids in (targets, predictions))
+    hit = actual == predicted
+
+    def sums(weights: Array) -> Floats:
+        places = ((actual, hit), (actual, slice(None)), (predicted, slice(None)))
+        return np.stack([np.bincount(of[kept], weights[kept], len(classes)) for of, kept in places])
+
+    if counts is None:
+        hits, every, so_called = sums(np.ones(len(targets)))
+    else:
+        hits, every, so_called = np.stack([sums(row) for row in counts], axis=1)
+    return hits, every, so_called
+
+
 def r_squared(targets: Floats, predictions: Floats, counts: Counts | None = None) -> Floats:
     """The share of the variance that is explained; below 0 for worse than the mean."""
     centred = targets - targets.mean()  # large values of small spread would cancel
@@ -133,15 +173,28 @@ def _mean(values: Floats, counts: Counts | None) -> Floats:
     return np.array([[row @ values / row.sum()] for row in counts])
 
 
+def most_frequent(train: Array) -> Any:
+    """The class of most training records."""
+    return np.bincount(train).argmax()
+
+
 METRICS: Final[dict[Kind, tuple[Metric, ...]]] = {
     "multi-label": (Metric("macro AUROC", True, auroc, lambda train: 0.0),),
-    "multi-class": (Metric("accuracy", True, accuracy, lambda train: np.bincount(train).argmax()),),
+    "multi-class": (
+        Metric("accuracy", True, accuracy, most_frequent),
+        Metric("balanced accuracy", True, balanced_accuracy, most_frequent),
+        Metric("macro F1", True, f1, most_frequent),
+    ),
     "regression": (
         Metric("R²", True, r_squared, np.mean),
         Metric("MAE", False, absolute_error, np.mean),
     ),
 }
 """Of each kind of task; layer and penalty are chosen by the first, and differences are of it."""
+
+
+CLASS_AUROC: Final = Metric("macro AUROC", True, class_auroc, lambda train: 0.0)
+"""Of the shares that a head gives the classes."""
 
 
 def patient_numbers(patient_ids: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
@@ -184,17 +237,26 @@ class Resampled:
 
 
 def score(
-    kind: Kind, targets: Array, predictions: Array, names: Sequence[str], counts: Counts
+    kind: Kind,
+    targets: Array,
+    predictions: Array,
+    names: Sequence[str],
+    counts: Counts,
+    shares: Floats | None = None,
 ) -> tuple[Score, Resampled]:
     """Predictions scored by the metrics of a kind of task, with intervals over patients.
 
     Targets and predictions are those that the metrics take, ``names`` those of the labels or
-    classes, ``counts`` the resamples of :func:`draw`. The second result is what
+    classes, ``counts`` the resamples of :func:`draw`, ``shares`` ``(N, classes)`` how sure the head
+    is of each class. The second result is what
     :func:`difference` compares.
     """
     metric, *others = METRICS[kind]
     main = Resampled.of(metric, targets, predictions, counts)
     further = {m.name: Resampled.of(m, targets, predictions, counts).mean() for m in others}
+    if shares is not None:
+        areas = Resampled.of(CLASS_AUROC, targets, shares, counts)
+        further[CLASS_AUROC.name] = areas.mean()
     if kind != "multi-label":
         return Score(main.mean(), others=further), main
     positives = targets.sum(axis=0)

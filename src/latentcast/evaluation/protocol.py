@@ -18,9 +18,9 @@ from latentcast import randomness
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
-from latentcast.evaluation.estimate import LEVEL
+from latentcast.evaluation.estimate import LEVEL, LISTED
 from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
-from latentcast.evaluation.heads import HEADS, Fit, Head, knn
+from latentcast.evaluation.heads import HEADS, ClassHead, Fit, Head, knn
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
 from latentcast.nn.pooling import check_pooling
@@ -126,8 +126,13 @@ def probe(
                     at, head = _read(considered, y, places, fit, targets.kind, seed)
                     fitted[at] = head
                 head = fitted[at]
-                predictions = head.predict(layers[at][test])
-                score, resampled = metrics.score(targets.kind, y[test], predictions, names, counts)
+                predictions, shares = head.predict(layers[at][test]), None
+                if targets.kind == "multi-class" and len(names) <= LISTED:  # more take hours
+                    assert isinstance(head, ClassHead)
+                    shares = head.class_shares(layers[at][test], len(names))
+                score, resampled = metrics.score(
+                    targets.kind, y[test], predictions, names, counts, shares
+                )
                 how = pooling_of(source, pooling)
                 table.append(
                     Row(source.name, name, choice, at, how, head.penalty, head.validation, score)

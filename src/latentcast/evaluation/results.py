@@ -1,30 +1,36 @@
-"""What a probe found: a table for people, JSON for programs."""
+"""What a probe found, and the files of a run folder that keep it."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, Estimate, Number, Score, number
+from latentcast.evaluation.estimate import (
+    LISTED,
+    SUPPORT,
+    UNDEFINED,
+    Estimate,
+    Number,
+    Score,
+    number,
+)
 from latentcast.files import write_text
+from latentcast.notebook import table_html
 
 OWN = "chosen on validation"  # a Row's choice: the source chose the layer itself
-LISTED = 20  # classes up to which each has a line
+DIGEST = "sha256"  # key of a file, of its other keys
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,23 @@ class ProbeReport:
     windows: Literal["centre", "strided"]
     provenance: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        readings = self.readings() if self.rows else ()
+        scores = "; ".join(f"{row.name} {row.score.main.text()}" for row in readings)
+        tested = f"{self.records.get('test', 0):,} test {self.noun}s"
+        return f"ProbeReport({self.task!r}, test {self.metric} of {tested}: {scores})"
+
+    def _repr_html_(self) -> str:
+        rows = list[tuple[str, ...]]()
+        for row in self.readings():
+            gap = self.difference(row)
+            cells = (row.name, row.layer, number(row.validation), row.score.main.text())
+            rows.append((*cells, "" if gap is None else gap.text(signed=True)))
+        rows += [("leak", leak.kind, leak.severity, leak.message) for leak in self.leaks]
+        test = f"test {self.metric} [{self.level} interval]"
+        heading = ("features", "layer", "validation", test, "first minus this, paired")
+        return table_html(f"{self.protocol}, {self.task}", rows, heading)
+
     @property
     def noun(self) -> str:
         """What a sample is called."""
@@ -174,26 +197,85 @@ class ProbeReport:
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
+    @property
+    def variant(self) -> str:
+        """What was chosen otherwise than by default, as in "layer block 2, student"; or ""."""
+        first = self.rows[0]
+        usual = "mean" if self.modality == "image" else "mean+std"
+        chosen = (
+            f"layer {first.layer}" if first.choice == "named" else "",
+            first.pooling if first.pooling != usual else "",
+            "student" if ", student," in self.weights else "",
+        )
+        return ", ".join(filter(None, chosen))
+
+    @property
+    def weights(self) -> str:
+        """Which were probed, as in "nepa-ecg-small, teacher, step 12"; "" where that is unknown."""
+        return str(self.provenance.get("weights") or "")
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps of the weights."""
+        found = re.search(r"step (\d+)$", self.weights)
+        return int(found[1]) if found else None
+
+    @property
+    def question(self) -> tuple[Any, ...]:
+        """Two reports that agree in it answer the same: the later one takes the file's place."""
+        shards = self.data["shards"]
+        return self.task, self.variant, self.weights, self.heads, self.windows, shards
+
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> ProbeReport:
-        """Back from :meth:`as_json`; LatentcastError, without the file, for another version's."""
+        """Back from :meth:`as_json`, or from a file, whose digest is checked where it has one.
+
+        LatentcastError, without the name of the file, for a damaged one or another version's.
+        """
         try:
-            report: ProbeReport = _adapter().validate_python(plain)
+            report: ProbeReport = _adapter().validate_python(undamaged(plain))
         except ValidationError as error:
             place = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise LatentcastError(
                 f"another version of latentcast wrote it ({place} differs); probe again"
             ) from None
+        if not report.rows:
+            raise LatentcastError("has no score; probe again")
         return report
 
+    @classmethod
+    def read(cls, file: Path) -> ProbeReport:
+        """The report in a file of a run folder.
+
+        Raises:
+            LatentcastError: it is missing, damaged or of another version; names the file.
+        """
+        try:
+            plain = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LatentcastError(f"{file}: does not exist; probe the run") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise LatentcastError(f"{file}: cannot be read ({error}); probe again") from None
+        if not isinstance(plain, dict):
+            raise LatentcastError(f"{file}: holds no JSON object; probe again")
+        try:
+            return cls.from_json(plain)
+        except LatentcastError as problem:
+            raise LatentcastError(f"{file}: {problem}") from None
+
     def write(self, run: str | Path) -> Path:
-        """Write ``RUN/probe-<task>.json`` atomically and return its path.
+        """Write ``RUN/probe-TASK.json`` atomically and return its path.
+
+        A probe of another store, layer, head, pooling or of other weights that is there already
+        stays: this one becomes ``probe-TASK-2.json`` beside it.
 
         Raises LatentcastError when it cannot be written.
         """
-        path = Path(run) / file_name(self.task)
+        path = self._place(Path(run))
+        plain = self.as_json()
+        text = json.dumps(plain | {DIGEST: _digest(plain)}, indent=1, allow_nan=False)
         try:
-            write_text(path, json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
+            write_text(path, text + "\n")
         except OSError as error:
             raise LatentcastError(
                 f"{path}: cannot be written ({error}); make the folder writable or free space, "
@@ -201,34 +283,17 @@ class ProbeReport:
             ) from error
         return path
 
-    def render(self, console: Console) -> None:
-        """Print leaks, the table of sources, the differences and the table of labels.
-
-        Every line fits 80 columns, and no number is broken over two.
-        """
-        for finding in self.leaks:
-            style = "bold white on red" if finding.severity == "error" else "bold yellow"
-            console.print(
-                f"LEAK ({finding.severity}): {finding.kind}, {finding.count} cases "
-                f"({', '.join(finding.examples)}): {finding.message}",
-                style=style,
-                markup=False,
-            )
-        tables = [self._sources(), *([self._differences()] if self.differences else [])]
-        for title, scores in self.averages.items():
-            cells = [(name, score.text()) for name, score in scores.items()]
-            tables.append(_table(title, ["features"], [f"[{self.level} interval]"], cells))
-        if self.kind == "multi-label" or 0 < len(self.labels) <= LISTED:
-            tables.append(self._labels())
-        for place, table in enumerate(tables):
-            if place:
-                console.print()
-            console.print(table)
-        if self.class_sizes:
-            console.print(f"\n{self.class_sizes}", markup=False, highlight=False)
-        if self.left_out:
-            reasons = "; ".join(f"{name} ({why})" for name, why in self.left_out.items())
-            console.print(f"In no average: {reasons}", markup=False)
+    def _place(self, run: Path) -> Path:
+        """The file that answers the same question; else the first free or damaged one."""
+        damaged = None
+        for path in probe_files(run, self.task):
+            try:
+                if ProbeReport.read(path).question == self.question:
+                    return path
+            except LatentcastError:
+                damaged = damaged or path
+        numbered = (run / file_name(self.task, number) for number in count(1))
+        return damaged or next(path for path in numbered if not path.exists())
 
     @property
     def averages(self) -> dict[str, dict[str, Estimate]]:
@@ -259,74 +324,38 @@ class ProbeReport:
         spans = ", ".join(f"{split} {min(n):,} to {max(n):,}" for split, n in sizes.items())
         return f"{len(self.labels):,} classes; {self.noun}s of each: {spans}"
 
-    def _sources(self) -> Table:
-        counts = " / ".join(f"{count:,}" for count in self.records.values())
-        caption = (
-            f"{counts} {self.noun}s; {self.rows[0].pooling} over tokens; intervals from "
-            f"{self.bootstrap['resamples']:,} resamples of {self.bootstrap['units']:,} test "
-            f"{self.bootstrap['unit']}s"
+
+def file_name(task: str, number: int = 1) -> str:
+    """What the first, second, ... probe of a task is called in its run folder."""
+    another = f"-{number}" if number > 1 else ""
+    return "probe-" + re.sub(r"[^\w.+-]", "-", task) + another + ".json"
+
+
+def probe_files(run: Path, task: str) -> list[Path]:
+    """The probes of a task in a run folder, the first one first."""
+    name = re.compile(re.escape(Path(file_name(task)).stem) + r"(-\d+)?\.json")
+    found = [file for file in run.glob("probe-*.json") if name.fullmatch(file.name)]
+    return sorted(found, key=lambda file: (len(file.name), file.name))
+
+
+def undamaged(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file without its digest; older versions wrote none.
+
+    LatentcastError, without the name of the file, where the digest is of other content.
+    """
+    content = {name: value for name, value in plain.items() if name != DIGEST}
+    if DIGEST in plain and plain[DIGEST] != _digest(content):
+        raise LatentcastError(
+            f"was edited or damaged after it was written (its {DIGEST} is of other content); "
+            "probe again"
         )
-        test = f"test {self.metric}\n[{self.level} interval]"
-        head = ["head"] * (len(self.heads) > 1)
-        cells = [
-            (
-                row.name,
-                *[row.head] * len(head),
-                row.layer if row.choice in (OWN, "named") else f"{row.layer} ({row.choice})",
-                "" if row.penalty is None else f"{row.penalty:g}",
-                number(row.validation),
-                row.score.main.text(),
-            )
-            for row in self.rows
-        ]
-        table = _table(
-            escape(self.protocol),
-            ["features", *head, "layer"],
-            ["C", "validation", test],
-            cells,
-            "; ".join((caption, *self.remarks)),
-        )
-        # A long name is broken, a usual one is not; of the rest only the layer may be.
-        table.columns[0].no_wrap = max(len(row.name) for row in self.rows) <= 20
-        return table
-
-    def _differences(self) -> Table:
-        head = ["head"] * (len(self.heads) > 1)
-        cells = [
-            (gap.reference, *[gap.head] * len(head), gap.choice,
-             gap.estimate.text(signed=True), gap.estimate.outcome)
-            for gap in self.differences
-        ]  # fmt: skip
-        title = f"Difference of test {self.metric}, paired [{self.level} interval]"
-        names = [f"{self.rows[0].name} minus", *head, "layer"]
-        return _table(title, names, ["difference", ""], cells)
-
-    def _labels(self) -> Table:
-        rows = self.readings() if self.kind == "multi-label" else ()
-        title = f"{self.noun.capitalize()}s of each class"
-        if rows:
-            title = f"Positives, and test AUROC of each label (* fewer than {SUPPORT} positives)"
-        # Broken here: a heading would otherwise be cut, or push the numbers off the line.
-        wrapped = [
-            "\n".join(textwrap.wrap(row.name, 14 if place else 20))
-            for place, row in enumerate(rows)
-        ]
-        areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
-        cells = []
-        for label in self.labels:
-            scores = [by_name.get(label.name, UNDEFINED) for by_name in areas]
-            rare = "*" if rows and label.positives["test"] < SUPPORT else ""
-            counts = [f"{count:,}" for count in label.positives.values()]
-            others = [number(score.value) for score in scores[1:]]
-            text = [score.text() for score in scores[:1]]
-            cells.append((escape(label.name) + rare, *counts, *text, *others))
-        name = "label" if rows else "class"
-        return _table(title, [name], ["train", "val", "test", *wrapped], cells)
+    return content
 
 
-def file_name(task: str) -> str:
-    """What a probe of a task is called in its run folder."""
-    return "probe-" + re.sub(r"[^\w.+-]", "-", task) + ".json"
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content, however it is indented or ordered."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
@@ -343,33 +372,6 @@ def _left_out(counts: Mapping[str, int], what: str) -> str:
     if total == 1:
         what = what.replace("s ", " ", 1)
     return f"{total:,} {what} left out ({by_split})"
-
-
-def plain_table(title: str | None = None, caption: str | None = None) -> Table:
-    """A table without a frame."""
-    return Table(
-        title=title, title_justify="left", title_style="bold", caption=caption,
-        caption_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )  # fmt: skip
-
-
-def _table(
-    title: str,
-    names: Sequence[str],
-    numbers: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    caption: str | None = None,
-) -> Table:
-    """Columns that may be broken, and columns of numbers that may not."""
-    table = plain_table(title, caption)
-    for heading in names:
-        table.add_column(heading, overflow="fold", no_wrap=heading == "head")
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _plain(value: Any) -> Any:

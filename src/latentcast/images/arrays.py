@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import zipfile
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from latentcast import npy
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
 from latentcast.images.decode import Measured, Pixels
-from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource
+from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, check_classes
 from latentcast.source import Annotation, RecordRef, Split
 
 _Role = Literal["images", "labels", "classes"]
@@ -98,13 +99,8 @@ class ImageArrays(ImageSource):
 
     def _load(self, name: str) -> npt.NDArray[Any]:
         try:
-            loaded = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            with loaded:
-                array: npt.NDArray[Any] = loaded[name]
-                return array
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return npy.read_array(self.path, name)
+        except (OSError, ValueError) as error:
             raise LatentcastError(
                 f"{self.path}: {name} cannot be read ({error}); save plain arrays anew"
             ) from error
@@ -124,6 +120,7 @@ class ImageArrays(ImageSource):
         values = np.unique(np.concatenate([*raw.values()]))
         if values.dtype.kind in "US":
             names = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
+            check_classes(str(self.path), names)
             return tuple(names), {
                 split: np.searchsorted(values, labels.astype(values.dtype)).astype(np.int64)
                 for split, labels in raw.items()
@@ -178,23 +175,8 @@ def read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
         LatentcastError: it is no array file.
     """
     try:
-        if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return {path.stem: (array.shape, array.dtype)}
-        with zipfile.ZipFile(path) as archive:
-            headers = {}
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shape, _, dtype = read(file)
-                    headers[member.removesuffix(".npy")] = shape, dtype
-            return headers
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return npy.read_headers(path)
+    except (OSError, ValueError) as error:
         raise LatentcastError(f"{path}: is no readable array file ({error})") from error
 
 
@@ -260,7 +242,7 @@ def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if dtype != np.uint8:
         raise LatentcastError(
             f"holds {dtype}, whose range of values is open; save them as uint8 from 0 to 255, such "
-            "as (x * 255).round().astype('uint8')"
+            f"as {_to_bytes(dtype)}"
         )
     if len(shape) == 4:
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
@@ -269,6 +251,39 @@ def check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
             raise LatentcastError(
                 f"has shape {shape}: {wrong} 1 or 3 channels; save it as (N, H, W) or (N, H, W, 3)"
             )
+
+
+def _to_bytes(dtype: np.dtype[Any]) -> str:
+    match dtype.kind:
+        case "f":
+            return "(x * 255).round().astype('uint8') of values from 0 to 1"
+        case "b":
+            return "x.astype('uint8') * 255"
+        case "i" | "u":
+            return "x.astype('uint8') of values up to 255, (x // 256).astype('uint8') of 16 bits"
+    return "np.asarray(images, dtype='uint8')"
+
+
+def one_or_many(array: npt.NDArray[Any], channels: int) -> Iterator[Pixels]:
+    """Each image of an array that holds one, ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``, or many,
+    as :func:`check_images` takes them; for who reads that many ``channels``.
+
+    Raises:
+        LatentcastError: it is neither, no uint8, or could be one image as well as several.
+    """
+    several = array
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3)):
+        several = array[np.newaxis]
+    elif array.ndim == 3 and array.shape[0] == channels != 1:
+        raise LatentcastError(
+            f"array of {array.dtype} {array.shape}: could be one image, channels first, or "
+            f"{channels} grey ones; give x[None] for one, x[..., None] for {channels}"
+        )
+    try:
+        check_images(several.shape, several.dtype)
+    except LatentcastError as error:
+        raise LatentcastError(f"array of {array.dtype} {array.shape}: {error}") from None
+    return map(channels_last, several)
 
 
 def channels_last(image: Pixels) -> Pixels:

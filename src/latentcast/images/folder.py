@@ -7,8 +7,15 @@ from pathlib import Path
 
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Measured, measure
-from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, hash_of_sizes
-from latentcast.source import Annotation, BadRecord, RecordRef, Split
+from latentcast.images.source import (
+    HELD_OUT_FIRST,
+    ImageSource,
+    SplitChoice,
+    check_classes,
+    hash_of_sizes,
+    splits_of,
+)
+from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -22,6 +29,10 @@ class ImageFolder(ImageSource):
     ``CLASS/…/FILE``, ``SPLIT/CLASS/…/FILE`` with splits named as :data:`SPLIT_NAMES`, or files
     without folders, which then have no class. A class is the first folder, however deep the file.
 
+    Args:
+        splits: what the first folders are where some are named like splits and some are not, see
+            :func:`~latentcast.images.source.splits_of`.
+
     Raises:
         LatentcastError: it is one file, or what a folder means is not clear.
     """
@@ -33,34 +44,34 @@ class ImageFolder(ImageSource):
     def detects(cls, path: Path) -> bool:
         return is_image(path) if path.is_file() else any(map(is_image, walk(path)))
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, splits: SplitChoice | None = None) -> None:
         if root.is_file():
             raise LatentcastError(f"{root}: is one image; name the folder that holds the images")
         self.root, self.name = root, root.name
         self._files = walk(root)
         images = [file.relative_to(root) for file in self._files if is_image(file)]
-        tops = {path.parts[0] for path in images if len(path.parts) > 1}
-        self._split_folders = bool(tops) and all(name.lower() in SPLIT_NAMES for name in tops)
-        if self._split_folders and any(len(path.parts) == 1 for path in images):
+        tops = sorted({path.parts[0] for path in images if len(path.parts) > 1})
+        self._splits = splits_of(str(root), {name: name for name in tops}, splits, "classes")
+        if any(self._splits.values()) and any(len(path.parts) == 1 for path in images):
             raise LatentcastError(
-                f"{root}: has images beside its split folders {', '.join(sorted(tops))}; move them "
-                "into one"
+                f"{root}: has images beside its split folders {', '.join(tops)}; move them into one"
             )
         names: set[str] = set()
-        unlabelled: dict[Split | None, Path] = {}
-        labelled: dict[Split | None, Path] = {}
+        unlabelled: dict[Path, Path] = {}
+        labelled: dict[Path, Path] = {}
         deep = False
         for path in images:
-            split, inside = self._place(path)
+            _, inside = self._place(path)
+            above = Path(*path.parts[: -len(inside)])
             if len(inside) > 1:
                 names.add(inside[0])
-                labelled.setdefault(split, path)
+                labelled.setdefault(above, path)
                 deep = deep or len(inside) > 2
             else:
-                unlabelled.setdefault(split, path)
-        for split in unlabelled.keys() & labelled.keys():
+                unlabelled.setdefault(above, path)
+        for above in unlabelled.keys() & labelled.keys():
             raise LatentcastError(
-                f"{root}: {unlabelled[split]} lies beside class folders ({labelled[split]}); move "
+                f"{root}: {unlabelled[above]} lies beside class folders ({labelled[above]}); move "
                 "it into one of them, or remove it"
             )
         if len(names) == 1 and deep:
@@ -69,13 +80,13 @@ class ImageFolder(ImageSource):
                 f"{root}: all images lie below one folder, '{only}'; name that folder, "
                 f"{root / only}"
             )
+        check_classes(str(root), sorted(names))
         self.classes = tuple(sorted(names))
 
     def _place(self, path: Path) -> tuple[Split | None, tuple[str, ...]]:
         """The split of a file and what of its path lies below the split."""
-        if self._split_folders and len(path.parts) > 1:
-            return SPLIT_NAMES[path.parts[0].lower()], path.parts[1:]
-        return None, path.parts
+        split = self._splits.get(path.parts[0]) if len(path.parts) > 1 else None
+        return split, path.parts if split is None else path.parts[1:]
 
     def refs(self) -> list[RecordRef]:
         refs = []
@@ -94,7 +105,7 @@ class ImageFolder(ImageSource):
 
     def measure(self, ref: RecordRef) -> Measured:
         try:
-            with (self.root / ref.file).open("rb") as file:
+            with record_file(self.root, ref.file).open("rb") as file:
                 return measure(file)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
@@ -103,7 +114,7 @@ class ImageFolder(ImageSource):
         _, inside = self._place(Path(ref.file))
         labels = {inside[0]: 1.0} if len(inside) > 1 else {}
         try:
-            return (self.root / ref.file).read_bytes(), Annotation(labels=labels)
+            return record_file(self.root, ref.file).read_bytes(), Annotation(labels=labels)
         except OSError as error:
             raise BadRecord(f"cannot be read ({error.strerror})") from error
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -26,12 +25,13 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.files import write_text
+from latentcast.files import parse_object, write_text
 from latentcast.monitors import collapse, rows
 from latentcast.monitors.loggers import Logger, open_loggers
 from latentcast.monitors.rows import Column
 from latentcast.monitors.throughput import matmul_peak, wait
 from latentcast.objectives.base import Output, View
+from latentcast.terminal import Terminal
 
 PATIENCE = 500
 """Steps after which a JEPA's predictor has to answer with more than a constant, as it does at
@@ -65,9 +65,9 @@ class Journal(Callback):
         self._step_flops = step_flops * config.train.batch_size
         self._run, self._look, self._loggers = run, look, list[Logger]()
         self._losses: deque[float] = deque(maxlen=MEMORY)
-        self._console = Console()
+        self._console = Terminal()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(),
@@ -221,7 +221,7 @@ class Journal(Callback):
 
     def say(self, text: str) -> None:
         if self._speaks:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, soft_wrap=True)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -230,7 +230,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     found = []
     for line in file.read_text().splitlines() if file.exists() else ():
         try:
-            found.append(rows.present(json.loads(line)))
+            found.append(rows.present(parse_object(line)))
         except ValueError:
             break
     return found

@@ -71,6 +71,9 @@ class Level(nn.Module):
         cell_seconds: duration of a cell; needed for positions in seconds.
     """
 
+    stretch: tuple[float, ...] | None = None
+    """Cells of training in a cell, see :func:`~latentcast.nn.positions.interpolated`."""
+
     def __init__(
         self,
         config: LevelConfig,
@@ -108,7 +111,7 @@ class Level(nn.Module):
         x = self.merge(tokens, valid_below, fine, coarse)
         valid = None if valid_below is None else any_valid(valid_below, fine, coarse)
         if isinstance(self.config.positions, SinCos):
-            x = x + sincos(coarse, self.config.width, x.device, x.dtype)
+            x = x + sincos(coarse, self.config.width, x.device, x.dtype, self.stretch)
         tables = self._tables(coarse, x.device)
         for block in self.blocks:
             assert isinstance(block, Block)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentcast.config import Rotary
 from latentcast.randomness import Draw
@@ -16,21 +18,48 @@ Tables = tuple[Tensor, Tensor]
 
 
 @lru_cache(maxsize=64)
-def sincos(grid: tuple[int, ...], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def sincos(
+    grid: tuple[int, ...],
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    stretch: tuple[float, ...] | None = None,
+) -> Tensor:
     """Fixed sine-cosine positions of a grid, row-major: ``(N, width)`` (I-JEPA).
 
     Each axis takes an equal share of the channels, the last axis first, as
     ``[sin(i · ω_k), cos(i · ω_k)]`` with ``ω_k = 10000^(-k / K)``, ``K`` pairs and the integer
-    index ``i`` of the cell; the positions of another resolution are therefore not rescaled.
+    index ``i`` of the cell; the positions of another resolution are therefore not rescaled, unless
+    ``stretch`` gives how many cells of training a cell is along each axis: the centre of the cell
+    is then looked up among theirs, ``(i + ½) · stretch − ½``.
     """
     pairs = width // (2 * len(grid))
     frequency = 10000.0 ** -(torch.arange(pairs, dtype=torch.float64) / pairs)
-    indices = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    axes = [torch.arange(n, dtype=torch.float64) for n in grid]
+    if stretch is not None:
+        axes = [(axis + 0.5) * cells - 0.5 for axis, cells in zip(axes, stretch, strict=True)]
+    indices = torch.meshgrid(*axes, indexing="ij")
     channels = []
     for index in reversed(indices):
         angles = index.flatten()[:, None] * frequency
         channels += [angles.sin(), angles.cos()]
     return torch.cat(channels, dim=1).to(device=device, dtype=dtype)
+
+
+@contextmanager
+def interpolated(network: nn.Module, stretch: tuple[float, ...]) -> Iterator[None]:
+    """Within it, fixed positions of the network are those of training, interpolated.
+
+    Rotary ones of images are relative to the image, and so are interpolated in any case.
+    """
+    modules = [module for module in network.modules() if hasattr(module, "stretch")]
+    try:
+        for module in modules:
+            setattr(module, "stretch", stretch)  # noqa: B010
+        yield
+    finally:
+        for module in modules:
+            setattr(module, "stretch", None)  # noqa: B010
 
 
 def patch_coordinates(

@@ -35,6 +35,8 @@ class PatchEncoder(Encoder):
     """
 
     settings = EncoderConfig
+    stretch: tuple[float, ...] | None = None
+    """Cells of training in a cell, see :func:`~latentcast.nn.positions.interpolated`."""
 
     def __init__(
         self, config: EncoderConfig, channels: int, axes: int, patch_seconds: float | None = None
@@ -70,7 +72,8 @@ class PatchEncoder(Encoder):
         patches = super().embed(values)
         if isinstance(self.config.positions, SinCos):
             grid = self.patches.grid(values.shape[2:])
-            patches = patches + sincos(grid, self.config.width, patches.device, patches.dtype)
+            width, device, dtype = self.config.width, patches.device, patches.dtype
+            patches = patches + sincos(grid, width, device, dtype, self.stretch)
         if self.cls is None:
             return patches
         return torch.cat([self.cls.expand(len(patches), -1, -1), patches], dim=1)

@@ -31,15 +31,17 @@ class NepaConfig(ObjectiveConfig):
         encoder = config.encoder
         if not encoder.causal:
             raise ValueError(
-                "encoder.causal is false: NEPA would see the patch it predicts; set it to true"
+                "encoder.causal is false: NEPA would see the patch it predicts; set "
+                "encoder.causal=true"
             )
         if encoder.prefix != 1:
             raise ValueError(
-                "encoder.cls is false: NEPA predicts the first patch from it; set true"
+                "encoder.cls is false: NEPA predicts the first patch from it; set encoder.cls=true"
             )
         if isinstance(encoder, EncoderConfig) and not isinstance(encoder.positions, Rotary):
             raise ValueError(
-                "encoder.positions sincos would be part of what NEPA predicts; use kind rotary"
+                "encoder.positions sincos would be part of what NEPA predicts; use "
+                "encoder.positions.kind=rotary"
             )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError, missing_extra
+from latentcast.errors import LatentcastError, missing_extra, printable
 from latentcast.report.paper import (
     DOUBTFUL,
     INK,
@@ -140,7 +140,7 @@ def _checked_seconds(recording: Recording) -> float:
     if seconds > LONGEST_SECONDS:
         raise LatentcastError(
             f"{recording.record_id}: lasts {seconds:.0f} s, a page holds {LONGEST_SECONDS:.0f} s; "
-            "cut out the stretch to look at"
+            "pick a shorter record, or cut the stretch out in Python"
         )
     return seconds
 
@@ -224,7 +224,7 @@ def _trace(
     xs = strip.x + np.arange(strip.stop - strip.start) * step
     ys = zero + centred[part] * MM_PER_MILLIVOLT
     valid = recording.valid[part] & np.isfinite(ys)
-    name = recording.leads[strip.lead]
+    name = printable(recording.leads[strip.lead])
 
     for start, stop in runs(~valid):
         across, along = (xs[start], xs[stop - 1] + step), (zero - reach[1], zero + reach[0])
@@ -240,7 +240,8 @@ def _trace(
         mark = [zero - 3.0, zero + 3.0]
         axes.plot([strip.x, strip.x], mark, color=TRACE, linewidth=0.9, zorder=3)
     style = {"fontsize": 9, "fontweight": "bold", "color": INK, "va": "bottom", "zorder": 4}
-    axes.text(strip.x + 1, zero + min(reach[0], _ABOVE_LEAST), name, parse_math=False, **style)
+    place = strip.x + 1, zero + min(reach[0], _ABOVE_LEAST)
+    axes.text(*place, name, parse_math=False, **style)
 
 
 def _captions(
@@ -254,9 +255,9 @@ def _captions(
     facts += [f"{recording.sampling_rate:g} Hz", f"{seconds:g} s", leads]
     # parse_math=False: an id with two dollar signs is an id and no equation.
     style: dict[str, Any] = {"parse_math": False, "va": "top", "fontsize": 8.5, "color": QUIET}
-    name = record if title is None else title
+    name = printable(record if title is None else title)
     axes.text(5.0, height - 3.0, name, **{**style, "fontsize": 12, "color": INK}, weight="bold")
-    axes.text(5.0, height - 9.0, " · ".join(facts), **style)
+    axes.text(5.0, height - 9.0, printable(" · ".join(facts)), **style)
     paper = f"{MM_PER_SECOND:g} mm/s · {MM_PER_MILLIVOLT:g} mm/mV"
     axes.text(width - 5.0, height - 9.0, paper, **{**style, "color": INK}, ha="right")
 
@@ -273,4 +274,5 @@ def _notes(axes: Axes, recording: Recording, strips: list[_Strip]) -> None:
     if hidden.size:
         names = ", ".join(recording.leads[lead] for lead in hidden)
         notes.append(f"Not valid in a stretch that is not shown: {names}.")
-    axes.text(5.0, 2.5, " ".join(notes), fontsize=7, color=QUIET, va="bottom", parse_math=False)
+    text = printable(" ".join(notes))
+    axes.text(5.0, 2.5, text, fontsize=7, color=QUIET, va="bottom", parse_math=False)

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
-from latentcast.errors import LatentcastError, missing_extra
+from latentcast.errors import LatentcastError, missing_extra, printable
 from latentcast.report.style import CLASS_COLOURS, LIGHT, TEXT_POINTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
 #: More records than this are thinned at random: a map of more points shows ink, not structure.
@@ -23,6 +24,8 @@ MOST_CLASSES: Final = len(CLASS_COLOURS)
 #: t-SNE looks at the leading principal components only (van der Maaten & Hinton 2008).
 COMPONENTS: Final = 50
 PERPLEXITY: Final = 30.0
+_LINE: Final = 105
+"""Characters beside each other on the figure."""
 
 Points = npt.NDArray[np.float64]
 
@@ -50,6 +53,7 @@ def plot_embedding(
         LatentcastError: an extra is missing, shapes differ, or there are fewer than 5 records.
     """
     features, labels, classes = thinned(features, labels, classes, seed=seed)
+    classes = tuple(printable(name) for name in classes)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -66,15 +70,19 @@ def plot_embedding(
     large = outer[0].subgridspec(1, 2, wspace=0.04)
     small = outer[1].subgridspec(1, columns, wspace=0.08)
     title = f"PCA, {100 * share:.0f} % of the variance{collapsed}"
-    _all_classes(first := figure.add_subplot(large[0]), linear, labels, classes, title)
+    dots = _all_classes(figure.add_subplot(large[0]), linear, labels, title)
     title = f"t-SNE, neighbourhoods only{collapsed}"
-    _all_classes(figure.add_subplot(large[1]), neighbours, labels, classes, title)
+    _all_classes(figure.add_subplot(large[1]), neighbours, labels, title)
+    names = ["several or none", *(_short(name, 17) for name in classes)]
     # Between the large maps and the small ones: inside a map it would lie on the records.
-    figure.legend(
-        *first.get_legend_handles_labels(),
+    legend = figure.legend(
+        dots,
+        [str(place) for place in range(len(dots))],
         loc="center left",
-        bbox_to_anchor=(0.0, 0.345),
-        ncols=len(classes) + 1,
+        bbox_to_anchor=(0.01, 0.334),
+        ncols=len(names) if sum(map(len, names)) + 4 * len(names) <= _LINE else 5,
+        borderpad=0.0,
+        labelspacing=0.3,
         fontsize=TEXT_POINTS - 0.5,
         frameon=False,
         labelcolor=LIGHT["ink"],
@@ -82,8 +90,15 @@ def plot_embedding(
         columnspacing=1.2,
         markerscale=1.8,
     )
+    # Set here: matplotlib leaves out a name that begins with "_", and reads "$" as mathematics.
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
     for column, name in enumerate(classes):
-        _one_class(figure.add_subplot(small[column]), neighbours, labels[:, column], name, column)
+        member = labels[:, column]
+        count = f"  {int(member.sum())}"
+        title = _short(name, _LINE // columns - len(count) - 1) + count
+        _one_class(figure.add_subplot(small[column]), neighbours, member, title, column)
     return figure
 
 
@@ -157,7 +172,8 @@ def _checked(
         )
     if len(features) < 5:
         raise LatentcastError(
-            f"embedding map: {len(features)} records are too few to draw; give 5 or more"
+            f"embedding map: {len(features)} records are too few to draw; give 5 or more, or "
+            "report without --data"
         )
     if not np.isfinite(features).all():
         raise LatentcastError(
@@ -167,25 +183,34 @@ def _checked(
 
 
 def _all_classes(
-    axes: Axes, points: Points, labels: npt.NDArray[np.bool_], classes: Sequence[str], title: str
-) -> None:
+    axes: Axes, points: Points, labels: npt.NDArray[np.bool_], title: str
+) -> list[PathCollection]:
+    """The dots of several classes or none, then those of each class."""
     single = labels.sum(axis=1) == 1
-    _dots(axes, points[~single], 9, LIGHT["faint"], label="several or none", alpha=0.85)
-    for column, (name, colour) in enumerate(zip(classes, CLASS_COLOURS, strict=False)):
-        _dots(axes, points[single & labels[:, column]], 13, colour, label=name, alpha=0.85)
+    dots = [_dots(axes, points[~single], 9, LIGHT["faint"], alpha=0.85)]
+    for member, colour in zip(labels.T, CLASS_COLOURS, strict=False):
+        dots.append(_dots(axes, points[single & member], 13, colour, alpha=0.85))
     _dress(axes, title, TEXT_POINTS + 1.5)
+    return dots
 
 
 def _one_class(
-    axes: Axes, points: Points, member: npt.NDArray[np.bool_], name: str, column: int
+    axes: Axes, points: Points, member: npt.NDArray[np.bool_], title: str, column: int
 ) -> None:
     _dots(axes, points[~member], 3, LIGHT["faint"])
     _dots(axes, points[member], 5, CLASS_COLOURS[column])
-    _dress(axes, f"{name}  {int(member.sum())}", TEXT_POINTS)
+    _dress(axes, title, TEXT_POINTS)
 
 
-def _dots(axes: Axes, points: Points, size: float, colour: str, **style: Any) -> None:
-    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, linewidths=0, **style)
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _dots(
+    axes: Axes, points: Points, size: float, colour: str, alpha: float | None = None
+) -> PathCollection:
+    x, y = points.T
+    return axes.scatter(x, y, s=size, color=colour, linewidths=0, alpha=alpha)
 
 
 def _dress(axes: Axes, title: str, size: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latentcast.errors import printable
 from latentcast.evaluation.estimate import Estimate
 from latentcast.report.style import LIGHT, stylesheet
 
@@ -26,7 +27,9 @@ class Html:
 
 def escape(value: Any) -> str:
     """A value as text of an HTML element or a quoted attribute."""
-    return value.text if isinstance(value, Html) else html.escape(str(value), quote=True)
+    if isinstance(value, Html):
+        return value.text
+    return html.escape(printable(str(value)), quote=True)
 
 
 def section(title: str, *parts: str) -> str:
@@ -54,7 +57,7 @@ def table(
         for row in rows
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>\n'
+        f'<div class="scroll"><table><caption><span>{escape(caption)}</span></caption>\n'
         f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
 
@@ -139,11 +142,18 @@ def svg(figure: Figure, name: str, description: str, *, recolour: bool) -> str:
     # A style element inside an SVG would rule the whole page; the page's own sheet has its rules.
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    if recolour:
-        for role, colour in LIGHT.items():
-            text = text.replace(colour, f"var(--{role})")
+
+    def rewritten(tag: re.Match[str]) -> str:
+        """Tags alone: a label that looks like an id is a label."""
+        found = re.sub(
+            r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag[0]
+        )
+        found = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", found)
+        for role, colour in LIGHT.items() if recolour else ():
+            found = found.replace(colour, f"var(--{role})")
+        return found
+
+    text = re.sub(r"<[^>]*>", rewritten, text)
     opening, rest = text.split(">", 1)
     opening = re.sub(r' (width|height|version|xmlns)="[^"]*"', "", opening)
     return f'{opening} role="img" aria-label="{escape(description)}">{rest.strip()}'

@@ -15,6 +15,7 @@ from latentcast.report.pictures import FeatureMap, Surprise
 from latentcast.report.training import cards, standing, training
 from latentcast.report.verdict import Verdict, verdict
 
+PAGE = "report.html"
 Change = tuple[str, str, str]
 """A dotted key of the configuration, its value in the run, its value in the recipe."""
 
@@ -71,7 +72,7 @@ def write_report(
     )
     footer = "Written by latentcast. Not a medical device."
     page = document(f"{title}: {found.headline}", title, "", header, "".join(sections), footer)
-    path = Path(run_dir) / "report.html"
+    path = Path(run_dir) / PAGE
     try:
         write_text(path, page)
     except OSError as error:
@@ -99,9 +100,17 @@ def _first(probes: Sequence[ProbeReport], metrics: Sequence[Mapping[str, Any]]) 
 
 
 def _probe(probe: ProbeReport) -> str:
-    weights = probe.provenance.get("weights")
-    remark = f"<p>Of the weights {escape(weights)}.</p>\n" if weights else ""
-    return probed.sections(probe, f"Probe: {probe.task}", remark)
+    """Of two probes of one task the titles, or the weights and stores below them, differ."""
+    about = {"weights": probe.weights, "store": probe.data.get("store")}
+    parts = [f"the {name} {value}" for name, value in about.items() if value]
+    remark = f"<p>Of {escape(', '.join(parts))}.</p>\n" if parts else ""
+    title = ", ".join(filter(None, (probe.task, probe.variant)))
+    return probed.sections(probe, f"Probe: {title}", remark)
+
+
+def _key(key: str) -> Html:
+    """A dotted key that a narrow window breaks behind a dot."""
+    return Html(f"<code>{escape(key).replace('.', '.<wbr>')}</code>")
 
 
 def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
@@ -110,7 +119,7 @@ def _configuration(changes: Sequence[Change] | None, config_yaml: str) -> str:
     elif not changes:
         differences = "<p>The recipe as it is, in every key.</p>\n"
     else:
-        body = [[Html(f"<code>{escape(key)}</code>"), *values] for key, *values in changes]
+        body = [[_key(key), *values] for key, *values in changes]
         caption = (
             "Keys that differ from the recipe. Those of machine are no part of what was trained."
         )

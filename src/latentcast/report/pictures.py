@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,19 @@ from latentcast.report.markup import picture, section
 
 if TYPE_CHECKING:
     from latentcast.signals.recording import Recording
+
+
+SURPRISE = "Where the model is surprised"
+MAP = "Map of the features"
+
+
+def shows_pictures(page: Path) -> bool:
+    """Whether a page that was written before has one of them."""
+    try:
+        text = page.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(f"<h2>{title}</h2>" in text for title in (SURPRISE, MAP))
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ class Surprise:
             f"Surprise is not abnormality. Here: {spread}.",
             paper=True,
         )
-        return section("Where the model is surprised", drawn)
+        return section(SURPRISE, drawn)
 
 
 @dataclass(frozen=True)
@@ -93,4 +107,4 @@ class FeatureMap:
             "tables.",
             paper=False,
         )
-        return section("Map of the features", drawn)
+        return section(MAP, drawn)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config, load
 from latentcast.config.resolve import leaves
+from latentcast.data.store import Store
+from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.results import ProbeReport, file_name
+from latentcast.evaluation.features import extract, readable
+from latentcast.evaluation.results import ProbeReport, file_name, probe_files
+from latentcast.evaluation.tasks import Targets
+from latentcast.evaluation.tasks import task as task_of
 from latentcast.recipes import RECIPES
-from latentcast.report.page import Change, write_report
-from latentcast.report.pictures import FeatureMap, Surprise
+from latentcast.report.page import PAGE, Change, write_report
+from latentcast.report.pictures import FeatureMap, Surprise, shows_pictures
 from latentcast.runs.comparison import shown
-from latentcast.runs.folder import RunFolder
-
-if TYPE_CHECKING:
-    from latentcast.artifacts.encoder import Encoder
-    from latentcast.data.store import Store
-    from latentcast.evaluation.tasks import Targets
+from latentcast.runs.folder import RunFolder, run_of
+from latentcast.runs.new import data_of
 
 BUNDLED_LICENCE = (
     "the ECGs bundled with latentcast: a subset of PTB-XL 1.0.3 (Wagner et al., PhysioNet, "
@@ -36,29 +38,36 @@ HEADLINES = ("superdiagnostic", "labels", "classes")
 """Without a task, the first of these that was probed makes the headline."""
 
 
-def report_run(run: str | Path, data: str | Path | None = None, task: str | None = None) -> Path:
+def report_run(
+    run: str | Path, data: str | Path | None = None, task: str | None = None, device: str = AUTO
+) -> Path:
     """Write ``RUN/report.html`` from whatever the run has: its log, its settings, its probes.
 
     Args:
-        run: folder of the run, finished or not.
+        run: folder of the run, finished or not; or one of its checkpoints, for the pictures.
         data: folder of a labelled store: adds a map of the features and, of recordings, an ECG
-            with the model's errors.
+            with the model's errors; by default the one the run was trained on, where it is still
+            there and was probed.
         task: the probe that makes the headline, and that these pictures go with; by default what
             suits the store.
+        device: that the encoder reads on; by default the GPU when there is one, else the CPU.
 
     Raises:
         LatentcastError: a file of the run is missing or damaged, the store holds the other kind of
-            data or belongs to another probe, a plotting package is missing, the page cannot be
-            written.
+            data or belongs to another probe, the page would replace one with pictures by one
+            without, a plotting package is missing, the page cannot be written.
     """
-    run = Path(run)
+    path, run = Path(run), run_of(Path(run))
     config = load(run / "config.yaml")
     if data is None:
-        names = HEADLINES if task is None else (task,)
-        return _write(run, config, [file_name(name) for name in names])
-    from latentcast.artifacts.encoder import Encoder
-    from latentcast.data.store import Store
-
+        own, remarks = None, list[str]()
+        try:
+            own = _own_pictures(path, task, device)
+        except LatentcastError as problem:
+            remarks.append(f"without pictures of the store it was trained on: {problem}")
+        if own is None:
+            return _write(run, config, HEADLINES if task is None else (task,), remarks=remarks)
+        return report_pictures(run, *own)
     store = Store.open(data)
     if store.modality != config.input.kind:
         content = "recordings" if store.modality == "ecg" else "images"
@@ -66,7 +75,7 @@ def report_run(run: str | Path, data: str | Path | None = None, task: str | None
             f"{data}: holds {content}, {run} was trained on {config.input.kind} data; "
             "give the report a store of its own kind, or none"
         )
-    return report_pictures(run, Encoder.from_pretrained(run), store, task)
+    return report_pictures(run, Encoder.from_pretrained(path, device=device), store, task)
 
 
 def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None) -> Path:
@@ -79,13 +88,8 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
         LatentcastError: the task was not probed yet, or the probe was of other weights or other
             data, beside the reasons of :func:`report_run`.
     """
-    from latentcast.evaluation.features import extract, readable
-    from latentcast.evaluation.tasks import task as task_of
-
     chosen = task_of(task, store)
-    file = run / file_name(chosen.name)
-    again = f"run latentcast probe {run} --data {store.path} --task {chosen.name}"
-    probe = _probe(file, encoder, store, again)
+    probe = _probe(run, chosen.name, encoder, store)
     tested = probe.readings()[0]
     targets = chosen.targets(store)
     rows = store.rows("test")
@@ -107,11 +111,35 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     return _write(
         run,
         encoder.config,
-        [file.name],
+        (chosen.name,),
+        headline=probe,
         about=about,
         surprise=_surprise(encoder, store, rows) if predicted else None,
         features=FeatureMap(features, labels, classes, where, probe.noun),
     )
+
+
+def _own_pictures(path: Path, task: str | None, device: str) -> tuple[Encoder, Store, str] | None:
+    """What the pictures of the run's own store are of; None where it is gone or was not probed.
+
+    Args:
+        path: of the run, or of one of its checkpoints.
+    """
+    run, store = run_of(path), data_of(path)
+    reports, _ = _probes(RunFolder.read(run))
+    if store is None:
+        return None
+    of_store = [
+        report
+        for report in reports.values()
+        if report.data["shards"] == store.checksums and task in (None, report.task)
+    ]
+    if not of_store:
+        return None
+    encoder = Encoder.from_pretrained(path, device=device)
+    tasks = {report.task for report in of_store if report.weights == encoder.weights}
+    first = next((name for name in (*HEADLINES, *sorted(tasks)) if name in tasks), None)
+    return None if first is None else (encoder, store, first)
 
 
 def _colours(
@@ -151,32 +179,48 @@ def _surprise(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> Su
 def _write(
     run: Path,
     config: Config,
-    first: list[str],
+    tasks: Sequence[str],
+    headline: ProbeReport | None = None,
     about: Mapping[str, Any] | None = None,
     surprise: Surprise | None = None,
     features: FeatureMap | None = None,
+    remarks: Sequence[str] = (),
 ) -> Path:
-    """The page of what is in the folder; one of ``first`` is the probe that makes the headline."""
+    """The page of what is in the folder; ``headline``, or a probe of the first of ``tasks`` that
+    has one, is above the others."""
+    page = run / PAGE
+    if surprise is None and features is None and shows_pictures(page):
+        raise LatentcastError(
+            f"{page}: shows pictures of a store, and the new page would have none; name a store "
+            "that was probed (--data), or move the page away"
+        )
     folder = RunFolder.read(run)
     environment = _read(
         run / "environment.json", "restore it from a copy, or put {} there to report without it"
     )
+    environment = {k: v for k, v in environment.items() if k not in ("format", "digest")}
     command = environment.pop("command", None)
     newest = max(folder.checkpoints, default=None)
-    remarks = [sentence for sentence in folder.problems if not sentence.startswith("probe-")]
-    order = {name: place for place, name in enumerate(first)}
-    probes = []
-    for name in sorted(folder.probes, key=lambda name: (order.get(name, len(order)), name)):
-        try:
-            probe = ProbeReport.from_json(folder.probes[name])
-        except LatentcastError as problem:
-            remarks.append(f"{name} is not shown: {problem}")
-            continue
-        weights = str(probe.provenance.get("weights"))
-        if newest is not None and not weights.endswith(f"step {newest}"):
-            remarks.append(f"{name} is about {weights}, the newest checkpoint is of step {newest}")
-        probes.append(probe)
-    remarks += [sentence for sentence in folder.problems if sentence.startswith("probe-")]
+    reports, unreadable = _probes(folder)
+
+    def place(name: str) -> tuple[Any, ...]:
+        report = reports[name]
+        first = headline is not None and report.question == headline.question
+        order = tasks.index(report.task) if report.task in tasks else len(tasks)
+        return not first, order, report.step != newest, report.variant != "", name
+
+    probes = [reports[name] for name in sorted(reports, key=place)]
+    remarks = [
+        *remarks,
+        *(sentence for sentence in folder.problems if not sentence.startswith("probe-")),
+        *unreadable,
+        *(
+            f"{name} is about {report.weights}, the newest checkpoint is of step {newest}"
+            for name, report in reports.items()
+            if newest is not None and report.step != newest
+        ),
+        *(sentence for sentence in folder.problems if sentence.startswith("probe-")),
+    ]
     name = run.resolve().name
     commands = [text for probe in probes if (text := probe.provenance.get("command"))]
     return write_report(
@@ -211,24 +255,42 @@ def _changes(config: Config) -> list[Change] | None:
     return [(key, shown(trees[0].get(key)), shown(trees[1].get(key))) for key in differing]
 
 
-def _probe(file: Path, encoder: Encoder, store: Store, again: str) -> ProbeReport:
-    """The probe in a file, of these weights and of these samples; LatentcastError otherwise."""
-    plain = _read(file, again)
-    try:
-        probe = ProbeReport.from_json(plain)
-    except LatentcastError as problem:
-        raise LatentcastError(f"{file}: {problem}: {again}") from None
-    weights = encoder.weights
-    if (probed := probe.provenance.get("weights")) != weights:
-        raise LatentcastError(
-            f"{file}: is about the weights '{probed}', the run now holds '{weights}'; {again} again"
-        )
-    if probe.data["shards"] != store.checksums:
-        raise LatentcastError(
-            f"{file}: is about the samples of {probe.data['store']}, those of {store.path} are "
-            f"others (sha256 of the shards); give the report that store, or {again} again"
-        )
-    return probe
+def _probes(folder: RunFolder) -> tuple[dict[str, ProbeReport], list[str]]:
+    """By the name of its file; and a sentence for each that this version cannot read."""
+    reports, unreadable = {}, []
+    for name, plain in folder.probes.items():
+        try:
+            reports[name] = ProbeReport.from_json(plain)
+        except LatentcastError as problem:
+            unreadable.append(f"{name} is not shown: {problem}")
+    return reports, unreadable
+
+
+def _probe(run: Path, task: str, encoder: Encoder, store: Store) -> ProbeReport:
+    """The probe of these weights and of these samples; LatentcastError where there is none."""
+    again = f"run latentcast probe {run} --data {store.path} --task {task}"
+    found, problem = [], LatentcastError(f"{run / file_name(task)}: does not exist; {again}")
+    for file in reversed(probe_files(run, task)):
+        try:
+            probe = ProbeReport.read(file)
+        except LatentcastError as unreadable:
+            problem = LatentcastError(f"{unreadable}: {again}")
+            continue
+        if probe.weights != encoder.weights:
+            problem = LatentcastError(
+                f"{file}: is about the weights '{probe.weights}', the run now holds "
+                f"'{encoder.weights}'; {again} again"
+            )
+        elif probe.data["shards"] != store.checksums:
+            problem = LatentcastError(
+                f"{file}: is about the samples of {probe.data['store']}, those of {store.path} are "
+                f"others (sha256 of the shards); give the report that store, or {again} again"
+            )
+        else:
+            found.append(probe)
+    if not found:
+        raise problem
+    return min(found[::-1], key=lambda probe: probe.variant != "")
 
 
 def _read(file: Path, fix: str) -> dict[str, Any]:

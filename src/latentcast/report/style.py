@@ -71,15 +71,21 @@ a{color:var(--model)}
 .cards li.tested{border-top-color:var(--model)}
 .cards b{display:block;font-size:30px;line-height:1.2;font-variant-numeric:tabular-nums}
 .cards span{display:block;color:var(--muted);font-size:14px}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto;background:
+  linear-gradient(to right,var(--page) 40%,transparent) left/36px 100% no-repeat local,
+  linear-gradient(to left,var(--page) 40%,transparent) right/36px 100% no-repeat local,
+  linear-gradient(to right,var(--rule),transparent) left/12px 100% no-repeat scroll,
+  linear-gradient(to left,var(--rule),transparent) right/12px 100% no-repeat scroll}
 table{border-collapse:collapse;width:100%;margin:8px 0 18px;font-size:14.5px;
   font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--muted);padding:0 0 8px}
+caption span{display:block;position:sticky;left:0;max-width:calc(100vw - 48px)}
 th,td{text-align:left;padding:7px 14px 7px 0;border-bottom:1px solid var(--rule);vertical-align:top;
   font-weight:400}
 thead th{color:var(--muted);font-size:13px;vertical-align:bottom}
 tbody th{font-weight:600}
-.number{text-align:right;white-space:nowrap}
+.number{text-align:right}
+td.number{white-space:nowrap}
 td:last-child,th:last-child{padding-right:0}
 .bar{width:130px;height:14px;display:block;margin-top:4px}
 .bar line{stroke:var(--muted);stroke-width:2}
@@ -124,6 +130,6 @@ footer{color:var(--muted);font-size:14px;padding-top:36px;padding-bottom:48px}
   h2{break-after:avoid;margin-top:24px}
   figure,table,tr,li,.cards,.notice{break-inside:avoid}
   .cards li,.notice,pre,.paper .canvas{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-  .scroll{overflow:visible}
+  .scroll{overflow:visible;background:none}
 }
 """

@@ -6,18 +6,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
-
-from rich.console import Console
-from rich.markup import escape
 
 from latentcast.config.resolve import leaves
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.results import plain_table
 from latentcast.monitors.rows import columns
 from latentcast.runs.listing import plain
-from latentcast.runs.scores import ProbeScore
+from latentcast.runs.scores import ProbeScore, newest
 from latentcast.runs.summary import RunSummary
+from latentcast.terminal import Terminal, plain_table
 
 ABSENT: Final = "–"
 SCHEDULED: Final = ("step", "lr", "weight_decay", "momentum", "alarms")
@@ -26,7 +24,7 @@ READ_FIRST: Final = re.compile(
     r"step|skipped|(.*_)?loss|regularizer|gradient_norm|teacher_distance|samples_per_second|"
     r"data_wait|flops_of_peak|online_.*"
 )
-STATISTICS: Final = ("rank", "mean_norm", "std", "between")
+STATISTICS: Final = ("rank", "std")
 """Of each view but the context."""
 
 
@@ -40,7 +38,8 @@ class Comparison:
             also for a key that a run's configuration does not have.
         machine: the same, of where and how they computed: no part of what was trained.
         metrics: key of a row -> its last values.
-        scores: (task, head, measure) -> the probe's score in each run, None without one.
+        scores: (task, head, measure) -> the probe's score in each run, None without one; the task
+            with what tells its probes apart, as "labels, layer block 2 on store 1f3a9c02".
         notes: why numbers side by side may not be comparable.
     """
 
@@ -77,10 +76,7 @@ def compare(runs: Sequence[RunSummary]) -> Comparison:
     # Of keys that are not in every row (a look now and then) the last one.
     last = [{key: v for row in run.folder.rows for key, v in row.items()} for run in runs]
     keys = dict.fromkeys(key for row in last for key in row if key not in SCHEDULED)
-    scores = {
-        (score.task, score.head, score.measure): tuple(_score(run, score) for run in runs)
-        for score in (score for run in runs for score in run.scores)
-    }
+    scores = _scores(runs)
     return Comparison(
         names=tuple(run.name for run in runs),
         configuration=_differing(trained),
@@ -100,55 +96,103 @@ def as_json(runs: Sequence[RunSummary], comparison: Comparison | None = None) ->
     return json.dumps(plain, indent=1, allow_nan=False)
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Four tables, a column for each run; of the last row only what is read first."""
+def print_comparison(comparison: Comparison, console: Terminal) -> None:
+    """Tables of what differs, a column for each run; of the last row only what is read first."""
+    tables: list[tuple[str, list[_Line]]] = []
+    elsewhere: dict[tuple[int, ...], dict[str, Any]] = {}
     for title, differing in (
         ("Configuration keys that differ", comparison.configuration),
         ("Machine keys that differ (no part of what was trained)", comparison.machine),
     ):
-        rows = [(key, [shown(value) for value in values]) for key, values in differing.items()]
-        _print(title, comparison.names, rows, "none", console)
-    metrics = [
+        lines: list[_Line] = []
+        for key, values in differing.items():
+            having = tuple(place for place, value in enumerate(values) if value is not None)
+            if all(values[place] == values[having[0]] for place in having):
+                elsewhere.setdefault(having, {})[key] = values[having[0]]
+            else:
+                lines.append((key, [shown(value) for value in values]))
+        tables.append((title, lines))
+    metrics: list[_Line] = [
         (key, [_metric(value) for value in values])
         for key, values in comparison.metrics.items()
         if READ_FIRST.fullmatch(key)
         or any(c.role != "context" and c.statistic in STATISTICS for c in columns([key]))
     ]
-    _print("Last metrics (--json has all)", comparison.names, metrics, "none", console)
-    scores: list[tuple[str, list[str]]] = []
+    scores: list[_Line] = []
     for (task, head, measure), row in comparison.scores.items():
         scores.append((f"{task}, {head}: {measure}", [_interval(score) for score in row]))
         for floor in dict.fromkeys(score.floor for score in row if score and score.floor):
             gains = [_gain(score) if score and score.floor == floor else ABSENT for score in row]
             scores.append((f"  minus {floor}", gains))
-    _print("Probes, test split [interval]", comparison.names, scores, "no run has one", console)
+    tables += [
+        ("Last metrics (--json has all)", metrics),
+        ("Probes, test split [interval]", scores),
+    ]
+    names = comparison.names
+    if any(_widths(names, lines) > console.width for _, lines in tables):
+        names = tuple(f"#{place}" for place in range(1, len(names) + 1))
+        console.print()
+        for short, name in zip(names, comparison.names, strict=True):
+            console.print(f"{short} {name}")
+        console.print()
+    for place, (title, lines) in enumerate(tables):
+        if lines:
+            _print(title, names, lines, console)
+        if place == 1:
+            for having, settings in elsewhere.items():
+                runs = ", ".join(names[run] for run in having)
+                console.print(f"Set only in {runs}: {_sections(settings)}")
+            nothing = not lines and not tables[0][1] and not elsewhere
+            console.print("No setting differs.\n" if nothing else "")
+    if not scores:
+        console.print("No run was probed.")
     for note in comparison.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
+        console.print(f"note: {note}", style="yellow")
 
 
-def _print(
-    title: str,
-    names: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[str]]],
-    nothing: str,
-    console: Console,
-) -> None:
+_Line = tuple[str, Sequence[str]]
+"""A key, and its cell for each run."""
+
+
+def _widths(names: Sequence[str], lines: Sequence[_Line]) -> int:
+    """Of a table with all runs beside each other."""
+    return sum(_column(names, lines, place) for place in range(-1, len(names)))
+
+
+def _column(names: Sequence[str], lines: Sequence[_Line], place: int) -> int:
+    """Width of a run's column; -1 is that of the keys."""
+    cells = [key if place < 0 else row[place] for key, row in lines]
+    return 2 + max(map(len, [*cells, "" if place < 0 else names[place]]), default=0)
+
+
+def _print(title: str, names: Sequence[str], lines: Sequence[_Line], console: Terminal) -> None:
     """One table, or several below each other when the runs do not fit beside each other."""
-    if not rows:
-        console.print(f"[bold]{escape(title)}:[/] {nothing}\n")
-        return
-    keys = max(len(key) for key, _ in rows)
-    widest = max(len(text) for _, cells in rows for text in (*cells, *names))
-    abreast = max(1, (console.width - keys) // (widest + 2))
-    for start in range(0, len(names), abreast):
-        table = plain_table("" if start else escape(title))
+    start = 0
+    while start < len(names):
+        room, end = console.width - _column(names, lines, -1), start
+        while end < len(names) and (end == start or room >= _column(names, lines, end)):
+            room -= _column(names, lines, end)
+            end += 1
+        table = plain_table("" if start else title)
         table.add_column("", overflow="fold")
-        for name in names[start : start + abreast]:
-            table.add_column(escape(name), overflow="fold", justify="right")
-        for key, cells in rows:
-            table.add_row(escape(key), *map(escape, cells[start : start + abreast]))
+        for name in names[start:end]:
+            table.add_column(name, overflow="fold", justify="right")
+        for key, cells in lines:
+            table.add_row(key, *cells[start:end])
         console.print(table)
         console.print()
+        start = end
+
+
+def _sections(settings: Mapping[str, Any]) -> str:
+    """A key with its value; of several in one section their number."""
+    sections: dict[str, list[str]] = {}
+    for key in settings:
+        sections.setdefault(".".join(key.split(".")[:2]), []).append(key)
+    return ", ".join(
+        f"{name} ({len(keys)} keys)" if len(keys) > 1 else f"{keys[0]} {shown(settings[keys[0]])}"
+        for name, keys in sections.items()
+    )
 
 
 def _differing(trees: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
@@ -164,8 +208,21 @@ def _differing(trees: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]
     }
 
 
-def _score(run: RunSummary, like: ProbeScore) -> ProbeScore | None:
-    return next((s for s in run.scores if (s.task, s.head) == (like.task, like.head)), None)
+def _scores(
+    runs: Sequence[RunSummary],
+) -> dict[tuple[str, str, str], tuple[ProbeScore | None, ...]]:
+    """A row for each question that a probe of one of the runs answers."""
+    found = [{score.question: score for score in newest(run.scores)} for run in runs]
+    first = {question: score for scores in reversed(found) for question, score in scores.items()}
+    rows = {}
+    for question in dict.fromkeys(question for scores in found for question in scores):
+        score = first[question]
+        others = {other.samples for other in first.values() if other.task == score.task}
+        where = f" on {Path(score.store).name or 'samples'} {score.samples}"
+        task = ", ".join(filter(None, (score.task, score.variant)))
+        name = task + where * (len(others) > 1)
+        rows[name, score.head, score.measure] = tuple(scores.get(question) for scores in found)
+    return rows
 
 
 def _notes(
@@ -181,11 +238,14 @@ def _notes(
         notes.append("the objectives differ, so their losses are not on one scale")
     if len({run.step for run in runs}) > 1:
         notes.append("the runs are not at the same step")
-    for (task, _, _), row in scores.items():
-        shards = {str(sorted(score.shards.items())) for score in row if score}
-        note = f"the probes of {task} are of different samples (sha256 of the shards)"
-        if len(shards) > 1 and note not in notes:
-            notes.append(note)
+    samples: dict[str, set[str]] = {}
+    for score in (score for row in scores.values() for score in row if score):
+        samples.setdefault(score.task, set()).add(score.samples)
+    notes += [
+        f"the probes of {task} are of different samples (sha256 of the shards), a row for each"
+        for task, of in samples.items()
+        if len(of) > 1
+    ]
     return tuple(notes)
 
 

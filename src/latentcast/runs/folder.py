@@ -5,6 +5,7 @@ No torch: a listing of a hundred runs should not wait for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,10 +23,13 @@ from latentcast.config import (
     read_yaml,
 )
 from latentcast.errors import LatentcastError
+from latentcast.files import check_digest, digested, read_object, write_text
 from latentcast.monitors.rows import present
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
+_FORMAT: Final = 2
+"""Of ``environment.json``; the first had none, and no digest."""
 _SECTIONS: Final[dict[str, type[Settings]]] = {
     "optimizer": OptimizerConfig,
     "ema": EmaConfig,
@@ -62,6 +66,10 @@ class RunFolder:
         problems: list[str] = []
         tree = _config(path / "config.yaml", problems)
         environment = _object(path / "environment.json", problems)
+        try:
+            environment = _without_digest(environment)
+        except ValueError as problem:
+            problems.append(f"environment.json: {problem}")
         checkpoints = _checkpoints(path / "checkpoints", problems)
         rows = read_rows(path / "metrics.jsonl", problems)
         if checkpoints and not rows and not problems:
@@ -77,6 +85,11 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Whether a folder is a run, whole or not."""
     return sum((path / part).exists() for part in PARTS) >= 2
+
+
+def run_of(path: Path) -> Path:
+    """The run that a checkpoint, ``RUN/checkpoints/step-N``, is of; any other path as it is."""
+    return Path(os.path.normpath(path / "../..")) if (path / "state.json").is_file() else path
 
 
 def find(folder: Path) -> Iterator[Path]:
@@ -98,6 +111,52 @@ def find(folder: Path) -> Iterator[Path]:
         inside[:] = sorted(name for name in inside if not name.startswith("."))
 
 
+def write_config(file: Path, config: Config) -> None:
+    """``config.yaml`` of a run, with a digest of itself in the first line, a comment."""
+    write_text(file, _sealed(config.to_yaml()))
+
+
+def _sealed(text: str) -> str:
+    return f"# sha256 of the lines below: {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def check_config(file: Path) -> None:
+    """Compare a run's ``config.yaml`` with its first line; that of an earlier version has none.
+
+    Raises:
+        LatentcastError: it was changed since.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return  # who reads it says what is wrong
+    if text.startswith("#") and text != _sealed(text.partition("\n")[2]):
+        raise LatentcastError(
+            f"{file}: was changed since the run wrote it; undo the change, or give a copy of it to "
+            "train --config with another --out"
+        )
+
+
+def write_environment(file: Path, record: Mapping[str, Any]) -> None:
+    """``environment.json`` of a run, with its digest."""
+    write_text(file, json.dumps(digested({**record, "format": _FORMAT}), indent=1))
+
+
+def read_environment(file: Path) -> dict[str, Any]:
+    """``environment.json`` of a run; that of an earlier version has no digest.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or was changed.
+    """
+    return _without_digest(read_object(file))
+
+
+def _without_digest(record: dict[str, Any]) -> dict[str, Any]:
+    if record.keys() & {"format", "digest"}:
+        check_digest(record)
+    return {name: value for name, value in record.items() if name not in ("format", "digest")}
+
+
 def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
     """The rows of a ``metrics.jsonl`` by ascending step.
 
@@ -117,7 +176,7 @@ def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
         try:
             row = json.loads(line, parse_constant=_no_number)
             rows[int(row["step"])] = present(row)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             if place < len(lines) or text.endswith("\n"):
                 problems.append(f"{file.name}: line {place} is no row")
                 break  # what follows a torn line is not trusted by a resumed run either
@@ -132,6 +191,7 @@ def _config(file: Path, problems: list[str]) -> dict[str, Any]:
     """As it stands there: to validate it would take the objective's code, and with it torch."""
     try:
         tree = read_yaml(file)
+        check_config(file)
     except LatentcastError as problem:
         sentence = " ".join(str(problem).split())  # YAML's own has several lines
         problems.append(sentence.replace(f"{file}: ", f"{file.name}: ", 1))
@@ -154,6 +214,9 @@ def _object(file: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as problem:
         problems.append(f"{file.name}: cannot be read ({problem})")
+        return {}
+    except RecursionError:
+        problems.append(f"{file.name}: cannot be read (it is nested too deeply)")
         return {}
     if not isinstance(content, dict):
         problems.append(f"{file.name}: holds no JSON object")

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from latentcast.evaluation.results import plain_table
 from latentcast.runs.summary import RunSummary
+from latentcast.terminal import Terminal, plain_table
 
 Order = Literal["name", "recipe", "state", "step", "loss", "rank", "speed", "probe", "age", "size"]
 
@@ -23,16 +22,16 @@ _STYLES: Final = {"done": "", "running?": "bold", "stopped": "yellow", "damaged"
 @dataclass(frozen=True)
 class _Column:
     heading: str
-    cell: Callable[[RunSummary, float], str]
+    cell: Callable[[RunSummary, float], str | Text]
     right: bool = True
     spared: int = 0
     """A terminal that is too narrow for all columns goes without those of the highest number."""
 
 
 _COLUMNS: Final = (
-    _Column("run", lambda run, now: escape(run.name), right=False),
-    _Column("recipe", lambda run, now: escape(run.recipe or "–"), right=False, spared=3),
-    _Column("kind", lambda run, now: escape(run.objective or "–"), right=False, spared=6),
+    _Column("run", lambda run, now: run.name, right=False),
+    _Column("recipe", lambda run, now: run.recipe or "–", right=False, spared=3),
+    _Column("kind", lambda run, now: run.objective or "–", right=False, spared=6),
     _Column("step", lambda run, now: f"{run.step:,}/{plain(run.steps, 0)}"),
     _Column("state", lambda run, now: _state(run), right=False),
     _Column("loss", lambda run, now: plain(run.loss)),
@@ -67,7 +66,7 @@ def in_order(runs: Sequence[RunSummary], order: Order) -> list[RunSummary]:
     return sorted(named, key=keys[order])
 
 
-def print_runs(runs: Sequence[RunSummary], console: Console, now: float | None = None) -> None:
+def print_runs(runs: Sequence[RunSummary], console: Terminal, now: float | None = None) -> None:
     """A row for each run, then whatever is wrong with the files of one.
 
     Args:
@@ -94,7 +93,7 @@ def print_runs(runs: Sequence[RunSummary], console: Console, now: float | None =
         )
     for run in runs:
         for problem in run.problems:
-            console.print(f"{run.name}: {problem}", style="red", markup=False, soft_wrap=True)
+            console.print(f"{run.name}: {problem}", style="red", soft_wrap=True)
 
 
 def _table(runs: Sequence[RunSummary], columns: Sequence[_Column], now: float) -> Table:
@@ -112,22 +111,22 @@ def _table(runs: Sequence[RunSummary], columns: Sequence[_Column], now: float) -
     return table
 
 
-def _state(run: RunSummary) -> str:
+def _state(run: RunSummary) -> Text:
     text = run.state + (" !" if run.problems and run.state != "damaged" else "")
-    return f"[{style}]{text}[/]" if (style := _STYLES[run.state]) else text
+    return Text(text, _STYLES[run.state])
 
 
-def _alarms(run: RunSummary) -> str:
+def _alarms(run: RunSummary) -> str | Text:
     """How many were raised, and how many of them still are."""
     if not run.alarms:
         return "0"
     still = len(run.alarms_now)
-    return f"[red]{len(run.alarms)}, {still} now[/]" if still else f"{len(run.alarms)}, past"
+    return Text(f"{len(run.alarms)}, {still} now", "red") if still else f"{len(run.alarms)}, past"
 
 
 def _probe(run: RunSummary) -> str:
     best = run.best
-    return f"{plain(best.value)} {escape(best.task)}, {best.head}" if best else "–"
+    return f"{plain(best.value)} {best.task}, {best.head}" if best else "–"
 
 
 def _best(run: RunSummary) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import platform
 import subprocess
 import sys
@@ -19,12 +18,24 @@ import torch
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
+from latentcast.engine.checkpoint import list_steps
+from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.files import write_text
+from latentcast.runs.folder import (
+    check_config,
+    read_environment,
+    run_of,
+    write_config,
+    write_environment,
+)
 
 
 def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | None = None) -> None:
     """Make the run folder with its configuration and environment, or check that it is ours.
+
+    A new run and one that goes on compare the whole store with its checksums: a damaged shard must
+    not be learned from. That takes about a second for a gigabyte and processor core, up to eight
+    cores, or what the disk takes to read it once.
 
     Args:
         init: which weights the run starts from, when it does so now; they are written down.
@@ -35,24 +46,84 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
     """
     file, record = run / "config.yaml", run / "environment.json"
     if file.exists():
-        if differing := configuration.differences(config, configuration.load(file)):
+        check_config(file)
+        theirs = configuration.load(file)
+        if config.train.steps > theirs.train.steps:
+            more = {"train.steps": config.train.steps, "train.stretches": config.train.stretches}
+            theirs = theirs.updated(more)
+        if differing := configuration.differences(config, theirs):
             raise LatentcastError(
                 f"{file}: belongs to another run ("
                 + "; ".join(differing)
                 + "); choose another --out, or repeat the run's own settings to resume it"
             )
         _note_resume(record, store, init)
+    if config.machine.stage is None:  # a staged copy is compared where it is made or found
+        store.verify()
+    if file.exists():
         return
-    store.verify()  # once a run, before its first step: a damaged shard must not be learned from
     try:
         run.mkdir(parents=True, exist_ok=True)
         start = environment(store) | ({} if init is None else {"init": init})
-        write_text(record, json.dumps(start, indent=1))
-        write_text(file, config.to_yaml())  # last: its presence says that the folder is a run
+        write_environment(record, start)
+        write_config(file, config)  # last: its presence says that the folder is a run
     except OSError as problem:
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); choose another --out"
         ) from None
+
+
+def trained_on(run: Path, config: Config) -> tuple[Config, str]:
+    """The configuration with which a run goes on, and what becomes of its schedules if it does so
+    to more steps than it had."""
+    file = run / "config.yaml"
+    if not file.exists():
+        return config, ""
+    theirs = configuration.load(file)
+    done, steps = _done(run), config.train.steps
+    if steps == theirs.train.steps and not config.train.stretches:
+        return config.updated({"train.stretches": theirs.train.stretches}), ""
+    if steps <= theirs.train.steps:
+        return config, ""
+    longer = theirs.trained_on(done, steps)
+    before, after = Schedules.of(theirs).lr, Schedules.of(longer).lr
+    return config.updated({"train.stretches": longer.train.stretches}), (
+        f"{run}: trains on from step {done}, now to {steps} and not to {theirs.train.steps}; from "
+        f"here learning rate, weight decay and EMA momentum follow their schedules over {steps} "
+        f"steps (learning rate {before(done - 1):.3g} in step {done}, {after(done):.3g} in the "
+        "next)"
+    )
+
+
+def note_changes(run: Path, config: Config) -> None:
+    """Write down what a resumed run does otherwise from here on: more steps, other intervals.
+
+    Raises:
+        LatentcastError: the folder cannot be written.
+    """
+    file, record = run / "config.yaml", run / "environment.json"
+    theirs = configuration.load(file)
+    old, new = (c.train.model_dump(mode="json", exclude={"stretches"}) for c in (theirs, config))
+    changes = {f"train.{key}": [old[key], new[key]] for key in new if old[key] != new[key]}
+    if not changes:
+        return
+    change = {"step": _done(run), **changes}
+    try:
+        start = read_environment(record)
+        start["changed"] = [*start.get("changed", []), change]
+        write_environment(record, start)
+        write_config(file, theirs.model_copy(update={"train": config.train}))
+    except OSError as problem:
+        raise LatentcastError(
+            f"{run}: cannot be written ({problem}); free space or make the folder writable, and "
+            "give the same command"
+        ) from None
+
+
+def _done(run: Path) -> int:
+    """Steps of the newest checkpoint."""
+    steps = list_steps(run / "checkpoints")
+    return int(steps[-1].name.removeprefix("step-")) if steps else 0
 
 
 @contextmanager
@@ -85,22 +156,32 @@ def data_of(run: Path) -> Store | None:
     """The store a run was trained on, for the leak check; None when it is no longer there.
 
     A folder of that name with other data is not the store.
+
+    Args:
+        run: its folder, or one of its checkpoints; of an exported file nothing is known.
     """
-    file = run / "environment.json"
+    file = run_of(run) / "environment.json"
     if not file.exists():
         return None
-    data = json.loads(file.read_text())["data"]
-    if not (Path(data["store"]) / "manifest.json").is_file():
+    try:
+        record = read_environment(file)
+        path, digests = Path(record["data"]["store"]), record["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be used ({problem!r}); restore it from a copy, or remove it: then it "
+            "is not known what the run was trained on"
+        ) from None
+    if not (path / "manifest.json").is_file():
         return None
-    store = Store.open(data["store"])
-    return store if store.checksums == data["sha256"] else None
+    store = Store.open(path)
+    return store if store.checksums == digests else None
 
 
 def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
     """Refuse another store; write down another machine or version, since bits depend on it."""
     now = environment(store)
     try:
-        start = json.loads(file.read_text())
+        start = read_environment(file)
         same = start["data"]["sha256"] == now["data"]["sha256"]
         same_init = init is None or start["init"]["sha256"] == init["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
@@ -122,7 +203,7 @@ def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
     if changed and changed not in start.setdefault("resumed_under", []):
         start["resumed_under"].append(changed)
         try:
-            write_text(file, json.dumps(start, indent=1))
+            write_environment(file, start)
         except OSError as problem:
             raise LatentcastError(
                 f"{file}: cannot be written ({problem}); free space or make the folder writable, "

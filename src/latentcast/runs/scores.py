@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ class ProbeScore:
         floor: what it is compared with first, as "random-initialised".
         gain, gain_low, gain_high: test value minus the floor's, paired; None without a floor.
         weights: which were probed.
+        variant: what was chosen otherwise than by default, as "layer block 2"; or "".
+        step: of the weights; None where the file does not say.
+        store: folder of the samples, at the time.
         shards: checksums of the samples.
     """
 
@@ -42,7 +46,20 @@ class ProbeScore:
     gain_low: float | None
     gain_high: float | None
     weights: str | None
+    variant: str
+    step: int | None
+    store: str
     shards: Mapping[str, str]
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        """Scores that agree in it can stand beside each other."""
+        return self.task, self.variant, self.head, self.measure, self.samples
+
+    @property
+    def samples(self) -> str:
+        """Eight digits that tell the samples from others."""
+        return hashlib.sha256(str(sorted(self.shards.items())).encode()).hexdigest()[:8]
 
     def as_json(self) -> dict[str, Any]:
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "shards"}
@@ -74,8 +91,21 @@ def scores_of(plain: Mapping[str, Any]) -> list[ProbeScore]:
                 gain=number(gain.value),
                 gain_low=number(gain.low),
                 gain_high=number(gain.high),
-                weights=report.provenance.get("weights"),
+                weights=report.weights or None,
+                variant=report.variant,
+                step=report.step,
+                store=str(report.data.get("store", "")),
                 shards=report.data["shards"],
             )
         )
     return found
+
+
+def newest(scores: Iterable[ProbeScore]) -> tuple[ProbeScore, ...]:
+    """Of scores of the same question those of the most trained weights."""
+    found: dict[tuple[str, ...], ProbeScore] = {}
+    for score in scores:
+        other = found.setdefault(score.question, score)
+        if (score.step or 0) > (other.step or 0):
+            found[score.question] = score
+    return tuple(found.values())

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from latentcast.errors import LatentcastError
 from latentcast.monitors import rows
 from latentcast.runs.folder import PARTS, RunFolder, find
-from latentcast.runs.scores import ProbeScore, scores_of
+from latentcast.runs.scores import ProbeScore, newest, scores_of
 
 State = Literal["done", "running?", "stopped", "damaged"]
 
@@ -67,7 +67,7 @@ class RunSummary:
     @property
     def best(self) -> ProbeScore | None:
         """The probe's score that its validation split prefers; its value is of the test split."""
-        scored = [score for score in self.scores if score.validation is not None]
+        scored = [score for score in newest(self.scores) if score.validation is not None]
         return max(scored, key=lambda score: score.validation or 0.0, default=None)
 
     def as_json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.signals.channels import MILLIVOLTS, Signal
-from latentcast.signals.quality import Finding, assess
+from latentcast.signals.quality import Finding, assess, normalisation_of
 from latentcast.signals.recording import INVALID, Recording, select_leads
 from latentcast.signals.resample import resample
 from latentcast.source import BadRecord
@@ -66,13 +66,18 @@ def choose_valid(
     """The recording with exactly ``leads``, what is no signal out of ``valid``, and the findings.
 
     Raises:
-        BadRecord: a lead is missing, or nothing is valid.
+        BadRecord: a lead is missing, nothing is valid, or an ECG is in no unit any more.
     """
     if recording.samples == 0:
         raise BadRecord("holds no samples")
     if not recording.valid.any():
         raise BadRecord("no sample is valid (all NaN)")
     ecg = signal == "ecg"
+    if ecg and (how := normalisation_of(recording)):
+        raise BadRecord(
+            f"was normalised before ({how}), expected is the ECG in V, mV, uV or nV; give it as it "
+            "was measured, training and embedding normalise it"
+        )
     chosen = select_leads(recording, leads, mask_missing=mask_missing, derive=ecg)
     assessed, findings = assess(chosen, ecg=ecg)
     if not assessed.valid.any():
@@ -96,14 +101,14 @@ def quantise(recording: Recording, scale: float, unit: str = MILLIVOLTS) -> npt.
         lead = int(np.nanargmax(peaks))
         raise BadRecord(
             f"amplitude {float(peaks[lead]) * scale:.4g} {unit} in lead {recording.leads[lead]} is "
-            f"beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit, or ingest with a coarser "
-            f"--scale (here {scale:g})"
+            f"beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit (or ingest all with a "
+            f"coarser --scale, here {scale:g})"
         )
     span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
     if span < FEWEST_COUNTS:
         raise BadRecord(
-            f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit, or "
-            f"ingest with a finer --scale (here {scale:g})"
+            f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit (or "
+            f"ingest all with a finer --scale, here {scale:g})"
         )
     if missing.any():
         scaled[missing] = INVALID

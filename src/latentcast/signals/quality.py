@@ -8,7 +8,9 @@ together), so they are out of reach here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -30,6 +32,10 @@ IDENTITY_TOLERANCE = 0.002
 """Share of the limb leads' energy that may contradict the identities (filters, rounding)."""
 IDENTITY_MICROVOLTS = 10.0
 """RMS contradiction below which no lead is accused, however small the ECG."""
+
+
+FEWEST_SAMPLES = 50
+"""Of fewer, mean and standard deviation are no sign of anything."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,48 @@ def _constant_runs(
     long = stops - starts >= shortest
     lead, start = np.divmod(starts[long], samples + 1)
     return lead, start, start + (stops - starts)[long]
+
+
+def normalisation_of(recording: Recording) -> str | None:
+    """How an ECG was normalised, where its numbers show it; None for one in a physical unit.
+
+    z-scores have mean 0 and standard deviation 1 to the last digits, in every lead or over all of
+    them; min-max scaling puts the extremes of every lead on exactly 0 or -1, and 1.
+    """
+    if recording.samples < FEWEST_SAMPLES:
+        return None
+    if _every_lead(recording, _is_z_score):
+        return "mean 0 and standard deviation 1 in every lead"
+    for low in (0, -1):
+        if _every_lead(recording, partial(_reaches, low)):
+            return f"every lead reaches from {low} to 1"
+    if _is_z_score(recording.signal[recording.valid]):
+        return "mean 0 and standard deviation 1 over all leads"
+    return None
+
+
+def _every_lead(recording: Recording, holds: Callable[[npt.NDArray[np.float32]], bool]) -> bool:
+    """Whether it holds of the valid samples of each lead that is not flat, and there is one."""
+    found = False
+    for lead, valid in zip(recording.signal, recording.valid, strict=True):
+        samples = lead if valid.all() else lead[valid]
+        if len(samples) and samples.min() < samples.max():
+            if not holds(samples):
+                return False
+            found = True
+    return found
+
+
+def _reaches(low: int, values: npt.NDArray[np.float32]) -> bool:
+    return (float(values.min()), float(values.max())) == (low, 1)
+
+
+def _is_z_score(values: npt.NDArray[np.float32]) -> bool:
+    if abs(float(values @ values) / len(values) - 1) > 0.1:  # fast, and so of nearly every ECG
+        return False
+    mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    # One part in a thousand for half precision and counts, 1/n for the two kinds of deviation.
+    return abs(mean) < 1e-4 and abs(deviation - 1) < 1e-3 + 1 / len(values)
 
 
 def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[Finding, ...]]:

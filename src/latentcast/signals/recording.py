@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError
+from latentcast.notebook import table_html
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II
 from latentcast.source import BadRecord
 
@@ -28,6 +29,17 @@ def millivolts_per(unit: str) -> float:
     if spelled(unit) not in MILLIVOLTS_PER_UNIT:
         raise LatentcastError(f"unit '{unit}': is no voltage; use V, mV, uV or nV")
     return MILLIVOLTS_PER_UNIT[spelled(unit)]
+
+
+def hertz(rate: float, name: str) -> float:
+    """A sampling rate that is one.
+
+    Raises:
+        LatentcastError: begins with ``name``; it is no positive number.
+    """
+    if not isinstance(rate, int | float | np.number) or not 0 < rate < float("inf"):
+        raise LatentcastError(f"{name} {rate}: is no sampling rate; give a number of Hz")
+    return float(rate)
 
 
 def spelled(unit: str) -> str:
@@ -72,6 +84,24 @@ class Recording:
             raise BadRecord(f"{self.record_id}: signal is {self.signal.dtype}, not float32")
         if not np.isfinite(self.sampling_rate) or self.sampling_rate <= 0:
             raise BadRecord(f"{self.record_id}: sampling rate is {self.sampling_rate}")
+
+    def __repr__(self) -> str:
+        return f"Recording({self.record_id!r}: {', '.join(self._summary.values())})"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._summary.items(), ("lead names", " ".join(self.leads))]
+        rows += [(name, str(value)[:80]) for name, value in self.metadata.items()]
+        return table_html(f"Recording {self.record_id}", rows)
+
+    @property
+    def _summary(self) -> dict[str, str]:
+        share = self.valid.mean() if self.valid.size else 0.0
+        return {
+            "leads": f"{len(self.leads)} leads",
+            "length": f"{self.seconds:g} s at {self.sampling_rate:g} Hz",
+            "valid": f"{share:.1%} valid",
+            **({} if self.patient_id is None else {"patient": f"patient {self.patient_id!r}"}),
+        }
 
     @property
     def samples(self) -> int:
@@ -124,8 +154,8 @@ def select_leads(
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
         raise BadRecord(
-            f"lacks lead {', '.join(absent)}; ingest with --missing-leads mask (in Python: "
-            "mask_missing) to keep it"
+            f"lacks lead {', '.join(absent)}; ingest with --missing-leads mask to keep it, and "
+            "embed the store"
         )
     signal = np.full((len(leads), recording.samples), np.nan, dtype=np.float32)
     valid = np.zeros(signal.shape, dtype=np.bool_)

@@ -13,6 +13,9 @@ from latentcast.errors import missing_extra
 from latentcast.signals.recording import Recording, stretches
 from latentcast.source import BadRecord
 
+MOST_UP, MOST_DOWN = 100, 1000
+"""Times that a rate may be multiplied or divided: a wrong one must not fill the memory."""
+
 
 def resample(recording: Recording, sampling_rate: float) -> Recording:
     """Anti-aliased polyphase resampling (``scipy.signal.resample_poly``, its Kaiser-5 FIR).
@@ -24,10 +27,15 @@ def resample(recording: Recording, sampling_rate: float) -> Recording:
 
     Raises:
         LatentcastError: scipy is not installed.
-        BadRecord: no valid sample remains.
+        BadRecord: no valid sample remains, or the two rates are so far apart that one is wrong.
     """
     if recording.sampling_rate == sampling_rate:
         return recording
+    if not 1 / MOST_UP <= recording.sampling_rate / sampling_rate <= MOST_DOWN:
+        raise BadRecord(
+            f"has a sampling rate of {recording.sampling_rate:g} Hz, too far from "
+            f"{sampling_rate:g} Hz to be resampled; check the rate in its header"
+        )
     try:
         from scipy.signal import resample_poly
     except ImportError as error:

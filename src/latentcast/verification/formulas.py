@@ -16,7 +16,7 @@ def rate_of(config: Config, step: int) -> float:
 
     Source: I-JEPA, WarmupCosineSchedule, which has counted a step before its first rate is used.
     """
-    o, total, done = config.optimizer, config.train.steps, step + 1
+    o, total, done = config.optimizer, _total(config, step), step + 1
     if done < o.warmup_steps:
         return o.start_lr + (o.lr - o.start_lr) * done / o.warmup_steps
     share = min(1.0, (done - o.warmup_steps) / max(1, total - o.warmup_steps))
@@ -30,7 +30,7 @@ def decay_of(config: Config, step: int) -> float:
     """
     o = config.optimizer
     end = o.weight_decay if o.final_weight_decay is None else o.final_weight_decay
-    share = min(1.0, (step + 1) / config.train.steps)
+    share = min(1.0, (step + 1) / _total(config, step))
     return end + (o.weight_decay - end) * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -47,5 +47,13 @@ def momentum_of(config: Config, step: int) -> float:
         assert ema.half_life is not None
         base = 0.5 ** (config.train.batch_size / ema.half_life)
     final = base if ema.final is None else ema.final
-    moved = max(0, step - ema.warmup_steps) / max(1, config.train.steps - ema.warmup_steps)
+    moved = max(0, step - ema.warmup_steps) / max(1, _total(config, step) - ema.warmup_steps)
     return base + (final - base) * min(1.0, moved)
+
+
+def _total(config: Config, step: int) -> int:
+    """Of a run that was trained on, each stretch has its own."""
+    total = config.train.steps
+    for until, steps in reversed(config.train.stretches):
+        total = steps if step < until else total
+    return total

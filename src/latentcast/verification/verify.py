@@ -7,16 +7,17 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
+from latentcast.files import apart
 from latentcast.recipes import RECIPES
 from latentcast.recipes import recipe as named
 from latentcast.runs import is_run
+from latentcast.runs.folder import run_of
 from latentcast.runs.new import surroundings
+from latentcast.terminal import Terminal
 from latentcast.verification.audit.audit import audit
 from latentcast.verification.claim import Finding
 from latentcast.verification.claims import all_claims
@@ -76,17 +77,21 @@ def verify(
     _check(subjects, files, config, set, seeds, data, replay)
     made = {_name(one): _configured(one, config, set) for one in subjects if not _is_run(one)}
     if out is not None:  # a bad folder or file is an error before the first minute is spent
+        for path in filter(None, (*filter(_is_run, subjects), data, config, *files)):
+            apart(out, input=str(path))
         with writing_to(Path(out)):
             pass
     if data is not None:
         Store.open(data)
     agreements = {file: compare(file) for file in files}
 
-    console, sections = Console(quiet=quiet), list[Section]()
+    console, sections = Terminal(quiet=quiet), list[Section]()
     for name, one in {_name(one): one for one in subjects}.items():
         if _is_run(one):
             with console.status(f"auditing {name}"):
-                section = audit(Path(str(one)), None if data is None else Path(data), replay)
+                section = audit(
+                    run_of(Path(str(one))), None if data is None else Path(data), replay
+                )
         else:
             section = _measured(name, *made[name], seeds, console)
         sections.append(section)
@@ -104,6 +109,11 @@ def verify(
 
 def _name(subject: Subject) -> str:
     return subject.recipe if isinstance(subject, Config) else str(subject)
+
+
+def _folder(subject: Subject) -> Path:
+    """Of a run, also where one of its checkpoints is named: an audit is of all of them."""
+    return run_of(Path(str(subject)))
 
 
 def _is_run(subject: Subject) -> bool:
@@ -135,7 +145,7 @@ def _check(
         if is_set and not needed:
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
     for run in runs:
-        if not is_run(Path(str(run))):
+        if not is_run(_folder(run)):
             raise LatentcastError(
                 f"{run}: is neither a recipe nor a run folder; {nearest(str(run), RECIPES)}"
             )
@@ -164,7 +174,7 @@ def _configured(
 
 
 def _measured(
-    name: str, config: Config, changes: Sequence[str], seeds: int, console: Console
+    name: str, config: Config, changes: Sequence[str], seeds: int, console: Terminal
 ) -> Section:
     """Under a line that says where it is."""
     with nullcontext() if console.quiet else console.status(f"verifying {name}") as status:

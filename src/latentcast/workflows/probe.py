@@ -8,6 +8,7 @@ from typing import Any
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
+from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
@@ -26,6 +27,7 @@ def probe(
     weights: Role = "teacher",
     command: str = "",
     heads: Sequence[str] | None = None,
+    device: str = AUTO,
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -33,7 +35,7 @@ def probe(
     images the pixels. ``report.write(run)`` keeps the result in the run folder.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, one of its checkpoints, or an exported file.
         data: folder of a labelled store; the run's own by default.
         task: superdiagnostic and the other five of PTB-XL, labels, classes, metadata:NAME; by
             default what suits the labels of the store.
@@ -42,18 +44,19 @@ def probe(
         weights: the averaged weights (teacher) or the trained ones (student).
         command: to stand in the report.
         heads: by default linear for recordings, kNN and linear for images.
+        device: that the encoder reads on; by default the GPU when there is one, else the CPU.
 
     Raises:
-        LatentcastError: no checkpoint, a damaged store, recordings for an encoder of images or the
-            other way round, no labels, a leak.
+        LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
+            images or the other way round, no labels, a leak.
     """
     run = Path(run)
-    encoder: Any = Encoder.from_pretrained(run, weights)
+    encoder: Any = Encoder.from_pretrained(run, weights, device)
     pretraining = data_of(run)
     store = pretraining if data is None else Store.open(data)
     if store is None:
         raise LatentcastError(
-            f"{run}: the store it was trained on is no longer there; name a labelled one (--data)"
+            f"{run}: the store it was trained on is not at hand; name a labelled one (--data)"
         )
     if store.modality != encoder.config.input.kind:
         content = "images" if store.modality == "image" else "recordings"
@@ -63,7 +66,7 @@ def probe(
         )
     store.verify()
     return protocol.probe(
-        [encoder, Encoder.random(run), baseline(store)],
+        [encoder, Encoder.random(run, device=device), baseline(store)],
         store,
         task_of(task, store),
         heads=heads,

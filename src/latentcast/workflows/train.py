@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 
 import torch
@@ -19,12 +20,14 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
+from latentcast.files import apart
+from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.recipes import recipe
-from latentcast.runs.new import alone_in, open_run
+from latentcast.runs.new import alone_in, note_changes, open_run, trained_on
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ def train(
             when it has none.
         data: folder of the store.
         out: run folder to write to; made when absent. The same call on a run that was interrupted
-            goes on from its newest checkpoint and ends with the same bits.
+            goes on from its newest checkpoint and ends with the same bits. With more
+            ``train.steps`` a finished run trains on, its schedules from there over the new total;
+            the intervals of logging and saving may change as well.
         set: single keys, as ``optimizer.lr=3e-4``; come before everything.
         callbacks: called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
@@ -84,32 +89,41 @@ def train(
             belongs to another configuration or cannot be written, or nothing of ``init`` fits.
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
-    config, run = recipe(config) if isinstance(config, str) else config, Path(out)
+    config = recipe(config) if isinstance(config, str) else config
+    # Not Path's own, which raises where there is no such user.
+    run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111
+    apart(run, store=data, init=init)
     config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})
     with joined_ranks(config.machine.device) as ranks, ExitStack() as stack:
         store = Store.open(data)
-        config = fitted(config, store)
+        config, longer = trained_on(run, fitted(config, store))
         weights = None
         if config.train.init is not None and not list_steps(run / "checkpoints"):
             weights = read_weights(config.train.init)
         objective, summary = _built(config, ranks, weights)
-        if ranks.first:
-            open_run(run, config, store, None if weights is None else weights.record)
-            stack.enter_context(alone_in(run))
-        ranks.wait()
-        if (stage := config.machine.stage) is not None:
-            store = Store.open(staged(store.path, stage))
         loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
-        panel = Panel.of(store, config)
 
         def look(step: int, context: Context) -> dict[str, float]:
             return panel.look(objective, preprocess, context) if panel.due(step) else {}
 
-        flops = objective.step_flops(config.input.size)
-        with Journal(run, config, flops, ranks, look, quiet) as journal:
-            for line in (*summary, panel.summary):
+        journal = Journal(run, config, objective.step_flops(config.input.size), ranks, look, quiet)
+        if ranks.first and not quiet:  # before the store is verified, which may take minutes
+            context = Context.of(config, ranks)
+            for line in forecast(objective, preprocess, loader, config, context):
+                journal.say(line)
+        if ranks.first:
+            open_run(run, config, store, None if weights is None else weights.record)
+            stack.enter_context(alone_in(run))
+            note_changes(run, config)
+        ranks.wait()
+        if (stage := config.machine.stage) is not None:
+            store = Store.open(staged(store.path, stage))
+            loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
+        panel = Panel.of(store, config)
+        with journal:
+            for line in filter(None, (longer, *summary, panel.summary)):
                 journal.say(line)
             listeners = [journal, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)

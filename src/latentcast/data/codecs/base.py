@@ -31,6 +31,7 @@ class Payload:
         sums: for the statistics; None for a record that is not trained on.
         runs: ``(lead, start, stop)`` of measured stretches that are not valid.
         metadata: of the sample itself.
+        enlarged: whether it is an image smaller than the canvas.
     """
 
     data: bytes
@@ -40,6 +41,7 @@ class Payload:
     sums: ChannelSums | None
     runs: Runs = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    enlarged: bool = False
 
 
 def buffer(out: Array | None, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:

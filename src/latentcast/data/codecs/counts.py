@@ -19,7 +19,7 @@ from latentcast.signals.counts import choose_valid, quantise
 from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import INVALID, Recording, stretches
+from latentcast.signals.recording import INVALID, Recording, hertz, stretches
 from latentcast.signals.resample import resample
 from latentcast.source import BadRecord, Modality, RecordRef
 
@@ -49,9 +49,9 @@ class CountsTarget:
     compared: ClassVar[str] = "samples"
     """What two recordings have in common that count as duplicates."""
     arguments: ClassVar[dict[str, Any]] = {
-        "fs": None, "leads": None, "unit": None, "layout": None, "missing_leads": "quarantine",
-        "scale": 0.001, "shortest": 1.0, "verify_checksums": True, "metadata": None,
-        "signal": "ecg",
+        "fs": None, "sampling_rate": None, "leads": None, "unit": None, "layout": None,
+        "missing_leads": "quarantine", "scale": 0.001, "shortest": 1.0, "verify_checksums": True,
+        "metadata": None, "signal": "ecg",
     }  # fmt: skip
     """Of ``ingest``, those about recordings, and their defaults."""
     columns: ClassVar[tuple[str, ...]] = (
@@ -71,12 +71,18 @@ class CountsTarget:
             raise LatentcastError(f"--scale {scale:g}: must be positive, units per count")
         if not shortest >= 0:
             raise LatentcastError(f"--shortest {shortest:g}: must not be negative, in seconds")
-        if fs is not None and not fs > 0:
-            raise LatentcastError(f"--fs {fs}: is no sampling rate")
+        if fs is not None:
+            hertz(fs, "--fs")
+        if isinstance(leads, str):
+            raise LatentcastError(f"leads '{leads}': is one text; give a list of names")
         if leads is not None and arguments["signal"] == "ecg":
             _check_leads(leads)
         recorded = {**arguments, "leads": leads and list(leads), "shortest": float(shortest)}
         del recorded["metadata"]  # its content is in the fingerprint
+        # An array that keeps its rate is recorded as it always was, by the rate of the store alone.
+        recorded["fs"] = _rate(arguments)
+        if recorded["sampling_rate"] in (None, recorded["fs"]):
+            del recorded["sampling_rate"]
         if recorded["signal"] == "ecg":
             del recorded["signal"]
         return recorded
@@ -93,10 +99,10 @@ class CountsTarget:
         leads, unit = _store_leads(source, arguments)
         return cls(
             leads=leads,
-            sampling_rate=_store_rate(source, refs, arguments["fs"]),
+            sampling_rate=_store_rate(source, refs, _rate(arguments)),
             scale=arguments["scale"],
             mask_missing=arguments["missing_leads"] == "mask",
-            resample=arguments["fs"] is not None,
+            resample=_rate(arguments) is not None,
             shortest=float(arguments["shortest"]),
             signal=arguments["signal"],
             unit=unit,
@@ -167,6 +173,12 @@ class CountsTarget:
 
     def shard(self, file: str, sha256: str, extent: int, lengths: list[int]) -> Shard:
         return Shard(file=file, samples=extent, sha256=sha256)
+
+
+def _rate(arguments: Arguments) -> float | None:
+    """Of the store, where it was given: ``fs``, or the rate of the array that it keeps."""
+    fs: float | None = arguments["fs"]
+    return arguments["sampling_rate"] if fs is None else fs
 
 
 def _check_leads(leads: Sequence[str]) -> None:

@@ -6,17 +6,18 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from latentcast.data.codecs.base import Array, Ints, Payload, buffer, readable
+from latentcast.data.groups import recorded
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import Encoding, Manifest, Shard
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
-from latentcast.images.decode import Canvas, Pixels, decode, fit
+from latentcast.images.decode import DEEP, Canvas, Pixels, decode, fit
 from latentcast.images.source import ImageSource
 from latentcast.source import BadRecord, Modality, RecordRef
 
@@ -35,7 +36,10 @@ class PixelsTarget:
     """Pillow decodes outside the interpreter lock."""
     compared: ClassVar[str] = "bytes"
     """What two images have in common that count as duplicates."""
-    arguments: ClassVar[dict[str, Any]] = {"size": None, "encoding": "pixels"}
+    arguments: ClassVar[dict[str, Any]] = {
+        "size": None, "encoding": "pixels", "bits": None, "splits": None, "label": None,
+        "groups": None,
+    }  # fmt: skip
     """Of ``ingest``, those about images, and their defaults."""
 
     @classmethod
@@ -48,7 +52,18 @@ class PixelsTarget:
         size = arguments["size"]
         if size is not None and size < 1:
             raise LatentcastError(f"--size {size}: must be positive, in pixels")
-        return dict(arguments)
+        if (bits := arguments["bits"]) is not None and bits not in DEEP:
+            raise LatentcastError(
+                f"--bits {bits}: is about 16-bit files; give {DEEP[0]} to {DEEP[-1]}, such as 12"
+            )
+        groups = arguments["groups"]
+        arguments = {**arguments, "groups": None if groups is None else recorded(groups)}
+        # What was added later is recorded where it is used alone: older stores stay the same.
+        return {
+            name: value
+            for name, value in arguments.items()
+            if value is not None or name in ("size", "encoding")
+        }
 
     @classmethod
     def of(
@@ -68,20 +83,22 @@ class PixelsTarget:
                 f"--encoding encoded: keeps the bytes of image files, and {source.name} holds "
                 "arrays; leave it out"
             )
-        canvas = finished.canvas if finished else _canvas(source, refs, arguments["size"])
-        return cls(canvas, arguments["encoding"])
+        if finished is not None:
+            return cls(finished.canvas, arguments["encoding"])
+        canvas = _canvas(source, refs, arguments["size"])
+        return cls(replace(canvas, bits=arguments["bits"]), arguments["encoding"])
 
     def plan(self) -> dict[str, Any]:
         """As JSON, for the plan of an unfinished ingest."""
-        return asdict(self)
+        return {"canvas": self.canvas.as_json(), "encoding": self.encoding}
 
     def convert(self, sample: bytes | Pixels, *, training: bool) -> Payload:
         """Raises BadRecord with the reason when the image cannot be used."""
         # Encoded images are decoded as well: what cannot be trained on must not get in.
         if isinstance(sample, bytes):
-            raw, pixels = sample, decode(sample, self.canvas)
+            raw, (pixels, enlarged) = sample, decode(sample, self.canvas)
         else:
-            raw, pixels = sample.tobytes(), fit(sample, self.canvas)
+            raw, (pixels, enlarged) = sample.tobytes(), fit(sample, self.canvas)
         encoded = self.encoding == "encoded"
         data = raw if encoded else pixels.tobytes()
         return Payload(
@@ -90,6 +107,7 @@ class PixelsTarget:
             length=len(data),
             digest=hashlib.blake2b(raw, digest_size=16).hexdigest(),
             sums=ChannelSums.of(pixels.reshape(-1, pixels.shape[2]).T) if training else None,
+            enlarged=enlarged,
         )
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
@@ -119,7 +137,11 @@ class PixelsTarget:
 
     def manifest(self, sums: ChannelSums) -> dict[str, Any]:
         """What the manifest holds of images alone."""
-        return {"encoding": self.encoding, **asdict(self.canvas), "statistics": sums.of_pixels()}
+        return {
+            "encoding": self.encoding,
+            **self.canvas.as_json(),
+            "statistics": sums.of_pixels(),
+        }
 
     def shard(self, file: str, sha256: str, extent: int, lengths: list[int]) -> Shard:
         return Shard(file=file, images=len(lengths), bytes=sum(lengths), sha256=sha256)
@@ -189,7 +211,7 @@ class StoredPixels:
         def decode_into(i: int) -> None:
             row = int(rows[i])
             try:
-                images[i] = decode(self.encoded(row), canvas)
+                images[i] = decode(self.encoded(row), canvas, stored=True).pixels
             except BadRecord as error:
                 raise Undecodable(row, str(error)) from error
 

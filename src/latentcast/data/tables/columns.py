@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError
+from latentcast.signals.readers import numbers
 
 Kind = Literal["binary", "classes", "codes", "number"]
 KINDS: tuple[Kind, ...] = ("binary", "classes", "codes", "number")
@@ -20,8 +20,6 @@ MISSING = {"", "na", "n/a", "nan", "null", "none"}
 MOST_CLASSES = 100
 """A text of more different values is a note or an id rather than a class, unless it is named."""
 _YES, _NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
-# Of a float in ASCII digits: float() alone takes 1_0, and digits of other scripts.
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +48,11 @@ def present(cell: str) -> bool:
 
 
 def number(cell: str) -> float | None:
-    """The finite number that a cell is, in ASCII digits; None for anything else."""
-    value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
-    return value if math.isfinite(value) else None
+    """The number that a cell is; None for anything else."""
+    try:
+        return numbers.number(cell)
+    except ValueError:
+        return None
 
 
 def kind_of(cells: Sequence[str]) -> Kind:
@@ -95,9 +95,9 @@ def column_of(name: str, cells: Sequence[str], kind: Kind | None = None) -> Colu
         if text is not None:
             value = read(text)
             if value is None:
-                wanted = "0 or 1" if kind == "binary" else "a number"
+                needed = "0 or 1" if kind == "binary" else "a number"
                 raise LatentcastError(
-                    f"column '{name}': '{text[:40]}' is not {wanted}; correct it, leave the cell "
+                    f"column '{name}': '{text[:40]}' is not {needed}; correct it, leave the cell "
                     f"empty, or read the column as text with --kinds {name}=classes"
                 )
             values[row] = value

@@ -8,8 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from latentcast.data.folds import FOLDS
 from latentcast.data.manifest import SPLITS
 from latentcast.errors import LatentcastError, missing_extra, nearest
+from latentcast.signals.readers.numbers import integral
 from latentcast.signals.readers.table import check_cells, read_rows
 
 RECORD = ("record_id", "record", "id", "file", "filename", "file_name", "path", "ecg_id", "image")
@@ -49,11 +51,12 @@ class TableFile:
             LatentcastError: the cell is neither a split nor a fold.
         """
         if self.fold is not None and (text := row[self.fold].strip()):
-            if not (text.isascii() and text.removesuffix(".0").isdigit()):
-                raise self._bad(self.fold, text, "a fold from 1 to 10")
-            fold = int(text.removesuffix(".0"))
-            if not 1 <= fold <= 10:
-                raise self._bad(self.fold, text, "a fold from 1 to 10")
+            try:
+                fold = integral(text)
+            except ValueError:
+                fold = 0
+            if not 1 <= fold <= FOLDS:
+                raise self._bad(self.fold, text, f"a fold from 1 to {FOLDS}")
             return fold
         if self.split is not None and (text := row[self.split].strip().lower()):
             if text not in _SPLITS:

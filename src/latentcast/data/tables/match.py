@@ -58,10 +58,10 @@ def match(table: TableFile, record_ids: Sequence[str], patient_ids: Sequence[str
             absent.append(name)
     noun = "record" if by_record else "patient"
     if not (row >= 0).any():
-        held = record_ids if by_record else [name for name in patient_ids if name]
+        own = record_ids if by_record else [name for name in patient_ids if name]
         raise LatentcastError(
             f"{table.path}: no {noun} of column '{key}' is in the store; its ids look like "
-            f"{examples(once)}, those of the store like {examples(held) or 'nothing: no patient'}; "
+            f"{examples(once)}, those of the store like {examples(own) or 'nothing: no patient'}; "
             "name another column with --id"
         )
     if absent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,15 @@ class Head(Protocol):
     def predict(self, features: Features) -> Array:
         """Of raw features ``(N, F)`` what the metric of the task takes: a score of each label
         ``(N, labels)``, the class ``(N,)``, or the value ``(N,)``."""
+        ...
+
+
+@runtime_checkable
+class ClassHead(Protocol):
+    """A head of classes that also tells how sure it is."""
+
+    def class_shares(self, features: Features, classes: int) -> Floats:
+        """Of raw features ``(N, F)`` the share of each class, ``(N, classes)``; rows sum to 1."""
         ...
 
 

@@ -52,6 +52,13 @@ class Neighbours:
             shares.append(votes[:, 1] / votes.sum(axis=1))
         return np.stack(shares, axis=1)
 
+    def class_shares(self, features: Features, classes: int) -> Floats:
+        """The share of each class in the votes, ``(N, classes)``."""
+        rows, similarities = neighbours(self.bank, features)
+        votes = vote(self.targets[rows], similarities, classes)
+        shares: Floats = votes / votes.sum(axis=1, keepdims=True)
+        return shares
+
 
 def fit(
     train: Features, targets: Array, validation: Features, validation_targets: Array, kind: Kind

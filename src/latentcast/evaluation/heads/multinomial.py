@@ -52,6 +52,14 @@ class Multinomial(Linear):
         predicted: Integers = self.classes[super().predict(features).argmax(axis=1)]
         return predicted
 
+    def class_shares(self, features: Features, classes: int) -> Floats:
+        """Their probabilities ``(N, classes)``, 0 for those without a training record."""
+        logits = super().predict(features)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = np.zeros((len(features), classes))
+        shares[:, self.classes] = weights / weights.sum(axis=1, keepdims=True)
+        return shares
+
 
 def fit(
     train: Features, targets: Integers, validation: Features, validation_targets: Integers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation.tasks.base import Targets
+from latentcast.signals.readers.numbers import number
 
 MOST_CLASSES = 50
 OLDEST = 120.0
@@ -58,10 +60,15 @@ class Metadata:
 
 
 def _value(value: Any) -> float | str | None:
-    """A number, also one that is written as text; other text; None where it is missing."""
+    """A number, also one that is written as text; other text; None where it is missing.
+
+    What only Python takes for a number (``nan``, ``-inf``, ``1_0``, ``1e-320``) is missing.
+    """
     text = "" if value is None else str(value).strip()
+    with suppress(ValueError):
+        return number(text)
     try:
-        number = float(text)
+        float(text)
     except ValueError:
         return text or None
-    return number if math.isfinite(number) else None
+    return None

@@ -61,7 +61,8 @@ class JepaConfig(ObjectiveConfig):
             )
         if self.coarser and self.masks.kind == "reference":
             raise ValueError(
-                "masks reference are for one level; with objective.coarser use kind blocks"
+                "masks reference are for one level; with objective.coarser use "
+                "objective.masks.kind=blocks"
             )
         own = self.masks.kind == "blocks"
         for number, level in enumerate(self.coarser):
@@ -69,7 +70,8 @@ class JepaConfig(ObjectiveConfig):
                 raise ValueError(
                     f"coarser.{number}.masks "
                     + (
-                        "is null: say what this level hides, as masks.targets=2"
+                        "is null: say what this level hides, as "
+                        f"objective.coarser.{number}.masks.targets=2"
                         if own
                         else "is not read with masks context_blocks, which hide the same on every "
                         f"level; set objective.coarser.{number}.masks=null"
@@ -77,8 +79,8 @@ class JepaConfig(ObjectiveConfig):
                 )
         if not self.coarser and (self.fusion or self.top_down):
             raise ValueError(
-                "fusion and top_down join levels and there is one; add objective.coarser or set "
-                "both to false"
+                "fusion and top_down join levels and there is one; set objective.fusion=false "
+                "objective.top_down=false, or start from a recipe with hjepa in its name"
             )
         return self
 
@@ -101,10 +103,13 @@ class JepaConfig(ObjectiveConfig):
         encoder = config.encoder
         if encoder.causal:
             raise ValueError(
-                "encoder.causal is true: a JEPA context is read in both directions; set it to false"
+                "encoder.causal is true: a JEPA context is read in both directions; set "
+                "encoder.causal=false"
             )
         if encoder.prefix:
-            raise ValueError("encoder.cls is true: nothing in a JEPA trains it; set it to false")
+            raise ValueError(
+                "encoder.cls is true: nothing in a JEPA trains it; set encoder.cls=false"
+            )
         if (config.ema is None) != (self.target == "student"):
             raise ValueError(
                 "objective.target teacher needs an ema, target student has none; set "
@@ -112,7 +117,9 @@ class JepaConfig(ObjectiveConfig):
             )
         axes = len(config.input.size)
         if self.masks.kind == "context_blocks" and axes > 1:
-            raise ValueError("masks context_blocks are stretches of a recording; use kind blocks")
+            raise ValueError(
+                "masks context_blocks are stretches of a recording; use objective.masks.kind=blocks"
+            )
         check_sincos("objective.predictor.width", self.predictor.width, axes)
         grids = config.grids
         for number, (level, grid) in enumerate(zip(self.coarser, grids, strict=False)):

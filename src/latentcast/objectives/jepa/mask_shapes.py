@@ -122,7 +122,7 @@ def _too_small(
         f"{m.targets} blocks of {_times(block)} on level {level} ({_times(grid)})"
         for level, (m, block, grid) in enumerate(zip(masks, shape.blocks, grids, strict=True))
     )
-    lower = f", or least_context {shape.context}" if shape.context else ""
+    lower = f", or objective.masks.least_context={shape.context}" if shape.context else ""
     return (
         f"objective.masks: the grid of {_times(grids[0])} patches is too small for the masks: "
         f"{blocks} can hide {_hidden(grids, masks, shape.blocks)} of {math.prod(grids[0])} patches "
@@ -135,14 +135,15 @@ def _stretches(grids: tuple[Grid, ...], masks: ContextBlocks, seed: int) -> tupl
     patches = math.prod(grids[0])
     shares = _stratified(masks.context_share, masks.shapes, randomness.key(seed, "mask-context"))
     shapes = []
-    for n, share in enumerate(shares):
-        context = round(share * patches)
+    contexts = [round(share * patches) for share in shares]
+    for n, (share, context) in enumerate(zip(shares, contexts, strict=True)):
         if not masks.least_block <= context < patches:
+            shorter = f"objective.masks.least_block={min(contexts)}, " if min(contexts) else ""
             raise ValueError(
                 f"objective.masks: {share:.0%} of {patches} patches are a context of {context}, "
-                f"which is no stretch of at least {masks.least_block} that leaves a target; "
-                f"use least_block {max(1, context)}, another context_share or a smaller "
-                "encoder.patch"
+                f"which is no stretch of at least {masks.least_block} that leaves a target; use "
+                f"{shorter * (context < patches)}another objective.masks.context_share or a "
+                "smaller encoder.patch"
             )
         most = context // masks.least_block
         draw = randomness.uniform(randomness.key(seed, "mask-stretches"), _counter(n))
@@ -176,7 +177,9 @@ def _certainly_hidden(fine: Grid, coarse: Grid, context: int, stretches: int) ->
 def _check_reference(grid: Grid, masks: ReferenceBlocks) -> None:
     """The original draws for ever when a target block cannot have more than ``min_keep``."""
     if len(grid) != 2:
-        raise ValueError("objective.masks: kind reference is made for images; use kind blocks")
+        raise ValueError(
+            "objective.masks: kind reference is made for images; use objective.masks.kind=blocks"
+        )
     low, high = masks.target_scale
     for n in range(101):
         scale = low + (high - low) * n / 100
@@ -185,7 +188,8 @@ def _check_reference(grid: Grid, masks: ReferenceBlocks) -> None:
             raise ValueError(
                 f"objective.masks: the grid {_times(grid)} is too small for the reference's masks: "
                 f"a target of {height} × {width} patches is not more than min_keep "
-                f"{masks.min_keep}; use kind blocks, a smaller encoder.patch or a smaller min_keep"
+                f"{masks.min_keep}; use objective.masks.kind=blocks, a smaller encoder.patch or a "
+                "smaller min_keep"
             )
         low_c, high_c = masks.context_scale
         context = reference_extent(

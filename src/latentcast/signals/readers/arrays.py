@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError, nearest
+from latentcast import npy
+from latentcast.errors import LatentcastError
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import ptbxl
+from latentcast.signals.readers.numbers import integral
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, check_cells, read_rows
-from latentcast.signals.recording import Recording, from_signal, millivolts_per
+from latentcast.signals.recording import Recording, from_signal, hertz, millivolts_per
 from latentcast.source import Annotation, BadRecord, RecordRef
 
 LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
+
+NOT_FINITE: tuple[str, str] = ("nan_samples", "infinite_samples")
+"""Of a record's metadata: how many of its samples are NaN, and infinite; absent where none is."""
 
 
 class ArraySource(RecordingSource):
@@ -31,7 +37,7 @@ class ArraySource(RecordingSource):
 
     Args:
         path: the ``.npy`` file, or an ``.npz`` file that holds one array.
-        fs: their sampling rate in Hz.
+        sampling_rate: theirs, in Hz.
         leads: name of each channel, in file order.
         unit: V, mV, uV or nV; with signal ``other`` any.
         layout: one of :data:`LAYOUTS`.
@@ -51,36 +57,34 @@ class ArraySource(RecordingSource):
         self,
         path: Path,
         *,
-        fs: float | None = None,
+        sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str | None = None,
         metadata: str | Path | None = None,
         signal: Signal = "ecg",
     ) -> None:
-        needed = {"--fs": fs, "--leads": leads, "--unit": unit, "--layout": layout}
+        needed = {
+            "--sampling-rate": sampling_rate, "--leads": leads, "--unit": unit, "--layout": layout,
+        }  # fmt: skip
         missing = [flag for flag, value in needed.items() if value is None]
-        if fs is None or leads is None or unit is None or layout is None:
+        if sampling_rate is None or leads is None or unit is None or layout is None:
             raise LatentcastError(
-                f"{path}: an array does not name its {', '.join(missing)}; give them, for example "
-                "--fs 500 --leads I,II,V1 --unit mV --layout records,leads,samples"
+                f"{path}: an array does not name its {', '.join(missing)}; give what it has, for "
+                "example --sampling-rate 500 --leads I,II,V1 --unit mV --layout "
+                "records,leads,samples (--fs is another thing: the rate that the store shall have)"
             )
-        if layout not in LAYOUTS:
-            raise LatentcastError(f"--layout '{layout}': is unknown; {nearest(layout, LAYOUTS)}")
         self.path = path
         self.name = path.name
-        self.sampling_rate = float(fs)
+        self.sampling_rate = hertz(sampling_rate, "--sampling-rate")
         self.leads, self._factor = channels_of(leads, unit, signal)
         self.layout = layout
         array = _open(path)
-        lead_axis = layout.split(",").index("leads")
-        if array.ndim != 3 or array.shape[lead_axis] != len(self.leads):
+        check_array(str(path), array, len(self.leads), layout)
+        if array.ndim == 2:
             raise LatentcastError(
-                f"{path}: has shape {array.shape}; --layout {layout} and {len(leads)} --leads "
-                f"need 3 axes with {len(leads)} on axis {lead_axis}"
+                f"{path}: has shape {array.shape}, one record; save it as array[np.newaxis]"
             )
-        if array.dtype.kind not in "iuf":
-            raise LatentcastError(f"{path}: holds {array.dtype}; it must hold numbers")
         self.records = int(array.shape[0])
         beside = path.with_suffix(".csv")
         if metadata is None and beside.is_file():
@@ -114,12 +118,58 @@ class ArraySource(RecordingSource):
         block = _open(self.path)[ref.row]
         if self.layout == "records,samples,leads":
             block = block.T
-        signal = (block * np.float64(self._factor)).astype(np.float32)
         annotation = Annotation() if self._rows is None else _annotation(self._rows[ref.row])
-        recording = from_signal(
-            signal, self.leads, self.sampling_rate, ref.record_id, annotation.patient_id
+        recording = array_recording(
+            block, self.leads, self._factor, self.sampling_rate, ref.record_id
         )
-        return recording, annotation
+        return replace(recording, patient_id=annotation.patient_id), annotation
+
+
+def check_array(
+    name: str, array: npt.NDArray[Any], leads: int, layout: str = "records,leads,samples"
+) -> None:
+    """Refuse what is no array of recordings, or with two axes of one recording.
+
+    Args:
+        name: begins the message.
+        leads: how many are named.
+        layout: one of :data:`LAYOUTS`.
+
+    Raises:
+        LatentcastError: its layout is unknown, its leads are not where that has them, or it holds
+            no numbers (truth values are none).
+    """
+    if layout not in LAYOUTS:
+        raise LatentcastError(f"layout '{layout}': is unknown; give {' or '.join(LAYOUTS)}")
+    if array.dtype.kind not in "iuf":
+        raise LatentcastError(f"{name}: holds {array.dtype}, which is no signal; give numbers")
+    shape = array.shape if array.ndim != 2 else (1, *array.shape)
+    axis = layout.split(",").index("leads")
+    if len(shape) == 3 and shape[axis] == leads:
+        return
+    fix = "name every lead, and leads alone"
+    if len(shape) != 3:
+        fix = "give it these axes"
+    elif shape[3 - axis] == leads:
+        fix = f"the other axis has {leads}: the layout is {LAYOUTS[2 - axis]}, or transpose it"
+    raise LatentcastError(
+        f"{name}: has shape {array.shape}; with {leads} leads and layout {layout} it needs 3 axes "
+        f"(2 of one record) with {leads} of leads; {fix}"
+    )
+
+
+def array_recording(
+    block: npt.NDArray[Any], leads: tuple[str, ...], factor: float, rate: float, record_id: str
+) -> Recording:
+    """One record ``(leads, samples)`` of an array that :func:`check_array` took.
+
+    ``metadata`` has :data:`NOT_FINITE`.
+    """
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and counted
+        signal = (block * np.float64(factor)).astype(np.float32)
+    counts = (np.isnan(signal).sum(), np.isinf(signal).sum())
+    metadata = {n: int(count) for n, count in zip(NOT_FINITE, counts, strict=True) if count}
+    return from_signal(signal, leads, rate, record_id, metadata=metadata)
 
 
 def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[str, ...], float]:
@@ -128,6 +178,8 @@ def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[
     Raises:
         LatentcastError: a name or the unit cannot be used.
     """
+    if isinstance(leads, str):
+        raise LatentcastError(f"leads '{leads}': is one text; give a list of names")
     if signal == "other":
         channels = Channels.of(leads, unit)
         return channels.names, channels.factor(unit)
@@ -147,18 +199,14 @@ def _open(path: Path) -> npt.NDArray[Any]:
 @lru_cache(maxsize=1)
 def _load(path: Path, modified: int, size: int) -> npt.NDArray[Any]:
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            if len(loaded.files) != 1:
-                raise LatentcastError(
-                    f"{path}: holds {len(loaded.files)} arrays ({', '.join(loaded.files[:6])}); "
-                    "save the signals alone as .npy"
-                )
-            array: npt.NDArray[Any] = loaded[loaded.files[0]]
-            return array
-    except (OSError, ValueError, EOFError) as error:
+        names = list(npy.read_headers(path))
+        if len(names) != 1:
+            raise LatentcastError(
+                f"{path}: holds {len(names)} arrays ({', '.join(names[:6])}); "
+                "save the signals alone as .npy"
+            )
+        return npy.read_array(path, names[0])
+    except (OSError, ValueError) as error:
         raise LatentcastError(f"{path}: is no readable array file ({error})") from error
 
 
@@ -184,7 +232,7 @@ def _annotation(row: Row) -> Annotation:
             labels |= ptbxl.parse_codes(row["scp_codes"])
         return Annotation(
             patient_id=row.get("patient_id") or None,
-            fold=int(float(fold)) if fold else None,
+            fold=integral(fold) if fold else None,
             labels=labels,
             metadata={k: v for k, v in row.items() if v and k not in _NOT_METADATA},
         )

@@ -40,4 +40,6 @@ def check_envelope(data: bytes, name: str, offset: int, leads: int) -> int:
         )
     if rows != leads:
         raise BadRecord(f"{name}: has {rows} rows, the header {leads} leads")
+    if columns < 0:
+        raise BadRecord(f"{name}: has {columns} columns")
     return int(columns)

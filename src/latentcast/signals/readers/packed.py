@@ -10,7 +10,6 @@ Goldberger predictions. Every plane is C-ordered ``(records, leads, samples)``.
 from __future__ import annotations
 
 import hashlib
-import json
 import lzma
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,13 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError
+from latentcast.files import inside, read_object
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import ptbxl
+from latentcast.signals.readers.numbers import number
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording, from_signal
-from latentcast.source import Annotation, BadRecord, RecordRef
+from latentcast.source import Annotation, BadRecord, RecordRef, record_file
 
 FORMAT = "latentcast-packed-ecg-1"
+LARGEST_PART = 2**28
+"""Bytes of the samples of a part, which is unpacked as one; the parts of this project have 7 MB."""
+MEMORY = 2**28
+"""Bytes that unpacking itself may take: a stream announces its own window."""
 INDEX = "signals.json"
 _CODED = [0, 1, 6, 7, 8, 9, 10, 11]
 _PREDICTED = [2, 3, 4, 5]
@@ -81,12 +86,15 @@ def decode(data: bytes, records: int, samples: int) -> Counts:
     Raises:
         ValueError: the data is no such part.
     """
+    size = 2 * records * 12 * samples
     try:
-        planes = np.frombuffer(lzma.decompress(data), dtype=np.uint8)
+        # One byte more than it should hold is enough to see that it holds more.
+        unpacked = lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY).decompress(data, size + 1)
     except lzma.LZMAError as error:
         raise ValueError(f"is damaged ({error})") from error
-    if planes.size != 2 * records * 12 * samples:
-        raise ValueError(f"holds {planes.size} bytes, not {records} records of {samples} samples")
+    planes = np.frombuffer(unpacked, dtype=np.uint8)
+    if planes.size != size:
+        raise ValueError(f"does not hold the {size} bytes of {records} records")
     split = 2 * records * 8 * samples
     counts = np.empty((records, 12, samples), dtype=np.int16)
     differences = _from_planes(planes[:split], (records, 8, samples))
@@ -95,6 +103,13 @@ def decode(data: bytes, records: int, samples: int) -> Counts:
     residual = _from_planes(planes[split:], (records, 4, samples))
     counts[:, _PREDICTED] = (prediction + residual).astype(np.int16)
     return counts
+
+
+def _count(value: Any) -> int:
+    """Raises ValueError: a number of the index is no positive whole one."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{str(value)[:40]} is no number of records or samples")
+    return value
 
 
 @dataclass(frozen=True)
@@ -119,29 +134,33 @@ class PackedSource(RecordingSource):
         self.root = root
         self.name = root.resolve().name
         try:
-            index = json.loads((root / INDEX).read_text(encoding="utf-8"))
+            index = read_object(inside(root, INDEX))
         except (OSError, ValueError) as error:
             raise LatentcastError(
                 f"{root / INDEX}: cannot be read ({error}); restore it"
             ) from error
-        if index.get("format") != FORMAT or tuple(index.get("leads", ())) != CANONICAL_LEADS:
+        if index.get("format") != FORMAT or index.get("leads") != list(CANONICAL_LEADS):
             raise LatentcastError(
                 f"{root / INDEX}: format is {index.get('format')!r}, this version reads {FORMAT!r}"
             )
         try:
-            self.sampling_rate = float(index["sampling_rate"])
-            self.samples = int(index["samples"])
+            self.sampling_rate = number(str(index["sampling_rate"]))
+            self.samples = _count(index["samples"])
             self.parts = [
-                Part(str(part["file"]), int(part["records"]), str(part["sha256"]))
+                Part(str(part["file"]), _count(part["records"]), str(part["sha256"]))
                 for part in index["parts"]
             ]
+            if len({part.file for part in self.parts}) < len(self.parts):
+                raise ValueError("it names a part twice")
+            if max((p.records for p in self.parts), default=0) * self.samples * 24 > LARGEST_PART:
+                raise ValueError(f"a part is to unpack to more than {LARGEST_PART:,} bytes")
         except (KeyError, TypeError, ValueError) as error:
             raise LatentcastError(
                 f"{root / INDEX}: is damaged ({type(error).__name__}: {error}); restore it"
             ) from error
         # A part is decoded whole, so one process had better read all of it.
         self.batch = max((part.records for part in self.parts), default=1)
-        self.rows = ptbxl.read_table(root / ptbxl.TABLE)
+        self.rows = ptbxl.read_table(inside(root, ptbxl.TABLE))
         total = sum(part.records for part in self.parts)
         if len(self.rows) != total:
             raise LatentcastError(
@@ -161,8 +180,8 @@ class PackedSource(RecordingSource):
         # Parts are few and small enough to read them whole: no damage of theirs goes unseen.
         for file in (INDEX, ptbxl.TABLE, *(part.file for part in self.parts)):
             try:
-                content = (self.root / file).read_bytes()
-            except OSError:
+                content = inside(self.root, file).read_bytes()
+            except (OSError, LatentcastError):
                 content = b"missing"
             digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
@@ -173,7 +192,7 @@ class PackedSource(RecordingSource):
             if part.file == ref.file:
                 break
             first += part.records
-        counts = _part(self.root / ref.file, part.records, self.samples, part.sha256)
+        counts = _part(record_file(self.root, ref.file), part.records, self.samples, part.sha256)
         assert self.sampling_rate is not None
         signal = counts[ref.row - first].astype(np.float32) / np.float32(1000.0)
         annotation = ptbxl.annotation(self.rows[ref.row])

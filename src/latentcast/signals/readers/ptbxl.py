@@ -6,11 +6,17 @@ Source: Wagner et al., PTB-XL, PhysioNet 1.0.3, doi 10.13026/kfzx-aw45.
 from __future__ import annotations
 
 import ast
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from latentcast.errors import LatentcastError
+from latentcast.files import inside
+from latentcast.signals.readers.numbers import integral, number
 from latentcast.signals.readers.table import Row, check_cells, read_rows
-from latentcast.source import Annotation, RecordRef
+from latentcast.source import Annotation, BadRecord, RecordRef, record_file
+
+Number = TypeVar("Number", int, float, str)
 
 TABLE = "ptbxl_database.csv"
 _NEEDED = ("ecg_id", "patient_id", "scp_codes", "strat_fold")
@@ -24,14 +30,7 @@ def record_id(ecg_id: str) -> str:
     Raises:
         ValueError: it is no number.
     """
-    return f"{_integer(ecg_id):05d}"
-
-
-def _integer(cell: str) -> int:
-    try:
-        return int(float(cell))
-    except OverflowError:
-        raise ValueError(f"{cell!r} is no number") from None
+    return f"{integral(ecg_id):05d}"
 
 
 def parse_codes(text: str) -> dict[str, float]:
@@ -42,7 +41,7 @@ def parse_codes(text: str) -> dict[str, float]:
     """
     try:
         codes = ast.literal_eval(text)
-        return {str(code): float(likelihood) for code, likelihood in codes.items()}
+        return {str(code): number(str(likelihood)) for code, likelihood in codes.items()}
     # Any cell may be met here, and the parser answers deep nesting with the last two.
     except (
         ValueError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError,
@@ -65,14 +64,21 @@ def annotation(row: Row) -> Annotation:
     metadata: dict[str, object] = {}
     for column, cell in row.items():
         if cell and column not in _NOT_METADATA:
-            metadata[column] = float(cell) if column in _NUMBERS else cell
+            metadata[column] = _named(column, number, cell) if column in _NUMBERS else cell
     patient = row["patient_id"]
     return Annotation(
-        patient_id=str(_integer(patient)) if patient else None,
-        fold=_integer(row["strat_fold"]),
+        patient_id=str(_named("patient_id", integral, patient)) if patient else None,
+        fold=_named("strat_fold", integral, row["strat_fold"]),
         labels=parse_codes(row["scp_codes"]),
         metadata=metadata,
     )
+
+
+def _named(column: str, parse: Callable[[str], Number], cell: str) -> Number:
+    try:
+        return parse(cell)
+    except ValueError as error:
+        raise ValueError(f"{column} {error}") from None
 
 
 def read_table(path: Path) -> list[Row]:
@@ -93,7 +99,7 @@ def read_table(path: Path) -> list[Row]:
 def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
     """Record id and annotation of a row; ``"line <n>"`` and the problem where it cannot be read."""
     try:
-        return record_id(row["ecg_id"]), annotation(row), None
+        return _named("ecg_id", record_id, row["ecg_id"] or ""), annotation(row), None
     except ValueError as error:
         return f"line {line}", None, f"{TABLE} line {line}: {error}"
 
@@ -109,7 +115,7 @@ def file_column(path: Path, rows: list[Row], sampling_rate: float | None) -> str
     present = [
         column
         for column in ("filename_lr", "filename_hr")
-        if any((path.parent / f"{row.get(column)}.hea").is_file() for row in rows)
+        if any(_is_file(path.parent, f"{row.get(column)}.hea") for row in rows)
     ]
     if not present:
         raise LatentcastError(
@@ -126,6 +132,19 @@ def file_column(path: Path, rows: list[Row], sampling_rate: float | None) -> str
     return "filename_lr" if sampling_rate <= 100 else "filename_hr"
 
 
+def _is_file(root: Path, name: str) -> bool:
+    return _problem(root, name) is None
+
+
+def _problem(root: Path, name: str) -> str | None:
+    """Why a file that the table lists cannot be read; None where it can."""
+    try:
+        record_file(root, name)
+    except BadRecord as error:
+        return f"header {name}, which {TABLE} lists: {error}"
+    return None
+
+
 def list_records(
     root: Path, sampling_rate: float | None
 ) -> tuple[list[RecordRef], dict[str, Annotation]]:
@@ -135,7 +154,7 @@ def list_records(
     goes missing unseen.
     """
     table = root / TABLE
-    rows = read_table(table)
+    rows = read_table(inside(root, TABLE))
     column = file_column(table, rows, sampling_rate)
     refs: list[RecordRef] = []
     annotations: dict[str, Annotation] = {}
@@ -149,10 +168,10 @@ def list_records(
             annotations.setdefault(key, found)
             if file == TABLE:
                 problem = f"{TABLE} line {line}: {column} is empty"
-            elif not (root / file).is_file():
-                problem = f"header {file} is missing, {TABLE} lists it"
+            else:
+                problem = _problem(root, file)
         refs.append(RecordRef(key, file, problem=problem))
-    tops = {file.split("/")[0] for file in listed}
+    tops = {PurePath(file).parts[0] for file in listed if _problem(root, file) is None}
     for top in sorted(tops):
         for path in sorted((root / top).rglob("*.hea")):
             file = path.relative_to(root).as_posix()

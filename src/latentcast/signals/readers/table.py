@@ -19,11 +19,13 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
         LatentcastError: the file is missing or is no CSV in UTF-8.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("is no regular file")
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
             return tuple(reader.fieldnames or ()), rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise LatentcastError(
             f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table"
         ) from error

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,20 @@ from latentcast.errors import LatentcastError, missing_extra
 from latentcast.signals.channels import Channels
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import matlab
+from latentcast.signals.readers.numbers import integer, number
 from latentcast.signals.recording import INVALID, Recording, from_signal, millivolts_per
-from latentcast.source import Annotation, BadRecord
+from latentcast.source import Annotation, BadRecord, record_file
 
 CHECKSUMS = "SHA256SUMS.txt"
+DEEPEST = 3
+"""Records of records of records: what a segment may be."""
+SMALL_VALUES = 2**25
+"""Samples that the package may unpack in any case (eight bytes each) ..."""
+DENSEST_VALUES = 16
+"""... and for each byte of the files beyond: compression and gaps between segments."""
 
-_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
-_GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)(?:\(([-+]?\d+)\))?(?:/(\S+))?$")
+_FORMAT = re.compile(r"(\d{1,4})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,15}))?$", re.ASCII)
+_GAIN = re.compile(r"([^(/]+)(?:\(([^)]*)\))?(?:/(\S+))?$")
 _DIAGNOSES = re.compile(r"^\s*Dx\s*:\s*(.*)$", re.IGNORECASE)
 _FIELD = re.compile(r"^\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$")
 
@@ -52,12 +59,14 @@ class Signal:
 
 @dataclass(frozen=True)
 class Header:
-    """A WFDB header. ``samples`` is None where the header leaves the length to the files."""
+    """A WFDB header. ``samples`` is None where the header leaves the length to the files;
+    ``segments`` are the names of the records that a longer one is made of, ``~`` for a gap."""
 
     name: str
-    segments: int | None
+    segments: tuple[str, ...] | None
     sampling_rate: float
     samples: int | None
+    count: int
     signals: tuple[Signal, ...]
     comments: tuple[str, ...]
 
@@ -80,16 +89,20 @@ def parse_header(text: str) -> Header:
     try:
         fields = lines[0].split()
         name, _, segments = fields[0].partition("/")
-        count = int(fields[1])
+        count = integer(fields[1])
         # "fs/counter(base)": only fs is ours. The format's default rate is 250 Hz, but a rate that
         # is not written down is a guess.
-        rate = float(fields[2].split("/")[0]) if len(fields) > 2 else 0.0
-        samples = int(fields[3]) if len(fields) > 3 else 0
-    except (ValueError, IndexError):
-        raise BadRecord(f"header line '{lines[0][:60]}' is no WFDB record line") from None
+        rate = number(fields[2].split("/")[0]) if len(fields) > 2 else 0.0
+        samples = integer(fields[3]) if len(fields) > 3 else 0
+        parts = integer(segments) if segments else 0
+        if count < 0 or samples < 0:
+            raise ValueError("a negative number of signals or samples")
+    except (ValueError, IndexError) as error:
+        raise BadRecord(f"header line '{lines[0][:60]}' is no WFDB record line ({error})") from None
     if rate <= 0:
         raise BadRecord("header gives no sampling rate")
     body = lines[1 : 1 + count]
+    names = tuple(line.split()[0] for line in lines[1 : 1 + max(parts, 0)])
     if segments:
         signals: tuple[Signal, ...] = ()
     elif len(body) < count:
@@ -97,7 +110,13 @@ def parse_header(text: str) -> Header:
     else:
         signals = tuple(_parse_signal(line) for line in body)
     return Header(
-        name, int(segments) if segments else None, rate, samples or None, signals, tuple(comments)
+        name,
+        names if segments else None,
+        rate,
+        samples or None,
+        count,
+        signals,
+        tuple(comments),
     )
 
 
@@ -109,15 +128,19 @@ def _parse_signal(line: str) -> Signal:
     gain, baseline, unit = 0.0, None, None
     if len(fields) > 2:
         calibration = _GAIN.match(fields[2])
-        if calibration is None:
-            raise BadRecord(f"header: gain '{fields[2]}' cannot be read")
-        gain, baseline, unit = float(calibration[1]), calibration[2], calibration[3]
+        try:
+            if calibration is None:
+                raise ValueError("no gain(baseline)/unit")
+            gain, unit = number(calibration[1]), calibration[3]
+            baseline = None if calibration[2] is None else integer(calibration[2])
+        except ValueError as error:
+            raise BadRecord(f"header: gain '{fields[2][:60]}' cannot be read ({error})") from None
     try:
-        zero = int(fields[4]) if len(fields) > 4 else 0
-        initial = int(fields[5]) if len(fields) > 5 else None
-        checksum = int(fields[6]) if len(fields) > 6 else None
-    except ValueError:
-        raise BadRecord(f"header line '{line[:60]}' is no WFDB signal line") from None
+        zero = integer(fields[4]) if len(fields) > 4 else 0
+        initial = integer(fields[5]) if len(fields) > 5 else None
+        checksum = integer(fields[6]) if len(fields) > 6 else None
+    except ValueError as error:
+        raise BadRecord(f"header line '{line[:60]}' is no WFDB signal line ({error})") from None
     return Signal(
         file=fields[0],
         format=int(shape[1]),
@@ -125,7 +148,7 @@ def _parse_signal(line: str) -> Signal:
         skew=int(shape[3] or 0),
         offset=int(shape[4] or 0),
         gain=gain,
-        baseline=zero if baseline is None else int(baseline),
+        baseline=zero if baseline is None else baseline,
         unit=unit or "mV",
         initial=initial,
         checksum=checksum,
@@ -171,13 +194,8 @@ def _read_file(
     folder: Path, header: Header, signals: tuple[Signal, ...], sha256: Mapping[str, str] | None
 ) -> npt.NDArray[np.int16]:
     file, offset, count = signals[0].file, signals[0].offset, len(signals)
-    relative = PurePosixPath(file)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise BadRecord(f"header names {file}, outside its folder")
     try:
-        data = (folder / file).read_bytes()
-    except FileNotFoundError:
-        raise BadRecord(f"header names {file}, which is missing") from None
+        data = record_file(folder, file).read_bytes()
     except OSError as error:
         raise BadRecord(f"{file}: cannot be read ({error})") from None
     if sha256 is not None and file in sha256 and hashlib.sha256(data).hexdigest() != sha256[file]:
@@ -234,6 +252,8 @@ def read(
         BadRecord: with the reason.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("is no regular file")
         raw = path.read_bytes()
     except OSError as error:
         raise BadRecord(f"header {path.name} cannot be read ({error})") from None
@@ -316,6 +336,7 @@ def _read_with_package(
         import wfdb
     except ImportError as error:
         raise missing_extra("wfdb", "ecg", f"{path.name} (not format 16)") from error
+    _check_package_input(path.parent, header)
     try:
         record: Any = wfdb.rdrecord(str(path.with_suffix("")))
     except Exception as error:
@@ -327,6 +348,32 @@ def _read_with_package(
     columns, leads, factors = _calibration(signals, channels)
     millivolts = record.p_signal[:, columns].T * np.array(factors)[:, None]
     return millivolts.astype(np.float32), leads, float(record.fs)
+
+
+def _check_package_input(folder: Path, header: Header, depth: int = 1) -> int:
+    """Bytes of the files that the package will open: all in the folder, and not out of proportion
+    to the memory that the header will make it take.
+
+    Raises:
+        BadRecord: a file cannot be read, or the header announces far more than the files can hold.
+    """
+    size = 0
+    for name in dict.fromkeys(header.segments or ()):
+        if name == "~":
+            continue
+        if depth > DEEPEST:
+            raise BadRecord(f"header: segments within segments, {DEEPEST} deep")
+        part = record_file(folder, f"{name}.hea").read_text(encoding="utf-8", errors="replace")
+        size += _check_package_input(folder, parse_header(part), depth + 1)
+    for name in dict.fromkeys(signal.file for signal in header.signals):
+        size += 0 if name == "~" else record_file(folder, name).stat().st_size
+    columns = sum(signal.samples_per_frame for signal in header.signals) or header.count
+    if (header.samples or 0) * columns > SMALL_VALUES + DENSEST_VALUES * size:
+        raise BadRecord(
+            f"header announces {header.samples:,} samples of {columns} signals, and its files have "
+            f"{size:,} bytes"
+        )
+    return size
 
 
 def _annotation(header: Header) -> Annotation:

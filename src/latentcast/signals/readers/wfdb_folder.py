@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError
+from latentcast.files import inside
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.readers import ptbxl, wfdb
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording
-from latentcast.source import Annotation, RecordRef
+from latentcast.source import Annotation, BadRecord, RecordRef, record_file
 
 _CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 
@@ -65,10 +67,26 @@ class WfdbFolder(RecordingSource):
             for file, digest in read_checksums(root).items():
                 path = PurePosixPath(file)
                 self._sha256[str(path.parent)][path.name] = digest
+        if self._annotations is None:
+            self._refs += self._headless()
 
     @classmethod
     def detects(cls, path: Path) -> bool:
         return path.is_dir() and next(path.rglob("*.hea"), None) is not None
+
+    def _headless(self) -> list[RecordRef]:
+        """Records of which a header is in the list of checksums and only the signals are there."""
+        refs = []
+        for folder, files in sorted(self._sha256.items()):
+            for name in sorted(name for name in files if name.endswith(".hea")):
+                file = PurePosixPath(folder, name)
+                signals = (file.with_suffix(suffix) for suffix in (".dat", ".mat"))
+                if not os.path.lexists(self.root / file) and any(
+                    os.path.lexists(self.root / signal) for signal in signals
+                ):
+                    problem = f"header {file} is missing, {wfdb.CHECKSUMS} lists it"
+                    refs.append(RecordRef(file.stem, str(file), problem=problem))
+        return refs
 
     def refs(self) -> Sequence[RecordRef]:
         return self._refs
@@ -76,18 +94,18 @@ class WfdbFolder(RecordingSource):
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for ref in self._refs:
-            digest.update(f"{ref.record_id}\t{ref.file}\n".encode())
+            digest.update(f"{ref.record_id}\t{ref.file}\n".encode(errors="surrogateescape"))
             digest.update(_signature(self.root / ref.file))
         for folder in sorted(self._sha256):
             for name, sha256 in sorted(self._sha256[folder].items()):
                 digest.update(f"{folder}/{name}\t{sha256}\n".encode())
         if self._annotations is not None:
-            digest.update((self.root / ptbxl.TABLE).read_bytes())
+            digest.update(inside(self.root, ptbxl.TABLE).read_bytes())
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
         folder = str(PurePosixPath(ref.file).parent)
-        file, sha256 = self.root / ref.file, self._sha256.get(folder)
+        file, sha256 = record_file(self.root, ref.file), self._sha256.get(folder)
         recording, annotation = wfdb.read(file, sha256, self._channels)
         if self._annotations is not None:
             annotation = self._annotations[ref.record_id]
@@ -101,10 +119,10 @@ def read_checksums(root: Path) -> dict[str, str]:
         LatentcastError: it cannot be read; names the line.
     """
     path = root / wfdb.CHECKSUMS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
+    try:
+        lines = inside(root, wfdb.CHECKSUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LatentcastError(
             f"{path}: cannot be read ({error}); restore it, or remove it to read without checksums"
@@ -133,15 +151,16 @@ def _signature(header: Path) -> bytes:
     while pending:
         path = pending.pop()
         try:
-            raw = path.read_bytes()
-        except (OSError, ValueError):  # ValueError: no file can have this name
+            raw = record_file(path.parent, path.name).read_bytes()
+        except (OSError, BadRecord):
             digest.update(b"missing\n")
             continue
         digest.update(hashlib.sha256(raw).digest())
         lines = _words(raw.decode("utf-8", errors="replace"))
         segments = bool(lines) and "/" in lines[0][0]
         for name in sorted({words[0] for words in lines[1:]}):
-            if segments and (part := path.parent / f"{name}.hea") not in met:
+            part = path.parent / f"{name}.hea"
+            if segments and part not in met and PurePath(name).name == name:
                 met.add(part)
                 pending.append(part)
             elif not segments:
@@ -171,8 +190,9 @@ def list_records(root: Path) -> list[RecordRef]:
     segments = set()
     for file in headers:
         try:
-            body = _words((root / file).read_text(encoding="utf-8", errors="replace"))
-        except OSError:
+            path = record_file(root, file)
+            body = _words(path.read_text(encoding="utf-8", errors="replace"))
+        except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
         if body and "/" in body[0][0]:
             folder = PurePosixPath(file).parent

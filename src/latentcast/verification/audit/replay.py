@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
+from latentcast.files import digested
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
 from latentcast.verification.audit.run import Run, Unmeasured, check, norm
@@ -115,12 +118,16 @@ def replay(run: Run) -> Replayed:
 def _lay_out(before: Path, folder: Path, config: Config) -> int:
     """A checkpoint to start from: its own tensors, under a configuration that never saves."""
     record = checkpoint.read_record(before)
-    record["config"] = config.model_dump(mode="json")
+    record["config"] = config.as_of(record["step"]).model_dump(mode="json")
     target = folder / "checkpoints" / before.name
     target.mkdir(parents=True)
-    for which in ("model", "optimizer"):
-        (target / which).symlink_to((before / which).resolve(), target_is_directory=True)
-    (target / "state.json").write_text(json.dumps(record))
+    for name in record["sha256"]:
+        (target / name).parent.mkdir(exist_ok=True)
+        try:
+            os.link(before / name, target / name)
+        except OSError:  # another file system
+            shutil.copyfile(before / name, target / name)
+    (target / "state.json").write_text(json.dumps(digested(record)))
     return int(record["step"])
 
 

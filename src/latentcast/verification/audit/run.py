@@ -19,6 +19,7 @@ from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
+from latentcast.runs.folder import check_config, read_environment
 from latentcast.verification.evidence import Evidence
 
 Row = dict[str, Any]
@@ -39,6 +40,7 @@ class Run:
     def __init__(self, path: Path, data: Path | None = None, seconds: float = 60.0) -> None:
         self.path, self._data, self.seconds = path, data, seconds
         self.config: Config = configuration.load(path / "config.yaml")
+        check_config(path / "config.yaml")
         self.steps = checkpoint.list_steps(path / "checkpoints")
 
     @cached_property
@@ -50,7 +52,16 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        return dict(json.loads((self.path / "environment.json").read_text()))
+        return read_environment(self.path / "environment.json")
+
+    def changes(self, key: str) -> list[dict[str, Any]]:
+        """When the run was resumed under another value of a key, as ``[old, new]`` after a step."""
+        return [change for change in self.environment.get("changed", ()) if key in change]
+
+    def log_every(self, step: int) -> int:
+        """As it was at a step."""
+        later = (c["train.log_every"] for c in self.changes("train.log_every") if c["step"] >= step)
+        return int(next(later, [self.config.train.log_every])[0])
 
     def some_rows(self) -> list[Row]:
         """The rows.

@@ -83,7 +83,9 @@ def arrays(twin: Twin) -> Evidence:
         unit = kind[0]
         file = folder / f"array-{n}{('.npy', '.npz')[n % 2]}"
         signals = write_array(file, fixtures.rate, kind, layout, ORDER)
-        source = open_source(file, fs=fixtures.rate, leads=ORDER, unit=unit, layout=layout)
+        source = open_source(
+            file, sampling_rate=fixtures.rate, leads=ORDER, unit=unit, layout=layout
+        )
         gaps = []
         for ref, signal in zip(source.refs(), signals, strict=True):
             read, _ = source.read(ref)
@@ -91,7 +93,9 @@ def arrays(twin: Twin) -> Evidence:
             gaps.append(apart(read.signal[rows].astype(np.float64), signal))
         parts.append(at_most(f"{unit}, {kind[2]}, {layout}: mV", max(gaps), READ))
         if kind[2] == "i2":
-            store = _ingested(twin, file, leads=ORDER, unit=unit, layout=layout)
+            store = _ingested(
+                twin, file, sampling_rate=fixtures.rate, leads=ORDER, unit=unit, layout=layout
+            )
             stored = np.stack([millivolts_of(store, ref.record_id) for ref in source.refs()])
             gap = apart(stored, signals) / fixtures.scale
             parts.append(at_most(f"{unit}, {layout}: stored, counts", gap, HALF_A_COUNT))

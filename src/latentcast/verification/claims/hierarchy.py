@@ -11,8 +11,6 @@ from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Hierarchy, Tokens
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.jepa import cells_with, unaugmented
-from latentcast.verification.claims.masks import drawn_and_live, places_of
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
@@ -20,6 +18,7 @@ from latentcast.verification.observe.jepa import (
     ROUNDING,
     Grid,
     apart,
+    cells_with,
     changes,
     has_teacher,
     is_hierarchy,
@@ -32,8 +31,10 @@ from latentcast.verification.observe.jepa import (
     parent_of_each,
     patch_flags,
     some_valid,
+    unaugmented,
     values,
 )
+from latentcast.verification.observe.masks import drawn_and_live, places_of
 from latentcast.verification.observe.network import inputs_of
 from latentcast.verification.observe.twin import Twin
 from latentcast.verification.parity import plain_ijepa

@@ -16,14 +16,13 @@ from latentcast.verification.evidence import Evidence, above, all_of, at_most, e
 from latentcast.verification.observe.config import (
     has_linear_patches,
     has_transformer,
-    transformer_of,
 )
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
-    Grid,
     Pass,
     apart,
+    cells_with,
     is_hierarchy,
     is_jepa,
     layer_normed_teacher,
@@ -33,9 +32,9 @@ from latentcast.verification.observe.jepa import (
     normed,
     observe,
     one_pass,
-    parent_of_each,
     patch_flags,
     some_valid,
+    unaugmented,
     values,
     watch,
 )
@@ -182,14 +181,6 @@ def _each_target(cells: Tensor) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def cells_with(flags: Tensor, fine: Grid, coarse: Grid) -> Tensor:
-    """``(B, coarse cells)`` bool: the cells with any of the flagged patches ``(B, N)`` in them."""
-    cells = torch.zeros(len(flags), math.prod(coarse), dtype=torch.bool)
-    for patch, cell in enumerate(parent_of_each(fine, coarse)):
-        cells[:, cell] |= flags[:, patch]
-    return cells
-
-
 def _valid_cells(twin: Twin, valid: Tensor, level: int) -> list[list[bool]]:
     """Cells of a level with anything measured in them."""
     grids = twin.config.grids
@@ -255,14 +246,6 @@ def pieces(twin: Twin) -> Evidence:
         above("weight", weight, 0.0),
         in_one_piece=batch, joined=joined, plain_mean=sum(losses) / 2,
     )  # fmt: skip
-
-
-def unaugmented(twin: Twin) -> dict[str, Any]:
-    """Changes without what training draws beside the masks: drop-path and moved coordinates."""
-    changes: dict[str, Any] = {"encoder.drop_path": 0.0}
-    if transformer_of(twin.config).positions.kind == "rotary":
-        changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
-    return changes
 
 
 def is_plain(twin: Twin) -> bool:

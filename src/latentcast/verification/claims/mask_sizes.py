@@ -18,9 +18,14 @@ from latentcast.config.masks import TargetBlocks
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.masks import drawn, draws_own, patches_of, twin_and_recipe
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
 from latentcast.verification.observe.jepa import Grid, covered, marked
+from latentcast.verification.observe.masks import (
+    drawn,
+    draws_own,
+    patches_of,
+    twin_and_recipe,
+)
 from latentcast.verification.observe.twin import Twin
 
 

@@ -12,8 +12,8 @@ from latentcast.evaluation import protocol
 from latentcast.evaluation.heads import HEADS, logistic, multinomial
 from latentcast.evaluation.tasks import Kind
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.probe_scores import counted_score
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
+from latentcast.verification.observe.probe import counted_score
 from latentcast.verification.observe.recordings import is_ecg
 from latentcast.verification.observe.twin import Twin
 

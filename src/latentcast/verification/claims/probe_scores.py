@@ -19,9 +19,9 @@ from latentcast.verification.observe.pictures import is_image
 from latentcast.verification.observe.probe import (
     Foreign,
     can_be_probed,
+    counted_score,
     encoder,
     labelled_store,
-    mean_of_defined,
     naive_auroc,
 )
 from latentcast.verification.observe.recordings import has_twelve_leads, is_ecg, recordings
@@ -143,14 +143,6 @@ class _Noise(Foreign):
     def token_layers(self, samples: Array) -> tuple[list[Tensor], Tensor]:
         (tokens,), valid = super().token_layers(samples)
         return [torch.sin(1e4 * tokens)], valid
-
-
-def counted_score(targets: Array, predictions: Array) -> float:
-    """Macro AUROC pair by pair, of ``(rows, classes)``; or accuracy, of classes ``(rows,)``."""
-    if targets.ndim == 1:
-        return float((targets == predictions).mean())
-    columns = zip(targets.T, predictions.T, strict=True)
-    return mean_of_defined([naive_auroc(own, scores) for own, scores in columns])
 
 
 @claim("probe.patients", "The bootstrap draws patients with all their records.",

@@ -16,7 +16,6 @@ from latentcast.evaluation.heads import logistic, multinomial
 from latentcast.evaluation.results import Row
 from latentcast.evaluation.tasks import CodeGroups
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.probe_scores import counted_score
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.observe.pictures import is_image
 from latentcast.verification.observe.probe import (
@@ -25,6 +24,7 @@ from latentcast.verification.observe.probe import (
     calls_of,
     can_be_probed,
     changes_of_state,
+    counted_score,
     encoder,
     features_of,
     labelled_store,

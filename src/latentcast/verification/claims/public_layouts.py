@@ -16,12 +16,12 @@ from latentcast.config import EncoderConfig, SinCos
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.resume import differing
 from latentcast.verification.evidence import Evidence, all_of, at_most, none, true
 from latentcast.verification.observe.config import has_linear_patches
 from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.network import finest, stirred
 from latentcast.verification.observe.recordings import is_ecg
+from latentcast.verification.observe.rehearsal import differing
 from latentcast.verification.observe.twin import Twin
 
 _NEPA = {

@@ -39,11 +39,10 @@ from latentcast.objectives.build import assemble, build
 from latentcast.objectives.ranks import summed
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.resume import differing
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.observe.jepa import apart
 from latentcast.verification.observe.loop_recorder import LoopRecord, LoopRecorder, Weights, spoiled
-from latentcast.verification.observe.rehearsal import rehearse, revealing
+from latentcast.verification.observe.rehearsal import differing, rehearse, revealing
 from latentcast.verification.observe.twin import Twin
 
 SIZE, STEPS = 2, 3

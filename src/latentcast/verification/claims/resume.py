@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,18 @@ from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.observe.loop_recorder import LoopRecord
-from latentcast.verification.observe.rehearsal import EARLIER, LATER, POISONED, rehearsed, resumed
+from latentcast.verification.observe.rehearsal import (
+    EARLIER,
+    LATER,
+    POISONED,
+    differing,
+    rehearsed,
+    resumed,
+)
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 1: the state is the step"
 REQUIRED = "specification, executable requirement 21"
-
-
-def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one has, or whose tensors are not the same bits."""
-    both = one.keys() & other.keys()
-    return sorted(one.keys() ^ other.keys()) + sorted(
-        name for name in both if not torch.equal(one[name], other[name])
-    )
 
 
 def _moments(run: LoopRecord, step: int) -> dict[str, Tensor]:

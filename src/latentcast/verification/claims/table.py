@@ -22,10 +22,14 @@ from latentcast.objectives.build import assemble
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.transformer import measured_epsilon
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
 from latentcast.verification.observe.config import has_linear_patches, jepa_of, transformer_of
-from latentcast.verification.observe.network import attention_calls, finest, outputs_of
+from latentcast.verification.observe.network import (
+    attention_calls,
+    finest,
+    measured_epsilon,
+    outputs_of,
+)
 from latentcast.verification.observe.rotary import measured_turns, stacks
 from latentcast.verification.observe.twin import Twin
 

@@ -24,6 +24,7 @@ from latentcast.verification.observe.network import (
     evaluated,
     finest,
     furthest,
+    measured_epsilon,
     naive_norm,
     naive_patches,
     naive_product,
@@ -153,16 +154,6 @@ def epsilon(twin: Twin) -> Evidence:
         expected=expected,
         norms=len(norms),
     )
-
-
-def measured_epsilon(norm: nn.LayerNorm | QKNorm, expected: float) -> float:
-    """A norm halves the mean square of what has a variance of epsilon: which epsilon is that?"""
-    width = norm.head if isinstance(norm, QKNorm) else norm.normalized_shape[0]
-    x = torch.ones(1, 1, width, dtype=torch.float64)
-    x[..., ::2] = -1
-    with torch.no_grad():
-        square = float(norm(x * math.sqrt(expected)).square().mean())
-    return expected * (1 / square - 1) if square > 0 else math.inf
 
 
 def _has_layer_scale(twin: Twin) -> bool:

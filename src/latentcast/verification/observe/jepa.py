@@ -24,7 +24,7 @@ from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
-from latentcast.verification.observe.config import jepa_of
+from latentcast.verification.observe.config import jepa_of, transformer_of
 from latentcast.verification.observe.hooks import hooked
 from latentcast.verification.observe.network import finest, naive_norm
 from latentcast.verification.observe.twin import Twin
@@ -272,3 +272,19 @@ def has_teacher(twin: Twin) -> bool:
 def layer_normed_teacher(twin: Twin) -> bool:
     """A teacher whose output is layer-normed, as I-JEPA's."""
     return has_teacher(twin) and jepa_of(twin.recipe).target_norm == "layer"
+
+
+def cells_with(flags: Tensor, fine: Grid, coarse: Grid) -> Tensor:
+    """``(B, coarse cells)`` bool: the cells with any of the flagged patches ``(B, N)`` in them."""
+    cells = torch.zeros(len(flags), math.prod(coarse), dtype=torch.bool)
+    for patch, cell in enumerate(parent_of_each(fine, coarse)):
+        cells[:, cell] |= flags[:, patch]
+    return cells
+
+
+def unaugmented(twin: Twin) -> dict[str, Any]:
+    """Changes without what training draws beside the masks: drop-path and moved coordinates."""
+    changes: dict[str, Any] = {"encoder.drop_path": 0.0}
+    if transformer_of(twin.config).positions.kind == "rotary":
+        changes |= {f"encoder.positions.{name}": None for name in ("rescale", "shift", "jitter")}
+    return changes

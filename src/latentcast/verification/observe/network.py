@@ -328,3 +328,13 @@ def thirds(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     parts = [x[..., start : start + size] for start in range(0, x.shape[-1], size)]
     q, k, v = (torch.stack(parts[n * heads :][:heads], dim=1) for n in range(3))
     return q, k, v
+
+
+def measured_epsilon(norm: nn.LayerNorm | QKNorm, expected: float) -> float:
+    """A norm halves the mean square of what has a variance of epsilon: which epsilon is that?"""
+    width = norm.head if isinstance(norm, QKNorm) else norm.normalized_shape[0]
+    x = torch.ones(1, 1, width, dtype=torch.float64)
+    x[..., ::2] = -1
+    with torch.no_grad():
+        square = float(norm(x * math.sqrt(expected)).square().mean())
+    return expected * (1 / square - 1) if square > 0 else math.inf

@@ -101,7 +101,7 @@ class Scored:
 
 def encoder(twin: Twin) -> Encoder:
     """What a user loads of the twin's run; a new one each time."""
-    return Encoder.from_pretrained(twin.trained().folder)
+    return Encoder.from_pretrained(twin.trained().folder, device="cpu")
 
 
 def labelled_store(twin: Twin) -> Store:
@@ -239,3 +239,11 @@ def mean_of_defined(values: list[float]) -> float:
     """NaN left out."""
     defined = [value for value in values if value == value]
     return sum(defined) / len(defined) if defined else float("nan")
+
+
+def counted_score(targets: Array, predictions: Array) -> float:
+    """Macro AUROC pair by pair, of ``(rows, classes)``; or accuracy, of classes ``(rows,)``."""
+    if targets.ndim == 1:
+        return float((targets == predictions).mean())
+    columns = zip(targets.T, predictions.T, strict=True)
+    return mean_of_defined([naive_auroc(own, scores) for own, scores in columns])

@@ -267,7 +267,9 @@ class Recordings:
         channels = [TWELVE.index(lead) for lead in order]
         np.save(file, signals[:, channels].transpose(0, 2, 1).astype(np.float32))
         write_table(file.with_suffix(".csv"), rows)
-        return self.ingested(file, leads=order, unit="mV", layout="records,samples,leads")
+        return self.ingested(
+            file, sampling_rate=self.rate, leads=order, unit="mV", layout="records,samples,leads"
+        )
 
     def ingested(self, source: Path, **options: Any) -> Store:
         """The store of a source at the twin's rate and scale, beside it."""

@@ -9,6 +9,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.objectives.jepa import JepaConfig
@@ -92,3 +95,11 @@ def rehearse(
     folder = runs / str(len(list(runs.glob("*"))))
     store = Store.open(twin.store.path)
     return record_loop(store, config, folder, poisoned, resume=resume, most=most)
+
+
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one has, or whose tensors are not the same bits."""
+    both = one.keys() & other.keys()
+    return sorted(one.keys() ^ other.keys()) + sorted(
+        name for name in both if not torch.equal(one[name], other[name])
+    )

@@ -44,9 +44,10 @@ def compare(file: Path) -> list[Agreement]:
             return parity_nepa.trajectory(tensors, public, run)
         if "predictor_depth" in public and run is not None:
             return parity_ijepa.trajectory(tensors, public, run)
-    except (KeyError, TypeError, ValueError) as problem:
+    except (KeyError, TypeError, ValueError, LatentcastError) as problem:
+        kind = "" if isinstance(problem, LatentcastError) else f"{type(problem).__name__}: "
         raise LatentcastError(
-            f"{file}: is not of the documented form ({type(problem).__name__}: {problem}); "
+            f"{file}: is not of the documented form ({kind}{problem}); "
             "write it again, or compare with a file of tests/parity"
         ) from problem
     raise LatentcastError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from latentcast.errors import printable
 from latentcast.verification.report.lines import Report, Section
 
 MARKS = {"holds": "✓", "broken": "✗ **broken**", "not measured": "– not measured"}
@@ -16,7 +17,7 @@ def markdown(report: Report) -> str:
         parts += _section(section)
     facts = [[name, f"`{it}`"] for name, it in report.environment.items() if it is not None]
     parts += ["## Environment\n", _table(["", ""], facts)]
-    return "\n".join(parts).rstrip() + "\n"
+    return printable("\n".join(parts).rstrip() + "\n")
 
 
 def _section(section: Section) -> list[str]:

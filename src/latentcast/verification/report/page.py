@@ -28,6 +28,11 @@ STYLE = """\
 .evidence li{margin:0}
 .evidence b{font-weight:600;overflow-wrap:anywhere;display:inline-block;max-width:100%}
 .claims summary{font-size:13px;margin:0}
+@media (max-width:600px){
+  .claims thead{display:none}
+  .claims tr{display:block;padding:10px 0;border-bottom:1px solid var(--rule)}
+  .claims th,.claims td{display:block;padding:0 0 4px;border:0;text-align:left}
+}
 """
 
 
@@ -40,7 +45,7 @@ def write_report(report: Report, folder: Path) -> Path:
     files = {
         "report.html": html(report),
         "report.md": markdown(report),
-        "report.json": json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n",
+        "report.json": json.dumps(report.as_json(), indent=1) + "\n",
         "badge.svg": badge(report),
     }
     with writing_to(folder):

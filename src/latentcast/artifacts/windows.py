@@ -1,0 +1,64 @@
+"""Windows of many recordings in batches of one shape, and their vectors averaged again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.errors import LatentcastError
+
+
+def in_batches(
+    samples: Iterator[tuple[str, npt.NDArray[Any]]], names: list[str], size: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    """Windows of one shape, at most ``size`` at a time, and the number of the name each is of.
+
+    Args:
+        samples: the name and the windows of each recording or image.
+        names: filled with the names, in their order.
+        size: of a batch.
+    """
+    windows: list[npt.NDArray[Any]] = []
+    owners: list[int] = []
+    for name, several in samples:
+        names.append(name)
+        for window in several:
+            if windows and (len(windows) == size or window.shape != windows[0].shape):
+                yield np.array(owners), np.stack(windows)
+                windows, owners = [], []
+            windows.append(window)
+            owners.append(len(names) - 1)
+    if windows:
+        yield np.array(owners), np.stack(windows)
+
+
+def averaged(
+    names: list[str],
+    owners: npt.NDArray[np.int64],
+    vectors: npt.NDArray[np.float32],
+    measured: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.float32]:
+    """The mean over the windows of each recording that have a valid token, ``(names, features)``.
+
+    Args:
+        names: of the recordings.
+        owners: of each window, the recording that it is of.
+        vectors: ``(windows, features)``.
+        measured: of each window, whether a token of it is valid.
+
+    Raises:
+        LatentcastError: names the recordings without such a window.
+    """
+    windows = np.bincount(owners[measured], minlength=len(names))
+    if not windows.all():
+        empty = [name for name, count in zip(names, windows, strict=True) if not count]
+        raise LatentcastError(
+            f"{', '.join(empty[:6])}{' ...' * (len(empty) > 6)}: has no valid patch; it is "
+            "shorter than one, flat or missing, leave it out"
+        )
+    sums = np.zeros((len(names), vectors.shape[1]))
+    np.add.at(sums, owners[measured], vectors[measured])
+    return (sums / windows[:, None]).astype(np.float32)

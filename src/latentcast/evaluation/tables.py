@@ -1,0 +1,125 @@
+"""The result of a probe as tables for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from latentcast.evaluation.estimate import LISTED, SUPPORT, UNDEFINED, number
+from latentcast.evaluation.results import OWN, ProbeReport
+from latentcast.terminal import Terminal, plain_table
+
+
+def print_probe(report: ProbeReport, console: Terminal) -> None:
+    """Print leaks, the table of sources, the differences and the table of labels.
+
+    Every line fits 80 columns, and no number is broken over two.
+    """
+    for finding in report.leaks:
+        style = "bold white on red" if finding.severity == "error" else "bold yellow"
+        console.print(
+            f"LEAK ({finding.severity}): {finding.kind}, {finding.count} cases "
+            f"({', '.join(finding.examples)}): {finding.message}",
+            style=style,
+        )
+    tables = [_sources(report), *([_differences(report)] if report.differences else [])]
+    for title, scores in report.averages.items():
+        cells = [(name, score.text()) for name, score in scores.items()]
+        tables.append(_table(title, ["features"], [f"[{report.level} interval]"], cells))
+    if report.kind == "multi-label" or 0 < len(report.labels) <= LISTED:
+        tables.append(_labels(report))
+    for place, table in enumerate(tables):
+        if place:
+            console.print()
+        console.print(table)
+    if report.class_sizes:
+        console.print(f"\n{report.class_sizes}")
+    if report.left_out:
+        reasons = "; ".join(f"{name} ({why})" for name, why in report.left_out.items())
+        console.print(f"In no average: {reasons}")
+
+
+def _sources(report: ProbeReport) -> Table:
+    counts = " / ".join(f"{count:,}" for count in report.records.values())
+    caption = (
+        f"{counts} {report.noun}s; {report.rows[0].pooling} over tokens; intervals from "
+        f"{report.bootstrap['resamples']:,} resamples of {report.bootstrap['units']:,} test "
+        f"{report.bootstrap['unit']}s"
+    )
+    test = f"test {report.metric}\n[{report.level} interval]"
+    head = ["head"] * (len(report.heads) > 1)
+    cells = [
+        (
+            row.name,
+            *[row.head] * len(head),
+            row.layer if row.choice in (OWN, "named") else f"{row.layer} ({row.choice})",
+            "" if row.penalty is None else f"{row.penalty:g}",
+            number(row.validation),
+            row.score.main.text(),
+        )
+        for row in report.rows
+    ]
+    table = _table(
+        report.protocol,
+        ["features", *head, "layer"],
+        ["C", "validation", test],
+        cells,
+        "; ".join((caption, *report.remarks)),
+    )
+    # A long name is broken, a usual one is not; of the rest only the layer may be.
+    table.columns[0].no_wrap = max(len(row.name) for row in report.rows) <= 20
+    return table
+
+
+def _differences(report: ProbeReport) -> Table:
+    head = ["head"] * (len(report.heads) > 1)
+    cells = [
+        (gap.reference, *[gap.head] * len(head), gap.choice,
+         gap.estimate.text(signed=True), gap.estimate.outcome)
+        for gap in report.differences
+    ]  # fmt: skip
+    title = f"Difference of test {report.metric}, paired [{report.level} interval]"
+    names = [f"{report.rows[0].name} minus", *head, "layer"]
+    return _table(title, names, ["difference", ""], cells)
+
+
+def _labels(report: ProbeReport) -> Table:
+    rows = report.readings() if report.kind == "multi-label" else ()
+    title = f"{report.noun.capitalize()}s of each class"
+    if rows:
+        title = f"Positives, and test AUROC of each label (* fewer than {SUPPORT} positives)"
+    # Broken here: a heading would otherwise be cut, or push the numbers off the line.
+    wrapped = [
+        "\n".join(textwrap.wrap(row.name, 14 if place else 20)) for place, row in enumerate(rows)
+    ]
+    areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
+    cells = []
+    for label in report.labels:
+        scores = [by_name.get(label.name, UNDEFINED) for by_name in areas]
+        rare = "*" if rows and label.positives["test"] < SUPPORT else ""
+        counts = [f"{count:,}" for count in label.positives.values()]
+        others = [number(score.value) for score in scores[1:]]
+        text = [score.text() for score in scores[:1]]
+        cells.append((label.name + rare, *counts, *text, *others))
+    name = "label" if rows else "class"
+    return _table(title, [name], ["train", "val", "test", *wrapped], cells)
+
+
+def _table(
+    title: str,
+    names: Sequence[str],
+    numbers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str | None = None,
+) -> Table:
+    """Columns that may be broken, and columns of numbers that may not."""
+    table = plain_table(title, caption)
+    for heading in names:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "head")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,136 @@
+"""What a training will cost, before its first step: size, time and memory on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from math import inf
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latentcast.batch import Batch, Inputs
+from latentcast.config import Config
+from latentcast.data.loader import Loader
+from latentcast.engine.context import Context
+from latentcast.monitors.throughput import matmul_peak
+from latentcast.objectives.base import Objective
+from latentcast.randomness import Draw
+
+REACHED = 0.5
+"""Of the rate of a large matrix product; ``latentcast bench`` measures what a recipe reaches."""
+SECONDS, LEAST = 0.5, 2
+"""For about so long samples are tried, but at the least so many of them."""
+GIB = 2**30
+
+
+def forecast(
+    objective: Objective,
+    preprocess: Callable[[Tensor, Draw | None], Inputs],
+    loader: Loader,
+    config: Config,
+    context: Context,
+) -> Iterator[str]:
+    """What is going to be trained and what it takes, in sentences; estimates, and named so.
+
+    The step is tried on a few samples, unless it cannot be (weights in shards that are not drawn
+    yet) or would tell nothing (it will run on a GPU); then its time follows from its operations.
+
+    Args:
+        objective: as it was built, before it is spread over devices; its gradients are emptied.
+    """
+    train, ranks, device = config.train, context.ranks.size, context.device
+    weights = sum(p.numel() for p in objective.parameters())
+    trained = sum(p.numel() for p in objective.trainable().values())
+    peak = matmul_peak(device, context.precision)
+    flops = objective.step_flops(config.input.size)
+    most = -(-train.batch_size // (train.micro_batches * ranks))
+    count = min(most, LEAST)
+    if device.type == "cpu":
+        count = min(most, max(LEAST, int(SECONDS * REACHED * peak / flops)))
+    # float32 all of it: weights; of those that are trained gradients and two moments.
+    memory = 4 * (weights + 3 * trained) / (ranks if config.machine.parallel == "fsdp" else 1)
+    seconds, least = flops / (REACHED * peak), "at least"
+    how = f"{REACHED:.0%} of the {peak / 1e9:.0f} GFLOP/s that a matrix product reaches here"
+    if not next(objective.parameters()).is_meta:
+        took, kept = _tried(objective, preprocess, loader.batch(0, count), config)
+        if not config.machine.recompute:
+            memory, least = memory + kept * most, "about"
+        if device.type == "cpu":
+            seconds, how = took, f"measured on {count} samples"
+    seconds *= train.batch_size / ranks
+    pieces = f" in {train.micro_batches} pieces" if train.micro_batches > 1 else ""
+    yield (
+        f"{config.recipe}: {weights / 1e6:.4g} million parameters, {trained / 1e6:.4g} trained; "
+        f"{train.steps:,} steps of {train.batch_size:,}{pieces}; about {duration(seconds)} a step "
+        f"and {duration(seconds * train.steps)} in all ({flops * train.batch_size / 1e12:.3g} "
+        f"TFLOP a step; {how}); {least} {memory / GIB:.2g} GiB of memory"
+    )
+    if memory > (room := _memory(device)):
+        yield (
+            f"  warning: this device has {room / GIB:.2g} GiB; raise train.micro_batches, set "
+            "machine.recompute=true, or lower train.batch_size"
+        )
+    if (records := len(loader.order.rows)) < train.batch_size:
+        yield (
+            f"  warning: the training split has {records:,} records, fewer than a batch of "
+            f"{train.batch_size:,}; each is {train.batch_size / records:.3g} times in every batch, "
+            "lower train.batch_size"
+        )
+
+
+def duration(seconds: float) -> str:
+    """In the unit that reads best."""
+    for unit, size in (("years", 31_557_600), ("days", 86_400), ("hours", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def _tried(
+    objective: Objective,
+    preprocess: Callable[[Tensor, Draw | None], Inputs],
+    batch: Batch,
+    config: Config,
+) -> tuple[float, float]:
+    """Of a forward and a backward pass, for each sample: seconds, and the bytes kept between."""
+    weights = {p.untyped_storage().data_ptr() for p in objective.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    half = config.train.precision != "fp32"
+    draw = Draw(config.train.seed, 0, batch.ids)
+    took = inf
+    for _ in range(2):  # the first one warms up
+        kept.clear()
+        start = time.perf_counter()
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=half),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            inputs = preprocess(batch.samples, draw).with_targets(batch.targets)
+            output = objective(inputs, draw)
+        torch.autograd.backward(output.loss)
+        objective.zero_grad()
+        took = min(took, time.perf_counter() - start)
+        if took > SECONDS:
+            break
+    return took / len(batch), sum(kept.values()) / len(batch)
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of the device, or of the main memory that this process may use."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[1])
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    group = Path("/sys/fs/cgroup/memory.max")
+    if group.is_file() and (text := group.read_text().strip()).isdigit():
+        limits.append(int(text))
+    return float(min(limits))

@@ -1,0 +1,163 @@
+"""What errors of encoders, networks and files of weights say to type."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+import torch
+from terminal import CANONICAL_LEADS, WFDB, Terminal, fixes
+
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.public_nepa import encoder_config
+from latentcast.data.store import Store
+from latentcast.nn.initialise import initialise
+from latentcast.objectives.regularizers import sigreg
+
+RECORD_500 = WFDB / "records500" / "00000" / "00001_hr"
+
+
+def ecgs(t: Terminal) -> np.ndarray:
+    return np.load(t.at.npy)[:2].swapaxes(1, 2)
+
+
+@fixes("artifacts/encoder.py", "role {}")
+def _(t: Terminal) -> None:
+    role = t.refused(lambda: Encoder.from_pretrained(t.at.run, "techer")).typed("mean '(.+)'")
+    t.works(lambda: Encoder.from_pretrained(t.at.run, role))
+
+
+@fixes("artifacts/encoder.py", "device {}")
+def _(t: Terminal) -> None:
+    device = t.refused(lambda: Encoder.from_pretrained(t.at.run, device="cuda:77")).typed(
+        "try (cpu)"
+    )
+    t.works(lambda: Encoder.from_pretrained(t.at.run, device=device))
+
+
+def argument(file: str, start: str, name: str, bad: str, pattern: str) -> None:
+    """Register an argument of ``embed`` that is refused until it is what ``pattern`` finds."""
+
+    @fixes(file, start)
+    def _(t: Terminal) -> None:
+        encoder, store = Encoder.from_pretrained(t.at.run), Store.open(t.at.bare)
+        found = t.refused(lambda: encoder.embed(store, rows=[0], **{name: bad})).typed(pattern)
+        t.works(lambda: encoder.embed(store, rows=[0], **{name: found}))
+
+
+argument("artifacts/encoder.py", "{}: is no layer", "layer", "block 99", r"known: .*, (.+)")
+argument("nn/pooling.py", "pooling cls", "pooling", "cls", r"use (mean\+std), mean")
+argument("nn/pooling.py", "pooling {}: no such", "pooling", "meen", "mean '(.+)'")
+
+
+@fixes("artifacts/encoder.py", "{}: was trained on images; leave")
+def _(t: Terminal) -> None:
+    encoder, images = Encoder.from_pretrained(t.at.image_run), np.zeros((1, 8, 8, 1), np.uint8)
+    assert t.refused(lambda: encoder.embed(images, fs=100)).typed("leave out fs")
+    t.works(lambda: encoder.embed(images))
+
+
+@fixes("artifacts/images.py", "rows: are of a store")
+@fixes("artifacts/images.py", "{}: is nothing that")
+@fixes("artifacts/images.py", "array of {} {}")
+def _(t: Terminal) -> None:
+    encoder = Encoder.from_pretrained(t.at.image_run)
+    x = np.random.default_rng(0).random((2, 8, 8, 1))
+    text = t.messages[0].text
+    if "rows" in text:
+        images = (x * 255).astype(np.uint8)
+        assert t.refused(lambda: encoder.embed(images, rows=[0])).typed("leave them out")
+    elif "nothing" in text:
+        assert t.refused(lambda: encoder.embed(5)).typed("give a (uint8) array")
+        images = (x * 255).astype(np.uint8)
+    else:
+        images = eval(t.refused(lambda: encoder.embed(x)).typed(r"\(x \* 255\).*\)"), {"x": x})
+    t.works(lambda: encoder.embed(images))
+
+
+@fixes("artifacts/recordings.py", "rows: are of a store")
+@fixes("artifacts/recordings.py", "{}: is nothing that")
+@fixes("artifacts/recordings.py", "{}: is for arrays")
+def _(t: Terminal) -> None:
+    encoder, text = Encoder.from_pretrained(t.at.run), t.messages[0].text
+    record = RECORD_500.parents[2] / "records100" / "00000" / "00001_lr"
+    source = 5 if "nothing" in text else record
+    more = {"rows": [0]} if "rows" in text else {} if "nothing" in text else {"unit": "mV"}
+    assert t.refused(lambda: encoder.embed(source, **more)).typed("leave|the path of a record")
+    t.works(lambda: encoder.embed(record))
+
+
+@fixes("artifacts/recordings.py", "{}: sampling_rate is")
+@fixes("artifacts/recordings.py", "(resample=True")
+def _(t: Terminal) -> None:
+    encoder = Encoder.from_pretrained(t.at.run)
+    more = {"fs": 500} if t.messages[0].text.startswith("(") else {}
+    code = t.refused(lambda: encoder.embed(RECORD_500, **more)).typed("resample=True")
+    t.works(lambda: encoder.embed(RECORD_500, **eval(f"dict({code})")))
+
+
+@fixes("artifacts/recordings.py", "array {}: comes without")
+def _(t: Terminal) -> None:
+    """The example is of another array; its names are what is typed."""
+    encoder = Encoder.from_pretrained(t.at.run)
+    names = eval(t.refused(lambda: encoder.embed(ecgs(t))).typed(r"embed\(x, (.*)\)").join(
+        ("dict(", ")")))  # fmt: skip
+    own = {"fs": 100, "leads": CANONICAL_LEADS, "unit": "mV"}
+    t.works(lambda: encoder.embed(ecgs(t), **{name: own[name] for name in names}))
+
+
+@fixes("artifacts/recordings.py", "layout '{}'")
+def _(t: Terminal) -> None:
+    encoder = Encoder.from_pretrained(t.at.run)
+    own = {"fs": 100, "leads": CANONICAL_LEADS, "unit": "mV"}
+    layout = t.refused(lambda: encoder.embed(ecgs(t), **own, layout="leads")).typed(
+        r"write (\S+) or"
+    )
+    t.works(lambda: encoder.embed(ecgs(t), **own, layout=layout))
+
+
+@fixes("artifacts/export.py", "{}: cannot be read")
+def _(t: Terminal) -> None:
+    file = t.new("a.safetensors")
+    file.write_bytes(b"cut short")
+    assert t.refused(lambda: Encoder.from_pretrained(file)).typed("export the run again")
+    t.works(f"export {t.at.run} --out {file}")
+    t.works(lambda: Encoder.from_pretrained(file))
+
+
+@fixes("artifacts/export.py", "{}: was not written by")
+def _(t: Terminal) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, t.new("public.safetensors"))
+    error = t.refused(lambda: Encoder.from_pretrained(t.new("public.safetensors")))
+    home, other = error.typed(r"latentcast\.artifacts\.\w+ and \w+").split(" and ")
+    for module in (home, f"{home.rpartition('.')[0]}.{other}"):
+        t.works(lambda module=module: import_module(module).load_public)
+
+
+@fixes("artifacts/public_nepa.py", "hidden_act {}")
+def _(t: Terminal) -> None:
+    public = {"patch_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+              "intermediate_size": 8}  # fmt: skip
+    name = t.refused(lambda: encoder_config(public | {"hidden_act": "geluu"})).typed("mean '(.+)'")
+    t.works(lambda: encoder_config(public | {"hidden_act": name}))
+
+
+@fixes("nn/initialise.py", "{}: has no initial value")
+def _(t: Terminal) -> None:
+    class Scale(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(2))
+
+    method = t.refused(lambda: initialise(Scale(), 0, "x")).typed(r"method (\w+)\(generator\)")
+    fixed = type("Fixed", (Scale,), {method: lambda self, generator: None})
+    t.works(lambda: initialise(fixed(), 0, "x"))
+
+
+@fixes("objectives/regularizers.py", "sigreg: {} knots")
+def _(t: Terminal) -> None:
+    x = torch.randn(8, 4)
+    knots = int(t.refused(lambda: sigreg(x, 1, knots=1)).typed(r"use (\d+)"))
+    t.works(lambda: sigreg(x, 1, knots=knots))

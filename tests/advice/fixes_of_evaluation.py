@@ -1,0 +1,349 @@
+"""What errors and hints of probes, reports, lists of runs, masks, bench and verify say to type."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from messages import SOURCE
+from safetensors.torch import load_file, save_file
+from terminal import (
+    ECG,
+    Terminal,
+    fixes,
+    train,
+    write_labelled,
+)  # fmt: skip
+
+from conftest import REPOSITORY
+from latentcast.errors import missing_extra
+from latentcast.report.embedding import plot_embedding
+from latentcast.workflows.probe import probe
+
+# Probes ---------------------------------------------------------------------------------------
+
+
+@fixes("workflows/probe.py", "{}: the store it was trained on")
+def _(t: Terminal) -> None:
+    shutil.copytree(t.at.bare, t.new("gone"))
+    t.works(train(t, ECG, t.new("gone")))
+    shutil.rmtree(t.new("gone"))
+    command = f"probe {t.new('run')} --task labels "
+    t.works(command + t.refused(command).typed(r"\((--data)\)") + f" {t.at.probed}")
+
+
+@fixes("cli/evaluation.py", "task {}: suits")
+def _(t: Terminal) -> None:
+    command = f"probe {t.run} "
+    t.works(f"{command} {t.prints(command).typed('(--task) names')} metadata:age")
+
+
+@fixes("evaluation/features.py", "{}: {} {}", "--fs {}")
+def _(t: Terminal) -> None:
+    fast = write_labelled(t.new("fast"), labels=["a", "b"] * 20, sampling_rate=200)
+    rate = t.refused(f"probe {t.run} --data {fast}").typed("re-ingest with --fs (.*)")
+    fast = write_labelled(t.new("slow"), labels=["a", "b"] * 20, sampling_rate=200, fs=float(rate))
+    t.works(f"probe {t.run} --data {fast}")
+
+
+@fixes("evaluation/protocol.py", "{} {}: does not")
+def _(t: Terminal) -> None:
+    head = t.refused(lambda: probe(t.at.run, heads=["lineal"])).typed("mean '(.+)'")
+    t.works(lambda: probe(t.at.run, heads=[head]))
+
+
+@fixes("evaluation/protocol.py", "{}: {}: {} cases")
+def _(t: Terminal) -> None:
+    columns = {"labels": ["a", "b"] * 20, "patient_ids": [f"p{i // 4}" for i in range(40)]}
+    data = write_labelled(
+        t.new("labelled"), seed=1, **columns, folds=[1 + i % 10 for i in range(40)]
+    )
+    command = f"probe {t.run} --data {data} --task labels"
+    assert t.refused(command).typed("re-ingest with the source's folds or patient ids")
+    shutil.rmtree(data)
+    write_labelled(data, **columns, seed=1, name="others")
+    t.works(command)
+
+
+@fixes("evaluation/tasks/__init__.py", "{}: holds no labels")
+@fixes("evaluation/tasks/codes.py", "{}: holds no labels")
+def _(t: Terminal) -> None:
+    data = write_labelled(t.new("labelled"), metadata=[{"age": 30 + i % 40} for i in range(40)])
+    task = "" if "__init__" in t.messages[0].file else "--task labels"
+    flag = t.refused(f"probe {t.run} --data {data} {task}").typed("(--task metadata:)NAME")
+    t.works(f"probe {t.run} --data {data} {flag}age")
+
+
+@fixes("evaluation/tasks/__init__.py", "task {}: does not")
+@fixes("evaluation/tasks/metadata.py", "task {}: no record has")
+def _(t: Terminal) -> None:
+    metadata = "metadata" in t.messages[0].file
+    task = t.refused(f"probe {t.run} --task {'metadata:agee' if metadata else 'labls'}").typed(
+        "mean '(.+)'"
+    )
+    t.works(f"probe {t.run} --task {'metadata:' * metadata}{task}")
+
+
+@fixes("evaluation/tasks/metadata.py", "task {}: has {}")
+def _(t: Terminal) -> None:
+    metadata = [{"name": f"patient {i}", "age": 20 + i} for i in range(60)]
+    write_labelled(t.new(), 60, metadata=metadata)
+    command = f"probe {t.run} --data {t.new()} --task metadata:"
+    assert t.refused(command + "name").typed("name a number")
+    t.works(command + "age")
+
+
+@fixes("evaluation/tasks/classes.py", "{}: has records of several")
+@fixes("evaluation/tasks/codes.py", "task {}: the store has none")
+def _(t: Terminal) -> None:
+    task = "classes" if "classes" in t.messages[0].file else "superdiagnostic"
+    data = write_labelled(
+        t.new("labelled"), labels=[["a", "b"], ["b"]] * 10 + [["c", "b"], ["c"]] * 10
+    )
+    command = f"probe {t.run} --data {data} --task "
+    t.works(command + t.refused(command + task).typed("--task (labels)"))
+
+
+# Reports and lists of runs --------------------------------------------------------------------
+
+AGAIN = r"run latentcast (probe \S+ --data \S+ --task \S+)"
+
+
+Spoil = Callable[[Terminal, Path], Path]
+
+
+def reprobed(start: str) -> Callable[[Spoil], Spoil]:
+    """Register what makes a probe's file unfit for a report with pictures, until it is made anew.
+
+    What is registered spoils the run folder, and gives the store.
+    """
+
+    def register(spoil: Spoil) -> Spoil:
+        @fixes("report/run.py", start, "run latentcast probe {}")
+        def _(t: Terminal) -> None:
+            run = t.run
+            store = spoil(t, run)
+            # The pictures of another store are drawn in no fix, since that takes seconds.
+            with patch("latentcast.report.run._write", lambda run, *_, **__: run):
+                report = f"report {run} --data {store} --task labels"
+                t.works(t.refused(report).typed(AGAIN))
+                t.works(report)
+
+        return spoil
+
+    return register
+
+
+@reprobed("{}: does not exist")
+def _(t: Terminal, run: Path) -> Path:
+    return t.at.probed
+
+
+@reprobed("{}: cannot be read")
+@reprobed("{}: holds no JSON object")
+def _(t: Terminal, run: Path) -> Path:
+    text = "[]" if "object" in t.messages[0].text else "{"
+    (run / "probe-labels.json").write_text(text)
+    return t.at.probed
+
+
+@reprobed("{}: is about the weights")
+@reprobed("{}: is about the samples")
+def _(t: Terminal, run: Path) -> Path:
+    t.works(f"probe {run} --task labels")
+    if "samples" in t.messages[0].text:
+        return write_labelled(t.new("other"), 44, labels=["a", "b"] * 22)
+    file = run / "probe-labels.json"
+    file.write_text(file.read_text().replace("step 2", "step 1"))
+    return t.at.probed
+
+
+@fixes("report/embedding.py", "embedding map: {} records")
+def _(t: Terminal) -> None:
+    few = np.zeros((3, 2)), np.zeros((3, 1)), ["a"]
+    assert t.refused(lambda: plot_embedding(*few)).typed("report without --data")
+    t.works(f"report {t.run}")
+
+
+@fixes("evaluation/results.py", "another version")
+def _(t: Terminal) -> None:
+    run = t.run
+    (run / "probe-labels.json").write_text("{}")
+    report = f"report {run} --data {t.at.probed} --task labels"
+    with patch("latentcast.report.run._write", lambda run, *_, **__: run):
+        assert t.refused(report).typed("probe again")
+        t.works(f"probe {run} --task labels")
+        t.works(report)
+
+
+@fixes("report/page.py", "Not probed: latentcast probe")
+def _(t: Terminal) -> None:
+    run = t.run
+    t.works(f"report {run}")
+    verb = t.holding((run / "report.html").read_text()).typed("latentcast (probe) scores")
+    t.works(f"{verb} {run}")
+    t.works(f"report {run}")
+    assert "Not probed" not in (run / "report.html").read_text()
+
+
+@fixes("runs/summary.py", "{}: no run below")
+def _(t: Terminal) -> None:
+    t.new("empty").mkdir()
+    verb = t.refused(f"runs {t.new('empty')}").typed("latentcast (train --out) wrote")
+    t.works(f"{verb} {t.new('empty') / 'run'} {ECG} --config {t.at.small} --data {t.at.bare}")
+    t.works(f"runs {t.new('empty')}")
+
+
+@fixes("runs/comparison.py", "{}: is all there is")
+def _(t: Terminal) -> None:
+    flag = t.refused(f"runs {t.at.run} --compare").typed("--compare")
+    t.works(f"runs {t.at.run} {t.at.image_run} {flag}")
+
+
+@fixes("runs/comparison.py", "Last metrics (--json")
+@fixes("runs/listing.py", "too narrow for")
+def _(t: Terminal) -> None:
+    runs = f"runs {t.at.run} {t.at.image_run} --compare"
+    if "narrow" in t.messages[0].text:
+        runs = f"runs {t.run.rename(t.new('n' * 150))}"
+    assert json.loads(t.works(f"{runs} {t.prints(runs).typed('--json')}"))
+
+
+# Pictures, bench and verify -------------------------------------------------------------------
+
+
+@fixes("cli/data.py", "{}: holds images")
+def _(t: Terminal) -> None:
+    assert t.refused(f"inspect {t.at.grey} --record 1").typed("leave them out")
+    t.works(f"inspect {t.at.grey}")
+
+
+@fixes("cli/data.py", "{}: cannot be written ({}); name")
+@fixes("cli/training.py", "{}: cannot be written ({}); name")
+def _(t: Terminal) -> None:
+    command = f"inspect {t.at.bare} --plot" if "data" in t.messages[0].file else (
+        "masks ijepa-image-digits --out")  # fmt: skip
+    ending = t.refused(f"{command} {t.new('a.foo')}").typed(r"name a (\.png), \.svg or \.pdf")
+    t.works(f"{command} {t.new('a' + ending)}")
+
+
+@fixes("report/masks.py", "{}: objective {} hides nothing")
+def _(t: Terminal) -> None:
+    verb = t.refused(f"masks {ECG}").typed(r"JEPA recipe \(latentcast (recipes)\)")
+    name = next(line.split()[0] for line in t.works(verb).splitlines() if "I-JEPA" in line)
+    t.works(f"masks {name} --set encoder.depth=1")
+
+
+@fixes("workflows/bench.py", "--what {}")
+@fixes("workflows/bench.py", "--rounds {}")
+def _(t: Terminal) -> None:
+    command = f"bench {ECG} --data {t.at.bare} "
+    if "what" in t.messages[0].text:
+        part = t.refused(command + "--what loade").typed("mean '(loader)'")
+        t.works(f"{command} --rounds 1 --what {part}")
+    else:
+        count = t.refused(command + "--rounds 0 --what loader").typed(r"give (\d) or more")
+        t.works(f"{command} --what loader --rounds {count}")
+
+
+@fixes("verification/verify.py", "verify: has nothing")
+@fixes("verification/parity/compare.py", "{}: is not of the documented")
+def _(t: Terminal) -> None:
+    bad = ""
+    if "documented" in t.messages[0].text:
+        tensors = load_file(REPOSITORY / "tests" / "parity" / "nepa_ecg.safetensors")
+        save_file(tensors, t.new("bad.safetensors"), metadata={"config": "{"})
+        bad = f"--parity {t.new('bad.safetensors')}"
+    error = t.refused(f"verify {bad}")
+    folder = REPOSITORY / (error.typed("tests/parity") if bad else "tests/parity")
+    flag = "--parity" if bad else error.typed("--parity")
+    t.works(f"verify {flag} {folder / 'nepa_ecg.safetensors'}")
+
+
+@fixes("verification/verify.py", "--seeds {}: measures")
+@fixes("verification/verify.py", "--replay {}: is no time")
+def _(t: Terminal) -> None:
+    name, bad, pattern = ("seeds", 0, r"give (\d) or more")
+    if "replay" in t.messages[0].text:
+        name, bad, pattern = "replay", -1, r"(\d) to leave it out"
+    command = f"verify {t.at.run} --replay 0 "
+    t.works(f"{command} --{name} {t.refused(f'{command} --{name} {bad}').typed(pattern)}")
+
+
+@fixes("verification/report/page.py", "{}: cannot be written")
+def _(t: Terminal) -> None:
+    t.new("taken").write_text("a file")
+    command = f"verify {t.at.run} --replay 0"
+    flag = t.refused(f"{command} --out {t.new('taken')}").typed("another (--out)")
+    t.works(f"{command} {flag} {t.new('other')}")
+
+
+def left_out(flag: str, bad: str) -> None:
+    """Register a flag of ``verify`` that has nothing to work on."""
+
+    @fixes("verification/verify.py", f"--{flag} {{}}: {bad}")
+    def _(t: Terminal) -> None:
+        values = {"data": t.at.bare, "replay": 3, "seeds": 2, "config": t.at.small,
+                  "set": "encoder.depth=1"}  # fmt: skip
+        about = f"verify {t.at.run} --replay 0"
+        if flag in ("data", "replay"):
+            about = f"verify --parity {REPOSITORY}/tests/parity/nepa_ecg.safetensors"
+        assert t.refused(f"{about} --{flag} {values[flag]}").typed("leave this out")
+        t.works(about)
+
+
+left_out("data", "names")
+left_out("replay", "trains")
+left_out("seeds", "repeats")
+left_out("config", "changes")
+left_out("set", "changes")
+
+
+@fixes("verification/verify.py", "{}: is neither")
+def _(t: Terminal) -> None:
+    from latentcast.recipes import recipe
+
+    name = t.refused("verify nepa-ecg-tinny").typed("mean '(.+)'")
+    t.works(lambda: recipe(name))
+
+
+@fixes("verification/audit/run.py", "the store is not at hand")
+def _(t: Terminal) -> None:
+    moved = Path(shutil.copytree(t.at.bare, t.new("here")))
+    t.works(train(t, ECG, moved))
+    moved = moved.rename(t.new("there"))
+    command = f"verify {t.new('run')} --replay 0 "
+    printed = t.works(f"{command} {t.prints(command).typed('(--data)')} {moved}")
+    assert "not at hand" not in printed
+
+
+# Optional packages ----------------------------------------------------------------------------
+
+
+@fixes("errors.py", "{}: is not installed")
+def _(t: Terminal) -> None:
+    """Nothing is installed here: the extra of each call has to hold the package."""
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    calls = [
+        node
+        for file in SOURCE.rglob("*.py")
+        if "missing_extra(" in file.read_text()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "missing_extra"
+    ]
+    names = [[getattr(a, "value", None) for a in node.args[:2]] for node in calls]
+    loggers = [[name, name] for name in ("tensorboard", "wandb", "trackio")]
+    for package, extra in [pair for pair in names if pair[0]] + loggers:
+
+        def missing(package: str = package, extra: str = extra) -> None:
+            raise missing_extra(package, extra, "this")
+
+        typed = t.refused(missing).typed(r"pip install 'latentcast\[(\w+)\]'")
+        assert any(p.startswith(package) for p in extras["optional-dependencies"][typed])
+    t.works(lambda: None)

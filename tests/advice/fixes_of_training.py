@@ -1,0 +1,234 @@
+"""What errors of `train` and of run folders say to type."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from contextlib import closing
+
+import torch
+from terminal import (
+    AXES,
+    ECG,
+    IMAGE,
+    WFDB,
+    Terminal,
+    fixes,
+    train,
+)  # fmt: skip
+
+from latentcast import config as configuration
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.loader import Loader, places
+from latentcast.data.store import Store
+from latentcast.data.workers import Shards
+from latentcast.recipes import recipe
+
+# Recipe and data ------------------------------------------------------------------------------
+
+
+def recipe_with(t: Terminal, part: str) -> str:
+    """A small one whose name holds what was printed."""
+    names = [line.split()[0] for line in t.works("recipes").splitlines()]
+    return next(name for name in names if part in name and name.endswith("tiny"))
+
+
+@fixes("recipes/__init__.py", "{}: is no recipe")
+def _(t: Terminal) -> None:
+    name = t.refused(train(t, "nepa-ecg-tinny", t.at.bare)).typed("mean '(.+)'")
+    t.works(train(t, name, t.at.bare))
+
+
+@fixes("cli/training.py", "train: needs a recipe")
+def _(t: Terminal) -> None:
+    rest = f"--data {t.at.store} --out {t.new()}"
+    error = t.refused(f"train {rest}")
+    assert ECG in t.works(error.typed("latentcast (recipes)"))
+    t.works(train(t, ECG, t.at.store))
+    t.works(f"train {error.typed('--config')} {t.new('run') / 'config.yaml'} {rest}")
+
+
+@fixes("cli/training.py", "--batch-size {}")
+def _(t: Terminal) -> None:
+    flags = t.refused(train(t, ECG, t.at.bare, "--batch-size 5")).typed("write (--set .*)")
+    t.works(train(t, ECG, t.at.bare, flags))
+
+
+def by_epochs(start: str, bad: str, pattern: str, fixed: str) -> None:
+    """Register flags for a training by epochs that are refused until what is found is given."""
+
+    @fixes("config/advice.py", *start.split(" + "))
+    def _(t: Terminal) -> None:
+        command = f"train {ECG} --data {t.at.bare} --out {t.new('run')} --set encoder.depth=1 "
+        found = t.refused(command + bad).typed(pattern)
+        t.works(command + fixed.format(found))
+
+
+by_epochs("--auto {}: is no number", "--auto 0", "(--auto) 100", "{} 1 --batch-size 4")
+by_epochs("--batch-size {}: is no batch", "--auto 1 --batch-size 0", "(--batch-size) 0: is no",
+          "--auto 1 {} 4")  # fmt: skip
+by_epochs("--auto: the training split + --batch-size {}", "--auto 1", r"use (--batch-size \d+)",
+          "--auto 1 {}")  # fmt: skip
+
+
+@fixes("data/fit.py", "{}: is an image recipe")
+def _(t: Terminal) -> None:
+    name = recipe_with(t, t.refused(train(t, IMAGE, t.at.bare)).typed("with (-ecg-) in its name"))
+    t.works(train(t, name, t.at.bare))
+
+
+@fixes("data/fit.py", "{}: is a recipe for recordings")
+def _(t: Terminal) -> None:
+    part = t.refused(train(t, ECG, t.at.coloured)).typed("with (-image-) in its name")
+    t.works(train(t, recipe_with(t, part), t.at.coloured))
+
+
+@fixes("data/fit.py", "{}: signal is")
+@fixes("data/fit.py", "{}: scale is")
+@fixes("data/fit.py", "{}: channels is")
+def _(t: Terminal) -> None:
+    name, data = ECG, t.at.eeg
+    if "scale is" in t.messages[0].text:
+        t.works(f"ingest {t.at.npy} {AXES} --scale 0.002 --out {t.new()}")
+        data = t.new()
+    elif "channels is" in t.messages[0].text:
+        name, data = "nepa-image-tiny", t.at.grey
+    t.works(train(t, name, data, t.refused(train(t, name, data)).typed("train with (--set .*)")))
+
+
+@fixes("data/fit.py", "{}: sampling_rate is")
+def _(t: Terminal) -> None:
+    flag = t.refused(train(t, "nepa-ecg-small", t.at.store)).typed("re-ingest with (--fs .*)")
+    t.works(f"ingest {WFDB} --out {t.new()} {flag}")
+    t.works(train(t, "nepa-ecg-small", t.new()))
+
+
+@fixes("data/fit.py", "{}: leads are")
+def _(t: Terminal) -> None:
+    t.works(f"ingest {WFDB} --fs 100 --out {t.new('two')} --leads I,V1")
+    error = t.refused(train(t, ECG, t.new("two")))
+    t.works(train(t, ECG, t.new("two"), error.typed("train with (--set .*)")))
+    t.works(
+        f"ingest {WFDB} --fs 100 --out {t.new()} {error.typed(r're-ingest with (--leads .*?), or')}"
+    )
+    t.works(train(t, ECG, t.new(), out="again"))
+
+
+@fixes("data/fit.py", "{}: lead {} holds no signal")
+def _(t: Terminal) -> None:
+    ingest = f"ingest {WFDB} --fs 100 --leads"
+    t.works(f"{ingest} I,V7 --missing-leads mask --out {t.new('silent')}")
+    error = t.refused(train(t, ECG, t.new("silent"), "--set input.leads=[I,V7]"))
+    t.works(f"{ingest} {error.typed('the leads (.+) alone')} --out {t.new()}")
+    t.works(train(t, ECG, t.new(), error.typed("train with (--set .*)")))
+
+
+@fixes("data/loader.py", "{}: its images have")
+def _(t: Terminal) -> None:
+    store = Store.open(t.at.grey)
+    rows, coloured = store.rows("train"), recipe("nepa-image-tiny")
+    key, value = t.refused(lambda: Loader(store, rows, coloured)).typed(
+        r"set (\S+ to \d)").split(" to ")  # fmt: skip
+    t.works(lambda: Loader(store, rows, coloured.updated(
+        {key: int(value), "input.normalisation": None})))  # fmt: skip
+
+
+@fixes("data/loader.py", "train.batch_size {}")
+def _(t: Terminal) -> None:
+    few = recipe(ECG).updated({"train.batch_size": 3})
+    size = t.refused(lambda: places(few, 0, 4)).typed(r"set it to (\d+) or more")
+    t.works(lambda: places(few.updated({"train.batch_size": int(size)}), 0, 4))
+
+
+@fixes("data/ecg_preprocess.py", "input.normalisation: is not set")
+@fixes("data/ecg_preprocess.py", "input.normalisation: has")
+@fixes("data/image_preprocess.py", "input.normalisation: is not set")
+def _(t: Terminal) -> None:
+    image = "image" in t.messages[0].file
+    make, config = (ImagePreprocess, recipe(IMAGE)) if image else (EcgPreprocess, recipe(ECG))
+
+    def with_channels(count: int) -> object:
+        section = {"mean": [0.0] * count, "std": [1.0] * count} if count else None
+        return make(config.updated({"input.normalisation": section}).input)
+
+    few = 2 if "has {}" in t.messages[0].text else 0
+    assert t.refused(lambda: with_channels(few)).typed("give one mean and std|give mean and std")
+    t.works(lambda: with_channels(config.input.channels))
+
+
+@fixes("data/image_preprocess.py", "input.channels: is")
+def _(t: Terminal) -> None:
+    images = torch.zeros(1, 32, 32, 1, dtype=torch.uint8)
+    config = recipe("nepa-image-tiny")
+    count = int(t.refused(lambda: ImagePreprocess(config.input)(images)).typed(
+        r"input.channels to (\d)"))  # fmt: skip
+    one = {"mean": [0.5] * count, "std": [0.2] * count}
+    fixed = config.updated({"input.channels": count, "input.normalisation": one})
+    t.works(lambda: ImagePreprocess(fixed.input)(images))
+
+
+@fixes("data/synthetic.py", "input.leads {}")
+def _(t: Terminal) -> None:
+    command = (
+        "bench nepa-ecg-tiny --what loader --rounds 1 --set input.leads=[I,II,V1,V2,V3,V4,V5,V6] "
+    )
+    t.works(f"ingest {WFDB} --fs 100 --out {t.new()} --leads I,II,V1,V2,V3,V4,V5,V6")
+    flag = t.refused(command).typed("with (--data)")
+    t.works(command.replace("--set", f"{flag} {t.new()} --set"))
+
+
+# The machine ----------------------------------------------------------------------------------
+
+
+@fixes("engine/context.py", "machine.device {}")
+def _(t: Terminal) -> None:
+    flags = "--set machine.device="
+    device = t.refused(train(t, ECG, t.at.bare, flags + "cuda:77")).typed("try (cpu)")
+    t.works(train(t, ECG, t.at.bare, flags + device))
+
+
+@fixes("data/staging.py", "machine.stage {}")
+def _(t: Terminal) -> None:
+    t.new("disk").write_text("a file")
+    flags = f"--set machine.stage={t.new('disk')}"
+    null = t.refused(train(t, ECG, t.at.bare, flags)).typed("machine.stage=null")
+    t.works(train(t, ECG, t.at.bare, f"--set {null}"))
+
+
+@fixes("data/workers.py", "machine.workers: reader", "resume, with machine.workers=0")
+@fixes("data/workers.py", "machine.workers: reader", "memory may have run out")
+@fixes("data/workers.py", "machine.workers: reader", "the disk could not deliver")
+def _(t: Terminal) -> None:
+    store = Store.open(t.at.bare)
+    number, pattern, value = {
+        "resume": (signal.SIGSEGV, "with (machine.workers)=0", 0),
+        "memory": (signal.SIGKILL, "lower (machine.workers)", 0),
+        "the": (signal.SIGBUS, "with (machine.stage)", str(t.new("disk"))),
+    }[t.messages[1].text.split()[0].rstrip(",")]
+
+    def read(config: configuration.Config, end: signal.Signals | None = None) -> None:
+        with closing(Loader(store, store.rows("train"), config).stream(0)) as stream:
+            next(stream)
+            if end is not None:
+                os.kill(multiprocessing.active_children()[0].pid or 0, end)
+            for _ in range(5):
+                next(stream)
+
+    one = recipe(ECG).updated({"train.batch_size": 4, "machine.workers": 1})
+    key = t.refused(lambda: read(one, number)).typed(pattern)
+    t.works(lambda: read(one.updated({key: value})))
+
+
+@fixes("data/workers.py", "{}: vanished")
+@fixes("data/workers.py", "{}: has {} bytes")
+def _(t: Terminal) -> None:
+    t.works(f"ingest {t.at.npy} {AXES} --out {t.new()}")
+    shard, shards = t.new() / "shard-00000.npy", Shards(Store.open(t.new()))
+    shard.unlink() if "vanished" in t.messages[0].text else os.truncate(shard, 4096)
+    error = t.refused(lambda: shards.check(now=True))
+    shutil.rmtree(error.typed("remove (.+) and ingest again"))
+    t.works(f"ingest {t.at.npy} {AXES} --out {t.new()}")
+    t.works(train(t, ECG, t.new()))
