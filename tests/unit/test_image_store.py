@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LatentcastError, match="cannot be read"):
         Store.open(tmp_path / "a")
     shard.unlink()
-    with pytest.raises(LatentcastError, match="shard-00003.npy: is missing"):
+    with pytest.raises(LatentcastError, match="'shard-00003.npy' is missing"):
         store.verify()
 
 

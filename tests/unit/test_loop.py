@@ -26,6 +26,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.loop import accumulate, train
 from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
+from latentcast.nn.base import Unit
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
 from latentcast.randomness import Draw
@@ -330,7 +331,11 @@ def test_no_step_waits_for_the_device(
 
 def test_a_signal_waits_for_the_end_of_the_backward_pass() -> None:
     """Which may take minutes; Python handles signals between lines of its own."""
-    layers = nn.Sequential(*(nn.Linear(512, 512) for _ in range(12)))
+
+    class Layer(nn.Linear, Unit):
+        """As a transformer block."""
+
+    layers = nn.Sequential(*(Layer(512, 512) for _ in range(12)))
     loss, handled = layers(torch.randn(2000, 512)).square().sum(), []
     former = signal.signal(signal.SIGVTALRM, lambda *_: handled.append(time.perf_counter()))
     try:

@@ -256,7 +256,7 @@ def test_a_row_without_file_and_a_file_without_row_are_both_listed() -> None:
     source = open_source(DATA, fs=500)
     missing = [ref for ref in source.refs() if ref.problem]
     assert len(source.refs()) == 20 and len(missing) == 15
-    assert "'records500/00000/00006_hr.hea' is missing" in str(missing[0].problem)
+    assert "records500/00000/00006_hr.hea is missing" in str(missing[0].problem)
 
 
 def test_a_file_that_is_not_in_the_table_is_listed(tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ def _problem(root: Path, name: str) -> str | None:
     try:
         record_file(root, name)
     except BadRecord as error:
+        if str(error).startswith(f"{name!r} is missing"):
+            return f"header {name} is missing, {TABLE} lists it"
         return f"header {name}, which {TABLE} lists: {error}"
     return None
 
