@@ -234,7 +234,7 @@ class Encoder(nn.Module):
             measured = None if valid is None else valid.to(self.device)
             inputs = Inputs(samples.to(self.device), measured)
         else:
-            inputs = self._inputs(samples)
+            inputs = self.inputs(samples)
         values = inputs.values.to(next(self.network.parameters()).dtype)
         tokens = None if inputs.valid is None else self.network.valid(inputs.valid)
         layers = [layer.float() for layer in self.network.read(values, tokens)]
@@ -351,11 +351,29 @@ class Encoder(nn.Module):
         Raises:
             LatentcastError: the objective predicts no patches.
         """
-        patches = self.objective.patch_errors(self._inputs(_tensor(samples)), self.role)
+        patches = self.objective.patch_errors(self.inputs(_tensor(samples)), self.role)
         return patches.float().cpu().numpy()
 
-    def _inputs(self, samples: Tensor) -> Inputs:
+    def inputs(self, samples: Tensor) -> Inputs:
+        """A store's integers, as :meth:`forward` takes them, to what the network reads."""
         return self._preprocess(samples.to(self.device))
+
+    def windows(
+        self,
+        x: Any,
+        *,
+        rows: npt.ArrayLike | None = None,
+        sampling_rate: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
+        layout: str = "records,leads,samples",
+        resample: bool = False,
+    ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """The name of each recording or image, and its integers by windows of the training length
+        that step by half of one: int16 ``(windows, samples, leads)`` or uint8 ``(1, height, width,
+        channels)``. The arguments are those of :meth:`embed`."""
+        axes = ArrayAxes(sampling_rate, leads, unit, layout)
+        return self._read(x, rows, axes, resample, None, self.config.input)
 
     @property
     def predicted_from(self) -> str | None:

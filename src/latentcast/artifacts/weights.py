@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from latentcast.config import Config
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
-from latentcast.objectives.base import Objective
+from latentcast.nn.hierarchy import Hierarchy
+from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble
 
 SHOWN = 3
@@ -103,6 +104,21 @@ def misfit(network: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> s
         if shapes.get(name) != found.get(name):
             return f"{name} is {found.get(name, 'missing')} and not {shapes.get(name, 'there')}"
     return ""
+
+
+def encoder_weights(weights: Weights, role: Role, prefix: str) -> Weights:
+    """The encoder of a pretraining alone, its tensors named ``prefix`` and their name in it.
+
+    Args:
+        role: ``teacher``, the averaged weights, or ``student``.
+    """
+    objective = assemble(weights.config)
+    objective.load_state_dict(weights.tensors)
+    network: nn.Module = objective.encoder(role)
+    if isinstance(network, Hierarchy):
+        network = network.finest
+    tensors = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
+    return replace(weights, tensors=tensors)
 
 
 @torch.no_grad()

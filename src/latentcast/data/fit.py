@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from latentcast.config import Config, EcgInput, ImageInput, Normalisation
@@ -23,14 +24,17 @@ def reading(
     config: Config,
     share: tuple[int, int] = (0, 1),
     targets: npt.NDArray[Any] | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Loader, EcgPreprocess | ImagePreprocess]:
     """What brings batches of the training split, and what makes floats of them on the device.
 
     Args:
         share: this rank and how many ranks read.
         targets: one row for each record of the store, for a supervised objective.
+        rows: to train on; by default all of the training split.
     """
-    loader = Loader(store, store.rows("train"), config, share, targets)
+    rows = store.rows("train") if rows is None else rows
+    loader = Loader(store, rows, config, share, targets)
     if isinstance(config.input, EcgInput):
         return loader, EcgPreprocess(config.input)
     return loader, ImagePreprocess(config.input)

@@ -163,6 +163,18 @@ def latest(folder: Path) -> Path:
     return steps[-1]
 
 
+def of_step(folder: Path, step: int) -> Path:
+    """The checkpoint of a step.
+
+    Raises:
+        LatentcastError: it is gone.
+    """
+    for path in list_steps(folder):
+        if int(path.name.removeprefix("step-")) == step:
+            return path
+    raise LatentcastError(f"{folder}: has no checkpoint of step {step}; restore it from a copy")
+
+
 def checkpoint_of(run: Path) -> Path:
     """The newest checkpoint of a run; or, named as ``RUN/checkpoints/step-N``, one itself.
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
+from latentcast.config import ObjectiveConfig
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks import task as task_of
@@ -82,12 +83,14 @@ def supervision(
     return Supervision(store, targets, rows)
 
 
-def of_config(config: SupervisedConfig, store: Store) -> Supervision:
-    """The labelled records of a run.
+def of_config(config: ObjectiveConfig, store: Store) -> Supervision | None:
+    """The labelled records of a supervised run; None of any other.
 
     Raises:
         LatentcastError: the labels of the store are not those of the run.
     """
+    if not isinstance(config, SupervisedConfig):
+        return None
     found = supervision(store, config.task, config.labels_fraction, config.labels_seed)
     ours, theirs = (config.target, config.names), (found.targets.kind, found.targets.names)
     if ours != theirs:

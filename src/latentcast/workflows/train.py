@@ -10,9 +10,12 @@ from pathlib import Path
 
 import torch
 
-from latentcast.artifacts.weights import Weights, read_weights, start_from
+from latentcast.artifacts.weights import Weights, encoder_weights, read_weights, start_from
 from latentcast.config import Config, resolve
+from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import fitted, reading
+from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.loader import Loader
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
 from latentcast.engine import loop
@@ -20,12 +23,15 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
+from latentcast.evaluation.supervision import Supervision, of_config
 from latentcast.files import apart
 from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
+from latentcast.monitors.validation import Validation
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
+from latentcast.objectives.supervised import Supervised
 from latentcast.recipes import recipe
 from latentcast.runs.new import alone_in, note_changes, open_run, trained_on
 
@@ -103,7 +109,8 @@ def train(
         if config.train.init is not None and not list_steps(run / "checkpoints"):
             weights = read_weights(config.train.init)
         objective, summary = _built(config, ranks, weights)
-        loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
+        labels = of_config(config.objective, store)
+        loader, preprocess = _reading(store, config, ranks, labels)
 
         def look(step: int, context: Context) -> dict[str, float]:
             return panel.look(objective, preprocess, context) if panel.due(step) else {}
@@ -120,8 +127,9 @@ def train(
         ranks.wait()
         if (stage := config.machine.stage) is not None:
             store = Store.open(staged(store.path, stage))
-            loader, preprocess = reading(store, config, (ranks.rank, ranks.size))
-        panel = Panel.of(store, config)
+            labels = of_config(config.objective, store)
+            loader, preprocess = _reading(store, config, ranks, labels)
+        panel = Panel.of(store, config) if labels is None else Validation(config, labels)
         with journal:
             for line in filter(None, (longer, *summary, panel.summary)):
                 journal.say(line)
@@ -133,12 +141,24 @@ def train(
     return result
 
 
+def _reading(
+    store: Store, config: Config, ranks: Ranks, labels: Supervision | None
+) -> tuple[Loader, EcgPreprocess | ImagePreprocess]:
+    """The training split, or, of a supervised run, its labelled records with their targets."""
+    share = ranks.rank, ranks.size
+    if labels is None:
+        return reading(store, config, share)
+    return reading(labels.store, config, share, labels.tensors(), labels.rows["train"])
+
+
 def _built(
     config: Config, ranks: Ranks, weights: Weights | None
 ) -> tuple[Objective, tuple[str, ...]]:
     """With its weights, or, to be drawn in shards, with their shapes alone; and what was loaded."""
     if weights is not None:
         objective = build(config)
+        if isinstance(objective, Supervised) and weights.config.objective.kind != "supervised":
+            weights = encoder_weights(weights, "teacher", "student.encoder.")
         return objective, (start_from(objective, weights),)
     if ranks.size == 1 or config.machine.parallel == "ddp":
         return build(config), ()

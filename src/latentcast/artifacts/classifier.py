@@ -1,0 +1,157 @@
+"""A fine-tuned run as what it is for: files in, probabilities out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.predictions import activated, joined
+from latentcast.artifacts.windows import in_batches
+from latentcast.engine import checkpoint
+from latentcast.errors import LatentcastError
+from latentcast.files import check_digest, digested, read_object
+from latentcast.nn.modes import evaluating
+from latentcast.nn.pooling import BATCH
+from latentcast.objectives.base import Role
+from latentcast.objectives.supervised import Supervised, SupervisedConfig
+
+CHOICE = "classifier.json"
+"""In the run folder: which checkpoint predicts, its temperature and its thresholds."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on the validation split.
+
+    Attributes:
+        step: of the checkpoint.
+        score: its validation score.
+        temperature: outputs are divided by it.
+        thresholds: of each label, the probability from which on it is called; NaN of a label
+            without validation positives. Empty of other kinds of task.
+    """
+
+    step: int
+    score: float
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """With a digest; an undefined threshold is null."""
+        thresholds = [None if np.isnan(value) else value for value in self.thresholds]
+        return digested(
+            {"format": 1, "step": self.step, "validation": self.score,
+             "temperature": self.temperature, "thresholds": thresholds}
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Raises LatentcastError: the file is damaged."""
+        try:
+            record = read_object(file)
+            check_digest(record)
+            thresholds = tuple(np.nan if t is None else float(t) for t in record["thresholds"])
+            return cls(record["step"], record["validation"], record["temperature"], thresholds)
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise LatentcastError(
+                f"{file}: cannot be used ({problem}); restore it, or fine-tune again"
+            ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Of recordings or images, one row each.
+
+    Attributes:
+        ids: their names.
+        names: of the labels or classes.
+        values: float64 ``(n, names)``, probabilities, or the value of a regression.
+        spread: same shape, the standard deviation over the crops of a recording.
+        crops: int64 ``(n,)``.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    spread: npt.NDArray[np.float64]
+    crops: npt.NDArray[np.int64]
+
+
+class Classifier:
+    """A network that was trained on labels, with its preprocessing, temperature and thresholds.
+
+    Attributes:
+        encoder: what it reads with; its features can be read out too.
+        config: of the run.
+        choice: what was chosen on validation.
+    """
+
+    def __init__(self, encoder: Encoder, choice: Choice, role: Role = "teacher") -> None:
+        settings = encoder.config.objective
+        if not isinstance(settings, SupervisedConfig):
+            raise LatentcastError(
+                f"{encoder.weights}: was trained without labels and predicts none; fine-tune it "
+                "(latentcast finetune)"
+            )
+        assert isinstance(encoder.objective, Supervised)
+        self.encoder, self.choice, self.settings = encoder, choice, settings
+        self.network = encoder.objective.classifier(role)
+
+    @classmethod
+    def from_pretrained(
+        cls, run: str | Path, role: Role = "teacher", device: str | torch.device = "auto"
+    ) -> Self:
+        """A run of ``latentcast finetune``, at the checkpoint that was chosen on validation; one
+        of its checkpoints; or an exported file, of which no temperature is known.
+
+        Raises:
+            LatentcastError: no such run, none that was trained on labels, a damaged file.
+        """
+        path = Path(run)
+        choice = Choice(0, np.nan)
+        if (path / CHOICE).is_file():
+            choice = Choice.read(path / CHOICE)
+            path = checkpoint.of_step(path / "checkpoints", choice.step)
+        return cls(Encoder.from_pretrained(path, role, device), choice, role)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the labels, classes, or the one quantity."""
+        return self.settings.names
+
+    def outputs(self, samples: npt.NDArray[Any]) -> Tensor:
+        """Integers as a store gives them to outputs ``(B, outputs)``, not yet probabilities."""
+        inputs = self.encoder.inputs(torch.from_numpy(np.ascontiguousarray(samples)))
+        outputs: Tensor = self.network(inputs)
+        return outputs
+
+    def predict(self, x: Any, batch_size: int = BATCH, **how: Any) -> Predicted:
+        """Probabilities of recordings or images, the mean over crops that step by half of one.
+
+        Args:
+            x: what :meth:`~latentcast.artifacts.encoder.Encoder.embed` takes.
+            batch_size: crops or images a forward pass.
+            how: ``rows``, ``sampling_rate``, ``leads``, ``unit``, ``layout``, ``resample``, as of
+                ``embed``.
+
+        Raises:
+            LatentcastError: what ``embed`` refuses.
+        """
+        names: list[str] = []
+        parts = []
+        with torch.no_grad(), evaluating(self.network):
+            for owner, windows in in_batches(self.encoder.windows(x, **how), names, batch_size):
+                outputs = self.outputs(windows).double().cpu().numpy()
+                parts.append((owner, activated(outputs, self.settings, self.choice.temperature)))
+        if not names:
+            empty = np.zeros((0, len(self.names)))
+            return Predicted((), self.names, empty, empty, np.zeros(0, dtype=np.int64))
+        found = joined(parts, len(names))
+        return Predicted(tuple(names), self.names, found.values, found.spread, found.crops)

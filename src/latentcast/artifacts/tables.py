@@ -1,0 +1,46 @@
+"""Predictions as a table: CSV, or parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from importlib import import_module
+from pathlib import Path
+
+from latentcast.artifacts.classifier import Predicted
+from latentcast.errors import LatentcastError, missing_extra
+from latentcast.files import replacing, write_text
+
+
+def write_predictions(found: Predicted, file: Path) -> None:
+    """An id, a column of each label, ``LABEL_spread`` of each, and ``crops``.
+
+    Raises:
+        LatentcastError: the file has another suffix, or cannot be written.
+    """
+    if file.suffix not in (".csv", ".parquet"):
+        raise LatentcastError(
+            f"{file}: predictions are written as .csv or .parquet; name it {file.stem}.csv"
+        )
+    columns: dict[str, list[object]] = {"id": list(found.ids)}
+    for n, name in enumerate(found.names):
+        columns[name] = found.values[:, n].tolist()
+    for n, name in enumerate(found.names):
+        columns[f"{name}_spread"] = found.spread[:, n].tolist()
+    columns["crops"] = found.crops.tolist()
+    try:
+        if file.suffix == ".csv":
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+            write_text(file, text.getvalue())
+            return
+        try:
+            arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+        except ImportError as error:
+            raise missing_extra("pyarrow", "huggingface", "writing parquet") from error
+        with replacing(file) as draft:
+            parquet.write_table(arrow.table(columns), draft)
+    except OSError as problem:
+        raise LatentcastError(f"{file}: cannot be written ({problem}); name another file") from None

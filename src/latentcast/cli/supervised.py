@@ -1,0 +1,121 @@
+"""Verbs of labels of one's own: finetune, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from latentcast.errors import LatentcastError
+
+
+def finetune(
+    run: Positional[Path],
+    *,
+    data: Path,
+    out: Path,
+    task: str | None = None,
+    head: Literal["linear", "attentive"] = "linear",
+    epochs: int = 20,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    layer_decay: float = 0.75,
+    crop_seconds: float | None = None,
+    bidirectional: bool = False,
+    from_scratch: bool = False,
+    labels_fraction: float = 1.0,
+    balanced: bool = False,
+    seed: int = 0,
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+) -> int:
+    """Train a pretrained encoder and a new head on labels; the result predicts (see predict).
+
+    The checkpoint, a temperature and thresholds are chosen on the validation split; the test split
+    is read once, at the end. The same command goes on after an interruption.
+
+    Args:
+        run: pretrained run, one of its checkpoints, or an exported file.
+        data: folder of a labelled store.
+        out: folder of the new run.
+        task: what is predicted: a column of a label table, superdiagnostic, labels, classes,
+            metadata:age, a .yaml of groups of codes; by default what suits the store.
+        head: on the mean token (linear), or on what a trained query attends to (attentive).
+        epochs: over the labelled training records.
+        batch_size: records a step.
+        lr: peak learning rate of the head.
+        layer_decay: each layer below the head learns this many times as fast as the one above it.
+        crop_seconds: of recordings, the length of a crop; predictions are the mean over crops. By
+            default the length of the pretraining.
+        bidirectional: let a causal encoder attend in both directions.
+        from_scratch: the same network, not pretrained: the supervised baseline.
+        labels_fraction: share of the labelled training patients; a smaller one is a subset.
+        balanced: weigh positives (or classes) so that all count alike.
+        seed: of the head, the data order and the fraction.
+        set: single keys of the configuration; come before everything.
+    """
+    from latentcast.terminal import Terminal
+    from latentcast.workflows.finetune import finetune as run_finetuning
+    from latentcast.workflows.train import Interrupted
+
+    console = Terminal()
+    try:
+        done = run_finetuning(
+            run, data, out, task, head=head, epochs=epochs, batch_size=batch_size, lr=lr,
+            layer_decay=layer_decay, crop_seconds=crop_seconds, bidirectional=bidirectional,
+            from_scratch=from_scratch, labels_fraction=labels_fraction, balanced=balanced,
+            seed=seed, set=set,
+        )  # fmt: skip
+    except Interrupted as stopped:
+        console.print(str(stopped), soft_wrap=True)
+        return 130
+    records = ", ".join(f"{n} {split}" for split, n in done.records.items())
+    console.print(f"{out}: step {done.step} of the best validation score, {done.validation:.3f}")
+    console.print(f"test {done.metric} {done.score.main.text()} ({records})")
+    for label in done.score.labels:
+        console.print(f"  {label.name}: {label.auroc.text()}, {label.positives} positives")
+    for name, value in done.score.others.items():
+        console.print(f"  {name}: {value.text()}")
+    console.print(f"latentcast predict {out} FILES --out predictions.csv", soft_wrap=True)
+    return 0
+
+
+def predict(
+    model: Positional[Path],
+    files: Positional[tuple[Path, ...]],
+    out: Path,
+    device: str = "auto",
+    sampling_rate: float | None = None,
+    leads: str | None = None,
+    unit: str | None = None,
+    layout: str = "records,leads,samples",
+    resample: bool = False,
+) -> None:
+    """Write the probabilities that a fine-tuned run gives to files, as CSV or parquet.
+
+    Args:
+        model: run of latentcast finetune, or an exported file.
+        files: recordings or images, folders of them, array files, or a store.
+        out: .csv or .parquet to write: an id, a probability of each label, its standard deviation
+            over the crops, and how many crops there were.
+        device: such as cuda:1 or cpu; auto is the GPU when there is one.
+        sampling_rate: of arrays, Hz.
+        leads: of arrays, comma-separated.
+        unit: of arrays: V, mV, uV or nV.
+        layout: axes of arrays.
+        resample: bring recordings at another rate to the model's.
+    """
+    from latentcast.artifacts.classifier import Classifier
+    from latentcast.artifacts.tables import write_predictions
+    from latentcast.errors import printable
+
+    if not files:
+        raise LatentcastError("predict: needs files; name recordings, images or a store")
+    classifier = Classifier.from_pretrained(model, device=device)
+    inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
+    found = classifier.predict(
+        inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
+        layout=layout, resample=resample,
+    )  # fmt: skip
+    write_predictions(found, out)
+    print(printable(f"{out}: {len(found.ids)} predictions of {', '.join(found.names)}"))

@@ -1,0 +1,271 @@
+"""From a pretrained run and labels to a classifier with its score."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from latentcast.artifacts.classifier import CHOICE, Choice, Classifier
+from latentcast.artifacts.weights import read_weights
+from latentcast.config import Config, EcgInput, resolve
+from latentcast.data.store import Store
+from latentcast.engine.callbacks import Callback
+from latentcast.engine.checkpoint import list_steps
+from latentcast.errors import LatentcastError
+from latentcast.evaluation import metrics
+from latentcast.evaluation.calibration import expected_calibration_error, temperature, thresholds
+from latentcast.evaluation.estimate import Score
+from latentcast.evaluation.predictions import of_metric, outputs_of, predict
+from latentcast.evaluation.supervision import Supervision, of_config, supervision
+from latentcast.evaluation.tasks import default_task
+from latentcast.files import digested, write_text
+from latentcast.monitors.journal import read_metrics
+from latentcast.monitors.validation import SCORE
+from latentcast.objectives.supervised import SupervisedConfig
+from latentcast.workflows.train import train
+
+REPORT = "finetune.json"
+RESAMPLES = 1000
+LOOKS = 20
+"""Validation scores in a run, at most one an epoch."""
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A classifier and its score.
+
+    Attributes:
+        run: its folder.
+        step: of the checkpoint that was chosen on the validation split.
+        validation: its score there.
+        score: on the test split, read once.
+        metric: the name of ``score.main``.
+        records: labelled records of each split.
+        calibration: expected calibration error on the test split, the mean over labels; NaN of
+            other kinds of task.
+    """
+
+    run: Path
+    step: int
+    validation: float
+    score: Score = field(repr=False)
+    metric: str
+    records: dict[str, int]
+    calibration: float
+
+
+def finetune(
+    run: str | Path,
+    data: str | Path,
+    out: str | Path,
+    task: str | None = None,
+    *,
+    head: Literal["linear", "attentive"] = "linear",
+    epochs: int = 20,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    layer_decay: float = 0.75,
+    crop_seconds: float | None = None,
+    bidirectional: bool = False,
+    from_scratch: bool = False,
+    labels_fraction: float = 1.0,
+    balanced: bool = False,
+    seed: int = 0,
+    set: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+) -> FinetuneResult:
+    """Train the encoder of a run and a new head on labels; the same call goes on where it stopped.
+
+    The averaged weights are scored on the validation split once an epoch, every record as the mean
+    over its crops; the best of these checkpoints is kept, its temperature and thresholds are chosen
+    on validation too, and the test split is read once, at the end.
+
+    Args:
+        run: pretrained: its folder, a checkpoint, or an exported file.
+        data: a labelled store.
+        out: folder of the new run.
+        task: what is predicted; by default what suits the labels of the store.
+        head: ``linear`` on the mean token, or ``attentive``.
+        epochs: over the labelled training records.
+        lr: peak, of the head; layers below it learn ``layer_decay`` times as fast each.
+        crop_seconds: of recordings, the length of a training crop and of what is averaged in
+            prediction; by default that of the pretraining.
+        bidirectional: let a causal encoder attend in both directions.
+        from_scratch: the same network, not pretrained: the supervised baseline.
+        labels_fraction: share of the labelled training patients; a smaller one is a subset.
+        balanced: weigh positives (or classes) so that all count alike.
+        seed: of the head, the data order and the choice of a fraction.
+        set: single keys of the configuration, which come before everything.
+
+    Raises:
+        LatentcastError: no such run, a store of another kind, no labels, or ``out`` is another run.
+        KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
+    """
+    weights = read_weights(run)
+    store = Store.open(data)
+    name = task or default_task(store)
+    if name is None:
+        raise LatentcastError(
+            f"{store.path}: holds no labels; give it a table of them: latentcast label "
+            f"{store.path} TABLE"
+        )
+    labels = supervision(store, name, labels_fraction, seed)
+    config = _configured(
+        weights.config, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
+        bidirectional, labels_fraction, balanced, seed,
+    )  # fmt: skip
+    if not from_scratch:
+        config = config.updated({"train.init": str(run)})
+    config = resolve(config, flags=set)
+    done = train(config, data, out, callbacks=callbacks, quiet=quiet)
+    return _finished(done.run, done.config, Store.open(data))
+
+
+def _configured(
+    pretrained: Config,
+    labels: Supervision,
+    task: str,
+    head: str,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    layer_decay: float,
+    crop_seconds: float | None,
+    bidirectional: bool,
+    fraction: float,
+    balanced: bool,
+    seed: int,
+) -> Config:
+    """The run's configuration with a supervised objective and schedules of so many epochs."""
+    targets, records = labels.targets, len(labels.rows["train"])
+    objective: dict[str, Any] = {
+        "kind": "supervised", "task": task, "target": targets.kind, "names": targets.names,
+        "head": head, "layer_decay": layer_decay, "labels_fraction": fraction, "labels_seed": seed,
+    }  # fmt: skip
+    if targets.kind == "regression":
+        values = targets.values[labels.rows["train"]]
+        objective |= {"mean": float(values.mean()), "std": float(values.std()) or 1.0}
+    elif balanced:
+        objective["class_weights"] = labels.balance()
+    batch_size = min(batch_size, records)
+    epoch = math.ceil(records / batch_size)
+    every = epoch * max(1, round(epochs / LOOKS))
+    steps = every * max(1, round(epochs * epoch / every))
+    changes: dict[str, Any] = {
+        "objective": objective,
+        # Half of the average is of the last epoch: a horizon that is a tenth of the shortest run.
+        "ema": {"base": None, "half_life": float(records), "final": None, "warmup_steps": 0},
+        "optimizer.lr": lr, "optimizer.start_lr": 0.0, "optimizer.final_lr": 0.0,
+        "optimizer.warmup_steps": max(1, steps // 10), "optimizer.weight_decay": 0.05,
+        "optimizer.final_weight_decay": None,
+        "train.steps": steps, "train.batch_size": batch_size, "train.micro_batches": 1,
+        "train.seed": seed, "train.init": None, "train.stretches": (),
+        "train.log_every": every, "train.evaluate_every": every,
+        "train.checkpoint_every": every, "train.keep_every": every,
+    }  # fmt: skip
+    if crop_seconds is not None:
+        if not isinstance(pretrained.input, EcgInput):
+            raise LatentcastError("crop_seconds: is of recordings; leave it out for images")
+        patch = pretrained.encoder.patch
+        patches = round(crop_seconds * pretrained.input.sampling_rate / patch)
+        changes["input.length"] = max(1, patches) * patch
+    if bidirectional:
+        changes["encoder.causal"] = False
+    return pretrained.updated(changes)
+
+
+def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
+    """Choose the checkpoint, calibrate it, and read the test split once."""
+    labels = of_config(config.objective, store)
+    assert labels is not None and isinstance(config.objective, SupervisedConfig)
+    targets = labels.targets
+    if not (run / CHOICE).is_file():
+        step, validation = _best(run)
+        _keep_only(run, step)
+        write_text(run / CHOICE, json.dumps(Choice(step, validation).as_json(), indent=1))
+        _calibrate(run, config, labels)
+    classifier = Classifier.from_pretrained(run)
+    rows, length = labels.rows["test"], config.input.size[0]
+    found = predict(
+        classifier.outputs, classifier.network, labels.store, rows, length, config.objective,
+        classifier.choice.temperature,
+    )  # fmt: skip
+    counts = metrics.draw(labels.store.patient_ids[rows], RESAMPLES, 0)
+    y = targets.values[rows]
+    shares = found.values if targets.kind == "multi-class" else None
+    score, _ = metrics.score(
+        targets.kind, y, of_metric(found, targets.kind), targets.names, counts, shares
+    )
+    error = math.nan
+    if targets.kind != "regression":
+        present = (
+            y if targets.kind == "multi-label" else y[:, None] == np.arange(len(targets.names))
+        )
+        error = float(expected_calibration_error(found.values, present).mean())
+    choice = classifier.choice
+    result = FinetuneResult(
+        run, choice.step, choice.score, score, metrics.METRICS[targets.kind][0].name,
+        {split: len(part) for split, part in labels.rows.items()}, error,
+    )  # fmt: skip
+    record = {
+        "task": config.objective.task, "kind": targets.kind, "metric": result.metric,
+        "step": result.step, "validation": result.validation, "records": result.records,
+        "calibration error": None if math.isnan(error) else error,
+        "score": TypeAdapter(Score).dump_python(score, mode="json"),
+        "resamples": RESAMPLES, "store": str(store.path), "init": config.train.init,
+    }  # fmt: skip
+    write_text(run / REPORT, json.dumps(digested(record), indent=1))
+    return result
+
+
+def _best(run: Path) -> tuple[int, float]:
+    """Step and validation score of the best checkpoint, of equal ones the first."""
+    kept = {int(path.name.removeprefix("step-")) for path in list_steps(run / "checkpoints")}
+    scores = {
+        row["step"]: row[SCORE]
+        for row in read_metrics(run)
+        if row.get(SCORE) is not None and row["step"] in kept
+    }
+    if not scores:
+        raise LatentcastError(
+            f"{run}: has no validation score, each label lacks positives or negatives there; label "
+            "more validation records"
+        )
+    step = max(scores, key=lambda step: (scores[step], -step))
+    return step, float(scores[step])
+
+
+def _keep_only(run: Path, step: int) -> None:
+    """The chosen checkpoint and the newest, from which the run could train on."""
+    *older, _ = list_steps(run / "checkpoints")
+    for path in older:
+        if int(path.name.removeprefix("step-")) != step:
+            shutil.rmtree(path)
+
+
+def _calibrate(run: Path, config: Config, labels: Supervision) -> None:
+    """Temperature and thresholds, by the validation records alone."""
+    assert isinstance(config.objective, SupervisedConfig)
+    classifier = Classifier.from_pretrained(run)
+    rows, length = labels.rows["validation"], config.input.size[0]
+    owner, outputs = outputs_of(classifier.outputs, classifier.network, labels.store, rows, length)
+    targets = labels.targets.values[rows]
+    heat = temperature(owner, outputs, targets, config.objective)
+    points: tuple[float, ...] = ()
+    if labels.targets.kind == "multi-label":
+        found = predict(
+            classifier.outputs, classifier.network, labels.store, rows, length, config.objective,
+            heat,
+        )  # fmt: skip
+        points = tuple(float(value) for value in thresholds(found.values, targets))
+    chosen = Choice(classifier.choice.step, classifier.choice.score, heat, points)
+    write_text(run / CHOICE, json.dumps(chosen.as_json(), indent=1))
