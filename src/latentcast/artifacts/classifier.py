@@ -14,6 +14,8 @@ from torch import Tensor
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.predictions import activated, joined
 from latentcast.artifacts.windows import in_batches
+from latentcast.data.manifest import MANIFEST
+from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import check_digest, digested, read_object
@@ -144,6 +146,8 @@ class Classifier:
         Raises:
             LatentcastError: what ``embed`` refuses.
         """
+        if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
+            x = Store.open(x)
         names: list[str] = []
         parts = []
         with torch.no_grad(), evaluating(self.network):
@@ -154,4 +158,7 @@ class Classifier:
             empty = np.zeros((0, len(self.names)))
             return Predicted((), self.names, empty, empty, np.zeros(0, dtype=np.int64))
         found = joined(parts, len(names))
+        if isinstance(x, Store):  # the names are for messages, and have the row in them
+            rows = how.get("rows")
+            names = x.record_ids[slice(None) if rows is None else np.asarray(rows)].tolist()
         return Predicted(tuple(names), self.names, found.values, found.spread, found.crops)

@@ -6,6 +6,7 @@ import math
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcast.config import BACKBONES, Config, EncoderConfig, SinCos
@@ -96,6 +97,8 @@ class PatchEncoder(Encoder):
             valid = None if valid is None else gather_flags(valid, kept)
             if tables is not None:
                 tables = (tables[0][kept].unsqueeze(1), tables[1][kept].unsqueeze(1))
+        if valid is not None and self.prefix:  # CLS may always be attended to
+            valid = F.pad(valid, (self.prefix, 0), value=True)
         states = [tokens]
         for block in self.blocks:
             assert isinstance(block, Block)
