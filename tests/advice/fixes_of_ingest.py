@@ -324,7 +324,7 @@ def _(t: Terminal) -> None:
     t.works(recordings(t))
 
 
-@fixes("data/ingest.py", "{}: a reader process died")
+@fixes("data/readers.py", "{}: a reader process died")
 def _(t: Terminal) -> None:
     command = f"ingest {WFDB} --fs 100 --out {t.new()} "
     with patch.object(Source, "batch", 1), patch.object(Converter, "_convert", die):

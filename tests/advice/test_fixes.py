@@ -23,6 +23,7 @@ import fixes_of_configurations
 import fixes_of_encoders
 import fixes_of_evaluation
 import fixes_of_ingest
+import fixes_of_labels
 import fixes_of_runs
 import fixes_of_stores
 import fixes_of_training
@@ -38,7 +39,7 @@ from latentcast.evaluation.baselines import RandomConvolutions
 from latentcast.recipes import RECIPES, recipe
 
 CATALOGUE = [
-    fixes_of_configurations, fixes_of_encoders, fixes_of_evaluation, fixes_of_ingest,
+    fixes_of_configurations, fixes_of_encoders, fixes_of_evaluation, fixes_of_ingest, fixes_of_labels,
     fixes_of_runs, fixes_of_stores, fixes_of_training,
 ]  # fmt: skip
 

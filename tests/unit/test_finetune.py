@@ -6,7 +6,10 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,11 +17,16 @@ import torch
 from evaluation_stores import write_store
 
 from conftest import Command
-from latentcast.artifacts.classifier import CHOICE, Classifier
+from latentcast.artifacts.choice import CHOICE, Choice
+from latentcast.artifacts.classifier import Classifier
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.export import export
 from latentcast.artifacts.predictions import activated
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.store import Store
+from latentcast.data.tables.attached import attach
+from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
@@ -33,6 +41,7 @@ from latentcast.evaluation.supervision import supervision
 from latentcast.objectives.build import build
 from latentcast.objectives.supervised import Supervised, SupervisedConfig
 from latentcast.signals.windows import window_starts
+from latentcast.verification.verify import verify
 from latentcast.workflows.finetune import FinetuneResult, finetune
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -174,6 +183,60 @@ def test_a_finished_fine_tuning_is_not_repeated_and_its_choice_is_checked(
         Classifier.from_pretrained(run)
     with pytest.raises(LatentcastError, match="latentcast finetune"):
         Classifier.from_pretrained(pretrained)
+
+
+def test_a_choice_that_was_cut_short_is_made_again(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, store, pretrained = tuned
+    run = shutil.copytree(done.run, tmp_path / "run")
+    (run / CHOICE).unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            "latentcast.workflows.finetune.temperature", Mock(side_effect=KeyboardInterrupt)
+        )
+        finetune(pretrained, store.path, run, "labels", epochs=4, batch_size=8, quiet=True)
+    finetune(pretrained, store.path, run, "labels", epochs=4, batch_size=8, quiet=True)
+    assert (run / CHOICE).read_text() == (done.run / CHOICE).read_text()
+
+
+def test_a_fine_tuned_run_is_its_chosen_checkpoint_wherever_it_is_read(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(tuned[0].run, tmp_path / "run")
+    earliest = list_steps(run / "checkpoints")[0]
+    step = int(earliest.name.removeprefix("step-"))
+    shutil.copytree(earliest, earliest.with_name("step-99999999"))
+    choice = Choice.read(run / CHOICE)
+    (run / CHOICE).write_text(json.dumps(replace(choice, step=step).as_json()))
+    assert export(run, tmp_path / "run.safetensors") == step == Encoder.from_pretrained(run).step
+
+
+def test_a_supervised_run_is_staged_and_audited(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
+) -> None:
+    _, store, pretrained = tuned
+    table = tmp_path / "af.csv"
+    rows = [f"{name},{int('AF' in store.labels.of(n))}" for n, name in enumerate(store.record_ids)]
+    table.write_text("id,af\n" + "\n".join(rows) + "\n")
+    labelled = shutil.copytree(store.path, tmp_path / "store")
+    attach(Store.open(labelled), table)
+    stage = [f"machine.stage={tmp_path / 'stage'}"]
+    staged = finetune(pretrained, labelled, tmp_path / "run", "af", epochs=2, batch_size=8,
+                      set=stage, quiet=True)  # fmt: skip
+    assert verify(staged.run, quiet=True).holds
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"batch_size": 0}, {"labels_fraction": 0}, {"crop_seconds": math.nan}],
+)
+def test_a_number_that_trains_nothing_is_refused(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    _, store, pretrained = tuned
+    with pytest.raises(LatentcastError, match="is not above 0"):
+        finetune(pretrained, store.path, tmp_path / "run", "labels", quiet=True, **wrong)
 
 
 def test_fractions_are_nested_and_of_patients(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from latentcast.data.store import Store
 from latentcast.data.tables.attached import Attachment, attach, tables_of
 from latentcast.data.tables.splits import stratified_folds
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.tasks import task
+from latentcast.evaluation.tasks import label_tasks, task
 from latentcast.signals.synthetic import synthetic_recording
 
 RECORDS = 40
@@ -81,6 +81,30 @@ def test_a_column_is_what_its_cells_are(
     assert labelled("id,x", *rows(name, cells)).table.columns["x"].kind == kind
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(labelled: Labelled) -> None:
+    assert labelled("\ufeffid,af", *rows(name, lambda n: n % 2)).table.columns["af"].mask.all()
+
+
+def test_notes_are_no_classes(labelled: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentcast.data.tables.attached.MOST_CLASSES", 30)
+    lines = ["id,af,note", *rows(name, lambda n: n % 2, lambda n: f"note {n}")]
+    assert list(labelled(*lines).table.columns) == ["af"]
+    assert "note" in labelled(*lines, kinds={"note": "classes"}).table.columns
+
+
+def test_a_column_with_the_name_of_a_task_is_reached_by_its_table(
+    labelled: Labelled, tmp_path: Path
+) -> None:
+    labelled('id,rhythm,"a, b"', *rows(name, lambda n: "ab"[n % 2], lambda n: n % 2))
+    labelled("id,x", *rows(name, lambda n: n % 2), name="x")
+    store = Store.open(tmp_path / "store")
+    assert label_tasks(store) == ["labels/rhythm", "a, b", "x"]
+    for chosen in label_tasks(store):
+        assert task(chosen, store).targets(store).mask.all()
+    with pytest.raises(LatentcastError, match="such as --task labels/rhythm"):
+        task(None, store)
+
+
 @pytest.mark.parametrize("spelling", ["data/{}", "{}", "{}.dat", "archive/data/{}.hea"])
 def test_records_are_found_by_id_or_file_name(labelled: Labelled, spelling: str) -> None:
     done = labelled("file,af", *rows(spelling.format, lambda n: n % 2))
@@ -102,6 +126,7 @@ def test_each_mismatch_has_its_sentence(labelled: Labelled) -> None:
     ("lines", "sentence"),
     [
         (["id,af", "data/1,1", "data/1,0"], "'data/1' has two rows that differ in column 'af'"),
+        (["id,af", "lr/1.dat,1", "hr/1.dat,0"], "two rows, under two names, that differ"),
         (["id,af", "x-1,1"], "no record of column 'id' is in the store"),
         (["af,mi", "1,0"], "name it with --id COLUMN"),
         (["id,file,af", "data/1,1.dat,1"], "choose one, such as --id id"),
@@ -111,7 +136,7 @@ def test_each_mismatch_has_its_sentence(labelled: Labelled) -> None:
         (["id,af,split", "data/1,1,holdout"], "not train, validation or test"),
         (["id,af,fold", "data/1,1,11"], "not a fold from 1 to 10"),
         (["id,af,fold", "data/1,1,1_0"], "not a fold from 1 to 10"),
-        (["id,patient,af,split", "data/1,p,1,train", "data/2,p,1,test"], "records in two splits"),
+        (["id,patient,af,split", "data/1,p,1,train", "data/2,p,1,test"], "are in two splits"),
         (["id,af"], "holds no rows"),
     ],
 )
@@ -135,6 +160,21 @@ def test_a_table_gives_one_label_to_all_records_of_a_patient(archive: Path, tmp_
     labels.write_text("patient,af\n" + "\n".join(f"p{n},{n % 2}" for n in range(10)))
     column = attach(store, labels).table.columns["af"]
     assert column.values.tolist() == [float(p[1:]) % 2 for p in store.patient_ids]
+
+
+def test_a_patient_in_two_splits_is_refused_before_anything_is_read(
+    archive: Path, tmp_path: Path
+) -> None:
+    file, store = tmp_path / "labels.csv", tmp_path / "s"
+    file.write_text("id,patient,af,split\ndata/1,p,1,train\ndata/2,p,0,test\n")
+    with pytest.raises(LatentcastError, match="records of 1 patient are in two splits"):
+        ingest(archive, store, fs=100, workers=1, quiet=True, labels=file)
+    assert not store.exists()
+    file.write_text("id,patient,af\ndata/1,p,1\ndata/2,p,0\n")
+    ingest(archive, store, fs=100, workers=1, quiet=True, labels=file)
+    file.write_text("id,patient,af\ndata/1,p,1\ndata/2,p,1\n")
+    with pytest.raises(LatentcastError, match=f"latentcast label {store} TABLE"):
+        ingest(archive, store, fs=100, workers=1, quiet=True, labels=file)
 
 
 def test_a_table_at_ingest_divides_by_patient(archive: Path, tmp_path: Path) -> None:

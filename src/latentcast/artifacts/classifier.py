@@ -11,60 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from latentcast.artifacts.choice import CHOICE, Choice
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.predictions import activated, joined
 from latentcast.artifacts.windows import in_batches
 from latentcast.data.manifest import MANIFEST
 from latentcast.data.store import Store
-from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
-from latentcast.files import check_digest, digested, read_object
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH
 from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import Supervised, SupervisedConfig
-
-CHOICE = "classifier.json"
-"""In the run folder: which checkpoint predicts, its temperature and its thresholds."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen on the validation split.
-
-    Attributes:
-        step: of the checkpoint.
-        score: its validation score.
-        temperature: outputs are divided by it.
-        thresholds: of each label, the probability from which on it is called; NaN of a label
-            without validation positives. Empty of other kinds of task.
-    """
-
-    step: int
-    score: float
-    temperature: float = 1.0
-    thresholds: tuple[float, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """With a digest; an undefined threshold is null."""
-        thresholds = [None if np.isnan(value) else value for value in self.thresholds]
-        return digested(
-            {"format": 1, "step": self.step, "validation": self.score,
-             "temperature": self.temperature, "thresholds": thresholds}
-        )  # fmt: skip
-
-    @classmethod
-    def read(cls, file: Path) -> Self:
-        """Raises LatentcastError: the file is damaged."""
-        try:
-            record = read_object(file)
-            check_digest(record)
-            thresholds = tuple(np.nan if t is None else float(t) for t in record["thresholds"])
-            return cls(record["step"], record["validation"], record["temperature"], thresholds)
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise LatentcastError(
-                f"{file}: cannot be used ({problem}); restore it, or fine-tune again"
-            ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +74,8 @@ class Classifier:
             LatentcastError: no such run, none that was trained on labels, a damaged file.
         """
         path = Path(run)
-        choice = Choice(0, np.nan)
-        if (path / CHOICE).is_file():
-            choice = Choice.read(path / CHOICE)
-            path = checkpoint.of_step(path / "checkpoints", choice.step)
+        chosen = (path / CHOICE).is_file()
+        choice = Choice.read(path / CHOICE) if chosen else Choice(0, np.nan)
         return cls(Encoder.from_pretrained(path, role, device), choice, role)
 
     @property

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from latentcast.artifacts.choice import chosen_checkpoint
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -23,7 +24,8 @@ SUFFIX = ".safetensors"
 
 
 def export(run: str | Path, file: str | Path) -> int:
-    """Write a run's newest checkpoint, or another one, as one safetensors file.
+    """Write a run's newest checkpoint, or another one, as one safetensors file; of a fine-tuned run
+    the checkpoint that validation chose.
 
     Student, teacher and predictors under the names they have in the objective; in the metadata
     ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, and the
@@ -43,7 +45,7 @@ def export(run: str | Path, file: str | Path) -> int:
         raise LatentcastError(
             f"{file}: what is written is one {SUFFIX} file; name it {file.resolve().stem}{SUFFIX}"
         )
-    newest = checkpoint.checkpoint_of(run)
+    newest = chosen_checkpoint(run)
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentcast.artifacts.choice import chosen_checkpoint
 from latentcast.artifacts.export import read_export
 from latentcast.config import Config
 from latentcast.engine import checkpoint
@@ -49,7 +50,8 @@ class Weights:
 
 
 def read_weights(source: str | Path) -> Weights:
-    """The newest checkpoint of a run folder, one checkpoint, or a file that ``export`` wrote.
+    """The newest checkpoint of a run folder (of a fine-tuned run the chosen), one checkpoint, or a
+    file that ``export`` wrote.
 
     Raises:
         LatentcastError: no such run, no checkpoint yet, or a damaged one.
@@ -62,7 +64,7 @@ def read_weights(source: str | Path) -> Weights:
         raise LatentcastError(
             f"{path}: does not exist; name a run folder, one of its checkpoints or an exported file"
         )
-    newest = checkpoint.checkpoint_of(path)
+    newest = chosen_checkpoint(path)
     record = checkpoint.read_record(newest)
     # The checkpoint's own configuration: an edited config.yaml must not change what is read.
     config = checkpoint.config_of(newest, record)

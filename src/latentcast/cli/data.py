@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -178,10 +179,12 @@ def label(
     """
     from latentcast.data.store import Store
     from latentcast.data.tables.attached import attach
+    from latentcast.evaluation.tasks import label_tasks
     from latentcast.terminal import Terminal
 
+    opened = Store.open(store)
     done = attach(
-        Store.open(store),
+        opened,
         table,
         name=name,
         record=id,
@@ -191,10 +194,12 @@ def label(
         stratify=stratify,
         seed=seed,
     )
-    console, first = Terminal(), next(iter(done.table.columns))
+    console, table_name = Terminal(), done.table.name
+    own = {f"{table_name}/{column}" for column in done.table.columns} | set(done.table.columns)
+    first = next(task for task in label_tasks(opened) if task in own)
     for line in done.lines:
         console.print(line, soft_wrap=True)
-    task = f"latentcast probe RUN --data {store} --task {first}"
+    task = f"latentcast probe RUN --data {shlex.quote(str(store))} --task {shlex.quote(first)}"
     console.print(f"{store}: labelled; {task}", soft_wrap=True)
 
 

@@ -108,9 +108,12 @@ def predict(
     from latentcast.artifacts.classifier import Classifier
     from latentcast.artifacts.tables import write_predictions
     from latentcast.errors import printable
+    from latentcast.files import apart
 
     if not files:
         raise LatentcastError("predict: needs files; name recordings, images or a store")
+    for path in (model, *files):
+        apart(out, input=path)
     classifier = Classifier.from_pretrained(model, device=device)
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
     found = classifier.predict(

@@ -134,6 +134,11 @@ def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Latent
             f"{folder}: the source '{mine['source']}' has changed since its records were read into "
             f"this store; remove {folder} to ingest it anew, or choose another --out"
         )
+    if differing.keys() == {"labels"}:
+        return LatentcastError(
+            f"{folder}: was ingested with another table of labels; give it this one with "
+            f"latentcast label {folder} TABLE, or remove that folder to divide its records anew"
+        )
     return LatentcastError(
         f"{folder}: already holds another store ({'; '.join([*differing.values()][:3])}); choose "
         "another --out or remove that folder"

@@ -11,7 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
-from latentcast.config import ObjectiveConfig
+from latentcast.config import Config, ObjectiveConfig
+from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.fit import reading
+from latentcast.data.image_preprocess import ImagePreprocess
+from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks import task as task_of
@@ -100,6 +104,17 @@ def of_config(config: ObjectiveConfig, store: Store) -> Supervision | None:
             "or another --out"
         )
     return found
+
+
+def reading_of(
+    store: Store, config: Config, labels: Supervision | None, share: tuple[int, int] = (0, 1)
+) -> tuple[Loader, EcgPreprocess | ImagePreprocess]:
+    """What :func:`~latentcast.data.fit.reading` gives: of the training split, or, of a supervised
+    run, of its labelled records with their targets."""
+    if labels is None:
+        return reading(store, config, share)
+    divided = labels.targets.divide(store)
+    return reading(divided, config, share, labels.tensors(), labels.rows["train"])
 
 
 def _share(patients: npt.NDArray[np.str_], fraction: float, seed: int) -> npt.NDArray[np.bool_]:

@@ -13,19 +13,22 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter
 
-from latentcast.artifacts.classifier import CHOICE, Choice, Classifier
+from latentcast.artifacts.choice import CHOICE, Choice
+from latentcast.artifacts.classifier import Classifier
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.predictions import activated, joined
 from latentcast.artifacts.weights import read_weights
 from latentcast.config import Config, EcgInput, resolve
 from latentcast.data.store import Store
 from latentcast.engine.callbacks import Callback
-from latentcast.engine.checkpoint import list_steps
+from latentcast.engine.checkpoint import list_steps, of_step
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
 from latentcast.evaluation.calibration import expected_calibration_error, temperature, thresholds
 from latentcast.evaluation.estimate import Score
 from latentcast.evaluation.predictions import of_metric, outputs_of, predict
 from latentcast.evaluation.supervision import Supervision, of_config, supervision
-from latentcast.evaluation.tasks import default_task
+from latentcast.evaluation.tasks import task_name
 from latentcast.files import digested, write_text
 from latentcast.monitors.journal import read_metrics
 from latentcast.monitors.validation import SCORE
@@ -112,13 +115,15 @@ def finetune(
     """
     weights = read_weights(run)
     store = Store.open(data)
-    name = task or default_task(store)
-    if name is None:
-        raise LatentcastError(
-            f"{store.path}: holds no labels; give it a table of them: latentcast label "
-            f"{store.path} TABLE"
-        )
+    numbers = {"epochs": epochs, "batch_size": batch_size, "labels_fraction": labels_fraction,
+               "crop_seconds": crop_seconds}  # fmt: skip
+    for argument, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise LatentcastError(f"{argument} {value:g}: is not above 0; give a larger number")
+    name = task_name(task, store)
     labels = supervision(store, name, labels_fraction, seed)
+    if balanced and labels.targets.kind == "regression":
+        raise LatentcastError(f"balanced: is of classes, task {name} is a number; leave it out")
     config = _configured(
         weights.config, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
         bidirectional, labels_fraction, balanced, seed,
@@ -189,10 +194,10 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
     assert labels is not None and isinstance(config.objective, SupervisedConfig)
     targets = labels.targets
     if not (run / CHOICE).is_file():
-        step, validation = _best(run)
-        _keep_only(run, step)
-        write_text(run / CHOICE, json.dumps(Choice(step, validation).as_json(), indent=1))
-        _calibrate(run, config, labels)
+        choice = _calibrated(run, config, labels, *_best(run))
+        # In one piece: a kill in between must not leave a choice without its temperature.
+        write_text(run / CHOICE, json.dumps(choice.as_json(), indent=1))
+        _keep_only(run, choice.step)
     classifier = Classifier.from_pretrained(run)
     rows, length = labels.rows["test"], config.input.size[0]
     found = predict(
@@ -252,20 +257,19 @@ def _keep_only(run: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def _calibrate(run: Path, config: Config, labels: Supervision) -> None:
-    """Temperature and thresholds, by the validation records alone."""
+def _calibrated(
+    run: Path, config: Config, labels: Supervision, step: int, validation: float
+) -> Choice:
+    """With temperature and thresholds, by the validation records alone."""
     assert isinstance(config.objective, SupervisedConfig)
-    classifier = Classifier.from_pretrained(run)
+    encoder = Encoder.from_pretrained(of_step(run / "checkpoints", step))
+    classifier = Classifier(encoder, Choice(step, validation))
     rows, length = labels.rows["validation"], config.input.size[0]
     owner, outputs = outputs_of(classifier.outputs, classifier.network, labels.store, rows, length)
     targets = labels.targets.values[rows]
     heat = temperature(owner, outputs, targets, config.objective)
     points: tuple[float, ...] = ()
     if labels.targets.kind == "multi-label":
-        found = predict(
-            classifier.outputs, classifier.network, labels.store, rows, length, config.objective,
-            heat,
-        )  # fmt: skip
+        found = joined([(owner, activated(outputs, config.objective, heat))], len(rows))
         points = tuple(float(value) for value in thresholds(found.values, targets))
-    chosen = Choice(classifier.choice.step, classifier.choice.score, heat, points)
-    write_text(run / CHOICE, json.dumps(chosen.as_json(), indent=1))
+    return Choice(step, validation, heat, points)

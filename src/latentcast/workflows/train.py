@@ -12,10 +12,7 @@ import torch
 
 from latentcast.artifacts.weights import Weights, encoder_weights, read_weights, start_from
 from latentcast.config import Config, resolve
-from latentcast.data.ecg_preprocess import EcgPreprocess
-from latentcast.data.fit import fitted, reading
-from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.loader import Loader
+from latentcast.data.fit import fitted
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
 from latentcast.engine import loop
@@ -23,7 +20,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
-from latentcast.evaluation.supervision import Supervision, of_config
+from latentcast.evaluation.supervision import of_config, reading_of
 from latentcast.files import apart
 from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
@@ -109,8 +106,8 @@ def train(
         if config.train.init is not None and not list_steps(run / "checkpoints"):
             weights = read_weights(config.train.init)
         objective, summary = _built(config, ranks, weights)
-        labels = of_config(config.objective, store)
-        loader, preprocess = _reading(store, config, ranks, labels)
+        labels, share = of_config(config.objective, store), (ranks.rank, ranks.size)
+        loader, preprocess = reading_of(store, config, labels, share)
 
         def look(step: int, context: Context) -> dict[str, float]:
             return panel.look(objective, preprocess, context) if panel.due(step) else {}
@@ -127,8 +124,7 @@ def train(
         ranks.wait()
         if (stage := config.machine.stage) is not None:
             store = Store.open(staged(store.path, stage))
-            labels = of_config(config.objective, store)
-            loader, preprocess = _reading(store, config, ranks, labels)
+            loader, preprocess = reading_of(store, config, labels, share)
         panel = Panel.of(store, config) if labels is None else Validation(config, labels)
         with journal:
             for line in filter(None, (longer, *summary, panel.summary)):
@@ -139,16 +135,6 @@ def train(
     if state.stopped == "SIGINT" and state.step < config.train.steps:
         raise Interrupted(result)
     return result
-
-
-def _reading(
-    store: Store, config: Config, ranks: Ranks, labels: Supervision | None
-) -> tuple[Loader, EcgPreprocess | ImagePreprocess]:
-    """The training split, or, of a supervised run, its labelled records with their targets."""
-    share = ranks.rank, ranks.size
-    if labels is None:
-        return reading(store, config, share)
-    return reading(labels.store, config, share, labels.tensors(), labels.rows["train"])
 
 
 def _built(

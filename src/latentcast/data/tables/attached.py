@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from latentcast.data.manifest import SPLITS
 from latentcast.data.store import Store
-from latentcast.data.tables.columns import Column, Kind, column_of, kind_of, present
+from latentcast.data.tables.columns import (
+    MOST_CLASSES,
+    Column,
+    Kind,
+    column_of,
+    kind_of,
+    present,
+)
 from latentcast.data.tables.file import TableFile, read_table
 from latentcast.data.tables.match import (
     Match,
@@ -161,6 +168,12 @@ def _columns(
             continue
         kind = kinds.get(name) or kind_of([row[name] for row in table.rows])
         column = column_of(name, cells, kind)
+        if kind == "classes" and name not in kinds and len(column.classes) > MOST_CLASSES:
+            lines.append(
+                f"column '{name}': {len(column.classes):,} different texts are notes rather than "
+                f"classes, left out; keep them with --kinds {name}=classes"
+            )
+            continue
         read[name] = column
         missing = int((~column.mask).sum())
         holds = {

@@ -72,13 +72,11 @@ def column_of(name: str, cells: Sequence[str], kind: Kind | None = None) -> Colu
         kind: by default what all cells are.
 
     Raises:
-        LatentcastError: a cell is not of the ``kind``; it has no value at all.
+        LatentcastError: a cell is not of the ``kind``.
     """
     kind = kind or kind_of(cells)
     texts = [cell.strip() if present(cell) else None for cell in cells]
     mask = np.array([text is not None for text in texts], dtype=np.bool_)
-    if not mask.any():
-        raise LatentcastError(f"column '{name}': has no value of a record; name others (--columns)")
     if kind == "codes":
         sets = [_codes(text) for text in texts]
         classes = tuple(sorted({code for codes in sets for code in codes}))

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latentcast.data.folds import stable_fold
+from latentcast.data.manifest import SPLITS
 from latentcast.data.tables.attached import positives_of
 from latentcast.data.tables.file import TableFile
-from latentcast.data.tables.match import Match, match, patients_of
+from latentcast.data.tables.match import Match, match, patients_of, refuse_shared_patients
 from latentcast.data.tables.splits import stratified_folds
 from latentcast.source import RecordRef
 
@@ -62,6 +63,7 @@ class Division:
             folds = cls._drawn(table, matched, names, seed)
         else:
             return cls(patients)
+        _refuse_shared(table, patients, folds)
         shared = {patients[name]: fold for name, fold in folds.items() if name in patients}
         return cls(patients, folds, shared, own=True)
 
@@ -83,3 +85,11 @@ class Division:
         folds = stratified_folds(owners, positives_of(table, matched), seed)
         chosen = np.flatnonzero(matched.row >= 0).tolist()
         return {names[place]: int(folds[place]) for place in chosen}
+
+
+def _refuse_shared(table: TableFile, patients: dict[str, str], folds: dict[str, int]) -> None:
+    """Raises LatentcastError: a patient has records in two splits; said before any is read."""
+    named = [name for name in folds if name in patients]
+    of = np.array([folds[name] for name in named], dtype=np.int64)
+    rows = {split: np.flatnonzero(np.isin(of, SPLITS[split])) for split in SPLITS}
+    refuse_shared_patients(table.path, rows, [patients[name] for name in named])

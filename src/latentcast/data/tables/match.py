@@ -53,6 +53,8 @@ def match(table: TableFile, record_ids: Sequence[str], patient_ids: Sequence[str
         if by_record and len(found) > 1:
             ambiguous.append(name)
         elif found:
+            first = int(row[found[0]])
+            _refuse_differing(table, first, place, f"'{name}' has two rows, under two names,")
             row[found] = place
         else:
             absent.append(name)
@@ -102,12 +104,7 @@ def _without_repeats(table: TableFile, key: str) -> tuple[dict[str, int], list[s
         first = once.setdefault(name, place)
         if first == place:
             continue
-        columns = [column for column in table.columns if row[column] != table.rows[first][column]]
-        if columns:
-            raise LatentcastError(
-                f"{table.path}: '{name}' has two rows that differ in column '{columns[0]}' (lines "
-                f"{first + 2} and {place + 2}); keep one of them"
-            )
+        _refuse_differing(table, first, place, f"'{name}' has two rows")
         repeated.append(name)
     lines = list(table.lines)
     if empty:
@@ -116,6 +113,17 @@ def _without_repeats(table: TableFile, key: str) -> tuple[dict[str, int], list[s
         lines.append(f"{counted(repeated, 'row')} repeat an earlier one and count once: "
                      f"{examples(repeated)}")  # fmt: skip
     return once, lines
+
+
+def _refuse_differing(table: TableFile, first: int, second: int, what: str) -> None:
+    """Two rows of one record are one row, or a mistake; ``first`` may be -1 for none."""
+    one, two = table.rows[first], table.rows[second]
+    columns = [column for column in table.columns if one[column] != two[column]]
+    if first >= 0 and columns:
+        raise LatentcastError(
+            f"{table.path}: {what} that differ in column '{columns[0]}' (lines {first + 2} and "
+            f"{second + 2}); keep one of them"
+        )
 
 
 class _records:
@@ -195,7 +203,7 @@ def refuse_shared_patients(path: object, folds: Mapping[str, Ints], patients: li
     if both:
         first = [split for split, members in splits.items() if both[0] in members]
         raise LatentcastError(
-            f"{path}: {counted(both, 'patient')} have records in two splits, such as '{both[0]}' "
-            f"({' and '.join(first)}); put all records of a patient in one split, or drop the "
+            f"{path}: records of {counted(both, 'patient')} are in two splits, such as those of "
+            f"'{both[0]}' ({' and '.join(first)}); put all records of a patient in one split, or drop the "
             "column to split by patient"
         )

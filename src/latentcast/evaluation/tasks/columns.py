@@ -29,7 +29,9 @@ class Columns:
     def targets(self, store: Store) -> Targets:
         """Raises LatentcastError for a column that no table has, and for columns of several kinds
         or tables together."""
-        found = [_find(name.strip(), store) for name in self.name.split(",")]
+        one = self.name in column_names(store)  # the name of a column may have commas
+        names = [self.name] if one else self.name.split(",")
+        found = [_find(name.strip(), store) for name in names]
         tables = {id(table): table for table, _ in found}
         if len(tables) > 1:
             several = " and ".join(table.name for table in tables.values())
@@ -48,12 +50,12 @@ class Columns:
             values = np.stack([column.values == 1 for column in columns], axis=1)
             return self._of(table, values, mask, tuple(c.name for c in columns), "multi-label")
         (column,) = columns
-        names = column.classes or (column.name,)
+        classes = column.classes or (column.name,)
         if column.kind == "classes":
             places = np.where(column.mask, column.values, -1).astype(np.int64)
-            return self._of(table, places, mask, names, "multi-class")
+            return self._of(table, places, mask, classes, "multi-class")
         kind: Kind = "multi-label" if column.kind == "codes" else "regression"
-        return self._of(table, column.values, mask, names, kind)
+        return self._of(table, column.values, mask, classes, kind)
 
     def _of(
         self, table: LabelTable, values: Any, mask: Any, names: tuple[str, ...], kind: Kind

@@ -21,7 +21,8 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     try:
         if path.exists() and not path.is_file():
             raise OSError("is no regular file")
-        with path.open(newline="", encoding="utf-8") as file:
+        # Spreadsheets write a byte order mark, which would be part of the first column's name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
             return tuple(reader.fieldnames or ()), rows

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from latentcast.config import Config
-from latentcast.data.fit import reading
 from latentcast.engine import checkpoint, loop
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.schedules import Schedules
+from latentcast.evaluation.supervision import of_config, reading_of
 from latentcast.files import digested
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
@@ -98,10 +98,12 @@ def replay(run: Run) -> Replayed:
         raise Unmeasured("the store holds other data")
     if end == 0:
         raise Unmeasured("no step was taken yet")
+    if before is None and config.train.init is not None:
+        raise Unmeasured("its first steps began with the weights of another run")
     # Where and how often it saves is no part of what it computes; here it must not save at all.
     config = config.updated({"train.checkpoint_every": NEVER, "machine.loggers": []})
     objective = build(config)
-    loader, preprocess = reading(store, config)
+    loader, preprocess = reading_of(store, config, of_config(config.objective, store))
     with tempfile.TemporaryDirectory(prefix="latentcast-replay-") as name:
         folder = Path(name)
         first = _lay_out(before, folder, config) if before else 0

@@ -1,0 +1,67 @@
+"""What a fine-tuned run has chosen on the validation split: a checkpoint and how to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from latentcast.engine import checkpoint
+from latentcast.errors import LatentcastError
+from latentcast.files import check_digest, digested, read_object
+
+CHOICE = "classifier.json"
+"""In the run folder: which checkpoint predicts, its temperature and its thresholds."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on the validation split.
+
+    Attributes:
+        step: of the checkpoint.
+        score: its validation score.
+        temperature: outputs are divided by it.
+        thresholds: of each label, the probability from which on it is called; NaN of a label
+            without validation positives. Empty of other kinds of task.
+    """
+
+    step: int
+    score: float
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """With a digest; an undefined threshold is null."""
+        thresholds = [None if np.isnan(value) else value for value in self.thresholds]
+        return digested(
+            {"format": 1, "step": self.step, "validation": self.score,
+             "temperature": self.temperature, "thresholds": thresholds}
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Raises LatentcastError: the file is damaged."""
+        try:
+            record = read_object(file)
+            check_digest(record)
+            thresholds = tuple(np.nan if t is None else float(t) for t in record["thresholds"])
+            return cls(record["step"], record["validation"], record["temperature"], thresholds)
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise LatentcastError(
+                f"{file}: cannot be used ({problem}); restore it, or fine-tune again"
+            ) from None
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """The checkpoint that stands for a run: of a fine-tuned one the chosen, else the newest; or,
+    named as ``RUN/checkpoints/step-N``, that one.
+
+    Raises:
+        LatentcastError: no such run, no checkpoint yet, or the chosen one is gone.
+    """
+    if (run / CHOICE).is_file():
+        return checkpoint.of_step(run / "checkpoints", Choice.read(run / CHOICE).step)
+    return checkpoint.checkpoint_of(run)

@@ -1,0 +1,282 @@
+"""What errors of label tables, tasks of their columns, fine-tuning and predictions say to type."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from terminal import ECG, Terminal, fixes, resolving
+
+from latentcast.data.store import Store
+from latentcast.data.tables.attached import attach
+from latentcast.workflows.finetune import finetune
+
+
+def table(t: Terminal, *columns: str, name: str = "labels.csv", ids: str = "id") -> Path:
+    """A row for each of the forty records: 0 and 1, or two words, in each column."""
+    file = t.new(name)
+    cells = [f"a{n % 2}" if column.startswith("word") else str(n % 2)
+             for n in range(40) for column in columns]  # fmt: skip
+    rows = [",".join([f"{n}", *cells[n * len(columns) : (n + 1) * len(columns)]])
+            for n in range(40)]  # fmt: skip
+    names = Store.open(t.at.probed).record_ids
+    lines = [",".join([ids, *columns])]
+    lines += [row.replace(f"{n},", f"{names[n]},", 1) for n, row in enumerate(rows)]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def store(t: Terminal) -> Path:
+    return Path(shutil.copytree(t.at.probed, t.new("store")))
+
+
+def labelled(t: Terminal, *columns: str, name: str = "labels.csv") -> Path:
+    """A store with a table of such columns."""
+    folder = store(t)
+    attach(Store.open(folder), table(t, *columns, name=name))
+    return folder
+
+
+def tuning(t: Terminal, data: Path, rest: str, out: str = "tuned") -> str:
+    return f"finetune {t.at.run} --data {data} --epochs 1 --out {t.new(out)} {rest}"
+
+
+# Tables ---------------------------------------------------------------------------------------
+
+
+@fixes("cli/data.py", "latentcast probe RUN")
+def _(t: Terminal) -> None:
+    data = store(t)
+    probe = t.prints(f"label {data} {table(t, 'rhythm')}").typed("latentcast (probe RUN .*)")
+    t.works(probe.replace("RUN", str(t.run)))
+
+
+@fixes("cli/data.py", "--kinds {}: write")
+@fixes("data/tables/attached.py", "--kinds {}: is no column")
+def _(t: Terminal) -> None:
+    label = f"label {store(t)} {table(t, 'grade')} --kinds"
+    if "COLUMN" in t.messages[0].text:
+        kind = t.refused(f"{label} grade=class").typed("a kind of [a-z]+, ([a-z]+)")
+        t.works(f"{label} grade={kind}")
+    else:
+        column = t.refused(f"{label} grad=classes").typed(r"they are (\w+)")
+        t.works(f"{label} {column}=classes")
+
+
+@fixes("data/tables/attached.py", "table '{}'")
+def _(t: Terminal) -> None:
+    label = f"label {store(t)} {table(t, 'af', name='-labels.csv')}"
+    t.works(f"{label} {t.refused(label).typed('(--name)$')} mine")
+
+
+@fixes("data/tables/attached.py", "{}: has a split of its own")
+def _(t: Terminal) -> None:
+    label = f"label {store(t)} {table(t, 'af', 'split')}"
+    file = t.new("labels.csv")
+    file.write_text(file.read_text().replace(",0\n", ",train\n").replace(",1\n", ",test\n"))
+    flag = t.refused(f"{label} --stratify").typed("leave out (--stratify)")
+    t.works(f"{label} --stratify".replace(flag, ""))
+
+
+@fixes("data/tables/attached.py", "column '{}': {} different texts")
+def _(t: Terminal) -> None:
+    from unittest.mock import patch
+
+    with patch("latentcast.data.tables.attached.MOST_CLASSES", 1):
+        label = f"label {store(t)} {table(t, 'af', 'word')}"
+        found = t.works(f"{label} {t.prints(label).typed('--kinds .*=classes')}")
+    assert "2 classes" in found
+
+
+@fixes("data/tables/attached.py", "{}: is damaged")
+@fixes("data/tables/attached.py", "{}: was made for the store")
+def _(t: Terminal) -> None:
+    data = labelled(t, "af")
+    file = data / "tables" / "labels.npz"
+    if "damaged" in t.messages[0].text:
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        shutil.copytree(t.at.bare, t.new("other"))
+        shutil.copytree(data / "tables", t.new("other") / "tables")
+        data = t.new("other")
+        file = data / "tables" / "labels.npz"
+    refused = t.refused(f"probe {t.run} --data {data} --task af")
+    if "damaged" not in t.messages[0].text:
+        refused.typed("remove it")
+        file.unlink()
+    again = refused.typed(r"\(latentcast (label)\)")
+    names = Store.open(data).record_ids
+    rows = [f"{name},{n % 2}" for n, name in enumerate(names)]
+    t.new("labels.csv").write_text("\n".join(["id,af", *rows]) + "\n")
+    t.works(f"{again} {data} {t.new('labels.csv')}")
+
+
+@fixes("data/tables/columns.py", "column '{}': '{}' is not")
+def _(t: Terminal) -> None:
+    label = f"label {store(t)} {table(t, 'word')}"
+    t.works(f"{label} {t.refused(f'{label} --kinds word=number').typed('--kinds .*')}")
+
+
+@fixes("data/tables/file.py", "{}: has no column")
+def _(t: Terminal) -> None:
+    label = f"label {store(t)} {table(t, 'af')} --columns"
+    t.works(f"{label} {t.refused(f'{label} fa').typed(MEAN)}")
+
+
+MEAN = "mean '(.+)'"
+
+
+@fixes("data/tables/file.py", "{}: columns {} could name")
+def _(t: Terminal) -> None:
+    file = table(t, "af")
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(f"{line},{line.split(',')[0]}" for line in lines) + "\n")
+    file.write_text(file.read_text().replace("id,af,id", "id,af,file"))
+    label = f"label {store(t)} {file}"
+    t.works(f"{label} {t.refused(label).typed('--id .*')}")
+
+
+@fixes("data/tables/file.py", "{}: no column names the record")
+def _(t: Terminal) -> None:
+    label = f"label {store(t)} {table(t, 'af', ids='study')}"
+    refused = t.refused(label)
+    t.works(f"{label} {refused.typed('(--id) COLUMN')} {refused.typed('it has ([a-z]+)')}")
+
+
+@fixes("data/tables/match.py", "{}: no {} of column")
+def _(t: Terminal) -> None:
+    file = table(t, "af", ids="study")
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(["id,study,af", *(f"x-{line}" for line in range(0))]) + "\n")
+    rows = [f"x{n},{line}" for n, line in enumerate(lines[1:])]
+    file.write_text("\n".join(["id,study,af", *rows]) + "\n")
+    label = f"label {store(t)} {file}"
+    t.works(f"{label} {t.refused(label).typed('(--id)$')} study")
+
+
+@fixes("data/folder.py", "{}: was ingested with another table")
+def _(t: Terminal) -> None:
+    from conftest import WFDB
+
+    names = Store.open(t.at.store).record_ids
+    file = t.new("labels.csv")
+    file.write_text("\n".join(["id,af", *(f"{n},1" for n in names)]) + "\n")
+    ingest = f"ingest {WFDB} --fs 100 --out {t.new('mine')}"
+    t.works(ingest)
+    label = t.refused(f"{ingest} --labels {file}").typed("latentcast (label .*) TABLE")
+    t.works(f"{label} {file}")
+
+
+# Tasks ----------------------------------------------------------------------------------------
+
+
+@fixes("evaluation/tasks/columns.py", "task {}: no label table")
+@fixes("evaluation/tasks/columns.py", "task {}: {} tables have")
+def _(t: Terminal) -> None:
+    data = labelled(t, "af")
+    command = f"probe {t.run} --data {data} --task "
+    if "tables have" in t.messages[0].text:
+        attach(Store.open(data), table(t, "af", name="others.csv"))
+        t.works(command + t.refused(command + "af").typed("write (.+)"))
+    else:
+        t.works(command + t.refused(command + "aff").typed(MEAN))
+
+
+@fixes("evaluation/tasks/__init__.py", "{}: has columns of labels")
+def _(t: Terminal) -> None:
+    data = Path(shutil.copytree(t.at.bare, t.new("store")))
+    names = Store.open(data).record_ids
+    file = t.new("mine.csv")
+    rows = [f"{name},{n % 2},{n}" for n, name in enumerate(names)]
+    file.write_text("\n".join(["id,rhythm,qrs time", *rows]) + "\n")
+    attach(Store.open(data), file, columns=["qrs time"])
+    command = f"finetune {t.at.run} --data {data} --epochs 1 --out {t.new('tuned')}"
+    flag = t.refused(command).typed("such as (--task .*)")
+    printed = t.attempt(f"{command} {flag}")
+    assert "no record of task qrs time" in printed or "best validation score" in printed, printed
+    t.works(f"label {data} {file} --stratify")
+
+
+@fixes("evaluation/tasks/groups.py", "task {}: cannot be read")
+@fixes("evaluation/tasks/groups.py", "task {}: holds no classes", "write classes: {NAME")
+@fixes("evaluation/tasks/groups.py", "task {}: {} is '{}'")
+@fixes("evaluation/tasks/groups.py", "task {}: {} are no codes")
+def _(t: Terminal) -> None:
+    file = t.new("rhythm.yaml")
+    command = f"probe {t.run} --data {t.at.probed} --task {file}"
+    good = "classes: {NAME: [a, b]}\n"
+    start = t.messages[0].text
+    bad, pattern = {
+        "task {}: cannot be r": ("classes: {AF: [", "write it anew"),
+        "task {}: holds no cl": ("classes: []", "write (classes: .*) with"),
+        "task {}: {} is '{}';": (good + "exclusive: 1", "write (true) or"),
+        "task {}: {} are no c": ("classes: {NAME: [1.5]}", "write (classes: .*) with"),
+    }[start[:20]]
+    file.write_text(bad)
+    typed = t.refused(command).typed(pattern)
+    if typed == "true":
+        file.write_text("classes: {A: [a], B: [b]}\nexclusive: true")
+    else:
+        file.write_text("classes: {A: [a], B: [b]}")
+    t.works(command)
+
+
+# Fine-tuning and predictions ------------------------------------------------------------------
+
+
+@fixes("artifacts/classifier.py", "{}: was trained without")
+@fixes("artifacts/tables.py", "{}: predictions are written")
+@fixes("cli/supervised.py", "latentcast predict {} FILES")
+def _(t: Terminal) -> None:
+    start = t.messages[0].text
+    out = t.new("p.csv")
+    if "was trained" in start:
+        refused = t.refused(f"predict {t.at.run} {t.at.probed} --out {out}")
+        assert refused.typed(r"\(latentcast (finetune)\)") == "finetune"
+        t.works(tuning(t, t.at.probed, "--task labels"))
+    elif "predictions are" in start:
+        t.works(tuning(t, t.at.probed, "--task labels"))
+        command = f"predict {t.new('tuned')} {t.at.probed} --out {t.folder}/"
+        t.works(command + t.refused(command + "p.xlsx").typed("name it (.*)"))
+    else:
+        printed = t.prints(tuning(t, t.at.probed, "--task labels"))
+        predict = printed.typed("latentcast (predict .*)").replace("FILES", str(t.at.probed))
+        t.works(predict.replace("predictions.csv", str(out)))
+
+
+@fixes("evaluation/supervision.py", "{}: task {} is")
+def _(t: Terminal) -> None:
+    data = labelled(t, "word")
+    t.works(tuning(t, data, "--task word"))
+    table(t, "word")
+    file = t.new("labels.csv")
+    file.write_text(file.read_text().replace("a0", "c"))
+    attach(Store.open(data), file)
+    command = f"train --config {t.new('tuned')}/config.yaml --data {data}"
+    flag = t.refused(f"{command} --out {t.new('tuned')}").typed("another (--out)")
+    del flag
+    t.works(tuning(t, data, "--task word", out="another"))
+
+
+@fixes("objectives/supervised.py", "objective.class_weights has")
+@fixes("objectives/supervised.py", "objective.class_weights is for")
+def _(t: Terminal) -> None:
+    number = "is for" in t.messages[0].text
+    target = "regression" if number else "multi-label"
+    names = "[age]" if number else "[a,b]"
+    base = f"objective={{kind:supervised,task:labels,target:{target},names:{names}}} "
+    refused = t.refused(resolving(ECG, f"{base} ema=null objective.class_weights=[2.0]"))
+    fixed = refused.typed("to (null)" if number else "give one for (each)")
+    weights = "null" if number else "[2.0,3.0]"
+    assert fixed in ("null", "each")
+    t.works(resolving(ECG, f"{base} ema=null objective.class_weights={weights}"))
+
+
+@fixes("workflows/finetune.py", "crop_seconds: is of")
+def _(t: Terminal) -> None:
+    def tuned(**crop: float) -> object:
+        return finetune(t.at.image_run, t.at.digits, t.new("tuned"), epochs=1, batch_size=512,
+                        from_scratch=True, quiet=True, **crop)  # fmt: skip
+
+    assert t.refused(lambda: tuned(crop_seconds=2.0)).typed("leave it out")
+    t.works(tuned)
