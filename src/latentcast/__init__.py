@@ -7,37 +7,45 @@ Everything that the command line does is one call::
     lc.ingest("my-ecgs", "store")
     lc.train("nepa-ecg-tiny", "store", "run")
     lc.probe("run", "store")
+    lc.label(lc.open_store("store"), "labels.csv")
+    lc.finetune("run", "store", "tuned")
     vectors = lc.Encoder.from_pretrained("run").embed("my-ecgs")
 
 The names: ``ingest``, ``write_store``, ``open_store``, ``Store``; ``read_recording``,
-``Recording``; ``recipe``, ``Config``, ``train``; ``probe``, ``verify``, ``Encoder``;
-``LatentcastError``.
+``Recording``; ``recipe``, ``Config``, ``train``; ``probe``, ``verify``, ``Encoder``; ``label``,
+``finetune``, ``Classifier``; ``LatentcastError``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from latentcast.artifacts.classifier import Classifier
     from latentcast.artifacts.encoder import Encoder
     from latentcast.config import Config
     from latentcast.data.arrays import write_store
     from latentcast.data.ingest import ingest
     from latentcast.data.store import Store, open_store
+    from latentcast.data.tables.attached import label
     from latentcast.errors import LatentcastError
     from latentcast.recipes import recipe
     from latentcast.signals.readers import read_recording
     from latentcast.signals.recording import Recording
     from latentcast.verification.verify import verify
+    from latentcast.workflows.finetune import finetune
     from latentcast.workflows.probe import probe
     from latentcast.workflows.train import train
 
 _HOMES = {
+    "Classifier": "latentcast.artifacts.classifier",
     "Config": "latentcast.config",
     "Encoder": "latentcast.artifacts.encoder",
     "LatentcastError": "latentcast.errors",
     "Recording": "latentcast.signals.recording",
     "Store": "latentcast.data.store",
+    "finetune": "latentcast.workflows.finetune",
     "ingest": "latentcast.data.ingest",
+    "label": "latentcast.data.tables.attached",
     "open_store": "latentcast.data.store",
     "probe": "latentcast.workflows.probe",
     "read_recording": "latentcast.signals.readers",
@@ -48,12 +56,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Classifier",
     "Config",
     "Encoder",
     "LatentcastError",
     "Recording",
     "Store",
+    "finetune",
     "ingest",
+    "label",
     "open_store",
     "probe",
     "read_recording",

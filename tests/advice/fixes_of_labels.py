@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
-from terminal import ECG, Terminal, fixes, resolving
+from terminal import ECG, Attempt, Terminal, fixes, write_labelled
 
+from conftest import WFDB
 from latentcast.data.store import Store
-from latentcast.data.tables.attached import attach
+from latentcast.data.tables.attached import label
+from latentcast.recipes import recipe
 from latentcast.workflows.finetune import finetune
+
+MEAN = "mean '(.+)'"
 
 
 def table(t: Terminal, *columns: str, name: str = "labels.csv", ids: str = "id") -> Path:
-    """A row for each of the forty records: 0 and 1, or two words, in each column."""
-    file = t.new(name)
-    cells = [f"a{n % 2}" if column.startswith("word") else str(n % 2)
-             for n in range(40) for column in columns]  # fmt: skip
-    rows = [",".join([f"{n}", *cells[n * len(columns) : (n + 1) * len(columns)]])
-            for n in range(40)]  # fmt: skip
-    names = Store.open(t.at.probed).record_ids
+    """A row for each record: 0 and 1 in each column, or two texts in one of the name ``word``."""
     lines = [",".join([ids, *columns])]
-    lines += [row.replace(f"{n},", f"{names[n]},", 1) for n, row in enumerate(rows)]
-    file.write_text("\n".join(lines) + "\n")
-    return file
+    for n, record in enumerate(Store.open(t.at.probed).record_ids):
+        cells = [f"a{n % 2}" if column == "word" else str(n % 2) for column in columns]
+        lines.append(",".join([record, *cells]))
+    t.new(name).write_text("\n".join(lines) + "\n")
+    return t.new(name)
 
 
 def store(t: Terminal) -> Path:
@@ -33,7 +34,7 @@ def store(t: Terminal) -> Path:
 def labelled(t: Terminal, *columns: str, name: str = "labels.csv") -> Path:
     """A store with a table of such columns."""
     folder = store(t)
-    attach(Store.open(folder), table(t, *columns, name=name))
+    label(Store.open(folder), table(t, *columns, name=name))
     return folder
 
 
@@ -80,8 +81,6 @@ def _(t: Terminal) -> None:
 
 @fixes("data/tables/attached.py", "column '{}': {} different texts")
 def _(t: Terminal) -> None:
-    from unittest.mock import patch
-
     with patch("latentcast.data.tables.attached.MOST_CLASSES", 1):
         label = f"label {store(t)} {table(t, 'af', 'word')}"
         found = t.works(f"{label} {t.prints(label).typed('--kinds .*=classes')}")
@@ -96,7 +95,7 @@ def _(t: Terminal) -> None:
     if "damaged" in t.messages[0].text:
         file.write_bytes(file.read_bytes()[:-9])
     else:
-        shutil.copytree(t.at.bare, t.new("other"))
+        write_labelled(t.new("other"), labels=["a", "b"] * 20, seed=1)
         shutil.copytree(data / "tables", t.new("other") / "tables")
         data = t.new("other")
         file = data / "tables" / "labels.npz"
@@ -117,13 +116,10 @@ def _(t: Terminal) -> None:
     t.works(f"{label} {t.refused(f'{label} --kinds word=number').typed('--kinds .*')}")
 
 
-@fixes("data/tables/file.py", "{}: has no column")
+@fixes("data/tables/file.py", "{}: has no column '{}'")
 def _(t: Terminal) -> None:
     label = f"label {store(t)} {table(t, 'af')} --columns"
     t.works(f"{label} {t.refused(f'{label} fa').typed(MEAN)}")
-
-
-MEAN = "mean '(.+)'"
 
 
 @fixes("data/tables/file.py", "{}: columns {} could name")
@@ -147,7 +143,6 @@ def _(t: Terminal) -> None:
 def _(t: Terminal) -> None:
     file = table(t, "af", ids="study")
     lines = file.read_text().splitlines()
-    file.write_text("\n".join(["id,study,af", *(f"x-{line}" for line in range(0))]) + "\n")
     rows = [f"x{n},{line}" for n, line in enumerate(lines[1:])]
     file.write_text("\n".join(["id,study,af", *rows]) + "\n")
     label = f"label {store(t)} {file}"
@@ -156,8 +151,6 @@ def _(t: Terminal) -> None:
 
 @fixes("data/folder.py", "{}: was ingested with another table")
 def _(t: Terminal) -> None:
-    from conftest import WFDB
-
     names = Store.open(t.at.store).record_ids
     file = t.new("labels.csv")
     file.write_text("\n".join(["id,af", *(f"{n},1" for n in names)]) + "\n")
@@ -176,7 +169,7 @@ def _(t: Terminal) -> None:
     data = labelled(t, "af")
     command = f"probe {t.run} --data {data} --task "
     if "tables have" in t.messages[0].text:
-        attach(Store.open(data), table(t, "af", name="others.csv"))
+        label(Store.open(data), table(t, "af", name="others.csv"))
         t.works(command + t.refused(command + "af").typed("write (.+)"))
     else:
         t.works(command + t.refused(command + "aff").typed(MEAN))
@@ -184,17 +177,10 @@ def _(t: Terminal) -> None:
 
 @fixes("evaluation/tasks/__init__.py", "{}: has columns of labels")
 def _(t: Terminal) -> None:
-    data = Path(shutil.copytree(t.at.bare, t.new("store")))
-    names = Store.open(data).record_ids
-    file = t.new("mine.csv")
-    rows = [f"{name},{n % 2},{n}" for n, name in enumerate(names)]
-    file.write_text("\n".join(["id,rhythm,qrs time", *rows]) + "\n")
-    attach(Store.open(data), file, columns=["qrs time"])
-    command = f"finetune {t.at.run} --data {data} --epochs 1 --out {t.new('tuned')}"
-    flag = t.refused(command).typed("such as (--task .*)")
-    printed = t.attempt(f"{command} {flag}")
-    assert "no record of task qrs time" in printed or "best validation score" in printed, printed
-    t.works(f"label {data} {file} --stratify")
+    data = write_labelled(t.new("store"), record_ids=Store.open(t.at.probed).record_ids.tolist())
+    label(Store.open(data), table(t, "rhythm"))
+    flag = t.refused(tuning(t, data, "")).typed("such as (--task .*)")
+    t.works(tuning(t, data, flag))
 
 
 @fixes("evaluation/tasks/groups.py", "task {}: cannot be read")
@@ -251,10 +237,9 @@ def _(t: Terminal) -> None:
     table(t, "word")
     file = t.new("labels.csv")
     file.write_text(file.read_text().replace("a0", "c"))
-    attach(Store.open(data), file)
+    label(Store.open(data), file)
     command = f"train --config {t.new('tuned')}/config.yaml --data {data}"
-    flag = t.refused(f"{command} --out {t.new('tuned')}").typed("another (--out)")
-    del flag
+    t.refused(f"{command} --out {t.new('tuned')}").typed("another (--out)")
     t.works(tuning(t, data, "--task word", out="another"))
 
 
@@ -262,14 +247,22 @@ def _(t: Terminal) -> None:
 @fixes("objectives/supervised.py", "objective.class_weights is for")
 def _(t: Terminal) -> None:
     number = "is for" in t.messages[0].text
-    target = "regression" if number else "multi-label"
-    names = "[age]" if number else "[a,b]"
-    base = f"objective={{kind:supervised,task:labels,target:{target},names:{names}}} "
-    refused = t.refused(resolving(ECG, f"{base} ema=null objective.class_weights=[2.0]"))
-    fixed = refused.typed("to (null)" if number else "give one for (each)")
-    weights = "null" if number else "[2.0,3.0]"
-    assert fixed in ("null", "each")
-    t.works(resolving(ECG, f"{base} ema=null objective.class_weights={weights}"))
+    objective = {"kind": "supervised", "task": "labels", "names": ["age"] if number else ["a", "b"],
+                 "target": "regression" if number else "multi-label"}  # fmt: skip
+
+    def weighted(weights: object) -> Attempt:
+        changes = {"objective": objective | {"class_weights": weights}, "ema": None}
+        return lambda: recipe(ECG).updated(changes)
+
+    fix = t.refused(weighted([2.0])).typed("to (null)|give one for each")
+    t.works(weighted(None if fix == "null" else [2.0, 3.0]))
+
+
+@fixes("workflows/finetune.py", "balanced: is of classes")
+def _(t: Terminal) -> None:
+    command = tuning(t, t.at.probed, "--task metadata:age")
+    t.refused(f"{command} --balanced").typed("leave it out")
+    t.works(command)
 
 
 @fixes("workflows/finetune.py", "crop_seconds: is of")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import pkgutil
 import re
@@ -45,7 +46,7 @@ NOT_RUN = {
 LEFT_BEHIND = {
     "README.md": ("first.png", "run/report.html", "run/probe-superdiagnostic.json", "masks.png",
                   "hjepa/probe-superdiagnostic.json", "digits-run/probe-classes.json",
-                  "encoder.safetensors"),
+                  "encoder.safetensors", "predictions.csv"),
     "benchmarks/README.md": ("jepa-curves.svg",),
 }  # fmt: skip
 
@@ -87,7 +88,7 @@ def of_users() -> dict[str, Any]:
 
 
 def recordings(folder: Path) -> None:
-    """300 of the bundled ECGs as WFDB files with PTB-XL's table: enough to probe."""
+    """300 of the bundled ECGs as WFDB files with PTB-XL's table, enough to probe; and labels."""
     source = PackedSource(BUNDLED)
     for ref in source.refs()[:300]:
         recording, annotation = source.read(ref)
@@ -96,6 +97,9 @@ def recordings(folder: Path) -> None:
     table = BUNDLED / "ptbxl_database.csv"
     rows = table.read_text().splitlines(keepends=True)[:301]
     (folder / "my-ecgs" / table.name).write_text("".join(rows))
+    labels = [f"{r['filename_lr']},{int('SR' in r['scp_codes'])},{int('NORM' in r['scp_codes'])}"
+              for r in csv.DictReader(rows)]  # fmt: skip
+    (folder / "labels.csv").write_text("\n".join(["file,sinus,normal", *labels]) + "\n")
     shutil.make_archive(str(folder / "my-ecgs"), "zip", folder, "my-ecgs")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from latentcast.signals.synthetic import synthetic_recording
 NAMES = (
     "ingest", "open_store", "Store", "recipe", "train", "probe", "verify", "Encoder",
     "read_recording", "Config", "Recording", "LatentcastError", "write_store",
+    "label", "finetune", "Classifier",
 )  # fmt: skip
 
 
@@ -61,6 +63,12 @@ def test_every_name_can_be_called_twice(small_store: Path, small_run: Path, tmp_
     record = WFDB / "records100" / "00000" / "00001_lr"
     axes = {"sampling_rate": 100, "leads": ["I", "II"], "quiet": True}
     signals = [synthetic_recording(60 + n, 100, 4).signal[:2] for n in range(20)]
+    table, labelled = tmp_path / "x.csv", shutil.copytree(small_store, tmp_path / "labelled")
+    split, names = ("train", "validation", "test"), lc.Store.open(labelled).record_ids
+    rows = [f"{name},{n % 2},{split[n % 3]}" for n, name in enumerate(names)]
+    table.write_text("\n".join(["id,x,split", *rows]))
+    lc.label(lc.open_store(labelled), table)
+    tuned = tmp_path / "tuned"
     calls: dict[str, Callable[[], object]] = {
         "ingest": lambda: lc.ingest(WFDB, tmp_path / "store", fs=100, quiet=True).records,
         "open_store": lambda: lc.open_store(small_store).checksums,
@@ -77,6 +85,13 @@ def test_every_name_can_be_called_twice(small_store: Path, small_run: Path, tmp_
         "read_recording": lambda: lc.read_recording(record).signal.tolist(),
         "Recording": lambda: lc.Recording(np.zeros((1, 9), np.float32), ("I",), 100.0,
                                           np.ones((1, 9), np.bool_), "a").seconds,
+        "label": lambda: lc.label(lc.open_store(labelled), table).lines,
+        "finetune": lambda: str(
+            lc.finetune(small_run, labelled, tuned, "x", epochs=1, quiet=True).score
+        ),
+        "Classifier": lambda: (
+            lc.Classifier.from_pretrained(tuned).predict(record).values.tolist()
+        ),
         "LatentcastError": lambda: str(lc.LatentcastError("it: is wrong; do this")),
     }  # fmt: skip
     assert calls.keys() == set(lc.__all__)

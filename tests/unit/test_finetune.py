@@ -25,7 +25,7 @@ from latentcast.artifacts.predictions import activated
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.store import Store
-from latentcast.data.tables.attached import attach
+from latentcast.data.tables.attached import label
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.optimizer import adamw
 from latentcast.engine.schedules import Schedules
@@ -220,7 +220,7 @@ def test_a_supervised_run_is_staged_and_audited(
     rows = [f"{name},{int('AF' in store.labels.of(n))}" for n, name in enumerate(store.record_ids)]
     table.write_text("id,af\n" + "\n".join(rows) + "\n")
     labelled = shutil.copytree(store.path, tmp_path / "store")
-    attach(Store.open(labelled), table)
+    label(Store.open(labelled), table)
     stage = [f"machine.stage={tmp_path / 'stage'}"]
     staged = finetune(pretrained, labelled, tmp_path / "run", "af", epochs=2, batch_size=8,
                       set=stage, quiet=True)  # fmt: skip

@@ -16,7 +16,7 @@ from conftest import Command
 from latentcast.config import Config
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
-from latentcast.data.tables.attached import Attachment, attach, tables_of
+from latentcast.data.tables.attached import Attachment, label, tables_of
 from latentcast.data.tables.splits import stratified_folds
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks import label_tasks, task
@@ -44,7 +44,7 @@ def labelled(archive: Path, tmp_path: Path) -> Labelled:
     def go(*lines: str, **options: object) -> Attachment:
         file = tmp_path / "labels.csv"
         file.write_text("\n".join(lines) + "\n")
-        return attach(store, file, **options)
+        return label(store, file, **options)
 
     return go
 
@@ -158,7 +158,7 @@ def test_a_table_gives_one_label_to_all_records_of_a_patient(archive: Path, tmp_
     store = ingest(archive, tmp_path / "s", fs=100, workers=1, quiet=True, labels=file).store
     labels = tmp_path / "af.csv"
     labels.write_text("patient,af\n" + "\n".join(f"p{n},{n % 2}" for n in range(10)))
-    column = attach(store, labels).table.columns["af"]
+    column = label(store, labels).table.columns["af"]
     assert column.values.tolist() == [float(p[1:]) % 2 for p in store.patient_ids]
 
 
@@ -242,8 +242,8 @@ def test_drawn_folds_keep_patients_together_and_labels_apart(
 def test_drawn_folds_share_out_a_rare_label() -> None:
     positives = np.arange(1000)[:, None] < [[20, 300]]
     folds = stratified_folds([f"p{n}" for n in range(1000)], positives, seed=0)
-    for label in positives.T:
-        counts = np.bincount(folds[label], minlength=11)[1:]
+    for positive in positives.T:
+        counts = np.bincount(folds[positive], minlength=11)[1:]
         assert counts.max() - counts.min() <= 1
     assert np.ptp(np.bincount(folds)[1:]) <= 2
 

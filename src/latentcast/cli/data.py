@@ -178,12 +178,12 @@ def label(
         seed: of that draw.
     """
     from latentcast.data.store import Store
-    from latentcast.data.tables.attached import attach
+    from latentcast.data.tables.attached import label
     from latentcast.evaluation.tasks import label_tasks
     from latentcast.terminal import Terminal
 
     opened = Store.open(store)
-    done = attach(
+    done = label(
         opened,
         table,
         name=name,

@@ -30,7 +30,7 @@ from latentcast.data.manifest import Encoding, library_version
 from latentcast.data.progress import Progress
 from latentcast.data.readers import convert_in_order
 from latentcast.data.store import Store
-from latentcast.data.tables.attached import attach, table_source
+from latentcast.data.tables.attached import label, table_source
 from latentcast.data.tables.division import Division
 from latentcast.data.tables.file import TableFile, read_table
 from latentcast.data.writer import (
@@ -121,7 +121,7 @@ def ingest(
         metadata: a CSV with one row per record of an array file.
         labels: a ``.csv`` or ``.parquet`` of labels of one's own with a row for each record or
             patient, which is kept in the store under the file's name; see
-            :func:`~latentcast.data.tables.attached.attach`. Its columns of patients and of splits
+            :func:`~latentcast.data.tables.attached.label`. Its columns of patients and of splits
             come before those of the source. Where it names patients and no splits, and the source
             has none, records are divided 8 : 1 : 1 by patient and label.
         seed: of that division.
@@ -246,7 +246,7 @@ def _ingest(
             )
     else:
         _refuse_if_fixed(folder, converter, refs)
-    lines = () if table is None else attach(store, table).lines
+    lines = () if table is None else label(store, table).lines
     return IngestResult(
         store, len(store), len(refs) - len(store), time.monotonic() - started, lines
     )

@@ -64,13 +64,13 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class Attachment:
-    """What :func:`attach` did: the table, and every mismatch in a sentence."""
+    """What :func:`label` did: the table, and every mismatch in a sentence."""
 
     table: LabelTable
     lines: tuple[str, ...]
 
 
-def attach(
+def label(
     store: Store,
     path: str | Path | TableFile,
     *,

@@ -204,6 +204,6 @@ def refuse_shared_patients(path: object, folds: Mapping[str, Ints], patients: li
         first = [split for split, members in splits.items() if both[0] in members]
         raise LatentcastError(
             f"{path}: records of {counted(both, 'patient')} are in two splits, such as those of "
-            f"'{both[0]}' ({' and '.join(first)}); put all records of a patient in one split, or drop the "
-            "column to split by patient"
+            f"'{both[0]}' ({' and '.join(first)}); put all records of a patient in one split, or "
+            "drop the column to split by patient"
         )
