@@ -64,8 +64,11 @@ def test_every_name_can_be_called_twice(small_store: Path, small_run: Path, tmp_
     axes = {"sampling_rate": 100, "leads": ["I", "II"], "quiet": True}
     signals = [synthetic_recording(60 + n, 100, 4).signal[:2] for n in range(20)]
     table, labelled = tmp_path / "x.csv", shutil.copytree(small_store, tmp_path / "labelled")
-    split, names = ("train", "validation", "test"), lc.Store.open(labelled).record_ids
-    rows = [f"{name},{n % 2},{split[n % 3]}" for n, name in enumerate(names)]
+    split, labelled_store = ("train", "validation", "test"), lc.Store.open(labelled)
+    patients = sorted({*labelled_store.patient_ids.tolist()})
+    place = [patients.index(patient) for patient in labelled_store.patient_ids.tolist()]
+    rows = [f"{name},{n // 3 % 2},{split[n % 3]}"
+            for name, n in zip(labelled_store.record_ids, place, strict=True)]  # fmt: skip
     table.write_text("\n".join(["id,x,split", *rows]))
     lc.label(lc.open_store(labelled), table)
     tuned = tmp_path / "tuned"

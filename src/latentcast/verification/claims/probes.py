@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,7 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation import features, protocol
 from latentcast.evaluation.heads import logistic, multinomial
 from latentcast.evaluation.results import Row
-from latentcast.evaluation.tasks import CodeGroups
+from latentcast.evaluation.tasks import Targets
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.observe.pictures import is_image
@@ -305,7 +306,9 @@ def leak_refused(twin: Twin) -> Evidence:
     source: Any = encoder(twin)
     with calls_of(protocol, "_read") as fitted:
         try:
-            task = CodeGroups("any", {"x": ("x",)})
+            every = np.ones((len(tested), 1), dtype=np.bool_)
+            targets = Targets(every, every[:, 0], ("x",), "multi-label")
+            task: Any = SimpleNamespace(name="any", targets=lambda _: targets)
             protocol.probe([source], tested, task, pretraining=fixtures.cohort.store)
         except LatentcastError as problem:
             answer = str(problem)
