@@ -97,8 +97,10 @@ def recordings(folder: Path) -> None:
     table = BUNDLED / "ptbxl_database.csv"
     rows = table.read_text().splitlines(keepends=True)[:301]
     (folder / "my-ecgs" / table.name).write_text("".join(rows))
-    labels = [f"{int(r['ecg_id']):05d},{int('SR' in r['scp_codes'])},{int('NORM' in r['scp_codes'])}"
-              for r in csv.DictReader(rows)]  # fmt: skip
+    labels = [
+        f"{int(row['ecg_id']):05d},{int('SR' in row['scp_codes'])},{int('NORM' in row['scp_codes'])}"
+        for row in csv.DictReader(rows)
+    ]
     (folder / "labels.csv").write_text("\n".join(["id,sinus,normal", *labels]) + "\n")
     shutil.make_archive(str(folder / "my-ecgs"), "zip", folder, "my-ecgs")
 
