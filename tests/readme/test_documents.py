@@ -98,7 +98,7 @@ def recordings(folder: Path) -> None:
     rows = table.read_text().splitlines(keepends=True)[:301]
     (folder / "my-ecgs" / table.name).write_text("".join(rows))
     labels = [
-        f"{int(row['ecg_id']):05d},{int('SR' in row['scp_codes'])},{int('NORM' in row['scp_codes'])}"
+        f"{int(row['ecg_id']):05d},{int('SR' in (codes := row['scp_codes']))},{int('NORM' in codes)}"
         for row in csv.DictReader(rows)
     ]
     (folder / "labels.csv").write_text("\n".join(["id,sinus,normal", *labels]) + "\n")
