@@ -98,8 +98,8 @@ def recordings(folder: Path) -> None:
     rows = table.read_text().splitlines(keepends=True)[:301]
     (folder / "my-ecgs" / table.name).write_text("".join(rows))
     labels = [
-        f"{int(row['ecg_id']):05d},{int('SR' in (codes := row['scp_codes']))},{int('NORM' in codes)}"
-        for row in csv.DictReader(rows)
+        f"{int(r['ecg_id']):05d},{int('SR' in (codes := r['scp_codes']))},{int('NORM' in codes)}"
+        for r in csv.DictReader(rows)
     ]
     (folder / "labels.csv").write_text("\n".join(["id,sinus,normal", *labels]) + "\n")
     shutil.make_archive(str(folder / "my-ecgs"), "zip", folder, "my-ecgs")
