@@ -53,6 +53,7 @@ class HuggingFaceImages(ImageSource):
         splits: what the names of splits or parquet files mean where some are unknown, see
             :func:`~latentcast.images.source.splits_of`.
         label: the column of the labels, where it has another name or there are several.
+        annotated: whether labels and splits are wanted; without them neither is unclear.
 
     Raises:
         LatentcastError: pyarrow is not installed, a file is missing or damaged, or several columns
@@ -63,12 +64,16 @@ class HuggingFaceImages(ImageSource):
     encoded = True
 
     def __init__(
-        self, path: Path, splits: SplitChoice | None = None, label: str | None = None
+        self,
+        path: Path,
+        splits: SplitChoice | None = None,
+        label: str | None = None,
+        annotated: bool = True,
     ) -> None:
         self.root = path if path.is_dir() else path.parent
         self.name = path.name
-        self._files = _listing(path, splits)
-        self._columns = self._choose(label)
+        self._files = _listing(path, splits, annotated)
+        self._columns = self._choose(label, annotated)
         self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
 
@@ -118,7 +123,7 @@ class HuggingFaceImages(ImageSource):
     def _name(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
 
-    def _choose(self, label: str | None) -> _Columns:
+    def _choose(self, label: str | None, annotated: bool) -> _Columns:
         first = self._files[0][0]
         parquet = first.suffix == ".parquet"
         schema = _parquet(first).schema_arrow if parquet else _arrow(first).schema
@@ -133,6 +138,8 @@ class HuggingFaceImages(ImageSource):
                 f"{first}: {len(images) or 'no'} columns hold images (columns: "
                 f"{', '.join(schema.names)}); keep one column of the type Image"
             )
+        if not annotated:
+            return _Columns(images[0], None, None)
         named = {
             name: tuple(map(str, feature["names"]))
             for name, feature in features.items()
@@ -211,19 +218,23 @@ def _several(value: Any) -> list[Any]:
     return [v for v in (value if isinstance(value, list) else [value]) if v not in (None, -1)]
 
 
-def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split | None]]:
+def _listing(
+    path: Path, choice: SplitChoice | None, annotated: bool
+) -> list[tuple[Path, Split | None]]:
     if (path / _STATE).is_file():
         return [(file, None) for file in _saved(path)]
     if (path / _DICT).is_file():
         names = _json(path / _DICT).get("splits")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise LatentcastError(f"{path / _DICT}: lists no splits; save the dataset anew")
-        splits = splits_of(str(path), {name: name for name in names}, choice, "one set")
+        words = {name: name for name in names}
+        splits = splits_of(str(path), words, choice, "one set", annotated)
         return [(file, splits[name]) for name in names for file in _saved(path / name)]
     root = path.parent if path.is_file() else path
     paths = [path] if path.is_file() else path.rglob("*.parquet")
     listed = sorted(file.relative_to(root).as_posix() for file in paths)
-    splits = splits_of(str(path), {name: _word(Path(name)) for name in listed}, choice, "one set")
+    words = {name: _word(Path(name)) for name in listed}
+    splits = splits_of(str(path), words, choice, "one set", annotated)
     return [(record_file(root, name), split) for name, split in splits.items()]
 
 
