@@ -56,8 +56,8 @@ class HuggingFaceImages(ImageSource):
         annotated: whether labels and splits are wanted; without them neither is unclear.
 
     Raises:
-        LatentcastError: pyarrow is not installed, a file is missing or damaged, or several columns
-            could hold the images or the labels.
+        LatentcastError: pyarrow is not installed, a file is missing or damaged (of several parquet
+            files: all are), or several columns could hold the images or the labels.
     """
 
     kind = "hugging face dataset"
@@ -72,7 +72,7 @@ class HuggingFaceImages(ImageSource):
     ) -> None:
         self.root = path if path.is_dir() else path.parent
         self.name = path.name
-        self._files = _listing(path, splits, annotated)
+        self._files, self._damaged = _sound(self.root, _listing(path, splits, annotated))
         self._columns = self._choose(label, annotated)
         self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
@@ -84,12 +84,12 @@ class HuggingFaceImages(ImageSource):
         return (
             (path / _DICT).is_file()
             or (path / _STATE).is_file()
-            or next(path.rglob("*.parquet"), None) is not None
+            or next(_parquet_files(path), None) is not None
         )
 
     def refs(self) -> list[RecordRef]:
         rows: dict[Split | None, int] = {}
-        refs = []
+        refs = list(self._damaged)
         for (_, split), (name, labels) in zip(self._files, self._labels.items(), strict=True):
             begin = rows.get(split, 0)
             for row in range(len(labels)):
@@ -231,11 +231,40 @@ def _listing(
         splits = splits_of(str(path), words, choice, "one set", annotated)
         return [(file, splits[name]) for name in names for file in _saved(path / name)]
     root = path.parent if path.is_file() else path
-    paths = [path] if path.is_file() else path.rglob("*.parquet")
+    paths = [path] if path.is_file() else _parquet_files(path)
     listed = sorted(file.relative_to(root).as_posix() for file in paths)
     words = {name: _word(Path(name)) for name in listed}
     splits = splits_of(str(path), words, choice, "one set", annotated)
-    return [(record_file(root, name), split) for name, split in splits.items()]
+    return [(root / name, split) for name, split in splits.items()]
+
+
+def _sound(
+    root: Path, files: list[tuple[Path, Split | None]]
+) -> tuple[list[tuple[Path, Split | None]], list[RecordRef]]:
+    """The files that can be opened, and a reference with its problem for each other parquet file.
+
+    Raises:
+        LatentcastError: none can.
+    """
+    sound, damaged, problems = [], [], []
+    for file, split in files:
+        name = file.relative_to(root).as_posix()
+        try:
+            if file.suffix == ".parquet":
+                _parquet(record_file(root, name))
+            sound.append((file, split))
+        except LatentcastError as problem:
+            problems.append(problem)
+            reason = str(problem).removeprefix(f"{file}: ")
+            damaged.append(RecordRef(name, name, problem=reason, split=split))
+    if problems and not sound:
+        raise problems[0]
+    return sound, damaged
+
+
+def _parquet_files(folder: Path) -> Iterator[Path]:
+    """All below a folder; folders that are named so, as Spark names them, hold theirs."""
+    return (path for path in folder.rglob("*.parquet") if not path.is_dir())
 
 
 def _saved(folder: Path) -> list[Path]:
