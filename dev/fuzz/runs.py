@@ -71,7 +71,7 @@ def read_listing(folder: Path) -> Content:
     from latentcast.runs.listing import print_runs
     from latentcast.terminal import Terminal
 
-    found = [dataclasses.replace(run, written=0.0) for run in list_runs([folder])]
+    found = [dataclasses.replace(run, written=0.0, bytes=0) for run in list_runs([folder])]
     print_runs(found, Terminal(file=(page := StringIO()), width=200), now=0.0)
     (run,) = found
     text = page.getvalue() + json.dumps(run.as_json(), default=str)
@@ -90,6 +90,7 @@ def read_audit(folder: Path) -> Content:
 def make_probed(folder: Path) -> None:
     make_run(folder)
     report = latentcast.probe(folder / "run", folder / "store", task="metadata:age")
+    report = dataclasses.replace(report, data={**report.data, "store": "./store"})
     report.write(folder / "run")
 
 
@@ -147,8 +148,9 @@ def _runs() -> Iterable[InputPath]:
                     (name,), (name,))  # fmt: skip
     parts = ("run/metrics.jsonl", "run/probe-*.json", "run/environment.json", "run/config.yaml",
              *record)  # fmt: skip
-    yield InputPath("run-listing", make_probed, read_listing, parts)
-    yield InputPath("run-audit", make_probed, read_audit, (*parts, "store/manifest.json"))
+    sealed = (*about, "run/probe-*.json", *record)
+    yield InputPath("run-listing", make_probed, read_listing, parts, sealed)
+    yield InputPath("run-audit", make_probed, read_audit, (*parts, "store/manifest.json"), sealed)
     yield InputPath("config-file", make_config, read_config, ("config.yaml",))
     yield InputPath("public-nepa", make_public_nepa, read_public_nepa, ("*.json", "*.safetensors"))
     yield InputPath("public-ijepa", make_public_ijepa, read_public_ijepa, ("*.safetensors",))

@@ -48,6 +48,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def regular(path: Path) -> Path:
+    """The path, unless it is a FIFO, which would hang who opens it, or a device, which never ends.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError("it is no regular file")
+    return path
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    return regular(path).read_text(encoding="utf-8", errors=errors)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file.
 
@@ -55,7 +75,7 @@ def read_object(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: it is no JSON object, or one so deep that no program wrote it.
     """
-    return parse_object(path.read_text(encoding="utf-8"))
+    return parse_object(read_text(path))
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from latentcast.config import tree
 from latentcast.config.run import Config, validated
 from latentcast.config.training import LOOKS
 from latentcast.errors import LatentcastError
+from latentcast.files import regular
 
 _LONGEST = 2**20
 """Characters of a configuration; the longest of ours has four thousand."""
@@ -52,7 +53,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         LatentcastError: it cannot be read, or is no configuration.
     """
     try:
-        with file.open(encoding="utf-8") as stream:
+        with regular(file).open(encoding="utf-8") as stream:
             text = stream.read(_LONGEST + 1)
         nested = parse_yaml(text)
     except FileNotFoundError:

@@ -25,7 +25,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.files import parse_object, write_text
+from latentcast.files import parse_object, read_text, write_text
 from latentcast.monitors import collapse, rows
 from latentcast.monitors.loggers import Logger, open_loggers
 from latentcast.monitors.rows import Column
@@ -228,7 +228,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``; a last line that a kill cut short is left out."""
     file = run / "metrics.jsonl"
     found = []
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in read_text(file).splitlines() if file.exists() else ():
         try:
             found.append(rows.present(parse_object(line)))
         except ValueError:
