@@ -76,8 +76,8 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > _LONGEST:
         raise ValueError(f"it has more than {_LONGEST:,} characters")
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -90,8 +90,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError):  # !!timestamp x, !!bool x
         raise ValueError("a value is not of the type that its tag names") from None
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

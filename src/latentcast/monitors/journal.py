@@ -225,14 +225,17 @@ class Journal(Callback):
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    """The rows of ``metrics.jsonl`` before the first line that is none: a kill cuts the last."""
     file = run / "metrics.jsonl"
     found = []
-    for line in read_text(file).splitlines() if file.exists() else ():
+    for line in read_text(file, errors="replace").splitlines() if file.exists() else ():
         try:
-            found.append(rows.present(parse_object(line)))
+            row = rows.present(parse_object(line))
         except ValueError:
             break
+        if not isinstance(row.get("step"), int):
+            break
+        found.append(row)
     return found
 
 
