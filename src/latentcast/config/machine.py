@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +13,10 @@ Logger = Literal["tensorboard", "wandb", "trackio"]
 
 
 def _from_home(path: Path) -> Path:
-    return Path(expanduser(path))
+    try:
+        return path.expanduser()
+    except RuntimeError as problem:
+        raise ValueError(f"{path}: {problem}") from None
 
 
 class MachineConfig(Settings):
