@@ -150,9 +150,9 @@ def apart(out: str | Path, **inputs: str | Path | None) -> None:
     Raises:
         LatentcastError: ``out`` is one of them or lies inside of one.
     """
-    place = Path(out).resolve()
+    place = Path(os.path.realpath(out))  # Path.resolve fails over a link to itself
     for name, path in inputs.items():
-        if path is None or not place.is_relative_to(Path(path).resolve()):
+        if path is None or not place.is_relative_to(os.path.realpath(path)):
             continue
-        where = "is" if place == Path(path).resolve() else "lies inside"
+        where = "is" if place == Path(os.path.realpath(path)) else "lies inside"
         raise LatentcastError(f"{out}: {where} the {name} {path}; choose a place outside of it")
