@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from latentcast.evaluation.features import extract, readable
 from latentcast.evaluation.results import ProbeReport, file_name, probe_files
 from latentcast.evaluation.tasks import Targets
 from latentcast.evaluation.tasks import task as task_of
+from latentcast.files import read_object
 from latentcast.recipes import RECIPES
 from latentcast.report.embedding import LEAST
 from latentcast.report.page import PAGE, Change, write_report
@@ -299,11 +299,8 @@ def _probe(run: Path, task: str, encoder: Encoder, store: Store) -> ProbeReport:
 
 def _read(file: Path, fix: str) -> dict[str, Any]:
     try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
+        return read_object(file)
     except FileNotFoundError:
         raise LatentcastError(f"{file}: does not exist; {fix}") from None
     except (OSError, ValueError) as error:
         raise LatentcastError(f"{file}: cannot be read ({error}); {fix}") from error
-    if not isinstance(plain, dict):
-        raise LatentcastError(f"{file}: holds no JSON object; {fix}")
-    return plain
