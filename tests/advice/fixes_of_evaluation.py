@@ -178,7 +178,6 @@ def _(t: Terminal) -> None:
 @fixes("evaluation/results.py", "another version")
 @fixes("evaluation/results.py", "has no score")
 @fixes("evaluation/results.py", "{}: cannot be read")
-@fixes("evaluation/results.py", "{}: holds no JSON object")
 @fixes("evaluation/results.py", "was edited or damaged")
 def _(t: Terminal) -> None:
     run, file = t.run, t.run / "probe-labels.json"
