@@ -24,7 +24,16 @@ Sample = TypeVar("Sample")
 
 
 class BadRecord(LatentcastError):
-    """One record that cannot be used; ingest writes the message to ``quarantine.csv``."""
+    """One record that cannot be used; ingest writes the message to ``quarantine.csv``.
+
+    Args:
+        message: as the command line puts it.
+        in_python: as a caller from Python can use it, where that differs: ``embed`` has no flags.
+    """
+
+    def __init__(self, message: str, in_python: str | None = None) -> None:
+        super().__init__(message)
+        self.in_python = str(self) if in_python is None else in_python
 
 
 def record_file(root: Path, name: str) -> Path:

@@ -22,6 +22,7 @@ ROOMS = (
     ("errors",),
     ("terminal", "files", "notebook", "npy"),
     ("archives",),
+    ("places",),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),

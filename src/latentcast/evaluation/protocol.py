@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from latentcast import randomness
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks, metrics
 from latentcast.evaluation.estimate import LEVEL, LISTED
 from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
@@ -81,7 +81,7 @@ def probe(
         ("layer", layer, ("all", *tested.layer_names)),
     ):
         if name not in names:
-            raise LatentcastError(f"{what} {name}: does not exist; {nearest(name, names)}")
+            raise LatentcastError(f"{what} {name}: does not exist; known: {', '.join(names)}")
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:

@@ -21,6 +21,7 @@ from latentcast.evaluation.features import extract, readable
 from latentcast.evaluation.results import ProbeReport, file_name, probe_files
 from latentcast.evaluation.tasks import Targets
 from latentcast.evaluation.tasks import task as task_of
+from latentcast.places import refuse_other_than_run
 from latentcast.recipes import RECIPES
 from latentcast.report.page import PAGE, Change, write_report
 from latentcast.report.pictures import FeatureMap, Surprise, shows_pictures
@@ -58,6 +59,7 @@ def report_run(
             without, a plotting package is missing, the page cannot be written.
     """
     path, run = Path(run), run_of(Path(run))
+    refuse_other_than_run(run)
     config = load(run / "config.yaml")
     if data is None:
         own, remarks = None, list[str]()
