@@ -160,9 +160,15 @@ def test_an_export_is_not_written_under_the_name_of_another_format(
 def test_a_picture_that_cannot_be_written_is_named(
     command: Command, small_store: Path, tmp_path: Path
 ) -> None:
-    for picture in (tmp_path / "first.xyz", tmp_path / "nowhere" / "first.png"):
-        answer = command("inspect", small_store, "--plot", picture)
-        assert answer.status == 2 and f"{picture}: cannot be written" in answer.err
+    (tmp_path / "file").touch()
+    for name, words in (
+        ("a.bmpx", "'.bmpx' is no format of a picture; name a .png, .svg or .pdf\n"),
+        ("file/a.png", "cannot be written"),
+    ):
+        answer = command("inspect", small_store, "--plot", tmp_path / name)
+        assert answer.status == 2 and f"{tmp_path / name}: {words}" in answer.err
+    picture = tmp_path / "new" / "first.png"
+    assert command("inspect", small_store, "--plot", picture).status == 0 and picture.is_file()
 
 
 def test_an_empty_folder_and_an_unwritable_output_are_named(

@@ -352,7 +352,7 @@ def test_a_finished_store_on_a_disk_for_reading_only_is_refused(
 @pytest.mark.parametrize(
     ("leads", "reason"),
     [
-        (["I", "I"], "--leads I,I: lead 'I': is the same lead as 'I'"),
+        (["I", "I"], "--leads I,I: lead 'I': is given twice"),
         (["II", "MLII"], "--leads II,MLII: lead 'MLII': is the same lead as 'II'"),
         (["I", "V66"], "--leads I,V66: lead 'V66': is no known lead name; did you mean 'V6'"),
         (["I", ""], "--leads I,: lead '': is no known lead name"),

@@ -25,7 +25,7 @@ def put(model: Model, nested: dict[str, Any], dotted: str, value: Any) -> None:
         if not name.isdigit() and name not in keys:
             if ends := [key for key in _dotted(nested) if key.endswith(f".{dotted}")]:
                 full = " or ".join(f"'{key}'" for key in ends[:3])
-                raise LatentcastError(f"{dotted}: is an unknown key; did you mean {full}?")
+                raise LatentcastError(f"{dotted}: is a part of a key; did you mean {full}?")
             raise LatentcastError(f"{dotted}: is an unknown key; {nearest(name, keys)}")
     node: Any = nested
     for name in names[:-1]:

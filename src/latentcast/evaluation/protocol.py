@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from latentcast import randomness
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
 from latentcast.evaluation.estimate import LEVEL, LISTED
 from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
@@ -81,7 +81,9 @@ def probe(
         ("layer", layer, ("all", *tested.layer_names)),
     ):
         if name not in names:
-            raise LatentcastError(f"{what} {name}: does not exist; known: {', '.join(names)}")
+            # A layer near by in spelling is no better guess than any other.
+            fix = nearest(name, names) if what == "head" else f"known: {', '.join(names)}"
+            raise LatentcastError(f"{what} {name}: does not exist; {fix}")
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:
