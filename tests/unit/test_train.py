@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -248,6 +249,18 @@ def test_the_first_line_says_what_a_training_takes(
     assert "1 steps of 100 in 2 pieces; about " in line
     assert f"({flops / 1e12:.3g} TFLOP a step; measured on 50 samples); about 0.00" in line
     assert f"has {records} records, fewer than a batch of 100" in warning
+
+
+def test_a_large_store_is_compared_in_silence(
+    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("latentcast.workflows.train.LARGE", 1000)
+    for quiet, line in ((False, f"comparing 0.0 GB of {small_store} with its"), (True, "")):
+        opening = patch("latentcast.workflows.train.open_run", side_effect=InterruptedError)
+        with opening, pytest.raises(InterruptedError):
+            train(small_config, small_store, tmp_path / "run", quiet=quiet)
+        assert line in (printed := capsys.readouterr().err) and bool(line) == bool(printed)
 
 
 def test_what_a_step_takes_is_told_from_a_few_samples(

@@ -53,22 +53,27 @@ class HuggingFaceImages(ImageSource):
         splits: what the names of splits or parquet files mean where some are unknown, see
             :func:`~latentcast.images.source.splits_of`.
         label: the column of the labels, where it has another name or there are several.
+        annotated: whether labels and splits are wanted; without them neither is unclear.
 
     Raises:
-        LatentcastError: pyarrow is not installed, a file is missing or damaged, or several columns
-            could hold the images or the labels.
+        LatentcastError: pyarrow is not installed, a file is missing or damaged (of several parquet
+            files: all are), or several columns could hold the images or the labels.
     """
 
     kind = "hugging face dataset"
     encoded = True
 
     def __init__(
-        self, path: Path, splits: SplitChoice | None = None, label: str | None = None
+        self,
+        path: Path,
+        splits: SplitChoice | None = None,
+        label: str | None = None,
+        annotated: bool = True,
     ) -> None:
         self.root = path if path.is_dir() else path.parent
         self.name = path.name
-        self._files = _listing(path, splits)
-        self._columns = self._choose(label)
+        self._files, self._damaged = _sound(self.root, _listing(path, splits, annotated))
+        self._columns = self._choose(label, annotated)
         self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
 
@@ -79,12 +84,12 @@ class HuggingFaceImages(ImageSource):
         return (
             (path / _DICT).is_file()
             or (path / _STATE).is_file()
-            or next(path.rglob("*.parquet"), None) is not None
+            or next(_parquet_files(path), None) is not None
         )
 
     def refs(self) -> list[RecordRef]:
         rows: dict[Split | None, int] = {}
-        refs = []
+        refs = list(self._damaged)
         for (_, split), (name, labels) in zip(self._files, self._labels.items(), strict=True):
             begin = rows.get(split, 0)
             for row in range(len(labels)):
@@ -118,7 +123,7 @@ class HuggingFaceImages(ImageSource):
     def _name(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
 
-    def _choose(self, label: str | None) -> _Columns:
+    def _choose(self, label: str | None, annotated: bool) -> _Columns:
         first = self._files[0][0]
         parquet = first.suffix == ".parquet"
         schema = _parquet(first).schema_arrow if parquet else _arrow(first).schema
@@ -133,6 +138,8 @@ class HuggingFaceImages(ImageSource):
                 f"{first}: {len(images) or 'no'} columns hold images (columns: "
                 f"{', '.join(schema.names)}); keep one column of the type Image"
             )
+        if not annotated:
+            return _Columns(images[0], None, None)
         named = {
             name: tuple(map(str, feature["names"]))
             for name, feature in features.items()
@@ -211,20 +218,53 @@ def _several(value: Any) -> list[Any]:
     return [v for v in (value if isinstance(value, list) else [value]) if v not in (None, -1)]
 
 
-def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split | None]]:
+def _listing(
+    path: Path, choice: SplitChoice | None, annotated: bool
+) -> list[tuple[Path, Split | None]]:
     if (path / _STATE).is_file():
         return [(file, None) for file in _saved(path)]
     if (path / _DICT).is_file():
         names = _json(path / _DICT).get("splits")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise LatentcastError(f"{path / _DICT}: lists no splits; save the dataset anew")
-        splits = splits_of(str(path), {name: name for name in names}, choice, "one set")
+        words = {name: name for name in names}
+        splits = splits_of(str(path), words, choice, "one set", annotated)
         return [(file, splits[name]) for name in names for file in _saved(path / name)]
     root = path.parent if path.is_file() else path
-    paths = [path] if path.is_file() else path.rglob("*.parquet")
+    paths = [path] if path.is_file() else _parquet_files(path)
     listed = sorted(file.relative_to(root).as_posix() for file in paths)
-    splits = splits_of(str(path), {name: _word(Path(name)) for name in listed}, choice, "one set")
-    return [(record_file(root, name), split) for name, split in splits.items()]
+    words = {name: _word(Path(name)) for name in listed}
+    splits = splits_of(str(path), words, choice, "one set", annotated)
+    return [(root / name, split) for name, split in splits.items()]
+
+
+def _sound(
+    root: Path, files: list[tuple[Path, Split | None]]
+) -> tuple[list[tuple[Path, Split | None]], list[RecordRef]]:
+    """The files that can be opened, and a reference with its problem for each other parquet file.
+
+    Raises:
+        LatentcastError: none can.
+    """
+    sound, damaged, problems = [], [], []
+    for file, split in files:
+        name = file.relative_to(root).as_posix()
+        try:
+            if file.suffix == ".parquet":
+                _parquet(record_file(root, name))
+            sound.append((file, split))
+        except LatentcastError as problem:
+            problems.append(problem)
+            reason = str(problem).removeprefix(f"{file}: ")
+            damaged.append(RecordRef(name, name, problem=reason, split=split))
+    if problems and not sound:
+        raise problems[0]
+    return sound, damaged
+
+
+def _parquet_files(folder: Path) -> Iterator[Path]:
+    """All below a folder; folders that are named so, as Spark names them, hold theirs."""
+    return (path for path in folder.rglob("*.parquet") if not path.is_dir())
 
 
 def _saved(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from latentcast.evaluation.tasks import Targets
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.places import refuse_other_than_run
 from latentcast.recipes import RECIPES
+from latentcast.report.embedding import LEAST
 from latentcast.report.page import PAGE, Change, write_report
 from latentcast.report.pictures import FeatureMap, Surprise, shows_pictures
 from latentcast.runs.comparison import shown
@@ -46,9 +47,9 @@ def report_run(
 
     Args:
         run: folder of the run, finished or not; or one of its checkpoints, for the pictures.
-        data: folder of a labelled store: adds a map of the features and, of recordings, an ECG
-            with the model's errors; by default the one the run was trained on, where it is still
-            there and was probed.
+        data: folder of a labelled store: adds a map of the features (where its test fold has five
+            records or more) and, of recordings, an ECG with the model's errors; by default the one
+            the run was trained on, where it is still there and was probed.
         task: the probe that makes the headline, and that these pictures go with; by default what
             suits the store.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
@@ -110,6 +111,8 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     labels, classes = _colours(targets, rows)
     predicted = store.modality == "ecg" and encoder.predicted_from
     where = f"layer {tested.layer}, {tested.pooling}"
+    few = f"without a map of the features: {len(rows)} {probe.noun}s in the test fold are too few"
+    drawn = len(rows) >= LEAST
     return _write(
         run,
         encoder.config,
@@ -117,7 +120,8 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
         headline=probe,
         about=about,
         surprise=_surprise(encoder, store, rows) if predicted else None,
-        features=FeatureMap(features, labels, classes, where, probe.noun),
+        features=FeatureMap(features, labels, classes, where, probe.noun) if drawn else None,
+        remarks=() if drawn else (few,),
     )
 
 

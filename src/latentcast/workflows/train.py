@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
+from latentcast.errors import printable
 from latentcast.files import apart
 from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
@@ -28,6 +30,9 @@ from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.recipes import recipe
 from latentcast.runs.new import alone_in, note_changes, open_run, steps_done, trained_on
+
+LARGE = 2**31
+"""Bytes of a store whose comparison with its checksums takes so long that a line announces it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class TrainResult:
     config: Config
     step: int
     skipped: int
+
+    def __repr__(self) -> str:
+        done = f"{self.config.recipe}, step {self.step} of {self.config.train.steps}"
+        skipped = f", {self.skipped} skipped" * bool(self.skipped)
+        return f"TrainResult({str(self.run)!r}: {done}{skipped})"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -109,6 +119,11 @@ def train(
             return panel.look(objective, preprocess, context) if panel.due(step) else {}
 
         journal = Journal(run, config, objective.step_flops(config.input.size), ranks, look, quiet)
+        shards = [store.path / file for file in store.checksums]
+        size = sum(file.stat().st_size for file in shards if file.is_file())
+        if ranks.first and not quiet and size > LARGE:
+            line = f"train: comparing {size / 1e9:.1f} GB of {store.path} with its checksums"
+            print(printable(line), file=sys.stderr)
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
             stack.enter_context(alone_in(run))
