@@ -78,8 +78,10 @@ def _check_signal(recipe: EcgInput, store: Store) -> None:
     if store.leads != recipe.leads:
         # Of an array --leads are the names of what it holds: others would rename its channels.
         arrays = store.manifest.provenance.get("kind") in (ArraySource.kind, MEMORY)
-        new = "choose a new store folder (ingest --out) and re-ingest with"
-        again = "" if arrays else f"{new} --leads {','.join(recipe.leads)}, or "
+        again = (
+            "choose a new store folder (ingest --out) and re-ingest with --leads "
+            f"{','.join(recipe.leads)}, or "
+        ) * (not arrays)
         raise LatentcastError(
             f"{manifest}: leads are {' '.join(store.leads)}, the recipe needs "
             f"{' '.join(recipe.leads)}; {again}train with --set "

@@ -81,8 +81,8 @@ def trained_on(run: Path, config: Config) -> tuple[Config, str]:
         return config, ""
     theirs = configuration.load(file)
     done, steps = steps_done(run), config.train.steps
-    mine = configuration.differences(config, theirs)
-    if all(line.startswith(("train.steps ", "train.stretches ")) for line in mine):
+    differing = {line.split()[0] for line in configuration.differences(config, theirs)}
+    if differing <= {"train.steps", "train.stretches"}:
         _refuse_fewer(run, steps, done)
     if steps == theirs.train.steps and not config.train.stretches:
         return config.updated({"train.stretches": theirs.train.stretches}), ""

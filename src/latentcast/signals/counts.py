@@ -103,8 +103,7 @@ def quantise(recording: Recording, scale: float, unit: str = MILLIVOLTS) -> npt.
             f"amplitude {float(peaks[lead]) * scale:.4g} {unit} in lead {recording.leads[lead]} is "
             f"beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit"
         )
-        coarser = f"(or ingest all with a coarser --scale, here {scale:g})"
-        raise BadRecord(f"{large} {coarser}", large)
+        raise BadRecord(f"{large} (or ingest all with a coarser --scale, here {scale:g})", large)
     span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
     if span < FEWEST_COUNTS:
         small = f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit"
