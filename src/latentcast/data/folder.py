@@ -142,7 +142,10 @@ def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Latent
 
 
 def _value(flat: dict[str, Any], key: str) -> str:
-    return "not set" if flat.get(key) is None else repr(flat[key])
+    value = flat.get(key)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "not set" if value is None else repr(value)
 
 
 def clear(folder: Path) -> None:
