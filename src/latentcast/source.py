@@ -8,6 +8,7 @@ A format is a subclass in :mod:`latentcast.signals.readers` or :mod:`latentcast.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,16 @@ Sample = TypeVar("Sample")
 
 
 class BadRecord(LatentcastError):
-    """One record that cannot be used; ingest writes the message to ``quarantine.csv``."""
+    """One record that cannot be used; ingest writes the message to ``quarantine.csv``.
+
+    Args:
+        message: as the command line puts it.
+        in_python: as a caller from Python can use it, where that differs: ``embed`` has no flags.
+    """
+
+    def __init__(self, message: str, in_python: str | None = None) -> None:
+        super().__init__(message)
+        self.in_python = str(self) if in_python is None else in_python
 
 
 def record_file(root: Path, name: str) -> Path:
@@ -39,7 +49,7 @@ def record_file(root: Path, name: str) -> Path:
     """
     first, *rest = PurePath(name).parts or ("",)
     folder = root
-    if first not in ("", "/", "..") and rest and (root / first).is_symlink():
+    if first not in ("", "/", "..") and rest and os.path.islink(root / first):  # noqa: PTH114
         folder, name = root / first, str(PurePath(*rest))
     try:
         return inside(folder, name)

@@ -253,13 +253,14 @@ def _(t: Terminal) -> None:
     t.works(f"inspect {t.at.grey}")
 
 
-@fixes("cli/data.py", "{}: cannot be written ({}); name")
-@fixes("cli/training.py", "{}: cannot be written ({}); name")
+@fixes("report/style.py", "{}: '{}' is no format of a picture")
+@fixes("report/style.py", "{}: cannot be written ({}); name")
 def _(t: Terminal) -> None:
-    command = f"inspect {t.at.bare} --plot" if "data" in t.messages[0].file else (
-        "masks ijepa-image-digits --out")  # fmt: skip
-    ending = t.refused(f"{command} {t.new('a.foo')}").typed(r"name a (\.png), \.svg or \.pdf")
-    t.works(f"{command} {t.new('a' + ending)}")
+    t.new("file").touch()
+    bad = "a.foo" if "format" in t.messages[0].text else "file/a.png"
+    command = f"inspect {t.at.bare} --plot"
+    ending = t.refused(f"{command} {t.new(bad)}").typed(r"name a (\.png), \.svg or \.pdf")
+    t.works(f"{command} {t.new('another') / ('a' + ending)}")
 
 
 @fixes("report/masks.py", "{}: objective {} hides nothing")

@@ -90,19 +90,27 @@ def _(t: Terminal) -> None:
     assert "sampling rate is" not in rejected(t.new("all"))
 
 
-@fixes("signals/recording.py", "lacks lead")
+@fixes("signals/recording.py", "{}; ingest with --missing-leads")
 def _(t: Terminal) -> None:
     command = f"ingest {WFDB} --out {t.new()} --fs 100 --leads I,V7 "
     t.works(f"{command} {t.refused(command).typed('--missing-leads mask')}")
+
+
+@fixes("signals/recording.py", "{}; give it as NaN")
+def _(t: Terminal) -> None:
     encoder, x = Encoder.from_pretrained(t.at.run), np.load(t.at.npy)[:2].swapaxes(1, 2)
     about = {"sampling_rate": 100, "unit": "mV"}
     error = t.refused(lambda: encoder.embed(x[:, :11], leads=CANONICAL_LEADS[:11], **about))
-    x[:, 11] = float(error.typed("in an array give it as (NaN)"))
+    x[:, 11] = float(error.typed("give it as (NaN) in an array"))
     t.works(lambda: encoder.embed(x, leads=CANONICAL_LEADS, **about))
+    way = eval(f"dict({error.typed('missing_leads=.mask.')})")
+    axes = {"leads": CANONICAL_LEADS, "layout": "records,leads,samples", **about}
+    np.save(t.new("x.npy"), x)
+    t.works(lambda: encoder.embed(ingest(t.new("x.npy"), t.new(), quiet=True, **axes, **way).store))
 
 
-@fixes("signals/counts.py", "amplitude {}")
-@fixes("signals/counts.py", "no lead spans")
+@fixes("signals/counts.py", "{} (or ingest all with a coarser")
+@fixes("signals/counts.py", "{} (or ingest all with a finer")
 def _(t: Terminal) -> None:
     beyond = "coarser" in t.messages[0].text
     file = write_array(t.new("a.npy"), 12, 30 if beyond else 1e-4)

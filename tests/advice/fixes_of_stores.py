@@ -17,9 +17,8 @@ from latentcast.files import digested, inside
 # The store ------------------------------------------------------------------------------------
 
 
-@fixes("data/manifest.py", "{}: is no store")
+@fixes("data/manifest.py", "{}: does not exist")
 def _(t: Terminal) -> None:
-    t.new().mkdir()
     typed = t.refused(f"inspect {t.new()}").typed("latentcast (ingest SOURCE --out .+)")
     t.works(f"{typed.replace('SOURCE', str(t.at.npy))} {AXES}")
     t.works(f"inspect {t.new()}")

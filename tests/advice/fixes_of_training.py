@@ -136,7 +136,11 @@ def _(t: Terminal) -> None:
     t.works(train(t, ECG, t.new("again")))
 
 
-@fixes("data/fit.py", "{}: leads are", "re-ingest with --leads")
+@fixes(
+    "data/fit.py",
+    "{}: leads are",
+    "choose a new store folder (ingest --out) and re-ingest with --leads",
+)
 def _(t: Terminal) -> None:
     t.works(f"ingest {WFDB} --fs 100 --out {t.new('two')} --leads I,V1")
     error = t.refused(train(t, ECG, t.new("two")))

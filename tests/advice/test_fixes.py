@@ -25,6 +25,7 @@ import fixes_of_encoders
 import fixes_of_evaluation
 import fixes_of_images
 import fixes_of_ingest
+import fixes_of_messages
 import fixes_of_runs
 import fixes_of_stores
 import fixes_of_training
@@ -41,7 +42,8 @@ from latentcast.recipes import RECIPES, recipe
 
 CATALOGUE = [
     fixes_of_commands, fixes_of_configurations, fixes_of_encoders, fixes_of_evaluation,
-    fixes_of_images, fixes_of_ingest, fixes_of_runs, fixes_of_stores, fixes_of_training,
+    fixes_of_images, fixes_of_ingest, fixes_of_messages, fixes_of_runs, fixes_of_stores,
+    fixes_of_training,
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from pkgutil import walk_packages
 from types import ModuleType
@@ -29,6 +29,12 @@ NAMES = (
 def test_every_promised_name_is_listed() -> None:
     assert sorted(lc.__all__) == sorted(NAMES)
     assert set(NAMES) <= set(dir(lc))
+
+
+def test_a_mistyped_name_is_answered_with_nothing_and_the_version_is_missing() -> None:
+    assert lc.__version__ == metadata.version("latentcast")
+    with pytest.raises(AttributeError, match="no attribute 'ingets'; did you mean 'ingest'?"):
+        lc.ingets  # noqa: B018
 
 
 @pytest.mark.parametrize("name", NAMES)

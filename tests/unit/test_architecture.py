@@ -22,6 +22,7 @@ ROOMS = (
     ("errors",),
     ("terminal", "files", "notebook"),
     ("archives", "npy"),
+    ("places",),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),

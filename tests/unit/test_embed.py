@@ -170,6 +170,42 @@ def test_what_cannot_be_embedded_is_named(
         encoder.embed(source, **options)
 
 
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ("x.zip", "x.zip: is an archive; ingest it"),
+        ("nowhere", "nowhere: does not exist"),
+        ([[0.1, 0.2], [0.3, 0.4]], "list of numbers: is no array; give numpy.array"),
+        (np.zeros((8, 1000)), 'lacks lead .*; give it as NaN in an array, .* missing_leads="mask"'),
+        (1e5 * np.sin(np.arange(12e3).reshape(12, -1)), "beyond .* check gain and unit$"),
+    ],
+)
+def test_embed_gives_the_advice_of_the_command_line(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, x: Any, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.zip").touch()
+    axes: dict[str, Any] = {}
+    if isinstance(x, np.ndarray):
+        axes = AXES | {"leads": CANONICAL_LEADS[: len(x)]}
+    with pytest.raises(LatentcastError, match=words):
+        encoder.embed(x, **axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "is a folder; name one record"), ("a.npy", "is no WFDB record .*ingest it"),
+        ("x.zip", "is an archive; ingest it"), ("nowhere", "nowhere: does not exist"),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_no_record_lacks_a_header(tmp_path: Path, name: str, words: str) -> None:
+    for file in ("a.npy", "x.zip"):
+        (tmp_path / file).touch()
+    with pytest.raises(LatentcastError, match=words):
+        read_recording(tmp_path / name)
+
+
 def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
     return (x - x.mean(axis, keepdims=True)) / x.std(axis, keepdims=True)
 

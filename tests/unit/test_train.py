@@ -39,7 +39,7 @@ def test_store_at_another_rate_names_both_and_the_mend(
     config = small_config.updated({"input.sampling_rate": 500})
     with pytest.raises(
         LatentcastError,
-        match=r"manifest\.json: sampling_rate is 100, the recipe needs 500; re-ingest with .*500",
+        match=r"manifest\.json: sampling_rate is 100, the recipe needs 500; .*re-ingest with .*500",
     ):
         train(config, small_store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -51,6 +51,31 @@ def test_store_of_other_leads_is_refused(
     config = small_config.updated({"input.leads": ["I", "II"]})
     with pytest.raises(LatentcastError, match=r"leads are I II III .* the recipe needs I II; "):
         train(config, small_store, tmp_path / "run")
+
+
+@pytest.mark.parametrize("case", ["finished", "settings", "data", "damage", "place"])
+def test_time_is_measured_and_promised_to_a_training_that_does_not_start(
+    small_store: Path, small_config: Config, small_run: Path, tmp_path: Path, case: str
+) -> None:
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    config, data = configuration.load(run / "config.yaml"), small_store
+    if case == "settings":
+        config = config.updated({"train.seed": 5})
+    elif case == "data":
+        data = ingest(WFDB, tmp_path / "other", fs=100, shard_bytes=10**5, quiet=True).store.path
+    elif case == "damage":
+        data = Path(shutil.copytree(small_store, tmp_path / "damaged"))
+        shard = data / "shard-00000.npy"
+        shard.write_bytes(shard.read_bytes()[:-1] + b"#")
+    elif case == "place":
+        (tmp_path / "file").touch()
+        run = tmp_path / "file" / "run"
+    with patch("latentcast.workflows.train.forecast", side_effect=AssertionError("measured")):
+        if case == "finished":
+            assert train(config, data, run).step == config.train.steps
+            return
+        with pytest.raises(LatentcastError):
+            train(config, data, run)
 
 
 def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path) -> None:
@@ -208,7 +233,7 @@ def test_a_finished_run_cannot_train_on(
     # The run's own file says all of it: in one piece it gives the same bits.
     train(config, small_store, tmp_path / "again")
     assert soak.differing(run, tmp_path / "again") == ["row of step 4"]
-    with pytest.raises(LatentcastError, match=r"train\.steps is 4 here, 9 there"):
+    with pytest.raises(LatentcastError, match=r"has done 9 steps, train\.steps is 4"):
         train(small_config.updated({"train.steps": 4}), small_store, run)
 
 

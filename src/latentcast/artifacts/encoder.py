@@ -28,6 +28,7 @@ from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
+from latentcast.places import kind_of
 from latentcast.signals.recording import Recording
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
@@ -405,6 +406,8 @@ class Encoder(nn.Module):
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
             x = Store.open(x)
+        elif isinstance(x, str | Path) and (kind := kind_of(Path(x))) == "is an archive":
+            raise LatentcastError(f"{x}: {kind}; ingest it and embed the store")
         if isinstance(x, Store) and x.modality != self.modality:
             content = "recordings" if x.modality == "ecg" else "images"
             raise LatentcastError(

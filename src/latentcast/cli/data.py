@@ -119,13 +119,8 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
     print_description(describe(opened), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
+        from latentcast.report.style import save_figure
 
         row = 0 if record is None else opened.row_of(record)
-        figure = plot_recording(opened.recording(row))
-        try:
-            figure.savefig(plot)
-        except (OSError, ValueError) as problem:
-            raise LatentcastError(
-                f"{plot}: cannot be written ({problem}); name a .png, .svg or .pdf"
-            ) from None
+        save_figure(plot_recording(opened.recording(row)), plot)
         console.print(f"plotted {plot}")

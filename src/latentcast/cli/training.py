@@ -42,6 +42,7 @@ def masks(
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
     from latentcast.report.masks import BATCH, coverage, plot_coverage
+    from latentcast.report.style import save_figure
     from latentcast.terminal import Terminal
 
     covered = coverage(configuration.resolve(named(recipe), None, set))
@@ -62,12 +63,7 @@ def masks(
         f"{covered.milliseconds:.2f} ms for {BATCH} samples",
     )
     if out is not None:
-        try:
-            plot_coverage(covered).savefig(out, dpi=150)
-        except (OSError, ValueError) as problem:
-            raise LatentcastError(
-                f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
-            ) from None
+        save_figure(plot_coverage(covered), out, dpi=150)
         console.print(f"plotted {out}")
 
 
@@ -113,7 +109,7 @@ def train(
     from latentcast.recipes import RECIPES
     from latentcast.recipes import recipe as named
     from latentcast.runs.folder import run_of
-    from latentcast.runs.new import data_of
+    from latentcast.runs.new import data_of, keep_steps
     from latentcast.workflows.train import Interrupted
     from latentcast.workflows.train import train as run_training
 
@@ -142,10 +138,13 @@ def train(
         )
     elif recipe not in RECIPES and (Path(recipe) / "config.yaml").is_file():
         base, file = configuration.load(Path(recipe) / "config.yaml"), config
+        keep_steps(Path(recipe), flags)
         out = out or Path(recipe)
         if data is None and (store := data_of(Path(recipe))) is not None:
             data = store.path
     else:
+        if recipe not in RECIPES:
+            _refuse_path(recipe)
         base, file = named(recipe), config
     if data is None or out is None:
         raise LatentcastError("train: needs --data STORE and --out RUN, or the folder of a run")
@@ -169,6 +168,24 @@ def train(
         print(printable(f"{out}: {resumable if stopped else f'{result.step} steps done'}"))
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
     return 143 if stopped else 0
+
+
+def _refuse_path(recipe: str) -> None:
+    """Raises LatentcastError: what stands in the place of a recipe is a path."""
+    from latentcast.places import kind_of
+
+    path = Path(recipe)
+    kind = kind_of(path)
+    if kind == "is a store":
+        raise LatentcastError(
+            f"{recipe}: {kind}; name a recipe (latentcast recipes) and give the store as --data "
+            f"{recipe}"
+        )
+    if path.exists() or kind == "is an archive" or len(path.parts) > 1:
+        raise LatentcastError(
+            f"{recipe}: {kind or 'is no run'}; name a recipe (latentcast recipes) or the folder of "
+            "a run"
+        )
 
 
 def bench(

@@ -143,7 +143,7 @@ class TrainConfig(Settings):
         if ends[-1] >= self.steps:
             raise ValueError(
                 f"steps {self.steps} is not more than the {ends[-1]} after which the run was "
-                "trained on (stretches); set steps to more"
+                "trained on; set steps to more"
             )
         return self
 

@@ -17,6 +17,7 @@ from latentcast.images.arrays import ImageArrays, looks_like_images
 from latentcast.images.folder import ImageFolder
 from latentcast.images.huggingface import HuggingFaceImages
 from latentcast.images.webdataset import WebDataset
+from latentcast.places import is_store
 from latentcast.signals.readers.arrays import ArraySource
 from latentcast.signals.readers.packed import PackedSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -59,6 +60,12 @@ def format_of(path: Path, modality: Modality | None = None) -> type[Source[Any]]
         if modality in (None, reader.modality) and reader.detects(path):
             return reader
     what = {"ecg": "recordings", "image": "images", None: "records"}[modality]
+    if is_store(path):
+        raise LatentcastError(f"{path}: is already a store; name the source it was made from")
+    if path.with_name(path.name + ".hea").is_file() or (path.suffix == ".hea" and path.is_file()):
+        raise LatentcastError(
+            f"{path}: is a single record; name its folder, {path.parent} (or embed the record)"
+        )
     if path.is_dir():
         arrays = sorted(file.name for file in path.iterdir() if is_array_file(file))
         hint = f"name one file, {path / arrays[0]}" if arrays else "is this the right folder?"

@@ -81,7 +81,9 @@ def probe(
         ("layer", layer, ("all", *tested.layer_names)),
     ):
         if name not in names:
-            raise LatentcastError(f"{what} {name}: does not exist; {nearest(name, names)}")
+            # A layer near by in spelling is no better guess than any other.
+            fix = nearest(name, names) if what == "head" else f"known: {', '.join(names)}"
+            raise LatentcastError(f"{what} {name}: does not exist; {fix}")
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:

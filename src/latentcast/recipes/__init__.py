@@ -1,9 +1,10 @@
 """Named configurations as plain functions; the published ones to the digit."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
 from latentcast.config import Config
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 from latentcast.recipes import ecg, images
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -34,5 +35,7 @@ def recipe(name: str) -> Config:
         LatentcastError: no recipe of that name; the nearest is offered.
     """
     if name not in RECIPES:
-        raise LatentcastError(f"{name}: is no recipe; {nearest(name, RECIPES)}")
+        close = get_close_matches(name, RECIPES, n=1, cutoff=0.5)
+        fix = f"did you mean '{close[0]}'?" if close else "see them with latentcast recipes"
+        raise LatentcastError(f"{name}: is no recipe; {fix}")
     return RECIPES[name]()

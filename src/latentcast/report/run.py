@@ -21,6 +21,7 @@ from latentcast.evaluation.results import ProbeReport, file_name, probe_files
 from latentcast.evaluation.tasks import Targets
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.files import read_object
+from latentcast.places import refuse_other_than_run
 from latentcast.recipes import RECIPES
 from latentcast.report.embedding import LEAST
 from latentcast.report.page import PAGE, Change, write_report
@@ -59,6 +60,7 @@ def report_run(
             without, a plotting package is missing, the page cannot be written.
     """
     path, run = Path(run), run_of(Path(run))
+    refuse_other_than_run(run)
     config = load(run / "config.yaml")
     if data is None:
         own, remarks = None, list[str]()

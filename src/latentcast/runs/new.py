@@ -6,7 +6,7 @@ import fcntl
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -80,7 +80,10 @@ def trained_on(run: Path, config: Config) -> tuple[Config, str]:
     if not file.exists():
         return config, ""
     theirs = configuration.load(file)
-    done, steps = _done(run), config.train.steps
+    done, steps = steps_done(run), config.train.steps
+    differing = {line.split()[0] for line in configuration.differences(config, theirs)}
+    if differing <= {"train.steps", "train.stretches"}:
+        _refuse_fewer(run, steps, done)
     if steps == theirs.train.steps and not config.train.stretches:
         return config.updated({"train.stretches": theirs.train.stretches}), ""
     if steps <= theirs.train.steps:
@@ -95,6 +98,22 @@ def trained_on(run: Path, config: Config) -> tuple[Config, str]:
     )
 
 
+def keep_steps(run: Path, flags: Sequence[str]) -> None:
+    """Raises LatentcastError: ``key=value`` flags ask for fewer steps than the run has done."""
+    for flag in flags:
+        key, _, value = flag.partition("=")
+        if key == "train.steps" and value.isdecimal():
+            _refuse_fewer(run, int(value), steps_done(run))
+
+
+def _refuse_fewer(run: Path, steps: int, done: int) -> None:
+    if steps < done:
+        raise LatentcastError(
+            f"{run}: has done {done} steps, train.steps is {steps}; set it to more than {done} to "
+            "train on"
+        )
+
+
 def note_changes(run: Path, config: Config) -> None:
     """Write down what a resumed run does otherwise from here on: more steps, other intervals.
 
@@ -107,7 +126,7 @@ def note_changes(run: Path, config: Config) -> None:
     changes = {f"train.{key}": [old[key], new[key]] for key in new if old[key] != new[key]}
     if not changes:
         return
-    change = {"step": _done(run), **changes}
+    change = {"step": steps_done(run), **changes}
     try:
         start = read_environment(record)
         start["changed"] = [*start.get("changed", []), change]
@@ -120,7 +139,7 @@ def note_changes(run: Path, config: Config) -> None:
         ) from None
 
 
-def _done(run: Path) -> int:
+def steps_done(run: Path) -> int:
     """Steps of the newest checkpoint."""
     steps = list_steps(run / "checkpoints")
     return int(steps[-1].name.removeprefix("step-")) if steps else 0

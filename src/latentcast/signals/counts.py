@@ -55,7 +55,7 @@ def to_counts(
             chosen = resample(chosen, sampling_rate)
         counts = quantise(chosen, scale)
     except BadRecord as error:
-        raise BadRecord(f"{recording.record_id}: {error}") from error
+        raise BadRecord(f"{recording.record_id}: {error.in_python}") from error
     counts[~chosen.valid] = INVALID
     return np.ascontiguousarray(counts.T)
 
@@ -99,17 +99,15 @@ def quantise(recording: Recording, scale: float, unit: str = MILLIVOLTS) -> npt.
     peaks = np.fmax.reduce(np.abs(scaled), axis=1)
     if np.fmax.reduce(peaks) > LARGEST:
         lead = int(np.nanargmax(peaks))
-        raise BadRecord(
+        large = (
             f"amplitude {float(peaks[lead]) * scale:.4g} {unit} in lead {recording.leads[lead]} is "
-            f"beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit (or ingest all with a "
-            f"coarser --scale, here {scale:g})"
+            f"beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit"
         )
+        raise BadRecord(f"{large} (or ingest all with a coarser --scale, here {scale:g})", large)
     span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
     if span < FEWEST_COUNTS:
-        raise BadRecord(
-            f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit (or "
-            f"ingest all with a finer --scale, here {scale:g})"
-        )
+        small = f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit"
+        raise BadRecord(f"{small} (or ingest all with a finer --scale, here {scale:g})", small)
     if missing.any():
         scaled[missing] = INVALID
     return scaled.astype(np.int16)

@@ -29,7 +29,7 @@ from latentcast.monitors.online import Panel
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.recipes import recipe
-from latentcast.runs.new import alone_in, note_changes, open_run, trained_on
+from latentcast.runs.new import alone_in, note_changes, open_run, steps_done, trained_on
 
 LARGE = 2**31
 """Bytes of a store whose comparison with its checksums takes so long that a line announces it."""
@@ -119,10 +119,6 @@ def train(
             return panel.look(objective, preprocess, context) if panel.due(step) else {}
 
         journal = Journal(run, config, objective.step_flops(config.input.size), ranks, look, quiet)
-        if ranks.first and not quiet:  # before the store is verified, which may take minutes
-            context = Context.of(config, ranks)
-            for line in forecast(objective, preprocess, loader, config, context):
-                journal.say(line)
         shards = [store.path / file for file in store.checksums]
         size = sum(file.stat().st_size for file in shards if file.is_file())
         if ranks.first and not quiet and size > LARGE:
@@ -132,6 +128,11 @@ def train(
             open_run(run, config, store, None if weights is None else weights.record)
             stack.enter_context(alone_in(run))
             note_changes(run, config)
+            # After every refusal; a finished run takes no time any more.
+            if not quiet and steps_done(run) < config.train.steps:
+                context = Context.of(config, ranks)
+                for line in forecast(objective, preprocess, loader, config, context):
+                    journal.say(line)
         ranks.wait()
         if (stage := config.machine.stage) is not None:
             store = Store.open(staged(store.path, stage))
