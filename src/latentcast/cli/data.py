@@ -89,8 +89,11 @@ def ingest(
         label=label,
         workers=workers,
     )
+    how = f"{done.seconds:.1f} s"
+    if done.finished_before:
+        how = f"finished before, nothing was read; latentcast inspect {out} compares its files"
     Terminal().print(
-        f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
+        f"{out}: {done.records} records, {done.quarantined} in quarantine, {how}", soft_wrap=True
     )
 
 
@@ -109,6 +112,8 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
 
     if plot is not None:
         apart(plot, store=store)
+    elif record is not None:
+        raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     opened = Store.open(store)
     opened.verify()
     console = Terminal()

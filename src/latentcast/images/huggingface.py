@@ -25,7 +25,15 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    Split,
+    find_files,
+    record_file,
+    remark_of_hidden,
+)
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
@@ -67,7 +75,8 @@ class HuggingFaceImages(ImageSource):
     ) -> None:
         self.root = path if path.is_dir() else path.parent
         self.name = path.name
-        self._files = _listing(path, splits)
+        self._files, hidden = _listing(path, splits)
+        self.remarks = remark_of_hidden(hidden)
         self._columns = self._choose(label)
         self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
@@ -79,7 +88,7 @@ class HuggingFaceImages(ImageSource):
         return (
             (path / _DICT).is_file()
             or (path / _STATE).is_file()
-            or next(path.rglob("*.parquet"), None) is not None
+            or bool(find_files(path, "*.parquet")[0])
         )
 
     def refs(self) -> list[RecordRef]:
@@ -154,7 +163,7 @@ class HuggingFaceImages(ImageSource):
         elif label is None and candidates:
             (label,) = candidates
         elif label is None and others:
-            self.remarks = (
+            self.remarks += (
                 f"none of the columns {', '.join(others)} is read as the label; --label "
                 f"{others[0]} would read it so",
             )
@@ -211,20 +220,22 @@ def _several(value: Any) -> list[Any]:
     return [v for v in (value if isinstance(value, list) else [value]) if v not in (None, -1)]
 
 
-def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split | None]]:
+def _listing(
+    path: Path, choice: SplitChoice | None
+) -> tuple[list[tuple[Path, Split | None]], list[str]]:
+    """The files and their splits, and those left out because they are hidden."""
     if (path / _STATE).is_file():
-        return [(file, None) for file in _saved(path)]
+        return [(file, None) for file in _saved(path)], []
     if (path / _DICT).is_file():
         names = _json(path / _DICT).get("splits")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise LatentcastError(f"{path / _DICT}: lists no splits; save the dataset anew")
         splits = splits_of(str(path), {name: name for name in names}, choice, "one set")
-        return [(file, splits[name]) for name in names for file in _saved(path / name)]
+        return [(file, splits[name]) for name in names for file in _saved(path / name)], []
     root = path.parent if path.is_file() else path
-    paths = [path] if path.is_file() else path.rglob("*.parquet")
-    listed = sorted(file.relative_to(root).as_posix() for file in paths)
+    listed, hidden = ([path.name], []) if path.is_file() else find_files(root, "*.parquet")
     splits = splits_of(str(path), {name: _word(Path(name)) for name in listed}, choice, "one set")
-    return [(record_file(root, name), split) for name, split in splits.items()]
+    return [(record_file(root, name), split) for name, split in splits.items()], hidden
 
 
 def _saved(folder: Path) -> list[Path]:
