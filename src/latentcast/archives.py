@@ -42,8 +42,8 @@ _LONG_HEADERS = (
 )  # fmt: skip
 _PREFIX = "latentcast-unpacked-"
 DAMAGE = (
-    OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile,
-    tarfile.TarError, zlib.error, struct.error, lzma.LZMAError,
+    OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError,
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, lzma.LZMAError,
 )  # fmt: skip
 """What reading a damaged archive raises."""
 

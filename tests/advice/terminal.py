@@ -29,8 +29,8 @@ Attempt = str | Callable[[], object]
 """A command, as it is typed behind ``latentcast``, or a call."""
 ECG, IMAGE = "nepa-ecg-tiny", "ijepa-image-digits"
 LAYOUT = "--layout records,samples,leads"
-AXES = f"--fs 100 --unit mV {LAYOUT} --leads {','.join(CANONICAL_LEADS)}"
-EEG_AXES = f"--fs 100 --unit mV {LAYOUT} --leads Fp1,Fp2 --signal other --scale 0.001"
+AXES = f"--sampling-rate 100 --unit mV {LAYOUT} --leads {','.join(CANONICAL_LEADS)}"
+EEG_AXES = f"--sampling-rate 100 --unit mV {LAYOUT} --leads Fp1,Fp2 --signal other --scale 0.001"
 SMALL = """
 optimizer: {warmup_steps: 1}
 train: {steps: 2, batch_size: 4, micro_batches: 1, precision: fp32, evaluate_every: null}

@@ -124,7 +124,9 @@ def test_importing_the_library_imports_no_torch() -> None:
 
 def test_keys_are_set_in_a_call_as_on_the_command_line(small_store: Path, tmp_path: Path) -> None:
     keys = ["train.steps=1", "optimizer.warmup_steps=1", "train.batch_size=4", "encoder.depth=1"]
-    lc.train("nepa-ecg-tiny", small_store, tmp_path / "run", set=keys, quiet=True)
+    run = tmp_path / "run"
+    result = lc.train("nepa-ecg-tiny", small_store, run, set=keys, quiet=True)
+    assert repr(result) == f"TrainResult('{run}': nepa-ecg-tiny, step 1 of 1)"
     assert "depth: 1\n" in (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(lc.LatentcastError, match="did you mean 'depth'"):
         lc.train("nepa-ecg-tiny", small_store, tmp_path / "other", set=["encoder.deep=1"])

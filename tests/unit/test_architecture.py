@@ -20,8 +20,8 @@ Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
     ("errors",),
-    ("terminal", "files", "notebook", "npy"),
-    ("archives",),
+    ("terminal", "files", "notebook"),
+    ("archives", "npy"),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),

@@ -118,6 +118,8 @@ BOMBS = {
     "a list for a kind": "encoder: {kind: [1]}",
     "infinity": "optimizer: {lr: .inf}",
     "bytes": "recipe: !!binary /w==",
+    "a character that YAML does not have": "recipe: a\0b",
+    "a list for a path": "machine: {stage: [x]}",
 }
 
 

@@ -433,6 +433,25 @@ def test_deep_pixels_are_scaled_as_in_the_store(
     same(encoder.embed(tmp_path / "in"), encoder.embed(images[1].take(np.arange(4))))
 
 
+@pytest.mark.parametrize("splits", [("train", "test", "unlabeled"), ("train", "Cat", "cat", "")])
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_labels_and_splits_that_are_not_clear_refuse_what_is_embedded(
+    images: tuple[Encoder, Store], splits: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    files = sorted(tmp_path / "in" / split / "a.png" for split in splits)
+    for file, pixels in zip(files, images[1].take(np.arange(9))[:, :, :, 0], strict=False):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(pixels).save(file)
+        if kind == "parquet":
+            pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            columns = {"image": [{"bytes": file.read_bytes()}], "target": [1.5], "class": ["a"]}
+            file.unlink()
+            pq.write_table(pa.table(columns), file.with_suffix(".parquet"))
+    vectors = images[0].embed(tmp_path / "in")
+    same(vectors, images[0].embed(images[1], rows=np.arange(len(files))))
+
+
 def test_another_resolution_is_read_with_positions_between_those_of_training(
     images: tuple[Encoder, Store],
 ) -> None:

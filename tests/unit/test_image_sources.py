@@ -377,6 +377,32 @@ def test_parquet_files_and_images_that_are_not_in_them(tmp_path: Path) -> None:
         open_source(tmp_path / "bad.parquet")
 
 
+@pytest.mark.parametrize("label", ["label", "none"])
+def test_what_is_no_parquet_file_stops_the_ingest_of_those_beside_it(
+    tmp_path: Path, label: str
+) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("damaged", "good", "page"):
+        table = dataset_table(3 * len(name), 40 * (name == "page")).rename_columns(["image", label])
+        pq.write_table(table, folder / f"{name}.parquet", write_page_checksum=True)
+    for name, skip in (("damaged", -100), ("page", 1000)):
+        content = bytearray((folder / f"{name}.parquet").read_bytes())
+        content[skip : skip + 100 or None] = bytes(100)
+        (folder / f"{name}.parquet").write_bytes(content)
+    for name in ("empty", "._good"):
+        (folder / f"{name}.parquet").touch()
+    (folder / "folder.parquet").mkdir()
+    (folder / "gone.parquet").symlink_to("nowhere")
+    store = ingest(folder, tmp_path / "out", quiet=True).store
+    assert np.array_equal(store.take(range(12))[..., 0], digits()[0][:12]) and len(store) == 12
+    rows = quarantine(tmp_path / "out")
+    assert {"damaged.parquet", "empty.parquet", "gone.parquet"} <= rows.keys()
+    # Labels are a column of their own: those of the file are read, and none of its images.
+    assert sum("cannot be read" in row for row in rows.values()) > 2
+
+
 @pytest.mark.parametrize(
     ("columns", "options", "expected"),
     [

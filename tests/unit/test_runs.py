@@ -84,6 +84,12 @@ def write_probe(path: Path, value: float, shards: str = "a", head: str = "linear
     ).write(path)  # fmt: skip
 
 
+def made_endless(file: Path) -> None:
+    """A device; this one ends, so that the test does without the check."""
+    file.unlink()
+    file.symlink_to(os.devnull)
+
+
 def around(value: float) -> Estimate:
     return Estimate(value, value - 0.01, value + 0.01)
 
@@ -203,6 +209,9 @@ def test_a_later_probe_does_not_make_a_stopped_run_look_alive(
         (lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\n[]\n'), "line 2", "stopped"),
         (lambda run: (run / "metrics.jsonl").write_text('{"loss": 1}\n'), "line 1", "stopped"),
         (lambda run: (run / "metrics.jsonl").unlink(), "has no row and there are", "stopped"),
+        (lambda run: made_endless(run / "metrics.jsonl"), "is no regular file", "stopped"),
+        (lambda run: made_endless(run / "environment.json"), "is no regular file", "stopped"),
+        (lambda run: made_endless(run / "config.yaml"), "is no regular file", "damaged"),
         (lambda run: next(run.glob("checkpoints/*/state.json")).unlink(),
          "step-00000003/state.json: does not exist", "stopped"),
         (lambda run: (run / "checkpoints" / "step-x").mkdir(), "step-x/", "stopped"),

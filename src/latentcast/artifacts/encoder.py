@@ -322,7 +322,7 @@ class Encoder(nn.Module):
         if not np.isfinite(means).all():
             raise LatentcastError(
                 f"{self.weights}: features are not finite; the run has diverged, use an earlier "
-                "checkpoint"
+                "checkpoint (RUN/checkpoints/step-N)"
             )
         return means
 

@@ -133,7 +133,8 @@ class ImageReader:
 
     def _of_path(self, path: Path) -> Iterator[tuple[str, OnCanvas]]:
         if not (path.is_file() and is_image(path)):
-            yield from self._of_source(open_source(path, "image"))
+            # Labels and splits mean nothing here: what is unclear about them refuses no image.
+            yield from self._of_source(open_source(path, "image", annotated=False))
             return
         try:
             yield str(path), decode(path.read_bytes(), self.canvas)

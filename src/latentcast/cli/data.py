@@ -112,8 +112,6 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
 
     if plot is not None:
         apart(plot, store=store)
-    elif record is not None:
-        raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
@@ -121,6 +119,8 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
         raise LatentcastError(
             f"{store}: holds images, --plot and --record are for recordings; leave them out"
         )
+    if record is not None and plot is None:
+        raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     print_description(describe(opened), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording

@@ -17,6 +17,7 @@ from latentcast.config import tree
 from latentcast.config.run import Config, validated
 from latentcast.config.training import LOOKS
 from latentcast.errors import LatentcastError
+from latentcast.files import regular
 
 _LONGEST = 2**20
 """Characters of a configuration; the longest of ours has four thousand."""
@@ -57,7 +58,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         LatentcastError: it cannot be read, or is no configuration.
     """
     try:
-        with file.open(encoding="utf-8") as stream:
+        with regular(file).open(encoding="utf-8") as stream:
             text = stream.read(_LONGEST + 1)
         nested = parse_yaml(text)
     except FileNotFoundError:
@@ -80,8 +81,8 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > _LONGEST:
         raise ValueError(f"it has more than {_LONGEST:,} characters")
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -94,8 +95,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError):  # !!timestamp x, !!bool x
         raise ValueError("a value is not of the type that its tag names") from None
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

@@ -20,7 +20,7 @@ def doubts(store: Store) -> Iterator[str]:
         if not LEAST <= span <= MOST:
             yield (
                 f"half of the records span {span:.3g} mV or {'less' if span < LEAST else 'more'}, "
-                f"which no ECG does; check gain and unit, --scale {store.scale:g} only lets them in"
+                "which no ECG does; check the gain, or the --unit of an array"
             )
         elif _standardised(store):
             yield (

@@ -26,7 +26,7 @@ from latentcast.evaluation.estimate import (
     Score,
     number,
 )
-from latentcast.files import write_text
+from latentcast.files import read_object, write_text
 from latentcast.notebook import table_html
 
 OWN = "chosen on validation"  # a Row's choice: the source chose the layer itself
@@ -251,13 +251,11 @@ class ProbeReport:
             LatentcastError: it is missing, damaged or of another version; names the file.
         """
         try:
-            plain = json.loads(file.read_text(encoding="utf-8"))
+            plain = read_object(file)
         except FileNotFoundError:
             raise LatentcastError(f"{file}: does not exist; probe the run") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise LatentcastError(f"{file}: cannot be read ({error}); probe again") from None
-        if not isinstance(plain, dict):
-            raise LatentcastError(f"{file}: holds no JSON object; probe again")
         try:
             return cls.from_json(plain)
         except LatentcastError as problem:

@@ -40,6 +40,7 @@ class ImageFolder(ImageSource):
     Args:
         splits: what the first folders are where some are named like splits and some are not, see
             :func:`~latentcast.images.source.splits_of`.
+        annotated: whether classes and splits are wanted; without them no folder is unclear.
 
     Raises:
         LatentcastError: it is one file, or what a folder means is not clear.
@@ -52,7 +53,9 @@ class ImageFolder(ImageSource):
     def detects(cls, path: Path) -> bool:
         return is_image(path) if path.is_file() else any(map(is_image, walk(path)[0]))
 
-    def __init__(self, root: Path, splits: SplitChoice | None = None) -> None:
+    def __init__(
+        self, root: Path, splits: SplitChoice | None = None, annotated: bool = True
+    ) -> None:
         if root.is_file():
             raise LatentcastError(f"{root}: is one image; name the folder that holds the images")
         self.root, self.name = root, root.name
@@ -62,7 +65,10 @@ class ImageFolder(ImageSource):
         )
         images = [file.relative_to(root) for file in self._files if is_image(file)]
         tops = sorted({path.parts[0] for path in images if len(path.parts) > 1})
-        self._splits = splits_of(str(root), {name: name for name in tops}, splits, "classes")
+        words = {name: name for name in tops}
+        self._splits = splits_of(str(root), words, splits, "classes", annotated)
+        if not annotated:
+            return
         if any(self._splits.values()) and any(len(path.parts) == 1 for path in images):
             raise LatentcastError(
                 f"{root}: has images beside its split folders {', '.join(tops)}; move them into one"

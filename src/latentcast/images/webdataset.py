@@ -70,6 +70,7 @@ class WebDataset(ImageSource):
     Args:
         splits: what the names of shards mean where only some are those of splits, see
             :func:`~latentcast.images.source.splits_of`.
+        annotated: whether classes and splits are wanted; without them no name is unclear.
 
     Raises:
         LatentcastError: only some shards name a split, or they hold class folders.
@@ -78,12 +79,14 @@ class WebDataset(ImageSource):
     kind = "webdataset"
     encoded = True
 
-    def __init__(self, path: Path, splits: SplitChoice | None = None) -> None:
+    def __init__(
+        self, path: Path, splits: SplitChoice | None = None, annotated: bool = True
+    ) -> None:
         self.root, self.name = path.parent if path.is_file() else path, path.name
         shards, hidden = _shards(path)
         self.remarks = remark_of_hidden(hidden)
         words = {shard: _word(shard) for shard in shards}
-        self._splits = splits_of(str(path), words, splits, "one set")
+        self._splits = splits_of(str(path), words, splits, "one set", annotated)
         self._damaged: list[RecordRef] = []
         found = {(shard, key): s for shard in shards for key, s in self._list(shard).items()}
         if found and not any(
@@ -101,7 +104,8 @@ class WebDataset(ImageSource):
         }
         labels = {sample.label for sample in found.values() if sample.label is not None}
         self.classes = tuple(sorted(labels, key=_numbers_first))
-        check_classes(str(path), self.classes)
+        if annotated:
+            check_classes(str(path), self.classes)
 
     @classmethod
     def detects(cls, path: Path) -> bool:

@@ -92,18 +92,18 @@ def _padding(config: Config, recording: EcgInput, loader: Loader) -> Iterator[st
     median = float(np.median(lengths))
     if median >= recording.length / 2:
         return
-    rate = recording.sampling_rate
-    ways = []
+    rate, to = recording.sampling_rate, ""
     length = int(median) // config.encoder.patch * config.encoder.patch
     with suppress(LatentcastError):  # where masks or levels need more patches
         config.updated({"input.length": length})
-        ways.append(f"set input.length={length}")
-    if (lengths >= recording.length).any():
-        ways.append(f"ingest without them, with --shortest {recording.length / rate:g}")
+        to = f" to {length}"
+    full = recording.length / rate
+    others = f", or leave them out, with ingest --shortest {full:g}"
     yield (
-        f"  warning: half of the records last {median / rate:.3g} s or less and a window "
-        f"{recording.length / rate:g} s, so most of what is trained on is padding; "
-        + (", or ".join(ways) or "choose a recipe with a smaller patch, and lower input.length")
+        f"  warning: half of the records last {median / rate:.3g} s or less and a window {full:g} "
+        f"s, so most of what is trained on is padding; lower input.length{to}"
+        + others
+        * bool((lengths >= recording.length).any())
     )
 
 

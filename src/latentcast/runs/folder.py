@@ -23,7 +23,7 @@ from latentcast.config import (
     read_yaml,
 )
 from latentcast.errors import LatentcastError
-from latentcast.files import check_digest, digested, read_object, write_text
+from latentcast.files import check_digest, digested, read_object, read_text, write_text
 from latentcast.monitors.rows import present
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
@@ -127,7 +127,7 @@ def check_config(file: Path) -> None:
         LatentcastError: it was changed since.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except (OSError, ValueError):
         return  # who reads it says what is wrong
     if text.startswith("#") and text != _sealed(text.partition("\n")[2]):
@@ -164,7 +164,7 @@ def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
     row goes to ``problems``.
     """
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_text(file, errors="replace")
     except FileNotFoundError:
         return ()
     except OSError as problem:
@@ -208,7 +208,7 @@ def _config(file: Path, problems: list[str]) -> dict[str, Any]:
 
 def _object(file: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(read_text(file), parse_constant=_no_number)
     except FileNotFoundError:
         problems.append(f"{file.name}: does not exist")
         return {}

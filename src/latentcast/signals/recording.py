@@ -154,8 +154,8 @@ def select_leads(
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
         raise BadRecord(
-            f"lacks lead {', '.join(absent)}; ingest with --missing-leads mask to keep it, and "
-            "embed the store"
+            f"lacks lead {', '.join(absent)}; in an array give it as NaN, files ingest with "
+            "--missing-leads mask, and embed the store"
         )
     signal = np.full((len(leads), recording.samples), np.nan, dtype=np.float32)
     valid = np.zeros(signal.shape, dtype=np.bool_)

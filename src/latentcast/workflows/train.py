@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from latentcast.objectives.build import assemble, build
 from latentcast.recipes import recipe
 from latentcast.runs.new import alone_in, note_changes, open_run, trained_on
 
+LARGE = 2**31
+"""Bytes of a store whose comparison with its checksums takes so long that a line announces it."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -48,6 +52,11 @@ class TrainResult:
     config: Config
     step: int
     skipped: int
+
+    def __repr__(self) -> str:
+        done = f"{self.config.recipe}, step {self.step} of {self.config.train.steps}"
+        skipped = f", {self.skipped} skipped" * bool(self.skipped)
+        return f"TrainResult({str(self.run)!r}: {done}{skipped})"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -136,6 +145,11 @@ def train(
             context = Context.of(config, ranks)
             for line in forecast(objective, preprocess, loader, config, context):
                 journal.say(line)
+        shards = [store.path / file for file in store.checksums]
+        size = sum(file.stat().st_size for file in shards if file.is_file())
+        if ranks.first and not quiet and size > LARGE:
+            line = f"train: comparing {size / 1e9:.1f} GB of {store.path} with its checksums"
+            print(printable(line), file=sys.stderr)
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
             stack.enter_context(alone_in(run))
