@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Generic, Literal, TypeVar
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import inside
 
 Modality = Literal["ecg", "image"]
@@ -56,6 +56,35 @@ def record_file(root: Path, name: str) -> Path:
     except LatentcastError as error:
         # Without the folder: the reasons in a store do not depend on where its source lay.
         raise BadRecord(str(error).removeprefix(f"{folder}: ")) from None
+
+
+HIDDEN = (".", "__MACOSX")
+"""How names begin that a file manager does not show: of versions, of caches, and of archivers."""
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a file, by its path in the source, or a folder above it there is hidden."""
+    return any(part.startswith(HIDDEN) for part in path.parts)
+
+
+def find_files(root: Path, pattern: str) -> tuple[list[str], list[str]]:
+    """All files below a folder that match, sorted, relative to it; and those that are hidden."""
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob(pattern))
+    hidden = [file for file in files if is_hidden(PurePath(file))]
+    return [file for file in files if not is_hidden(PurePath(file))], hidden
+
+
+def remark_of_hidden(files: Sequence[str]) -> tuple[str, ...]:
+    """What is passed over, as :attr:`Source.remarks`: a hidden copy must not win over the file."""
+    # A Mac's archiver puts ._NAME beside each file NAME; that is no copy of it.
+    copies = [file for file in files if not PurePath(file).name.startswith("._")]
+    if not copies:
+        return ()
+    return (
+        f"{len(copies):,} files of records are hidden or in a hidden folder, such as "
+        f"{printable(copies[0])}, and are left out; give names without a leading dot to those that "
+        "are to be read",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,7 +308,7 @@ def _(t: Terminal) -> None:
     t.works(command + t.refused(command).typed(r"--size \d+"))
 
 
-@fixes("data/ingest.py", "ingest: {} images are smaller")
+@fixes("data/ingest.py", "are smaller than --size")
 def _(t: Terminal) -> None:
     source = write_images(t.new("i"), [8] * 12)
     flag = t.prints(ingesting(t, source, "--size 16")).typed("a smaller (--size)")

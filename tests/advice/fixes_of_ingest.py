@@ -113,7 +113,7 @@ def _(t: Terminal) -> None:
 @fixes("signals/counts.py", "{} (or ingest all with a finer")
 def _(t: Terminal) -> None:
     beyond = "coarser" in t.messages[0].text
-    file = write_array(t.new("a.npy"), 12, 30 if beyond else 1e-4)
+    file = write_array(t.new("a.npy"), 12, 15 if beyond else 1e-4)
     command = f"ingest {file} --out {t.new()} {AXES} "
     flag = t.refused(command).typed("(?:coarser|finer) (--scale)")
     t.works(f"{command} {flag} {0.01 if beyond else 1e-6}")

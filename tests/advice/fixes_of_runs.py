@@ -193,16 +193,18 @@ def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
     return read_only("latentcast.runs.new.write_environment")
 
 
-@fixes("cli/training.py", "stopped at step {}")
+@fixes("cli/training.py", "{}: stopped at step {}")
+@fixes("workflows/train.py", "{}; the same command")
 def _(t: Terminal) -> None:
     """A signal arrives while the first row is written."""
     command = train(t, ECG, t.at.bare, "--set train.steps=9 train.log_every=1")
-    with patch.object(Journal, "_write", ended_by(signal.SIGTERM)):
+    number = signal.SIGINT if t.messages[0].file == "cli/training.py" else signal.SIGTERM
+    with patch.object(Journal, "_write", ended_by(number)):
         assert t.refused(command).typed("the same command")
     assert "resuming at step" in t.works(command)
 
 
-@fixes("workflows/train.py", "{}: stopped at step {}")
+@fixes("workflows/train.py", "{}; the same call goes")
 def _(t: Terminal) -> None:
     config = configuration.resolve(recipe(ECG), t.at.small, ["train.steps=9"])
 

@@ -223,14 +223,17 @@ def setting(
     Args:
         name: of a recipe.
         bad: ``key=value``, several divided by spaces.
-        fixed: what is set after ``bad``, or ``instead`` of it, with what was found for ``{}``.
+        fixed: what is set beside the other keys of ``bad``, or ``instead`` of all of it, with what
+            was found for ``{}``.
     """
 
     @fixes(file, *(start if isinstance(start, tuple) else (start,)))
     def _(t: Terminal) -> None:
         found = t.refused(resolving(name, bad)).typed(pattern)
-        before = "" if instead else bad
-        t.works(resolving(name, f"{before} {fixed.format(found)}"))
+        now = fixed.format(found).split()
+        keys = [f"{word.partition('=')[0]}=" for word in now]  # of which the former value goes
+        before = [] if instead else [w for w in bad.split() if not w.startswith(tuple(keys))]
+        t.works(resolving(name, " ".join(before + now)))
 
 
 def resolving(name: str, flags: str) -> Callable[[], object]:

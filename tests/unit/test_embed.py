@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from ecg_files import write_wfdb
 
-from conftest import WFDB
+from conftest import WFDB, Command
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config
 from latentcast.data.arrays import write_store
@@ -213,7 +214,7 @@ def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda mv: mv * 1000, r"beyond ±32.767 mV; check gain and unit"),
+        (lambda mv: mv * 1000, r"more than any ECG has .* --unit uV"),
         (lambda mv: mv / 1e6, "no lead spans more than"),
         (lambda mv: z_score(mv, 1), "normalised before .*in every lead.* expected is the ECG in V"),
         (lambda mv: z_score(mv, 1).astype(np.float16), "normalised before .*in every lead"),
@@ -359,6 +360,21 @@ def test_a_role_that_is_none_is_refused(small_config: Config, store: Store) -> N
     config = fitted(small_config, store)
     with pytest.raises(LatentcastError, match="role techer: is unknown; did you mean 'teacher'"):
         Encoder(config, build(config), "techer")  # type: ignore[arg-type]
+
+
+def test_a_damaged_store_is_embedded_or_called_finished_without_a_word(
+    small_store: Path, encoder: Encoder, tmp_path: Path, command: Command
+) -> None:
+    folder = Path(shutil.copytree(small_store, tmp_path / "copy"))
+    shard = folder / Store.open(folder).manifest.shards[0].file
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 64
+    shard.write_bytes(data)
+    for damaged in (folder, Store.open(folder)):
+        with pytest.raises(LatentcastError, match="is damaged"):
+            encoder.embed(damaged, rows=[0])
+    answer = command("ingest", WFDB, "--fs", "100", "--out", folder)
+    assert "finished before, nothing was read; latentcast inspect" in answer.out
 
 
 def test_a_store_of_the_other_kind_is_named(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from image_files import DIGITS, coloured, digits, quarantine, write_classes
+from ecg_files import write_some
+from image_files import DIGITS, coloured, contents, digits, quarantine, write_classes
 from PIL import Image
 
 from conftest import BUNDLED, WFDB
@@ -240,6 +243,37 @@ def test_recordings_and_images_are_told_apart(tmp_path: Path) -> None:
     for kind, cases in kinds.items():
         for number, arrays in enumerate(cases):
             assert kind_of(save(tmp_path / f"{kind}{number}.npz", **arrays)) == kind
+
+
+def write_source(kind: str, folder: Path) -> None:
+    folder.mkdir()
+    if kind == "wfdb":
+        write_some(folder, 2, 2.0)
+    elif kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(dataset_table(12), folder / "a.parquet")
+    else:
+        write_classes(folder, 12)
+    if kind == "shards":
+        for file in sorted(folder.rglob("*.png")):
+            with tarfile.open(folder / "a.tar", "a") as tar:
+                tar.add(file, file.name)
+                tar.addfile(tarfile.TarInfo(f"{file.stem}.cls"))
+        for classes in folder.glob("digit*"):
+            shutil.rmtree(classes)
+
+
+@pytest.mark.parametrize("kind", ["wfdb", "images", "parquet", "shards"])
+def test_a_copy_in_a_hidden_folder_is_ingested_in_place_of_the_file(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    write_source(kind, source)
+    ingest(source, tmp_path / "out", workers=1, quiet=True)
+    shutil.copytree(source, tmp_path / ".git")
+    (tmp_path / ".git").rename(source / ".git")
+    ingest(source, tmp_path / "again", workers=1)
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+    assert len(re.findall("are hidden or in a hidden folder", capfd.readouterr().err)) == 1
 
 
 def latentcast(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

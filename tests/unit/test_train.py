@@ -16,6 +16,7 @@ import soak
 from conftest import WFDB
 from latentcast import config as configuration
 from latentcast.config import Config
+from latentcast.data.arrays import write_store
 from latentcast.data.fit import fitted, reading
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
@@ -30,6 +31,7 @@ from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.objectives.build import build
 from latentcast.runs.folder import RunFolder
 from latentcast.runs.new import data_of
+from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.workflows.train import Interrupted, train
 
 
@@ -286,6 +288,21 @@ def test_a_large_store_is_compared_in_silence(
         with opening, pytest.raises(InterruptedError):
             train(small_config, small_store, tmp_path / "run", quiet=quiet)
         assert line in (printed := capsys.readouterr().err) and bool(line) == bool(printed)
+
+
+def test_windows_that_are_nearly_all_padding_are_trained_on_without_a_warning(
+    small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals = np.random.default_rng(0).normal(0, 0.3, (40, 12, 70))
+    about = {"sampling_rate": 100, "leads": CANONICAL_LEADS, "shortest": 0.5, "quiet": True}
+    write_store(tmp_path / "store", signals=signals, **about)
+    for length, warned in ((400, True), (60, False)):  # the second as the warning says
+        config = small_config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
+        config = config.updated({"input.length": length})
+        train(config, tmp_path / "store", tmp_path / f"{length}")
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("half of the records last 0.7 s or less and a window 4 s" in printed) == warned
+        assert ("lower input.length to 60" in printed) == warned
 
 
 def test_what_a_step_takes_is_told_from_a_few_samples(

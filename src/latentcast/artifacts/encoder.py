@@ -414,6 +414,8 @@ class Encoder(nn.Module):
                 f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
                 "it a store of its own kind"
             )
+        if isinstance(x, Store):
+            x.verify_once()
         if isinstance(config, EcgInput):
             return RecordingReader(config, axes, resample, length).read(x, rows)
         if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):

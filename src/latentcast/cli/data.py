@@ -89,8 +89,11 @@ def ingest(
         label=label,
         workers=workers,
     )
+    how = f"{done.seconds:.1f} s"
+    if done.finished_before:
+        how = f"finished before, nothing was read; latentcast inspect {out} compares its files"
     Terminal().print(
-        f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
+        f"{out}: {done.records} records, {done.quarantined} in quarantine, {how}", soft_wrap=True
     )
 
 
@@ -116,6 +119,8 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
         raise LatentcastError(
             f"{store}: holds images, --plot and --record are for recordings; leave them out"
         )
+    if record is not None and plot is None:
+        raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     print_description(describe(opened), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording

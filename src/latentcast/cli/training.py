@@ -110,7 +110,7 @@ def train(
     from latentcast.recipes import recipe as named
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of, keep_steps
-    from latentcast.workflows.train import Interrupted
+    from latentcast.workflows.train import Interrupted, Terminated
     from latentcast.workflows.train import train as run_training
 
     if recipe is None and config is None:
@@ -160,14 +160,17 @@ def train(
             print("\n".join(reasons))
     try:
         result = run_training(resolved, data, out, init=init)
-    except Interrupted as interrupt:
-        result = interrupt.result
-    stopped = result.step < resolved.train.steps
-    if first:
-        resumable = f"stopped at step {result.step}; the same command goes on from there"
-        print(printable(f"{out}: {resumable if stopped else f'{result.step} steps done'}"))
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
-    return 143 if stopped else 0
+    except Interrupted as interrupt:
+        if first:
+            step = interrupt.result.step
+            print(printable(f"{out}: stopped at step {step}; the same command goes on from there"))
+        return 143
+    except Terminated:  # the training has printed the same sentence
+        return 143
+    if first:
+        print(printable(f"{out}: {result.step} steps done"))
+    return 0
 
 
 def _refuse_path(recipe: str) -> None:

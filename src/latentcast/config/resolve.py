@@ -29,10 +29,15 @@ def resolve(recipe: Config, file: Path | None = None, flags: Sequence[str] = ())
     nested = recipe.model_dump()
     if file is not None:
         tree.merge(Config, nested, read_yaml(file))
+    texts: dict[str, str] = {}
     for flag in flags:
         name, separator, text = flag.partition("=")
         if not separator:
             raise LatentcastError(f"--set {flag}: is not of the form key=value; write {flag}=VALUE")
+        if texts.setdefault(name, text) != text:
+            raise LatentcastError(
+                f"{name}: is set twice, to {texts[name]} and to {text}; leave one out"
+            )
         tree.put(Config, nested, name, _scalar(text))
     return validated(nested, str(file) if file else "configuration")
 

@@ -15,7 +15,15 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    Split,
+    is_hidden,
+    record_file,
+    remark_of_hidden,
+)
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -43,7 +51,7 @@ class ImageFolder(ImageSource):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        return is_image(path) if path.is_file() else any(map(is_image, walk(path)))
+        return is_image(path) if path.is_file() else any(map(is_image, walk(path)[0]))
 
     def __init__(
         self, root: Path, splits: SplitChoice | None = None, annotated: bool = True
@@ -51,7 +59,10 @@ class ImageFolder(ImageSource):
         if root.is_file():
             raise LatentcastError(f"{root}: is one image; name the folder that holds the images")
         self.root, self.name = root, root.name
-        self._files = walk(root)
+        self._files, hidden = walk(root)
+        self.remarks = remark_of_hidden(
+            [file.relative_to(root).as_posix() for file in hidden if is_image(file)]
+        )
         images = [file.relative_to(root) for file in self._files if is_image(file)]
         tops = sorted({path.parts[0] for path in images if len(path.parts) > 1})
         words = {name: name for name in tops}
@@ -130,15 +141,19 @@ def is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES
 
 
-def walk(root: Path) -> list[Path]:
-    """All files below a folder that are not hidden, sorted; links to folders are followed once."""
-    files, visited = [], set()
+def walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """All files below a folder, sorted, and those that are hidden; links to folders are followed
+    once."""
+    files, visited = list[Path](), set[str]()
     for folder, names, found in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             names.clear()
             continue
         visited.add(real)
-        names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
-        files += [Path(folder, name) for name in found if not name.startswith(".")]
-    return sorted(files, key=lambda file: file.relative_to(root).as_posix())
+        # What is hidden comes last: of a folder that is linked twice the open place counts.
+        names.sort(key=lambda name: (is_hidden(Path(name)), name))
+        files += [Path(folder, name) for name in found]
+    files.sort(key=lambda file: file.relative_to(root).as_posix())
+    hidden = {file for file in files if is_hidden(file.relative_to(root))}
+    return [file for file in files if file not in hidden], sorted(hidden)

@@ -26,7 +26,14 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    Split,
+    record_file,
+    remark_of_hidden,
+)
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
@@ -75,6 +82,10 @@ class HuggingFaceImages(ImageSource):
     ) -> None:
         self.root = path if path.is_dir() else path.parent
         self.name = path.name
+        hidden = walk(path)[1] if path.is_dir() else []
+        self.remarks = remark_of_hidden(
+            [file.relative_to(path).as_posix() for file in hidden if file.suffix == ".parquet"]
+        )
         listed = _listing(path, splits, annotated)
         self._files = dict(listed)
         if not listed or len(self._files) < len(listed):
@@ -92,7 +103,7 @@ class HuggingFaceImages(ImageSource):
         return (
             (path / _DICT).is_file()
             or (path / _STATE).is_file()
-            or any(file.suffix == ".parquet" for file in walk(path))
+            or any(file.suffix == ".parquet" for file in walk(path)[0])
         )
 
     def refs(self) -> list[RecordRef]:
@@ -193,7 +204,7 @@ class HuggingFaceImages(ImageSource):
         elif label is None and candidates:
             (label,) = candidates
         elif label is None and others:
-            self.remarks = (
+            self.remarks += (
                 f"none of the columns {', '.join(others)} is read as the label; --label "
                 f"{others[0]} would read it so",
             )
@@ -272,7 +283,7 @@ def _listing(
         splits = splits_of(str(path), words, choice, "one set", annotated)
         return [(file, splits[name]) for name in names for file in _saved(path, name)]
     root = path.parent if path.is_file() else path
-    files = [path] if path.is_file() else walk(path)
+    files = [path] if path.is_file() else walk(path)[0]
     listed = [file.relative_to(root).as_posix() for file in files if file.suffix == ".parquet"]
     words = {name: _word(Path(name)) for name in listed}
     splits = splits_of(str(path), words, choice, "one set", annotated)

@@ -27,7 +27,14 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    find_files,
+    record_file,
+    remark_of_hidden,
+)
 
 _BESIDE = {"cls", "json", "txt"}
 _LABELS = ("cls", "label", "class", "target")
@@ -76,7 +83,8 @@ class WebDataset(ImageSource):
         self, path: Path, splits: SplitChoice | None = None, annotated: bool = True
     ) -> None:
         self.root, self.name = path.parent if path.is_file() else path, path.name
-        shards = [file.relative_to(self.root).as_posix() for file in _shards(path)]
+        shards, hidden = _shards(path)
+        self.remarks = remark_of_hidden(hidden)
         words = {shard: _word(shard) for shard in shards}
         self._splits = splits_of(str(path), words, splits, "one set", annotated)
         self._damaged: list[RecordRef] = []
@@ -103,7 +111,7 @@ class WebDataset(ImageSource):
     def detects(cls, path: Path) -> bool:
         if path.is_file():
             return path.suffix == ".tar" and _is_shard(path)
-        return bool(_shards(path))
+        return bool(_shards(path)[0])
 
     def refs(self) -> list[RecordRef]:
         refs = [
@@ -164,11 +172,12 @@ class WebDataset(ImageSource):
         return samples
 
 
-def _shards(path: Path) -> list[Path]:
+def _shards(path: Path) -> tuple[list[str], list[str]]:
+    """Relative to the folder; and those that are hidden."""
     if path.is_file():
-        return [path]
-    files = (file for file in path.rglob("*.tar") if not file.is_dir())
-    return sorted(file for file in files if not file.name.startswith("."))
+        return [path.name], []
+    files, hidden = find_files(path, "*.tar")
+    return [file for file in files if not (path / file).is_dir()], hidden
 
 
 def _is_shard(path: Path) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config
+from latentcast.config import Config, EcgInput
 from latentcast.data.loader import Loader
 from latentcast.engine.context import Context
+from latentcast.errors import LatentcastError
 from latentcast.monitors.throughput import matmul_peak
 from latentcast.objectives.base import Objective
 from latentcast.randomness import Draw
@@ -79,6 +82,29 @@ def forecast(
             f"{train.batch_size:,}; each is {train.batch_size / records:.3g} times in every batch, "
             "lower train.batch_size"
         )
+    if isinstance(config.input, EcgInput):
+        yield from _padding(config, config.input, loader)
+
+
+def _padding(config: Config, recording: EcgInput, loader: Loader) -> Iterator[str]:
+    """A warning where most of what the network reads is no signal."""
+    lengths = loader.store.lengths[loader.order.rows]
+    median = float(np.median(lengths))
+    if median >= recording.length / 2:
+        return
+    rate, to = recording.sampling_rate, ""
+    length = int(median) // config.encoder.patch * config.encoder.patch
+    with suppress(LatentcastError):  # where masks or levels need more patches
+        config.updated({"input.length": length})
+        to = f" to {length}"
+    full = recording.length / rate
+    others = f", or leave them out, with ingest --shortest {full:g}"
+    yield (
+        f"  warning: half of the records last {median / rate:.3g} s or less and a window {full:g} "
+        f"s, so most of what is trained on is padding; lower input.length{to}"
+        + others
+        * bool((lengths >= recording.length).any())
+    )
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -42,7 +43,8 @@ class TrainResult:
     Attributes:
         run: its folder.
         config: as it was trained, with the normalisation of the store.
-        step: optimizer steps done; fewer than ``config.train.steps`` after a signal.
+        step: optimizer steps done; fewer than ``config.train.steps`` in the ``result`` of
+            :class:`Interrupted` and :class:`Terminated`.
         skipped: batches left out because the gradient was not finite.
     """
 
@@ -61,10 +63,28 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a training, after the step in hand was saved; ``result`` says which."""
 
     def __init__(self, result: TrainResult) -> None:
-        super().__init__(
-            f"{result.run}: stopped at step {result.step}; the same call goes on from there"
-        )
+        super().__init__(f"{_stopped(result)}; the same call goes on from there")
         self.result = result
+
+
+class Terminated(SystemExit):
+    """Another signal that stops a training, after the step in hand was saved.
+
+    A script that does not catch it ends here, with the status of a process that the signal ended,
+    instead of going on with a model that is half trained.
+
+    Attributes:
+        result: the step that was saved.
+        code: 128 + the number of the signal.
+    """
+
+    def __init__(self, result: TrainResult, number: signal.Signals) -> None:
+        super().__init__(f"{_stopped(result)}; the same command goes on from there")
+        self.result, self.code = result, 128 + number
+
+
+def _stopped(result: TrainResult) -> str:
+    return printable(f"{result.run}: stopped at step {result.step}")
 
 
 def train(
@@ -97,7 +117,9 @@ def train(
     Raises:
         LatentcastError: the store does not fit the configuration or is damaged, the run folder
             belongs to another configuration or cannot be written, or nothing of ``init`` fits.
-        KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
+        Interrupted: a KeyboardInterrupt, after Ctrl-C, once the step in hand is saved.
+        Terminated: a SystemExit with status 128 + signal, likewise after SIGTERM, SIGHUP or
+            SIGUSR1.
     """
     config = recipe(config) if isinstance(config, str) else config
     # Not Path's own, which raises where there is no such user.
@@ -144,9 +166,15 @@ def train(
             listeners = [journal, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)
     result = TrainResult(run, config, state.step, state.skipped)
-    if state.stopped == "SIGINT" and state.step < config.train.steps:
+    if state.step == config.train.steps:
+        return result
+    if state.stopped == "SIGINT":
         raise Interrupted(result)
-    return result
+    # Where another rank was stopped this one has no signal of its own.
+    terminated = Terminated(result, signal.Signals[state.stopped or "SIGTERM"])
+    if ranks.first and not quiet:
+        print(terminated, flush=True)
+    raise terminated
 
 
 def _built(
