@@ -23,7 +23,6 @@ from terminal import (
 
 from conftest import REPOSITORY
 from latentcast.errors import missing_extra
-from latentcast.report.embedding import plot_embedding
 from latentcast.workflows.probe import probe
 
 # Probes ---------------------------------------------------------------------------------------
@@ -162,13 +161,6 @@ def _(t: Terminal, run: Path) -> Path:
     file = run / "probe-labels.json"
     file.write_text(file.read_text().replace("step 2", "step 1"))
     return t.at.probed
-
-
-@fixes("report/embedding.py", "embedding map: {} records")
-def _(t: Terminal) -> None:
-    few = np.zeros((3, 2)), np.zeros((3, 1)), ["a"]
-    assert t.refused(lambda: plot_embedding(*few)).typed("report without --data")
-    t.works(f"report {t.run}")
 
 
 @fixes("evaluation/results.py", "another version")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: More records than this are thinned at random: a map of more points shows ink, not structure.
 MOST_RECORDS: Final = 2000
+#: Of fewer a map shows nothing.
+FEWEST_RECORDS: Final = 5
 #: More classes than this cannot be told apart by colour.
 MOST_CLASSES: Final = len(CLASS_COLOURS)
 #: t-SNE looks at the leading principal components only (van der Maaten & Hinton 2008).
@@ -170,10 +172,9 @@ def _checked(
             f"embedding map: features {features.shape} and labels {labels.shape} do not fit "
             f"{len(classes)} classes; pass (records, features) and (records, classes)"
         )
-    if len(features) < 5:
+    if len(features) < FEWEST_RECORDS:
         raise LatentcastError(
-            f"embedding map: {len(features)} records are too few to draw; give 5 or more, or "
-            "report without --data"
+            f"embedding map: {len(features)} records are too few to draw; give five or more"
         )
     if not np.isfinite(features).all():
         raise LatentcastError(

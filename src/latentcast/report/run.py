@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +17,13 @@ from latentcast.config import Config, load
 from latentcast.config.resolve import leaves
 from latentcast.data.store import Store
 from latentcast.engine.device import AUTO
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.evaluation.features import extract, readable
 from latentcast.evaluation.results import ProbeReport, file_name, probe_files
-from latentcast.evaluation.tasks import Targets
+from latentcast.evaluation.tasks import Targets, default_task
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.recipes import RECIPES
+from latentcast.report.embedding import FEWEST_RECORDS
 from latentcast.report.page import PAGE, Change, write_report
 from latentcast.report.pictures import FeatureMap, Surprise, shows_pictures
 from latentcast.runs.comparison import shown
@@ -75,6 +77,10 @@ def report_run(
             f"{data}: holds {content}, {run} was trained on {config.input.kind} data; "
             "give the report a store of its own kind, or none"
         )
+    if task is None and default_task(store) is None:
+        remark = f"without scores and pictures of {data}: it holds no labels"
+        print(f"report: {printable(remark)}", file=sys.stderr)
+        return _write(run, config, HEADLINES, remarks=[remark])
     return report_pictures(run, Encoder.from_pretrained(path, device=device), store, task)
 
 
@@ -106,6 +112,10 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     if provenance.get("kind") == "packed":
         about["licence of the data"] = BUNDLED_LICENCE
     labels, classes = _colours(targets, rows)
+    remarks = []
+    if too_few := len(features) < FEWEST_RECORDS:
+        remarks = [f"without a map of the features: {len(features)} test {probe.noun}s are too few"]
+        print(f"report: {remarks[0]}", file=sys.stderr)
     predicted = store.modality == "ecg" and encoder.predicted_from
     where = f"layer {tested.layer}, {tested.pooling}"
     return _write(
@@ -115,7 +125,8 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
         headline=probe,
         about=about,
         surprise=_surprise(encoder, store, rows) if predicted else None,
-        features=FeatureMap(features, labels, classes, where, probe.noun),
+        features=None if too_few else FeatureMap(features, labels, classes, where, probe.noun),
+        remarks=remarks,
     )
 
 
