@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 from messages import SOURCE
 from safetensors.torch import load_file, save_file
 from terminal import (

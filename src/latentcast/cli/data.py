@@ -57,8 +57,9 @@ def ingest(
         size: pixels a side of the images: the short side is brought to it, the middle taken.
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
         bits: bits in use of images in 16-bit files, such as 12, where they are in no header.
-        groups: patients of images, which the splits are drawn by: a pattern in their paths, as in
-            'patient(\\d+)', or a .csv with the columns image and patient.
+        groups: patients of images, which the splits are drawn by: a pattern in their paths (of
+            shards: in their keys), as in 'patient(\\d+)', or a .csv with the columns image and
+            patient. Patients in the JSON of shards (patient_id, patient, subject_id) need none.
         splits: where only some folders or files are named like splits: "named" trains on the
             others, "none" takes no name for that of a split.
         label: column of the labels of a parquet file or Hugging Face dataset.
