@@ -52,6 +52,35 @@ def test_store_of_other_leads_is_refused(
         train(config, small_store, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("callbacks", "words"),
+    [
+        (print, "hold a builtin_function"),
+        (Callback, "hold a class Callback"),
+        ([Callback], "hold a class Callback"),
+        (Callback(), r"hold a Callback; .*callbacks=\[Mine\(\)\]"),
+        ([lambda: None], "hold a function"),
+    ],
+)
+def test_callbacks_that_are_none_leave_no_run_folder(
+    small_store: Path, small_config: Config, tmp_path: Path, callbacks: Any, words: str
+) -> None:
+    with pytest.raises(LatentcastError, match=words):
+        train(small_config, small_store, tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", ["train.steps=3", {"train.steps": 3, "optimizer.lr": 1e-5}])
+def test_keys_as_a_text_or_a_mapping_and_a_store_that_is_open_are_taken(
+    small_store: Path, small_config: Config, tmp_path: Path, flags: Any
+) -> None:
+    config = small_config.updated({"optimizer.warmup_steps": 1})
+    result = train(config, Store.open(small_store), tmp_path, set=flags, quiet=True)
+    assert result.step == 3 and result.config.optimizer.lr == (
+        1e-3 if isinstance(flags, str) else 1e-5
+    )
+
+
 def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path) -> None:
     from latentcast.recipes import recipe
 

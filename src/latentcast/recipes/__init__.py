@@ -31,8 +31,11 @@ def recipe(name: str) -> Config:
     """The configuration of a recipe.
 
     Raises:
-        LatentcastError: no recipe of that name; the nearest is offered.
+        LatentcastError: no recipe of that name; those near to it are offered.
     """
     if name not in RECIPES:
-        raise LatentcastError(f"{name}: is no recipe; {nearest(name, RECIPES)}")
+        words = set(name.split("-"))
+        fuller = [f"'{other}'" for other in RECIPES if words <= set(other.split("-"))]
+        near = f"did you mean {' or '.join(fuller)}?" if fuller else nearest(name, RECIPES)
+        raise LatentcastError(f"{name}: is no recipe; {near}")
     return RECIPES[name]()
