@@ -84,6 +84,16 @@ def test_an_archive_gives_another_store_than_the_folder_in_it(
     assert contents(packed.path) == theirs
 
 
+def test_a_readme_beside_the_one_folder_of_an_archive_is_no_refusal(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(tmp_path / "in" / split, 4)
+    archive = pack(tmp_path / "in", tmp_path / "x.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("README.txt", "about")
+    store = ingest(archive, tmp_path / "out", quiet=True).store
+    assert len(store) == 4 and store.classes[0] == "digit 0"
+
+
 def test_a_killed_ingest_of_an_archive_goes_on_with_other_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,17 @@ def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_pat
     assert result.store.record_ids.tolist() == sorted(written)
 
 
+def test_the_most_frequent_reason_of_the_quarantine_is_printed(
+    tmp_path: Path, command: Command
+) -> None:
+    write_classes(tmp_path / "in", 4)
+    for name in ("a.png", "b.png", "c.txt"):
+        (tmp_path / "in" / "digit 0" / name).write_text(name)
+    answer = command("ingest", tmp_path / "in", "--out", tmp_path / "out")
+    assert "most often (2) 'is no image, or of a format" in answer.out
+    assert str(tmp_path / "out" / "quarantine.csv") in answer.out
+
+
 def test_a_png_of_which_a_checksum_is_another_is_in_the_store(tmp_path: Path) -> None:
     """Pillow compares only those before the pixels."""
     file = tmp_path / "a.png"

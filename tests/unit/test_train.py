@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import soak
 from conftest import WFDB
@@ -24,7 +25,7 @@ from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import digested
-from latentcast.monitors.forecast import _tried
+from latentcast.monitors.forecast import _tried, forecast
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.objectives.build import build
 from latentcast.runs.folder import RunFolder
@@ -277,6 +278,19 @@ def test_the_first_line_says_what_a_training_takes(
     assert "1 steps of 100 in 2 pieces; about " in line
     assert f"({flops / 1e12:.3g} TFLOP a step; measured on 50 samples); about 0.00" in line
     assert f"has {records} records, fewer than a batch of 100" in warning
+
+
+def test_a_training_of_weeks_or_of_more_memory_than_is_free_is_warned_about(
+    small_store: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentcast.monitors.forecast._memory", lambda device: 1e6)
+    store, config = Store.open(small_store), small_config.updated({"train.steps": 10**9})
+    loader, preprocess = reading(store, fitted(config, store))
+    context = Context(torch.device("cpu"), torch.float32)
+    text = "\n".join(forecast(build(config), preprocess, loader, config, context))
+    assert (
+        "longer than a week; --auto EPOCHS" in text and "GiB of this device are available" in text
+    )
 
 
 def test_what_a_step_takes_is_told_from_a_few_samples(

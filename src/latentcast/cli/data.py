@@ -65,7 +65,11 @@ def ingest(
         label: column of the labels of a parquet file or Hugging Face dataset.
         workers: reader processes (images: threads); all processors by default.
     """
+    from collections import Counter
+
     from latentcast.data.ingest import ingest as read
+    from latentcast.data.manifest import QUARANTINE
+    from latentcast.data.writer import kind_of, read_quarantine
     from latentcast.terminal import Terminal
 
     done = read(
@@ -90,9 +94,16 @@ def ingest(
         label=label,
         workers=workers,
     )
-    Terminal().print(
+    console = Terminal()
+    console.print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
     )
+    kinds = Counter(kind_of(row["reason"]) for row in read_quarantine(out))
+    for reason, times in kinds.most_common(1):
+        console.print(
+            f"quarantine: most often ({times}) '{reason}'; all are in {out / QUARANTINE}",
+            soft_wrap=True,
+        )
 
 
 def inspect(store: Positional[Path], plot: Path | None = None, record: str | None = None) -> None:
