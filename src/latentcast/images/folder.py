@@ -56,11 +56,11 @@ class ImageFolder(ImageSource):
         self._splits = splits_of(str(root), {name: name for name in tops}, splits, "classes")
         self._passed: set[str] = set()
         if splits == "none" and tops:
-            self.remarks = (f"--splits none: the classes are {', '.join(tops)}",)
+            self.remarks = (f"without splits the classes are {', '.join(tops)}",)
             below = next((path for path in images if len(path.parts) > 2), None)
             if below and all(name.lower() in SPLIT_NAMES for name in tops):
                 self._passed = set(tops)
-                self.remarks = (f"--splits none: the class of {below} is {below.parts[1]}",)
+                self.remarks = (f"without splits the class of {below} is {below.parts[1]}",)
         if any(self._splits.values()) and any(len(path.parts) == 1 for path in images):
             raise LatentcastError(
                 f"{root}: has images beside its split folders {', '.join(tops)}; move them into one"
