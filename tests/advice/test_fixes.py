@@ -22,6 +22,7 @@ from pathlib import Path
 import fixes_of_configurations
 import fixes_of_encoders
 import fixes_of_evaluation
+import fixes_of_images
 import fixes_of_ingest
 import fixes_of_runs
 import fixes_of_stores
@@ -38,8 +39,8 @@ from latentcast.evaluation.baselines import RandomConvolutions
 from latentcast.recipes import RECIPES, recipe
 
 CATALOGUE = [
-    fixes_of_configurations, fixes_of_encoders, fixes_of_evaluation, fixes_of_ingest,
-    fixes_of_runs, fixes_of_stores, fixes_of_training,
+    fixes_of_configurations, fixes_of_encoders, fixes_of_evaluation,
+    fixes_of_images, fixes_of_ingest, fixes_of_runs, fixes_of_stores, fixes_of_training,
 ]  # fmt: skip
 
 

@@ -289,7 +289,7 @@ def test_a_training_of_weeks_or_of_more_memory_than_is_free_is_warned_about(
     context = Context(torch.device("cpu"), torch.float32)
     text = "\n".join(forecast(build(config), preprocess, loader, config, context))
     assert "longer than a week; --auto EPOCHS" in text
-    assert "GiB of this device are available" in text
+    assert "GiB available; raise" in text
 
 
 def test_what_a_step_takes_is_told_from_a_few_samples(

@@ -67,8 +67,8 @@ class ImageArrays(ImageSource):
             shape, dtype = headers[name]
             _check(path, name, shape, dtype)
             columns = {role: self._places[role].get(split) for role in ("labels", "splits")}
-            if not any(columns.values()) and (readings := two_readings(shape)):
-                raise LatentcastError(f"{path}: {name} {readings}")
+            if not any(columns.values()):
+                refuse_two_readings(f"{path}: {name} {shape}", shape)
             for role, column in columns.items():
                 if column and headers[column][0] not in ((shape[0],), (shape[0], 1)):
                     raise LatentcastError(
@@ -248,8 +248,8 @@ def _places(
     places: dict[_Role, dict[Split | None, str]] = {role: {} for role in _NAMES}
     for (role, split), (_, name) in best.items():
         places[role][split] = name
-    if not places["images"] and len(headers) == 1:
-        places["images"][None] = next(iter(headers))
+    if not places["images"] and len(headers) == 1:  # y.npy is no labels: there is nothing beside
+        places = {role: {} for role in _NAMES} | {"images": {None: next(iter(headers))}}
     if not places["images"]:
         raise LatentcastError(
             f"{path}: none of its arrays ({', '.join(sorted(headers))}) is named as images are; "
@@ -308,16 +308,16 @@ def _to_bytes(dtype: np.dtype[Any]) -> str:
     return "np.asarray(images, dtype='uint8')"
 
 
-def two_readings(shape: tuple[int, ...], channels: int | None = None) -> str | None:
-    """What is wrong with an array ``(a, b, c)`` that may be one image as well as several grey ones;
-    None where it is several.
+def refuse_two_readings(name: str, shape: tuple[int, ...], channels: int | None = None) -> None:
+    """Refuse an array ``(a, b, c)`` that may be one image as well as several grey ones.
 
     Args:
+        name: of the array, for the message.
         shape: of the array.
         channels: that an image has; None where they may be 1 or 3.
     """
     if len(shape) != 3:
-        return None
+        return
     one = "x[None]"
     if shape[2] <= 4 < min(shape[:2]):
         what = f"one image of {shape[2]} channels"
@@ -327,10 +327,10 @@ def two_readings(shape: tuple[int, ...], channels: int | None = None) -> str | N
     elif shape[0] == 3 and channels in (None, 3) and min(shape[1:]) > 4:
         what = "one image, channels first,"
     else:
-        return None
-    return (
-        f"has shape {shape}: could be {what} or {shape[0]} grey ones of {shape[1]} × {shape[2]} "
-        f"pixels; give {one} for one, x[..., None] for {shape[0]}"
+        return
+    raise LatentcastError(
+        f"{name}: could be {what} or {shape[0]} grey ones of {shape[1]} × {shape[2]} pixels; give "
+        f"{one} for one, x[..., None] for {shape[0]}"
     )
 
 
@@ -344,8 +344,8 @@ def one_or_many(array: npt.NDArray[Any], channels: int) -> Iterator[Pixels]:
     several = array
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3)):
         several = array[np.newaxis]
-    elif readings := two_readings(array.shape, channels):
-        raise LatentcastError(f"array of {array.dtype}: {readings}")
+    else:
+        refuse_two_readings(f"array of {array.dtype} {array.shape}", array.shape, channels)
     try:
         check_images(several.shape, several.dtype)
     except LatentcastError as error:

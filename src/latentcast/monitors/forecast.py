@@ -71,7 +71,7 @@ def forecast(
     )
     if memory > (room := _memory(device)):
         yield (
-            f"  warning: {room / GIB:.2g} GiB of this device are available; raise "
+            f"  warning: this device has {room / GIB:.2g} GiB available; raise "
             "train.micro_batches, set machine.recompute=true, or lower train.batch_size"
         )
     if seconds * train.steps > WEEK:
