@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from terminal import (
@@ -17,6 +18,8 @@ from terminal import (
 )
 
 from latentcast.data.arrays import write_store
+from latentcast.engine.callbacks import Callback
+from latentcast.workflows.train import train as train_in_python
 
 
 def short_and_long(t: Terminal) -> Path:
@@ -100,3 +103,31 @@ def _(t: Terminal) -> None:
     command = train(t, ECG, t.at.store, "--set train.steps=2 ")
     t.refused(command + " --set train.steps=3").typed("leave one out")
     t.works(command)
+
+
+@fixes("cli/training.py", "masks: needs a recipe")
+def _(t: Terminal) -> None:
+    name = "ijepa-ecg-tiny"
+    assert name in t.works(t.refused("masks").typed("latentcast (recipes)"))
+    t.works(f"masks {name}")
+
+
+@fixes("monitors/forecast.py", "warning: that is longer than a week")
+def _(t: Terminal) -> None:
+    with patch("latentcast.monitors.forecast.WEEK", 0):
+        printed = t.prints(train(t, ECG, t.at.store))
+    t.works(train(t, ECG, t.at.store, printed.typed("(--steps) N") + " 1", "short"))
+    t.works(train(t, ECG, t.at.store, printed.typed("(--auto) EPOCHS") + " 1", "auto"))
+
+
+@fixes("workflows/train.py", "callbacks: hold a {}")
+def _(t: Terminal) -> None:
+    class Mine(Callback):
+        pass
+
+    def attempt(callbacks: object) -> None:
+        keys = {"train.steps": 1, "optimizer.warmup_steps": 1, "train.batch_size": 4}
+        train_in_python(ECG, t.at.store, t.new(), set=keys, callbacks=callbacks, quiet=True)
+
+    code = t.refused(lambda: attempt(Mine)).typed(r"callbacks=(\[Mine\(\)\])")
+    t.works(lambda: attempt(eval(code, {"Mine": Mine})))

@@ -267,14 +267,6 @@ def _(t: Terminal) -> None:
     t.works(lambda: write(eval(code, {"np": np, "images": images})))
 
 
-@fixes("images/arrays.py", "array of {} {}: could be one")
-def _(t: Terminal) -> None:
-    x = np.zeros((3, 8, 8), np.uint8)
-    error = t.refused(lambda: list(one_or_many(x, 3)))
-    for code in (error.typed(r"give (x\[.+?\])"), error.typed(r", (x\[.+?\]) for 3")):
-        t.works(lambda code=code: list(one_or_many(eval(code, {"x": x}), 3)))
-
-
 @fixes("data/arrays.py", "{}: is of signals")
 def _(t: Terminal) -> None:
     images = np.random.default_rng(0).integers(0, 255, (9, 8, 8, 1), np.uint8)
@@ -365,3 +357,36 @@ def _(t: Terminal) -> None:
     else:
         count = int(t.refused(lambda: encoder.embed(x)).typed(r"give images of (\d)"))
         t.works(lambda: encoder.embed(x[..., :count]))
+
+
+@fixes("images/arrays.py", "{}: could be")
+def _(t: Terminal) -> None:
+    for shape in [(8, 9, 4), (8, 9, 2), (3, 8, 9)]:
+        x = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+        error = t.refused(lambda x=x: list(one_or_many(x, 3)))
+        np.save(t.new("x.npy"), x)
+        command = f"ingest {t.new('x.npy')} --out {t.new()}"
+        one, several = error.typed(r"give (x\[.+?\])"), error.typed(r", (x\[\.+, None\]) for")
+        assert t.refused(command).typed(r"give (x\[.+?\])") == one
+        for number, code in enumerate((one, several)):
+            t.works(lambda x=x, code=code: list(one_or_many(eval(code, {"x": x}), 3)))
+            np.save(t.new("y.npy"), eval(code, {"x": x}))
+            t.works(f"ingest {t.new('y.npy')} --out {t.new(f'{shape[2]}{number}')}")
+
+
+@fixes("images/arrays.py", "{}: --splits {}")
+def _(t: Terminal) -> None:
+    np.save(t.new("x.npy"), np.random.default_rng(0).integers(0, 255, (9, 8, 8), np.uint8))
+    command = f"ingest {t.new('x.npy')} --out {t.new()}"
+    assert t.refused(f"{command} --splits none").typed("leave it out")
+    t.works(command)
+
+
+@fixes("images/arrays.py", "{}: {} has shape {}, {} holds {} images")
+def _(t: Terminal) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (9, 8, 8), np.uint8)
+    command = f"ingest {t.new('x.npz')} --out {t.new()}"
+    np.savez(t.new("x.npz"), images=images, labels=np.arange(3))
+    assert t.refused(command).typed("give one label an image")
+    np.savez(t.new("x.npz"), images=images, labels=np.arange(9))
+    t.works(command)

@@ -215,7 +215,7 @@ def test_images_that_are_no_bytes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         LatentcastError, match="--scale: is for recordings, arrays is read as images"
     ):
-        write_store(tmp_path, images=digits()[0][:3], scale=0.1, quiet=True)
+        write_store(tmp_path, images=digits()[0][:5], scale=0.1, quiet=True)
 
 
 # Sources of one's own ------------------------------------------------------------------------

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from ecg_files import write_wfdb
+from image_files import write_classes
 
 from conftest import WFDB, Command
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.images import ImageReader
 from latentcast.config import Config
 from latentcast.data.arrays import write_store
 from latentcast.data.fit import fitted, reading
@@ -276,6 +278,17 @@ def test_a_bad_recording_among_good_ones_is_named(
     (tmp_path / "a.dat").write_bytes(b"")
     with pytest.raises(LatentcastError, match=f"a of {tmp_path.name}: "):
         encoder.embed(tmp_path)
+
+
+def test_all_bad_images_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
+    config = recipe("ijepa-image-digits").input
+    write_classes(tmp_path, 8)
+    for name in ("a", "b"):
+        (tmp_path / "digit 1" / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(
+        LatentcastError, match=r"2 of 10 cannot be read \(digit 1/a.png: .*digit 1/b.png: .*ingest"
+    ):
+        list(ImageReader(config).read(tmp_path))
 
 
 def test_features_of_a_diverged_run_are_refused(small_config: Config, store: Store) -> None:

@@ -117,6 +117,11 @@ def test_labels_with_gaps_keep_their_values_as_names_and_minus_one_is_none(tmp_p
         ({"x_train": np.zeros((4, 8, 8), np.uint8), "x_test": np.zeros((4, 9, 9), np.uint8)},
          "two files, or at one size"),
         ({"a": np.zeros(3), "b": np.zeros(3)}, "none of its arrays"),
+        ({"x": np.zeros((4, 8, 8), np.uint8), "split": np.array(["train"])}, "one split an image"),
+        ({"x": np.zeros((3, 8, 8), np.uint8), "split": np.array(["train", "val", "new"])},
+         "new is not; --splits named"),
+        *(({"images": np.zeros(shape, np.uint8)}, r"could be one image.*x\[\.\.\., None\] for")
+          for shape in [(8, 9, 1), (8, 9, 2), (8, 9, 3), (8, 9, 4), (3, 8, 9)]),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_say_what_they_are(
@@ -126,6 +131,33 @@ def test_arrays_that_do_not_say_what_they_are(
     with pytest.raises(LatentcastError, match=words):
         ingest(path, tmp_path / "out", kind="image", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"), [(bool, r"x.astype\('uint8'\) \* 255"), (object, "np.asarray")]
+)
+def test_images_of_an_odd_type_are_not_taken_for_recordings(
+    tmp_path: Path, dtype: type, advice: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((40, 32, 32), dtype))
+    with pytest.raises(LatentcastError, match=f"holds {np.dtype(dtype)}.*{advice}"):
+        ingest(tmp_path / "a.npy", tmp_path / "out", quiet=True)
+
+
+def test_an_array_of_splits_counts_and_one_that_is_not_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "Training", "val", "test", "dev"] * 2
+    images = digits()[0][:10]
+    path = save(tmp_path / "a.npz", images=images, split=np.array(words), note=np.arange(3))
+    store = ingest(path, tmp_path / "out", workers=1).store
+    assert "a.npz: does not read note" in capsys.readouterr().err
+    for split, rows in {"train": [0, 1, 5, 6], "validation": [2, 4, 7, 9], "test": [3, 8]}.items():
+        assert store.record_ids[store.rows(split)].tolist() == [f"a-{row:06d}" for row in rows]
+        assert np.array_equal(store.take(store.rows(split))[..., 0], images[rows])
+    path = save(tmp_path / "b.npz", images=images, split=np.arange(10))
+    ingest(path, tmp_path / "other", workers=1)
+    assert "b.npz: does not read split" in capsys.readouterr().err
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

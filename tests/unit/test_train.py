@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 
 import soak
 from conftest import WFDB
@@ -26,7 +27,7 @@ from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import digested
-from latentcast.monitors.forecast import _tried
+from latentcast.monitors.forecast import _tried, forecast
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.objectives.build import build
 from latentcast.runs.folder import RunFolder
@@ -78,6 +79,35 @@ def test_time_is_measured_and_promised_to_a_training_that_does_not_start(
             return
         with pytest.raises(LatentcastError):
             train(config, data, run)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "words"),
+    [
+        (print, "hold a builtin_function"),
+        (Callback, "hold a class Callback"),
+        ([Callback], "hold a class Callback"),
+        (Callback(), r"hold a Callback; .*callbacks=\[Mine\(\)\]"),
+        ([lambda: None], "hold a function"),
+    ],
+)
+def test_callbacks_that_are_none_leave_no_run_folder(
+    small_store: Path, small_config: Config, tmp_path: Path, callbacks: Any, words: str
+) -> None:
+    with pytest.raises(LatentcastError, match=words):
+        train(small_config, small_store, tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", ["train.steps=3", {"train.steps": 3, "optimizer.lr": 1e-5}])
+def test_keys_as_a_text_or_a_mapping_and_a_store_that_is_open_are_taken(
+    small_store: Path, small_config: Config, tmp_path: Path, flags: Any
+) -> None:
+    config = small_config.updated({"optimizer.warmup_steps": 1})
+    result = train(config, Store.open(small_store), tmp_path, set=flags, quiet=True)
+    assert result.step == 3 and result.config.optimizer.lr == (
+        1e-3 if isinstance(flags, str) else 1e-5
+    )
 
 
 def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path) -> None:
@@ -303,6 +333,18 @@ def test_windows_that_are_nearly_all_padding_are_trained_on_without_a_warning(
         printed = " ".join(capsys.readouterr().out.split())
         assert ("half of the records last 0.7 s or less and a window 4 s" in printed) == warned
         assert ("lower input.length to 60" in printed) == warned
+
+
+def test_a_training_of_weeks_or_of_more_memory_than_is_free_is_warned_about(
+    small_store: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentcast.monitors.forecast._memory", lambda device: 1e5)
+    store, config = Store.open(small_store), small_config.updated({"train.steps": 10**9})
+    loader, preprocess = reading(store, fitted(config, store))
+    context = Context(torch.device("cpu"), torch.float32)
+    text = "\n".join(forecast(build(config), preprocess, loader, config, context))
+    assert "longer than a week; --auto EPOCHS" in text
+    assert "GiB available; raise" in text
 
 
 def test_what_a_step_takes_is_told_from_a_few_samples(

@@ -28,16 +28,18 @@ def recipes(name: Positional[str | None] = None) -> None:
 
 
 def masks(
-    recipe: Positional[str],
+    recipe: Positional[str | None] = None,
     out: Path | None = None,
+    config: Path | None = None,
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
 ) -> None:
     """Show what the masks of a JEPA recipe cover: how often each patch is context and target.
 
     Args:
-        recipe: name of a recipe (see "latentcast recipes").
+        recipe: name of a recipe (see "latentcast recipes"), optional with --config.
         out: picture to write, .png, .svg or .pdf.
-        set: single keys, as objective.masks.targets=2; come before the recipe.
+        config: YAML with all or some of the keys; comes before the recipe.
+        set: single keys, as objective.masks.targets=2; come before everything.
     """
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
@@ -45,7 +47,13 @@ def masks(
     from latentcast.report.style import save_figure
     from latentcast.terminal import Terminal
 
-    covered = coverage(configuration.resolve(named(recipe), None, set))
+    if recipe is not None:
+        resolved = configuration.resolve(named(recipe), config, set)
+    elif config is not None:
+        resolved = configuration.resolve(configuration.load(config), None, set)
+    else:
+        raise LatentcastError("masks: needs a recipe or --config; see latentcast recipes")
+    covered = coverage(resolved)
     console = Terminal()
     context = covered.context
     console.print(

@@ -5,6 +5,7 @@ Precedence is flag > ``--config file.yaml`` > recipe (:func:`resolve`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -24,9 +25,17 @@ _LONGEST = 2**20
 _MOST_NODES = 10_000
 
 
-def resolve(recipe: Config, file: Path | None = None, flags: Sequence[str] = ()) -> Config:
-    """Apply ``file`` (a full or partial YAML tree) and then ``key=value`` flags to a recipe."""
+Flags = str | Sequence[str] | Mapping[str, Any]
+"""Single keys: ``optimizer.lr=3e-4``, several of these, or a value for each key."""
+
+
+def resolve(recipe: Config, file: Path | None = None, flags: Flags = ()) -> Config:
+    """Apply ``file`` (a full or partial YAML tree) and then single keys to a recipe."""
     nested = recipe.model_dump()
+    if isinstance(flags, Mapping):
+        flags = [f"{key}={json.dumps(value, default=str)}" for key, value in flags.items()]
+    elif isinstance(flags, str):
+        flags = [flags]
     if file is not None:
         tree.merge(Config, nested, read_yaml(file))
     texts: dict[str, str] = {}

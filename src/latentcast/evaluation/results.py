@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.estimate import (
+    FEWEST,
     LISTED,
     SUPPORT,
     UNDEFINED,
@@ -172,6 +173,17 @@ class ProbeReport:
     def level(self) -> str:
         """Of the intervals, as in "95 %"; the space does not break."""
         return f"{100 * self.bootstrap['level']:.0f}\u00a0%"
+
+    @property
+    def too_few(self) -> str:
+        """Why no score has an interval; "" where they have."""
+        tested = self.records["test"]
+        if tested >= FEWEST:
+            return ""
+        return (
+            f"{tested} test {self.noun}s are too few: the scores say next to nothing and have no "
+            "intervals"
+        )
 
     @property
     def remarks(self) -> tuple[str, ...]:

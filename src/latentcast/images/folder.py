@@ -9,6 +9,7 @@ from latentcast.errors import LatentcastError
 from latentcast.images.decode import Measured, measure
 from latentcast.images.source import (
     HELD_OUT_FIRST,
+    SPLIT_NAMES,
     ImageSource,
     SplitChoice,
     check_classes,
@@ -39,7 +40,8 @@ class ImageFolder(ImageSource):
 
     Args:
         splits: what the first folders are where some are named like splits and some are not, see
-            :func:`~latentcast.images.source.splits_of`.
+            :func:`~latentcast.images.source.splits_of`. Where all are and ``none`` counts, the
+            classes are still the folders below them; a remark says which folder is the class.
         annotated: whether classes and splits are wanted; without them no folder is unclear.
 
     Raises:
@@ -67,8 +69,16 @@ class ImageFolder(ImageSource):
         tops = sorted({path.parts[0] for path in images if len(path.parts) > 1})
         words = {name: name for name in tops}
         self._splits = splits_of(str(root), words, splits, "classes", annotated)
+        self._passed: set[str] = set()
         if not annotated:
             return
+        if splits == "none" and tops:
+            remark = f"without splits the classes are {', '.join(tops)}"
+            below = next((path for path in images if len(path.parts) > 2), None)
+            if below and all(name.lower() in SPLIT_NAMES for name in tops):
+                self._passed = set(tops)
+                remark = f"without splits the class of {below} is {below.parts[1]}"
+            self.remarks = (*self.remarks, remark)
         if any(self._splits.values()) and any(len(path.parts) == 1 for path in images):
             raise LatentcastError(
                 f"{root}: has images beside its split folders {', '.join(tops)}; move them into one"
@@ -103,7 +113,8 @@ class ImageFolder(ImageSource):
     def _place(self, path: Path) -> tuple[Split | None, tuple[str, ...]]:
         """The split of a file and what of its path lies below the split."""
         split = self._splits.get(path.parts[0]) if len(path.parts) > 1 else None
-        return split, path.parts if split is None else path.parts[1:]
+        below = split is not None or path.parts[0] in self._passed
+        return split, path.parts[1:] if below else path.parts
 
     def refs(self) -> list[RecordRef]:
         refs = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,7 +27,7 @@ REACHED = 0.5
 """Of the rate of a large matrix product; ``latentcast bench`` measures what a recipe reaches."""
 SECONDS, LEAST = 0.5, 2
 """For about so long samples are tried, but at the least so many of them."""
-GIB = 2**30
+GIB, WEEK = 2**30, 7 * 86_400
 
 
 def forecast(
@@ -73,8 +74,13 @@ def forecast(
     )
     if memory > (room := _memory(device)):
         yield (
-            f"  warning: this device has {room / GIB:.2g} GiB; raise train.micro_batches, set "
-            "machine.recompute=true, or lower train.batch_size"
+            f"  warning: this device has {room / GIB:.2g} GiB available; raise "
+            "train.micro_batches, set machine.recompute=true, or lower train.batch_size"
+        )
+    if seconds * train.steps > WEEK:
+        yield (
+            "  warning: that is longer than a week; --auto EPOCHS takes the steps from the number "
+            "of records, --steps N sets them"
         )
     if (records := len(loader.order.rows)) < train.batch_size:
         yield (
@@ -152,10 +158,13 @@ def _tried(
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes of the device, or of the main memory that this process may use."""
+    """Bytes of the device, or of the main memory, that nobody else uses."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[1])
+        return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    about = Path("/proc/meminfo")
+    if about.is_file() and (free := re.search(r"MemAvailable: *(\d+) kB", about.read_text())):
+        limits.append(int(free[1]) * 1024)
     group = Path("/sys/fs/cgroup/memory.max")
     if group.is_file() and (text := group.read_text().strip()).isdigit():
         limits.append(int(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +16,10 @@ from latentcast.config import Config, load
 from latentcast.config.resolve import leaves
 from latentcast.data.store import Store
 from latentcast.engine.device import AUTO
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.evaluation.features import extract, readable
 from latentcast.evaluation.results import ProbeReport, file_name, probe_files
-from latentcast.evaluation.tasks import Targets
+from latentcast.evaluation.tasks import Targets, default_task
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.files import read_object
 from latentcast.places import refuse_other_than_run
@@ -78,6 +79,10 @@ def report_run(
             f"{data}: holds {content}, {run} was trained on {config.input.kind} data; "
             "give the report a store of its own kind, or none"
         )
+    if task is None and default_task(store) is None:
+        remark = f"without scores and pictures of {data}: it holds no labels"
+        print(f"report: {printable(remark)}", file=sys.stderr)
+        return _write(run, config, HEADLINES, remarks=[remark])
     return report_pictures(run, Encoder.from_pretrained(path, device=device), store, task)
 
 
@@ -113,6 +118,8 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     where = f"layer {tested.layer}, {tested.pooling}"
     few = f"without a map of the features: {len(rows)} {probe.noun}s in the test fold are too few"
     drawn = len(rows) >= LEAST
+    if not drawn:
+        print(f"report: {few}", file=sys.stderr)
     return _write(
         run,
         encoder.config,

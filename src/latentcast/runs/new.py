@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.runs.folder import (
+    LOCK,
+    LOCKED_HERE,
     check_config,
     read_environment,
     run_of,
@@ -151,7 +154,7 @@ def alone_in(run: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends; the file stays, so that all lock the same.
     """
-    path = run / ".lock"
+    path, name = run / LOCK, os.path.realpath(run)
     try:
         file = path.open("a")
     except OSError as problem:
@@ -168,7 +171,11 @@ def alone_in(run: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass  # a file system without locks
-        yield
+        LOCKED_HERE.add(name)
+        try:
+            yield
+        finally:
+            LOCKED_HERE.discard(name)
 
 
 def data_of(run: Path) -> Store | None:

@@ -114,7 +114,6 @@ def quantise(
                 "give the unit it is in, such as unit='uV'",
             )
         large = f"{words} is beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit"
-        )
         raise BadRecord(f"{large} (or ingest all with a coarser --scale, here {scale:g})", large)
     span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
     if span < FEWEST_COUNTS:

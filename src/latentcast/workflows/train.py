@@ -14,6 +14,7 @@ import torch
 
 from latentcast.artifacts.weights import Weights, read_weights, start_from
 from latentcast.config import Config, resolve
+from latentcast.config.resolve import Flags
 from latentcast.data.fit import fitted, reading
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
@@ -22,7 +23,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
-from latentcast.errors import printable
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import apart
 from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
@@ -89,10 +90,10 @@ def _stopped(result: TrainResult) -> str:
 
 def train(
     config: Config | str,
-    data: str | Path,
+    data: str | Path | Store,
     out: str | Path,
     *,
-    set: Sequence[str] = (),
+    set: Flags = (),
     callbacks: Sequence[Callback] = (),
     init: str | Path | None = None,
     quiet: bool = False,
@@ -102,13 +103,14 @@ def train(
     Args:
         config: resolved, or the name of a recipe; its normalisation is filled in from the store
             when it has none.
-        data: folder of the store.
+        data: the store, or its folder.
         out: run folder to write to; made when absent. The same call on a run that was interrupted
             goes on from its newest checkpoint and ends with the same bits. With more
             ``train.steps`` a finished run trains on, its schedules from there over the new total;
             the intervals of logging and saving may change as well.
-        set: single keys, as ``optimizer.lr=3e-4``; come before everything.
-        callbacks: called after each step and around the training; see
+        set: single keys, as ``["optimizer.lr=3e-4"]`` or ``{"optimizer.lr": 3e-4}``; come before
+            everything.
+        callbacks: instances, called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
         init: run folder or exported file whose weights training starts from, where names and
             shapes agree; recorded as ``train.init``. A run that goes on does not load it again.
@@ -122,6 +124,8 @@ def train(
             SIGUSR1.
     """
     config = recipe(config) if isinstance(config, str) else config
+    _check_callbacks(callbacks)
+    data = data.path if isinstance(data, Store) else data
     # Not Path's own, which raises where there is no such user.
     run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111
     apart(run, store=data, init=init)
@@ -175,6 +179,19 @@ def train(
     if ranks.first and not quiet:
         print(terminated, flush=True)
     raise terminated
+
+
+def _check_callbacks(callbacks: object) -> None:
+    if isinstance(callbacks, Sequence) and all(isinstance(c, Callback) for c in callbacks):
+        return
+    wrong = callbacks
+    if isinstance(callbacks, Sequence):
+        wrong = next(c for c in callbacks if not isinstance(c, Callback))
+    what = f"class {wrong.__name__}" if isinstance(wrong, type) else type(wrong).__name__
+    raise LatentcastError(
+        f"callbacks: hold a {what}; they are a list of instances of subclasses of "
+        "latentcast.engine.callbacks.Callback, as in callbacks=[Mine()]"
+    )
 
 
 def _built(
