@@ -9,8 +9,10 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,8 +223,6 @@ def make_image_array(folder: Path, name: str) -> None:
 
 def make_dataset(folder: Path, kind: str) -> None:
     """A Hugging Face dataset: ``parquet``, or the ``arrow`` folder that save_to_disk writes."""
-    import io
-
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
@@ -293,6 +293,23 @@ def make_archive(folder: Path, kind: str) -> None:
     shutil.rmtree(folder / "source")
 
 
+def make_shards(folder: Path) -> None:
+    """WebDataset shards: classes as files of text, and as JSON."""
+    from PIL import Image
+
+    (folder / "source").mkdir()
+    for shard, beside in (("train-000000.tar", "cls"), ("test-000000.tar", "json")):
+        with tarfile.open(folder / "source" / shard, "w") as tar:
+            for n, pixels in enumerate(pictures()):
+                pixels = pixels if beside == "cls" else 255 - pixels
+                Image.fromarray(pixels).save(file := io.BytesIO(), "png")
+                about = str(n % 2) if beside == "cls" else json.dumps({"label": n % 2, "age": n})
+                for kind, data in (("png", file.getvalue()), (beside, about.encode())):
+                    member = tarfile.TarInfo(f"{shard[:4]}{n}.{kind}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
 def _read_source(folder: Path) -> Content:
     return ingested(folder / "source")
 
@@ -329,8 +346,8 @@ def _files() -> Iterable[InputPath]:
                         ("source/*/*",), covered, listed=False)  # fmt: skip
     for kind, end in (("zip", ".zip"), ("tar", ".tar"), ("gztar", ".tar.gz")):
         yield InputPath(f"images{end}", part(make_archive, kind=kind),
-                        part(_read_file, name=f"source{end}"), (f"source{end}",),
-                        package="latentcast.archives")  # fmt: skip
+                        part(_read_file, name=f"source{end}"), (f"source{end}",))  # fmt: skip
+    yield InputPath("webdataset", make_shards, _read_source, ("source/*.tar",))
     for kind in ("parquet", "arrow"):
         yield InputPath(kind, part(make_dataset, kind=kind), _read_source,
                         (f"source/**/*.{kind}",), package="pyarrow")  # fmt: skip

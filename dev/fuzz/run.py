@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import import_module
@@ -184,7 +185,7 @@ def make_sample(path: InputPath, folder: Path) -> tuple[Path, Content]:
         try:
             path.make(sample)
             shutil.copytree(sample, scratch)
-            return "made", json.dumps(path.read(scratch))
+            return "made", json.dumps([path.read(scratch), [*sys.modules]])
         except Exception:
             return "failed", traceback.format_exc()
 
@@ -192,7 +193,11 @@ def make_sample(path: InputPath, folder: Path) -> tuple[Path, Content]:
     shutil.rmtree(scratch, ignore_errors=True)
     if outcome != "made":
         raise RuntimeError(f"{path.name}: the sample is {outcome}: {detail}")
-    content: Content = json.loads(detail)
+    content: Content
+    content, modules = json.loads(detail)
+    for name in modules:  # not by every child again
+        with suppress(ImportError):
+            import_module(name)
     if any(name.startswith((FOREIGN, REFUSED)) for name in content):
         raise RuntimeError(f"{path.name}: of the sample something is refused: {content}")
     return sample, content

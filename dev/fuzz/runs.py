@@ -18,6 +18,7 @@ from latentcast.artifacts.export import export
 from latentcast.data.ingest import ingest
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.recipes import recipe
+from latentcast.runs.folder import read_environment, write_environment
 from latentcast.runs.summary import list_runs
 from latentcast.verification.audit.audit import audit
 from latentcast.workflows.train import train
@@ -39,9 +40,9 @@ def make_run(folder: Path) -> None:
     ingest(folder / "source", folder / "store", workers=1, quiet=True)
     shutil.rmtree(folder / "source")
     train(small_config(), folder / "store", folder / "run", quiet=True)
-    environment = folder / "run/environment.json"
-    # The sample is moved to wherever it is read.
-    environment.write_text(environment.read_text().replace(str(folder), "."))
+    record = read_environment(folder / "run/environment.json")
+    record["data"]["store"] = "./store"  # the sample is moved to wherever it is read
+    write_environment(folder / "run/environment.json", record)
 
 
 def read_encoder(folder: Path, name: str = "run") -> Content:
@@ -70,7 +71,7 @@ def read_listing(folder: Path) -> Content:
     from latentcast.runs.listing import print_runs
     from latentcast.terminal import Terminal
 
-    found = [dataclasses.replace(run, written=0.0) for run in list_runs([folder])]
+    found = [dataclasses.replace(run, written=0.0, bytes=0) for run in list_runs([folder])]
     print_runs(found, Terminal(file=(page := StringIO()), width=200), now=0.0)
     (run,) = found
     text = page.getvalue() + json.dumps(run.as_json(), default=str)
@@ -89,6 +90,7 @@ def read_audit(folder: Path) -> Content:
 def make_probed(folder: Path) -> None:
     make_run(folder)
     report = latentcast.probe(folder / "run", folder / "store", task="metadata:age")
+    report = dataclasses.replace(report, data={**report.data, "store": "./store"})
     report.write(folder / "run")
 
 
@@ -135,18 +137,20 @@ def _runs() -> Iterable[InputPath]:
     weights = ("run/checkpoints/*/model/*",)
     moments = ("run/checkpoints/*/optimizer/*",)
     record = ("run/checkpoints/*/state.json",)
-    yield InputPath("run-config", make_run, read_resumed, ("run/config.yaml",))
+    about = ("run/config.yaml", "run/environment.json")
+    yield InputPath("run-records", make_run, read_resumed, about, about)
     yield InputPath("checkpoint-record", make_run, read_encoder, record, record)
     yield InputPath("checkpoint-weights", make_run, read_encoder, weights, weights)
     files = (*moments, *record)
-    yield InputPath("resumed-run", make_run, read_resumed, (*files, "run/*.json*"), files)
+    yield InputPath("resumed-run", make_run, read_resumed, (*files, "run/metrics.jsonl"), files)
     name = "encoder.safetensors"
     yield InputPath("exported-file", make_export, functools.partial(read_encoder, name=name),
                     (name,), (name,))  # fmt: skip
     parts = ("run/metrics.jsonl", "run/probe-*.json", "run/environment.json", "run/config.yaml",
              *record)  # fmt: skip
-    yield InputPath("run-listing", make_probed, read_listing, parts)
-    yield InputPath("run-audit", make_probed, read_audit, (*parts, "store/manifest.json"))
+    sealed = (*about, "run/probe-*.json", *record)
+    yield InputPath("run-listing", make_probed, read_listing, parts, sealed)
+    yield InputPath("run-audit", make_probed, read_audit, (*parts, "store/manifest.json"), sealed)
     yield InputPath("config-file", make_config, read_config, ("config.yaml",))
     yield InputPath("public-nepa", make_public_nepa, read_public_nepa, ("*.json", "*.safetensors"))
     yield InputPath("public-ijepa", make_public_ijepa, read_public_ijepa, ("*.safetensors",))

@@ -16,7 +16,8 @@ The names: ``ingest``, ``write_store``, ``open_store``, ``Store``; ``read_record
 ``finetune``, ``Classifier``; ``LatentcastError``.
 """
 
-from importlib import import_module
+from difflib import get_close_matches
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,8 +78,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # On first use, so that `latentcast --help` does not wait for torch.
+    if name == "__version__":
+        return metadata.version("latentcast")
     if name not in _HOMES:
-        raise AttributeError(f"module 'latentcast' has no attribute '{name}'")
+        close = get_close_matches(name, _HOMES, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise AttributeError(f"module 'latentcast' has no attribute '{name}'{hint}")
     return getattr(import_module(_HOMES[name]), name)
 
 

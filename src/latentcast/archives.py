@@ -42,8 +42,8 @@ _LONG_HEADERS = (
 )  # fmt: skip
 _PREFIX = "latentcast-unpacked-"
 DAMAGE = (
-    OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile,
-    tarfile.TarError, zlib.error, struct.error, lzma.LZMAError,
+    OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError,
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, lzma.LZMAError,
 )  # fmt: skip
 """What reading a damaged archive raises."""
 
@@ -70,8 +70,8 @@ class Unpacked:
         archive: the file.
         sha256: of its bytes.
         folder: what was unpacked, under the archive's name.
-        path: what is to be read: ``folder``, or the one folder in it that holds all the rest, or
-            what was named.
+        path: what is to be read: ``folder``, or the one folder in it that holds all the rest but
+            a README or licence, or what was named.
         rejected: name and reason of each member that was not taken.
     """
 
@@ -124,9 +124,16 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
 
 def _descend(folder: Path) -> Path:
     """Where all lies below one folder, that one: what one would name after unpacking."""
-    while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir():
+    while True:
+        entries = [path for path in folder.iterdir() if path.is_dir() or not _is_about(path)]
+        if len(entries) != 1 or not entries[0].is_dir():
+            return folder
         folder = entries[0]
-    return folder
+
+
+def _is_about(file: Path) -> bool:
+    """Whether it tells of the others, by its name."""
+    return file.name.lower().startswith(("readme", "license", "licence", "citation", "notice"))
 
 
 def _remove_left() -> None:

@@ -33,6 +33,16 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def readable(text: str) -> bool:
+    """Whether it is text, and not bytes of something else that were decoded."""
+    return text.replace("\t", " ").isprintable() and "\ufffd" not in text
+
+
+def quoted(text: str, most: int) -> str:
+    """Text of a file in quotation marks, cut; ``<binary>`` where the file is no text at all."""
+    return f"'{text[:most]}'" if readable(text) else "<binary>"
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> LatentcastError:
     """The error for an optional dependency that is not installed."""
     return LatentcastError(

@@ -48,6 +48,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def regular(path: Path) -> Path:
+    """The path, unless it is a FIFO, which would hang who opens it, or a device, which never ends.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError("it is no regular file")
+    return path
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    return regular(path).read_text(encoding="utf-8", errors=errors)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file.
 
@@ -55,7 +75,7 @@ def read_object(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: it is no JSON object, or one so deep that no program wrote it.
     """
-    return parse_object(path.read_text(encoding="utf-8"))
+    return parse_object(read_text(path))
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
@@ -130,9 +150,9 @@ def apart(out: str | Path, **inputs: str | Path | None) -> None:
     Raises:
         LatentcastError: ``out`` is one of them or lies inside of one.
     """
-    place = Path(out).resolve()
+    place = Path(os.path.realpath(out))  # Path.resolve fails over a link to itself
     for name, path in inputs.items():
-        if path is None or not place.is_relative_to(Path(path).resolve()):
+        if path is None or not place.is_relative_to(os.path.realpath(path)):
             continue
-        where = "is" if place == Path(path).resolve() else "lies inside"
+        where = "is" if place == Path(os.path.realpath(path)) else "lies inside"
         raise LatentcastError(f"{out}: {where} the {name} {path}; choose a place outside of it")

@@ -13,6 +13,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.files import regular
+
 Array = npt.NDArray[Any]
 
 _SMALL = 2**28
@@ -29,7 +31,7 @@ def map_array(path: Path) -> Array:
         ValueError: it is damaged, or holds Python objects.
     """
     try:
-        with _regular(path).open("rb") as file:
+        with regular(path).open("rb") as file:
             _check_header(file, path.stat().st_size)
         mapped: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         return mapped
@@ -52,10 +54,10 @@ def read_headers(path: Path) -> dict[str, Header]:
     """
     try:
         if path.suffix == ".npy":
-            with _regular(path).open("rb") as file:
+            with regular(path).open("rb") as file:
                 return {path.stem: _check_header(file, path.stat().st_size, True)}
         headers: dict[str, Header] = {}
-        with zipfile.ZipFile(_regular(path)) as archive:
+        with zipfile.ZipFile(regular(path)) as archive:
             for info in archive.infolist():
                 with archive.open(info) as member:
                     headers[info.filename.removesuffix(".npy")] = _check_header(
@@ -78,12 +80,6 @@ def read_array(path: Path, name: str) -> Array:
     return map_array(path) if path.suffix == ".npy" else read_members(path, [name])[name]
 
 
-def _regular(path: Path) -> Path:
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no regular file")
-    return path
-
-
 def read_members(path: Path, names: Iterable[str], optional: bool = False) -> dict[str, Array]:
     """Arrays of an ``.npz`` file, in memory; those that are ``optional`` may be missing.
 
@@ -93,7 +89,7 @@ def read_members(path: Path, names: Iterable[str], optional: bool = False) -> di
     """
     arrays: dict[str, Array] = {}
     try:
-        with zipfile.ZipFile(_regular(path)) as archive:
+        with zipfile.ZipFile(regular(path)) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             for name in names:
                 if name not in members:

@@ -8,13 +8,14 @@ A format is a subclass in :mod:`latentcast.signals.readers` or :mod:`latentcast.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Generic, Literal, TypeVar
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import inside
 
 Modality = Literal["ecg", "image"]
@@ -24,7 +25,16 @@ Sample = TypeVar("Sample")
 
 
 class BadRecord(LatentcastError):
-    """One record that cannot be used; ingest writes the message to ``quarantine.csv``."""
+    """One record that cannot be used; ingest writes the message to ``quarantine.csv``.
+
+    Args:
+        message: as the command line puts it.
+        in_python: as a caller from Python can use it, where that differs: ``embed`` has no flags.
+    """
+
+    def __init__(self, message: str, in_python: str | None = None) -> None:
+        super().__init__(message)
+        self.in_python = str(self) if in_python is None else in_python
 
 
 def record_file(root: Path, name: str) -> Path:
@@ -39,13 +49,42 @@ def record_file(root: Path, name: str) -> Path:
     """
     first, *rest = PurePath(name).parts or ("",)
     folder = root
-    if first not in ("", "/", "..") and rest and (root / first).is_symlink():
+    if first not in ("", "/", "..") and rest and os.path.islink(root / first):  # noqa: PTH114
         folder, name = root / first, str(PurePath(*rest))
     try:
         return inside(folder, name)
     except LatentcastError as error:
         # Without the folder: the reasons in a store do not depend on where its source lay.
         raise BadRecord(str(error).removeprefix(f"{folder}: ")) from None
+
+
+HIDDEN = (".", "__MACOSX")
+"""How names begin that a file manager does not show: of versions, of caches, and of archivers."""
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a file, by its path in the source, or a folder above it there is hidden."""
+    return any(part.startswith(HIDDEN) for part in path.parts)
+
+
+def find_files(root: Path, pattern: str) -> tuple[list[str], list[str]]:
+    """All files below a folder that match, sorted, relative to it; and those that are hidden."""
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob(pattern))
+    hidden = [file for file in files if is_hidden(PurePath(file))]
+    return [file for file in files if not is_hidden(PurePath(file))], hidden
+
+
+def remark_of_hidden(files: Sequence[str]) -> tuple[str, ...]:
+    """What is passed over, as :attr:`Source.remarks`: a hidden copy must not win over the file."""
+    # A Mac's archiver puts ._NAME beside each file NAME; that is no copy of it.
+    copies = [file for file in files if not PurePath(file).name.startswith("._")]
+    if not copies:
+        return ()
+    return (
+        f"{len(copies):,} files of records are hidden or in a hidden folder, such as "
+        f"{printable(copies[0])}, and are left out; give names without a leading dot to those that "
+        "are to be read",
+    )
 
 
 @dataclass(frozen=True, slots=True)

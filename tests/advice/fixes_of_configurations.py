@@ -48,6 +48,11 @@ setting("config/training.py", "base {} and half_life", ECG, "ema.half_life=1e6",
         r"(base=null) \(and final=null", "ema.{} ema.final=null")
 setting("config/training.py", "batch_size {} cannot", ECG, "train.micro_batches=64",
         r"at most (\d+)", "train.micro_batches={}")
+setting("config/training.py", "stretches {} must", ECG, "train.stretches=[[5,10],[3,10]]",
+        "leave (stretches) out", "", instead=True)
+setting("config/training.py", "steps {} is not more", ECG,
+        "train.stretches=[[5,10]] train.steps=5 optimizer.warmup_steps=1", "set (steps) to more",
+        "train.{}=6")
 
 # What sections say of each other --------------------------------------------------------------
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from terminal import CANONICAL_LEADS, WFDB, Terminal, fixes
+from terminal import CANONICAL_LEADS, ECG, WFDB, Terminal, fixes
 
+from latentcast import config as configuration
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.public_nepa import encoder_config
 from latentcast.data.store import Store
+from latentcast.engine.callbacks import Callback
+from latentcast.engine.checkpoint import State
 from latentcast.nn.initialise import initialise
+from latentcast.objectives.base import Objective
+from latentcast.objectives.build import build
 from latentcast.objectives.regularizers import sigreg
+from latentcast.recipes import recipe
+from latentcast.workflows.probe import probe
+from latentcast.workflows.train import train
 
 RECORD_500 = WFDB / "records500" / "00000" / "00001_hr"
 
@@ -27,12 +37,44 @@ def _(t: Terminal) -> None:
     t.works(lambda: Encoder.from_pretrained(t.at.run, role))
 
 
-@fixes("artifacts/encoder.py", "device {}")
+@fixes("engine/device.py", "{} {}: cannot be used")
 def _(t: Terminal) -> None:
     device = t.refused(lambda: Encoder.from_pretrained(t.at.run, device="cuda:77")).typed(
         "try (cpu)"
     )
     t.works(lambda: Encoder.from_pretrained(t.at.run, device=device))
+
+
+class Diverging(Callback):
+    """Weights that are no numbers, from the second step on."""
+
+    def on_step_end(self, state: State, *_: object) -> None:
+        if state.step == 2:
+            for parameter in self.network.parameters():
+                parameter.data.fill_(float("nan"))
+
+
+@fixes("artifacts/encoder.py", "{}: features are not finite")
+@fixes("evaluation/features.py", "{}, layer {}: features are not finite")
+def _(t: Terminal) -> None:
+    config = configuration.resolve(recipe(ECG), t.at.small, ["train.checkpoint_every=1"])
+    listener = Diverging()
+
+    def built(config: configuration.Config) -> Objective:
+        listener.network = build(config)
+        return listener.network
+
+    with patch("latentcast.workflows.train.build", built):
+        train(config, t.at.probed, t.new("RUN"), callbacks=[listener])
+
+    def use(run: Path) -> object:
+        if "layer" in t.messages[0].text:
+            return probe(run, task="labels")
+        return Encoder.from_pretrained(run).embed(Store.open(t.at.probed), rows=[0])
+
+    typed = t.refused(lambda: use(t.new("RUN"))).typed(r"RUN/checkpoints/step-")
+    earlier = min(t.folder.glob(f"{typed}*"))
+    t.works(lambda: use(earlier))
 
 
 def argument(file: str, start: str, name: str, bad: str, pattern: str) -> None:
@@ -53,7 +95,9 @@ argument("nn/pooling.py", "pooling {}: no such", "pooling", "meen", "mean '(.+)'
 @fixes("artifacts/encoder.py", "{}: was trained on images; leave")
 def _(t: Terminal) -> None:
     encoder, images = Encoder.from_pretrained(t.at.image_run), np.zeros((1, 8, 8, 1), np.uint8)
-    assert t.refused(lambda: encoder.embed(images, fs=100)).typed("leave out fs")
+    assert t.refused(lambda: encoder.embed(images, sampling_rate=100)).typed(
+        "leave out sampling_rate"
+    )
     t.works(lambda: encoder.embed(images))
 
 
@@ -91,7 +135,7 @@ def _(t: Terminal) -> None:
 @fixes("artifacts/recordings.py", "(resample=True")
 def _(t: Terminal) -> None:
     encoder = Encoder.from_pretrained(t.at.run)
-    more = {"fs": 500} if t.messages[0].text.startswith("(") else {}
+    more = {"sampling_rate": 500} if t.messages[0].text.startswith("(") else {}
     code = t.refused(lambda: encoder.embed(RECORD_500, **more)).typed("resample=True")
     t.works(lambda: encoder.embed(RECORD_500, **eval(f"dict({code})")))
 
@@ -102,24 +146,35 @@ def _(t: Terminal) -> None:
     encoder = Encoder.from_pretrained(t.at.run)
     names = eval(t.refused(lambda: encoder.embed(ecgs(t))).typed(r"embed\(x, (.*)\)").join(
         ("dict(", ")")))  # fmt: skip
-    own = {"fs": 100, "leads": CANONICAL_LEADS, "unit": "mV"}
+    own = {"sampling_rate": 100, "leads": CANONICAL_LEADS, "unit": "mV"}
     t.works(lambda: encoder.embed(ecgs(t), **{name: own[name] for name in names}))
 
 
-@fixes("artifacts/recordings.py", "layout '{}'")
+@fixes("signals/readers/arrays.py", "layout '{}': is unknown")
 def _(t: Terminal) -> None:
     encoder = Encoder.from_pretrained(t.at.run)
-    own = {"fs": 100, "leads": CANONICAL_LEADS, "unit": "mV"}
+    own = {"sampling_rate": 100, "leads": CANONICAL_LEADS, "unit": "mV"}
     layout = t.refused(lambda: encoder.embed(ecgs(t), **own, layout="leads")).typed(
-        r"write (\S+) or"
+        r"give (\S+) or"
     )
     t.works(lambda: encoder.embed(ecgs(t), **own, layout=layout))
 
 
+@fixes("artifacts/export.py", "{}: what is written")
+def _(t: Terminal) -> None:
+    command = f"export {t.at.run} --out "
+    name = t.refused(command + str(t.new("a.onnx"))).typed(r"name it (\S+)")
+    t.works(f"{command} {t.new(name)}")
+
+
 @fixes("artifacts/export.py", "{}: cannot be read")
+@fixes("artifacts/export.py", "{}: is damaged")
 def _(t: Terminal) -> None:
     file = t.new("a.safetensors")
     file.write_bytes(b"cut short")
+    if "damaged" in t.messages[0].text:
+        t.works(f"export {t.at.run} --out {file}")
+        file.write_bytes(file.read_bytes()[:-1] + b"#")
     assert t.refused(lambda: Encoder.from_pretrained(file)).typed("export the run again")
     t.works(f"export {t.at.run} --out {file}")
     t.works(lambda: Encoder.from_pretrained(file))
@@ -136,12 +191,23 @@ def _(t: Terminal) -> None:
         t.works(lambda module=module: import_module(module).load_public)
 
 
+PUBLIC = {"patch_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+          "intermediate_size": 8}  # fmt: skip
+
+
 @fixes("artifacts/public_nepa.py", "hidden_act {}")
 def _(t: Terminal) -> None:
-    public = {"patch_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
-              "intermediate_size": 8}  # fmt: skip
-    name = t.refused(lambda: encoder_config(public | {"hidden_act": "geluu"})).typed("mean '(.+)'")
-    t.works(lambda: encoder_config(public | {"hidden_act": name}))
+    name = t.refused(lambda: encoder_config(PUBLIC | {"hidden_act": "geluu"})).typed("mean '(.+)'")
+    t.works(lambda: encoder_config(PUBLIC | {"hidden_act": name}))
+
+
+@fixes("artifacts/public_nepa.py", "must be like {}", "{} {}: cannot be used")
+def _(t: Terminal) -> None:
+    error = t.refused(lambda: encoder_config(PUBLIC | {"qkv_bias": "yes"}))
+    value = error.typed("must be like (true)") == "true"
+    t.works(lambda: encoder_config(PUBLIC | {"qkv_bias": value}))
+    assert error.typed("leave it out")
+    t.works(lambda: encoder_config(PUBLIC))
 
 
 @fixes("nn/initialise.py", "{}: has no initial value")

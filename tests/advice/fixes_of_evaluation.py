@@ -24,6 +24,7 @@ from terminal import (
 from conftest import REPOSITORY
 from latentcast.errors import missing_extra
 from latentcast.report.embedding import plot_embedding
+from latentcast.report.pictures import MAP
 from latentcast.workflows.probe import probe
 
 # Probes ---------------------------------------------------------------------------------------
@@ -44,12 +45,15 @@ def _(t: Terminal) -> None:
     t.works(f"{command} {t.prints(command).typed('(--task) names')} metadata:age")
 
 
-@fixes("evaluation/features.py", "{}: {} {}", "--fs {}")
+@fixes("evaluation/features.py", "{}: {} {}", "re-ingest with --fs {}")
+@fixes("evaluation/features.py", "{}: {} {}", "re-ingest with --scale {}")
 def _(t: Terminal) -> None:
-    fast = write_labelled(t.new("fast"), labels=["a", "b"] * 20, sampling_rate=200)
-    rate = t.refused(f"probe {t.run} --data {fast}").typed("re-ingest with --fs (.*)")
-    fast = write_labelled(t.new("slow"), labels=["a", "b"] * 20, sampling_rate=200, fs=float(rate))
-    t.works(f"probe {t.run} --data {fast}")
+    name, other = ("fs", {}) if "fs" in t.messages[1].text else ("scale", {"scale": 0.002})
+    about = {"labels": ["a", "b"] * 20, "sampling_rate": 100 if other else 200}
+    data = write_labelled(t.new("other"), **about, **other)
+    value = t.refused(f"probe {t.run} --data {data}").typed(f"re-ingest with --{name} (.*)")
+    data = write_labelled(t.new("again"), **about, **{name: float(value)})
+    t.works(f"probe {t.run} --data {data}")
 
 
 @fixes("evaluation/protocol.py", "{} {}: does not")
@@ -146,10 +150,8 @@ def _(t: Terminal, run: Path) -> Path:
 
 
 @reprobed("{}: cannot be read")
-@reprobed("{}: holds no JSON object")
 def _(t: Terminal, run: Path) -> Path:
-    text = "[]" if "object" in t.messages[0].text else "{"
-    (run / "probe-labels.json").write_text(text)
+    (run / "probe-labels.json").write_text("{")
     return t.at.probed
 
 
@@ -160,21 +162,34 @@ def _(t: Terminal, run: Path) -> Path:
     if "samples" in t.messages[0].text:
         return write_labelled(t.new("other"), 44, labels=["a", "b"] * 22)
     file = run / "probe-labels.json"
-    file.write_text(file.read_text().replace("step 2", "step 1"))
+    earlier = {k: v for k, v in json.loads(file.read_text()).items() if k != "sha256"}
+    file.write_text(json.dumps(earlier).replace("step 2", "step 1"))
     return t.at.probed
 
 
 @fixes("report/embedding.py", "embedding map: {} records")
 def _(t: Terminal) -> None:
-    few = np.zeros((3, 2)), np.zeros((3, 1)), ["a"]
-    assert t.refused(lambda: plot_embedding(*few)).typed("report without --data")
-    t.works(f"report {t.run}")
+    x = np.random.default_rng(0).normal(size=(9, 2))
+    few = t.refused(lambda: plot_embedding(x[:3], np.ones((3, 1)), ["a"]))
+    records = int(few.typed(r"give (\d+) or more"))
+    t.works(lambda: plot_embedding(x[:records], np.ones((records, 1)), ["a"]))
 
 
 @fixes("evaluation/results.py", "another version")
+@fixes("evaluation/results.py", "has no score")
+@fixes("evaluation/results.py", "{}: cannot be read")
+@fixes("evaluation/results.py", "was edited or damaged")
 def _(t: Terminal) -> None:
-    run = t.run
-    (run / "probe-labels.json").write_text("{}")
+    run, file = t.run, t.run / "probe-labels.json"
+    t.works(f"probe {run} --task labels")
+    whole = json.loads(file.read_text())
+    bad = {"another": {}, "has no": whole | {"rows": []}, "holds no": [], "was edited": whole}
+    start = next((start for start in bad if start in t.messages[0].text), "")
+    if start == "has no":
+        del bad[start]["sha256"]
+    elif start == "was edited":
+        whole["compared"] += 1
+    file.write_text(json.dumps(bad[start]) if start else "{")
     report = f"report {run} --data {t.at.probed} --task labels"
     with patch("latentcast.report.run._write", lambda run, *_, **__: run):
         assert t.refused(report).typed("probe again")
@@ -189,7 +204,21 @@ def _(t: Terminal) -> None:
     verb = t.holding((run / "report.html").read_text()).typed("latentcast (probe) scores")
     t.works(f"{verb} {run}")
     t.works(f"report {run}")
-    assert "Not probed" not in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Not probed" not in page and "records in the test fold are too few" in page
+
+
+@fixes("report/run.py", "{}: shows pictures")
+def _(t: Terminal) -> None:
+    page = t.run / "report.html"
+    page.write_text(f"<h2>{MAP}</h2>")
+    error = t.refused(f"report {t.run}")
+    assert error.typed("move the page away")
+    page.rename(t.new("old.html"))
+    t.works(f"report {t.run}")
+    t.new("old.html").rename(page)
+    t.works(f"probe {t.run}")
+    t.works(f"report {t.run} {error.typed('--data')} {t.at.probed}")
 
 
 @fixes("runs/summary.py", "{}: no run below")
@@ -224,13 +253,14 @@ def _(t: Terminal) -> None:
     t.works(f"inspect {t.at.grey}")
 
 
-@fixes("cli/data.py", "{}: cannot be written ({}); name")
-@fixes("cli/training.py", "{}: cannot be written ({}); name")
+@fixes("report/style.py", "{}: '{}' is no format of a picture")
+@fixes("report/style.py", "{}: cannot be written ({}); name")
 def _(t: Terminal) -> None:
-    command = f"inspect {t.at.bare} --plot" if "data" in t.messages[0].file else (
-        "masks ijepa-image-digits --out")  # fmt: skip
-    ending = t.refused(f"{command} {t.new('a.foo')}").typed(r"name a (\.png), \.svg or \.pdf")
-    t.works(f"{command} {t.new('a' + ending)}")
+    t.new("file").touch()
+    bad = "a.foo" if "format" in t.messages[0].text else "file/a.png"
+    command = f"inspect {t.at.bare} --plot"
+    ending = t.refused(f"{command} {t.new(bad)}").typed(r"name a (\.png), \.svg or \.pdf")
+    t.works(f"{command} {t.new('another') / ('a' + ending)}")
 
 
 @fixes("report/masks.py", "{}: objective {} hides nothing")
@@ -272,7 +302,7 @@ def _(t: Terminal) -> None:
     name, bad, pattern = ("seeds", 0, r"give (\d) or more")
     if "replay" in t.messages[0].text:
         name, bad, pattern = "replay", -1, r"(\d) to leave it out"
-    command = f"verify {t.at.run} --replay 0 "
+    command = f"verify {t.at.run} {'--replay 0' if name == 'seeds' else ''} "
     t.works(f"{command} --{name} {t.refused(f'{command} --{name} {bad}').typed(pattern)}")
 
 

@@ -26,6 +26,7 @@ from terminal import (
 from latentcast import config as configuration
 from latentcast.monitors.journal import Journal
 from latentcast.recipes import recipe
+from latentcast.runs.folder import write_environment
 from latentcast.runs.new import alone_in
 from latentcast.workflows.train import train as train_here
 
@@ -113,6 +114,19 @@ def _(t: Terminal) -> None:
     t.works(train(t, "nepa-image-tiny", Path(error.typed(r"was trained on (\S+),"))))
 
 
+@fixes("runs/folder.py", "{}: was changed since")
+def _(t: Terminal) -> None:
+    file = t.run / "config.yaml"
+    whole = file.read_text()
+    file.write_text(whole.replace("lr: ", "lr: 1"))
+    error = t.refused(f"train {t.run}")
+    edited = Path(shutil.copy(file, t.new("edited.yaml")))
+    t.works(f"train {error.typed('--config')} {edited} --data {t.at.probed} --out {t.new('other')}")
+    assert error.typed("undo the change")
+    file.write_text(whole)
+    t.works(f"train {t.run}")
+
+
 @fixes("engine/checkpoint.py", "{}: holds no checkpoint")
 def _(t: Terminal) -> None:
     t.works(train(t, ECG, t.at.bare))
@@ -175,20 +189,22 @@ def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
 def _(t: Terminal, run: Path) -> AbstractContextManager[object]:
     t.works(train(t, ECG, t.at.bare))
     record = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps(record | {"torch": "0.1"}))
-    return read_only("latentcast.runs.new.write_text")
+    write_environment(run / "environment.json", record | {"torch": "0.1"})
+    return read_only("latentcast.runs.new.write_environment")
 
 
-@fixes("cli/training.py", "stopped at step {}")
+@fixes("cli/training.py", "{}: stopped at step {}")
+@fixes("workflows/train.py", "{}; the same command")
 def _(t: Terminal) -> None:
     """A signal arrives while the first row is written."""
     command = train(t, ECG, t.at.bare, "--set train.steps=9 train.log_every=1")
-    with patch.object(Journal, "_write", ended_by(signal.SIGTERM)):
+    number = signal.SIGINT if t.messages[0].file == "cli/training.py" else signal.SIGTERM
+    with patch.object(Journal, "_write", ended_by(number)):
         assert t.refused(command).typed("the same command")
     assert "resuming at step" in t.works(command)
 
 
-@fixes("workflows/train.py", "{}: stopped at step {}")
+@fixes("workflows/train.py", "{}; the same call goes")
 def _(t: Terminal) -> None:
     config = configuration.resolve(recipe(ECG), t.at.small, ["train.steps=9"])
 

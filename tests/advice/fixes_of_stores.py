@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import json
 import shutil
+from unittest.mock import patch
 
 import numpy as np
-import pytest
 from fixes_of_ingest import recordings
-from PIL import Image
 from terminal import AXES, Terminal, fixes
 
 from latentcast.data.arrays import write_store
 from latentcast.data.store import Store
+from latentcast.files import digested, inside
 
 # The store ------------------------------------------------------------------------------------
 
 
-@fixes("data/manifest.py", "{}: is no store")
+@fixes("data/manifest.py", "{}: does not exist")
 def _(t: Terminal) -> None:
-    t.new().mkdir()
     typed = t.refused(f"inspect {t.new()}").typed("latentcast (ingest SOURCE --out .+)")
     t.works(f"{typed.replace('SOURCE', str(t.at.npy))} {AXES}")
     t.works(f"inspect {t.new()}")
@@ -34,9 +33,8 @@ def _(t: Terminal) -> None:
         shard.write_bytes(shard.read_bytes()[:-2] + b"##")
         error = t.refused(f"inspect {t.new()}")
     else:
-        opened = Store.open(t.new())
-        shard.unlink()
-        error = t.refused(opened.verify)
+        with patch("latentcast.data.manifest.file_digest", side_effect=OSError("bad sector")):
+            error = t.refused(Store.open(t.new()).verify)
     shutil.rmtree(error.typed("remove (.+) and ingest again"))
     t.works(recordings(t))
     t.works(f"inspect {t.new()}")
@@ -45,18 +43,31 @@ def _(t: Terminal) -> None:
 @fixes("data/store.py", "{}: cannot be read")
 @fixes("data/store.py", "{}: holds {} {}, the manifest")
 @fixes("data/manifest.py", "{}: {}: {}; this version")
+@fixes("data/manifest.py", "{}: cannot be used")
 def _(t: Terminal) -> None:
     t.works(recordings(t))
     text, manifest = t.messages[0].text, t.new() / "manifest.json"
     if "this version" in text:
         manifest.write_text("{}")
+    elif "cannot be used" in text:
+        manifest.write_text("{")
     elif "holds" in text:
-        manifest.write_text(manifest.read_text().replace('"samples": 10000', '"samples": 9999'))
+        record = json.loads(manifest.read_text().replace('"samples": 10000', '"samples": 9999'))
+        manifest.write_text(json.dumps(digested(record)))
     else:
         (t.new() / "shard-00000.npy").write_bytes(b"")
     shutil.rmtree(t.refused(f"inspect {t.new()}").typed("remove (.+) and ingest again"))
     t.works(recordings(t))
     t.works(f"inspect {t.new()}")
+
+
+@fixes("files.py", "{}: a file name in it")
+def _(t: Terminal) -> None:
+    t.new("in").mkdir()
+    (t.folder / "a.npy").write_bytes(b"")
+    assert t.refused(lambda: inside(t.new("in"), "../a.npy")).typed("put the file inside")
+    shutil.move(t.folder / "a.npy", t.new("in"))
+    t.works(lambda: inside(t.new("in"), "a.npy"))
 
 
 @fixes("data/store.py", "{}: holds no record")
@@ -119,7 +130,7 @@ def _(t: Terminal) -> None:
 def _(t: Terminal) -> None:
     signals = np.random.default_rng(0).normal(0, 0.3, (9, 1000, 2))
     about = {"sampling_rate": 100, "leads": ["I", "II"], "quiet": True}
-    assert t.refused(lambda: write_store(t.new(), signals=signals, **about)).typed("leads first")
+    assert t.refused(lambda: write_store(t.new(), signals=signals, **about)).typed("transpose it")
     t.works(lambda: write_store(t.new(), signals=signals.swapaxes(1, 2), **about))
 
 
@@ -132,19 +143,3 @@ def _(t: Terminal) -> None:
 
     split = t.refused(lambda: write("trian")).typed("mean '(.+)'")
     t.works(lambda: write(split))
-
-
-@fixes("images/huggingface.py", "{}: has a split")
-def _(t: Terminal) -> None:
-    pa = pytest.importorskip("pyarrow")
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8)).save(buffer, "png")
-    part = t.new("photos") / "unsupervised"
-    part.mkdir(parents=True)
-    (t.new("photos") / "dataset_dict.json").write_text('{"splits": ["unsupervised"]}')
-    (part / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
-    table = pa.table({"image": [{"bytes": buffer.getvalue(), "path": None}]})
-    with pa.ipc.new_stream(part / "data.arrow", table.schema) as stream:
-        stream.write_table(table)
-    error = t.refused(f"ingest {t.new('photos')} --out {t.new()}")
-    t.works(f"ingest {error.typed('by its folder, (.+)')} --out {t.new()}")

@@ -7,8 +7,8 @@ import os
 import shutil
 import signal
 from contextlib import closing
+from unittest.mock import patch
 
-import torch
 from terminal import (
     AXES,
     ECG,
@@ -51,6 +51,23 @@ def _(t: Terminal) -> None:
     t.works(f"train {error.typed('--config')} {t.new('run') / 'config.yaml'} {rest}")
 
 
+@fixes("cli/training.py", "train: needs --data")
+def _(t: Terminal) -> None:
+    error = t.refused(f"train {ECG} --config {t.at.small}")
+    data, out = error.typed("(--data) STORE"), error.typed("(--out) RUN")
+    t.works(f"train {ECG} --config {t.at.small} {data} {t.at.bare} {out} {t.new('run')}")
+    assert error.typed("the folder of a run")
+    t.works(f"train {t.new('run')}")
+
+
+@fixes("cli/training.py", "{}: is a checkpoint")
+def _(t: Terminal) -> None:
+    error = t.refused(train(t, str(t.run / "checkpoints" / "step-00000002"), t.at.bare))
+    t.works(train(t, ECG, t.at.bare, error.typed(r"--init \S+")))
+    assert error.typed("name its run to go on")
+    t.works(f"train {t.run}")
+
+
 @fixes("cli/training.py", "--batch-size {}")
 def _(t: Terminal) -> None:
     flags = t.refused(train(t, ECG, t.at.bare, "--batch-size 5")).typed("write (--set .*)")
@@ -72,6 +89,8 @@ by_epochs("--batch-size {}: is no batch", "--auto 1 --batch-size 0", "(--batch-s
           "--auto 1 {} 4")  # fmt: skip
 by_epochs("--auto: the training split + --batch-size {}", "--auto 1", r"use (--batch-size \d+)",
           "--auto 1 {}")  # fmt: skip
+by_epochs("--batch-size {}: {} is set as well", "train.batch_size=8 --auto 1 --batch-size 4",
+          "leave one of the two out", "--auto 1 --batch-size 4")  # fmt: skip
 
 
 @fixes("data/fit.py", "{}: is an image recipe")
@@ -106,7 +125,22 @@ def _(t: Terminal) -> None:
     t.works(train(t, "nepa-ecg-small", t.new()))
 
 
-@fixes("data/fit.py", "{}: leads are")
+@fixes("data/fit.py", "{}: sampling_rate is")
+def _(t: Terminal) -> None:
+    """Of an array the rate is declared: the store's is another flag, and resamples."""
+    ingest = f"ingest {t.at.npy} {AXES.replace('100', '250')} --out {t.new()}"
+    t.works(ingest)
+    flag = t.refused(train(t, ECG, t.new())).typed("re-ingest with (--fs .*)")
+    t.works(ingest.replace("/new", f"/again {flag}"))
+    assert Store.open(t.new("again")).lengths[0] == 400
+    t.works(train(t, ECG, t.new("again")))
+
+
+@fixes(
+    "data/fit.py",
+    "{}: leads are",
+    "choose a new store folder (ingest --out) and re-ingest with --leads",
+)
 def _(t: Terminal) -> None:
     t.works(f"ingest {WFDB} --fs 100 --out {t.new('two')} --leads I,V1")
     error = t.refused(train(t, ECG, t.new("two")))
@@ -159,17 +193,6 @@ def _(t: Terminal) -> None:
     t.works(lambda: with_channels(config.input.channels))
 
 
-@fixes("data/image_preprocess.py", "input.channels: is")
-def _(t: Terminal) -> None:
-    images = torch.zeros(1, 32, 32, 1, dtype=torch.uint8)
-    config = recipe("nepa-image-tiny")
-    count = int(t.refused(lambda: ImagePreprocess(config.input)(images)).typed(
-        r"input.channels to (\d)"))  # fmt: skip
-    one = {"mean": [0.5] * count, "std": [0.2] * count}
-    fixed = config.updated({"input.channels": count, "input.normalisation": one})
-    t.works(lambda: ImagePreprocess(fixed.input)(images))
-
-
 @fixes("data/synthetic.py", "input.leads {}")
 def _(t: Terminal) -> None:
     command = (
@@ -183,11 +206,45 @@ def _(t: Terminal) -> None:
 # The machine ----------------------------------------------------------------------------------
 
 
-@fixes("engine/context.py", "machine.device {}")
+@fixes("engine/device.py", "{} {}: cannot be used")
 def _(t: Terminal) -> None:
     flags = "--set machine.device="
     device = t.refused(train(t, ECG, t.at.bare, flags + "cuda:77")).typed("try (cpu)")
     t.works(train(t, ECG, t.at.bare, flags + device))
+
+
+@fixes("engine/ranks.py", "WORLD_SIZE {}")
+def _(t: Terminal) -> None:
+    with patch.dict(os.environ, {"WORLD_SIZE": "2"}):
+        del os.environ[t.refused(train(t, ECG, t.at.bare)).typed("unset (WORLD_SIZE)")]
+        t.works(train(t, ECG, t.at.bare))
+
+
+@fixes("monitors/forecast.py", "warning: this device has")
+@fixes("monitors/forecast.py", "warning: the training split has")
+def _(t: Terminal) -> None:
+    if "split" in t.messages[0].text:
+        setting = t.prints(train(t, ECG, t.at.bare, "--set train.batch_size=50"))
+        lower = f"--set {setting.typed('lower (train.batch_size)')}=4"
+        assert "fewer than a batch" not in t.works(train(t, ECG, t.at.bare, lower, "other"))
+        return
+    with patch("latentcast.monitors.forecast._memory", lambda device: 1.0):
+        printed = t.prints(train(t, ECG, t.at.bare))
+    for number, (pattern, value) in enumerate(
+        [("raise (train.micro_batches)", "=2"), ("set (machine.recompute=true)", ""),
+         ("lower (train.batch_size)", "=2")]):  # fmt: skip
+        t.works(train(t, ECG, t.at.bare, f"--set {printed.typed(pattern)}{value}", f"r{number}"))
+
+
+@fixes("data/staging.py", "{}; remove {}, the next start")
+def _(t: Terminal) -> None:
+    flags = f"--set machine.stage={t.new('disk')}"
+    t.works(train(t, ECG, t.at.bare, flags))
+    (shard,) = t.new("disk").glob("*/shard-00000.npy")
+    shard.write_bytes(shard.read_bytes()[:-2] + b"##")
+    command = train(t, ECG, t.at.bare, flags, "other")
+    shutil.rmtree(t.refused(command).typed("remove (.+), the next start"))
+    t.works(command)
 
 
 @fixes("data/staging.py", "machine.stage {}")

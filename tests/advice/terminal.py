@@ -29,8 +29,8 @@ Attempt = str | Callable[[], object]
 """A command, as it is typed behind ``latentcast``, or a call."""
 ECG, IMAGE = "nepa-ecg-tiny", "ijepa-image-digits"
 LAYOUT = "--layout records,samples,leads"
-AXES = f"--fs 100 --unit mV {LAYOUT} --leads {','.join(CANONICAL_LEADS)}"
-EEG_AXES = f"--fs 100 --unit mV {LAYOUT} --leads Fp1,Fp2 --signal other --scale 0.001"
+AXES = f"--sampling-rate 100 --unit mV {LAYOUT} --leads {','.join(CANONICAL_LEADS)}"
+EEG_AXES = f"--sampling-rate 100 --unit mV {LAYOUT} --leads Fp1,Fp2 --signal other --scale 0.001"
 SMALL = """
 optimizer: {warmup_steps: 1}
 train: {steps: 2, batch_size: 4, micro_batches: 1, precision: fp32, evaluate_every: null}
@@ -223,14 +223,17 @@ def setting(
     Args:
         name: of a recipe.
         bad: ``key=value``, several divided by spaces.
-        fixed: what is set after ``bad``, or ``instead`` of it, with what was found for ``{}``.
+        fixed: what is set beside the other keys of ``bad``, or ``instead`` of all of it, with what
+            was found for ``{}``.
     """
 
     @fixes(file, *(start if isinstance(start, tuple) else (start,)))
     def _(t: Terminal) -> None:
         found = t.refused(resolving(name, bad)).typed(pattern)
-        before = "" if instead else bad
-        t.works(resolving(name, f"{before} {fixed.format(found)}"))
+        now = fixed.format(found).split()
+        keys = [f"{word.partition('=')[0]}=" for word in now]  # of which the former value goes
+        before = [] if instead else [w for w in bad.split() if not w.startswith(tuple(keys))]
+        t.works(resolving(name, " ".join(before + now)))
 
 
 def resolving(name: str, flags: str) -> Callable[[], object]:

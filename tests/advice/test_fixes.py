@@ -19,11 +19,15 @@ import inspect
 import re
 from pathlib import Path
 
+import fixes_of_commands
 import fixes_of_configurations
 import fixes_of_encoders
 import fixes_of_evaluation
+import fixes_of_first_use
+import fixes_of_images
 import fixes_of_ingest
 import fixes_of_labels
+import fixes_of_messages
 import fixes_of_runs
 import fixes_of_stores
 import fixes_of_training
@@ -39,8 +43,9 @@ from latentcast.evaluation.baselines import RandomConvolutions
 from latentcast.recipes import RECIPES, recipe
 
 CATALOGUE = [
-    fixes_of_configurations, fixes_of_encoders, fixes_of_evaluation, fixes_of_ingest,
-    fixes_of_labels, fixes_of_runs, fixes_of_stores, fixes_of_training,
+    fixes_of_commands, fixes_of_configurations, fixes_of_encoders, fixes_of_evaluation,
+    fixes_of_first_use, fixes_of_images, fixes_of_ingest, fixes_of_labels, fixes_of_messages,
+    fixes_of_runs, fixes_of_stores, fixes_of_training,
 ]  # fmt: skip
 
 
@@ -82,7 +87,7 @@ def test_no_message_names_a_flag_or_a_setting_that_does_not_exist() -> None:
     parameters = [
         name for verb in VERBS for name in inspect.signature(getattr(cli, verb)).parameters
     ]
-    flags = {name.replace("_", "-") for name in parameters}
+    flags = {name.replace("_", "-") for name in parameters} | {"version", "nproc-per-node"}
     for message in messages():
         if message.advice:
             named = re.findall(r"(?<![\w-])--([a-z][a-z-]*)", message.text)

@@ -25,10 +25,9 @@ UNFOLLOWED = {
     ("monitors/collapse.py", "look at the gradient norm"): _TRAINING,
     ("engine/verdict.py", "no patch of the batch"): _TRAINING,
     ("engine/verdict.py", "the gradient norm is"): _TRAINING,
-    ("artifacts/encoder.py", "{}: features are not finite"): _TRAINING,
-    ("evaluation/features.py", "{}, layer {}: features are not finite"): _TRAINING,
     ("evaluation/heads/logistic.py", "logistic regression: a label"): "no probe fits such a label",
     ("engine/ranks.py", "rank {} of {}"): "takes two processes; tests/faults kills one",
+    ("signals/readers/wfdb.py", "no gain(baseline)/unit"): "the form of a field of a header",
     ("data/workers.py", "a script that trains"): "takes a script; tests/unit/test_loader.py has it",
 }
 

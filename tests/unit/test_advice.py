@@ -225,6 +225,18 @@ def test_a_batch_size_by_flag_is_what_the_rest_is_for() -> None:
     assert config.optimizer.lr == pytest.approx(0.5e-3)
 
 
+def test_a_batch_size_beside_that_of_the_file_is_ignored(tmp_path: Path) -> None:
+    file, nepa = tmp_path / "mine.yaml", recipe("nepa-ecg-small")
+    file.write_text("train: {batch_size: 100}\n")
+    config, reasons = advised(nepa, file, [], 20_000, 100, batch_size=64)
+    assert (config.train.batch_size, config.train.steps) == (64, 31_250)
+    assert reasons[0].startswith("train.batch_size 64")
+    with pytest.raises(LatentcastError, match="--batch-size 0: is no batch"):
+        advised(nepa, file, [], 20_000, 100, batch_size=0)
+    with pytest.raises(LatentcastError, match="--batch-size 64: .* leave one of the two out"):
+        advised(nepa, None, ["train.batch_size=100"], 20_000, 100, batch_size=64)
+
+
 @pytest.mark.parametrize("flag", ["ema.base=0.99", "ema=null"])
 def test_an_ema_by_flag_is_not_argued_with(flag: str) -> None:
     config, reasons = advised(recipe("nepa-ecg-small"), None, [flag], 20_000, 100)

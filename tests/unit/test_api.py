@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from pkgutil import walk_packages
 from types import ModuleType
@@ -31,6 +31,12 @@ NAMES = (
 def test_every_promised_name_is_listed() -> None:
     assert sorted(lc.__all__) == sorted(NAMES)
     assert set(NAMES) <= set(dir(lc))
+
+
+def test_a_mistyped_name_is_answered_with_nothing_and_the_version_is_missing() -> None:
+    assert lc.__version__ == metadata.version("latentcast")
+    with pytest.raises(AttributeError, match="no attribute 'ingets'; did you mean 'ingest'?"):
+        lc.ingets  # noqa: B018
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,7 +148,9 @@ def test_importing_the_library_imports_no_torch() -> None:
 
 def test_keys_are_set_in_a_call_as_on_the_command_line(small_store: Path, tmp_path: Path) -> None:
     keys = ["train.steps=1", "optimizer.warmup_steps=1", "train.batch_size=4", "encoder.depth=1"]
-    lc.train("nepa-ecg-tiny", small_store, tmp_path / "run", set=keys, quiet=True)
+    run = tmp_path / "run"
+    result = lc.train("nepa-ecg-tiny", small_store, run, set=keys, quiet=True)
+    assert repr(result) == f"TrainResult('{run}': nepa-ecg-tiny, step 1 of 1)"
     assert "depth: 1\n" in (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(lc.LatentcastError, match="did you mean 'depth'"):
         lc.train("nepa-ecg-tiny", small_store, tmp_path / "other", set=["encoder.deep=1"])

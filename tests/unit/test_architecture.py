@@ -20,8 +20,9 @@ Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
     ("errors",),
-    ("terminal", "files", "notebook", "npy"),
-    ("archives",),
+    ("terminal", "files", "notebook"),
+    ("archives", "npy"),
+    ("places",),
     ("randomness",),
     ("batch", "source"),
     ("signals", "images"),

@@ -84,6 +84,16 @@ def test_an_archive_gives_another_store_than_the_folder_in_it(
     assert contents(packed.path) == theirs
 
 
+def test_a_readme_beside_the_one_folder_of_an_archive_is_no_refusal(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(tmp_path / "in" / split, 4)
+    archive = pack(tmp_path / "in", tmp_path / "x.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("README.txt", "about")
+    store = ingest(archive, tmp_path / "out", quiet=True).store
+    assert len(store) == 4 and store.classes[0] == "digit 0"
+
+
 def test_a_killed_ingest_of_an_archive_goes_on_with_other_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,14 +315,14 @@ def test_the_advice_names_a_folder_that_is_gone(tmp_path: Path) -> None:
 # --- WebDataset -----------------------------------------------------------------------------------
 
 
-def shards(folder: Path, images: dict[str, bytes]) -> list[Path]:
+def shards(folder: Path, images: dict[str, bytes], patient: str = "patient_id") -> list[Path]:
     """Of two samples each, with the label in ``.cls`` or, of every other one, in JSON."""
     folder.mkdir()
     made = []
     for number, (name, data) in enumerate(images.items()):
         made += [folder / f"train-{number // 2:06d}.tar"] * (number % 2 == 0)
         key, label = f"{number:08d}", name.split("/")[0]
-        beside = {"json": json.dumps({"label": label, "age": number, "patient_id": number // 2})}
+        beside = {"json": json.dumps({"label": label, "age": number, patient: number // 2})}
         if number % 2:
             beside = {"cls": label, "txt": f"a {label}", "json": json.dumps({"label": "other"})}
         with tarfile.open(made[-1], "a") as tar:
@@ -324,12 +334,16 @@ def shards(folder: Path, images: dict[str, bytes]) -> list[Path]:
     return made
 
 
-def test_shards_give_other_samples_than_the_files_they_were_made_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("patient", ["patient_id", "patient", "subject_id"])
+def test_shards_give_other_samples_than_the_files_they_were_made_of(
+    tmp_path: Path, patient: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_classes(tmp_path / "in", 12)
     files = sorted((tmp_path / "in").rglob("*.png"))
     images = {f.relative_to(tmp_path / "in").as_posix(): f.read_bytes() for f in files}
-    first, *_ = shards(tmp_path / "shards", images)
-    store = ingest(tmp_path / "shards", tmp_path / "out", quiet=True).store
+    first, *_ = shards(tmp_path / "shards", images, patient)
+    store = ingest(tmp_path / "shards", tmp_path / "out").store
+    assert f"patient is {patient}, the class label, metadata are age" in capsys.readouterr().err
     plain = ingest(tmp_path / "in", tmp_path / "plain", quiet=True).store
     assert store.record_ids.tolist() == [f"{n:08d}" for n in range(12)]
     assert np.array_equal(store.take(np.arange(12)), plain.take(np.arange(12)))

@@ -293,5 +293,8 @@ def test_a_file_that_is_no_export_names_what_reads_it(run: Path, tmp_path: Path)
     (tmp_path / "cut.safetensors").write_bytes(b"123456789")
     with pytest.raises(LatentcastError, match="cannot be read .* export the run again"):
         Encoder.from_pretrained(tmp_path / "cut.safetensors")
+    (tmp_path / "file").touch()
     with pytest.raises(LatentcastError, match="name another file"):
-        export(run, tmp_path / "no" / "folder.safetensors")
+        export(run, tmp_path / "file" / "folder.safetensors")
+    export(run, tmp_path / "new" / "folder.safetensors")
+    assert (tmp_path / "new" / "folder.safetensors").is_file()

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import WFDB, Command
@@ -111,6 +112,8 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(
         (("trian", "nepa-ecg-tiny"), "did you mean 'train'"),
         (("train", "nepa-ecg-tiny", "--dta", "x"), "did you mean '--data'"),
         (("probe", "x", "--data", "y", "--data", "z"), "--data: is there twice"),
+        (("train", "nepa-ecg-tiny", "--data", "x", "--out", "y", "--set", "train.steps=60",
+          "--set", "train.steps=70"), "train.steps: is set twice, to 60 and to 70"),
         (("bench", "nepa-ecg-tiny", "--what", "step", "--what", "stp"), "stp"),
         (("verify", "--parity", "nowhere.safetensors"), "nowhere.safetensors: cannot be read"),
     ],
@@ -121,6 +124,70 @@ def test_mistakes_are_one_line_that_names_the_thing(
     answer = command(*arguments)
     assert answer.status == 2 and words in answer.err
     assert answer.err.startswith("latentcast: ") and answer.err.count("\n") == 1
+
+
+ONE = "records100/00000/00001_lr"
+NAMELESS = "--sampling-rate 100 --unit mV --layout records,leads,samples --leads I,II"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("inspect {wfdb}", "make one with latentcast ingest {wfdb} --out STORE"),
+        ("train nepa-ecg-tiny --data {wfdb} --out y", "latentcast ingest {wfdb} --out STORE"),
+        ("inspect nowhere", "nowhere: does not exist; make a store"),
+        ("inspect {run}", "is a run and no store"),
+        ("ingest {store} --out y", "is already a store; name the source"),
+        ("ingest {wfdb}/{one} --out y", "is a single record; name its folder, {wfdb}/records100/"),
+        ("ingest {wfdb}/{one}.hea --out y", "is a single record"),
+        ("ingest {wfdb} --fs 500 --out {store}", "another store (fs 100 there, 500 here);"),
+        ("ingest {wfdb}/records100 --out {store}", "fs 100 there, not set here);"),
+        ("ingest {npy} --metadata nix.csv --out y {axes}", "nix.csv: does not exist; name"),
+        ("probe {run}/checkpoints", "checkpoints of a run; name the run, {run}\n"),
+        ("probe {run} --layer block9", "known: all, embedding, block 1, block 2, norm"),
+        ("probe {run} --device gpu", "device gpu: cannot be used (it is no name of a device)"),
+        ("export nix --out y.safetensors", "nix: does not exist; name the folder of a run"),
+        ("export x.safetensors --out y.safetensors", "x.safetensors: is an exported file; name"),
+        ("report {store}", "is a store; name the folder of a run"),
+        ("train {store}", "name a recipe (latentcast recipes) and give the store as --data"),
+        ("train nowhere/run", "nowhere/run: does not exist; name a recipe"),
+        ("train big --data x --out y", "big: is no recipe; see them with latentcast recipes\n"),
+        ("train {run} --steps 5", "has done 12 steps, train.steps is 5"),
+        ("masks ijepa-ecg-tiny --set steps=20", "steps: is a part of a key; did you mean 'train.s"),
+        ("version", "did you mean '--version'"),
+        ("help", "did you mean '--help'"),
+    ],
+)  # fmt: skip
+def test_a_path_or_word_of_another_kind_is_called_by_a_wrong_name(
+    command: Command, small_store: Path, small_run: Path, tmp_path: Path, line: str, words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """``make one with latentcast ingest SOURCE --out my-ecgs``, of the folder of the ECGs."""
+    monkeypatch.chdir(tmp_path)
+    np.save("two.npy", np.random.default_rng(0).normal(0, 0.3, (2, 2, 1000)))
+    Path("x.safetensors").touch()
+    place = {"wfdb": WFDB, "store": small_store, "run": small_run, "one": ONE}
+    place |= {"npy": "two.npy", "axes": NAMELESS}
+    answer = command(*line.format(**place).split())
+    assert answer.status == 2 and words.format(**place) in answer.err
+    assert "None" not in answer.err and "fingerprint" not in answer.err
+
+
+@pytest.mark.parametrize("verb", ["ingest", "train", "probe"])
+def test_ctrl_c_says_nothing(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    # What each does first with a path.
+    monkeypatch.setattr("latentcast.data.ingest.apart", interrupt)
+    monkeypatch.setattr("latentcast.workflows.train.apart", interrupt)
+    monkeypatch.setattr("latentcast.artifacts.encoder.read_weights", interrupt)
+    first = {"ingest": ("x", "--out", "y"), "probe": ("x",)}
+    answer = command(verb, *first.get(verb, ("nepa-ecg-tiny", "--data", "x", "--out", "y")))
+    again = "; the same command goes on" * (verb != "probe")
+    assert answer == (130, "", f"latentcast: stopped{again}\n")
 
 
 @pytest.mark.parametrize(
@@ -160,9 +227,15 @@ def test_an_export_is_not_written_under_the_name_of_another_format(
 def test_a_picture_that_cannot_be_written_is_named(
     command: Command, small_store: Path, tmp_path: Path
 ) -> None:
-    for picture in (tmp_path / "first.xyz", tmp_path / "nowhere" / "first.png"):
-        answer = command("inspect", small_store, "--plot", picture)
-        assert answer.status == 2 and f"{picture}: cannot be written" in answer.err
+    (tmp_path / "file").touch()
+    for name, words in (
+        ("a.bmpx", "'.bmpx' is no format of a picture; name a .png, .svg or .pdf\n"),
+        ("file/a.png", "cannot be written"),
+    ):
+        answer = command("inspect", small_store, "--plot", tmp_path / name)
+        assert answer.status == 2 and f"{tmp_path / name}: {words}" in answer.err
+    picture = tmp_path / "new" / "first.png"
+    assert command("inspect", small_store, "--plot", picture).status == 0 and picture.is_file()
 
 
 def test_an_empty_folder_and_an_unwritable_output_are_named(

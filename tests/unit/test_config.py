@@ -76,7 +76,7 @@ def test_flag_without_value_is_refused(tiny: Config) -> None:
         (["encoder.heads=5"], "not a multiple of heads 5"),
         (["encoder.causal=false"], "would see the patch it predicts"),
         (["optimizer.warmup_steps=100000"], "longer than"),
-        (["train.batch_size=2", "train.micro_batches=3"], "cannot be split into micro_batches 3"),
+        (["train.batch_size=2", "train.micro_batches=3"], "set train.micro_batches to at most 2"),
         (["encoder.drop_path=1.5"], "encoder.drop_path: .* less than 1"),
         (["train.micro_batches=0"], "train.micro_batches: .* greater than 0"),
         (["encoder.patch=0"], "encoder.patch: .* greater than 0"),
@@ -118,6 +118,8 @@ BOMBS = {
     "a list for a kind": "encoder: {kind: [1]}",
     "infinity": "optimizer: {lr: .inf}",
     "bytes": "recipe: !!binary /w==",
+    "a character that YAML does not have": "recipe: a\0b",
+    "a list for a path": "machine: {stage: [x]}",
 }
 
 

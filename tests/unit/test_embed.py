@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from ecg_files import write_wfdb
+from image_files import write_classes
 
-from conftest import WFDB
+from conftest import WFDB, Command
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.images import ImageReader
 from latentcast.config import Config
 from latentcast.data.arrays import write_store
 from latentcast.data.fit import fitted, reading
@@ -170,6 +173,42 @@ def test_what_cannot_be_embedded_is_named(
         encoder.embed(source, **options)
 
 
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ("x.zip", "x.zip: is an archive; ingest it"),
+        ("nowhere", "nowhere: does not exist"),
+        ([[0.1, 0.2], [0.3, 0.4]], "list of numbers: is no array; give numpy.array"),
+        (np.zeros((8, 1000)), 'lacks lead .*; give it as NaN in an array, .* missing_leads="mask"'),
+        (1e5 * np.sin(np.arange(12e3).reshape(12, -1)), "beyond .* check gain and unit$"),
+    ],
+)
+def test_embed_gives_the_advice_of_the_command_line(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, x: Any, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.zip").touch()
+    axes: dict[str, Any] = {}
+    if isinstance(x, np.ndarray):
+        axes = AXES | {"leads": CANONICAL_LEADS[: len(x)]}
+    with pytest.raises(LatentcastError, match=words):
+        encoder.embed(x, **axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "is a folder; name one record"), ("a.npy", "is no WFDB record .*ingest it"),
+        ("x.zip", "is an archive; ingest it"), ("nowhere", "nowhere: does not exist"),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_no_record_lacks_a_header(tmp_path: Path, name: str, words: str) -> None:
+    for file in ("a.npy", "x.zip"):
+        (tmp_path / file).touch()
+    with pytest.raises(LatentcastError, match=words):
+        read_recording(tmp_path / name)
+
+
 def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
     return (x - x.mean(axis, keepdims=True)) / x.std(axis, keepdims=True)
 
@@ -177,7 +216,7 @@ def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda mv: mv * 1000, r"beyond ±32.767 mV; check gain and unit"),
+        (lambda mv: mv * 1000, r"more than any ECG has .* --unit uV"),
         (lambda mv: mv / 1e6, "no lead spans more than"),
         (lambda mv: z_score(mv, 1), "normalised before .*in every lead.* expected is the ECG in V"),
         (lambda mv: z_score(mv, 1).astype(np.float16), "normalised before .*in every lead"),
@@ -239,6 +278,17 @@ def test_a_bad_recording_among_good_ones_is_named(
     (tmp_path / "a.dat").write_bytes(b"")
     with pytest.raises(LatentcastError, match=f"a of {tmp_path.name}: "):
         encoder.embed(tmp_path)
+
+
+def test_all_bad_images_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
+    config = recipe("ijepa-image-digits").input
+    write_classes(tmp_path, 8)
+    for name in ("a", "b"):
+        (tmp_path / "digit 1" / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(
+        LatentcastError, match=r"2 of 10 cannot be read \(digit 1/a.png: .*digit 1/b.png: .*ingest"
+    ):
+        list(ImageReader(config).read(tmp_path))
 
 
 def test_features_of_a_diverged_run_are_refused(small_config: Config, store: Store) -> None:
@@ -323,6 +373,21 @@ def test_a_role_that_is_none_is_refused(small_config: Config, store: Store) -> N
     config = fitted(small_config, store)
     with pytest.raises(LatentcastError, match="role techer: is unknown; did you mean 'teacher'"):
         Encoder(config, build(config), "techer")  # type: ignore[arg-type]
+
+
+def test_a_damaged_store_is_embedded_or_called_finished_without_a_word(
+    small_store: Path, encoder: Encoder, tmp_path: Path, command: Command
+) -> None:
+    folder = Path(shutil.copytree(small_store, tmp_path / "copy"))
+    shard = folder / Store.open(folder).manifest.shards[0].file
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 64
+    shard.write_bytes(data)
+    for damaged in (folder, Store.open(folder)):
+        with pytest.raises(LatentcastError, match="is damaged"):
+            encoder.embed(damaged, rows=[0])
+    answer = command("ingest", WFDB, "--fs", "100", "--out", folder)
+    assert "finished before, nothing was read; latentcast inspect" in answer.out
 
 
 def test_a_store_of_the_other_kind_is_named(
@@ -415,6 +480,25 @@ def test_deep_pixels_are_scaled_as_in_the_store(
     config = fitted(images[0].config, store)
     encoder = Encoder(config, images[0].objective)
     same(encoder.embed(tmp_path / "in"), encoder.embed(images[1].take(np.arange(4))))
+
+
+@pytest.mark.parametrize("splits", [("train", "test", "unlabeled"), ("train", "Cat", "cat", "")])
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_labels_and_splits_that_are_not_clear_refuse_what_is_embedded(
+    images: tuple[Encoder, Store], splits: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    files = sorted(tmp_path / "in" / split / "a.png" for split in splits)
+    for file, pixels in zip(files, images[1].take(np.arange(9))[:, :, :, 0], strict=False):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(pixels).save(file)
+        if kind == "parquet":
+            pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            columns = {"image": [{"bytes": file.read_bytes()}], "target": [1.5], "class": ["a"]}
+            file.unlink()
+            pq.write_table(pa.table(columns), file.with_suffix(".parquet"))
+    vectors = images[0].embed(tmp_path / "in")
+    same(vectors, images[0].embed(images[1], rows=np.arange(len(files))))
 
 
 def test_another_resolution_is_read_with_positions_between_those_of_training(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latentcast.errors import LatentcastError
-from latentcast.files import inside
+from latentcast.files import apart, inside
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,8 @@ def test_a_file_of_the_folder_and_a_link_within_it_are_found(tmp_path: Path) -> 
     (tmp_path / "moved").symlink_to("real")
     for name in ("deep/x", "./deep/x", "link"):
         assert inside(tmp_path / "moved", name).samefile(tmp_path / "real/deep/x")
+
+
+def test_a_source_that_is_a_link_to_itself_is_left_to_who_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    apart(tmp_path / "out", source=tmp_path / "loop")

@@ -136,11 +136,25 @@ def test_an_image_that_is_a_link_out_of_the_folder_is_refused_by_name(tmp_path: 
     assert "outside the folder" in quarantine(tmp_path / "out")["digit 0/x.png"]
 
 
-@pytest.mark.parametrize("name", ["../../x.arrow", "/dev/zero", 7])
-def test_a_dataset_cannot_name_files_out_of_its_folder(tmp_path: Path, name: object) -> None:
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    with pytest.raises(LatentcastError, match="leads out of the folder|names no data files"):
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("state.json", {"_data_files": [{"filename": "../../x.arrow"}]}, "leads out of the folder"),
+        ("state.json", {"_data_files": [{"filename": "/dev/zero"}]}, "leads out of the folder"),
+        ("state.json", {"_data_files": [{"filename": 7}]}, "names no data files"),
+        ("state.json", {"_data_files": 7}, "names no data files"),
+        ("state.json", {"_data_files": [{"filename": "state.json"}] * 2}, "lists a file twice"),
+        ("dataset_dict.json", {"splits": ["../other"]}, "leads out of the folder"),
+        ("dataset_dict.json", {"splits": []}, "lists no files"),
+    ],
+)
+def test_a_dataset_cannot_name_files_out_of_its_folder_or_none(
+    tmp_path: Path, file: str, content: object, reason: str
+) -> None:
+    for folder in ("set", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(json.dumps(content))
+    with pytest.raises(LatentcastError, match=reason):
         HuggingFaceImages(tmp_path / "set")
 
 

@@ -102,6 +102,17 @@ def test_bad_files_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_pat
     assert result.store.record_ids.tolist() == sorted(written)
 
 
+def test_the_most_frequent_reason_of_the_quarantine_is_printed(
+    tmp_path: Path, command: Command
+) -> None:
+    write_classes(tmp_path / "in", 4)
+    for name in ("a.png", "b.png", "c.txt"):
+        (tmp_path / "in" / "digit 0" / name).write_text(name)
+    answer = command("ingest", tmp_path / "in", "--out", tmp_path / "out")
+    assert "most often (2) 'is no image, or of a format" in answer.out
+    assert str(tmp_path / "out" / "quarantine.csv") in answer.out
+
+
 def test_a_png_of_which_a_checksum_is_another_is_in_the_store(tmp_path: Path) -> None:
     """Pillow compares only those before the pixels."""
     file = tmp_path / "a.png"
@@ -285,6 +296,25 @@ def test_no_patient_has_images_in_two_splits(tmp_path: Path, by: str, command: C
     )
     people = [set(store.patient_ids[store.rows(split)]) for split in ("train", "test")]
     assert all(people) and not people[0] & people[1] and check(store) == []
+
+
+def test_split_folders_with_a_patient_in_two_are_drawn_anew_and_keep_their_classes(
+    tmp_path: Path, command: Command
+) -> None:
+    for number, image in enumerate(digits()[0][:300]):
+        split, category = ("train", "test")[number % 2], "ab"[number % 3 % 2]
+        file = tmp_path / "in" / split / category / f"patient{number // 10:02d}-{number % 10}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    ingest_them = "ingest", tmp_path / "in", "--out", tmp_path / "out", "--groups", r"patient(\d+)"
+    assert "has images in two splits" in (refused := command(*ingest_them)).err
+    assert "--splits none" in refused.err
+    answer = command(*ingest_them, "--splits", "none")
+    assert answer.status == 0 and "the class of test/a/patient" in answer.err
+    store = Store.open(tmp_path / "out")
+    assert store.classes == ("a", "b") and check(store) == []
+    people = [set(store.patient_ids[store.rows(split)]) for split in ("train", "test")]
+    assert all(people) and not people[0] & people[1]
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from image_files import DIGITS, coloured, digits, quarantine, write_classes
+from ecg_files import write_some
+from image_files import DIGITS, coloured, contents, digits, quarantine, write_classes
 from PIL import Image
 
 from conftest import BUNDLED, WFDB
@@ -114,6 +117,11 @@ def test_labels_with_gaps_keep_their_values_as_names_and_minus_one_is_none(tmp_p
         ({"x_train": np.zeros((4, 8, 8), np.uint8), "x_test": np.zeros((4, 9, 9), np.uint8)},
          "two files, or at one size"),
         ({"a": np.zeros(3), "b": np.zeros(3)}, "none of its arrays"),
+        ({"x": np.zeros((4, 8, 8), np.uint8), "split": np.array(["train"])}, "one split an image"),
+        ({"x": np.zeros((3, 8, 8), np.uint8), "split": np.array(["train", "val", "new"])},
+         "new is not; --splits named"),
+        *(({"images": np.zeros(shape, np.uint8)}, r"could be one image.*x\[\.\.\., None\] for")
+          for shape in [(8, 9, 1), (8, 9, 2), (8, 9, 3), (8, 9, 4), (3, 8, 9)]),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_say_what_they_are(
@@ -123,6 +131,33 @@ def test_arrays_that_do_not_say_what_they_are(
     with pytest.raises(LatentcastError, match=words):
         ingest(path, tmp_path / "out", kind="image", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"), [(bool, r"x.astype\('uint8'\) \* 255"), (object, "np.asarray")]
+)
+def test_images_of_an_odd_type_are_not_taken_for_recordings(
+    tmp_path: Path, dtype: type, advice: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((40, 32, 32), dtype))
+    with pytest.raises(LatentcastError, match=f"holds {np.dtype(dtype)}.*{advice}"):
+        ingest(tmp_path / "a.npy", tmp_path / "out", quiet=True)
+
+
+def test_an_array_of_splits_counts_and_one_that_is_not_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "Training", "val", "test", "dev"] * 2
+    images = digits()[0][:10]
+    path = save(tmp_path / "a.npz", images=images, split=np.array(words), note=np.arange(3))
+    store = ingest(path, tmp_path / "out", workers=1).store
+    assert "a.npz: does not read note" in capsys.readouterr().err
+    for split, rows in {"train": [0, 1, 5, 6], "validation": [2, 4, 7, 9], "test": [3, 8]}.items():
+        assert store.record_ids[store.rows(split)].tolist() == [f"a-{row:06d}" for row in rows]
+        assert np.array_equal(store.take(store.rows(split))[..., 0], images[rows])
+    path = save(tmp_path / "b.npz", images=images, split=np.arange(10))
+    ingest(path, tmp_path / "other", workers=1)
+    assert "b.npz: does not read split" in capsys.readouterr().err
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -242,6 +277,37 @@ def test_recordings_and_images_are_told_apart(tmp_path: Path) -> None:
             assert kind_of(save(tmp_path / f"{kind}{number}.npz", **arrays)) == kind
 
 
+def write_source(kind: str, folder: Path) -> None:
+    folder.mkdir()
+    if kind == "wfdb":
+        write_some(folder, 2, 2.0)
+    elif kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(dataset_table(12), folder / "a.parquet")
+    else:
+        write_classes(folder, 12)
+    if kind == "shards":
+        for file in sorted(folder.rglob("*.png")):
+            with tarfile.open(folder / "a.tar", "a") as tar:
+                tar.add(file, file.name)
+                tar.addfile(tarfile.TarInfo(f"{file.stem}.cls"))
+        for classes in folder.glob("digit*"):
+            shutil.rmtree(classes)
+
+
+@pytest.mark.parametrize("kind", ["wfdb", "images", "parquet", "shards"])
+def test_a_copy_in_a_hidden_folder_is_ingested_in_place_of_the_file(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    write_source(kind, source)
+    ingest(source, tmp_path / "out", workers=1, quiet=True)
+    shutil.copytree(source, tmp_path / ".git")
+    (tmp_path / ".git").rename(source / ".git")
+    ingest(source, tmp_path / "again", workers=1)
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+    assert len(re.findall("are hidden or in a hidden folder", capfd.readouterr().err)) == 1
+
+
 def latentcast(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "latentcast", *map(str, arguments)], capture_output=True, text=True,
@@ -341,6 +407,32 @@ def test_parquet_files_and_images_that_are_not_in_them(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(LatentcastError, match="bad.parquet: cannot be read"):
         open_source(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize("label", ["label", "none"])
+def test_what_is_no_parquet_file_stops_the_ingest_of_those_beside_it(
+    tmp_path: Path, label: str
+) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("damaged", "good", "page"):
+        table = dataset_table(3 * len(name), 40 * (name == "page")).rename_columns(["image", label])
+        pq.write_table(table, folder / f"{name}.parquet", write_page_checksum=True)
+    for name, skip in (("damaged", -100), ("page", 1000)):
+        content = bytearray((folder / f"{name}.parquet").read_bytes())
+        content[skip : skip + 100 or None] = bytes(100)
+        (folder / f"{name}.parquet").write_bytes(content)
+    for name in ("empty", "._good"):
+        (folder / f"{name}.parquet").touch()
+    (folder / "folder.parquet").mkdir()
+    (folder / "gone.parquet").symlink_to("nowhere")
+    store = ingest(folder, tmp_path / "out", quiet=True).store
+    assert np.array_equal(store.take(range(12))[..., 0], digits()[0][:12]) and len(store) == 12
+    rows = quarantine(tmp_path / "out")
+    assert {"damaged.parquet", "empty.parquet", "gone.parquet"} <= rows.keys()
+    # Labels are a column of their own: those of the file are read, and none of its images.
+    assert sum("cannot be read" in row for row in rows.values()) > 2
 
 
 @pytest.mark.parametrize(

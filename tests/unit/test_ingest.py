@@ -23,8 +23,10 @@ from ecg_files import (
 
 from conftest import Command
 from latentcast.data import ingest as module
+from latentcast.data.arrays import write_store
 from latentcast.data.folds import stable_fold
 from latentcast.data.ingest import ingest
+from latentcast.data.inspect import describe
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
@@ -111,7 +113,7 @@ def test_bad_records_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_p
         "slow": "sampling rate is 250 Hz, the store has 500",
         "named": "lead 'V66': is no known lead name",
         "twin": "same samples as r000",
-        "huge": "beyond ±32.767 mV",
+        "huge": "more than any ECG has",
         "text": "no WFDB record line",
     }
     assert reasons.keys() == expected.keys()
@@ -161,7 +163,7 @@ def test_another_rate_is_resampled_only_when_asked(tmp_path: Path) -> None:
     reference = synthetic_recording(sampling_rate=500, noise=0, wander=0)
     error = store.recording(0).signal - reference.signal
     assert np.abs(error[:, 50:-50]).max() < 0.01
-    with pytest.raises(LatentcastError, match="fs 500 there, None here"):
+    with pytest.raises(LatentcastError, match="fs 500 there, not set here"):
         ingest(tmp_path / "in", tmp_path / "out", quiet=True)
 
 
@@ -322,7 +324,7 @@ def test_microvolts_called_volts_or_the_reverse_are_refused(tmp_path: Path) -> N
         "layout": "records,leads,samples",
         "quiet": True,
     }
-    with pytest.raises(LatentcastError, match="beyond ±32.767 mV; check gain and unit"):
+    with pytest.raises(LatentcastError, match="more than any ECG has .* --unit uV"):
         ingest(tmp_path / "a.npy", tmp_path / "large", unit="mV", **array)
     with pytest.raises(LatentcastError, match="no lead spans more than.*check gain and unit"):
         ingest(tmp_path / "a.npy", tmp_path / "small", unit="nV", **array)
@@ -336,12 +338,14 @@ def test_an_error_nobody_foresaw_costs_one_record_and_is_named(tmp_path: Path, m
 
     def fails_once(self, ref):
         if ref.record_id == "r001":
-            raise ZeroDivisionError("division by zero")
+            raise ZeroDivisionError("division\nby zero" + " again" * 99)
         return read(self, ref)
 
     monkeypatch.setattr(WfdbFolder, "read", fails_once)
     assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).records == 2
-    assert quarantine(tmp_path / "out") == {"r001": "ZeroDivisionError: division by zero"}
+    ((record, reason),) = quarantine(tmp_path / "out").items()
+    assert record == "r001" and len(reason) <= 160
+    assert reason.startswith("cannot be read (ZeroDivisionError: division by zero again")
 
 
 def test_an_array_at_another_rate_keeps_its_seconds(tmp_path: Path, command: Command) -> None:
@@ -404,3 +408,40 @@ def test_the_manifest_is_a_function_of_source_and_options(tmp_path: Path) -> Non
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     text = (tmp_path / "a" / "manifest.json").read_text()
     assert json.loads(text)["provenance"]["kind"] == "wfdb" and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "doubt"),
+    [
+        (1, {}, "split"),  # three patients are in no three splits
+        (40, {"scale": 0.005}, "half of the records span .* mV or more, which no ECG does"),
+        (1e-3, {"scale": 1e-6}, "half of the records span .* mV or less, which no ECG does"),
+        (1, {"sampling_rate": 250, "fs": 500}, "recordings have a lower rate than --fs"),
+    ],
+)
+def test_a_store_that_cannot_be_right_is_made_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], factor: float, options: dict, doubt: str
+) -> None:
+    signals = [factor * synthetic_recording(seed=i, seconds=4).signal for i in range(3)]
+    about = {"sampling_rate": 500, "leads": CANONICAL_LEADS} | options
+    store = write_store(tmp_path / "out", signals=signals, **about).store
+    said = capfd.readouterr().err
+    assert len(re.findall(doubt, said)) == 1 and "no record is in the split" in said
+    records = describe(store).contents["records"]
+    assert records.startswith("3, patients unknown, each record counts as one")
+    for row in describe(store).channels[2]:
+        assert all(float(value) for value in row[1:3]), "a number that is not 0 is shown as 0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"workers": 0}, "--workers 0: must be at least 1"),
+     ({"workers": -3}, "--workers -3: must be at least 1"),
+     ({"sampling_rate": 5}, "sampling rate of 5 Hz: is too low for an ECG")],
+)  # fmt: skip
+def test_an_option_that_cannot_be_meant_is_taken(
+    tmp_path: Path, arguments: dict, words: str
+) -> None:
+    about = {"sampling_rate": 500, "leads": CANONICAL_LEADS} | arguments
+    with pytest.raises(LatentcastError, match=words):
+        write_store(tmp_path / "out", signals=[synthetic_recording().signal], **about)

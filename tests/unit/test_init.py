@@ -184,10 +184,15 @@ def test_a_run_killed_before_its_first_checkpoint_begins_with_the_same_weights_o
         train(short, small_store, run, init=init, quiet=True)
 
 
-def test_another_signal_than_ctrl_c_is_no_exception(
-    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = train(small_config, small_store, tmp_path, callbacks=[Signals(signal.SIGTERM)])
-    assert result.step == 3
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_script_goes_on_with_half_a_training(
+    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit) as ending:
+        train(small_config, small_store, tmp_path, callbacks=[Signals(number)])
     printed = capsys.readouterr().out
+    assert ending.value.code == 128 + number  # what the interpreter ends with
+    assert f"{tmp_path}: stopped at step 3; the same command" in str(ending.value)
+    assert str(ending.value) in printed
     assert "step      2/12" in printed and "\x1b" not in printed  # no terminal, no escape codes

@@ -102,6 +102,14 @@ def test_a_predictor_may_begin_with_a_constant_but_not_stay_with_it(
     assert row["alarms"] == expected
 
 
+@pytest.mark.parametrize("line", [b'{"step": 2, "los', b"\xff", b'{"loss": 1}', b'{"step": "2"}'])
+def test_a_run_with_a_line_that_is_no_row_is_resumed_from_those_before(
+    line: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
 def test_rows_from_before_views_had_levels_are_read_under_the_names_of_today(
     tmp_path: Path,
 ) -> None:

@@ -86,6 +86,11 @@ def test_the_verb_says_what_it_found_and_refuses_what_hides_nothing(
     assert "of 50 patches" in printed and "targets, level 1" in printed
     assert "0 samples with a context patch under a target" in printed
     assert (tmp_path / "masks.svg").exists()
+    (tmp_path / "c.yaml").write_text(recipe("hjepa-ecg-tiny").to_yaml())
+    masks(config=tmp_path / "c.yaml")
+    assert capsys.readouterr().out.splitlines()[0] == printed.splitlines()[0]
+    with pytest.raises(LatentcastError, match="needs a recipe or --config"):
+        masks()
     with pytest.raises(LatentcastError, match="nepa hides nothing; name a JEPA recipe"):
         masks("nepa-ecg-tiny")
     with pytest.raises(LatentcastError, match="name a .png, .svg or .pdf"):

@@ -329,6 +329,14 @@ def test_a_store_without_labels_is_left_alone_and_says_why(
         assert not any(panel.due(step) for step in range(1, 3 * config.train.steps))
 
 
+def test_what_is_announced_is_what_happens(small_config: Config, tmp_path: Path) -> None:
+    """A run of 20 steps was to be looked at every 1000."""
+    config = small_config.updated({"train.steps": 20, "train.evaluate_every": 1000})
+    announced = Panel.of(recordings(tmp_path / "few", n=30), config).summary
+    assert announced.startswith("online evaluation at the first and last step: ")
+    assert "of the validation split, too few to mean anything" in announced
+
+
 def test_other_codes_than_those_of_ptb_xl_count_as_they_are(
     small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -310,6 +310,20 @@ def test_a_split_without_a_readable_record_is_an_error(store: Store, tmp_path: P
         probe([PatchSource()], blank, MIXED)
 
 
+def test_fewer_than_ten_test_records_give_no_interval(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    records = [rng.integers(-99, 99, (40, 2)).astype(np.int16) for _ in range(40)]
+    labels = [{"NORM": 1.0} if i % 2 else {} for i in range(40)]
+    few = write_store(
+        tmp_path / "few", records, folds=[1] * 20 + [9] * 11 + [10] * 9, labels=labels
+    )
+    report = probe([PatchSource()], few, CodeGroups("one", {"NORM": ("NORM",)}, True))
+    text = printed(report, 100)
+    assert text.startswith("9 test records are too few: ") and "intervals from" not in text
+    assert "[0" not in text and "[–" not in text
+    assert np.isfinite(report.rows[0].score.main.value)
+
+
 def test_an_empty_test_fold_is_an_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     records = [rng.integers(-99, 99, (40, 2)).astype(np.int16) for _ in range(20)]

@@ -220,6 +220,26 @@ def test_a_store_of_the_other_kind_is_refused(run: Any, digits_store: Path) -> N
         report_run(folder, digits_store)
 
 
+def test_a_store_of_few_or_unlabelled_samples_has_a_report_without_a_part(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, tested, store = run
+    monkeypatch.setattr(embedding, "project", lambda *_: pytest.fail("drew too few records"))
+    monkeypatch.setattr("latentcast.report.run.FEWEST_RECORDS", 16)
+    remark = "without a map of the features: 15 test records are too few"
+    page = report_pictures(folder, tested, store, "superdiagnostic").read_text("utf-8")
+    assert "Where the model is surprised" in page and remark in page
+    assert remark in capsys.readouterr().err
+    (folder / "report.html").unlink()
+    noise = np.random.default_rng(0).normal(0, 100, (4, 400, 12)).round().astype(np.int16)
+    bare = write_store(
+        tmp_path / "bare", list(noise), folds=[1, 1, 9, 10], labels=[{}] * 4, leads=CANONICAL_LEADS
+    )
+    remark = f"without scores and pictures of {bare.path}: it holds no labels"
+    assert remark in report_run(folder, bare.path).read_text("utf-8")
+    assert remark in capsys.readouterr().err
+
+
 def test_a_run_without_its_configuration_is_named(run: Any) -> None:
     folder, _, _ = run
     (folder / "config.yaml").unlink()

@@ -32,6 +32,7 @@ from latentcast.runs import (
     print_runs,
     summarise,
 )
+from latentcast.runs.new import alone_in
 from latentcast.terminal import Terminal
 from latentcast.workflows.train import train
 
@@ -82,6 +83,12 @@ def write_probe(path: Path, value: float, shards: str = "a", head: str = "linear
         data={"shards": {"0": shards}},
         bootstrap={}, windows="strided", provenance={"weights": "step 3"},
     ).write(path)  # fmt: skip
+
+
+def made_endless(file: Path) -> None:
+    """A device; this one ends, so that the test does without the check."""
+    file.unlink()
+    file.symlink_to(os.devnull)
 
 
 def around(value: float) -> Estimate:
@@ -156,6 +163,38 @@ def test_only_what_the_files_can_tell_is_said_of_a_run(
     assert summarise(run, now=LONG_AGO + age).state == state
 
 
+HOLDS = """import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_lock_says_whether_a_training_is_alive(small_config: Config, tmp_path: Path) -> None:
+    """A run that was stopped was "running?" for two minutes, and a silent one "stopped"."""
+    run = write_run(tmp_path / "run", small_config)
+    with alone_in(run):
+        assert summarise(run, now=LONG_AGO + 999).state == "running?"
+    assert summarise(run, now=LONG_AGO + 5).state == "stopped"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, run / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline()
+    assert summarise(run, now=LONG_AGO + 999).state == "running?"
+    holder.communicate()
+    assert summarise(run, now=LONG_AGO + 5).state == "stopped"
+
+
+def test_a_run_that_was_stopped_before_its_first_step_is_not_damaged(
+    small_config: Config, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", small_config, rows=0, checkpoint=0)
+    assert summarise(run).problems == ()
+    (run / "environment.json").unlink()
+    assert "stopped !" in (text := shown([summarise(run)])) and "! run: environment.json" in text
+
+
 def test_a_last_row_without_its_checkpoint_is_not_the_end(
     small_config: Config, tmp_path: Path
 ) -> None:
@@ -203,6 +242,9 @@ def test_a_later_probe_does_not_make_a_stopped_run_look_alive(
         (lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\n[]\n'), "line 2", "stopped"),
         (lambda run: (run / "metrics.jsonl").write_text('{"loss": 1}\n'), "line 1", "stopped"),
         (lambda run: (run / "metrics.jsonl").unlink(), "has no row and there are", "stopped"),
+        (lambda run: made_endless(run / "metrics.jsonl"), "is no regular file", "stopped"),
+        (lambda run: made_endless(run / "environment.json"), "is no regular file", "stopped"),
+        (lambda run: made_endless(run / "config.yaml"), "is no regular file", "damaged"),
         (lambda run: next(run.glob("checkpoints/*/state.json")).unlink(),
          "step-00000003/state.json: does not exist", "stopped"),
         (lambda run: (run / "checkpoints" / "step-x").mkdir(), "step-x/", "stopped"),

@@ -313,5 +313,10 @@ def test_the_description_counts_what_is_there(store: Store) -> None:
     console = Terminal(record=True, width=100, file=io.StringIO())
     print_description(description, console)
     text = console.export_text()
-    for word in ("4 of 4 patients", "100 Hz", "V3: flat stretch, masked", "quarantine: none"):
+    for word in (
+        "4, patients unknown, each",
+        "100 Hz",
+        "V3: flat stretch, masked",
+        "quarantine: none",
+    ):
         assert word in text

@@ -7,14 +7,17 @@ import shutil
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 
 import soak
 from conftest import WFDB
 from latentcast import config as configuration
 from latentcast.config import Config
+from latentcast.data.arrays import write_store
 from latentcast.data.fit import fitted, reading
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
@@ -24,11 +27,12 @@ from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import digested
-from latentcast.monitors.forecast import _tried
+from latentcast.monitors.forecast import _tried, forecast
 from latentcast.monitors.journal import TIMINGS, Journal, read_metrics
 from latentcast.objectives.build import build
 from latentcast.runs.folder import RunFolder
 from latentcast.runs.new import data_of
+from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.workflows.train import Interrupted, train
 
 
@@ -38,7 +42,7 @@ def test_store_at_another_rate_names_both_and_the_mend(
     config = small_config.updated({"input.sampling_rate": 500})
     with pytest.raises(
         LatentcastError,
-        match=r"manifest\.json: sampling_rate is 100, the recipe needs 500; re-ingest with .*500",
+        match=r"manifest\.json: sampling_rate is 100, the recipe needs 500; .*re-ingest with .*500",
     ):
         train(config, small_store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -50,6 +54,60 @@ def test_store_of_other_leads_is_refused(
     config = small_config.updated({"input.leads": ["I", "II"]})
     with pytest.raises(LatentcastError, match=r"leads are I II III .* the recipe needs I II; "):
         train(config, small_store, tmp_path / "run")
+
+
+@pytest.mark.parametrize("case", ["finished", "settings", "data", "damage", "place"])
+def test_time_is_measured_and_promised_to_a_training_that_does_not_start(
+    small_store: Path, small_config: Config, small_run: Path, tmp_path: Path, case: str
+) -> None:
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    config, data = configuration.load(run / "config.yaml"), small_store
+    if case == "settings":
+        config = config.updated({"train.seed": 5})
+    elif case == "data":
+        data = ingest(WFDB, tmp_path / "other", fs=100, shard_bytes=10**5, quiet=True).store.path
+    elif case == "damage":
+        data = Path(shutil.copytree(small_store, tmp_path / "damaged"))
+        shard = data / "shard-00000.npy"
+        shard.write_bytes(shard.read_bytes()[:-1] + b"#")
+    elif case == "place":
+        (tmp_path / "file").touch()
+        run = tmp_path / "file" / "run"
+    with patch("latentcast.workflows.train.forecast", side_effect=AssertionError("measured")):
+        if case == "finished":
+            assert train(config, data, run).step == config.train.steps
+            return
+        with pytest.raises(LatentcastError):
+            train(config, data, run)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "words"),
+    [
+        (print, "hold a builtin_function"),
+        (Callback, "hold a class Callback"),
+        ([Callback], "hold a class Callback"),
+        (Callback(), r"hold a Callback; .*callbacks=\[Mine\(\)\]"),
+        ([lambda: None], "hold a function"),
+    ],
+)
+def test_callbacks_that_are_none_leave_no_run_folder(
+    small_store: Path, small_config: Config, tmp_path: Path, callbacks: Any, words: str
+) -> None:
+    with pytest.raises(LatentcastError, match=words):
+        train(small_config, small_store, tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", ["train.steps=3", {"train.steps": 3, "optimizer.lr": 1e-5}])
+def test_keys_as_a_text_or_a_mapping_and_a_store_that_is_open_are_taken(
+    small_store: Path, small_config: Config, tmp_path: Path, flags: Any
+) -> None:
+    config = small_config.updated({"optimizer.warmup_steps": 1})
+    result = train(config, Store.open(small_store), tmp_path, set=flags, quiet=True)
+    assert result.step == 3 and result.config.optimizer.lr == (
+        1e-3 if isinstance(flags, str) else 1e-5
+    )
 
 
 def test_image_recipe_on_recordings_is_refused(small_store: Path, tmp_path: Path) -> None:
@@ -207,7 +265,7 @@ def test_a_finished_run_cannot_train_on(
     # The run's own file says all of it: in one piece it gives the same bits.
     train(config, small_store, tmp_path / "again")
     assert soak.differing(run, tmp_path / "again") == ["row of step 4"]
-    with pytest.raises(LatentcastError, match=r"train\.steps is 4 here, 9 there"):
+    with pytest.raises(LatentcastError, match=r"has done 9 steps, train\.steps is 4"):
         train(small_config.updated({"train.steps": 4}), small_store, run)
 
 
@@ -248,6 +306,45 @@ def test_the_first_line_says_what_a_training_takes(
     assert "1 steps of 100 in 2 pieces; about " in line
     assert f"({flops / 1e12:.3g} TFLOP a step; measured on 50 samples); about 0.00" in line
     assert f"has {records} records, fewer than a batch of 100" in warning
+
+
+def test_a_large_store_is_compared_in_silence(
+    small_store: Path, small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("latentcast.workflows.train.LARGE", 1000)
+    for quiet, line in ((False, f"comparing 0.0 GB of {small_store} with its"), (True, "")):
+        opening = patch("latentcast.workflows.train.open_run", side_effect=InterruptedError)
+        with opening, pytest.raises(InterruptedError):
+            train(small_config, small_store, tmp_path / "run", quiet=quiet)
+        assert line in (printed := capsys.readouterr().err) and bool(line) == bool(printed)
+
+
+def test_windows_that_are_nearly_all_padding_are_trained_on_without_a_warning(
+    small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals = np.random.default_rng(0).normal(0, 0.3, (40, 12, 70))
+    about = {"sampling_rate": 100, "leads": CANONICAL_LEADS, "shortest": 0.5, "quiet": True}
+    write_store(tmp_path / "store", signals=signals, **about)
+    for length, warned in ((400, True), (60, False)):  # the second as the warning says
+        config = small_config.updated({"train.steps": 1, "optimizer.warmup_steps": 1})
+        config = config.updated({"input.length": length})
+        train(config, tmp_path / "store", tmp_path / f"{length}")
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("half of the records last 0.7 s or less and a window 4 s" in printed) == warned
+        assert ("lower input.length to 60" in printed) == warned
+
+
+def test_a_training_of_weeks_or_of_more_memory_than_is_free_is_warned_about(
+    small_store: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentcast.monitors.forecast._memory", lambda device: 1e5)
+    store, config = Store.open(small_store), small_config.updated({"train.steps": 10**9})
+    loader, preprocess = reading(store, fitted(config, store))
+    context = Context(torch.device("cpu"), torch.float32)
+    text = "\n".join(forecast(build(config), preprocess, loader, config, context))
+    assert "longer than a week; --auto EPOCHS" in text
+    assert "GiB available; raise" in text
 
 
 def test_what_a_step_takes_is_told_from_a_few_samples(

@@ -28,6 +28,7 @@ from latentcast.nn.pooling import BATCH, check_pooling, pool
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
+from latentcast.places import kind_of
 from latentcast.signals.recording import Recording
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
@@ -322,7 +323,7 @@ class Encoder(nn.Module):
         if not np.isfinite(means).all():
             raise LatentcastError(
                 f"{self.weights}: features are not finite; the run has diverged, use an earlier "
-                "checkpoint"
+                "checkpoint (RUN/checkpoints/step-N)"
             )
         return means
 
@@ -423,12 +424,16 @@ class Encoder(nn.Module):
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
             x = Store.open(x)
+        elif isinstance(x, str | Path) and (kind := kind_of(Path(x))) == "is an archive":
+            raise LatentcastError(f"{x}: {kind}; ingest it and embed the store")
         if isinstance(x, Store) and x.modality != self.modality:
             content = "recordings" if x.modality == "ecg" else "images"
             raise LatentcastError(
                 f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
                 "it a store of its own kind"
             )
+        if isinstance(x, Store):
+            x.verify_once()
         if isinstance(config, EcgInput):
             return RecordingReader(config, axes, resample, length).read(x, rows)
         if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):

@@ -51,6 +51,7 @@ def export(run: str | Path, file: str | Path) -> int:
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
     about["digest"] = digested(_content(about, tensors))["digest"]
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as draft:
             save_file(tensors, draft, metadata=about)
     except (OSError, SafetensorError) as problem:

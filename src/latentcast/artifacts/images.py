@@ -23,6 +23,7 @@ from latentcast.images.folder import is_image
 from latentcast.nn.positions import interpolated
 from latentcast.source import BadRecord, Source
 
+_MOST_NAMED = 20
 ACCEPTED = (
     "a uint8 array (height, width, channels) or (images, height, width, channels), a PIL image, "
     "the path of an image, of a folder or of a data set, a store, or a list of these"
@@ -133,7 +134,8 @@ class ImageReader:
 
     def _of_path(self, path: Path) -> Iterator[tuple[str, OnCanvas]]:
         if not (path.is_file() and is_image(path)):
-            yield from self._of_source(open_source(path, "image"))
+            # Labels and splits mean nothing here: what is unclear about them refuses no image.
+            yield from self._of_source(open_source(path, "image", annotated=False))
             return
         try:
             yield str(path), decode(path.read_bytes(), self.canvas)
@@ -141,7 +143,9 @@ class ImageReader:
             raise BadRecord(f"{path}: {error}") from error
 
     def _of_source(self, source: Source[Any]) -> Iterator[tuple[str, OnCanvas]]:
-        for ref in source.refs():
+        """All images or none: a vector left out would shift those behind it."""
+        bad, refs = [], source.refs()
+        for ref in refs:
             try:
                 if ref.problem is not None:
                     raise BadRecord(ref.problem)
@@ -151,5 +155,15 @@ class ImageReader:
                 else:
                     image = fit(content, self.canvas)
             except BadRecord as error:
-                raise BadRecord(f"{ref.record_id} of {source.name}: {error}") from error
-            yield ref.record_id, image
+                bad.append(f"{ref.record_id}: {error}")
+                continue
+            if not bad:
+                yield ref.record_id, image
+        if bad:
+            more = f"; and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
+            raise BadRecord(
+                f"{source.name}: {len(bad)} of {len(refs)} cannot be read ("
+                + "; ".join(bad[:_MOST_NAMED])
+                + f"{more}); ingest it, which leaves them out and lists them, and embed the store, "
+                "or give a list of the others' paths"
+            )

@@ -20,6 +20,7 @@ from torch import Tensor
 from latentcast.artifacts.weights import misfit
 from latentcast.config import EncoderConfig, SinCos
 from latentcast.errors import LatentcastError
+from latentcast.files import regular
 from latentcast.nn.positions import sincos
 from latentcast.nn.transformer import PatchEncoder
 
@@ -128,7 +129,7 @@ def load_public(file: str | Path, heads: int) -> PatchEncoder:
     """
     file = Path(file)
     try:
-        tensors = load_file(file)
+        tensors = load_file(regular(file))
     except (OSError, SafetensorError) as problem:
         raise LatentcastError(f"{file}: cannot be read ({problem}); give safetensors") from None
     if any(name.endswith("embeddings.position_embeddings") for name in tensors):

@@ -17,7 +17,7 @@ from torch import Tensor
 from latentcast.artifacts.weights import misfit
 from latentcast.config import Activation, EncoderConfig, Rotary
 from latentcast.errors import LatentcastError, nearest
-from latentcast.files import read_object
+from latentcast.files import read_object, regular
 from latentcast.nn.transformer import PatchEncoder
 
 _TOP = {
@@ -192,7 +192,7 @@ def load_public(folder: str | Path) -> PatchEncoder:
             raise LatentcastError(f"{folder / name}: does not exist; download it as well")
     try:
         public = read_object(folder / "config.json")
-        weights = from_public(load_file(folder / "model.safetensors"))
+        weights = from_public(load_file(regular(folder / "model.safetensors")))
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise LatentcastError(f"{folder}: cannot be read ({problem}); download it again") from None
     try:

@@ -124,6 +124,7 @@ class RecordingReader:
                 yield from _of_source(source)
             case Iterable() if not isinstance(source, bytes | Mapping):
                 for item in source:
+                    _refuse_number(item, source)
                     yield from self._recordings(item)
             case _:
                 raise LatentcastError(
@@ -172,6 +173,14 @@ class RecordingReader:
                     + " (resample=True brings it to the encoder's rate)"
                     * (option == "sampling_rate")
                 )
+
+
+def _refuse_number(item: object, source: object) -> None:
+    if isinstance(item, int | float | np.number):
+        raise LatentcastError(
+            f"{type(source).__name__} of numbers: is no array; give numpy.array(x) with "
+            "sampling_rate, leads and unit"
+        )
 
 
 def _of_source(source: Source[Recording]) -> Iterator[Recording]:

@@ -48,6 +48,8 @@ def main() -> None:
         print(printable(f"latentcast: {problem}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        again = "; the same command goes on" * (arguments[:1] in (["ingest"], ["train"]))
+        print(f"latentcast: stopped{again}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read us has enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

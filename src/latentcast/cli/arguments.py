@@ -62,7 +62,9 @@ def joined(arguments: Sequence[str], verbs: Verbs) -> list[str]:
         return list(arguments)
     verb, *others = arguments
     if verb not in verbs:
-        raise LatentcastError(f"latentcast {verb}: is no verb; {nearest(verb, verbs)}")
+        options = [option for option in ("--help", "--version") if verb == option.strip("-")]
+        close = nearest(verb, options or verbs)
+        raise LatentcastError(f"latentcast {verb}: is no verb; {close}")
     flags = Flags.of(verbs[verb])
     groups = [[verb]]  # a flag with its values in each
     by_parameter: dict[str, list[str]] = {}

@@ -70,15 +70,20 @@ def ingest(
         size: pixels a side of the images: the short side is brought to it, the middle taken.
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
         bits: bits in use of images in 16-bit files, such as 12, where they are in no header.
-        groups: patients of images, which the splits are drawn by: a pattern in their paths, as in
-            'patient(\\d+)', or a .csv with the columns image and patient.
+        groups: patients of images, which the splits are drawn by: a pattern in their paths (of
+            shards: in their keys), as in 'patient(\\d+)', or a .csv with the columns image and
+            patient. Patients in the JSON of shards (patient_id, patient, subject_id) need none.
         splits: where only some folders or files are named like splits: "named" trains on the
             others, "none" takes no name for that of a split.
         label: column of the labels of a parquet file or Hugging Face dataset.
         workers: reader processes (images: threads); all processors by default.
     """
+    from collections import Counter
+
     from latentcast.data.ingest import ingest as read
+    from latentcast.data.manifest import QUARANTINE
     from latentcast.data.tables.file import read_table
+    from latentcast.data.writer import kind_of, read_quarantine
     from latentcast.terminal import Terminal
 
     done = read(
@@ -105,11 +110,21 @@ def ingest(
         label=label,
         workers=workers,
     )
+    console = Terminal()
     for line in done.labels:
-        Terminal().print(line, soft_wrap=True)
-    Terminal().print(
-        f"{out}: {done.records} records, {done.quarantined} in quarantine, {done.seconds:.1f} s",
+        console.print(line, soft_wrap=True)
+    how = f"{done.seconds:.1f} s"
+    if done.finished_before:
+        how = f"finished before, nothing was read; latentcast inspect {out} compares its files"
+    console.print(
+        f"{out}: {done.records} records, {done.quarantined} in quarantine, {how}", soft_wrap=True
     )
+    kinds = Counter(kind_of(row["reason"]) for row in read_quarantine(out))
+    for reason, times in kinds.most_common(1):
+        console.print(
+            f"quarantine: most often ({times}) '{reason}'; all are in {out / QUARANTINE}",
+            soft_wrap=True,
+        )
 
 
 def inspect(store: Positional[Path], plot: Path | None = None, record: str | None = None) -> None:
@@ -134,18 +149,15 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
         raise LatentcastError(
             f"{store}: holds images, --plot and --record are for recordings; leave them out"
         )
+    if record is not None and plot is None:
+        raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     print_description(describe(opened), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
+        from latentcast.report.style import save_figure
 
         row = 0 if record is None else opened.row_of(record)
-        figure = plot_recording(opened.recording(row))
-        try:
-            figure.savefig(plot)
-        except (OSError, ValueError) as problem:
-            raise LatentcastError(
-                f"{plot}: cannot be written ({problem}); name a .png, .svg or .pdf"
-            ) from None
+        save_figure(plot_recording(opened.recording(row)), plot)
         console.print(f"plotted {plot}")
 
 

@@ -28,23 +28,32 @@ def recipes(name: Positional[str | None] = None) -> None:
 
 
 def masks(
-    recipe: Positional[str],
+    recipe: Positional[str | None] = None,
     out: Path | None = None,
+    config: Path | None = None,
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
 ) -> None:
     """Show what the masks of a JEPA recipe cover: how often each patch is context and target.
 
     Args:
-        recipe: name of a recipe (see "latentcast recipes").
+        recipe: name of a recipe (see "latentcast recipes"), optional with --config.
         out: picture to write, .png, .svg or .pdf.
-        set: single keys, as objective.masks.targets=2; come before the recipe.
+        config: YAML with all or some of the keys; comes before the recipe.
+        set: single keys, as objective.masks.targets=2; come before everything.
     """
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
     from latentcast.report.masks import BATCH, coverage, plot_coverage
+    from latentcast.report.style import save_figure
     from latentcast.terminal import Terminal
 
-    covered = coverage(configuration.resolve(named(recipe), None, set))
+    if recipe is not None:
+        resolved = configuration.resolve(named(recipe), config, set)
+    elif config is not None:
+        resolved = configuration.resolve(configuration.load(config), None, set)
+    else:
+        raise LatentcastError("masks: needs a recipe or --config; see latentcast recipes")
+    covered = coverage(resolved)
     console = Terminal()
     context = covered.context
     console.print(
@@ -62,12 +71,7 @@ def masks(
         f"{covered.milliseconds:.2f} ms for {BATCH} samples",
     )
     if out is not None:
-        try:
-            plot_coverage(covered).savefig(out, dpi=150)
-        except (OSError, ValueError) as problem:
-            raise LatentcastError(
-                f"{out}: cannot be written ({problem}); name a .png, .svg or .pdf"
-            ) from None
+        save_figure(plot_coverage(covered), out, dpi=150)
         console.print(f"plotted {out}")
 
 
@@ -113,8 +117,8 @@ def train(
     from latentcast.recipes import RECIPES
     from latentcast.recipes import recipe as named
     from latentcast.runs.folder import run_of
-    from latentcast.runs.new import data_of
-    from latentcast.workflows.train import Interrupted
+    from latentcast.runs.new import data_of, keep_steps
+    from latentcast.workflows.train import Interrupted, Terminated
     from latentcast.workflows.train import train as run_training
 
     if recipe is None and config is None:
@@ -142,10 +146,13 @@ def train(
         )
     elif recipe not in RECIPES and (Path(recipe) / "config.yaml").is_file():
         base, file = configuration.load(Path(recipe) / "config.yaml"), config
+        keep_steps(Path(recipe), flags)
         out = out or Path(recipe)
         if data is None and (store := data_of(Path(recipe))) is not None:
             data = store.path
     else:
+        if recipe not in RECIPES:
+            _refuse_path(recipe)
         base, file = named(recipe), config
     if data is None or out is None:
         raise LatentcastError("train: needs --data STORE and --out RUN, or the folder of a run")
@@ -161,14 +168,35 @@ def train(
             print("\n".join(reasons))
     try:
         result = run_training(resolved, data, out, init=init)
-    except Interrupted as interrupt:
-        result = interrupt.result
-    stopped = result.step < resolved.train.steps
-    if first:
-        resumable = f"stopped at step {result.step}; the same command goes on from there"
-        print(printable(f"{out}: {resumable if stopped else f'{result.step} steps done'}"))
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
-    return 143 if stopped else 0
+    except Interrupted as interrupt:
+        if first:
+            step = interrupt.result.step
+            print(printable(f"{out}: stopped at step {step}; the same command goes on from there"))
+        return 143
+    except Terminated:  # the training has printed the same sentence
+        return 143
+    if first:
+        print(printable(f"{out}: {result.step} steps done"))
+    return 0
+
+
+def _refuse_path(recipe: str) -> None:
+    """Raises LatentcastError: what stands in the place of a recipe is a path."""
+    from latentcast.places import kind_of
+
+    path = Path(recipe)
+    kind = kind_of(path)
+    if kind == "is a store":
+        raise LatentcastError(
+            f"{recipe}: {kind}; name a recipe (latentcast recipes) and give the store as --data "
+            f"{recipe}"
+        )
+    if path.exists() or kind == "is an archive" or len(path.parts) > 1:
+        raise LatentcastError(
+            f"{recipe}: {kind or 'is no run'}; name a recipe (latentcast recipes) or the folder of "
+            "a run"
+        )
 
 
 def bench(

@@ -34,6 +34,7 @@ LONGEST_WARMUP = 0.2
 """Share of a run."""
 LONGEST_HALF_LIFE = 0.1
 """Share of a run's samples: ten half-lives leave a thousandth of the initial weights."""
+_BATCH = "train.batch_size"
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,28 @@ def advised(
     """A recipe with advice, the file and the flags applied, and the reasons of what was used.
 
     Precedence is flag > file > advice > recipe: advice on a key that the user wrote is left out.
-    A ``train.batch_size`` written there is what the rest of the advice is for.
+    A ``train.batch_size`` written there is what the rest of the advice is for, and ``batch_size``
+    comes before that of the file.
 
     Raises:
-        LatentcastError: as :func:`advise` and :func:`latentcast.config.resolve`.
+        LatentcastError: ``batch_size`` beside a flag of it; and as :func:`advise` and
+            :func:`latentcast.config.resolve`.
     """
     keys = [flag.partition("=")[0] for flag in flags]
+    if batch_size is not None and _BATCH in keys:
+        raise LatentcastError(
+            f"--batch-size {batch_size}: {_BATCH} is set as well; leave one of the two out"
+        )
     if file is not None:
         keys += _dotted(read_yaml(file))
-    if "train.batch_size" in keys:
-        batch_size = resolve(recipe, file, flags).train.batch_size
-    advice = advise(recipe, samples, epochs, batch_size).without(keys)
+    fixed = batch_size
+    if fixed is None and _BATCH in keys:
+        fixed = resolve(recipe, file, flags).train.batch_size
+    advice = advise(recipe, samples, epochs, fixed)
+    if batch_size is not None:
+        keys = [key for key in keys if key != _BATCH]
+        flags = [*flags, f"{_BATCH}={batch_size}"]
+    advice = advice.without(keys)
     return resolve(recipe.updated(advice.changes), file, flags), advice.reasons
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from latentcast.config.settings import Settings
 
 Logger = Literal["tensorboard", "wandb", "trackio"]
+
+
+def _from_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as problem:
+        raise ValueError(f"{path}: {problem}") from None
 
 
 class MachineConfig(Settings):
@@ -25,6 +31,6 @@ class MachineConfig(Settings):
     """Activation checkpointing: forget the activations of a block, make them again backward."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read batches; 0 reads in a thread of the training process."""
-    stage: Annotated[Path, BeforeValidator(expanduser)] | None = None
+    stage: Annotated[Path, AfterValidator(_from_home)] | None = None
     """Folder on this node's own disk; the store's shards are copied to it first."""
     loggers: tuple[Logger, ...] = ()

@@ -5,6 +5,7 @@ Precedence is flag > ``--config file.yaml`` > recipe (:func:`resolve`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -17,21 +18,35 @@ from latentcast.config import tree
 from latentcast.config.run import Config, validated
 from latentcast.config.training import LOOKS
 from latentcast.errors import LatentcastError
+from latentcast.files import regular
 
 _LONGEST = 2**20
 """Characters of a configuration; the longest of ours has four thousand."""
 _MOST_NODES = 10_000
 
 
-def resolve(recipe: Config, file: Path | None = None, flags: Sequence[str] = ()) -> Config:
-    """Apply ``file`` (a full or partial YAML tree) and then ``key=value`` flags to a recipe."""
+Flags = str | Sequence[str] | Mapping[str, Any]
+"""Single keys: ``optimizer.lr=3e-4``, several of these, or a value for each key."""
+
+
+def resolve(recipe: Config, file: Path | None = None, flags: Flags = ()) -> Config:
+    """Apply ``file`` (a full or partial YAML tree) and then single keys to a recipe."""
     nested = recipe.model_dump()
+    if isinstance(flags, Mapping):
+        flags = [f"{key}={json.dumps(value, default=str)}" for key, value in flags.items()]
+    elif isinstance(flags, str):
+        flags = [flags]
     if file is not None:
         tree.merge(Config, nested, read_yaml(file))
+    texts: dict[str, str] = {}
     for flag in flags:
         name, separator, text = flag.partition("=")
         if not separator:
             raise LatentcastError(f"--set {flag}: is not of the form key=value; write {flag}=VALUE")
+        if texts.setdefault(name, text) != text:
+            raise LatentcastError(
+                f"{name}: is set twice, to {texts[name]} and to {text}; leave one out"
+            )
         tree.put(Config, nested, name, _scalar(text))
     return validated(nested, str(file) if file else "configuration")
 
@@ -52,7 +67,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         LatentcastError: it cannot be read, or is no configuration.
     """
     try:
-        with file.open(encoding="utf-8") as stream:
+        with regular(file).open(encoding="utf-8") as stream:
             text = stream.read(_LONGEST + 1)
         nested = parse_yaml(text)
     except FileNotFoundError:
@@ -75,8 +90,8 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > _LONGEST:
         raise ValueError(f"it has more than {_LONGEST:,} characters")
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -89,8 +104,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError):  # !!timestamp x, !!bool x
         raise ValueError("a value is not of the type that its tag names") from None
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

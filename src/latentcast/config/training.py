@@ -132,7 +132,7 @@ class TrainConfig(Settings):
         if self.batch_size < self.micro_batches:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be split into micro_batches "
-                f"{self.micro_batches}; use at most {self.batch_size}"
+                f"{self.micro_batches}; set train.micro_batches to at most {self.batch_size}"
             )
         ends = [0, *(until for until, _ in self.stretches)]
         if any(end >= after for end, after in pairwise(ends)):
@@ -143,7 +143,7 @@ class TrainConfig(Settings):
         if ends[-1] >= self.steps:
             raise ValueError(
                 f"steps {self.steps} is not more than the {ends[-1]} after which the run was "
-                "trained on (stretches); set steps to more"
+                "trained on; set steps to more"
             )
         return self
 

@@ -23,6 +23,9 @@ def put(model: Model, nested: dict[str, Any], dotted: str, value: Any) -> None:
     for depth, name in enumerate(names):
         keys = _keys(_models(model, names[:depth]))
         if not name.isdigit() and name not in keys:
+            if ends := [key for key in _dotted(nested) if key.endswith(f".{dotted}")]:
+                full = " or ".join(f"'{key}'" for key in ends[:3])
+                raise LatentcastError(f"{dotted}: is a part of a key; did you mean {full}?")
             raise LatentcastError(f"{dotted}: is an unknown key; {nearest(name, keys)}")
     node: Any = nested
     for name in names[:-1]:
@@ -37,6 +40,14 @@ def put(model: Model, nested: dict[str, Any], dotted: str, value: Any) -> None:
     if names[-1] == "kind":
         _switch(model, node, names[:-1], value)
     node[names[-1]] = value
+
+
+def _dotted(nested: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """All keys of a tree, sections included."""
+    for name, value in nested.items():
+        yield place + name
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{place}{name}.")
 
 
 def merge(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from latentcast.data.ingest import IngestResult, ingest
 from latentcast.errors import LatentcastError, nearest
-from latentcast.images.arrays import channels_last, check_images
+from latentcast.images.arrays import channels_last, check_images, refuse_two_readings
 from latentcast.images.decode import Pixels
 from latentcast.images.source import SPLIT_NAMES, ImageSource
 from latentcast.signals.channels import MILLIVOLTS, Signal
@@ -93,6 +93,8 @@ def write_store(
             check_images(images.shape, images.dtype)
         except LatentcastError as error:
             raise LatentcastError(f"images: {error}") from None
+        if labels is None:
+            refuse_two_readings(f"images {images.shape}", images.shape)
         return ingest(_Images(name, arrays, records, classes), out, **options)
     if sampling_rate is None or leads is None:
         raise LatentcastError(

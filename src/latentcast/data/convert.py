@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 from latentcast.data.codecs import Target
@@ -13,7 +14,7 @@ from latentcast.data.folds import Folds
 from latentcast.data.listing import odd_text
 from latentcast.data.manifest import SPLITS
 from latentcast.data.tables.division import Division
-from latentcast.errors import printable
+from latentcast.errors import printable, readable
 from latentcast.source import BadRecord, RecordRef, Source
 
 
@@ -71,7 +72,9 @@ class Converter:
             if is_ours(error):
                 raise
             # Foreign files fail in foreign ways; the type of the error is part of the reason.
-            reason = f"{type(error).__name__}: {error}"
+            words = " ".join(str(error).split())
+            what = f": {words}" if words and readable(words) else ""
+            reason = shorten(f"cannot be read ({type(error).__name__}{what}", 155) + ")"
         if self.room:
             reason = reason.replace(self.room, "")
         return Rejected(ref.record_id, ref.file, printable(reason))

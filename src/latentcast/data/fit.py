@@ -76,12 +76,16 @@ def _check_signal(recipe: EcgInput, store: Store) -> None:
     if store.sampling_rate != recipe.sampling_rate:
         raise LatentcastError(
             f"{manifest}: sampling_rate is {store.sampling_rate:g}, the recipe needs "
-            f"{recipe.sampling_rate:g}; re-ingest with --fs {recipe.sampling_rate:g}"
+            f"{recipe.sampling_rate:g}; choose a new store folder (ingest --out) and re-ingest "
+            f"with --fs {recipe.sampling_rate:g}"
         )
     if store.leads != recipe.leads:
         # Of an array --leads are the names of what it holds: others would rename its channels.
         arrays = store.manifest.provenance.get("kind") in (ArraySource.kind, MEMORY)
-        again = "" if arrays else f"re-ingest with --leads {','.join(recipe.leads)}, or "
+        again = (
+            "choose a new store folder (ingest --out) and re-ingest with --leads "
+            f"{','.join(recipe.leads)}, or "
+        ) * (not arrays)
         raise LatentcastError(
             f"{manifest}: leads are {' '.join(store.leads)}, the recipe needs "
             f"{' '.join(recipe.leads)}; {again}train with --set "

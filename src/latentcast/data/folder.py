@@ -122,27 +122,35 @@ def _harmless(path: Path) -> bool:
 
 
 def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> LatentcastError:
-    flat = [{**p, **p.get("options", {}), "options": None} for p in (theirs, mine)]
-    differing = {
-        key: f"{key} {flat[0].get(key)!r} there, {flat[1].get(key)!r} here"
-        for key in sorted(set(flat[0]) | set(flat[1]))
-        if flat[0].get(key) != flat[1].get(key)
-    }
+    there, here = ({**p, **p.get("options", {}), "options": None} for p in (theirs, mine))
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    # Of the content of one source; sixty-four digits tell a reader nothing.
+    keys = [key for key in keys if key not in ("fingerprint", "listed", "archive_sha256")]
     # With nothing else different, what was found in the first records is (their rate).
-    if differing.keys() <= {"fingerprint", "listed", "archive_sha256"}:
+    if not keys:
         return LatentcastError(
             f"{folder}: the source '{mine['source']}' has changed since its records were read into "
             f"this store; remove {folder} to ingest it anew, or choose another --out"
         )
-    if differing.keys() == {"labels"}:
+    if keys == ["labels"]:
         return LatentcastError(
             f"{folder}: was ingested with another table of labels; give it this one with "
             f"latentcast label {folder} TABLE, or remove that folder to divide its records anew"
         )
+    # What one of the two has no value for comes last: its value is not None, it is its default.
+    keys.sort(key=lambda key: None in (there.get(key), here.get(key)))
+    differing = [f"{key} {_value(there, key)} there, {_value(here, key)} here" for key in keys]
     return LatentcastError(
-        f"{folder}: already holds another store ({'; '.join([*differing.values()][:3])}); choose "
+        f"{folder}: already holds another store ({'; '.join(differing[:3])}); choose "
         "another --out or remove that folder"
     )
+
+
+def _value(flat: dict[str, Any], key: str) -> str:
+    value = flat.get(key)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "not set" if value is None else repr(value)
 
 
 def clear(folder: Path) -> None:

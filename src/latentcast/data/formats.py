@@ -17,10 +17,11 @@ from latentcast.images.arrays import ImageArrays, looks_like_images
 from latentcast.images.folder import ImageFolder
 from latentcast.images.huggingface import HuggingFaceImages
 from latentcast.images.webdataset import WebDataset
+from latentcast.places import is_store
 from latentcast.signals.readers.arrays import ArraySource
 from latentcast.signals.readers.packed import PackedSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
-from latentcast.source import Modality, Source
+from latentcast.source import Modality, Source, is_hidden
 
 FORMATS: tuple[type[Source[Any]], ...] = (
     PackedSource,
@@ -59,8 +60,14 @@ def format_of(path: Path, modality: Modality | None = None) -> type[Source[Any]]
         if modality in (None, reader.modality) and reader.detects(path):
             return reader
     what = {"ecg": "recordings", "image": "images", None: "records"}[modality]
+    if is_store(path):
+        raise LatentcastError(f"{path}: is already a store; name the source it was made from")
+    if path.with_name(path.name + ".hea").is_file() or (path.suffix == ".hea" and path.is_file()):
+        raise LatentcastError(
+            f"{path}: is a single record; name its folder, {path.parent} (or embed the record)"
+        )
     if path.is_dir():
-        arrays = sorted(file.name for file in path.iterdir() if is_array_file(file))
+        arrays = sorted(file.name for file in _arrays_in(path))
         hint = f"name one file, {path / arrays[0]}" if arrays else "is this the right folder?"
         raise LatentcastError(
             f"{path}: holds no {what} (no .hea header, no signals.json, no image file); {hint}"
@@ -95,10 +102,15 @@ def is_archive(path: str | Path) -> bool:
 
 def only_array(folder: Path) -> Path:
     """The one array file of a folder that is of no format, or the folder."""
-    arrays = [*filter(is_array_file, folder.iterdir())] if folder.is_dir() else []
+    arrays = _arrays_in(folder) if folder.is_dir() else []
     if len(arrays) == 1 and not any(reader.detects(folder) for reader in FORMATS):
         return arrays[0]
     return folder
+
+
+def _arrays_in(folder: Path) -> list[Path]:
+    files = filter(is_array_file, folder.iterdir())
+    return [file for file in files if not is_hidden(Path(file.name))]
 
 
 def is_array_file(path: Path) -> bool:

@@ -60,7 +60,8 @@ def patients_of(groups: str | Path, refs: Sequence[RecordRef]) -> dict[str, str]
         if ref.problem is None and splits.setdefault(by_id[ref.record_id], ref.split) != ref.split:
             raise LatentcastError(
                 f"--groups {groups}: patient '{by_id[ref.record_id]}' has images in two splits of "
-                f"the source, one of them {ref.record_id}; move all images of a patient into one"
+                f"the source, one of them {ref.record_id}; move all images of a patient into "
+                "one, or draw them anew with --splits none"
             )
     return {name: by_id[name] for name in ids}
 

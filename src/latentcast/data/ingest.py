@@ -27,6 +27,7 @@ from latentcast.data.formats import (
 from latentcast.data.groups import patients_of
 from latentcast.data.listing import list_records, odd_text
 from latentcast.data.manifest import Encoding, library_version
+from latentcast.data.plausibility import doubts
 from latentcast.data.progress import Progress
 from latentcast.data.readers import convert_in_order
 from latentcast.data.store import Store
@@ -54,13 +55,18 @@ _DUPLICATE = "duplicate record"
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What an ingest did: the open store, the records in it, those in quarantine, the seconds, and
-    what became of the labels, in sentences."""
+    """What an ingest did: the open store, the records in it, those in quarantine, the seconds.
+
+    ``finished_before`` is that of a store which was there already: nothing was read into it, and
+    its files were not compared (:meth:`Store.verify` does that). ``labels`` say what became of a
+    table of labels, in sentences.
+    """
 
     store: Store
     records: int
     quarantined: int
     seconds: float
+    finished_before: bool = False
     labels: tuple[str, ...] = ()
 
 
@@ -160,6 +166,10 @@ def ingest(
             other options, or by this source before it changed.
     """
     started = time.monotonic()
+    if workers is not None and workers < 1:
+        raise LatentcastError(
+            f"--workers {workers}: must be at least 1; --workers 1 reads in this process"
+        )
     if isinstance(source, str | Path):
         apart(out, source=source)
     arguments = {
@@ -238,29 +248,13 @@ def _ingest(
                 finish(folder, target, opened.classes, provenance)
                 clear(folder)
         store = Store.open(folder)
-        if not quiet and _standardised(store):
-            print(
-                f"ingest: {folder}: every lead has mean 0 and standard deviation 1, in mV; were "
-                "the ECGs normalised over the data set before? Training expects them as measured",
-                file=sys.stderr,
-            )
+        for doubt in () if quiet else doubts(store):
+            print(f"ingest: {folder}: {doubt}", file=sys.stderr)
     else:
         _refuse_if_fixed(folder, converter, refs)
     lines = () if table is None else label(store, table).lines
-    return IngestResult(
-        store, len(store), len(refs) - len(store), time.monotonic() - started, lines
-    )
-
-
-def _standardised(store: Store) -> bool:
-    """Whether ECGs look as if a data set's mean and deviation had been taken off each lead."""
-    statistics = store.manifest.statistics
-    return (
-        store.modality == "ecg"
-        and store.signal == "ecg"
-        and all(mean is not None and abs(mean) < 0.02 for mean in statistics.mean)
-        and all(std is not None and abs(std - 1) < 0.05 for std in statistics.std)
-    )
+    took, before = time.monotonic() - started, finished is not None
+    return IngestResult(store, len(store), len(refs) - len(store), took, before, lines)
 
 
 def _reader(
@@ -336,11 +330,11 @@ def _write(
             file=sys.stderr,
         )
     if enlarged and not quiet:
-        print(
-            f"ingest: {enlarged:,} images are smaller than --size and were enlarged; a smaller "
-            "--size invents no pixels",
-            file=sys.stderr,
-        )
+        how = "are smaller than --size and were enlarged; a smaller --size invents no pixels"
+        if converter.target.modality == "ecg":
+            how = "have a lower rate than --fs and were interpolated; a lower --fs invents nothing"
+        records = CODECS[converter.target.modality].records
+        print(f"ingest: {enlarged:,} {records} {how}", file=sys.stderr)
     if not names:
         refuse_all_bad(writer.folder, converter.source.name)
 

@@ -90,8 +90,7 @@ def _recordings(store: Store) -> tuple[dict[str, str], _Channels]:
     if manifest.unit == MILLIVOLTS:
         step = f"{1000 * store.scale:g} µV"
     contents = {
-        "records": f"{len(store):,} of {store.patients:,} patients, {seconds.sum() / 3600:,.1f} "
-        "hours",
+        "records": f"{len(store):,}{_patients(store)}, {seconds.sum() / 3600:,.1f} hours",
         "length": f"{median:g} s" if shortest == longest else f"{shortest:g} to {longest:g} s",
         "sampling rate": f"{store.sampling_rate:g} Hz, {step} per count",
     }
@@ -108,6 +107,12 @@ def _recordings(store: Store) -> tuple[dict[str, str], _Channels]:
     return contents, (title, ("lead", "mean", "std", "not valid"), rows)
 
 
+def _patients(store: Store) -> str:
+    if (store.patient_ids == "").all():
+        return ", patients unknown, each record counts as one"
+    return f" of {store.patients:,} patients"
+
+
 def _images(store: Store) -> tuple[dict[str, str], _Channels]:
     manifest = store.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
@@ -116,12 +121,9 @@ def _images(store: Store) -> tuple[dict[str, str], _Channels]:
     labels = f"{len(store.classes)} classes" if store.classes else "none"
     if store.classes and unlabelled:
         labels += f", {unlabelled:,} images without a label"
-    records = f"{len(store):,} images"
-    if (store.patient_ids != "").any():
-        records += f" of {store.patients:,} patients"
     plural = "s" * (store.channels > 1)
     contents = {
-        "records": records,
+        "records": f"{len(store):,} images{_patients(store)}",
         "size": f"{store.height} × {store.width} pixels, {store.channels} channel{plural}",
         "stored as": f"{stored}, {megabytes:,.1f} MB",
         "labels": labels,
@@ -190,4 +192,4 @@ def _print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console
 
 
 def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
+    return "none" if value is None else f"{value:.4g}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from latentcast.archives import Unpacked
 from latentcast.errors import printable
-from latentcast.source import RecordRef, Source
+from latentcast.source import RecordRef, Source, is_hidden
 
 
 def list_records(
@@ -35,8 +35,8 @@ def list_records(
 def _unlisted(root: Path) -> Iterator[RecordRef]:
     """The folders whose files nobody can list: every reader takes them for empty."""
     errors: list[OSError] = []
-    for _ in os.walk(root, onerror=errors.append):
-        pass
+    for _, names, _ in os.walk(root, onerror=errors.append):
+        names[:] = [name for name in names if not is_hidden(Path(name))]
     for error in sorted(errors, key=lambda error: str(error.filename)):
         name = Path(error.filename).relative_to(root).as_posix()
         yield RecordRef(name, name, problem=f"is a folder that cannot be listed ({error.strerror})")

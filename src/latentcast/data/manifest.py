@@ -12,10 +12,12 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from latentcast.archives import archive_of
 from latentcast.errors import LatentcastError
 from latentcast.files import check_digest, digested, inside, read_object
 from latentcast.files import sha256 as file_digest
 from latentcast.images.decode import Canvas
+from latentcast.places import kind_of
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.source import Modality
 
@@ -154,9 +156,16 @@ def read_manifest(folder: Path) -> Manifest:
             raise LatentcastError(
                 f"{folder}: the ingest was interrupted; run the same ingest again, it goes on"
             )
+        if not folder.exists() and archive_of(folder) is None:
+            raise LatentcastError(
+                f"{folder}: does not exist; make a store with latentcast ingest SOURCE --out "
+                f"{folder}"
+            )
+        if (kind := kind_of(folder)) and kind != "is an archive":
+            raise LatentcastError(f"{folder}: {kind} and no store; name the folder of a store")
         raise LatentcastError(
-            f"{folder}: is no store ({MANIFEST} is missing); make one with latentcast ingest "
-            f"SOURCE --out {folder}"
+            f"{folder}: is no store ({MANIFEST} is missing); if it holds recordings or images, "
+            f"make one with latentcast ingest {folder} --out STORE"
         )
     try:
         record = read_object(inside(folder, MANIFEST))

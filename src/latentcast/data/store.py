@@ -71,6 +71,7 @@ class Store:
         self.path = path
         self.manifest = manifest
         self._division: _Division = (None, None)
+        self._verified = False
         stored = CODECS[manifest.modality].stored
         columns = self._columns("fold", *stored.columns)
         self.folds: npt.NDArray[np.int16] = columns["fold"]
@@ -300,6 +301,12 @@ class Store:
             LatentcastError: names the damaged file.
         """
         verify_files(self.path, self.files)
+        self._verified = True
+
+    def verify_once(self) -> None:
+        """:meth:`verify`, unless this object was compared before."""
+        if not self._verified:
+            self.verify()
 
     def require(self, modality: Modality) -> None:
         """Raises LatentcastError: the store is of the other modality."""

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -270,6 +271,11 @@ def refuse_all_bad(folder: Path, source: str) -> None:
         f"{source}: none of its {len(rejected)} records can be used; the first, "
         f"{first['file']}: {first['reason']} (all reasons in {folder / QUARANTINE})"
     )
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what it says of the one record."""
+    return re.split(r" \(|: ", reason, maxsplit=1)[0]
 
 
 def read_quarantine(folder: Path) -> list[dict[str, str]]:

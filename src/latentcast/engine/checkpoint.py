@@ -37,6 +37,7 @@ from latentcast.config import Config, TrainConfig, differences, validated
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.errors import LatentcastError
 from latentcast.files import check_digest, digested, inside, read_object, sha256, sync
+from latentcast.places import refuse_other_than_run
 
 FORMAT = 3
 """Checkpoints of format 2 are read as well; their ``state.json`` has no digest of itself."""
@@ -181,7 +182,10 @@ def checkpoint_of(run: Path) -> Path:
     Raises:
         LatentcastError: there is none.
     """
-    return run if (run / "state.json").is_file() else latest(run / "checkpoints")
+    if (run / STATE).is_file():
+        return run
+    refuse_other_than_run(run)
+    return latest(run / "checkpoints")
 
 
 def resume(

@@ -26,5 +26,7 @@ def device_of(name: str | torch.device, setting: str = "device") -> torch.device
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as problem:
         reason = str(problem).partition("\n")[0]
+        if "device type" in reason:  # torch lists all that it may have been built for
+            reason = "it is no name of a device"
         raise LatentcastError(f"{setting} {name}: cannot be used ({reason}); try cpu") from None
     return device

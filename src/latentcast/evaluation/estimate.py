@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 SUPPORT = 10  # positives in the test fold from which a label counts as supported
+FEWEST = 10  # test records below which a score has no interval
 LISTED = 20  # classes up to which each has a line, and an AUROC
 LEVEL = 0.95  # of the intervals
 
@@ -36,9 +37,10 @@ class Estimate:
         return "worse" if self.high < 0 else "undecided"
 
     def text(self, *, signed: bool = False) -> str:
-        """``value [low, high]``, or a dash where the value is undefined."""
+        """``value [low, high]``, without them where there are none, or a dash where the value is
+        undefined."""
         value, low, high = (number(end, signed=signed) for end in (self.value, self.low, self.high))
-        return value if value == "–" else f"{value} [{low}, {high}]"
+        return value if "–" in (value, low, high) else f"{value} [{low}, {high}]"
 
 
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)

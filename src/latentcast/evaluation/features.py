@@ -129,7 +129,7 @@ def extract(
         if not np.isfinite(features[read > 0]).all():
             raise LatentcastError(
                 f"{source.name}, layer {layer}: features are not finite; "
-                "the run has diverged, probe an earlier checkpoint"
+                "the run has diverged, probe an earlier checkpoint (RUN/checkpoints/step-N)"
             )
     return by_layer
 

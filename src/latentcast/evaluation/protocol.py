@@ -18,7 +18,7 @@ from latentcast import randomness
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
-from latentcast.evaluation.estimate import LEVEL, LISTED
+from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED
 from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
 from latentcast.evaluation.heads import HEADS, ClassHead, Fit, Head, knn
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
@@ -81,7 +81,9 @@ def probe(
         ("layer", layer, ("all", *tested.layer_names)),
     ):
         if name not in names:
-            raise LatentcastError(f"{what} {name}: does not exist; {nearest(name, names)}")
+            # A layer near by in spelling is no better guess than any other.
+            fix = nearest(name, names) if what == "head" else f"known: {', '.join(names)}"
+            raise LatentcastError(f"{what} {name}: does not exist; {fix}")
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:
@@ -107,6 +109,7 @@ def probe(
     names, values = _trainable(task, targets, split_rows["train"], store)
     y = values[rows]
     patients = store.patient_ids[rows[test]]
+    resamples = resamples if len(test) >= FEWEST else 0
     counts = metrics.draw(patients, resamples, seed)
 
     table: list[Row] = []

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.estimate import (
+    FEWEST,
     LISTED,
     SUPPORT,
     UNDEFINED,
@@ -26,7 +27,7 @@ from latentcast.evaluation.estimate import (
     Score,
     number,
 )
-from latentcast.files import write_text
+from latentcast.files import read_object, write_text
 from latentcast.notebook import table_html
 
 OWN = "chosen on validation"  # a Row's choice: the source chose the layer itself
@@ -174,6 +175,17 @@ class ProbeReport:
         return f"{100 * self.bootstrap['level']:.0f}\u00a0%"
 
     @property
+    def too_few(self) -> str:
+        """Why no score has an interval; "" where they have."""
+        tested = self.records["test"]
+        if tested >= FEWEST:
+            return ""
+        return (
+            f"{tested} test {self.noun}s are too few: the scores say next to nothing and have no "
+            "intervals"
+        )
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader of the numbers must know besides: what is in none of them, and more."""
         missing = "value" if self.kind == "regression" else "label of the task"
@@ -251,13 +263,11 @@ class ProbeReport:
             LatentcastError: it is missing, damaged or of another version; names the file.
         """
         try:
-            plain = json.loads(file.read_text(encoding="utf-8"))
+            plain = read_object(file)
         except FileNotFoundError:
             raise LatentcastError(f"{file}: does not exist; probe the run") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise LatentcastError(f"{file}: cannot be read ({error}); probe again") from None
-        if not isinstance(plain, dict):
-            raise LatentcastError(f"{file}: holds no JSON object; probe again")
         try:
             return cls.from_json(plain)
         except LatentcastError as problem:

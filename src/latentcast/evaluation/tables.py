@@ -24,6 +24,8 @@ def print_probe(report: ProbeReport, console: Terminal) -> None:
             f"({', '.join(finding.examples)}): {finding.message}",
             style=style,
         )
+    if report.too_few:
+        console.print(f"{report.too_few}.", style="bold yellow")
     tables = [_sources(report), *([_differences(report)] if report.differences else [])]
     for title, scores in report.averages.items():
         cells = [(name, score.text()) for name, score in scores.items()]
@@ -43,11 +45,12 @@ def print_probe(report: ProbeReport, console: Terminal) -> None:
 
 def _sources(report: ProbeReport) -> Table:
     counts = " / ".join(f"{count:,}" for count in report.records.values())
-    caption = (
-        f"{counts} {report.noun}s; {report.rows[0].pooling} over tokens; intervals from "
-        f"{report.bootstrap['resamples']:,} resamples of {report.bootstrap['units']:,} test "
-        f"{report.bootstrap['unit']}s"
-    )
+    caption = f"{counts} {report.noun}s; {report.rows[0].pooling} over tokens"
+    if not report.too_few:
+        caption += (
+            f"; intervals from {report.bootstrap['resamples']:,} resamples of "
+            f"{report.bootstrap['units']:,} test {report.bootstrap['unit']}s"
+        )
     test = f"test {report.metric}\n[{report.level} interval]"
     head = ["head"] * (len(report.heads) > 1)
     cells = [

@@ -15,16 +15,24 @@ from latentcast import npy
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
 from latentcast.images.decode import Measured, Pixels
-from latentcast.images.source import HELD_OUT_FIRST, SPLIT_NAMES, ImageSource, check_classes
+from latentcast.images.source import (
+    HELD_OUT_FIRST,
+    SPLIT_NAMES,
+    ImageSource,
+    SplitChoice,
+    check_classes,
+    splits_of,
+)
 from latentcast.source import Annotation, RecordRef, Split
 
-_Role = Literal["images", "labels", "classes"]
+_Role = Literal["images", "labels", "classes", "splits"]
 
 # The first name that occurs counts: scikit-learn's digits hold `images` and, flat, `data`.
 _NAMES: dict[_Role, tuple[str, ...]] = {
     "images": ("images", "image", "imgs", "img", "x", "data", "pixels"),
     "labels": ("labels", "label", "y", "target", "targets"),
     "classes": ("classes", "class_names", "label_names", "target_names"),
+    "splits": ("split", "splits"),
 }
 _SAYS_IMAGE = _NAMES["images"][:4]
 
@@ -33,9 +41,13 @@ class ImageArrays(ImageSource):
     """uint8 images ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)`` with 1 or 3 channels.
 
     Names of an ``.npz``: ``images``, ``x`` or ``data``, ``labels``, ``y`` or ``target``, each
-    alone or with a split (``x_train``, ``test_images``), and ``classes`` or ``target_names``.
-    Other arrays are not read. Without names of classes, the values of the labels are the names;
-    a label of -1 is none.
+    alone or with a split (``x_train``, ``test_images``), ``split`` with a word an image, and
+    ``classes`` or ``target_names``. Other arrays are not read, which is a remark. Without names of
+    classes, the values of the labels are the names; a label of -1 is none.
+
+    Args:
+        splits: what the words of ``split`` mean where only some name a split, see
+            :func:`~latentcast.images.source.splits_of`.
 
     Raises:
         LatentcastError: the arrays are not as described above.
@@ -47,20 +59,21 @@ class ImageArrays(ImageSource):
     def detects(cls, path: Path) -> bool:
         return path.is_file() and path.suffix in (".npy", ".npz")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, splits: SplitChoice | None = None) -> None:
         self.path, self.name = path, path.name
         headers = read_headers(path)
         self._places = _places(path, headers)
         for split, name in self._places["images"].items():
             shape, dtype = headers[name]
             _check(path, name, shape, dtype)
-            labels = self._places["labels"].get(split)
-            if labels is not None:
-                found = headers[labels][0]
-                if found not in ((shape[0],), (shape[0], 1)):
+            columns = {role: self._places[role].get(split) for role in ("labels", "splits")}
+            if not any(columns.values()):
+                refuse_two_readings(f"{path}: {name} {shape}", shape)
+            for role, column in columns.items():
+                if column and headers[column][0] not in ((shape[0],), (shape[0], 1)):
                     raise LatentcastError(
-                        f"{path}: {labels} has shape {found}, {name} holds {shape[0]} images; "
-                        "give one label an image"
+                        f"{path}: {column} has shape {headers[column][0]}, {name} holds {shape[0]} "
+                        f"images; give one {role.removesuffix('s')} an image"
                     )
         first, *others = self._places["images"].values()
         canvas = _canvas(headers[first][0])
@@ -72,13 +85,23 @@ class ImageArrays(ImageSource):
                 )
         self._measured = Measured(canvas[0], canvas[1], canvas[2] == 1)
         self.classes, self._labels = self._read_labels()
+        self._splits = self._read_splits(splits)
+        self._redrawn = splits == "none"
+        read = {name for places in self._places.values() for name in places.values()}
+        if unread := sorted(headers.keys() - read):
+            self.remarks = (f"{path.name}: does not read {', '.join(unread)}",)
 
     def refs(self) -> list[RecordRef]:
         return [
-            RecordRef(f"{split or self.path.stem}-{row:06d}", self.name, row, split=split)
-            for split in HELD_OUT_FIRST
-            if split in self._places["images"]
-            for row in range(len(self._images[split]))
+            RecordRef(
+                f"{part or self.path.stem}-{row:06d}",
+                self.name,
+                row,
+                split=None if self._redrawn else self._splits[row] if self._splits else part,
+            )
+            for part in HELD_OUT_FIRST
+            if part in self._places["images"]
+            for row in range(len(self._images[part]))
         ]
 
     def fingerprint(self) -> str:
@@ -88,10 +111,12 @@ class ImageArrays(ImageSource):
         return self._measured
 
     def read(self, ref: RecordRef) -> tuple[Pixels, Annotation]:
-        ids = self._labels.get(ref.split)
+        named = SPLIT_NAMES.get(ref.record_id.rpartition("-")[0])
+        part = named if named in self._places["images"] else None
+        ids = self._labels.get(part)
         label = -1 if ids is None else int(ids[ref.row])
         labels = {} if label == -1 else {self.classes[label]: 1.0}
-        return channels_last(self._images[ref.split][ref.row]), Annotation(labels=labels)
+        return channels_last(self._images[part][ref.row]), Annotation(labels=labels)
 
     @cached_property
     def _images(self) -> dict[Split | None, Pixels]:
@@ -104,6 +129,21 @@ class ImageArrays(ImageSource):
             raise LatentcastError(
                 f"{self.path}: {name} cannot be read ({error}); save plain arrays anew"
             ) from error
+
+    def _read_splits(self, choice: SplitChoice | None) -> list[Split | None]:
+        """Of each image, where an array has them."""
+        name = self._places["splits"].get(None)
+        if name is None:
+            if choice is not None and self._places["images"].keys() == {None}:
+                raise LatentcastError(
+                    f"{self.path}: --splits {choice}: has no arrays of splits; leave it out"
+                )
+            return []
+        words = [str(word) for word in self._load(name).reshape(-1).tolist()]
+        meaning = splits_of(
+            str(self.path), {word: word for word in sorted(set(words))}, choice, "one set"
+        )
+        return [meaning[word] for word in words]
 
     def _read_labels(self) -> tuple[tuple[str, ...], dict[Split | None, npt.NDArray[np.int64]]]:
         raw = {
@@ -149,7 +189,8 @@ def looks_like_images(path: Path) -> bool:
     """Whether an array file holds images and not recordings, by names, types and axes.
 
     Recordings are one array of three axes. So images are: what has four axes, bytes with three, a
-    name of images, and an ``x`` or ``data`` beside other arrays.
+    name of images, and an ``x`` or ``data`` beside other arrays. Truth values and Python objects
+    with three axes are refused as images are.
     """
     try:
         headers = read_headers(path)
@@ -161,7 +202,7 @@ def looks_like_images(path: Path) -> bool:
         if path.suffix == ".npy" or _role(name)[0] == "images"
     }
     for name, (shape, dtype) in named.items():
-        if len(shape) == 4 or (len(shape) == 3 and dtype == np.uint8):
+        if len(shape) == 4 or (len(shape) == 3 and (dtype == np.uint8 or dtype.kind in "bO")):
             return True
         if len(headers) > 1 or any(word in _SAYS_IMAGE for word in _words(name)):
             return True
@@ -207,13 +248,16 @@ def _places(
     places: dict[_Role, dict[Split | None, str]] = {role: {} for role in _NAMES}
     for (role, split), (_, name) in best.items():
         places[role][split] = name
-    if not places["images"] and len(headers) == 1:
-        places["images"][None] = next(iter(headers))
+    if not places["images"] and len(headers) == 1:  # y.npy is no labels: there is nothing beside
+        places = {role: {} for role in _NAMES} | {"images": {None: next(iter(headers))}}
     if not places["images"]:
         raise LatentcastError(
             f"{path}: none of its arrays ({', '.join(sorted(headers))}) is named as images are; "
             "name them images and labels, or x_train, y_train, x_test, y_test"
         )
+    of_all = places["splits"].get(None)
+    usable = of_all and places["images"].keys() == {None} and headers[of_all][1].kind == "U"
+    places["splits"] = {None: of_all} if of_all and usable else {}
     for split in places["labels"].keys() - places["images"].keys():
         raise LatentcastError(
             f"{path}: has {places['labels'][split]} and no images of that name beside "
@@ -264,6 +308,32 @@ def _to_bytes(dtype: np.dtype[Any]) -> str:
     return "np.asarray(images, dtype='uint8')"
 
 
+def refuse_two_readings(name: str, shape: tuple[int, ...], channels: int | None = None) -> None:
+    """Refuse an array ``(a, b, c)`` that may be one image as well as several grey ones.
+
+    Args:
+        name: of the array, for the message.
+        shape: of the array.
+        channels: that an image has; None where they may be 1 or 3.
+    """
+    if len(shape) != 3:
+        return
+    one = "x[None]"
+    if shape[2] <= 4 < min(shape[:2]):
+        what = f"one image of {shape[2]} channels"
+        if shape[2] in (2, 4):
+            one = f"x[None, ..., :{shape[2] - 1}]"
+            what += f" ({'grey' if shape[2] == 2 else 'red, green, blue'} and opacity)"
+    elif shape[0] == 3 and channels in (None, 3) and min(shape[1:]) > 4:
+        what = "one image, channels first,"
+    else:
+        return
+    raise LatentcastError(
+        f"{name}: could be {what} or {shape[0]} grey ones of {shape[1]} × {shape[2]} pixels; give "
+        f"{one} for one, x[..., None] for {shape[0]}"
+    )
+
+
 def one_or_many(array: npt.NDArray[Any], channels: int) -> Iterator[Pixels]:
     """Each image of an array that holds one, ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``, or many,
     as :func:`check_images` takes them; for who reads that many ``channels``.
@@ -274,11 +344,8 @@ def one_or_many(array: npt.NDArray[Any], channels: int) -> Iterator[Pixels]:
     several = array
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3)):
         several = array[np.newaxis]
-    elif array.ndim == 3 and array.shape[0] == channels != 1:
-        raise LatentcastError(
-            f"array of {array.dtype} {array.shape}: could be one image, channels first, or "
-            f"{channels} grey ones; give x[None] for one, x[..., None] for {channels}"
-        )
+    else:
+        refuse_two_readings(f"array of {array.dtype} {array.shape}", array.shape, channels)
     try:
         check_images(several.shape, several.dtype)
     except LatentcastError as error:

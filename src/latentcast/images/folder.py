@@ -9,13 +9,22 @@ from latentcast.errors import LatentcastError
 from latentcast.images.decode import Measured, measure
 from latentcast.images.source import (
     HELD_OUT_FIRST,
+    SPLIT_NAMES,
     ImageSource,
     SplitChoice,
     check_classes,
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    Split,
+    is_hidden,
+    record_file,
+    remark_of_hidden,
+)
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -31,7 +40,9 @@ class ImageFolder(ImageSource):
 
     Args:
         splits: what the first folders are where some are named like splits and some are not, see
-            :func:`~latentcast.images.source.splits_of`.
+            :func:`~latentcast.images.source.splits_of`. Where all are and ``none`` counts, the
+            classes are still the folders below them; a remark says which folder is the class.
+        annotated: whether classes and splits are wanted; without them no folder is unclear.
 
     Raises:
         LatentcastError: it is one file, or what a folder means is not clear.
@@ -42,16 +53,32 @@ class ImageFolder(ImageSource):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        return is_image(path) if path.is_file() else any(map(is_image, walk(path)))
+        return is_image(path) if path.is_file() else any(map(is_image, walk(path)[0]))
 
-    def __init__(self, root: Path, splits: SplitChoice | None = None) -> None:
+    def __init__(
+        self, root: Path, splits: SplitChoice | None = None, annotated: bool = True
+    ) -> None:
         if root.is_file():
             raise LatentcastError(f"{root}: is one image; name the folder that holds the images")
         self.root, self.name = root, root.name
-        self._files = walk(root)
+        self._files, hidden = walk(root)
+        self.remarks = remark_of_hidden(
+            [file.relative_to(root).as_posix() for file in hidden if is_image(file)]
+        )
         images = [file.relative_to(root) for file in self._files if is_image(file)]
         tops = sorted({path.parts[0] for path in images if len(path.parts) > 1})
-        self._splits = splits_of(str(root), {name: name for name in tops}, splits, "classes")
+        words = {name: name for name in tops}
+        self._splits = splits_of(str(root), words, splits, "classes", annotated)
+        self._passed: set[str] = set()
+        if not annotated:
+            return
+        if splits == "none" and tops:
+            remark = f"without splits the classes are {', '.join(tops)}"
+            below = next((path for path in images if len(path.parts) > 2), None)
+            if below and all(name.lower() in SPLIT_NAMES for name in tops):
+                self._passed = set(tops)
+                remark = f"without splits the class of {below} is {below.parts[1]}"
+            self.remarks = (*self.remarks, remark)
         if any(self._splits.values()) and any(len(path.parts) == 1 for path in images):
             raise LatentcastError(
                 f"{root}: has images beside its split folders {', '.join(tops)}; move them into one"
@@ -86,7 +113,8 @@ class ImageFolder(ImageSource):
     def _place(self, path: Path) -> tuple[Split | None, tuple[str, ...]]:
         """The split of a file and what of its path lies below the split."""
         split = self._splits.get(path.parts[0]) if len(path.parts) > 1 else None
-        return split, path.parts if split is None else path.parts[1:]
+        below = split is not None or path.parts[0] in self._passed
+        return split, path.parts[1:] if below else path.parts
 
     def refs(self) -> list[RecordRef]:
         refs = []
@@ -124,15 +152,19 @@ def is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES
 
 
-def walk(root: Path) -> list[Path]:
-    """All files below a folder that are not hidden, sorted; links to folders are followed once."""
-    files, visited = [], set()
+def walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """All files below a folder, sorted, and those that are hidden; links to folders are followed
+    once."""
+    files, visited = list[Path](), set[str]()
     for folder, names, found in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             names.clear()
             continue
         visited.add(real)
-        names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
-        files += [Path(folder, name) for name in found if not name.startswith(".")]
-    return sorted(files, key=lambda file: file.relative_to(root).as_posix())
+        # What is hidden comes last: of a folder that is linked twice the open place counts.
+        names.sort(key=lambda name: (is_hidden(Path(name)), name))
+        files += [Path(folder, name) for name in found]
+    files.sort(key=lambda file: file.relative_to(root).as_posix())
+    hidden = {file for file in files if is_hidden(file.relative_to(root))}
+    return [file for file in files if file not in hidden], sorted(hidden)

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from latentcast.errors import LatentcastError, missing_extra, nearest
-from latentcast.files import inside, parse_object, read_object
+from latentcast.files import parse_object, read_object
+from latentcast.images.folder import walk
 from latentcast.images.source import (
     HELD_OUT_FIRST,
     SPLIT_NAMES,
@@ -25,7 +26,14 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, Split, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    Split,
+    record_file,
+    remark_of_hidden,
+)
 
 _DICT = "dataset_dict.json"
 _STATE = "state.json"
@@ -47,28 +55,44 @@ class _Columns:
 class HuggingFaceImages(ImageSource):
     """Images of an Arrow dataset, with the labels of one column; a list holds several.
 
+    A file that cannot be read is one record with that problem; hidden files are passed over.
+
     That column is ``label``, else the one of the type ``ClassLabel`` or of :data:`LABELS`.
 
     Args:
         splits: what the names of splits or parquet files mean where some are unknown, see
             :func:`~latentcast.images.source.splits_of`.
         label: the column of the labels, where it has another name or there are several.
+        annotated: whether labels and splits are wanted; without them neither is unclear.
 
     Raises:
-        LatentcastError: pyarrow is not installed, a file is missing or damaged, or several columns
-            could hold the images or the labels.
+        LatentcastError: pyarrow is not installed, the dataset names its files wrongly, none of them
+            can be read, or several columns could hold the images or the labels.
     """
 
     kind = "hugging face dataset"
     encoded = True
 
     def __init__(
-        self, path: Path, splits: SplitChoice | None = None, label: str | None = None
+        self,
+        path: Path,
+        splits: SplitChoice | None = None,
+        label: str | None = None,
+        annotated: bool = True,
     ) -> None:
         self.root = path if path.is_dir() else path.parent
         self.name = path.name
-        self._files = _listing(path, splits)
-        self._columns = self._choose(label)
+        hidden = walk(path)[1] if path.is_dir() else []
+        self.remarks = remark_of_hidden(
+            [file.relative_to(path).as_posix() for file in hidden if file.suffix == ".parquet"]
+        )
+        listed = _listing(path, splits, annotated)
+        self._files = dict(listed)
+        if not listed or len(self._files) < len(listed):
+            what = "lists a file twice" if listed else "lists no files"
+            raise LatentcastError(f"{path}: {what}; save the dataset anew")
+        self._columns = self._choose(label, annotated)
+        self._damaged: dict[str, str] = {}
         self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
 
@@ -79,14 +103,17 @@ class HuggingFaceImages(ImageSource):
         return (
             (path / _DICT).is_file()
             or (path / _STATE).is_file()
-            or next(path.rglob("*.parquet"), None) is not None
+            or any(file.suffix == ".parquet" for file in walk(path)[0])
         )
 
     def refs(self) -> list[RecordRef]:
         rows: dict[Split | None, int] = {}
         refs = []
-        for (_, split), (name, labels) in zip(self._files, self._labels.items(), strict=True):
-            begin = rows.get(split, 0)
+        for name, split in self._files.items():
+            if name in self._damaged:
+                refs.append(RecordRef(name, name, problem=self._damaged[name], split=split))
+                continue
+            begin, labels = rows.get(split, 0), self._labels[name]
             for row in range(len(labels)):
                 record = f"{split or self.root.name}-{begin + row:06d}"
                 refs.append(RecordRef(record, name, row, self._problems.get((name, row)), split))
@@ -94,11 +121,12 @@ class HuggingFaceImages(ImageSource):
         return sorted(refs, key=lambda ref: HELD_OUT_FIRST.index(ref.split))
 
     def fingerprint(self) -> str:
-        return hash_of_sizes(self.root, (file for file, _ in self._files))
+        return hash_of_sizes(self.root, (self.root / name for name in self._files))
 
     def read(self, ref: RecordRef) -> tuple[bytes, Annotation]:
-        with _reading(self.root / ref.file):
-            cell = self._tables[ref.file].column(self._columns.image)[ref.row].as_py()
+        table = self._images(ref.file)
+        with _reading():
+            cell = table.column(self._columns.image)[ref.row].as_py()
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
             where = cell.get("path") if isinstance(cell, dict) else None
@@ -110,19 +138,39 @@ class HuggingFaceImages(ImageSource):
         labels = {self.classes[label]: 1.0 for label in self._labels[ref.file][ref.row]}
         return data, Annotation(labels=labels)
 
+    def _images(self, name: str) -> Any:
+        table = self._tables[name]
+        if isinstance(table, BadRecord):
+            raise BadRecord(str(table))
+        return table
+
     @cached_property
     def _tables(self) -> dict[str, Any]:
+        """By file, its column of images, or why there is none."""
         # Arrow files are mapped; parquet files are read, one column of them.
-        return {self._name(file): _table(file, [self._columns.image]) for file, _ in self._files}
+        tables: dict[str, Any] = {}
+        for name in self._files:
+            try:
+                tables[name] = _table(record_file(self.root, name), [self._columns.image])
+            except BadRecord as problem:
+                tables[name] = problem
+        return tables
 
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self.root).as_posix()
+    def _first(self) -> tuple[Path, Any, dict[str, Any]]:
+        """The first file that can be opened, its schema, and the features that describe it."""
+        problems = []
+        for name in self._files:
+            try:
+                file = record_file(self.root, name)
+                parquet = file.suffix == ".parquet"
+                schema = _parquet(file).schema_arrow if parquet else _arrow(file).schema
+                return file, schema, _features(schema, file)
+            except BadRecord as problem:
+                problems.append(f"{self.root / name}: {problem}")
+        raise LatentcastError(problems[0])
 
-    def _choose(self, label: str | None) -> _Columns:
-        first = self._files[0][0]
-        parquet = first.suffix == ".parquet"
-        schema = _parquet(first).schema_arrow if parquet else _arrow(first).schema
-        features = _features(schema, first)
+    def _choose(self, label: str | None, annotated: bool) -> _Columns:
+        first, schema, features = self._first()
         images = [
             n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "Image"
         ]
@@ -133,6 +181,8 @@ class HuggingFaceImages(ImageSource):
                 f"{first}: {len(images) or 'no'} columns hold images (columns: "
                 f"{', '.join(schema.names)}); keep one column of the type Image"
             )
+        if not annotated:
+            return _Columns(images[0], None, None)
         named = {
             name: tuple(map(str, feature["names"]))
             for name, feature in features.items()
@@ -154,7 +204,7 @@ class HuggingFaceImages(ImageSource):
         elif label is None and candidates:
             (label,) = candidates
         elif label is None and others:
-            self.remarks = (
+            self.remarks += (
                 f"none of the columns {', '.join(others)} is read as the label; --label "
                 f"{others[0]} would read it so",
             )
@@ -167,13 +217,21 @@ class HuggingFaceImages(ImageSource):
         its row.
         """
         label, classes = self._columns.label, self._columns.classes
-        files = {self._name(file): file for file, _ in self._files}
+        columns: dict[str, list[list[Any]]] = {}
+        for name in self._files:
+            try:
+                if label is None:
+                    columns[name] = [[]] * len(self._images(name))
+                else:
+                    cells = _column(record_file(self.root, name), label)
+                    columns[name] = [_several(cell) for cell in cells]
+            except BadRecord as problem:
+                self._damaged[name] = str(problem)
+        if not columns:
+            name, why = next(iter(self._damaged.items()))
+            raise LatentcastError(f"{self.root / name}: {why}")
         if label is None:
-            return (), {name: [()] * len(table) for name, table in self._tables.items()}
-        columns = {
-            name: [_several(value) for value in _column(file, label)]
-            for name, file in files.items()
-        }
+            return (), {name: [()] * len(rows) for name, rows in columns.items()}
         every = [value for column in columns.values() for row in column for value in row]
         values = {value for value in every if isinstance(value, int | str)}
         if every and not values:
@@ -211,29 +269,46 @@ def _several(value: Any) -> list[Any]:
     return [v for v in (value if isinstance(value, list) else [value]) if v not in (None, -1)]
 
 
-def _listing(path: Path, choice: SplitChoice | None) -> list[tuple[Path, Split | None]]:
+def _listing(
+    path: Path, choice: SplitChoice | None, annotated: bool
+) -> list[tuple[str, Split | None]]:
+    """The files by their name below the dataset, none of them opened."""
     if (path / _STATE).is_file():
-        return [(file, None) for file in _saved(path)]
+        return [(name, None) for name in _saved(path)]
     if (path / _DICT).is_file():
-        names = _json(path / _DICT).get("splits")
+        names = _json(path, _DICT).get("splits")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise LatentcastError(f"{path / _DICT}: lists no splits; save the dataset anew")
-        splits = splits_of(str(path), {name: name for name in names}, choice, "one set")
-        return [(file, splits[name]) for name in names for file in _saved(path / name)]
+        words = {name: name for name in names}
+        splits = splits_of(str(path), words, choice, "one set", annotated)
+        return [(file, splits[name]) for name in names for file in _saved(path, name)]
     root = path.parent if path.is_file() else path
-    paths = [path] if path.is_file() else path.rglob("*.parquet")
-    listed = sorted(file.relative_to(root).as_posix() for file in paths)
-    splits = splits_of(str(path), {name: _word(Path(name)) for name in listed}, choice, "one set")
-    return [(record_file(root, name), split) for name, split in splits.items()]
+    files = [path] if path.is_file() else walk(path)[0]
+    listed = [file.relative_to(root).as_posix() for file in files if file.suffix == ".parquet"]
+    words = {name: _word(Path(name)) for name in listed}
+    splits = splits_of(str(path), words, choice, "one set", annotated)
+    return list(splits.items())
 
 
-def _saved(folder: Path) -> list[Path]:
+def _saved(root: Path, split: str = "") -> list[str]:
     """The files of one ``save_to_disk`` folder, in their order."""
-    parts = _json(folder / _STATE).get("_data_files")
-    names = [p.get("filename") if isinstance(p, dict) else None for p in parts or ()]
+    state = str(PurePath(split, _STATE))
+    parts = _json(root, state).get("_data_files")
+    parts = parts if isinstance(parts, list) else []
+    names = [p.get("filename") if isinstance(p, dict) else None for p in parts]
     if not names or not all(isinstance(name, str) for name in names):
-        raise LatentcastError(f"{folder / _STATE}: names no data files; save the dataset anew")
-    return [inside(folder, str(name)) for name in names]
+        raise LatentcastError(f"{root / state}: names no data files; save the dataset anew")
+    files = [PurePath(split, str(name)).as_posix() for name in names]
+    for file in files:
+        _inside(root, file)
+    return files
+
+
+def _inside(root: Path, name: str) -> Path:
+    try:
+        return record_file(root, name)
+    except BadRecord as problem:
+        raise LatentcastError(f"{root}: {problem}") from None
 
 
 def _word(file: Path) -> str:
@@ -243,20 +318,22 @@ def _word(file: Path) -> str:
     return next((word for word in words if word.lower() in SPLIT_NAMES), words[0])
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(root: Path, name: str) -> dict[str, Any]:
     try:
-        return read_object(inside(path.parent, path.name))
+        return read_object(_inside(root, name))
     except (OSError, ValueError) as error:
-        raise LatentcastError(f"{path}: cannot be read ({error}); save the dataset anew") from error
+        raise LatentcastError(
+            f"{root / name}: cannot be read ({error}); save the dataset anew"
+        ) from error
 
 
 def _features(schema: Any, file: Path) -> dict[str, Any]:
     """The description of the columns: in the schema, or beside the file."""
     metadata = (schema.metadata or {}).get(b"huggingface")
-    with _reading(file):
+    with _reading():
         info = parse_object(metadata).get("info") if metadata else None
     if not info and (file.parent / "dataset_info.json").is_file():
-        info = _json(file.parent / "dataset_info.json")
+        info = _json(file.parent, "dataset_info.json")
     features = info.get("features") if isinstance(info, dict) else None
     return features if isinstance(features, dict) else {}
 
@@ -269,7 +346,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def _column(file: Path, name: str) -> list[Any]:
-    with _reading(file):
+    with _reading():
         values: list[Any] = _table(file, [name]).column(name).to_pylist()
         return values
 
@@ -280,7 +357,7 @@ def _table(file: Path, columns: list[str]) -> Any:
     pyarrow trusts what a file says of itself until it is asked to look: one wrong byte, and a cell
     is read from elsewhere in memory, or the process ends.
     """
-    with _reading(file):
+    with _reading():
         if file.suffix == ".parquet":
             table = _parquet(file).read(columns)
         else:
@@ -290,7 +367,7 @@ def _table(file: Path, columns: list[str]) -> Any:
 
 
 def _parquet(file: Path) -> Any:
-    with _reading(file):
+    with _reading():
         opened = _package("pyarrow.parquet").ParquetFile(file, page_checksum_verification=True)
         groups = map(opened.metadata.row_group, range(opened.metadata.num_row_groups))
         unpacked = sum(group.total_byte_size for group in groups)
@@ -301,19 +378,19 @@ def _parquet(file: Path) -> Any:
 
 def _arrow(file: Path) -> Any:
     mapped = _package("pyarrow").memory_map
-    with _reading(file):
+    with _reading():
         return _package("pyarrow.ipc").open_stream(mapped(str(file)))
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _reading() -> Iterator[None]:
     """pyarrow reports bad files by whatever exception its parsing runs into."""
     try:
         yield
     except LatentcastError:
         raise
     except Exception as error:
-        raise LatentcastError(f"{file}: cannot be read ({error}); copy it anew") from error
+        raise BadRecord(f"cannot be read ({error}); copy it anew") from error
 
 
 def _package(name: str) -> Any:

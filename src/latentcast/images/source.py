@@ -53,7 +53,11 @@ class ImageSource(Source[bytes | Pixels]):
 
 
 def splits_of(
-    source: str, names: Mapping[str, str], choice: SplitChoice | None, otherwise: str
+    source: str,
+    names: Mapping[str, str],
+    choice: SplitChoice | None,
+    otherwise: str,
+    annotated: bool = True,
 ) -> dict[str, Split | None]:
     """The split that each folder or file stands for.
 
@@ -63,6 +67,7 @@ def splits_of(
         choice: ``named``: those that name a split are it, and all others are trained on; ``none``:
             no name is that of a split. None: the names are a guess, of which all must be right.
         otherwise: what they are where no name counts, for messages.
+        annotated: whether a split means anything; without it no name counts where some are unknown.
 
     Raises:
         LatentcastError: some names are those of splits and some are not.
@@ -74,7 +79,7 @@ def splits_of(
             f"{source}: --splits named: none of {_first(unknown)} is named like a split "
             f"({', '.join(SPLIT_NAMES)}); leave it out"
         )
-    if choice == "none" or len(unknown) == len(by_name):
+    if choice == "none" or len(unknown) == len(by_name) or (unknown and not annotated):
         return dict.fromkeys(by_name)
     if unknown and choice is None:
         splits = [name for name, split in by_name.items() if split]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -27,10 +27,18 @@ from latentcast.images.source import (
     hash_of_sizes,
     splits_of,
 )
-from latentcast.source import Annotation, BadRecord, RecordRef, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    find_files,
+    record_file,
+    remark_of_hidden,
+)
 
 _BESIDE = {"cls", "json", "txt"}
 _LABELS = ("cls", "label", "class", "target")
+_PATIENTS = ("patient_id", "patient", "subject_id")
 _LONGEST_TEXT = 2**20
 _LOOKED_AT = 32
 
@@ -56,13 +64,15 @@ class WebDataset(ImageSource):
     ``.txt``.
 
     The class is the text of ``.cls``, or without one what the JSON has as ``cls``, ``label``,
-    ``class`` or ``target``; -1 is none. The rest of the JSON is metadata (``patient_id`` is what it
-    says), and so is the text. The last word of a shard's path that names a split counts. A sample's
-    id is its key, or with its shard's name where a key occurs twice.
+    ``class`` or ``target``; -1 is none. ``patient_id``, ``patient`` or ``subject_id`` of the JSON
+    is the patient, the rest metadata (a remark says which), and so is the text. The last word of a
+    shard's path that names a split counts. A sample's id is its key, or with its shard's name where
+    a key occurs twice.
 
     Args:
         splits: what the names of shards mean where only some are those of splits, see
             :func:`~latentcast.images.source.splits_of`.
+        annotated: whether classes and splits are wanted; without them no name is unclear.
 
     Raises:
         LatentcastError: only some shards name a split, or they hold class folders.
@@ -71,11 +81,14 @@ class WebDataset(ImageSource):
     kind = "webdataset"
     encoded = True
 
-    def __init__(self, path: Path, splits: SplitChoice | None = None) -> None:
+    def __init__(
+        self, path: Path, splits: SplitChoice | None = None, annotated: bool = True
+    ) -> None:
         self.root, self.name = path.parent if path.is_file() else path, path.name
-        shards = [file.relative_to(self.root).as_posix() for file in _shards(path)]
+        shards, hidden = _shards(path)
+        self.remarks = remark_of_hidden(hidden)
         words = {shard: _word(shard) for shard in shards}
-        self._splits = splits_of(str(path), words, splits, "one set")
+        self._splits = splits_of(str(path), words, splits, "one set", annotated)
         self._damaged: list[RecordRef] = []
         found = {(shard, key): s for shard in shards for key, s in self._list(shard).items()}
         if found and not any(
@@ -93,13 +106,15 @@ class WebDataset(ImageSource):
         }
         labels = {sample.label for sample in found.values() if sample.label is not None}
         self.classes = tuple(sorted(labels, key=_numbers_first))
-        check_classes(str(path), self.classes)
+        if annotated:
+            check_classes(str(path), self.classes)
+            self.remarks = self._remarks()
 
     @classmethod
     def detects(cls, path: Path) -> bool:
         if path.is_file():
             return path.suffix == ".tar" and _is_shard(path)
-        return bool(_shards(path))
+        return bool(_shards(path)[0])
 
     def refs(self) -> list[RecordRef]:
         refs = [
@@ -127,12 +142,34 @@ class WebDataset(ImageSource):
             raise BadRecord(f"cannot be read ({error.strerror})") from error
         if "cls" not in sample.files:
             _take_label(metadata)
-        patient = metadata.pop("patient_id", None)
+        patient = metadata.pop(_first_of(_PATIENTS, metadata) or "", None)
         return image, Annotation(
             patient_id=None if patient is None else str(patient),
             labels={} if sample.label is None else {sample.label: 1.0},
             metadata=metadata,
         )
+
+    def _remarks(self) -> tuple[str, ...]:
+        """What the keys of the first JSON become; of the others it is taken to be the same."""
+        for (name, shard), sample in self._samples.items():
+            if sample.problem is not None or "json" not in sample.files:
+                continue
+            with record_file(self.root, shard).open("rb") as file:
+                try:
+                    found = _object(file, sample)
+                except BadRecord:
+                    continue
+            patient, label = _first_of(_PATIENTS, found), None
+            rest = {key: value for key, value in found.items() if key != patient}
+            if "cls" not in sample.files:
+                _take_label(rest)
+                label = next(iter(found.keys() - rest.keys() - {patient}), None)
+            return (
+                f"the JSON of {name}: the patient is {patient or 'in no key of it'}, the class "
+                f"{label or 'in no key of it'}, metadata are {', '.join(rest) or 'none'} "
+                f"(patients are looked for in {', '.join(_PATIENTS)})",
+            )
+        return ()
 
     def _list(self, shard: str) -> dict[str, _Sample]:
         """The samples of a shard by key, with their labels; what is damaged is noted."""
@@ -160,11 +197,12 @@ class WebDataset(ImageSource):
         return samples
 
 
-def _shards(path: Path) -> list[Path]:
+def _shards(path: Path) -> tuple[list[str], list[str]]:
+    """Relative to the folder; and those that are hidden."""
     if path.is_file():
-        return [path]
-    files = (file for file in path.rglob("*.tar") if not file.is_dir())
-    return sorted(file for file in files if not file.name.startswith("."))
+        return [path.name], []
+    files, hidden = find_files(path, "*.tar")
+    return [file for file in files if not (path / file).is_dir()], hidden
 
 
 def _is_shard(path: Path) -> bool:
@@ -252,6 +290,11 @@ def _take_label(metadata: dict[str, Any]) -> str:
         if isinstance(value, int | str) and not isinstance(value, bool):
             return str(metadata.pop(name)).strip()
     return ""
+
+
+def _first_of(names: Iterable[str], metadata: Mapping[str, Any]) -> str | None:
+    """The first of some keys that has a value."""
+    return next((name for name in names if metadata.get(name) is not None), None)
 
 
 def _numbers_first(label: str) -> tuple[bool, int, str]:

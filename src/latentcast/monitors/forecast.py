@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config
+from latentcast.config import Config, EcgInput
 from latentcast.data.loader import Loader
 from latentcast.engine.context import Context
+from latentcast.errors import LatentcastError
 from latentcast.monitors.throughput import matmul_peak
 from latentcast.objectives.base import Objective
 from latentcast.randomness import Draw
@@ -23,7 +27,7 @@ REACHED = 0.5
 """Of the rate of a large matrix product; ``latentcast bench`` measures what a recipe reaches."""
 SECONDS, LEAST = 0.5, 2
 """For about so long samples are tried, but at the least so many of them."""
-GIB = 2**30
+GIB, WEEK = 2**30, 7 * 86_400
 
 
 def forecast(
@@ -70,8 +74,13 @@ def forecast(
     )
     if memory > (room := _memory(device)):
         yield (
-            f"  warning: this device has {room / GIB:.2g} GiB; raise train.micro_batches, set "
-            "machine.recompute=true, or lower train.batch_size"
+            f"  warning: this device has {room / GIB:.2g} GiB available; raise "
+            "train.micro_batches, set machine.recompute=true, or lower train.batch_size"
+        )
+    if seconds * train.steps > WEEK:
+        yield (
+            "  warning: that is longer than a week; --auto EPOCHS takes the steps from the number "
+            "of records, --steps N sets them"
         )
     if (records := len(loader.order.rows)) < train.batch_size:
         yield (
@@ -79,6 +88,29 @@ def forecast(
             f"{train.batch_size:,}; each is {train.batch_size / records:.3g} times in every batch, "
             "lower train.batch_size"
         )
+    if isinstance(config.input, EcgInput):
+        yield from _padding(config, config.input, loader)
+
+
+def _padding(config: Config, recording: EcgInput, loader: Loader) -> Iterator[str]:
+    """A warning where most of what the network reads is no signal."""
+    lengths = loader.store.lengths[loader.order.rows]
+    median = float(np.median(lengths))
+    if median >= recording.length / 2:
+        return
+    rate, to = recording.sampling_rate, ""
+    length = int(median) // config.encoder.patch * config.encoder.patch
+    with suppress(LatentcastError):  # where masks or levels need more patches
+        config.updated({"input.length": length})
+        to = f" to {length}"
+    full = recording.length / rate
+    others = f", or leave them out, with ingest --shortest {full:g}"
+    yield (
+        f"  warning: half of the records last {median / rate:.3g} s or less and a window {full:g} "
+        f"s, so most of what is trained on is padding; lower input.length{to}"
+        + others
+        * bool((lengths >= recording.length).any())
+    )
 
 
 def duration(seconds: float) -> str:
@@ -126,10 +158,13 @@ def _tried(
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes of the device, or of the main memory that this process may use."""
+    """Bytes of the device, or of the main memory, that nobody else uses."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[1])
+        return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    about = Path("/proc/meminfo")
+    if about.is_file() and (free := re.search(r"MemAvailable: *(\d+) kB", about.read_text())):
+        limits.append(int(free[1]) * 1024)
     group = Path("/sys/fs/cgroup/memory.max")
     if group.is_file() and (text := group.read_text().strip()).isdigit():
         limits.append(int(text))

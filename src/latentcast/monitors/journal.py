@@ -25,7 +25,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.files import parse_object, write_text
+from latentcast.files import parse_object, read_text, write_text
 from latentcast.monitors import collapse, rows
 from latentcast.monitors.loggers import Logger, open_loggers
 from latentcast.monitors.rows import Column
@@ -225,14 +225,17 @@ class Journal(Callback):
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    """The rows of ``metrics.jsonl`` before the first line that is none: a kill cuts the last."""
     file = run / "metrics.jsonl"
     found = []
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in read_text(file, errors="replace").splitlines() if file.exists() else ():
         try:
-            found.append(rows.present(parse_object(line)))
+            row = rows.present(parse_object(line))
         except ValueError:
             break
+        if not isinstance(row.get("step"), int):
+            break
+        found.append(row)
     return found
 
 

@@ -27,6 +27,7 @@ from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
+from latentcast.evaluation.estimate import FEWEST
 from latentcast.evaluation.heads import HEADS
 from latentcast.evaluation.tasks import Kind, default_task, task
 from latentcast.nn.modes import evaluating
@@ -78,6 +79,9 @@ class Panel:
             nothing, reason = np.zeros(0, dtype=np.int64), f"no online evaluation: {found}"
             return cls(config, store, nothing, 0, nothing, "multi-label", reason)
         rows = np.concatenate([found.train, found.validation])
+        steps = config.train.steps
+        when = f"every {every} steps" if every and every < steps else "at the first and last step"
+        few = ", too few to mean anything" if len(found.validation) < FEWEST else ""
         return cls(
             config,
             store,
@@ -85,10 +89,10 @@ class Panel:
             len(found.train),
             found.values[rows],
             found.kind,
-            f"online evaluation every {every} steps: kNN and a linear probe of block "
+            f"online evaluation {when}: kNN and a linear probe of block "
             f"{_depth(config)}, {found.measure}, fitted to {len(found.train)} of the training "
-            f"split, scored on {len(found.validation)} of the validation split; to watch, not to "
-            "report",
+            f"split, scored on {len(found.validation)} of the validation split{few}; to watch, "
+            "not to report",
         )
 
     def due(self, step: int) -> bool:

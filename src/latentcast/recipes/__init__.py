@@ -1,9 +1,10 @@
 """Named configurations as plain functions; the published ones to the digit."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
 from latentcast.config import Config
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 from latentcast.recipes import ecg, images
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -31,8 +32,13 @@ def recipe(name: str) -> Config:
     """The configuration of a recipe.
 
     Raises:
-        LatentcastError: no recipe of that name; the nearest is offered.
+        LatentcastError: no recipe of that name; those near to it are offered.
     """
     if name not in RECIPES:
-        raise LatentcastError(f"{name}: is no recipe; {nearest(name, RECIPES)}")
+        words = set(name.split("-"))
+        fuller = [f"'{other}'" for other in RECIPES if words <= set(other.split("-"))]
+        close = [f"'{other}'" for other in get_close_matches(name, RECIPES, n=1, cutoff=0.5)]
+        near = " or ".join(fuller or close)
+        fix = f"did you mean {near}?" if near else "see them with latentcast recipes"
+        raise LatentcastError(f"{name}: is no recipe; {fix}")
     return RECIPES[name]()

@@ -23,6 +23,8 @@ MOST_RECORDS: Final = 2000
 MOST_CLASSES: Final = len(CLASS_COLOURS)
 #: t-SNE looks at the leading principal components only (van der Maaten & Hinton 2008).
 COMPONENTS: Final = 50
+#: Fewer records than this are no map.
+LEAST: Final = 5
 PERPLEXITY: Final = 30.0
 _LINE: Final = 105
 """Characters beside each other on the figure."""
@@ -170,10 +172,9 @@ def _checked(
             f"embedding map: features {features.shape} and labels {labels.shape} do not fit "
             f"{len(classes)} classes; pass (records, features) and (records, classes)"
         )
-    if len(features) < 5:
+    if len(features) < LEAST:
         raise LatentcastError(
-            f"embedding map: {len(features)} records are too few to draw; give 5 or more, or "
-            "report without --data"
+            f"embedding map: {len(features)} records are too few to draw; give {LEAST} or more"
         )
     if not np.isfinite(features).all():
         raise LatentcastError(

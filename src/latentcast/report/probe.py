@@ -24,7 +24,8 @@ def cards(probe: ProbeReport) -> str:
     items = []
     for place, row in enumerate(probe.readings()):
         main = row.score.main
-        note = f"{measure} [{number(main.low)}, {number(main.high)}]"
+        ends = f" [{number(main.low)}, {number(main.high)}]" * math.isfinite(main.low)
+        note = measure + ends
         items.append(card(row.name, number(main.value), note, tested=not place))
     return "".join(items)
 
@@ -53,10 +54,14 @@ def sections(probe: ProbeReport, title: str, remark: str) -> str:
     caption = (
         f"{probe.protocol}. {counts['train']:,} / {counts['validation']:,} / "
         f"{counts['test']:,} {probe.noun}s for training, validation, test. {remarks}"
-        f"Layer and penalty C are chosen on the validation fold; intervals are percentiles of "
-        f"{drawn['resamples']:,} bootstrap resamples of the {drawn['units']:,} test "
-        f"{drawn['unit']}s, drawn alike for all rows."
+        "Layer and penalty C are chosen on the validation fold"
     )
+    if not probe.too_few:
+        caption += (
+            f"; intervals are percentiles of {drawn['resamples']:,} bootstrap resamples of the "
+            f"{drawn['units']:,} test {drawn['unit']}s, drawn alike for all rows"
+        )
+    caption += "."
     places = [place + several for place in (3, 4, 5, 7)]
     result = section(title, remark, table(caption, heading, body, numeric=places))
     return result + _labels(probe)

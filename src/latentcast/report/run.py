@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +16,15 @@ from latentcast.config import Config, load
 from latentcast.config.resolve import leaves
 from latentcast.data.store import Store
 from latentcast.engine.device import AUTO
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.evaluation.features import extract, readable
 from latentcast.evaluation.results import ProbeReport, file_name, probe_files
-from latentcast.evaluation.tasks import Targets
+from latentcast.evaluation.tasks import Targets, default_task
 from latentcast.evaluation.tasks import task as task_of
+from latentcast.files import read_object
+from latentcast.places import refuse_other_than_run
 from latentcast.recipes import RECIPES
+from latentcast.report.embedding import LEAST
 from latentcast.report.page import PAGE, Change, write_report
 from latentcast.report.pictures import FeatureMap, Surprise, shows_pictures
 from latentcast.runs.comparison import shown
@@ -45,9 +48,9 @@ def report_run(
 
     Args:
         run: folder of the run, finished or not; or one of its checkpoints, for the pictures.
-        data: folder of a labelled store: adds a map of the features and, of recordings, an ECG
-            with the model's errors; by default the one the run was trained on, where it is still
-            there and was probed.
+        data: folder of a labelled store: adds a map of the features (where its test fold has five
+            records or more) and, of recordings, an ECG with the model's errors; by default the one
+            the run was trained on, where it is still there and was probed.
         task: the probe that makes the headline, and that these pictures go with; by default what
             suits the store.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
@@ -58,6 +61,7 @@ def report_run(
             without, a plotting package is missing, the page cannot be written.
     """
     path, run = Path(run), run_of(Path(run))
+    refuse_other_than_run(run)
     config = load(run / "config.yaml")
     if data is None:
         own, remarks = None, list[str]()
@@ -75,6 +79,10 @@ def report_run(
             f"{data}: holds {content}, {run} was trained on {config.input.kind} data; "
             "give the report a store of its own kind, or none"
         )
+    if task is None and default_task(store) is None:
+        remark = f"without scores and pictures of {data}: it holds no labels"
+        print(f"report: {printable(remark)}", file=sys.stderr)
+        return _write(run, config, HEADLINES, remarks=[remark])
     return report_pictures(run, Encoder.from_pretrained(path, device=device), store, task)
 
 
@@ -108,6 +116,10 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     labels, classes = _colours(targets, rows)
     predicted = store.modality == "ecg" and encoder.predicted_from
     where = f"layer {tested.layer}, {tested.pooling}"
+    few = f"without a map of the features: {len(rows)} {probe.noun}s in the test fold are too few"
+    drawn = len(rows) >= LEAST
+    if not drawn:
+        print(f"report: {few}", file=sys.stderr)
     return _write(
         run,
         encoder.config,
@@ -115,7 +127,8 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
         headline=probe,
         about=about,
         surprise=_surprise(encoder, store, rows) if predicted else None,
-        features=FeatureMap(features, labels, classes, where, probe.noun),
+        features=FeatureMap(features, labels, classes, where, probe.noun) if drawn else None,
+        remarks=() if drawn else (few,),
     )
 
 
@@ -295,11 +308,8 @@ def _probe(run: Path, task: str, encoder: Encoder, store: Store) -> ProbeReport:
 
 def _read(file: Path, fix: str) -> dict[str, Any]:
     try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
+        return read_object(file)
     except FileNotFoundError:
         raise LatentcastError(f"{file}: does not exist; {fix}") from None
     except (OSError, ValueError) as error:
         raise LatentcastError(f"{file}: cannot be read ({error}); {fix}") from error
-    if not isinstance(plain, dict):
-        raise LatentcastError(f"{file}: holds no JSON object; {fix}")
-    return plain

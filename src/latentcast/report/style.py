@@ -7,7 +7,13 @@ value, and a figure uses no colour outside this table (clinical paper excepted: 
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from latentcast.errors import LatentcastError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: role -> (light, dark). Text and lines hold a contrast of at least 4.5:1 and 3:1 on either page.
 PALETTE: Final[dict[str, tuple[str, str]]] = {
@@ -38,6 +44,25 @@ CLASS_COLOURS: Final[tuple[str, ...]] = tuple(
 
 #: Size of running text in a figure, points.
 TEXT_POINTS: Final = 9.0
+
+
+def save_figure(figure: Figure, file: Path, **options: Any) -> None:
+    """Write a picture, in the format of its suffix; its folder is made where it is missing.
+
+    Raises:
+        LatentcastError: another suffix, or it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, **options)
+    except ValueError:  # it lists a dozen formats
+        raise LatentcastError(
+            f"{file}: '{file.suffix}' is no format of a picture; name a .png, .svg or .pdf"
+        ) from None
+    except OSError as problem:
+        raise LatentcastError(
+            f"{file}: cannot be written ({problem}); name a .png, .svg or .pdf in another folder"
+        ) from None
 
 
 def stylesheet() -> str:

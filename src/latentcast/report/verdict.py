@@ -41,6 +41,8 @@ def verdict(probe: ProbeReport) -> Verdict:
         f"reach {_article(probe.metric)} {probe.metric} of {reached}, {level} interval in "
         f"brackets{constant}."
     ]
+    if probe.too_few:
+        sentences.insert(0, f"{probe.too_few}.")
     references = list(dict.fromkeys(gap.reference for gap in probe.differences))
     outcomes: list[Outcome] = []
     for reference in references:

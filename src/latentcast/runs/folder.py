@@ -5,9 +5,12 @@ No torch: a listing of a hundred runs should not wait for it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +26,16 @@ from latentcast.config import (
     read_yaml,
 )
 from latentcast.errors import LatentcastError
-from latentcast.files import check_digest, digested, read_object, write_text
+from latentcast.files import check_digest, digested, read_object, read_text, write_text
 from latentcast.monitors.rows import present
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
+LOCK: Final = ".lock"
+"""Locked by the training that writes into the folder, until its process ends."""
+LOCKED_HERE: Final = set[str]()
+"""The folders of the trainings of this process, as the system names them."""
+_FLOCK: Final = "hhlli"
 _FORMAT: Final = 2
 """Of ``environment.json``; the first had none, and no digest."""
 _SECTIONS: Final[dict[str, type[Settings]]] = {
@@ -72,7 +80,8 @@ class RunFolder:
             problems.append(f"environment.json: {problem}")
         checkpoints = _checkpoints(path / "checkpoints", problems)
         rows = read_rows(path / "metrics.jsonl", problems)
-        if checkpoints and not rows and not problems:
+        # A run that was stopped before its first step has a checkpoint and no row.
+        if any(checkpoints) and not rows and not problems:
             problems.append("metrics.jsonl: has no row and there are checkpoints")
         probes = {
             file.name: content
@@ -85,6 +94,24 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Whether a folder is a run, whole or not."""
     return sum((path / part).exists() for part in PARTS) >= 2
+
+
+def is_locked(run: Path) -> bool | None:
+    """Whether a training is writing into a run; None where that cannot be found out.
+
+    The lock is looked at and not taken: a training that starts meanwhile must not be refused.
+    """
+    if os.path.realpath(run) in LOCKED_HERE:
+        return True  # our own lock would look free, and end when the file is closed
+    if sys.platform != "linux":
+        return None
+    query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with (run / LOCK).open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, query)
+    except OSError:
+        return None
+    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
 
 
 def run_of(path: Path) -> Path:
@@ -127,7 +154,7 @@ def check_config(file: Path) -> None:
         LatentcastError: it was changed since.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except (OSError, ValueError):
         return  # who reads it says what is wrong
     if text.startswith("#") and text != _sealed(text.partition("\n")[2]):
@@ -164,7 +191,7 @@ def read_rows(file: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
     row goes to ``problems``.
     """
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_text(file, errors="replace")
     except FileNotFoundError:
         return ()
     except OSError as problem:
@@ -208,7 +235,7 @@ def _config(file: Path, problems: list[str]) -> dict[str, Any]:
 
 def _object(file: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(read_text(file), parse_constant=_no_number)
     except FileNotFoundError:
         problems.append(f"{file.name}: does not exist")
         return {}

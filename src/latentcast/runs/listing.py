@@ -93,7 +93,7 @@ def print_runs(runs: Sequence[RunSummary], console: Terminal, now: float | None 
         )
     for run in runs:
         for problem in run.problems:
-            console.print(f"{run.name}: {problem}", style="red", soft_wrap=True)
+            console.print(f"! {run.name}: {problem}", style="red", soft_wrap=True)
 
 
 def _table(runs: Sequence[RunSummary], columns: Sequence[_Column], now: float) -> Table:

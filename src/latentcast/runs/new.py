@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,8 @@ from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.runs.folder import (
+    LOCK,
+    LOCKED_HERE,
     check_config,
     read_environment,
     run_of,
@@ -80,7 +83,10 @@ def trained_on(run: Path, config: Config) -> tuple[Config, str]:
     if not file.exists():
         return config, ""
     theirs = configuration.load(file)
-    done, steps = _done(run), config.train.steps
+    done, steps = steps_done(run), config.train.steps
+    differing = {line.split()[0] for line in configuration.differences(config, theirs)}
+    if differing <= {"train.steps", "train.stretches"}:
+        _refuse_fewer(run, steps, done)
     if steps == theirs.train.steps and not config.train.stretches:
         return config.updated({"train.stretches": theirs.train.stretches}), ""
     if steps <= theirs.train.steps:
@@ -95,6 +101,22 @@ def trained_on(run: Path, config: Config) -> tuple[Config, str]:
     )
 
 
+def keep_steps(run: Path, flags: Sequence[str]) -> None:
+    """Raises LatentcastError: ``key=value`` flags ask for fewer steps than the run has done."""
+    for flag in flags:
+        key, _, value = flag.partition("=")
+        if key == "train.steps" and value.isdecimal():
+            _refuse_fewer(run, int(value), steps_done(run))
+
+
+def _refuse_fewer(run: Path, steps: int, done: int) -> None:
+    if steps < done:
+        raise LatentcastError(
+            f"{run}: has done {done} steps, train.steps is {steps}; set it to more than {done} to "
+            "train on"
+        )
+
+
 def note_changes(run: Path, config: Config) -> None:
     """Write down what a resumed run does otherwise from here on: more steps, other intervals.
 
@@ -107,7 +129,7 @@ def note_changes(run: Path, config: Config) -> None:
     changes = {f"train.{key}": [old[key], new[key]] for key in new if old[key] != new[key]}
     if not changes:
         return
-    change = {"step": _done(run), **changes}
+    change = {"step": steps_done(run), **changes}
     try:
         start = read_environment(record)
         start["changed"] = [*start.get("changed", []), change]
@@ -120,7 +142,7 @@ def note_changes(run: Path, config: Config) -> None:
         ) from None
 
 
-def _done(run: Path) -> int:
+def steps_done(run: Path) -> int:
     """Steps of the newest checkpoint."""
     steps = list_steps(run / "checkpoints")
     return int(steps[-1].name.removeprefix("step-")) if steps else 0
@@ -132,7 +154,7 @@ def alone_in(run: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends; the file stays, so that all lock the same.
     """
-    path = run / ".lock"
+    path, name = run / LOCK, os.path.realpath(run)
     try:
         file = path.open("a")
     except OSError as problem:
@@ -149,7 +171,11 @@ def alone_in(run: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass  # a file system without locks
-        yield
+        LOCKED_HERE.add(name)
+        try:
+            yield
+        finally:
+            LOCKED_HERE.discard(name)
 
 
 def data_of(run: Path) -> Store | None:

@@ -13,14 +13,15 @@ from typing import Any, Final, Literal
 
 from latentcast.errors import LatentcastError
 from latentcast.monitors import rows
-from latentcast.runs.folder import PARTS, RunFolder, find
+from latentcast.runs.folder import PARTS, RunFolder, find, is_locked
 from latentcast.runs.scores import ProbeScore, newest, scores_of
 
 State = Literal["done", "running?", "stopped", "damaged"]
 
 QUIET_SECONDS: Final = 120.0
 """A folder that was not written to for longer, and for longer than three of its rows took, is
-called stopped: files cannot say that a process is alive, only that something wrote lately."""
+called stopped where it has no lock to look at: files cannot say that a process is alive, only that
+something wrote lately."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class RunSummary:
         recipe, objective: of the configuration; the objective's kind.
         step, steps: of the last row or checkpoint, and of the whole run.
         checkpoint: step of the newest checkpoint, from where the run would go on.
-        state: done (the last step has its checkpoint), running? (written to lately), stopped, or
-            damaged (the configuration cannot be read, or nothing else can).
+        state: done (the last step has its checkpoint), running? (locked or written to lately),
+            stopped, or damaged (the configuration cannot be read, or nothing else can).
         loss: of the last row; None also when it was not finite.
         ranks: effective rank of the representation of each level, finest first.
         alarms: names of all that were raised; ``alarms_now`` of those in the last row.
@@ -119,12 +120,13 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
     scores, problems = _scores(run)
     written = _written(path)
     quiet = (time.time() if now is None else now) - written
+    locked = is_locked(path)
     state: State = "stopped"
     if not run.tree or (run.problems and not run.rows and newest is None):
         state = "damaged"
     elif steps is not None and newest is not None and newest >= steps:
         state = "done"
-    elif quiet < max(QUIET_SECONDS, 3 * _seconds_of_a_row(run.rows)):
+    elif locked or (locked is None and quiet < max(QUIET_SECONDS, 3 * _seconds_of_a_row(run.rows))):
         state = "running?"
     rates = _numbers(row.get("samples_per_second") for row in run.rows)
     record = run.checkpoints[newest] if newest is not None else {}

@@ -16,6 +16,8 @@ from latentcast.signals.resample import resample
 from latentcast.source import BadRecord
 
 LARGEST = 32767
+NO_ECG = 100.0
+"""Millivolts beyond which it is no matter of the scale."""
 FEWEST_COUNTS = 8
 """A record whose largest lead spans fewer counts is all rounding: its unit or gain is wrong."""
 
@@ -53,9 +55,9 @@ def to_counts(
         chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing, signal=signal)
         if sampling_rate is not None:
             chosen = resample(chosen, sampling_rate)
-        counts = quantise(chosen, scale)
+        counts = quantise(chosen, scale, signal=signal)
     except BadRecord as error:
-        raise BadRecord(f"{recording.record_id}: {error}") from error
+        raise BadRecord(f"{recording.record_id}: {error.in_python}") from error
     counts[~chosen.valid] = INVALID
     return np.ascontiguousarray(counts.T)
 
@@ -85,7 +87,9 @@ def choose_valid(
     return assessed, findings
 
 
-def quantise(recording: Recording, scale: float, unit: str = MILLIVOLTS) -> npt.NDArray[np.int16]:
+def quantise(
+    recording: Recording, scale: float, unit: str = MILLIVOLTS, signal: Signal = "ecg"
+) -> npt.NDArray[np.int16]:
     """Whole counts of ``scale`` mV (or another unit), int16 ``(leads, samples)``.
 
     ``INVALID`` stands for NaN alone; measured values stay, valid or not.
@@ -99,17 +103,22 @@ def quantise(recording: Recording, scale: float, unit: str = MILLIVOLTS) -> npt.
     peaks = np.fmax.reduce(np.abs(scaled), axis=1)
     if np.fmax.reduce(peaks) > LARGEST:
         lead = int(np.nanargmax(peaks))
-        raise BadRecord(
-            f"amplitude {float(peaks[lead]) * scale:.4g} {unit} in lead {recording.leads[lead]} is "
-            f"beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit (or ingest all with a "
-            f"coarser --scale, here {scale:g})"
-        )
+        amplitude = float(peaks[lead]) * scale
+        words = f"amplitude {amplitude:.4g} {unit} in lead {recording.leads[lead]}"
+        if signal == "ecg" and amplitude > NO_ECG:
+            raise BadRecord(
+                f"{words} is more than any ECG has (±{NO_ECG:g} mV): its unit or gain is wrong; "
+                "give an array with the unit it is in, such as --unit uV, or correct the gain in "
+                "the header",
+                f"{words} is more than any ECG has (±{NO_ECG:g} mV): its unit or gain is wrong; "
+                "give the unit it is in, such as unit='uV'",
+            )
+        large = f"{words} is beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit"
+        raise BadRecord(f"{large} (or ingest all with a coarser --scale, here {scale:g})", large)
     span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
     if span < FEWEST_COUNTS:
-        raise BadRecord(
-            f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit (or "
-            f"ingest all with a finer --scale, here {scale:g})"
-        )
+        small = f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit"
+        raise BadRecord(f"{small} (or ingest all with a finer --scale, here {scale:g})", small)
     if missing.any():
         scaled[missing] = INVALID
     return scaled.astype(np.int16)

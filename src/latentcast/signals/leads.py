@@ -64,6 +64,8 @@ def canonical_names(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     spelling: dict[str, str] = {}
     for name in names:
         canonical = canonical_name(name)
+        if spelling.get(canonical) == name:
+            raise LatentcastError(f"lead '{name}': is given twice; keep one of the two")
         if canonical in spelling:
             raise LatentcastError(
                 f"lead '{name}': is the same lead as '{spelling[canonical]}'; keep one of the two"

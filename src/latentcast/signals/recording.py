@@ -153,9 +153,11 @@ def select_leads(
     can_derive = derive and "I" in row and "II" in row
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
+        lacks = f"lacks lead {', '.join(absent)}"
         raise BadRecord(
-            f"lacks lead {', '.join(absent)}; ingest with --missing-leads mask to keep it, and "
-            "embed the store"
+            f"{lacks}; ingest with --missing-leads mask to keep it",
+            f'{lacks}; give it as NaN in an array, or ingest the files with missing_leads="mask" '
+            "and embed the store",
         )
     signal = np.full((len(leads), recording.samples), np.nan, dtype=np.float32)
     valid = np.zeros(signal.shape, dtype=np.bool_)

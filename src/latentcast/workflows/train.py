@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import torch
 
 from latentcast.artifacts.weights import Weights, encoder_weights, read_weights, start_from
 from latentcast.config import Config, resolve
+from latentcast.config.resolve import Flags
 from latentcast.data.fit import fitted
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
@@ -20,6 +23,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps
 from latentcast.engine.context import Context
 from latentcast.engine.ranks import Ranks, joined_ranks
+from latentcast.errors import LatentcastError, printable
 from latentcast.evaluation.supervision import of_config, reading_of
 from latentcast.files import apart
 from latentcast.monitors.forecast import forecast
@@ -30,7 +34,10 @@ from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.objectives.supervised import Supervised
 from latentcast.recipes import recipe
-from latentcast.runs.new import alone_in, note_changes, open_run, trained_on
+from latentcast.runs.new import alone_in, note_changes, open_run, steps_done, trained_on
+
+LARGE = 2**31
+"""Bytes of a store whose comparison with its checksums takes so long that a line announces it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class TrainResult:
     Attributes:
         run: its folder.
         config: as it was trained, with the normalisation of the store.
-        step: optimizer steps done; fewer than ``config.train.steps`` after a signal.
+        step: optimizer steps done; fewer than ``config.train.steps`` in the ``result`` of
+            :class:`Interrupted` and :class:`Terminated`.
         skipped: batches left out because the gradient was not finite.
     """
 
@@ -49,23 +57,46 @@ class TrainResult:
     step: int
     skipped: int
 
+    def __repr__(self) -> str:
+        done = f"{self.config.recipe}, step {self.step} of {self.config.train.steps}"
+        skipped = f", {self.skipped} skipped" * bool(self.skipped)
+        return f"TrainResult({str(self.run)!r}: {done}{skipped})"
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a training, after the step in hand was saved; ``result`` says which."""
 
     def __init__(self, result: TrainResult) -> None:
-        super().__init__(
-            f"{result.run}: stopped at step {result.step}; the same call goes on from there"
-        )
+        super().__init__(f"{_stopped(result)}; the same call goes on from there")
         self.result = result
+
+
+class Terminated(SystemExit):
+    """Another signal that stops a training, after the step in hand was saved.
+
+    A script that does not catch it ends here, with the status of a process that the signal ended,
+    instead of going on with a model that is half trained.
+
+    Attributes:
+        result: the step that was saved.
+        code: 128 + the number of the signal.
+    """
+
+    def __init__(self, result: TrainResult, number: signal.Signals) -> None:
+        super().__init__(f"{_stopped(result)}; the same command goes on from there")
+        self.result, self.code = result, 128 + number
+
+
+def _stopped(result: TrainResult) -> str:
+    return printable(f"{result.run}: stopped at step {result.step}")
 
 
 def train(
     config: Config | str,
-    data: str | Path,
+    data: str | Path | Store,
     out: str | Path,
     *,
-    set: Sequence[str] = (),
+    set: Flags = (),
     callbacks: Sequence[Callback] = (),
     init: str | Path | None = None,
     quiet: bool = False,
@@ -75,13 +106,14 @@ def train(
     Args:
         config: resolved, or the name of a recipe; its normalisation is filled in from the store
             when it has none.
-        data: folder of the store.
+        data: the store, or its folder.
         out: run folder to write to; made when absent. The same call on a run that was interrupted
             goes on from its newest checkpoint and ends with the same bits. With more
             ``train.steps`` a finished run trains on, its schedules from there over the new total;
             the intervals of logging and saving may change as well.
-        set: single keys, as ``optimizer.lr=3e-4``; come before everything.
-        callbacks: called after each step and around the training; see
+        set: single keys, as ``["optimizer.lr=3e-4"]`` or ``{"optimizer.lr": 3e-4}``; come before
+            everything.
+        callbacks: instances, called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
         init: run folder or exported file whose weights training starts from, where names and
             shapes agree; recorded as ``train.init``. A run that goes on does not load it again.
@@ -90,9 +122,13 @@ def train(
     Raises:
         LatentcastError: the store does not fit the configuration or is damaged, the run folder
             belongs to another configuration or cannot be written, or nothing of ``init`` fits.
-        KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
+        Interrupted: a KeyboardInterrupt, after Ctrl-C, once the step in hand is saved.
+        Terminated: a SystemExit with status 128 + signal, likewise after SIGTERM, SIGHUP or
+            SIGUSR1.
     """
     config = recipe(config) if isinstance(config, str) else config
+    _check_callbacks(callbacks)
+    data = data.path if isinstance(data, Store) else data
     # Not Path's own, which raises where there is no such user.
     run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111
     apart(run, store=data, init=init)
@@ -113,14 +149,20 @@ def train(
             return panel.look(objective, preprocess, context) if panel.due(step) else {}
 
         journal = Journal(run, config, objective.step_flops(config.input.size), ranks, look, quiet)
-        if ranks.first and not quiet:  # before the store is verified, which may take minutes
-            context = Context.of(config, ranks)
-            for line in forecast(objective, preprocess, loader, config, context):
-                journal.say(line)
+        shards = [store.path / file for file in store.checksums]
+        size = sum(file.stat().st_size for file in shards if file.is_file())
+        if ranks.first and not quiet and size > LARGE:
+            line = f"train: comparing {size / 1e9:.1f} GB of {store.path} with its checksums"
+            print(printable(line), file=sys.stderr)
         if ranks.first:
             open_run(run, config, store, None if weights is None else weights.record)
             stack.enter_context(alone_in(run))
             note_changes(run, config)
+            # After every refusal; a finished run takes no time any more.
+            if not quiet and steps_done(run) < config.train.steps:
+                context = Context.of(config, ranks)
+                for line in forecast(objective, preprocess, loader, config, context):
+                    journal.say(line)
         ranks.wait()
         if (stage := config.machine.stage) is not None:
             store = Store.open(staged(store.path, stage))
@@ -132,9 +174,28 @@ def train(
             listeners = [journal, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)
     result = TrainResult(run, config, state.step, state.skipped)
-    if state.stopped == "SIGINT" and state.step < config.train.steps:
+    if state.step == config.train.steps:
+        return result
+    if state.stopped == "SIGINT":
         raise Interrupted(result)
-    return result
+    # Where another rank was stopped this one has no signal of its own.
+    terminated = Terminated(result, signal.Signals[state.stopped or "SIGTERM"])
+    if ranks.first and not quiet:
+        print(terminated, flush=True)
+    raise terminated
+
+
+def _check_callbacks(callbacks: object) -> None:
+    if isinstance(callbacks, Sequence) and all(isinstance(c, Callback) for c in callbacks):
+        return
+    wrong = callbacks
+    if isinstance(callbacks, Sequence):
+        wrong = next(c for c in callbacks if not isinstance(c, Callback))
+    what = f"class {wrong.__name__}" if isinstance(wrong, type) else type(wrong).__name__
+    raise LatentcastError(
+        f"callbacks: hold a {what}; they are a list of instances of subclasses of "
+        "latentcast.engine.callbacks.Callback, as in callbacks=[Mine()]"
+    )
 
 
 def _built(

@@ -31,7 +31,7 @@ class Payload:
         sums: for the statistics; None for a record that is not trained on.
         runs: ``(lead, start, stop)`` of measured stretches that are not valid.
         metadata: of the sample itself.
-        enlarged: whether it is an image smaller than the canvas.
+        enlarged: whether it is an image smaller than the canvas, or a recording at a lower rate.
     """
 
     data: bytes

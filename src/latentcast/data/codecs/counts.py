@@ -24,6 +24,8 @@ from latentcast.signals.resample import resample
 from latentcast.source import BadRecord, Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
+LOWEST = 20
+"""Hz at which an ECG still shows its complexes."""
 Arguments = Mapping[str, Any]
 
 
@@ -95,7 +97,18 @@ class CountsTarget:
         arguments: Arguments,
         finished: Manifest | None = None,
     ) -> CountsTarget:
-        """From the arguments; without ``fs`` the first readable record decides the rate."""
+        """From the arguments; without ``fs`` the first readable record decides the rate.
+
+        Raises:
+            LatentcastError: the rate that was given is none of an ECG.
+        """
+        for rate in (arguments["fs"], source.sampling_rate):
+            if rate is not None and rate < LOWEST and arguments["signal"] == "ecg":
+                raise LatentcastError(
+                    f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs {LOWEST} "
+                    "at least; give --fs and --sampling-rate in samples a second (or --signal "
+                    "other, for channels that are no ECG leads)"
+                )
         leads, unit = _store_leads(source, arguments)
         return cls(
             leads=leads,
@@ -127,7 +140,7 @@ class CountsTarget:
         )
         if recording.sampling_rate != self.sampling_rate:
             recording = self._resampled(recording)
-        counts = quantise(recording, self.scale, self.unit)
+        counts = quantise(recording, self.scale, self.unit, self.signal)
         metadata = dict(recording.metadata)
         if findings:
             metadata["quality_findings"] = [
@@ -142,6 +155,7 @@ class CountsTarget:
             sums=ChannelSums.of(counts, recording.valid) if training else None,
             runs=_invalid_runs(~recording.valid & (counts != INVALID)),
             metadata=metadata,
+            enlarged=sample.sampling_rate < self.sampling_rate,
         )
 
     def _resampled(self, recording: Recording) -> Recording:

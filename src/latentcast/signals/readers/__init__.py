@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from latentcast.places import kind_of
 from latentcast.signals.channels import Channels
 from latentcast.signals.readers import wfdb
 from latentcast.signals.recording import Recording
@@ -21,9 +22,18 @@ def read_recording(path: str | Path, channels: Channels | None = None) -> Record
         BadRecord: it cannot be used; the message begins with the path.
     """
     file = Path(path)
+    if (kind := kind_of(file)) == "is an archive":
+        raise BadRecord(f"{path}: {kind}; ingest it, and read records of the store")
+    if file.is_dir():
+        raise BadRecord(f"{path}: {kind or 'is a folder'}; name one record, or ingest the folder")
     header = file.with_suffix(".hea") if file.suffix in (".hea", ".dat", ".mat") else (
         file.with_name(file.name + ".hea")
     )  # fmt: skip
+    if not header.exists():
+        if file.is_file() and file.suffix not in (".dat", ".mat"):
+            raise BadRecord(f"{path}: is no WFDB record (it has no {header.name}); ingest it")
+        if not file.exists():
+            raise BadRecord(f"{path}: does not exist (nor does {header.name}); check the path")
     try:
         recording, annotation = wfdb.read(header, channels=channels)
     except BadRecord as error:

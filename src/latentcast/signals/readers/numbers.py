@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import sys
 
+from latentcast.errors import quoted
+
 _DECIMAL = re.compile(r"[+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
@@ -21,10 +23,10 @@ def number(text: str) -> float:
     """
     stripped = text.strip(" \t")
     if not _DECIMAL.fullmatch(stripped):
-        raise ValueError(f"'{text[:40]}' is no decimal number")
+        raise ValueError(f"{quoted(text, 40)} is no decimal number")
     value = float(stripped)
     if not abs(value) <= sys.float_info.max or 0 < abs(value) < sys.float_info.min:
-        raise ValueError(f"'{text[:40]}' is out of range")
+        raise ValueError(f"{quoted(text, 40)} is out of range")
     return value
 
 
@@ -36,7 +38,7 @@ def integer(text: str) -> int:
     """
     stripped = text.strip(" \t")
     if not _WHOLE.fullmatch(stripped):
-        raise ValueError(f"'{text[:40]}' is no whole number")
+        raise ValueError(f"{quoted(text, 40)} is no whole number")
     return int(stripped)
 
 
@@ -48,5 +50,5 @@ def integral(text: str) -> int:
     """
     value = number(text)
     if value != int(value) or abs(value) >= 2**53:
-        raise ValueError(f"'{text[:40]}' is no whole number")
+        raise ValueError(f"{quoted(text, 40)} is no whole number")
     return int(value)

@@ -14,7 +14,7 @@ from latentcast.errors import LatentcastError
 from latentcast.files import inside
 from latentcast.signals.readers.numbers import integral, number
 from latentcast.signals.readers.table import Row, check_cells, read_rows
-from latentcast.source import Annotation, BadRecord, RecordRef, record_file
+from latentcast.source import Annotation, BadRecord, RecordRef, find_files, record_file
 
 Number = TypeVar("Number", int, float, str)
 
@@ -175,9 +175,10 @@ def list_records(
         refs.append(RecordRef(key, file, problem=problem))
     tops = {PurePath(file).parts[0] for file in listed if _problem(root, file) is None}
     for top in sorted(tops):
-        for path in sorted((root / top).rglob("*.hea")):
-            file = path.relative_to(root).as_posix()
+        for name in find_files(root / top, "*.hea")[0]:
+            file = f"{top}/{name}"
             if file not in listed:
-                refs.append(RecordRef(path.stem, file, problem=f"is not listed in {TABLE}"))
+                stem = PurePath(file).stem
+                refs.append(RecordRef(stem, file, problem=f"is not listed in {TABLE}"))
     refs.sort(key=lambda ref: (ref.file, ref.record_id))
     return refs, annotations

@@ -26,6 +26,8 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
             reader = csv.DictReader(file)
             rows = list(reader)
             return tuple(reader.fieldnames or ()), rows
+    except FileNotFoundError:
+        raise LatentcastError(f"{path}: does not exist; name the table, or restore it") from None
     except (OSError, ValueError, csv.Error) as error:
         raise LatentcastError(
             f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError, missing_extra
+from latentcast.errors import LatentcastError, missing_extra, quoted
 from latentcast.signals.channels import Channels
 from latentcast.signals.leads import canonical_names
 from latentcast.signals.readers import matlab
@@ -97,8 +97,14 @@ def parse_header(text: str) -> Header:
         parts = integer(segments) if segments else 0
         if count < 0 or samples < 0:
             raise ValueError("a negative number of signals or samples")
-    except (ValueError, IndexError) as error:
-        raise BadRecord(f"header line '{lines[0][:60]}' is no WFDB record line ({error})") from None
+    except IndexError:
+        raise BadRecord(
+            f"header line {quoted(lines[0], 60)} is no WFDB record line (words are missing)"
+        ) from None
+    except ValueError as error:
+        raise BadRecord(
+            f"header line {quoted(lines[0], 60)} is no WFDB record line ({error})"
+        ) from None
     if rate <= 0:
         raise BadRecord("header gives no sampling rate")
     body = lines[1 : 1 + count]
@@ -124,7 +130,7 @@ def _parse_signal(line: str) -> Signal:
     fields = line.split(None, 8)
     shape = _FORMAT.match(fields[1]) if len(fields) > 1 else None
     if shape is None:
-        raise BadRecord(f"header line '{line[:60]}' is no WFDB signal line")
+        raise BadRecord(f"header line {quoted(line, 60)} is no WFDB signal line")
     gain, baseline, unit = 0.0, None, None
     if len(fields) > 2:
         calibration = _GAIN.match(fields[2])
@@ -134,13 +140,17 @@ def _parse_signal(line: str) -> Signal:
             gain, unit = number(calibration[1]), calibration[3]
             baseline = None if calibration[2] is None else integer(calibration[2])
         except ValueError as error:
-            raise BadRecord(f"header: gain '{fields[2][:60]}' cannot be read ({error})") from None
+            raise BadRecord(
+                f"header: gain {quoted(fields[2], 60)} cannot be read ({error})"
+            ) from None
     try:
         zero = integer(fields[4]) if len(fields) > 4 else 0
         initial = integer(fields[5]) if len(fields) > 5 else None
         checksum = integer(fields[6]) if len(fields) > 6 else None
     except ValueError as error:
-        raise BadRecord(f"header line '{line[:60]}' is no WFDB signal line ({error})") from None
+        raise BadRecord(
+            f"header line {quoted(line, 60)} is no WFDB signal line ({error})"
+        ) from None
     return Signal(
         file=fields[0],
         format=int(shape[1]),

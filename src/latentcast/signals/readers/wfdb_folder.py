@@ -15,7 +15,15 @@ from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.readers import ptbxl, wfdb
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording
-from latentcast.source import Annotation, BadRecord, RecordRef, record_file
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    find_files,
+    is_hidden,
+    record_file,
+    remark_of_hidden,
+)
 
 _CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 
@@ -61,7 +69,8 @@ class WfdbFolder(RecordingSource):
             self.kind = "ptbxl"
             self._refs, self._annotations = ptbxl.list_records(root, fs)
         else:
-            self._refs = list_records(root)
+            self._refs, hidden = list_records(root)
+            self.remarks = remark_of_hidden(hidden)
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         if verify_checksums:
             for file, digest in read_checksums(root).items():
@@ -72,7 +81,7 @@ class WfdbFolder(RecordingSource):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        return path.is_dir() and next(path.rglob("*.hea"), None) is not None
+        return path.is_dir() and bool(find_files(path, "*.hea")[0])
 
     def _headless(self) -> list[RecordRef]:
         """Records of which a header is in the list of checksums and only the signals are there."""
@@ -80,6 +89,8 @@ class WfdbFolder(RecordingSource):
         for folder, files in sorted(self._sha256.items()):
             for name in sorted(name for name in files if name.endswith(".hea")):
                 file = PurePosixPath(folder, name)
+                if is_hidden(file):
+                    continue
                 signals = (file.with_suffix(suffix) for suffix in (".dat", ".mat"))
                 if not os.path.lexists(self.root / file) and any(
                     os.path.lexists(self.root / signal) for signal in signals
@@ -181,12 +192,14 @@ def _size(path: Path) -> int:
         return -1
 
 
-def list_records(root: Path) -> list[RecordRef]:
-    """Every record below ``root``, sorted by path; segments of a longer record are left to it.
+def list_records(root: Path) -> tuple[list[RecordRef], list[str]]:
+    """Every record below ``root``, sorted by path, and the headers that are hidden.
+
+    Segments of a longer record are left to it.
 
     A record's id is its name, or its path where the source uses one name twice.
     """
-    headers = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.hea"))
+    headers, hidden = find_files(root, "*.hea")
     segments = set()
     for file in headers:
         try:
@@ -203,4 +216,4 @@ def list_records(root: Path) -> list[RecordRef]:
     return [
         RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
         for file, stem in zip(listed, stems, strict=True)
-    ]
+    ], hidden

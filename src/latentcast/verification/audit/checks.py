@@ -6,7 +6,6 @@ float64, checksums; the weights by training the last stretch once more (:mod:`.r
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks
 from latentcast.evaluation.results import Finding, undamaged
+from latentcast.files import read_object
 from latentcast.verification.audit.run import Run, Unmeasured, check, norm, step_of
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, first_of, none
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
@@ -45,7 +45,7 @@ def configurations(run: Run) -> Evidence:
         raise Unmeasured("no checkpoint yet")
     wrong = []
     for step in run.steps:
-        record = json.loads((step / "state.json").read_text())
+        record = read_object(step / "state.json")
         then = run.config.as_of(step_of(step))
         wrong += configuration.differences(then, checkpoint.config_of(step, record))
     return all_of(none("differ", wrong), checkpoints=len(run.steps))
@@ -96,7 +96,7 @@ def skipped(run: Run) -> Evidence:
     falls = [b["step"] for a, b in pairs if b["skipped"] < a["skipped"]]
     others = []
     for step in run.steps:
-        record = json.loads((step / "state.json").read_text())
+        record = read_object(step / "state.json")
         before = [row["skipped"] for row in run.rows if row["step"] <= record["step"]]
         after = [row["skipped"] for row in run.rows if row["step"] > record["step"]]
         if not max([0, *before]) <= record["skipped"] <= min([record["skipped"], *after]):
@@ -236,7 +236,7 @@ def _probes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
     if not files:
         raise Unmeasured("the run was not probed")
     for file in files:
-        yield file.name, undamaged(json.loads(file.read_text()))
+        yield file.name, undamaged(read_object(file))
 
 
 @check("run.probes", "Every probe is of this run: of its recipe, its seed and a step it has taken.",

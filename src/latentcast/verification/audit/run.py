@@ -17,6 +17,7 @@ from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
+from latentcast.files import read_text
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble
 from latentcast.runs.folder import check_config, read_environment
@@ -46,7 +47,7 @@ class Run:
     @cached_property
     def rows(self) -> list[Row]:
         """As they stand in the file, neither sorted nor repaired; a cut last line is none."""
-        text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+        text = read_text(self.path / "metrics.jsonl")
         lines = text.split("\n")
         return [json.loads(line) for line in lines[:-1]]  # a whole line ends with a newline
 

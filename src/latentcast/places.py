@@ -1,0 +1,47 @@
+"""What lies at a path, in words: for the error about a path that is of another kind than needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentcast.archives import archive_of
+from latentcast.errors import LatentcastError
+
+_OF_A_RUN = ("environment.json", "metrics.jsonl", "checkpoints")
+
+
+def kind_of(path: Path) -> str:
+    """Such as ``"is a store"``; by the names of files alone, nothing is opened.
+
+    ``""`` for a path that is none of what this library writes or unpacks.
+    """
+    if archive_of(path) is not None:
+        return "is an archive"
+    if not path.exists():
+        return "does not exist"
+    if path.is_file():
+        return "is an exported file" if path.suffix == ".safetensors" else ""
+    if is_store(path):
+        return "is a store"
+    if (path / "state.json").is_file():
+        return "is a checkpoint"
+    if (path / "config.yaml").is_file() and any((path / part).exists() for part in _OF_A_RUN):
+        return "is a run"
+    if path.name == "checkpoints" or next(path.glob("step-*/state.json"), None) is not None:
+        return "is the folder of the checkpoints of a run"
+    return ""
+
+
+def is_store(folder: Path) -> bool:
+    """Whether it is a finished store, sound or not."""
+    return all((folder / name).is_file() for name in ("manifest.json", "index.npz"))
+
+
+def refuse_other_than_run(path: Path) -> None:
+    """Raises LatentcastError: the path is none of a run, a checkpoint, or a folder of no kind."""
+    kind = kind_of(path)
+    if kind in ("", "is a run", "is a checkpoint"):
+        return
+    if "checkpoints" in kind:
+        raise LatentcastError(f"{path}: {kind}; name the run, {path.parent}")
+    raise LatentcastError(f"{path}: {kind}; name the folder of a run, or a checkpoint in it")
