@@ -205,7 +205,7 @@ def _(t: Terminal) -> None:
     t.works(f"{verb} {run}")
     t.works(f"report {run}")
     page = (run / "report.html").read_text()
-    assert "Not probed" not in page and "records in the test fold are too few" in page
+    assert "Not probed" not in page and "test records are too few" in page
 
 
 @fixes("report/run.py", "{}: shows pictures")

@@ -258,7 +258,9 @@ def test_a_source_of_ones_own_is_read_as_files_are(tmp_path: Path, workers: int)
     result = ingest(Hearts(), tmp_path / "out", workers=workers, quiet=True)
     store = result.store
     assert (result.records, result.quarantined) == (19, 1) and store.sampling_rate == 250
-    assert quarantine(tmp_path / "out") == {"heart 7": "ZeroDivisionError: no heart"}
+    assert quarantine(tmp_path / "out") == {
+        "heart 7": "cannot be read (ZeroDivisionError: no heart)"
+    }
     assert store.record_ids[store.rows("test")].tolist() == [f"heart {i}" for i in range(4)]
     assert store.patient_ids[5] == "p2" and store.labels.counts() == {"fast": 10}
     assert np.array_equal(store.take([0])[0], to_counts(synthetic_recording(60, 250, 2.0, 0)))

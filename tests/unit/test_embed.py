@@ -180,7 +180,7 @@ def test_what_cannot_be_embedded_is_named(
         ("nowhere", "nowhere: does not exist"),
         ([[0.1, 0.2], [0.3, 0.4]], "list of numbers: is no array; give numpy.array"),
         (np.zeros((8, 1000)), 'lacks lead .*; give it as NaN in an array, .* missing_leads="mask"'),
-        (1e5 * np.sin(np.arange(12e3).reshape(12, -1)), "beyond .* check gain and unit$"),
+        (50 * np.sin(np.arange(12e3).reshape(12, -1)), "beyond .* check gain and unit$"),
     ],
 )
 def test_embed_gives_the_advice_of_the_command_line(
@@ -216,7 +216,7 @@ def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda mv: mv * 1000, r"more than any ECG has .* --unit uV"),
+        (lambda mv: mv * 1000, "more than any ECG has"),
         (lambda mv: mv / 1e6, "no lead spans more than"),
         (lambda mv: z_score(mv, 1), "normalised before .*in every lead.* expected is the ECG in V"),
         (lambda mv: z_score(mv, 1).astype(np.float16), "normalised before .*in every lead"),

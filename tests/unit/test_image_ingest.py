@@ -359,7 +359,7 @@ def test_the_same_ingest_again_does_nothing_and_another_source_is_refused(tmp_pa
     assert before == {file: file.stat().st_mtime_ns for file in out.iterdir()}
     with pytest.raises(LatentcastError, match="already holds another store .*'in' there, 'other'"):
         ingest(tmp_path / "other", out, quiet=True)
-    with pytest.raises(LatentcastError, match="size None there, 4 here"):
+    with pytest.raises(LatentcastError, match="size not set there, 4 here"):
         ingest(tmp_path / "in", out, size=4, quiet=True)
     write_classes(tmp_path / "in", 1, skip=10)
     with pytest.raises(LatentcastError, match="has changed since"):

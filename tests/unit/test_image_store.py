@@ -102,7 +102,7 @@ def test_what_belongs_to_the_other_modality_is_refused_by_name(
             getattr(recordings, attribute)
     with pytest.raises(ValueError, match="images are taken as they are"):
         images.take([0], [0], 4)
-    with pytest.raises(LatentcastError, match="is no store"):
+    with pytest.raises(LatentcastError, match="does not exist"):
         Store.open(digits_store / "nowhere")
 
 

@@ -160,7 +160,7 @@ def test_a_named_layer_is_read_everywhere_it_exists(store: Store) -> None:
     sources = [PatchSource("a"), PatchSource("b"), RandomConvolutions.from_store(store, kernels=30)]
     report = probe(sources, store, MIXED, layer="embedding", resamples=20)
     assert [row.layer for row in report.rows] == ["embedding"] * 2 + ["kernels"]
-    with pytest.raises(LatentcastError, match="did you mean 'block 1'"):
+    with pytest.raises(LatentcastError, match="known: all, embedding, block 1"):
         probe(sources, store, MIXED, layer="block1")
 
 

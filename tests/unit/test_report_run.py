@@ -225,7 +225,7 @@ def test_a_store_of_few_or_unlabelled_samples_has_a_report_without_a_part(
 ) -> None:
     folder, tested, store = run
     monkeypatch.setattr(embedding, "project", lambda *_: pytest.fail("drew too few records"))
-    monkeypatch.setattr("latentcast.report.run.FEWEST_RECORDS", 16)
+    monkeypatch.setattr("latentcast.report.run.LEAST", 16)
     remark = "without a map of the features: 15 test records are too few"
     page = report_pictures(folder, tested, store, "superdiagnostic").read_text("utf-8")
     assert "Where the model is surprised" in page and remark in page

@@ -224,7 +224,7 @@ def test_an_argument_that_nothing_here_would_read_is_refused(tmp_path: Path) -> 
 def test_a_store_that_is_none_is_an_error_before_a_run_is_audited(tmp_path: Path) -> None:
     for part in ("config.yaml", "metrics.jsonl"):
         (tmp_path / part).write_text("")
-    with pytest.raises(LatentcastError, match=r"gone.*manifest\.json"):
+    with pytest.raises(LatentcastError, match=r"gone: does not exist"):
         verify(tmp_path, data=tmp_path / "gone")
 
 

@@ -228,8 +228,10 @@ class Resampled:
 
     @classmethod
     def of(cls, metric: Metric, targets: Array, predictions: Array, counts: Counts) -> Resampled:
-        columns, redrawn = (metric.columns(targets, predictions, c) for c in (None, counts))
-        return cls(columns, redrawn)
+        columns = metric.columns(targets, predictions, None)
+        if not len(counts):  # too few records to draw from
+            return cls(columns, np.zeros((0, len(columns))))
+        return cls(columns, metric.columns(targets, predictions, counts))
 
     def mean(self, chosen: Bools | slice = slice(None)) -> Estimate:
         """The macro average over the chosen columns, all by default."""

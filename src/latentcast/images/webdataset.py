@@ -108,7 +108,7 @@ class WebDataset(ImageSource):
         self.classes = tuple(sorted(labels, key=_numbers_first))
         if annotated:
             check_classes(str(path), self.classes)
-            self.remarks = self._remarks()
+            self.remarks = (*self.remarks, *self._remarks())
 
     @classmethod
     def detects(cls, path: Path) -> bool:

@@ -116,7 +116,7 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     labels, classes = _colours(targets, rows)
     predicted = store.modality == "ecg" and encoder.predicted_from
     where = f"layer {tested.layer}, {tested.pooling}"
-    few = f"without a map of the features: {len(rows)} {probe.noun}s in the test fold are too few"
+    few = f"without a map of the features: {len(rows)} test {probe.noun}s are too few"
     drawn = len(rows) >= LEAST
     if not drawn:
         print(f"report: {few}", file=sys.stderr)

@@ -106,12 +106,11 @@ def quantise(
         amplitude = float(peaks[lead]) * scale
         words = f"amplitude {amplitude:.4g} {unit} in lead {recording.leads[lead]}"
         if signal == "ecg" and amplitude > NO_ECG:
+            wrong = f"{words} is more than any ECG has (±{NO_ECG:g} mV): its unit or gain is wrong"
             raise BadRecord(
-                f"{words} is more than any ECG has (±{NO_ECG:g} mV): its unit or gain is wrong; "
-                "give an array with the unit it is in, such as --unit uV, or correct the gain in "
-                "the header",
-                f"{words} is more than any ECG has (±{NO_ECG:g} mV): its unit or gain is wrong; "
-                "give the unit it is in, such as unit='uV'",
+                f"{wrong}; give an array with the unit it is in, such as --unit uV, or correct the "
+                "gain in the header",
+                f"{wrong}; give the unit it is in, such as unit='uV'",
             )
         large = f"{words} is beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit"
         raise BadRecord(f"{large} (or ingest all with a coarser --scale, here {scale:g})", large)
