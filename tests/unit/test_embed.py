@@ -317,7 +317,7 @@ def test_gradients_reach_the_network_only_when_it_is_not_frozen(
         frozen = Encoder(config, build(config))
         assert not any(weight.requires_grad for weight in frozen.parameters())
         assert not frozen(samples)[0][-1].requires_grad
-        values = tuned._inputs(samples).values.requires_grad_()
+        values = tuned.inputs(samples).values.requires_grad_()
         frozen(values)[0][-1].sum().backward()
         assert values.grad is not None and bool(values.grad.any())
 
@@ -325,7 +325,7 @@ def test_gradients_reach_the_network_only_when_it_is_not_frozen(
 def test_floats_are_read_as_the_preprocessed_integers_are(encoder: Encoder, store: Store) -> None:
     samples = torch.from_numpy(store.take([0, 1], length=400))
     samples[0, 100:230] = -32768
-    inputs = encoder._inputs(samples)
+    inputs = encoder.inputs(samples)
     layers, valid = encoder(samples)
     again, also = encoder(inputs.values, inputs.valid)
     assert torch.equal(layers[-1], again[-1]) and torch.equal(valid, also) and not valid.all()
@@ -512,7 +512,7 @@ def test_another_resolution_is_read_with_positions_between_those_of_training(
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="interpolated"):
         patch.setattr(finest, "embed", lambda v: (added.append(embed(v)), embed(v))[1])
         encoder.embed(pixels.repeat(3, 1).repeat(3, 2), size=24)
-    plain = embed(encoder._inputs(torch.from_numpy(pixels)).values)
+    plain = embed(encoder.inputs(torch.from_numpy(pixels)).values)
     # Every third cell has the centre of a cell of training, and here its pixel as well.
     middle = added[0].view(2, 24, 24, -1)[:, 1::3, 1::3].flatten(1, 2)
     assert torch.allclose(middle, plain, atol=1e-5)

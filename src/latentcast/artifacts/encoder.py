@@ -138,13 +138,10 @@ class Encoder(nn.Module):
             window = f"{shape.height} × {shape.width} pixels"
         weights = sum(parameter.numel() for parameter in self.network.parameters())
         return {
-            "weights": self.weights,
-            "reads": content,
-            "size": window,
-            "parameters": f"{weights:,} parameters",
-            "layers": f"{len(self.layer_names)} layers",
+            "weights": self.weights, "reads": content, "size": window,
+            "parameters": f"{weights:,} parameters", "layers": f"{len(self.layer_names)} layers",
             "device": f"on {self.device}",
-        }
+        }  # fmt: skip
 
     @property
     def objective(self) -> Objective:
@@ -370,9 +367,8 @@ class Encoder(nn.Module):
         layout: str = "records,leads,samples",
         resample: bool = False,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """The name of each recording or image, and its integers by windows of the training length
-        that step by half of one: int16 ``(windows, samples, leads)`` or uint8 ``(1, height, width,
-        channels)``. The arguments are those of :meth:`embed`."""
+        """What :meth:`embed` reads: the name of each recording or image, and its windows as
+        integers, int16 ``(windows, samples, leads)`` or uint8 ``(1, height, width, channels)``."""
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
         return self._read(x, rows, axes, resample, None, self.config.input)
 

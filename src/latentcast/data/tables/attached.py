@@ -148,7 +148,7 @@ def tables_of(store: Store) -> dict[str, LabelTable]:
     Raises:
         LatentcastError: one is damaged, or belongs to the store that was here before.
     """
-    files = sorted((store.path / FOLDER).glob("*.npz"))
+    files = sorted((Path(store.path) / FOLDER).glob("*.npz"))
     return {file.stem: _read(file, store.manifest.index_sha256) for file in files}
 
 
