@@ -94,14 +94,15 @@ def splits(twin: Twin) -> Evidence:
        source="specification, defect 15", about=is_image)  # fmt: skip
 def copies(twin: Twin) -> Evidence:
     fixtures = pictures(twin)
-    found = leaks.check(fixtures.leaking, fixtures.store)
+    # Some of the fixtures resemble each other, which is a warning and no copy.
+    leaking, clean = (
+        [finding for finding in leaks.check(*stores) if finding.severity == "error"]
+        for stores in ((fixtures.leaking, fixtures.store), (fixtures.store,))
+    )
+    found = ", ".join(f"{finding.kind}: {finding.count}" for finding in leaking)
     return all_of(
-        equal(
-            "found",
-            ", ".join(f"{f.kind}: {f.count}" for f in found),
-            "test image in pretraining: 1",
-        ),
-        equal("found in a clean store", len(leaks.check(fixtures.store)), 0),
+        equal("found", found, "test image in pretraining: 1"),
+        equal("found in a clean store", len(clean), 0),
     )
 
 
