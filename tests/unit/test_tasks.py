@@ -151,7 +151,7 @@ def test_the_task_that_is_not_named_suits_the_labels() -> None:
     unlabelled.class_ids[:] = -1
     for store in (labelled([{}]), unlabelled):
         assert default_task(store) is None
-        with pytest.raises(LatentcastError, match="holds no labels; ingest them"):
+        with pytest.raises(LatentcastError, match="holds no labels; give it a table of them"):
             task(None, store)
 
 
