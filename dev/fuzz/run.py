@@ -72,7 +72,7 @@ def attempt(path: InputPath, sample: Path, valid: Content, seed: int, loud: bool
         file = random.choice(_files(folder, path.damaged))
         covered = file in _files(folder, path.covered)
         operator = change(random, file)
-        covered = covered and (path.listed or file.exists())
+        covered = covered and (path.listed or file.is_file())
         outcome, detail = _in_a_child(lambda: _judged(path, folder, valid, covered, loud), not loud)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

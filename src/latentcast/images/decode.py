@@ -239,18 +239,21 @@ def _check_png(data: bytes) -> None:
     """Compare the chunks of a PNG with their checksums; Pillow skips those from the pixels on.
 
     Raises:
-        BadRecord: one is damaged. That the file ends too early is for Pillow to find.
+        BadRecord: one is damaged, or the file ends before the last one.
     """
-    place = len(_PNG) if data.startswith(_PNG) else len(data)
-    while (start := place + 8) <= len(data):
+    if not data.startswith(_PNG):
+        return
+    place, name = len(_PNG), b""
+    while name != b"IEND":
+        start = place + 8
         name = data[place + 4 : start]
         end = start + int.from_bytes(data[place : place + 4], "big")
         checksum = data[end : end + 4]
         if len(checksum) < 4:
-            return
+            raise BadRecord("is truncated or damaged (it ends within a PNG chunk)")
         if zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(checksum, "big"):
             raise BadRecord(f"is damaged (the checksum of its PNG chunk {name!r} is another)")
-        place = len(data) if name == b"IEND" else end + 4
+        place = end + 4
 
 
 def _open(file: IO[bytes]) -> Image.Image:

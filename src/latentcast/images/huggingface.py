@@ -91,7 +91,8 @@ class HuggingFaceImages(ImageSource):
         if not listed or len(self._files) < len(listed):
             what = "lists a file twice" if listed else "lists no files"
             raise LatentcastError(f"{path}: {what}; save the dataset anew")
-        self._columns = self._choose(label, annotated)
+        with _reading():
+            self._columns = self._choose(label, annotated)
         self._damaged: dict[str, str] = {}
         self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
