@@ -121,8 +121,14 @@ def _harmless(path: Path) -> bool:
     return path.name in (QUARANTINE, LOCK) or path.match(f".{PLAN}.*")
 
 
+def _flat(provenance: dict[str, Any]) -> dict[str, Any]:
+    """With the options among the rest; those of a damaged plan may be anything."""
+    options = provenance.get("options")
+    return {**provenance, **(options if isinstance(options, dict) else {}), "options": None}
+
+
 def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> LatentcastError:
-    there, here = ({**p, **p.get("options", {}), "options": None} for p in (theirs, mine))
+    there, here = map(_flat, (theirs, mine))
     keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     # Of the content of one source; sixty-four digits tell a reader nothing.
     keys = [key for key in keys if key not in ("fingerprint", "listed", "archive_sha256")]
