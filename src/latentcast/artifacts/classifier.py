@@ -48,7 +48,7 @@ class Classifier:
 
     Attributes:
         encoder: what it reads with; its features can be read out too.
-        config: of the run.
+        settings: of the objective it was trained by.
         choice: what was chosen on validation.
     """
 

@@ -141,7 +141,7 @@ def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
 def _superseded(steps: list[Path], config: TrainConfig) -> list[Path]:
     def permanent(step: Path) -> bool:
         every = config.keep_every
-        return every is not None and int(step.name.removeprefix("step-")) % every == 0
+        return every is not None and step_of(step) % every == 0
 
     return [step for step in steps[: -config.keep_checkpoints] if not permanent(step)]
 
@@ -150,6 +150,11 @@ def list_steps(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     steps = folder.glob("step-*") if folder.is_dir() else ()
     return sorted(step for step in steps if re.fullmatch("step-[0-9]+", step.name))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a checkpoint, by the name of its folder."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def latest(folder: Path) -> Path:
@@ -171,7 +176,7 @@ def of_step(folder: Path, step: int) -> Path:
         LatentcastError: it is gone.
     """
     for path in list_steps(folder):
-        if int(path.name.removeprefix("step-")) == step:
+        if step_of(path) == step:
             return path
     raise LatentcastError(f"{folder}: has no checkpoint of step {step}; restore it from a copy")
 

@@ -16,6 +16,7 @@ from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.fit import reading
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.loader import Loader
+from latentcast.data.manifest import SPLITS
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.tasks import task as task_of
@@ -23,7 +24,6 @@ from latentcast.evaluation.tasks.base import Targets
 from latentcast.objectives.supervised import SupervisedConfig
 
 Ints = npt.NDArray[np.int64]
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -12,11 +13,11 @@ from latentcast.nn.initialise import draw
 from latentcast.nn.pooling import pool
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """``(B, N, width)`` tokens and their validity ``(B, N)`` to ``(B, outputs)``."""
 
-    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor: ...
 
 
 class LinearHead(Head):

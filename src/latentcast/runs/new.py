@@ -19,7 +19,7 @@ import torch
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
-from latentcast.engine.checkpoint import list_steps
+from latentcast.engine.checkpoint import list_steps, step_of
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.runs.folder import (
@@ -145,7 +145,7 @@ def note_changes(run: Path, config: Config) -> None:
 def steps_done(run: Path) -> int:
     """Steps of the newest checkpoint."""
     steps = list_steps(run / "checkpoints")
-    return int(steps[-1].name.removeprefix("step-")) if steps else 0
+    return step_of(steps[-1]) if steps else 0
 
 
 @contextmanager

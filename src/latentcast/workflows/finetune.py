@@ -21,7 +21,7 @@ from latentcast.artifacts.weights import read_weights
 from latentcast.config import Config, EcgInput, resolve
 from latentcast.data.store import Store
 from latentcast.engine.callbacks import Callback
-from latentcast.engine.checkpoint import list_steps, of_step
+from latentcast.engine.checkpoint import list_steps, of_step, step_of
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
 from latentcast.evaluation.calibration import expected_calibration_error, temperature, thresholds
@@ -234,7 +234,7 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
 
 def _best(run: Path) -> tuple[int, float]:
     """Step and validation score of the best checkpoint, of equal ones the first."""
-    kept = {int(path.name.removeprefix("step-")) for path in list_steps(run / "checkpoints")}
+    kept = {step_of(path) for path in list_steps(run / "checkpoints")}
     scores = {
         row["step"]: row[SCORE]
         for row in read_metrics(run)
@@ -253,7 +253,7 @@ def _keep_only(run: Path, step: int) -> None:
     """The chosen checkpoint and the newest, from which the run could train on."""
     *older, _ = list_steps(run / "checkpoints")
     for path in older:
-        if int(path.name.removeprefix("step-")) != step:
+        if step_of(path) != step:
             shutil.rmtree(path)
 
 

@@ -36,7 +36,7 @@ from latentcast.data.tables.match import (
 )
 from latentcast.data.tables.splits import stratified_folds
 from latentcast.errors import LatentcastError
-from latentcast.files import replacing
+from latentcast.files import replacing, sha256
 
 FOLDER = "tables"
 _NAME = re.compile(r"[\w][\w .-]*")
@@ -178,7 +178,7 @@ def _columns(
         missing = int((~column.mask).sum())
         holds = {
             "binary": "0 and 1", "number": "numbers", "codes": f"{len(column.classes)} codes",
-            "classes": counted(column.classes, "class").replace("classs", "classes"),
+            "classes": counted(column.classes, "class"),
         }[kind]  # fmt: skip
         lines.append(
             f"column '{name}': {holds}" + (f", missing for {missing:,} records" * bool(missing))
@@ -227,7 +227,7 @@ def _of_splits(column: Column, rows: Mapping[str, npt.NDArray[np.int64]]) -> lis
 
 def table_source(path: Path) -> dict[str, str]:
     """Name and sha256 of the file of a table."""
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"file": path.name, "sha256": sha256(path)}
 
 
 def _write(store: Store, table: LabelTable) -> None:

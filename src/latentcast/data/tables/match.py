@@ -82,7 +82,8 @@ def match(table: TableFile, record_ids: Sequence[str], patient_ids: Sequence[str
 
 def counted(things: Sequence[object], noun: str) -> str:
     """A number and what is counted: ``3 records``."""
-    return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{len(things):,} {noun if len(things) == 1 else plural}"
 
 
 def examples(names: Iterable[object]) -> str:

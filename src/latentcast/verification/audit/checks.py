@@ -18,11 +18,12 @@ from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
+from latentcast.engine.checkpoint import step_of
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks
 from latentcast.evaluation.results import Finding, undamaged
 from latentcast.files import read_object
-from latentcast.verification.audit.run import Run, Unmeasured, check, norm, step_of
+from latentcast.verification.audit.run import Run, Unmeasured, check, norm
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, first_of, none
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 

@@ -141,8 +141,3 @@ def check(id: str, sentence: str, *, source: str) -> Callable[[Probe], Check]:
 def norm(tensors: Iterable[Tensor]) -> float:
     """Of all of them together, in float64."""
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
-
-
-def step_of(step: Path) -> int:
-    """The step that a checkpoint is named after."""
-    return int(step.name.removeprefix("step-"))
