@@ -45,6 +45,7 @@ def probe(
     task: str | None = None,
     layer: str = "all",
     pooling: str | None = None,
+    head: tuple[str, ...] = (),
     weights: Literal["teacher", "student"] = "teacher",
     device: str = "auto",
 ) -> None:
@@ -57,9 +58,12 @@ def probe(
         task: of PTB-XL superdiagnostic, all, diagnostic, subdiagnostic, form or rhythm; labels
             (every code of the store), classes, or metadata:NAME such as metadata:age; by default
             what suits the labels of the store.
-        layer: a layer by name, or all to choose on the validation split.
+        layer: a layer by name, joined for the features of all layers together, or all to choose
+            among these on the validation split.
         pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
             refused, with the reason.
+        head: linear, kNN (default: linear, for images both), or attentive, a trained query over the
+            frozen tokens, which others call linear evaluation.
         weights: the averaged weights (teacher) or the trained ones (student).
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
     """
@@ -71,7 +75,9 @@ def probe(
 
     console = Terminal()
     with console.status("reading features and fitting the probes"):
-        report = score(run, data, task, layer, pooling, weights, _command(), device=device)
+        report = score(
+            run, data, task, layer, pooling, weights, _command(), head or None, device
+        )
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     if task is None:

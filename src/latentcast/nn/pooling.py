@@ -11,6 +11,8 @@ from latentcast.errors import LatentcastError, nearest
 
 Pooling = Literal["mean", "std", "mean+std", "last"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
+JOINED = "joined"
+"""The pooled features of all layers, one after the other, as a layer of its own."""
 BATCH = 64  # windows or images a forward pass; the result does not depend on it
 
 
@@ -35,6 +37,12 @@ def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     spread = torch.where(valid.unsqueeze(-1), tokens - mean.unsqueeze(1), tokens.new_zeros(()))
     std = (spread.square().sum(dim=1) / count).sqrt()
     return std if pooling == "std" else torch.cat([mean, std], dim=-1)
+
+
+def with_joined(layer_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers that pooled features are read from: those of an encoder and, of several, all
+    joined."""
+    return (*layer_names, JOINED) if len(layer_names) > 1 else layer_names
 
 
 def check_pooling(pooling: str, *, causal: bool) -> Pooling:

@@ -39,11 +39,13 @@ def probe(
         data: folder of a labelled store; the run's own by default.
         task: superdiagnostic and the other five of PTB-XL, labels, classes, metadata:NAME; by
             default what suits the labels of the store.
-        layer: a layer by name, or ``all`` to choose on the validation split.
+        layer: a layer by name, ``joined`` for all of them, or ``all`` to choose among these on the
+            validation split.
         pooling: by default mean+std for recordings and mean for images.
         weights: the averaged weights (teacher) or the trained ones (student).
         command: to stand in the report.
-        heads: by default linear for recordings, kNN and linear for images.
+        heads: of linear, kNN and attentive; by default linear for recordings, kNN and linear for
+            images.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
 
     Raises:
