@@ -4,14 +4,14 @@ The same network as ``latentcast finetune --head attentive`` puts on an encoder
 (:class:`~latentcast.nn.heads.AttentiveHead`), here on tokens that do not change. What
 kweimann/ECG-JEPA calls its linear evaluation is this head; it is stronger than a linear head on
 the mean, so the two belong in two columns. It is no convex problem: the schedule is fixed (AdamW, a
-cosine after a warm-up), and of its epochs the one with the best validation score is kept.
+cosine after a warm-up), and of twenty looks at the validation records the best is kept.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +28,15 @@ from latentcast.evaluation.tokens import TokenFeatures
 from latentcast.nn.heads import AttentiveHead
 from latentcast.nn.initialise import initialise
 
-EPOCHS, WARMUP = 20, 2
+EPOCHS, LEAST_STEPS, LOOKS = 20, 600, 20
+WARMUP = 0.1
 BATCH = 64
 RATE, DECAY = 2e-3, 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class Attentive:
-    """A fitted head; the penalty is the epoch's, so there is none to name.
+    """A fitted head; there is no penalty to choose, but the step that is kept.
 
     ``mean`` and ``std`` (D,) are those of the valid training tokens; ``centre`` and ``spread`` those
     of the targets of a regression, else 0 and 1.
@@ -47,7 +48,7 @@ class Attentive:
     kind: Kind
     centre: float
     spread: float
-    epoch: int
+    step: int
     validation: float = float("nan")
     penalty: float | None = None
 
@@ -82,8 +83,8 @@ def fit(
     kind: Kind,
     seed: int = 0,
 ) -> Attentive:
-    """Train on the training records; keep the epoch with the best score of the task's metric on the
-    validation records, of equal ones the first.
+    """Train on the training records; of :data:`LOOKS` looks keep the one with the best score of
+    the task's metric on the validation records, of equal ones the first.
 
     Args:
         targets: bool ``(N, labels)``, class indices ``(N,)``, or numbers ``(N,)``.
@@ -107,27 +108,30 @@ def fit(
         others = [p for p in network.parameters() if p.ndim == 1]
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY)
-        steps = math.ceil(len(train) / BATCH)
+        per_epoch = math.ceil(len(train) / BATCH)
+        steps = max(EPOCHS * per_epoch, LEAST_STEPS)
+        looks = {math.ceil(steps * (n + 1) / LOOKS) for n in range(LOOKS)}
         best: Attentive | None = None
-        for epoch in range(EPOCHS):
-            order = randomness.permutation(
-                randomness.key(seed, f"attentive head, epoch {epoch}"), len(train)
-            )
-            for step in range(steps):
-                _set_rate(optimizer, epoch + (step + 1) / steps)
-                places = order[step * BATCH : (step + 1) * BATCH]
-                values, valid = train.batch(places)
-                with torch.enable_grad():
-                    found = network((values - mean) / std, valid)
-                    loss = _loss(found, y[torch.from_numpy(places)], kind)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            head = Attentive(network, mean, std, kind, centre, spread, epoch + 1)
-            score = validation_score(kind, validation_targets, head.predict(validation))
-            if best is None or score > best.validation:
-                kept = copy.deepcopy(network).requires_grad_(False)
-                best = Attentive(kept, mean, std, kind, centre, spread, epoch + 1, score)
+        for step in range(1, steps + 1):
+            epoch, batch = divmod(step - 1, per_epoch)
+            if batch == 0:
+                stream = randomness.key(seed, f"attentive head, epoch {epoch}")
+                order = randomness.permutation(stream, len(train))
+            _set_rate(optimizer, step / steps)
+            places = order[batch * BATCH : (batch + 1) * BATCH]
+            values, valid = train.batch(places)
+            with torch.enable_grad():
+                found = network((values - mean) / std, valid)
+                loss = _loss(found, y[torch.from_numpy(places)], kind)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if step in looks:
+                head = Attentive(network, mean, std, kind, centre, spread, step)
+                score = validation_score(kind, validation_targets, head.predict(validation))
+                if best is None or score > best.validation:
+                    kept = copy.deepcopy(network).requires_grad_(False)
+                    best = replace(head, network=kept, validation=score)
     if best is None or not all(p.isfinite().all() for p in best.network.parameters()):
         raise LatentcastError(
             "attentive head: its training left the finite numbers; probe an earlier checkpoint, or "
@@ -145,10 +149,10 @@ def _loss(outputs: Tensor, targets: Tensor, kind: Kind) -> Tensor:
     return F.binary_cross_entropy_with_logits(outputs, targets)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, epochs: float) -> None:
-    """Linear to RATE in WARMUP epochs, then a cosine to 0."""
-    progress = (epochs - WARMUP) / (EPOCHS - WARMUP)
-    share = epochs / WARMUP if progress < 0 else (1 + math.cos(math.pi * progress)) / 2
+def _set_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
+    """Linear to RATE in the first WARMUP of the steps, then a cosine to 0."""
+    after = (progress - WARMUP) / (1 - WARMUP)
+    share = progress / WARMUP if after < 0 else (1 + math.cos(math.pi * after)) / 2
     for group in optimizer.param_groups:
         group["lr"] = RATE * share
 
