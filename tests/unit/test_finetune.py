@@ -239,6 +239,31 @@ def test_a_number_that_trains_nothing_is_refused(
         finetune(pretrained, store.path, tmp_path / "run", "labels", quiet=True, **wrong)
 
 
+def test_a_recipe_is_trained_from_scratch_and_is_no_pretraining(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
+) -> None:
+    _, store, _ = tuned
+    with pytest.raises(LatentcastError, match=r"is a recipe and not pretrained; .*--from-scratch"):
+        finetune("nepa-ecg-tiny", store.path, tmp_path / "run", "labels", quiet=True)
+    done = finetune(
+        "nepa-ecg-tiny", store.path, tmp_path / "run", "labels", epochs=1, batch_size=16,
+        from_scratch=True, crop_seconds=2.0, quiet=True,
+        set=["encoder.depth=1", "encoder.width=48", "encoder.heads=1"],
+    )  # fmt: skip
+    settings = Encoder.from_pretrained(done.run).config
+    assert (settings.train.init, settings.input.size, done.step) == (None, (200,), 3)
+
+
+def test_a_validation_split_that_chooses_nothing_fails_before_the_training(
+    small_run: Path, tmp_path: Path
+) -> None:
+    store = labelled_store(tmp_path / "store")
+    validation = store.rows("validation")
+    store.labels.indices[store.labels.indptr[validation]] = 0
+    with pytest.raises(LatentcastError, match="lacks positives or negatives, so no checkpoint"):
+        supervision(store, "labels")
+
+
 def test_fractions_are_nested_and_of_patients(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     records = [generator.normal(0, 9, (300, 12)).astype(np.int16) for _ in range(90)]

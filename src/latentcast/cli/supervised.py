@@ -35,7 +35,8 @@ def finetune(
     is read once, at the end. The same command goes on after an interruption.
 
     Args:
-        run: pretrained run, one of its checkpoints, or an exported file.
+        run: pretrained run, one of its checkpoints, or an exported file; with --from-scratch also a
+            recipe.
         data: folder of a labelled store.
         out: folder of the new run.
         task: what is predicted: a column of a label table, superdiagnostic, labels, classes,
@@ -48,7 +49,7 @@ def finetune(
         crop_seconds: of recordings, the length of a crop; predictions are the mean over crops. By
             default the length of the pretraining.
         bidirectional: let a causal encoder attend in both directions.
-        from_scratch: the same network, not pretrained: the supervised baseline.
+        from_scratch: the network of the run or recipe, not pretrained: the supervised baseline.
         labels_fraction: share of the labelled training patients; a smaller one is a subset.
         balanced: weigh positives (or classes) so that all count alike.
         seed: of the head, the data order and the fraction.

@@ -33,6 +33,7 @@ from latentcast.files import digested, write_text
 from latentcast.monitors.journal import read_metrics
 from latentcast.monitors.validation import SCORE
 from latentcast.objectives.supervised import SupervisedConfig
+from latentcast.recipes import RECIPES, recipe
 from latentcast.workflows.train import train
 
 REPORT = "finetune.json"
@@ -93,7 +94,8 @@ def finetune(
     on validation too, and the test split is read once, at the end.
 
     Args:
-        run: pretrained: its folder, a checkpoint, or an exported file.
+        run: pretrained: its folder, a checkpoint, or an exported file; with ``from_scratch`` also
+            the name of a recipe, whose network it then is.
         data: a labelled store.
         out: folder of the new run.
         task: what is predicted; by default what suits the labels of the store.
@@ -113,7 +115,7 @@ def finetune(
         LatentcastError: no such run, a store of another kind, no labels, or ``out`` is another run.
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
-    weights = read_weights(run)
+    pretrained = _pretrained(run, from_scratch)
     store = Store.open(data)
     numbers = {"epochs": epochs, "batch_size": batch_size, "labels_fraction": labels_fraction,
                "crop_seconds": crop_seconds}  # fmt: skip
@@ -125,7 +127,7 @@ def finetune(
     if balanced and labels.targets.kind == "regression":
         raise LatentcastError(f"balanced: is of classes, task {name} is a number; leave it out")
     config = _configured(
-        weights.config, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
+        pretrained, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
         bidirectional, labels_fraction, balanced, seed,
     )  # fmt: skip
     if not from_scratch:
@@ -133,6 +135,18 @@ def finetune(
     config = resolve(config, flags=set)
     done = train(config, data, out, callbacks=callbacks, quiet=quiet)
     return _finished(done.run, done.config, Store.open(data))
+
+
+def _pretrained(run: str | Path, from_scratch: bool) -> Config:
+    """The configuration of a run, or of a recipe where nothing has to be pretrained."""
+    if str(run) not in RECIPES or Path(run).exists():
+        return read_weights(run).config
+    if not from_scratch:
+        raise LatentcastError(
+            f"{run}: is a recipe and not pretrained; train it on the labels alone (--from-scratch), "
+            "or name a run of it"
+        )
+    return recipe(str(run))
 
 
 def _configured(
