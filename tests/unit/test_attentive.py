@@ -66,8 +66,7 @@ def test_a_token_among_many_is_found_and_the_same_seed_gives_the_same_head(kind:
     x, y = needle(kind)
     train, validation = np.arange(160), np.arange(160, 240)
     heads = [
-        HEADS["attentive"][kind](x[train], y[train], x[validation], y[validation])
-        for _ in range(2)
+        HEADS["attentive"][kind](x[train], y[train], x[validation], y[validation]) for _ in range(2)
     ]
     assert heads[0].validation > 0.9 and heads[0].validation == heads[1].validation
     np.testing.assert_array_equal(*(head.predict(x[validation]) for head in heads))

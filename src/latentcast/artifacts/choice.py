@@ -45,14 +45,31 @@ class Choice:
     def read(cls, file: Path) -> Self:
         """Raises LatentcastError: the file is damaged."""
         try:
-            record = read_object(file)
-            check_digest(record)
-            thresholds = tuple(np.nan if t is None else float(t) for t in record["thresholds"])
-            return cls(record["step"], record["validation"], record["temperature"], thresholds)
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+            return cls.of(read_object(file))
+        except (OSError, ValueError) as problem:
             raise LatentcastError(
                 f"{file}: cannot be used ({problem}); restore it, or fine-tune again"
             ) from None
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """Back from :meth:`as_json`. Raises ValueError: it is damaged."""
+        try:
+            check_digest(record)
+            thresholds = tuple(np.nan if t is None else float(t) for t in record["thresholds"])
+            return cls(record["step"], record["validation"], record["temperature"], thresholds)
+        except (KeyError, TypeError) as problem:
+            raise ValueError(problem) from None
+
+
+def choice_of(checkpoint_folder: Path) -> Choice | None:
+    """What was chosen for a checkpoint ``RUN/checkpoints/step-N``; None where it is not the chosen
+    one of a fine-tuned run."""
+    file = checkpoint_folder.parent.parent / CHOICE
+    if not file.is_file():
+        return None
+    choice = Choice.read(file)
+    return choice if choice.step == checkpoint.step_of(checkpoint_folder) else None
 
 
 def chosen_checkpoint(run: Path) -> Path:

@@ -316,7 +316,9 @@ class Encoder(nn.Module):
             if not names:
                 layers, valid = self(self._blank())
                 return _pooled(layers[read], valid, how)[:0]
-        means = averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+        means = averaged(
+            names, np.concatenate(owners), np.concatenate(vectors), np.concatenate(measured)
+        )
         if not np.isfinite(means).all():
             raise LatentcastError(
                 f"{self.weights}: features are not finite; the run has diverged, use an earlier "

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentcast.artifacts.choice import chosen_checkpoint
+from latentcast.artifacts.choice import Choice, choice_of, chosen_checkpoint
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -28,8 +28,9 @@ def export(run: str | Path, file: str | Path) -> int:
     the checkpoint that validation chose.
 
     Student, teacher and predictors under the names they have in the objective; in the metadata
-    ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, and the
-    ``digest`` of these and of all weights, which safetensors itself has none of.
+    ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, of a
+    fine-tuned run ``classifier`` (its temperature and thresholds), and the ``digest`` of these and
+    of all weights, which safetensors itself has none of.
     ``Encoder.from_pretrained(file)`` reads it, and so does anything that reads safetensors.
 
     Returns:
@@ -49,6 +50,8 @@ def export(run: str | Path, file: str | Path) -> int:
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
+    if (choice := choice_of(newest)) is not None:
+        about["classifier"] = json.dumps(choice.as_json())
     about["digest"] = digested(_content(about, tensors))["digest"]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +89,24 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
     except ValueError as problem:
         raise LatentcastError(f"{file}: is damaged ({problem}); {again}") from None
     return tensors, validated(config, str(file)), step
+
+
+def read_choice(file: Path) -> Choice | None:
+    """What validation chose for the weights of an exported file; None where it has none, as of a
+    pretraining or of an export by a version before this was kept.
+
+    Raises:
+        LatentcastError: the file is damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as stream:
+            text = (stream.metadata() or {}).get("classifier")
+        return None if text is None else Choice.of(parse_object(text))
+    except (OSError, SafetensorError, ValueError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be read ({problem}); export the run again, or restore the file from a "
+            "copy"
+        ) from None
 
 
 def _content(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, object]:

@@ -73,6 +73,14 @@ class PoolsItself(Protocol):
         ...
 
 
+@runtime_checkable
+class Noted(Protocol):
+    """A source that the table has to say more about, such as a change of the sampling rate."""
+
+    @property
+    def note(self) -> str: ...
+
+
 def pooling_of(source: FeatureSource, pooling: str) -> str:
     """How the features of a source are pooled: as given, unless it pools itself."""
     return source.pooling if isinstance(source, PoolsItself) else pooling

@@ -20,7 +20,14 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
 from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED
-from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
+from latentcast.evaluation.features import (
+    FeatureSource,
+    Noted,
+    Windows,
+    extract,
+    pooling_of,
+    readable,
+)
 from latentcast.evaluation.heads import HEADS, READ_TOKENS, ClassHead, Fit, Head, knn
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
@@ -59,8 +66,8 @@ def probe(
         heads: names of :data:`~latentcast.evaluation.heads.HEADS`; linear for recordings, kNN and
             linear for images by default.
         layer: a layer of the first source, ``joined`` (all of them), or ``all``: every source then
-            chooses among its own and all joined on the validation fold, for each head. A floor that has the first source's layers is also
-            read at the layer that one chose.
+            chooses among its own and all joined on the validation fold, for each head. A floor that
+            has the first source's layers is also read at the layer that one chose.
         pooling: mean+std for recordings and mean for images by default.
         windows: how a record longer than a source's window is read, see
             :func:`~latentcast.evaluation.features.extract`.
@@ -183,6 +190,7 @@ def probe(
         },
         windows=windows,
         provenance=dict(provenance or {}),
+        notes=tuple(source.note for source in sources if isinstance(source, Noted) and source.note),
     )
 
 

@@ -118,4 +118,4 @@ def _room(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     if 4 * math.prod(shape) <= BUDGET:
         return np.empty(shape, np.float32)
     # The file has no name any more and goes with the array.
-    return np.memmap(TemporaryFile(), np.float32, "w+", shape=shape)  # noqa: SIM115
+    return np.memmap(TemporaryFile(), np.float32, "w+", shape=shape)

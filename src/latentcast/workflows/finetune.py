@@ -34,9 +34,9 @@ from latentcast.monitors.journal import read_metrics
 from latentcast.monitors.validation import SCORE
 from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.recipes import RECIPES, recipe
+from latentcast.runs.folder import TUNED
 from latentcast.workflows.train import train
 
-REPORT = "finetune.json"
 RESAMPLES = 1000
 LOOKS = 20
 """Validation scores in a run, at most one an epoch."""
@@ -82,6 +82,7 @@ def finetune(
     from_scratch: bool = False,
     labels_fraction: float = 1.0,
     balanced: bool = False,
+    patience: int | None = None,
     seed: int = 0,
     set: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
@@ -108,6 +109,8 @@ def finetune(
         from_scratch: the same network, not pretrained: the supervised baseline.
         labels_fraction: share of the labelled training patients; a smaller one is a subset.
         balanced: weigh positives (or classes) so that all count alike.
+        patience: epochs without a better validation score after which training ends; None trains
+            all epochs.
         seed: of the head, the data order and the choice of a fraction.
         set: single keys of the configuration, which come before everything.
 
@@ -118,7 +121,7 @@ def finetune(
     pretrained = _pretrained(run, from_scratch)
     store = Store.open(data)
     numbers = {"epochs": epochs, "batch_size": batch_size, "labels_fraction": labels_fraction,
-               "crop_seconds": crop_seconds}  # fmt: skip
+               "crop_seconds": crop_seconds, "patience": patience}  # fmt: skip
     for argument, value in numbers.items():
         if value is not None and not 0 < value < math.inf:
             raise LatentcastError(f"{argument} {value:g}: is not above 0; give a larger number")
@@ -128,7 +131,7 @@ def finetune(
         raise LatentcastError(f"balanced: is of classes, task {name} is a number; leave it out")
     config = _configured(
         pretrained, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
-        bidirectional, labels_fraction, balanced, seed,
+        bidirectional, labels_fraction, balanced, patience, seed,
     )  # fmt: skip
     if not from_scratch:
         config = config.updated({"train.init": str(run)})
@@ -143,8 +146,8 @@ def _pretrained(run: str | Path, from_scratch: bool) -> Config:
         return read_weights(run).config
     if not from_scratch:
         raise LatentcastError(
-            f"{run}: is a recipe and not pretrained; train it on the labels alone (--from-scratch), "
-            "or name a run of it"
+            f"{run}: is a recipe and not pretrained; train it on labels alone (--from-scratch), or "
+            " name a run of it"
         )
     return recipe(str(run))
 
@@ -162,6 +165,7 @@ def _configured(
     bidirectional: bool,
     fraction: float,
     balanced: bool,
+    patience: int | None,
     seed: int,
 ) -> Config:
     """The run's configuration with a supervised objective and schedules of so many epochs."""
@@ -179,6 +183,8 @@ def _configured(
     epoch = math.ceil(records / batch_size)
     every = epoch * max(1, round(epochs / LOOKS))
     steps = every * max(1, round(epochs * epoch / every))
+    if patience is not None:
+        objective["patience"] = math.ceil(patience * epoch / every)
     changes: dict[str, Any] = {
         "objective": objective,
         # Half of the average is of the last epoch: a horizon that is a tenth of the shortest run.
@@ -240,9 +246,9 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
         "step": result.step, "validation": result.validation, "records": result.records,
         "calibration error": None if math.isnan(error) else error,
         "score": TypeAdapter(Score).dump_python(score, mode="json"),
-        "resamples": RESAMPLES, "store": str(store.path), "init": config.train.init,
+        "resamples": RESAMPLES, "store": str(store.path), "shards": store.checksums, "init": config.train.init,
     }  # fmt: skip
-    write_text(run / REPORT, json.dumps(digested(record), indent=1))
+    write_text(run / TUNED, json.dumps(digested(record), indent=1))
     return result
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from latentcast import randomness
@@ -38,8 +39,8 @@ RATE, DECAY = 2e-3, 0.05
 class Attentive:
     """A fitted head; there is no penalty to choose, but the step that is kept.
 
-    ``mean`` and ``std`` (D,) are those of the valid training tokens; ``centre`` and ``spread`` those
-    of the targets of a regression, else 0 and 1.
+    ``mean`` and ``std`` (D,) are those of the valid training tokens; ``centre`` and ``spread``
+    those of the targets of a regression, else 0 and 1.
     """
 
     network: AttentiveHead
@@ -99,14 +100,19 @@ def fit(
     centre, spread = 0.0, 1.0
     if kind == "regression":
         centre, spread = float(targets.mean()), float(targets.std()) or 1.0
-    y = torch.from_numpy(np.asarray((targets - centre) / spread if kind == "regression" else targets))
+    y = torch.from_numpy(
+        np.asarray((targets - centre) / spread if kind == "regression" else targets)
+    )
     with one_thread():
         mean, std = _scale(train)
         network = AttentiveHead(train.width, outputs)
         initialise(network, seed, "head")
         decayed = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim == 1]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY)
         per_epoch = math.ceil(len(train) / BATCH)
         steps = max(EPOCHS * per_epoch, LEAST_STEPS)

@@ -48,7 +48,7 @@ class ClassHead(Protocol):
         ...
 
 
-Fit = Callable[[Any, Array, Any, Array], Head]
+Fit = Callable[..., Head]
 """Training features and targets, and those of validation, to a fitted head. Features are pooled
 ``(N, F)``, or the tokens of N records."""
 
