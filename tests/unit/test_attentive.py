@@ -96,7 +96,7 @@ def test_tokens_are_those_of_all_crops_of_a_record_whatever_fits_the_memory(
     monkeypatch.setattr(tokens, "BUDGET", 1)
     singly = TokenLayers(source, store, rows)
     for name in source.layer_names:
-        assert isinstance(singly[name].values, np.memmap) and list(singly._held) == [name]
+        assert isinstance(singly[name].values, np.memmap) and list(singly._in_memory) == [name]
         np.testing.assert_array_equal(singly[name].values, layers[name].values)
 
 

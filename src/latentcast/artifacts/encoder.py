@@ -24,7 +24,7 @@ from latentcast.data.store import Store
 from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
-from latentcast.nn.pooling import BATCH, Pooling, check_pooling, pool, with_joined
+from latentcast.nn.pooling import BATCH, check_pooling, layers_of, pool_joined
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
@@ -298,7 +298,8 @@ class Encoder(nn.Module):
                 derived, or without a valid token; an image of other channels; something that is
                 neither.
         """
-        read, how = self._read_from(layer), check_pooling(pooling, causal=self.causal)
+        read = layers_of(self.layer if layer is None else layer, self.layer_names)
+        how = check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
@@ -312,10 +313,10 @@ class Encoder(nn.Module):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
-                vectors.append(_pooled(layers[read], valid, how))
+                vectors.append(pool_joined(layers[read], valid, how).cpu().numpy())
             if not names:
                 layers, valid = self(self._blank())
-                return _pooled(layers[read], valid, how)[:0]
+                return pool_joined(layers[read], valid, how).cpu().numpy()[:0]
         means = averaged(
             names, np.concatenate(owners), np.concatenate(vectors), np.concatenate(measured)
         )
@@ -392,16 +393,6 @@ class Encoder(nn.Module):
             raise LatentcastError(f"window_seconds {seconds:g}: {problem}") from None
         return length
 
-    def _read_from(self, name: str | None) -> slice:
-        """Which of :attr:`layer_names` a layer is, or all where they are joined."""
-        name, known = self.layer if name is None else name, with_joined(self.layer_names)
-        if name not in known:
-            raise LatentcastError(f"{name}: is no layer; known: {', '.join(known)}")
-        if name not in self.layer_names:
-            return slice(None)
-        index = self.layer_names.index(name)
-        return slice(index, index + 1)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What moves or casts the network does the same to the predictors.
         self.objective._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -450,13 +441,6 @@ class Encoder(nn.Module):
         config = self.config.input
         dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
         return torch.zeros(1, *config.size, config.channels, dtype=dtype)
-
-
-def _pooled(layers: Sequence[Tensor], valid: Tensor, how: Pooling) -> npt.NDArray[np.float32]:
-    vectors: npt.NDArray[np.float32] = (
-        torch.cat([pool(tokens, valid, how) for tokens in layers], dim=1).cpu().numpy()
-    )
-    return vectors
 
 
 def _tensor(samples: npt.NDArray[Any]) -> Tensor:

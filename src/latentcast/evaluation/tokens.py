@@ -71,7 +71,7 @@ class TokenLayers(Mapping[str, TokenFeatures]):
     ) -> None:
         self._source, self._passes = source, Passes.over(source, store, rows, windows)
         self._begins = np.searchsorted(self._passes.owner, np.arange(len(rows) + 1))
-        self._held: dict[str, TokenFeatures] = {}
+        self._in_memory: dict[str, TokenFeatures] = {}
 
     def __contains__(self, layer: object) -> bool:
         return layer in self._source.layer_names  # Mapping's own would read the layer
@@ -85,10 +85,10 @@ class TokenLayers(Mapping[str, TokenFeatures]):
     def __getitem__(self, layer: str) -> TokenFeatures:
         if layer not in self._source.layer_names:
             raise KeyError(layer)
-        if layer not in self._held:
-            self._held = {}  # before the next are read, not after
-            self._held = self._read(layer)
-        return self._held[layer]
+        if layer not in self._in_memory:
+            self._in_memory = {}  # before the next are read, not after
+            self._in_memory = self._read(layer)
+        return self._in_memory[layer]
 
     def _read(self, first: str) -> dict[str, TokenFeatures]:
         names, crops = list(self._source.layer_names), len(self._passes.owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import torch
@@ -43,6 +44,22 @@ def with_joined(layer_names: tuple[str, ...]) -> tuple[str, ...]:
     """The layers that pooled features are read from: those of an encoder and, of several, all
     joined."""
     return (*layer_names, JOINED) if len(layer_names) > 1 else layer_names
+
+
+def layers_of(layer: str, layer_names: tuple[str, ...]) -> slice:
+    """Which of the layers one of :func:`with_joined` is read from."""
+    if layer in layer_names:
+        index = layer_names.index(layer)
+        return slice(index, index + 1)
+    names = with_joined(layer_names)
+    if layer not in names:
+        raise LatentcastError(f"{layer}: is no layer; known: {', '.join(names)}")
+    return slice(None)
+
+
+def pool_joined(layers: Sequence[Tensor], valid: Tensor, pooling: Pooling) -> Tensor:
+    """The pooled vectors of several layers, one after the other: ``(B, features)``."""
+    return torch.cat([pool(tokens, valid, pooling) for tokens in layers], dim=1)
 
 
 def check_pooling(pooling: str, *, causal: bool) -> Pooling:

@@ -33,8 +33,9 @@ class RunSummary:
         recipe, objective: of the configuration; the objective's kind.
         step, steps: of the last row or checkpoint, and of the whole run.
         checkpoint: step of the newest checkpoint, from where the run would go on.
-        state: done (the last step has its checkpoint, or a fine-tuning its score), running? (locked or written to lately),
-            stopped, or damaged (the configuration cannot be read, or nothing else can).
+        state: done (the last step has its checkpoint, or a fine-tuning its score), running?
+            (locked or written to lately), stopped, or damaged (the configuration cannot be read,
+            or nothing else can).
         loss: of the last row; None also when it was not finite.
         ranks: effective rank of the representation of each level, finest first.
         alarms: names of all that were raised; ``alarms_now`` of those in the last row.

@@ -245,8 +245,9 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
         "task": config.objective.task, "kind": targets.kind, "metric": result.metric,
         "step": result.step, "validation": result.validation, "records": result.records,
         "calibration error": None if math.isnan(error) else error,
-        "score": TypeAdapter(Score).dump_python(score, mode="json"),
-        "resamples": RESAMPLES, "store": str(store.path), "shards": store.checksums, "init": config.train.init,
+        "score": json.loads(TypeAdapter(Score).dump_json(score)),  # without NaN
+        "resamples": RESAMPLES, "store": str(store.path), "shards": store.checksums,
+        "init": config.train.init,
     }  # fmt: skip
     write_text(run / TUNED, json.dumps(digested(record), indent=1))
     return result
