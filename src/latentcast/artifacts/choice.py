@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -44,22 +45,20 @@ class Choice:
     @classmethod
     def read(cls, file: Path) -> Self:
         """Raises LatentcastError: the file is damaged."""
-        try:
-            return cls.of(read_object(file))
-        except (OSError, ValueError) as problem:
-            raise LatentcastError(
-                f"{file}: cannot be used ({problem}); restore it, or fine-tune again"
-            ) from None
+        return cls.of(lambda: read_object(file), file)
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> Self:
-        """Back from :meth:`as_json`. Raises ValueError: it is damaged."""
+    def of(cls, read: Callable[[], dict[str, Any]], file: Path) -> Self:
+        """Back from :meth:`as_json`. Raises LatentcastError: what is read of a file is damaged."""
         try:
+            record = read()
             check_digest(record)
             thresholds = tuple(np.nan if t is None else float(t) for t in record["thresholds"])
             return cls(record["step"], record["validation"], record["temperature"], thresholds)
-        except (KeyError, TypeError) as problem:
-            raise ValueError(problem) from None
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise LatentcastError(
+                f"{file}: cannot be used ({problem}); restore it, or fine-tune again"
+            ) from None
 
 
 def choice_of(checkpoint_folder: Path) -> Choice | None:

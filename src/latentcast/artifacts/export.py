@@ -21,6 +21,7 @@ from latentcast.files import apart, check_digest, digested, parse_object, replac
 FORMAT = "2"
 """Files of format 1 are read as well; they have no digest, so damage to them goes unnoticed."""
 SUFFIX = ".safetensors"
+AGAIN = "export the run again, or restore the file from a copy"
 
 
 def export(run: str | Path, file: str | Path) -> int:
@@ -70,13 +71,7 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
     Raises:
         LatentcastError: it is damaged, or was not written by :func:`export`.
     """
-    again = "export the run again, or restore the file from a copy"
-    try:
-        with safe_open(file, framework="pt") as stream:
-            about: dict[str, str] = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError) as problem:
-        raise LatentcastError(f"{file}: cannot be read ({problem}); {again}") from None
+    about, tensors = _parts(file)
     if about.get("format") not in ("1", FORMAT) or not {"step", "config"} <= about.keys():
         raise LatentcastError(
             f"{file}: was not written by latentcast export; public weights are read by "
@@ -87,7 +82,7 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
             check_digest(_content(about, tensors))
         config, step = parse_object(about["config"]), int(about["step"])
     except ValueError as problem:
-        raise LatentcastError(f"{file}: is damaged ({problem}); {again}") from None
+        raise LatentcastError(f"{file}: is damaged ({problem}); {AGAIN}") from None
     return tensors, validated(config, str(file)), step
 
 
@@ -98,15 +93,18 @@ def read_choice(file: Path) -> Choice | None:
     Raises:
         LatentcastError: the file is damaged.
     """
+    text = _parts(file, weights=False)[0].get("classifier")
+    return None if text is None else Choice.of(lambda: parse_object(text), file)
+
+
+def _parts(file: Path, weights: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file."""
     try:
         with safe_open(file, framework="pt") as stream:
-            text = (stream.metadata() or {}).get("classifier")
-        return None if text is None else Choice.of(parse_object(text))
-    except (OSError, SafetensorError, ValueError) as problem:
-        raise LatentcastError(
-            f"{file}: cannot be read ({problem}); export the run again, or restore the file from a "
-            "copy"
-        ) from None
+            names = stream.keys() if weights else ()
+            return stream.metadata() or {}, {name: stream.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError, KeyError) as problem:
+        raise LatentcastError(f"{file}: cannot be read ({problem}); {AGAIN}") from None
 
 
 def _content(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, object]:
