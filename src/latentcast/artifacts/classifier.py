@@ -101,6 +101,9 @@ class Classifier:
         choice = read_choice(path) if path.is_file() else choice_of(chosen_checkpoint(path))
         return cls(encoder, choice or Choice(encoder.step, np.nan), role)
 
+    def __repr__(self) -> str:
+        return f"Classifier({self.settings.task!r}, {len(self.names)} outputs, {self.encoder!r})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of the labels, classes, or the one quantity."""
