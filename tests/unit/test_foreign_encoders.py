@@ -58,13 +58,13 @@ def test_it_reads_its_leads_in_its_unit_and_rate_and_the_table_says_so(
 @pytest.mark.parametrize(
     ("spec", "returned", "message"),
     [
-        ("theirs:network", torch.zeros(1), r"returns the shape \(1,\); return a float tensor"),
+        ("theirs:network", torch.zeros(1), r"returns the shape \(1,\); return finite floats"),
         ("theirs:network", None, "returns a NoneType"),
         ("theirs:network,length=200", torch.zeros(2, 3, dtype=torch.int64), r"returns torch.int64"),
         (
             "theirs:network,length=200",
             torch.full((2, 3), torch.nan),
-            "not finite; look at its weights",
+            "numbers that are not finite; return",
         ),
         ("theirs:network,leads=I+V9", None, r"has no lead V9, .* name leads of I\+II"),
         ("theirs:network,unit=mm", None, "unit mm is unknown; did you mean 'mV'"),

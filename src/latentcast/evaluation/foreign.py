@@ -106,22 +106,22 @@ class ForeignEncoder:
         return values, measured
 
     def _checked(self, found: Any, windows: int) -> Tensor:
-        returned = (
-            f"{self.name}: of windows ({windows}, {len(self.order)}, {self.own_length}) it returns"
-        )
-        contract = "return a float tensor (B, N, D) or (B, D)"
-        if not isinstance(found, Tensor | np.ndarray):
-            raise LatentcastError(f"{returned} a {type(found).__name__}; {contract}")
-        tokens = torch.as_tensor(found).detach().cpu()
-        if tokens.ndim not in (2, 3) or len(tokens) != windows or 0 in tokens.shape:
-            raise LatentcastError(f"{returned} the shape {tuple(tokens.shape)}; {contract}")
-        if not tokens.is_floating_point():
-            raise LatentcastError(f"{returned} {tokens.dtype}; {contract}")
-        if not tokens.isfinite().all():
+        tokens = torch.as_tensor(found) if isinstance(found, Tensor | np.ndarray) else None
+        problem = ""
+        if tokens is None:
+            problem = f"a {type(found).__name__}"
+        elif tokens.ndim not in (2, 3) or len(tokens) != windows or 0 in tokens.shape:
+            problem = f"the shape {tuple(tokens.shape)}"
+        elif not tokens.is_floating_point():
+            problem = str(tokens.dtype)
+        elif not tokens.isfinite().all():
+            problem = "numbers that are not finite"
+        if tokens is None or problem:
             raise LatentcastError(
-                f"{returned} numbers that are not finite; look at its weights and the unit that it "
-                "reads (unit=mV)"
+                f"{self.name}: of windows ({windows}, {len(self.order)}, {self.own_length}) it "
+                f"returns {problem}; return finite floats (B, N, D) or (B, D)"
             )
+        tokens = tokens.detach().cpu()
         return (tokens[:, None] if tokens.ndim == 2 else tokens).float()
 
 
