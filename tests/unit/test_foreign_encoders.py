@@ -71,7 +71,7 @@ def test_it_reads_its_leads_in_its_unit_and_rate_and_the_table_says_so(
         ("theirs:network,rate=5", None, "rate is no option; known: leads, length, s"),
         ("theirs:network,length=-5", None, "length -5 is no number above 0; write length=500"),
         ("theirs:other", None, "theirs:other cannot be imported .* write module:function"),
-        ("net.pth", None, "runs code when it is loaded; name the function"),
+        ("net.pth", None, "runs code when it is loaded; name what reads"),
         ("nowhere", None, "nowhere does not exist; name a run"),
         ("net.onnx", None, r"onnxruntime: is not installed, .* 'latentcast\[onnx\]'"),
     ],
