@@ -210,6 +210,15 @@ def _(t: Terminal) -> None:
 # Fine-tuning and predictions ------------------------------------------------------------------
 
 
+@fixes("artifacts/tables.py", "{}: exists and holds no predictions")
+def _(t: Terminal) -> None:
+    t.works(tuning(t, t.at.probed, "--task labels"))
+    tuned, out = t.new("tuned"), t.new("labels.csv")
+    out.write_text("id,sinus\n")
+    assert t.refused(f"predict {tuned} {t.at.probed} --out {out}").typed("name (another file)")
+    t.works(f"predict {tuned} {t.at.probed} --out {t.new('p.csv')}")
+
+
 @fixes("artifacts/classifier.py", "{}: was trained without")
 @fixes("artifacts/tables.py", "{}: predictions are written")
 @fixes("cli/supervised.py", "latentcast predict {} FILES")
