@@ -16,8 +16,8 @@ def write_predictions(found: Predicted, file: Path) -> None:
     """An id, a column of each label, ``LABEL_spread`` of each, and ``crops``.
 
     Raises:
-        LatentcastError: the file has another suffix, is a .csv of anything but predictions, or cannot be
-            written.
+        LatentcastError: the file has another suffix, is a .csv of no predictions, or cannot
+            be written.
     """
     if file.suffix not in (".csv", ".parquet"):
         raise LatentcastError(

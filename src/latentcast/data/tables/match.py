@@ -199,7 +199,7 @@ def patients_of(
 def refuse_shared_patients(
     path: object, folds: Mapping[str, Ints], patients: list[str], *, column: bool = True
 ) -> None:
-    """Raises LatentcastError: a patient has records in two splits; ``column`` of the table or not."""
+    """Raises LatentcastError: a patient has records in two splits; ``column``: by the table's."""
     splits = {split: {patients[i] for i in rows.tolist()} for split, rows in folds.items()}
     times = Counter(patient for members in splits.values() for patient in members)
     both = sorted(patient for patient, n in times.items() if n > 1)
@@ -211,6 +211,6 @@ def refuse_shared_patients(
             + (
                 "put all records of a patient in one split, or drop the column to split by patient"
                 if column
-                else "the split of the store was drawn without patients; draw another with --stratify"
+                else "the store was divided without patients; draw a split with --stratify"
             )
         )
