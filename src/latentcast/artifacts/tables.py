@@ -19,12 +19,14 @@ def write_predictions(found: Predicted, file: Path) -> None:
     A label whose column would have the name of another is called ``label NAME``.
 
     Raises:
-        LatentcastError: the file has another suffix, or cannot be written.
+        LatentcastError: the file has another suffix, is a .csv of no predictions, or cannot
+            be written.
     """
     if file.suffix not in (".csv", ".parquet"):
         raise LatentcastError(
             f"{file}: predictions are written as .csv or .parquet; name it {file.stem}.csv"
         )
+    _keep_other_tables(file)
     columns: dict[str, list[object]] = {"id": list(found.ids)}
     names = column_names(found.names)
     for n, name in enumerate(names):
@@ -61,3 +63,15 @@ def column_names(labels: Sequence[str]) -> list[str]:
         found.append(name)
         taken |= {name, f"{name}_spread"} - {f"{label}_spread"}
     return found
+
+
+def _keep_other_tables(file: Path) -> None:
+    """A table of labels named by mistake is not written over; earlier predictions are."""
+    if file.suffix != ".csv" or not file.is_file() or not file.stat().st_size:
+        return
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        header = next(csv.reader(lines), [])
+    if header[:1] != ["id"] or header[-1:] != ["crops"]:
+        raise LatentcastError(
+            f"{file}: exists and holds no predictions; name another file, or remove that one"
+        )
