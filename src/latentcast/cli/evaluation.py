@@ -47,6 +47,7 @@ def probe(
     pooling: str | None = None,
     weights: Literal["teacher", "student"] = "teacher",
     device: str = "auto",
+    by: tuple[str, ...] = (),
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
@@ -62,6 +63,7 @@ def probe(
             refused, with the reason.
         weights: the averaged weights (teacher) or the trained ones (student).
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
+        by: keys of the metadata, such as sex age device: a score for each group of test records.
     """
     from latentcast.evaluation.tables import print_probe
     from latentcast.runs.folder import run_of
@@ -71,7 +73,7 @@ def probe(
 
     console = Terminal()
     with console.status("reading features and fitting the probes"):
-        report = score(run, data, task, layer, pooling, weights, _command(), device=device)
+        report = score(run, data, task, layer, pooling, weights, _command(), device=device, by=by)
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     if task is None:

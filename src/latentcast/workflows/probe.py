@@ -28,6 +28,7 @@ def probe(
     command: str = "",
     heads: Sequence[str] | None = None,
     device: str = AUTO,
+    by: Sequence[str] = (),
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -45,6 +46,8 @@ def probe(
         command: to stand in the report.
         heads: by default linear for recordings, kNN and linear for images.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
+        by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
+            test split with a score of its own.
 
     Raises:
         LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
@@ -73,6 +76,7 @@ def probe(
         layer=layer,
         pooling=pooling,
         pretraining=pretraining,
+        by=by,
         provenance={
             "run": str(run),
             "command": command,
