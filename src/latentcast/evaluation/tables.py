@@ -75,9 +75,7 @@ def _sources(report: ProbeReport) -> Table:
         cells,
         "; ".join((caption, *report.remarks)),
     )
-    # A long name is broken, a usual one is not; of the rest only the layer may be.
-    table.columns[0].no_wrap = max(len(row.name) for row in report.rows) <= 20
-    return table
+    return _unbroken(table)
 
 
 def _differences(report: ProbeReport) -> Table:
@@ -87,12 +85,13 @@ def _differences(report: ProbeReport) -> Table:
          gap.estimate.text(signed=True), number(gap.holm), gap.estimate.outcome)
         for gap in report.differences
     ]  # fmt: skip
-    title = f"Difference of test {report.metric}, paired [{report.level} interval]"
-    names = [f"{report.rows[0].name} minus", *head, "layer"]
+    tested = report.rows[0].name
+    title = f"{tested} minus the others, test {report.metric}, paired [{report.level} interval]"
     caption = None
     if any(math.isfinite(gap.holm) for gap in report.differences):
         caption = f"p: two-sided, corrected for {len(cells)} comparisons (Holm)"
-    return _table(title, names, ["difference", "p", ""], cells, caption)
+    numbers = ["difference", "p", ""]
+    return _unbroken(_table(title, ["features", *head, "layer"], numbers, cells, caption))
 
 
 def _averages(report: ProbeReport) -> Table:
@@ -127,8 +126,7 @@ def _subgroups(report: ProbeReport, by: str) -> Table:
         counts = [f"{first.records:,}", *_positives(first)]
         scores = [first.main.text(), *(number(group.main.value) for group in groups[1:])]
         cells.append((first.name + " *" * bool(first.too_few), *counts, *scores))
-    few = {groups[0].name: groups[0].too_few for groups in groupings(report)[by]}
-    reasons = "; ".join(f"{name}: {why}" for name, why in few.items() if why)
+    reasons = " or ".join(sorted({g[0].too_few for g in groupings(report)[by]} - {""}))
     numbers = [f"{report.noun}s", *(["positives"] if report.kind == "multi-label" else [])]
     title = f"Test {report.metric} by {by} [{report.level} interval]"
     return _table(title, [by], [*numbers, *_headings(report)], cells, reasons and f"* {reasons}")
@@ -161,6 +159,13 @@ def _labels(report: ProbeReport) -> Table:
         cells.append((label.name + rare, *counts, *text, *others))
     name = "label" if rows else "class"
     return _table(title, [name], ["train", "val", "test", *wrapped], cells)
+
+
+def _unbroken(table: Table) -> Table:
+    """A long name is broken, a usual one is not; of the rest only the layer may be."""
+    names = table.columns[0]
+    names.no_wrap = max(len(str(name)) for name in names.cells) <= 20
+    return table
 
 
 def _table(
