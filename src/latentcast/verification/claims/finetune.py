@@ -118,7 +118,8 @@ def crops(twin: Twin) -> Evidence:
     gain = 4 / max(max(part.max() for part in outputs) - least, 1e-12)
 
     def spread_out(samples: npt.NDArray[Any]) -> torch.Tensor:
-        return (found.outputs(samples).double() - least) * gain
+        outputs: torch.Tensor = (found.outputs(samples).double() - least) * gain
+        return outputs
 
     measured = predict(spread_out, found.network, cohort.store, rows, length, found.settings)
     naive = [1 / (1 + np.exp(-(part - least) * gain)) for part in outputs]
@@ -127,8 +128,8 @@ def crops(twin: Twin) -> Evidence:
         for value, spread, crops in zip(measured.values, measured.spread, naive, strict=True)
     ]
     return all_of(
-        at_most("largest difference of a mean or a spread", float(max(apart)), 5e-3),
-        above("spread over the crops", float(max(crops.std() for crops in naive)), 0.05),
+        at_most("largest difference of a mean or a spread", float(max(apart)), 1e-4),
+        above("spread over the crops", float(max(crops.std() for crops in naive)), 0.01),
         crops=len(naive[0]),
     )
 
