@@ -55,6 +55,9 @@ def test_a_p_value_is_small_where_the_interval_excludes_zero() -> None:
         found.append(p < 0.05)
         assert p_value(one, one) == 1
     assert 0 < sum(found) < 12
+    gaps = np.array([[0.1], [0.2], [-0.1], [0.3]])
+    by_hand = metrics.Resampled(gaps[0], gaps), metrics.Resampled(gaps[0], 0 * gaps)
+    assert p_value(*by_hand) == 2 * (1 + 1) / (1 + 4)
     empty = metrics.Resampled.of(AUROC, targets, noise[0], counts[:0])
     assert math.isnan(p_value(empty, empty))
 

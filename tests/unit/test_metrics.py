@@ -336,15 +336,15 @@ def test_an_interval_covers_the_true_accuracy_as_often_as_it_says() -> None:
 
 def test_operating_points_are_those_of_the_records_called_at_the_threshold() -> None:
     rng = np.random.default_rng(0)
-    targets = rng.random((60, 3)) < 0.4
-    targets[:, 2] = False
-    probabilities = rng.random((60, 3)).round(1)  # ties with the threshold are called
+    targets = rng.random((60, 4)) < 0.4
+    targets[:, 2], targets[:, 3] = False, np.arange(60) < SUPPORT - 1
+    probabilities = rng.random((60, 4)).round(1)  # ties with the threshold are called
     counts = metrics.draw(alone(60), 40, 0)
     nothing = Score(UNDEFINED)
     found = with_operating_points(
         nothing, "abc", [0.6, np.nan, 0.5], targets, probabilities, counts
     )
-    first, without, empty = found.points
+    first, without, empty, rare = found.points
     y, called = targets[:, 0], probabilities[:, 0] >= 0.6
     for rate, naive in (
         (first.sensitivity, recall_score), (first.ppv, precision_score), (first.f1, f1_score),
@@ -356,7 +356,9 @@ def test_operating_points_are_those_of_the_records_called_at_the_threshold() -> 
         assert (rate.low, rate.high) == pytest.approx(tuple(ends))
     assert np.isnan([r.value for r in (without.specificity, without.f1, empty.f1)]).all()
     assert np.isnan(empty.sensitivity.value) and empty.specificity.value < 1
-    assert list(found.others.values()) == list(found.supported_others.values()) == [first.f1]
+    assert list(found.supported_others.values()) == [first.f1]
+    (f1,) = found.others.values()
+    assert f1.value == pytest.approx((first.f1.value + rare.f1.value) / 2)
 
 
 def test_a_temperature_divides_the_logits_that_probabilities_have() -> None:

@@ -449,10 +449,15 @@ def test_thresholds_and_temperatures_do_not_depend_on_the_labels_of_the_test_spl
     for row in store.rows("test"):
         labels[row] = {code: 0.0 for code in ("NORM", "AFIB") if code not in labels[row]}
     records = [store.take([row])[0] for row in range(len(store))]
-    other = write_store(tmp_path / "o", records, folds=store.folds.tolist(), labels=labels)
+    other = write_store(
+        tmp_path / "o", records, folds=store.folds.tolist(), labels=labels,
+        metadata=[{"sex": "fm"[n % 2]} for n in range(len(records))],
+    )  # fmt: skip
     chosen, scores = [], []
     for one in (store, other):
-        report = probe([PatchSource()], one, MIXED, heads=("kNN", "linear"), resamples=20)
+        report = probe(
+            [PatchSource()], one, MIXED, heads=("kNN", "linear"), resamples=20, by=["sex"]
+        )
         for row in report.rows:
             points = [(point.name, point.threshold) for point in row.score.points]
             calibration = row.score.calibration
@@ -461,6 +466,10 @@ def test_thresholds_and_temperatures_do_not_depend_on_the_labels_of_the_test_spl
             chosen.append((*fitted, points))
             scores.append(row.score.main.value)
     assert chosen[:2] == chosen[2:] and scores[:2] != scores[2:]
+    women, test = report.rows[0].score.subgroups[0], store.rows("test")
+    ill = [code for row in test if row % 2 == 0 for code in labels[row] if code != "STACH"]
+    assert (women.name, women.records) == ("f", (test % 2 == 0).sum())
+    assert women.positives == len(ill)
     assert all(0 < threshold < 1 for *_, points in chosen for _, threshold in points)
 
 

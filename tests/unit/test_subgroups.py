@@ -45,6 +45,7 @@ def test_a_subgroup_is_scored_as_if_the_others_were_not_there(store: Store) -> N
     assert none.too_few.startswith("no label with 10") and np.isnan(none.main.value)
 
 
+@pytest.mark.filterwarnings("error")
 def test_ages_are_in_bands_and_what_is_no_age_is_said(store: Store) -> None:
     (by,) = groupings(store, ["age"])
     bands = ["under 18", "18–39", "18–39", "40–59", "60–79", "80 and over", "80 and over"]
