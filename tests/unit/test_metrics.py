@@ -342,7 +342,7 @@ def test_operating_points_are_those_of_the_records_called_at_the_threshold() -> 
     counts = metrics.draw(alone(60), 40, 0)
     nothing = Score(UNDEFINED)
     found = with_operating_points(
-        nothing, "abc", [0.6, np.nan, 0.5], targets, probabilities, counts
+        nothing, "abcd", [0.6, np.nan, 0.5, 0.5], targets, probabilities, counts
     )
     first, without, empty, rare = found.points
     y, called = targets[:, 0], probabilities[:, 0] >= 0.6
