@@ -125,7 +125,7 @@ class Score:
     ``main`` is the task's metric, ``others`` are further ones. A multi-label task has their means
     over the labels with at least SUPPORT positives as ``supported`` and ``supported_others``, and
     each of its labels. ``points`` and ``calibration`` are there where the head gives probabilities,
-    ``subgroups`` where they were asked for.
+    ``subgroups`` where a probe divides its test records by metadata.
     """
 
     main: Estimate

@@ -28,11 +28,11 @@ def with_operating_points(
     """
     at = np.asarray(thresholds, dtype=np.float64)
     called = probabilities >= at
-    whole = _rates(targets, called, np.ones((1, len(targets)), dtype=np.int32))
+    once = _rates(targets, called, np.ones((1, len(targets)), dtype=np.int32))
     redrawn = _rates(targets, called, counts)
     without = np.isnan(at)
     rates = []
-    for one, many in zip(whole, redrawn, strict=True):
+    for one, many in zip(once, redrawn, strict=True):
         one[:, without], many[:, without] = np.nan, np.nan
         rates.append(Resampled(one[0], many))
     points = tuple(
