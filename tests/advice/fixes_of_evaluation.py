@@ -184,6 +184,20 @@ def _(t: Terminal) -> None:
     t.works(command + "age")
 
 
+@fixes("evaluation/subgroups.py", "by {}: no record has")
+def _(t: Terminal) -> None:
+    key = t.refused(f"probe {t.run} --by agee").typed("mean '(.+)'")
+    t.works(f"probe {t.run} --by {key}")
+
+
+@fixes("evaluation/subgroups.py", "by {}: has {}")
+def _(t: Terminal) -> None:
+    metadata = [{"name": f"patient {i}", "age": 20 + i} for i in range(60)]
+    write_labelled(t.new(), 60, labels=["a", "b"] * 30, metadata=metadata)
+    command = f"probe {t.run} --data {t.new()} --task labels --by "
+    t.works(command + t.refused(command + "name").typed("name (age),"))
+
+
 @fixes("evaluation/tasks/classes.py", "{}: has records of several")
 @fixes("evaluation/tasks/codes.py", "task {}: the store has none")
 def _(t: Terminal) -> None:

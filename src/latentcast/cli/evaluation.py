@@ -49,6 +49,7 @@ def probe(
     encoder: Annotated[tuple[str, ...], arg(metavar="NAME=SPEC ...")] = (),
     weights: Literal["teacher", "student"] = "teacher",
     device: str = "auto",
+    by: tuple[str, ...] = (),
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
@@ -70,6 +71,7 @@ def probe(
             theirs=net.onnx,sampling_rate=500,length=5000,leads=I+II,unit=mV.
         weights: the averaged weights (teacher) or the trained ones (student).
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
+        by: keys of the metadata, such as sex age device: a score for each group of test records.
     """
     from latentcast.errors import LatentcastError
     from latentcast.evaluation.tables import print_probe
@@ -88,7 +90,7 @@ def probe(
     with console.status("reading features and fitting the probes"):
         report = score(
             run, data, task, layer, pooling, weights, _command(), head or None, device,
-            encoders,
+            encoders, by,
         )  # fmt: skip
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")

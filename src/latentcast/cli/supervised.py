@@ -77,9 +77,14 @@ def finetune(
     console.print(f"{out}: step {done.step} of the best validation score, {done.validation:.3f}")
     console.print(f"test {done.metric} {done.score.main.text()} ({records})")
     for label in done.score.labels:
-        console.print(f"  {label.name}: {label.auroc.text()}, {label.positives} positives")
+        precision = label.average_precision.text()
+        console.print(
+            f"  {label.name}: {label.auroc.text()}, AP {precision}, {label.positives} positives"
+        )
     for name, value in done.score.others.items():
         console.print(f"  {name}: {value.text()}")
+    if done.score.calibration is not None:
+        console.print(f"  calibration error: {done.calibration:.3f}")
     console.print(f"latentcast predict {out} FILES --out predictions.csv", soft_wrap=True)
     return 0
 

@@ -20,8 +20,6 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.estimate import (
     FEWEST,
     LISTED,
-    SUPPORT,
-    UNDEFINED,
     Estimate,
     Number,
     Score,
@@ -68,13 +66,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """The test score of the first source minus that of ``reference``, paired bootstrap."""
+    """The test score of the first source minus that of ``reference``, paired bootstrap.
+
+    ``p`` is its p-value and ``holm`` the one that is corrected for all differences of the table,
+    see :mod:`latentcast.evaluation.comparisons`.
+    """
 
     name: str
     reference: str
     head: str
     choice: str
     estimate: Estimate
+    p: Number = math.nan
+    holm: Number = math.nan
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,9 @@ class ProbeReport:
     def _repr_html_(self) -> str:
         rows = list[tuple[str, ...]]()
         for row in self.readings():
-            gap = self.difference(row)
+            gap = self.compared_with(row)
             cells = (row.name, row.layer, number(row.validation), row.score.main.text())
-            rows.append((*cells, "" if gap is None else gap.text(signed=True)))
+            rows.append((*cells, "" if gap is None else gap.estimate.text(signed=True)))
         rows += [("leak", leak.kind, leak.severity, leak.message) for leak in self.leaks]
         test = f"test {self.metric} [{self.level} interval]"
         heading = ("features", "layer", "validation", test, "first minus this, paired")
@@ -164,11 +168,11 @@ class ProbeReport:
                 first.setdefault(row.name, row)
         return tuple(first.values())
 
-    def difference(self, row: Row) -> Estimate | None:
+    def compared_with(self, row: Row) -> Difference | None:
         """The paired difference of the tested encoder and one row, where there is one."""
         for found in self.differences:
             if (found.reference, found.head, found.choice) == (row.name, row.head, row.choice):
-                return found.estimate
+                return found
         return None
 
     @property
@@ -198,7 +202,9 @@ class ProbeReport:
         floors = ", ".join(
             f"{name} {number(floor, signed=floor < 0)}" for name, floor in self.floors.items()
         )
-        if self.kind == "multi-class":
+        if self.kind == "multi-label" and len(self.floors) > 1:
+            found.append(f"the same score for all: {floors}")
+        elif self.kind == "multi-class":
             found.append(f"always the most frequent class: {floors}")
         elif self.kind == "regression":
             found.append(f"always the mean of the training records: {floors}")
@@ -306,26 +312,6 @@ class ProbeReport:
                 damaged = damaged or path
         numbered = (run / file_name(self.task, number) for number in count(1))
         return damaged or next(path for path in numbered if not path.exists())
-
-    @property
-    def averages(self) -> dict[str, dict[str, Estimate]]:
-        """Further scores of the first readings by source, under a title each."""
-        enough = [
-            label
-            for label in self.labels
-            if label.positives["test"] >= SUPPORT and not label.left_out
-        ]
-        found: dict[str, dict[str, Estimate]] = {}
-        rows = self.readings()
-        if self.kind == "multi-label" and 0 < len(enough) < len(self.labels):
-            which = f"{len(enough)} labels" if len(enough) > 1 else "one label"
-            title = f"Over the {which} with {SUPPORT} or more positives in the test fold"
-            found[title] = {row.name: row.score.supported or UNDEFINED for row in rows}
-        for name in rows[0].score.others:
-            direction = "lower" if name in self.lower_is_better else "higher"
-            title = f"{name} on the test fold, {direction} is better"
-            found[title] = {row.name: row.score.others[name] for row in rows}
-        return found
 
     @property
     def class_sizes(self) -> str:

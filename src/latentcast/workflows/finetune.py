@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from latentcast.artifacts.choice import CHOICE, Choice
@@ -24,8 +23,9 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps, of_step, step_of
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
-from latentcast.evaluation.calibration import expected_calibration_error, temperature, thresholds
+from latentcast.evaluation.calibration import temperature, thresholds, with_calibration
 from latentcast.evaluation.estimate import Score
+from latentcast.evaluation.operating import with_operating_points
 from latentcast.evaluation.predictions import of_metric, outputs_of, predict
 from latentcast.evaluation.supervision import Supervision, of_config, supervision
 from latentcast.evaluation.tasks import task_name
@@ -230,13 +230,15 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
     score, _ = metrics.score(
         targets.kind, y, of_metric(found, targets.kind), targets.names, counts, shares
     )
-    error = math.nan
+    choice, error = classifier.choice, math.nan
     if targets.kind != "regression":
-        present = (
-            y if targets.kind == "multi-label" else y[:, None] == np.arange(len(targets.names))
+        score = with_calibration(score, targets.names, y, found.values, choice.temperature)
+        assert score.calibration is not None
+        error = score.calibration.error
+    if targets.kind == "multi-label":
+        score = with_operating_points(
+            score, targets.names, choice.thresholds, y, found.values, counts
         )
-        error = float(expected_calibration_error(found.values, present).mean())
-    choice = classifier.choice
     result = FinetuneResult(
         run, choice.step, choice.score, score, metrics.METRICS[targets.kind][0].name,
         {split: len(part) for split, part in labels.rows.items()}, error,

@@ -30,6 +30,7 @@ def probe(
     heads: Sequence[str] | None = None,
     device: str = AUTO,
     encoders: Mapping[str, Any] | None = None,
+    by: Sequence[str] = (),
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -51,6 +52,8 @@ def probe(
         encoders: of somebody else, as further rows by name; see
             :func:`~latentcast.evaluation.foreign.foreign`.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
+        by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
+            test split with a score of its own.
 
     Raises:
         LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
@@ -80,6 +83,7 @@ def probe(
         layer=layer,
         pooling=pooling,
         pretraining=pretraining,
+        by=by,
         provenance={
             "run": str(run),
             "command": command,

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Final, get_args
 
 from latentcast.evaluation.heads import attentive, knn, logistic, multinomial, ridge
-from latentcast.evaluation.heads.base import ClassHead, Fit, Head
+from latentcast.evaluation.heads.base import ClassHead, Fit, Head, LabelHead
 from latentcast.evaluation.tasks.base import Kind
 
-__all__ = ["HEADS", "READ_TOKENS", "ClassHead", "Fit", "Head"]
+__all__ = ["HEADS", "READ_TOKENS", "ClassHead", "Fit", "Head", "LabelHead"]
 
 HEADS: Final[dict[str, dict[Kind, Fit]]] = {
     "kNN": {kind: partial(knn.fit, kind=kind) for kind in get_args(Kind)},

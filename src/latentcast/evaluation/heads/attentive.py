@@ -70,6 +70,10 @@ class Attentive:
             return np.asarray(outputs.argmax(axis=1))
         return outputs[:, 0] * self.spread + self.centre if self.kind == "regression" else outputs
 
+    def label_shares(self, tokens: TokenFeatures) -> Floats:
+        """The probability of each label, ``(N, labels)``."""
+        return torch.from_numpy(self.outputs(tokens)).sigmoid().numpy()
+
     def class_shares(self, tokens: TokenFeatures, classes: int) -> Floats:
         """The probability of each class ``(N, classes)``, 0 of those after the last one trained."""
         outputs = torch.from_numpy(self.outputs(tokens)).softmax(dim=1)

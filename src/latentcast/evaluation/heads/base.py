@@ -48,6 +48,15 @@ class ClassHead(Protocol):
         ...
 
 
+@runtime_checkable
+class LabelHead(Protocol):
+    """A head of labels that also tells how probable each is."""
+
+    def label_shares(self, features: Features) -> Floats:
+        """Of raw features ``(N, F)`` the probability of each label, ``(N, labels)``."""
+        ...
+
+
 Fit = Callable[..., Head]
 """Training features and targets, and those of validation, to a fitted head. Features are pooled
 ``(N, F)``, or the tokens of N records."""
@@ -119,6 +128,10 @@ class Linear:
     def predict(self, features: Features) -> Array:
         """Logits (N, C), or values (N,), of raw features (N, F)."""
         return self.standardise(features) @ self.weights + self.intercepts
+
+    def label_shares(self, features: Features) -> Floats:
+        """The logistic function of the logits."""
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * self.predict(features)))
 
     @classmethod
     def best(
