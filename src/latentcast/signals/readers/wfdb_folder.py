@@ -14,6 +14,7 @@ from latentcast.files import inside
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.readers import ptbxl, wfdb
 from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.signals.recording import Recording
 from latentcast.source import (
     Annotation,
@@ -167,7 +168,7 @@ def _signature(header: Path) -> bytes:
             digest.update(b"missing\n")
             continue
         digest.update(hashlib.sha256(raw).digest())
-        lines = _words(raw.decode("utf-8", errors="replace"))
+        lines = _words(decode_header(raw))
         segments = bool(lines) and "/" in lines[0][0]
         for name in sorted({words[0] for words in lines[1:]}):
             part = path.parent / f"{name}.hea"
@@ -204,7 +205,7 @@ def list_records(root: Path) -> tuple[list[RecordRef], list[str]]:
     for file in headers:
         try:
             path = record_file(root, file)
-            body = _words(path.read_text(encoding="utf-8", errors="replace"))
+            body = _words(decode_header(path.read_bytes()))
         except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
         if body and "/" in body[0][0]:
