@@ -21,6 +21,17 @@ from latentcast.files import inside
 Modality = Literal["ecg", "image"]
 """``ecg`` is any recording of named channels over time, ``image`` any picture."""
 Split = Literal["train", "validation", "test"]
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""How folders, arrays and files name a split."""
 Sample = TypeVar("Sample")
 
 

@@ -129,14 +129,14 @@ def _(t: Terminal) -> None:
     file.write_text("\n".join(f"{line},{line.split(',')[0]}" for line in lines) + "\n")
     file.write_text(file.read_text().replace("id,af,id", "id,af,file"))
     label = f"label {store(t)} {file}"
-    t.works(f"{label} {t.refused(label).typed('--id .*')}")
+    t.works(f"{label} {t.refused(label).typed('--id-column .*')}")
 
 
 @fixes("data/tables/file.py", "{}: no column names the record")
 def _(t: Terminal) -> None:
     label = f"label {store(t)} {table(t, 'af', ids='study')}"
     refused = t.refused(label)
-    t.works(f"{label} {refused.typed('(--id) COLUMN')} {refused.typed('it has ([a-z]+)')}")
+    t.works(f"{label} {refused.typed('(--id-column) COLUMN')} {refused.typed('it has ([a-z]+)')}")
 
 
 @fixes("data/tables/match.py", "{}: no {} of column")
@@ -146,7 +146,7 @@ def _(t: Terminal) -> None:
     rows = [f"x{n},{line}" for n, line in enumerate(lines[1:])]
     file.write_text("\n".join(["id,study,af", *rows]) + "\n")
     label = f"label {store(t)} {file}"
-    t.works(f"{label} {t.refused(label).typed('(--id)$')} study")
+    t.works(f"{label} {t.refused(label).typed('(--id-column)$')} study")
 
 
 @fixes("data/folder.py", "{}: was ingested with another table")

@@ -128,8 +128,8 @@ def test_each_mismatch_has_its_sentence(labelled: Labelled) -> None:
         (["id,af", "data/1,1", "data/1,0"], "'data/1' has two rows that differ in column 'af'"),
         (["id,af", "lr/1.dat,1", "hr/1.dat,0"], "two rows, under two names, that differ"),
         (["id,af", "x-1,1"], "no record of column 'id' is in the store"),
-        (["af,mi", "1,0"], "name it with --id COLUMN"),
-        (["id,file,af", "data/1,1.dat,1"], "choose one, such as --id id"),
+        (["af,mi", "1,0"], "name it with --id-column COLUMN"),
+        (["id,file,af", "data/1,1.dat,1"], "choose one, such as --id-column id"),
         (["id", "data/1"], "no column of labels"),
         (["id,af", "data/1"], "line 2: has 1 cells, the header line 2"),
         (["id,af,af", "data/1,1,0"], "two columns 'af'"),
@@ -257,9 +257,9 @@ def test_from_files_and_a_table_to_a_score_in_three_commands(
     settings = tmp_path / "config.yaml"
     settings.write_text(small_config.updated({"input.length": 200}).to_yaml())
     done = command("ingest", archive, "--out", store, "--fs", 100, "--labels", file)
-    assert done.status == 2 and "--id COLUMN" not in done.out
+    assert done.status == 2 and "--id-column COLUMN" not in done.out
     for arguments in (
-        ("ingest", archive, "--out", store, "--fs", 100, "--labels", file, "--id", "study"),
+        ("ingest", archive, "--out", store, "--fs", 100, "--labels", file, "--id-column", "study"),
         ("train", "--config", settings, "--data", store, "--out", run),
         ("probe", run, "--task", "af"),
         ("probe", run, "--task", "grade"),

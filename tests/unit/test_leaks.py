@@ -134,6 +134,6 @@ def test_frames_of_one_patient_in_two_splits_are_warned_about(digits_store: Path
     frames = np.repeat(rng.integers(10, 240, (30, *store.pixels.shape[1:])), 10, axis=0)
     store.pixels[:] = frames + rng.integers(-9, 10, frames.shape)
     assert list(kinds(store)) == ["warning: similar images in two splits"]
-    assert "--groups" in check(store)[0].message
+    assert "--patients" in check(store)[0].message
     store.folds[:] = np.repeat(np.arange(30) % 10 + 1, 10)  # by patient
     assert check(store) == []

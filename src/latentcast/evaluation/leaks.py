@@ -53,7 +53,7 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
              - {name for marks in prints.values() for mark, name in marks.items()
                 if mark in copies},
              "images of the validation or test split nearly equal training images, as frames of "
-             "one patient or video do; ingest with --groups, and with --splits none where the "
+             "one patient or video do; ingest with --patients, and with --splits none where the "
              "source has splits, so that they are drawn by patient")
         )  # fmt: skip
     if pretraining is not None and not _same(store, pretraining):
