@@ -26,6 +26,7 @@ from latentcast.source import (
     remark_of_hidden,
 )
 
+_PTBXL = re.compile(r"\d{5}_[lh]r")
 _CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 
 
@@ -63,18 +64,21 @@ class WfdbFolder(RecordingSource):
             )
         self._channels = Channels.of(leads, unit) if signal == "other" else None
         self.root = root
-        self.name = root.resolve().name
         self._annotations: dict[str, Annotation] | None = None
         self._refs: list[RecordRef]
-        if (root / ptbxl.TABLE).is_file():
+        if (table := ptbxl.folder_of(root)) is not None:
             self.kind = "ptbxl"
-            self._refs, self._annotations = ptbxl.list_records(root, fs)
+            self.root, below = table
+            self._refs, self._annotations = ptbxl.list_records(self.root, fs, below)
+            if self.root != root:
+                self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
         else:
             self._refs, hidden = list_records(root)
-            self.remarks = remark_of_hidden(hidden)
+            self.remarks = (*remark_of_hidden(hidden), *_remark_of_ptbxl(self._refs))
+        self.name = self.root.resolve().name
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         if verify_checksums:
-            for file, digest in read_checksums(root).items():
+            for file, digest in read_checksums(self.root).items():
                 path = PurePosixPath(file)
                 self._sha256[str(path.parent)][path.name] = digest
         if self._annotations is None:
@@ -151,6 +155,19 @@ def read_checksums(root: Path) -> dict[str, str]:
             )
         sums[pair[2]] = pair[1].lower()
     return sums
+
+
+def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
+    """That the table is missing, where the files have the names of PTB-XL's."""
+    named = [ref.record_id for ref in refs if _PTBXL.fullmatch(PurePosixPath(ref.record_id).name)]
+    if not named or len(named) < len(refs) / 2:
+        return ()
+    return (
+        f"{len(named):,} records have names of PTB-XL, such as {named[0]}, and {ptbxl.TABLE} is "
+        "neither in the folder nor in one above or below it: patients, folds and labels are "
+        "missing, and an ECG at 100 and at 500 Hz counts twice; put the table beside records100 "
+        "and records500",
+    )
 
 
 def _signature(header: Path) -> bytes:
