@@ -79,10 +79,39 @@ def is_hidden(path: PurePath) -> bool:
 
 
 def find_files(root: Path, pattern: str) -> tuple[list[str], list[str]]:
-    """All files below a folder that match, sorted, relative to it; and those that are hidden."""
-    files = sorted(path.relative_to(root).as_posix() for path in root.rglob(pattern))
+    """All files below a folder that match, sorted, relative to it; and those that are hidden.
+
+    Folders that are links are followed where they lie directly in it, and no further.
+    """
+    found = list(root.rglob(pattern))
+    for link in root.iterdir() if root.is_dir() else ():
+        # One link is followed, as in record_file; not one to where the walk is already.
+        if (
+            link.is_symlink()
+            and link.is_dir()
+            and not root.resolve().is_relative_to(link.resolve())
+        ):
+            found += link.rglob(pattern)
+    files = sorted(path.relative_to(root).as_posix() for path in found)
     hidden = [file for file in files if is_hidden(PurePath(file))]
     return [file for file in files if not is_hidden(PurePath(file))], hidden
+
+
+def remark_of_links(root: Path) -> tuple[str, ...]:
+    """Folders that :func:`find_files` does not look into, as :attr:`Source.remarks`."""
+    left = [
+        Path(folder, name).relative_to(root).as_posix()
+        for top in (root, *(path for path in root.iterdir() if path.is_symlink()))
+        for folder, names, _ in os.walk(top)
+        for name in names
+        if Path(folder) != root and Path(folder, name).is_symlink()
+    ]
+    if not left:
+        return ()
+    return (
+        f"{len(left):,} folders are links within a folder, such as {printable(min(left))}, and are "
+        "not followed; put the links into the folder that is ingested",
+    )
 
 
 def remark_of_hidden(files: Sequence[str]) -> tuple[str, ...]:

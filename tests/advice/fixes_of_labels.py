@@ -64,6 +64,16 @@ def _(t: Terminal) -> None:
         t.works(f"{label} {column}=classes")
 
 
+@fixes("data/tables/attached.py", "column '{}': has {} different whole")
+def _(t: Terminal) -> None:
+    file = table(t, "af")
+    lines = [f"{row},{n % 4}" for n, row in enumerate(file.read_text().splitlines()[1:])]
+    file.write_text("\n".join(["id,af,grade", *lines]) + "\n")
+    label = f"label {store(t)} {file}"
+    flags = t.prints(label).typed("--kinds grade=classes")
+    assert "4 classes" in t.works(f"{label} {flags}")
+
+
 @fixes("data/tables/attached.py", "table '{}'")
 def _(t: Terminal) -> None:
     label = f"label {store(t)} {table(t, 'af', name='-labels.csv')}"

@@ -1,5 +1,6 @@
 """WFDB, Challenge and array files: what is read is what was written, and damage is named."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -464,3 +465,36 @@ def test_micro_is_no_volt(tmp_path: Path, format: str, encoding: str) -> None:
     line = f"a.dat {format} 1/µV 16 0 0 {int(counts.sum()) % 65536} 0 II"
     (tmp_path / "a.hea").write_bytes(f"a 1 500 1000\n{line}\n".encode(encoding))
     assert np.allclose(read_recording(tmp_path / "a").signal[0], counts / 1000)
+
+
+@pytest.mark.parametrize("root", ["..", "records500", "records500/00000"])
+def test_the_table_of_ptbxl_is_found_above_and_below(tmp_path: Path, root: str) -> None:
+    shutil.copytree(DATA, tmp_path / "top" / "1.0.3")
+    source = open_source(tmp_path / "top" / "1.0.3" / root, fs=100)
+    refs = source.refs()
+    assert {ref.record_id for ref in refs} == {file.stem[:5] for file in DATA.rglob("*_lr.hea")}
+    assert {ref.file[:10] for ref in refs} == {"records100" if root == ".." else "records500"}
+    assert source.read(refs[0])[1].patient_id and "was found in" in source.remarks[0]
+
+
+def test_paths_of_another_machine_in_the_table_of_ptbxl_are_followed(tmp_path: Path) -> None:
+    shutil.copytree(DATA, tmp_path / "in")
+    table = tmp_path / "in" / "ptbxl_database.csv"
+    foreign = r"C:\ptb\records100\00000" + "\\"
+    table.write_text(table.read_text().replace("records100/00000/", foreign))
+    refs = open_source(tmp_path / "in", fs=100).refs()
+    assert refs and not [ref.problem for ref in refs if ref.problem]
+    table.unlink()
+    assert "neither in the folder nor" in open_source(tmp_path / "in").remarks[0]
+
+
+def test_records_in_a_linked_folder_are_read(tmp_path: Path) -> None:
+    for place in ("here", "there/deep", "far"):
+        write_wfdb(tmp_path / place, RECORDING, place[:2])
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "further").symlink_to(tmp_path / "far")
+    (tmp_path / "here" / "round").symlink_to(tmp_path)
+    source = open_source(tmp_path / "here")
+    assert [ref.file for ref in source.refs()] == ["he.hea", "link/deep/th.hea"]
+    assert "link/further" in source.remarks[0]
+    assert source.read(source.refs()[1])[0].samples == RECORDING.samples

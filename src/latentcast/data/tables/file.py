@@ -27,7 +27,6 @@ class TableFile:
         record, patient, split, fold: the columns that name these; None where there is none.
         columns: all others, which are labels.
         lines: what was taken for what, in sentences.
-        chosen: whether flags choose the columns of record and patient.
     """
 
     path: Path
@@ -38,14 +37,6 @@ class TableFile:
     fold: str | None
     columns: tuple[str, ...]
     lines: tuple[str, ...] = field(default=())
-    chosen: bool = True
-
-    def advice(self, column: str) -> str:
-        """How to make another column name the ``column``, ``record`` or ``patient``."""
-        if self.chosen:
-            flag = "--id-column" if column == "record" else "--patient-column"
-            return f"name another column with {flag}"
-        return f"call the right column {column}_id"
 
     def fold_of(self, row: Mapping[str, str]) -> int | None:
         """1 to 10; None where the table has neither fold nor split for the row.
@@ -116,10 +107,9 @@ def read_table(
     }
     patient, split, fold = patient or found["patient"], found["split"], found["fold"]
     if record is None and patient is None:
-        listed = f"its columns {', '.join(header[:8])} would all be labels"
-        fix = "with --id-column COLUMN" if of_labels else "record_id"
         raise LatentcastError(
-            f"{path}: no column names the record or the patient; name it {fix} ({listed})"
+            f"{path}: no column names the record or the patient; call it record_id, or, of labels, "
+            f"name it with --id-column COLUMN (it has {', '.join(header[:8])}, all taken for data)"
         )
     naming = {record, patient, split, fold, *ids}
     labels = tuple(columns) or tuple(name for name in header if name not in naming)
@@ -128,7 +118,7 @@ def read_table(
     roles = {"record": record, "patient": patient, "split": split, "fold": fold}
     taken = [f"{role} from column '{name}'" for role, name in roles.items() if name]
     line = f"{path}: {', '.join(taken)}"
-    return TableFile(path, rows, record, patient, split, fold, labels, (line,), of_labels)
+    return TableFile(path, rows, record, patient, split, fold, labels, (line,))
 
 
 def _cells(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:

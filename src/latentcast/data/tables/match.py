@@ -71,7 +71,7 @@ def match(table: TableFile, record_ids: Sequence[str], patient_ids: Sequence[str
         raise LatentcastError(
             f"{table.path}: no {noun} of column '{key}' is in the store; its ids look like "
             f"{examples(once)}, those of the store like {examples(own) or 'nothing: no patient'}; "
-            f"{table.advice('record')}"
+            f"call the right column {noun}_id, or, of labels, name another one with --id-column"
         )
     used, with_row = len(set(row[row >= 0].tolist())), int((row >= 0).sum())
     lines.append(f"{used:,} rows of the table are about {with_row:,} of {len(row):,} records")

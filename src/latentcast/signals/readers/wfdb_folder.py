@@ -24,6 +24,7 @@ from latentcast.source import (
     is_hidden,
     record_file,
     remark_of_hidden,
+    remark_of_links,
 )
 
 _PTBXL = re.compile(r"\d{5}_[lh]r")
@@ -74,7 +75,9 @@ class WfdbFolder(RecordingSource):
                 self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
         else:
             self._refs, hidden = list_records(root)
-            self.remarks = (*remark_of_hidden(hidden), *_remark_of_ptbxl(self._refs))
+            self.remarks = (
+                *remark_of_hidden(hidden), *remark_of_links(root), *_remark_of_ptbxl(self._refs)
+            )  # fmt: skip
         self.name = self.root.resolve().name
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         if verify_checksums:

@@ -89,7 +89,7 @@ def _of_segments(name: str, unit: str, described: Iterable[Signal]) -> Signal:
     ):
         if len(values) > 1:
             listed = ", ".join(sorted(map(str, values)))
-            raise BadRecord(f"header: segments give {name} in different {what} ({listed})")
+            raise BadRecord(f"header: {name} has different {what} in its segments ({listed})")
     if not alike:
         return Signal("~", 0, 1, 0, 0, 1.0, 0, unit, None, None, name)
     # One segment without a gain leaves the signal without one.
