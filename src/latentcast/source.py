@@ -83,25 +83,27 @@ def find_files(root: Path, pattern: str) -> tuple[list[str], list[str]]:
 
     Folders that are links are followed where they lie directly in it, and no further.
     """
-    found = list(root.rglob(pattern))
-    for link in root.iterdir() if root.is_dir() else ():
-        # One link is followed, as in record_file; not one to where the walk is already.
-        if (
-            link.is_symlink()
-            and link.is_dir()
-            and not root.resolve().is_relative_to(link.resolve())
-        ):
-            found += link.rglob(pattern)
+    found = [path for top in (root, *_links(root)) for path in top.rglob(pattern)]
     files = sorted(path.relative_to(root).as_posix() for path in found)
     hidden = [file for file in files if is_hidden(PurePath(file))]
     return [file for file in files if not is_hidden(PurePath(file))], hidden
+
+
+def _links(root: Path) -> list[Path]:
+    """Folders that are links directly in a folder, but for those to where it lies itself."""
+    try:
+        links = [path for path in root.iterdir() if path.is_symlink() and path.is_dir()]
+    except OSError:  # detecting a format never fails; the listing names such a folder
+        return []
+    real = root.resolve()
+    return [link for link in links if not real.is_relative_to(link.resolve())]
 
 
 def remark_of_links(root: Path) -> tuple[str, ...]:
     """Folders that :func:`find_files` does not look into, as :attr:`Source.remarks`."""
     left = [
         Path(folder, name).relative_to(root).as_posix()
-        for top in (root, *(path for path in root.iterdir() if path.is_symlink()))
+        for top in (root, *_links(root))
         for folder, names, _ in os.walk(top)
         for name in names
         if Path(folder) != root and Path(folder, name).is_symlink()

@@ -30,10 +30,10 @@ def doubts(store: Store) -> Iterator[str]:
             )
     if store.modality == "ecg" and (unnamed := _by_record(store)):
         yield (
-            f"{unnamed:,} of {len(store):,} records name no patient and are divided one by "
-            "one, so that records of one patient may be trained and tested on; where a "
-            "patient has several, give --patients with a pattern of the paths, or --metadata with "
-            "a table"
+            f"{unnamed:,} of {len(store):,} records name no patient and are divided one by one, so "
+            "that records of one patient may be trained and tested on; where a patient has "
+            "several, give --patients with a pattern of the paths, or --metadata with a table (to "
+            "write_store patient_ids)"
         )
     if empty := [split for split in store.manifest.splits if not len(store.rows(split))]:
         yield (
