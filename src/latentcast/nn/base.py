@@ -63,7 +63,13 @@ class Readable(nn.Module, ABC):
 
     @abstractmethod
     def read(self, values: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-        """Patch tokens of every depth for evaluation: ``(B, N, width)`` for each layer.
+        """Tokens of every depth for evaluation: ``(B, k · N, width)`` for each layer.
+
+        Of the last layer ``k`` is 1. A layer on a finer grid than the patches, as of a
+        convolutional network, keeps its own: ``k`` tokens to a patch, those of a patch one after
+        the other, so that a deviation over time is that of the layer and not of its means over
+        patches. What pools them repeats the validity of a patch ``k`` times
+        (:func:`~latentcast.nn.pooling.pool`).
 
         Args:
             values: ``(B, channels, *size)``.
@@ -92,7 +98,7 @@ class Encoder(Readable):
     @property
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
-        """What :meth:`embed` applies to each patch by itself."""
+        """What :meth:`embed` applies, to each patch by itself where tokens can be dropped."""
 
     @classmethod
     @abstractmethod
@@ -106,7 +112,10 @@ class Encoder(Readable):
         return self.tokenizer.valid(mask)
 
     def embed(self, values: Tensor) -> Tensor:
-        """``(B, channels, *size)`` to tokens ``(B, prefix + N, width)``, patch by patch."""
+        """``(B, channels, *size)`` to tokens ``(B, prefix + N, width)``, patch by patch.
+
+        An encoder that cannot drop tokens may give several to a patch and look beyond it.
+        """
         tokens: Tensor = self.tokenizer(values)
         return tokens
 
@@ -130,7 +139,8 @@ class Encoder(Readable):
             valid: ``(B, N)`` bool, patches that may be attended to; None when all may.
 
         Returns:
-            ``(B, T, width)`` for each of :attr:`layer_names`.
+            ``(B, T, width)`` for each of :attr:`layer_names`; see :meth:`read` for layers of several
+            tokens to a patch.
         """
 
     def initialise(self, seed: int) -> None:

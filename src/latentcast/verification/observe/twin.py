@@ -136,7 +136,7 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
             own |= {"mlp_width": 32 * axes}
             own |= {f"predictor.{key}": value for key, value in narrow.items()}
             changes |= {f"objective.coarser.{number}.{key}": value for key, value in own.items()}
-    if objective.whole_batch:
+    if recipe.whole_batch:
         changes["train.micro_batches"] = 1
     if isinstance(recipe.input, EcgInput):
         # A stretch of context is at least 10 patches, which is to be a sixth of all.
