@@ -139,8 +139,8 @@ class Encoder(Readable):
             valid: ``(B, N)`` bool, patches that may be attended to; None when all may.
 
         Returns:
-            ``(B, T, width)`` for each of :attr:`layer_names`; see :meth:`read` for layers of several
-            tokens to a patch.
+            ``(B, T, width)`` for each of :attr:`layer_names`; see :meth:`read` for several tokens to
+            a patch.
         """
 
     def initialise(self, seed: int) -> None:

@@ -72,11 +72,11 @@ def convolution(
     axes: int, channels: int, out: int, kernel: int, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
     """Without bias, since a norm follows; of a grid that the stride divides, the grid over it."""
-    along = (lambda n, other: (other, n)) if axes == 1 else (lambda n, other: (n, n))
-    return nn.Conv2d(
-        channels, out, along(kernel, 1), along(stride, 1), along(dilation * (kernel // 2), 0),
-        along(dilation, 1), bias=False,
-    )  # fmt: skip
+    # Across the one row of a recording nothing is read, skipped or padded.
+    sizes = [(kernel, 1), (stride, 1), (dilation * (kernel // 2), 0), (dilation, 1)]
+    pairs = [(own if axes == 2 else row, own) for own, row in sizes]
+    size, step, padding, spacing = pairs
+    return nn.Conv2d(channels, out, size, step, padding, spacing, bias=False)
 
 
 def to_maps(tokens: Tensor, grid: Grid, per: int = 1) -> Tensor:
@@ -98,8 +98,8 @@ def to_tokens(maps: Tensor, grid: Grid, per: int = 1) -> Tensor:
     batch, channels = maps.shape[:2]
     if len(grid) == 1:
         return maps.permute(0, 2, 3, 1).reshape(batch, -1, channels)
-    split = maps.unflatten(3, (grid[1], per)).unflatten(2, (grid[0], per))
-    return split.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, channels)
+    split = maps.permute(0, 2, 3, 1).reshape(batch, grid[0], per, grid[1], per, channels)
+    return split.transpose(2, 3).reshape(batch, -1, channels)
 
 
 def flops_of(network: nn.Module) -> int:

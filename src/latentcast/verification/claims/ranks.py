@@ -34,9 +34,9 @@ from latentcast.engine.checkpoint import latest, read_tensors
 from latentcast.engine.context import Context, StopRequest
 from latentcast.engine.parallel import full_tensor
 from latentcast.engine.ranks import Ranks
+from latentcast.nn.ranks import summed
 from latentcast.objectives import regularizers
 from latentcast.objectives.build import assemble, build
-from latentcast.nn.ranks import summed
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
