@@ -139,7 +139,7 @@ class Encoder(Readable):
             valid: ``(B, N)`` bool, patches that may be attended to; None when all may.
 
         Returns:
-            ``(B, T, width)`` for each of :attr:`layer_names`; see :meth:`read` for several tokens to
+            ``(B, T, width)`` for each of :attr:`layer_names`; :meth:`read` about several to
             a patch.
         """
 
