@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
@@ -183,8 +184,19 @@ def mask_patches(values: Tensor, kept: Tensor, grid: Grid) -> Tensor:
         kept: ``(B, K)`` int64, patches in row-major order.
         grid: patches along each axis.
     """
-    flags = torch.zeros(len(values), *grid, dtype=torch.bool, device=values.device)
-    flags.flatten(1).scatter_(1, kept, True)
+    masked = torch.ones(len(values), math.prod(grid), dtype=torch.bool, device=values.device)
+    return zero_patches(values, masked.scatter_(1, kept, False), grid)
+
+
+def zero_patches(values: Tensor, masked: Tensor, grid: Grid) -> Tensor:
+    """``(B, channels, *size)`` with 0 in the place of every masked patch.
+
+    Args:
+        masked: ``(B, N)`` bool, in row-major order.
+        grid: patches along each axis.
+    """
+    flags = masked.view(-1, *grid)
     for axis, (extent, cells) in enumerate(zip(values.shape[2:], grid, strict=True), start=1):
         flags = flags.repeat_interleave(extent // cells, dim=axis)
-    return torch.where(flags.unsqueeze(1), values, values.new_zeros(()))
+    # where() and not a product: what is masked may be NaN.
+    return torch.where(flags.unsqueeze(1), values.new_zeros(()), values)

@@ -16,7 +16,7 @@ from latentcast.config import OBJECTIVES, Config
 from latentcast.config.objective import Grid, ObjectiveConfig
 from latentcast.config.settings import Count, Settings, Share
 from latentcast.nn.backbones import build_encoder
-from latentcast.nn.base import Encoder, mask_patches
+from latentcast.nn.base import Encoder, zero_patches
 from latentcast.nn.conv_norm import Norm
 from latentcast.nn.conv_predictor import ConvPredictor
 from latentcast.nn.initialise import initialise
@@ -117,7 +117,7 @@ class Masked(Objective):
         masked = self.masks(draw or Draw(0, 0, torch.arange(len(values))), grid).to(values.device)
         with torch.no_grad():
             target = standardised(self.teacher.encode(values, valid), valid)
-        visible = mask_patches(values, ~masked, grid)
+        visible = zero_patches(values, masked, grid)
         tokens = self.student.encode(visible, valid, draw=draw)
         prediction = self.predictor(tokens, masked, grid, valid)
         error = F.smooth_l1_loss(prediction.to(target.dtype), target, reduction="none").mean(-1)
