@@ -18,9 +18,11 @@ from latentcast.config import Config, EcgInput, EncoderConfig
 from latentcast.data.fit import fitted, reading
 from latentcast.data.store import Store
 from latentcast.data.synthetic import read_source, write_source
+from latentcast.nn.resnet import ResNetConfig
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.masked import MaskedConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
 
@@ -127,6 +129,10 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
             "encoder.heads": 2, "encoder.mlp_width": 48 * axes,
             "encoder.drop_path": min(encoder.drop_path, 0.3),
         }  # fmt: skip
+    if isinstance(encoder, ResNetConfig):
+        changes["encoder.stem_width"] = 6 * axes
+    if isinstance(objective, MaskedConfig):
+        changes["objective.predictor.width"] = 16
     if isinstance(objective, JepaConfig):
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
         changes |= {f"objective.predictor.{key}": value for key, value in narrow.items()}
