@@ -52,6 +52,8 @@ SIGREG = JEPA.updated(
 MASKED = recipe("conv-ecg-tiny").updated(
     {name: value for name, value in NARROW.items() if name.split(".")[0] != "encoder"}
     | {"encoder.width": 24, "encoder.stem_width": 6, "input.length": 160, "ema.base": 0.7,
+       # No kink at which a rounding would decide.
+       "encoder.activation": "silu", "objective.predictor.activation": "silu",
        "objective.predictor.width": 16}
 )  # fmt: skip
 CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "masked": MASKED}

@@ -12,10 +12,11 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentcast.config import Activation
 from latentcast.nn.batch_norm import BatchNorm
+from latentcast.nn.blocks import ACTIVATIONS
 from latentcast.nn.cells import Grid
 
 Norm = Literal["batch", "group"]
@@ -43,27 +44,28 @@ def norm_of(channels: int, norm: Norm, gain: float = 1.0) -> BatchNorm | GroupNo
 
 
 class ConvNorm(nn.Module):
-    """``norm(conv(x))``, and ReLU of it; cells that are not valid become 0.
+    """``norm(conv(x))``, and an activation of it; cells that are not valid become 0.
 
     Args:
         axes: 1 for recordings, whose kernels reach along the columns; 2 for images.
         kernel: cells a side; odd, so that the grid stays.
+        activation: None for none.
         gain: initial gain of the norm.
     """
 
     def __init__(
-        self, axes: int, channels: int, out: int, kernel: int, norm: Norm, *,
-        stride: int = 1, dilation: int = 1, activation: bool = True, gain: float = 1.0,
+        self, axes: int, channels: int, out: int, kernel: int, norm: Norm,
+        activation: Activation | None, *, stride: int = 1, dilation: int = 1, gain: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.conv = convolution(axes, channels, out, kernel, stride, dilation)
         self.norm = norm_of(out, norm, gain)
-        self.activation = activation
+        self.activation = None if activation is None else ACTIVATIONS[activation]
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """``valid`` ``(B, 1, rows, columns)`` bool, of the maps that come out."""
         x = self.norm(self.conv(x), valid)
-        x = F.relu(x) if self.activation else x
+        x = x if self.activation is None else self.activation(x)
         # As the padding of a convolution: a short recording reads alike however it is padded.
         return x if valid is None else x * valid
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from latentcast.config import Activation
 from latentcast.nn.cells import Grid
 from latentcast.nn.conv_norm import ConvNorm, Norm, flops_of, to_maps, to_tokens
 
@@ -18,16 +19,19 @@ class ConvPredictor(nn.Module):
         depth: convolutions; the dilation doubles from one to the next.
         kernel: cells a side.
         norm: kind of norm.
+        activation: after each norm.
         axes: of the grid.
     """
 
     def __init__(
-        self, width: int, inner: int, depth: int, kernel: int, norm: Norm, axes: int
-    ) -> None:
+        self, width: int, inner: int, depth: int, kernel: int, norm: Norm,
+        activation: Activation, axes: int,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.embed = ConvNorm(axes, width + 1, inner, 1, norm)
+        self.embed = ConvNorm(axes, width + 1, inner, 1, norm, activation)
         self.layers = nn.ModuleList(
-            ConvNorm(axes, inner, inner, kernel, norm, dilation=2**n) for n in range(depth)
+            ConvNorm(axes, inner, inner, kernel, norm, activation, dilation=2**n)
+            for n in range(depth)
         )
         self.proj = nn.Conv2d(inner, width, 1)
 

@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from latentcast.config import BACKBONES, BackboneConfig, Config
-from latentcast.config.settings import Count
+from latentcast.config.settings import Activation, Count
 from latentcast.nn.base import Encoder, Unit
+from latentcast.nn.blocks import ACTIVATIONS
 from latentcast.nn.cells import Grid
 from latentcast.nn.conv_norm import (
     ConvNorm,
@@ -43,6 +44,7 @@ class ResNetConfig(BackboneConfig):
     kernels: Annotated[tuple[Count, ...], Field(min_length=1)] = (15, 9, 7, 5)
     """Samples, or pixels a side, of the kernels of the stem and of each block; the last one is that
     of all further blocks."""
+    activation: Activation = "relu"
     norm: Norm = "batch"
     """``batch``: statistics of the whole batch. ``group``: each sample by itself."""
 
@@ -109,26 +111,27 @@ class Stem(Tokenizer):
 
 
 class Residual(Unit):
-    """``relu(conv(conv(x)) + skip(pool(x)))`` (He et al. 2016; the pooled skip of ResNet-D)."""
+    """``act(conv(conv(x)) + skip(pool(x)))`` (He et al. 2016; the pooled skip of ResNet-D)."""
 
     def __init__(self, config: ResNetConfig, n: int, axes: int) -> None:
         super().__init__()
         (before, after), kernel = config.widths[n - 1 : n + 1], config.kernel(n)
-        self.stride, norm = config.strides[n], config.norm
+        self.stride, norm, act = config.strides[n], config.norm, config.activation
+        self.activation = ACTIVATIONS[act]
         self.along = (1, self.stride) if axes == 1 else (self.stride, self.stride)
-        self.first = ConvNorm(axes, before, after, kernel, norm, stride=self.stride)
+        self.first = ConvNorm(axes, before, after, kernel, norm, act, stride=self.stride)
         # A small gain at first: a block begins near its skip.
-        self.second = ConvNorm(axes, after, after, kernel, norm, activation=False, gain=0.5)
+        self.second = ConvNorm(axes, after, after, kernel, norm, None, gain=0.5)
         self.skip = None
         if before != after:
-            self.skip = ConvNorm(axes, before, after, 1, norm, activation=False)
+            self.skip = ConvNorm(axes, before, after, 1, norm, None)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Maps in and out; ``valid`` is of those that come out."""
         branch = self.second(self.first(x, valid), valid)
         if self.stride > 1:
             x = F.avg_pool2d(x, self.along)
-        return F.relu(branch + (x if self.skip is None else self.skip(x, valid)))
+        return self.activation(branch + (x if self.skip is None else self.skip(x, valid)))
 
 
 @BACKBONES.register
@@ -179,7 +182,7 @@ class ResNet(Encoder):
         per = self.stem.per
         x = to_maps(tokens, grid, per)
         spread = self._spread(flags, per)
-        x = F.relu(self.stem_norm(x, spread))
+        x = ACTIVATIONS[self.config.activation](self.stem_norm(x, spread))
         x = x if spread is None else x * spread
         states = [to_tokens(x, grid, per)]
         for block in self.blocks:

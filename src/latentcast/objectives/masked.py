@@ -14,7 +14,7 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.config import OBJECTIVES, Config
 from latentcast.config.objective import Grid, ObjectiveConfig
-from latentcast.config.settings import Count, Settings, Share
+from latentcast.config.settings import Activation, Count, Settings, Share
 from latentcast.nn.backbones import build_encoder
 from latentcast.nn.base import Encoder, zero_patches
 from latentcast.nn.conv_norm import Norm
@@ -35,6 +35,7 @@ class ConvPredictorConfig(Settings):
     kernel: Count = 7
     """Tokens a side; odd."""
     norm: Norm = "batch"
+    activation: Activation = "relu"
 
 
 class MaskedConfig(ObjectiveConfig):
@@ -102,7 +103,7 @@ class Masked(Objective):
         self.teacher = copy.deepcopy(student).requires_grad_(False)
         own = config.predictor
         self.predictor = ConvPredictor(
-            student.width, own.width, own.depth, own.kernel, own.norm, axes
+            student.width, own.width, own.depth, own.kernel, own.norm, own.activation, axes
         )
 
     @classmethod

@@ -130,9 +130,11 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
             "encoder.drop_path": min(encoder.drop_path, 0.3),
         }  # fmt: skip
     if isinstance(encoder, ResNetConfig):
-        changes["encoder.stem_width"] = 6 * axes
+        # At the kink of a ReLU a rounding decides, and a gradient in float32 is not float64's.
+        changes |= {"encoder.stem_width": 6 * axes, "encoder.activation": "silu"}
     if isinstance(objective, MaskedConfig):
-        changes["objective.predictor.width"] = 16
+        own = {"width": 16, "activation": "silu"}
+        changes |= {f"objective.predictor.{key}": value for key, value in own.items()}
     if isinstance(objective, JepaConfig):
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
         changes |= {f"objective.predictor.{key}": value for key, value in narrow.items()}
