@@ -92,13 +92,17 @@ class ResNetConfig(BackboneConfig):
 
 
 class Stem(Tokenizer):
-    """The first convolution. Its kernel reaches beyond a patch, which may hold several cells."""
+    """The first convolution. Its kernel reaches beyond a patch, which may hold several cells.
+
+    Its norm is applied after it, where it is known which patches are valid.
+    """
 
     def __init__(self, config: ResNetConfig, channels: int, axes: int) -> None:
         super().__init__(config.patch, axes)
         stride = config.strides[0]
         self.per = config.patch // stride
         self.conv = convolution(axes, channels, config.widths[0], config.kernel(0), stride)
+        self.norm = norm_of(config.widths[0], config.norm)
 
     def forward(self, values: Tensor) -> Tensor:
         """``(B, channels, *size)`` to ``(B, per^axes · N, width)``, patch by patch."""
@@ -149,7 +153,6 @@ class ResNet(Encoder):
         super().__init__()
         self.config, self.width, self.axes = config, config.width, axes
         self.stem = Stem(config, channels, axes)
-        self.stem_norm = norm_of(config.widths[0], config.norm)
         blocks = (Residual(config, n, axes) for n in range(1, config.depth + 1))
         self.blocks = nn.ModuleList(blocks)
 
@@ -182,7 +185,7 @@ class ResNet(Encoder):
         per = self.stem.per
         x = to_maps(tokens, grid, per)
         spread = self._spread(flags, per)
-        x = ACTIVATIONS[self.config.activation](self.stem_norm(x, spread))
+        x = ACTIVATIONS[self.config.activation](self.stem.norm(x, spread))
         x = x if spread is None else x * spread
         states = [to_tokens(x, grid, per)]
         for block in self.blocks:

@@ -55,8 +55,9 @@ def running(twin: Twin) -> Evidence:
     counted = {int(run.steps[-1].end[n]) for n in names if n.endswith("batches")}
     teacher = run.objective.encoder("teacher")
     assert isinstance(teacher, ResNet)
-    prefix = "teacher.stem_norm.running_mean"
-    teacher.stem.load_state_dict({"conv.weight": first.before["teacher.stem.conv.weight"]})
+    prefix = "teacher.stem.norm.running_mean"
+    weight = {"conv.weight": first.before["teacher.stem.conv.weight"]}
+    teacher.stem.load_state_dict(weight, strict=False)
     inputs = first.inputs[0]
     with torch.no_grad():
         cells = teacher.embed(inputs.values)
