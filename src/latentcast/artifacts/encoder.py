@@ -224,10 +224,10 @@ class Encoder(nn.Module):
                 carry it in them.
 
         Returns:
-            for each of :attr:`layer_names` a float32 ``(B, N, width)``, and the validity of the
-            patches, bool ``(B, N)``. A layer of a finer grid has ``k N`` tokens, those of a patch
-            one after the other. CLS is left out: under a causal mask it sees only itself. A
-            coarser level gives every patch the vector of the cell it lies in.
+            for each of :attr:`layer_names` a float32 ``(B, k N, width)``, ``k`` tokens to a patch
+            (:meth:`~latentcast.nn.base.Readable.read`), and the validity of patches ``(B, N)``. CLS
+            is left out: under a causal mask it sees only itself. A coarser level gives every patch
+            the vector of the cell it lies in.
         """
         if samples.is_floating_point():
             measured = None if valid is None else valid.to(self.device)

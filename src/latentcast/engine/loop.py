@@ -62,7 +62,8 @@ def train(
     state = checkpoint.resume(run / "checkpoints", objective, optimizer, config, ranks)
     if context.precision is torch.float16 and state.attempt == 0:
         state.scale = first_scale(config)
-    ema, running = Ema(objective.ema_pairs(), ranks), RunningStatistics(objective)
+    ema = Ema(objective.ema_pairs(), ranks)
+    running = RunningStatistics(objective)
     listeners = CallbackList(callbacks)
     listeners.on_train_start(state, context)
     verdict: Verdict | None = None
