@@ -48,6 +48,7 @@ from latentcast.runs.folder import TUNED
 from latentcast.signals.windows import window_starts
 from latentcast.verification.verify import verify
 from latentcast.workflows.finetune import FinetuneResult, finetune
+from latentcast.workflows.train import train
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SUPERVISED = {
@@ -391,3 +392,35 @@ def test_from_files_and_a_table_to_predictions(
     assert all(0 < float(row["af"]) < 1 for row in found)
     refused = command("predict", tmp_path / "run", store.path, "--out", tmp_path / "p.xlsx")
     assert refused.status == 2 and "name it p.csv" in refused.err
+
+
+def test_a_convolutional_encoder_is_pretrained_exported_and_fine_tuned(
+    small_convnet: Config, small_store: Path, tmp_path: Path
+) -> None:
+    """Batch norms: the average evaluates by its own statistics, and they leave with its weights."""
+    train(small_convnet, small_store, tmp_path / "pre", quiet=True)
+    encoder = Encoder.from_pretrained(tmp_path / "pre")
+    export(tmp_path / "pre", tmp_path / "file.safetensors")
+    store = labelled_store(tmp_path / "store")
+    embedded = encoder.embed(store, layer="stem", pooling="mean+std")
+    assert embedded.shape == (60, 12) and np.isfinite(embedded).all()
+    same = Encoder.from_pretrained(tmp_path / "file.safetensors").embed(
+        store, layer="stem", pooling="mean+std"
+    )
+    assert np.array_equal(embedded, same)
+    done = finetune(tmp_path / "pre", store.path, tmp_path / "run", "labels", epochs=4,
+                    batch_size=8, quiet=True)  # fmt: skip
+    assert done.score.main.value > 0.6
+    loaded = Encoder.from_pretrained(tmp_path / "run")
+    objective = loaded.objective
+    assert isinstance(objective, Supervised)
+    depths = {objective.lr_scale(f"student.encoder.{name}") for name, _ in
+              objective.student.encoder.named_parameters()}  # fmt: skip
+    assert len(depths) == 1 + small_convnet.encoder.depth
+    own, average = (objective.classifier(role).encoder for role in ("student", "teacher"))
+    for (name, a), b in zip(own.named_buffers(), average.buffers(), strict=True):
+        assert torch.equal(a, b) and (not name.endswith("batches") or int(a) > 12)
+    frozen = build(loaded.config.updated({"objective.layer_decay": 0.0}))
+    assert isinstance(frozen, Supervised)
+    frozen.train()
+    assert not frozen.student.encoder.training and frozen.student.head.training

@@ -224,9 +224,10 @@ class Encoder(nn.Module):
                 carry it in them.
 
         Returns:
-            for each of :attr:`layer_names` a float32 ``(B, N, width)``, and the validity of the
-            tokens, bool ``(B, N)``. CLS is left out: under a causal mask it sees only itself. A
-            coarser level gives every patch the vector of the cell it lies in.
+            for each of :attr:`layer_names` a float32 ``(B, k N, width)``, ``k`` tokens to a patch
+            (:meth:`~latentcast.nn.base.Readable.read`), and the validity of patches ``(B, N)``. CLS
+            is left out: under a causal mask it sees only itself. A coarser level gives every patch
+            the vector of the cell it lies in.
         """
         if samples.is_floating_point():
             measured = None if valid is None else valid.to(self.device)
@@ -237,7 +238,7 @@ class Encoder(nn.Module):
         tokens = None if inputs.valid is None else self.network.valid(inputs.valid)
         layers = [layer.float() for layer in self.network.read(values, tokens)]
         if tokens is None:
-            tokens = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=values.device)
+            tokens = torch.ones(layers[-1].shape[:2], dtype=torch.bool, device=values.device)
         return layers, tokens
 
     @torch.no_grad()

@@ -43,7 +43,8 @@ class FeatureSource(Protocol):
 
         Samples are int16 (B, length, leads) of recordings, uint8 (B, height, width, channels) of
         images. The tokens are float (B, N, D), one tensor per entry of ``layer_names``, in time
-        or raster order and without CLS; the validity is bool (B, N).
+        or raster order and without CLS; the validity is bool (B, N). A layer may have k tokens to
+        a patch, (B, k N, D), those of a patch one after the other.
         """
         ...
 

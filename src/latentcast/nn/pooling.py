@@ -18,11 +18,13 @@ BATCH = 64  # windows or images a forward pass; the result does not depend on it
 
 
 def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
-    """Pool tokens (B, N, D) over the valid ones (B, N): (B, D), or (B, 2 D) for ``mean+std``.
+    """Pool tokens (B, k N, D) over the valid ones (B, N): (B, D), or (B, 2 D) for ``mean+std``.
 
+    Of a layer with ``k`` tokens to a patch all of them are as valid as the patch.
     ``std`` is the population standard deviation over time, ``last`` the last valid token. Rows
     without a valid token come out as NaN.
     """
+    valid = valid.repeat_interleave(tokens.shape[1] // valid.shape[1], dim=1)
     weight = valid.unsqueeze(-1).to(tokens.dtype)
     count = weight.sum(dim=1)
     # where() and not a product: an invalid token may hold NaN, and 0 * NaN is NaN.

@@ -110,6 +110,12 @@ class Supervised(Objective):
         head = HEADS[supervised.head](encoder.width, len(supervised.names))
         return cls(Classifier(encoder, head), supervised, teacher=config.ema is not None)
 
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.config.layer_decay == 0:  # its batch norms do not learn from batches either
+            self.student.encoder.eval()
+        return self
+
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
         assert inputs.targets is not None
         outputs = self.student(inputs, draw)
