@@ -89,6 +89,8 @@ class Nepa(Objective):
                 View("target", target, "encoder", valid=valid),
                 View("output", h[:, :-1].detach(), "predictor", valid=valid),
             ),
+            tokens=h[:, 1:],
+            valid=valid,
         )
 
     @torch.no_grad()

@@ -123,7 +123,8 @@ class Jepa(Objective):
         if self.config.regularizer is not None:
             trained = context if self.teacher is not None else teacher_tokens
             loss, scalars["regularizer"] = self._regularized(loss, trained, draw)
-        return Output(loss, weight.detach(), scalars, views)
+        tokens, tokens_valid = context[0].values, context[0].valid
+        return Output(loss, weight.detach(), scalars, views, tokens, tokens_valid)
 
     def targets(self, values: Tensor, valid: Tensor | None) -> tuple[list[Tensor], list[Tokens]]:
         """The targets of each level ``(B, cells, width)``, and the tokens they were made of.
