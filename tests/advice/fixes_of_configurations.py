@@ -56,7 +56,7 @@ setting("config/training.py", "steps {} is not more", ECG,
 
 # What sections say of each other --------------------------------------------------------------
 
-setting("config/run.py", "objective.regularizer needs", JEPA, "train.micro_batches=2", TYPED)
+setting("config/run.py", "objective.{}: needs", JEPA, "train.micro_batches=2", TYPED)
 setting("config/run.py", "optimizer.warmup_steps {}", ECG, "optimizer.warmup_steps=9000",
         r"than train.steps (\d+)", "optimizer.warmup_steps={}")
 setting("objectives/nepa.py", "encoder.causal is false", ECG, "encoder.causal=false", TYPED)

@@ -6,10 +6,13 @@ from importlib import import_module
 
 from latentcast.config import OBJECTIVES, Config
 from latentcast.objectives.base import Objective
+from latentcast.objectives.views import TwoViews
 
 MODULES = (
     "latentcast.objectives.nepa",
     "latentcast.objectives.jepa",
+    "latentcast.objectives.cpc",
+    "latentcast.objectives.views",
     "latentcast.objectives.supervised",
 )
 """Files and folders that register an objective."""
@@ -28,4 +31,4 @@ def build(config: Config) -> Objective:
 def assemble(config: Config) -> Objective:
     """The objective of a run, its weights not drawn yet."""
     kind: type[Objective] = OBJECTIVES.builder(config.objective)
-    return kind.of(config)
+    return kind.of(config) if config.objective.views is None else TwoViews.of(config)
