@@ -48,7 +48,11 @@ NEPA = recipe("nepa-ecg-tiny").updated(
 SIGREG = JEPA.updated(
     {"train.micro_batches": 1, "objective.regularizer": {"kind": "sigreg", "weight": 0.5}}
 )
-CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG}
+VIEWS = NEPA.updated({"train.micro_batches": 1, "objective.views.projector": [16, 8]})
+CPC = VIEWS.updated({"objective.kind": "cpc", "objective.negatives": "batch"}).updated(
+    {"objective.views.comparison.kind": "ntxent"}
+)
+CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "views": VIEWS, "cpc": CPC}
 
 
 class Stream:
@@ -158,9 +162,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "what",
     [
-        (("nepa", "ddp"), ("jepa", "fsdp"), ("sigreg", "ddp")),
+        (("nepa", "ddp"), ("jepa", "fsdp"), ("sigreg", "ddp"), ("views", "ddp"), ("cpc", "ddp")),
         pytest.param(
-            (("nepa", "fsdp"), ("jepa", "ddp"), ("sigreg", "fsdp")), marks=pytest.mark.slow
+            (
+                ("nepa", "fsdp"),
+                ("jepa", "ddp"),
+                ("sigreg", "fsdp"),
+                ("views", "fsdp"),
+                ("cpc", "fsdp"),
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -35,18 +35,19 @@ class EcgAugment:
         self.settings, self.length, self.clip = settings, length, recording.clip
         self.sampling_rate = recording.sampling_rate
         leads = recording.leads
-        scale = recording.normalisation
-        self.mean = torch.tensor([0.0] * len(leads) if scale is None else scale.mean)[:, None]
-        self.std = torch.tensor([1.0] * len(leads) if scale is None else scale.std)[:, None]
+        scale, cpu = recording.normalisation, torch.device("cpu")  # also where a model is on meta
+        mean = [0.0] * len(leads) if scale is None else scale.mean
+        std = [1.0] * len(leads) if scale is None else scale.std
+        self.mean, self.std = (torch.tensor(x, device=cpu)[:, None] for x in (mean, std))
         # Which amplifier a lead has, and which electrodes it is made of.
         if settings.consistent:
             chest = [name for name in leads if name not in LIMB_LEADS]
             amplifiers = [0 if name in LIMB_LEADS else 1 + chest.index(name) for name in leads]
-            self.electrodes = torch.tensor(electrode_weights(leads))
+            self.electrodes = torch.tensor(electrode_weights(leads), device=cpu)
         else:
             amplifiers = list(range(len(leads)))
-            self.electrodes = torch.eye(len(leads))
-        self.amplifiers = torch.tensor(amplifiers)
+            self.electrodes = torch.eye(len(leads), device=cpu)
+        self.amplifiers = torch.tensor(amplifiers, device=cpu)
 
     def __call__(self, inputs: Inputs, draw: Draw) -> Inputs:
         """Values ``(B, leads, samples)`` to crops ``(B, leads, length)``, the clean ones beside."""

@@ -30,9 +30,11 @@ class ImageAugment:
     def __init__(self, settings: ImageAugmentation, image: ImageInput) -> None:
         self.settings, self.size = settings, image.size
         channels, scale = image.channels, image.normalisation
-        self.mean = torch.tensor([0.0] * channels if scale is None else scale.mean)
-        self.std = torch.tensor([1.0] * channels if scale is None else scale.std)
-        self.grey = torch.tensor(GREY if channels == 3 else [1 / channels] * channels)
+        cpu = torch.device("cpu")  # also where a model is built on meta
+        mean = [0.0] * channels if scale is None else scale.mean
+        std = [1.0] * channels if scale is None else scale.std
+        grey = GREY if channels == 3 else [1 / channels] * channels
+        self.mean, self.std, self.grey = (torch.tensor(x, device=cpu) for x in (mean, std, grey))
 
     def __call__(self, inputs: Inputs, draw: Draw) -> Inputs:
         """Values ``(B, channels, height, width)`` to crops of that shape, the clean ones beside."""

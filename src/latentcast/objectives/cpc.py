@@ -86,7 +86,8 @@ class Cpc(Averaged):
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
         prefix, size = self.student.prefix, tuple(inputs.values.shape[2:])
         embedding = self.student.embed(inputs.values)
-        h = self.student.transform(embedding, size, draw)[:, prefix:]
+        h = self.student.transform(embedding, size, draw)
+        h = h[:, prefix:].contiguous() if prefix else h
         z, valid = embedding[:, prefix:], self.valid(inputs)
         counted = torch.ones_like(z[..., 0], dtype=torch.bool) if valid is None else valid
         losses, right, counts = [], [], []

@@ -89,7 +89,7 @@ class Nepa(Averaged):
                 View("target", target, "encoder", valid=valid),
                 View("output", h[:, :-1].detach(), "predictor", valid=valid),
             ),
-            tokens=h[:, 1:],
+            tokens=h[:, 1:].contiguous(),  # FSDP warns of a view that leaves the model
             valid=valid,
         )
 

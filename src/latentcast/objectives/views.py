@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Self
 
 import torch
@@ -75,7 +74,8 @@ class TwoViews(Objective):
         }
         scalars |= {f"views_{name}": value.detach() for name, value in parts.items()}
         scalars |= {"views_term": term.detach(), "objective_loss": output.loss.detach()}
-        return replace(output, loss=output.loss + self.views.weight * term, scalars=scalars)
+        loss = output.loss + self.views.weight * term
+        return Output(loss, output.weight, scalars, output.views)
 
     def compare(
         self, a: Tensor, b: Tensor, ids: Tensor, counted: Tensor, draw: Draw
