@@ -80,11 +80,9 @@ class Nepa(Averaged):
         with torch.no_grad():  # from the second patch on: before the first there is none to copy
             copied = cosine(z[:, 1:-1], target[:, 1:])
         return Output(
-            loss=-mean_valid(similarity, valid),
-            weight=count_valid(similarity, valid),
-            scalars={
-                "copy_last_loss": -mean_valid(copied, None if valid is None else valid[:, 1:])
-            },
+            loss=-_mean(similarity, valid),
+            weight=_count(similarity, valid),
+            scalars={"copy_last_loss": -_mean(copied, None if valid is None else valid[:, 1:])},
             views=(
                 View("target", target, "encoder", valid=valid),
                 View("output", h[:, :-1].detach(), "predictor", valid=valid),
@@ -114,13 +112,12 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a.to(wide), b.to(wide), dim=-1, eps=1e-12)
 
 
-def mean_valid(terms: Tensor, valid: Tensor | None) -> Tensor:
+def _mean(terms: Tensor, valid: Tensor | None) -> Tensor:
     """Mean over the valid terms; 0 with none, so that a batch of padding trains nothing."""
     if valid is None:
         return terms.mean()
     return torch.where(valid, terms, 0).sum() / valid.sum().clamp(min=1)
 
 
-def count_valid(terms: Tensor, valid: Tensor | None) -> Tensor:
-    """How many terms :func:`mean_valid` is over."""
+def _count(terms: Tensor, valid: Tensor | None) -> Tensor:
     return terms.new_tensor(terms.numel()) if valid is None else valid.sum().to(terms.dtype)
