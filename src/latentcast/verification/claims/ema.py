@@ -221,7 +221,7 @@ def every_weight(twin: Twin) -> Evidence:
     first, last = run.attempts[0].before, run.attempts[-1].end
     moves = {own for own, _ in names if not torch.equal(first[own], last[own])}
     still = [t for own, t in names if own in moves and torch.equal(first[t], last[t])]
-    teachers = {n for n in first if n.startswith("teacher.")}
+    teachers = {n for n in first if "teacher." in n}
     strange = teachers - {t for _, t in names} - {n for n, _ in run.objective.named_buffers()}
     return all_of(
         above("weights of the student that moved", len(moves), 0),
@@ -335,7 +335,7 @@ def buffers(twin: Twin) -> Evidence:
     copied, own = dict(teacher.named_buffers()), dict(student.named_buffers())
     differing = [name for name in running if not torch.equal(copied[name], running[name])]
     trained = dict(rehearsed(twin).objective.named_buffers())
-    teachers = {n: n.replace("teacher.", "student.", 1) for n in trained if n.startswith("teacher")}
+    teachers = {n: n.replace("teacher.", "student.", 1) for n in trained if "teacher." in n}
     differing += [t for t, s in teachers.items() if not torch.equal(trained[t], trained[s])]
     return all_of(
         none("differ", differing),
