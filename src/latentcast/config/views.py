@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from latentcast.config.inputs import EcgInput, check_crops
 from latentcast.config.settings import Count, Interval, NotNegative, Positive, Settings, Share
@@ -132,6 +132,14 @@ class Views(Settings):
     )
     weight: Positive = 0.1
     """Of the term, beside a weight of 1 of the objective's own loss."""
+
+    @field_validator("augmentation", "comparison", mode="before")
+    @classmethod
+    def _of_default_kind(cls, section: Any, field: ValidationInfo) -> Any:
+        """Of a section in which single keys are set and no kind, the kind is the default's."""
+        if not isinstance(section, dict) or field.field_name is None:
+            return section
+        return {"kind": cls.model_fields[field.field_name].default.kind, **section}
 
     def check(self, config: Config) -> None:
         """Refuse what cannot be cut or changed so.

@@ -61,8 +61,8 @@ class TwoViews(Objective):
         output: Output = self.base(views, None if draw is None else pair)
         if output.tokens is None:
             raise LatentcastError(
-                f"{type(self.base).__name__}: has no tokens to compare between two views; train it "
-                "with --set objective.views=null"
+                f"{type(self.base).__name__}: gives no tokens to compare between two views; the "
+                "file that defines it has to return the tokens of its student in the Output"
             )
         rows, found = pooled(output.tokens, output.valid)
         # A sample counts when both of its views have something that was measured.

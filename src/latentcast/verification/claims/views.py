@@ -20,14 +20,10 @@ from latentcast.objectives.views import TwoViews, augment_of
 from latentcast.randomness import Draw
 from latentcast.signals.leads import CANONICAL_LEADS, DERIVED_FROM_I_AND_II
 from latentcast.verification.claim import claim
-from latentcast.verification.claims.regularizers import (
-    naive_covariance,
-    naive_sigreg,
-    naive_variance,
-)
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
 from latentcast.verification.observe.jepa import has_teacher
 from latentcast.verification.observe.network import furthest, real, stirred
+from latentcast.verification.observe.terms import naive_covariance, naive_sigreg, naive_variance
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 1: the state is the step"
@@ -263,9 +259,9 @@ def einthoven(twin: Twin) -> Evidence:
 @claim("views.clean-teacher", "A teacher reads the crops as they were recorded, the student the "
        "same crops augmented.", source="our design", about=has_teacher)  # fmt: skip
 def clean_teacher(twin: Twin) -> Evidence:
-    whole = {"objective.views.crop": 1.0, "objective.regularizer": None}
+    uncut = {"objective.views.crop": 1.0, "objective.regularizer": None}
     kind = twin.config.input.kind
-    objective = twin.objective(_changes(twin, STRENGTHS[kind]) | whole)
+    objective = twin.objective(_changes(twin, STRENGTHS[kind]) | uncut)
     assert isinstance(objective, TwoViews) and isinstance(objective.base, Jepa)
     read: dict[str, Tensor] = {}
     for name, network in (("student", objective.base.student), ("teacher", objective.base.teacher)):
