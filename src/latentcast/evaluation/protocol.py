@@ -18,6 +18,7 @@ from latentcast import randomness
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
+from latentcast.evaluation.cache import FeatureCache
 from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED
 from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
 from latentcast.evaluation.heads import HEADS, ClassHead, Fit, Head, knn
@@ -46,6 +47,7 @@ def probe(
     resamples: int = 1000,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
+    cache: FeatureCache | None = None,
 ) -> ProbeReport:
     """Score ``sources[0]`` on ``task`` next to the floors ``sources[1:]``.
 
@@ -65,25 +67,17 @@ def probe(
         pretraining: the store the encoder was trained on, for the search for leaks.
         resamples: of the test fold's patients, drawn by ``seed``.
         provenance: of the caller, to stand in the report.
+        cache: of features; without one they are computed.
 
     Raises:
         LatentcastError: an unknown layer or head, ``cls``, a leak, a task the store cannot serve.
     """
     tested = sources[0]
     images = store.modality == "image"
-    by_name = {name.lower(): name for name in HEADS}
-    heads = heads or (("kNN", "linear") if images else ("linear",))
-    heads = [by_name.get(name.lower(), name) for name in heads]
-    pooling = pooling or ("mean" if images else "mean+std")
+    heads = heads_of(heads or (("kNN", "linear") if images else ("linear",)))
+    pooling = pooling or usual_pooling(store)
     check_pooling(pooling, causal=tested.causal)
-    for what, name, names in (
-        *(("head", head, HEADS) for head in heads),
-        ("layer", layer, ("all", *tested.layer_names)),
-    ):
-        if name not in names:
-            # A layer near by in spelling is no better guess than any other.
-            fix = nearest(name, names) if what == "head" else f"known: {', '.join(names)}"
-            raise LatentcastError(f"{what} {name}: does not exist; {fix}")
+    check_layer(layer, tested.layer_names)
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:
@@ -91,22 +85,23 @@ def probe(
     targets = task.targets(store)
     store = targets.divide(store)
     findings = leaks.check(store, pretraining)
-    _refuse(findings, store)
+    refuse_leaks(findings, store)
     every = {split: store.rows(split) for split in SPLITS}
     of_task = {split: rows[targets.mask[rows]] for split, rows in every.items()}
-    _refuse_empty(of_task, store, f"no record of task {task.name}")
+    refuse_empty(of_task, store, f"no record of task {task.name}")
     rows = np.concatenate(list(of_task.values()))
     # All sources before any fit: every number below is about the records that all of them read.
+    read_features = extract if cache is None else cache.extract
     features = [
-        extract(source, store, rows, pooling=pooling, windows=windows) for source in sources
+        read_features(source, store, rows, pooling=pooling, windows=windows) for source in sources
     ]
     read = np.all([readable(layers) for layers in features], axis=0)
     ends = np.cumsum([len(part) for part in of_task.values()])
     places = [part[read[part]] for part in np.split(np.arange(len(rows)), ends[:-1])]
     split_rows = {split: rows[part] for split, part in zip(SPLITS, places, strict=True)}
-    _refuse_empty(split_rows, store, f"no record of task {task.name} with a valid token")
+    refuse_empty(split_rows, store, f"no record of task {task.name} with a valid token")
     train, _, test = places
-    names, values = _trainable(task, targets, split_rows["train"], store)
+    names, values = trainable(task, targets, split_rows["train"], store)
     y = values[rows]
     patients = store.patient_ids[rows[test]]
     resamples = resamples if len(test) >= FEWEST else 0
@@ -126,7 +121,7 @@ def probe(
             for choice, at in readings:
                 if at not in fitted:
                     considered = layers if at == "all" else {at: layers[at]}
-                    at, head = _read(considered, y, places, fit, targets.kind, seed)
+                    at, head = choose_layer(considered, y, places, fit, targets.kind, seed)
                     fitted[at] = head
                 head = fitted[at]
                 predictions, shares = head.predict(layers[at][test]), None
@@ -154,7 +149,7 @@ def probe(
         records={split: len(part) for split, part in split_rows.items()},
         records_without_target={s: len(every[s]) - len(of_task[s]) for s in SPLITS},
         records_without_token={s: len(of_task[s]) - len(split_rows[s]) for s in SPLITS},
-        labels=_supports(targets, split_rows, names),
+        labels=supports_of(targets, split_rows, names),
         floors={metric.name: metric.floor(y[train], y[test]) for metric in measured},
         lower_is_better=tuple(m.name for m in measured if not m.higher_is_better),
         compared=min(COMPARED, len(train)) if targets.kind == "multi-class" else len(train),
@@ -176,7 +171,33 @@ def probe(
     )
 
 
-def _refuse(findings: Sequence[Finding], store: Store) -> None:
+def heads_of(names: Sequence[str]) -> list[str]:
+    """Names of :data:`~latentcast.evaluation.heads.HEADS`, whatever their capitals.
+
+    Raises:
+        LatentcastError: no such head.
+    """
+    by_name = {name.lower(): name for name in HEADS}
+    for name in names:
+        if name.lower() not in by_name:
+            raise LatentcastError(f"head {name}: does not exist; {nearest(name, HEADS)}")
+    return [by_name[name.lower()] for name in names]
+
+
+def usual_pooling(store: Store) -> str:
+    """The pooling that suits the tokens of a store's samples."""
+    return "mean" if store.modality == "image" else "mean+std"
+
+
+def check_layer(layer: str, names: Sequence[str]) -> None:
+    """Raises LatentcastError: it is neither ``all`` nor one of them."""
+    if layer not in ("all", *names):
+        # A layer near by in spelling is no better guess than any other.
+        raise LatentcastError(f"layer {layer}: does not exist; known: all, {', '.join(names)}")
+
+
+def refuse_leaks(findings: Sequence[Finding], store: Store) -> None:
+    """Raises LatentcastError: one of them makes a test score meaningless."""
     for finding in findings:
         if finding.severity == "error":
             raise LatentcastError(
@@ -185,7 +206,8 @@ def _refuse(findings: Sequence[Finding], store: Store) -> None:
             )
 
 
-def _refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) -> None:
+def refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) -> None:
+    """Raises LatentcastError: a split has no rows."""
     for split, rows in split_rows.items():
         if not len(rows):
             raise LatentcastError(
@@ -193,7 +215,7 @@ def _refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) ->
             )
 
 
-def _trainable(
+def trainable(
     task: Task, targets: Targets, train: Ints, store: Store
 ) -> tuple[tuple[str, ...], Array]:
     """Names and values of what the training rows can teach: labels that are both present and
@@ -219,7 +241,7 @@ def _trainable(
     )
 
 
-def _read(
+def choose_layer(
     layers: Mapping[str, Array], y: Array, places: Sequence[Ints], fit: Fit, kind: Kind, seed: int
 ) -> tuple[str, Head]:
     """The layer with the highest validation score, and its head fitted on all training records.
@@ -243,7 +265,7 @@ def _read(
     return best, heads[best] if some is train else fitted(best, train)
 
 
-def _supports(
+def supports_of(
     targets: Targets, split_rows: Mapping[str, Ints], trainable: Sequence[str]
 ) -> tuple[LabelSupport, ...]:
     """Of each label or class, whether it has a score or not; of a regression there is none."""

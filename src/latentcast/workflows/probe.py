@@ -12,6 +12,7 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
+from latentcast.evaluation.cache import FeatureCache
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
@@ -28,6 +29,7 @@ def probe(
     command: str = "",
     heads: Sequence[str] | None = None,
     device: str = AUTO,
+    cache: str | Path | None = None,
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -45,6 +47,7 @@ def probe(
         command: to stand in the report.
         heads: by default linear for recordings, kNN and linear for images.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
+        cache: folder of features, as of :func:`~latentcast.workflows.evaluate.evaluate`.
 
     Raises:
         LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
@@ -79,4 +82,5 @@ def probe(
             "training seed": encoder.config.train.seed,
             "weights": encoder.weights,
         },
+        cache=None if cache is None else FeatureCache(cache),
     )
