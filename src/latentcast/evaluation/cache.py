@@ -46,13 +46,14 @@ class FeatureCache:
     Attributes:
         folder: of the files, made when the first one is written; None keeps them in memory.
         notes: sentences about files that were damaged, and were computed again.
-        hits, misses: how often features were found, and computed.
+        found, computed: how many sources had features in it for a store, and had not.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
         self.notes: list[str] = []
-        self.hits = self.misses = 0
+        self.found = self.computed = 0
+        self._counted = set[str]()
         self._in_memory: dict[tuple[int, str], tuple[FeatureSource, Layers]] = {}
 
     def extract(
@@ -83,14 +84,15 @@ class FeatureCache:
                 found = self._computed(source, store, pooling, windows)
                 self._write(file, key, found)
             else:
-                self.hits += 1
+                self.found += key not in self._counted
             layers = found
+        self._counted.add(key)
         return {name: features[rows] for name, features in layers.items()}
 
     def _computed(
         self, source: FeatureSource, store: Store, pooling: str, windows: Windows
     ) -> Layers:
-        self.misses += 1
+        self.computed += 1
         return extract(source, store, np.arange(len(store)), pooling=pooling, windows=windows)
 
     def _read(self, file: Path, key: str, names: tuple[str, ...]) -> Layers | None:

@@ -101,6 +101,11 @@ class Row:
     readings: tuple[Reading, ...]
 
     @property
+    def validation(self) -> float:
+        """The mean over the readings."""
+        return float(np.mean([reading.validation for reading in self.readings]))
+
+    @property
     def layers(self) -> str:
         """Those that were read, without repeats."""
         return ", ".join(dict.fromkeys(reading.layer for reading in self.readings if reading.layer))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from latentcast.evaluation.estimate import number
 from latentcast.evaluation.evaluation import Cohort, Evaluation, Row
 from latentcast.terminal import Terminal, plain_table
@@ -57,9 +55,27 @@ def about(cohort: Cohort, rows: list[Row]) -> list[str]:
     return found
 
 
-def validation(row: Row) -> float:
-    """The mean over its readings."""
-    return float(np.mean([reading.validation for reading in row.readings]))
+def columns(
+    evaluation: Evaluation, cohort: Cohort, rows: list[Row]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, everything that is known of a row; spreads where there are any."""
+    seeds, draws = any(row.seeds for row in rows), any(row.draws for row in rows)
+    heading = [
+        "source", "head", f"test {cohort.metric} [{evaluation.level}]",
+        *(["seeds"] * seeds), *(["draws"] * draws),
+        f"minus {evaluation.reference} [{evaluation.level}]", "layer", "validation",
+    ]  # fmt: skip
+    cells = [
+        [
+            row.source, row.head, row.main.text(),
+            *([row.seeds.text() if row.seeds else ""] * seeds),
+            *([row.draws.text() if row.draws else ""] * draws),
+            row.difference.text(signed=True) if row.difference else "", row.layers,
+            number(row.validation),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return heading, cells
 
 
 def print_evaluation(evaluation: Evaluation, console: Terminal) -> None:
@@ -106,20 +122,10 @@ def markdown(evaluation: Evaluation) -> str:
             f"**Leak ({leak.severity})**: {leak.kind}, {leak.count} cases. {leak.message}.",
             "",
         ]
-    heading = ["source", "head", "layer", "validation", "test", "seeds", "draws",
-               f"minus {evaluation.reference}"]  # fmt: skip
     for cohort, amount, rows in blocks(evaluation):
-        parts += [f"## {title(cohort, amount)}", "", f"Test {cohort.metric}; "
-                  f"{'; '.join(about(cohort, rows))}.", "", _line(heading),
-                  _line(["---"] * len(heading))]  # fmt: skip
-        for row in rows:
-            cells = [
-                row.source, row.head, row.layers, number(validation(row)), row.main.text(),
-                row.seeds.text() if row.seeds else "", row.draws.text() if row.draws else "",
-                row.difference.text(signed=True) if row.difference else "",
-            ]  # fmt: skip
-            parts.append(_line(cells))
-        parts.append("")
+        heading, cells = columns(evaluation, cohort, rows)
+        parts += [f"## {_text(title(cohort, amount))}", "", *_table(heading, cells), ""]
+        parts += [f"{_text('; '.join(about(cohort, rows)))}.", ""]
     drawn = f"{evaluation.level} intervals, {evaluation.bootstrap['resamples']:,} resamples"
     parts += [f"{NOTE} {drawn}; {evaluation.pooling} over tokens, layer: {evaluation.layer}.", ""]
     parts += [f"- {remark}" for remark in evaluation.remarks]
@@ -128,17 +134,19 @@ def markdown(evaluation: Evaluation) -> str:
     for source in evaluation.sources:
         for run in source.runs:
             about_run = ", ".join(f"{name} {value}" for name, value in run.items())
-            parts.append(f"- {_text(source.name)}: {_text(about_run)}")
+            if run:
+                parts.append(f"- {_text(source.name)}: {_text(about_run)}")
     parts += [f"- {name}: {_text(str(value))}" for name, value in evaluation.provenance.items()]
     return "\n".join(parts) + "\n"
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(_text(cell) for cell in cells) + " |"
+def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return [f"| {' | '.join(map(_text, line))} |" for line in lines]
 
 
 def _text(value: str) -> str:
     """Names come from files: nothing in them is markup."""
-    for mark in "\\`*_[]<>|#":
+    for mark in "\\`*_<>|#":
         value = value.replace(mark, f"\\{mark}")
-    return value.replace("\n", " ")
+    return value.replace("](", "]\\(").replace("\n", " ")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from latentcast.evaluation.estimate import number
 from latentcast.evaluation.evaluation import Cohort, Evaluation, Row
-from latentcast.evaluation.evaluation_tables import NOTE, about, blocks, title, validation
+from latentcast.evaluation.evaluation_tables import NOTE, about, blocks, columns, title
 from latentcast.report.markup import document, escape, facts, notice, section, table
 
 WIDE = 400.0
@@ -41,26 +41,11 @@ def _headline(evaluation: Evaluation) -> str:
     return ", ".join(f"{n} {noun}" + "s" * (n > 1) for n, noun in counts)
 
 
-def _block(evaluation: Evaluation, cohort: Cohort, amount: str, rows: Sequence[Row]) -> str:
-    several = (any(row.seeds for row in rows), any(row.draws for row in rows))
-    heading = [
-        "source", "head", f"test {cohort.metric} [{evaluation.level}]",
-        *(["seeds"] if several[0] else []), *(["draws"] if several[1] else []),
-        f"minus {evaluation.reference} [{evaluation.level}]", "layer", "validation",
-    ]  # fmt: skip
-    body = []
-    for row in rows:
-        spreads = [
-            spread.text() if spread else ""
-            for spread, shown in zip((row.seeds, row.draws), several, strict=True)
-            if shown
-        ]
-        minus = row.difference.text(signed=True) if row.difference else ""
-        body.append([row.source, row.head, row.main.text(), *spreads, minus, row.layers,
-                     number(validation(row))])  # fmt: skip
-    caption = ". ".join(about(cohort, list(rows))) + "."
-    numeric = range(2, len(heading) - 2)
-    drawn = table(caption, heading, body, numeric=[*numeric, len(heading) - 1], stacked=True)
+def _block(evaluation: Evaluation, cohort: Cohort, amount: str, rows: list[Row]) -> str:
+    heading, cells = columns(evaluation, cohort, rows)
+    caption = ". ".join(about(cohort, rows)) + "."
+    numeric = [*range(2, len(heading) - 2), len(heading) - 1]
+    drawn = table(caption, heading, cells, numeric=numeric, stacked=True)
     return section(title(cohort, amount), forest(evaluation, cohort, rows), drawn)
 
 

@@ -142,7 +142,7 @@ def evaluate(
     provenance = {
         "command": command, "latentcast": library_version(), "torch": torch.__version__,
         "seconds": round(time.perf_counter() - start, 1),
-        "features": f"{kept.misses} read from samples, {kept.hits} found in the cache",
+        "features": f"{kept.computed} read from samples, {kept.found} found in the cache",
     }  # fmt: skip
     found = replace(found, provenance=provenance, remarks=tuple(kept.notes))
     if out is not None:
