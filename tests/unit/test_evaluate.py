@@ -188,7 +188,7 @@ def test_a_store_from_elsewhere_is_scored_whole_by_heads_fitted_here(
         assert fitting.main.value == pytest.approx(1 - swapped.main.value)
     assert row(found, NAME, store="same").main.value > 0.6
     lacking = write(tmp_path / "lacking", ("AF", "B"), seed=4)
-    with pytest.raises(LatentcastError, match=r"lacking: has no label SR of task labels; give it"):
+    with pytest.raises(LatentcastError, match=r"lacking: has no label SR of task labels; label it"):
         evaluate([folder / "run-0"], folder / "store", "labels", external=[lacking])
     copy = shutil.copytree(folder / "store", tmp_path / "copy")
     with pytest.raises(LatentcastError, match="test recording in pretraining"):
@@ -230,8 +230,8 @@ def test_everything_that_is_wrong_is_said_before_features_are_read(
         ((run, tmp_path / "nowhere"), "nowhere"),
         ((folder / "tuned", "--task", "classes"), "add --task labels"),
         ((run, "--labels-fraction", 0), "labels_fraction 0: give one above 0"),
-        ((run, "--external", digits_store), "was trained on ecg data; evaluate it on a store of"),
-        ((run, "--external", store), "a store is there twice"),
+        ((run, "--external", digits_store), "was trained on ecg data; score it on a store of"),
+        ((run, "--external", store), "one store is there twice"),
     ):
         answer = command("evaluate", *arguments, "--data", store, "--out", tmp_path / "out")
         assert answer.status == 2 and message in answer.err, answer.err

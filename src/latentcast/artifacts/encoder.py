@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -154,16 +152,6 @@ class Encoder(nn.Module):
     def weights(self) -> str:
         """Which weights these are: recipe, role and step."""
         return f"{self.config.recipe}, {self.role}, step {self.step}"
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the weights as they are now, and of the settings that decide how they read."""
-        settings = self.config.model_dump(mode="json", include={"input", "encoder", "objective"})
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
 
     @property
     def modality(self) -> str:

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.weights import fingerprint
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import FeatureSource, Ints, Windows, extract, pooling_of
@@ -71,7 +73,7 @@ class FeatureCache:
             LatentcastError: what ``extract`` refuses; or a file cannot be written.
         """
         key = _key(source, store, pooling, windows)
-        if self.folder is None or not isinstance(source, Fingerprinted):
+        if self.folder is None or fingerprint_of(source) is None:
             # The source is kept beside its features, so that its id stays its own.
             place = (id(source), key)
             if place not in self._in_memory:
@@ -79,7 +81,7 @@ class FeatureCache:
             layers = self._in_memory[place][1]
         else:
             file = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npz"
-            found = self._read(file, key, source.layer_names)
+            found = self._read(file, key)
             if found is None:
                 found = self._computed(source, store, pooling, windows)
                 self._write(file, key, found)
@@ -95,24 +97,27 @@ class FeatureCache:
         self.computed += 1
         return extract(source, store, np.arange(len(store)), pooling=pooling, windows=windows)
 
-    def _read(self, file: Path, key: str, names: tuple[str, ...]) -> Layers | None:
+    def _read(self, file: Path, key: str) -> Layers | None:
         if not file.exists():
             return None
         try:
-            arrays = read_members(file, ["key", *(str(n) for n in range(len(names)))])
-            if str(arrays.pop("key")) != key:
+            about = read_members(file, ["key", "layers"])
+            if str(about["key"]) != key:
                 raise ValueError("is of other features")
+            names = about["layers"].tolist()
+            arrays = read_members(file, [str(place) for place in range(len(names))])
         except (OSError, ValueError) as problem:
             self.notes.append(f"{file}: is damaged ({problem}); computed again")
             return None
         return dict(zip(names, arrays.values(), strict=True))
 
     def _write(self, file: Path, key: str, layers: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        arrays: dict[str, Any] = {str(n): features for n, features in enumerate(layers.values())}
+        arrays: dict[str, Any] = {"key": np.array(key), "layers": np.array(list(layers))}
+        arrays |= {str(place): features for place, features in enumerate(layers.values())}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as draft, draft.open("wb") as stream:
-                np.savez(stream, key=np.array(key), **arrays)
+                np.savez(stream, **arrays)
         except OSError as error:
             raise LatentcastError(
                 f"{file}: cannot be written ({error}); free space, or name another folder with "
@@ -122,7 +127,7 @@ class FeatureCache:
 
 def _key(source: FeatureSource, store: Store, pooling: str, windows: Windows) -> str:
     content = {
-        "source": source.fingerprint if isinstance(source, Fingerprinted) else source.name,
+        "source": fingerprint_of(source) or source.name,
         "device": torch.device(getattr(source, "device", "cpu")).type,
         "store": store.files,
         "layers": source.layer_names,
@@ -132,6 +137,13 @@ def _key(source: FeatureSource, store: Store, pooling: str, windows: Windows) ->
         "torch": torch.__version__,
     }
     return json.dumps(content, sort_keys=True)
+
+
+def fingerprint_of(source: FeatureSource) -> str | None:
+    """Of weights and preprocessing; None of a source that has none."""
+    if isinstance(source, Encoder):
+        return fingerprint(source.config, source.network)
+    return source.fingerprint if isinstance(source, Fingerprinted) else None
 
 
 @cache

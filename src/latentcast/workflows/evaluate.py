@@ -22,18 +22,17 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import harness
 from latentcast.evaluation.baselines import baseline
-from latentcast.evaluation.cache import FeatureCache
+from latentcast.evaluation.cache import FeatureCache, fingerprint_of
 from latentcast.evaluation.evaluation import Evaluation, Kind
 from latentcast.evaluation.evaluation_tables import markdown
 from latentcast.evaluation.features import (
-    FeatureSource,
     ReadsRecordings,
     Windows,
     check_same_signal,
 )
-from latentcast.evaluation.harness import Group, Member, Question
 from latentcast.evaluation.low_shot import amounts_of
 from latentcast.evaluation.protocol import check_layer, heads_of, usual_pooling
+from latentcast.evaluation.question import Group, Member, Question
 from latentcast.evaluation.supervision import of_config
 from latentcast.evaluation.tasks import Task, task_name
 from latentcast.evaluation.tasks import task as task_of
@@ -43,6 +42,7 @@ from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.report.evaluation import page
 from latentcast.runs.new import data_of
+from latentcast.workflows.probe import check_kind, labelled_store
 
 DRAWS = 3
 """Of labelled patients, for an amount below all."""
@@ -110,11 +110,7 @@ def evaluate(
         raise LatentcastError("evaluate: draws and resamples are counts; give one or more")
     amounts, heads = amounts_of(labels_fraction, shots), heads_of(heads)
     trained = [_trained(Path(run), weights, device) for run in runs]
-    store = data_of(Path(runs[0])) if data is None else Store.open(data)
-    if store is None:
-        raise LatentcastError(
-            f"{runs[0]}: the store it was trained on is not at hand; name a labelled one (--data)"
-        )
+    store = labelled_store(Path(runs[0]), data)
     if out is not None:
         apart(out, store=store.path)
     stores = _named([store, *map(Store.open, external)])
@@ -124,8 +120,8 @@ def evaluate(
     groups.append(Group(floor.name, "baseline", (Member(floor, "", None, (), {}),)))
     reference = floor.name if reference is None else reference
     if reference not in {group.name for group in groups}:
-        known = nearest(reference, [group.name for group in groups])
-        raise LatentcastError(f"reference {reference}: is no source of this table; {known}")
+        near = nearest(reference, [group.name for group in groups])
+        raise LatentcastError(f"reference {reference}: is no source of this table; {near}")
     pooling = pooling or usual_pooling(store)
     _check_sources(groups, stores, layer, pooling)
     for each in stores.values():
@@ -138,7 +134,7 @@ def evaluate(
         name, store, {other: stores[other] for other in others}, heads, layer, pooling, windows,
         amounts, draws, resamples, seed, reference,
     )  # fmt: skip
-    found = harness.evaluate(groups, tasks, question, kept, {})
+    found = harness.evaluate(groups, tasks, question, kept)
     provenance = {
         "command": command, "latentcast": library_version(), "torch": torch.__version__,
         "seconds": round(time.perf_counter() - start, 1),
@@ -165,7 +161,7 @@ class _Trained:
 
     @property
     def record(self) -> dict[str, Any]:
-        weights = {"weights": self.encoder.weights, "sha256": self.encoder.fingerprint}
+        weights = {"weights": self.encoder.weights, "sha256": fingerprint_of(self.encoder)}
         return {"run": str(self.path), "seed": self.seed, **weights}
 
     def member(self) -> Member:
@@ -225,7 +221,7 @@ def _pretrained(trained: Sequence[_Trained], join: bool, device: str) -> list[Gr
         members = []
         for run in runs:
             encoder = Encoder.random(run.path, device=device)
-            record = {"run": str(run.path), "seed": run.seed, "sha256": encoder.fingerprint}
+            record = {"run": str(run.path), "seed": run.seed, "sha256": fingerprint_of(encoder)}
             members.append(Member(encoder, str(run.path), run.seed, (), record))
         networks = tuple(sorted(str(member.record["sha256"]) for member in members))
         if networks not in reached:
@@ -305,7 +301,7 @@ def _named(stores: Sequence[Store]) -> dict[str, Store]:
         for name, store in zip(folders, stores, strict=True)
     }
     if len(named) < len(stores):
-        raise LatentcastError("evaluate: a store is there twice; leave one out of --external")
+        raise LatentcastError("evaluate: one store is there twice; test on each once")
     return named
 
 
@@ -322,20 +318,12 @@ def _check_sources(
                 layers |= dict.fromkeys(encoder.layer_names)
                 check_pooling(pooling, causal=encoder.causal)
             for store in stores.values():
-                _check_kind(encoder, group.name, member.run, store)
+                if isinstance(encoder, Encoder):
+                    check_kind(encoder, Path(member.run), store)
+                if store.modality == "ecg" and isinstance(encoder, ReadsRecordings):
+                    check_same_signal(encoder, group.name, store)
     if layers:
         check_layer(layer, list(layers))
-
-
-def _check_kind(encoder: FeatureSource, name: str, run: str, store: Store) -> None:
-    if isinstance(encoder, Encoder) and encoder.modality != store.modality:
-        content = "images" if store.modality == "image" else "recordings"
-        raise LatentcastError(
-            f"{store.path}: holds {content}, {run} was trained on {encoder.modality} data; "
-            "evaluate it on a store of its own kind"
-        )
-    if store.modality == "ecg" and isinstance(encoder, ReadsRecordings):
-        check_same_signal(encoder, name, store)
 
 
 def _write(found: Evaluation, out: Path) -> None:

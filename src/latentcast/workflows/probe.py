@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
@@ -54,19 +53,9 @@ def probe(
             images or the other way round, no labels, a leak.
     """
     run = Path(run)
-    encoder: Any = Encoder.from_pretrained(run, weights, device)
-    pretraining = data_of(run)
-    store = pretraining if data is None else Store.open(data)
-    if store is None:
-        raise LatentcastError(
-            f"{run}: the store it was trained on is not at hand; name a labelled one (--data)"
-        )
-    if store.modality != encoder.config.input.kind:
-        content = "images" if store.modality == "image" else "recordings"
-        raise LatentcastError(
-            f"{store.path}: holds {content}, {run} was trained on {encoder.config.input.kind} "
-            "data; probe it on a store of its own kind"
-        )
+    encoder = Encoder.from_pretrained(run, weights, device)
+    store = labelled_store(run, data)
+    check_kind(encoder, run, store)
     store.verify()
     return protocol.probe(
         [encoder, Encoder.random(run, device=device), baseline(store)],
@@ -75,7 +64,7 @@ def probe(
         heads=heads,
         layer=layer,
         pooling=pooling,
-        pretraining=pretraining,
+        pretraining=data_of(run),
         provenance={
             "run": str(run),
             "command": command,
@@ -84,3 +73,27 @@ def probe(
         },
         cache=None if cache is None else FeatureCache(cache),
     )
+
+
+def labelled_store(run: Path, data: str | Path | None) -> Store:
+    """The store to score a run on; by default the one it was trained on.
+
+    Raises:
+        LatentcastError: that one is not there any more.
+    """
+    store = data_of(run) if data is None else Store.open(data)
+    if store is None:
+        raise LatentcastError(
+            f"{run}: the store it was trained on is not at hand; name a labelled one (--data)"
+        )
+    return store
+
+
+def check_kind(encoder: Encoder, run: Path, store: Store) -> None:
+    """Raises LatentcastError: a store of images for a run on recordings, or the other way round."""
+    if store.modality != encoder.modality:
+        content = "images" if store.modality == "image" else "recordings"
+        raise LatentcastError(
+            f"{store.path}: holds {content}, {run} was trained on {encoder.modality} data; score "
+            "it on a store of its own kind"
+        )
