@@ -43,14 +43,14 @@ def evaluate(
     stores = [question.store, *question.externals.values()]
     # What is missing and what leaks is found before hours are spent on features.
     targets = {task.name: [task.targets(store) for store in stores] for task in tasks}
-    search = _Leaks(groups)
+    leaking = _Leaks(groups)
     for task in tasks:
         own, *others = targets[task.name]
         divided = own.divide(question.store)
-        search.within(divided)
+        leaking.search(divided, task)
         for store, theirs in zip(question.externals.values(), others, strict=True):
             _check_labels(task, own, divided, theirs, store)
-            search.between(all_test(theirs.divide(store)), divided)
+            leaking.search(all_test(theirs.divide(store)), task, divided)
     read = [_readable(groups, store, question, cache) for store in stores]
     cohorts: list[Cohort] = []
     rows: list[Row] = []
@@ -69,7 +69,7 @@ def evaluate(
         layer=question.layer,
         pooling=question.pooling,
         windows=question.windows,
-        leaks=tuple(search.warnings),
+        leaks=tuple(leaking.warnings),
         bootstrap={"resamples": question.resamples, "level": LEVEL, "seed": question.seed},
         provenance={},
     )
@@ -97,20 +97,20 @@ class _Leaks:
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.warnings: list[Finding] = []
-        self._pretraining = {
-            str(store.path): store
-            for group in groups
-            for member in group.members
-            for store in member.pretraining
-        }
+        self._members = [member for group in groups for member in group.members]
         self._done: set[tuple[bytes, ...]] = set()
 
-    def within(self, store: Store) -> None:
-        for pretraining in self._pretraining.values() or [None]:
-            self._search(store, pretraining)
-
-    def between(self, store: Store, training: Store) -> None:
-        for other in (training, *self._pretraining.values()):
+    def search(self, store: Store, task: Task, training: Store | None = None) -> None:
+        """Within a store, and between it and what heads and the sources of a task saw."""
+        others: list[Store | None] = [
+            pretraining
+            for member in self._members
+            if not isinstance(member.reads, Classifier) or member.reads.settings.task == task.name
+            for pretraining in member.pretraining
+        ]
+        if training is not None:
+            others.insert(0, training)
+        for other in others or [None]:
             self._search(store, other)
 
     def _search(self, store: Store, pretraining: Store | None) -> None:

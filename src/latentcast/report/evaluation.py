@@ -43,7 +43,7 @@ def _headline(evaluation: Evaluation) -> str:
 
 def _block(evaluation: Evaluation, cohort: Cohort, amount: str, rows: list[Row]) -> str:
     heading, cells = columns(evaluation, cohort, rows)
-    caption = ". ".join(about(cohort, rows)) + "."
+    caption = "; ".join(about(cohort, rows)) + "."
     numeric = [*range(2, len(heading) - 2), len(heading) - 1]
     drawn = table(caption, heading, cells, numeric=numeric, stacked=True)
     return section(title(cohort, amount), forest(evaluation, cohort, rows), drawn)
@@ -67,15 +67,14 @@ def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> str:
     def x(value: float) -> str:
         return f"{6 + (WIDE - 12) * (value - low) / (high - low):.1f}"
 
-    height = LINE * len(rows) + 22
-    parts = []
+    height, parts = LINE * len(rows) + 22, list[str]()
     of_reference = [row.main.value for row in rows if row.source == evaluation.reference]
     floors = [value for value in of_reference if math.isfinite(value)]
-    if floors:
-        at = x(max(floors))
-        parts.append(f'<line class="floor" x1="{at}" x2="{at}" y1="0" y2="{height - 18:.0f}"/>')
     for place, row in enumerate(rows):
         parts.append(_marks(row, LINE * place, x))
+        if floors:  # beside the marks alone, so that no number is crossed out
+            at, top = x(max(floors)), LINE * place + 19
+            parts.append(f'<line class="floor" x1="{at}" x2="{at}" y1="{top}" y2="{top + 16}"/>')
     bottom = height - 16
     parts.append(f'<g class="axis"><line class="rule" x1="0" x2="{WIDE:.0f}" y1="{bottom}" '
                  f'y2="{bottom}"/>')  # fmt: skip

@@ -146,10 +146,10 @@ footer{color:var(--muted);font-size:14px;padding-top:36px;padding-bottom:48px}
 .forest line{stroke:var(--muted);stroke-width:2}
 .forest .rule{stroke:var(--rule);stroke-width:1}
 .forest .floor{stroke:var(--other);stroke-width:1;stroke-dasharray:3 3}
-.forest .pretrained line,.forest .fine-tuned line{stroke:var(--model)}
+.forest .pretrained line:not([class]),.forest .fine-tuned line:not([class]){stroke:var(--model)}
 .forest circle{fill:var(--muted)}
 .forest .pretrained circle,.forest .fine-tuned circle{fill:var(--model)}
-.forest .seed{stroke-width:1}
+.forest .seed{stroke:var(--ink);stroke-width:1}
 @media (max-width:600px){
   .verdict{font-size:27px}
   dl div{grid-template-columns:1fr;gap:0}
