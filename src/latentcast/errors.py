@@ -52,6 +52,7 @@ def missing_extra(package: str, extra: str, purpose: str) -> LatentcastError:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest candidate, else the list of them."""
-    names = sorted(candidates)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+    # The dashes of flags make any two of them alike.
+    names = {candidate.lstrip("-"): candidate for candidate in sorted(candidates)}
+    close = difflib.get_close_matches(name.lstrip("-"), names, n=1, cutoff=0.5)
+    return f"did you mean '{names[close[0]]}'?" if close else f"known: {', '.join(names.values())}"

@@ -19,6 +19,8 @@ setting("config/tree.py", "{}: is an unknown key", ECG, "encoder.dept=3", "mean 
         "encoder.{}=3", instead=True)
 setting("config/tree.py", "write the whole list", JEPA, "objective.coarser.0.stride=5",
         r"list, (\S+=\[)", '{}{{"stride":5,"masks":null}}]', instead=True)
+setting("config/run.py", "optimizer.warmup_steps {} is longer", ECG, "train.steps=4",
+        r"set optimizer.warmup_steps to at most (\d+)", "optimizer.warmup_steps={}")
 setting("config/inputs.py", "leads are {}", ECG, "input.leads=[II,i]", r"write (\S+)")
 setting("config/inputs.py", "crop_scale {}", IMAGE, "input.crop_scale=[0,1]", "(<= 1)$",
         "input.crop_scale=[0.5,1]")

@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 from terminal import ECG, Attempt, Terminal, fixes, write_labelled
 
 from conftest import WFDB
+from latentcast.data.arrays import write_store
 from latentcast.data.store import Store
 from latentcast.data.tables.attached import label
 from latentcast.recipes import recipe
+from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.workflows.finetune import finetune
 
 MEAN = "mean '(.+)'"
@@ -139,6 +142,21 @@ def _(t: Terminal) -> None:
     t.works(f"{label} {refused.typed('(--id) COLUMN')} {refused.typed('it has ([a-z]+)')}")
 
 
+@fixes("data/tables/match.py", "the store was divided without patients")
+def _(t: Terminal) -> None:
+    """Records of an array have no patients; in the table every five are of one."""
+    data, file = t.new("store"), t.new("labels.csv")
+    counts = np.random.default_rng(0).normal(size=(40, 12, 1000)).astype(np.float32)
+    ids = [f"r{n}" for n in range(40)]
+    write_store(
+        data, signals=counts, sampling_rate=100, leads=CANONICAL_LEADS, unit="mV", record_ids=ids
+    )
+    rows = [f"{name},p{n // 5},{n % 2}" for n, name in enumerate(ids)]
+    file.write_text("\n".join(["id,patient,af", *rows]) + "\n")
+    label = f"label {data} {file}"
+    t.works(f"{label} {t.refused(label).typed('(--stratify)$')}")
+
+
 @fixes("data/tables/match.py", "{}: no {} of column")
 def _(t: Terminal) -> None:
     file = table(t, "af", ids="study")
@@ -208,6 +226,15 @@ def _(t: Terminal) -> None:
 
 
 # Fine-tuning and predictions ------------------------------------------------------------------
+
+
+@fixes("artifacts/tables.py", "{}: exists and holds no predictions")
+def _(t: Terminal) -> None:
+    t.works(tuning(t, t.at.probed, "--task labels"))
+    tuned, out = t.new("tuned"), t.new("labels.csv")
+    out.write_text("id,sinus\n")
+    assert t.refused(f"predict {tuned} {t.at.probed} --out {out}").typed("name (another file)")
+    t.works(f"predict {tuned} {t.at.probed} --out {t.new('p.csv')}")
 
 
 @fixes("artifacts/classifier.py", "{}: was trained without")

@@ -59,6 +59,12 @@ def _(t: Terminal, run: Path) -> str:
     return training(t, ECG, t.at.bare)
 
 
+@elsewhere("workflows/train.py", "{}: is a store")
+def _(t: Terminal, run: Path) -> str:
+    shutil.copytree(t.at.bare, run)
+    return training(t, ECG, t.at.probed)
+
+
 @elsewhere("runs/new.py", "{}: cannot be read ({}), and says")
 def _(t: Terminal, run: Path) -> str:
     t.works(train(t, ECG, t.at.bare))

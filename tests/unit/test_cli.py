@@ -111,6 +111,7 @@ def test_verify_prints_differences_and_exits_zero_only_when_all_agree(
         (("verify", "--parity"), "nothing to compare"),
         (("trian", "nepa-ecg-tiny"), "did you mean 'train'"),
         (("train", "nepa-ecg-tiny", "--dta", "x"), "did you mean '--data'"),
+        (("probe", "x", "--out", "y"), "probe; known: --"),
         (("probe", "x", "--data", "y", "--data", "z"), "--data: is there twice"),
         (("train", "nepa-ecg-tiny", "--data", "x", "--out", "y", "--set", "train.steps=60",
           "--set", "train.steps=70"), "train.steps: is set twice, to 60 and to 70"),

@@ -509,9 +509,11 @@ def test_another_resolution_is_read_with_positions_between_those_of_training(
     added: list[torch.Tensor] = []
     finest: Any = encoder.network.finest
     embed = finest.embed
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="interpolated"):
+    resized = pytest.warns(UserWarning, match="interpolated")
+    with pytest.MonkeyPatch.context() as patch, resized as warned:
         patch.setattr(finest, "embed", lambda v: (added.append(embed(v)), embed(v))[1])
         encoder.embed(pixels.repeat(3, 1).repeat(3, 2), size=24)
+    assert warned[0].filename == __file__  # the caller's line
     plain = embed(encoder.inputs(torch.from_numpy(pixels)).values)
     # Every third cell has the centre of a cell of training, and here its pixel as well.
     middle = added[0].view(2, 24, 24, -1)[:, 1::3, 1::3].flatten(1, 2)

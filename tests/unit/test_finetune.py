@@ -132,6 +132,7 @@ def test_predictions_are_the_mean_over_strided_crops(
 ) -> None:
     done, store, _ = tuned
     classifier = Classifier.from_pretrained(done.run)
+    assert f"outputs, {classifier.encoder!r}" in repr(classifier)
     rows, settings = store.rows("test"), classifier.settings
     found = predict(classifier.outputs, classifier.network, store, rows, 400, settings)
     for place, row in enumerate(rows.tolist()):

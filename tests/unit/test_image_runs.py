@@ -80,8 +80,10 @@ def test_images_of_another_size_are_resized_and_of_other_channels_refused(run: P
     assert np.allclose(encoder.embed(flat), encoder.embed(flat[:, :8, :8]), atol=1e-5)
     with pytest.raises(LatentcastError, match="have 3 channels, the encoder reads 1"):
         encoder.embed(np.zeros((2, 8, 8, 3), np.uint8))
-    with pytest.warns(UserWarning, match="2 of 2 images are smaller than 8 × 8 .* were enlarged"):
+    smaller = "2 of 2 images are smaller than 8 × 8 .* were enlarged"
+    with pytest.warns(UserWarning, match=smaller) as warned:
         encoder.embed(flat[:, :4])
+    assert warned[0].filename == __file__  # the caller's line, not one of ours
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (16, 8), (30, 20)])

@@ -153,6 +153,8 @@ def test_the_task_that_is_not_named_suits_the_labels() -> None:
         assert default_task(store) is None
         with pytest.raises(LatentcastError, match="holds no labels; give it a table of them"):
             task(None, store)
+    with pytest.raises(LatentcastError, match="mean 'classes'"):  # labels are of recordings
+        task("label", Images(20))
 
 
 def test_a_class_excludes_the_others_and_a_record_without_one_is_left_out(tmp_path: Path) -> None:

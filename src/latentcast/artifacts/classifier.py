@@ -78,6 +78,9 @@ class Classifier:
         choice = Choice.read(path / CHOICE) if chosen else Choice(0, np.nan)
         return cls(Encoder.from_pretrained(path, role, device), choice, role)
 
+    def __repr__(self) -> str:
+        return f"Classifier({self.settings.task!r}, {len(self.names)} outputs, {self.encoder!r})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of the labels, classes, or the one quantity."""

@@ -421,7 +421,7 @@ class Encoder(nn.Module):
         if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
             x = Store.open(x)
         elif isinstance(x, str | Path) and (kind := kind_of(Path(x))) == "is an archive":
-            raise LatentcastError(f"{x}: {kind}; ingest it and embed the store")
+            raise LatentcastError(f"{x}: {kind}; ingest it and give the store")
         if isinstance(x, Store) and x.modality != self.modality:
             content = "recordings" if x.modality == "ecg" else "images"
             raise LatentcastError(

@@ -49,7 +49,7 @@ def at_resolution(
     warnings.warn(
         f"images are read at {size} × {size} pixels, the encoder was trained at {config.height} × "
         f"{config.width}: positions are interpolated",
-        stacklevel=5,
+        stacklevel=4,
     )
     squares = config.model_copy(update={"height": size, "width": size, "canvas": None})
     preprocess = ImagePreprocess(squares)
@@ -89,7 +89,7 @@ class ImageReader:
                 f"{enlarged} of {images} images are smaller than {self.canvas.height} × "
                 f"{self.canvas.width} pixels and were enlarged: they show less detail than those "
                 "the encoder was trained on",
-                stacklevel=2,
+                stacklevel=4,  # the line that called embed or predict: read, in_batches, embed, it
             )
 
     def _images(self, source: Any, rows: Any = None) -> Iterator[tuple[str, OnCanvas]]:
@@ -164,6 +164,6 @@ class ImageReader:
             raise BadRecord(
                 f"{source.name}: {len(bad)} of {len(refs)} cannot be read ("
                 + "; ".join(bad[:_MOST_NAMED])
-                + f"{more}); ingest it, which leaves them out and lists them, and embed the store, "
+                + f"{more}); ingest it, which leaves them out and lists them, and give the store, "
                 "or give a list of the others' paths"
             )

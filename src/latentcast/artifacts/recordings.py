@@ -81,7 +81,8 @@ class RecordingReader:
         if recording.sampling_rate != rate and not self.resample:
             raise LatentcastError(
                 f"{recording.record_id}: sampling_rate is {recording.sampling_rate:g}, the encoder "
-                f"needs {rate:g}; embed it with resample=True"
+                f"needs {rate:g}; bring it there with resample=True (latentcast predict: "
+                "--resample)"
             )
         leads, scale, signal = self.config.leads, self.config.scale, self.config.signal
         return to_counts(recording, leads, scale, sampling_rate=rate, signal=signal)

@@ -16,12 +16,14 @@ def write_predictions(found: Predicted, file: Path) -> None:
     """An id, a column of each label, ``LABEL_spread`` of each, and ``crops``.
 
     Raises:
-        LatentcastError: the file has another suffix, or cannot be written.
+        LatentcastError: the file has another suffix, is a .csv of no predictions, or cannot
+            be written.
     """
     if file.suffix not in (".csv", ".parquet"):
         raise LatentcastError(
             f"{file}: predictions are written as .csv or .parquet; name it {file.stem}.csv"
         )
+    _keep_other_tables(file)
     columns: dict[str, list[object]] = {"id": list(found.ids)}
     for n, name in enumerate(found.names):
         columns[name] = found.values[:, n].tolist()
@@ -44,3 +46,15 @@ def write_predictions(found: Predicted, file: Path) -> None:
             parquet.write_table(arrow.table(columns), draft)
     except OSError as problem:
         raise LatentcastError(f"{file}: cannot be written ({problem}); name another file") from None
+
+
+def _keep_other_tables(file: Path) -> None:
+    """A table of labels named by mistake is not written over; earlier predictions are."""
+    if file.suffix != ".csv" or not file.is_file() or not file.stat().st_size:
+        return
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        header = next(csv.reader(lines), [])
+    if header[:1] != ["id"] or header[-1:] != ["crops"]:
+        raise LatentcastError(
+            f"{file}: exists and holds no predictions; name another file, or remove that one"
+        )

@@ -42,7 +42,8 @@ class Config(Settings):
         if self.optimizer.warmup_steps > self.train.steps:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} is longer than "
-                f"train.steps {self.train.steps}; shorten the warm-up or train longer"
+                f"train.steps {self.train.steps}; set optimizer.warmup_steps to at most "
+                f"{self.train.steps}, or train longer"
             )
         return self
 

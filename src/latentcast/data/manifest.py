@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
@@ -159,13 +160,13 @@ def read_manifest(folder: Path) -> Manifest:
         if not folder.exists() and archive_of(folder) is None:
             raise LatentcastError(
                 f"{folder}: does not exist; make a store with latentcast ingest SOURCE --out "
-                f"{folder}"
+                f"{shlex.quote(str(folder))}"
             )
         if (kind := kind_of(folder)) and kind != "is an archive":
             raise LatentcastError(f"{folder}: {kind} and no store; name the folder of a store")
         raise LatentcastError(
             f"{folder}: is no store ({MANIFEST} is missing); if it holds recordings or images, "
-            f"make one with latentcast ingest {folder} --out STORE"
+            f"make one with latentcast ingest {shlex.quote(str(folder))} --out STORE"
         )
     try:
         record = read_object(inside(folder, MANIFEST))

@@ -29,9 +29,9 @@ def doubts(store: Store) -> Iterator[str]:
             )
     if empty := [split for split in store.manifest.splits if not len(store.rows(split))]:
         yield (
-            f"no record is in the split{'s' * (len(empty) > 1)} {' and '.join(empty)}, which "
-            "nothing can be trained, chosen or tested on then; ingest more records, of more "
-            "patients"
+            f"no record is in the split{'s' * (len(empty) > 1)} {' and '.join(empty)}, and a probe "
+            "needs all three; name it for some records, where the source or its table names "
+            "splits, or ingest more records, of more patients"
         )
 
 

@@ -275,7 +275,8 @@ def refuse_all_bad(folder: Path, source: str) -> None:
 
 def kind_of(reason: str) -> str:
     """A reason without what it says of the one record."""
-    return re.split(r" \(|: ", reason, maxsplit=1)[0]
+    without_file = re.sub(r"^[^:(]*\.\w+: ", "", reason)
+    return re.split(r" \(|: ", without_file, maxsplit=1)[0]
 
 
 def read_quarantine(folder: Path) -> list[dict[str, str]]:

@@ -211,7 +211,8 @@ def refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) -> 
     for split, rows in split_rows.items():
         if not len(rows):
             raise LatentcastError(
-                f"{store.path}: {lacking} in the {split} split; ingest a larger part of the source"
+                f"{store.path}: {lacking} in the {split} split; name this split for some records, "
+                "where the source or its table names splits, or ingest more of the source"
             )
 
 

@@ -81,7 +81,8 @@ def supervision(
         rows[split] = of_split[targets.mask[of_split]]
         if not len(rows[split]):
             raise LatentcastError(
-                f"{store.path}: no record of task {task} in the {split} split; label more records"
+                f"{store.path}: no record of task {task} in the {split} split; name this split for "
+                "some records, where the source or its table names splits, or label more records"
             )
     rows["train"] = rows["train"][first_patients(store.patient_ids[rows["train"]], fraction, seed)]
     return Supervision(store, targets, rows)

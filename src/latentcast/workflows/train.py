@@ -33,6 +33,7 @@ from latentcast.monitors.validation import Validation
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.objectives.supervised import Supervised
+from latentcast.places import is_store
 from latentcast.recipes import recipe
 from latentcast.runs.new import alone_in, note_changes, open_run, steps_done, trained_on
 
@@ -132,6 +133,8 @@ def train(
     # Not Path's own, which raises where there is no such user.
     run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111
     apart(run, store=data, init=init)
+    if is_store(Path(run)):
+        raise LatentcastError(f"{run}: is a store; choose another --out for the run")
     config = resolve(config, flags=set)
     if init is not None:
         config = config.updated({"train.init": str(init)})

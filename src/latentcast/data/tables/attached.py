@@ -126,7 +126,8 @@ def label(
         lines.append(f"split: drawn by patient and label, seed {seed}")
     folds = store.folds if divided is None else divided
     rows = {split: np.flatnonzero(np.isin(folds, SPLITS[split])) for split in SPLITS}
-    refuse_shared_patients(table.path, rows, patients)
+    own = table.split is not None or table.fold is not None
+    refuse_shared_patients(table.path, rows, patients, column=own)
     for column in read.values():
         lines += _of_splits(column, rows)
     own = table.patient is not None and not any(owners)

@@ -196,8 +196,10 @@ def patients_of(
     return groups
 
 
-def refuse_shared_patients(path: object, folds: Mapping[str, Ints], patients: list[str]) -> None:
-    """Raises LatentcastError: a patient has records in two splits."""
+def refuse_shared_patients(
+    path: object, folds: Mapping[str, Ints], patients: list[str], *, column: bool = True
+) -> None:
+    """Raises LatentcastError: a patient has records in two splits; ``column``: by the table's."""
     splits = {split: {patients[i] for i in rows.tolist()} for split, rows in folds.items()}
     times = Counter(patient for members in splits.values() for patient in members)
     both = sorted(patient for patient, n in times.items() if n > 1)
@@ -205,6 +207,10 @@ def refuse_shared_patients(path: object, folds: Mapping[str, Ints], patients: li
         first = [split for split, members in splits.items() if both[0] in members]
         raise LatentcastError(
             f"{path}: records of {counted(both, 'patient')} are in two splits, such as those of "
-            f"'{both[0]}' ({' and '.join(first)}); put all records of a patient in one split, or "
-            "drop the column to split by patient"
+            f"'{both[0]}' ({' and '.join(first)}); "
+            + (
+                "put all records of a patient in one split, or drop the column to split by patient"
+                if column
+                else "the store was divided without patients; draw a split with --stratify"
+            )
         )

@@ -50,7 +50,8 @@ def task(name: str | None, store: Store) -> Task:
     columns = column_names(store)
     if columns:
         return Columns(chosen)
-    raise LatentcastError(f"task {chosen}: does not exist; {nearest(chosen, TASKS)}")
+    suited = ("classes", "metadata:") if store.modality == "image" else TASKS
+    raise LatentcastError(f"task {chosen}: does not exist; {nearest(chosen, suited)}")
 
 
 def task_name(name: str | None, store: Store) -> str:

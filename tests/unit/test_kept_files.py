@@ -1,0 +1,40 @@
+"""A path named by mistake costs nobody a table or a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentcast.artifacts.classifier import Predicted
+from latentcast.artifacts.tables import write_predictions
+from latentcast.data.writer import kind_of
+from latentcast.errors import LatentcastError
+from latentcast.recipes import recipe
+from latentcast.workflows.train import train
+
+ONE = Predicted(("a",), ("x,y",), np.ones((1, 1)), np.zeros((1, 1)), np.ones(1, dtype=np.int64))
+
+
+def test_predictions_written_over_a_table_of_labels(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,sinus\na,1\n")
+    with pytest.raises(LatentcastError, match="holds no predictions"):
+        write_predictions(ONE, labels)
+    assert labels.read_text() == "id,sinus\na,1\n"
+    for _ in range(2):  # earlier predictions are replaced
+        write_predictions(ONE, tmp_path / "found.csv")
+
+
+def test_a_run_written_into_another_store(tmp_path: Path) -> None:
+    for name in ("manifest.json", "index.npz"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(LatentcastError, match="is a store; choose another --out"):
+        train(recipe("nepa-ecg-tiny"), tmp_path / "other", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_reason_of_a_quarantine_is_the_name_of_a_file() -> None:
+    assert kind_of("r 1.dat: is truncated, 50 bytes of 120") == "is truncated, 50 bytes of 120"
+    assert kind_of("is no image (a.png: x)") == "is no image"
