@@ -55,6 +55,7 @@ def write(
     ]
     labels = [
         {codes[int(is_slow == (fold == swapped)) ^ (i % 5 == 1)]: 1.0}
+        | dict.fromkeys(codes[2:], float(i % 2))
         for i, (is_slow, fold) in enumerate(zip(slow, folds, strict=True))
     ]
     patients = [f"{folder.name} {i // 8} {i % 4}" for i in range(n)]
@@ -174,12 +175,13 @@ def test_a_store_from_elsewhere_is_scored_whole_by_heads_fitted_here(
 ) -> None:
     away, same = (
         write(tmp_path / name, codes, seed=3)
-        for name, codes in (("away", ("SR", "AF")), ("same", ("AF", "SR")))
+        for name, codes in (("away", ("SR", "AF", "AA")), ("same", ("AF", "SR", "AA")))
     )
     found = evaluate([folder / "run-0", folder / "tuned"], folder / "store", "labels",
                      external=[away, same], resamples=20)  # fmt: skip
     here, there, _ = found.cohorts
     assert there.external and there.records == {"test": 80} and here.records["test"] == 20
+    assert there.unused == ("1 labels that were not trained",)
     for head in ("linear", "fine-tuned"):
         mine, swapped, fitting = (
             row(found, NAME, head, store=store) for store in ("store", "away", "same")
