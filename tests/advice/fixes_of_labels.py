@@ -300,3 +300,35 @@ def _(t: Terminal) -> None:
 
     assert t.refused(lambda: tuned(crop_seconds=2.0)).typed("leave it out")
     t.works(tuned)
+
+
+@fixes("workflows/finetune.py", "{}: is a recipe and not")
+def _(t: Terminal) -> None:
+    command = (
+        f"finetune nepa-ecg-tiny --data {t.at.probed} --epochs 1 --out {t.new('tuned')} --task "
+        "labels --set encoder.width=48 encoder.heads=1 encoder.depth=1"
+    )
+    t.works(command.replace("--set", t.refused(command).typed("(--from-scratch)") + " --set"))
+
+
+@fixes("cli/supervised.py", "{}: --patients needs")
+def _(t: Terminal) -> None:
+    t.works(tuning(t, t.at.probed, "--task labels"))
+    command = f"predict {t.new('tuned')} {{}} --out {t.new('p.csv')} --patients"
+    t.refused(command.format(t.at.npy)).typed("needs a store")
+    t.works(command.format(t.at.probed))
+
+
+@fixes("evaluation/supervision.py", "{}: the validation split of task")
+def _(t: Terminal) -> None:
+    data = labelled(t, "word")
+    file = t.new("labels.csv")
+    rows = file.read_text().splitlines()
+    t.attempt(tuning(t, data, "--task word"))
+    numbers = ["id,same", *(row.split(",")[0] + ",1" for row in rows[1:])]
+    file.write_text("\n".join(numbers) + "\n")
+    label(Store.open(data), file)
+    t.refused(tuning(t, data, "--task same", out="another")).typed("label more validation records")
+    file.write_text("\n".join(rows) + "\n")
+    label(Store.open(data), file)
+    t.works(tuning(t, data, "--task word", out="third"))

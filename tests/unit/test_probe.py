@@ -447,7 +447,8 @@ def test_classes_compare_layers_on_some_records_and_are_scored_with_all(
     monkeypatch.setitem(HEADS["linear"], "multi-class", watched)
     monkeypatch.setattr(protocol, "COMPARED", 50)
     report = probe([ImagePatches("a"), Pixels(6, 6, 1)], Images(), Classes("classes"), resamples=9)
-    assert sizes == [50, 50, 50, 360, 360]  # three layers, the chosen one, the pixels
+    # Three layers and all joined, the chosen one, the pixels, which have no layers to join.
+    assert sizes == [50, 50, 50, 50, 360, 360]
     assert report.compared == 50
     assert "layers compared on 50 training images" in " ".join(printed(report, 80).split())
 

@@ -24,7 +24,7 @@ from latentcast.data.store import Store
 from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
-from latentcast.nn.pooling import BATCH, check_pooling, pool
+from latentcast.nn.pooling import BATCH, check_pooling, layers_of, pool_joined
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
@@ -278,7 +278,7 @@ class Encoder(nn.Module):
                 folders and data sets; each is brought to the encoder's size as ingest does it,
                 with a warning where it was smaller. Both: a store, its path, or a list
                 of all these.
-            layer: one of :attr:`layer_names`; None, :attr:`layer`.
+            layer: one of :attr:`layer_names`, or ``joined``, all of them; None, :attr:`layer`.
             pooling: mean, std, mean+std or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
@@ -298,7 +298,8 @@ class Encoder(nn.Module):
                 derived, or without a valid token; an image of other channels; something that is
                 neither.
         """
-        index, how = self._layer(layer), check_pooling(pooling, causal=self.causal)
+        read = layers_of(self.layer if layer is None else layer, self.layer_names)
+        how = check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
@@ -312,11 +313,13 @@ class Encoder(nn.Module):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
-                vectors.append(pool(layers[index], valid, how).cpu().numpy())
+                vectors.append(pool_joined(layers[read], valid, how).cpu().numpy())
             if not names:
                 layers, valid = self(self._blank())
-                return pool(layers[index], valid, how).cpu().numpy()[:0]
-        means = averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+                return pool_joined(layers[read], valid, how).cpu().numpy()[:0]
+        means = averaged(
+            names, np.concatenate(owners), np.concatenate(vectors), np.concatenate(measured)
+        )
         if not np.isfinite(means).all():
             raise LatentcastError(
                 f"{self.weights}: features are not finite; the run has diverged, use an earlier "
@@ -389,12 +392,6 @@ class Encoder(nn.Module):
         except LatentcastError as problem:
             raise LatentcastError(f"window_seconds {seconds:g}: {problem}") from None
         return length
-
-    def _layer(self, name: str | None) -> int:
-        name = self.layer if name is None else name
-        if name not in self.layer_names:
-            raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
-        return self.layer_names.index(name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What moves or casts the network does the same to the predictors.

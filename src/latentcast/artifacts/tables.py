@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from latentcast.files import replacing, write_text
 def write_predictions(found: Predicted, file: Path) -> None:
     """An id, a column of each label, ``LABEL_spread`` of each, and ``crops``.
 
+    A label whose column would have the name of another is called ``label NAME``.
+
     Raises:
         LatentcastError: the file has another suffix, is a .csv of no predictions, or cannot
             be written.
@@ -25,9 +28,10 @@ def write_predictions(found: Predicted, file: Path) -> None:
         )
     _keep_other_tables(file)
     columns: dict[str, list[object]] = {"id": list(found.ids)}
-    for n, name in enumerate(found.names):
+    names = column_names(found.names)
+    for n, name in enumerate(names):
         columns[name] = found.values[:, n].tolist()
-    for n, name in enumerate(found.names):
+    for n, name in enumerate(names):
         columns[f"{name}_spread"] = found.spread[:, n].tolist()
     columns["crops"] = found.crops.tolist()
     try:
@@ -46,6 +50,19 @@ def write_predictions(found: Predicted, file: Path) -> None:
             parquet.write_table(arrow.table(columns), draft)
     except OSError as problem:
         raise LatentcastError(f"{file}: cannot be written ({problem}); name another file") from None
+
+
+def column_names(labels: Sequence[str]) -> list[str]:
+    """Of the labels' columns, so that no two columns of a table have one name."""
+    taken = {"id", "crops", *(f"{label}_spread" for label in labels)}
+    found: list[str] = []
+    for label in labels:
+        name = label
+        while name in taken or f"{name}_spread" in found:
+            name = f"label {name}"
+        found.append(name)
+        taken |= {name, f"{name}_spread"} - {f"{label}_spread"}
+    return found
 
 
 def _keep_other_tables(file: Path) -> None:

@@ -65,7 +65,7 @@ def train(
     listeners = CallbackList(callbacks)
     listeners.on_train_start(state, context)
     verdict: Verdict | None = None
-    skips, stopping = 0, False
+    skips, stopping = 0, listeners.enough(state.step)
 
     def resolve_step() -> bool:
         """Read the verdict on the last attempt; False when it did not count."""
@@ -115,6 +115,7 @@ def train(
                 if reads:
                     listeners.on_step_end(state, output, norm, schedules, ema)
                     collect()
+                    stopping = stopping or listeners.enough(state.step)
                 if saves:
                     checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
         checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)

@@ -28,7 +28,10 @@ from latentcast.npy import read_members
 
 Layers = dict[str, npt.NDArray[np.float32]]
 
-CODE = ("nn", "data", "signals", "artifacts", "evaluation/features.py", "evaluation/baselines.py")
+CODE = (
+    "nn", "data", "signals", "artifacts", "evaluation/features.py", "evaluation/baselines.py",
+    "evaluation/foreign.py",
+)  # fmt: skip
 """Folders and files of the package that decide what a feature is."""
 
 

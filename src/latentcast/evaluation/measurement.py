@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from latentcast.evaluation.cache import FeatureCache
 from latentcast.evaluation.estimate import FEWEST, LISTED, Score
 from latentcast.evaluation.evaluation import Cohort, Kind, Reading, Row, Spread
 from latentcast.evaluation.features import FeatureSource
-from latentcast.evaluation.heads import HEADS, ClassHead, Head
+from latentcast.evaluation.heads import HEADS, READ_TOKENS, ClassHead, Head
 from latentcast.evaluation.low_shot import Amount, subset
 from latentcast.evaluation.predictions import of_metric, predict
 from latentcast.evaluation.protocol import (
@@ -32,6 +33,7 @@ from latentcast.evaluation.question import Group, Member, Question, all_test
 from latentcast.evaluation.tasks import Task
 from latentcast.evaluation.tasks.base import Targets
 from latentcast.evaluation.threads import side_by_side
+from latentcast.evaluation.tokens import TokenLayers
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -224,21 +226,31 @@ class Measurement:
     ) -> Iterator[tuple[str, str, str, Reading, metrics.Floats]]:
         """Of each head and draw the readings of all cohorts."""
         everything = np.arange(len(self.store))
-        layers = self.question.features(source, self.store, everything, cache)
-        if self.question.layer in layers:
-            layers = {self.question.layer: layers[self.question.layer]}
-        elsewhere = [
+        pooled: Mapping[str, Any] = self.question.features(source, self.store, everything, cache)
+        elsewhere: list[Mapping[str, Any]] = [
             self.question.features(source, scored.store, scored.rows, cache)
             for scored in self.scored[1:]
         ]
         kind, validation, test = self.targets.kind, self.rows_of["validation"], self.rows_of["test"]
-        for draw in self.draws:
-            y = _columns(self.targets.values, self.targets.names, draw.names, kind)
-            places = [draw.train, validation, test]
-            for name in self.question.heads:
-                fit = HEADS[name][kind]
+        for name in self.question.heads:
+            fit, layers = HEADS[name][kind], pooled
+            others: Sequence[Mapping[str, Any]] = elsewhere
+            if name in READ_TOKENS:
+                fit = partial(fit, seed=self.question.seed)
+                layers, *others = (
+                    TokenLayers(source, store, rows, self.question.windows)
+                    for store, rows in (
+                        (self.store, everything),
+                        *((scored.store, scored.rows) for scored in self.scored[1:]),
+                    )
+                )
+            if self.question.layer in layers:
+                layers = {self.question.layer: layers[self.question.layer]}
+            for draw in self.draws:
+                y = _columns(self.targets.values, self.targets.names, draw.names, kind)
+                places = [draw.train, validation, test]
                 layer, head = choose_layer(layers, y, places, fit, kind, self.question.seed)
-                tested = [layers[layer][test], *(other[layer] for other in elsewhere)]
+                tested = [layers[layer][test], *(other[layer] for other in others)]
                 for scored, features in zip(self.scored, tested, strict=True):
                     score, macro = self._score(
                         scored, draw.names, head.predict(features),
@@ -297,9 +309,7 @@ def _columns(values: Array, names: Sequence[str], chosen: Sequence[str], kind: s
     return values[:, [list(names).index(name) for name in chosen]]
 
 
-def _shares(
-    head: Head, features: npt.NDArray[np.float32], kind: str, classes: int
-) -> metrics.Floats | None:
+def _shares(head: Head, features: Any, kind: str, classes: int) -> metrics.Floats | None:
     if kind != "multi-class" or classes > LISTED:  # more take hours
         return None
     assert isinstance(head, ClassHead)

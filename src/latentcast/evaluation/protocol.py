@@ -9,6 +9,7 @@ by the task's metric on the validation fold, score once on the test fold. The or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,19 @@ from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import leaks, metrics
 from latentcast.evaluation.cache import FeatureCache
 from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED
-from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
-from latentcast.evaluation.heads import HEADS, ClassHead, Fit, Head, knn
+from latentcast.evaluation.features import (
+    FeatureSource,
+    Noted,
+    Windows,
+    extract,
+    pooling_of,
+    readable,
+)
+from latentcast.evaluation.heads import HEADS, READ_TOKENS, ClassHead, Fit, Head, knn
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
-from latentcast.nn.pooling import check_pooling
+from latentcast.evaluation.tokens import TokenLayers
+from latentcast.nn.pooling import JOINED, check_pooling, with_joined
 
 SPLITS = ("train", "validation", "test")
 COMPARED = 10_000
@@ -58,9 +67,9 @@ def probe(
         task: see :func:`latentcast.evaluation.tasks.task`.
         heads: names of :data:`~latentcast.evaluation.heads.HEADS`; linear for recordings, kNN and
             linear for images by default.
-        layer: a layer of the first source, or ``all``: every source then chooses its own on the
-            validation fold, for each head. A floor that has the first source's layers is also
-            read at the layer that one chose.
+        layer: a layer of the first source, ``joined`` (all of them), or ``all``: every source then
+            chooses among its own and all joined on the validation fold, for each head. A floor that
+            has the first source's layers is also read at the layer that one chose.
         pooling: mean+std for recordings and mean for images by default.
         windows: how a record longer than a source's window is read, see
             :func:`~latentcast.evaluation.features.extract`.
@@ -77,7 +86,7 @@ def probe(
     heads = heads_of(heads or (("kNN", "linear") if images else ("linear",)))
     pooling = pooling or usual_pooling(store)
     check_pooling(pooling, causal=tested.causal)
-    check_layer(layer, tested.layer_names)
+    check_layer(layer, tested.layer_names, heads)
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:
@@ -111,9 +120,13 @@ def probe(
     differences: list[Difference] = []
     chosen: dict[str, str] = {}
     references: dict[str, metrics.Resampled] = {}
-    for source, layers in zip(sources, features, strict=True):
+    for source, pooled in zip(sources, features, strict=True):
         for name in heads:
-            fit = HEADS[name][targets.kind]
+            fit, how = HEADS[name][targets.kind], pooling_of(source, pooling)
+            layers: Mapping[str, Any] = pooled
+            if name in READ_TOKENS:
+                fit, how = partial(fit, seed=seed), "attention"
+                layers = TokenLayers(source, store, rows, windows)
             readings = [("named", layer)] if layer in layers else [(OWN, "all")]
             if source is not tested and layer == "all" and chosen[name] in layers:
                 readings.append((f"layer of {tested.name}", chosen[name]))
@@ -131,7 +144,6 @@ def probe(
                 score, resampled = metrics.score(
                     targets.kind, y[test], predictions, names, counts, shares
                 )
-                how = pooling_of(source, pooling)
                 table.append(
                     Row(source.name, name, choice, at, how, head.penalty, head.validation, score)
                 )
@@ -168,6 +180,7 @@ def probe(
         },
         windows=windows,
         provenance=dict(provenance or {}),
+        notes=tuple(source.note for source in sources if isinstance(source, Noted) and source.note),
     )
 
 
@@ -189,11 +202,19 @@ def usual_pooling(store: Store) -> str:
     return "mean" if store.modality == "image" else "mean+std"
 
 
-def check_layer(layer: str, names: Sequence[str]) -> None:
-    """Raises LatentcastError: it is neither ``all`` nor one of them."""
-    if layer not in ("all", *names):
+def check_layer(layer: str, names: tuple[str, ...], heads: Sequence[str]) -> None:
+    """Raises LatentcastError: it is neither ``all``, nor one of them, nor ``joined`` for heads that
+    read it."""
+    if layer not in ("all", *with_joined(names)):
         # A layer near by in spelling is no better guess than any other.
-        raise LatentcastError(f"layer {layer}: does not exist; known: all, {', '.join(names)}")
+        raise LatentcastError(
+            f"layer {layer}: does not exist; known: {', '.join(('all', *with_joined(names)))}"
+        )
+    if layer == JOINED and layer not in names and READ_TOKENS & set(heads):
+        raise LatentcastError(
+            f"layer {layer}: head {', '.join(READ_TOKENS & set(heads))} reads the tokens of one "
+            "layer; name one, or all to choose one"
+        )
 
 
 def refuse_leaks(findings: Sequence[Finding], store: Store) -> None:
@@ -243,7 +264,7 @@ def trainable(
 
 
 def choose_layer(
-    layers: Mapping[str, Array], y: Array, places: Sequence[Ints], fit: Fit, kind: Kind, seed: int
+    layers: Mapping[str, Any], y: Array, places: Sequence[Ints], fit: Fit, kind: Kind, seed: int
 ) -> tuple[str, Head]:
     """The layer with the highest validation score, and its head fitted on all training records.
 
@@ -290,7 +311,7 @@ def supports_of(
 
 def _protocol(store: Store, task: Task, heads: Sequence[str], own_folds: bool) -> str:
     folds = "/".join(_range(store.manifest.splits[split]) for split in SPLITS)
-    named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe"}
+    named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe", "attentive": "attentive probe"}
     source = "PTB-XL " if task.name in ptbxl.NAMES else ""
     of_table = " of the label table" * own_folds
     return f"{source}{task.name}, folds {folds}{of_table}, " + " and ".join(

@@ -97,6 +97,7 @@ class ProbeReport:
     ``compared`` is the number of training records on which layers were compared; every score is
     of a head that saw all of them. ``bootstrap["unit"]`` is what was resampled, a patient or
     (where no patient is known) a record, and ``bootstrap["units"]`` how many the test fold has.
+    ``notes`` are what was done to the signal for single sources.
     ``data["shards"]`` are the checksums of the samples, ``provenance`` is the caller's (command,
     seeds, checkpoint).
     """
@@ -120,6 +121,7 @@ class ProbeReport:
     bootstrap: Mapping[str, Any]
     windows: Literal["centre", "strided"]
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         readings = self.readings() if self.rows else ()
@@ -202,7 +204,7 @@ class ProbeReport:
             found.append(f"always the mean of the training records: {floors}")
         if self.compared < self.records["train"]:
             found.append(f"layers compared on {self.compared:,} training {self.noun}s")
-        return tuple(filter(None, found))
+        return tuple(filter(None, (*found, *self.notes)))
 
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings; an undefined number is ``None``."""

@@ -123,7 +123,7 @@ def evaluate(
         near = nearest(reference, [group.name for group in groups])
         raise LatentcastError(f"reference {reference}: is no source of this table; {near}")
     pooling = pooling or usual_pooling(store)
-    _check_sources(groups, stores, layer, pooling)
+    _check_sources(groups, stores, layer, pooling, heads)
     for each in stores.values():
         each.verify()
     if cache is None and out is not None:
@@ -306,7 +306,11 @@ def _named(stores: Sequence[Store]) -> dict[str, Store]:
 
 
 def _check_sources(
-    groups: Sequence[Group], stores: dict[str, Store], layer: str, pooling: str
+    groups: Sequence[Group],
+    stores: dict[str, Store],
+    layer: str,
+    pooling: str,
+    heads: Sequence[str],
 ) -> None:
     """Refuse what the first forward pass would refuse, before it."""
     layers = dict[str, None]()
@@ -323,7 +327,7 @@ def _check_sources(
                 if store.modality == "ecg" and isinstance(encoder, ReadsRecordings):
                     check_same_signal(encoder, group.name, store)
     if layers:
-        check_layer(layer, list(layers))
+        check_layer(layer, tuple(layers), heads)
 
 
 def _write(found: Evaluation, out: Path) -> None:
