@@ -137,6 +137,12 @@ def _(t: Terminal) -> None:
     t.works(f"probe {t.run} --data {data}")
 
 
+@fixes("evaluation/protocol.py", "layer {}: does not exist")
+def _(t: Terminal) -> None:
+    layer = t.refused(lambda: probe(t.at.run, layer="blok 1")).typed("all, ([^,]+),")
+    t.works(lambda: probe(t.at.run, layer=layer))
+
+
 @fixes("evaluation/protocol.py", "head {}: does not")
 def _(t: Terminal) -> None:
     head = t.refused(lambda: probe(t.at.run, heads=["lineal"])).typed("mean '(.+)'")
