@@ -150,9 +150,7 @@ def _batch(config: Config, samples: int, epochs: float, fixed: int | None) -> Po
         size, why = fixed, "as fixed for"
     else:
         size = recipe_batch
-        while size // 2 >= LEAST_BATCH and (
-            size > samples or samples * epochs < least * size
-        ):
+        while size // 2 >= LEAST_BATCH and (size > samples or samples * epochs < least * size):
             size //= 2
         why = f"that of {config.recipe}"
         if size < recipe_batch:
