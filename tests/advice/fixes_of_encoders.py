@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from terminal import CANONICAL_LEADS, ECG, WFDB, Terminal, fixes
+from terminal import CANONICAL_LEADS, ECG, WFDB, Terminal, fixes, write_images
 
 from latentcast import config as configuration
 from latentcast.artifacts.encoder import Encoder
@@ -117,6 +117,18 @@ def _(t: Terminal) -> None:
     else:
         images = eval(t.refused(lambda: encoder.embed(x)).typed(r"\(x \* 255\).*\)"), {"x": x})
     t.works(lambda: encoder.embed(images))
+
+
+@fixes("artifacts/images.py", "{}); errors=")
+@fixes("artifacts/rejections.py", "errors {}: is unknown")
+def _(t: Terminal) -> None:
+    encoder, folder = Encoder.from_pretrained(t.at.image_run), t.new("images")
+    write_images(folder, (8, 8))
+    (folder / "ant" / "bad.png").write_bytes(b"no image")
+    unknown = "unknown" in t.messages[0].text
+    refused = t.refused(lambda: encoder.embed(folder, errors="skipp" if unknown else "refuse"))
+    found = refused.typed("did you mean '(.*)'" if unknown else 'errors="(.*)"')
+    t.works(lambda: encoder.embed(folder, errors=found))
 
 
 @fixes("artifacts/recordings.py", "rows: are of a store")

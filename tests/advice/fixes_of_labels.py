@@ -229,10 +229,12 @@ def _(t: Terminal) -> None:
 
 
 @fixes("artifacts/tables.py", "{}: exists and holds no predictions")
+@fixes("artifacts/tables.py", "{}: exists, and is where records")
 def _(t: Terminal) -> None:
     t.works(tuning(t, t.at.probed, "--task labels"))
     tuned, out = t.new("tuned"), t.new("labels.csv")
-    out.write_text("id,sinus\n")
+    beside = "left out" in t.messages[0].text
+    (t.new("labels.rejected.csv") if beside else out).write_text("id,sinus\n")
     assert t.refused(f"predict {tuned} {t.at.probed} --out {out}").typed("name (another file)")
     t.works(f"predict {tuned} {t.at.probed} --out {t.new('p.csv')}")
 

@@ -17,14 +17,20 @@ from latentcast.workflows.train import train
 ONE = Predicted(("a",), ("x,y",), np.ones((1, 1)), np.zeros((1, 1)), np.ones(1, dtype=np.int64))
 
 
-def test_predictions_written_over_a_table_of_labels(tmp_path: Path) -> None:
-    labels = tmp_path / "labels.csv"
-    labels.write_text("id,sinus\na,1\n")
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_predictions_written_over_a_table_of_labels(tmp_path: Path, suffix: str) -> None:
+    labels = tmp_path / f"labels.{suffix}"
+    if suffix == "csv":
+        labels.write_text("id,sinus\na,1\n")
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table({"id": ["a"], "sinus": [1]}), labels)
+    before = labels.read_bytes()
     with pytest.raises(LatentcastError, match="holds no predictions"):
         write_predictions(ONE, labels)
-    assert labels.read_text() == "id,sinus\na,1\n"
+    assert labels.read_bytes() == before
     for _ in range(2):  # earlier predictions are replaced
-        write_predictions(ONE, tmp_path / "found.csv")
+        write_predictions(ONE, tmp_path / f"found.{suffix}")
 
 
 def test_a_run_written_into_another_store(tmp_path: Path) -> None:

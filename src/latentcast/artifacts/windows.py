@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError
-
 
 def in_batches(
     samples: Iterator[tuple[str, npt.NDArray[Any]]], names: list[str], size: int
@@ -44,21 +42,12 @@ def averaged(
     """The mean over the windows of each recording that have a valid token, ``(names, features)``.
 
     Args:
-        names: of the recordings.
+        names: of the recordings, each with such a window.
         owners: of each window, the recording that it is of.
         vectors: ``(windows, features)``.
         measured: of each window, whether a token of it is valid.
-
-    Raises:
-        LatentcastError: names the recordings without such a window.
     """
     windows = np.bincount(owners[measured], minlength=len(names))
-    if not windows.all():
-        empty = [name for name, count in zip(names, windows, strict=True) if not count]
-        raise LatentcastError(
-            f"{', '.join(empty[:6])}{' ...' * (len(empty) > 6)}: has no valid patch; it is "
-            "shorter than one, flat or missing, leave it out"
-        )
     sums = np.zeros((len(names), vectors.shape[1]))
     np.add.at(sums, owners[measured], vectors[measured])
     return (sums / windows[:, None]).astype(np.float32)

@@ -93,6 +93,8 @@ def predict(
 ) -> None:
     """Write the probabilities that a fine-tuned run gives to files, as CSV or parquet.
 
+    Files that cannot be read are left out, and listed with their reasons in a table beside it.
+
     Args:
         model: run of latentcast finetune, or an exported file.
         files: recordings or images, folders of them, array files, or a store.
@@ -106,19 +108,26 @@ def predict(
         resample: bring recordings at another rate to the model's.
     """
     from latentcast.artifacts.classifier import Classifier
-    from latentcast.artifacts.tables import write_predictions
-    from latentcast.errors import printable
+    from latentcast.artifacts.rejections import summary
+    from latentcast.artifacts.tables import check_place, write_predictions
     from latentcast.files import apart
+    from latentcast.terminal import Terminal
 
     if not files:
         raise LatentcastError("predict: needs files; name recordings, images or a store")
     for path in (model, *files):
         apart(out, input=path)
+    check_place(out)
     classifier = Classifier.from_pretrained(model, device=device)
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
     found = classifier.predict(
         inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
-        layout=layout, resample=resample,
+        layout=layout, resample=resample, errors="skip",
     )  # fmt: skip
-    write_predictions(found, out)
-    print(printable(f"{out}: {len(found.ids)} predictions of {', '.join(found.names)}"))
+    rejected, console = write_predictions(found, out), Terminal()
+    done = f"{out}: {len(found.ids)} predictions of {', '.join(found.names)}"
+    n = len(found.rejected)
+    left = f", {n} record{'s' * (n > 1)} left out" if n else ""
+    console.print(f"{done}{left}", soft_wrap=True)
+    for line in summary(found.rejected):
+        console.print(f"left out: {line}; all are in {rejected}", soft_wrap=True)
