@@ -20,6 +20,7 @@ import numpy as np
 import wfdb as package
 
 from latentcast.signals.readers import wfdb
+from latentcast.signals.readers.wfdb_header import parse_header
 
 DEFAULT = Path(__file__).parent.parent / "tests" / "data" / "ptbxl_wfdb"
 
@@ -38,7 +39,7 @@ def main() -> None:
     headers = sorted((arguments.folder).rglob("*.hea"))
     results = {}
     for rate in (100, 500):
-        chosen = [h for h in headers if wfdb.parse_header(h.read_text()).sampling_rate == rate]
+        chosen = [h for h in headers if parse_header(h.read_text()).sampling_rate == rate]
         if not chosen:
             continue
         names = [str(header.with_suffix("")) for header in chosen]

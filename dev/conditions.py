@@ -20,6 +20,7 @@ CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     "channels": lambda config, twin: config.input.channels > 1,
     "crops": lambda config, twin: getattr(config.input, "crop_scale", None) is not None,
     "patches": lambda config, twin: twin.encoder.patch > 1,
+    "batch-norm": lambda config, twin: getattr(config.encoder, "norm", None) == "batch",
     "cls": lambda config, twin: config.encoder.cls,
     "layer-scale": lambda config, twin: config.encoder.layer_scale is not None,
     "small-scale": lambda config, twin: config.encoder.layer_scale not in (None, 1.0),

@@ -154,6 +154,24 @@ def small_config() -> Config:
 
 
 @pytest.fixture(scope="session")
+def small_convnet(small_config: Config) -> Config:
+    """Masked latent prediction on a residual network with batch norms, cut into no pieces."""
+    mine = {name: getattr(small_config, name) for name in ("train", "optimizer")}
+    return (
+        recipe("conv-ecg-tiny")
+        .model_copy(update={**mine, "train": mine["train"].model_copy(update={"micro_batches": 1})})
+        .updated(
+            {
+                "input.length": 400,
+                "encoder.width": 24,
+                "encoder.stem_width": 6,
+                "objective.predictor.width": 16,
+            }
+        )
+    )
+
+
+@pytest.fixture(scope="session")
 def small_run(
     small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

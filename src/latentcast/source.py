@@ -21,6 +21,17 @@ from latentcast.files import inside
 Modality = Literal["ecg", "image"]
 """``ecg`` is any recording of named channels over time, ``image`` any picture."""
 Split = Literal["train", "validation", "test"]
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""How folders, arrays and files name a split."""
 Sample = TypeVar("Sample")
 
 
@@ -68,10 +79,41 @@ def is_hidden(path: PurePath) -> bool:
 
 
 def find_files(root: Path, pattern: str) -> tuple[list[str], list[str]]:
-    """All files below a folder that match, sorted, relative to it; and those that are hidden."""
-    files = sorted(path.relative_to(root).as_posix() for path in root.rglob(pattern))
+    """All files below a folder that match, sorted, relative to it; and those that are hidden.
+
+    Folders that are links are followed where they lie directly in it, and no further.
+    """
+    found = [path for top in (root, *_links(root)) for path in top.rglob(pattern)]
+    files = sorted(path.relative_to(root).as_posix() for path in found)
     hidden = [file for file in files if is_hidden(PurePath(file))]
     return [file for file in files if not is_hidden(PurePath(file))], hidden
+
+
+def _links(root: Path) -> list[Path]:
+    """Folders that are links directly in a folder, but for those to where it lies itself."""
+    try:
+        links = [path for path in root.iterdir() if path.is_symlink() and path.is_dir()]
+    except OSError:  # detecting a format never fails; the listing names such a folder
+        return []
+    real = root.resolve()
+    return [link for link in links if not real.is_relative_to(link.resolve())]
+
+
+def remark_of_links(root: Path) -> tuple[str, ...]:
+    """Folders that :func:`find_files` does not look into, as :attr:`Source.remarks`."""
+    left = [
+        Path(folder, name).relative_to(root).as_posix()
+        for top in (root, *_links(root))
+        for folder, names, _ in os.walk(top)
+        for name in names
+        if Path(folder) != root and Path(folder, name).is_symlink()
+    ]
+    if not left:
+        return ()
+    return (
+        f"{len(left):,} folders are links within a folder, such as {printable(min(left))}, and are "
+        "not followed; put the links into the folder that is ingested",
+    )
 
 
 def remark_of_hidden(files: Sequence[str]) -> tuple[str, ...]:

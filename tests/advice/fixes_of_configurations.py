@@ -5,6 +5,7 @@ from __future__ import annotations
 from terminal import ECG, setting
 
 IMAGE = "ijepa-image-tiny"  # masks of blocks, fixed sines and cosines
+CONV = "conv-ecg-tiny"
 JEPA, LEVELS, IMAGE_LEVELS = "ijepa-ecg-tiny", "hjepa-ecg-tiny", "hjepa-image-tiny"
 TYPED = r"(?:set|use|write) (\S+=\S+?)[.,]?(?:\s|$)"
 
@@ -40,6 +41,10 @@ setting("config/network.py", "{}a head of {}", ECG, "encoder.width=12", r"multip
         "encoder.width={}")
 setting("config/network.py", "{} {} cannot hold", IMAGE, "encoder.width=18", r"multiple of (\d+)",
         "encoder.width={} encoder.heads=2")
+setting("nn/resnet.py", "encoder.patch {} is no power", CONV, "encoder.patch=32",
+        r"patch of (\d+)", "encoder.patch={}")
+setting("nn/resnet.py", "encoder.kernels", CONV, "encoder.kernels=[15,8]", r"as (\d+)$",
+        "encoder.kernels=[15,{}]")
 setting("config/registry.py", "kind is missing", ECG, "objective={}", r"one of .*(nepa)",
         "objective.kind={}")
 setting("config/training.py", "neither base nor", ECG, "ema.base=null", r"base, .*\((0\.\d+)",
@@ -58,13 +63,26 @@ setting("config/training.py", "steps {} is not more", ECG,
 
 # What sections say of each other --------------------------------------------------------------
 
-setting("config/run.py", "objective.regularizer needs", JEPA, "train.micro_batches=2", TYPED)
+setting("config/run.py", "the loss or a batch norm", JEPA, "train.micro_batches=2", TYPED)
 setting("config/run.py", "optimizer.warmup_steps {}", ECG, "optimizer.warmup_steps=9000",
         r"than train.steps (\d+)", "optimizer.warmup_steps={}")
 setting("objectives/nepa.py", "encoder.causal is false", ECG, "encoder.causal=false", TYPED)
 setting("objectives/nepa.py", "encoder.cls is false", ECG, "encoder.cls=false", TYPED)
 setting("objectives/nepa.py", "encoder.positions sincos", ECG, "encoder.positions.kind=sincos",
         TYPED)
+setting("nn/resnet.py", "encoder.causal is true", CONV, "encoder.causal=true", TYPED)
+setting("nn/resnet.py", "machine.recompute computes", CONV, "machine.recompute=true", TYPED)
+setting("nn/resnet.py", "machine.recompute computes", CONV, "machine.recompute=true",
+        r"or (\S+)$")
+setting("objectives/masked.py", "encoder.causal is true", ECG,
+        "objective.kind=masked encoder.cls=false", TYPED)
+setting("objectives/masked.py", "encoder.cls is true", ECG,
+        "objective.kind=masked encoder.causal=false", TYPED)
+setting("objectives/masked.py", "ema is null", CONV, "ema=null", TYPED)
+setting("objectives/masked.py", "objective.mask_span {}", CONV, "objective.mask_span=64",
+        r"at most (\d+)", "objective.mask_span={}")
+setting("objectives/masked.py", "objective.predictor.kernel {}", CONV,
+        "objective.predictor.kernel=4", r"use (\d+)$", "objective.predictor.kernel={}")
 setting("objectives/jepa/config.py", "encoder.causal is true", JEPA, "encoder.causal=true", TYPED)
 setting("objectives/jepa/config.py", "encoder.cls is true", JEPA, "encoder.cls=true", TYPED)
 setting("objectives/jepa/config.py", "objective.target teacher", JEPA, "ema=null", TYPED)

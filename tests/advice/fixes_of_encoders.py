@@ -87,7 +87,7 @@ def argument(file: str, start: str, name: str, bad: str, pattern: str) -> None:
         t.works(lambda: encoder.embed(store, rows=[0], **{name: found}))
 
 
-argument("artifacts/encoder.py", "{}: is no layer", "layer", "block 99", r"known: .*, (.+)")
+argument("nn/pooling.py", "{}: is no layer", "layer", "block 99", r"known: .*, (.+)")
 argument("nn/pooling.py", "pooling cls", "pooling", "cls", r"use (mean\+std), mean")
 argument("nn/pooling.py", "pooling {}: no such", "pooling", "meen", "mean '(.+)'")
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -15,11 +18,13 @@ from messages import SOURCE
 from safetensors.torch import load_file, save_file
 from terminal import (
     ECG,
+    Attempt,
     Terminal,
     fixes,
     train,
     write_labelled,
 )  # fmt: skip
+from torch import Tensor
 
 from conftest import REPOSITORY
 from latentcast.errors import missing_extra
@@ -37,6 +42,82 @@ def _(t: Terminal) -> None:
     shutil.rmtree(t.new("gone"))
     command = f"probe {t.new('run')} --task labels "
     t.works(command + t.refused(command).typed(r"\((--data)\)") + f" {t.at.probed}")
+
+
+@fixes("cli/evaluation.py", "--encoder {}: is no NAME=SPEC")
+def _(t: Terminal) -> None:
+    command = f"probe {t.run} --data {t.at.probed} --task labels --encoder"
+    name = t.refused(f"{command} {t.at.run}").typed("write (theirs=)net.onnx")
+    t.works(f"{command} {name}{t.at.run}")
+
+
+def foreign_encoder(start: str, bad: str, pattern: str, good: str) -> None:
+    """Register a spec of a foreign encoder that is refused, and one with what is typed in it.
+
+    M stands for theirs:mean.
+    """
+
+    @fixes("evaluation/foreign.py", start)
+    def _(t: Terminal) -> None:
+        def mean(signal: Tensor) -> Tensor:
+            return signal.mean(dim=2)
+
+        class Session:
+            def __init__(self, file: str, providers: list[str]) -> None: ...
+            def get_inputs(self) -> list[SimpleNamespace]:
+                return [SimpleNamespace(name="ecg")]
+
+            def run(self, outputs: None, feed: dict[str, Any]) -> list[Any]:
+                assert feed["ecg"].shape[1:] == (2, 1000)
+                return [feed["ecg"].mean(axis=2)]
+
+        theirs = SimpleNamespace(mean=mean, text="", counts=lambda signal: signal.int())
+        modules = {"theirs": theirs, "onnxruntime": SimpleNamespace(InferenceSession=Session)}
+
+        def attempt(spec: str) -> Attempt:
+            spec = spec.replace("M", "theirs:mean", 1) if spec[0] == "M" else spec
+            encoders = {"theirs": spec.format(run=t.at.run)}
+            return lambda: probe(t.at.run, t.at.probed, "labels", encoders=encoders)
+
+        with patch.dict(sys.modules, modules):
+            found = t.refused(attempt(bad)).typed(pattern)
+            t.works(attempt(good.format(found=found, run=t.at.run)))
+
+
+for row in (
+    ("{}: of windows", "theirs:counts", "return finite floats", "M"),
+    (
+        "--encoder {}: {} is no option",
+        "M,rate=9",
+        "(sampling_rate)",
+        "M,{found}=50",
+    ),
+    ("--encoder {}: {} carries", "{run},unit=mV", "leave out unit", "{run}"),
+    ("{}: has no lead", "M,leads=V9", r"of (\S+) \(leads", "M,leads={found}"),
+    ("--encoder {}: unit", "M,unit=mv", "mean '(mV)'", "M,unit={found}"),
+    (
+        "--encoder {}: {} {} is no number",
+        "M,length=x",
+        "write (.*)",
+        "M,{found}",
+    ),
+    ("--encoder {}: {} does not exist", "nowhere", "or (module:function)", "M"),
+    (
+        "--encoder {}: {} cannot be imported",
+        "theirs:gone",
+        "write (module:function)",
+        "M",
+    ),
+    ("--encoder {}: {} is a {}", "theirs:text", "name a function", "M"),
+    (
+        "{}: does not read windows",
+        "net.onnx",
+        r"\((leads=I\+II,length=1000,.*)\)",
+        "net.onnx,{found}",
+    ),
+    ("{}: a file of this kind", "net.pth", "(module:function)", "M"),
+):
+    foreign_encoder(*row)
 
 
 @fixes("cli/evaluation.py", "task {}: suits")
@@ -101,6 +182,20 @@ def _(t: Terminal) -> None:
     command = f"probe {t.run} --data {t.new()} --task metadata:"
     assert t.refused(command + "name").typed("name a number")
     t.works(command + "age")
+
+
+@fixes("evaluation/subgroups.py", "by {}: no record has")
+def _(t: Terminal) -> None:
+    key = t.refused(f"probe {t.run} --by agee").typed("mean '(.+)'")
+    t.works(f"probe {t.run} --by {key}")
+
+
+@fixes("evaluation/subgroups.py", "by {}: has {}")
+def _(t: Terminal) -> None:
+    metadata = [{"name": f"patient {i}", "age": 20 + i} for i in range(60)]
+    write_labelled(t.new(), 60, labels=["a", "b"] * 30, metadata=metadata)
+    command = f"probe {t.run} --data {t.new()} --task labels --by "
+    t.works(command + t.refused(command + "name").typed("name (age),"))
 
 
 @fixes("evaluation/tasks/classes.py", "{}: has records of several")

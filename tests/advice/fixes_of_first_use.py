@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
@@ -61,6 +62,18 @@ def _(t: Terminal) -> None:
     error = t.refused(lambda: encoder.embed(np.load(file), unit="mV", **about))
     unit = eval(f"dict({error.typed('unit=.uV.')})")
     t.works(lambda: encoder.embed(np.load(file), **unit, **about))
+
+
+@fixes("data/plausibility.py", "{} of {} records name no patient")
+def _(t: Terminal) -> None:
+    for n in range(1, 7):
+        (t.new("in") / f"patient{n // 2}").mkdir(parents=True, exist_ok=True)
+        for file in (WFDB / "records100" / "00000").glob(f"0000{n}_lr.*"):
+            shutil.copy(file, t.new("in") / f"patient{n // 2}")
+    command = f"ingest {t.new('in')} --out {t.new()}"
+    flag = t.prints(command).typed("--patients")
+    again = f"{command}-again {flag} 'patient{{patient}}/'"
+    assert "name no patient" not in t.works(again)
 
 
 @fixes("data/plausibility.py", "half of the records span")

@@ -81,38 +81,45 @@ def frames(t: Terminal) -> Path:
     return folder
 
 
-def grouped(start: str, bad: str | bytes | None, typed: str, good: str) -> None:
-    """Register ``--groups``, a pattern or the text of a table, that are refused, and good ones."""
+def grouped(start: str, bad: str | None, typed: str, good: str) -> None:
+    """Register ``--patients``, a pattern or a table, that is refused, and what works instead."""
 
-    @fixes("data/groups.py", f"--groups {{}}: {start}")
+    @fixes("data/patients.py", f"--patients {{}}: {start}")
     def _(t: Terminal) -> None:
-        def groups(by: str | bytes | None) -> str:
-            if isinstance(by, str) and "," not in by:
-                return f"--groups '{by}'"
+        def patients(by: str | None) -> str:
+            if by is not None and "," not in by:
+                return f"--patients '{by}'"
             if by is not None:
-                t.new("g.csv").write_bytes(by if isinstance(by, bytes) else by.encode())
-            return f"--groups {t.new('g.csv')}"
+                t.new("g.csv").write_text(by)
+            return f"--patients {t.new('g.csv')}"
 
         source = frames(t)
-        found = t.refused(ingesting(t, source, groups(bad))).typed(typed)
-        t.works(ingesting(t, source, groups(good or found)))
+        found = t.refused(ingesting(t, source, patients(bad))).typed(typed)
+        t.works(ingesting(t, source, patients(good or found)))
 
 
-grouped("does not exist", None, "columns image and patient", TABLE)
-grouped("gives {} of {} images", "ant/" + PATTERN, "such as '(.+?)'", PATTERN)
+grouped("does not exist", None, "columns record_id and patient_id", TABLE)
+grouped("gives {} of {} records", "ant/" + PATTERN, "such as '(.+?)'", PATTERN)
 grouped("puts all", "patient", "name what tells patients apart", PATTERN)
 grouped("is no regular", "([", "such as '(.+?)'", "")
-grouped("has the columns", "file,patient\n", "two of them image and patient", TABLE)
-grouped("gives {} two", f"{TABLE}{NAMES[0]},9\n", "keep one row an image", TABLE)
-grouped("cannot be read", b"\xff,\n", "save it as CSV in UTF-8", TABLE)
 
 
-@fixes("data/groups.py", "--groups {}: patient '{}' has images in two")
+@fixes("data/patients.py", "{}: has no column of {}s")
+def _(t: Terminal) -> None:
+    source = frames(t)
+    t.new("g.csv").write_text(TABLE.replace("patient", "owner", 1))
+    command = ingesting(t, source, f"--patients {t.new('g.csv')}")
+    name = t.refused(command).typed("call one (.*)")
+    t.new("g.csv").write_text(TABLE.replace("patient", name, 1))
+    t.works(command)
+
+
+@fixes("data/patients.py", "--patients {}: patient '{}' has records in two")
 def _(t: Terminal) -> None:
     source = frames(t)
     one, other = (source / "ant").rename(source / "train"), (source / "bee").rename(source / "test")
-    command = ingesting(t, source, f"--groups '{PATTERN}'")
-    assert t.refused(command).typed("move all images of a patient into one")
+    command = ingesting(t, source, f"--patients '{PATTERN}'")
+    assert t.refused(command).typed("move all records of a patient into one")
     for file in other.iterdir():
         file.rename(one / file.name)
     t.works(command)
@@ -127,7 +134,7 @@ def _(t: Terminal) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(file)
     t.works(f"ingest {t.new('frames')} --out {t.new('frame')}")
-    flag = t.prints(f"probe {t.at.image_run} --data {t.new('frame')}").typed("--groups")
+    flag = t.prints(f"probe {t.at.image_run} --data {t.new('frame')}").typed("--patients")
     t.works(ingesting(t, t.new("frames"), f"{flag} '{PATTERN}'"))
     assert "nearly equal" not in t.works(f"probe {t.at.image_run} --data {t.new()}")
 
@@ -168,22 +175,22 @@ LETTERS = ["a", "b"] * 4
 def _(t: Terminal) -> None:
     absent = "no column" in t.messages[0].text
     source = parquet(t, target=LETTERS, y=LETTERS)
-    error = t.refused(ingesting(t, source, "--label targe" * absent))
-    label = error.typed("mean '(.+)'" if absent else "--label (target)")
-    t.works(ingesting(t, source, f"--label {label}"))
+    error = t.refused(ingesting(t, source, "--label-column targe" * absent))
+    label = error.typed("mean '(.+)'" if absent else "--label-column (target)")
+    t.works(ingesting(t, source, f"--label-column {label}"))
 
 
 @fixes("images/huggingface.py", "none of the columns {}")
 def _(t: Terminal) -> None:
     source = parquet(t, species=LETTERS)
-    flags = t.prints(ingesting(t, source)).typed("--label species")
+    flags = t.prints(ingesting(t, source)).typed("--label-column species")
     t.works(f"ingest {source} --out {t.new('labelled')} {flags}")
 
 
 @fixes("images/huggingface.py", "{}: {} is neither whole")
 def _(t: Terminal) -> None:
     source = parquet(t, target=[0.5, 1.5] * 4, species=LETTERS)
-    flag = t.refused(ingesting(t, source)).typed("another column with (--label)")
+    flag = t.refused(ingesting(t, source)).typed("another column with (--label-column)")
     t.works(ingesting(t, source, f"{flag} species"))
 
 
@@ -196,7 +203,9 @@ def _(t: Terminal) -> None:
     (folder / "in").mkdir()
     for name in ("a.parquet", "b.parquet"):
         (folder / name).rename(folder / "in" / name)
-    flag = t.refused(ingesting(t, folder / "in", "--label target")).typed("column with (--label)")
+    flag = t.refused(ingesting(t, folder / "in", "--label-column target")).typed(
+        "column with (--label-column)"
+    )
     t.works(ingesting(t, folder / "in", f"{flag} species"))
 
 

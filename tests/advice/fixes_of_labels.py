@@ -67,6 +67,16 @@ def _(t: Terminal) -> None:
         t.works(f"{label} {column}=classes")
 
 
+@fixes("data/tables/attached.py", "column '{}': has {} different whole")
+def _(t: Terminal) -> None:
+    file = table(t, "af")
+    lines = [f"{row},{n % 4}" for n, row in enumerate(file.read_text().splitlines()[1:])]
+    file.write_text("\n".join(["id,af,grade", *lines]) + "\n")
+    label = f"label {store(t)} {file}"
+    flags = t.prints(label).typed("--kinds grade=classes")
+    assert "4 classes" in t.works(f"{label} {flags}")
+
+
 @fixes("data/tables/attached.py", "table '{}'")
 def _(t: Terminal) -> None:
     label = f"label {store(t)} {table(t, 'af', name='-labels.csv')}"
@@ -132,14 +142,14 @@ def _(t: Terminal) -> None:
     file.write_text("\n".join(f"{line},{line.split(',')[0]}" for line in lines) + "\n")
     file.write_text(file.read_text().replace("id,af,id", "id,af,file"))
     label = f"label {store(t)} {file}"
-    t.works(f"{label} {t.refused(label).typed('--id .*')}")
+    t.works(f"{label} {t.refused(label).typed('--id-column .*')}")
 
 
 @fixes("data/tables/file.py", "{}: no column names the record")
 def _(t: Terminal) -> None:
     label = f"label {store(t)} {table(t, 'af', ids='study')}"
     refused = t.refused(label)
-    t.works(f"{label} {refused.typed('(--id) COLUMN')} {refused.typed('it has ([a-z]+)')}")
+    t.works(f"{label} {refused.typed('(--id-column) COLUMN')} {refused.typed('it has ([a-z]+)')}")
 
 
 @fixes("data/tables/match.py", "the store was divided without patients")
@@ -164,7 +174,7 @@ def _(t: Terminal) -> None:
     rows = [f"x{n},{line}" for n, line in enumerate(lines[1:])]
     file.write_text("\n".join(["id,study,af", *rows]) + "\n")
     label = f"label {store(t)} {file}"
-    t.works(f"{label} {t.refused(label).typed('(--id)$')} study")
+    t.works(f"{label} {t.refused(label).typed('(--id-column)$')} study")
 
 
 @fixes("data/folder.py", "{}: was ingested with another table")
@@ -302,3 +312,35 @@ def _(t: Terminal) -> None:
 
     assert t.refused(lambda: tuned(crop_seconds=2.0)).typed("leave it out")
     t.works(tuned)
+
+
+@fixes("workflows/finetune.py", "{}: is a recipe and not")
+def _(t: Terminal) -> None:
+    command = (
+        f"finetune nepa-ecg-tiny --data {t.at.probed} --epochs 1 --out {t.new('tuned')} --task "
+        "labels --set encoder.width=48 encoder.heads=1 encoder.depth=1"
+    )
+    t.works(command.replace("--set", t.refused(command).typed("(--from-scratch)") + " --set"))
+
+
+@fixes("cli/supervised.py", "{}: --patients needs")
+def _(t: Terminal) -> None:
+    t.works(tuning(t, t.at.probed, "--task labels"))
+    command = f"predict {t.new('tuned')} {{}} --out {t.new('p.csv')} --patients"
+    t.refused(command.format(t.at.npy)).typed("needs a store")
+    t.works(command.format(t.at.probed))
+
+
+@fixes("evaluation/supervision.py", "{}: the validation split of task")
+def _(t: Terminal) -> None:
+    data = labelled(t, "word")
+    file = t.new("labels.csv")
+    rows = file.read_text().splitlines()
+    t.attempt(tuning(t, data, "--task word"))
+    numbers = ["id,same", *(row.split(",")[0] + ",1" for row in rows[1:])]
+    file.write_text("\n".join(numbers) + "\n")
+    label(Store.open(data), file)
+    t.refused(tuning(t, data, "--task same", out="another")).typed("label more validation records")
+    file.write_text("\n".join(rows) + "\n")
+    label(Store.open(data), file)
+    t.works(tuning(t, data, "--task word", out="third"))

@@ -26,8 +26,9 @@ UNFOLLOWED = {
     ("engine/verdict.py", "no patch of the batch"): _TRAINING,
     ("engine/verdict.py", "the gradient norm is"): _TRAINING,
     ("evaluation/heads/logistic.py", "logistic regression: a label"): "no probe fits such a label",
+    ("evaluation/heads/attentive.py", "attentive head: its"): _TRAINING,
     ("engine/ranks.py", "rank {} of {}"): "takes two processes; tests/faults kills one",
-    ("signals/readers/wfdb.py", "no gain(baseline)/unit"): "the form of a field of a header",
+    ("signals/readers/wfdb_header.py", "no gain(baseline)/unit"): "the form of a field of a header",
     ("data/workers.py", "a script that trains"): "takes a script; tests/unit/test_loader.py has it",
 }
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from spawn import in_ranks
 from torch import Tensor
 
-from latentcast.objectives.ranks import summed
+from latentcast.nn.ranks import summed
 from latentcast.objectives.regularizers import covariance, invariance, sigreg, variance
 from latentcast.randomness import key
 

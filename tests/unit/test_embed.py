@@ -74,6 +74,8 @@ def test_a_recording_has_one_vector_however_it_is_handed_over(
     encoder: Encoder, store: Store, vectors: np.ndarray, small_store: Path, tmp_path: Path
 ) -> None:
     same(encoder.embed(store), vectors)
+    every = [encoder.embed(store, layer) for layer in encoder.layer_names]
+    same(encoder.embed(store, "joined"), np.concatenate(every, axis=1))
     same(encoder.embed(str(small_store), rows=[4, 1]), vectors[[4, 1]])
     recordings = [store.recording(row) for row in range(len(store))]
     same(encoder.embed(iter(recordings)), vectors)

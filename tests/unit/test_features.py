@@ -62,7 +62,9 @@ def test_features_are_those_of_each_row_in_the_order_asked_for(tmp_path: Path) -
     store = write_store(tmp_path / "s", signals, folds=[1] * 150)
     rows = np.array([140, 3, 77, 3])
     features = extract(PatchSource(), store, rows, pooling="mean")
-    assert list(features) == ["embedding", "block 1"]
+    assert list(features) == ["embedding", "block 1", "joined"]
+    both = np.concatenate([features["embedding"], features["block 1"]], axis=1)
+    np.testing.assert_array_equal(features["joined"], both)
     assert features["block 1"].dtype == np.float32
     assert features["block 1"].shape == (4, 6)
     for i, row in enumerate(rows):
@@ -186,7 +188,7 @@ def test_features_are_those_of_each_image_without_dropout_in_the_order_asked_for
     store, model = Images(n=300), ImagePatches("a")
     rows = np.array([250, 3, 77, 3, *range(200)])  # several batches
     layers = extract(model, store, rows, pooling="mean")
-    assert tuple(layers) == model.layer_names and model.training
+    assert tuple(layers) == (*model.layer_names, "joined") and model.training
     model.eval()
     for i, row in enumerate(rows[:20]):
         tokens, _ = model.token_layers(store.take(np.array([row])))

@@ -18,10 +18,11 @@ from evaluation_stores import write_store
 
 from conftest import Command
 from latentcast.artifacts.choice import CHOICE, Choice
-from latentcast.artifacts.classifier import Classifier
+from latentcast.artifacts.classifier import Classifier, Predicted
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.export import export
 from latentcast.artifacts.predictions import activated
+from latentcast.artifacts.tables import write_predictions
 from latentcast.batch import Inputs
 from latentcast.config import Config
 from latentcast.data.store import Store
@@ -38,11 +39,16 @@ from latentcast.evaluation.calibration import (
 )
 from latentcast.evaluation.predictions import predict
 from latentcast.evaluation.supervision import supervision
+from latentcast.monitors.journal import read_metrics
+from latentcast.monitors.validation import SCORE
 from latentcast.objectives.build import build
 from latentcast.objectives.supervised import Supervised, SupervisedConfig
+from latentcast.runs import list_runs
+from latentcast.runs.folder import TUNED
 from latentcast.signals.windows import window_starts
 from latentcast.verification.verify import verify
 from latentcast.workflows.finetune import FinetuneResult, finetune
+from latentcast.workflows.train import train
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SUPERVISED = {
@@ -240,6 +246,91 @@ def test_a_number_that_trains_nothing_is_refused(
         finetune(pretrained, store.path, tmp_path / "run", "labels", quiet=True, **wrong)
 
 
+def test_an_export_and_a_checkpoint_predict_with_what_was_chosen_for_them(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
+) -> None:
+    done, store, _ = tuned
+    export(done.run, tmp_path / "tuned.safetensors")
+    chosen = Classifier.from_pretrained(done.run)
+    assert chosen.choice.temperature != 1 and len(chosen.choice.thresholds) == 2
+    own = done.run / "checkpoints" / f"step-{done.step:08d}"
+    for path in (tmp_path / "tuned.safetensors", own):
+        again = Classifier.from_pretrained(path)
+        assert again.choice == chosen.choice
+        np.testing.assert_array_equal(again.predict(store).values, chosen.predict(store).values)
+    others = [path for path in list_steps(done.run / "checkpoints") if path != own]
+    assert all(math.isnan(Classifier.from_pretrained(path).choice.score) for path in others)
+
+
+def test_training_ends_when_patience_does_and_an_interrupted_run_where_it_would_have(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
+) -> None:
+    _, store, pretrained = tuned
+
+    def tune(out: str) -> Path:
+        return finetune(pretrained, store.path, tmp_path / out, "labels", epochs=20, patience=2,
+                        batch_size=16, quiet=True).run  # fmt: skip
+
+    first, second = tune("first"), tmp_path / "second"
+    scores = {row["step"]: row[SCORE] for row in read_metrics(first) if SCORE in row}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    last = list_steps(first / "checkpoints")[-1]
+    assert [step for step in scores if step > best] == [best + 3, best + 6] and best + 6 < 60
+    assert last.name == f"step-{best + 6:08d}" and tune("first") == first
+    (summary,) = list_runs([first])
+    assert (summary.state, summary.best.head) == ("done", "fine-tuned")  # type: ignore[union-attr]
+    assert summary.best.value == json.loads((first / TUNED).read_text())["score"]["main"]["value"]  # type: ignore[union-attr]
+
+    shutil.copytree(first, second)
+    for path in (second / "checkpoints" / last.name, second / CHOICE, second / TUNED):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert tune("second") == second
+    assert (second / CHOICE).read_bytes() == (first / CHOICE).read_bytes()
+    one, two = (Encoder.from_pretrained(run / "checkpoints" / last.name).objective.state_dict()
+                for run in (first, second))  # fmt: skip
+    assert all(map(torch.equal, one.values(), two.values()))
+
+
+def test_a_table_of_predictions_has_no_two_columns_of_one_name(tmp_path: Path) -> None:
+    names = ("id", "a", "a_spread", "crops", "label id")
+    found = Predicted(("x", "y", "z"), names, np.arange(15.0).reshape(3, 5), np.zeros((3, 5)),
+                      np.array([1, 2, 3]))  # fmt: skip
+    write_predictions(found, tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        header, first, *_ = csv.reader(file)
+    assert len(set(header)) == len(header) == 12 and header[0] == "id" and first[0] == "x"
+    assert first[1:6] == ["0.0", "1.0", "2.0", "3.0", "4.0"]
+    patients = found.by_patient(["p", "", "p"])
+    assert (patients.ids, patients.crops.tolist()) == (("p", "y"), [4, 2])
+    assert patients.values.tolist() == [[5, 6, 7, 8, 9], [5, 6, 7, 8, 9]]
+    assert patients.spread[:, 0].tolist() == [5, 0]
+
+
+def test_a_recipe_is_trained_from_scratch_and_is_no_pretraining(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
+) -> None:
+    _, store, _ = tuned
+    with pytest.raises(LatentcastError, match=r"is a recipe and not pretrained; .*--from-scratch"):
+        finetune("nepa-ecg-tiny", store.path, tmp_path / "run", "labels", quiet=True)
+    done = finetune(
+        "nepa-ecg-tiny", store.path, tmp_path / "run", "labels", epochs=1, batch_size=16,
+        from_scratch=True, crop_seconds=2.0, quiet=True,
+        set=["encoder.depth=1", "encoder.width=48", "encoder.heads=1"],
+    )  # fmt: skip
+    settings = Encoder.from_pretrained(done.run).config
+    assert (settings.train.init, settings.input.size, done.step) == (None, (200,), 3)
+
+
+def test_a_validation_split_that_chooses_nothing_fails_before_the_training(
+    small_run: Path, tmp_path: Path
+) -> None:
+    store = labelled_store(tmp_path / "store")
+    validation = store.rows("validation")
+    store.labels.indices[store.labels.indptr[validation]] = 0
+    with pytest.raises(LatentcastError, match="lacks positives or negatives, so no checkpoint"):
+        supervision(store, "labels")
+
+
 def test_fractions_are_nested_and_of_patients(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     records = [generator.normal(0, 9, (300, 12)).astype(np.int16) for _ in range(90)]
@@ -310,3 +401,35 @@ def test_from_files_and_a_table_to_predictions(
     assert refused.status == 2 and "name others" in refused.err
     refused = command("predict", tmp_path / "run", store.path, "--out", tmp_path / "p.xlsx")
     assert refused.status == 2 and "name it p.csv" in refused.err
+
+
+def test_a_convolutional_encoder_is_pretrained_exported_and_fine_tuned(
+    small_convnet: Config, small_store: Path, tmp_path: Path
+) -> None:
+    """Batch norms: the average evaluates by its own statistics, and they leave with its weights."""
+    train(small_convnet, small_store, tmp_path / "pre", quiet=True)
+    encoder = Encoder.from_pretrained(tmp_path / "pre")
+    export(tmp_path / "pre", tmp_path / "file.safetensors")
+    store = labelled_store(tmp_path / "store")
+    embedded = encoder.embed(store, layer="stem", pooling="mean+std")
+    assert embedded.shape == (60, 12) and np.isfinite(embedded).all()
+    same = Encoder.from_pretrained(tmp_path / "file.safetensors").embed(
+        store, layer="stem", pooling="mean+std"
+    )
+    assert np.array_equal(embedded, same)
+    done = finetune(tmp_path / "pre", store.path, tmp_path / "run", "labels", epochs=4,
+                    batch_size=8, quiet=True)  # fmt: skip
+    assert done.score.main.value > 0.6
+    loaded = Encoder.from_pretrained(tmp_path / "run")
+    objective = loaded.objective
+    assert isinstance(objective, Supervised)
+    depths = {objective.lr_scale(f"student.encoder.{name}") for name, _ in
+              objective.student.encoder.named_parameters()}  # fmt: skip
+    assert len(depths) == 1 + small_convnet.encoder.depth
+    own, average = (objective.classifier(role).encoder for role in ("student", "teacher"))
+    for (name, a), b in zip(own.named_buffers(), average.buffers(), strict=True):
+        assert torch.equal(a, b) and (not name.endswith("batches") or int(a) > 12)
+    frozen = build(loaded.config.updated({"objective.layer_decay": 0.0}))
+    assert isinstance(frozen, Supervised)
+    frozen.train()
+    assert not frozen.student.encoder.training and frozen.student.head.training

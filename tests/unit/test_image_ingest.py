@@ -288,7 +288,7 @@ def test_no_patient_has_images_in_two_splits(tmp_path: Path, by: str, command: C
         by = str(tmp_path / "patients.csv")
         rows = [("image", "patient"), *written]
         Path(by).write_text("".join(f"{name},{patient}\n" for name, patient in rows))
-    answer = command("ingest", tmp_path / "in", "--out", tmp_path / "out", "--groups", by)
+    answer = command("ingest", tmp_path / "in", "--out", tmp_path / "out", "--patients", by)
     assert answer.status == 0, answer.err
     store = Store.open(tmp_path / "out")
     assert dict(zip(store.record_ids.tolist(), store.patient_ids.tolist(), strict=True)) == dict(
@@ -306,8 +306,15 @@ def test_split_folders_with_a_patient_in_two_are_drawn_anew_and_keep_their_class
         file = tmp_path / "in" / split / category / f"patient{number // 10:02d}-{number % 10}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
-    ingest_them = "ingest", tmp_path / "in", "--out", tmp_path / "out", "--groups", r"patient(\d+)"
-    assert "has images in two splits" in (refused := command(*ingest_them)).err
+    ingest_them = (
+        "ingest",
+        tmp_path / "in",
+        "--out",
+        tmp_path / "out",
+        "--patients",
+        r"patient(\d+)",
+    )
+    assert "has records in two splits" in (refused := command(*ingest_them)).err
     assert "--splits none" in refused.err
     answer = command(*ingest_them, "--splits", "none")
     assert answer.status == 0 and "the class of test/a/patient" in answer.err
@@ -318,25 +325,25 @@ def test_split_folders_with_a_patient_in_two_are_drawn_anew_and_keep_their_class
 
 
 @pytest.mark.parametrize(
-    ("groups", "words"),
+    ("patients", "words"),
     [
         (r"patient(\d", "is no regular expression"),
-        (r"digit [0-4]", "gives . of 12 images no patient, such as 'digit"),
-        (r"digit", "puts all 12 images into one group, 'digit'"),
+        (r"digit [0-4]", "gives . of 12 records no patient, such as 'digit"),
+        (r"digit", "puts all 12 records into one group, 'digit'"),
         ("none.csv", "does not exist"),
-        ("bad.csv", "has the columns file, person; name two of them image and patient"),
-        ("two.csv", "gives a two patients, 1 and 2"),
+        ("bad.csv", "has no column of patients .record from column .file..; call one patient_id"),
+        ("two.csv", "has two rows that differ in column .patient."),
     ],
 )
-def test_groups_that_leave_an_image_without_a_patient_are_refused(
-    tmp_path: Path, groups: str, words: str, monkeypatch: pytest.MonkeyPatch
+def test_patients_that_leave_an_image_without_a_patient_are_refused(
+    tmp_path: Path, patients: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.csv").write_text("file,person\na,1\n")
     Path("two.csv").write_text("image,patient\na,1\na,2\n")
     write_classes(tmp_path / "in", 12)
     with pytest.raises(LatentcastError, match=words):
-        ingest("in", "out", groups=groups, quiet=True)
+        ingest("in", "out", patients=patients, quiet=True)
 
 
 def test_of_two_equal_images_the_held_out_one_stays(tmp_path: Path) -> None:

@@ -441,12 +441,20 @@ def test_what_is_no_parquet_file_stops_the_ingest_of_those_beside_it(
         ({"labels": [1, 0, None]}, {}, ["1", "0", ""]),
         ({"Target": ["b", "a", "b"]}, {}, ["b", "a", "b"]),
         ({"class": [[2], [], [3, 2]]}, {}, ["2", "", "2+3"]),
-        ({"diagnosis": [5, 5, 6]}, {"label": "diagnosis"}, ["5", "5", "6"]),
-        ({"diagnosis": [5, 5, 6]}, {}, "none of the columns diagnosis is read .* --label diag"),
-        ({"target": [0, 1, 2], "labels": [0, 1, 2]}, {}, "2 columns could .* --label target"),
+        ({"diagnosis": [5, 5, 6]}, {"label_column": "diagnosis"}, ["5", "5", "6"]),
+        (
+            {"diagnosis": [5, 5, 6]},
+            {},
+            "none of the columns diagnosis is read .* --label-column diag",
+        ),
+        (
+            {"target": [0, 1, 2], "labels": [0, 1, 2]},
+            {},
+            "2 columns could .* --label-column target",
+        ),
         ({"label": [0.5, 1.5, 2.0]}, {}, "label is neither whole numbers nor text"),
         ({"label": [{"a": 1}] * 3}, {}, "label is neither whole numbers nor text"),
-        ({"label": [0, 1, 1]}, {"label": "lable"}, "no column lable; did you mean 'label'"),
+        ({"label": [0, 1, 1]}, {"label_column": "lable"}, "no column lable; did you mean 'label'"),
     ],
 )
 def test_labels_of_a_parquet_file_are_read_or_asked_about(

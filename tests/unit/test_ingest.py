@@ -413,7 +413,7 @@ def test_the_manifest_is_a_function_of_source_and_options(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("factor", "options", "doubt"),
     [
-        (1, {}, "split"),  # three patients are in no three splits
+        (1, {}, "in the split"),  # three patients are in no three splits
         (40, {"scale": 0.005}, "half of the records span .* mV or more, which no ECG does"),
         (1e-3, {"scale": 1e-6}, "half of the records span .* mV or less, which no ECG does"),
         (1, {"sampling_rate": 250, "fs": 500}, "recordings have a lower rate than --fs"),

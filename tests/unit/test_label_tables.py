@@ -128,8 +128,8 @@ def test_each_mismatch_has_its_sentence(labelled: Labelled) -> None:
         (["id,af", "data/1,1", "data/1,0"], "'data/1' has two rows that differ in column 'af'"),
         (["id,af", "lr/1.dat,1", "hr/1.dat,0"], "two rows, under two names, that differ"),
         (["id,af", "x-1,1"], "no record of column 'id' is in the store"),
-        (["af,mi", "1,0"], "name it with --id COLUMN"),
-        (["id,file,af", "data/1,1.dat,1"], "choose one, such as --id id"),
+        (["af,mi", "1,0"], "name it with --id-column COLUMN"),
+        (["id,file,af", "data/1,1.dat,1"], "choose one, such as --id-column id"),
         (["id", "data/1"], "no column of labels"),
         (["id,af", "data/1"], "line 2: has 1 cells, the header line 2"),
         (["id,af,af", "data/1,1,0"], "two columns 'af'"),
@@ -257,9 +257,9 @@ def test_from_files_and_a_table_to_a_score_in_three_commands(
     settings = tmp_path / "config.yaml"
     settings.write_text(small_config.updated({"input.length": 200}).to_yaml())
     done = command("ingest", archive, "--out", store, "--fs", 100, "--labels", file)
-    assert done.status == 2 and "--id COLUMN" not in done.out
+    assert done.status == 2 and "--id-column COLUMN" not in done.out
     for arguments in (
-        ("ingest", archive, "--out", store, "--fs", 100, "--labels", file, "--id", "study"),
+        ("ingest", archive, "--out", store, "--fs", 100, "--labels", file, "--id-column", "study"),
         ("train", "--config", settings, "--data", store, "--out", run),
         ("probe", run, "--task", "af"),
         ("probe", run, "--task", "grade"),
@@ -287,3 +287,30 @@ def test_a_task_of_a_file_groups_codes(labelled: Labelled, tmp_path: Path) -> No
         file.write_text(text)
         with pytest.raises(LatentcastError, match=sentence):
             task(str(file), store)
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{:03d}", "{}.0", "{:05d}_lr"])
+def test_a_number_is_matched_however_it_is_padded(labelled: Labelled, spelling: str) -> None:
+    done = labelled("ecg_id,af", *rows(lambda n: spelling.format(n), lambda n: n % 2))
+    assert done.table.columns["af"].mask.all()
+    by_number = any("matched by their number" in line for line in done.lines)
+    assert by_number == (spelling in ("{:03d}", "{:05d}_lr"))
+
+
+def test_whole_numbers_of_few_values_are_regressed_unsaid(labelled: Labelled) -> None:
+    done = labelled("id,grade,qrs", *rows(name, lambda n: n % 4, lambda n: n))
+    assert [line for line in done.lines if "--kinds grade=classes" in line]
+    assert not [line for line in done.lines if "--kinds qrs" in line]
+
+
+def test_snomed_codes_of_headers_make_no_task(tmp_path: Path) -> None:
+    for n in range(20):
+        recording = synthetic_recording(seconds=2, sampling_rate=100, seed=n)
+        comments = [f"Dx: {('164889003', '426783006')[n % 2]}", f"Age: {40 + n}"]
+        write_wfdb(tmp_path / "in", recording, f"r{n}", comments=comments)
+    store = ingest(tmp_path / "in", tmp_path / "out", workers=1, quiet=True).store
+    (tmp_path / "af.yaml").write_text(
+        "classes: {AF: [164889003], sinus: [426783006]}\nexclusive: true\n"
+    )
+    for chosen in ("labels", "metadata:age", str(tmp_path / "af.yaml")):
+        assert task(chosen, store).targets(store).mask.all()

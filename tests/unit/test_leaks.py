@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from ecg_files import DATA
 from evaluation_stores import Images, write_store
 
+from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.evaluation.leaks import check
 from latentcast.signals.recording import INVALID
@@ -134,6 +137,23 @@ def test_frames_of_one_patient_in_two_splits_are_warned_about(digits_store: Path
     frames = np.repeat(rng.integers(10, 240, (30, *store.pixels.shape[1:])), 10, axis=0)
     store.pixels[:] = frames + rng.integers(-9, 10, frames.shape)
     assert list(kinds(store)) == ["warning: similar images in two splits"]
-    assert "--groups" in check(store)[0].message
+    assert "--patients" in check(store)[0].message
     store.folds[:] = np.repeat(np.arange(30) % 10 + 1, 10)  # by patient
     assert check(store) == []
+
+
+def test_one_ecg_at_two_rates_in_two_splits_is_found(tmp_path: Path) -> None:
+    files = sorted(DATA.rglob("*_[lh]r.hea"))
+    for file in files:
+        for part in (file, file.with_suffix(".dat")):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            shutil.copy(part, tmp_path / "in")
+    splits = [f"{file.stem},{'train' if 'lr' in file.stem else 'test'},{n}"
+              for n, file in enumerate(files)]  # fmt: skip
+    (tmp_path / "labels.csv").write_text("\n".join(["id,split,n", *splits]))
+    options = {"fs": 100, "labels": tmp_path / "labels.csv", "workers": 1, "quiet": True}
+    store = ingest(tmp_path / "in", tmp_path / "out", **options).store
+    found = [finding for finding in check(store) if finding.kind.startswith("similar")]
+    assert [finding.count for finding in found] == [sum("hr" in file.stem for file in files)]
+    own = ingest(DATA / "records500", tmp_path / "other", fs=500, workers=1, quiet=True).store
+    assert "similar test recording in pretraining" in {f.kind for f in check(store, own)}

@@ -201,7 +201,7 @@ def test_the_optimizer_sees_each_trainable_parameter_once_and_no_teacher(
     assert not {id(p) for p in objective.encoder("teacher").parameters()} & set(trained)
 
 
-@pytest.mark.parametrize("which", ["small_config", "small_hierarchy"])
+@pytest.mark.parametrize("which", ["small_config", "small_hierarchy", "small_convnet"])
 def test_interrupted_and_uninterrupted_runs_end_in_the_same_bits(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -265,7 +265,7 @@ class Seldom(Record):
         return step == 12
 
 
-@pytest.mark.parametrize("which", ["small_config", "small_hierarchy"])
+@pytest.mark.parametrize("which", ["small_config", "small_hierarchy", "small_convnet"])
 def test_a_verdict_that_comes_late_changes_no_bit(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -11,16 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
+    average_precision_score,
     balanced_accuracy_score,
     f1_score,
     mean_absolute_error,
+    precision_score,
     r2_score,
+    recall_score,
     roc_auc_score,
 )  # fmt: skip
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
+from latentcast.evaluation.calibration import tempered
 from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, Estimate, Score
+from latentcast.evaluation.operating import with_operating_points
+
+RANKED = [(metrics.auroc, roc_auc_score), (metrics.average_precision, average_precision_score)]
 
 
 def alone(records: int) -> list[str]:
@@ -52,15 +59,18 @@ def paired(
     return metrics.difference(one, other)
 
 
+@pytest.mark.parametrize(("metric", "reference"), RANKED)
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(1, 6))
-def test_auroc_equals_scikit_learn_with_and_without_ties(seed: int, n: int, steps: int) -> None:
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60), steps=st.integers(1, 6))
+def test_ranks_are_scored_as_by_scikit_learn_with_and_without_ties(
+    metric: Any, reference: Any, seed: int, n: int, steps: int
+) -> None:
     rng = np.random.default_rng(seed)
     targets = rng.random((n, 3)) < rng.uniform(0.1, 0.9, 3)
     targets[0], targets[1] = True, False
     scores = np.round(rng.normal(size=(n, 3)), steps - 1)
-    expected = [roc_auc_score(targets[:, c], scores[:, c]) for c in range(3)]
-    np.testing.assert_allclose(metrics.auroc(targets, scores), expected, atol=1e-12)
+    expected = [reference(targets[:, c], scores[:, c]) for c in range(3)]
+    np.testing.assert_allclose(metric(targets, scores), expected, atol=1e-12)
 
 
 def test_ties_count_half_by_hand() -> None:
@@ -70,15 +80,16 @@ def test_ties_count_half_by_hand() -> None:
     assert metrics.auroc(targets, np.zeros((4, 1))) == 0.5
 
 
-def test_a_resample_equals_the_auroc_of_its_repeated_records() -> None:
+@pytest.mark.parametrize("metric", [metric for metric, _ in RANKED])
+def test_a_resample_is_scored_as_its_repeated_records(metric: Any) -> None:
     rng = np.random.default_rng(0)
     targets, scores = rng.random((40, 4)) < 0.3, rng.normal(size=(40, 4)).round(1)
     counts = metrics.draw(alone(40), 25, seed=3)
     assert (counts.sum(axis=1) == 40).all()
-    areas = metrics.auroc(targets, scores, counts)
-    for resample, area in zip(counts, areas, strict=True):
+    found = metric(targets, scores, counts)
+    for resample, columns in zip(counts, found, strict=True):
         picked = np.repeat(np.arange(40), resample)
-        np.testing.assert_allclose(area, metrics.auroc(targets[picked], scores[picked]))
+        np.testing.assert_allclose(columns, metric(targets[picked], scores[picked]))
 
 
 def test_every_record_is_drawn_alike() -> None:
@@ -98,7 +109,8 @@ def test_a_label_without_positives_is_never_a_half() -> None:
     result = scored(targets, scores, resamples=50)
     assert result.supported == result.labels[0].auroc
     assert np.isnan([label.auroc.value for label in result.labels[1:]]).all()
-    assert result.main.value == 1.0
+    assert np.isnan([label.average_precision.value for label in result.labels[1:]]).all()
+    assert result.main.value == result.others["macro AP"].value == 1.0
 
 
 def test_no_defined_label_at_all_is_nan_not_a_number() -> None:
@@ -127,6 +139,7 @@ def test_rare_labels_leave_the_supported_macro_alone() -> None:
     both = scored(targets, scores[:, :2], resamples=50)
     with_rare = scored(np.hstack([targets, rare]), scores, resamples=50)
     assert with_rare.supported == both.main
+    assert with_rare.supported_others == both.others
     assert with_rare.main != both.main
     rare[SUPPORT - 1] = True
     enough = scored(np.hstack([targets, rare]), scores, resamples=50)
@@ -143,6 +156,22 @@ def test_the_interval_covers_the_true_auroc() -> None:
         macro = scored(targets, scores, resamples=300, seed=trial).main
         covered += macro.low <= 0.76025 <= macro.high
     assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_the_interval_covers_the_true_auroc_of_patients_with_several_records() -> None:
+    """What a patient's records share has variance 1 and their noise 1: AUROC Phi(1.5 / 2)."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(60), rng.integers(1, 7, 60))
+    covered, naive = 0, 0
+    for trial in range(150):
+        ill, shared = rng.random(60) < 0.4, rng.normal(size=60)
+        scores = 1.5 * ill[patients] + shared[patients] + rng.normal(size=len(patients))
+        data = ill[patients][:, None], scores[:, None]
+        by_patient = scored(*data, patients.astype(str), resamples=200, seed=trial).main
+        by_record = scored(*data, resamples=200, seed=trial).main
+        covered += by_patient.low <= 0.77337 <= by_patient.high
+        naive += by_record.low <= 0.77337 <= by_record.high
+    assert 0.89 <= covered / 150 <= 0.99 and naive / 150 < 0.85
 
 
 def people(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -224,9 +253,10 @@ def test_equal_score_sets_differ_by_exactly_nothing() -> None:
     assert paired(targets, scores, scores * 2, alone(50)) == Estimate(0, 0, 0)
 
 
-def test_scores_that_are_not_finite_are_an_error() -> None:
+@pytest.mark.parametrize("metric", [metric for metric, _ in RANKED])
+def test_scores_that_are_not_finite_are_an_error(metric: Any) -> None:
     with pytest.raises(LatentcastError, match=r"labels \[1\].*not finite"):
-        metrics.auroc(np.eye(2, dtype=bool), np.array([[0.0, np.nan], [0.0, 1.0]]))
+        metric(np.eye(2, dtype=bool), np.array([[0.0, np.nan], [0.0, 1.0]]))
 
 
 @pytest.mark.parametrize("kind", ["multi-class", "regression"])
@@ -280,8 +310,9 @@ def test_floors_are_the_scores_of_the_best_constant_of_the_training_targets() ->
     assert r_squared.floor(numbers, test) == pytest.approx(r2_score(test, [3.0] * 3))
     assert error.floor(numbers, test) == pytest.approx((3 + 0 + 6) / 3)
     assert r_squared.higher_is_better and not error.higher_is_better
-    (auroc,) = metrics.METRICS["multi-label"]
+    auroc, precision = metrics.METRICS["multi-label"]
     assert auroc.floor(np.eye(3, dtype=bool), np.eye(3, dtype=bool)) == 0.5
+    assert precision.floor(np.eye(4, dtype=bool), np.eye(4, dtype=bool)) == 1 / 4
 
 
 def test_the_variance_of_equal_numbers_is_nothing_to_explain() -> None:
@@ -301,3 +332,42 @@ def test_an_interval_covers_the_true_accuracy_as_often_as_it_says() -> None:
         accuracy = metrics.score("multi-class", hits, np.ones_like(hits), "ab", counts)[0].main
         covered += accuracy.low <= 0.8 <= accuracy.high
     assert 180 <= covered <= 199
+
+
+def test_operating_points_are_those_of_the_records_called_at_the_threshold() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.random((60, 4)) < 0.4
+    targets[:, 2], targets[:, 3] = False, np.arange(60) < SUPPORT - 1
+    probabilities = rng.random((60, 4)).round(1)  # ties with the threshold are called
+    counts = metrics.draw(alone(60), 40, 0)
+    nothing = Score(UNDEFINED)
+    found = with_operating_points(
+        nothing, "abcd", [0.6, np.nan, 0.5, 0.5], targets, probabilities, counts
+    )
+    first, without, empty, rare = found.points
+    y, called = targets[:, 0], probabilities[:, 0] >= 0.6
+    for rate, naive in (
+        (first.sensitivity, recall_score), (first.ppv, precision_score), (first.f1, f1_score),
+        (first.specificity, partial(recall_score, pos_label=False)),
+    ):  # fmt: skip
+        assert rate.value == pytest.approx(naive(y, called))
+        picks = [np.repeat(np.arange(60), times) for times in counts]
+        ends = np.quantile([naive(y[p], called[p]) for p in picks], [0.025, 0.975])
+        assert (rate.low, rate.high) == pytest.approx(tuple(ends))
+    assert np.isnan([r.value for r in (without.specificity, without.f1, empty.f1)]).all()
+    assert np.isnan(empty.sensitivity.value) and empty.specificity.value < 1
+    assert list(found.supported_others.values()) == [first.f1]
+    (f1,) = found.others.values()
+    assert f1.value == pytest.approx((first.f1.value + rare.f1.value) / 2)
+
+
+def test_a_temperature_divides_the_logits_that_probabilities_have() -> None:
+    logits = np.random.default_rng(0).normal(0, 6, (50, 3))
+    of_labels, of_classes = 1 / (1 + np.exp(-logits)), np.exp(logits)
+    of_classes /= of_classes.sum(1, keepdims=True)
+    halved = np.exp(logits / 2)
+    assert tempered(of_labels, 2.0, labels=True) == pytest.approx(1 / (1 + np.exp(-logits / 2)))
+    found = tempered(of_classes, 2.0, labels=False)
+    assert found == pytest.approx(halved / halved.sum(1, keepdims=True))
+    certain = tempered(np.array([[0.0, 1.0]]), 2.0, labels=True)
+    assert np.isfinite(certain).all() and certain[0, 0] < 1e-6 and certain[0, 1] > 1 - 1e-6

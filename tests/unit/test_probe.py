@@ -54,7 +54,10 @@ def labelled_store(path: Path, n: int = 400, **changes: object) -> Store:
         labels.append(dict.fromkeys(codes, 0.0))
         records.append(signal.round().astype(np.int16))
     fold[:12] = 10  # STACH occurs in the test fold only
-    return write_store(path, records, folds=fold.tolist(), labels=labels, **changes)
+    metadata = [{"sex": "fm"[n % 2]} for n in range(n)]
+    return write_store(
+        path, records, folds=fold.tolist(), labels=labels, metadata=metadata, **changes
+    )
 
 
 MIXED = CodeGroups("mixed", {name: (name,) for name in CLASSES}, keeps_unlabelled=True)
@@ -128,15 +131,19 @@ def test_a_terminal_of_80_columns_shows_every_number_whole(store: Store, name: s
         PatchSource("random-initialised", seed=2),
         RandomConvolutions.from_store(store, kernels=30),
     ]
-    report = probe(sources, store, MIXED, resamples=50)
+    report = probe(sources, store, MIXED, resamples=50, by=["sex"])
+    shown = [group.main.text() for group in report.rows[0].score.subgroups]
     lines = printed(report, 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
     # Its two readings and their two differences: the name is not broken either.
     assert sum(line.startswith("random-initialised ") for line in lines) >= 4
-    shown = [row.score.main.text() for row in report.rows]
+    shown += [row.score.main.text() for row in report.rows]
     shown += [d.estimate.text(signed=True) for d in report.differences]
-    shown += [row.score.supported.text() for row in report.readings()]
+    first, *others = report.readings()
+    shown += [score.text() for score in (first.score.supported, *first.score.others.values())]
+    shown += [number(row.score.supported.value) for row in others]
+    shown += [number(point.f1.value) for point in first.score.points]
     shown += [label.auroc.text() for label in report.rows[0].score.labels]
     shown += [number(x.auroc.value) for row in report.readings()[1:] for x in row.score.labels]
     for numbers in shown:  # the same number may stand in two tables, and must be whole in both
@@ -435,6 +442,37 @@ def test_the_test_split_has_no_say_in_layer_penalty_or_validation() -> None:
     assert [r.score for r in before.rows] != [r.score for r in after.rows]
 
 
+def test_thresholds_and_temperatures_do_not_depend_on_the_labels_of_the_test_split(
+    store: Store, tmp_path: Path
+) -> None:
+    labels = [store.labels.of(row) for row in range(len(store))]
+    for row in store.rows("test"):
+        labels[row] = {code: 0.0 for code in ("NORM", "AFIB") if code not in labels[row]}
+    records = [store.take([row])[0] for row in range(len(store))]
+    other = write_store(
+        tmp_path / "o", records, folds=store.folds.tolist(), labels=labels,
+        metadata=[{"sex": "fm"[n % 2]} for n in range(len(records))],
+    )  # fmt: skip
+    chosen, scores = [], []
+    for one in (store, other):
+        report = probe(
+            [PatchSource()], one, MIXED, heads=("kNN", "linear"), resamples=20, by=["sex"]
+        )
+        for row in report.rows:
+            points = [(point.name, point.threshold) for point in row.score.points]
+            calibration = row.score.calibration
+            assert calibration is not None
+            fitted = row.layer, row.penalty, row.validation, calibration.temperature
+            chosen.append((*fitted, points))
+            scores.append(row.score.main.value)
+    assert chosen[:2] == chosen[2:] and scores[:2] != scores[2:]
+    women, test = report.rows[0].score.subgroups[0], store.rows("test")
+    ill = [code for row in test if row % 2 == 0 for code in labels[row] if code != "STACH"]
+    assert (women.name, women.records) == ("f", (test % 2 == 0).sum())
+    assert women.positives == len(ill)
+    assert all(0 < threshold < 1 for *_, points in chosen for _, threshold in points)
+
+
 def test_classes_compare_layers_on_some_records_and_are_scored_with_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -447,7 +485,8 @@ def test_classes_compare_layers_on_some_records_and_are_scored_with_all(
     monkeypatch.setitem(HEADS["linear"], "multi-class", watched)
     monkeypatch.setattr(protocol, "COMPARED", 50)
     report = probe([ImagePatches("a"), Pixels(6, 6, 1)], Images(), Classes("classes"), resamples=9)
-    assert sizes == [50, 50, 50, 360, 360]  # three layers, the chosen one, the pixels
+    # Three layers and all joined, the chosen one, the pixels, which have no layers to join.
+    assert sizes == [50, 50, 50, 50, 360, 360]
     assert report.compared == 50
     assert "layers compared on 50 training images" in " ".join(printed(report, 80).split())
 

@@ -124,3 +124,12 @@ def test_a_lead_that_was_never_measured_is_reported_missing() -> None:
     signal[11] = np.nan
     _, findings = assess(from_signal(signal, synthetic_recording().leads, 500.0, "x"))
     assert [(f.kind, f.leads) for f in findings] == [("missing", ("V6",))]
+
+
+def test_zeros_around_a_short_signal_are_padding() -> None:
+    signal = synthetic_recording(seconds=10, sampling_rate=400).signal + np.float32(0.4)
+    padded = np.pad(signal, ((0, 0), (48, 48)))
+    assessed, findings = assess(from_signal(padded, REAL[0].leads, 400, "r"))
+    assert [finding.kind for finding in findings] == ["padded"]
+    assert not assessed.valid[:, :48].any() and not assessed.valid[:, -48:].any()
+    assert assessed.valid[:, 48:-48].all()

@@ -1,5 +1,6 @@
 """WFDB, Challenge and array files: what is read is what was written, and damage is named."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import read_recording, wfdb
+from latentcast.signals.readers.comments import annotation_of
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording, from_signal
 from latentcast.signals.synthetic import synthetic_recording
@@ -78,7 +80,39 @@ def test_challenge_codes_are_labels_and_its_comments_metadata(tmp_path: Path) ->
     recording, annotation = wfdb.read(tmp_path / "JS1.hea")
     assert np.array_equal(recording.signal, (to_counts(RECORDING).T / 1000).astype(np.float32))
     assert annotation.labels == {"426783006": 1.0, "164889003": 1.0}
-    assert annotation.metadata == {"age": "56", "sex": "Female"}
+    assert annotation.metadata == {"age": 56.0, "sex": "female"}
+
+
+LUDB = ["<age>: >89", "<sex>: F", "<diagnoses>:", "Rhythm: Sinus bradycardia.",
+        "Electric axis of the heart: normal.", "Left atrial hypertrophy."]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("comments", "labels", "metadata", "patient"),
+    [
+        (["Dx: none"], [], {}, None),
+        (["Dx: NaN,Unknown,59118001", "Age: NaN", "Sex: Unknown"], ["59118001"], {}, None),
+        (["Age: 056Y", "Gender: m"], [], {"age": 56.0, "sex": "male"}, None),
+        (["age 7", "sex F"], [], {"age": 7.0, "sex": "female"}, None),
+        (["69 M 1085 1629 x1"], [], {"age": 69.0, "sex": "male"}, None),
+        (["Age: 6 months"], [], {"age_text": "6 months"}, None),
+        (["Rhythm: Atrial flutter, typical.", "a note"], ["Atrial flutter, typical"],
+         {"rhythm": "Atrial flutter, typical"}, None),
+        (LUDB, ["Sinus bradycardia", "Electric axis of the heart: normal",
+                "Left atrial hypertrophy"],
+         {"age": 90.0, "sex": "female", "rhythm": "Sinus bradycardia"}, None),
+        (["<age>: 65 <sex>: F <diagnoses>: Coronary artery disease, arterial hypertension",
+          "patient 1"], ["Coronary artery disease", "arterial hypertension"],
+         {"age": 65.0, "sex": "female"}, "1"),
+    ],
+)  # fmt: skip
+def test_comments_of_each_data_set_are_read(
+    comments: list[str], labels: list[str], metadata: dict[str, object], patient: str | None
+) -> None:
+    found = annotation_of(comments)
+    assert list(found.labels) == labels and found.patient_id == patient
+    named = ("age", "age_text", "sex", "rhythm", "diagnoses", "dx", "gender")
+    assert {key: found.metadata[key] for key in named if key in found.metadata} == metadata
 
 
 def test_signals_of_several_files_make_one_record(tmp_path: Path) -> None:
@@ -407,3 +441,60 @@ def test_a_new_format_is_a_class_and_a_line(
     assert np.array_equal(store.take([0, 1, 2])[..., 0], counts) and store.sampling_rate == 200
     with pytest.raises(LatentcastError, match="--unit: is for .*, .* is read as lines; leave it"):
         ingest(tmp_path / "a.lines", tmp_path / "out", unit="mV", quiet=True)
+
+
+def test_samples_of_one_frame_are_not_averaged(tmp_path: Path) -> None:
+    """II at 500 Hz and V1 at 125 Hz, in frames of four and one."""
+    fast, slow = np.arange(2000) % 700, np.arange(500) % 300
+    frames = np.hstack([fast.reshape(500, 4), slow[:, None]]).astype("<i2")
+    (tmp_path / "a.dat").write_bytes(frames.tobytes())
+    sums = [f"16 0 {x[0]} {int(x.sum()) % 65536} 0" for x in (fast, slow)]
+    (tmp_path / "a.hea").write_text(
+        f"a 2 125 500\na.dat 16x4 1000/mV {sums[0]} II\na.dat 16 1000/mV {sums[1]} V1\n"
+    )
+    recording = read_recording(tmp_path / "a")
+    assert recording.sampling_rate == 500 and recording.samples == 2000
+    assert np.array_equal(recording.signal[0], (fast / 1000).astype(np.float32))
+    assert np.abs(recording.signal[1, 40:1000:4] * 1000 - slow[10:250]).max() < 5
+
+
+@pytest.mark.parametrize(("format", "encoding"), [("16", "latin-1"), ("32", "utf-8")])
+def test_micro_is_no_volt(tmp_path: Path, format: str, encoding: str) -> None:
+    counts = np.arange(1000)
+    (tmp_path / "a.dat").write_bytes(counts.astype("<i4" if format == "32" else "<i2").tobytes())
+    line = f"a.dat {format} 1/µV 16 0 0 {int(counts.sum()) % 65536} 0 II"
+    (tmp_path / "a.hea").write_bytes(f"a 1 500 1000\n{line}\n".encode(encoding))
+    assert np.allclose(read_recording(tmp_path / "a").signal[0], counts / 1000)
+
+
+@pytest.mark.parametrize("root", ["..", "records500", "records500/00000"])
+def test_the_table_of_ptbxl_is_found_above_and_below(tmp_path: Path, root: str) -> None:
+    shutil.copytree(DATA, tmp_path / "top" / "1.0.3")
+    source = open_source(tmp_path / "top" / "1.0.3" / root, fs=100)
+    refs = source.refs()
+    assert {ref.record_id for ref in refs} == {file.stem[:5] for file in DATA.rglob("*_lr.hea")}
+    assert {ref.file[:10] for ref in refs} == {"records100" if root == ".." else "records500"}
+    assert source.read(refs[0])[1].patient_id and "was found in" in source.remarks[0]
+
+
+def test_paths_of_another_machine_in_the_table_of_ptbxl_are_followed(tmp_path: Path) -> None:
+    shutil.copytree(DATA, tmp_path / "in")
+    table = tmp_path / "in" / "ptbxl_database.csv"
+    foreign = r"C:\ptb\records100\00000" + "\\"
+    table.write_text(table.read_text().replace("records100/00000/", foreign))
+    refs = open_source(tmp_path / "in", fs=100).refs()
+    assert refs and not [ref.problem for ref in refs if ref.problem]
+    table.unlink()
+    assert "neither in the folder nor" in open_source(tmp_path / "in").remarks[0]
+
+
+def test_records_in_a_linked_folder_are_read(tmp_path: Path) -> None:
+    for place in ("here", "there/deep", "far"):
+        write_wfdb(tmp_path / place, RECORDING, place[:2])
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "further").symlink_to(tmp_path / "far")
+    (tmp_path / "here" / "round").symlink_to(tmp_path)
+    source = open_source(tmp_path / "here")
+    assert [ref.file for ref in source.refs()] == ["he.hea", "link/deep/th.hea"]
+    assert "link/further" in source.remarks[0]
+    assert source.read(source.refs()[1])[0].samples == RECORDING.samples

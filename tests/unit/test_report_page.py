@@ -225,7 +225,7 @@ def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:
         if tag == "svg":
             assert pairs.get("aria-hidden") == "true" or len(pairs.get("aria-label") or "") > 40
     assert page.count("figure") == page.count("figcaption") == 3
-    assert page.count("table") == page.count("caption") == 3
+    assert page.count("table") == page.count("caption") == 4
     assert page.count("h1") == page.count("main") == page.count("title") == 1
     assert page.elements[0] == ("html", {"lang": "en"})
 
@@ -281,13 +281,12 @@ def test_rare_labels_do_not_hide_the_average_over_the_others(tmp_path: Path, qui
     for place, source in enumerate(inputs["probe"]["rows"]):
         source["score"]["supported"] = estimate(0.9 - 0.01 * place)
     words = (
-        "Over the one label with 10 or more positives in the test fold: "
-        "pretrained 0.900 [0.880, 0.920], random-initialised 0.890 [0.870, 0.910], "
-        "random convolutions 0.870 [0.850, 0.890]."
+        "macro AUROC over the one label with 10 or more positives; 2 have fewer"
+        "0.900 [0.880, 0.920]0.890 [0.870, 0.910]0.870 [0.850, 0.890]"
     )
     assert words in Page(write(tmp_path, inputs).read_text("utf-8")).text
     inputs["probe"]["labels"] = inputs["probe"]["labels"][:1]
-    assert "Over the" not in Page(write(tmp_path, inputs).read_text("utf-8")).text
+    assert "over the one" not in Page(write(tmp_path, inputs).read_text("utf-8")).text
 
 
 def test_undefined_numbers_are_dashes(tmp_path: Path, quick: None) -> None:
@@ -504,10 +503,7 @@ def test_a_regression_has_its_error_beside_what_it_explains(tmp_path: Path) -> N
     page = plain(tmp_path, probes=[ProbeReport.from_json(plain_probe)])
     assert "reach an R² of 0.830 [0.810, 0.850]" in page.text
     assert "Always the mean of the training records: R² −0.010, MAE 14.500" in page.text
-    assert (
-        "MAE on the test fold, lower is better" in page.text
-        and "pretrained 9.000 [8.980, 9.020]" in page.text
-    )
+    assert "MAE, lower is better9.000 [8.980, 9.020]" in page.text
     assert "AUROC" not in page.text and "label" not in page.text.lower().replace("labelled", "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,67 @@ def test_checksums_that_are_no_text_are_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LatentcastError, match=r"SHA256SUMS\.txt: cannot be read .*; restore"):
         open_source(tmp_path)
+
+
+PEOPLE = ["patient_id,labels,qrs", *(f"p{i // 3},MI,{i}.5" for i in range(30))]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "change"),
+    [
+        ("utf-8-sig", lambda line: line),
+        ("utf-16", lambda line: line.replace(",", "\t")),
+        ("utf-8", lambda line: line.replace(",", ";").replace(".", ",")),
+        ("utf-8", lambda line: line.replace(",", ", ")),
+        ("utf-8", lambda line: line.replace(",", "|").replace("patient_id", "Subject ID")),
+        ("utf-8", lambda line: line.replace("patient_id", "PatientNo").replace("labels", "Labels")),
+    ],
+    ids=["byte order mark", "wide", "decimal comma", "blank", "subject", "case"],
+)
+def test_a_table_of_another_dialect_loses_patients(
+    tmp_path: Path, encoding: str, change: Callable[[str], str]
+) -> None:
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(30, 1, 1000)))
+    (tmp_path / "e.csv").write_text("\n".join(map(change, PEOPLE)), encoding=encoding)
+    store = ingest(tmp_path / "e.npy", tmp_path / "out", workers=1, quiet=True, **ARRAY).store
+    assert store.patients == 10 and store.labels.counts() == {"MI": 30}
+    assert store.metadata(4)["qrs"] == "4.5"
+    people = [set(store.patient_ids[store.rows(split)]) for split in store.manifest.splits]
+    assert sum(map(len, people)) == 10
+
+
+def test_a_table_of_which_no_column_is_understood_is_metadata(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", np.ones((1, 1, 1000)))
+    (tmp_path / "e.csv").write_text("person,class\np1,MI\n")
+    with pytest.raises(LatentcastError, match="'person', 'class' would all be metadata"):
+        ingest(tmp_path / "e.npy", tmp_path / "out", quiet=True, **ARRAY)
+
+
+def write_visits(folder: Path) -> Path:
+    """Three recordings of each of ten patients, a folder each."""
+    for i in range(30):
+        recording = synthetic_recording(seed=i, seconds=2, sampling_rate=100)
+        write_wfdb(folder / f"patient{i // 3:03d}", recording, f"s{i:02d}")
+    return folder
+
+
+@pytest.mark.parametrize("way", ["pattern", "table", "metadata"])
+def test_records_of_a_patient_are_in_two_splits(tmp_path: Path, way: str) -> None:
+    folder, table = write_visits(tmp_path / "in"), tmp_path / "people.csv"
+    rows = [f"patient{i // 3:03d}/s{i:02d}.hea;patient {i // 3};{50 + i};AF" for i in range(30)]
+    table.write_text("\n".join(["file;subject;age;dx", *rows]))
+    by = {"pattern": "patient{patient}/", "table": table}
+    options = {"metadata": table} if way == "metadata" else {"patients": by[way]}
+    store = ingest(folder, tmp_path / "out", quiet=True, workers=1, **options).store
+    assert store.patients == 10
+    people = [set(store.patient_ids[store.rows(split)]) for split in store.manifest.splits]
+    assert sum(map(len, people)) == 10
+    if way == "metadata":
+        assert store.metadata(3)["age"] == "53" and store.labels.counts() == {"AF": 30}
+
+
+def test_nobody_says_that_splits_are_by_record(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ingest(write_visits(tmp_path / "in"), tmp_path / "out", workers=1)
+    assert "30 of 30 records name no patient" in capfd.readouterr().err

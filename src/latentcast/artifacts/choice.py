@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -44,8 +45,13 @@ class Choice:
     @classmethod
     def read(cls, file: Path) -> Self:
         """Raises LatentcastError: the file is damaged."""
+        return cls.of(lambda: read_object(file), file)
+
+    @classmethod
+    def of(cls, read: Callable[[], dict[str, Any]], file: Path) -> Self:
+        """Back from :meth:`as_json`. Raises LatentcastError: what is read of a file is damaged."""
         try:
-            record = read_object(file)
+            record = read()
             check_digest(record)
             thresholds = tuple(np.nan if t is None else float(t) for t in record["thresholds"])
             return cls(record["step"], record["validation"], record["temperature"], thresholds)
@@ -53,6 +59,16 @@ class Choice:
             raise LatentcastError(
                 f"{file}: cannot be used ({problem}); restore it, or fine-tune again"
             ) from None
+
+
+def choice_of(checkpoint_folder: Path) -> Choice | None:
+    """What was chosen for a checkpoint ``RUN/checkpoints/step-N``; None where it is not the chosen
+    one of a fine-tuned run."""
+    file = checkpoint_folder.parent.parent / CHOICE
+    if not file.is_file():
+        return None
+    choice = Choice.read(file)
+    return choice if choice.step == checkpoint.step_of(checkpoint_folder) else None
 
 
 def chosen_checkpoint(run: Path) -> Path:

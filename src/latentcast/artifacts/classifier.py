@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from latentcast.artifacts.choice import CHOICE, Choice
+from latentcast.artifacts.choice import Choice, choice_of, chosen_checkpoint
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.export import read_choice
 from latentcast.artifacts.predictions import activated, joined
 from latentcast.artifacts.rejections import Errors, Rejections
 from latentcast.artifacts.windows import in_batches
@@ -44,6 +46,25 @@ class Predicted:
     crops: npt.NDArray[np.int64]
     rejected: tuple[Rejected, ...] = ()
 
+    def by_patient(self, patients: Sequence[str]) -> Self:
+        """One row a patient, in the order of their first records: the mean over the records, the
+        standard deviation over them, and the number of all their crops.
+
+        Args:
+            patients: of each row; a record without one ("") stays a row of its own.
+        """
+        owners = [name or f"record {id}" for name, id in zip(patients, self.ids, strict=True)]
+        first = {owner: n for n, owner in reversed(list(enumerate(owners)))}
+        order = sorted(first, key=first.__getitem__)
+        place = {owner: n for n, owner in enumerate(order)}
+        rows = np.array([place[owner] for owner in owners], dtype=np.int64)
+        if not len(rows):
+            return self
+        means = joined([(rows, self.values)], len(order))
+        crops = np.bincount(rows, self.crops, minlength=len(order)).astype(np.int64)
+        ids = tuple(patients[first[owner]] or self.ids[first[owner]] for owner in order)
+        return replace(self, ids=ids, values=means.values, spread=means.spread, crops=crops)
+
 
 class Classifier:
     """A network that was trained on labels, with its preprocessing, temperature and thresholds.
@@ -70,15 +91,17 @@ class Classifier:
         cls, run: str | Path, role: Role = "teacher", device: str | torch.device = "auto"
     ) -> Self:
         """A run of ``latentcast finetune``, at the checkpoint that was chosen on validation; one
-        of its checkpoints; or an exported file, of which no temperature is known.
+        of its checkpoints; or an exported file. Weights that are not the chosen ones, and files
+        exported before the choice was written into them, have no temperature and no thresholds:
+        ``choice.score`` is NaN then.
 
         Raises:
             LatentcastError: no such run, none that was trained on labels, a damaged file.
         """
         path = Path(run)
-        chosen = (path / CHOICE).is_file()
-        choice = Choice.read(path / CHOICE) if chosen else Choice(0, np.nan)
-        return cls(Encoder.from_pretrained(path, role, device), choice, role)
+        encoder = Encoder.from_pretrained(path, role, device)
+        choice = read_choice(path) if path.is_file() else choice_of(chosen_checkpoint(path))
+        return cls(encoder, choice or Choice(encoder.step, np.nan), role)
 
     def __repr__(self) -> str:
         return f"Classifier({self.settings.task!r}, {len(self.names)} outputs, {self.encoder!r})"

@@ -25,7 +25,7 @@ from latentcast.data.manifest import MANIFEST
 from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
-from latentcast.nn.pooling import BATCH, check_pooling, pool
+from latentcast.nn.pooling import BATCH, check_pooling, layers_of, pool_joined
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
@@ -226,9 +226,10 @@ class Encoder(nn.Module):
                 carry it in them.
 
         Returns:
-            for each of :attr:`layer_names` a float32 ``(B, N, width)``, and the validity of the
-            tokens, bool ``(B, N)``. CLS is left out: under a causal mask it sees only itself. A
-            coarser level gives every patch the vector of the cell it lies in.
+            for each of :attr:`layer_names` a float32 ``(B, k N, width)``, ``k`` tokens to a patch
+            (:meth:`~latentcast.nn.base.Readable.read`), and the validity of patches ``(B, N)``. CLS
+            is left out: under a causal mask it sees only itself. A coarser level gives every patch
+            the vector of the cell it lies in.
         """
         if samples.is_floating_point():
             measured = None if valid is None else valid.to(self.device)
@@ -239,7 +240,7 @@ class Encoder(nn.Module):
         tokens = None if inputs.valid is None else self.network.valid(inputs.valid)
         layers = [layer.float() for layer in self.network.read(values, tokens)]
         if tokens is None:
-            tokens = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=values.device)
+            tokens = torch.ones(layers[-1].shape[:2], dtype=torch.bool, device=values.device)
         return layers, tokens
 
     @torch.no_grad()
@@ -289,7 +290,7 @@ class Encoder(nn.Module):
                 folders and data sets; each is brought to the encoder's size as ingest does it,
                 with a warning where it was smaller. Both: a store, its path, or a list
                 of all these.
-            layer: one of :attr:`layer_names`; None, :attr:`layer`.
+            layer: one of :attr:`layer_names`, or ``joined``, all of them; None, :attr:`layer`.
             pooling: mean, std, mean+std or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
@@ -312,7 +313,8 @@ class Encoder(nn.Module):
                 derived, or without a valid token; an image of other channels; something that is
                 neither.
         """
-        index, how = self._layer(layer), check_pooling(pooling, causal=self.causal)
+        read = layers_of(self.layer if layer is None else layer, self.layer_names)
+        how = check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
@@ -327,13 +329,15 @@ class Encoder(nn.Module):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
-                vectors.append(pool(layers[index], valid, how).cpu().numpy())
+                vectors.append(pool_joined(layers[read], valid, how).cpu().numpy())
             rejected = rejections.check(len(names))
             if not names:  # one vector of zeros, for its length
                 layers, valid = self(self._blank())
                 owners, measured = [np.zeros(1, np.int64)], [np.zeros(1, np.bool_)]
-                vectors = [pool(layers[index], valid, how).cpu().numpy()]
-        means = averaged(names, *map(np.concatenate, (owners, vectors, measured)))
+                vectors = [pool_joined(layers[read], valid, how).cpu().numpy()]
+        means = averaged(
+            names, np.concatenate(owners), np.concatenate(vectors), np.concatenate(measured)
+        )
         if not np.isfinite(means).all():
             raise LatentcastError(
                 f"{self.weights}: features are not finite; the run has diverged, use an earlier "
@@ -408,12 +412,6 @@ class Encoder(nn.Module):
         except LatentcastError as problem:
             raise LatentcastError(f"window_seconds {seconds:g}: {problem}") from None
         return length
-
-    def _layer(self, name: str | None) -> int:
-        name = self.layer if name is None else name
-        if name not in self.layer_names:
-            raise LatentcastError(f"{name}: is no layer; known: {', '.join(self.layer_names)}")
-        return self.layer_names.index(name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What moves or casts the network does the same to the predictors.

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentcast.artifacts.choice import chosen_checkpoint
+from latentcast.artifacts.choice import Choice, choice_of, chosen_checkpoint
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -21,6 +21,7 @@ from latentcast.files import apart, check_digest, digested, parse_object, replac
 FORMAT = "2"
 """Files of format 1 are read as well; they have no digest, so damage to them goes unnoticed."""
 SUFFIX = ".safetensors"
+AGAIN = "export the run again, or restore the file from a copy"
 
 
 def export(run: str | Path, file: str | Path) -> int:
@@ -28,8 +29,9 @@ def export(run: str | Path, file: str | Path) -> int:
     the checkpoint that validation chose.
 
     Student, teacher and predictors under the names they have in the objective; in the metadata
-    ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, and the
-    ``digest`` of these and of all weights, which safetensors itself has none of.
+    ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, of a
+    fine-tuned run ``classifier`` (its temperature and thresholds), and the ``digest`` of these and
+    of all weights, which safetensors itself has none of.
     ``Encoder.from_pretrained(file)`` reads it, and so does anything that reads safetensors.
 
     Returns:
@@ -49,6 +51,8 @@ def export(run: str | Path, file: str | Path) -> int:
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
+    if (choice := choice_of(newest)) is not None:
+        about["classifier"] = json.dumps(choice.as_json())
     about["digest"] = digested(_content(about, tensors))["digest"]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +71,7 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
     Raises:
         LatentcastError: it is damaged, or was not written by :func:`export`.
     """
-    again = "export the run again, or restore the file from a copy"
-    try:
-        with safe_open(file, framework="pt") as stream:
-            about: dict[str, str] = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError) as problem:
-        raise LatentcastError(f"{file}: cannot be read ({problem}); {again}") from None
+    about, tensors = _parts(file)
     if about.get("format") not in ("1", FORMAT) or not {"step", "config"} <= about.keys():
         raise LatentcastError(
             f"{file}: was not written by latentcast export; public weights are read by "
@@ -84,8 +82,29 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
             check_digest(_content(about, tensors))
         config, step = parse_object(about["config"]), int(about["step"])
     except ValueError as problem:
-        raise LatentcastError(f"{file}: is damaged ({problem}); {again}") from None
+        raise LatentcastError(f"{file}: is damaged ({problem}); {AGAIN}") from None
     return tensors, validated(config, str(file)), step
+
+
+def read_choice(file: Path) -> Choice | None:
+    """What validation chose for the weights of an exported file; None where it has none, as of a
+    pretraining or of an export by a version before this was kept.
+
+    Raises:
+        LatentcastError: the file is damaged.
+    """
+    text = _parts(file, weights=False)[0].get("classifier")
+    return None if text is None else Choice.of(lambda: parse_object(text), file)
+
+
+def _parts(file: Path, weights: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file."""
+    try:
+        with safe_open(file, framework="pt") as stream:
+            names = stream.keys() if weights else ()
+            return stream.metadata() or {}, {name: stream.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError, KeyError) as problem:
+        raise LatentcastError(f"{file}: cannot be read ({problem}); {AGAIN}") from None
 
 
 def _content(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,8 @@ from latentcast.files import replacing, write_text
 def write_predictions(found: Predicted, file: Path) -> Path:
     """An id, a column of each label, ``LABEL_spread`` of each, and ``crops``.
 
+    A label whose column would have the name of another is called ``label NAME``.
+
     The records left out, and why, are in a table beside it, NAME.rejected.csv, where there are
     any; one of an earlier call is replaced.
 
@@ -30,9 +33,10 @@ def write_predictions(found: Predicted, file: Path) -> Path:
     check_place(file)
     rejected = _rejected_beside(file)
     columns: dict[str, list[object]] = {"id": list(found.ids)}
-    for n, name in enumerate(found.names):
+    names = column_names(found.names)
+    for n, name in enumerate(names):
         columns[name] = found.values[:, n].tolist()
-    for n, name in enumerate(found.names):
+    for n, name in enumerate(names):
         columns[f"{name}_spread"] = found.spread[:, n].tolist()
     columns["crops"] = found.crops.tolist()
     try:
@@ -50,6 +54,19 @@ def write_predictions(found: Predicted, file: Path) -> Path:
     except OSError as problem:
         raise LatentcastError(f"{file}: cannot be written ({problem}); name another file") from None
     return rejected
+
+
+def column_names(labels: Sequence[str]) -> list[str]:
+    """Of the labels' columns, so that no two columns of a table have one name."""
+    taken = {"id", "crops", *(f"{label}_spread" for label in labels)}
+    found: list[str] = []
+    for label in labels:
+        name = label
+        while name in taken or f"{name}_spread" in found:
+            name = f"label {name}"
+        found.append(name)
+        taken |= {name, f"{name}_spread"} - {f"{label}_spread"}
+    return found
 
 
 def check_place(file: Path) -> None:

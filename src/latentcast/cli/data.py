@@ -25,8 +25,8 @@ def ingest(
     layout: str | None = None,
     metadata: Path | None = None,
     labels: Path | None = None,
-    id: str | None = None,
-    patient: str | None = None,
+    id_column: str | None = None,
+    patient_column: str | None = None,
     seed: int = 0,
     signal: Literal["ecg", "other"] | None = None,
     missing_leads: Literal["quarantine", "mask"] | None = None,
@@ -35,9 +35,9 @@ def ingest(
     size: int | None = None,
     encoding: Literal["pixels", "encoded"] | None = None,
     bits: int | None = None,
-    groups: str | None = None,
+    patients: str | None = None,
     splits: Literal["named", "none"] | None = None,
-    label: str | None = None,
+    label_column: str | None = None,
     workers: int | None = None,
 ) -> None:
     """Read recordings or images into a store; a killed ingest goes on where it was.
@@ -55,11 +55,13 @@ def ingest(
         leads: comma-separated lead names; for arrays in file order, else the leads of the store.
         unit: unit of an array: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
-        metadata: CSV with a row for each record of an array.
+        metadata: table with a row for each recording (of an array: in its order): patients, folds,
+            codes, age, sex and more.
         labels: CSV or parquet of your own labels, with a row for each record or patient; see
             latentcast label. Its patients and its split come before those of the source.
-        id: the column of --labels that names the record, where its name does not say so.
-        patient: the column of --labels that names the patient.
+        id_column: the column of --labels that names the record, where that is not clear from its
+            name.
+        patient_column: the column of --labels that names the patient.
         seed: of the split, where --labels names patients and no split.
         signal: "other" for channels that are no ECG leads (EEG, PPG, names of your own): --leads
             then takes any names, --unit any unit, and what holds of ECGs alone is left out.
@@ -70,12 +72,12 @@ def ingest(
         size: pixels a side of the images: the short side is brought to it, the middle taken.
         encoding: store pixels (the default), or the image files as they are, decoded when taken.
         bits: bits in use of images in 16-bit files, such as 12, where they are in no header.
-        groups: patients of images, which the splits are drawn by: a pattern in their paths (of
-            shards: in their keys), as in 'patient(\\d+)', or a .csv with the columns image and
-            patient. Patients in the JSON of shards (patient_id, patient, subject_id) need none.
+        patients: whose each record is, which the splits are drawn by: a pattern in the paths (of
+            shards: in the keys), as in 'patient{patient}/' or 'patient(\\d+)', or a table with the
+            columns record_id and patient_id. Patients in the files themselves need none.
         splits: where only some folders or files are named like splits: "named" trains on the
             others, "none" takes no name for that of a split.
-        label: column of the labels of a parquet file or Hugging Face dataset.
+        label_column: column of the labels of a parquet file or Hugging Face dataset.
         workers: reader processes (images: threads); all processors by default.
     """
     from collections import Counter
@@ -96,7 +98,7 @@ def ingest(
         unit=unit,
         layout=layout,
         metadata=metadata,
-        labels=None if labels is None else read_table(labels, id, patient),
+        labels=None if labels is None else read_table(labels, id_column, patient_column),
         seed=seed,
         signal=signal,
         missing_leads=missing_leads,
@@ -105,9 +107,9 @@ def ingest(
         size=size,
         encoding=encoding,
         bits=bits,
-        groups=groups,
+        patients=patients,
         splits=splits,
-        label=label,
+        label_column=label_column,
         workers=workers,
     )
     console = Terminal()
@@ -165,8 +167,8 @@ def label(
     store: Positional[Path],
     table: Positional[Path],
     name: str | None = None,
-    id: str | None = None,
-    patient: str | None = None,
+    id_column: str | None = None,
+    patient_column: str | None = None,
     columns: str | None = None,
     kinds: str | None = None,
     stratify: bool = False,
@@ -181,8 +183,8 @@ def label(
             empty cell is a missing label), and where it has them "patient", and "split" (train,
             validation, test) or "fold" (1 to 10).
         name: of the table in the store, its file name by default; the same name replaces it.
-        id: the column that names the record, where that is not clear from its name.
-        patient: the column that names the patient.
+        id_column: the column that names the record, where that is not clear from its name.
+        patient_column: the column that names the patient.
         columns: comma-separated columns of labels; by default all others.
         kinds: how to read a column, such as "grade=classes,qrs=number"; of binary, classes, codes
             and number.
@@ -199,8 +201,8 @@ def label(
         opened,
         table,
         name=name,
-        record=id,
-        patient=patient,
+        record=id_column,
+        patient=patient_column,
         columns=columns.split(",") if columns else (),
         kinds=_kinds(kinds),
         stratify=stratify,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 def runs(
@@ -45,8 +45,11 @@ def probe(
     task: str | None = None,
     layer: str = "all",
     pooling: str | None = None,
+    head: tuple[str, ...] = (),
+    encoder: Annotated[tuple[str, ...], arg(metavar="NAME=SPEC ...")] = (),
     weights: Literal["teacher", "student"] = "teacher",
     device: str = "auto",
+    by: tuple[str, ...] = (),
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
@@ -57,12 +60,20 @@ def probe(
         task: of PTB-XL superdiagnostic, all, diagnostic, subdiagnostic, form or rhythm; labels
             (every code of the store), classes, or metadata:NAME such as metadata:age; by default
             what suits the labels of the store.
-        layer: a layer by name, or all to choose on the validation split.
+        layer: a layer by name, joined for the features of all layers together, or all to choose
+            among these on the validation split.
         pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
             refused, with the reason.
+        head: linear, kNN (default: linear, for images both), or attentive, a trained query over the
+            frozen tokens, which others call linear evaluation.
+        encoder: encoders of somebody else as further rows: module:function, an .onnx file, a run or
+            exported file; of the first two what they read, as in
+            theirs=net.onnx,sampling_rate=500,length=5000,leads=I+II,unit=mV.
         weights: the averaged weights (teacher) or the trained ones (student).
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
+        by: keys of the metadata, such as sex age device: a score for each group of test records.
     """
+    from latentcast.errors import LatentcastError
     from latentcast.evaluation.tables import print_probe
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
@@ -70,8 +81,17 @@ def probe(
     from latentcast.workflows.probe import probe as score
 
     console = Terminal()
+    encoders = dict(text.partition("=")[::2] for text in encoder)
+    for name, spec in encoders.items():
+        if not (name and spec):
+            raise LatentcastError(
+                f"--encoder {name or spec}: is no NAME=SPEC; write theirs=net.onnx"
+            )
     with console.status("reading features and fitting the probes"):
-        report = score(run, data, task, layer, pooling, weights, _command(), device=device)
+        report = score(
+            run, data, task, layer, pooling, weights, _command(), head or None, device,
+            encoders, by,
+        )  # fmt: skip
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
     if task is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +27,7 @@ def finetune(
     from_scratch: bool = False,
     labels_fraction: float = 1.0,
     balanced: bool = False,
+    patience: int | None = None,
     seed: int = 0,
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
 ) -> int:
@@ -35,7 +37,8 @@ def finetune(
     is read once, at the end. The same command goes on after an interruption.
 
     Args:
-        run: pretrained run, one of its checkpoints, or an exported file.
+        run: pretrained run, one of its checkpoints, or an exported file; with --from-scratch also a
+            recipe.
         data: folder of a labelled store.
         out: folder of the new run.
         task: what is predicted: a column of a label table, superdiagnostic, labels, classes,
@@ -48,9 +51,10 @@ def finetune(
         crop_seconds: of recordings, the length of a crop; predictions are the mean over crops. By
             default the length of the pretraining.
         bidirectional: let a causal encoder attend in both directions.
-        from_scratch: the same network, not pretrained: the supervised baseline.
+        from_scratch: the network of the run or recipe, not pretrained: the supervised baseline.
         labels_fraction: share of the labelled training patients; a smaller one is a subset.
         balanced: weigh positives (or classes) so that all count alike.
+        patience: epochs without a better validation score after which training ends.
         seed: of the head, the data order and the fraction.
         set: single keys of the configuration; come before everything.
     """
@@ -64,7 +68,7 @@ def finetune(
             run, data, out, task, head=head, epochs=epochs, batch_size=batch_size, lr=lr,
             layer_decay=layer_decay, crop_seconds=crop_seconds, bidirectional=bidirectional,
             from_scratch=from_scratch, labels_fraction=labels_fraction, balanced=balanced,
-            seed=seed, set=set,
+            patience=patience, seed=seed, set=set,
         )  # fmt: skip
     except Interrupted as stopped:
         console.print(str(stopped), soft_wrap=True)
@@ -73,9 +77,14 @@ def finetune(
     console.print(f"{out}: step {done.step} of the best validation score, {done.validation:.3f}")
     console.print(f"test {done.metric} {done.score.main.text()} ({records})")
     for label in done.score.labels:
-        console.print(f"  {label.name}: {label.auroc.text()}, {label.positives} positives")
+        precision = label.average_precision.text()
+        console.print(
+            f"  {label.name}: {label.auroc.text()}, AP {precision}, {label.positives} positives"
+        )
     for name, value in done.score.others.items():
         console.print(f"  {name}: {value.text()}")
+    if done.score.calibration is not None:
+        console.print(f"  calibration error: {done.calibration:.3f}")
     console.print(f"latentcast predict {out} FILES --out predictions.csv", soft_wrap=True)
     return 0
 
@@ -90,6 +99,7 @@ def predict(
     unit: str | None = None,
     layout: str = "records,leads,samples",
     resample: bool = False,
+    patients: bool = False,
 ) -> None:
     """Write the probabilities that a fine-tuned run gives to files, as CSV or parquet.
 
@@ -106,10 +116,13 @@ def predict(
         unit: of arrays: V, mV, uV or nV.
         layout: axes of arrays.
         resample: bring recordings at another rate to the model's.
+        patients: of a store, a row a patient: the mean over the records, their standard deviation.
     """
     from latentcast.artifacts.classifier import Classifier
     from latentcast.artifacts.rejections import summary
-    from latentcast.artifacts.tables import check_place, write_predictions
+    from latentcast.artifacts.tables import check_place, column_names, write_predictions
+    from latentcast.data.manifest import MANIFEST
+    from latentcast.data.store import Store
     from latentcast.files import apart
     from latentcast.terminal import Terminal
 
@@ -117,6 +130,11 @@ def predict(
         raise LatentcastError("predict: needs files; name recordings, images or a store")
     for path in (model, *files):
         apart(out, input=path)
+    if patients and not (len(files) == 1 and (files[0] / MANIFEST).is_file()):
+        raise LatentcastError(
+            f"{files[0]}: --patients needs a store, which names them; ingest the files, or leave "
+            "--patients out"
+        )
     check_place(out)
     classifier = Classifier.from_pretrained(model, device=device)
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
@@ -124,6 +142,10 @@ def predict(
         inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
         layout=layout, resample=resample, errors="skip",
     )  # fmt: skip
+    if patients:
+        store = Store.open(files[0])
+        patient_of = dict(zip(store.record_ids.tolist(), store.patient_ids.tolist(), strict=True))
+        found = found.by_patient([patient_of[record] for record in found.ids])
     rejected, console = write_predictions(found, out), Terminal()
     done = f"{out}: {len(found.ids)} predictions of {', '.join(found.names)}"
     n = len(found.rejected)
@@ -131,3 +153,12 @@ def predict(
     console.print(f"{done}{left}", soft_wrap=True)
     for line in summary(found.rejected):
         console.print(f"left out: {line}; all are in {rejected}", soft_wrap=True)
+    renamed = set(column_names(found.names)) - set(found.names)
+    if renamed:
+        line = f"{out}: labels named as another column are {', '.join(sorted(renamed))}"
+        console.print(line, soft_wrap=True)
+    if math.isnan(classifier.choice.score):
+        console.print(
+            f"{model}: has no temperature, probabilities are as the network has them",
+            soft_wrap=True,
+        )

@@ -95,6 +95,11 @@ class BackboneConfig(Settings):
         """Tokens before those of the patches (a CLS token is one)."""
         return 0
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether it needs statistics of the whole batch: the batch cannot be cut."""
+        return False
+
     def grid(self, size: Grid) -> Grid:
         """Tokens along each axis of an input of ``size`` samples or pixels."""
         return tuple(extent // self.patch for extent in size)

@@ -35,7 +35,7 @@ class ObjectiveConfig(Settings):
 
     @property
     def whole_batch(self) -> bool:
-        """Whether the loss needs statistics of the whole batch: it cannot be accumulated."""
+        """Whether the loss needs statistics of the whole batch: the batch cannot be cut."""
         return False
 
 

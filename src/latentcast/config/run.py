@@ -34,9 +34,9 @@ class Config(Settings):
     def _fits(self) -> Self:
         self.encoder.check(self)
         self.objective.check(self)
-        if self.objective.whole_batch and self.train.micro_batches > 1:
+        if self.whole_batch and self.train.micro_batches > 1:
             raise ValueError(
-                "objective.regularizer needs the statistics of the whole batch; set "
+                "the loss or a batch norm needs the statistics of the whole batch; set "
                 "train.micro_batches=1 and, if memory is short, a smaller train.batch_size"
             )
         if self.optimizer.warmup_steps > self.train.steps:
@@ -46,6 +46,11 @@ class Config(Settings):
                 f"{self.train.steps}, or train longer"
             )
         return self
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a batch cannot be cut into micro-batches."""
+        return self.objective.whole_batch or self.encoder.whole_batch
 
     @property
     def patch_seconds(self) -> float | None:

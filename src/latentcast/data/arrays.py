@@ -14,12 +14,12 @@ from latentcast.data.ingest import IngestResult, ingest
 from latentcast.errors import LatentcastError, nearest
 from latentcast.images.arrays import channels_last, check_images, refuse_two_readings
 from latentcast.images.decode import Pixels
-from latentcast.images.source import SPLIT_NAMES, ImageSource
+from latentcast.images.source import ImageSource
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording, hertz
-from latentcast.source import Annotation, RecordRef, Source
+from latentcast.source import SPLIT_NAMES, Annotation, RecordRef, Source
 
 Array = npt.NDArray[Any]
 MEMORY = "arrays in memory"

@@ -15,7 +15,7 @@ from latentcast.data.listing import odd_text
 from latentcast.data.manifest import SPLITS
 from latentcast.data.tables.division import Division
 from latentcast.errors import printable, readable
-from latentcast.source import BadRecord, RecordRef, Source
+from latentcast.source import Annotation, BadRecord, RecordRef, Source
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Converter:
     room: str = ""
     patients: Mapping[str, str] = field(default_factory=dict)
     """By record id, where they are given beside the source."""
+    annotations: Mapping[str, Annotation] = field(default_factory=dict)
+    """By record id, of a table beside the source; it counts more than what the files have."""
 
     def __call__(self, refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
         """Convert a batch of records, in order. Nothing one record does stops the others.
@@ -92,6 +94,13 @@ class Converter:
         if ref.problem is not None:
             raise BadRecord(ref.problem)
         sample, annotation = self.source.read(ref)
+        if (beside := self.annotations.get(ref.record_id)) is not None:
+            annotation = Annotation(
+                beside.patient_id or annotation.patient_id,
+                annotation.fold if beside.fold is None else beside.fold,
+                annotation.labels | beside.labels,
+                annotation.metadata | beside.metadata,
+            )
         classes = self.source.classes
         if strange := [label for label in annotation.labels if classes and label not in classes]:
             raise BadRecord(f"has label '{strange[0]}', which is none of the source's classes")

@@ -35,7 +35,7 @@ FORMATS: tuple[type[Source[Any]], ...] = (
 """In the order in which they are tried: a recording counts more than the images beside it.
 an option of ``ingest`` means to a format is an argument of its class by the same name."""
 
-READER_ONLY = {"sampling_rate", "unit", "layout", "metadata", "splits", "label"}
+READER_ONLY = {"sampling_rate", "unit", "layout", "splits", "label_column"}
 """Options that mean nothing to a store whose reader does not take them."""
 
 
@@ -74,6 +74,11 @@ def format_of(path: Path, modality: Modality | None = None) -> type[Source[Any]]
         )
     problem = "is of no format read here" if path.exists() else "does not exist"
     raise LatentcastError(f"{path}: {problem}; name the folder or array file of the {what}")
+
+
+def takes(reader: type[Source[Any]] | Source[Any], name: str) -> bool:
+    """Whether a format reads an option itself."""
+    return isinstance(reader, type) and name in signature(reader).parameters
 
 
 def open_as(reader: type[Source[Any]], path: Any, options: Mapping[str, Any]) -> Source[Any]:

@@ -23,14 +23,16 @@ from latentcast.data.formats import (
     is_array_file,
     only_array,
     open_as,
+    takes,
 )
-from latentcast.data.groups import patients_of
 from latentcast.data.listing import list_records, odd_text
 from latentcast.data.manifest import Encoding, library_version
+from latentcast.data.patients import patients_of
 from latentcast.data.plausibility import doubts
 from latentcast.data.progress import Progress
 from latentcast.data.readers import convert_in_order
 from latentcast.data.store import Store
+from latentcast.data.tables.annotations import annotations_of
 from latentcast.data.tables.attached import label, table_source
 from latentcast.data.tables.division import Division
 from latentcast.data.tables.file import TableFile, read_table
@@ -46,7 +48,7 @@ from latentcast.files import apart
 from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.signals.readers.arrays import NOT_FINITE
-from latentcast.source import Modality, RecordRef, Source
+from latentcast.source import Annotation, Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
 """Records in quarantine that are tried again when the store is finished: seconds at most."""
@@ -91,9 +93,9 @@ def ingest(
     size: int | None = None,
     encoding: Encoding | None = None,
     bits: int | None = None,
-    groups: str | Path | None = None,
+    patients: str | Path | None = None,
     splits: SplitChoice | None = None,
-    label: str | None = None,
+    label_column: str | None = None,
     workers: int | None = None,
     shard_bytes: int = 2**30,
     quiet: bool = False,
@@ -124,7 +126,9 @@ def ingest(
             leads of the store (the twelve by default).
         unit: unit of array files: V, mV, uV or nV.
         layout: axes of array files: ``"records,leads,samples"`` or ``"records,samples,leads"``.
-        metadata: a CSV with one row per record of an array file.
+        metadata: a table of recordings with a row for each: patients, folds, codes and metadata,
+            see :mod:`latentcast.signals.readers.roles`. Of an array file its rows are in the order
+            of the array; of others a column names the record.
         labels: a ``.csv`` or ``.parquet`` of labels of one's own with a row for each record or
             patient, which is kept in the store under the file's name; see
             :func:`~latentcast.data.tables.attached.label`. Its columns of patients and of splits
@@ -146,14 +150,15 @@ def ingest(
             of the image files, and decodes and resizes each time an image is taken.
         bits: of images in 16-bit files, how many bits are used, such as 12; an image whose header
             and brightness leave that open is quarantined without it.
-        groups: of images, their patients: a regular expression whose group in the image's path (or
-            record id) names the patient, such as ``patient(\\d+)``, or a CSV with the columns
-            ``image`` and ``patient``. Splits are then drawn by patient.
+        patients: whose each record is: a pattern of the paths of the files (or, where one file has
+            many records, of their ids), such as ``patient{patient}/`` or any regular expression
+            with a group, ``patient(\\d+)``; or a table with the columns ``record_id`` and
+            ``patient_id``. Splits are then drawn by patient.
         splits: of images, what folders, files or parts of a data set are where some are named like
             splits and some are not: ``named`` takes those and trains on the others, ``none`` takes
             no name for that of a split.
-        label: of parquet files and Hugging Face datasets, the column of the labels, where it is
-            not named so.
+        label_column: of parquet files and Hugging Face datasets, the column of the labels, where
+            it is not named so.
         workers: reader processes (of images: threads); the usable processors by default, 1 reads
             in this process.
         shard_bytes: a shard is closed before it outgrows this.
@@ -176,7 +181,8 @@ def ingest(
         "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
         "metadata": metadata, "signal": signal, "missing_leads": missing_leads, "scale": scale,
         "shortest": shortest, "verify_checksums": verify_checksums, "size": size,
-        "encoding": encoding, "bits": bits, "groups": groups, "splits": splits, "label": label,
+        "encoding": encoding, "bits": bits, "patients": patients, "splits": splits,
+        "label_column": label_column,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     table = read_table(labels) if isinstance(labels, str | Path) else labels
@@ -221,6 +227,11 @@ def _ingest(
         "options": recorded | {"shard_bytes": shard_bytes},
         "latentcast": library_version(),
     }
+    annotations, matched = dict[str, Annotation](), tuple[str, ...]()
+    beside = arguments.get("metadata")
+    if beside is not None and not takes(reader, "metadata"):
+        annotations, matched = annotations_of(Path(beside), refs)
+        provenance["metadata"] = table_source(Path(beside))
     if table is not None:
         provenance["labels"] = table_source(table.path) | {"seed": seed}
     if archive is not None:
@@ -231,16 +242,18 @@ def _ingest(
     target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
     division = Division() if table is None else Division.of(table, refs, seed)
     room = "" if archive is None else f"{archive.folder.parent}/"
-    groups = arguments.get("groups")
-    patients = {} if groups is None else patients_of(groups, refs)
-    converter = Converter(opened, target, Folds(refs), division, room, patients)
+    patients = arguments["patients"]
+    converter = Converter(
+        opened, target, Folds(refs), division, room,
+        patients={} if patients is None else patients_of(patients, refs), annotations=annotations,
+    )  # fmt: skip
     if store is None:
         again = "free space or repair the folder and run the same ingest again, it goes on"
         with lock(folder), writing(folder, again):
             # Another process may have finished it since.
             if finished_store(folder, provenance) is None:
                 other = arguments.get("signal") == "other"
-                remarks = (LEFT_OUT, *opened.remarks) if other else opened.remarks
+                remarks = (*((LEFT_OUT,) if other else ()), *opened.remarks, *matched)
                 for remark in () if quiet else remarks:
                     print(f"ingest: {remark}", file=sys.stderr)
                 claim(folder, {"target": target.plan(), "provenance": provenance})
@@ -268,7 +281,9 @@ def _reader(
             f"source {type(source).__name__}: is no path and no source; subclass RecordingSource "
             "or ImageSource, or give arrays to write_store"
         )
-    about = [m for m, codec in CODECS.items() if arguments.keys() & codec.target.arguments.keys()]
+    common = set[str].intersection(*(set(codec.target.arguments) for codec in CODECS.values()))
+    own = arguments.keys() - common
+    about = [m for m, codec in CODECS.items() if own & codec.target.arguments.keys()]
     if modality is None and is_array_file(Path(source)) and len(about) == 1:
         # What an array holds is a guess from names and axes, until an argument settles it.
         modality = about[0]

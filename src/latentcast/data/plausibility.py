@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from latentcast.data.folds import stable_fold
 from latentcast.data.store import Store
 
 LEAST, MOST = 0.02, 50.0
@@ -27,12 +28,27 @@ def doubts(store: Store) -> Iterator[str]:
                 "every lead has mean 0 and standard deviation 1, in mV; were the ECGs normalised "
                 "over the data set before? Training expects them as measured"
             )
+    if store.modality == "ecg" and (unnamed := _by_record(store)):
+        yield (
+            f"{unnamed:,} of {len(store):,} records name no patient and are divided one by one, so "
+            "that records of one patient may be trained and tested on; where a patient has "
+            "several, give --patients with a pattern of the paths, or --metadata with a table (to "
+            "write_store patient_ids)"
+        )
     if empty := [split for split in store.manifest.splits if not len(store.rows(split))]:
         yield (
             f"no record is in the split{'s' * (len(empty) > 1)} {' and '.join(empty)}, and a probe "
             "needs all three; name it for some records, where the source or its table names "
             "splits, or ingest more records, of more patients"
         )
+
+
+def _by_record(store: Store) -> int:
+    """Records without a patient, where the hash of each record's own id decided about its fold."""
+    rows = np.flatnonzero(store.patient_ids == "")
+    folds = store.folds[rows].tolist()
+    own = [stable_fold(name) for name in store.record_ids[rows].tolist()]
+    return len(rows) if len(rows) > 1 and folds == own else 0
 
 
 def _median_span(store: Store) -> float:

@@ -21,7 +21,8 @@ MicroBatches = list[Batch]
 
 
 class Callback:
-    """Base of callbacks: every hook does nothing. Nothing a callback does changes the training.
+    """Base of callbacks: every hook does nothing. Nothing a callback does changes the training, but
+    for :meth:`enough`, which ends it.
 
     With several ranks each hook is called on every rank.
     """
@@ -43,6 +44,11 @@ class Callback:
         self, state: State, output: Output, gradient_norm: Tensor, schedules: Schedules, ema: Ema
     ) -> None:
         """After a step that counts and that the callback :meth:`wants`."""
+
+    def enough(self, step: int) -> bool:
+        """Whether the training ends after this step, as after the last; all ranks must agree. Asked
+        before the first step and after each :meth:`on_step_end`."""
+        return False
 
     def on_skip(self, state: State, problem: str) -> None:
         """A batch was given up, for the reason given; weights and schedules stayed."""
@@ -83,6 +89,9 @@ class CallbackList(Callback):
     ) -> None:
         for callback in self._wanting:
             callback.on_step_end(state, output, gradient_norm, schedules, ema)
+
+    def enough(self, step: int) -> bool:
+        return any(callback.enough(step) for callback in self.callbacks)
 
     def on_skip(self, state: State, problem: str) -> None:
         for callback in self.callbacks:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from latentcast.engine.parallel import local_shards
 from latentcast.engine.ranks import ALONE, Ranks
+from latentcast.nn.batch_norm import BatchNorm
 
 
 class Ema:
-    """``θ_teacher ← m θ_teacher + (1 − m) θ_student`` for parameters; buffers are copied.
+    """``θ_teacher ← m θ_teacher + (1 − m) θ_student`` for parameters; buffers are copied, but for
+    those of batch norms (:mod:`latentcast.engine.running_statistics`).
 
     The engine calls :meth:`update` once for each optimizer step, after it, so the teacher averages
     the weights that training just produced. The lists are gathered once: one call moves them
@@ -27,7 +29,7 @@ class Ema:
         for student, teacher in pairs:
             self._students += local_shards([p.detach() for p in student.parameters()])
             self._teachers += local_shards([p.detach() for p in teacher.parameters()])
-            self._buffers += zip(student.buffers(), teacher.buffers(), strict=True)
+            self._buffers += zip(_buffers(student), _buffers(teacher), strict=True)
         if len(self._students) != len(self._teachers):
             raise ValueError("a student and its teacher must have the same parameters")
 
@@ -57,3 +59,9 @@ class Ema:
         # Of whole copies every rank counts the same, and the ratio stays.
         gap, size = self._ranks.summed(torch.stack(squares)).sqrt().tolist()
         return float(gap / size)
+
+
+def _buffers(module: nn.Module) -> Iterator[Tensor]:
+    for part in module.modules():
+        if not isinstance(part, BatchNorm):
+            yield from part.buffers(recurse=False)

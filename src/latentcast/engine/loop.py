@@ -20,6 +20,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.optimizer import adamw, take_step
 from latentcast.engine.parallel import distribute, full_tensor, local_shards, no_sync
 from latentcast.engine.ranks import ALONE, Ranks
+from latentcast.engine.running_statistics import RunningStatistics
 from latentcast.engine.schedules import Schedules
 from latentcast.engine.verdict import Verdict
 from latentcast.errors import LatentcastError
@@ -62,10 +63,11 @@ def train(
     if context.precision is torch.float16 and state.attempt == 0:
         state.scale = first_scale(config)
     ema = Ema(objective.ema_pairs(), ranks)
+    running = RunningStatistics(objective)
     listeners = CallbackList(callbacks)
     listeners.on_train_start(state, context)
     verdict: Verdict | None = None
-    skips, stopping = 0, False
+    skips, stopping = 0, listeners.enough(state.step)
 
     def resolve_step() -> bool:
         """Read the verdict on the last attempt; False when it did not count."""
@@ -108,6 +110,7 @@ def train(
             # weights this step produced. Before it, the teacher would lag one step behind its
             # own definition; inside the micro-batches it would move k times on stale weights.
             ema.update(schedules.momentum(state.step), verdict.refused)
+            running.update(verdict.refused)  # of batch norms, which evaluation reads
             state.step += 1  # unless the verdict says otherwise
 
             reads, saves = listeners.wants(state.step), checkpoint.due(state.step, config.train)
@@ -115,6 +118,7 @@ def train(
                 if reads:
                     listeners.on_step_end(state, output, norm, schedules, ema)
                     collect()
+                    stopping = stopping or listeners.enough(state.step)
                 if saves:
                     checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)
         checkpoint.save(run / "checkpoints", state, objective, optimizer, config, ranks)

@@ -1,13 +1,16 @@
-"""Temperature and operating points, chosen on the validation split alone."""
+"""Temperature and operating points, chosen on the validation split alone; reliability on test."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from latentcast.artifacts.predictions import activated, joined
+from latentcast.evaluation.estimate import Calibration, ReliabilityBin, Score
 from latentcast.objectives.supervised import SupervisedConfig
 
 Floats = npt.NDArray[np.float64]
@@ -28,10 +31,34 @@ def temperature(owner: Ints, outputs: Floats, targets: Any, config: SupervisedCo
     """
     if config.target == "regression":
         return 1.0
-    losses = [
-        log_loss(joined([(owner, activated(outputs, config, t))], len(targets)).values, targets)
-        for t in TEMPERATURES
-    ]
+    return _coolest(
+        lambda t: joined([(owner, activated(outputs, config, t))], len(targets)).values, targets
+    )
+
+
+def temperature_of(probabilities: Floats, targets: Any) -> float:
+    """The divisor of the logits of records' probabilities ``(N, outputs)``, see
+    :func:`temperature`; targets bool ``(N, labels)`` or class ``(N,)``."""
+    return _coolest(lambda t: tempered(probabilities, t, labels=targets.ndim == 2), targets)
+
+
+def tempered(probabilities: Floats, temperature: float, *, labels: bool) -> Floats:
+    """Probabilities ``(N, outputs)`` whose logits are divided: of each label on its own, or of
+    classes that exclude each other."""
+    if temperature == 1:
+        return probabilities
+    # Probabilities of 0 stay within rounding of it: their logit is taken at the smallest number.
+    p = probabilities.clip(1e-300, 1.0)
+    if labels:
+        logits = np.log(p) - np.log1p(-probabilities.clip(0.0, 1 - 1e-16))
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits / temperature))
+    logits = np.log(p) / temperature
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _coolest(probabilities_at: Callable[[float], Floats], targets: Any) -> float:
+    losses = [log_loss(probabilities_at(t), targets) for t in TEMPERATURES]
     best = int(np.argmin(losses))
     return float(TEMPERATURES[best]) if 0 < best < len(TEMPERATURES) - 1 else 1.0
 
@@ -47,14 +74,41 @@ def log_loss(probabilities: Floats, targets: Any) -> float:
 def expected_calibration_error(probabilities: Floats, targets: npt.NDArray[np.bool_]) -> Floats:
     """Of each label ``(labels,)``: the mean distance of the predicted probability from the share
     of positives, over BINS bins of equal width, weighted by their records (Naeini et al. 2015)."""
-    bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
-    errors = np.zeros(probabilities.shape[1])
-    for label in range(probabilities.shape[1]):
-        for place in np.unique(bins[:, label]):
-            inside = bins[:, label] == place
-            gap = probabilities[inside, label].mean() - targets[inside, label].mean()
-            errors[label] += abs(gap) * inside.mean()
-    return errors
+    columns = zip(probabilities.T, targets.T, strict=True)
+    return np.array([
+        sum(abs(own.predicted - own.positive) * own.count for own in reliability(p, y)) / len(p)
+        for p, y in columns
+    ])  # fmt: skip
+
+
+def reliability(
+    probabilities: Floats, targets: npt.NDArray[np.bool_]
+) -> tuple[ReliabilityBin, ...]:
+    """The bins that have a prediction, of predictions of any shape and their targets."""
+    p, y = probabilities.ravel(), targets.ravel()
+    bins = np.minimum((p * BINS).astype(int), BINS - 1)
+    return tuple(
+        ReliabilityBin(place / BINS, (place + 1) / BINS, int(inside.sum()),
+                       float(p[inside].mean()), float(y[inside].mean()))
+        for place in np.unique(bins).tolist()
+        for inside in [bins == place]
+    )  # fmt: skip
+
+
+def with_calibration(
+    score: Score, names: Sequence[str], targets: Any, probabilities: Floats, temperature: float
+) -> Score:
+    """A score with the calibration of test probabilities ``(N, outputs)`` that have been divided
+    by a temperature; targets bool ``(N, labels)`` or class ``(N,)``."""
+    present = targets if targets.ndim == 2 else targets[:, None] == np.arange(len(names))
+    errors = expected_calibration_error(probabilities, present)
+    by_name = {name: float(error) for name, error in zip(names, errors, strict=True)}
+    return replace(
+        score,
+        calibration=Calibration(
+            temperature, float(errors.mean()), by_name, reliability(probabilities, present)
+        ),
+    )
 
 
 def thresholds(probabilities: Floats, targets: npt.NDArray[np.bool_]) -> Floats:

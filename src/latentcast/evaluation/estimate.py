@@ -48,26 +48,94 @@ UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label: its positives among ``records`` test records and its AUROC."""
+    """One label: its positives among ``records`` test records, its AUROC and average precision."""
 
     name: str
     positives: int
     records: int
     auroc: Estimate
+    average_precision: Estimate = UNDEFINED
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One label, called from ``threshold`` on: a probability, of the highest F1 on validation.
+
+    ``sensitivity``, ``specificity``, ``ppv`` (positive predictive value) and ``f1`` are those of
+    the test split; all are undefined for a label without a positive in validation.
+    """
+
+    name: str
+    threshold: Number
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    f1: Estimate
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Predicted probabilities from ``low`` to ``high``: how many, their mean, and the share of
+    positives among them."""
+
+    low: float
+    high: float
+    count: int
+    predicted: float
+    positive: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether probabilities are what they say, on the test split.
+
+    ``temperature`` divided the logits and was chosen on validation; ``error`` is the expected
+    calibration error, the mean of ``labels``; ``bins`` count each label (or class) of each record.
+    """
+
+    temperature: float
+    error: Number
+    labels: Mapping[str, Number]
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """The test records that have one value of the metadata.
+
+    ``main`` is the task's metric among them, of a multi-label task over the ``averaged`` labels
+    with at least SUPPORT positives and a negative in the group; ``positives`` are summed over
+    labels and None of other tasks. ``too_few`` is why there is no score, or "".
+    """
+
+    by: str
+    name: str
+    records: int
+    positives: int | None
+    averaged: int
+    main: Estimate
+    labels: tuple[LabelScore, ...]
+    too_few: str
 
 
 @dataclass(frozen=True)
 class Score:
     """A set of predictions, scored on the test split.
 
-    ``main`` is the task's metric. A multi-label task has its mean over the labels with at least
-    SUPPORT positives as ``supported``, and each of its labels; ``others`` are further metrics.
+    ``main`` is the task's metric, ``others`` are further ones. A multi-label task has their means
+    over the labels with at least SUPPORT positives as ``supported`` and ``supported_others``, and
+    each of its labels. ``points`` and ``calibration`` are there where the head gives probabilities,
+    ``subgroups`` where a probe divides its test records by metadata.
     """
 
     main: Estimate
     supported: Estimate | None = None
     labels: tuple[LabelScore, ...] = ()
     others: Mapping[str, Estimate] = field(default_factory=dict)
+    supported_others: Mapping[str, Estimate] = field(default_factory=dict)
+    points: tuple[OperatingPoint, ...] = ()
+    calibration: Calibration | None = None
+    subgroups: tuple[Subgroup, ...] = ()
 
 
 def number(value: float | None, *, signed: bool = False) -> str:

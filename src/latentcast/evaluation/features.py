@@ -6,7 +6,8 @@ tokens only and the encoder is left exactly as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.nn.modes import evaluating
-from latentcast.nn.pooling import BATCH, check_pooling, pool
+from latentcast.nn.pooling import BATCH, JOINED, check_pooling, pool
 from latentcast.signals.windows import window_starts
 
 Windows = Literal["centre", "strided"]
@@ -42,7 +43,8 @@ class FeatureSource(Protocol):
 
         Samples are int16 (B, length, leads) of recordings, uint8 (B, height, width, channels) of
         images. The tokens are float (B, N, D), one tensor per entry of ``layer_names``, in time
-        or raster order and without CLS; the validity is bool (B, N).
+        or raster order and without CLS; the validity is bool (B, N). A layer may have k tokens to
+        a patch, (B, k N, D), those of a patch one after the other.
         """
         ...
 
@@ -72,6 +74,14 @@ class PoolsItself(Protocol):
         ...
 
 
+@runtime_checkable
+class Noted(Protocol):
+    """A source that the table has to say more about, such as a change of the sampling rate."""
+
+    @property
+    def note(self) -> str: ...
+
+
 def pooling_of(source: FeatureSource, pooling: str) -> str:
     """How the features of a source are pooled: as given, unless it pools itself."""
     return source.pooling if isinstance(source, PoolsItself) else pooling
@@ -85,7 +95,8 @@ def extract(
     pooling: str = "mean+std",
     windows: Windows = "strided",
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Pooled features float32 (len(rows), F) of every layer, keyed by layer name.
+    """Pooled features float32 (len(rows), F) of every layer, keyed by layer name; of several layers
+    also ``joined``, all of them in their order.
 
     An image is one forward pass, without augmentation. A record longer than ``source.length`` is
     read through windows of that length: ``centre`` is the middle one, ``strided`` steps by half a
@@ -97,41 +108,76 @@ def extract(
     how = check_pooling(pooling, causal=source.causal)
     if isinstance(source, PoolsItself):
         how = "mean"
-    owner, crops = np.arange(len(rows)), None
-    if store.modality == "ecg":
-        owner, crops = _windows(source, store, rows, windows)
+    passes = Passes.over(source, store, rows, windows)
     # Of one window a record, float32 holds the sum as it is; of images there are many.
-    exact = np.float32 if len(owner) == len(rows) else np.float64
+    exact = np.float32 if len(passes.owner) == len(rows) else np.float64
     sums: list[npt.NDArray[Any]] = []
     read = np.zeros(len(rows), dtype=np.int64)
-    with torch.no_grad(), evaluating(source):
-        for begin in range(0, len(owner), BATCH):
-            part = slice(begin, begin + BATCH)
-            chosen = rows[owner[part]]
-            samples = store.take(chosen, *(() if crops is None else (crops[0][part], crops[1])))
-            layers, valid = source.token_layers(samples)
-            has_token = valid.any(dim=1).cpu().numpy()
-            np.add.at(read, owner[part], has_token)
-            for i, tokens in enumerate(layers):
-                pooled = pool(tokens.float(), valid, how).cpu().numpy().astype(exact)
-                if len(sums) == i:
-                    sums.append(np.zeros((len(rows), pooled.shape[1]), exact))
-                np.add.at(sums[i], owner[part][has_token], pooled[has_token])
+    for part, layers, valid in passes:
+        owner = passes.owner[part]
+        has_token = valid.any(dim=1).cpu().numpy()
+        np.add.at(read, owner, has_token)
+        for i, tokens in enumerate(layers):
+            pooled = pool(tokens.float(), valid, how).cpu().numpy().astype(exact)
+            if len(sums) == i:
+                sums.append(np.zeros((len(rows), pooled.shape[1]), exact))
+            np.add.at(sums[i], owner[has_token], pooled[has_token])
     times = np.where(read > 0, read, np.nan)[:, None].astype(exact)
     means = [(total / times).astype(np.float32) for total in sums]
-    if len(means) != len(source.layer_names):
-        raise LatentcastError(
-            f"{source.name}: names {len(source.layer_names)} layers and returns {len(means)}; "
-            "layer_names and token_layers have to agree"
-        )
     by_layer = dict(zip(source.layer_names, means, strict=True))
     for layer, features in by_layer.items():
-        if not np.isfinite(features[read > 0]).all():
-            raise LatentcastError(
-                f"{source.name}, layer {layer}: features are not finite; "
-                "the run has diverged, probe an earlier checkpoint (RUN/checkpoints/step-N)"
-            )
+        check_finite(features[read > 0], source, layer)
+    if len(by_layer) > 1:
+        by_layer[JOINED] = np.concatenate(means, axis=1)
     return by_layer
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The forward passes of a source over rows of a store.
+
+    Attributes:
+        owner: int64 ``(crops,)``, of each crop the index into ``rows``, ascending; an image is one
+            crop.
+    """
+
+    source: FeatureSource
+    store: Store
+    rows: Ints
+    owner: Ints
+    crops: tuple[Ints, int] | None
+
+    @classmethod
+    def over(cls, source: FeatureSource, store: Store, rows: Ints, windows: Windows) -> Passes:
+        """Raises LatentcastError: the source reads other recordings than the store holds."""
+        owner, crops = np.arange(len(rows)), None
+        if store.modality == "ecg":
+            owner, crops = _windows(source, store, rows, windows)
+        return cls(source, store, rows, owner, crops)
+
+    def __iter__(self) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
+        """Of at most BATCH crops at a time: which, their tokens by layer, and the validity."""
+        with torch.no_grad(), evaluating(self.source):
+            for begin in range(0, len(self.owner), BATCH):
+                part = slice(begin, begin + BATCH)
+                where = () if self.crops is None else (self.crops[0][part], self.crops[1])
+                samples = self.store.take(self.rows[self.owner[part]], *where)
+                layers, valid = self.source.token_layers(samples)
+                if len(layers) != len(self.source.layer_names):
+                    raise LatentcastError(
+                        f"{self.source.name}: names {len(self.source.layer_names)} layers and "
+                        f"returns {len(layers)}; layer_names and token_layers have to agree"
+                    )
+                yield part, layers, valid
+
+
+def check_finite(features: npt.NDArray[np.float32], source: FeatureSource, layer: str) -> None:
+    """Raises LatentcastError: the features of a layer are not finite."""
+    if not np.isfinite(features).all():
+        raise LatentcastError(
+            f"{source.name}, layer {layer}: features are not finite; "
+            "the run has diverged, probe an earlier checkpoint (RUN/checkpoints/step-N)"
+        )
 
 
 def readable(layers: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 """Does the test fold share a patient or a sample with what the model was trained on?
 
 Recordings and images are compared bit by bit as they are stored: a copy that was resampled,
-resized, rescaled, shifted or compressed again is not found this way, which is why patients, of
-recordings ids, and of images small copies are compared as well.
+resized, rescaled or compressed again is not found this way, which is why patients, of recordings
+ids, and small copies are compared as well. A copy that was cropped or shifted in time is not found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.data.store import Store
-from latentcast.evaluation.near_duplicates import near_duplicates
+from latentcast.evaluation.near_duplicates import near_duplicates, same_recordings
 from latentcast.evaluation.results import Finding
 from latentcast.signals.recording import INVALID
 
@@ -53,8 +53,17 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
              - {name for marks in prints.values() for mark, name in marks.items()
                 if mark in copies},
              "images of the validation or test split nearly equal training images, as frames of "
-             "one patient or video do; ingest with --groups, and with --splits none where the "
+             "one patient or video do; ingest with --patients, and with --splits none where the "
              "source has splits, so that they are drawn by patient")
+        )  # fmt: skip
+    else:
+        held_out = np.concatenate([splits["validation"], splits["test"]])
+        found.append(
+            ("similar recordings in two splits", "warning",
+             same_recordings(store, held_out, store, splits["train"])
+             - {names[mark] for mark in copies},
+             "recordings of the validation or test split equal training recordings but for gain "
+             "or sampling rate, as an ECG in two files does; remove one of them and re-ingest")
         )  # fmt: skip
     if pretraining is not None and not _same(store, pretraining):
         rows, test = pretraining.rows("train"), splits["test"]
@@ -72,6 +81,13 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
                 for data, part in ((store, test), (pretraining, rows))
             )
             same = {str(record) for record, patient in tested & trained_on if patient}
+            found.append(
+                ("similar test recording in pretraining", "warning",
+                 same_recordings(store, test, pretraining, rows) - same
+                 - {name for mark, name in prints["test"].items() if mark in trained},
+                 "recordings that equal those of the test fold but for gain or sampling rate were "
+                 "pretrained on; pretrain without them")
+            )  # fmt: skip
             ids = {str(record) for record, _ in tested} & {str(record) for record, _ in trained_on}
             found += [
                 ("test record and patient in pretraining", "error", same,

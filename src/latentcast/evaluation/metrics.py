@@ -1,7 +1,8 @@
-"""Metrics with intervals over patients: AUROC, accuracy, recall and F1, R² and absolute error.
+"""Metrics with intervals over patients: AUROC, average precision, accuracy, F1, R², absolute error.
 
 An AUROC is rank based, and never a made-up 0.5: a label without a positive or without a negative
-has none. It is NaN here, is left out of every macro average, and is named in the result.
+has none, and no average precision either. It is NaN here, is left out of every macro average, and
+is named in the result.
 
 The bootstrap draws PATIENTS with replacement, each with all their records (cluster bootstrap,
 percentile interval; Davison & Hinkley 1997, section 3.8): records of one patient resemble each
@@ -67,15 +68,7 @@ def auroc(targets: Bools, scores: Floats, counts: npt.NDArray[np.integer] | None
     how often each record occurs in each of R resamples. NaN where a label has no positive or no
     negative. Raises LatentcastError when a score is not finite or the shapes differ.
     """
-    targets, scores = np.asarray(targets, dtype=bool), np.asarray(scores, dtype=np.float64)
-    if targets.ndim != 2 or targets.shape != scores.shape:
-        raise LatentcastError(
-            f"auroc: targets {targets.shape} and scores {scores.shape} differ; "
-            "both are (records, labels)"
-        )
-    if not np.isfinite(scores).all():
-        bad = np.flatnonzero(~np.isfinite(scores).all(axis=0)).tolist()
-        raise LatentcastError(f"auroc: labels {bad} have scores that are not finite; refit them")
+    targets, scores = _ranked("auroc", targets, scores)
     n, labels = targets.shape
     times = np.ones((1, n), dtype=np.int32) if counts is None else counts.astype(np.int32)
     areas = np.full((len(times), labels), np.nan)
@@ -94,6 +87,47 @@ def auroc(targets: Bools, scores: Floats, counts: npt.NDArray[np.integer] | None
         pairs = drawn[:, positive].sum(axis=1, dtype=float) * below[:, -1]
         np.divide(wins, 2 * pairs, out=areas[:, c], where=pairs > 0)
     return areas[0] if counts is None else areas
+
+
+def average_precision(
+    targets: Bools, scores: Floats, counts: npt.NDArray[np.integer] | None = None
+) -> Floats:
+    """Precision at the score of each positive, averaged over the positives, per label.
+
+    Records of equal scores are called together, as in scikit-learn's ``average_precision_score``;
+    nothing is interpolated. Arguments and result are those of :func:`auroc`, with which it shares
+    where it is undefined: without a negative every precision is 1, whatever the scores.
+    """
+    targets, scores = _ranked("average precision", targets, scores)
+    times = np.ones((1, len(targets)), np.int32) if counts is None else counts.astype(np.int32)
+    found = np.full((len(times), targets.shape[1]), np.nan)
+    for c in range(targets.shape[1]):
+        order = np.argsort(-scores[:, c], kind="stable")
+        negated, positive, drawn = -scores[order, c], targets[order, c], times[:, order]
+        last = np.searchsorted(negated, negated[positive], side="right") - 1
+        called = np.cumsum(drawn, axis=1)[:, last]
+        hits = np.cumsum(drawn * positive, axis=1)[:, last]
+        precision = np.divide(hits, called, out=np.zeros(called.shape), where=called > 0)
+        weight = drawn[:, positive]
+        positives = weight.sum(axis=1, dtype=float)
+        total = np.einsum("rp,rp->r", weight, precision)
+        defined = (positives > 0) & (positives < drawn.sum(axis=1))
+        np.divide(total, positives, out=found[:, c], where=defined)
+    return found[0] if counts is None else found
+
+
+def _ranked(name: str, targets: Bools, scores: Floats) -> tuple[Bools, Floats]:
+    """Both as arrays; LatentcastError when a score is not finite or the shapes differ."""
+    targets, scores = np.asarray(targets, dtype=bool), np.asarray(scores, dtype=np.float64)
+    if targets.ndim != 2 or targets.shape != scores.shape:
+        raise LatentcastError(
+            f"{name}: targets {targets.shape} and scores {scores.shape} differ; "
+            "both are (records, labels)"
+        )
+    if not np.isfinite(scores).all():
+        bad = np.flatnonzero(~np.isfinite(scores).all(axis=0)).tolist()
+        raise LatentcastError(f"{name}: labels {bad} have scores that are not finite; refit them")
+    return targets, scores
 
 
 def macro(areas: Floats) -> Floats:
@@ -179,7 +213,10 @@ def most_frequent(train: Array) -> Any:
 
 
 METRICS: Final[dict[Kind, tuple[Metric, ...]]] = {
-    "multi-label": (Metric("macro AUROC", True, auroc, lambda train: 0.0),),
+    "multi-label": (
+        Metric("macro AUROC", True, auroc, lambda train: 0.0),
+        Metric("macro AP", True, average_precision, lambda train: 0.0),
+    ),
     "multi-class": (
         Metric("accuracy", True, accuracy, most_frequent),
         Metric("balanced accuracy", True, balanced_accuracy, most_frequent),
@@ -233,6 +270,10 @@ class Resampled:
             return cls(columns, np.zeros((0, len(columns))))
         return cls(columns, metric.columns(targets, predictions, counts))
 
+    def column(self, place: int) -> Estimate:
+        """One label."""
+        return estimate(self.columns[place], self.redrawn[:, place])
+
     def mean(self, chosen: Bools | slice = slice(None)) -> Estimate:
         """The macro average over the chosen columns, all by default."""
         return estimate(macro(self.columns[chosen]), macro(self.redrawn[:, chosen]))
@@ -255,19 +296,28 @@ def score(
     """
     metric, *others = METRICS[kind]
     main = Resampled.of(metric, targets, predictions, counts)
-    further = {m.name: Resampled.of(m, targets, predictions, counts).mean() for m in others}
+    further = {m.name: Resampled.of(m, targets, predictions, counts) for m in others}
     if shares is not None:
-        areas = Resampled.of(CLASS_AUROC, targets, shares, counts)
-        further[CLASS_AUROC.name] = areas.mean()
+        further[CLASS_AUROC.name] = Resampled.of(CLASS_AUROC, targets, shares, counts)
+    means = {name: resampled.mean() for name, resampled in further.items()}
     if kind != "multi-label":
-        return Score(main.mean(), others=further), main
+        return Score(main.mean(), others=means), main
     positives = targets.sum(axis=0)
+    precision = further["macro AP"]
     labels = tuple(
-        LabelScore(name, int(n), len(targets), estimate(main.columns[c], main.redrawn[:, c]))
+        LabelScore(name, int(n), len(targets), main.column(c), precision.column(c))
         for c, (name, n) in enumerate(zip(names, positives, strict=True))
     )
-    supported = main.mean((positives >= SUPPORT) & (positives < len(targets)))
-    return Score(main.mean(), supported, labels, further), main
+    enough = supported(targets)
+    others_of_enough = {name: resampled.mean(enough) for name, resampled in further.items()}
+    return Score(main.mean(), main.mean(enough), labels, means, others_of_enough), main
+
+
+def supported(targets: Bools) -> Bools:
+    """Which labels ``(labels,)`` have at least SUPPORT positives, and a negative, of targets
+    ``(N, labels)``."""
+    positives = targets.sum(axis=0)
+    return np.asarray((positives >= SUPPORT) & (positives < len(targets)))
 
 
 def difference(one: Resampled, other: Resampled) -> Estimate:

@@ -9,6 +9,8 @@ by the task's metric on the validation fold, score once on the test fold. The or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,23 @@ import numpy.typing as npt
 from latentcast import randomness
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
-from latentcast.evaluation import leaks, metrics
-from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED
-from latentcast.evaluation.features import FeatureSource, Windows, extract, pooling_of, readable
-from latentcast.evaluation.heads import HEADS, ClassHead, Fit, Head, knn
+from latentcast.evaluation import calibration, comparisons, leaks, metrics
+from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED, Score
+from latentcast.evaluation.features import (
+    FeatureSource,
+    Noted,
+    Windows,
+    extract,
+    pooling_of,
+    readable,
+)
+from latentcast.evaluation.heads import HEADS, READ_TOKENS, ClassHead, Fit, Head, LabelHead, knn
+from latentcast.evaluation.operating import with_operating_points
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
+from latentcast.evaluation.subgroups import Grouping, groupings, subgroups
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
-from latentcast.nn.pooling import check_pooling
+from latentcast.evaluation.tokens import TokenLayers
+from latentcast.nn.pooling import JOINED, check_pooling, with_joined
 
 SPLITS = ("train", "validation", "test")
 COMPARED = 10_000
@@ -45,6 +57,7 @@ def probe(
     pretraining: Store | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    by: Sequence[str] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> ProbeReport:
     """Score ``sources[0]`` on ``task`` next to the floors ``sources[1:]``.
@@ -56,18 +69,20 @@ def probe(
         task: see :func:`latentcast.evaluation.tasks.task`.
         heads: names of :data:`~latentcast.evaluation.heads.HEADS`; linear for recordings, kNN and
             linear for images by default.
-        layer: a layer of the first source, or ``all``: every source then chooses its own on the
-            validation fold, for each head. A floor that has the first source's layers is also
-            read at the layer that one chose.
+        layer: a layer of the first source, ``joined`` (all of them), or ``all``: every source then
+            chooses among its own and all joined on the validation fold, for each head. A floor that
+            has the first source's layers is also read at the layer that one chose.
         pooling: mean+std for recordings and mean for images by default.
         windows: how a record longer than a source's window is read, see
             :func:`~latentcast.evaluation.features.extract`.
         pretraining: the store the encoder was trained on, for the search for leaks.
         resamples: of the test fold's patients, drawn by ``seed``.
+        by: keys of the metadata whose values make subgroups of the test split.
         provenance: of the caller, to stand in the report.
 
     Raises:
-        LatentcastError: an unknown layer or head, ``cls``, a leak, a task the store cannot serve.
+        LatentcastError: an unknown layer, head or key of the metadata, ``cls``, a leak, a task the
+            store cannot serve.
     """
     tested = sources[0]
     images = store.modality == "image"
@@ -78,18 +93,23 @@ def probe(
     check_pooling(pooling, causal=tested.causal)
     for what, name, names in (
         *(("head", head, HEADS) for head in heads),
-        ("layer", layer, ("all", *tested.layer_names)),
+        ("layer", layer, ("all", *with_joined(tested.layer_names))),
     ):
         if name not in names:
             # A layer near by in spelling is no better guess than any other.
             fix = nearest(name, names) if what == "head" else f"known: {', '.join(names)}"
             raise LatentcastError(f"{what} {name}: does not exist; {fix}")
+    if layer == JOINED and layer not in tested.layer_names and READ_TOKENS & set(heads):
+        raise LatentcastError(
+            f"layer {layer}: head {', '.join(READ_TOKENS & set(heads))} reads the tokens of one "
+            "layer; name one, or all to choose one"
+        )
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:
         raise LatentcastError(f"probe: resamples {resamples}; ask for one or more")
     targets = task.targets(store)
-    store = targets.divide(store)
+    store, groups = targets.divide(store), groupings(store, by)
     findings = leaks.check(store, pretraining)
     _refuse(findings, store)
     every = {split: store.rows(split) for split in SPLITS}
@@ -111,14 +131,19 @@ def probe(
     patients = store.patient_ids[rows[test]]
     resamples = resamples if len(test) >= FEWEST else 0
     counts = metrics.draw(patients, resamples, seed)
+    groups = [Grouping(one.by, one.groups[rows[test]]) for one in groups]
 
     table: list[Row] = []
     differences: list[Difference] = []
     chosen: dict[str, str] = {}
     references: dict[str, metrics.Resampled] = {}
-    for source, layers in zip(sources, features, strict=True):
+    for source, pooled in zip(sources, features, strict=True):
         for name in heads:
-            fit = HEADS[name][targets.kind]
+            fit, how = HEADS[name][targets.kind], pooling_of(source, pooling)
+            layers: Mapping[str, Any] = pooled
+            if name in READ_TOKENS:
+                fit, how = partial(fit, seed=seed), "attention"
+                layers = TokenLayers(source, store, rows, windows)
             readings = [("named", layer)] if layer in layers else [(OWN, "all")]
             if source is not tested and layer == "all" and chosen[name] in layers:
                 readings.append((f"layer of {tested.name}", chosen[name]))
@@ -136,14 +161,17 @@ def probe(
                 score, resampled = metrics.score(
                     targets.kind, y[test], predictions, names, counts, shares
                 )
-                how = pooling_of(source, pooling)
+                score = _calibrated(score, targets.kind, names, head, layers[at], y, places, counts)
+                subgrouped = subgroups(targets.kind, y[test], predictions, names, counts, groups)
+                score = replace(score, subgroups=subgrouped)
                 table.append(
                     Row(source.name, name, choice, at, how, head.penalty, head.validation, score)
                 )
                 chosen.setdefault(name, at)
                 if references.setdefault(name, resampled) is not resampled:
                     gap = metrics.difference(references[name], resampled)
-                    differences.append(Difference(tested.name, source.name, name, choice, gap))
+                    p = comparisons.p_value(references[name], resampled)
+                    differences.append(Difference(tested.name, source.name, name, choice, gap, p))
     measured = metrics.METRICS[targets.kind]
     return ProbeReport(
         protocol=_protocol(store, task, heads, targets.folds is not None),
@@ -159,7 +187,7 @@ def probe(
         lower_is_better=tuple(m.name for m in measured if not m.higher_is_better),
         compared=min(COMPARED, len(train)) if targets.kind == "multi-class" else len(train),
         rows=tuple(table),
-        differences=tuple(differences),
+        differences=comparisons.adjusted(differences),
         leaks=tuple(findings),
         data={"store": str(store.path), "shards": store.checksums}
         | ({} if images else {"sampling_rate": store.sampling_rate}),
@@ -173,6 +201,7 @@ def probe(
         },
         windows=windows,
         provenance=dict(provenance or {}),
+        notes=tuple(source.note for source in sources if isinstance(source, Noted) and source.note),
     )
 
 
@@ -221,7 +250,7 @@ def _trainable(
 
 
 def _read(
-    layers: Mapping[str, Array], y: Array, places: Sequence[Ints], fit: Fit, kind: Kind, seed: int
+    layers: Mapping[str, Any], y: Array, places: Sequence[Ints], fit: Fit, kind: Kind, seed: int
 ) -> tuple[str, Head]:
     """The layer with the highest validation score, and its head fitted on all training records.
 
@@ -242,6 +271,37 @@ def _read(
     heads = {layer: fitted(layer, some) for layer in layers}
     best = max(heads, key=lambda layer: heads[layer].validation)
     return best, heads[best] if some is train else fitted(best, train)
+
+
+def _calibrated(
+    score: Score,
+    kind: Kind,
+    names: Sequence[str],
+    head: Head,
+    features: Array,
+    y: Array,
+    places: Sequence[Ints],
+    counts: metrics.Counts,
+) -> Score:
+    """The score with what a temperature and thresholds chosen on the validation records give; as
+    it is where the head has no probabilities, and of many classes."""
+    _, validation, test = places
+    if kind == "multi-label" and isinstance(head, LabelHead):
+        sure, probable = (head.label_shares(features[part]) for part in (validation, test))
+    elif kind == "multi-class" and isinstance(head, ClassHead) and len(names) <= LISTED:
+        sure, probable = (
+            head.class_shares(features[part], len(names)) for part in (validation, test)
+        )
+    else:
+        return score
+    labels = kind == "multi-label"
+    heat = calibration.temperature_of(sure, y[validation])
+    sure, probable = (calibration.tempered(p, heat, labels=labels) for p in (sure, probable))
+    score = calibration.with_calibration(score, names, y[test], probable, heat)
+    if not labels:
+        return score
+    points = calibration.thresholds(sure, y[validation])
+    return with_operating_points(score, names, points, y[test], probable, counts)
 
 
 def _supports(
@@ -268,7 +328,7 @@ def _supports(
 
 def _protocol(store: Store, task: Task, heads: Sequence[str], own_folds: bool) -> str:
     folds = "/".join(_range(store.manifest.splits[split]) for split in SPLITS)
-    named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe"}
+    named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe", "attentive": "attentive probe"}
     source = "PTB-XL " if task.name in ptbxl.NAMES else ""
     of_table = " of the label table" * own_folds
     return f"{source}{task.name}, folds {folds}{of_table}, " + " and ".join(

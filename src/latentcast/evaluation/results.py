@@ -20,8 +20,6 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.estimate import (
     FEWEST,
     LISTED,
-    SUPPORT,
-    UNDEFINED,
     Estimate,
     Number,
     Score,
@@ -68,13 +66,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """The test score of the first source minus that of ``reference``, paired bootstrap."""
+    """The test score of the first source minus that of ``reference``, paired bootstrap.
+
+    ``p`` is its p-value and ``holm`` the one that is corrected for all differences of the table,
+    see :mod:`latentcast.evaluation.comparisons`.
+    """
 
     name: str
     reference: str
     head: str
     choice: str
     estimate: Estimate
+    p: Number = math.nan
+    holm: Number = math.nan
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class ProbeReport:
     ``compared`` is the number of training records on which layers were compared; every score is
     of a head that saw all of them. ``bootstrap["unit"]`` is what was resampled, a patient or
     (where no patient is known) a record, and ``bootstrap["units"]`` how many the test fold has.
+    ``notes`` are what was done to the signal for single sources.
     ``data["shards"]`` are the checksums of the samples, ``provenance`` is the caller's (command,
     seeds, checkpoint).
     """
@@ -120,6 +125,7 @@ class ProbeReport:
     bootstrap: Mapping[str, Any]
     windows: Literal["centre", "strided"]
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         readings = self.readings() if self.rows else ()
@@ -130,9 +136,9 @@ class ProbeReport:
     def _repr_html_(self) -> str:
         rows = list[tuple[str, ...]]()
         for row in self.readings():
-            gap = self.difference(row)
+            gap = self.compared_with(row)
             cells = (row.name, row.layer, number(row.validation), row.score.main.text())
-            rows.append((*cells, "" if gap is None else gap.text(signed=True)))
+            rows.append((*cells, "" if gap is None else gap.estimate.text(signed=True)))
         rows += [("leak", leak.kind, leak.severity, leak.message) for leak in self.leaks]
         test = f"test {self.metric} [{self.level} interval]"
         heading = ("features", "layer", "validation", test, "first minus this, paired")
@@ -162,11 +168,11 @@ class ProbeReport:
                 first.setdefault(row.name, row)
         return tuple(first.values())
 
-    def difference(self, row: Row) -> Estimate | None:
+    def compared_with(self, row: Row) -> Difference | None:
         """The paired difference of the tested encoder and one row, where there is one."""
         for found in self.differences:
             if (found.reference, found.head, found.choice) == (row.name, row.head, row.choice):
-                return found.estimate
+                return found
         return None
 
     @property
@@ -196,13 +202,15 @@ class ProbeReport:
         floors = ", ".join(
             f"{name} {number(floor, signed=floor < 0)}" for name, floor in self.floors.items()
         )
-        if self.kind == "multi-class":
+        if self.kind == "multi-label" and len(self.floors) > 1:
+            found.append(f"the same score for all: {floors}")
+        elif self.kind == "multi-class":
             found.append(f"always the most frequent class: {floors}")
         elif self.kind == "regression":
             found.append(f"always the mean of the training records: {floors}")
         if self.compared < self.records["train"]:
             found.append(f"layers compared on {self.compared:,} training {self.noun}s")
-        return tuple(filter(None, found))
+        return tuple(filter(None, (*found, *self.notes)))
 
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings; an undefined number is ``None``."""
@@ -304,26 +312,6 @@ class ProbeReport:
                 damaged = damaged or path
         numbered = (run / file_name(self.task, number) for number in count(1))
         return damaged or next(path for path in numbered if not path.exists())
-
-    @property
-    def averages(self) -> dict[str, dict[str, Estimate]]:
-        """Further scores of the first readings by source, under a title each."""
-        enough = [
-            label
-            for label in self.labels
-            if label.positives["test"] >= SUPPORT and not label.left_out
-        ]
-        found: dict[str, dict[str, Estimate]] = {}
-        rows = self.readings()
-        if self.kind == "multi-label" and 0 < len(enough) < len(self.labels):
-            which = f"{len(enough)} labels" if len(enough) > 1 else "one label"
-            title = f"Over the {which} with {SUPPORT} or more positives in the test fold"
-            found[title] = {row.name: row.score.supported or UNDEFINED for row in rows}
-        for name in rows[0].score.others:
-            direction = "lower" if name in self.lower_is_better else "higher"
-            title = f"{name} on the test fold, {direction} is better"
-            found[title] = {row.name: row.score.others[name] for row in rows}
-        return found
 
     @property
     def class_sizes(self) -> str:

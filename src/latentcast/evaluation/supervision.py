@@ -19,6 +19,7 @@ from latentcast.data.loader import Loader
 from latentcast.data.manifest import SPLITS
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.metrics import METRICS, macro
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.evaluation.tasks.base import Targets
 from latentcast.objectives.supervised import SupervisedConfig
@@ -71,7 +72,8 @@ def supervision(
     patient without an id is one for each record.
 
     Raises:
-        LatentcastError: the store has no such labels; a split has none.
+        LatentcastError: the store has no such labels; a split has none; the validation split has
+            positives and negatives of no label.
     """
     targets = task_of(task, store).targets(store)
     store = targets.divide(store)
@@ -84,6 +86,16 @@ def supervision(
                 f"{store.path}: no record of task {task} in the {split} split; name this split for "
                 "some records, where the source or its table names splits, or label more records"
             )
+    decisive = targets.values[rows["validation"]]
+    perfect = METRICS[targets.kind][0].columns(decisive, decisive, None)
+    if not np.isfinite(macro(perfect)):
+        lacking = (
+            "has one value only" if targets.kind == "regression" else "lacks positives or negatives"
+        )
+        raise LatentcastError(
+            f"{store.path}: the validation split of task {task} {lacking}, so no checkpoint can be "
+            "chosen; label more validation records"
+        )
     rows["train"] = rows["train"][_share(store.patient_ids[rows["train"]], fraction, seed)]
     return Supervision(store, targets, rows)
 

@@ -17,13 +17,12 @@ from latentcast.files import sha256
 from latentcast.images.decode import Measured, Pixels
 from latentcast.images.source import (
     HELD_OUT_FIRST,
-    SPLIT_NAMES,
     ImageSource,
     SplitChoice,
     check_classes,
     splits_of,
 )
-from latentcast.source import Annotation, RecordRef, Split
+from latentcast.source import SPLIT_NAMES, Annotation, RecordRef, Split
 
 _Role = Literal["images", "labels", "classes", "splits"]
 

@@ -9,7 +9,6 @@ from latentcast.errors import LatentcastError
 from latentcast.images.decode import Measured, measure
 from latentcast.images.source import (
     HELD_OUT_FIRST,
-    SPLIT_NAMES,
     ImageSource,
     SplitChoice,
     check_classes,
@@ -17,6 +16,7 @@ from latentcast.images.source import (
     splits_of,
 )
 from latentcast.source import (
+    SPLIT_NAMES,
     Annotation,
     BadRecord,
     RecordRef,

@@ -19,7 +19,6 @@ from latentcast.files import parse_object, read_object
 from latentcast.images.folder import walk
 from latentcast.images.source import (
     HELD_OUT_FIRST,
-    SPLIT_NAMES,
     ImageSource,
     SplitChoice,
     check_classes,
@@ -27,6 +26,7 @@ from latentcast.images.source import (
     splits_of,
 )
 from latentcast.source import (
+    SPLIT_NAMES,
     Annotation,
     BadRecord,
     RecordRef,
@@ -62,7 +62,7 @@ class HuggingFaceImages(ImageSource):
     Args:
         splits: what the names of splits or parquet files mean where some are unknown, see
             :func:`~latentcast.images.source.splits_of`.
-        label: the column of the labels, where it has another name or there are several.
+        label_column: that of the labels, where it has another name or there are several.
         annotated: whether labels and splits are wanted; without them neither is unclear.
 
     Raises:
@@ -77,7 +77,7 @@ class HuggingFaceImages(ImageSource):
         self,
         path: Path,
         splits: SplitChoice | None = None,
-        label: str | None = None,
+        label_column: str | None = None,
         annotated: bool = True,
     ) -> None:
         self.root = path if path.is_dir() else path.parent
@@ -92,7 +92,7 @@ class HuggingFaceImages(ImageSource):
             what = "lists a file twice" if listed else "lists no files"
             raise LatentcastError(f"{path}: {what}; save the dataset anew")
         with _reading():
-            self._columns = self._choose(label, annotated)
+            self._columns = self._choose(label_column, annotated)
         self._damaged: dict[str, str] = {}
         self._problems: dict[tuple[str, int], str] = {}
         self.classes, self._labels = self._read_labels()
@@ -200,13 +200,13 @@ class HuggingFaceImages(ImageSource):
         elif label is None and len(candidates) > 1:
             raise LatentcastError(
                 f"{first}: {len(candidates)} columns could hold the labels "
-                f"({', '.join(candidates)}); choose one, such as --label {candidates[0]}"
+                f"({', '.join(candidates)}); choose one, such as --label-column {candidates[0]}"
             )
         elif label is None and candidates:
             (label,) = candidates
         elif label is None and others:
             self.remarks += (
-                f"none of the columns {', '.join(others)} is read as the label; --label "
+                f"none of the columns {', '.join(others)} is read as the label; --label-column "
                 f"{others[0]} would read it so",
             )
         return _Columns(images[0], label, named.get(label or ""))
@@ -238,13 +238,13 @@ class HuggingFaceImages(ImageSource):
         if every and not values:
             raise LatentcastError(
                 f"{self.root / self.name}: {label} is neither whole numbers nor text; cast it, or "
-                "name another column with --label"
+                "name another column with --label-column"
             )
         if classes is None:
             if len({isinstance(value, str) for value in values}) > 1:
                 raise LatentcastError(
                     f"{self.root / self.name}: {label} holds whole numbers and text; cast it to "
-                    "ClassLabel, or name another column with --label"
+                    "ClassLabel, or name another column with --label-column"
                 )
             order: list[Any] = sorted(values)
             classes = tuple(map(str, order))

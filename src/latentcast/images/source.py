@@ -11,19 +11,7 @@ from typing import Literal
 
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import Measured, Pixels, measure
-from latentcast.source import Modality, RecordRef, Source, Split
-
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""How folders, arrays and files name a split."""
+from latentcast.source import SPLIT_NAMES, Modality, RecordRef, Source, Split
 
 SplitChoice = Literal["named", "none"]
 """What ``--splits`` decides where some names are those of splits and some are not."""

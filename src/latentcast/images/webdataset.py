@@ -20,7 +20,6 @@ from latentcast.errors import LatentcastError
 from latentcast.images.folder import SUFFIXES
 from latentcast.images.source import (
     HELD_OUT_FIRST,
-    SPLIT_NAMES,
     ImageSource,
     SplitChoice,
     check_classes,
@@ -28,6 +27,7 @@ from latentcast.images.source import (
     splits_of,
 )
 from latentcast.source import (
+    SPLIT_NAMES,
     Annotation,
     BadRecord,
     RecordRef,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy.typing as npt
 import torch
 
 from latentcast.batch import Inputs
 from latentcast.config import Config
+from latentcast.engine.callbacks import Callback
+from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
 from latentcast.evaluation.metrics import METRICS, macro
 from latentcast.evaluation.predictions import of_metric, predict
 from latentcast.evaluation.supervision import Supervision
+from latentcast.monitors.journal import read_metrics
 from latentcast.objectives.base import Objective
 from latentcast.objectives.supervised import Supervised, SupervisedConfig
 
@@ -68,3 +74,37 @@ class Validation:
         metric = METRICS[targets.kind][0]
         columns = metric.columns(targets.values[rows], of_metric(found, targets.kind), None)
         return {SCORE: float(macro(columns))}
+
+
+class EarlyStopping(Callback):
+    """Ends a training whose validation score has not risen for ``patience`` looks.
+
+    A function of the scores up to a step, which stand in the log: a run that goes on ends where it
+    would have ended uninterrupted.
+    """
+
+    def __init__(self, run: Path, patience: int | None) -> None:
+        self._run, self._patience, self._scores = run, patience, dict[int, float]()
+
+    @classmethod
+    def of(cls, run: Path, config: Config) -> Self:
+        """By the configuration; without supervision nothing ends early."""
+        settings = config.objective
+        return cls(run, settings.patience if isinstance(settings, SupervisedConfig) else None)
+
+    def on_train_start(self, state: State, context: Context) -> None:
+        for row in read_metrics(self._run):
+            if row["step"] <= state.step:
+                self.record(row["step"], row)
+
+    def record(self, step: int, found: Mapping[str, Any]) -> None:
+        """The look at a step, if it has a score."""
+        score = found.get(SCORE)
+        if score is not None and math.isfinite(score):
+            self._scores[step] = score
+
+    def enough(self, step: int) -> bool:
+        if self._patience is None or not self._scores:
+            return False
+        best = max(self._scores, key=lambda at: (self._scores[at], -at))
+        return sum(at > best for at in self._scores) >= self._patience

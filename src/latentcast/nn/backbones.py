@@ -10,6 +10,7 @@ from latentcast.nn.base import Encoder
 MODULES = (
     "latentcast.nn.transformer",
     "latentcast.nn.conv_tokenizer",
+    "latentcast.nn.resnet",
 )
 """Files that register an encoder."""
 

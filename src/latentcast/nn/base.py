@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
@@ -63,7 +64,13 @@ class Readable(nn.Module, ABC):
 
     @abstractmethod
     def read(self, values: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-        """Patch tokens of every depth for evaluation: ``(B, N, width)`` for each layer.
+        """Tokens of every depth for evaluation: ``(B, k · N, width)`` for each layer.
+
+        Of the last layer ``k`` is 1. A layer on a finer grid than the patches, as of a
+        convolutional network, keeps its own: ``k`` tokens to a patch, those of a patch one after
+        the other, so that a deviation over time is that of the layer and not of its means over
+        patches. What pools them repeats the validity of a patch ``k`` times
+        (:func:`~latentcast.nn.pooling.pool`).
 
         Args:
             values: ``(B, channels, *size)``.
@@ -92,7 +99,7 @@ class Encoder(Readable):
     @property
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
-        """What :meth:`embed` applies to each patch by itself."""
+        """What :meth:`embed` applies, to each patch by itself where tokens can be dropped."""
 
     @classmethod
     @abstractmethod
@@ -106,7 +113,10 @@ class Encoder(Readable):
         return self.tokenizer.valid(mask)
 
     def embed(self, values: Tensor) -> Tensor:
-        """``(B, channels, *size)`` to tokens ``(B, prefix + N, width)``, patch by patch."""
+        """``(B, channels, *size)`` to tokens ``(B, prefix + N, width)``, patch by patch.
+
+        An encoder that cannot drop tokens may give several to a patch and look beyond it.
+        """
         tokens: Tensor = self.tokenizer(values)
         return tokens
 
@@ -130,7 +140,8 @@ class Encoder(Readable):
             valid: ``(B, N)`` bool, patches that may be attended to; None when all may.
 
         Returns:
-            ``(B, T, width)`` for each of :attr:`layer_names`.
+            ``(B, T, width)`` for each of :attr:`layer_names`; :meth:`read` about several to
+            a patch.
         """
 
     def initialise(self, seed: int) -> None:
@@ -173,8 +184,19 @@ def mask_patches(values: Tensor, kept: Tensor, grid: Grid) -> Tensor:
         kept: ``(B, K)`` int64, patches in row-major order.
         grid: patches along each axis.
     """
-    flags = torch.zeros(len(values), *grid, dtype=torch.bool, device=values.device)
-    flags.flatten(1).scatter_(1, kept, True)
+    masked = torch.ones(len(values), math.prod(grid), dtype=torch.bool, device=values.device)
+    return zero_patches(values, masked.scatter_(1, kept, False), grid)
+
+
+def zero_patches(values: Tensor, masked: Tensor, grid: Grid) -> Tensor:
+    """``(B, channels, *size)`` with 0 in the place of every masked patch.
+
+    Args:
+        masked: ``(B, N)`` bool, in row-major order.
+        grid: patches along each axis.
+    """
+    flags = masked.view(-1, *grid)
     for axis, (extent, cells) in enumerate(zip(values.shape[2:], grid, strict=True), start=1):
         flags = flags.repeat_interleave(extent // cells, dim=axis)
-    return torch.where(flags.unsqueeze(1), values, values.new_zeros(()))
+    # where() and not a product: what is masked may be NaN.
+    return torch.where(flags.unsqueeze(1), values.new_zeros(()), values)

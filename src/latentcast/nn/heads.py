@@ -51,15 +51,20 @@ class AttentiveHead(Head):
         draw(self.query, 0.02, generator)
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        batch, count, width = tokens.shape
-        keys, values = self.keys_values(self.norm(tokens)).chunk(2, dim=-1)
-        shape = (batch, count, self.heads, width // self.heads)
-        query = self.query.view(1, 1, self.heads, -1)
-        scores = (query * keys.view(shape)).sum(-1) * (width // self.heads) ** -0.5
+        width = tokens.shape[-1]
+        tokens, part = self.norm(tokens), width // self.heads
+        shape = (self.heads, part, width)
+        to_keys, to_values = (weight.view(shape) for weight in self.keys_values.weight.chunk(2))
+        # The query is brought to the tokens instead of every token to a key: N times cheaper. The
+        # bias of the keys is the same for all tokens and leaves the softmax as it is.
+        query = torch.einsum("hp,hpw->wh", self.query.view(self.heads, part), to_keys)
+        scores = (tokens @ query) * part**-0.5
         # With no valid token at all attention is even, which is no NaN.
         lowest = torch.finfo(scores.dtype).min
         weights = scores.masked_fill(~valid.unsqueeze(-1), lowest).softmax(dim=1)
-        attended = (weights.unsqueeze(-1) * values.view(shape)).sum(dim=1).flatten(1)
+        mixed = weights.to(tokens.dtype).transpose(1, 2) @ tokens  # (B, heads, width)
+        attended = torch.einsum("bhw,hpw->bhp", mixed, to_values).flatten(1)
+        attended = attended + self.keys_values.bias.chunk(2)[1]
         outputs: Tensor = self.linear(attended)
         return outputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import torch
@@ -11,15 +12,19 @@ from latentcast.errors import LatentcastError, nearest
 
 Pooling = Literal["mean", "std", "mean+std", "last"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
+JOINED = "joined"
+"""The pooled features of all layers, one after the other, as a layer of its own."""
 BATCH = 64  # windows or images a forward pass; the result does not depend on it
 
 
 def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
-    """Pool tokens (B, N, D) over the valid ones (B, N): (B, D), or (B, 2 D) for ``mean+std``.
+    """Pool tokens (B, k N, D) over the valid ones (B, N): (B, D), or (B, 2 D) for ``mean+std``.
 
+    Of a layer with ``k`` tokens to a patch all of them are as valid as the patch.
     ``std`` is the population standard deviation over time, ``last`` the last valid token. Rows
     without a valid token come out as NaN.
     """
+    valid = valid.repeat_interleave(tokens.shape[1] // valid.shape[1], dim=1)
     weight = valid.unsqueeze(-1).to(tokens.dtype)
     count = weight.sum(dim=1)
     # where() and not a product: an invalid token may hold NaN, and 0 * NaN is NaN.
@@ -35,6 +40,28 @@ def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     spread = torch.where(valid.unsqueeze(-1), tokens - mean.unsqueeze(1), tokens.new_zeros(()))
     std = (spread.square().sum(dim=1) / count).sqrt()
     return std if pooling == "std" else torch.cat([mean, std], dim=-1)
+
+
+def with_joined(layer_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers that pooled features are read from: those of an encoder and, of several, all
+    joined."""
+    return (*layer_names, JOINED) if len(layer_names) > 1 else layer_names
+
+
+def layers_of(layer: str, layer_names: tuple[str, ...]) -> slice:
+    """Which of the layers one of :func:`with_joined` is read from."""
+    if layer in layer_names:
+        index = layer_names.index(layer)
+        return slice(index, index + 1)
+    names = with_joined(layer_names)
+    if layer not in names:
+        raise LatentcastError(f"{layer}: is no layer; known: {', '.join(names)}")
+    return slice(None)
+
+
+def pool_joined(layers: Sequence[Tensor], valid: Tensor, pooling: Pooling) -> Tensor:
+    """The pooled vectors of several layers, one after the other: ``(B, features)``."""
+    return torch.cat([pool(tokens, valid, pooling) for tokens in layers], dim=1)
 
 
 def check_pooling(pooling: str, *, causal: bool) -> Pooling:

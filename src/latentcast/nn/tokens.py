@@ -33,6 +33,8 @@ def unfold(values: Tensor, grid: Sequence[int]) -> Tensor:
 class Tokenizer(nn.Module, ABC):
     """From patches to tokens, each patch by itself: what one token shows is in no other.
 
+    Of an encoder that cannot drop tokens it may be a convolution that reaches beyond the patch.
+
     Args:
         patch: samples or pixels a side.
         axes: 1 for recordings, 2 for images.

@@ -53,12 +53,17 @@ class Output:
         scalars: named scalars for the log, detached. ``copy_last_loss`` is the loss of repeating
             the last patch, for objectives that predict the next one.
         views: representations for the collapse monitor, one for each role and level.
+        tokens: ``(B, N, width)``, the student's output tokens of every input of the batch, not
+            detached; None where an objective has none.
+        valid: ``(B, N)`` bool, which of ``tokens`` count; None when all do.
     """
 
     loss: Tensor
     weight: Tensor
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
     views: Sequence[View] = ()
+    tokens: Tensor | None = None
+    valid: Tensor | None = None
 
 
 class Objective(nn.Module, ABC):

@@ -10,6 +10,7 @@ from latentcast.objectives.base import Objective
 MODULES = (
     "latentcast.objectives.nepa",
     "latentcast.objectives.jepa",
+    "latentcast.objectives.masked",
     "latentcast.objectives.supervised",
 )
 """Files and folders that register an objective."""

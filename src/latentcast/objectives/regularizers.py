@@ -3,7 +3,7 @@
 All are plain losses of a matrix ``(n, width)``, one row a sample or token, for any objective.
 ``weight`` ``(n,)`` is 1 for the rows that count and 0 for padding, whose values and gradients then
 play no part; shapes stay what they are. With several ranks every statistic is one over all their
-rows (:mod:`latentcast.objectives.ranks`). Everything is computed in float32 at least, inside
+rows (:mod:`latentcast.nn.ranks`). Everything is computed in float32 at least, inside
 autocast too. A batch cut into micro-batches is regularized piece by piece: the statistics of a
 piece are not those of the whole.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentcast.config.settings import Count, NotNegative, Settings, Share
 from latentcast.errors import LatentcastError
-from latentcast.objectives.ranks import summed
+from latentcast.nn.ranks import summed
 from latentcast.randomness import tensor_uniform
 
 

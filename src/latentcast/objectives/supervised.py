@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,10 @@ class SupervisedConfig(ObjectiveConfig):
     labels_fraction: Share = 1.0
     """Share of the training patients whose labels are used; a smaller one is a subset."""
     labels_seed: int = 0
+
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Training ends after so many validation scores (one each ``train.evaluate_every`` steps) that
+    are not above the best; None trains all steps."""
 
     def check(self, config: Config) -> None:
         if self.class_weights is not None and len(self.class_weights) != len(self.names):
@@ -105,6 +109,12 @@ class Supervised(Objective):
         encoder = build_encoder(config)
         head = HEADS[supervised.head](encoder.width, len(supervised.names))
         return cls(Classifier(encoder, head), supervised, teacher=config.ema is not None)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.config.layer_decay == 0:  # its batch norms do not learn from batches either
+            self.student.encoder.eval()
+        return self
 
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
         assert inputs.targets is not None

@@ -15,6 +15,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "ijepa-ecg-small": ecg.ijepa_ecg_small,
     "hjepa-ecg-tiny": ecg.hjepa_ecg_tiny,
     "hjepa-ecg-small": ecg.hjepa_ecg_small,
+    "conv-ecg-tiny": ecg.conv_ecg_tiny,
     "nepa-image-tiny": images.nepa_image_tiny,
     "nepa-image-base": images.nepa_image_base,
     "nepa-image-large": images.nepa_image_large,

@@ -15,7 +15,9 @@ from latentcast.config import (
     SinCos,
     TrainConfig,
 )
+from latentcast.nn.resnet import ResNetConfig
 from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.masked import MaskedConfig
 from latentcast.objectives.nepa import NepaConfig
 from latentcast.objectives.regularizers import VicReg
 
@@ -124,6 +126,25 @@ def ijepa_ecg_tiny() -> Config:
         ema=EmaConfig(base=0.996, final=1.0),
         train=TrainConfig(
             steps=5900, batch_size=32, precision="bf16", log_every=40, checkpoint_every=400
+        ),
+    )  # fmt: skip
+
+
+def conv_ecg_tiny() -> Config:
+    """Minutes on two cores: a residual convolutional network on 5 s at 100 Hz, 80 ms a token."""
+    return Config(
+        recipe="conv-ecg-tiny",
+        input=EcgInput(sampling_rate=100, length=512, clip=None),
+        encoder=ResNetConfig(
+            patch=8, width=256, depth=3, stem_width=48, kernels=(15, 9, 7, 5), norm="batch"
+        ),
+        objective=MaskedConfig(mask_ratio=0.4, mask_span=5, visible_weight=0.25),
+        optimizer=OptimizerConfig(
+            lr=2e-3, warmup_steps=125, weight_decay=0.05, betas=(0.9, 0.999), clip_grad_norm=None
+        ),
+        ema=EmaConfig(base=0.99, final=1.0),
+        train=TrainConfig(
+            steps=1250, batch_size=64, precision="bf16", log_every=40, checkpoint_every=250
         ),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import math
 
 from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, number
 from latentcast.evaluation.results import ProbeReport
+from latentcast.evaluation.summaries import averages, groupings
 from latentcast.report.markup import card, escape, interval_bar, notice, section, table
 
 
@@ -38,16 +39,18 @@ def sections(probe: ProbeReport, title: str, remark: str) -> str:
     reach = (min(ends), max(ends)) if ends else (0.0, 0.0)
     body = []
     for row in rows:
-        difference, main = probe.difference(row), row.score.main
+        difference, main = probe.compared_with(row), row.score.main
         names = [row.name, *([row.head] if several else []), f"{row.layer} ({row.choice})"]
         penalty = "" if row.penalty is None else f"{row.penalty:g}"
         bar = interval_bar(main, reach, strong=row.name == rows[0].name)
-        minus = difference.text(signed=True) if difference else ""
-        numbers = [number(row.validation), main.text(), bar, minus]
+        minus = difference.estimate.text(signed=True) if difference else ""
+        p = number(difference.holm) if difference else ""
+        numbers = [number(row.validation), main.text(), bar, minus, p]
         body.append([*names, row.pooling, penalty, *numbers])
     heading = [
         "features", *(["head"] if several else []), "layer", "pooling", "C", "validation",
         f"test {probe.metric} [{level}]", "", f"{rows[0].name} minus this [{level}]",
+        "p",
     ]  # fmt: skip
     counts, drawn = probe.records, probe.bootstrap
     remarks = "".join(f"{sentence[:1].upper()}{sentence[1:]}. " for sentence in probe.remarks)
@@ -61,10 +64,15 @@ def sections(probe: ProbeReport, title: str, remark: str) -> str:
             f"; intervals are percentiles of {drawn['resamples']:,} bootstrap resamples of the "
             f"{drawn['units']:,} test {drawn['unit']}s, drawn alike for all rows"
         )
+    if any(math.isfinite(gap.holm) for gap in probe.differences):
+        caption += (
+            f"; p is two-sided, of the same resamples, corrected for {len(probe.differences)} "
+            "comparisons (Holm)"
+        )
     caption += "."
-    places = [place + several for place in (3, 4, 5, 7)]
+    places = [place + several for place in (3, 4, 5, 7, 8)]
     result = section(title, remark, table(caption, heading, body, numeric=places))
-    return result + _labels(probe)
+    return result + _labels(probe) + _subgroups(probe)
 
 
 def caveats(probe: ProbeReport) -> list[str]:
@@ -93,13 +101,17 @@ def caveats(probe: ProbeReport) -> list[str]:
 
 
 def _labels(probe: ProbeReport) -> str:
-    averages = "".join(
-        f"<p>{escape(title)}: "
-        f"{escape(', '.join(f'{name} {score.text()}' for name, score in scores.items()))}.</p>\n"
-        for title, scores in probe.averages.items()
-    )
+    names = [row.name for row in probe.readings()]
+    further = ""
+    if scored := averages(probe):
+        body = [
+            [title, *(scores.get(name, UNDEFINED).text() for name in names)]
+            for title, scores in scored.items()
+        ]
+        caption = f"Further scores on the test fold [{probe.level}]."
+        further = table(caption, ["", *names], body, numeric=range(1, len(names) + 1))
     if probe.class_sizes or not probe.labels:
-        return averages + (f"<p>{escape(probe.class_sizes)}.</p>\n" if probe.class_sizes else "")
+        return further + (f"<p>{escape(probe.class_sizes)}.</p>\n" if probe.class_sizes else "")
     rows = probe.readings() if probe.kind == "multi-label" else ()
     areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
     body = []
@@ -120,4 +132,69 @@ def _labels(probe: ProbeReport) -> str:
             "label", *(f"{split} positives" for split in probe.records), *(r.name for r in rows)
         ]  # fmt: skip
     drawn = table(caption, heading, body, numeric=range(1, len(heading)))
-    return section(title, averages, drawn)
+    return section(title, further, drawn, _points(probe), _reliability(probe))
+
+
+def _points(probe: ProbeReport) -> str:
+    """The operating points of the first source, folded away."""
+    row = probe.readings()[0]
+    if not row.score.points:
+        return ""
+    precision = {label.name: label.average_precision.text() for label in row.score.labels}
+    body = [
+        [point.name, precision[point.name], number(point.threshold),
+         *(rate.text() for rate in (point.sensitivity, point.specificity, point.ppv, point.f1))]
+        for point in row.score.points
+    ]  # fmt: skip
+    caption = (
+        f"{row.name}: average precision of each label, and what its threshold gives on the test "
+        f"fold [{probe.level}]. A threshold is the probability with the highest F1 on validation."
+    )
+    heading = ["label", "AP", "threshold", "sensitivity", "specificity", "PPV", "F1"]
+    drawn = table(caption, heading, body, numeric=range(1, len(heading)))
+    return f"<details><summary>Operating points of each label</summary>{drawn}</details>\n"
+
+
+def _reliability(probe: ProbeReport) -> str:
+    """How far predicted probabilities are from what is found, folded away."""
+    row = probe.readings()[0]
+    found = row.score.calibration
+    if found is None:
+        return ""
+    body = [
+        [f"{own.low:.2f} to {own.high:.2f}", f"{own.count:,}", number(own.predicted),
+         number(own.positive)]
+        for own in found.bins
+    ]  # fmt: skip
+    caption = (
+        f"{row.name}: probabilities on the test fold, every label of every {probe.noun}; "
+        f"temperature {found.temperature:.2f}, chosen on validation. The expected calibration "
+        f"error is {number(found.error)}, the mean over labels."
+    )
+    heading = ["probability", "how many", "mean", "share of positives"]
+    drawn = table(caption, heading, body, numeric=range(1, len(heading)))
+    return f"<details><summary>Reliability of the probabilities</summary>{drawn}</details>\n"
+
+
+def _subgroups(probe: ProbeReport) -> str:
+    """A table for each key of the metadata that subgroups were asked of."""
+    parts = []
+    labels = probe.kind == "multi-label"
+    for by, groups in groupings(probe).items():
+        body = []
+        for found in groups:
+            first = found[0]
+            counts = [f"{first.records:,}", *([f"{first.positives:,}"] if labels else [])]
+            averaged = [f"{first.averaged}"] if labels else []
+            scores = [first.too_few or group.main.text() for group in found]
+            body.append([first.name, *counts, *averaged, *scores])
+        counted = ["positives", "labels averaged"] if labels else []
+        heading = [by, f"{probe.noun}s", *counted, *(row.name for row in probe.readings())]
+        caption = f"Test {probe.metric} by {by} [{probe.level}]."
+        if labels:
+            caption += (
+                f" Averages are over the labels with {SUPPORT} or more positives and a negative in "
+                "the group; groups whose labels differ do not compare."
+            )
+        parts.append(table(caption, heading, body, numeric=range(1, len(heading))))
+    return section("Subgroups", *parts) if parts else ""

@@ -31,6 +31,8 @@ from latentcast.monitors.rows import present
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
+TUNED: Final = "finetune.json"
+"""What a fine-tuning found, written when it has ended."""
 LOCK: Final = ".lock"
 """Locked by the training that writes into the folder, until its process ends."""
 LOCKED_HERE: Final = set[str]()
@@ -58,6 +60,7 @@ class RunFolder:
         rows: of ``metrics.jsonl``, those of a repeated step each once, in the order of steps.
         checkpoints: ``state.json`` of each checkpoint by its step, ascending.
         probes: file name -> what a probe wrote.
+        tuned: ``finetune.json``, the score of a fine-tuned run; empty of any other.
         problems: ``file: what is wrong`` of every file that is absent, cut or of another version.
     """
 
@@ -67,6 +70,7 @@ class RunFolder:
     rows: tuple[Mapping[str, Any], ...] = ()
     checkpoints: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @classmethod
@@ -88,7 +92,8 @@ class RunFolder:
             for file in sorted(path.glob("probe-*.json"))
             if (content := _object(file, problems))
         }
-        return cls(path, tree, environment, rows, checkpoints, probes, tuple(problems))
+        tuned = _object(path / TUNED, problems) if (path / TUNED).exists() else {}
+        return cls(path, tree, environment, rows, checkpoints, probes, tuned, tuple(problems))
 
 
 def is_run(path: Path) -> bool:

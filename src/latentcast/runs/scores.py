@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from latentcast.errors import LatentcastError
 from latentcast.evaluation.estimate import UNDEFINED
 from latentcast.evaluation.results import ProbeReport
+from latentcast.files import check_digest
 from latentcast.monitors.rows import number
 
 
@@ -19,7 +21,7 @@ class ProbeScore:
 
     Attributes:
         task: superdiagnostic, labels, classes, metadata:age, ...
-        head: linear or kNN.
+        head: linear, kNN, attentive; or fine-tuned, or from scratch.
         measure: macro AUROC, accuracy or R².
         layer: the one read.
         validation: the measure on the validation split.
@@ -99,6 +101,39 @@ def scores_of(plain: Mapping[str, Any]) -> list[ProbeScore]:
             )
         )
     return found
+
+
+def tuned_score(plain: Mapping[str, Any]) -> ProbeScore:
+    """The score of a fine-tuned run, of its ``finetune.json``; of another head than a probe's.
+
+    Raises:
+        LatentcastError: it was edited, or another version wrote it.
+    """
+    try:
+        if "shards" in plain:  # the first version wrote none, and NaN, which JSON has not
+            check_digest(plain)
+        main, step = plain["score"]["main"], int(plain["step"])
+        return ProbeScore(
+            task=str(plain["task"]),
+            head="fine-tuned" if plain["init"] else "from scratch",
+            measure=str(plain["metric"]),
+            layer="",
+            validation=number(plain["validation"]),
+            value=number(main["value"]),
+            low=number(main["low"]),
+            high=number(main["high"]),
+            floor=None,
+            gain=None,
+            gain_low=None,
+            gain_high=None,
+            weights=None,
+            variant="",
+            step=step,
+            store=str(plain["store"]),
+            shards=plain.get("shards", {}),
+        )
+    except (ValueError, KeyError, TypeError) as problem:
+        raise LatentcastError(f"cannot be used ({problem}); fine-tune again") from None
 
 
 def newest(scores: Iterable[ProbeScore]) -> tuple[ProbeScore, ...]:

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 from latentcast.errors import LatentcastError
 from latentcast.monitors import rows
-from latentcast.runs.folder import PARTS, RunFolder, find, is_locked
-from latentcast.runs.scores import ProbeScore, newest, scores_of
+from latentcast.runs.folder import PARTS, TUNED, RunFolder, find, is_locked
+from latentcast.runs.scores import ProbeScore, newest, scores_of, tuned_score
 
 State = Literal["done", "running?", "stopped", "damaged"]
 
@@ -33,14 +33,15 @@ class RunSummary:
         recipe, objective: of the configuration; the objective's kind.
         step, steps: of the last row or checkpoint, and of the whole run.
         checkpoint: step of the newest checkpoint, from where the run would go on.
-        state: done (the last step has its checkpoint), running? (locked or written to lately),
-            stopped, or damaged (the configuration cannot be read, or nothing else can).
+        state: done (the last step has its checkpoint, or a fine-tuning its score), running?
+            (locked or written to lately), stopped, or damaged (the configuration cannot be read,
+            or nothing else can).
         loss: of the last row; None also when it was not finite.
         ranks: effective rank of the representation of each level, finest first.
         alarms: names of all that were raised; ``alarms_now`` of those in the last row.
         skipped: updates that were given up.
         samples_per_second: median of the rows.
-        scores: of the probes in the folder.
+        scores: of the probes in the folder, and of a fine-tuning its own.
         written: when the training last wrote, seconds since 1970.
         bytes: on disk, checkpoints and all.
         problems: what is wrong with its files, one sentence each.
@@ -124,7 +125,7 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
     state: State = "stopped"
     if not run.tree or (run.problems and not run.rows and newest is None):
         state = "damaged"
-    elif steps is not None and newest is not None and newest >= steps:
+    elif run.tuned or (steps is not None and newest is not None and newest >= steps):
         state = "done"
     elif locked or (locked is None and quiet < max(QUIET_SECONDS, 3 * _seconds_of_a_row(run.rows))):
         state = "running?"
@@ -161,6 +162,10 @@ def _scores(run: RunFolder) -> tuple[tuple[ProbeScore, ...], tuple[str, ...]]:
             scores += scores_of(probe)
         except LatentcastError as problem:
             problems.append(f"{name}: {problem}")
+    try:
+        scores += [tuned_score(run.tuned)] if run.tuned else []
+    except LatentcastError as problem:
+        problems.append(f"{TUNED}: {problem}")
     return tuple(scores), tuple(problems)
 
 

@@ -34,6 +34,8 @@ IDENTITY_MICROVOLTS = 10.0
 """RMS contradiction below which no lead is accused, however small the ECG."""
 
 
+PADDED_SECONDS = 0.05
+"""All leads at exactly 0 for this long at an end of the record: padding, however short."""
 FEWEST_SAMPLES = 50
 """Of fewer, mean and standard deviation are no sign of anything."""
 
@@ -42,7 +44,7 @@ FEWEST_SAMPLES = 50
 class Finding:
     """One named observation, for example ``("swapped", ("aVL", "aVF"), "aVL and aVF look ...")``.
 
-    ``kind`` is swapped, inverted, scaled, limb-leads, flat, saturated or missing.
+    ``kind`` is swapped, inverted, scaled, limb-leads, flat, saturated, padded or missing.
     """
 
     kind: str
@@ -142,6 +144,12 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
             if chosen.any():
                 masked[kind].append(recording.leads[lead])
     findings = []
+    before, after = _padding(recording) if ecg else (0, 0)
+    if before or after:
+        valid[:, :before] = False
+        valid[:, recording.samples - after :] = False
+        message = f"{before} samples of zeros before and {after} after the signal, masked"
+        findings.append(Finding("padded", recording.leads, message))
     unmeasured = np.flatnonzero(~recording.valid.any(axis=1)).tolist()
     absent = tuple(recording.leads[lead] for lead in unmeasured)
     if absent:
@@ -152,6 +160,18 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
             findings.append(Finding(kind, tuple(names), message))
     assessed = replace(recording, valid=valid)
     return assessed, (*findings, *(limb_lead_findings(assessed) if ecg else ()))
+
+
+def _padding(recording: Recording) -> tuple[int, int]:
+    """Samples of zeros in all leads before the signal and after it; 0 for fewer than are a sign."""
+    signal = recording.signal[(recording.signal != 0).any(axis=1)]
+    ends = signal[:, :1], signal[:, -1:]
+    if not len(signal) or not any((end == 0).all() for end in ends):
+        return 0, 0
+    measured = np.flatnonzero((signal != 0).any(axis=0))
+    least = max(2, round(PADDED_SECONDS * recording.sampling_rate))
+    before, after = int(measured[0]), recording.samples - 1 - int(measured[-1])
+    return (before if before >= least else 0), (after if after >= least else 0)
 
 
 # Rows of _IDENTITIES times the six limb leads are zero for a recording that keeps the laws.

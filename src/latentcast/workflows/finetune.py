@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from latentcast.artifacts.choice import CHOICE, Choice
@@ -24,8 +23,9 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps, of_step, step_of
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
-from latentcast.evaluation.calibration import expected_calibration_error, temperature, thresholds
+from latentcast.evaluation.calibration import temperature, thresholds, with_calibration
 from latentcast.evaluation.estimate import Score
+from latentcast.evaluation.operating import with_operating_points
 from latentcast.evaluation.predictions import of_metric, outputs_of, predict
 from latentcast.evaluation.supervision import Supervision, of_config, supervision
 from latentcast.evaluation.tasks import task_name
@@ -33,9 +33,10 @@ from latentcast.files import digested, write_text
 from latentcast.monitors.journal import read_metrics
 from latentcast.monitors.validation import SCORE
 from latentcast.objectives.supervised import SupervisedConfig
+from latentcast.recipes import RECIPES, recipe
+from latentcast.runs.folder import TUNED
 from latentcast.workflows.train import train
 
-REPORT = "finetune.json"
 RESAMPLES = 1000
 LOOKS = 20
 """Validation scores in a run, at most one an epoch."""
@@ -81,6 +82,7 @@ def finetune(
     from_scratch: bool = False,
     labels_fraction: float = 1.0,
     balanced: bool = False,
+    patience: int | None = None,
     seed: int = 0,
     set: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
@@ -93,7 +95,8 @@ def finetune(
     on validation too, and the test split is read once, at the end.
 
     Args:
-        run: pretrained: its folder, a checkpoint, or an exported file.
+        run: pretrained: its folder, a checkpoint, or an exported file; with ``from_scratch`` also
+            the name of a recipe, whose network it then is.
         data: a labelled store.
         out: folder of the new run.
         task: what is predicted; by default what suits the labels of the store.
@@ -106,6 +109,8 @@ def finetune(
         from_scratch: the same network, not pretrained: the supervised baseline.
         labels_fraction: share of the labelled training patients; a smaller one is a subset.
         balanced: weigh positives (or classes) so that all count alike.
+        patience: epochs without a better validation score after which training ends; None trains
+            all epochs.
         seed: of the head, the data order and the choice of a fraction.
         set: single keys of the configuration, which come before everything.
 
@@ -113,10 +118,10 @@ def finetune(
         LatentcastError: no such run, a store of another kind, no labels, or ``out`` is another run.
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
-    weights = read_weights(run)
+    pretrained = _pretrained(run, from_scratch)
     store = Store.open(data)
     numbers = {"epochs": epochs, "batch_size": batch_size, "labels_fraction": labels_fraction,
-               "crop_seconds": crop_seconds}  # fmt: skip
+               "crop_seconds": crop_seconds, "patience": patience}  # fmt: skip
     for argument, value in numbers.items():
         if value is not None and not 0 < value < math.inf:
             raise LatentcastError(f"{argument} {value:g}: is not above 0; give a larger number")
@@ -125,14 +130,26 @@ def finetune(
     if balanced and labels.targets.kind == "regression":
         raise LatentcastError(f"balanced: is of classes, task {name} is a number; leave it out")
     config = _configured(
-        weights.config, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
-        bidirectional, labels_fraction, balanced, seed,
+        pretrained, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
+        bidirectional, labels_fraction, balanced, patience, seed,
     )  # fmt: skip
     if not from_scratch:
         config = config.updated({"train.init": str(run)})
     config = resolve(config, flags=set)
     done = train(config, data, out, callbacks=callbacks, quiet=quiet)
     return _finished(done.run, done.config, Store.open(data))
+
+
+def _pretrained(run: str | Path, from_scratch: bool) -> Config:
+    """The configuration of a run, or of a recipe where nothing has to be pretrained."""
+    if str(run) not in RECIPES or Path(run).exists():
+        return read_weights(run).config
+    if not from_scratch:
+        raise LatentcastError(
+            f"{run}: is a recipe and not pretrained; train it on labels alone (--from-scratch), or "
+            " name a run of it"
+        )
+    return recipe(str(run))
 
 
 def _configured(
@@ -148,6 +165,7 @@ def _configured(
     bidirectional: bool,
     fraction: float,
     balanced: bool,
+    patience: int | None,
     seed: int,
 ) -> Config:
     """The run's configuration with a supervised objective and schedules of so many epochs."""
@@ -165,6 +183,8 @@ def _configured(
     epoch = math.ceil(records / batch_size)
     every = epoch * max(1, round(epochs / LOOKS))
     steps = every * max(1, round(epochs * epoch / every))
+    if patience is not None:
+        objective["patience"] = math.ceil(patience * epoch / every)
     changes: dict[str, Any] = {
         "objective": objective,
         # Half of the average is of the last epoch: a horizon that is a tenth of the shortest run.
@@ -210,13 +230,15 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
     score, _ = metrics.score(
         targets.kind, y, of_metric(found, targets.kind), targets.names, counts, shares
     )
-    error = math.nan
+    choice, error = classifier.choice, math.nan
     if targets.kind != "regression":
-        present = (
-            y if targets.kind == "multi-label" else y[:, None] == np.arange(len(targets.names))
+        score = with_calibration(score, targets.names, y, found.values, choice.temperature)
+        assert score.calibration is not None
+        error = score.calibration.error
+    if targets.kind == "multi-label":
+        score = with_operating_points(
+            score, targets.names, choice.thresholds, y, found.values, counts
         )
-        error = float(expected_calibration_error(found.values, present).mean())
-    choice = classifier.choice
     result = FinetuneResult(
         run, choice.step, choice.score, score, metrics.METRICS[targets.kind][0].name,
         {split: len(part) for split, part in labels.rows.items()}, error,
@@ -225,10 +247,11 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
         "task": config.objective.task, "kind": targets.kind, "metric": result.metric,
         "step": result.step, "validation": result.validation, "records": result.records,
         "calibration error": None if math.isnan(error) else error,
-        "score": TypeAdapter(Score).dump_python(score, mode="json"),
-        "resamples": RESAMPLES, "store": str(store.path), "init": config.train.init,
+        "score": json.loads(TypeAdapter(Score).dump_json(score)),  # without NaN
+        "resamples": RESAMPLES, "store": str(store.path), "shards": store.checksums,
+        "init": config.train.init,
     }  # fmt: skip
-    write_text(run / REPORT, json.dumps(digested(record), indent=1))
+    write_text(run / TUNED, json.dumps(digested(record), indent=1))
     return result
 
 

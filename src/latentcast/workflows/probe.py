@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
+from latentcast.evaluation.foreign import foreign
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
@@ -28,6 +29,8 @@ def probe(
     command: str = "",
     heads: Sequence[str] | None = None,
     device: str = AUTO,
+    encoders: Mapping[str, Any] | None = None,
+    by: Sequence[str] = (),
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -39,12 +42,18 @@ def probe(
         data: folder of a labelled store; the run's own by default.
         task: superdiagnostic and the other five of PTB-XL, labels, classes, metadata:NAME; by
             default what suits the labels of the store.
-        layer: a layer by name, or ``all`` to choose on the validation split.
+        layer: a layer by name, ``joined`` for all of them, or ``all`` to choose among these on the
+            validation split.
         pooling: by default mean+std for recordings and mean for images.
         weights: the averaged weights (teacher) or the trained ones (student).
         command: to stand in the report.
-        heads: by default linear for recordings, kNN and linear for images.
+        heads: of linear, kNN and attentive; by default linear for recordings, kNN and linear for
+            images.
+        encoders: of somebody else, as further rows by name; see
+            :func:`~latentcast.evaluation.foreign.foreign`.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
+        by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
+            test split with a score of its own.
 
     Raises:
         LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
@@ -64,15 +73,17 @@ def probe(
             f"{store.path}: holds {content}, {run} was trained on {encoder.config.input.kind} "
             "data; probe it on a store of its own kind"
         )
+    others = [foreign(name, target, store) for name, target in (encoders or {}).items()]
     store.verify()
     return protocol.probe(
-        [encoder, Encoder.random(run, device=device), baseline(store)],
+        [encoder, Encoder.random(run, device=device), baseline(store), *others],
         store,
         task_of(task, store),
         heads=heads,
         layer=layer,
         pooling=pooling,
         pretraining=pretraining,
+        by=by,
         provenance={
             "run": str(run),
             "command": command,

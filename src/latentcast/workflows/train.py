@@ -29,7 +29,7 @@ from latentcast.files import apart
 from latentcast.monitors.forecast import forecast
 from latentcast.monitors.journal import Journal
 from latentcast.monitors.online import Panel
-from latentcast.monitors.validation import Validation
+from latentcast.monitors.validation import EarlyStopping, Validation
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import assemble, build
 from latentcast.objectives.supervised import Supervised
@@ -49,7 +49,7 @@ class TrainResult:
         run: its folder.
         config: as it was trained, with the normalisation of the store.
         step: optimizer steps done; fewer than ``config.train.steps`` in the ``result`` of
-            :class:`Interrupted` and :class:`Terminated`.
+            :class:`Interrupted` and :class:`Terminated`, and where ``objective.patience`` ran out.
         skipped: batches left out because the gradient was not finite.
     """
 
@@ -149,8 +149,11 @@ def train(
         loader, preprocess = reading_of(store, config, labels, share)
 
         def look(step: int, context: Context) -> dict[str, float]:
-            return panel.look(objective, preprocess, context) if panel.due(step) else {}
+            found = panel.look(objective, preprocess, context) if panel.due(step) else {}
+            early.record(step, found)
+            return found
 
+        early = EarlyStopping.of(run, config)
         journal = Journal(run, config, objective.step_flops(config.input.size), ranks, look, quiet)
         shards = [store.path / file for file in store.checksums]
         size = sum(file.stat().st_size for file in shards if file.is_file())
@@ -174,10 +177,10 @@ def train(
         with journal:
             for line in filter(None, (longer, *summary, panel.summary)):
                 journal.say(line)
-            listeners = [journal, *callbacks]
+            listeners = [journal, early, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)
     result = TrainResult(run, config, state.step, state.skipped)
-    if state.step == config.train.steps:
+    if state.step == config.train.steps or (state.stopped is None and early.enough(state.step)):
         return result
     if state.stopped == "SIGINT":
         raise Interrupted(result)

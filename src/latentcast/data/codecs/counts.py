@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from latentcast.data.codecs.base import Array, Ints, Payload, Runs, buffer, readable
 from latentcast.data.manifest import Manifest, Shard
+from latentcast.data.patients import recorded as recorded_patients
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import MILLIVOLTS, Channels, Signal
@@ -53,7 +54,7 @@ class CountsTarget:
     arguments: ClassVar[dict[str, Any]] = {
         "fs": None, "sampling_rate": None, "leads": None, "unit": None, "layout": None,
         "missing_leads": "quarantine", "scale": 0.001, "shortest": 1.0, "verify_checksums": True,
-        "metadata": None, "signal": "ecg",
+        "metadata": None, "signal": "ecg", "patients": None,
     }  # fmt: skip
     """Of ``ingest``, those about recordings, and their defaults."""
     columns: ClassVar[tuple[str, ...]] = (
@@ -81,6 +82,8 @@ class CountsTarget:
             _check_leads(leads)
         recorded = {**arguments, "leads": leads and list(leads), "shortest": float(shortest)}
         del recorded["metadata"]  # its content is in the fingerprint
+        if recorded.pop("patients") is not None:
+            recorded["patients"] = recorded_patients(arguments["patients"])
         # An array that keeps its rate is recorded as it always was, by the rate of the store alone.
         recorded["fs"] = _rate(arguments)
         if recorded["sampling_rate"] in (None, recorded["fs"]):

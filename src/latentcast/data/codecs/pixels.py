@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from latentcast.data.codecs.base import Array, Ints, Payload, buffer, readable
-from latentcast.data.groups import recorded
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import Encoding, Manifest, Shard
+from latentcast.data.patients import recorded
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.images.decode import DEEP, Canvas, Pixels, decode, fit
@@ -37,8 +37,8 @@ class PixelsTarget:
     compared: ClassVar[str] = "bytes"
     """What two images have in common that count as duplicates."""
     arguments: ClassVar[dict[str, Any]] = {
-        "size": None, "encoding": "pixels", "bits": None, "splits": None, "label": None,
-        "groups": None,
+        "size": None, "encoding": "pixels", "bits": None, "splits": None,
+        "label_column": None, "patients": None,
     }  # fmt: skip
     """Of ``ingest``, those about images, and their defaults."""
 
@@ -56,8 +56,13 @@ class PixelsTarget:
             raise LatentcastError(
                 f"--bits {bits}: is about 16-bit files; give {DEEP[0]} to {DEEP[-1]}, such as 12"
             )
-        groups = arguments["groups"]
-        arguments = {**arguments, "groups": None if groups is None else recorded(groups)}
+        patients = arguments["patients"]
+        # The keys of stores that were made when these arguments had other names.
+        arguments = {
+            **{n: v for n, v in arguments.items() if n not in ("patients", "label_column")},
+            "label": arguments["label_column"],
+            "groups": None if patients is None else recorded(patients),
+        }
         # What was added later is recorded where it is used alone: older stores stay the same.
         return {
             name: value

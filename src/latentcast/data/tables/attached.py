@@ -39,6 +39,8 @@ from latentcast.errors import LatentcastError
 from latentcast.files import replacing, sha256
 
 FOLDER = "tables"
+MOST_GRADES = 10
+"""Different whole numbers that may be grades rather than a quantity."""
 _NAME = re.compile(r"[\w][\w .-]*")
 
 
@@ -176,6 +178,11 @@ def _columns(
             )
             continue
         read[name] = column
+        if name not in kinds and (grades := _grades(column)):
+            lines.append(
+                f"column '{name}': has {grades} different whole numbers, read as a quantity; "
+                f"if they are grades, label again with --kinds {name}=classes"
+            )
         missing = int((~column.mask).sum())
         holds = {
             "binary": "0 and 1", "number": "numbers", "codes": f"{len(column.classes)} codes",
@@ -187,6 +194,13 @@ def _columns(
     if not read:
         raise LatentcastError(f"{table.path}: holds no label of a record of the store")
     return read, lines
+
+
+def _grades(column: Column) -> int:
+    """How many different whole numbers a column of numbers has, where they may be classes."""
+    values = np.unique(column.values[column.mask]) if column.kind == "number" else np.empty(0)
+    few = 2 < len(values) <= MOST_GRADES and len(values) < column.mask.sum() / 2
+    return len(values) if few and (values == np.round(values)).all() else 0
 
 
 def _folds(table: TableFile, matched: Match) -> npt.NDArray[np.int16] | None:

@@ -12,15 +12,9 @@ from latentcast.data.folds import FOLDS
 from latentcast.data.manifest import SPLITS
 from latentcast.errors import LatentcastError, missing_extra, nearest
 from latentcast.signals.readers.numbers import integral
+from latentcast.signals.readers.roles import Role, columns_of
 from latentcast.signals.readers.table import check_cells, read_rows
-
-RECORD = ("record_id", "record", "id", "file", "filename", "file_name", "path", "ecg_id", "image")
-PATIENT = ("patient_id", "patient", "subject_id", "subject")
-SPLIT, FOLD = ("split",), ("fold", "strat_fold")
-_SPLITS = {
-    "train": "train", "training": "train", "validation": "validation", "val": "validation",
-    "valid": "validation", "dev": "validation", "test": "test", "testing": "test",
-}  # fmt: skip
+from latentcast.source import SPLIT_NAMES
 
 
 @dataclass(frozen=True)
@@ -59,9 +53,9 @@ class TableFile:
                 raise self._bad(self.fold, text, f"a fold from 1 to {FOLDS}")
             return fold
         if self.split is not None and (text := row[self.split].strip().lower()):
-            if text not in _SPLITS:
+            if text not in SPLIT_NAMES:
                 raise self._bad(self.split, text, "train, validation or test")
-            return SPLITS[_SPLITS[text]][0]
+            return SPLITS[SPLIT_NAMES[text]][0]
         return None
 
     def _bad(self, column: str, text: str, needed: str) -> LatentcastError:
@@ -76,13 +70,18 @@ def read_table(
     record: str | None = None,
     patient: str | None = None,
     columns: Sequence[str] = (),
+    *,
+    of_labels: bool = True,
 ) -> TableFile:
-    """Read a ``.csv`` or ``.parquet``.
+    """Read a ``.parquet``, or a CSV of any separator.
 
     Args:
-        record: the column of record ids or file names; by default the one of a usual name.
+        record: the column of record ids or file names; by default the one of a usual name, see
+            :mod:`latentcast.signals.readers.roles`.
         patient: the column of patient ids; by default the one of a usual name.
         columns: the columns of labels; by default all that name neither record, patient nor split.
+        of_labels: a table of labels; one of patients or metadata needs none, and its columns are
+            chosen by their names alone.
 
     Raises:
         LatentcastError: no table, a column that does not exist, two that could name the record,
@@ -95,34 +94,31 @@ def read_table(
     for name in (record, patient, *columns):
         if name is not None and name not in header:
             raise LatentcastError(f"{path}: has no column '{name}'; {nearest(name, header)}")
-    ids = [name for name in header if name.lower() in RECORD and name != patient]
-    if record is None and len(ids) > 1:
+    ids = [name for name in columns_of(header, "record") if name != patient]
+    if record is None and len(ids) > 1 and of_labels:
         raise LatentcastError(
             f"{path}: columns {', '.join(ids)} could name the record; choose one, such as "
-            f"--id {ids[0]}"
+            f"--id-column {ids[0]}"
         )
     record = record or next(iter(ids), None)
-    patient = patient or _named(header, PATIENT, record)
+    others = [name for name in header if name != record]
+    found: dict[Role, str | None] = {
+        role: next(iter(columns_of(others, role)), None) for role in ("patient", "split", "fold")
+    }
+    patient, split, fold = patient or found["patient"], found["split"], found["fold"]
     if record is None and patient is None:
         raise LatentcastError(
-            f"{path}: no column names the record or the patient; name it with --id COLUMN (it has "
-            f"{', '.join(header[:8])})"
+            f"{path}: no column names the record or the patient; call it record_id, or, of labels, "
+            f"name it with --id-column COLUMN (it has {', '.join(header[:8])}, all taken for data)"
         )
-    split, fold = _named(header, SPLIT, record), _named(header, FOLD, record)
     naming = {record, patient, split, fold, *ids}
     labels = tuple(columns) or tuple(name for name in header if name not in naming)
-    if not labels:
+    if not labels and of_labels:
         raise LatentcastError(f"{path}: has no column of labels; add one, with a name of its own")
     roles = {"record": record, "patient": patient, "split": split, "fold": fold}
     taken = [f"{role} from column '{name}'" for role, name in roles.items() if name]
-    return TableFile(
-        path, rows, record, patient, split, fold, labels, (f"{path}: {', '.join(taken)}",)
-    )
-
-
-def _named(header: Sequence[str], names: Sequence[str], record: str | None) -> str | None:
-    found = [name for name in header if name.lower() in names and name != record]
-    return found[0] if found else None
+    line = f"{path}: {', '.join(taken)}"
+    return TableFile(path, rows, record, patient, split, fold, labels, (line,))
 
 
 def _cells(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from latentcast.errors import LatentcastError
 Ints = npt.NDArray[np.int64]
 EXAMPLES = 5
 """Named in a finding."""
+_NUMBER = re.compile(r"(\d{1,18})(?:\.0*)?(?:_[lh]r)?", re.ASCII)
+"""PTB-XL names the files of record 7 ``00007_lr`` and ``00007_hr``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +49,14 @@ def match(table: TableFile, record_ids: Sequence[str], patient_ids: Sequence[str
     assert key is not None
     once, lines = _without_repeats(table, key)
     find = _records(record_ids) if by_record else _patients(patient_ids)
+    by_number = _numbers(record_ids)
     row = np.full(len(record_ids), -1, dtype=np.int64)
     absent, ambiguous = list[str](), list[str]()
+    numbered = list[tuple[str, str]]()
     for name, place in once.items():
         found = find(name)
+        if by_record and not found and len(found := by_number(name)) == 1:
+            numbered.append((name, record_ids[found[0]]))
         if by_record and len(found) > 1:
             ambiguous.append(name)
         elif found:
@@ -64,8 +71,14 @@ def match(table: TableFile, record_ids: Sequence[str], patient_ids: Sequence[str
         raise LatentcastError(
             f"{table.path}: no {noun} of column '{key}' is in the store; its ids look like "
             f"{examples(once)}, those of the store like {examples(own) or 'nothing: no patient'}; "
-            "name another column with --id"
+            f"call the right column {noun}_id, or, of labels, name another one with --id-column"
         )
+    used, with_row = len(set(row[row >= 0].tolist())), int((row >= 0).sum())
+    lines.append(f"{used:,} rows of the table are about {with_row:,} of {len(row):,} records")
+    if numbered:
+        named, record = numbered[0]
+        lines.append(f"{counted(numbered, 'record id')} of the table were matched by their number, "
+                     f"as '{named}' with '{record}'")  # fmt: skip
     if absent:
         lines.append(f"{counted(absent, f'{noun} id')} of the table are not in the store: "
                      f"{examples(absent)}")  # fmt: skip
@@ -119,7 +132,8 @@ def _without_repeats(table: TableFile, key: str) -> tuple[dict[str, int], list[s
 def _refuse_differing(table: TableFile, first: int, second: int, what: str) -> None:
     """Two rows of one record are one row, or a mistake; ``first`` may be -1 for none."""
     one, two = table.rows[first], table.rows[second]
-    columns = [column for column in table.columns if one[column] != two[column]]
+    owner = [table.patient] if table.record and table.patient else []
+    columns = [column for column in (*owner, *table.columns) if one[column] != two[column]]
     if first >= 0 and columns:
         raise LatentcastError(
             f"{table.path}: {what} that differ in column '{columns[0]}' (lines {first + 2} and "
@@ -142,6 +156,25 @@ class _records:
             if spelling in self._by_id:
                 return self._by_id[spelling]
         return self._by_stem.get(_stem(name), [])
+
+
+class _numbers:
+    """Places of the records whose id is the same number: ``7``, ``00007``, ``00007_lr``."""
+
+    def __init__(self, record_ids: Sequence[str]) -> None:
+        self._by_number = defaultdict[int, list[int]](list)
+        for place, name in enumerate(record_ids):
+            if (number := _number(name)) is not None:
+                self._by_number[number].append(place)
+
+    def __call__(self, name: str) -> list[int]:
+        number = _number(name)
+        return [] if number is None else self._by_number.get(number, [])
+
+
+def _number(name: str) -> int | None:
+    match = _NUMBER.fullmatch(_stem(name))
+    return int(match[1]) if match else None
 
 
 def _stem(name: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Final, get_args
 
-from latentcast.evaluation.heads import knn, logistic, multinomial, ridge
-from latentcast.evaluation.heads.base import ClassHead, Fit, Head
+from latentcast.evaluation.heads import attentive, knn, logistic, multinomial, ridge
+from latentcast.evaluation.heads.base import ClassHead, Fit, Head, LabelHead
 from latentcast.evaluation.tasks.base import Kind
 
-__all__ = ["HEADS", "ClassHead", "Fit", "Head"]
+__all__ = ["HEADS", "READ_TOKENS", "ClassHead", "Fit", "Head", "LabelHead"]
 
 HEADS: Final[dict[str, dict[Kind, Fit]]] = {
     "kNN": {kind: partial(knn.fit, kind=kind) for kind in get_args(Kind)},
@@ -18,4 +18,8 @@ HEADS: Final[dict[str, dict[Kind, Fit]]] = {
         "multi-class": multinomial.fit,
         "regression": ridge.fit,
     },
+    "attentive": {kind: partial(attentive.fit, kind=kind) for kind in get_args(Kind)},
 }
+READ_TOKENS: Final = frozenset({"attentive"})
+"""Heads that are fitted to :class:`~latentcast.evaluation.tokens.TokenFeatures`, the others to
+pooled features ``(N, F)``; both are indexed by records alike. These take a ``seed``, too."""

@@ -33,8 +33,8 @@ class Head(Protocol):
     @property
     def validation(self) -> float: ...
 
-    def predict(self, features: Features) -> Array:
-        """Of raw features ``(N, F)`` what the metric of the task takes: a score of each label
+    def predict(self, features: Any) -> Array:
+        """Of raw features of N records what the metric of the task takes: a score of each label
         ``(N, labels)``, the class ``(N,)``, or the value ``(N,)``."""
         ...
 
@@ -43,13 +43,23 @@ class Head(Protocol):
 class ClassHead(Protocol):
     """A head of classes that also tells how sure it is."""
 
-    def class_shares(self, features: Features, classes: int) -> Floats:
-        """Of raw features ``(N, F)`` the share of each class, ``(N, classes)``; rows sum to 1."""
+    def class_shares(self, features: Any, classes: int) -> Floats:
+        """Of raw features of N records the share of each class, ``(N, classes)``; rows sum to 1."""
         ...
 
 
-Fit = Callable[[Features, Array, Features, Array], Head]
-"""Training features ``(N, F)`` and targets, and those of validation, to a fitted head."""
+@runtime_checkable
+class LabelHead(Protocol):
+    """A head of labels that also tells how probable each is."""
+
+    def label_shares(self, features: Features) -> Floats:
+        """Of raw features ``(N, F)`` the probability of each label, ``(N, labels)``."""
+        ...
+
+
+Fit = Callable[..., Head]
+"""Training features and targets, and those of validation, to a fitted head. Features are pooled
+``(N, F)``, or the tokens of N records."""
 
 
 def validation_score(kind: Kind, targets: Array, predictions: Array) -> float:
@@ -85,12 +95,22 @@ class Standardiser:
 
 
 def in_eigenbasis(features: Floats) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centred features ``(N, F)`` in the basis in which they are not correlated, the energy of each
-    ``(F,)``, the basis ``(F, F)`` and the centre ``(F,)``."""
+    """Centred features ``(N, R)`` in the basis in which they are not correlated, the energy of each
+    ``(R,)``, the basis ``(F, R)`` and the centre ``(F,)``.
+
+    R is F, or N where there are more features than records: what no record differs in cannot be
+    learned, and the costs grow with the cube of R.
+    """
     with one_thread():
         x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
         centre = x.mean(dim=0)
         x = x - centre
+        if x.shape[1] > len(x):
+            energy, left = torch.linalg.eigh(x @ x.T)
+            # A direction without energy has no basis vector; the centre takes at least one away.
+            kept = energy > energy[-1] * len(x) * torch.finfo(x.dtype).eps
+            energy, left = energy[kept], left[:, kept]
+            return left * energy.sqrt(), energy, x.T @ (left / energy.sqrt()), centre
         energy, basis = torch.linalg.eigh(x.T @ x)
         return x @ basis, energy.clamp(min=0), basis, centre
 
@@ -108,6 +128,10 @@ class Linear:
     def predict(self, features: Features) -> Array:
         """Logits (N, C), or values (N,), of raw features (N, F)."""
         return self.standardise(features) @ self.weights + self.intercepts
+
+    def label_shares(self, features: Features) -> Floats:
+        """The logistic function of the logits."""
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * self.predict(features)))
 
     @classmethod
     def best(

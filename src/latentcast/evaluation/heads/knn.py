@@ -52,6 +52,11 @@ class Neighbours:
             shares.append(votes[:, 1] / votes.sum(axis=1))
         return np.stack(shares, axis=1)
 
+    def label_shares(self, features: Features) -> Floats:
+        """The share of each label in the votes, ``(N, labels)``."""
+        shares: Floats = self.predict(features)
+        return shares
+
     def class_shares(self, features: Features, classes: int) -> Floats:
         """The share of each class in the votes, ``(N, classes)``."""
         rows, similarities = neighbours(self.bank, features)

@@ -64,12 +64,7 @@ def logistic_regression(
     labels, strengths = targets.shape[1], len(penalties)
     sign = torch.from_numpy(np.where(targets, 1.0, -1.0)).repeat(1, strengths)  # (N, P C)
     c = torch.tensor(penalties, dtype=torch.float64).repeat_interleave(labels)  # (P C)
-    ridge = torch.ones(width + 1, 1, dtype=torch.float64)
-    ridge[-1] = 0.0  # the intercept carries no penalty
-    # In this unit the intercept's curvature is about 1 as well, which the stopping rule needs.
     share = torch.from_numpy(positives / n).repeat(strengths)
-    unit = torch.ones(width + 1, len(c), dtype=torch.float64)
-    unit[-1] = (c * n * share * (1 - share)).rsqrt()
 
     def objective(w: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         y, strength, units = sign[:, columns], c[columns], unit[:, columns]
@@ -81,6 +76,11 @@ def logistic_regression(
 
     with one_thread():
         x, energy, basis, centre = in_eigenbasis(features)
+        ridge = torch.ones(x.shape[1] + 1, 1, dtype=torch.float64)
+        ridge[-1] = 0.0  # the intercept carries no penalty
+        # In this unit the intercept's curvature is about 1 as well, which the stopping rule needs.
+        unit = torch.ones(x.shape[1] + 1, len(c), dtype=torch.float64)
+        unit[-1] = (c * n * share * (1 - share)).rsqrt()
         z = torch.cat([x, torch.ones(n, 1, dtype=x.dtype)], dim=1)
         energy = torch.cat([energy, torch.tensor([float(n)], dtype=x.dtype)])
         # The Hessian's diagonal where every record has the label's prevalence for probability.

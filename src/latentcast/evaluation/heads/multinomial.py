@@ -92,7 +92,7 @@ def regression_path(
     ``features`` (N, F) should be standardised; ``targets`` (N,) take each of 0 ... K - 1. Every
     fit starts from the one before it. Raises LatentcastError for a single class.
     """
-    records, width = features.shape
+    records = len(features)
     share = torch.from_numpy(np.bincount(targets) / records)
     if len(share) < 2:
         raise LatentcastError(
@@ -102,9 +102,9 @@ def regression_path(
     x, energy, basis, centre = in_eigenbasis(features)
     z = torch.cat([x, torch.ones(records, 1, dtype=x.dtype)], dim=1)
     energy = torch.cat([energy, torch.tensor([float(records)], dtype=x.dtype)])
-    ridge = torch.ones(width + 1, dtype=torch.float64)
+    ridge = torch.ones(x.shape[1] + 1, dtype=torch.float64)
     ridge[-1] = 0.0  # the intercept carries no penalty
-    w = torch.zeros(len(share), width + 1, dtype=torch.float64)
+    w = torch.zeros(len(share), x.shape[1] + 1, dtype=torch.float64)
     frequent = (share * (1 - share))[:, None]
     for penalty in penalties:
         with one_thread(), torch.enable_grad():

@@ -33,8 +33,8 @@ class Metadata:
         key = self.name.partition(":")[2]
         read, names = [], set[str]()
         for record in store.all_metadata():
-            read.append(_value(record.get(key)))
-            names |= {name for name, value in record.items() if _value(value) is not None}
+            read.append(value_of(record.get(key)))
+            names |= {name for name, value in record.items() if value_of(value) is not None}
         if key not in names:
             raise LatentcastError(
                 f"task {self.name}: no record has '{key}' in its metadata; {nearest(key, names)}"
@@ -59,7 +59,7 @@ class Metadata:
         return Targets(values, mask, tuple(classes), "multi-class")
 
 
-def _value(value: Any) -> float | str | None:
+def value_of(value: Any) -> float | str | None:
     """A number, also one that is written as text; other text; None where it is missing.
 
     What only Python takes for a number (``nan``, ``-inf``, ``1_0``, ``1e-320``) is missing.

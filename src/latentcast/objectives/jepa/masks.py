@@ -87,7 +87,7 @@ class BlockMasks:
         hidden = torch.zeros(batch, patches, dtype=torch.bool, device=device)
         targets = []
         for level, (grid, count) in enumerate(zip(self.grids, self.counts, strict=True)):
-            cells = _block_cells(draw, f"mask-{level}", grid, shape.blocks[level], count)
+            cells = block_cells(draw, f"mask-{level}", grid, shape.blocks[level], count)
             covered = torch.zeros(batch, math.prod(grid), dtype=torch.bool, device=device)
             covered.scatter_(1, cells.flatten(1), True)
             hidden |= covered if level == 0 else covered[:, parents(self.grids[0], grid, device)]
@@ -108,7 +108,7 @@ class BlockMasks:
         )
 
 
-def _block_cells(draw: Draw, stream: str, grid: Grid, block: Grid, count: int) -> Tensor:
+def block_cells(draw: Draw, stream: str, grid: Grid, block: Grid, count: int) -> Tensor:
     """Cells of ``count`` blocks of one size for each sample, ascending: ``(B, count, cells)``."""
     device = draw.ids.device
     cells = torch.zeros(len(draw.ids), count, 1, dtype=torch.int64, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from latentcast.places import kind_of
@@ -39,4 +40,4 @@ def read_recording(path: str | Path, channels: Channels | None = None) -> Record
     except BadRecord as error:
         raise BadRecord(f"{path}: {error}") from error
     recording.metadata.update(annotation.metadata, labels=annotation.labels)
-    return recording
+    return replace(recording, patient_id=annotation.patient_id)

@@ -19,10 +19,9 @@ from latentcast import npy
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
-from latentcast.signals.readers import ptbxl
-from latentcast.signals.readers.numbers import integral
+from latentcast.signals.readers.roles import Roles
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.readers.table import Row, check_cells, read_rows
+from latentcast.signals.readers.table import Row, read_rows
 from latentcast.signals.recording import Recording, from_signal, hertz, millivolts_per
 from latentcast.source import Annotation, BadRecord, RecordRef
 
@@ -43,8 +42,9 @@ class ArraySource(RecordingSource):
         layout: one of :data:`LAYOUTS`.
         metadata: CSV with one row per record, in the order of the array; ``<name>.csv`` beside
             the array where it exists. The columns ``record_id``, ``patient_id``, ``fold`` (1 to
-            10), ``labels`` (codes divided by ``;``) and PTB-XL's ``ecg_id``, ``strat_fold``,
-            ``scp_codes`` have their meaning; all others are kept as metadata.
+            10), ``split``, ``labels`` (codes divided by ``;``) and PTB-XL's ``ecg_id``,
+            ``strat_fold``, ``scp_codes`` have their meaning, see
+            :mod:`latentcast.signals.readers.roles`; all others are kept as metadata.
         signal: ``other`` for channels that are no ECG leads.
 
     Raises:
@@ -90,7 +90,10 @@ class ArraySource(RecordingSource):
         if metadata is None and beside.is_file():
             metadata = beside
         self.metadata = None if metadata is None else Path(metadata)
-        self._rows = _read_rows(self.metadata, self.records) if self.metadata else None
+        self._rows: list[Row] | None = None
+        if self.metadata is not None:
+            self._roles, self._rows = _read_rows(self.metadata, self.records)
+            self.remarks = (f"{self.metadata}: {self._roles}",)
 
     @classmethod
     def detects(cls, path: Path) -> bool:
@@ -99,11 +102,14 @@ class ArraySource(RecordingSource):
     def refs(self) -> list[RecordRef]:
         refs = []
         for row in range(self.records):
-            record_id = f"{self.path.stem}-{row:06d}"
+            record_id, split, problem = f"{self.path.stem}-{row:06d}", None, None
             if self._rows is not None:
-                cells = self._rows[row]
-                record_id = cells.get("record_id") or cells.get("ecg_id") or record_id
-            refs.append(RecordRef(record_id, self.path.name, row))
+                record_id = self._roles.cell(self._rows[row], "record") or record_id
+                try:
+                    split = self._roles.split(self._rows[row])
+                except ValueError as error:
+                    problem = f"its metadata row cannot be read: {error}"
+            refs.append(RecordRef(record_id, self.path.name, row, problem, split))
         return refs
 
     def fingerprint(self) -> str:
@@ -118,7 +124,12 @@ class ArraySource(RecordingSource):
         block = _open(self.path)[ref.row]
         if self.layout == "records,samples,leads":
             block = block.T
-        annotation = Annotation() if self._rows is None else _annotation(self._rows[ref.row])
+        try:
+            annotation = (
+                Annotation() if self._rows is None else self._roles.annotation(self._rows[ref.row])
+            )
+        except ValueError as error:
+            raise BadRecord(f"its metadata row cannot be read: {error}") from error
         recording = array_recording(
             block, self.leads, self._factor, self.sampling_rate, ref.record_id
         )
@@ -210,31 +221,11 @@ def _load(path: Path, modified: int, size: int) -> npt.NDArray[Any]:
         raise LatentcastError(f"{path}: is no readable array file ({error})") from error
 
 
-def _read_rows(path: Path, records: int) -> list[Row]:
-    _, rows = read_rows(path)
+def _read_rows(path: Path, records: int) -> tuple[Roles, list[Row]]:
+    header, rows = read_rows(path)
     if len(rows) != records:
         raise LatentcastError(
             f"{path}: has {len(rows)} rows, the array {records} records; one row per record, in "
             "the order of the array"
         )
-    return rows
-
-
-_NOT_METADATA = ("record_id", "patient_id", "fold", "strat_fold", "labels", "scp_codes")
-
-
-def _annotation(row: Row) -> Annotation:
-    try:
-        check_cells(row)
-        fold = row.get("fold") or row.get("strat_fold")
-        labels = {c.strip(): 1.0 for c in (row.get("labels") or "").split(";") if c.strip()}
-        if row.get("scp_codes"):
-            labels |= ptbxl.parse_codes(row["scp_codes"])
-        return Annotation(
-            patient_id=row.get("patient_id") or None,
-            fold=integral(fold) if fold else None,
-            labels=labels,
-            metadata={k: v for k, v in row.items() if v and k not in _NOT_METADATA},
-        )
-    except (ValueError, OverflowError) as error:
-        raise BadRecord(f"its metadata row cannot be read: {error}") from error
+    return Roles.of(path, header, in_order=True), rows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
 from latentcast.errors import LatentcastError
@@ -104,23 +104,91 @@ def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
         return f"line {line}", None, f"{TABLE} line {line}: {error}"
 
 
-def file_column(path: Path, rows: list[Row], sampling_rate: float | None) -> str:
+def folder_of(root: Path) -> tuple[Path, str] | None:
+    """The folder of PTB-XL's table, and how the paths in it begin that lie in ``root``.
+
+    It is ``root`` itself, one of the two above, where the table lists files of ``root``, or the
+    only one of those below that has a table.
+
+    Raises:
+        LatentcastError: several folders below have one, or one that is not all of ``root``.
+    """
+    if (root / TABLE).is_file():
+        return root, ""
+    real = root.resolve()
+    for folder in real.parents[:2]:
+        below = f"{real.relative_to(folder).as_posix()}/"
+        path = folder / TABLE
+        if path.is_file() and columns_present(path, read_table(path), below):
+            return folder, below
+    below_root = sorted(
+        path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/{TABLE}")
+    )
+    if not below_root:
+        return None
+    folder, *more = below_root
+    inside_it = f"{folder.relative_to(root).as_posix()}/"
+    if more or not all(file.startswith(inside_it) for file in find_files(root, "*.hea")[0]):
+        raise LatentcastError(
+            f"{root}: {TABLE} lies in {folder}, and other records beside that folder; name one "
+            f"folder, such as {folder}"
+        )
+    return folder, ""
+
+
+class _Files:
+    """Headers below a folder, as the cells of a table name them.
+
+    Tables that were edited have other separators, an ending, or a folder of another machine before
+    the path.
+    """
+
+    def __init__(self, root: Path, below: str) -> None:
+        self.root, self.below = root, below
+        self._tops = {path.name for path in root.iterdir()}
+
+    def named(self, cell: str) -> str:
+        """The path of a header in the folder, whether it is there or not."""
+        name = cell.strip().replace("\\", "/").removesuffix(".hea").removesuffix(".dat")
+        parts = PurePosixPath(name).parts
+        for begin, part in enumerate(parts):
+            file = f"{'/'.join(parts[begin:])}.hea"
+            if (part in self._tops or file in self._tops) and _problem(self.root, file) is None:
+                return file
+        return f"{name}.hea"
+
+    def present(self, cell: str) -> bool:
+        """Whether it is one of those to be read."""
+        file = self.named(cell)
+        return file.startswith(self.below) and _problem(self.root, file) is None
+
+
+def columns_present(path: Path, rows: list[Row], below: str = "") -> list[str]:
+    """The columns of the table of which a file is there."""
+    files = _Files(path.parent, below)
+    return [
+        column
+        for column in ("filename_lr", "filename_hr")
+        if any(files.present(row.get(column) or "") for row in rows)
+    ]
+
+
+def file_column(path: Path, rows: list[Row], sampling_rate: float | None, below: str = "") -> str:
     """Which of the two sets of files to read: ``filename_lr`` (100 Hz) or ``filename_hr`` (500).
 
     Where both lie in the folder the given rate decides; nothing is assumed in its place.
 
+    Args:
+        below: how the paths of the files begin that are read; empty for all.
+
     Raises:
         LatentcastError: both lie there and no rate is given, or none does.
     """
-    present = [
-        column
-        for column in ("filename_lr", "filename_hr")
-        if any(_is_file(path.parent, f"{row.get(column)}.hea") for row in rows)
-    ]
+    present = columns_present(path, rows, below)
     if not present:
         raise LatentcastError(
-            f"{path}: none of the records it lists is in {path.parent}; unpack records100 or "
-            "records500 beside it"
+            f"{path}: none of the records it lists is in {path.parent / below}; unpack records100 "
+            "or records500 beside it"
         )
     if len(present) == 1:
         return present[0]
@@ -130,10 +198,6 @@ def file_column(path: Path, rows: list[Row], sampling_rate: float | None) -> str
             "--fs 500"
         )
     return "filename_lr" if sampling_rate <= 100 else "filename_hr"
-
-
-def _is_file(root: Path, name: str) -> bool:
-    return _problem(root, name) is None
 
 
 def _problem(root: Path, name: str) -> str | None:
@@ -148,22 +212,27 @@ def _problem(root: Path, name: str) -> str | None:
 
 
 def list_records(
-    root: Path, sampling_rate: float | None
+    root: Path, sampling_rate: float | None, below: str = ""
 ) -> tuple[list[RecordRef], dict[str, Annotation]]:
     """The records of a PTB-XL folder, and the annotation of each by record id.
+
+    Args:
+        below: how the paths of the files begin that are read, such as ``records100/``.
 
     A row without its file and a file without its row are listed with the problem, so that neither
     goes missing unseen.
     """
     table = root / TABLE
     rows = read_table(inside(root, TABLE))
-    column = file_column(table, rows, sampling_rate)
+    column = file_column(table, rows, sampling_rate, below)
     refs: list[RecordRef] = []
     annotations: dict[str, Annotation] = {}
-    listed = set()
+    listed, files = set(), _Files(root, below)
     for line, row in enumerate(rows, start=2):
         # A row that is cut off may have lost this cell too.
-        file = f"{row[column]}.hea" if row[column] else TABLE
+        file = files.named(row[column]) if row[column] else TABLE
+        if file != TABLE and not file.startswith(below):
+            continue
         listed.add(file)
         key, found, problem = identify(row, line)
         if found is not None:
@@ -177,7 +246,7 @@ def list_records(
     for top in sorted(tops):
         for name in find_files(root / top, "*.hea")[0]:
             file = f"{top}/{name}"
-            if file not in listed:
+            if file not in listed and file.startswith(below):
                 stem = PurePath(file).stem
                 refs.append(RecordRef(stem, file, problem=f"is not listed in {TABLE}"))
     refs.sort(key=lambda ref: (ref.file, ref.record_id))

@@ -14,6 +14,7 @@ from latentcast.files import inside
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.readers import ptbxl, wfdb
 from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.signals.recording import Recording
 from latentcast.source import (
     Annotation,
@@ -23,8 +24,10 @@ from latentcast.source import (
     is_hidden,
     record_file,
     remark_of_hidden,
+    remark_of_links,
 )
 
+_PTBXL = re.compile(r"\d{5}_[lh]r")
 _CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 
 
@@ -62,18 +65,23 @@ class WfdbFolder(RecordingSource):
             )
         self._channels = Channels.of(leads, unit) if signal == "other" else None
         self.root = root
-        self.name = root.resolve().name
         self._annotations: dict[str, Annotation] | None = None
         self._refs: list[RecordRef]
-        if (root / ptbxl.TABLE).is_file():
+        if (table := ptbxl.folder_of(root)) is not None:
             self.kind = "ptbxl"
-            self._refs, self._annotations = ptbxl.list_records(root, fs)
+            self.root, below = table
+            self._refs, self._annotations = ptbxl.list_records(self.root, fs, below)
+            if self.root != root:
+                self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
         else:
             self._refs, hidden = list_records(root)
-            self.remarks = remark_of_hidden(hidden)
+            self.remarks = (
+                *remark_of_hidden(hidden), *remark_of_links(root), *_remark_of_ptbxl(self._refs)
+            )  # fmt: skip
+        self.name = self.root.resolve().name
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         if verify_checksums:
-            for file, digest in read_checksums(root).items():
+            for file, digest in read_checksums(self.root).items():
                 path = PurePosixPath(file)
                 self._sha256[str(path.parent)][path.name] = digest
         if self._annotations is None:
@@ -152,6 +160,19 @@ def read_checksums(root: Path) -> dict[str, str]:
     return sums
 
 
+def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
+    """That the table is missing, where the files have the names of PTB-XL's."""
+    named = [ref.record_id for ref in refs if _PTBXL.fullmatch(PurePosixPath(ref.record_id).name)]
+    if not named or len(named) < len(refs) / 2:
+        return ()
+    return (
+        f"{len(named):,} records have names of PTB-XL, such as {named[0]}, and {ptbxl.TABLE} is "
+        "neither in the folder nor in one above or below it: patients, folds and labels are "
+        "missing, and an ECG at 100 and at 500 Hz counts twice; put the table beside records100 "
+        "and records500",
+    )
+
+
 def _signature(header: Path) -> bytes:
     """Changes when a record does: its header, and the names and sizes of the files it names.
 
@@ -167,7 +188,7 @@ def _signature(header: Path) -> bytes:
             digest.update(b"missing\n")
             continue
         digest.update(hashlib.sha256(raw).digest())
-        lines = _words(raw.decode("utf-8", errors="replace"))
+        lines = _words(decode_header(raw))
         segments = bool(lines) and "/" in lines[0][0]
         for name in sorted({words[0] for words in lines[1:]}):
             part = path.parent / f"{name}.hea"
@@ -204,7 +225,7 @@ def list_records(root: Path) -> tuple[list[RecordRef], list[str]]:
     for file in headers:
         try:
             path = record_file(root, file)
-            body = _words(path.read_text(encoding="utf-8", errors="replace"))
+            body = _words(decode_header(path.read_bytes()))
         except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
         if body and "/" in body[0][0]:

@@ -34,9 +34,9 @@ from latentcast.engine.checkpoint import latest, read_tensors
 from latentcast.engine.context import Context, StopRequest
 from latentcast.engine.parallel import full_tensor
 from latentcast.engine.ranks import Ranks
+from latentcast.nn.ranks import summed
 from latentcast.objectives import regularizers
 from latentcast.objectives.build import assemble, build
-from latentcast.objectives.ranks import summed
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
@@ -80,8 +80,9 @@ def together(twin: Twin) -> Together:
 
 def _run(twin: Twin) -> Together:
     # A gradient that is nothing but rounding moves a weight by whole rates (a key's bias has no
-    # effect on attention); with this eps it does not, and rounding stays rounding.
-    changes = {"optimizer.warmup_steps": 1, "optimizer.eps": 1e-6}
+    # effect on attention, the length of a kernel none before a norm); with this eps it does not,
+    # and rounding stays rounding.
+    changes = {"optimizer.warmup_steps": 1, "optimizer.eps": 1e-5}
     steps = {"train.steps": STEPS, "train.checkpoint_every": STEPS}
     config, folder = revealing(twin).updated({**changes, **steps}), twin.folder / "ranks"
     shutil.rmtree(folder, ignore_errors=True)

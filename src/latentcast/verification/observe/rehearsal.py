@@ -14,7 +14,6 @@ from torch import Tensor
 
 from latentcast.config import Config
 from latentcast.data.store import Store
-from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
 from latentcast.verification.observe.twin import Twin
@@ -36,9 +35,8 @@ half of the way, a decay that changes, pieces of unequal length."""
 
 
 def accumulates(twin: Twin) -> bool:
-    """Whether batches may be cut: a regularizer needs the whole batch."""
-    objective = twin.config.objective
-    return not (isinstance(objective, JepaConfig) and objective.regularizer is not None)
+    """Whether batches may be cut: some losses and batch norms need the whole batch."""
+    return not twin.config.whole_batch
 
 
 def averages(twin: Twin) -> bool:

@@ -18,9 +18,11 @@ from latentcast.config import Config, EcgInput, EncoderConfig
 from latentcast.data.fit import fitted, reading
 from latentcast.data.store import Store
 from latentcast.data.synthetic import read_source, write_source
+from latentcast.nn.resnet import ResNetConfig
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.masked import MaskedConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
 
@@ -127,6 +129,12 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
             "encoder.heads": 2, "encoder.mlp_width": 48 * axes,
             "encoder.drop_path": min(encoder.drop_path, 0.3),
         }  # fmt: skip
+    if isinstance(encoder, ResNetConfig):
+        # At the kink of a ReLU a rounding decides, and a gradient in float32 is not float64's.
+        changes |= {"encoder.stem_width": 6 * axes, "encoder.activation": "silu"}
+    if isinstance(objective, MaskedConfig):
+        own = {"width": 16, "activation": "silu"}
+        changes |= {f"objective.predictor.{key}": value for key, value in own.items()}
     if isinstance(objective, JepaConfig):
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
         changes |= {f"objective.predictor.{key}": value for key, value in narrow.items()}
@@ -136,7 +144,7 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
             own |= {"mlp_width": 32 * axes}
             own |= {f"predictor.{key}": value for key, value in narrow.items()}
             changes |= {f"objective.coarser.{number}.{key}": value for key, value in own.items()}
-    if objective.whole_batch:
+    if recipe.whole_batch:
         changes["train.micro_batches"] = 1
     if isinstance(recipe.input, EcgInput):
         # A stretch of context is at least 10 patches, which is to be a sixth of all.
