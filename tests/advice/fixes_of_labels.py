@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from terminal import ECG, Attempt, Terminal, fixes, write_labelled
+from terminal import ECG, Attempt, Terminal, fixes, train, write_labelled
 
 from conftest import WFDB
 from latentcast.data.arrays import write_store
@@ -53,6 +53,15 @@ def _(t: Terminal) -> None:
     data = store(t)
     probe = t.prints(f"label {data} {table(t, 'rhythm')}").typed("latentcast (probe RUN .*)")
     t.works(probe.replace("RUN", str(t.run)))
+
+
+@fixes("monitors/online.py", "its labels are columns of a table")
+def _(t: Terminal) -> None:
+    write_labelled(t.new("own"))
+    label(Store.open(t.new("own")), table(t, "af"))
+    printed = t.prints(train(t, ECG, t.new("own"), out="labelled-later"))
+    probe = printed.typed("latentcast (probe RUN --task af)")
+    t.works(probe.replace("RUN", str(t.new("labelled-later"))))
 
 
 @fixes("cli/data.py", "--kinds {}: write")

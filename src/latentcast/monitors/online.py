@@ -215,11 +215,11 @@ def _labelled(store: Store, seed: int) -> _Labelled | str:
     many labels the LABELS that most training records carry. A record with none is left out."""
     if (name := default_task(store)) is None:
         if columns := label_tasks(store):
+            names = ", ".join(columns[:6]) + ", ..." * (len(columns) > 6)
             return (
-                f"its labels are columns of a table ({', '.join(columns[:6])}"
-                f"{', ...' * (len(columns) > 6)}), and only labels of the store's source are looked "
-                f"at while training; latentcast probe RUN --task {shlex.quote(columns[0])} scores a "
-                "column"
+                f"its labels are columns of a table ({names}), and training looks only at labels "
+                f"of the store's source; latentcast probe RUN --task {shlex.quote(columns[0])} "
+                "scores a column"
             )
         return NO_LABELS
     targets = task(name, store).targets(store)
