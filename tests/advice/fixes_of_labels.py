@@ -59,7 +59,9 @@ def _(t: Terminal) -> None:
 def _(t: Terminal) -> None:
     write_labelled(t.new("own"))
     label(Store.open(t.new("own")), table(t, "af"))
-    printed = t.prints(train(t, ECG, t.new("own"), out="labelled-later"))
+    printed = t.prints(
+        train(t, ECG, t.new("own"), out="labelled-later") + " --set train.evaluate_every=1"
+    )
     probe = printed.typed("latentcast (probe RUN --task af)")
     t.works(probe.replace("RUN", str(t.new("labelled-later"))))
 

@@ -25,12 +25,16 @@ from latentcast.errors import LatentcastError
 from latentcast.runs.folder import (
     LOCK,
     LOCKED_HERE,
+    PARTS,
     check_config,
+    is_run,
     read_environment,
     run_of,
     write_config,
     write_environment,
 )
+
+_LOGS = (".log", ".out", ".err")
 
 
 def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | None = None) -> None:
@@ -44,9 +48,10 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
         init: which weights the run starts from, when it does so now; they are written down.
 
     Raises:
-        LatentcastError: the folder is of another configuration, store or initial weights, or
-            cannot be written; the store is damaged.
+        LatentcastError: the folder is of another configuration, store or initial weights, holds
+            something else, or cannot be written; the store is damaged.
     """
+    _refuse_other_folder(run)
     file, record = run / "config.yaml", run / "environment.json"
     if file.exists():
         check_config(file)
@@ -74,6 +79,20 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); choose another --out"
         ) from None
+
+
+def _refuse_other_folder(run: Path) -> None:
+    """Raises LatentcastError: the folder holds files and no run, such as recordings."""
+    if not run.is_dir() or is_run(run):
+        return
+    # The output of a batch system may be directed there before the run begins.
+    files = [file.name for file in run.iterdir() if file.suffix not in _LOGS]
+    others = [name for name in files if name not in PARTS and not name.startswith(".")]
+    if others:
+        raise LatentcastError(
+            f"{run}: is not empty and holds no run (but {min(others)}); choose an empty or new "
+            "--out"
+        )
 
 
 def trained_on(run: Path, config: Config) -> tuple[Config, str]:
