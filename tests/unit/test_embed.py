@@ -160,6 +160,7 @@ def test_a_store_at_another_scale_or_in_another_order_of_leads_is_brought_to_the
         (np.zeros((2, 12, 400)), {**AXES, "leads": ["I", "II"]}, "with 2 leads"),
         (np.zeros((12, 400)), {**AXES, "layout": "leads"},
          "layout 'leads': is unknown; "),
+        (np.zeros((2, 400)), {**AXES, "leads": dict}, "leads <class 'dict'>: are no names; give a"),
         (np.zeros((2, 1, 400), "U1"), {**AXES, "leads": ["I"]}, "is no signal"),
         ("nowhere.hea", {}, "nowhere.hea"),
         ({"a": np.zeros((12, 400))}, AXES, "dict: is nothing that can be embedded"),
@@ -200,15 +201,18 @@ def test_embed_gives_the_advice_of_the_command_line(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("", "is a folder; name one record"), ("a.npy", "is no WFDB record .*ingest it"),
+        ("", "is a folder; name one record"), ("a.npy", "is an array .*, and no record; numpy"),
+        ("a.csv", "is no WFDB record .*ingest it"),
         ("x.zip", "is an archive; ingest it"), ("nowhere", "nowhere: does not exist"),
     ],
 )  # fmt: skip
 def test_a_path_that_is_no_record_lacks_a_header(tmp_path: Path, name: str, words: str) -> None:
-    for file in ("a.npy", "x.zip"):
+    for file in ("a.npy", "a.csv", "x.zip"):
         (tmp_path / file).touch()
     with pytest.raises(LatentcastError, match=words):
         read_recording(tmp_path / name)
+    with pytest.raises(LatentcastError, match="int: is no path"):
+        read_recording(3)  # type: ignore[arg-type]
 
 
 def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
@@ -313,6 +317,11 @@ def test_one_damaged_image_costs_the_others_their_vectors(
         same(found.vectors, vectors)
         assert "digit 1/Thumbs.db" in [bad.record_id for bad in found.rejected]
         assert len(found.ids) == 8 and "digit 1/a.png" not in found.ids
+    file = next((tmp_path / "digit 0").iterdir())
+    with pytest.importorskip("PIL.Image").open(file) as closed:
+        pass
+    with pytest.raises(LatentcastError, match=r"is closed; call its load\(\) before"):
+        encoder.embed(closed)
     with pytest.raises(LatentcastError, match="a.png: .*; name others"):
         encoder.embed(tmp_path / "digit 1" / "a.png", errors="skip")
 

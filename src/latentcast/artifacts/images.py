@@ -24,6 +24,7 @@ from latentcast.errors import LatentcastError
 from latentcast.images.arrays import one_or_many
 from latentcast.images.decode import Canvas, OnCanvas, Pixels, convert, decode, fit
 from latentcast.images.folder import ImageFolder, is_image
+from latentcast.images.stored import StoredImage
 from latentcast.nn.positions import interpolated
 from latentcast.places import is_store
 from latentcast.source import BadRecord, RecordRef, Source
@@ -120,6 +121,8 @@ class ImageReader:
                         str(source.record_ids[row]),
                         partial(self._named, f"{source.path}", pixels),
                     )
+            case StoredImage():
+                yield source.record_id, partial(self._named, source.record_id, source.pixels)
             case str() | Path():
                 yield from self._of_path(Path(source))
             case np.ndarray() | Tensor():

@@ -59,6 +59,9 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
         if config.train.steps > theirs.train.steps:
             more = {"train.steps": config.train.steps, "train.stretches": config.train.stretches}
             theirs = theirs.updated(more)
+        _refuse_other_data(record, store)  # its statistics are in the configuration as well
+        if not config.train.stretches:  # nobody types them
+            theirs = theirs.updated({"train.stretches": ()})
         if differing := configuration.differences(config, theirs):
             raise LatentcastError(
                 f"{file}: belongs to another run ("
@@ -222,13 +225,10 @@ def data_of(run: Path) -> Store | None:
     return store if store.checksums == digests else None
 
 
-def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
-    """Refuse another store; write down another machine or version, since bits depend on it."""
-    now = environment(store)
+def _refuse_other_data(file: Path, store: Store) -> None:
     try:
-        start = read_environment(file)
-        same = start["data"]["sha256"] == now["data"]["sha256"]
-        same_init = init is None or start["init"]["sha256"] == init["sha256"]
+        data = read_environment(file)["data"]
+        place, same = data["store"], data["sha256"] == store.checksums
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise LatentcastError(
             f"{file}: cannot be read ({problem}), and says which data the run was trained on; "
@@ -236,9 +236,22 @@ def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
         ) from None
     if not same:
         raise LatentcastError(
-            f"{file}: the run was trained on {start['data']['store']}, {store.path} holds other "
-            "data; resume with the run's own store or choose another --out"
+            f"{file}: the run was trained on {place}, {store.path} holds other data; resume with "
+            "the run's own store or choose another --out"
         )
+
+
+def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
+    """Refuse other first weights; write down another machine or version: bits depend on it."""
+    now = environment(store)
+    try:
+        start = read_environment(file)
+        same_init = init is None or start["init"]["sha256"] == init["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be read ({problem}), and says which data the run was trained on; "
+            "restore it or choose another --out"
+        ) from None
     if not same_init:
         raise LatentcastError(
             f"{file}: the run began from step {start['init']['step']} of "
