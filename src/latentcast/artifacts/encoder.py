@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from latentcast.artifacts.images import ImageReader, at_resolution
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
 from latentcast.artifacts.rejections import Embedded, Errors, Rejections
-from latentcast.artifacts.stores import readable_store
+from latentcast.artifacts.stores import store_at
 from latentcast.artifacts.weights import read_weights
-from latentcast.artifacts.windows import averaged, in_batches
+from latentcast.artifacts.windows import averaged, blank, in_batches, with_tokens
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput, ImageInput, Rotary, SinCos
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.manifest import MANIFEST
 from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
@@ -29,9 +28,7 @@ from latentcast.nn.pooling import BATCH, check_pooling, layers_of, pool_joined
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
-from latentcast.places import kind_of
-from latentcast.signals.recording import INVALID, Recording
-from latentcast.source import BadRecord
+from latentcast.signals.recording import Recording
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
 
@@ -332,7 +329,7 @@ class Encoder(nn.Module):
                 vectors.append(pool_joined(layers[read], valid, how).cpu().numpy())
             rejected = rejections.check(len(names))
             if not names:  # one vector of zeros, for its length
-                layers, valid = self(self._blank())
+                layers, valid = self(blank(self.config.input))
                 owners, measured = [np.zeros(1, np.int64)], [np.zeros(1, np.bool_)]
                 vectors = [pool_joined(layers[read], valid, how).cpu().numpy()]
         means = averaged(
@@ -436,39 +433,16 @@ class Encoder(nn.Module):
         config: EcgInput | ImageInput,
         rejections: Rejections,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        if isinstance(x, str | Path) and (kind := kind_of(Path(x))) == "is an archive":
-            raise LatentcastError(f"{x}: {kind}; ingest it and give the store")
-        if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
-            x = readable_store(Path(x), config.kind)
+        x = store_at(x, config.kind)
         if isinstance(config, EcgInput):
             reader = RecordingReader(config, axes, resample, length, rejections)
-            return self._with_tokens(reader.read(x, rows), rejections)
+            return with_tokens(self.network, reader.read(x, rows), rejections)
         if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
             raise LatentcastError(
                 f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
                 "unit and resample"
             )
         return ImageReader(config, rejections).read(x, rows)
-
-    def _with_tokens(
-        self, recordings: Iterator[tuple[str, Counts]], rejections: Rejections
-    ) -> Iterator[tuple[str, Counts]]:
-        """Those with a valid patch: of any other the network would make something of nothing."""
-        for name, windows in recordings:
-            measured = torch.from_numpy(windows != INVALID).transpose(1, 2)
-            if self.network.valid(measured).any():
-                yield name, windows
-            else:
-                problem = (
-                    "has no valid patch; it is shorter than one, flat or missing, leave it out"
-                )
-                rejections.add(name, BadRecord(problem))
-
-    def _blank(self) -> Tensor:
-        """One sample of zeros, as a store would give it."""
-        config = self.config.input
-        dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
-        return torch.zeros(1, *config.size, config.channels, dtype=dtype)
 
 
 def _tensor(samples: npt.NDArray[Any]) -> Tensor:

@@ -7,6 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from latentcast.artifacts.recordings import Counts
+from latentcast.artifacts.rejections import Rejections
+from latentcast.config import EcgInput, ImageInput
+from latentcast.nn.base import Readable
+from latentcast.signals.recording import INVALID
+from latentcast.source import BadRecord
 
 
 def in_batches(
@@ -51,3 +60,21 @@ def averaged(
     sums = np.zeros((len(names), vectors.shape[1]))
     np.add.at(sums, owners[measured], vectors[measured])
     return (sums / windows[:, None]).astype(np.float32)
+
+
+def with_tokens(
+    network: Readable, recordings: Iterator[tuple[str, Counts]], rejections: Rejections
+) -> Iterator[tuple[str, Counts]]:
+    """Those with a valid patch: of any other the network would make something of nothing."""
+    for name, windows in recordings:
+        if network.valid(torch.from_numpy(windows != INVALID).transpose(1, 2)).any():
+            yield name, windows
+        else:
+            problem = "has no valid patch; it is shorter than one, flat or missing, leave it out"
+            rejections.add(name, BadRecord(problem))
+
+
+def blank(config: EcgInput | ImageInput) -> Tensor:
+    """One sample of zeros, as a store would give it."""
+    dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
+    return torch.zeros(1, *config.size, config.channels, dtype=dtype)

@@ -135,7 +135,7 @@ class Store:
         if self.modality == "ecg":
             return self.recording(place)
         (pixels,) = self.take([place])
-        return StoredImage(pixels, *self._known(place))
+        return StoredImage(pixels, *self._identity(place))
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}: {', '.join(self._summary.values())})"
@@ -360,9 +360,9 @@ class Store:
         if not 0 <= row < len(self):
             raise NoSuchRow(self, row)
         signal, valid = self._counts.signal(row)
-        return Recording(signal, self.leads, self.sampling_rate, valid, *self._known(row))
+        return Recording(signal, self.leads, self.sampling_rate, valid, *self._identity(row))
 
-    def _known(self, row: int) -> tuple[str, str | None, dict[str, Any]]:
+    def _identity(self, row: int) -> tuple[str, str | None, dict[str, Any]]:
         """Record id, patient id and metadata of a record."""
         about = {"labels": self.labels.of(row), "fold": int(self.folds[row])}
         patient = str(self.patient_ids[row]) or None
