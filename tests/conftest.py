@@ -172,6 +172,19 @@ def small_convnet(small_config: Config) -> Config:
 
 
 @pytest.fixture(scope="session")
+def small_views(small_config: Config) -> Config:
+    """CPC and a term between two views, with every augmentation."""
+    strong = {"kind": "ecg", "warp": 0.1}
+    return small_config.updated(
+        {
+            "train.micro_batches": 1,
+            "objective": {"kind": "cpc", "negatives": "batch"},
+            "objective.views": {"projector": [16, 8], "augmentation": strong},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
 def small_run(
     small_store: Path, small_config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -12,8 +12,8 @@ Everything that the command line does is one call::
     vectors = lc.Encoder.from_pretrained("run").embed("my-ecgs")
 
 The names: ``ingest``, ``write_store``, ``open_store``, ``Store``; ``read_recording``,
-``Recording``; ``recipe``, ``Config``, ``train``; ``probe``, ``verify``, ``Encoder``; ``label``,
-``finetune``, ``Classifier``; ``LatentcastError``.
+``Recording``; ``recipe``, ``Config``, ``train``; ``probe``, ``evaluate``, ``verify``, ``Encoder``;
+``label``, ``finetune``, ``Classifier``; ``LatentcastError``.
 """
 
 from difflib import get_close_matches
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from latentcast.signals.readers import read_recording
     from latentcast.signals.recording import Recording
     from latentcast.verification.verify import verify
+    from latentcast.workflows.evaluate import evaluate
     from latentcast.workflows.finetune import finetune
     from latentcast.workflows.probe import probe
     from latentcast.workflows.train import train
@@ -44,6 +45,7 @@ _HOMES = {
     "LatentcastError": "latentcast.errors",
     "Recording": "latentcast.signals.recording",
     "Store": "latentcast.data.store",
+    "evaluate": "latentcast.workflows.evaluate",
     "finetune": "latentcast.workflows.finetune",
     "ingest": "latentcast.data.ingest",
     "label": "latentcast.data.tables.attached",
@@ -63,6 +65,7 @@ __all__ = [
     "LatentcastError",
     "Recording",
     "Store",
+    "evaluate",
     "finetune",
     "ingest",
     "label",

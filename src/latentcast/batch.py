@@ -44,11 +44,14 @@ class Inputs:
         values: ``(B, channels, *size)`` float, normalised, 0 where not valid.
         valid: same shape, bool; None when everything is valid.
         targets: those of the batch, or None.
+        clean: the values before they were augmented, what a teacher reads; None where ``values``
+            are not augmented.
     """
 
     values: Tensor
     valid: Tensor | None = None
     targets: Tensor | None = None
+    clean: Tensor | None = None
 
     def with_targets(self, targets: Tensor | None) -> Inputs:
         """These inputs beside the targets of their batch."""

@@ -110,6 +110,15 @@ class Draw:
         counters = self.ids[:, None] * n + torch.arange(n, device=self.ids.device)
         return _shift_right(tensor_bits(key(self.seed, self.step, stream, n), counters), 2)
 
+    def uniform(self, stream: str, n: int) -> Tensor:
+        """``(B, n)`` uniform float32 in [0, 1), ``n`` for each sample."""
+        return _shift_right(self.for_cells(stream, n), 38).to(torch.float32) * 2.0**-24
+
+    def normal(self, stream: str, n: int) -> Tensor:
+        """``(B, n)`` standard normal float32, ``n`` for each sample (Box & Muller 1958)."""
+        radius, angle = self.uniform(f"{stream} radius", n), self.uniform(f"{stream} angle", n)
+        return (-2 * (1 - radius).log()).sqrt() * (2 * torch.pi * angle).cos()
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def choice(self, stream: str, n: int) -> int:
         """A number in ``range(n)`` for the whole step, drawn on the host without a sync."""

@@ -6,6 +6,7 @@ from terminal import ECG, setting
 
 IMAGE = "ijepa-image-tiny"  # masks of blocks, fixed sines and cosines
 CONV = "conv-ecg-tiny"
+CPC = "cpc-ecg-tiny"
 JEPA, LEVELS, IMAGE_LEVELS = "ijepa-ecg-tiny", "hjepa-ecg-tiny", "hjepa-image-tiny"
 TYPED = r"(?:set|use|write) (\S+=\S+?)[.,]?(?:\s|$)"
 
@@ -63,7 +64,20 @@ setting("config/training.py", "steps {} is not more", ECG,
 
 # What sections say of each other --------------------------------------------------------------
 
-setting("config/run.py", "the loss or a batch norm", JEPA, "train.micro_batches=2", TYPED)
+setting("config/views.py", "objective.views.augmentation ecg", IMAGE, "objective.views.weight=1",
+        TYPED)
+setting("config/views.py", "objective.views.augmentation image", ECG,
+        "objective.views.augmentation.kind=image", TYPED)
+setting("config/views.py", "objective.views.augmentation.consistent", ECG,
+        "objective.views.weight=1 input.signal=other", TYPED)
+setting("config/views.py", "objective.views.augmentation.powerline", ECG,
+        "objective.views.augmentation.powerline=0.1", TYPED)
+setting("config/views.py", "objective.views.crop", ECG, "objective.views.crop=0.01", TYPED)
+setting("objectives/cpc.py", "encoder.causal is false", CPC, "encoder.causal=false", TYPED)
+setting("objectives/cpc.py", "encoder.positions sincos", CPC, "encoder.positions.kind=sincos",
+        TYPED)
+setting("objectives/cpc.py", "objective.steps {}", CPC, "objective.steps=60", TYPED)
+setting("config/run.py", "{}: needs the statistics", JEPA, "train.micro_batches=2", TYPED)
 setting("config/run.py", "optimizer.warmup_steps {}", ECG, "optimizer.warmup_steps=9000",
         r"than train.steps (\d+)", "optimizer.warmup_steps={}")
 setting("objectives/nepa.py", "encoder.causal is false", ECG, "encoder.causal=false", TYPED)

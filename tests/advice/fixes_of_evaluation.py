@@ -137,7 +137,13 @@ def _(t: Terminal) -> None:
     t.works(f"probe {t.run} --data {data}")
 
 
-@fixes("evaluation/protocol.py", "{} {}: does not")
+@fixes("evaluation/protocol.py", "layer {}: does not exist")
+def _(t: Terminal) -> None:
+    layer = t.refused(lambda: probe(t.at.run, layer="blok 1")).typed("all, ([^,]+),")
+    t.works(lambda: probe(t.at.run, layer=layer))
+
+
+@fixes("evaluation/protocol.py", "head {}: does not")
 def _(t: Terminal) -> None:
     head = t.refused(lambda: probe(t.at.run, heads=["lineal"])).typed("mean '(.+)'")
     t.works(lambda: probe(t.at.run, heads=[head]))
@@ -472,3 +478,45 @@ def _(t: Terminal) -> None:
         typed = t.refused(missing).typed(r"pip install 'latentcast\[(\w+)\]'")
         assert any(p.startswith(package) for p in extras["optional-dependencies"][typed])
     t.works(lambda: None)
+
+
+# Comparisons of encoders ------------------------------------------------------------------------
+
+
+def evaluation(t: Terminal, rest: str, task: str = "labels", run: str | Path | None = None) -> str:
+    about = f"--data {t.at.probed} --task {task} --resamples 10 --out {t.new('table')}"
+    return f"evaluate {run or t.at.run} {about} {rest}"
+
+
+@fixes("evaluation/cache.py", "{}: cannot be written")
+def _(t: Terminal) -> None:
+    t.new("file").write_text("no folder")
+    flag = t.refused(evaluation(t, f"--cache {t.new('file')}")).typed("folder with (--cache)")
+    t.works(evaluation(t, f"{flag} {t.new('features')}"))
+
+
+@fixes("workflows/evaluate.py", "reference {}: is no source")
+def _(t: Terminal) -> None:
+    name = t.refused(evaluation(t, "--reference 'random convolution'")).typed("mean '(.+)'")
+    t.works(evaluation(t, f"--reference '{name}'"))
+
+
+@fixes("workflows/evaluate.py", "{}: has the weights of {}")
+def _(t: Terminal) -> None:
+    assert t.refused(evaluation(t, "", run=f"{t.at.run} {t.at.run}")).typed("leave one of them out")
+    t.works(evaluation(t, "--head linear"))
+
+
+@fixes("workflows/evaluate.py", "{}: has not chosen a checkpoint")
+@fixes("workflows/evaluate.py", "{}: was fine-tuned on a task")
+def _(t: Terminal) -> None:
+    tuning = f"finetune {t.at.run} --data {t.at.probed} --task labels --epochs 1 --out {t.new()}"
+    assert not t.attempt(tuning).startswith("latentcast:")
+    if "checkpoint" in t.messages[0].text:
+        (t.new() / "classifier.json").unlink()
+        verb = t.refused(evaluation(t, "", run=t.new())).typed("same latentcast (finetune)")
+        t.works(tuning.replace("finetune", verb, 1))
+        t.works(evaluation(t, "", run=t.new()))
+    else:
+        flag = t.refused(evaluation(t, "", "metadata:age", t.new())).typed("add --task (.*)")
+        t.works(evaluation(t, "", f"metadata:age {flag}", t.new()))

@@ -39,6 +39,7 @@ SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.m
 SMALL_LEVELS = {"objective.coarser.0.width": 16, "objective.coarser.0.heads": 2,
                 "objective.coarser.0.mlp_width": 32, "objective.predictor.width": 24}  # fmt: skip
 SMALL_CONV = {"encoder.width": 24, "encoder.stem_width": 6}
+SMALL_VIEWS = {"projector": [16, 8], "augmentation": {"kind": "ecg", "warp": 0.1}}
 SMALL_IMAGE = {**SMALL, "encoder.patch": 2, "input.height": 16, "input.width": 24,
                "input.normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3}}  # fmt: skip
 CASES = {
@@ -76,6 +77,26 @@ CASES = {
             "input.normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3},
             "objective": {"kind": "masked", "mask_span": 2},
         }
+    ),
+    "masked and two views × ecg": recipe("conv-ecg-tiny").updated(
+        SMALL_CONV | {"input.length": 320, "objective.views": SMALL_VIEWS}
+    ),
+    "nepa and two views × ecg": recipe("nepa-ecg-tiny").updated(
+        {**SMALL, "input.length": 200, "objective.views": SMALL_VIEWS}
+    ),
+    "h-jepa and two views × image": recipe("hjepa-image-tiny").updated(
+        {**SMALL_IMAGE, **SMALL_LEVELS, "objective.views.augmentation.kind": "image"}
+        | {"objective.views.comparison.kind": "sigreg", "objective.views.projector": [16]}
+    ),
+    "two views alone × ecg": recipe("nepa-ecg-tiny").updated(
+        {**SMALL, "input.length": 200, "objective.kind": "two_views", "encoder.causal": False}
+        | {"objective.views": SMALL_VIEWS | {"comparison": {"kind": "ntxent"}}}
+    ),
+    "cpc × ecg": recipe("nepa-ecg-tiny").updated(
+        {**SMALL, "input.length": 200, "objective.kind": "cpc", "objective.temperature": None}
+    ),
+    "cpc of the batch × ecg": recipe("nepa-ecg-tiny").updated(
+        {**SMALL, "input.length": 200, "objective.kind": "cpc", "objective.negatives": "batch"}
     ),
     "i-jepa × image": recipe("ijepa-image-tiny").updated(SMALL_IMAGE),
     "h-jepa × image": recipe("hjepa-image-tiny").updated({**SMALL_IMAGE, **SMALL_LEVELS}),

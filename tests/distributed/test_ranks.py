@@ -48,6 +48,10 @@ NEPA = recipe("nepa-ecg-tiny").updated(
 SIGREG = JEPA.updated(
     {"train.micro_batches": 1, "objective.regularizer": {"kind": "sigreg", "weight": 0.5}}
 )
+VIEWS = NEPA.updated({"train.micro_batches": 1, "objective.views.projector": [16, 8]})
+CPC = VIEWS.updated({"objective.kind": "cpc", "objective.negatives": "batch"}).updated(
+    {"objective.views.comparison.kind": "ntxent"}
+)
 # A span of masked tokens may lie over what was not measured; the batch norms leave that out.
 MASKED = recipe("conv-ecg-tiny").updated(
     {name: value for name, value in NARROW.items() if name.split(".")[0] != "encoder"}
@@ -56,7 +60,8 @@ MASKED = recipe("conv-ecg-tiny").updated(
        "encoder.activation": "silu", "objective.predictor.activation": "silu",
        "objective.predictor.width": 16}
 )  # fmt: skip
-CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "masked": MASKED}
+CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "views": VIEWS, "cpc": CPC,
+           "masked": MASKED}  # fmt: skip
 
 
 class Stream:
@@ -166,9 +171,23 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "what",
     [
-        (("nepa", "ddp"), ("jepa", "fsdp"), ("sigreg", "ddp"), ("masked", "fsdp")),
+        (
+            ("nepa", "ddp"),
+            ("jepa", "fsdp"),
+            ("sigreg", "ddp"),
+            ("views", "ddp"),
+            ("cpc", "ddp"),
+            ("masked", "fsdp"),
+        ),
         pytest.param(
-            (("nepa", "fsdp"), ("jepa", "ddp"), ("sigreg", "fsdp"), ("masked", "ddp")),
+            (
+                ("nepa", "fsdp"),
+                ("jepa", "ddp"),
+                ("sigreg", "fsdp"),
+                ("views", "fsdp"),
+                ("cpc", "fsdp"),
+                ("masked", "ddp"),
+            ),
             marks=pytest.mark.slow,
         ),
     ],

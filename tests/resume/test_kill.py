@@ -40,6 +40,7 @@ def written(config: Config, folder: Path, steps: int, precision: str = "fp32") -
         (2, "fp32", "small_config"),
         pytest.param(10, "fp32", "small_config", marks=pytest.mark.slow),
         pytest.param(5, "bf16", "small_config", marks=pytest.mark.slow),
+        pytest.param(2, "bf16", "small_views", marks=pytest.mark.slow),
         pytest.param(10, "bf16", "small_hierarchy", marks=pytest.mark.slow),
         pytest.param(5, "fp16", "small_hierarchy", marks=pytest.mark.slow),
     ],

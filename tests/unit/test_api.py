@@ -22,7 +22,7 @@ from conftest import WFDB
 from latentcast.signals.synthetic import synthetic_recording
 
 NAMES = (
-    "ingest", "open_store", "Store", "recipe", "train", "probe", "verify", "Encoder",
+    "ingest", "open_store", "Store", "recipe", "train", "probe", "evaluate", "verify", "Encoder",
     "read_recording", "Config", "Recording", "LatentcastError", "write_store",
     "label", "finetune", "Classifier",
 )  # fmt: skip
@@ -89,6 +89,7 @@ def test_every_name_can_be_called_twice(small_store: Path, small_run: Path, tmp_
             lc.train("nepa-ecg-tiny", small_store, tmp_path / "run", set=short, quiet=True).step
         ),
         "probe": lambda: lc.probe(small_run, task="labels").rows[0].layer,
+        "evaluate": lambda: lc.evaluate([small_run], task="labels").rows[0].layers,
         "verify": lambda: lc.verify(small_run, replay=0, quiet=True).holds,
         "Encoder": lambda: lc.Encoder.from_pretrained(small_run).embed(str(record)).tolist(),
         "read_recording": lambda: lc.read_recording(record).signal.tolist(),

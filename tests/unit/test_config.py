@@ -215,5 +215,6 @@ def test_an_encoder_without_a_kind_is_the_transformer_it_was(tiny: Config, tmp_p
     assert loaded.encoder == tiny.encoder and configuration.differences(loaded, tiny) == []
     del former["objective"]["kind"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(former))
-    with pytest.raises(LatentcastError, match=r"set objective\.kind to one of jepa, masked, nepa"):
+    one_of = r"set objective\.kind to one of cpc, jepa, masked, nepa"
+    with pytest.raises(LatentcastError, match=one_of):
         configuration.load(tmp_path / "config.yaml")

@@ -203,6 +203,24 @@ def test_a_split_of_the_table_is_the_split_of_the_store(archive: Path, tmp_path:
     assert again.labels == done.labels
 
 
+def test_a_split_that_the_table_has_not_is_a_tenth_of_training_by_patient(
+    archive: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    lines = rows(
+        lambda n: n, lambda n: n // 2, lambda n: n % 2, lambda n: "test" if n > 29 else "train"
+    )
+    file.write_text("id,patient,af,split\n" + "\n".join(lines))
+    store = ingest(archive, tmp_path / "s", fs=100, workers=1, quiet=True, labels=file).store
+    plain = ingest(archive, tmp_path / "plain", fs=100, workers=1, quiet=True).store
+    done = label(plain, file)
+    assert "validation: a tenth of the training rows" in " ".join(done.lines)
+    assert done.table.folds is not None and done.table.folds.tolist() == store.folds.tolist()
+    ids, held = store.record_ids.astype(int), store.rows("validation")
+    assert len(held) and (ids[held] <= 29).all() and (ids[store.rows("test")] > 29).all()
+    assert set(store.patient_ids[held]).isdisjoint(store.patient_ids[store.rows("train")])
+
+
 def test_a_damaged_table_is_refused(labelled: Labelled, tmp_path: Path) -> None:
     labelled("id,af", *rows(name, lambda n: n % 2))
     store = Store.open(tmp_path / "store")

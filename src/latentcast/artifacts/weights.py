@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -106,6 +108,17 @@ def misfit(network: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> s
         if shapes.get(name) != found.get(name):
             return f"{name} is {found.get(name, 'missing')} and not {shapes.get(name, 'there')}"
     return ""
+
+
+def fingerprint(config: Config, network: nn.Module) -> str:
+    """sha256 of an encoder's weights as they are now, and of the settings that decide how they
+    read."""
+    settings = config.model_dump(mode="json", include={"input", "encoder", "objective"})
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def encoder_weights(weights: Weights, role: Role, prefix: str) -> Weights:

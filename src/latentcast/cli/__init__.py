@@ -13,7 +13,7 @@ import tyro
 
 from latentcast.cli.arguments import Verbs, joined
 from latentcast.cli.data import ingest, inspect, label
-from latentcast.cli.evaluation import export, probe, report, runs
+from latentcast.cli.evaluation import evaluate, export, probe, report, runs
 from latentcast.cli.supervised import finetune, predict
 from latentcast.cli.training import bench, masks, recipes, train
 from latentcast.cli.verification import verify
@@ -22,8 +22,8 @@ from latentcast.errors import LatentcastError
 VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
-        ingest, label, inspect, recipes, masks, train, runs, probe, finetune, predict, report,
-        export, bench, verify,
+        ingest, label, inspect, recipes, masks, train, runs, probe, evaluate, finetune,
+        predict, report, export, bench, verify,
     )
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Verbs of what a run is worth: runs, probe, report."""
+"""Verbs of what a run is worth: runs, probe, evaluate, report."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def probe(
     weights: Literal["teacher", "student"] = "teacher",
     device: str = "auto",
     by: tuple[str, ...] = (),
+    cache: Path | None = None,
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
@@ -72,6 +73,7 @@ def probe(
         weights: the averaged weights (teacher) or the trained ones (student).
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
         by: keys of the metadata, such as sex age device: a score for each group of test records.
+        cache: folder in which features are kept for another probe or evaluation.
     """
     from latentcast.errors import LatentcastError
     from latentcast.evaluation.tables import print_probe
@@ -90,7 +92,7 @@ def probe(
     with console.status("reading features and fitting the probes"):
         report = score(
             run, data, task, layer, pooling, weights, _command(), head or None, device,
-            encoders, by,
+            encoders, by, cache,
         )  # fmt: skip
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
@@ -102,6 +104,73 @@ def probe(
     print_probe(report, console)
     written = report.write(run.parent if run.is_file() else run_of(run))
     console.print(f"probe: {written}", soft_wrap=True)
+
+
+def evaluate(
+    runs: Positional[tuple[Path, ...]],
+    *,
+    out: Path,
+    data: Path | None = None,
+    external: tuple[Path, ...] = (),
+    task: tuple[str, ...] = (),
+    head: tuple[str, ...] = ("kNN", "linear"),
+    layer: str = "all",
+    pooling: str | None = None,
+    weights: Literal["teacher", "student"] = "teacher",
+    labels_fraction: tuple[float, ...] = (),
+    shots: tuple[int, ...] = (),
+    draws: int = 3,
+    resamples: int = 1000,
+    seed: int = 0,
+    seed_runs: bool = True,
+    reference: str | None = None,
+    cache: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Compare runs: one table of sources, heads, tasks and stores, each row with its interval.
+
+    Beside the runs stand each architecture at initialisation and random convolutions (of images the
+    pixels). Writes OUT/evaluation.json, evaluation.md and evaluation.html.
+
+    Args:
+        runs: run folders, checkpoints, exported files, or runs of latentcast finetune, which are
+            scored by their own predictions.
+        out: folder of the result.
+        data: labelled store on which heads are fitted and tested; by default the one that the
+            first run was trained on.
+        external: stores from elsewhere: heads that were fitted on --data are scored there, on every
+            record of the task.
+        task: names as of probe; by default what suits the labels of the store.
+        head: heads on frozen features: kNN, linear, attentive.
+        layer: a layer by name, or all to choose on the validation split.
+        pooling: as of probe.
+        weights: the averaged weights (teacher) or the trained ones (student).
+        labels_fraction: shares of the labelled training patients, such as 0.01 0.1 1.
+        shots: numbers of patients of each label.
+        draws: of patients, for each amount of labels below all.
+        resamples: of the test patients.
+        seed: of the resamples.
+        seed_runs: runs that differ in the training seed alone are one row, with mean and spread.
+        reference: source that the others are compared with, paired by patient; by default random
+            convolutions, of images the pixels.
+        cache: folder of features, which several evaluations may share; by default OUT/features.
+        device: such as cuda:1 or cpu; auto is the GPU when there is one.
+    """
+    from latentcast.evaluation.evaluation_tables import print_evaluation
+    from latentcast.terminal import Terminal
+    from latentcast.workflows.evaluate import evaluate as score
+
+    console = Terminal()
+    with console.status("reading features and fitting the heads"):
+        found = score(
+            runs, data, task or None, external=external, heads=head, layer=layer, pooling=pooling,
+            weights=weights, labels_fraction=labels_fraction, shots=shots, draws=draws,
+            resamples=resamples, seed=seed, seed_runs=seed_runs, reference=reference, out=out,
+            cache=cache, device=device, command=_command(),
+        )  # fmt: skip
+    print_evaluation(found, console)
+    for name in ("json", "md", "html"):
+        console.print(f"evaluate: {out / f'evaluation.{name}'}", soft_wrap=True)
 
 
 def export(run: Positional[Path], out: Path) -> None:

@@ -17,6 +17,7 @@ from latentcast.config.resolve import differences, load, read_yaml, resolve
 from latentcast.config.run import Config, validated
 from latentcast.config.settings import Activation, Settings
 from latentcast.config.training import EmaConfig, OptimizerConfig, TrainConfig
+from latentcast.config.views import EcgAugmentation, ImageAugmentation, Views
 
 __all__ = [
     "BACKBONES",
@@ -26,9 +27,11 @@ __all__ = [
     "Blocks",
     "Config",
     "ContextBlocks",
+    "EcgAugmentation",
     "EcgInput",
     "EmaConfig",
     "EncoderConfig",
+    "ImageAugmentation",
     "ImageInput",
     "LevelConfig",
     "MachineConfig",
@@ -43,6 +46,7 @@ __all__ = [
     "SinCos",
     "TargetBlocks",
     "TrainConfig",
+    "Views",
     "differences",
     "load",
     "read_yaml",

@@ -101,15 +101,7 @@ class ImageInput(Settings):
                 f"normalisation has {len(self.normalisation.mean)} channels, the input has "
                 f"{self.channels}; give one mean and std a channel, or null for the store's own"
             )
-        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(
-                f"crop_scale {self.crop_scale} is no interval of area shares; "
-                "write [low, high] with 0 < low <= high <= 1"
-            )
-        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise ValueError(
-                f"crop_aspect {self.crop_aspect} is no interval of ratios; write [0.75, 1.333]"
-            )
+        check_crops(self.crop_scale, self.crop_aspect)
         return self
 
     @property
@@ -120,3 +112,18 @@ class ImageInput(Settings):
     def store_size(self) -> tuple[int, int]:
         """Height and width of the images as a store holds them."""
         return self.canvas or (self.height, self.width)
+
+
+def check_crops(scale: Interval | None, aspect: Interval) -> None:
+    """Refuse random-resized crops that no image has.
+
+    Raises:
+        ValueError: a sentence that names the key and the form of its value.
+    """
+    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(
+            f"crop_scale {scale} is no interval of area shares; "
+            "write [low, high] with 0 < low <= high <= 1"
+        )
+    if not 0 < aspect[0] <= aspect[1]:
+        raise ValueError(f"crop_aspect {aspect} is no interval of ratios; write [0.75, 1.333]")

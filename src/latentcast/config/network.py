@@ -96,9 +96,9 @@ class BackboneConfig(Settings):
         return 0
 
     @property
-    def whole_batch(self) -> bool:
-        """Whether it needs statistics of the whole batch: the batch cannot be cut."""
-        return False
+    def whole_batch(self) -> str | None:
+        """The key of what needs statistics of the whole batch, so that it cannot be cut."""
+        return None
 
     def grid(self, size: Grid) -> Grid:
         """Tokens along each axis of an input of ``size`` samples or pixels."""

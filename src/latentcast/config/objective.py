@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from latentcast.config.registry import Registry
 from latentcast.config.settings import Settings
+from latentcast.config.views import Views
 
 if TYPE_CHECKING:
     from latentcast.config.run import Config
@@ -21,6 +22,8 @@ class ObjectiveConfig(Settings):
     registry: ClassVar[Registry[Any]]
 
     kind: str
+    views: Views | None = None
+    """A term between two augmented crops of each sample, added to the loss; None for none."""
 
     def check(self, config: Config) -> None:
         """Refuse what this objective cannot be trained with.
@@ -34,9 +37,9 @@ class ObjectiveConfig(Settings):
         return (finest,)
 
     @property
-    def whole_batch(self) -> bool:
-        """Whether the loss needs statistics of the whole batch: the batch cannot be cut."""
-        return False
+    def whole_batch(self) -> str | None:
+        """The key of what needs the whole batch, so that it cannot be accumulated; else None."""
+        return None if self.views is None else "views"
 
 
 OBJECTIVES: Registry[ObjectiveConfig] = Registry("objective", home="latentcast.objectives.build")

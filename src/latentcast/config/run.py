@@ -33,10 +33,13 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         self.encoder.check(self)
-        self.objective.check(self)
+        if self.objective.views is not None:
+            self.objective.views.check(self)
+            self.of_views.encoder.check(self.of_views)
+        self.objective.check(self.of_views)
         if self.whole_batch and self.train.micro_batches > 1:
             raise ValueError(
-                "the loss or a batch norm needs the statistics of the whole batch; set "
+                f"{self.whole_batch}: needs the statistics of the whole batch; set "
                 "train.micro_batches=1 and, if memory is short, a smaller train.batch_size"
             )
         if self.optimizer.warmup_steps > self.train.steps:
@@ -48,9 +51,13 @@ class Config(Settings):
         return self
 
     @property
-    def whole_batch(self) -> bool:
-        """Whether a batch cannot be cut into micro-batches."""
-        return self.objective.whole_batch or self.encoder.whole_batch
+    def whole_batch(self) -> str | None:
+        """The key of what needs the whole batch, so that it cannot be cut into micro-batches."""
+        for section, key in (("objective", self.objective.whole_batch),
+                             ("encoder", self.encoder.whole_batch)):  # fmt: skip
+            if key is not None:
+                return f"{section}.{key}"
+        return None
 
     @property
     def patch_seconds(self) -> float | None:
@@ -63,6 +70,18 @@ class Config(Settings):
     def grids(self) -> tuple[tuple[int, ...], ...]:
         """Cells along each axis at every level, the tokens of the encoder first."""
         return self.objective.grids(self.encoder.grid(self.input.size))
+
+    @property
+    def of_views(self) -> Config:
+        """What the objective itself is built for: with two views, inputs as long as one of them."""
+        views, changes = self.objective.views, dict[str, Any]()
+        if views is None:
+            return self
+        changes["objective"] = self.objective.model_copy(update={"views": None})
+        if isinstance(self.input, EcgInput):
+            length = views.length(self.input.length, self.encoder.patch)
+            changes["input"] = self.input.model_copy(update={"length": length})
+        return self.model_copy(update=changes)
 
     def updated(self, changes: Mapping[str, Any]) -> Config:
         """This configuration with dotted keys replaced, validated anew.

@@ -97,6 +97,14 @@ class RandomConvolutions:
             seed=seed,
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the kernels and of what they read; see :mod:`latentcast.evaluation.cache`."""
+        reads = (self.leads, self.sampling_rate, self.scale, self.length)
+        return repr(
+            (self.name, reads, self.kernels, self.seed, self._mean.tolist(), self._std.tolist())
+        )
+
     def token_layers(self, samples: npt.NDArray[np.int16]) -> tuple[list[Tensor], Tensor]:
         """Samples (B, length, leads) to one token (B, 1, 2 kernels) and its validity (B, 1)."""
         with one_thread():
@@ -180,6 +188,11 @@ class Pixels:
     def pooling(self) -> str:
         """Height × width of what is read."""
         return f"{self.size[0]} × {self.size[1]}"
+
+    @property
+    def fingerprint(self) -> str:
+        """The size that is read; see :mod:`latentcast.evaluation.cache`."""
+        return f"{self.name} {self.size}"
 
     def token_layers(self, samples: npt.NDArray[np.uint8]) -> tuple[list[Tensor], Tensor]:
         """Images (B, height, width, channels) to one token (B, 1, F) in [0, 1], always valid."""

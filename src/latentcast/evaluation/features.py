@@ -195,7 +195,7 @@ def _windows(
             f"{source.name}: does not say which recordings it reads; give it leads, "
             "sampling_rate, scale and length"
         )
-    _check_same_signal(source, source.name, store)
+    check_same_signal(source, source.name, store)
     owner: list[int] = []
     starts: list[int] = []
     for i, length in enumerate(store.lengths[rows].tolist()):
@@ -209,7 +209,8 @@ def _windows(
     return np.array(owner, dtype=np.int64), (np.array(starts, dtype=np.int64), source.length)
 
 
-def _check_same_signal(source: ReadsRecordings, name: str, store: Store) -> None:
+def check_same_signal(source: ReadsRecordings, name: str, store: Store) -> None:
+    """Raises LatentcastError: leads, rate or scale of source and store differ."""
     rate = str(float(source.sampling_rate))
     scale = f"re-ingest with --scale {source.scale:g}"
     for what, expected, found, fix in (

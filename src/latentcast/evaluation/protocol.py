@@ -21,6 +21,7 @@ from latentcast.data.manifest import SPLITS as FOLDS_OF
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import calibration, comparisons, leaks, metrics
+from latentcast.evaluation.cache import FeatureCache
 from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED, Score
 from latentcast.evaluation.features import (
     FeatureSource,
@@ -60,6 +61,7 @@ def probe(
     seed: int = 0,
     by: Sequence[str] = (),
     provenance: Mapping[str, Any] | None = None,
+    cache: FeatureCache | None = None,
 ) -> ProbeReport:
     """Score ``sources[0]`` on ``task`` next to the floors ``sources[1:]``.
 
@@ -80,6 +82,7 @@ def probe(
         resamples: of the test fold's patients, drawn by ``seed``.
         by: keys of the metadata whose values make subgroups of the test split.
         provenance: of the caller, to stand in the report.
+        cache: of features; without one they are computed.
 
     Raises:
         LatentcastError: an unknown layer, head or key of the metadata, ``cls``, a leak, a task the
@@ -87,24 +90,10 @@ def probe(
     """
     tested = sources[0]
     images = store.modality == "image"
-    by_name = {name.lower(): name for name in HEADS}
-    heads = heads or (("kNN", "linear") if images else ("linear",))
-    heads = [by_name.get(name.lower(), name) for name in heads]
-    pooling = pooling or ("mean" if images else "mean+std")
+    heads = heads_of(heads or (("kNN", "linear") if images else ("linear",)))
+    pooling = pooling or usual_pooling(store)
     check_pooling(pooling, causal=tested.causal)
-    for what, name, names in (
-        *(("head", head, HEADS) for head in heads),
-        ("layer", layer, ("all", *with_joined(tested.layer_names))),
-    ):
-        if name not in names:
-            # A layer near by in spelling is no better guess than any other.
-            fix = nearest(name, names) if what == "head" else f"known: {', '.join(names)}"
-            raise LatentcastError(f"{what} {name}: does not exist; {fix}")
-    if layer == JOINED and layer not in tested.layer_names and READ_TOKENS & set(heads):
-        raise LatentcastError(
-            f"layer {layer}: head {', '.join(READ_TOKENS & set(heads))} reads the tokens of one "
-            "layer; name one, or all to choose one"
-        )
+    check_layer(layer, tested.layer_names, heads)
     if len({source.name for source in sources}) < len(sources):
         raise LatentcastError("probe: two sources have one name; name them apart")
     if resamples < 1:
@@ -112,22 +101,23 @@ def probe(
     targets = task.targets(store)
     store, groups = targets.divide(store), groupings(store, by)
     findings = leaks.check(store, pretraining)
-    _refuse(findings, store)
+    refuse_leaks(findings, store)
     every = {split: store.rows(split) for split in SPLITS}
     of_task = {split: rows[targets.mask[rows]] for split, rows in every.items()}
-    _refuse_empty(of_task, store, f"no record of task {task.name}")
+    refuse_empty(of_task, store, f"no record of task {task.name}")
     rows = np.concatenate(list(of_task.values()))
     # All sources before any fit: every number below is about the records that all of them read.
+    read_features = extract if cache is None else cache.extract
     features = [
-        extract(source, store, rows, pooling=pooling, windows=windows) for source in sources
+        read_features(source, store, rows, pooling=pooling, windows=windows) for source in sources
     ]
     read = np.all([readable(layers) for layers in features], axis=0)
     ends = np.cumsum([len(part) for part in of_task.values()])
     places = [part[read[part]] for part in np.split(np.arange(len(rows)), ends[:-1])]
     split_rows = {split: rows[part] for split, part in zip(SPLITS, places, strict=True)}
-    _refuse_empty(split_rows, store, f"no record of task {task.name} with a valid token")
+    refuse_empty(split_rows, store, f"no record of task {task.name} with a valid token")
     train, _, test = places
-    names, values = _trainable(task, targets, split_rows["train"], store)
+    names, values = trainable(task, targets, split_rows["train"], store)
     y = values[rows]
     patients = store.patient_ids[rows[test]]
     resamples = resamples if len(test) >= FEWEST else 0
@@ -152,7 +142,7 @@ def probe(
             for choice, at in readings:
                 if at not in fitted:
                     considered = layers if at == "all" else {at: layers[at]}
-                    at, head = _read(considered, y, places, fit, targets.kind, seed)
+                    at, head = choose_layer(considered, y, places, fit, targets.kind, seed)
                     fitted[at] = head
                 head = fitted[at]
                 predictions, shares = head.predict(layers[at][test]), None
@@ -183,7 +173,7 @@ def probe(
         records={split: len(part) for split, part in split_rows.items()},
         records_without_target={s: len(every[s]) - len(of_task[s]) for s in SPLITS},
         records_without_token={s: len(of_task[s]) - len(split_rows[s]) for s in SPLITS},
-        labels=_supports(targets, split_rows, names),
+        labels=supports_of(targets, split_rows, names),
         floors={metric.name: metric.floor(y[train], y[test]) for metric in measured},
         lower_is_better=tuple(m.name for m in measured if not m.higher_is_better),
         compared=min(COMPARED, len(train)) if targets.kind == "multi-class" else len(train),
@@ -206,7 +196,41 @@ def probe(
     )
 
 
-def _refuse(findings: Sequence[Finding], store: Store) -> None:
+def heads_of(names: Sequence[str]) -> list[str]:
+    """Names of :data:`~latentcast.evaluation.heads.HEADS`, whatever their capitals.
+
+    Raises:
+        LatentcastError: no such head.
+    """
+    by_name = {name.lower(): name for name in HEADS}
+    for name in names:
+        if name.lower() not in by_name:
+            raise LatentcastError(f"head {name}: does not exist; {nearest(name, HEADS)}")
+    return [by_name[name.lower()] for name in names]
+
+
+def usual_pooling(store: Store) -> str:
+    """The pooling that suits the tokens of a store's samples."""
+    return "mean" if store.modality == "image" else "mean+std"
+
+
+def check_layer(layer: str, names: tuple[str, ...], heads: Sequence[str]) -> None:
+    """Raises LatentcastError: it is neither ``all``, nor one of them, nor ``joined`` for heads that
+    read it."""
+    if layer not in ("all", *with_joined(names)):
+        # A layer near by in spelling is no better guess than any other.
+        raise LatentcastError(
+            f"layer {layer}: does not exist; known: {', '.join(('all', *with_joined(names)))}"
+        )
+    if layer == JOINED and layer not in names and READ_TOKENS & set(heads):
+        raise LatentcastError(
+            f"layer {layer}: head {', '.join(READ_TOKENS & set(heads))} reads the tokens of one "
+            "layer; name one, or all to choose one"
+        )
+
+
+def refuse_leaks(findings: Sequence[Finding], store: Store) -> None:
+    """Raises LatentcastError: one of them makes a test score meaningless."""
     for finding in findings:
         if finding.severity == "error":
             raise LatentcastError(
@@ -215,7 +239,8 @@ def _refuse(findings: Sequence[Finding], store: Store) -> None:
             )
 
 
-def _refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) -> None:
+def refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) -> None:
+    """Raises LatentcastError: a split has no rows."""
     for split, rows in split_rows.items():
         if not len(rows):
             raise LatentcastError(
@@ -224,7 +249,7 @@ def _refuse_empty(split_rows: Mapping[str, Ints], store: Store, lacking: str) ->
             )
 
 
-def _trainable(
+def trainable(
     task: Task, targets: Targets, train: Ints, store: Store
 ) -> tuple[tuple[str, ...], Array]:
     """Names and values of what the training rows can teach: labels that are both present and
@@ -250,7 +275,7 @@ def _trainable(
     )
 
 
-def _read(
+def choose_layer(
     layers: Mapping[str, Any], y: Array, places: Sequence[Ints], fit: Fit, kind: Kind, seed: int
 ) -> tuple[str, Head]:
     """The layer with the highest validation score, and its head fitted on all training records.
@@ -305,7 +330,7 @@ def _calibrated(
     return with_operating_points(score, names, points, y[test], probable, counts)
 
 
-def _supports(
+def supports_of(
     targets: Targets, split_rows: Mapping[str, Ints], trainable: Sequence[str]
 ) -> tuple[LabelSupport, ...]:
     """Of each label or class, whether it has a score or not; of a regression there is none."""

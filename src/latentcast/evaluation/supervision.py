@@ -96,7 +96,7 @@ def supervision(
             f"{store.path}: the validation split of task {task} {lacking}, so no checkpoint can be "
             "chosen; label more validation records"
         )
-    rows["train"] = rows["train"][_share(store.patient_ids[rows["train"]], fraction, seed)]
+    rows["train"] = rows["train"][first_patients(store.patient_ids[rows["train"]], fraction, seed)]
     return Supervision(store, targets, rows)
 
 
@@ -130,12 +130,20 @@ def reading_of(
     return reading(divided, config, share, labels.tensors(), labels.rows["train"])
 
 
-def _share(patients: npt.NDArray[np.str_], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+def first_patients(
+    patients: npt.NDArray[np.str_], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
     """Which records belong to the first patients."""
+    rank = patient_ranks(patients, seed)
+    return np.asarray(rank < math.ceil(fraction * len(np.unique(rank))))
+
+
+def patient_ranks(patients: npt.NDArray[np.str_], seed: int) -> Ints:
+    """The place ``(N,)`` of each record's patient in an order that ``seed`` draws."""
     unnamed = np.array([f"record {n}" for n in range(len(patients))])
     owners = np.where(patients == "", unnamed, patients)
     names, owner = np.unique(owners, return_inverse=True)
     order = randomness.permutation(randomness.key(seed, "labels"), len(names))
     rank = np.empty(len(names), dtype=np.int64)
     rank[order] = np.arange(len(names))
-    return np.asarray(rank[owner] < math.ceil(fraction * len(names)))
+    return rank[owner]

@@ -150,7 +150,8 @@ class Journal(Callback):
             for name, value in vars(found).items():
                 row[str(Column(view.level, view.role, name))] = value
         copy_loss = numbers.get("copy_last_loss")
-        alarms = collapse.alarms(views, statistics, numbers["loss"], copy_loss)
+        own = numbers.get("objective_loss", numbers["loss"])  # without the term between two views
+        alarms = collapse.alarms(views, statistics, own, copy_loss)
         if state.step <= PATIENCE:
             alarms = [alarm for alarm in alarms if alarm.role != "prediction"]
         if spike := collapse.spike(numbers["loss"], self._losses):
@@ -199,10 +200,12 @@ class Journal(Callback):
         speed = row["flops_of_peak"] * self._peak * self._ranks.size
         done = max(1, row["step"] - self._first)
         left = (steps - row["step"]) * row["seconds"] / done
-        copy_loss = f" (copy {row['copy_last_loss']:.3f})" if "copy_last_loss" in row else ""
+        named = {"objective": "objective_loss", "copy": "copy_last_loss"}
+        details = ", ".join(f"{name} {row[key]:.3f}" for name, key in named.items() if key in row)
         ranks = "/".join(f"{rank:.1f}" for rank in rows.ranks(row))
         return (
-            f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f}{copy_loss} "
+            f"step {row['step']:>6}/{steps} | loss {row['loss']:.4f}"
+            f"{f' ({details})' if details else ''} "
             f"{f'| rank {ranks} ' if ranks else ''}| lr {row['lr']:.2e} "
             f"| {row['samples_per_second']:.4g} samples/s | {speed / 1e9:.0f} GFLOP/s "
             f"({row['flops_of_peak']:.0%} of peak) | data wait {row['data_wait']:.1%} "

@@ -23,6 +23,22 @@ def summed(x: Tensor) -> Tensor:
     return total
 
 
+def gathered(x: Tensor) -> tuple[Tensor, int]:
+    """The rows of all ranks, in their order, and how many of them come before one's own.
+
+    Ranks may have different numbers of rows. The gradient is that of :func:`summed`.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x, 0
+    rank, counts = dist.get_rank(), torch.zeros(dist.get_world_size(), dtype=torch.int64)
+    counts[rank] = len(x)
+    counts = _reduced(counts.to(x.device))
+    before, total = int(counts[:rank].sum()), int(counts.sum())
+    after = total - before - len(x)
+    padding = [x.new_zeros(n, *x.shape[1:]) for n in (before, after)]
+    return summed(torch.cat([padding[0], x, padding[1]])), before
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class ResNetConfig(BackboneConfig):
     """``batch``: statistics of the whole batch. ``group``: each sample by itself."""
 
     @property
-    def whole_batch(self) -> bool:
-        return self.norm == "batch"
+    def whole_batch(self) -> str | None:
+        return "norm" if self.norm == "batch" else None
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -6,11 +6,14 @@ from importlib import import_module
 
 from latentcast.config import OBJECTIVES, Config
 from latentcast.objectives.base import Objective
+from latentcast.objectives.views import TwoViews
 
 MODULES = (
     "latentcast.objectives.nepa",
     "latentcast.objectives.jepa",
     "latentcast.objectives.masked",
+    "latentcast.objectives.cpc",
+    "latentcast.objectives.views",
     "latentcast.objectives.supervised",
 )
 """Files and folders that register an objective."""
@@ -29,4 +32,4 @@ def build(config: Config) -> Objective:
 def assemble(config: Config) -> Objective:
     """The objective of a run, its weights not drawn yet."""
     kind: type[Objective] = OBJECTIVES.builder(config.objective)
-    return kind.of(config)
+    return kind.of(config) if config.objective.views is None else TwoViews.of(config)

@@ -51,8 +51,8 @@ class MaskedConfig(ObjectiveConfig):
     predictor: ConvPredictorConfig = ConvPredictorConfig()
 
     @property
-    def whole_batch(self) -> bool:
-        return True
+    def whole_batch(self) -> str | None:
+        return "kind"  # targets are standardised over the batch
 
     def spans(self, grid: Grid) -> int:
         """Spans a sample."""
@@ -117,7 +117,8 @@ class Masked(Objective):
         valid = None if inputs.valid is None else self.student.valid(inputs.valid)
         masked = self.masks(draw or Draw(0, 0, torch.arange(len(values))), grid).to(values.device)
         with torch.no_grad():
-            target = standardised(self.teacher.encode(values, valid), valid)
+            clean = values if inputs.clean is None else inputs.clean
+            target = standardised(self.teacher.encode(clean, valid), valid)
         visible = zero_patches(values, masked, grid)
         tokens = self.student.encode(visible, valid, draw=draw)
         prediction = self.predictor(tokens, masked, grid, valid)

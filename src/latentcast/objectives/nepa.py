@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import OBJECTIVES, Config, EncoderConfig, Rotary
 from latentcast.config.objective import ObjectiveConfig
 from latentcast.nn.backbones import build_encoder
 from latentcast.nn.base import Encoder
-from latentcast.objectives.base import Objective, Output, Role, View
+from latentcast.objectives.averaged import Averaged
+from latentcast.objectives.base import Output, Role, View
 from latentcast.randomness import Draw
 
 
@@ -46,7 +46,7 @@ class NepaConfig(ObjectiveConfig):
 
 
 @OBJECTIVES.register
-class Nepa(Objective):
+class Nepa(Averaged):
     """``L = −mean cos(h[:, :-1], stop_gradient(z[:, 1:]))`` (NEPA, prediction loss).
 
     ``z`` are the embeddings of CLS and patches, ``h`` the transformer's output under a causal
@@ -63,10 +63,8 @@ class Nepa(Objective):
     predicted_from = "what came before (nothing, for the first patch)"
 
     def __init__(self, student: Encoder, teacher: bool, fixed_patches: bool = False) -> None:
-        super().__init__()
-        self.student = student
-        self.student.tokenizer.requires_grad_(not fixed_patches)
-        self.teacher = copy.deepcopy(student).requires_grad_(False) if teacher else None
+        student.tokenizer.requires_grad_(not fixed_patches)
+        super().__init__(student, teacher)
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -78,7 +76,7 @@ class Nepa(Objective):
         z, h = self._embed_and_transform(self.student, inputs, draw)
         target = z[:, 1:].detach()
         similarity = cosine(h[:, :-1], target)
-        valid = self._valid(inputs)
+        valid = self.valid(inputs)
         with torch.no_grad():  # from the second patch on: before the first there is none to copy
             copied = cosine(z[:, 1:-1], target[:, 1:])
         return Output(
@@ -89,6 +87,8 @@ class Nepa(Objective):
                 View("target", target, "encoder", valid=valid),
                 View("output", h[:, :-1].detach(), "predictor", valid=valid),
             ),
+            tokens=h[:, 1:].contiguous(),  # FSDP warns of a view that leaves the model
+            valid=valid,
         )
 
     @torch.no_grad()
@@ -96,7 +96,7 @@ class Nepa(Objective):
         """``1 − cos`` of each patch with its prediction: ``(B, N)``, NaN where not valid."""
         z, h = self._embed_and_transform(self.encoder(role), inputs, None)
         errors = 1 - cosine(h[:, :-1], z[:, 1:])
-        valid = self._valid(inputs)
+        valid = self.valid(inputs)
         return errors if valid is None else errors.masked_fill(~valid, torch.nan)
 
     def _embed_and_transform(
@@ -104,23 +104,6 @@ class Nepa(Objective):
     ) -> tuple[Tensor, Tensor]:
         z = encoder.embed(inputs.values)
         return z, encoder.transform(z, tuple(inputs.values.shape[2:]), draw)
-
-    def _valid(self, inputs: Inputs) -> Tensor | None:
-        return None if inputs.valid is None else self.student.valid(inputs.valid)
-
-    def initialise(self, seed: int) -> None:
-        self.student.initialise(seed)
-        if self.teacher is not None:
-            self.teacher.load_state_dict(self.student.state_dict())
-
-    def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [] if self.teacher is None else [(self.student, self.teacher)]
-
-    def encoder(self, role: Role) -> Encoder:
-        return self.student if role == "student" or self.teacher is None else self.teacher
-
-    def step_flops(self, size: tuple[int, ...]) -> int:
-        return 3 * self.student.flops(size)  # a backward pass is two forward passes
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

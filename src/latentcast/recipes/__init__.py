@@ -11,6 +11,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "nepa-ecg-tiny": ecg.nepa_ecg_tiny,
     "nepa-ecg-small": ecg.nepa_ecg_small,
     "nepa-ecg-base": ecg.nepa_ecg_base,
+    "cpc-ecg-tiny": ecg.cpc_ecg_tiny,
     "ijepa-ecg-tiny": ecg.ijepa_ecg_tiny,
     "ijepa-ecg-small": ecg.ijepa_ecg_small,
     "hjepa-ecg-tiny": ecg.hjepa_ecg_tiny,

@@ -15,7 +15,9 @@ from latentcast.config import (
     SinCos,
     TrainConfig,
 )
+from latentcast.nn.conv_tokenizer import ConvEncoderConfig
 from latentcast.nn.resnet import ResNetConfig
+from latentcast.objectives.cpc import CpcConfig
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.masked import MaskedConfig
 from latentcast.objectives.nepa import NepaConfig
@@ -70,6 +72,27 @@ def nepa_ecg_tiny() -> Config:
         ema=EmaConfig(base=0.99, final=0.99),
         train=TrainConfig(
             steps=4000, batch_size=32, precision="bf16", log_every=40, checkpoint_every=400
+        ),
+    )  # fmt: skip
+
+
+def cpc_ecg_tiny() -> Config:
+    """Minutes on two cores: CPC with convolutions in each 200 ms patch, four patches ahead.
+
+    In size and in operations it is ``nepa-ecg-tiny``; there is no CLS, which nothing would train.
+    """
+    return Config(
+        recipe="cpc-ecg-tiny",
+        input=EcgInput(sampling_rate=100, length=1000, clip=5),
+        encoder=ConvEncoderConfig(
+            patch=20, width=128, depth=4, heads=4, mlp_width=512, layer_scale=1.0, cls=False,
+            positions=Rotary(coordinates="normalized", rescale=None), stem_width=32,
+        ),
+        objective=CpcConfig(steps=4),
+        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=200, betas=(0.9, 0.99)),
+        ema=EmaConfig(base=0.99, final=0.99),
+        train=TrainConfig(
+            steps=2900, batch_size=32, precision="bf16", log_every=40, checkpoint_every=400
         ),
     )  # fmt: skip
 

@@ -74,8 +74,9 @@ def panels(rows: Collection[Mapping[str, Any]]) -> tuple[Panel, ...]:
     drawn = [_loss(levels, keys, copying)]
     if levels:
         drawn += _statistics(levels, roles, copying)
-    if "regularizer" in keys:
-        drawn.append(Panel("Regularizer", "", (Line("regularizer", "", "model"),)))
+    for key, title in (("regularizer", "Regularizer"), ("views_term", "Term between two views")):
+        if key in keys:
+            drawn.append(Panel(title, "", (Line(key, "", "model"),)))
     if not copying and any(_number(row.get("momentum")) for row in rows):
         moved = Line("teacher_distance", "", "model"), Line("momentum", "", "model")
         drawn.append(Panel("Teacher from student", "distance over the student's norm", moved[:1]))
@@ -86,10 +87,11 @@ def panels(rows: Collection[Mapping[str, Any]]) -> tuple[Panel, ...]:
 
 def _loss(levels: Sequence[int], keys: Collection[str], copying: bool) -> Panel:
     if copying:
+        loss = "objective_loss" if "objective_loss" in keys else "loss"
         return Panel(
             "Loss", "should go below copying the last patch",
             (Line("copy_last_loss", "copy last\npatch", "baseline", dashed=True),
-             Line("loss", "model", "model")),
+             Line(loss, "model", "model")),
             ("copying-is-better", "loss-spike"), from_zero=False,
         )  # fmt: skip
     own = [level for level in levels if f"level{level}_loss" in keys]

@@ -38,10 +38,19 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(
-    caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Sequence[int]
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    numeric: Sequence[int],
+    stacked: bool = False,
 ) -> str:
-    """A table whose first column names the rows; ``numeric`` columns are set flush right."""
+    """A table whose first column names the rows; ``numeric`` columns are set flush right.
+
+    A ``stacked`` one becomes a list of named values on a phone.
+    """
     right = dict.fromkeys(numeric, ' class="number"')
+    names = [f' data-name="{escape(name)}"' if stacked else "" for name in head]
     header = "".join(
         f'<th scope="col"{right.get(i, "")}>{escape(name)}</th>' for i, name in enumerate(head)
     )
@@ -50,14 +59,15 @@ def table(
         + "".join(
             f'<th scope="row">{escape(cell)}</th>'
             if i == 0
-            else f"<td{right.get(i, '')}>{escape(cell)}</td>"
+            else f"<td{right.get(i, '')}{names[i]}>{escape(cell)}</td>"
             for i, cell in enumerate(row)
         )
         + "</tr>\n"
         for row in rows
     )
+    kind = ' class="stacked"' if stacked else ""
     return (
-        f'<div class="scroll"><table><caption><span>{escape(caption)}</span></caption>\n'
+        f'<div class="scroll"><table{kind}><caption><span>{escape(caption)}</span></caption>\n'
         f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
 

@@ -166,7 +166,27 @@ li{margin-bottom:5px}
 pre{background:var(--card);border-radius:8px;padding:16px;overflow:auto;font-size:13px;line-height:1.5}
 summary{cursor:pointer;color:var(--model);margin:10px 0}
 footer{color:var(--muted);font-size:14px;padding-top:36px;padding-bottom:48px}
-@media (max-width:600px){.verdict{font-size:27px}dl div{grid-template-columns:1fr;gap:0}}
+.forest{display:block;width:100%;max-width:640px;height:auto;margin:6px 0 16px}
+.forest text{font-family:inherit;font-size:13px;fill:var(--ink);font-variant-numeric:tabular-nums}
+.forest .axis text{fill:var(--muted);font-size:11px}
+.forest line{stroke:var(--muted);stroke-width:2}
+.forest .rule{stroke:var(--rule);stroke-width:1}
+.forest .floor{stroke:var(--other);stroke-width:1;stroke-dasharray:3 3}
+.forest .pretrained line:not([class]),.forest .fine-tuned line:not([class]){stroke:var(--model)}
+.forest circle{fill:var(--muted)}
+.forest .pretrained circle,.forest .fine-tuned circle{fill:var(--model)}
+.forest .seed{stroke:var(--ink);stroke-width:1}
+@media (max-width:600px){
+  .verdict{font-size:27px}
+  dl div{grid-template-columns:1fr;gap:0}
+  main,header,footer{padding-left:16px;padding-right:16px}
+  .stacked thead{position:absolute;clip-path:inset(50%)}
+  .stacked tr,.stacked th,.stacked td{display:block;text-align:left;border:0;padding:1px 0}
+  .stacked tr{border-bottom:1px solid var(--rule);padding:8px 0}
+  .stacked td.number{white-space:normal}
+  .stacked td:empty{display:none}
+  .stacked td::before{content:attr(data-name) ": ";color:var(--muted)}
+}
 @media print{
   @page{size:A4;margin:14mm}
   @page paper{size:A4 landscape;margin:10mm}

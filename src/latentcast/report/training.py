@@ -75,7 +75,8 @@ def _last(metrics: Rows) -> Mapping[str, Any]:
 
 
 def _ending(last: Mapping[str, Any]) -> str:
-    loss, copied = last.get("loss"), last.get("copy_last_loss")
+    # With a term between two views, the copy is held against the objective's own loss.
+    loss, copied = last.get("objective_loss", last.get("loss")), last.get("copy_last_loss")
     sentence = ""
     if loss is not None and copied is not None:
         against = "below" if loss < copied else "not below"

@@ -30,6 +30,9 @@ DERIVED_FROM_I_AND_II: dict[str, tuple[float, float]] = {
 }
 """``lead = a * I + b * II``: Einthoven's law and Goldberger's definition of the augmented leads."""
 
+ELECTRODES: tuple[str, ...] = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
+"""Of the twelve leads; the one on the right leg is the ground."""
+
 _SPELLINGS: dict[str, str] = {name.lower(): name for name in CANONICAL_LEADS + OTHER_LEADS}
 # MLI to MLIII are the modified limb leads of ambulatory recorders (electrodes on the torso); they
 # stand for the limb lead, which is how every 2-lead Holter set is used. DI to DIII and C1 to C6
@@ -82,6 +85,22 @@ def check_names(names: object) -> None:
         raise LatentcastError(f"leads '{names}': is one text; give a list of names")
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise LatentcastError(f'leads {names}: are no names; give a list such as ["I", "II"]')
+
+
+def electrode_weights(leads: tuple[str, ...]) -> list[list[float]]:
+    """Each of the twelve leads as a sum over :data:`ELECTRODES`.
+
+    I = LA − RA and II = LL − RA; the other limb leads follow from them; a chest lead is its
+    electrode less the mean of the three on the limbs (Wilson's terminal).
+    """
+    rows: dict[str, list[float]] = {"I": [-1.0, 1.0, 0.0], "II": [-1.0, 0.0, 1.0]}
+    for name, (a, b) in DERIVED_FROM_I_AND_II.items():
+        rows[name] = [a * one + b * two for one, two in zip(rows["I"], rows["II"], strict=True)]
+    chest = ELECTRODES[3:]
+    table = {name: row + [0.0] * len(chest) for name, row in rows.items()}
+    for name in chest:
+        table[name] = [-1 / 3] * 3 + [float(name == electrode) for electrode in chest]
+    return [table[name] for name in leads]
 
 
 def in_canonical_order(names: tuple[str, ...]) -> tuple[str, ...]:

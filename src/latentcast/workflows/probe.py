@@ -12,6 +12,7 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
+from latentcast.evaluation.cache import FeatureCache
 from latentcast.evaluation.foreign import foreign
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
@@ -31,6 +32,7 @@ def probe(
     device: str = AUTO,
     encoders: Mapping[str, Any] | None = None,
     by: Sequence[str] = (),
+    cache: str | Path | None = None,
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -54,25 +56,16 @@ def probe(
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
         by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
             test split with a score of its own.
+        cache: folder of features, as of :func:`~latentcast.workflows.evaluate.evaluate`.
 
     Raises:
         LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
             images or the other way round, no labels, a leak.
     """
     run = Path(run)
-    encoder: Any = Encoder.from_pretrained(run, weights, device)
-    pretraining = data_of(run)
-    store = pretraining if data is None else Store.open(data)
-    if store is None:
-        raise LatentcastError(
-            f"{run}: the store it was trained on is not at hand; name a labelled one (--data)"
-        )
-    if store.modality != encoder.config.input.kind:
-        content = "images" if store.modality == "image" else "recordings"
-        raise LatentcastError(
-            f"{store.path}: holds {content}, {run} was trained on {encoder.config.input.kind} "
-            "data; probe it on a store of its own kind"
-        )
+    encoder = Encoder.from_pretrained(run, weights, device)
+    store = labelled_store(run, data)
+    check_kind(encoder, run, store)
     others = [foreign(name, target, store) for name, target in (encoders or {}).items()]
     store.verify()
     return protocol.probe(
@@ -82,7 +75,7 @@ def probe(
         heads=heads,
         layer=layer,
         pooling=pooling,
-        pretraining=pretraining,
+        pretraining=data_of(run),
         by=by,
         provenance={
             "run": str(run),
@@ -90,4 +83,29 @@ def probe(
             "training seed": encoder.config.train.seed,
             "weights": encoder.weights,
         },
+        cache=None if cache is None else FeatureCache(cache),
     )
+
+
+def labelled_store(run: Path, data: str | Path | None) -> Store:
+    """The store to score a run on; by default the one it was trained on.
+
+    Raises:
+        LatentcastError: that one is not there any more.
+    """
+    store = data_of(run) if data is None else Store.open(data)
+    if store is None:
+        raise LatentcastError(
+            f"{run}: the store it was trained on is not at hand; name a labelled one (--data)"
+        )
+    return store
+
+
+def check_kind(encoder: Encoder, run: Path, store: Store) -> None:
+    """Raises LatentcastError: a store of images for a run on recordings, or the other way round."""
+    if store.modality != encoder.modality:
+        content = "images" if store.modality == "image" else "recordings"
+        raise LatentcastError(
+            f"{store.path}: holds {content}, {run} was trained on {encoder.modality} data; score "
+            "it on a store of its own kind"
+        )

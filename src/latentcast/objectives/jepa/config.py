@@ -91,8 +91,8 @@ class JepaConfig(ObjectiveConfig):
         return tuple(grids)
 
     @property
-    def whole_batch(self) -> bool:
-        return self.regularizer is not None
+    def whole_batch(self) -> str | None:
+        return super().whole_batch if self.regularizer is None else "regularizer"
 
     def shapes(self, grids: tuple[Grid, ...], seed: int) -> tuple[MaskShape, ...]:
         """The mask shapes that the steps of a run choose from; see :func:`mask_shapes`."""

@@ -82,10 +82,15 @@ class Jepa(Objective):
         valid = self._valid(inputs)
         fixed = Draw(0, 0, torch.arange(len(inputs.values), device=inputs.values.device))
         masks = self.masks(draw or fixed, valid)
-        return self.energy(inputs.values, valid, masks, draw)
+        return self.energy(inputs.values, valid, masks, draw, inputs.clean)
 
     def energy(
-        self, values: Tensor, valid: Tensor | None, masks: Masks, draw: Draw | None
+        self,
+        values: Tensor,
+        valid: Tensor | None,
+        masks: Masks,
+        draw: Draw | None,
+        clean: Tensor | None = None,
     ) -> Output:
         """The loss for given masks.
 
@@ -94,9 +99,11 @@ class Jepa(Objective):
             valid: ``(B, N)`` bool, measured patches; None when all were.
             masks: context and targets.
             draw: randomness of a training step; None is evaluation.
+            clean: the values before augmentation, for the teacher; None where they are the same.
         """
         size = tuple(values.shape[2:])
-        targets, teacher_tokens = self.targets(values, valid)
+        recorded = values if clean is None or self.teacher is None else clean
+        targets, teacher_tokens = self.targets(recorded, valid)
         context = self.student(values, valid, masks.context, draw)
         fused = self.student.fused(context, size)
         predictions = self.predict(fused, teacher_tokens, masks.targets, size)
@@ -123,7 +130,8 @@ class Jepa(Objective):
         if self.config.regularizer is not None:
             trained = context if self.teacher is not None else teacher_tokens
             loss, scalars["regularizer"] = self._regularized(loss, trained, draw)
-        return Output(loss, weight.detach(), scalars, views)
+        tokens, tokens_valid = context[0].values, context[0].valid
+        return Output(loss, weight.detach(), scalars, views, tokens, tokens_valid)
 
     def targets(self, values: Tensor, valid: Tensor | None) -> tuple[list[Tensor], list[Tokens]]:
         """The targets of each level ``(B, cells, width)``, and the tokens they were made of.

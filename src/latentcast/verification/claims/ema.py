@@ -222,7 +222,7 @@ def every_weight(twin: Twin) -> Evidence:
     first, last = run.attempts[0].before, run.attempts[-1].end
     moves = {own for own, _ in names if not torch.equal(first[own], last[own])}
     still = [t for own, t in names if own in moves and torch.equal(first[t], last[t])]
-    teachers = {n for n in first if n.startswith("teacher.")}
+    teachers = {n for n in first if "teacher." in n}
     strange = teachers - {t for _, t in names} - {n for n, _ in run.objective.named_buffers()}
     return all_of(
         above("weights of the student that moved", len(moves), 0),
@@ -341,7 +341,7 @@ def buffers(twin: Twin) -> Evidence:
         if not isinstance(module, BatchNorm)  # batch-norm.running is about theirs
         for name, buffer in module.named_buffers(recurse=False)
     }
-    teachers = {n: n.replace("teacher.", "student.", 1) for n in trained if n.startswith("teacher")}
+    teachers = {n: n.replace("teacher.", "student.", 1) for n in trained if "teacher." in n}
     differing += [t for t, s in teachers.items() if not torch.equal(trained[t], trained[s])]
     return all_of(
         none("differ", differing),

@@ -55,12 +55,12 @@ def chosen_on_validation(twin: Twin) -> Evidence:
     layers, classes, places = _two_layers()
     y = _columns(classes) if is_ecg(twin) else classes
     chosen = {
-        f"{name}: layer": protocol._read(layers, y, places, HEADS[name][kind], kind, 0)[0]
+        f"{name}: layer": protocol.choose_layer(layers, y, places, HEADS[name][kind], kind, 0)[0]
         for name in ("kNN", "linear")
     }
     x, classes, places = _two_features()
     y = _columns(classes) if is_ecg(twin) else classes
-    _, head = protocol._read({"only": x}, y, places, HEADS["linear"][kind], kind, 0)
+    _, head = protocol.choose_layer({"only": x}, y, places, HEADS["linear"][kind], kind, 0)
     train, validation, test = places
     scores, others = (_by_penalty(twin, x, classes, train, rows) for rows in (validation, test))
     best = max(scores, key=scores.__getitem__)  # of a draw the stronger

@@ -304,7 +304,7 @@ def leak_refused(twin: Twin) -> Evidence:
     fixtures, answer = recordings(twin), "a score"
     tested = fixtures.leaking.store
     source: Any = encoder(twin)
-    with calls_of(protocol, "_read") as fitted:
+    with calls_of(protocol, "choose_layer") as fitted:
         try:
             every = np.ones((len(tested), 1), dtype=np.bool_)
             targets = Targets(every, every[:, 0], ("x",), "multi-label")

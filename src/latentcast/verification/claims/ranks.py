@@ -212,7 +212,7 @@ def _same_weights(twin: Twin, parallel: str) -> Evidence:
     """Of student and teacher apart: each has to be one process's, and has to have moved."""
     run = together(twin)
     first, last = run.alone.attempts[0].before, run.alone.attempts[-1].end
-    teachers = {name for name in last if name.startswith("teacher.")}
+    teachers = {name for name in last if "teacher." in name}
     parts = []
     for name, names in (("student and predictors", last.keys() - teachers), ("teacher", teachers)):
         if not names:

@@ -7,11 +7,8 @@ anyone who switches one on, so those claims concern every JEPA.
 from __future__ import annotations
 
 import math
-import statistics
-from itertools import permutations
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +31,7 @@ from latentcast.verification.observe.jepa import (
     observe,
     values,
 )
+from latentcast.verification.observe.terms import naive_covariance, naive_sigreg, naive_variance
 from latentcast.verification.observe.twin import Twin
 
 NEEDS = has_transformer
@@ -92,33 +90,6 @@ def _penalty(rows: Tensor, terms: dict[str, Any], stream: int) -> float:
         return float(terms["variance"]) * spread + float(terms["covariance"]) * mixed
     a = regularizers.directions(stream, rows.shape[1], terms["slices"], rows)
     return naive_sigreg(rows, a)
-
-
-def naive_variance(rows: Tensor) -> float:
-    spreads = [statistics.variance(column) for column in rows.T.tolist()]
-    return float(sum(max(0.0, 1 - math.sqrt(spread + 1e-4)) for spread in spreads) / len(spreads))
-
-
-def naive_covariance(rows: Tensor) -> float:
-    x = rows.numpy()
-    centred = [column - column.sum() / len(x) for column in x.T]
-    pairs = [float((one * other).sum() / (len(x) - 1)) for one, other in permutations(centred, 2)]
-    return float(sum(pair**2 for pair in pairs) / x.shape[1])
-
-
-def naive_sigreg(rows: Tensor, directions: Tensor, knots: int = 17, reach: float = 3.0) -> float:
-    """A slice and a knot at a time, by the definition of LeJEPA (spec of JEPA, 3.1)."""
-    x, a = rows.double().numpy(), directions.double().numpy()
-    step, total = reach / (knots - 1), 0.0
-    for m in range(a.shape[1]):
-        y = x @ a[:, m]
-        for j in range(knots):
-            t = j * step
-            phi = math.exp(-t * t / 2)
-            weight = (step if j in (0, knots - 1) else 2 * step) * phi
-            real, imaginary = float(np.cos(t * y).mean()), float(np.sin(t * y).mean())
-            total += len(y) * weight * ((real - phi) ** 2 + imaginary**2)
-    return float(total / a.shape[1])
 
 
 def has_regularizer(twin: Twin) -> bool:

@@ -118,7 +118,7 @@ def score(twin: Twin, store: Store) -> Scored:
     """A probe of the trained encoder by the protocol of the data."""
     source: Any = encoder(twin)
     before = state_of(source.objective)
-    with calls_of(protocol, "_read") as read:
+    with calls_of(protocol, "choose_layer") as read:
         report = protocol.probe([source], store, task(None, store), resamples=RESAMPLES)
     fits = tuple(Fit.of(layer, head) for _, (layer, head) in read)
     return Scored(report, fits, before, state_of(source.objective))

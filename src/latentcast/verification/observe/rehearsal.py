@@ -35,7 +35,7 @@ half of the way, a decay that changes, pieces of unequal length."""
 
 
 def accumulates(twin: Twin) -> bool:
-    """Whether batches may be cut: some losses and batch norms need the whole batch."""
+    """Whether batches may be cut: regularizers, two views and batch norms need the whole batch."""
     return not twin.config.whole_batch
 
 

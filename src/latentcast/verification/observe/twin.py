@@ -84,8 +84,12 @@ class Twin:
         return made
 
     def objective(self, changes: Mapping[str, Any] | None = None) -> Objective:
-        """A new one, at initialisation, in training mode."""
-        return build(self.config.updated(changes or {})).train()
+        """A new one, at initialisation, in training mode.
+
+        Without the term between two views, unless ``changes`` have one: claims about an objective
+        are about its own loss.
+        """
+        return build(self.config.updated({"objective.views": None, **(changes or {})})).train()
 
     def batch(self, attempt: int = 0) -> Batch:
         """Integers, as the loader brings them; of one micro-batch."""

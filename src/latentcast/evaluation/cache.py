@@ -1,0 +1,161 @@
+"""Features kept by what they are functions of, so that a second task does not compute them again.
+
+A file is named by the digest of all that its numbers depend on: weights and preprocessing of the
+source, samples of the store, layers, pooling, windows, kind of device, and the source code that
+computes them. Nothing is ever out of date: what changed has another name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.weights import fingerprint
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.evaluation.features import FeatureSource, Ints, Windows, extract, pooling_of
+from latentcast.files import replacing
+from latentcast.npy import read_members
+
+Layers = dict[str, npt.NDArray[np.float32]]
+
+CODE = (
+    "nn", "data", "signals", "artifacts", "evaluation/features.py", "evaluation/baselines.py",
+    "evaluation/foreign.py",
+)  # fmt: skip
+"""Folders and files of the package that decide what a feature is."""
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source whose features can be kept; those of any other are kept as long as the process."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of weights and preprocessing: another one where a feature may differ."""
+        ...
+
+
+class FeatureCache:
+    """Features of all records of a store, computed once.
+
+    Attributes:
+        folder: of the files, made when the first one is written; None keeps them in memory.
+        notes: sentences about files that were damaged, and were computed again.
+        found, computed: how many sources had features in it for a store, and had not.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.notes: list[str] = []
+        self.found = self.computed = 0
+        self._counted = set[str]()
+        self._in_memory: dict[tuple[int, str], tuple[FeatureSource, Layers]] = {}
+
+    def extract(
+        self,
+        source: FeatureSource,
+        store: Store,
+        rows: Ints,
+        *,
+        pooling: str = "mean+std",
+        windows: Windows = "strided",
+    ) -> Layers:
+        """What :func:`~latentcast.evaluation.features.extract` gives; computed for all records.
+
+        Raises:
+            LatentcastError: what ``extract`` refuses; or a file cannot be written.
+        """
+        key = _key(source, store, pooling, windows)
+        if self.folder is None or fingerprint_of(source) is None:
+            # The source is kept beside its features, so that its id stays its own.
+            place = (id(source), key)
+            if place not in self._in_memory:
+                self._in_memory[place] = (source, self._computed(source, store, pooling, windows))
+            layers = self._in_memory[place][1]
+        else:
+            file = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npz"
+            found = self._read(file, key)
+            if found is None:
+                found = self._computed(source, store, pooling, windows)
+                self._write(file, key, found)
+            else:
+                self.found += key not in self._counted
+            layers = found
+        self._counted.add(key)
+        return {name: features[rows] for name, features in layers.items()}
+
+    def _computed(
+        self, source: FeatureSource, store: Store, pooling: str, windows: Windows
+    ) -> Layers:
+        self.computed += 1
+        return extract(source, store, np.arange(len(store)), pooling=pooling, windows=windows)
+
+    def _read(self, file: Path, key: str) -> Layers | None:
+        if not file.exists():
+            return None
+        try:
+            about = read_members(file, ["key", "layers"])
+            if str(about["key"]) != key:
+                raise ValueError("is of other features")
+            names = about["layers"].tolist()
+            arrays = read_members(file, [str(place) for place in range(len(names))])
+        except (OSError, ValueError) as problem:
+            self.notes.append(f"{file}: is damaged ({problem}); computed again")
+            return None
+        return dict(zip(names, arrays.values(), strict=True))
+
+    def _write(self, file: Path, key: str, layers: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        arrays: dict[str, Any] = {"key": np.array(key), "layers": np.array(list(layers))}
+        arrays |= {str(place): features for place, features in enumerate(layers.values())}
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as draft, draft.open("wb") as stream:
+                np.savez(stream, **arrays)
+        except OSError as error:
+            raise LatentcastError(
+                f"{file}: cannot be written ({error}); free space, or name another folder with "
+                "--cache"
+            ) from None
+
+
+def _key(source: FeatureSource, store: Store, pooling: str, windows: Windows) -> str:
+    content = {
+        "source": fingerprint_of(source) or source.name,
+        "device": torch.device(getattr(source, "device", "cpu")).type,
+        "store": store.files,
+        "layers": source.layer_names,
+        "pooling": pooling_of(source, pooling),
+        "windows": windows,
+        "code": code_digest(),
+        "torch": torch.__version__,
+    }
+    return json.dumps(content, sort_keys=True)
+
+
+def fingerprint_of(source: FeatureSource) -> str | None:
+    """Of weights and preprocessing; None of a source that has none."""
+    if isinstance(source, Encoder):
+        return fingerprint(source.config, source.network)
+    return source.fingerprint if isinstance(source, Fingerprinted) else None
+
+
+@cache
+def code_digest() -> str:
+    """Of the source files in CODE."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for place in CODE:
+        path = package / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(package)}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

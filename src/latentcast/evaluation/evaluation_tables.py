@@ -1,0 +1,152 @@
+"""The result of an evaluation as tables: of a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from latentcast.evaluation.estimate import number
+from latentcast.evaluation.evaluation import Cohort, Evaluation, Row
+from latentcast.terminal import Terminal, plain_table
+
+NOTE = (
+    "Intervals are over test patients (the same resamples for all rows); ± is the standard "
+    "deviation over training seeds or over draws of labelled patients, with the range and the "
+    "number. Neither holds the other."
+)
+
+
+def blocks(evaluation: Evaluation) -> Iterator[tuple[Cohort, str, list[Row]]]:
+    """The rows that are compared with each other: of one cohort and one amount of labels."""
+    for cohort in evaluation.cohorts:
+        for amount in evaluation.amounts(cohort):
+            if rows := evaluation.of(cohort, amount):
+                yield cohort, amount, rows
+
+
+def title(cohort: Cohort, amount: str) -> str:
+    """As in ``rhythm, fitted and tested on store, 0.1 of the labels``."""
+    where = f"external test on {cohort.store}" if cohort.external else f"on {cohort.store}"
+    labels = "" if amount == "1" else f", {amount}" + " of the labels" * ("shot" not in amount)
+    return f"{cohort.task}, {where}{labels}"
+
+
+def about(cohort: Cohort, rows: list[Row]) -> list[str]:
+    """Sentences on the records: how many, the floor, and what is in no number."""
+    counts = ", ".join(f"{n:,} {split}" for split, n in cohort.records.items())
+    found = [f"{counts} records; {cohort.units:,} test {cohort.unit}s"]
+    floors = ", ".join(f"{name} {number(value)}" for name, value in cohort.floors.items())
+    found.append(f"always the same prediction: {floors}")
+    for what, missing in (("label", cohort.without_target), ("valid token", cohort.without_token)):
+        if total := sum(missing.values()):
+            found.append(f"{total:,} records without a {what} left out")
+    left_out = {label.name: label.left_out for label in cohort.labels if label.left_out}
+    fewer = {name for row in rows for reading in row.readings for name in reading.left_out}
+    fewer -= left_out.keys()
+    if left_out:
+        reasons = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+        found.append(f"in no average: {reasons}")
+    if fewer:
+        found.append(f"not in the average of every draw: {', '.join(sorted(fewer))}")
+    found += cohort.unused
+    trained = sorted({reading.records for row in rows for reading in row.readings})
+    if trained != [cohort.records.get("train")] and not cohort.external:
+        span = f"{trained[0]:,} to {trained[-1]:,}" if len(trained) > 1 else f"{trained[0]:,}"
+        found.append(f"fitted on {span} records")
+    return found
+
+
+def columns(
+    evaluation: Evaluation, cohort: Cohort, rows: list[Row]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, everything that is known of a row; spreads where there are any."""
+    seeds, draws = any(row.seeds for row in rows), any(row.draws for row in rows)
+    heading = [
+        "source", "head", f"test {cohort.metric} [{evaluation.level}]",
+        *(["seeds"] * seeds), *(["draws"] * draws),
+        f"minus {evaluation.reference} [{evaluation.level}]", "layer", "validation",
+    ]  # fmt: skip
+    cells = [
+        [
+            row.source, row.head, row.main.text(),
+            *([row.seeds.text() if row.seeds else ""] * seeds),
+            *([row.draws.text() if row.draws else ""] * draws),
+            row.difference.text(signed=True) if row.difference else "", row.layers,
+            number(row.validation),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return heading, cells
+
+
+def print_evaluation(evaluation: Evaluation, console: Terminal) -> None:
+    """Print a table for each cohort and amount of labels."""
+    for finding in evaluation.leaks:
+        console.print(
+            f"LEAK ({finding.severity}): {finding.kind}, {finding.count} cases "
+            f"({', '.join(finding.examples)}): {finding.message}", style="bold yellow",
+        )  # fmt: skip
+    for cohort, amount, rows in blocks(evaluation):
+        table = plain_table(title(cohort, amount), "; ".join(about(cohort, rows)))
+        table.add_column("source", overflow="fold")
+        table.add_column("head", no_wrap=True)
+        heading = f"{cohort.metric}\n[{evaluation.level} interval]"
+        minus = f"minus {evaluation.reference}\n[paired]"
+        for name in (heading, "seeds", "draws", minus):
+            if any(_spreads(row).get(name, "") for row in rows) or name in (heading, minus):
+                table.add_column(name, justify="right", no_wrap=True)
+        shown = [column.header for column in table.columns]
+        for row in rows:
+            difference = row.difference.text(signed=True) if row.difference else ""
+            cells = {"source": row.source, "head": row.head, heading: row.main.text(),
+                     minus: difference, **_spreads(row)}  # fmt: skip
+            table.add_row(*(cells[str(name)] for name in shown))
+        console.print(table)
+        console.print()
+    console.print(NOTE)
+    for remark in evaluation.remarks:
+        console.print(remark)
+
+
+def _spreads(row: Row) -> dict[str, str]:
+    return {
+        name: f"±{number(spread.sd)} ({spread.n})" if spread else ""
+        for name, spread in (("seeds", row.seeds), ("draws", row.draws))
+    }
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """All rows, each with its interval, spread, layer and difference; then how they were made."""
+    parts = ["# Evaluation", ""]
+    for leak in evaluation.leaks:
+        parts += [
+            f"**Leak ({leak.severity})**: {leak.kind}, {leak.count} cases. {leak.message}.",
+            "",
+        ]
+    for cohort, amount, rows in blocks(evaluation):
+        heading, cells = columns(evaluation, cohort, rows)
+        parts += [f"## {_text(title(cohort, amount))}", "", *_table(heading, cells), ""]
+        parts += [f"{_text('; '.join(about(cohort, rows)))}.", ""]
+    drawn = f"{evaluation.level} intervals, {evaluation.bootstrap['resamples']:,} resamples"
+    parts += [f"{NOTE} {drawn}; {evaluation.pooling} over tokens, layer: {evaluation.layer}.", ""]
+    parts += [f"- {remark}" for remark in evaluation.remarks]
+    for cohort in {cohort.path: cohort for cohort in evaluation.cohorts}.values():
+        parts.append(f"- data `{cohort.path}`: {', '.join(cohort.shards.values())}")
+    for source in evaluation.sources:
+        for run in source.runs:
+            about_run = ", ".join(f"{name} {value}" for name, value in run.items())
+            if run:
+                parts.append(f"- {_text(source.name)}: {_text(about_run)}")
+    parts += [f"- {name}: {_text(str(value))}" for name, value in evaluation.provenance.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return [f"| {' | '.join(map(_text, line))} |" for line in lines]
+
+
+def _text(value: str) -> str:
+    """Names come from files: nothing in them is markup."""
+    for mark in "\\`*_<>|#":
+        value = value.replace(mark, f"\\{mark}")
+    return value.replace("](", "]\\(").replace("\n", " ")

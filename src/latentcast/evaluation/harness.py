@@ -1,0 +1,140 @@
+"""One harness for many sources: the same records, heads, resamples and labels for every row.
+
+Heads are fitted on the training split of one store, layer and penalty chosen on its validation
+split, and scored on its test split and on whole stores from elsewhere. A record in which one of
+the sources finds no valid token is left out for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.artifacts.classifier import Classifier
+from latentcast.data.store import Store
+from latentcast.errors import LatentcastError
+from latentcast.evaluation import leaks
+from latentcast.evaluation.cache import FeatureCache
+from latentcast.evaluation.estimate import LEVEL
+from latentcast.evaluation.evaluation import Cohort, Evaluation, Row, Source
+from latentcast.evaluation.features import readable
+from latentcast.evaluation.measurement import Measurement
+from latentcast.evaluation.protocol import refuse_leaks, trainable
+from latentcast.evaluation.question import Group, Question, all_test
+from latentcast.evaluation.results import Finding
+from latentcast.evaluation.tasks import Targets, Task
+
+Ints = npt.NDArray[np.int64]
+
+
+def evaluate(
+    groups: Sequence[Group],
+    tasks: Sequence[Task],
+    question: Question,
+    cache: FeatureCache,
+) -> Evaluation:
+    """Score every group on every task; of the result's provenance nothing is filled in.
+
+    Raises:
+        LatentcastError: a task that a store cannot serve, a leak, features that are not finite.
+    """
+    stores = [question.store, *question.externals.values()]
+    # What is missing and what leaks is found before hours are spent on features.
+    targets = {task.name: [task.targets(store) for store in stores] for task in tasks}
+    leaking = _Leaks(groups)
+    for task in tasks:
+        own, *others = targets[task.name]
+        divided = own.divide(question.store)
+        leaking.search(divided, task)
+        for store, theirs in zip(question.externals.values(), others, strict=True):
+            _check_labels(task, own, divided, theirs, store)
+            leaking.search(all_test(theirs.divide(store)), task, divided)
+    read = [_readable(groups, store, question, cache) for store in stores]
+    cohorts: list[Cohort] = []
+    rows: list[Row] = []
+    for task in tasks:
+        measured = Measurement(task, targets[task.name], read, question)
+        cohorts += measured.cohorts
+        rows += measured.rows(groups, cache)
+    return Evaluation(
+        cohorts=tuple(cohorts),
+        sources=tuple(
+            Source(group.name, group.kind, tuple(member.record for member in group.members))
+            for group in groups
+        ),
+        rows=tuple(rows),
+        reference=question.reference,
+        layer=question.layer,
+        pooling=question.pooling,
+        windows=question.windows,
+        leaks=tuple(leaking.warnings),
+        bootstrap={"resamples": question.resamples, "level": LEVEL, "seed": question.seed},
+        provenance={},
+    )
+
+
+def _check_labels(task: Task, own: Targets, store: Store, theirs: Targets, external: Store) -> None:
+    """Raises LatentcastError: a store from elsewhere lacks labels that heads are fitted to."""
+    if theirs.kind != own.kind:
+        raise LatentcastError(
+            f"{external.path}: task {task.name} is {theirs.kind} there and {own.kind} in "
+            f"{store.path}; give both the same labels"
+        )
+    train = store.rows("train")
+    names, _ = trainable(task, own, train[own.mask[train]], store)
+    missing = [label for label in names if label not in theirs.names]
+    if missing:
+        raise LatentcastError(
+            f"{external.path}: has no label {', '.join(missing[:5])} of task {task.name}; "
+            "label it, or leave the store out"
+        )
+
+
+class _Leaks:
+    """Searches each pair of stores once; an error is raised, a warning kept."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.warnings: list[Finding] = []
+        self._members = [member for group in groups for member in group.members]
+        self._done: set[tuple[bytes, ...]] = set()
+
+    def search(self, store: Store, task: Task, training: Store | None = None) -> None:
+        """Within a store, and between it and what heads and the sources of a task saw."""
+        others: list[Store | None] = [
+            pretraining
+            for member in self._members
+            if not isinstance(member.reads, Classifier) or member.reads.settings.task == task.name
+            for pretraining in member.pretraining
+        ]
+        if training is not None:
+            others.insert(0, training)
+        for other in others or [None]:
+            self._search(store, other)
+
+    def _search(self, store: Store, pretraining: Store | None) -> None:
+        pair = tuple(
+            part
+            for of in (store, pretraining)
+            if of is not None
+            for part in (str(of.path).encode(), of.folds.tobytes(), of.patient_ids.tobytes())
+        )
+        if pair in self._done:
+            return
+        self._done.add(pair)
+        findings = leaks.check(store, pretraining)
+        refuse_leaks(findings, store)
+        self.warnings += [finding for finding in findings if finding not in self.warnings]
+
+
+def _readable(
+    groups: Sequence[Group], store: Store, question: Question, cache: FeatureCache
+) -> npt.NDArray[np.bool_]:
+    """Records in which every source finds a valid token."""
+    found, everything = np.ones(len(store), dtype=bool), np.arange(len(store))
+    for group in groups:
+        for member in group.members:
+            if not isinstance(member.reads, Classifier):
+                found &= readable(question.features(member.reads, store, everything, cache))
+    return found

@@ -1,0 +1,135 @@
+"""The page of an evaluation: one file that needs no network, no script and no second file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from latentcast.evaluation.estimate import number
+from latentcast.evaluation.evaluation import Cohort, Evaluation, Row
+from latentcast.evaluation.evaluation_tables import NOTE, about, blocks, columns, title
+from latentcast.report.markup import document, escape, facts, notice, section, table
+
+WIDE = 400.0
+"""Units of a forest plot, about as many pixels as a phone is wide."""
+LINE = 40.0
+"""Units from one row to the next: a line of text and a line of marks."""
+
+
+def page(evaluation: Evaluation) -> str:
+    """A forest plot and a table for each cohort and amount of labels, and how they were made."""
+    leaks = [
+        f"<strong>{escape(leak.severity)}: {escape(leak.kind)}</strong>, {leak.count} cases "
+        f"({escape(', '.join(leak.examples))}). {escape(leak.message)}"
+        for leak in evaluation.leaks
+    ]
+    body = "".join(_block(evaluation, *block) for block in blocks(evaluation))
+    body += _origin(evaluation)
+    headline = _headline(evaluation)
+    header = (
+        f'<p class="verdict">{escape(headline)}</p>\n{notice(leaks)}'
+        f"{notice([escape(remark) for remark in evaluation.remarks])}<p>{escape(NOTE)}</p>\n"
+    )
+    footer = "Written by latentcast. Not a medical device."
+    return document(f"Evaluation: {headline}", "Evaluation", "", header, body, footer)
+
+
+def _headline(evaluation: Evaluation) -> str:
+    tasks = {cohort.task for cohort in evaluation.cohorts}
+    stores = {cohort.store for cohort in evaluation.cohorts}
+    counts = ((len(evaluation.sources), "source"), (len(tasks), "task"), (len(stores), "store"))
+    return ", ".join(f"{n} {noun}" + "s" * (n > 1) for n, noun in counts)
+
+
+def _block(evaluation: Evaluation, cohort: Cohort, amount: str, rows: list[Row]) -> str:
+    heading, cells = columns(evaluation, cohort, rows)
+    caption = "; ".join(about(cohort, rows)) + "."
+    numeric = [*range(2, len(heading) - 2), len(heading) - 1]
+    drawn = table(caption, heading, cells, numeric=numeric, stacked=True)
+    return section(title(cohort, amount), forest(evaluation, cohort, rows), drawn)
+
+
+def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> str:
+    """An SVG: a dot and the interval over patients for each row, a small stroke for each seed or
+    draw, and a broken line at the best row of the reference."""
+    values = [
+        value
+        for row in rows
+        for value in (row.main.low, row.main.value, row.main.high, *_strokes(row))
+        if math.isfinite(value)
+    ]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    margin = 0.04 * (high - low) or 0.01
+    low, high = low - margin, high + margin
+
+    def x(value: float) -> str:
+        return f"{6 + (WIDE - 12) * (value - low) / (high - low):.1f}"
+
+    height, parts = LINE * len(rows) + 22, list[str]()
+    of_reference = [row.main.value for row in rows if row.source == evaluation.reference]
+    floors = [value for value in of_reference if math.isfinite(value)]
+    for place, row in enumerate(rows):
+        parts.append(_marks(row, LINE * place, x))
+        if floors:  # beside the marks alone, so that no number is crossed out
+            at, top = x(max(floors)), LINE * place + 19
+            parts.append(f'<line class="floor" x1="{at}" x2="{at}" y1="{top}" y2="{top + 16}"/>')
+    bottom = height - 16
+    parts.append(f'<g class="axis"><line class="rule" x1="0" x2="{WIDE:.0f}" y1="{bottom}" '
+                 f'y2="{bottom}"/>')  # fmt: skip
+    for value, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
+        at = {"start": "0", "middle": f"{WIDE / 2:.0f}", "end": f"{WIDE:.0f}"}[anchor]
+        parts.append(f'<text x="{at}" y="{height - 3:.0f}" text-anchor="{anchor}">'
+                     f"{number(value)}</text>")  # fmt: skip
+    parts.append("</g>")
+    described = "; ".join(f"{row.source}, {row.head}: {row.main.text()}" for row in rows)
+    return (
+        f'<svg class="forest" viewBox="0 0 {WIDE:.0f} {height:.0f}" role="img" '
+        f'aria-label="{escape(f"{cohort.metric}: {described}")}">{"".join(parts)}</svg>\n'
+    )
+
+
+def _marks(row: Row, top: float, x: Callable[[float], str]) -> str:
+    """The text of a row and, below it, its marks."""
+    name = f"{row.source}, {row.head}"
+    short = name if len(name) <= 36 else name[:35] + "…"
+    middle = top + 27
+    parts = [
+        f'<g class="{escape(row.kind.replace(" ", "-"))}"><title>{escape(name)}</title>'
+        f'<text x="0" y="{top + 15:.0f}">{escape(short)}</text>'
+        f'<text x="{WIDE:.0f}" y="{top + 15:.0f}" text-anchor="end">'
+        f"{escape(row.main.text())}</text>"
+        f'<line class="rule" x1="0" x2="{WIDE:.0f}" y1="{middle}" y2="{middle}"/>'
+    ]
+    if math.isfinite(row.main.low) and math.isfinite(row.main.high):
+        parts.append(f'<line x1="{x(row.main.low)}" x2="{x(row.main.high)}" y1="{middle}" '
+                     f'y2="{middle}"/>')  # fmt: skip
+    for value in _strokes(row):
+        parts.append(f'<line class="seed" x1="{x(value)}" x2="{x(value)}" y1="{middle - 6}" '
+                     f'y2="{middle + 6}"/>')  # fmt: skip
+    if math.isfinite(row.main.value):
+        parts.append(f'<circle cx="{x(row.main.value)}" cy="{middle}" r="4"/>')
+    return "".join(parts) + "</g>"
+
+
+def _strokes(row: Row) -> list[float]:
+    """The value of each reading, where there are several."""
+    values = [reading.score.main.value for reading in row.readings]
+    return [value for value in values if math.isfinite(value)] if len(values) > 1 else []
+
+
+def _origin(evaluation: Evaluation) -> str:
+    made = {
+        **evaluation.provenance, **evaluation.bootstrap, "reference": evaluation.reference,
+        "layer": evaluation.layer, "pooling": evaluation.pooling, "windows": evaluation.windows,
+    }  # fmt: skip
+    sources = {
+        f"{source.name} ({source.kind}) {n}": ", ".join(f"{k} {v}" for k, v in run.items())
+        for source in evaluation.sources
+        for n, run in enumerate(source.runs, 1)
+        if run
+    }
+    data = {cohort.path: ", ".join(cohort.shards.values()) for cohort in evaluation.cohorts}
+    return section("How this was made", facts(made), "<h3>Sources</h3>\n", facts(sources),
+                   "<h3>Data, by sha256</h3>\n", facts(data))  # fmt: skip
