@@ -115,10 +115,10 @@ def test_each_mismatch_has_its_sentence(labelled: Labelled) -> None:
     lines = rows(name, lambda n: int(n == 1), lambda n: "train" if n < 30 else "test")[5:]
     done = labelled("id,af,split", *lines, lines[0], "data/999,1,train", ",1,train")
     told = "\n".join(done.lines)
-    assert "1 record id of the table are not in the store: 'data/999'" in told
+    assert "1 record id of the table is not in the store: 'data/999'" in told
     assert "5 records of the store have no row" in told
-    assert "1 row repeat an earlier one" in told
-    assert "1 rows of the table have an empty 'id'" in told
+    assert "1 row repeats an earlier one" in told
+    assert "1 row of the table has an empty 'id'" in told
     assert "no positive in the test split" in told
 
 
