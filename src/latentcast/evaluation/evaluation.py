@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -97,8 +96,8 @@ class CrossValidated:
     layers: tuple[str, ...]
     penalties: tuple[float | None, ...]
     difference: Estimate | None = None
-    p: Number = math.nan
-    holm: Number = math.nan
+    p: float | None = None
+    holm: float | None = None
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -129,8 +128,8 @@ class Row:
     draws: Spread | None
     difference: Estimate | None
     readings: tuple[Reading, ...]
-    p: Number = math.nan
-    holm: Number = math.nan
+    p: float | None = None
+    holm: float | None = None
     cross_validated: CrossValidated | None = None
 
     def further(self, name: str) -> float:

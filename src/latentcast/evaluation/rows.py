@@ -71,7 +71,7 @@ def rows_of(measured: Measurement, groups: Sequence[Group], cache: FeatureCache)
 
 def _compared(
     key: Key, means: Mapping[Key, metrics.Floats], measured: Measurement
-) -> tuple[Estimate | None, float]:
+) -> tuple[Estimate | None, float | None]:
     """A row minus the reference under the same head, else its linear head, and the p-value."""
     heads, reference = measured.question.heads, measured.question.reference
     usual = [head for head in heads if head == "linear"] or heads
@@ -80,7 +80,7 @@ def _compared(
         if against is not None and key.source != reference:
             gaps = means[key] - against
             return metrics.estimate(gaps[0], gaps[1:]), p_value_of(gaps[1:])
-    return None, float("nan")
+    return None, None
 
 
 def _cross_validated(
@@ -102,8 +102,8 @@ def _cross_validated(
 
 def _corrected(compared: Sequence[Corrected]) -> list[Corrected]:
     """With Holm's p-values: the rows of one table are one family."""
-    adjusted = holm([one.p for one in compared])
-    return [replace(one, holm=p) for one, p in zip(compared, adjusted, strict=True)]
+    adjusted = iter(holm([one.p for one in compared if one.p is not None]))
+    return [one if one.p is None else replace(one, holm=next(adjusted)) for one in compared]
 
 
 def _spread(found: Sequence[Scores], over: str) -> Spread | None:
