@@ -127,9 +127,11 @@ class Measurement:
     ) -> None:
         """The test records once more, without some of their leads."""
         rows = test[read[test]]
-        refuse_empty(
-            {"test": rows}, store, "no record with a valid token in the leads that are left"
-        )
+        if not len(rows):
+            raise LatentcastError(
+                f"--drop-leads {store.count}: in the other leads of {store.path} not every source "
+                "finds a valid token; give fewer"
+            )
         name = f"{self.question.name}, {store.count} of {len(store.leads)} leads missing"
         values, names = self.targets.values[rows], self.targets.names
         self.scored.append(self._scored(name, store, rows, values, names, by))
