@@ -70,7 +70,7 @@ def write(
     ]
     patients = [f"{folder.name} {i // 8} {i % 4}" for i in range(n)]
     write_store(folder, records, folds=folds, labels=labels, patient_ids=patients,
-                metadata=[{"sex": "mf"[i % 2]} for i in range(n)],
+                metadata=[{"sex": "mf"[i // 4 % 2]} for i in range(n)],
                 leads=CANONICAL_LEADS, record_ids=[f"{folder.name} {i}" for i in range(n)],
                 source=folder.name)  # fmt: skip
     return folder
@@ -245,7 +245,12 @@ def test_every_source_and_head_has_all_that_a_probe_has(
     assert less.readings[0].layer == ours.readings[0].layer and less.main != ours.main
     for each in (ours, joined, scratch, less):
         score = each.readings[0].score
-        assert score.calibration and score.points and score.others["macro AP"].value > 0
+        assert (
+            each.readings[0].run
+            and score.calibration
+            and score.points
+            and score.others["macro AP"].value > 0
+        )
         assert [group.name for group in score.subgroups] == ["f", "m"]
         assert set(each.seconds) == {"features", "fit"} and each.seconds["features"] > 0
     compared = [r for r in found.rows if r.store == "store" and r.difference]

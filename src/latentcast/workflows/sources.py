@@ -119,7 +119,7 @@ def _foreign(name: str, target: Any, store: Store, device: str) -> Group:
 
 
 def _concatenated(text: str, groups: Sequence[Group]) -> Group:
-    """Trainings of the same seed together, or each with the only one of the other source."""
+    """Trainings of the same seed together; where no two have one, all with all."""
     by_name = {
         group.name: group for group in groups
         if not any(isinstance(member.reads, Classifier) for member in group.members)
@@ -132,21 +132,17 @@ def _concatenated(text: str, groups: Sequence[Group]) -> Group:
                 f"{nearest(name, by_name)}"
             )
     if len(names) != 2:
-        first = next(iter(by_name))
+        two = BETWEEN.join([*by_name][:1] + [*by_name][-1:])
         raise LatentcastError(
-            f"--concatenate '{text}': names {len(names)} sources; write two of them, as in "
-            f"'{first}{BETWEEN}{groups[-1].name if len(groups) > 1 else first}'"
+            f"--concatenate '{text}': names {len(names)} sources; write two of them, as in '{two}'"
         )
-    first, second = (by_name[name].members for name in names)
-    pairs = [
-        (one, other) for one, other in product(first, second)
-        if one.seed == other.seed or len(first) == 1 or len(second) == 1
-    ]  # fmt: skip
+    every = list(product(*(by_name[name].members for name in names)))
+    pairs = [(one, other) for one, other in every if one.seed == other.seed] or every
     members = []
     for one, other in pairs:
         assert not isinstance(one.reads, Classifier | Concatenation)
         assert not isinstance(other.reads, Classifier | Concatenation)
-        run, seed = (one.run, one.seed) if len(first) > 1 else (other.run, other.seed)
+        run, seed = one.run or other.run, other.seed if one.seed is None else one.seed
         members.append(Member(Concatenation(one.reads, other.reads), run, seed, (), {}))
     return Group(text, "concatenated", tuple(members))
 
