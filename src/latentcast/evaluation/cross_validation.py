@@ -18,7 +18,7 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
 from latentcast.evaluation.estimate import FEWEST
-from latentcast.evaluation.heads import Path
+from latentcast.evaluation.heads import PenaltyPath
 from latentcast.evaluation.supervision import patient_ranks
 from latentcast.evaluation.tasks.base import Targets
 
@@ -76,7 +76,7 @@ class CrossValidation:
         resamples = resamples if len(train) >= FEWEST else 0
         self.counts = metrics.draw(store.patient_ids[train], resamples, seed)
 
-    def choose(self, layers: Mapping[str, Array], path: Path) -> OutOfFold:
+    def choose(self, layers: Mapping[str, Array], path: PenaltyPath) -> OutOfFold:
         """Of layers and penalties the best; of equal ones the first.
 
         Args:
@@ -95,7 +95,7 @@ class CrossValidation:
         values = [metrics.macro(found.columns), *metrics.macro(found.redrawn)]
         return OutOfFold(layer, penalty, np.array(values, dtype=np.float64))
 
-    def _predictions(self, features: Array, path: Path) -> list[tuple[float | None, Array]]:
+    def _predictions(self, features: Array, path: PenaltyPath) -> list[tuple[float | None, Array]]:
         """For each penalty the out-of-fold predictions of all training records."""
         parts: dict[float | None, list[Array]] = {}
         for group in range(GROUPS):

@@ -61,7 +61,7 @@ Fit = Callable[..., Head]
 """Training features and targets, and those of validation, to a fitted head. Features are pooled
 ``(N, F)``, or the tokens of N records."""
 
-Path = Callable[[Any, Any], Iterable[Head]]
+PenaltyPath = Callable[[Any, Any], Iterable[Head]]
 """Training features and targets to a fitted head for each penalty that can be chosen, always in the
 same order; their ``validation`` is NaN."""
 
