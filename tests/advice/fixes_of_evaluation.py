@@ -526,7 +526,7 @@ def _(t: Terminal) -> None:
 @fixes("workflows/sources.py", "--concatenate '{}': {} is no source")
 @fixes("workflows/sources.py", "--concatenate '{}': names {}")
 @fixes("workflows/evaluate.py", "--concatenate: the attentive")
-@fixes("evaluation/missing_leads.py", "--drop-leads {}: {} has")
+@fixes("evaluation/missing_leads.py", "--drop-leads {}: a token")
 def _(t: Terminal) -> None:
     bad, pattern, good = {
         "--encoder": (f"--encoder {ECG}={t.at.run}", "write (.*=)", f"--encoder '{{}}{t.at.run}'"),
@@ -558,9 +558,3 @@ def _(t: Terminal) -> None:
     command = f"evaluate {t.at.run} --data {t.new('few')} --task labels --resamples 9 --out "
     assert t.refused(f"{command} {t.new('table')} --cv").typed("leave out --cv")
     t.works(f"{command} {t.new('table')}")
-
-
-@fixes("evaluation/measurement.py", "--drop-leads {}: in the other leads")
-def _(t: Terminal) -> None:
-    assert t.refused(evaluation(t, "--drop-leads 11")).typed("give fewer")
-    t.works(evaluation(t, "--drop-leads 2"))

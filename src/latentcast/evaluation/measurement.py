@@ -129,8 +129,8 @@ class Measurement:
         rows = test[read[test]]
         if not len(rows):
             raise LatentcastError(
-                f"--drop-leads {store.count}: in the other leads of {store.path} not every source "
-                "finds a valid token; give fewer"
+                f"{store.path}: with {store.count} leads missing no test record has a valid token "
+                "for every source; fewer leads can be missing"
             )
         name = f"{self.question.name}, {store.count} of {len(store.leads)} leads missing"
         values, names = self.targets.values[rows], self.targets.names

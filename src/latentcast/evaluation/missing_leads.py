@@ -29,15 +29,18 @@ class WithoutLeads(Store):
     """
 
     def __init__(self, store: Store, count: int, seed: int, about: Ints) -> None:
-        """Raises LatentcastError: the store has no such number of leads to do without."""
+        """Raises LatentcastError: it has no such number of leads to do without: a token counts
+        where half of its values were measured."""
         if store.modality != "ecg":
             raise LatentcastError(
                 f"{store.path}: holds images, which have no leads; leave out --drop-leads"
             )
-        if not 0 < count < len(store.leads):
+        half = len(store.leads) // 2
+        if not 0 < count <= half:
+            fix = f"give 1 to {half}" if half else "leave this out"
             raise LatentcastError(
-                f"--drop-leads {count}: {store.path} has {len(store.leads)} leads; give 1 to "
-                f"{len(store.leads) - 1}"
+                f"--drop-leads {count}: a token needs half of the {len(store.leads)} leads of "
+                f"{store.path}; {fix}"
             )
         super().__init__(store.path, store.manifest)
         self.folds, self.patient_ids = store.folds, store.patient_ids
