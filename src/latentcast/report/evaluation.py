@@ -43,7 +43,7 @@ def page(evaluation: Evaluation) -> str:
 
 def _headline(evaluation: Evaluation) -> str:
     tasks = {cohort.task for cohort in evaluation.cohorts}
-    stores = {cohort.store for cohort in evaluation.cohorts}
+    stores = {cohort.path for cohort in evaluation.cohorts}
     counts = ((len(evaluation.sources), "source"), (len(tasks), "task"), (len(stores), "store"))
     return ", ".join(f"{n} {noun}" + "s" * (n > 1) for n, noun in counts)
 
