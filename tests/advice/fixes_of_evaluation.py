@@ -552,7 +552,7 @@ def _(t: Terminal) -> None:
 
 @fixes("evaluation/cross_validation.py", "{}: {} training records")
 def _(t: Terminal) -> None:
-    write_labelled(t.new("few"), labels=["a", "b"] * 20,
+    write_labelled(t.new("few"), seed=1, name="few", labels=["a", "b"] * 20,
                    patient_ids=[f"p{i % 20 // 4}" for i in range(40)],
                    folds=[(1, 1, 1, 9, 10)[i % 20 // 4] for i in range(40)])  # fmt: skip
     command = f"evaluate {t.at.run} --data {t.new('few')} --task labels --resamples 9 --out "
