@@ -111,7 +111,7 @@ def long_convolution(x: Tensor, forward: Tensor, backward: Tensor | None = None)
     if backward is not None:
         kernel = kernel + F.pad(backward.flip(-1), (length, 0))
     rows = torch.fft.rfft(x.to(kernel.dtype).transpose(1, 2), n=2 * length)
-    mixed = torch.fft.irfft(rows * torch.fft.rfft(kernel), n=2 * length)
+    mixed: Tensor = torch.fft.irfft(rows * torch.fft.rfft(kernel), n=2 * length)
     return mixed[..., :length].transpose(1, 2)
 
 
@@ -214,5 +214,5 @@ class StateSpaceEncoder(Encoder):
         they are a tenth of the operations counted here.
         """
         patches = math.prod(self.grid(size))
-        mixed = sum(block.mix.weight.numel() for block in self.blocks)  # type: ignore[union-attr]
-        return self.patches.flops(patches) + 2 * (patches + self.prefix) * int(mixed)
+        mixed = self.config.depth * 2 * self.width**2
+        return self.patches.flops(patches) + 2 * (patches + self.prefix) * mixed
