@@ -183,6 +183,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("views", "ddp"),
             ("cpc", "ddp"),
             ("masked", "fsdp"),
+            ("s4d", "fsdp"),
         ),
         pytest.param(
             (
@@ -192,6 +193,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ("views", "fsdp"),
                 ("cpc", "fsdp"),
                 ("masked", "ddp"),
+                ("s4d", "ddp"),
             ),
             marks=pytest.mark.slow,
         ),

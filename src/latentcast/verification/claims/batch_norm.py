@@ -44,7 +44,8 @@ def formula(twin: Twin) -> Evidence:
 
 @claim("batch-norm.running", "Running statistics move once for each step that counts, towards "
        "those of its batch; a teacher's are those of its own passes.",
-       source="our design: a refused step leaves no trace")  # fmt: skip
+       source="our design: a refused step leaves no trace",
+       about=lambda twin: twin.recipe.objective.views is None)  # fmt: skip
 def running(twin: Twin) -> Evidence:
     """The rehearsal, whose poisoned batch does not count; the first step of the teacher's stem, of
     which the running mean is that of the first batch."""

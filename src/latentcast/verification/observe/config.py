@@ -40,6 +40,11 @@ def is_sequence(twin: Twin) -> bool:
     return has_transformer(twin) or isinstance(twin.recipe.encoder, StateSpaceConfig)
 
 
+def patch_by_patch(twin: Twin) -> bool:
+    """Whether a token shows its own patch alone, so that others can be dropped."""
+    return not getattr(twin.recipe.encoder, "stem_overlap", False)
+
+
 def has_linear_patches(twin: Twin) -> bool:
     """Whether a patch is embedded by one linear layer, as ViT does."""
     return twin.recipe.encoder.kind == "transformer"
