@@ -97,5 +97,5 @@ def test_the_dynamics_begin_as_s4d_lin_and_learn_slowly_without_decay() -> None:
 
 
 def test_a_step_that_is_no_span_is_refused() -> None:
-    with pytest.raises(LatentcastError, match=r"step .* is no span of positive numbers; use"):
+    with pytest.raises(LatentcastError, match=r"step .* is no span of positive numbers; set"):
         config({"encoder.step": [0.1, 0.01]})

@@ -56,7 +56,8 @@ class StateSpaceConfig(BackboneConfig, ConvStem):
         low, high = self.step
         if not 0 < low <= high:
             raise ValueError(
-                f"encoder.step {self.step} is no span of positive numbers; use (0.001, 0.1)"
+                f"encoder.step {self.step} is no span of positive numbers; set "
+                "encoder.step=[0.001,0.1]"
             )
 
 
