@@ -38,7 +38,7 @@ SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.m
          "encoder.drop_path": 0.3}  # fmt: skip
 SMALL_LEVELS = {"objective.coarser.0.width": 16, "objective.coarser.0.heads": 2,
                 "objective.coarser.0.mlp_width": 32, "objective.predictor.width": 24}  # fmt: skip
-SMALL_CONV = {"encoder.width": 24, "encoder.stem_width": 6}
+SMALL_CONV = {"encoder.width": 24, "encoder.stem_width": 6, "objective.views": None}
 SMALL_S4D = {"kind": "s4d", "width": 24, "depth": 2, "state": 4, "stem_width": 6}
 IMAGE_INPUT = {"kind": "image", "normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3}}
 SMALL_VIEWS = {"projector": [16, 8], "augmentation": {"kind": "ecg", "warp": 0.1}}
@@ -81,7 +81,7 @@ CASES = {
         }
     ),
     "masked and two views × ecg": recipe("conv-ecg-tiny").updated(
-        SMALL_CONV | {"input.length": 320, "objective.views": SMALL_VIEWS}
+        SMALL_CONV | {"input.length": 320} | {"objective.views": SMALL_VIEWS}
     ),
     "nepa and two views × ecg": recipe("nepa-ecg-tiny").updated(
         {**SMALL, "input.length": 200, "objective.views": SMALL_VIEWS}
@@ -105,7 +105,8 @@ CASES = {
     ),
     "masked × image, s4d in both directions": recipe("conv-ecg-tiny").updated(
         {"encoder": SMALL_S4D | {"patch": 4, "causal": False, "cls": False}}
-        | {"input": {**IMAGE_INPUT, "height": 16, "width": 24}, "objective.mask_span": 2}
+        | {"input": {**IMAGE_INPUT, "height": 16, "width": 24}}
+        | {"objective.mask_span": 2, "objective.views": None}
     ),
     "i-jepa × ecg, overlapping convolutions": recipe("ijepa-ecg-tiny").updated(
         {**SMALL, "input.length": 400, "encoder.kind": "conv_transformer"}
