@@ -27,6 +27,21 @@ def recipes(name: Positional[str | None] = None) -> None:
         print(f"{title:<18} {summary}")
 
 
+def models(name: Positional[str | None] = None) -> None:
+    """List the models whose weights ship with latentcast, or print the card of one.
+
+    Args:
+        name: as "Encoder.from_pretrained" takes it, latentcast/NAME.
+    """
+    from latentcast.pretrained.models import model_file
+    from latentcast.pretrained.models import models as shipped
+
+    if name is not None:
+        print(model_file(name, ".md").read_text(encoding="utf-8"), end="")
+        return
+    print("\n".join(shipped()) or "this version ships no weights")
+
+
 def masks(
     recipe: Positional[str | None] = None,
     out: Path | None = None,

@@ -28,6 +28,7 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, missing_extra, nearest
 from latentcast.evaluation.features import FeatureSource
 from latentcast.nn.modes import evaluating
+from latentcast.pretrained.models import ships
 from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.resample import resample
 
@@ -156,7 +157,7 @@ def foreign(name: str, target: Any, store: Store) -> FeatureSource:
         )
     if path.suffix == ".onnx":
         return _of_recordings(name, _onnx(path), reads, store)
-    if path.exists():
+    if path.exists() or ships(path):
         if reads:
             raise LatentcastError(
                 f"--encoder {name}: {what} carries what it reads; leave out {', '.join(reads)}"
