@@ -34,9 +34,9 @@ def model_file(name: str, suffix: str = ".safetensors") -> Path:
         LatentcastError: no such model, or the file is missing or damaged.
     """
     if name not in models():
-        known = nearest(name, models()) if models() else "this version ships none"
+        near = nearest(name, models()) if models() else "this version ships none"
         raise LatentcastError(
-            f"{name}: does not exist here and is no model that ships with latentcast; {known}"
+            f"{name}: does not exist here and is no model that ships with latentcast; {near}"
         )
     file = FOLDER / f"{name.removeprefix(f'{OWNER}/')}{suffix}"
     try:
