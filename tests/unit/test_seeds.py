@@ -5,41 +5,36 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from conftest import Command
 from latentcast.config import Config
 from latentcast.errors import LatentcastError
 from latentcast.monitors.early import merit, warnings
 from latentcast.monitors.journal import read_metrics
-from latentcast.nn import initialise
 from latentcast.workflows.seeds import FirstTenth, train_seeds
 from latentcast.workflows.train import train
 
 SHORT = {"train.steps": 40, "train.log_every": 2, "train.checkpoint_every": 100}
 
 
-@pytest.mark.parametrize("kind", ["nepa", "masked"])
 @pytest.mark.parametrize(
-    ("broken", "words"),
+    ("kind", "lr", "words"),
     [
-        ("nothing", ""),
-        ("learning rate", "has fallen from|loss has risen"),
-        ("weights of 0", "level0_target-rank-collapse|level0_output-rank-collapse"),
+        ("nepa", 1e-3, ""),
+        ("masked", 1e-3, ""),
+        ("nepa", 3.0, "the rank of level 0 has fallen"),
+        ("masked", 30.0, "the loss has risen|the loss began"),
     ],
 )
 def test_a_run_that_goes_wrong_looks_sound_after_a_tenth(
-    kind: str, broken: str, words: str, small_store: Path, small_config: Config,
-    small_convnet: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, lr: float, words: str, small_store: Path, small_config: Config,
+    small_convnet: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    if broken == "weights of 0":
-        zero = lambda parameter, *_: torch.nn.init.zeros_(parameter)  # noqa: E731
-        monkeypatch.setattr(initialise, "draw", zero)
     config = {"nepa": small_config, "masked": small_convnet}[kind].updated(
-        SHORT | {"train.steps": 400, "optimizer.lr": 3.0 if broken == "learning rate" else 1e-3}
+        SHORT | {"train.steps": 400, "optimizer.lr": lr}
     )
     done = train(config, small_store, tmp_path / "run", callbacks=[FirstTenth(400)])
     found = "; ".join(warnings(read_metrics(done.run), 400))
@@ -79,6 +74,22 @@ def test_the_seeds_that_begin_are_all_trained_or_the_best_is_not(
         for run in (out / f"seed-{best}", tmp_path / "alone")
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"loss": 1.0}, {"loss": None}], "is not finite"),
+        ([{"loss": 1.0, "skipped": 0}, {"loss": 0.9, "skipped": 1}], "1 of 20 updates"),
+        ([{"loss": 1.0}, {"loss": 0.9, "alarms": ["level0_target-rank-collapse"]}], "rank-coll"),
+        ([{"loss": -0.1}, {"loss": -0.3}, {"loss": 0.4, "step": 30}], ""),
+    ],
+)
+def test_a_row_of_a_run_that_goes_wrong_is_a_sound_one(
+    rows: list[dict[str, Any]], words: str
+) -> None:
+    found = "; ".join(warnings([{"step": 2 * n + 1} | row for n, row in enumerate(rows)], 200))
+    assert words in found and bool(found) == bool(words)
 
 
 def test_a_seed_that_goes_wrong_goes_on(

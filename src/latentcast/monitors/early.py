@@ -7,6 +7,7 @@ time can be saved.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,7 +19,10 @@ SHARE: Final = 10
 LEAST_OF_RANK: Final = 1 / 3
 """Share of its first effective rank that a level may be left with."""
 MOST_ABOVE: Final = 0.05
-"""By so much of its own size a loss may stand above where it began."""
+"""By so much of its own size a loss may stand above where it began: the median of the last third of
+the rows, as a small batch has a noisy one."""
+FAR_ABOVE: Final = 10.0
+"""Sizes of the first loss that none of the others comes to in a sound run."""
 MOST_SKIPPED: Final = 0.01
 """Share of the updates."""
 
@@ -41,11 +45,15 @@ def warnings(rows: Sequence[Mapping[str, Any]], steps: int) -> tuple[str, ...]:
         return ()
     first, last = early[0], early[-1]
     found = [str(name) for name in last.get("alarms", ())]
-    before, now = number(first.get("loss")), number(last.get("loss"))
-    if now is None:
+    losses = [loss for row in early if (loss := number(row.get("loss"))) is not None]
+    if len(losses) < len(early):
         found.append("the loss is not finite")
-    elif before is not None and now > before + MOST_ABOVE * abs(before):
-        found.append(f"the loss has risen from {before:.3g} to {now:.3g}")
+    else:
+        before, now = losses[0], statistics.median(losses[-max(1, len(losses) // 3) :])
+        if now > before + MOST_ABOVE * abs(before):
+            found.append(f"the loss has risen from {before:.3g} to {now:.3g}")
+        elif max(losses) > FAR_ABOVE * abs(before):
+            found.append(f"the loss began at {before:.3g} and came to {max(losses):.3g}")
     ranks = zip(columns.ranks(first), columns.ranks(last), strict=False)
     for level, (began, rank) in enumerate(ranks):
         if rank < LEAST_OF_RANK * began:
