@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from latentcast.artifacts.card import write_card
 from latentcast.artifacts.export import export_encoder
 from latentcast.artifacts.images import at_resolution
-from latentcast.artifacts.readers import read
+from latentcast.artifacts.readers import read_windows
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
+from latentcast.artifacts.rejections import Embedded, Errors, Rejections
 from latentcast.artifacts.summary import summary, where_patches_are
 from latentcast.artifacts.weights import filled, read_weights
-from latentcast.artifacts.windows import averaged, in_batches
+from latentcast.artifacts.windows import averaged, blank, in_batches
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
@@ -256,7 +257,15 @@ class Encoder(nn.Module):
         layers: tuple[list[Tensor], Tensor] = self(_tensor(samples))
         return layers
 
+    @overload
+    def embed(self, x: Any, *read: Any, errors: Literal["skip"], **how: Any) -> Embedded: ...
+
+    @overload
     def embed(
+        self, x: Any, *read: Any, errors: Literal["refuse"] = "refuse", **how: Any
+    ) -> npt.NDArray[np.float32]: ...
+
+    def embed(  # type: ignore[misc]  # the overloads name only what decides the result
         self,
         x: Any,
         layer: str | None = None,
@@ -271,7 +280,8 @@ class Encoder(nn.Module):
         resample: bool = False,
         window_seconds: float | None = None,
         size: int | None = None,
-    ) -> npt.NDArray[np.float32]:
+        errors: Errors = "refuse",
+    ) -> npt.NDArray[np.float32] | Embedded:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
         A recording is quality-checked and brought to counts as ingest does it, read through
@@ -301,6 +311,9 @@ class Encoder(nn.Module):
                 :attr:`positions` says where patches are then.
             size: of images, pixels a side to read them at instead of those of the training: a
                 multiple of the patch. Positions are interpolated, with a warning.
+            errors: with ``skip`` records that cannot be read are left out, and the result is an
+                :class:`~latentcast.artifacts.rejections.Embedded`: the vectors, the ids of their
+                records, and the reasons of the others. By default one of them refuses all.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, in another
@@ -308,7 +321,7 @@ class Encoder(nn.Module):
                 derived, or without a valid token; an image of other channels; something that is
                 neither.
         """
-        chosen = layers_of(self.layer if layer is None else layer, self.layer_names)
+        read = layers_of(self.layer if layer is None else layer, self.layer_names)
         how = check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
@@ -316,17 +329,21 @@ class Encoder(nn.Module):
         length = None if window_seconds is None else self._samples(window_seconds)
         names: list[str] = []
         owners, vectors, measured = [], [], []
+        rejections = Rejections(errors)
         resolution = at_resolution(self.config.input, self.network, size)
         with torch.no_grad(), evaluating(self), resolution as (config, prepare):
-            samples = read(x, rows, axes, resample, length, config, self.config.recipe)
+            own = self.network, config, self.config.recipe
+            samples = read_windows(x, rows, axes, resample, length, rejections, *own)
             for owner, windows in in_batches(samples, names, batch_size):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
-                vectors.append(pool_joined(layers[chosen], valid, how).cpu().numpy())
-            if not names:
-                layers, valid = self(self._blank())
-                return pool_joined(layers[chosen], valid, how).cpu().numpy()[:0]
+                vectors.append(pool_joined(layers[read], valid, how).cpu().numpy())
+            rejected = rejections.check(len(names))
+            if not names:  # one vector of zeros, for its length
+                layers, valid = self(blank(self.config.input))
+                owners, measured = [np.zeros(1, np.int64)], [np.zeros(1, np.bool_)]
+                vectors = [pool_joined(layers[read], valid, how).cpu().numpy()]
         means = averaged(
             names, np.concatenate(owners), np.concatenate(vectors), np.concatenate(measured)
         )
@@ -335,7 +352,7 @@ class Encoder(nn.Module):
                 f"{self.weights}: features are not finite; the run has diverged, use an earlier "
                 "checkpoint (RUN/checkpoints/step-N)"
             )
-        return means
+        return means if errors == "refuse" else Embedded(tuple(names), means, rejected)
 
     def counts(self, recording: Recording, resample: bool = False) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order.
@@ -384,12 +401,14 @@ class Encoder(nn.Module):
         unit: str | None = None,
         layout: str = "records,leads,samples",
         resample: bool = False,
+        rejections: Rejections | None = None,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """What :meth:`embed` reads: the name of each recording or image, and its windows as
         integers, int16 ``(windows, samples, leads)`` or uint8 ``(1, height, width, channels)``."""
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
-        own = self.config
-        return read(x, rows, axes, resample, None, own.input, own.recipe)
+        kept = rejections or Rejections()
+        own = self.network, self.config.input, self.config.recipe
+        return read_windows(x, rows, axes, resample, None, kept, *own)
 
     @property
     def predicted_from(self) -> str | None:
@@ -421,12 +440,6 @@ class Encoder(nn.Module):
                 f"{self.config.recipe}: was trained on images, which have no leads and no rate"
             )
         return self.config.input
-
-    def _blank(self) -> Tensor:
-        """One sample of zeros, as a store would give it."""
-        config = self.config.input
-        dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
-        return torch.zeros(1, *config.size, config.channels, dtype=dtype)
 
 
 def _has_average(objective: Objective) -> bool:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from latentcast.artifacts.images import ImageReader
 from latentcast.artifacts.recordings import ArrayAxes, RecordingReader
+from latentcast.artifacts.rejections import Rejections
+from latentcast.artifacts.stores import store_at
+from latentcast.artifacts.windows import with_tokens
 from latentcast.config import EcgInput, ImageInput
-from latentcast.data.manifest import MANIFEST
-from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.places import kind_of
+from latentcast.nn.base import Readable
 
 
-def read(
+def read_windows(
     x: Any,
     rows: npt.ArrayLike | None,
     axes: ArrayAxes,
     resample: bool,
     length: int | None,
+    rejections: Rejections,
+    network: Readable,
     config: EcgInput | ImageInput,
     recipe: str,
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -31,28 +33,19 @@ def read(
 
     Args:
         length: samples of a window; None, that of the training.
-        config: what the encoder reads.
-        recipe: of the encoder, for messages.
+        network: what reads them.
+        config: what the network was trained on.
+        recipe: for messages.
 
     Raises:
-        LatentcastError: an archive, a store of the other kind, axes of recordings for images.
+        LatentcastError: a store of the other kind; axes of recordings for images.
     """
-    if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
-        x = Store.open(x)
-    elif isinstance(x, str | Path) and (kind := kind_of(Path(x))) == "is an archive":
-        raise LatentcastError(f"{x}: {kind}; ingest it and give the store")
-    if isinstance(x, Store) and x.modality != config.kind:
-        content = "recordings" if x.modality == "ecg" else "images"
-        raise LatentcastError(
-            f"{x.path}: holds {content}, the encoder was trained on {config.kind} data; give "
-            "it a store of its own kind"
-        )
-    if isinstance(x, Store):
-        x.verify_once()
+    x = store_at(x, config.kind)
     if isinstance(config, EcgInput):
-        return RecordingReader(config, axes, resample, length).read(x, rows)
+        reader = RecordingReader(config, axes, resample, length, rejections)
+        return with_tokens(network, reader.read(x, rows), rejections)
     if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
         raise LatentcastError(
             f"{recipe}: was trained on images; leave out sampling_rate, leads, unit and resample"
         )
-    return ImageReader(config).read(x, rows)
+    return ImageReader(config, rejections).read(x, rows)
