@@ -86,7 +86,7 @@ def test_what_a_model_that_ships_cannot_do_is_no_sentence(
 
 def test_damaged_weights_of_the_package_are_read(shipped: Path) -> None:
     shipped.write_bytes(shipped.read_bytes()[:-1] + b"#")
-    with pytest.raises(LatentcastError, match="is damaged .*install latentcast again"):
+    with pytest.raises(LatentcastError, match="is damaged .*install the package again"):
         Encoder.from_pretrained(NAME)
 
 

@@ -23,8 +23,7 @@ USE = """\
 ```python
 import latentcast as lc
 
-encoder = lc.Encoder.from_pretrained("{}")
-vectors = encoder.embed("FILES")
+vectors = lc.Encoder.from_pretrained("{}").embed("FILES")
 ```
 """
 
@@ -44,7 +43,7 @@ class Facts:
 
 NOTHING = Facts(
     (("Training", "Nothing is recorded here of its data, its scores or its licence: the weights "
-                  "were saved from memory. `latentcast export RUN --out FOLDER` records them."),)
+                  "were saved from memory, and not exported from the folder of their run."),)
 )  # fmt: skip
 
 

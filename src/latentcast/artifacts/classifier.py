@@ -87,7 +87,7 @@ class Classifier:
         if encoder.alone:
             raise LatentcastError(
                 f"{encoder.weights}: is an encoder alone, without the head that was trained with "
-                "it; export the run itself (latentcast export)"
+                "it; name the run of its fine-tuning"
             )
         self.encoder, self.choice, self.settings = encoder, choice, settings
         self.network = encoder.objective.classifier(role)

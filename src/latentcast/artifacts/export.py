@@ -88,7 +88,7 @@ def export_encoder(
         if half and tensor.ndim > 1 and tensor.is_floating_point():
             tensor = tensor.half()
             if not tensor.isfinite().all():
-                raise LatentcastError(f"{name}: is beyond float16; write it with half=False")
+                raise LatentcastError(f"{name}: is beyond float16; store it in float32")
         tensors[name] = tensor.clone()  # one storage each
     content = json.dumps(config.model_dump(mode="json"))
     _write(file, {"format": ENCODER, "step": str(step), "config": content}, tensors)

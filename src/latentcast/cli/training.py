@@ -167,7 +167,9 @@ def train(
         )
     elif recipe not in RECIPES and (Path(recipe) / "config.yaml").is_file():
         if seeds is not None:
-            raise LatentcastError(f"--seeds {seeds}: is of a new training, {recipe} is one run")
+            raise LatentcastError(
+                f"--seeds: is of a new training, and {recipe} is one run; leave it out"
+            )
         base, file = configuration.load(Path(recipe) / "config.yaml"), config
         keep_steps(Path(recipe), flags)
         out = out or Path(recipe)

@@ -19,7 +19,6 @@ OWNER = "latentcast"
 """A model is named OWNER/NAME."""
 WEIGHTS = "model.safetensors"
 """The weights in the folder of an exported model."""
-AGAIN = "install latentcast again (pip install --force-reinstall latentcast)"
 
 
 def models() -> tuple[str, ...]:
@@ -42,9 +41,13 @@ def model_file(name: str, suffix: str = ".safetensors") -> Path:
     try:
         found = sha256(file)
     except OSError as problem:
-        raise LatentcastError(f"{file}: cannot be read ({problem}); {AGAIN}") from None
+        raise LatentcastError(
+            f"{file}: cannot be read ({problem}); install the package again"
+        ) from None
     if found != _checksums().get(file.name):
-        raise LatentcastError(f"{file}: is damaged (its sha256 is another); {AGAIN}")
+        raise LatentcastError(
+            f"{file}: is damaged (its sha256 is another); install the package again"
+        )
     return file
 
 
@@ -87,4 +90,6 @@ def _checksums() -> Mapping[str, str]:
         check_digest(record)
         return {str(name): str(digest) for name, digest in record["sha256"].items()}
     except (OSError, ValueError, KeyError, AttributeError) as problem:
-        raise LatentcastError(f"{file}: cannot be used ({problem}); {AGAIN}") from None
+        raise LatentcastError(
+            f"{file}: cannot be used ({problem}); install the package again"
+        ) from None

@@ -56,7 +56,7 @@ def facts_of_run(
         ("Data", _data(folder, store)),
         ("Compute", _compute(folder, config)),
         ("Scores", scores or "It was not scored."),
-        ("Verification", f"`latentcast verify` of the run: {verdict}."),
+        ("Verification", f"Audit of the run folder: {verdict}."),
         ("Limits", " ".join(_limits(config, folder, store, difference))),
     ]
     bundled = store is not None and _source(store) == BUNDLED
