@@ -76,6 +76,7 @@ def probe(
         cache: folder in which features are kept for another probe or evaluation.
     """
     from latentcast.evaluation.tables import print_probe
+    from latentcast.pretrained.models import scores_folder
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
     from latentcast.terminal import Terminal
@@ -96,7 +97,7 @@ def probe(
             soft_wrap=True,
         )  # fmt: skip
     print_probe(report, console)
-    written = report.write(run.parent if run.is_file() else run_of(run))
+    written = report.write(run_of(scores_folder(run)))
     console.print(f"probe: {written}", soft_wrap=True)
 
 
@@ -181,16 +182,20 @@ def evaluate(
 
 
 def export(run: Positional[Path], out: Path) -> None:
-    """Write the weights of a run as one plain safetensors file, with its configuration inside.
+    """Write the weights of a run as one plain safetensors file, or as a folder with a model card.
 
     Args:
-        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint.
-        out: file to write; "Encoder.from_pretrained" reads it.
+        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint; into a file
+            also an exported file or a model that ships.
+        out: file NAME.safetensors, or a folder for model.safetensors, config.json and README.md,
+            whose scores, data and audit are those of the run. "Encoder.from_pretrained" reads both.
     """
     from latentcast.artifacts.export import export as written
     from latentcast.errors import printable
+    from latentcast.verification.card import export_folder
 
-    print(printable(f"{out}: weights of step {written(run, out)}"))
+    step = written(run, out) if out.suffix else export_folder(run, out)
+    print(printable(f"{out}: weights of step {step}"))
 
 
 def report(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from latentcast.evaluation.estimate import number
 from latentcast.evaluation.evaluation import Cohort, CrossValidated, Evaluation, Row
+from latentcast.markdown import escaped, table
 from latentcast.terminal import Terminal, plain_table
 
 NOTE = (
@@ -175,10 +176,15 @@ def markdown(evaluation: Evaluation) -> str:
         ]
     for cohort, amount, rows in blocks(evaluation):
         heading, cells = columns(evaluation, cohort, rows)
-        parts += [f"## {_text(title(cohort, amount))}", "", *_table(heading, cells), ""]
-        parts += [f"{_text('; '.join(about(cohort, rows)))}.", ""]
+        parts += [f"## {escaped(title(cohort, amount))}", "", *table(heading, cells), ""]
+        parts += [f"{escaped('; '.join(about(cohort, rows)))}.", ""]
         for by, names, lines in subgroup_columns(rows):
-            parts += [f"Test {_text(cohort.metric)} by {_text(by)}", "", *_table(names, lines), ""]
+            parts += [
+                f"Test {escaped(cohort.metric)} by {escaped(by)}",
+                "",
+                *table(names, lines),
+                "",
+            ]
     drawn = f"{evaluation.level} intervals, {evaluation.bootstrap['resamples']:,} resamples"
     parts += [f"{NOTE} {drawn}; {evaluation.pooling} over tokens, layer: {evaluation.layer}.", ""]
     parts += [f"- {remark}" for remark in evaluation.remarks]
@@ -188,18 +194,6 @@ def markdown(evaluation: Evaluation) -> str:
         for run in source.runs:
             about_run = ", ".join(f"{name} {value}" for name, value in run.items())
             if run:
-                parts.append(f"- {_text(source.name)}: {_text(about_run)}")
-    parts += [f"- {name}: {_text(str(value))}" for name, value in evaluation.provenance.items()]
+                parts.append(f"- {escaped(source.name)}: {escaped(about_run)}")
+    parts += [f"- {name}: {escaped(str(value))}" for name, value in evaluation.provenance.items()]
     return "\n".join(parts) + "\n"
-
-
-def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return [f"| {' | '.join(map(_text, line))} |" for line in lines]
-
-
-def _text(value: str) -> str:
-    """Names come from files: nothing in them is markup."""
-    for mark in "\\`*_<>|#":
-        value = value.replace(mark, f"\\{mark}")
-    return value.replace("](", "]\\(").replace("\n", " ")

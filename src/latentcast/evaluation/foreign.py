@@ -30,6 +30,7 @@ from latentcast.errors import LatentcastError, missing_extra, nearest
 from latentcast.evaluation.features import FeatureSource
 from latentcast.files import sha256
 from latentcast.nn.modes import evaluating
+from latentcast.pretrained.models import ships
 from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.resample import resample
 
@@ -172,7 +173,7 @@ def foreign(name: str, target: Any, store: Store, device: str = AUTO) -> Feature
         # Weights in a second file, which the first one locates, would change without its digest.
         apart = not path.is_file() or b"location" in path.read_bytes()
         return encoder if apart else replace(encoder, digest=sha256(path))
-    if path.exists():
+    if path.exists() or ships(path):
         if reads:
             raise LatentcastError(
                 f"--encoder {name}: {what} carries what it reads; leave out {', '.join(reads)}"
