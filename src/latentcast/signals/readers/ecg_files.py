@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
 from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.readers import ptbxl, scp
+from latentcast.signals.readers import dicom, ptbxl, scp
 from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -26,7 +26,7 @@ from latentcast.source import (
     remark_of_links,
 )
 
-FILE_FORMATS: tuple[FileFormat, ...] = (scp.FORMAT,)
+FILE_FORMATS: tuple[FileFormat, ...] = (dicom.FORMAT, scp.FORMAT)
 """In the order in which they are tried."""
 
 _OTHERS = (
