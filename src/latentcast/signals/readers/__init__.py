@@ -49,7 +49,8 @@ def read_recording(
     if not header.exists():
         if file.is_file() and file.suffix not in (".dat", ".mat"):
             raise BadRecord(
-                f"{path}: is no ECG of a format that is known, and no WFDB record (it has no {header.name}); ingest it"
+                f"{path}: is of no format of one ECG, and no WFDB record (it has no "
+                f"{header.name}); ingest it"
             )
         if not file.exists():
             raise BadRecord(f"{path}: does not exist (nor does {header.name}); check the path")

@@ -146,9 +146,7 @@ def _about(root: Element, series: Element) -> tuple[str | None, dict[str, Any]]:
     device = "author/seriesAuthor"
     maker = text_at(series, f"{device}/manufacturerOrganization/name")
     model = text_at(series, f"{device}/manufacturedSeriesDevice/manufacturerModelName")
-    metadata = age_metadata(
-        age["value"], age["unit"], None if born is None else born.date(), recorded
-    )
+    metadata = age_metadata(age["value"], age["unit"], born, recorded)
     metadata |= sex_metadata(attribute_at(person, "administrativeGenderCode", "code"))
     sites = (
         "location/testingSite/location/name",
@@ -170,4 +168,4 @@ def _time(element: Element) -> datetime | None:
     return next((time for time in found if time is not None), None)
 
 
-AECG = FileFormat("HL7 aECG", has_root("AnnotatedECG"), read)
+FORMAT = FileFormat("aecg", has_root("AnnotatedECG"), read)

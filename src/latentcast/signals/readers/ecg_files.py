@@ -11,12 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
 from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.readers import ptbxl
-from latentcast.signals.readers.aecg import AECG
+from latentcast.signals.readers import aecg, dicom, muse, other_xml, ptbxl, scp, sierra
 from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions
-from latentcast.signals.readers.muse import MUSE
-from latentcast.signals.readers.other_xml import OTHER_XML
-from latentcast.signals.readers.sierra import SIERRA
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.signals.recording import Recording, hertz
@@ -30,7 +26,14 @@ from latentcast.source import (
     remark_of_links,
 )
 
-FILE_FORMATS: tuple[FileFormat, ...] = (MUSE, AECG, SIERRA, *OTHER_XML)
+FILE_FORMATS: tuple[FileFormat, ...] = (
+    dicom.FORMAT,
+    scp.FORMAT,
+    muse.FORMAT,
+    aecg.FORMAT,
+    sierra.FORMAT,
+    *other_xml.FORMATS,
+)
 """In the order in which they are tried."""
 
 _OTHERS = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ HEAD = 4096
 """Bytes at the beginning of a file from which its format is recognised."""
 MOST_BYTES = 2**30
 """Of one file: a day of three leads at 1000 Hz in 16 bits is half of it."""
+OLDEST_HUMAN = 130
 MOST_VALUES = 2**27
 """Samples of all leads of one recording: three leads over a day at 500 Hz."""
 
@@ -137,3 +139,9 @@ def check_size(leads: int, samples: int) -> None:
             f"announces {samples:,} samples of {leads} channels, more than the {MOST_VALUES:,} "
             "that one recording may have"
         )
+
+
+def years_between(born: date, taken: date) -> dict[str, float]:
+    """``age`` in whole years; empty where it is none of a human."""
+    years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+    return {"age": float(years)} if 0 <= years <= OLDEST_HUMAN else {}

@@ -113,7 +113,7 @@ def _about(root: Element) -> tuple[str | None, dict[str, Any]]:
     metadata = age_metadata(
         text_at(person, "PatientAge"),
         text_at(person, "AgeUnits"),
-        None if born is None else born.date(),
+        born,
         recorded,
     )
     metadata |= sex_metadata(text_at(person, "Gender"))
@@ -128,4 +128,4 @@ def _about(root: Element) -> tuple[str | None, dict[str, Any]]:
     return None if is_missing(patient) else patient, metadata
 
 
-MUSE = FileFormat("GE MUSE XML", has_root("RestingECG"), read)
+FORMAT = FileFormat("muse", has_root("RestingECG"), read)

@@ -27,7 +27,7 @@ def _of(maker: str) -> Callable[[bytes], bool]:
     return recognises
 
 
-OTHER_XML: tuple[FileFormat, ...] = (
+FORMATS: tuple[FileFormat, ...] = (
     not_read("a GE CardioSoft XML", has_root("CardiologyXML")),
     not_read("a Schiller XML", has_root("examdescript")),
     *(not_read(f"a {maker} XML", _of(maker)) for maker in _MAKERS),

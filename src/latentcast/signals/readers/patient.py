@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 from latentcast.signals.readers.comments.field import MISSING
+from latentcast.signals.readers.file_format import years_between
 
 _SEX = {"m": "male", "male": "male", "f": "female", "female": "female"}
 _YEARS = {
@@ -23,7 +24,7 @@ def is_missing(text: str) -> bool:
 
 
 def age_metadata(
-    text: str, unit: str, born: date | None, recorded: datetime | None
+    text: str, unit: str, born: datetime | None, recorded: datetime | None
 ) -> dict[str, Any]:
     """``age`` in years: as written, or from the two dates; what cannot be read is ``age_text``.
 
@@ -34,10 +35,7 @@ def age_metadata(
         if factor is not None and re.fullmatch(r"\d{1,4}(?:\.\d{1,6})?", text.strip(), re.ASCII):
             return {"age": round(float(text) * factor, 2)}
         return {"age_text": f"{text} {unit}".strip()}
-    if born is None or recorded is None or born > recorded.date():
-        return {}
-    before = (recorded.month, recorded.day) < (born.month, born.day)
-    return {"age": float(recorded.year - born.year - before)}
+    return {} if born is None or recorded is None else years_between(born, recorded)
 
 
 def sex_metadata(text: str) -> dict[str, Any]:

@@ -110,9 +110,7 @@ def _about(root: Element) -> tuple[str | None, dict[str, Any]]:
     date, time = (attribute_at(root, "dataacquisition", name) for name in ("date", "time"))
     recorded, born = moment(f"{date} {time}"), moment(text_at(person, "age/dateofbirth"))
     # The default age of an analysis program stands beside it, and is nobody's.
-    metadata = age_metadata(
-        text_at(person, "age/years"), "years", None if born is None else born.date(), recorded
-    )
+    metadata = age_metadata(text_at(person, "age/years"), "years", born, recorded)
     metadata |= sex_metadata(text_at(person, "sex"))
     metadata |= described(
         device=attribute_at(taken, "machine", "detaildescription") or text_at(taken, "machine"),
@@ -135,4 +133,4 @@ def _statements(root: Element) -> list[str]:
     return [line for line in lines if line]
 
 
-SIERRA = FileFormat("Philips Sierra XML", has_root("restingecgdata"), read)
+FORMAT = FileFormat("sierra", has_root("restingecgdata"), read)
