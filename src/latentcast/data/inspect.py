@@ -1,4 +1,4 @@
-"""What is in a store, counted, and as tables for a terminal."""
+"""What is in a store, counted, or in one recording, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rich.table import Table
 from latentcast.data.store import Store
 from latentcast.data.writer import read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
+from latentcast.signals.quality import assess
+from latentcast.signals.recording import Recording
 from latentcast.terminal import Terminal
 
 EXAMPLES = 3
@@ -80,6 +82,38 @@ def describe(store: Store) -> Description:
         labels=labels,
         findings=_most_frequent(findings),
         quarantine=_most_frequent(quarantine),
+    )
+
+
+def describe_recording(path: str, recording: Recording) -> Description:
+    """What was read from one file, as :func:`describe` has it of a store."""
+    checked, findings = assess(recording)
+    metadata = dict(recording.metadata)
+    labels = metadata.pop("labels", {})
+    derived = metadata.pop("derived_leads", [])
+    found: defaultdict[str, Kind] = defaultdict(Kind)
+    for finding in findings:
+        found[finding.kind].add(finding.message)
+    rows: list[tuple[str, ...]] = []
+    for lead, signal, valid in zip(checked.leads, recording.signal, checked.valid, strict=True):
+        values = signal[valid]
+        lowest, highest = (float(f(values)) if len(values) else None for f in (np.min, np.max))
+        share = f"{100 * (1 - valid.mean() if len(valid) else 1):.3f} %"
+        origin = "derived from I and II" if lead in derived else "recorded"
+        rows.append((lead, _number(lowest), _number(highest), share, origin))
+    return Description(
+        path=path,
+        contents={
+            "record": recording.record_id,
+            "patient": recording.patient_id or "unknown",
+            "length": f"{recording.seconds:g} s, {recording.samples:,} samples",
+            "sampling rate": f"{recording.sampling_rate:g} Hz",
+            **{name: str(value) for name, value in sorted(metadata.items())},
+        },
+        channels=("leads (mV)", ("lead", "lowest", "highest", "not valid", "origin"), rows),
+        labels=dict.fromkeys(labels, 1),
+        findings=_most_frequent(found),
+        quarantine={},
     )
 
 
