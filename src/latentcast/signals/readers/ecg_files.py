@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
 from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.readers import dicom, ptbxl, scp
-from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions
+from latentcast.signals.readers import dicom, edf, ishne, lead_table, ptbxl, scp
+from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions, not_read
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.signals.recording import Recording, hertz
@@ -26,7 +26,18 @@ from latentcast.source import (
     remark_of_links,
 )
 
-FILE_FORMATS: tuple[FileFormat, ...] = (dicom.FORMAT, scp.FORMAT)
+FILE_FORMATS: tuple[FileFormat, ...] = (
+    dicom.FORMAT,
+    scp.FORMAT,
+    edf.FORMAT,
+    ishne.FORMAT,
+    ishne.ANNOTATIONS,
+    not_read("an MFER file", lambda head: head[:1] == b"@" and head[2:5] == b"MFR"),
+    not_read("a GDF file", lambda head: head.startswith(b"GDF ")),
+    not_read("an AliveCor file", lambda head: head.startswith(b"ALIVE\0")),
+    not_read("a MATLAB file without a header of its own", lambda head: head.startswith(b"MATLAB ")),
+    lead_table.FORMAT,
+)
 """In the order in which they are tried."""
 
 _OTHERS = (
