@@ -12,6 +12,7 @@ from rich.table import Table
 from latentcast.data.store import Store
 from latentcast.data.writer import read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
+from latentcast.signals.recording import Recording
 from latentcast.terminal import Terminal
 
 EXAMPLES = 3
@@ -193,3 +194,26 @@ def _print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
+
+
+def print_recording(recording: Recording, name: str, console: Terminal) -> None:
+    """What was read of one file, before anything is stored."""
+    metadata = {key: str(value) for key, value in recording.metadata.items()}
+    contents = {
+        "patient": recording.patient_id or "unknown",
+        "length": f"{recording.seconds:g} s, {recording.samples:,} samples",
+        "sampling rate": f"{recording.sampling_rate:g} Hz",
+        **metadata,
+    }
+    table = Table(title=name, show_header=False)
+    for key, text in contents.items():
+        table.add_row(key, text)
+    console.print(table)
+    leads = Table("lead", "lowest", "highest", "std", "not valid", title="leads (mV)")
+    for lead, row, valid in zip(recording.leads, recording.signal, recording.valid, strict=True):
+        numbers = ("-", "-", "-")
+        if valid.any():
+            some = row[valid].astype(np.float64)
+            numbers = (_number(some.min()), _number(some.max()), _number(some.std()))
+        leads.add_row(lead, *numbers, f"{100 * (1 - valid.mean()):.3f} %")
+    console.print(leads)

@@ -63,6 +63,11 @@ def format_of_file(path: Path) -> FileFormat | None:
     return next((format for format in FILE_FORMATS if format.recognises(head)), None)
 
 
+def is_ecg_file(path: Path) -> bool:
+    """A file of one of these formats, or the header of a WFDB record."""
+    return format_of_file(path) is not None or (path.suffix == ".hea" and path.is_file())
+
+
 def read_file(path: Path, format: FileFormat, options: ReadOptions) -> Recording:
     """One file as one recording, with patient and metadata.
 

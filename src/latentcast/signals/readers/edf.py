@@ -105,7 +105,8 @@ class _Signal:
                 f"lead {self.label} is not calibrated ({lowest:g} to {highest:g} are {low:g} to "
                 f"{high:g} {self.unit})"
             )
-        return (digital - lowest) * ((high - low) / (highest - lowest)) + low
+        scale = (high - low) / (highest - lowest)
+        return (digital.astype(np.float64) - lowest) * scale + low
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class _File:
 
     def starts(self) -> npt.NDArray[np.float64]:
         """Seconds at which each record begins; of a discontinuous file from its annotations."""
-        regular = np.arange(self.records) * self.seconds
+        regular = np.arange(self.records, dtype=np.float64) * self.seconds
         if self.head[192:197] not in (b"EDF+D", b"BDF+D"):
             return regular
         times = next((s for s in self.signals if s.label in _ANNOTATIONS), None)

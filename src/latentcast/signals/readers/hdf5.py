@@ -126,7 +126,7 @@ class Hdf5Source(RecordingSource):
         path = record_file(self.root, name)
         stamp = path.stat()
         assert self.leads is not None and self.layout is not None
-        file, array = _load(path, stamp.st_mtime_ns, stamp.st_size)
+        file, array = _load(path, stamp.st_mtime_ns, stamp.st_size, os.getpid())
         check_array(f"{path}: '{array.name}'", array, len(self.leads), self.layout)
         return file, array
 
@@ -147,9 +147,9 @@ def _files(root: Path) -> list[str]:
     return [name for name in names if is_hdf5(root / name)]
 
 
-# Opened once per process and file; the stamp is part of the key, as of arrays.
+# The stamp is part of the key, as of arrays; and the process, since a fork shares the open file.
 @lru_cache(maxsize=1)
-def _load(path: Path, modified: int, size: int) -> tuple[Any, Any]:
+def _load(path: Path, modified: int, size: int, process: int) -> tuple[Any, Any]:
     try:
         import h5py
     except ImportError as error:
