@@ -12,6 +12,7 @@ from latentcast.errors import LatentcastError
 
 if TYPE_CHECKING:
     from latentcast.data.tables.columns import Kind
+    from latentcast.signals.readers.file_format import ReadOptions
 
 
 def ingest(
@@ -136,48 +137,63 @@ def inspect(
     sampling_rate: float | None = None,
     unit: str | None = None,
 ) -> None:
-    """Check a store, or read one ECG file; print what is in it, plot a recording on clinical grid.
+    """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
+    file of any format, as it would be read.
 
     Args:
-        store: folder of the store, of recordings or images; or a file of any format of recordings
-            that ingest takes, of which nothing is stored.
+        store: folder of the store, of recordings or images; or one ECG file.
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
-        sampling_rate: in Hz, of a file that has none (a table of numbers).
-        unit: V, mV, uV or nV, of a file that has none.
+        sampling_rate: of a file that has none (a table of leads), in Hz.
+        unit: of a file that has none: V, mV, uV or nV.
     """
-    from latentcast.data.inspect import describe, describe_recording, print_description
+    from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
-    from latentcast.signals.readers import read_recording
+    from latentcast.signals.readers.ecg_files import is_ecg_file
+    from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
     if plot is not None:
         apart(plot, store=store)
-    console = Terminal()
-    if store.is_file() or store.with_name(store.name + ".hea").is_file():
+    if is_ecg_file(store):
         if record is not None:
             raise LatentcastError(
-                f"--record {record}: is of a store, {store} is none; leave it out"
+                f"--record {record}: is of a store, {store} is one ECG; leave it out"
             )
-        recording = read_recording(store, sampling_rate=sampling_rate, unit=unit)
-        print_description(describe_recording(str(store), recording), console)
-    else:
-        for flag, value in (("--sampling-rate", sampling_rate), ("--unit", unit)):
-            if value is not None:
-                raise LatentcastError(f"{flag}: is for a file, {store} is a store; leave it out")
-        opened = Store.open(store)
-        opened.verify()
-        if opened.modality == "image" and (plot is not None or record is not None):
-            raise LatentcastError(
-                f"{store}: holds images, --plot and --record are for recordings; leave them out"
-            )
-        if record is not None and plot is None:
-            raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
-        print_description(describe(opened), console)
-        if plot is None:
-            return
-        recording = opened.recording(0 if record is None else opened.row_of(record))
+        _inspect_file(store, plot, ReadOptions(None, sampling_rate, unit))
+        return
+    if sampling_rate is not None or unit is not None:
+        raise LatentcastError(
+            f"--sampling-rate, --unit: are for one ECG file, {store} is none; leave them out"
+        )
+    opened = Store.open(store)
+    opened.verify()
+    console = Terminal()
+    if opened.modality == "image" and (plot is not None or record is not None):
+        raise LatentcastError(
+            f"{store}: holds images, --plot and --record are for recordings; leave them out"
+        )
+    if record is not None and plot is None:
+        raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
+    print_description(describe(opened), console)
+    if plot is not None:
+        from latentcast.report.ecg import plot_recording
+        from latentcast.report.style import save_figure
+
+        row = 0 if record is None else opened.row_of(record)
+        save_figure(plot_recording(opened.recording(row)), plot)
+        console.print(f"plotted {plot}")
+
+
+def _inspect_file(path: Path, plot: Path | None, options: ReadOptions) -> None:
+    from latentcast.data.inspect import print_recording
+    from latentcast.signals.readers import read_with
+    from latentcast.terminal import Terminal
+
+    recording = read_with(path, options)
+    console = Terminal()
+    print_recording(recording, str(path), console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
         from latentcast.report.style import save_figure

@@ -1,4 +1,4 @@
-"""What is in a store, counted, or in one recording, as tables for a terminal."""
+"""What is in a store, counted, and as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -82,38 +82,6 @@ def describe(store: Store) -> Description:
         labels=labels,
         findings=_most_frequent(findings),
         quarantine=_most_frequent(quarantine),
-    )
-
-
-def describe_recording(path: str, recording: Recording) -> Description:
-    """What was read from one file, as :func:`describe` has it of a store."""
-    checked, findings = assess(recording)
-    metadata = dict(recording.metadata)
-    labels = metadata.pop("labels", {})
-    derived = metadata.pop("derived_leads", [])
-    found: defaultdict[str, Kind] = defaultdict(Kind)
-    for finding in findings:
-        found[finding.kind].add(finding.message)
-    rows: list[tuple[str, ...]] = []
-    for lead, signal, valid in zip(checked.leads, recording.signal, checked.valid, strict=True):
-        values = signal[valid]
-        lowest, highest = (float(f(values)) if len(values) else None for f in (np.min, np.max))
-        share = f"{100 * (1 - valid.mean() if len(valid) else 1):.3f} %"
-        origin = "derived from I and II" if lead in derived else "recorded"
-        rows.append((lead, _number(lowest), _number(highest), share, origin))
-    return Description(
-        path=path,
-        contents={
-            "record": recording.record_id,
-            "patient": recording.patient_id or "unknown",
-            "length": f"{recording.seconds:g} s, {recording.samples:,} samples",
-            "sampling rate": f"{recording.sampling_rate:g} Hz",
-            **{name: str(value) for name, value in sorted(metadata.items())},
-        },
-        channels=("leads (mV)", ("lead", "lowest", "highest", "not valid", "origin"), rows),
-        labels=dict.fromkeys(labels, 1),
-        findings=_most_frequent(found),
-        quarantine={},
     )
 
 
@@ -227,3 +195,31 @@ def _print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
+
+
+def print_recording(recording: Recording, name: str, console: Terminal) -> None:
+    """What was read of one file, before anything is stored."""
+    checked, findings = assess(recording)
+    derived = recording.metadata.get("derived_leads", ())
+    contents = {
+        "patient": recording.patient_id or "unknown",
+        "length": f"{recording.seconds:g} s, {recording.samples:,} samples",
+        "sampling rate": f"{recording.sampling_rate:g} Hz",
+        **{key: str(value) for key, value in recording.metadata.items()},
+    }
+    table = Table(title=name, show_header=False, title_justify="left")
+    for key, text in contents.items():
+        table.add_row(key, text)
+    console.print(table)
+    columns = ("lead", "lowest", "highest", "std", "not valid", "origin")
+    leads = Table(*columns, title="leads (mV)", title_justify="left")
+    for lead, row, valid in zip(recording.leads, recording.signal, checked.valid, strict=True):
+        numbers = ("-", "-", "-")
+        if valid.any():
+            some = row[valid].astype(np.float64)
+            numbers = (_number(some.min()), _number(some.max()), _number(some.std()))
+        origin = "I and II" if lead in derived else "recorded"
+        leads.add_row(lead, *numbers, f"{100 * (1 - valid.mean()):.3f} %", origin)
+    console.print(leads)
+    rows = [(finding.kind, finding.message) for finding in findings]
+    _print_counts("quality findings", rows, len(rows), console)

@@ -41,7 +41,7 @@ _SPELLINGS |= {f"d{n}": n.upper() for n in ("i", "ii", "iii")}
 _SPELLINGS |= {f"c{n}": f"V{n}" for n in range(1, 7)}
 _SPELLINGS |= {"x": "VX", "y": "VY", "z": "VZ"}
 
-_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|(?:ecg|lead)[\s_:-]*)+", re.IGNORECASE)
+_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|(?:ecg|ekg|lead)[\s_:-]*)+", re.IGNORECASE)
 
 
 def canonical_name(name: str) -> str:

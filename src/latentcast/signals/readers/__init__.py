@@ -33,6 +33,14 @@ def read_recording(
     Raises:
         BadRecord: it cannot be used; the message begins with the path.
     """
+    try:
+        return read_with(path, ReadOptions(channels, sampling_rate, unit))
+    except BadRecord as error:
+        raise BadRecord(error.in_python) from error
+
+
+def read_with(path: str | Path, options: ReadOptions) -> Recording:
+    """:func:`read_recording` as the command line words its errors."""
     file = Path(path)
     if (kind := kind_of(file)) == "is an archive":
         raise BadRecord(f"{path}: {kind}; ingest it, and read records of the store")
@@ -40,9 +48,9 @@ def read_recording(
         raise BadRecord(f"{path}: {kind or 'is a folder'}; name one record, or ingest the folder")
     if (format := format_of_file(file)) is not None:
         try:
-            return read_file(file, format, ReadOptions(channels, sampling_rate, unit))
+            return read_file(file, format, options)
         except BadRecord as error:
-            raise BadRecord(f"{path}: {error}") from error
+            raise BadRecord(f"{path}: {error}", f"{path}: {error.in_python}") from error
     header = file.with_suffix(".hea") if file.suffix in (".hea", ".dat", ".mat") else (
         file.with_name(file.name + ".hea")
     )  # fmt: skip
@@ -55,7 +63,7 @@ def read_recording(
         if not file.exists():
             raise BadRecord(f"{path}: does not exist (nor does {header.name}); check the path")
     try:
-        recording, annotation = wfdb.read(header, channels=channels)
+        recording, annotation = wfdb.read(header, channels=options.channels)
     except BadRecord as error:
         raise BadRecord(f"{path}: {error}") from error
     recording.metadata.update(annotation.metadata, labels=annotation.labels)

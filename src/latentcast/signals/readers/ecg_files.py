@@ -11,8 +11,19 @@ from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
 from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.readers import aecg, dicom, muse, other_xml, ptbxl, scp, sierra
-from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions
+from latentcast.signals.readers import (
+    aecg,
+    dicom,
+    edf,
+    ishne,
+    lead_table,
+    muse,
+    other_xml,
+    ptbxl,
+    scp,
+    sierra,
+)
+from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions, not_read
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.signals.recording import Recording, hertz
@@ -33,6 +44,14 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     aecg.FORMAT,
     sierra.FORMAT,
     *other_xml.FORMATS,
+    edf.FORMAT,
+    ishne.FORMAT,
+    ishne.ANNOTATIONS,
+    not_read("an MFER file", lambda head: head[:1] == b"@" and head[2:5] == b"MFR"),
+    not_read("a GDF file", lambda head: head.startswith(b"GDF ")),
+    not_read("an AliveCor file", lambda head: head.startswith(b"ALIVE\0")),
+    not_read("a MATLAB file without a header of its own", lambda head: head.startswith(b"MATLAB ")),
+    lead_table.FORMAT,
 )
 """In the order in which they are tried."""
 
@@ -57,6 +76,11 @@ def format_of_file(path: Path) -> FileFormat | None:
     except OSError:
         return None
     return next((format for format in FILE_FORMATS if format.recognises(head)), None)
+
+
+def is_ecg_file(path: Path) -> bool:
+    """A file of one of these formats, or the header of a WFDB record."""
+    return format_of_file(path) is not None or (path.suffix == ".hea" and path.is_file())
 
 
 def read_file(path: Path, format: FileFormat, options: ReadOptions) -> Recording:
