@@ -88,10 +88,10 @@ DOCTYPE = '<!DOCTYPE RestingECG SYSTEM "restecg.dtd">'
         ("</RestingECG>", "", "no well-formed XML"),
         ("<WaveformType>Rhythm", "<WaveformType>Median", "0 rhythm waveforms"),
         ("<WaveformType>Median", "<WaveformType>Rhythm", "2 rhythm waveforms"),
-        ("<SampleBase>100</SampleBase>", "", "SampleBase is missing"),
+        ("<SampleBase>100</SampleBase>", "", "SampleBase is missing; give --sampling-rate"),
         ("<SampleExponent>0", "<SampleExponent>400", "SampleExponent is 400"),
         (">4.88<", "><", "LeadAmplitudeUnitsPerBit is missing"),
-        ("MICROVOLTS", "", "lead I: unit 'not given'"),
+        ("MICROVOLTS", "", "LeadAmplitudeUnits is missing; give --unit"),
         ("MICROVOLTS", "FURLONGS", "lead I: unit 'FURLONGS'"),
         ("<LeadSampleCountTotal>100", "<LeadSampleCountTotal>99", "200 bytes for 99 samples"),
         ("<LeadOffsetFirstSample>0", "<LeadOffsetFirstSample>5", "is not 0"),
@@ -121,7 +121,7 @@ LATER = (
         ("<digits>", "<digits>nan ", "are no numbers"),
         ("<digits>", "<digits>7 ", None),  # in all leads: one sample more
         ("LEAD_V1", "LEAD_FOO", None),  # costs the channel
-        ('scale value="2.5" unit="uV"', 'scale value="2.5"', "unit 'not given'"),
+        ('scale value="2.5" unit="uV"', 'scale value="2.5"', "the unit of scale is missing; give"),
         ('origin value="0"', 'origin value="x"', "MDC_ECG_LEAD_I: origin is no number"),
         ("SLIST_PQ", "SLIST_INT", "only SLIST_PQ is read yet"),
         ("GLIST_TS", "SLIST_TS", "only even steps (GLIST) are read yet"),

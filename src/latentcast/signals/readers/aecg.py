@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError, quoted
+from latentcast.signals.channels import MILLIVOLTS
 from latentcast.signals.leads import with_derived
 from latentcast.signals.readers.file_format import FileFormat, ReadOptions, check_size, choose
 from latentcast.signals.readers.patient import (
@@ -30,8 +31,10 @@ from latentcast.signals.readers.xml import (
     decimal,
     has_root,
     numbers_in,
+    rate_stated,
     read_xml,
     text_at,
+    unit_stated,
 )
 from latentcast.signals.recording import (
     INVALID,
@@ -57,16 +60,15 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     if len(series) != 1:
         raise BadRecord(f"has {len(series)} series of recorded waveforms, not one")
     sets = series[0].findall("component/sequenceSet")
-    rate = _rate(sets)
+    rate = _rate(sets, options)
     sequences = [
         sequence for one in sets for sequence in one.findall("component/sequence")
         if not attribute_at(sequence, "code", "code").startswith("TIME_")
     ]  # fmt: skip
-    signals = [
-        (attribute_at(s, "code", "code"), attribute_at(s, "value/scale", "unit") or "not given")
-        for s in sequences
-    ]
-    chosen = choose(signals, options.channels)
+    # What is no lead may have any unit; those of the leads are read with their values.
+    names = [attribute_at(sequence, "code", "code") for sequence in sequences]
+    units = [MILLIVOLTS if options.channels is None else options.channels.unit] * len(names)
+    chosen = choose(list(zip(names, units, strict=True)), options.channels)
     values = [_values(sequences[column], options) for column in chosen.columns]
     if len({len(lead) for lead in values}) != 1:
         raise BadRecord("leads have different lengths")
@@ -79,7 +81,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     return recording, Annotation(patient, metadata=chosen.metadata | metadata)
 
 
-def _rate(sets: list[Element]) -> float:
+def _rate(sets: list[Element], options: ReadOptions) -> float:
     """Of sets of sequences that were recorded at the same time."""
     times = set()
     for one in sets:
@@ -99,6 +101,8 @@ def _rate(sets: list[Element]) -> float:
     if len(times) != 1:
         raise BadRecord(f"leads lie in {len(times)} stretches of time; only one is read yet")
     _, increment, unit = times.pop()
+    if not increment:
+        return rate_stated("", "the increment of time", options)
     if unit not in _SECONDS:
         raise BadRecord(f"the increment of time has the unit {quoted(unit, 20)}, not s, ms or us")
     step = decimal(increment, "the increment of time") * _SECONDS[unit]
@@ -125,7 +129,7 @@ def _values(sequence: Element, options: ReadOptions) -> npt.NDArray[np.float64]:
 
 def _quantity(value: Element | None, part: str, name: str, options: ReadOptions) -> float:
     amount = decimal(attribute_at(value, part, "value"), f"{name}: {part}")
-    unit = attribute_at(value, part, "unit") or "not given"
+    unit = unit_stated(attribute_at(value, part, "unit"), f"the unit of {part}", options)
     try:
         factor = millivolts_per(unit) if options.channels is None else options.channels.factor(unit)
     except LatentcastError as error:

@@ -28,8 +28,10 @@ from latentcast.signals.readers.xml import (
     decimal,
     from_base64,
     has_root,
+    rate_stated,
     read_xml,
     text_at,
+    unit_stated,
     whole,
 )
 from latentcast.signals.recording import INVALID, Recording, from_signal, select_leads
@@ -51,9 +53,10 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     exponent = decimal(text_at(rhythm, "SampleExponent") or "0", "SampleExponent")
     if abs(exponent) > 6:
         raise BadRecord(f"SampleExponent is {exponent:g}")
-    rate = decimal(text_at(rhythm, "SampleBase"), "SampleBase") * 10.0**exponent
+    rate = rate_stated(text_at(rhythm, "SampleBase"), "SampleBase", options) * 10.0**exponent
     leads = rhythm.findall("LeadData")
-    chosen = choose([(text_at(lead, "LeadID"), _unit(lead)) for lead in leads], options.channels)
+    units = [(text_at(lead, "LeadID"), _unit(lead, options)) for lead in leads]
+    chosen = choose(units, options.channels)
     check_size(len(chosen.columns), _samples(leads[chosen.columns[0]]))
     columns = [_read_lead(leads[column]) for column in chosen.columns]
     if len({len(column) for column in columns}) != 1:
@@ -72,9 +75,9 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     return recording, Annotation(patient, metadata=metadata)
 
 
-def _unit(lead: Element) -> str:
-    unit = text_at(lead, "LeadAmplitudeUnits")
-    return _UNITS.get(unit.upper(), unit or "not given")
+def _unit(lead: Element, options: ReadOptions) -> str:
+    unit = unit_stated(text_at(lead, "LeadAmplitudeUnits"), "LeadAmplitudeUnits", options)
+    return _UNITS.get(unit.upper(), unit)
 
 
 def _samples(lead: Element) -> int:

@@ -29,6 +29,7 @@ from latentcast.signals.readers.xml import (
     decimal,
     from_base64,
     has_root,
+    rate_stated,
     read_xml,
     text_at,
     whole,
@@ -49,12 +50,14 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         raise BadRecord("has no waveforms (parsedwaveforms)")
     about = root.find("dataacquisition/signalcharacteristics")
     labels = _labels(waves, about)
-    rate = decimal(_stated(waves, about, "samplespersecond", "samplingrate"), "samplespersecond")
+    rate = rate_stated(
+        _stated(waves, about, "samplespersecond", "samplingrate"), "samplespersecond", options
+    )
     resolution = decimal(_stated(waves, about, "resolution"), "resolution")
     milliseconds = whole(waves.get("durationperchannel", ""), "durationperchannel")
     samples = round(milliseconds * rate / 1000)
-    if rate <= 0 or resolution <= 0:
-        raise BadRecord(f"samplespersecond is {rate:g}, resolution {resolution:g}")
+    if resolution <= 0:
+        raise BadRecord(f"resolution is {resolution:g}")
     check_size(len(labels), samples)
     usual = {"bitspersample": "16", "signaloffset": "0", "signalsigned": "True"}
     for name, value in usual.items():

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import printable, quoted
-from latentcast.signals.readers.file_format import read_bytes
+from latentcast.signals.readers.file_format import ReadOptions, read_bytes
 from latentcast.signals.readers.numbers import integer, number
 from latentcast.source import BadRecord
 
@@ -130,6 +130,32 @@ def decimal(text: str, what: str) -> float:
         return number(text)
     except ValueError as error:
         raise BadRecord(f"{what} {f'is no number ({error})' if text else 'is missing'}") from None
+
+
+def rate_stated(text: str, what: str, options: ReadOptions) -> float:
+    """Hz as a file has it, else what the user gives.
+
+    Raises:
+        BadRecord: neither does, or it is no positive number.
+    """
+    if not text and options.sampling_rate is not None:
+        return options.sampling_rate
+    if not text:
+        raise BadRecord(f"{what} is missing; give --sampling-rate, such as --sampling-rate 500")
+    if (rate := decimal(text, what)) <= 0:
+        raise BadRecord(f"{what} is {rate:g}")
+    return rate
+
+
+def unit_stated(text: str, what: str, options: ReadOptions) -> str:
+    """The unit that a file has, else what the user gives.
+
+    Raises:
+        BadRecord: neither does.
+    """
+    if not text and options.unit is None:
+        raise BadRecord(f"{what} is missing; give --unit, such as --unit uV")
+    return text or options.unit or ""
 
 
 def whole(text: str, what: str) -> int:
