@@ -21,7 +21,8 @@ def sample(seconds: float = 1.0) -> Recording:
 
 def counts(recording: Recording, lead: str, microvolts: float) -> np.ndarray[Any, Any]:
     values = recording.signal[recording.leads.index(lead)].astype(np.float64)
-    return np.rint(values * 1000 / microvolts).astype("<i2")
+    rounded: np.ndarray[Any, Any] = np.rint(values * 1000 / microvolts).astype("<i2")
+    return rounded
 
 
 def base64_of(data: bytes) -> str:

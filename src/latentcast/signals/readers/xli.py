@@ -81,7 +81,8 @@ def _words(data: bytes, samples: int) -> Counts:
     if len(data) != 2 * samples or samples < 2:
         raise BadRecord(f"XLI: a lead has {len(data)} bytes for {samples} samples")
     both = np.frombuffer(data, np.uint8).reshape(2, samples).astype("<u2")
-    return (both[0] << 8 | both[1]).view("<i2").astype(np.int64)
+    words: Counts = (both[0] << 8 | both[1]).view("<i2").astype(np.int64)
+    return words
 
 
 def _integrated(words: Counts, first: int) -> Counts:
