@@ -198,9 +198,9 @@ def make_ecg_file(folder: Path, write: Callable[[Path, Recording], None]) -> Non
 
 def read_scp_anew(folder: Path) -> Content:
     """Behind its checksums."""
-    for file in folder.glob("a.ecg"):
+    if (file := folder / "a.ecg").is_file():
         ecg_files.renew_scp_sums(file)
-    return ingested(folder / "a.ecg")
+    return ingested(file)
 
 
 def make_hdf5(folder: Path) -> None:
