@@ -54,6 +54,20 @@ def write_scp(path: Path, recording: Recording, differences: int = 2, flags: int
     path.write_bytes(struct.pack("<H", crc_hqx(whole, 0xFFFF)) + whole)
 
 
+def renew_scp_sums(path: Path) -> None:
+    """Make the checksums those of what the file holds, as far as its sections can be found."""
+    data = bytearray(path.read_bytes())
+    pointers = [22 + 10 * n for n in range(12) if 32 + 10 * n <= len(data)]
+    for place in (struct.unpack_from("<I", data, at + 6)[0] - 1 for at in pointers):
+        if 0 < place <= len(data) - 8:
+            end = place + struct.unpack_from("<I", data, place + 4)[0]
+            struct.pack_into("<H", data, place, crc_hqx(data[place + 2 : end], 0xFFFF))
+    if len(data) > 6:
+        struct.pack_into("<HI", data, 0, 0, len(data))
+        struct.pack_into("<H", data, 0, crc_hqx(data[2:], 0xFFFF))
+    path.write_bytes(data)
+
+
 def _section(number: int, content: bytes, reserve: bytes = bytes(6)) -> bytes:
     content += bytes(len(content) % 2)
     rest = struct.pack("<HIBB", number, 16 + len(content), 20, 20) + reserve + content

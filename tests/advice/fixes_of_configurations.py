@@ -42,7 +42,7 @@ setting("config/network.py", "{}a head of {}", ECG, "encoder.width=12", r"multip
         "encoder.width={}")
 setting("config/network.py", "{} {} cannot hold", IMAGE, "encoder.width=18", r"multiple of (\d+)",
         "encoder.width={} encoder.heads=2")
-setting("nn/resnet.py", "encoder.patch {} is no power", CONV, "encoder.patch=32",
+setting("nn/resnet.py", "encoder.patch {} is no power", CONV, "encoder.patch=25",
         r"patch of (\d+)", "encoder.patch={}")
 setting("nn/resnet.py", "encoder.kernels", CONV, "encoder.kernels=[15,8]", r"as (\d+)$",
         "encoder.kernels=[15,{}]")

@@ -27,10 +27,10 @@ from latentcast.source import Modality, Source, is_hidden
 
 FORMATS: tuple[type[Source[Any]], ...] = (
     PackedSource,
-    Hdf5Source,
     EcgFiles,
     WfdbFolder,
     ArraySource,
+    Hdf5Source,
     ImageArrays,
     HuggingFaceImages,
     ImageFolder,

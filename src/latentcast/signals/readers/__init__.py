@@ -33,6 +33,8 @@ def read_recording(
     Raises:
         BadRecord: it cannot be used; the message begins with the path.
     """
+    if not isinstance(path, str | Path):
+        raise BadRecord(f"{type(path).__name__}: is no path; give that of a record's file")
     try:
         return read_with(path, ReadOptions(channels, sampling_rate, unit))
     except BadRecord as error:
@@ -55,6 +57,11 @@ def read_with(path: str | Path, options: ReadOptions) -> Recording:
         file.with_name(file.name + ".hea")
     )  # fmt: skip
     if not header.exists():
+        if file.is_file() and file.suffix in (".npy", ".npz"):
+            raise BadRecord(
+                f"{path}: is an array of recordings, and no record; numpy.load reads it, embed "
+                "takes it with sampling_rate, leads and unit, and so does ingest"
+            )
         if file.is_file() and file.suffix not in (".dat", ".mat"):
             raise BadRecord(
                 f"{path}: is of no format of one ECG, and no WFDB record (it has no "

@@ -142,20 +142,20 @@ class EcgFiles(RecordingSource):
             )
         listed, hidden = find_files(self.root, "*")
         files = [file for file in listed if not (self.root / file).is_dir()]
-        known = [file for file in files if format_of_file(self.root / file) is not None]
-        stems = Counter(PurePosixPath(file).stem for file in known)
+        named = [file for file in files if format_of_file(self.root / file) is not None]
+        stems = Counter(PurePosixPath(file).stem for file in named)
         before = [] if self._wfdb is None else list(self._wfdb.refs())
         stems.update({PurePosixPath(ref.record_id).name for ref in before})
         self._refs = before + [
             RecordRef(
                 file if stems[PurePosixPath(file).stem] > 1 else PurePosixPath(file).stem, file
             )
-            for file in known
+            for file in named
         ]
         self.remarks = (
             *(remark_of_hidden(hidden) if self._wfdb is None else self._wfdb.remarks),
             *(remark_of_links(root) if self._wfdb is None else ()),
-            *self._remark_of_others(set(known), files),
+            *self._remark_of_others(set(named), files),
         )
 
     @classmethod
@@ -198,9 +198,11 @@ class EcgFiles(RecordingSource):
         annotation.metadata["format"] = format.kind
         return replace(recording, patient_id=annotation.patient_id), annotation
 
-    def _remark_of_others(self, known: set[str], files: Sequence[str]) -> tuple[str, ...]:
+    def _remark_of_others(self, recognised: set[str], files: Sequence[str]) -> tuple[str, ...]:
         wfdb = (".hea", *_SIGNALS, ".atr", ".txt", ".csv") if self._wfdb is not None else ()
-        others = [f for f in files if f not in known and not f.lower().endswith(wfdb or ("\0",))]
+        others = [
+            f for f in files if f not in recognised and not f.lower().endswith(wfdb or ("\0",))
+        ]
         if not others:
             return ()
         return (

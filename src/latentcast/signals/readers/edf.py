@@ -143,13 +143,13 @@ class _File:
             signals.append(_Signal(name, _text(unit), limits, offset, each))
             offset += each
         body = data[length:]
-        held = len(body) // (offset * width) if offset else 0
+        complete = len(body) // (offset * width) if offset else 0
         # A recorder that was interrupted leaves -1.
-        records = held if records == -1 else records
+        records = complete if records == -1 else records
         if not 0 < seconds < float("inf") or records < 1:
             raise BadRecord(f"has {records} records of {seconds:g} s")
-        if held < records:
-            raise BadRecord(f"is truncated, {held} records of {records}")
+        if complete < records:
+            raise BadRecord(f"is truncated, {complete} records of {records}")
         return cls(data[:HEADER], body, tuple(signals), records, seconds, offset, width)
 
     def digital(self, signal: _Signal) -> npt.NDArray[np.int32]:

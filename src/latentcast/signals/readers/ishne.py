@@ -57,11 +57,11 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         raise BadRecord("its header contradicts its checksum")
     if not 1 <= count <= MOST_LEADS or rate <= 0:
         raise BadRecord(f"announces {count} leads at {rate} Hz")
-    held = (len(data) - begin) // (2 * count)
+    present = (len(data) - begin) // (2 * count)
     # Some recorders count the samples of one lead, others those of all.
-    samples = announced if announced <= held else announced // count
-    if announced < 1 or samples != held:
-        raise BadRecord(f"announces {announced:,} samples, and holds {held:,} of {count} leads")
+    samples = announced if announced <= present else announced // count
+    if announced < 1 or samples != present:
+        raise BadRecord(f"announces {announced:,} samples, and holds {present:,} of {count} leads")
     names = [_LEADS.get(code, f"lead {code}") for code in specifications[:count]]
     chosen = choose([(name, "nV") for name in names], options.channels)
     check_size(len(chosen.columns), samples)

@@ -148,12 +148,12 @@ def _tables(section: bytes) -> list[Table]:
         place += 2
         table: Table = {}
         for _ in range(codes):
-            prefix, whole, mode, value, base = struct.unpack_from("<BBBhI", section, place)
+            prefix, length, mode, value, base = struct.unpack_from("<BBBhI", section, place)
             place += 9
-            if not 1 <= prefix <= LONGEST_PREFIX or not prefix <= whole <= prefix + 32:
-                raise BadRecord(f"a Huffman code has {prefix} bits of {whole}")
+            if not 1 <= prefix <= LONGEST_PREFIX or not prefix <= length <= prefix + 32:
+                raise BadRecord(f"a Huffman code has {prefix} bits of {length}")
             bits = int(f"{base:032b}"[::-1][:prefix], 2)
-            table[prefix, bits] = Code(whole - prefix, value, switch=mode == 0)
+            table[prefix, bits] = Code(length - prefix, value, switch=mode == 0)
         tables.append(table)
     return tables
 
