@@ -31,10 +31,10 @@ from latentcast.signals.readers.xml import (
     decimal,
     has_root,
     numbers_in,
-    rate_stated,
+    rate_of,
     read_xml,
     text_at,
-    unit_stated,
+    unit_of,
 )
 from latentcast.signals.recording import (
     INVALID,
@@ -102,7 +102,7 @@ def _rate(sets: list[Element], options: ReadOptions) -> float:
         raise BadRecord(f"leads lie in {len(times)} stretches of time; only one is read yet")
     _, increment, unit = times.pop()
     if not increment:
-        return rate_stated("", "the increment of time", options)
+        return rate_of("", "the increment of time", options)
     if unit not in _SECONDS:
         raise BadRecord(f"the increment of time has the unit {quoted(unit, 20)}, not s, ms or us")
     step = decimal(increment, "the increment of time") * _SECONDS[unit]
@@ -129,7 +129,7 @@ def _values(sequence: Element, options: ReadOptions) -> npt.NDArray[np.float64]:
 
 def _quantity(value: Element | None, part: str, name: str, options: ReadOptions) -> float:
     amount = decimal(attribute_at(value, part, "value"), f"{name}: {part}")
-    unit = unit_stated(attribute_at(value, part, "unit"), f"the unit of {part}", options)
+    unit = unit_of(attribute_at(value, part, "unit"), f"the unit of {part}", options)
     try:
         factor = millivolts_per(unit) if options.channels is None else options.channels.factor(unit)
     except LatentcastError as error:

@@ -25,14 +25,14 @@ from latentcast.signals.readers.patient import (
     sex_metadata,
 )
 from latentcast.signals.readers.xml import (
+    count_of,
     decimal,
     from_base64,
     has_root,
-    rate_stated,
+    rate_of,
     read_xml,
     text_at,
-    unit_stated,
-    whole,
+    unit_of,
 )
 from latentcast.signals.recording import INVALID, Recording, from_signal, select_leads
 from latentcast.source import Annotation, BadRecord
@@ -47,13 +47,13 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     waveforms = {text_at(w, "WaveformType"): w for w in root.iter("Waveform")}
     count = sum(text_at(w, "WaveformType") == "Rhythm" for w in root.iter("Waveform"))
     if count != 1:
-        there = ", ".join(quoted(name, 20) for name in waveforms) or "none"
-        raise BadRecord(f"has {count} rhythm waveforms, not one (the types are {there})")
+        kinds = ", ".join(quoted(name, 20) for name in waveforms) or "none"
+        raise BadRecord(f"has {count} rhythm waveforms, not one (the types are {kinds})")
     rhythm = waveforms["Rhythm"]
     exponent = decimal(text_at(rhythm, "SampleExponent") or "0", "SampleExponent")
     if abs(exponent) > 6:
         raise BadRecord(f"SampleExponent is {exponent:g}")
-    rate = rate_stated(text_at(rhythm, "SampleBase"), "SampleBase", options) * 10.0**exponent
+    rate = rate_of(text_at(rhythm, "SampleBase"), "SampleBase", options) * 10.0**exponent
     leads = rhythm.findall("LeadData")
     units = [(text_at(lead, "LeadID"), _unit(lead, options)) for lead in leads]
     chosen = choose(units, options.channels)
@@ -76,12 +76,12 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
 
 
 def _unit(lead: Element, options: ReadOptions) -> str:
-    unit = unit_stated(text_at(lead, "LeadAmplitudeUnits"), "LeadAmplitudeUnits", options)
+    unit = unit_of(text_at(lead, "LeadAmplitudeUnits"), "LeadAmplitudeUnits", options)
     return _UNITS.get(unit.upper(), unit)
 
 
 def _samples(lead: Element) -> int:
-    return whole(text_at(lead, "LeadSampleCountTotal"), "LeadSampleCountTotal")
+    return count_of(text_at(lead, "LeadSampleCountTotal"), "LeadSampleCountTotal")
 
 
 def _read_lead(lead: Element) -> npt.NDArray[np.float64]:
@@ -99,7 +99,7 @@ def _read_lead(lead: Element) -> npt.NDArray[np.float64]:
     if len(data) != 2 * _samples(lead):
         raise BadRecord(f"{what}: has {len(data)} bytes for {_samples(lead)} samples")
     checksum = text_at(lead, "LeadDataCRC32")
-    if checksum and whole(checksum, f"{what}: LeadDataCRC32") != zlib.crc32(data):
+    if checksum and count_of(checksum, f"{what}: LeadDataCRC32") != zlib.crc32(data):
         raise BadRecord(f"{what}: contradicts its checksum")
     counts = np.frombuffer(data, "<i2").astype(np.float64)
     counts[counts == INVALID] = np.nan

@@ -26,13 +26,13 @@ from latentcast.signals.readers.patient import (
 )
 from latentcast.signals.readers.xml import (
     attribute_at,
+    count_of,
     decimal,
     from_base64,
     has_root,
-    rate_stated,
+    rate_of,
     read_xml,
     text_at,
-    whole,
 )
 from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
@@ -50,19 +50,21 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         raise BadRecord("has no waveforms (parsedwaveforms)")
     about = root.find("dataacquisition/signalcharacteristics")
     labels = _labels(waves, about)
-    rate = rate_stated(
-        _stated(waves, about, "samplespersecond", "samplingrate"), "samplespersecond", options
+    rate = rate_of(
+        _characteristic(waves, about, "samplespersecond", "samplingrate"),
+        "samplespersecond",
+        options,
     )
-    resolution = decimal(_stated(waves, about, "resolution"), "resolution")
-    milliseconds = whole(waves.get("durationperchannel", ""), "durationperchannel")
+    resolution = decimal(_characteristic(waves, about, "resolution"), "resolution")
+    milliseconds = count_of(waves.get("durationperchannel", ""), "durationperchannel")
     samples = round(milliseconds * rate / 1000)
     if resolution <= 0:
         raise BadRecord(f"resolution is {resolution:g}")
     check_size(len(labels), samples)
     usual = {"bitspersample": "16", "signaloffset": "0", "signalsigned": "True"}
     for name, value in usual.items():
-        if (there := _stated(waves, about, name)) not in ("", value):
-            raise BadRecord(f"{name} is {quoted(there, 20)}; only {value} is read yet")
+        if (text := _characteristic(waves, about, name)) not in ("", value):
+            raise BadRecord(f"{name} is {quoted(text, 20)}; only {value} is read yet")
     if (encoding := waves.get("dataencoding")) != "Base64":
         raise BadRecord(f"dataencoding is {quoted(encoding or '', 20)}; only Base64 is read yet")
     data = from_base64(waves.text or "", "parsedwaveforms")
@@ -86,13 +88,13 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     return recording, Annotation(patient, metadata=chosen.metadata | metadata)
 
 
-def _stated(waves: Element, about: Element | None, name: str, other: str = "") -> str:
+def _characteristic(waves: Element, about: Element | None, name: str, other: str = "") -> str:
     """A number beside the samples, else that of the acquisition; ``""`` where there is none."""
     return waves.get(name, "").strip() or text_at(about, other or name)
 
 
 def _labels(waves: Element, about: Element | None) -> list[str]:
-    count = whole(
+    count = count_of(
         waves.get("numberofleads", "") or text_at(about, "numberchannelsallocated"), "numberofleads"
     )
     labels = waves.get("leadlabels", "").split()

@@ -53,13 +53,13 @@ def decompress(data: bytes, leads: int, samples: int) -> Counts:
 def _lzw(data: bytes, most: int) -> bytes:
     table = [bytes([byte]) for byte in range(256)]
     out, previous = bytearray(), b""
-    bits = held = 0
+    buffer = filled = 0
     for byte in data:
-        bits, held = (bits << 8 | byte) & 0xFFFFF, held + 8
-        if held < BITS:
+        buffer, filled = (buffer << 8 | byte) & 0xFFFFF, filled + 8
+        if filled < BITS:
             continue
-        held -= BITS
-        code = bits >> held & END
+        filled -= BITS
+        code = buffer >> filled & END
         if code == END:
             return bytes(out)
         if code < len(table):

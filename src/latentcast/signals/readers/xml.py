@@ -132,7 +132,7 @@ def decimal(text: str, what: str) -> float:
         raise BadRecord(f"{what} {f'is no number ({error})' if text else 'is missing'}") from None
 
 
-def rate_stated(text: str, what: str, options: ReadOptions) -> float:
+def rate_of(text: str, what: str, options: ReadOptions) -> float:
     """Hz as a file has it, else what the user gives.
 
     Raises:
@@ -147,7 +147,7 @@ def rate_stated(text: str, what: str, options: ReadOptions) -> float:
     return rate
 
 
-def unit_stated(text: str, what: str, options: ReadOptions) -> str:
+def unit_of(text: str, what: str, options: ReadOptions) -> str:
     """The unit that a file has, else what the user gives.
 
     Raises:
@@ -158,7 +158,7 @@ def unit_stated(text: str, what: str, options: ReadOptions) -> str:
     return text or options.unit or ""
 
 
-def whole(text: str, what: str) -> int:
+def count_of(text: str, what: str) -> int:
     """Raises BadRecord: ``what`` is missing or no whole number, or a negative one."""
     try:
         value = integer(text)
