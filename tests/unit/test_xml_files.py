@@ -123,7 +123,7 @@ LATER = (
         ("LEAD_V1", "LEAD_FOO", None),  # costs the channel
         ('scale value="2.5" unit="uV"', 'scale value="2.5"', "the unit of scale is missing; give"),
         ('origin value="0"', 'origin value="x"', "MDC_ECG_LEAD_I: origin is no number"),
-        ("SLIST_PQ", "SLIST_INT", "only SLIST_PQ is read yet"),
+        ("SLIST_PQ", "SLIST_INT", "SLIST_INT', not read yet"),
         ("GLIST_TS", "SLIST_TS", "only even steps (GLIST) are read yet"),
         ('increment value="10" unit="ms"', 'increment value="10"', "has the unit"),
         ('increment value="10"', 'increment value="-10"', "increment of time is -0.01 s"),

@@ -117,7 +117,7 @@ def _values(sequence: Element, options: ReadOptions) -> npt.NDArray[np.float64]:
     name, value = attribute_at(sequence, "code", "code"), sequence.find("value")
     kind = "" if value is None else value.get("type", "")
     if kind != "SLIST_PQ":
-        raise BadRecord(f"{name}: values are {quoted(kind, 20)}; only SLIST_PQ is read yet")
+        raise BadRecord(f"{name} has values of type {quoted(kind, 20)}, not read yet")
     digits = numbers_in(text_at(value, "digits"), f"{name}: digits")
     if not len(digits):
         raise BadRecord(f"{name}: has no digits")
