@@ -21,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 
+from dev.fuzz import ecg_files, xml_files
 from latentcast.data.ingest import ingest
 from latentcast.data.manifest import SPLITS
 from latentcast.data.store import Store
@@ -191,6 +192,26 @@ def read_array(folder: Path, name: str) -> Content:
     return ingested(folder / name, sampling_rate=100, leads=leads, unit="mV", layout=layout)
 
 
+def make_ecg_file(folder: Path, write: Callable[[Path, Recording], None]) -> None:
+    write(folder / "a.ecg", recordings(1)[0])
+
+
+def read_scp_anew(folder: Path) -> Content:
+    """Behind its checksums."""
+    if (file := folder / "a.ecg").is_file():
+        ecg_files.renew_scp_sums(file)
+    return ingested(file)
+
+
+def make_hdf5(folder: Path) -> None:
+    ecg_files.write_hdf5(folder / "a.hdf5", recordings())
+
+
+def read_hdf5(folder: Path) -> Content:
+    leads, layout = recordings(1)[0].leads, "records,samples,leads"
+    return ingested(folder / "a.hdf5", sampling_rate=100, leads=leads, unit="mV", layout=layout)
+
+
 def pictures(count: int = 6, side: int = 12) -> np.ndarray[Any, Any]:
     """uint8 ``(count, side, side, 3)``, smooth enough for a lossy format."""
     rows, columns = np.mgrid[:side, :side]
@@ -310,12 +331,19 @@ def make_shards(folder: Path) -> None:
                     tar.addfile(member, io.BytesIO(data))
 
 
+def make_xml(folder: Path, kind: str) -> None:
+    write, _ = xml_files.WRITERS[kind]
+    (folder / "source").mkdir()
+    write(folder / "source" / "a.xml", xml_files.sample())
+    write_record(folder / "source", "r0", recordings(1)[0])
+
+
 def _read_source(folder: Path) -> Content:
     return ingested(folder / "source")
 
 
-def _read_file(folder: Path, name: str) -> Content:
-    return ingested(folder / name)
+def _read_file(folder: Path, name: str, **options: Any) -> Content:
+    return ingested(folder / name, **options)
 
 
 def read_unfinished(folder: Path) -> Content:
@@ -329,6 +357,9 @@ def _files() -> Iterable[InputPath]:
     sums = ("source/*.hea", "source/*.dat")
     yield InputPath("wfdb-checksums", make_wfdb_with_sums, _read_source, ("source/*",), sums)
     yield InputPath("challenge", make_challenge, _read_source, ("source/*",))
+    for kind in xml_files.WRITERS:
+        make = part(make_xml, kind=kind)
+        yield InputPath(f"xml-{kind}", make, _read_source, ("source/*.xml",))
     yield InputPath("ptbxl-table", make_ptbxl, _read_source, ("source/*.csv",))
     yield InputPath("packed-index", make_packed, _read_source, ("source/*.json", "source/*.csv"))
     yield InputPath("packed-part", make_packed, _read_source, ("source/*.xz",), ("source/*.xz",))
@@ -355,6 +386,25 @@ def _files() -> Iterable[InputPath]:
                     ("source/**/*.json",), package="pyarrow")  # fmt: skip
 
 
+def _ecg_files() -> Iterable[InputPath]:
+    part = functools.partial
+    bdf = part(ecg_files.write_edf, wide=True)
+    gaps = part(ecg_files.write_edf, starts=(0, 1.5), slow=("V6",))
+    for name, write, package in (
+        ("scp", ecg_files.write_scp, None), ("ishne", ecg_files.write_ishne, None),
+        ("edf", ecg_files.write_edf, None), ("bdf", bdf, None), ("edf-gaps", gaps, None),
+        ("dicom", ecg_files.write_dicom, "pydicom"),
+    ):  # fmt: skip
+        covered = ("a.ecg",) if name == "scp" else ()
+        yield InputPath(name, part(make_ecg_file, write=write), part(_read_file, name="a.ecg"),
+                        ("a.ecg",), covered, listed=False, package=package)  # fmt: skip
+    yield InputPath("scp-sums", part(make_ecg_file, write=ecg_files.write_scp), read_scp_anew,
+                    ("a.ecg",))  # fmt: skip
+    yield InputPath("lead-table", part(make_ecg_file, write=ecg_files.write_lead_table),
+                    part(_read_file, name="a.ecg", sampling_rate=100), ("a.ecg",))  # fmt: skip
+    yield InputPath("hdf5", make_hdf5, read_hdf5, ("a.hdf5",), package="h5py")
+
+
 def _stores() -> Iterable[InputPath]:
     for name, make in (("store", make_store), ("image-store", make_image_store)):
         shards = ("store/*.npy", "store/index.npz", "store/metadata.jsonl")
@@ -365,4 +415,4 @@ def _stores() -> Iterable[InputPath]:
     yield InputPath("unfinished-ingest", make_unfinished, read_unfinished, ("store/*.json",))
 
 
-PATHS: tuple[InputPath, ...] = (*_files(), *_stores())
+PATHS: tuple[InputPath, ...] = (*_files(), *_ecg_files(), *_stores())

@@ -113,7 +113,7 @@ def _(t: Terminal) -> None:
     t.works(t.prints(command).typed("latentcast (inspect .+) compares"))
 
 
-@fixes("cli/data.py", "--record {}")
+@fixes("cli/data.py", "--record {}: is the one")
 def _(t: Terminal) -> None:
     command = f"inspect {t.at.store} --record {t.new('1')}"
     flag = t.refused(command).typed(r"--plot \S+\.png")

@@ -397,7 +397,7 @@ def test_a_folder_without_records_says_so(tmp_path: Path) -> None:
         open_source(tmp_path / "nowhere")
     with pytest.raises(LatentcastError, match="--unit: is in the headers of .*leave it out"):
         open_source(DATA, fs=100, unit="mV")
-    with pytest.raises(LatentcastError, match="--layout: is for sources of kind array, .* as wfdb"):
+    with pytest.raises(LatentcastError, match="--layout: is for .*kind array or hdf5, .* as wfdb"):
         open_source(DATA, fs=100, layout="records,leads,samples")
 
 

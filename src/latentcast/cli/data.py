@@ -12,6 +12,7 @@ from latentcast.errors import LatentcastError
 
 if TYPE_CHECKING:
     from latentcast.data.tables.columns import Kind
+    from latentcast.signals.readers.file_format import ReadOptions
 
 
 def ingest(
@@ -43,10 +44,11 @@ def ingest(
     """Read recordings or images into a store; a killed ingest goes on where it was.
 
     Args:
-        source: recordings: a WFDB, Challenge or PTB-XL folder, or an .npy/.npz file. Images: a
-            folder of them (CLASS/FILE, SPLIT/CLASS/FILE or flat), an .npy/.npz file of uint8, a
-            Hugging Face dataset on disk, parquet, or WebDataset shards. Or a .zip, .tar or .tar.gz
-            of any of these.
+        source: recordings: a folder of files as ECG recorders write them (WFDB, GE MUSE, HL7 aECG,
+            Philips Sierra and more, docs/formats.md), of the PhysioNet Challenge or of PTB-XL; one
+            such file; or an .npy/.npz file. Images: a folder of them (CLASS/FILE, SPLIT/CLASS/FILE
+            or flat), an .npy/.npz file of uint8, a Hugging Face dataset on disk, parquet, or
+            WebDataset shards. Or a .zip, .tar or .tar.gz of any of these.
         out: folder of the store.
         kind: whether they are recordings or images, where the source leaves that open.
         fs: sampling rate that the store shall have, in Hz; recordings at others are resampled to
@@ -129,21 +131,43 @@ def ingest(
         )
 
 
-def inspect(store: Positional[Path], plot: Path | None = None, record: str | None = None) -> None:
-    """Check a store, print what it holds, plot a recording on clinical grid.
+def inspect(
+    store: Positional[Path],
+    plot: Path | None = None,
+    record: str | None = None,
+    sampling_rate: float | None = None,
+    unit: str | None = None,
+) -> None:
+    """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
+    file of any format, as it would be read.
 
     Args:
-        store: folder of the store, of recordings or images.
+        store: folder of the store, of recordings or images; or one ECG file.
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
+        sampling_rate: of a file that has none (a table of leads), in Hz.
+        unit: of a file that has none: V, mV, uV or nV.
     """
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
+    from latentcast.signals.readers.ecg_files import is_ecg_file
+    from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
     if plot is not None:
         apart(plot, store=store)
+    if is_ecg_file(store):
+        if record is not None:
+            raise LatentcastError(
+                f"--record {record}: is of a store, {store} is one ECG; leave it out"
+            )
+        _inspect_file(store, plot, ReadOptions(None, sampling_rate, unit))
+        return
+    if sampling_rate is not None or unit is not None:
+        raise LatentcastError(
+            f"--sampling-rate, --unit: are for one ECG file, {store} is none; leave them out"
+        )
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
@@ -162,6 +186,22 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
 
         row = 0 if record is None else opened.row_of(record)
         save_figure(plot_recording(opened.recording(row)), plot)
+        console.print(f"plotted {plot}")
+
+
+def _inspect_file(path: Path, plot: Path | None, options: ReadOptions) -> None:
+    from latentcast.data.inspect import print_recording
+    from latentcast.signals.readers import read_with
+    from latentcast.terminal import Terminal
+
+    recording = read_with(path, options)
+    console = Terminal()
+    print_recording(recording, str(path), console)
+    if plot is not None:
+        from latentcast.report.ecg import plot_recording
+        from latentcast.report.style import save_figure
+
+        save_figure(plot_recording(recording), plot)
         console.print(f"plotted {plot}")
 
 

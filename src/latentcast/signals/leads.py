@@ -42,7 +42,7 @@ _SPELLINGS |= {f"d{n}": n.upper() for n in ("i", "ii", "iii")}
 _SPELLINGS |= {f"c{n}": f"V{n}" for n in range(1, 7)}
 _SPELLINGS |= {"x": "VX", "y": "VY", "z": "VZ"}
 
-_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|(?:ecg|lead)[\s_:-]*)+", re.IGNORECASE)
+_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|(?:ecg|ekg|lead)[\s_:-]*)+", re.IGNORECASE)
 
 
 def canonical_name(name: str) -> str:
@@ -106,3 +106,9 @@ def electrode_weights(leads: tuple[str, ...]) -> list[list[float]]:
 def in_canonical_order(names: tuple[str, ...]) -> tuple[str, ...]:
     """Canonical names sorted I II III aVR aVL aVF V1 ... V6, then the others."""
     return tuple(name for name in CANONICAL_LEADS + OTHER_LEADS if name in names)
+
+
+def with_derived(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical names in their order, with those leads that follow from I and II among them."""
+    derived = tuple(DERIVED_FROM_I_AND_II) if "I" in names and "II" in names else ()
+    return in_canonical_order(names + derived)

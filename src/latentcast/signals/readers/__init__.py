@@ -8,27 +8,51 @@ from pathlib import Path
 from latentcast.places import kind_of
 from latentcast.signals.channels import Channels
 from latentcast.signals.readers import wfdb
+from latentcast.signals.readers.ecg_files import format_of_file, read_file
+from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.recording import Recording
 from latentcast.source import BadRecord
 
 
-def read_recording(path: str | Path, channels: Channels | None = None) -> Recording:
-    """One WFDB or Challenge record, by its ``.hea``, ``.dat`` or ``.mat`` file or its bare name.
+def read_recording(
+    path: str | Path,
+    channels: Channels | None = None,
+    *,
+    sampling_rate: float | None = None,
+    unit: str | None = None,
+) -> Recording:
+    """One ECG: a file of any format of :mod:`latentcast.signals.readers.ecg_files`, or a WFDB or
+    Challenge record by its ``.hea``, ``.dat`` or ``.mat`` file or its bare name.
 
     Args:
         path: the file.
         channels: what to read of a record that is no ECG; None reads all signals as ECG leads.
+        sampling_rate: in Hz, of a file that has none (a table of numbers).
+        unit: V, mV, uV or nV, of a file that has none.
 
     Raises:
         BadRecord: it cannot be used; the message begins with the path.
     """
     if not isinstance(path, str | Path):
         raise BadRecord(f"{type(path).__name__}: is no path; give that of a record's file")
+    try:
+        return read_with(path, ReadOptions(channels, sampling_rate, unit))
+    except BadRecord as error:
+        raise BadRecord(error.in_python) from error
+
+
+def read_with(path: str | Path, options: ReadOptions) -> Recording:
+    """:func:`read_recording` as the command line words its errors."""
     file = Path(path)
     if (kind := kind_of(file)) == "is an archive":
         raise BadRecord(f"{path}: {kind}; ingest it, and read records of the store")
     if file.is_dir():
         raise BadRecord(f"{path}: {kind or 'is a folder'}; name one record, or ingest the folder")
+    if (format := format_of_file(file)) is not None:
+        try:
+            return read_file(file, format, options)
+        except BadRecord as error:
+            raise BadRecord(f"{path}: {error}", f"{path}: {error.in_python}") from error
     header = file.with_suffix(".hea") if file.suffix in (".hea", ".dat", ".mat") else (
         file.with_name(file.name + ".hea")
     )  # fmt: skip
@@ -39,11 +63,14 @@ def read_recording(path: str | Path, channels: Channels | None = None) -> Record
                 "takes it with sampling_rate, leads and unit, and so does ingest"
             )
         if file.is_file() and file.suffix not in (".dat", ".mat"):
-            raise BadRecord(f"{path}: is no WFDB record (it has no {header.name}); ingest it")
+            raise BadRecord(
+                f"{path}: is of no format of one ECG, and no WFDB record (it has no "
+                f"{header.name}); ingest it"
+            )
         if not file.exists():
             raise BadRecord(f"{path}: does not exist (nor does {header.name}); check the path")
     try:
-        recording, annotation = wfdb.read(header, channels=channels)
+        recording, annotation = wfdb.read(header, channels=options.channels)
     except BadRecord as error:
         raise BadRecord(f"{path}: {error}") from error
     recording.metadata.update(annotation.metadata, labels=annotation.labels)

@@ -1,0 +1,217 @@
+"""Files that hold one ECG each, of any vendor, alone or in a folder beside WFDB records."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from latentcast.errors import printable
+from latentcast.signals.channels import Channels, Signal
+from latentcast.signals.readers import (
+    aecg,
+    dicom,
+    edf,
+    ishne,
+    lead_table,
+    muse,
+    other_xml,
+    ptbxl,
+    scp,
+    sierra,
+)
+from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions, not_read
+from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.readers.wfdb_folder import WfdbFolder
+from latentcast.signals.recording import Recording, hertz
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    find_files,
+    record_file,
+    remark_of_hidden,
+    remark_of_links,
+)
+
+FILE_FORMATS: tuple[FileFormat, ...] = (
+    dicom.FORMAT,
+    scp.FORMAT,
+    muse.FORMAT,
+    aecg.FORMAT,
+    sierra.FORMAT,
+    *other_xml.FORMATS,
+    edf.FORMAT,
+    ishne.FORMAT,
+    ishne.ANNOTATIONS,
+    not_read("an MFER file", lambda head: head[:1] == b"@" and head[2:5] == b"MFR"),
+    not_read("a GDF file", lambda head: head.startswith(b"GDF ")),
+    not_read("an AliveCor file", lambda head: head.startswith(b"ALIVE\0")),
+    not_read("a MATLAB file without a header of its own", lambda head: head.startswith(b"MATLAB ")),
+    lead_table.FORMAT,
+)
+"""In the order in which they are tried."""
+
+_OTHERS = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz", ".zip",
+    ".tar", ".gz", ".tgz", ".xz", ".parquet", ".arrow", ".json", ".jsonl", ".cls", ".hea", ".atr",
+)  # fmt: skip
+"""Files that need not be opened to be told from an ECG: a folder may hold a million of them."""
+_SIGNALS = (".dat", ".mat")
+"""Nor these beside a header."""
+
+
+def format_of_file(path: Path) -> FileFormat | None:
+    """The format of one file, from its first bytes; None where it is of none that is known."""
+    try:
+        if not path.is_file() or path.name.lower().endswith(_OTHERS):
+            return None
+        if path.suffix in _SIGNALS and path.with_suffix(".hea").exists():
+            return None
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return None
+    return next((format for format in FILE_FORMATS if format.recognises(head)), None)
+
+
+def is_ecg_file(path: Path) -> bool:
+    """A file of one of these formats, or the header of a WFDB record."""
+    return format_of_file(path) is not None or (path.suffix == ".hea" and path.is_file())
+
+
+def read_file(path: Path, format: FileFormat, options: ReadOptions) -> Recording:
+    """One file as one recording, with patient and metadata.
+
+    Raises:
+        BadRecord: with the reason.
+    """
+    recording, annotation = format.read(path, options)
+    metadata = recording.metadata | annotation.metadata | {"format": format.kind}
+    if annotation.labels:
+        metadata["labels"] = annotation.labels
+    return replace(recording, patient_id=annotation.patient_id, metadata=metadata)
+
+
+class EcgFiles(RecordingSource):
+    """All ECG files below ``root`` whatever their format, WFDB records among them; or one file.
+
+    A folder of PTB-XL is none: its table says which files are records.
+
+    Args:
+        root: the folder or file.
+        sampling_rate: of files that have none (tables of numbers), in Hz.
+        leads: of signal ``other``, the channels to read by their names in the files.
+        unit: of files that have none; of signal ``other``, of the channels.
+        signal: ``other`` for channels that are no ECG leads.
+        verify_checksums: of WFDB records.
+    """
+
+    kind = "ecg files"
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        sampling_rate: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
+        signal: Signal = "ecg",
+        verify_checksums: bool = True,
+    ) -> None:
+        channels = Channels.of(leads, unit) if signal == "other" else None
+        if sampling_rate is not None:
+            sampling_rate = hertz(sampling_rate, "--sampling-rate")
+        self._options = ReadOptions(channels, sampling_rate, unit)
+        self.root, self.name = root, root.resolve().name
+        self._wfdb: WfdbFolder | None = None
+        if root.is_file():
+            self.root = root.parent
+            self._refs = [RecordRef(root.stem, root.name)]
+            return
+        if WfdbFolder.detects(root):
+            self._wfdb = WfdbFolder(
+                root,
+                leads=leads,
+                unit=unit if signal == "other" else None,
+                signal=signal,
+                verify_checksums=verify_checksums,
+            )
+        listed, hidden = find_files(self.root, "*")
+        files = [file for file in listed if not (self.root / file).is_dir()]
+        named = [file for file in files if format_of_file(self.root / file) is not None]
+        stems = Counter(PurePosixPath(file).stem for file in named)
+        before = [] if self._wfdb is None else list(self._wfdb.refs())
+        stems.update({PurePosixPath(ref.record_id).name for ref in before})
+        self._refs = before + [
+            RecordRef(
+                file if stems[PurePosixPath(file).stem] > 1 else PurePosixPath(file).stem, file
+            )
+            for file in named
+        ]
+        self.remarks = (
+            *(remark_of_hidden(hidden) if self._wfdb is None else self._wfdb.remarks),
+            *(remark_of_links(root) if self._wfdb is None else ()),
+            *self._remark_of_others(set(named), files),
+        )
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        if path.is_file():
+            return format_of_file(path) is not None
+        if not path.is_dir() or ptbxl.folder_of(path) is not None:
+            return False
+        return any(format_of_file(file) for file in _walk(path))
+
+    def refs(self) -> Sequence[RecordRef]:
+        return self._refs
+
+    def fingerprint(self) -> str:
+        """Of names and sizes, and of the first and last bytes of each file."""
+        digest = hashlib.sha256()
+        for ref in self._refs:
+            digest.update(f"{ref.record_id}\t{ref.file}\n".encode(errors="surrogateescape"))
+            try:
+                with record_file(self.root, ref.file).open("rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    digest.update(f"{size}\n".encode())
+                    for start in (0, max(size - HEAD, 0)):
+                        file.seek(start)
+                        digest.update(file.read(HEAD))
+            except (OSError, BadRecord):
+                digest.update(b"missing\n")
+        if self._wfdb is not None:
+            digest.update(self._wfdb.fingerprint().encode())
+        return digest.hexdigest()
+
+    def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
+        if self._wfdb is not None and ref.file.endswith(".hea"):
+            return self._wfdb.read(ref)
+        path = record_file(self.root, ref.file)
+        format = format_of_file(path)
+        if format is None:
+            raise BadRecord("is of no format that is known any more; was it replaced?")
+        recording, annotation = format.read(path, self._options)
+        annotation.metadata["format"] = format.kind
+        return replace(recording, patient_id=annotation.patient_id), annotation
+
+    def _remark_of_others(self, recognised: set[str], files: Sequence[str]) -> tuple[str, ...]:
+        wfdb = (".hea", *_SIGNALS, ".atr", ".txt", ".csv") if self._wfdb is not None else ()
+        others = [
+            f for f in files if f not in recognised and not f.lower().endswith(wfdb or ("\0",))
+        ]
+        if not others:
+            return ()
+        return (
+            f"{len(others):,} files are no ECG of a format that is known, such as "
+            f"{printable(others[0])}, and are left out",
+        )
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            yield Path(folder, name)

@@ -1,0 +1,147 @@
+"""What a format of files is in which one file holds one ECG, and what such readers share.
+
+Each is a file in this folder with ``recognises`` and ``read``, and a line in
+:data:`latentcast.signals.readers.ecg_files.FILE_FORMATS`.
+
+Metadata have the names of PTB-XL's table where it has one: ``age`` in years, ``sex`` (``female``,
+``male``), ``device``, ``site``, ``recording_date`` (ISO 8601), ``report``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from latentcast.errors import LatentcastError, quoted
+from latentcast.signals.channels import Channels
+from latentcast.signals.leads import canonical_name
+from latentcast.signals.recording import Recording, millivolts_per
+from latentcast.source import Annotation, BadRecord
+
+HEAD = 4096
+"""Bytes at the beginning of a file from which its format is recognised."""
+MOST_BYTES = 2**30
+"""Of one file: a day of three leads at 1000 Hz in 16 bits is half of it."""
+OLDEST_HUMAN = 130
+MOST_VALUES = 2**27
+"""Samples of all leads of one recording: three leads over a day at 500 Hz."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a user says of files that do not say it themselves.
+
+    Attributes:
+        channels: what to read of a record that is no ECG; None reads all ECG leads.
+        sampling_rate: in Hz, of files that have none.
+        unit: of files that have none.
+    """
+
+    channels: Channels | None = None
+    sampling_rate: float | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """One format.
+
+    Attributes:
+        kind: its name, for the manifest and for ``inspect``.
+        recognises: whether the first :data:`HEAD` bytes of a file are of this format.
+        read: one file; raises BadRecord with the reason.
+    """
+
+    kind: str
+    recognises: Callable[[bytes], bool]
+    read: Callable[[Path, ReadOptions], tuple[Recording, Annotation]]
+
+
+def not_read(kind: str, recognises: Callable[[bytes], bool]) -> FileFormat:
+    """A format of which files are named, and not read."""
+
+    def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
+        raise BadRecord(f"this is {kind}; not read yet")
+
+    return FileFormat(kind, recognises, read)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The channels of a file that are read.
+
+    Attributes:
+        columns: their places in the file.
+        leads: their names.
+        factors: what a physical value of each is multiplied by.
+        metadata: ``channels_left_out``, the names of the others, where there are any.
+    """
+
+    columns: tuple[int, ...]
+    leads: tuple[str, ...]
+    factors: tuple[float, ...]
+    metadata: dict[str, Any]
+
+
+def choose(signals: Sequence[tuple[str, str]], channels: Channels | None) -> Chosen:
+    """From (name, unit) of each channel in a file. What is no lead costs that channel alone, and a
+    second channel of one lead likewise.
+
+    Raises:
+        BadRecord: no channel is a lead (or one of ``channels``), or the unit of one is no voltage.
+    """
+    columns, leads, factors, left_out = list[int](), list[str](), list[float](), list[str]()
+    for column, (name, unit) in enumerate(signals):
+        try:
+            lead = canonical_name(name) if channels is None else name.strip()
+        except LatentcastError:
+            lead = ""
+        if not lead or lead in leads or (channels is not None and lead not in channels.names):
+            left_out.append(name)
+            continue
+        try:
+            factors.append(millivolts_per(unit) if channels is None else channels.factor(unit))
+        except LatentcastError as error:
+            raise BadRecord(f"lead {lead}: {error}") from None
+        columns.append(column)
+        leads.append(lead)
+    if not leads:
+        listed = ", ".join(quoted(name, 20) for name in left_out[:12]) or "none at all"
+        what = "an ECG lead" if channels is None else f"of {', '.join(channels.names)}"
+        raise BadRecord(f"no channel is {what}; the file has {listed}")
+    metadata = {"channels_left_out": left_out} if left_out else {}
+    return Chosen(tuple(columns), tuple(leads), tuple(factors), metadata)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        BadRecord: it cannot be read, or is larger than :data:`MOST_BYTES`.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("is no regular file")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise BadRecord(f"has {size:,} bytes, more than the {MOST_BYTES:,} of any ECG")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRecord(f"{path.name}: cannot be read ({error.strerror or error})") from None
+
+
+def check_size(leads: int, samples: int) -> None:
+    """Raises BadRecord: more samples than any ECG has; before they are allocated."""
+    if leads * samples > MOST_VALUES:
+        raise BadRecord(
+            f"announces {samples:,} samples of {leads} channels, more than the {MOST_VALUES:,} "
+            "that one recording may have"
+        )
+
+
+def years_between(born: date, taken: date) -> dict[str, float]:
+    """``age`` in whole years; empty where it is none of a human."""
+    years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+    return {"age": float(years)} if 0 <= years <= OLDEST_HUMAN else {}
