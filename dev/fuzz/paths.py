@@ -21,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 
-from dev.fuzz import ecg_files
+from dev.fuzz import ecg_files, xml_files
 from latentcast.data.ingest import ingest
 from latentcast.data.manifest import SPLITS
 from latentcast.data.store import Store
@@ -331,6 +331,13 @@ def make_shards(folder: Path) -> None:
                     tar.addfile(member, io.BytesIO(data))
 
 
+def make_xml(folder: Path, kind: str) -> None:
+    write, _ = xml_files.WRITERS[kind]
+    (folder / "source").mkdir()
+    write(folder / "source" / "a.xml", xml_files.sample())
+    write_record(folder / "source", "r0", recordings(1)[0])
+
+
 def _read_source(folder: Path) -> Content:
     return ingested(folder / "source")
 
@@ -350,6 +357,9 @@ def _files() -> Iterable[InputPath]:
     sums = ("source/*.hea", "source/*.dat")
     yield InputPath("wfdb-checksums", make_wfdb_with_sums, _read_source, ("source/*",), sums)
     yield InputPath("challenge", make_challenge, _read_source, ("source/*",))
+    for kind in xml_files.WRITERS:
+        make = part(make_xml, kind=kind)
+        yield InputPath(f"xml-{kind}", make, _read_source, ("source/*.xml",))
     yield InputPath("ptbxl-table", make_ptbxl, _read_source, ("source/*.csv",))
     yield InputPath("packed-index", make_packed, _read_source, ("source/*.json", "source/*.csv"))
     yield InputPath("packed-part", make_packed, _read_source, ("source/*.xz",), ("source/*.xz",))

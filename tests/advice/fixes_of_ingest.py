@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 from pathlib import Path
 from unittest.mock import patch
@@ -23,6 +24,7 @@ from terminal import (
     write_array,
 )  # fmt: skip
 
+from dev.fuzz.xml_files import sample, write_muse
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.convert import Converter
 from latentcast.data.folder import lock
@@ -72,6 +74,26 @@ def _(t: Terminal) -> None:
 def _(t: Terminal) -> None:
     command = f"ingest {WFDB} --out {t.new()} --fs 100 --leads "
     t.works(command + t.refused(command + "V66").typed("mean '(V6)'"))
+
+
+def without(t: Terminal, element: str) -> str:
+    """The command for a MUSE file in which an element is missing."""
+    file = write_muse(t.new(), sample())
+    text = re.sub(f"<{element}>.*?</{element}>", "", file.read_text(encoding="utf-8"))
+    file.write_text(text, encoding="utf-8")
+    return f"inspect {file} "
+
+
+@fixes("signals/readers/xml.py", "{} is missing; give --unit")
+def _(t: Terminal) -> None:
+    command = without(t, "LeadAmplitudeUnits")
+    t.works(command + t.refused(command).typed("--unit uV"))
+
+
+@fixes("signals/readers/xml.py", "{} is missing; give --sampling-rate")
+def _(t: Terminal) -> None:
+    command = without(t, "SampleBase")
+    assert "500 Hz" in t.works(command + t.refused(command).typed("--sampling-rate 500"))
 
 
 @fixes("data/codecs/counts.py", "lasts {}")

@@ -44,10 +44,11 @@ def ingest(
     """Read recordings or images into a store; a killed ingest goes on where it was.
 
     Args:
-        source: recordings: a WFDB, Challenge or PTB-XL folder, or an .npy/.npz file. Images: a
-            folder of them (CLASS/FILE, SPLIT/CLASS/FILE or flat), an .npy/.npz file of uint8, a
-            Hugging Face dataset on disk, parquet, or WebDataset shards. Or a .zip, .tar or .tar.gz
-            of any of these.
+        source: recordings: a folder of files as ECG recorders write them (WFDB, GE MUSE, HL7 aECG,
+            Philips Sierra and more, docs/formats.md), of the PhysioNet Challenge or of PTB-XL; one
+            such file; or an .npy/.npz file. Images: a folder of them (CLASS/FILE, SPLIT/CLASS/FILE
+            or flat), an .npy/.npz file of uint8, a Hugging Face dataset on disk, parquet, or
+            WebDataset shards. Or a .zip, .tar or .tar.gz of any of these.
         out: folder of the store.
         kind: whether they are recordings or images, where the source leaves that open.
         fs: sampling rate that the store shall have, in Hz; recordings at others are resampled to

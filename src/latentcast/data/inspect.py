@@ -13,6 +13,7 @@ from rich.table import Table
 from latentcast.data.store import Store
 from latentcast.data.writer import read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
+from latentcast.signals.quality import assess
 from latentcast.signals.recording import Recording
 from latentcast.terminal import Terminal
 
@@ -201,22 +202,27 @@ def _number(value: float | None) -> str:
 
 def print_recording(recording: Recording, name: str, console: Terminal) -> None:
     """What was read of one file, before anything is stored."""
-    metadata = {key: str(value) for key, value in recording.metadata.items()}
+    checked, findings = assess(recording)
+    derived = recording.metadata.get("derived_leads", ())
     contents = {
         "patient": recording.patient_id or "unknown",
         "length": f"{recording.seconds:g} s, {recording.samples:,} samples",
         "sampling rate": f"{recording.sampling_rate:g} Hz",
-        **metadata,
+        **{key: str(value) for key, value in recording.metadata.items()},
     }
-    table = Table(title=name, show_header=False)
+    table = Table(title=name, show_header=False, title_justify="left")
     for key, text in contents.items():
         table.add_row(key, text)
     console.print(table)
-    leads = Table("lead", "lowest", "highest", "std", "not valid", title="leads (mV)")
-    for lead, row, valid in zip(recording.leads, recording.signal, recording.valid, strict=True):
+    columns = ("lead", "lowest", "highest", "std", "not valid", "origin")
+    leads = Table(*columns, title="leads (mV)", title_justify="left")
+    for lead, row, valid in zip(recording.leads, recording.signal, checked.valid, strict=True):
         numbers = ("-", "-", "-")
         if valid.any():
             some = row[valid].astype(np.float64)
             numbers = (_number(some.min()), _number(some.max()), _number(some.std()))
-        leads.add_row(lead, *numbers, f"{100 * (1 - valid.mean()):.3f} %")
+        origin = "I and II" if lead in derived else "recorded"
+        leads.add_row(lead, *numbers, f"{100 * (1 - valid.mean()):.3f} %", origin)
     console.print(leads)
+    rows = [(finding.kind, finding.message) for finding in findings]
+    _print_counts("quality findings", rows, len(rows), console)

@@ -106,3 +106,9 @@ def electrode_weights(leads: tuple[str, ...]) -> list[list[float]]:
 def in_canonical_order(names: tuple[str, ...]) -> tuple[str, ...]:
     """Canonical names sorted I II III aVR aVL aVF V1 ... V6, then the others."""
     return tuple(name for name in CANONICAL_LEADS + OTHER_LEADS if name in names)
+
+
+def with_derived(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical names in their order, with those leads that follow from I and II among them."""
+    derived = tuple(DERIVED_FROM_I_AND_II) if "I" in names and "II" in names else ()
+    return in_canonical_order(names + derived)

@@ -11,7 +11,18 @@ from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
 from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.readers import dicom, edf, ishne, lead_table, ptbxl, scp
+from latentcast.signals.readers import (
+    aecg,
+    dicom,
+    edf,
+    ishne,
+    lead_table,
+    muse,
+    other_xml,
+    ptbxl,
+    scp,
+    sierra,
+)
 from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions, not_read
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
@@ -29,6 +40,10 @@ from latentcast.source import (
 FILE_FORMATS: tuple[FileFormat, ...] = (
     dicom.FORMAT,
     scp.FORMAT,
+    muse.FORMAT,
+    aecg.FORMAT,
+    sierra.FORMAT,
+    *other_xml.FORMATS,
     edf.FORMAT,
     ishne.FORMAT,
     ishne.ANNOTATIONS,
