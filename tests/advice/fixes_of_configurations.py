@@ -46,6 +46,10 @@ setting("nn/resnet.py", "encoder.patch {} is no power", CONV, "encoder.patch=25"
         r"patch of (\d+)", "encoder.patch={}")
 setting("nn/resnet.py", "encoder.kernels", CONV, "encoder.kernels=[15,8]", r"as (\d+)$",
         "encoder.kernels=[15,{}]")
+setting("nn/conv_tokenizer.py", "encoder.stem_overlap", ECG,
+        "encoder.kind=conv_transformer encoder.stem_overlap=true", TYPED)
+setting("nn/state_space.py", "encoder.step", ECG, "encoder.kind=s4d encoder.step=[0.1,0.01]",
+        TYPED)
 setting("config/registry.py", "kind is missing", ECG, "objective={}", r"one of .*(nepa)",
         "objective.kind={}")
 setting("config/training.py", "neither base nor", ECG, "ema.base=null", r"base, .*\((0\.\d+)",

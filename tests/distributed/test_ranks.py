@@ -60,8 +60,13 @@ MASKED = recipe("conv-ecg-tiny").updated(
        "encoder.activation": "silu", "objective.predictor.activation": "silu",
        "objective.predictor.width": 16, "objective.views": None}
 )  # fmt: skip
+S4D = recipe("nepa-ecg-tiny").updated(
+    {name: value for name, value in NARROW.items() if name.split(".")[0] != "encoder"}
+    | {"encoder": {"kind": "s4d", "width": 24, "depth": 2, "state": 4, "stem_width": 6},
+       "input.length": 200, "ema.base": 0.7, "ema.final": 0.9, "train.micro_batches": 2}
+)  # fmt: skip
 CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "views": VIEWS, "cpc": CPC,
-           "masked": MASKED}  # fmt: skip
+           "masked": MASKED, "s4d": S4D}  # fmt: skip
 
 
 class Stream:
@@ -178,6 +183,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("views", "ddp"),
             ("cpc", "ddp"),
             ("masked", "fsdp"),
+            ("s4d", "fsdp"),
         ),
         pytest.param(
             (
@@ -187,6 +193,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ("views", "fsdp"),
                 ("cpc", "fsdp"),
                 ("masked", "ddp"),
+                ("s4d", "ddp"),
             ),
             marks=pytest.mark.slow,
         ),
