@@ -389,7 +389,7 @@ def _files() -> Iterable[InputPath]:
 def _ecg_files() -> Iterable[InputPath]:
     part = functools.partial
     bdf = part(ecg_files.write_edf, wide=True)
-    gaps = part(ecg_files.write_edf, starts=(0, 1.5), slow=("V6",))
+    gaps = part(ecg_files.write_edf, starts=(0, 1.5))
     for name, write, package in (
         ("scp", ecg_files.write_scp, None), ("ishne", ecg_files.write_ishne, None),
         ("edf", ecg_files.write_edf, None), ("bdf", bdf, None), ("edf-gaps", gaps, None),
