@@ -28,8 +28,11 @@ class ConvTokenizer(Tokenizer):
     token and a NEPA target shows its own patch only.
     """
 
-    def __init__(self, config: ConvEncoderConfig, channels: int, axes: int) -> None:
-        super().__init__(config.patch, axes)
+    def __init__(
+        self, config: ConvEncoderConfig, channels: int, axes: int, lead_rows: int | None = None
+    ) -> None:
+        super().__init__(config.patch, axes, lead_rows)
+        channels = channels if lead_rows is None else 1
         conv: type[nn.Conv1d] | type[nn.Conv2d] = nn.Conv1d if axes == 1 else nn.Conv2d
         inner, kernel = config.stem_width, config.stem_kernel
         self.conv1 = conv(channels, inner, kernel, padding="same")
@@ -39,7 +42,7 @@ class ConvTokenizer(Tokenizer):
     def forward(self, values: Tensor) -> Tensor:
         patches = self.unfold(values)
         batch, count, _ = patches.shape
-        x = patches.reshape(batch * count, values.shape[1], *(self.patch,) * self.axes)
+        x = patches.reshape(batch * count, self.conv1.in_channels, *(self.patch,) * self.axes)
         x = F.gelu(self.conv2(F.gelu(self.conv1(x))))
         out: Tensor = self.proj(x.reshape(batch, count, -1))
         return out
@@ -58,4 +61,4 @@ class ConvPatchEncoder(PatchEncoder):
 
     def make_tokenizer(self, channels: int, axes: int) -> Tokenizer:
         assert isinstance(self.config, ConvEncoderConfig)
-        return ConvTokenizer(self.config, channels, axes)
+        return ConvTokenizer(self.config, channels, axes, self.lead_rows)

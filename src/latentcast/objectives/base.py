@@ -122,5 +122,6 @@ class Objective(nn.Module, ABC):
         return 1.0
 
     def undecayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay leaves a parameter alone: biases, norms, gains and CLS."""
-        return parameter.ndim <= 1 or name.endswith("cls")
+        """Whether weight decay leaves a parameter alone: biases, norms, gains, CLS and
+        the vectors of leads."""
+        return parameter.ndim <= 1 or name.endswith(("cls", "leads.weight"))
