@@ -126,7 +126,7 @@ class EcgAugment:
 
 
 def kept_leads(draw: Draw, stream: str, leads: int, share: float) -> Tensor:
-    """``(B, leads)`` bool: half of the samples lose leads, ``share`` of them on average, never all."""
+    """``(B, leads)`` bool: half of the samples lose leads, in the mean ``share``, never all."""
     loses = 2 * share * draw.uniform(f"{stream} lost share", 1)
     loses = torch.where(draw.uniform(f"{stream} loses", 1) < 0.5, loses, 0.0)
     rank = draw.uniform(f"{stream} leads", leads)

@@ -20,8 +20,8 @@ AREAS = (
     "nepa", "patches", "encoder", "block", "mlp", "norm", "layer-scale", "attention", "qk-norm",
     "rope", "sincos", "drop-path", "batch-norm", "initial", "table", "jepa", "targets", "predictor",
     "masks", "masked", "hierarchy", "leads", "cpc", "views", "regularizer", "vicreg", "sigreg",
-    "collapse", "ema", "loop", "resume", "order", "crop", "ranks", "data", "image", "probe", "finetune",
-    "artifact",
+    "collapse", "ema", "loop", "resume", "order", "crop", "ranks", "data", "image", "probe",
+    "finetune", "artifact",
 )  # fmt: skip
 """The order in which areas are reported; those that are not named here come last."""
 
