@@ -11,7 +11,7 @@ FAULTS := faults.json
 
 demo: $(VENV)/installed
 	$(BIN)/latentcast ingest data/ptbxl2980-100hz --out $(DEMO)/store
-	$(BIN)/latentcast train nepa-ecg-tiny --data $(DEMO)/store --out $(DEMO)/run
+	$(BIN)/latentcast train conv-ecg-tiny --data $(DEMO)/store --out $(DEMO)/run
 	$(BIN)/latentcast probe $(DEMO)/run --data $(DEMO)/store
 	$(BIN)/latentcast report $(DEMO)/run --data $(DEMO)/store
 

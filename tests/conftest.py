@@ -166,6 +166,7 @@ def small_convnet(small_config: Config) -> Config:
                 "encoder.width": 24,
                 "encoder.stem_width": 6,
                 "objective.predictor.width": 16,
+                "objective.views": None,
             }
         )
     )

@@ -38,8 +38,10 @@ def is_store(folder: Path) -> bool:
 
 
 def refuse_other_than_run(path: Path) -> None:
-    """Raises LatentcastError: the path is none of a run, a checkpoint, or a folder of no kind."""
+    """Raises LatentcastError: the path is neither a run, damaged or not, nor a checkpoint."""
     kind = kind_of(path)
+    if kind == "" and not any((path / part).exists() for part in ("config.yaml", *_OF_A_RUN)):
+        kind = "is no run"
     if kind in ("", "is a run", "is a checkpoint"):
         return
     if "checkpoints" in kind:

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from terminal import CANONICAL_LEADS, ECG, WFDB, Terminal, fixes
+from terminal import CANONICAL_LEADS, ECG, WFDB, Terminal, fixes, write_images
 
 from latentcast import config as configuration
 from latentcast.artifacts.encoder import Encoder
@@ -119,6 +119,18 @@ def _(t: Terminal) -> None:
     t.works(lambda: encoder.embed(images))
 
 
+@fixes("artifacts/images.py", "{}); errors=")
+@fixes("artifacts/rejections.py", "errors {}: is unknown")
+def _(t: Terminal) -> None:
+    encoder, folder = Encoder.from_pretrained(t.at.image_run), t.new("images")
+    write_images(folder, (8, 8))
+    (folder / "ant" / "bad.png").write_bytes(b"no image")
+    unknown = "unknown" in t.messages[0].text
+    refused = t.refused(lambda: encoder.embed(folder, errors="skipp" if unknown else "refuse"))
+    found = refused.typed("did you mean '(.*)'" if unknown else 'errors="(.*)"')
+    t.works(lambda: encoder.embed(folder, errors=found))
+
+
 @fixes("artifacts/recordings.py", "rows: are of a store")
 @fixes("artifacts/recordings.py", "{}: is nothing that")
 @fixes("artifacts/recordings.py", "{}: is for arrays")
@@ -171,13 +183,27 @@ def _(t: Terminal) -> None:
 @fixes("artifacts/export.py", "{}: is damaged")
 def _(t: Terminal) -> None:
     file = t.new("a.safetensors")
-    file.write_bytes(b"cut short")
-    if "damaged" in t.messages[0].text:
-        t.works(f"export {t.at.run} --out {file}")
-        file.write_bytes(file.read_bytes()[:-1] + b"#")
+    t.works(f"export {t.at.run} --out {file}")
+    changed = b"#" if "damaged" in t.messages[0].text else b""
+    file.write_bytes(file.read_bytes()[:-1] + changed)
     assert t.refused(lambda: Encoder.from_pretrained(file)).typed("export the run again")
     t.works(f"export {t.at.run} --out {file}")
     t.works(lambda: Encoder.from_pretrained(file))
+
+
+@fixes("artifacts/export.py", "{}: exists and was not")
+@fixes("report/style.py", "{}: exists and is no picture")
+@fixes("runs/new.py", "{}: is not empty and holds no run")
+def _(t: Terminal) -> None:
+    place = t.new("out.safetensors")
+    command = f"export {t.at.run} --out"
+    if "picture" in t.messages[0].text:
+        place, command = t.new("out.png"), f"inspect {t.at.bare} --plot"
+    place.write_text("of somebody else")
+    if "no run" in t.messages[0].text:
+        place, command = t.folder, f"train {ECG} --config {t.at.small} --data {t.at.bare} --out"
+    assert t.refused(f"{command} {place}").typed("name another file|choose an empty or new")
+    t.works(f"{command} {place.with_name('other' + place.suffix)}")
 
 
 @fixes("artifacts/export.py", "{}: was not written by")

@@ -350,7 +350,7 @@ def _(t: Terminal) -> None:
 
 @fixes("cli/data.py", "{}: holds images")
 def _(t: Terminal) -> None:
-    assert t.refused(f"inspect {t.at.grey} --record 1").typed("leave them out")
+    assert t.refused(f"inspect {t.at.grey} --record 1").typed("leave out --record$")
     t.works(f"inspect {t.at.grey}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from terminal import ECG, Attempt, Terminal, fixes, write_labelled
+from terminal import ECG, Attempt, Terminal, fixes, train, write_labelled
 
 from conftest import WFDB
 from latentcast.data.arrays import write_store
@@ -53,6 +53,17 @@ def _(t: Terminal) -> None:
     data = store(t)
     probe = t.prints(f"label {data} {table(t, 'rhythm')}").typed("latentcast (probe RUN .*)")
     t.works(probe.replace("RUN", str(t.run)))
+
+
+@fixes("monitors/online.py", "its labels are columns of a table")
+def _(t: Terminal) -> None:
+    write_labelled(t.new("own"))
+    label(Store.open(t.new("own")), table(t, "af"))
+    printed = t.prints(
+        train(t, ECG, t.new("own"), out="labelled-later") + " --set train.evaluate_every=1"
+    )
+    probe = printed.typed("latentcast (probe RUN --task af)")
+    t.works(probe.replace("RUN", str(t.new("labelled-later"))))
 
 
 @fixes("cli/data.py", "--kinds {}: write")
@@ -239,10 +250,12 @@ def _(t: Terminal) -> None:
 
 
 @fixes("artifacts/tables.py", "{}: exists and holds no predictions")
+@fixes("artifacts/tables.py", "{}: exists, and is where records")
 def _(t: Terminal) -> None:
     t.works(tuning(t, t.at.probed, "--task labels"))
     tuned, out = t.new("tuned"), t.new("labels.csv")
-    out.write_text("id,sinus\n")
+    beside = "left out" in t.messages[0].text
+    (t.new("labels.rejected.csv") if beside else out).write_text("id,sinus\n")
     assert t.refused(f"predict {tuned} {t.at.probed} --out {out}").typed("name (another file)")
     t.works(f"predict {tuned} {t.at.probed} --out {t.new('p.csv')}")
 

@@ -41,10 +41,8 @@ def _(t: Terminal) -> None:
 
 
 @fixes("cli/training.py", "{}: {}; name a recipe (latentcast recipes) or")
-@fixes("recipes/__init__.py", "see them with")
 def _(t: Terminal) -> None:
-    name = "big" if "see" in t.messages[0].text else t.new("gone")
-    verb = t.refused(f"train {name} --data {t.at.bare} --out {t.new()}").typed(
+    verb = t.refused(f"train {t.new('gone')} --data {t.at.bare} --out {t.new()}").typed(
         "latentcast (recipes)"
     )
     assert ECG in t.works(verb)

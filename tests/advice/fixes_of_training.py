@@ -107,14 +107,14 @@ def _(t: Terminal) -> None:
 
 @fixes("data/fit.py", "{}: signal is")
 @fixes("data/fit.py", "{}: scale is")
-@fixes("data/fit.py", "{}: channels is")
+@fixes("data/fit.py", "{}: channels is", "input.canvas=[")
 def _(t: Terminal) -> None:
     name, data = ECG, t.at.eeg
     if "scale is" in t.messages[0].text:
         t.works(f"ingest {t.at.npy} {AXES} --scale 0.002 --out {t.new()}")
         data = t.new()
     elif "channels is" in t.messages[0].text:
-        name, data = "nepa-image-tiny", t.at.grey
+        name, data = "nepa-image-tiny", t.at.digits
     t.works(train(t, name, data, t.refused(train(t, name, data)).typed("train with (--set .*)")))
 
 

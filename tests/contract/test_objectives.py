@@ -38,7 +38,7 @@ SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.m
          "encoder.drop_path": 0.3}  # fmt: skip
 SMALL_LEVELS = {"objective.coarser.0.width": 16, "objective.coarser.0.heads": 2,
                 "objective.coarser.0.mlp_width": 32, "objective.predictor.width": 24}  # fmt: skip
-SMALL_CONV = {"encoder.width": 24, "encoder.stem_width": 6}
+SMALL_CONV = {"encoder.width": 24, "encoder.stem_width": 6, "objective.views": None}
 SMALL_VIEWS = {"projector": [16, 8], "augmentation": {"kind": "ecg", "warp": 0.1}}
 SMALL_IMAGE = {**SMALL, "encoder.patch": 2, "input.height": 16, "input.width": 24,
                "input.normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3}}  # fmt: skip
@@ -82,7 +82,7 @@ CASES = {
         }
     ),
     "masked and two views × ecg": recipe("conv-ecg-tiny").updated(
-        SMALL_CONV | {"input.length": 320, "objective.views": SMALL_VIEWS}
+        SMALL_CONV | {"input.length": 320} | {"objective.views": SMALL_VIEWS}
     ),
     "nepa and two views × ecg": recipe("nepa-ecg-tiny").updated(
         {**SMALL, "input.length": 200, "objective.views": SMALL_VIEWS}

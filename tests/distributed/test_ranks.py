@@ -58,7 +58,7 @@ MASKED = recipe("conv-ecg-tiny").updated(
     | {"encoder.width": 24, "encoder.stem_width": 6, "input.length": 160, "ema.base": 0.7,
        # No kink at which a rounding would decide.
        "encoder.activation": "silu", "objective.predictor.activation": "silu",
-       "objective.predictor.width": 16}
+       "objective.predictor.width": 16, "objective.views": None}
 )  # fmt: skip
 CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "views": VIEWS, "cpc": CPC,
            "masked": MASKED}  # fmt: skip

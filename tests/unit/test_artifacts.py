@@ -201,7 +201,7 @@ def test_another_rate_and_a_missing_lead_are_refused(run: Path, small_store: Pat
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LatentcastError, match="holds no checkpoint; train the run first"):
+    with pytest.raises(LatentcastError, match="is no run; name the folder of a run"):
         Encoder.from_pretrained(tmp_path)
 
 

@@ -160,6 +160,7 @@ def test_a_store_at_another_scale_or_in_another_order_of_leads_is_brought_to_the
         (np.zeros((2, 12, 400)), {**AXES, "leads": ["I", "II"]}, "with 2 leads"),
         (np.zeros((12, 400)), {**AXES, "layout": "leads"},
          "layout 'leads': is unknown; "),
+        (np.zeros((2, 400)), {**AXES, "leads": dict}, "leads <class 'dict'>: are no names; give a"),
         (np.zeros((2, 1, 400), "U1"), {**AXES, "leads": ["I"]}, "is no signal"),
         ("nowhere.hea", {}, "nowhere.hea"),
         ({"a": np.zeros((12, 400))}, AXES, "dict: is nothing that can be embedded"),
@@ -200,15 +201,18 @@ def test_embed_gives_the_advice_of_the_command_line(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("", "is a folder; name one record"), ("a.npy", "is no WFDB record .*ingest it"),
+        ("", "is a folder; name one record"), ("a.npy", "is an array .*, and no record; numpy"),
+        ("a.csv", "is no WFDB record .*ingest it"),
         ("x.zip", "is an archive; ingest it"), ("nowhere", "nowhere: does not exist"),
     ],
 )  # fmt: skip
 def test_a_path_that_is_no_record_lacks_a_header(tmp_path: Path, name: str, words: str) -> None:
-    for file in ("a.npy", "x.zip"):
+    for file in ("a.npy", "a.csv", "x.zip"):
         (tmp_path / file).touch()
     with pytest.raises(LatentcastError, match=words):
         read_recording(tmp_path / name)
+    with pytest.raises(LatentcastError, match="int: is no path"):
+        read_recording(3)  # type: ignore[arg-type]
 
 
 def z_score(x: np.ndarray, axis: int | None) -> np.ndarray:
@@ -274,12 +278,17 @@ def test_a_bad_recording_among_good_ones_is_named(
     ):
         encoder.embed(store.recording(0), sampling_rate=100)
     blips = [replace(cut(store.recording(0), 8), record_id=f"blip {n}") for n in range(2)]
-    with pytest.raises(LatentcastError, match="blip 0, blip 1: has no valid patch; it is shorter"):
+    with pytest.raises(LatentcastError, match="blip 0: has no valid patch; it is shorter"):
         encoder.embed([blips[0], store.recording(1), blips[1]])
     write_wfdb(tmp_path, synthetic_recording(70, sampling_rate=100), "a")
     (tmp_path / "a.dat").write_bytes(b"")
     with pytest.raises(LatentcastError, match=f"a of {tmp_path.name}: "):
         encoder.embed(tmp_path)
+    found = encoder.embed([*blips, tmp_path, store.recording(1)], errors="skip")
+    assert found.ids == ("00002",) and [bad.record_id for bad in found.rejected] == [
+        "blip 0", "blip 1", "a",
+    ]  # fmt: skip
+    same(found.vectors, encoder.embed(store.recording(1)))
 
 
 def test_all_bad_images_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
@@ -288,9 +297,33 @@ def test_all_bad_images_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "digit 1" / f"{name}.png").write_bytes(b"no image")
     with pytest.raises(
-        LatentcastError, match=r"2 of 10 cannot be read \(digit 1/a.png: .*digit 1/b.png: .*ingest"
+        LatentcastError, match=r"2 of 10 cannot be read \(digit 1/a.png: .*digit 1/b.png: .*skip"
     ):
         list(ImageReader(config).read(tmp_path))
+
+
+def test_one_damaged_image_costs_the_others_their_vectors(
+    images: tuple[Encoder, Store], tmp_path: Path
+) -> None:
+    encoder, _ = images
+    write_classes(tmp_path, 8)
+    (tmp_path / "digit 1" / "Thumbs.db").touch()
+    with pytest.warns(UserWarning, match=r"1 of its files, such as digit 1/Thumbs.db") as warned:
+        vectors = encoder.embed(tmp_path)
+    assert warned[0].filename == __file__ and len(vectors) == 8
+    (tmp_path / "digit 1" / "a.png").write_bytes(b"no image")
+    for x in (tmp_path, [tmp_path / "digit 1" / "a.png", tmp_path]):
+        found = encoder.embed(x, errors="skip")
+        same(found.vectors, vectors)
+        assert "digit 1/Thumbs.db" in [bad.record_id for bad in found.rejected]
+        assert len(found.ids) == 8 and "digit 1/a.png" not in found.ids
+    file = next((tmp_path / "digit 0").iterdir())
+    with pytest.importorskip("PIL.Image").open(file) as closed:
+        pass
+    with pytest.raises(LatentcastError, match=r"is closed; call its load\(\) before"):
+        encoder.embed(closed)
+    with pytest.raises(LatentcastError, match="a.png: .*; name others"):
+        encoder.embed(tmp_path / "digit 1" / "a.png", errors="skip")
 
 
 def test_features_of_a_diverged_run_are_refused(small_config: Config, store: Store) -> None:

@@ -390,6 +390,15 @@ def test_from_files_and_a_table_to_predictions(
         found = list(csv.DictReader(file))
     assert [row["id"] for row in found] == store.record_ids.tolist()
     assert all(0 < float(row["af"]) < 1 for row in found)
+    bad = tmp_path / "bad.hea"
+    bad.write_text("no header\n")
+    for inputs, left_out in (([bad], "1 record left out"), ([], "")):
+        answer = command("predict", tmp_path / "run", store.path, *inputs, "--out", out)
+        assert answer.status == 0 and left_out in answer.out, answer.err
+        assert (str(bad) in (tmp_path / "predictions.rejected.csv").read_text()) == bool(inputs)
+        assert len(out.read_text().splitlines()) == 1 + len(store)
+    refused = command("predict", tmp_path / "run", bad, "--out", out)
+    assert refused.status == 2 and "name others" in refused.err
     refused = command("predict", tmp_path / "run", store.path, "--out", tmp_path / "p.xlsx")
     assert refused.status == 2 and "name it p.csv" in refused.err
 

@@ -165,7 +165,7 @@ def test_recordings_and_images_do_not_mix(
 def test_colours_the_recipe_does_not_expect_are_refused_with_the_mend(
     digits_store: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(LatentcastError, match=r"channels is 1, .* --set input.channels=1 input"):
+    with pytest.raises(LatentcastError, match=r"channels is 1 and .* 8 × 8 .*canvas=\[8,8\]$"):
         train(recipe("ijepa-image-tiny"), digits_store, tmp_path / "run")
 
 

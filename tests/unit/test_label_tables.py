@@ -115,10 +115,10 @@ def test_each_mismatch_has_its_sentence(labelled: Labelled) -> None:
     lines = rows(name, lambda n: int(n == 1), lambda n: "train" if n < 30 else "test")[5:]
     done = labelled("id,af,split", *lines, lines[0], "data/999,1,train", ",1,train")
     told = "\n".join(done.lines)
-    assert "1 record id of the table are not in the store: 'data/999'" in told
+    assert "1 record id of the table is not in the store: 'data/999'" in told
     assert "5 records of the store have no row" in told
-    assert "1 row repeat an earlier one" in told
-    assert "1 rows of the table have an empty 'id'" in told
+    assert "1 row repeats an earlier one" in told
+    assert "1 row of the table has an empty 'id'" in told
     assert "no positive in the test split" in told
 
 
@@ -201,6 +201,24 @@ def test_a_split_of_the_table_is_the_split_of_the_store(archive: Path, tmp_path:
     assert task("af", done.store).targets(done.store).folds is None  # no second division
     again = ingest(archive, tmp_path / "s", fs=100, workers=1, quiet=True, labels=file)
     assert again.labels == done.labels
+
+
+def test_a_split_that_the_table_has_not_is_a_tenth_of_training_by_patient(
+    archive: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    lines = rows(
+        lambda n: n, lambda n: n // 2, lambda n: n % 2, lambda n: "test" if n > 29 else "train"
+    )
+    file.write_text("id,patient,af,split\n" + "\n".join(lines))
+    store = ingest(archive, tmp_path / "s", fs=100, workers=1, quiet=True, labels=file).store
+    plain = ingest(archive, tmp_path / "plain", fs=100, workers=1, quiet=True).store
+    done = label(plain, file)
+    assert "validation: a tenth of the training rows" in " ".join(done.lines)
+    assert done.table.folds is not None and done.table.folds.tolist() == store.folds.tolist()
+    ids, held = store.record_ids.astype(int), store.rows("validation")
+    assert len(held) and (ids[held] <= 29).all() and (ids[store.rows("test")] > 29).all()
+    assert set(store.patient_ids[held]).isdisjoint(store.patient_ids[store.rows("train")])
 
 
 def test_a_damaged_table_is_refused(labelled: Labelled, tmp_path: Path) -> None:

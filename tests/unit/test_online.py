@@ -20,6 +20,7 @@ from latentcast.data.fit import fitted
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.loader import Loader
 from latentcast.data.store import Store
+from latentcast.data.tables.attached import label
 from latentcast.engine import checkpoint
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
@@ -314,6 +315,10 @@ def test_a_store_without_labels_is_left_alone_and_says_why(
         (unlabelled, small_config, "no labels in its train and validation splits"),
         (constant, small_config, "no label is both present and absent"),
     ]
+    (tmp_path / "own.csv").write_text(f"id,af\n{unlabelled.record_ids[0]},1\n")
+    tabled = recordings(tmp_path / "tabled", codes=())
+    label(tabled, tmp_path / "own.csv")
+    silent.append((tabled, small_config, "columns of a table (af)"))
     for labels, reason in (
         (np.full(len(image_store), -1), "no labels in its train"),
         (np.where(np.isin(image_store.folds, [9]), -1, image_store.class_ids), "no labels in its"),

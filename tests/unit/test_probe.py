@@ -90,7 +90,7 @@ def test_report_has_every_row_difference_label_and_source_of_the_numbers(
     for difference, row in zip(report.differences, report.rows[1:], strict=True):
         gap = report.rows[0].score.main.value - row.score.main.value
         assert difference.estimate.value == pytest.approx(gap)
-    assert report.protocol == "mixed, folds 1–8/9/10, linear probe"
+    assert report.protocol == "mixed, splits train/validation/test, linear probe"
     assert report.left_out == {"STACH": "no positive in train"}
     assert report.labels[2].positives == {"train": 0, "validation": 0, "test": 12}
 

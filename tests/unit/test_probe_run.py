@@ -91,7 +91,10 @@ def test_the_command_says_which_task_suits_and_names_a_wrong_one(run: Path) -> N
         return done.stdout + done.stderr
 
     text = latentcast("--data", str(run.parent / "store"))
-    assert "task labels: suits the labels of" in text and "labels, folds 1–8/9/10" in text
+    assert (
+        "task labels: suits the labels of" in text
+        and "labels, splits train/validation/test" in text
+    )
     assert (run / "probe-labels.json").exists()
 
 

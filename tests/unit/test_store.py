@@ -23,7 +23,8 @@ from latentcast.data.inspect import Kind, describe, print_description
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import digested
-from latentcast.signals.recording import INVALID, from_signal
+from latentcast.images.stored import StoredImage
+from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.terminal import Terminal
 
 Change = Callable[[dict[str, Any]], object]
@@ -102,17 +103,29 @@ def test_a_reused_buffer_keeps_nothing_of_the_last_batch(store: Store) -> None:
 
 
 def test_wrong_arguments_are_refused_not_wrapped(store: Store) -> None:
-    with pytest.raises(IndexError):
-        store.take([-1])
-    with pytest.raises(IndexError):
-        store.take([4])
-    with pytest.raises(IndexError):
-        store.recording(-1)
+    for wrong in (lambda: store.take([-1]), lambda: store.take([4]), lambda: store.recording(-1)):
+        with pytest.raises(IndexError, match=r"has no row .*; it has 4, give one from 0 to 3"):
+            wrong()
+    for row in (slice(2), "a", None):
+        with pytest.raises(LatentcastError, match="is no row of a store; .* use take"):
+            store[row]  # type: ignore[index]
     with pytest.raises(ValueError, match="out is"):
         store.take([0], [0], 10, np.empty((1, 10, 3), np.int32))
     with pytest.raises(ValueError, match="starts has shape"):
         store.take([0, 1], [0], 10)
     assert store.take([], [], 10).shape == (0, 10, 3)
+
+
+def test_a_store_cannot_be_indexed(store: Store, digits_store: Path) -> None:
+    recordings = list(store)  # type: ignore[call-overload]  # by index, as of any sequence
+    assert [r.record_id for r in recordings] == store.record_ids.tolist()
+    last = store[-1]
+    assert isinstance(last, Recording) and last.metadata == store.recording(3).metadata
+    images = Store.open(digits_store)
+    image = images[5]
+    assert isinstance(image, StoredImage) and image.record_id == images.record_ids[5]
+    assert np.array_equal(image.pixels, images.take([5])[0])
+    assert image.metadata["labels"] == images.labels.of(5)
 
 
 def test_labels(store: Store) -> None:
@@ -297,7 +310,10 @@ def test_each_kind_of_finding_is_listed_once_with_examples(
     """A number in a reason made a row of each record."""
     rows = [{"record": f"r{n}", "reason": f"lasts 0.{n} s, less than 1 s"} for n in range(1, 8)]
     monkeypatch.setattr(inspect, "read_quarantine", lambda folder: rows)
-    (kind,) = describe(store).quarantine.values()
+    rows += [{"record": "a", "reason": f"duplicate record: same pixels as {name}"}
+             for name in ("my photo.png", "your best photo.png")]  # fmt: skip
+    kind, duplicates = describe(store).quarantine.values()
+    assert duplicates.count == 2
     assert kind.count == 7 and kind.examples[0] == "r1: lasts 0.1 s, less than 1 s"
     assert len(kind.examples) == 3
 

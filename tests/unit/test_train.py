@@ -167,6 +167,10 @@ def test_run_of_another_configuration_is_not_overwritten(
     train(short, small_store, tmp_path)
     with pytest.raises(LatentcastError, match="another run .*train.seed is 1 here, 0 there"):
         train(short.updated({"train.seed": 1}), small_store, tmp_path)
+    train(short.updated({"train.steps": 5}), small_store, tmp_path)
+    with pytest.raises(LatentcastError) as refused:
+        train(short.updated({"train.seed": 1}), small_store, tmp_path)
+    assert "train.seed is 1 here" in str(refused.value) and "stretches" not in str(refused.value)
 
 
 def test_a_kill_before_the_first_step_does_not_break_the_run(

@@ -16,9 +16,9 @@ from latentcast.artifacts.choice import Choice, choice_of, chosen_checkpoint
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.export import read_choice
 from latentcast.artifacts.predictions import activated, joined
+from latentcast.artifacts.rejections import Errors, Rejections
 from latentcast.artifacts.windows import in_batches
-from latentcast.data.manifest import MANIFEST
-from latentcast.data.store import Store
+from latentcast.data.convert import Rejected
 from latentcast.errors import LatentcastError
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH
@@ -36,6 +36,7 @@ class Predicted:
         values: float64 ``(n, names)``, probabilities, or the value of a regression.
         spread: same shape, the standard deviation over the crops of a recording.
         crops: int64 ``(n,)``.
+        rejected: the records that could not be read, each with its ``reason``.
     """
 
     ids: tuple[str, ...]
@@ -43,6 +44,7 @@ class Predicted:
     values: npt.NDArray[np.float64]
     spread: npt.NDArray[np.float64]
     crops: npt.NDArray[np.int64]
+    rejected: tuple[Rejected, ...] = ()
 
     def by_patient(self, patients: Sequence[str]) -> Self:
         """One row a patient, in the order of their first records: the mean over the records, the
@@ -115,31 +117,33 @@ class Classifier:
         outputs: Tensor = self.network(inputs)
         return outputs
 
-    def predict(self, x: Any, batch_size: int = BATCH, **how: Any) -> Predicted:
+    def predict(
+        self, x: Any, batch_size: int = BATCH, *, errors: Errors = "refuse", **how: Any
+    ) -> Predicted:
         """Probabilities of recordings or images, the mean over crops that step by half of one.
 
         Args:
             x: what :meth:`~latentcast.artifacts.encoder.Encoder.embed` takes.
             batch_size: crops or images a forward pass.
+            errors: with ``skip`` records that cannot be read are left out and listed in
+                ``rejected``; by default one of them refuses all.
             how: ``rows``, ``sampling_rate``, ``leads``, ``unit``, ``layout``, ``resample``, as of
                 ``embed``.
 
         Raises:
             LatentcastError: what ``embed`` refuses.
         """
-        if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
-            x = Store.open(x)
         names: list[str] = []
-        parts = []
+        parts, rejections = [], Rejections(errors)
+        samples = self.encoder.windows(x, rejections=rejections, **how)
         with torch.no_grad(), evaluating(self.network):
-            for owner, windows in in_batches(self.encoder.windows(x, **how), names, batch_size):
+            for owner, windows in in_batches(samples, names, batch_size):
                 outputs = self.outputs(windows).double().cpu().numpy()
                 parts.append((owner, activated(outputs, self.settings, self.choice.temperature)))
+        rejected = rejections.check(len(names))
         if not names:
             empty = np.zeros((0, len(self.names)))
             return Predicted((), self.names, empty, empty, np.zeros(0, dtype=np.int64))
         found = joined(parts, len(names))
-        if isinstance(x, Store):  # the names are for messages, and have the row in them
-            rows = how.get("rows")
-            names = x.record_ids[slice(None) if rows is None else np.asarray(rows)].tolist()
-        return Predicted(tuple(names), self.names, found.values, found.spread, found.crops)
+        ids = tuple(names)
+        return Predicted(ids, self.names, found.values, found.spread, found.crops, rejected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from latentcast.artifacts.images import ImageReader, at_resolution
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
+from latentcast.artifacts.rejections import Embedded, Errors, Rejections
+from latentcast.artifacts.stores import store_at
 from latentcast.artifacts.weights import read_weights
-from latentcast.artifacts.windows import averaged, in_batches
+from latentcast.artifacts.windows import averaged, blank, in_batches, with_tokens
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput, ImageInput, Rotary, SinCos
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
-from latentcast.data.manifest import MANIFEST
-from latentcast.data.store import Store
 from latentcast.engine.device import AUTO, device_of
 from latentcast.errors import LatentcastError, nearest
 from latentcast.nn.modes import evaluating
@@ -28,7 +28,6 @@ from latentcast.nn.pooling import BATCH, check_pooling, layers_of, pool_joined
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble, build
-from latentcast.places import kind_of
 from latentcast.signals.recording import Recording
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
@@ -247,7 +246,15 @@ class Encoder(nn.Module):
         layers: tuple[list[Tensor], Tensor] = self(_tensor(samples))
         return layers
 
+    @overload
+    def embed(self, x: Any, *read: Any, errors: Literal["skip"], **how: Any) -> Embedded: ...
+
+    @overload
     def embed(
+        self, x: Any, *read: Any, errors: Literal["refuse"] = "refuse", **how: Any
+    ) -> npt.NDArray[np.float32]: ...
+
+    def embed(  # type: ignore[misc]  # the overloads name only what decides the result
         self,
         x: Any,
         layer: str | None = None,
@@ -262,7 +269,8 @@ class Encoder(nn.Module):
         resample: bool = False,
         window_seconds: float | None = None,
         size: int | None = None,
-    ) -> npt.NDArray[np.float32]:
+        errors: Errors = "refuse",
+    ) -> npt.NDArray[np.float32] | Embedded:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
         A recording is quality-checked and brought to counts as ingest does it, read through
@@ -292,6 +300,9 @@ class Encoder(nn.Module):
                 :attr:`positions` says where patches are then.
             size: of images, pixels a side to read them at instead of those of the training: a
                 multiple of the patch. Positions are interpolated, with a warning.
+            errors: with ``skip`` records that cannot be read are left out, and the result is an
+                :class:`~latentcast.artifacts.rejections.Embedded`: the vectors, the ids of their
+                records, and the reasons of the others. By default one of them refuses all.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, in another
@@ -307,17 +318,20 @@ class Encoder(nn.Module):
         length = None if window_seconds is None else self._samples(window_seconds)
         names: list[str] = []
         owners, vectors, measured = [], [], []
+        rejections = Rejections(errors)
         resolution = at_resolution(self.config.input, self.network, size)
         with torch.no_grad(), evaluating(self), resolution as (config, prepare):
-            samples = self._read(x, rows, axes, resample, length, config)
+            samples = self._read(x, rows, axes, resample, length, config, rejections)
             for owner, windows in in_batches(samples, names, batch_size):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
                 measured.append(valid.any(dim=1).cpu().numpy())
                 vectors.append(pool_joined(layers[read], valid, how).cpu().numpy())
-            if not names:
-                layers, valid = self(self._blank())
-                return pool_joined(layers[read], valid, how).cpu().numpy()[:0]
+            rejected = rejections.check(len(names))
+            if not names:  # one vector of zeros, for its length
+                layers, valid = self(blank(self.config.input))
+                owners, measured = [np.zeros(1, np.int64)], [np.zeros(1, np.bool_)]
+                vectors = [pool_joined(layers[read], valid, how).cpu().numpy()]
         means = averaged(
             names, np.concatenate(owners), np.concatenate(vectors), np.concatenate(measured)
         )
@@ -326,7 +340,7 @@ class Encoder(nn.Module):
                 f"{self.weights}: features are not finite; the run has diverged, use an earlier "
                 "checkpoint (RUN/checkpoints/step-N)"
             )
-        return means
+        return means if errors == "refuse" else Embedded(tuple(names), means, rejected)
 
     def counts(self, recording: Recording, resample: bool = False) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order.
@@ -370,11 +384,13 @@ class Encoder(nn.Module):
         unit: str | None = None,
         layout: str = "records,leads,samples",
         resample: bool = False,
+        rejections: Rejections | None = None,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """What :meth:`embed` reads: the name of each recording or image, and its windows as
         integers, int16 ``(windows, samples, leads)`` or uint8 ``(1, height, width, channels)``."""
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
-        return self._read(x, rows, axes, resample, None, self.config.input)
+        kept = rejections or Rejections()
+        return self._read(x, rows, axes, resample, None, self.config.input, kept)
 
     @property
     def predicted_from(self) -> str | None:
@@ -415,33 +431,18 @@ class Encoder(nn.Module):
         resample: bool,
         length: int | None,
         config: EcgInput | ImageInput,
+        rejections: Rejections,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        if isinstance(x, str | Path) and (Path(x) / MANIFEST).is_file():
-            x = Store.open(x)
-        elif isinstance(x, str | Path) and (kind := kind_of(Path(x))) == "is an archive":
-            raise LatentcastError(f"{x}: {kind}; ingest it and give the store")
-        if isinstance(x, Store) and x.modality != self.modality:
-            content = "recordings" if x.modality == "ecg" else "images"
-            raise LatentcastError(
-                f"{x.path}: holds {content}, the encoder was trained on {self.modality} data; give "
-                "it a store of its own kind"
-            )
-        if isinstance(x, Store):
-            x.verify_once()
+        x = store_at(x, config.kind)
         if isinstance(config, EcgInput):
-            return RecordingReader(config, axes, resample, length).read(x, rows)
+            reader = RecordingReader(config, axes, resample, length, rejections)
+            return with_tokens(self.network, reader.read(x, rows), rejections)
         if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
             raise LatentcastError(
                 f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
                 "unit and resample"
             )
-        return ImageReader(config).read(x, rows)
-
-    def _blank(self) -> Tensor:
-        """One sample of zeros, as a store would give it."""
-        config = self.config.input
-        dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
-        return torch.zeros(1, *config.size, config.channels, dtype=dtype)
+        return ImageReader(config, rejections).read(x, rows)
 
 
 def _tensor(samples: npt.NDArray[Any]) -> Tensor:

@@ -21,6 +21,7 @@ from latentcast.files import apart, check_digest, digested, parse_object, replac
 FORMAT = "2"
 """Files of format 1 are read as well; they have no digest, so damage to them goes unnoticed."""
 SUFFIX = ".safetensors"
+_ABOUT = {"format", "step", "config"}
 AGAIN = "export the run again, or restore the file from a copy"
 
 
@@ -38,14 +39,19 @@ def export(run: str | Path, file: str | Path) -> int:
         optimizer steps of the weights.
 
     Raises:
-        LatentcastError: no checkpoint, a damaged one, a file of another suffix or inside of the
-            run, or it cannot be written.
+        LatentcastError: no checkpoint, a damaged one, a file of another suffix, inside of the run
+            or there already and no export, or it cannot be written.
     """
     file, run = Path(file), Path(run)
     apart(file, run=run.parent.parent if (run / "state.json").is_file() else run)
     if file.suffix != SUFFIX or file.is_dir():
         raise LatentcastError(
             f"{file}: what is written is one {SUFFIX} file; name it {file.resolve().stem}{SUFFIX}"
+        )
+    if file.is_file() and file.stat().st_size and not _is_export(file):
+        raise LatentcastError(
+            f"{file}: exists and was not written by latentcast export; name another file, or "
+            "remove that one"
         )
     newest = chosen_checkpoint(run)
     record = checkpoint.read_record(newest)
@@ -65,6 +71,13 @@ def export(run: str | Path, file: str | Path) -> int:
     return int(record["step"])
 
 
+def _is_export(file: Path) -> bool:
+    """Whether a file begins like one; it may be damaged, then it is to be written again."""
+    with file.open("rb") as stream:
+        head = stream.read(2**16)
+    return all(f'"{name}"'.encode() in head for name in ("__metadata__", *_ABOUT))
+
+
 def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
     """Weights, configuration and step of an exported file.
 
@@ -72,7 +85,7 @@ def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
         LatentcastError: it is damaged, or was not written by :func:`export`.
     """
     about, tensors = _parts(file)
-    if about.get("format") not in ("1", FORMAT) or not {"step", "config"} <= about.keys():
+    if about.get("format") not in ("1", FORMAT) or not _ABOUT <= about.keys():
         raise LatentcastError(
             f"{file}: was not written by latentcast export; public weights are read by "
             "latentcast.artifacts.public_ijepa and public_nepa"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,23 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from latentcast.artifacts.rejections import Rejections
+from latentcast.artifacts.stores import readable_store
 from latentcast.config import EcgInput
 from latentcast.data.formats import is_array_file, open_source
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.places import is_store
 from latentcast.signals.channels import Channels
 from latentcast.signals.counts import to_counts
 from latentcast.signals.readers import read_recording
 from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
 from latentcast.signals.recording import INVALID, Recording, hertz
 from latentcast.signals.windows import window_starts
-from latentcast.source import BadRecord, Source
+from latentcast.source import BadRecord, RecordRef, Source
 
 Counts = npt.NDArray[np.int16]
+Load = Callable[[], Recording]
 ACCEPTED = (
     "a Recording, the path of a record, of a folder or of an array file, an array with "
     "sampling_rate, leads and unit, a store, or a list of these"
@@ -49,12 +54,19 @@ class RecordingReader:
         resample: a recording at another rate is resampled, as ``ingest --fs`` does it, instead of
             refused.
         length: samples of a window; those of training by default.
+        rejections: of the recordings that cannot be read.
     """
 
     def __init__(
-        self, config: EcgInput, axes: ArrayAxes, resample: bool, length: int | None = None
+        self,
+        config: EcgInput,
+        axes: ArrayAxes,
+        resample: bool,
+        length: int | None = None,
+        rejections: Rejections | None = None,
     ) -> None:
         self.config, self.axes, self.resample = config, axes, resample
+        self.rejections = rejections or Rejections()
         self.length = config.length if length is None else length
 
     def read(self, source: Any, rows: npt.ArrayLike | None = None) -> Iterator[tuple[str, Counts]]:
@@ -64,23 +76,29 @@ class RecordingReader:
             LatentcastError: it is nothing that can be read, or a recording cannot be used.
         """
         if isinstance(source, Store):
-            yield from self._of_store(source, rows)
+            yield from self._of_store(readable_store(source, "ecg"), rows)
             return
         if rows is not None:
             raise LatentcastError("rows: are of a store; leave them out, or choose from the list")
-        for recording in self._recordings(source):
-            yield recording.record_id, self.windows(self.counts(recording))
+        for name, where, load in self._recordings(source):
+            try:
+                recording = load()
+                windows = self.windows(self.counts(recording))
+            except Exception as error:
+                self.rejections.add(name, error, where)
+                continue
+            yield recording.record_id, windows
 
     def counts(self, recording: Recording) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``.
 
         Raises:
-            LatentcastError: another sampling rate, a missing lead (unless a token is of one lead),
-                or an amplitude beyond int16.
+            BadRecord: another sampling rate, a missing lead (unless a token is of one lead), or an
+                amplitude beyond int16.
         """
         rate = self.config.sampling_rate
         if recording.sampling_rate != rate and not self.resample:
-            raise LatentcastError(
+            raise BadRecord(
                 f"{recording.record_id}: sampling_rate is {recording.sampling_rate:g}, the encoder "
                 f"needs {rate:g}; bring it there with resample=True (latentcast predict: "
                 "--resample)"
@@ -107,18 +125,23 @@ class RecordingReader:
             config.sampling_rate, config.leads, config.scale, config.signal,
         )  # fmt: skip
         for row in np.arange(len(store)) if rows is None else np.asarray(rows, np.int64):
-            name = f"{store.record_ids[row]} (row {row})"
+            name = str(store.record_ids[row])
             if equal:
                 starts = window_starts(int(store.lengths[row]), self.length)
                 yield name, store.take([row] * len(starts), starts, self.length)
             else:
                 yield name, self.windows(self.counts(store.recording(int(row))))
 
-    def _recordings(self, source: Any) -> Iterator[Recording]:
+    def _recordings(self, source: Any) -> Iterator[tuple[str, str | None, Load]]:
+        """The name of every recording, the source that it is of, and what reads it."""
         match source:
             case Recording():
                 self._refuse_axes(source.record_id)
-                yield source
+                yield source.record_id, None, lambda: source
+            case Store():
+                store = readable_store(source, "ecg")
+                for row, name in enumerate(store.record_ids):
+                    yield str(name), None, partial(store.recording, row)
             case str() | Path():
                 yield from self._of_path(Path(source))
             case np.ndarray():
@@ -136,23 +159,25 @@ class RecordingReader:
                     f"{type(source).__name__}: is nothing that can be embedded; give {ACCEPTED}"
                 )
 
-    def _of_path(self, path: Path) -> Iterator[Recording]:
+    def _of_path(self, path: Path) -> Iterator[tuple[str, str | None, Load]]:
         other = self.config.signal == "other"
         if is_array_file(path):
             axes = vars(self.axes) | {"signal": self.config.signal}
             yield from _of_source(open_source(path, "ecg", **axes))
             return
         self._refuse_axes(str(path))
-        if path.is_dir():
+        if is_store(path):
+            yield from self._recordings(Store.open(path))
+        elif path.is_dir():
             # Of PTB-XL's two sets of files the one at the encoder's rate.
             options = {"signal": "other", "leads": self.config.leads} if other else {}
             rate = self.config.sampling_rate
             yield from _of_source(open_source(path, "ecg", fs=rate, **options))
         else:
             channels = Channels(self.config.leads) if other else None
-            yield read_recording(path, channels)
+            yield str(path), None, partial(read_recording, path, channels)
 
-    def _of_array(self, array: npt.NDArray[Any]) -> Iterator[Recording]:
+    def _of_array(self, array: npt.NDArray[Any]) -> Iterator[tuple[str, None, Load]]:
         axes = self.axes
         missing = [n for n in ("sampling_rate", "leads", "unit") if getattr(axes, n) is None]
         if axes.sampling_rate is None or axes.leads is None or axes.unit is None:
@@ -167,7 +192,8 @@ class RecordingReader:
             records = records.swapaxes(-1, -2)
         rate = hertz(axes.sampling_rate, "sampling_rate")
         for number, block in enumerate(records):
-            yield array_recording(block, leads, factor, rate, f"record {number} of the array")
+            name = f"record {number} of the array"
+            yield name, None, partial(array_recording, block, leads, factor, rate, name)
 
     def _refuse_axes(self, name: str) -> None:
         axes = self.axes
@@ -188,11 +214,12 @@ def _refuse_number(item: object, source: object) -> None:
         )
 
 
-def _of_source(source: Source[Recording]) -> Iterator[Recording]:
+def _of_source(source: Source[Recording]) -> Iterator[tuple[str, str, Load]]:
     for ref in source.refs():
-        try:
-            if ref.problem is not None:
-                raise BadRecord(ref.problem)
-            yield source.read(ref)[0]
-        except BadRecord as error:
-            raise BadRecord(f"{ref.record_id} of {source.name}: {error}") from error
+        yield ref.record_id, source.name, partial(_of_ref, source, ref)
+
+
+def _of_ref(source: Source[Recording], ref: RecordRef) -> Recording:
+    if ref.problem is not None:
+        raise BadRecord(ref.problem)
+    return source.read(ref)[0]

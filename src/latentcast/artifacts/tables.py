@@ -5,28 +5,33 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from latentcast.artifacts.classifier import Predicted
+from latentcast.data.writer import REJECTED, write_rejected
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.files import replacing, write_text
 
 
-def write_predictions(found: Predicted, file: Path) -> None:
+def write_predictions(found: Predicted, file: Path) -> Path:
     """An id, a column of each label, ``LABEL_spread`` of each, and ``crops``.
 
     A label whose column would have the name of another is called ``label NAME``.
 
+    The records left out, and why, are in a table beside it, NAME.rejected.csv, where there are
+    any; one of an earlier call is replaced.
+
+    Returns:
+        that table.
+
     Raises:
-        LatentcastError: the file has another suffix, is a .csv of no predictions, or cannot
-            be written.
+        LatentcastError: as of :func:`check_place`, or the file cannot be written.
     """
-    if file.suffix not in (".csv", ".parquet"):
-        raise LatentcastError(
-            f"{file}: predictions are written as .csv or .parquet; name it {file.stem}.csv"
-        )
-    _keep_other_tables(file)
+    check_place(file)
+    rejected = _rejected_beside(file)
     columns: dict[str, list[object]] = {"id": list(found.ids)}
     names = column_names(found.names)
     for n, name in enumerate(names):
@@ -41,15 +46,14 @@ def write_predictions(found: Predicted, file: Path) -> None:
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
             write_text(file, text.getvalue())
-            return
-        try:
-            arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-        except ImportError as error:
-            raise missing_extra("pyarrow", "huggingface", "writing parquet") from error
-        with replacing(file) as draft:
-            parquet.write_table(arrow.table(columns), draft)
+        else:
+            with replacing(file) as draft:
+                _pyarrow("parquet").write_table(_pyarrow().table(columns), draft)
+        if found.rejected or rejected.exists():
+            write_rejected(rejected, map(asdict, found.rejected))
     except OSError as problem:
         raise LatentcastError(f"{file}: cannot be written ({problem}); name another file") from None
+    return rejected
 
 
 def column_names(labels: Sequence[str]) -> list[str]:
@@ -65,13 +69,51 @@ def column_names(labels: Sequence[str]) -> list[str]:
     return found
 
 
-def _keep_other_tables(file: Path) -> None:
-    """A table of labels named by mistake is not written over; earlier predictions are."""
-    if file.suffix != ".csv" or not file.is_file() or not file.stat().st_size:
-        return
-    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        header = next(csv.reader(lines), [])
-    if header[:1] != ["id"] or header[-1:] != ["crops"]:
+def check_place(file: Path) -> None:
+    """Before anything is predicted: may predictions be written there?
+
+    Raises:
+        LatentcastError: the file has another suffix, or is a table of something else, such as of
+            labels, named by mistake; earlier predictions are replaced.
+    """
+    if file.suffix not in (".csv", ".parquet"):
+        raise LatentcastError(
+            f"{file}: predictions are written as .csv or .parquet; name it {file.stem}.csv"
+        )
+    if file.suffix == ".parquet":
+        _pyarrow()  # missing is better said now than after an hour
+    columns = _columns(file)
+    if columns and (columns[0], columns[-1]) != ("id", "crops"):
         raise LatentcastError(
             f"{file}: exists and holds no predictions; name another file, or remove that one"
         )
+    rejected = _rejected_beside(file)
+    if _columns(rejected) not in ([], REJECTED):
+        raise LatentcastError(
+            f"{rejected}: exists, and is where records that are left out are listed; name another "
+            f"file than {file.name}, or remove that one"
+        )
+
+
+def _rejected_beside(file: Path) -> Path:
+    return file.with_name(f"{file.stem}.rejected.csv")
+
+
+def _columns(file: Path) -> list[str]:
+    """Of the table at a path; none where it is empty or missing, ``[""]`` where it is no table."""
+    if not file.is_file() or not file.stat().st_size:
+        return []
+    if file.suffix == ".csv":
+        with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+            return next(csv.reader(lines), [])
+    try:
+        return list(_pyarrow("parquet").read_schema(file).names) or [""]
+    except (OSError, ValueError):
+        return [""]
+
+
+def _pyarrow(part: str | None = None) -> Any:
+    try:
+        return import_module("pyarrow" if part is None else f"pyarrow.{part}")
+    except ImportError as error:
+        raise missing_extra("pyarrow", "huggingface", "writing parquet") from error

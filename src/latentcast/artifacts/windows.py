@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from latentcast.errors import LatentcastError
+from latentcast.artifacts.recordings import Counts
+from latentcast.artifacts.rejections import Rejections
+from latentcast.config import EcgInput, ImageInput
+from latentcast.nn.base import Readable
+from latentcast.signals.recording import INVALID
+from latentcast.source import BadRecord
 
 
 def in_batches(
@@ -44,21 +51,30 @@ def averaged(
     """The mean over the windows of each recording that have a valid token, ``(names, features)``.
 
     Args:
-        names: of the recordings.
+        names: of the recordings, each with such a window.
         owners: of each window, the recording that it is of.
         vectors: ``(windows, features)``.
         measured: of each window, whether a token of it is valid.
-
-    Raises:
-        LatentcastError: names the recordings without such a window.
     """
     windows = np.bincount(owners[measured], minlength=len(names))
-    if not windows.all():
-        empty = [name for name, count in zip(names, windows, strict=True) if not count]
-        raise LatentcastError(
-            f"{', '.join(empty[:6])}{' ...' * (len(empty) > 6)}: has no valid patch; it is "
-            "shorter than one, flat or missing, leave it out"
-        )
     sums = np.zeros((len(names), vectors.shape[1]))
     np.add.at(sums, owners[measured], vectors[measured])
     return (sums / windows[:, None]).astype(np.float32)
+
+
+def with_tokens(
+    network: Readable, recordings: Iterator[tuple[str, Counts]], rejections: Rejections
+) -> Iterator[tuple[str, Counts]]:
+    """Those with a valid patch: of any other the network would make something of nothing."""
+    for name, windows in recordings:
+        if network.valid(torch.from_numpy(windows != INVALID).transpose(1, 2)).any():
+            yield name, windows
+        else:
+            problem = "has no valid patch; it is shorter than one, flat or missing, leave it out"
+            rejections.add(name, BadRecord(problem))
+
+
+def blank(config: EcgInput | ImageInput) -> Tensor:
+    """One sample of zeros, as a store would give it."""
+    dtype = torch.int16 if isinstance(config, EcgInput) else torch.uint8
+    return torch.zeros(1, *config.size, config.channels, dtype=dtype)

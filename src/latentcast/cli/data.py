@@ -148,8 +148,10 @@ def inspect(store: Positional[Path], plot: Path | None = None, record: str | Non
     opened.verify()
     console = Terminal()
     if opened.modality == "image" and (plot is not None or record is not None):
+        flags = [flag for flag, value in (("plot", plot), ("record", record)) if value is not None]
         raise LatentcastError(
-            f"{store}: holds images, --plot and --record are for recordings; leave them out"
+            f"{store}: holds images, and only recordings are plotted; leave out "
+            f"--{' and --'.join(flags)}"
         )
     if record is not None and plot is None:
         raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")

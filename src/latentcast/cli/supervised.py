@@ -103,6 +103,8 @@ def predict(
 ) -> None:
     """Write the probabilities that a fine-tuned run gives to files, as CSV or parquet.
 
+    Files that cannot be read are left out, and listed with their reasons in a table beside it.
+
     Args:
         model: run of latentcast finetune, or an exported file.
         files: recordings or images, folders of them, array files, or a store.
@@ -117,11 +119,12 @@ def predict(
         patients: of a store, a row a patient: the mean over the records, their standard deviation.
     """
     from latentcast.artifacts.classifier import Classifier
-    from latentcast.artifacts.tables import column_names, write_predictions
+    from latentcast.artifacts.rejections import summary
+    from latentcast.artifacts.tables import check_place, column_names, write_predictions
     from latentcast.data.manifest import MANIFEST
     from latentcast.data.store import Store
-    from latentcast.errors import printable
     from latentcast.files import apart
+    from latentcast.terminal import Terminal
 
     if not files:
         raise LatentcastError("predict: needs files; name recordings, images or a store")
@@ -132,18 +135,30 @@ def predict(
             f"{files[0]}: --patients needs a store, which names them; ingest the files, or leave "
             "--patients out"
         )
+    check_place(out)
     classifier = Classifier.from_pretrained(model, device=device)
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
     found = classifier.predict(
         inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
-        layout=layout, resample=resample,
+        layout=layout, resample=resample, errors="skip",
     )  # fmt: skip
     if patients:
-        found = found.by_patient(Store.open(files[0]).patient_ids.tolist())
-    write_predictions(found, out)
-    print(printable(f"{out}: {len(found.ids)} predictions of {', '.join(found.names)}"))
+        store = Store.open(files[0])
+        patient_of = dict(zip(store.record_ids.tolist(), store.patient_ids.tolist(), strict=True))
+        found = found.by_patient([patient_of[record] for record in found.ids])
+    rejected, console = write_predictions(found, out), Terminal()
+    done = f"{out}: {len(found.ids)} predictions of {', '.join(found.names)}"
+    n = len(found.rejected)
+    left = f", {n} record{'s' * (n > 1)} left out" if n else ""
+    console.print(f"{done}{left}", soft_wrap=True)
+    for line in summary(found.rejected):
+        console.print(f"left out: {line}; all are in {rejected}", soft_wrap=True)
     renamed = set(column_names(found.names)) - set(found.names)
     if renamed:
-        print(printable(f"{out}: labels named as another column are {', '.join(sorted(renamed))}"))
+        line = f"{out}: labels named as another column are {', '.join(sorted(renamed))}"
+        console.print(line, soft_wrap=True)
     if math.isnan(classifier.choice.score):
-        print(printable(f"{model}: has no temperature, probabilities are as the network has them"))
+        console.print(
+            f"{model}: has no temperature, probabilities are as the network has them",
+            soft_wrap=True,
+        )

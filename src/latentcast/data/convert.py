@@ -39,6 +39,22 @@ class Rejected:
     reason: str
 
 
+def reason_of(error: Exception) -> str:
+    """Why a record cannot be used, of what was raised when it was read.
+
+    Raises:
+        Exception: the error itself, where the record is not at fault.
+    """
+    if isinstance(error, BadRecord):
+        return str(error)
+    if is_ours(error):
+        raise error
+    # Foreign files fail in foreign ways; the type of the error is part of the reason.
+    words = " ".join(str(error).split())
+    what = f": {words}" if words and readable(words) else ""
+    return shorten(f"cannot be read ({type(error).__name__}{what}", 155) + ")"
+
+
 @dataclass(frozen=True)
 class Converter:
     """All that it takes to convert the records of a source, in this process or another.
@@ -68,15 +84,8 @@ class Converter:
     def _convert(self, ref: RecordRef) -> Converted | Rejected:
         try:
             return self._converted(ref)
-        except BadRecord as error:
-            reason = str(error)
         except Exception as error:
-            if is_ours(error):
-                raise
-            # Foreign files fail in foreign ways; the type of the error is part of the reason.
-            words = " ".join(str(error).split())
-            what = f": {words}" if words and readable(words) else ""
-            reason = shorten(f"cannot be read ({type(error).__name__}{what}", 155) + ")"
+            reason = reason_of(error)
         if self.room:
             reason = reason.replace(self.room, "")
         return Rejected(ref.record_id, ref.file, printable(reason))

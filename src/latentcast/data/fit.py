@@ -105,10 +105,15 @@ def _fitted_to_images(config: Config, store: Store) -> Config:
             "choose a recipe with -image- in its name"
         )
     if store.channels != config.input.channels:
+        height, width = store.height, store.width
+        images = canvas = ""
+        if (height, width) != config.input.store_size:  # said at once, not after the next start
+            images = f" and its images have {height} × {width} pixels"
+            canvas = f" input.canvas=[{height},{width}]"
         raise LatentcastError(
-            f"{store.path / MANIFEST}: channels is {store.channels}, the recipe needs "
+            f"{store.path / MANIFEST}: channels is {store.channels}{images}, the recipe needs "
             f"{config.input.channels}; train with --set input.channels={store.channels} "
-            "input.normalisation=null"
+            f"input.normalisation=null{canvas}"
         )
     _check_size(config, config.input, store)
     if (bits := store.manifest.bits) is not None:

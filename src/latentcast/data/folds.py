@@ -17,6 +17,25 @@ def stable_fold(name: str) -> int:
     return 1 + int.from_bytes(digest, "big") % FOLDS
 
 
+def held_out_folds(splits: Iterable[str | None]) -> frozenset[int]:
+    """The folds of the held-out splits among those that somebody named."""
+    named = set(splits)
+    return frozenset(
+        fold for split in ("validation", "test") if split in named for fold in SPLITS[split]
+    )
+
+
+HELD_OUT = held_out_folds(SPLITS)
+"""Where every split is named."""
+
+
+def training_fold(name: str, held_out: frozenset[int]) -> int:
+    """The fold of a patient or record that trains: a tenth each goes to a held-out split that
+    nobody named, and what a hash would hold out for one that is named goes back to training."""
+    fold = stable_fold(name)
+    return fold % 8 + 1 if fold in held_out else fold
+
+
 class Folds:
     """Fold of each record of a source.
 
@@ -25,10 +44,7 @@ class Folds:
     """
 
     def __init__(self, refs: Iterable[RecordRef]) -> None:
-        named = {ref.split for ref in refs}
-        self._held_out = {
-            fold for split in ("validation", "test") if split in named for fold in SPLITS[split]
-        }
+        self._held_out = held_out_folds(ref.split for ref in refs)
 
     def of(self, ref: RecordRef, patient_id: str = "", annotation: Annotation | None = None) -> int:
         """Raises BadRecord: the source gives a fold that is none."""
@@ -38,6 +54,4 @@ class Folds:
             return annotation.fold
         if ref.split in ("validation", "test"):
             return SPLITS[ref.split][0]
-        fold = stable_fold(patient_id or ref.record_id)
-        # What a hash would hold out goes back to training where the source holds out its own.
-        return fold % 8 + 1 if fold in self._held_out else fold
+        return training_fold(patient_id or ref.record_id, self._held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -144,6 +145,8 @@ def _most_frequent(kinds: dict[str, Kind]) -> dict[str, Kind]:
 
 def _without_numbers(reason: str) -> str:
     """A reason without what differs from record to record: file names and numbers."""
+    # A name with spaces is many words.
+    reason = re.sub(r"^(duplicate record: (?:same .*? as|the id)) .*", r"\1 …", reason)
     words = [
         "…" if any(c.isdigit() for c in word) or "/" in word else word for word in reason.split()
     ]

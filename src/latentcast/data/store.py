@@ -20,6 +20,7 @@ from latentcast.data.labels import Labels
 from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import inside, parse_object
+from latentcast.images.stored import StoredImage
 from latentcast.notebook import table_html
 from latentcast.npy import map_array, read_members
 from latentcast.signals.channels import Signal
@@ -39,6 +40,16 @@ def _only(modality: Modality, name: str) -> Any:
 
 _Division = tuple[npt.NDArray[np.int16] | None, npt.NDArray[np.str_] | None]
 """Folds and patients of a label table, in the place of the store's own."""
+
+
+class NoSuchRow(LatentcastError, IndexError):
+    """A row that a store does not have; an IndexError, so that a loop over a store ends."""
+
+    def __init__(self, store: Store, row: int) -> None:
+        super().__init__(
+            f"{store.path}: has no row {row}; it has {len(store)}, give one from 0 to "
+            f"{len(store) - 1}"
+        )
 
 
 class Store:
@@ -112,6 +123,19 @@ class Store:
 
     def __len__(self) -> int:
         return self.manifest.records
+
+    def __getitem__(self, row: int) -> Recording | StoredImage:
+        """One record with its metadata, as :meth:`recording` gives it; -1 is the last one."""
+        if not isinstance(row, int | np.integer):
+            raise LatentcastError(
+                f"{row}: is no row of a store; give a whole number, or use take for several rows "
+                "and row_of for a record id"
+            )
+        place = int(row) + len(self) * (row < 0)
+        if self.modality == "ecg":
+            return self.recording(place)
+        (pixels,) = self.take([place])
+        return StoredImage(pixels, *self._identity(place))
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}: {', '.join(self._summary.values())})"
@@ -239,7 +263,8 @@ class Store:
         """
         chosen = np.asarray(rows, dtype=np.int64)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
-            raise IndexError(f"rows must lie in [0, {len(self)})")
+            wrong = chosen[(chosen < 0) | (chosen >= len(self))]
+            raise NoSuchRow(self, int(wrong[0]))
         if isinstance(self._stored, StoredCounts):
             return self._stored.take(chosen, starts, length, out)
         if starts is not None or length is not None:
@@ -333,20 +358,15 @@ class Store:
         ``metadata["labels"]`` is code to likelihood and ``metadata["fold"]`` the fold.
         """
         if not 0 <= row < len(self):
-            raise IndexError(f"row {row} is not in [0, {len(self)})")
+            raise NoSuchRow(self, row)
         signal, valid = self._counts.signal(row)
-        metadata = self.metadata(row)
-        metadata["labels"] = self.labels.of(row)
-        metadata["fold"] = int(self.folds[row])
-        return Recording(
-            signal,
-            self.leads,
-            self.sampling_rate,
-            valid,
-            str(self.record_ids[row]),
-            str(self.patient_ids[row]) or None,
-            metadata,
-        )
+        return Recording(signal, self.leads, self.sampling_rate, valid, *self._identity(row))
+
+    def _identity(self, row: int) -> tuple[str, str | None, dict[str, Any]]:
+        """Record id, patient id and metadata of a record."""
+        about = {"labels": self.labels.of(row), "fold": int(self.folds[row])}
+        patient = str(self.patient_ids[row]) or None
+        return str(self.record_ids[row]), patient, self.metadata(row) | about
 
     def invalid_share(self) -> npt.NDArray[np.float64]:
         """Share of samples per lead that is not valid, ``(leads,)``; reads every sample."""

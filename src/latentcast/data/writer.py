@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +40,8 @@ from latentcast.files import (
     write_text,
 )
 
+REJECTED = ["record", "file", "reason"]
+"""Columns of a table of records that are left out."""
 _NPY_HEADER = 128
 _TYPES = {
     "shard": np.int32, "offset": np.int64, "length": np.int64, "record_id": np.str_,
@@ -249,11 +251,16 @@ def finish(
 
 def write_quarantine(folder: Path, rejected: list[dict[str, str]]) -> None:
     """``quarantine.csv``: record, source file, reason; only the header where nothing is wrong."""
+    write_rejected(folder / QUARANTINE, rejected)
+
+
+def write_rejected(file: Path, rejected: Iterable[Mapping[str, str]]) -> None:
+    """A table of the records that are left out; only the header where nothing is wrong."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["record", "file", "reason"])
+    writer.writerow(REJECTED)
     writer.writerows([r["record_id"], r["file"], r["reason"]] for r in rejected)
-    write_text(folder / QUARANTINE, text.getvalue())
+    write_text(file, text.getvalue())
 
 
 def refuse_all_bad(folder: Path, source: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast import randomness
+from latentcast.data.manifest import SPLITS as FOLDS_OF
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import calibration, comparisons, leaks, metrics
@@ -352,13 +353,14 @@ def supports_of(
 
 
 def _protocol(store: Store, task: Task, heads: Sequence[str], own_folds: bool) -> str:
-    folds = "/".join(_range(store.manifest.splits[split]) for split in SPLITS)
+    splits = store.manifest.splits
+    folds = "folds " + "/".join(_range(splits[split]) for split in SPLITS)
+    if task.name not in ptbxl.NAMES and splits == FOLDS_OF:
+        folds = f"splits {'/'.join(SPLITS)}"  # the numbers are ours, nobody's data has them
     named = {"kNN": f"kNN (k = {knn.K})", "linear": "linear probe", "attentive": "attentive probe"}
     source = "PTB-XL " if task.name in ptbxl.NAMES else ""
     of_table = " of the label table" * own_folds
-    return f"{source}{task.name}, folds {folds}{of_table}, " + " and ".join(
-        named[head] for head in heads
-    )
+    return f"{source}{task.name}, {folds}{of_table}, " + " and ".join(named[head] for head in heads)
 
 
 def _range(folds: Sequence[int]) -> str:

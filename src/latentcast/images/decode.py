@@ -125,7 +125,11 @@ def convert(image: Image.Image, canvas: Canvas, *, stored: bool = False) -> OnCa
     bits = canvas.bits or _bits_of(image) or (16 if stored else None)
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, AssertionError) as error:
+        if isinstance(error, AssertionError) or "closed" in str(error):
+            raise BadRecord(
+                "is closed; call its load() before its file is closed, or give the path"
+            ) from error
         raise BadRecord(f"is truncated or damaged ({error})") from error
     if deep_colours and bits != 16:
         _check_colours(image, bits)

@@ -13,6 +13,7 @@ would mix how good they are with how long it has been trained.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from latentcast.engine.context import Context
 from latentcast.engine.loop import Preprocess
 from latentcast.evaluation.estimate import FEWEST
 from latentcast.evaluation.heads import HEADS
-from latentcast.evaluation.tasks import Kind, default_task, task
+from latentcast.evaluation.tasks import Kind, default_task, label_tasks, task
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, Pooling, pool
 from latentcast.objectives.base import Objective
@@ -213,6 +214,13 @@ def _labelled(store: Store, seed: int) -> _Labelled | str:
     """Of the task that suits the store: of very many classes CLASSES that the seed draws, of very
     many labels the LABELS that most training records carry. A record with none is left out."""
     if (name := default_task(store)) is None:
+        if columns := label_tasks(store):
+            names = ", ".join(columns[:6]) + ", ..." * (len(columns) > 6)
+            return (
+                f"its labels are columns of a table ({names}), and training looks only at labels "
+                f"of the store's source; latentcast probe RUN --task {shlex.quote(columns[0])} "
+                "scores a column"
+            )
         return NO_LABELS
     targets = task(name, store).targets(store)
     store = targets.divide(store)

@@ -43,6 +43,6 @@ def recipe(name: str) -> Config:
         fuller = [f"'{other}'" for other in RECIPES if words <= set(other.split("-"))]
         close = [f"'{other}'" for other in get_close_matches(name, RECIPES, n=1, cutoff=0.5)]
         near = " or ".join(fuller or close)
-        fix = f"did you mean {near}?" if near else "see them with latentcast recipes"
+        fix = f"did you mean {near}?" if near else f"they are {', '.join(RECIPES)}"
         raise LatentcastError(f"{name}: is no recipe; {fix}")
     return RECIPES[name]()

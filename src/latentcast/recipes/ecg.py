@@ -5,6 +5,7 @@ from __future__ import annotations
 from latentcast.config import (
     Config,
     ContextBlocks,
+    EcgAugmentation,
     EcgInput,
     EmaConfig,
     EncoderConfig,
@@ -14,6 +15,7 @@ from latentcast.config import (
     Rotary,
     SinCos,
     TrainConfig,
+    Views,
 )
 from latentcast.nn.conv_tokenizer import ConvEncoderConfig
 from latentcast.nn.resnet import ResNetConfig
@@ -154,14 +156,26 @@ def ijepa_ecg_tiny() -> Config:
 
 
 def conv_ecg_tiny() -> Config:
-    """Minutes on two cores: a residual convolutional network on 5 s at 100 Hz, 80 ms a token."""
+    """Minutes on two cores: a residual convolutional network, 80 ms a token, that predicts masked
+    latents in two augmented crops of 5 s and makes the two crops agree."""
     return Config(
         recipe="conv-ecg-tiny",
-        input=EcgInput(sampling_rate=100, length=512, clip=None),
+        input=EcgInput(sampling_rate=100, length=1000, clip=None),
         encoder=ResNetConfig(
             patch=8, width=256, depth=3, stem_width=48, kernels=(15, 9, 7, 5), norm="batch"
         ),
-        objective=MaskedConfig(mask_ratio=0.4, mask_span=5, visible_weight=0.25),
+        objective=MaskedConfig(
+            mask_ratio=0.4,
+            mask_span=5,
+            visible_weight=0.25,
+            views=Views(
+                crop=0.504,
+                augmentation=EcgAugmentation(
+                    gain=0.14, lead_gain=0.1, wander=0.03, noise=0.02, drop_leads=0.3
+                ),
+                weight=0.05,
+            ),
+        ),
         optimizer=OptimizerConfig(
             lr=2e-3, warmup_steps=125, weight_decay=0.05, betas=(0.9, 0.999), clip_grad_norm=None
         ),

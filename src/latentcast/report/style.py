@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from latentcast.errors import LatentcastError
+from latentcast.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,15 +47,35 @@ CLASS_COLOURS: Final[tuple[str, ...]] = tuple(
 TEXT_POINTS: Final = 9.0
 
 
+_PICTURES: Final = (
+    b"\x89PNG",
+    b"<?xml",
+    b"<svg",
+    b"%PDF",
+    b"%!PS",
+    b"\xff\xd8",
+    b"RIFF",
+    b"II*",
+    b"MM",
+)
+"""How the files begin that matplotlib writes, of any format."""
+
+
 def save_figure(figure: Figure, file: Path, **options: Any) -> None:
     """Write a picture, in the format of its suffix; its folder is made where it is missing.
 
     Raises:
-        LatentcastError: another suffix, or it cannot be written.
+        LatentcastError: another suffix, a file that is there and is no picture, or it cannot be
+            written.
     """
     try:
+        if file.is_file() and file.stat().st_size and not _is_picture(file):
+            raise LatentcastError(
+                f"{file}: exists and is no picture; name another file, or remove that one"
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, **options)
+        with replacing(file) as draft:
+            figure.savefig(draft, format=file.suffix[1:], **options)
     except ValueError:  # it lists a dozen formats
         raise LatentcastError(
             f"{file}: '{file.suffix}' is no format of a picture; name a .png, .svg or .pdf"
@@ -63,6 +84,11 @@ def save_figure(figure: Figure, file: Path, **options: Any) -> None:
         raise LatentcastError(
             f"{file}: cannot be written ({problem}); name a .png, .svg or .pdf in another folder"
         ) from None
+
+
+def _is_picture(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(8).startswith(_PICTURES)
 
 
 def stylesheet() -> str:

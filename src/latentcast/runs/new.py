@@ -25,12 +25,16 @@ from latentcast.errors import LatentcastError
 from latentcast.runs.folder import (
     LOCK,
     LOCKED_HERE,
+    PARTS,
     check_config,
+    is_run,
     read_environment,
     run_of,
     write_config,
     write_environment,
 )
+
+_LOGS = (".log", ".out", ".err")
 
 
 def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | None = None) -> None:
@@ -44,9 +48,10 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
         init: which weights the run starts from, when it does so now; they are written down.
 
     Raises:
-        LatentcastError: the folder is of another configuration, store or initial weights, or
-            cannot be written; the store is damaged.
+        LatentcastError: the folder is of another configuration, store or initial weights, holds
+            something else, or cannot be written; the store is damaged.
     """
+    _refuse_other_folder(run)
     file, record = run / "config.yaml", run / "environment.json"
     if file.exists():
         check_config(file)
@@ -54,6 +59,9 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
         if config.train.steps > theirs.train.steps:
             more = {"train.steps": config.train.steps, "train.stretches": config.train.stretches}
             theirs = theirs.updated(more)
+        _refuse_other_data(record, store)  # its statistics are in the configuration as well
+        if not config.train.stretches:  # nobody types them
+            theirs = theirs.updated({"train.stretches": ()})
         if differing := configuration.differences(config, theirs):
             raise LatentcastError(
                 f"{file}: belongs to another run ("
@@ -74,6 +82,20 @@ def open_run(run: Path, config: Config, store: Store, init: dict[str, Any] | Non
         raise LatentcastError(
             f"{run}: cannot be written ({problem}); choose another --out"
         ) from None
+
+
+def _refuse_other_folder(run: Path) -> None:
+    """Raises LatentcastError: the folder holds files and no run, such as recordings."""
+    if not run.is_dir() or is_run(run):
+        return
+    # The output of a batch system may be directed there before the run begins.
+    files = [file.name for file in run.iterdir() if file.suffix not in _LOGS]
+    others = [name for name in files if name not in PARTS and not name.startswith(".")]
+    if others:
+        raise LatentcastError(
+            f"{run}: is not empty and holds no run (but {min(others)}); choose an empty or new "
+            "--out"
+        )
 
 
 def trained_on(run: Path, config: Config) -> tuple[Config, str]:
@@ -203,13 +225,10 @@ def data_of(run: Path) -> Store | None:
     return store if store.checksums == digests else None
 
 
-def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
-    """Refuse another store; write down another machine or version, since bits depend on it."""
-    now = environment(store)
+def _refuse_other_data(file: Path, store: Store) -> None:
     try:
-        start = read_environment(file)
-        same = start["data"]["sha256"] == now["data"]["sha256"]
-        same_init = init is None or start["init"]["sha256"] == init["sha256"]
+        data = read_environment(file)["data"]
+        place, same = data["store"], data["sha256"] == store.checksums
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise LatentcastError(
             f"{file}: cannot be read ({problem}), and says which data the run was trained on; "
@@ -217,9 +236,22 @@ def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
         ) from None
     if not same:
         raise LatentcastError(
-            f"{file}: the run was trained on {start['data']['store']}, {store.path} holds other "
-            "data; resume with the run's own store or choose another --out"
+            f"{file}: the run was trained on {place}, {store.path} holds other data; resume with "
+            "the run's own store or choose another --out"
         )
+
+
+def _note_resume(file: Path, store: Store, init: dict[str, Any] | None) -> None:
+    """Refuse other first weights; write down another machine or version: bits depend on it."""
+    now = environment(store)
+    try:
+        start = read_environment(file)
+        same_init = init is None or start["init"]["sha256"] == init["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise LatentcastError(
+            f"{file}: cannot be read ({problem}), and says which data the run was trained on; "
+            "restore it or choose another --out"
+        ) from None
     if not same_init:
         raise LatentcastError(
             f"{file}: the run began from step {start['init']['step']} of "

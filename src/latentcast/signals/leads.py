@@ -7,6 +7,7 @@ Sources disagree about order (aVF before aVL in MIMIC-IV-ECG) and spelling (``AV
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from latentcast.errors import LatentcastError, nearest
 
@@ -58,12 +59,13 @@ def canonical_name(name: str) -> str:
         raise LatentcastError(f"lead '{name}': is no known lead name; {closest}") from None
 
 
-def canonical_names(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+def canonical_names(names: Iterable[str]) -> tuple[str, ...]:
     """Canonical spellings of several names, in the given order.
 
     Raises:
         LatentcastError: a name of no lead, or one lead named twice (``"II"`` and ``"MLII"``).
     """
+    check_names(names)
     spelling: dict[str, str] = {}
     for name in names:
         canonical = canonical_name(name)
@@ -75,6 +77,14 @@ def canonical_names(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
             )
         spelling[canonical] = name
     return tuple(spelling)
+
+
+def check_names(names: object) -> None:
+    """Raises LatentcastError: it is no list of texts."""
+    if isinstance(names, str):
+        raise LatentcastError(f"leads '{names}': is one text; give a list of names")
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise LatentcastError(f'leads {names}: are no names; give a list such as ["I", "II"]')
 
 
 def electrode_weights(leads: tuple[str, ...]) -> list[list[float]]:

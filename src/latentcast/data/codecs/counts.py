@@ -17,7 +17,12 @@ from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import MILLIVOLTS, Channels, Signal
 from latentcast.signals.counts import choose_valid, quantise
-from latentcast.signals.leads import CANONICAL_LEADS, canonical_names, in_canonical_order
+from latentcast.signals.leads import (
+    CANONICAL_LEADS,
+    canonical_names,
+    check_names,
+    in_canonical_order,
+)
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import INVALID, Recording, hertz, stretches
@@ -201,8 +206,9 @@ def _rate(arguments: Arguments) -> float | None:
 def _check_leads(leads: Sequence[str]) -> None:
     if not leads:
         raise LatentcastError("--leads: names no lead; give names, for example --leads I,II,V1")
+    check_names(leads)
     try:
-        canonical_names(tuple(leads))
+        canonical_names(leads)
     except LatentcastError as error:
         raise LatentcastError(
             f"--leads {','.join(leads)}: {error} (channels that are no ECG leads: --signal other)"
@@ -215,7 +221,7 @@ def _store_leads(source: RecordingSource, arguments: Arguments) -> tuple[tuple[s
     if arguments["signal"] == "other":
         channels = Channels.of(leads or source.leads, arguments["unit"])
         return channels.names, channels.unit
-    named = source.leads or canonical_names(tuple(leads or CANONICAL_LEADS))
+    named = source.leads or canonical_names(leads or CANONICAL_LEADS)
     derivable = set(named) | (set(DERIVED) if {"I", "II"} <= set(named) else set())
     if source.leads is not None and set(CANONICAL_LEADS) <= derivable:
         return CANONICAL_LEADS, MILLIVOLTS

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.data.folds import HELD_OUT, training_fold
 from latentcast.data.manifest import SPLITS
 from latentcast.data.store import Store
 from latentcast.data.tables.columns import (
@@ -114,11 +115,11 @@ def label(
     ids, owners = store.record_ids.tolist(), store.patient_ids.tolist()
     matched = match(table, ids, owners)
     read, lines = _columns(table, matched, kinds or {})
-    divided = _folds(table, matched)
+    patients = patients_of(table, matched.row, ids, owners)
+    divided = _folds(table, matched, patients)
     with_row = matched.row >= 0
     if divided is not None and np.array_equal(divided[with_row], store.folds[with_row]):
         divided = None  # the store was ingested with this very table
-    patients = patients_of(table, matched.row, ids, owners)
     if stratify:
         if divided is not None:
             raise LatentcastError(
@@ -203,11 +204,19 @@ def _grades(column: Column) -> int:
     return len(values) if few and (values == np.round(values)).all() else 0
 
 
-def _folds(table: TableFile, matched: Match) -> npt.NDArray[np.int16] | None:
-    """The table's own folds; 0 for a record without."""
+def _folds(
+    table: TableFile, matched: Match, patients: Sequence[str]
+) -> npt.NDArray[np.int16] | None:
+    """The table's own folds; 0 for a record without. A held-out split that the table has not is a
+    tenth of its training rows, by patient."""
     if table.split is None and table.fold is None:
         return None
     folds = [0 if row < 0 else table.fold_of(table.rows[row]) or 0 for row in matched.row.tolist()]
+    if table.held_out is not None and table.held_out < HELD_OUT:
+        folds = [
+            training_fold(patient, table.held_out) if fold in SPLITS["train"] else fold
+            for fold, patient in zip(folds, patients, strict=True)
+        ]
     return np.array(folds, dtype=np.int16)
 
 

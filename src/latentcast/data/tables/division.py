@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latentcast.data.folds import stable_fold
+from latentcast.data.folds import HELD_OUT, training_fold
 from latentcast.data.manifest import SPLITS
 from latentcast.data.tables.attached import positives_of
 from latentcast.data.tables.file import TableFile
@@ -24,13 +24,15 @@ class Division:
         patients: patient by record id.
         folds: fold by record id.
         folds_of_patients: fold by patient, for records without a row of their own.
-        own: whether the table divides the records: whoever it does not name trains.
+        held_out: folds of the held-out splits that the table has, where it divides the records:
+            whoever it does not name trains, and a held-out split that it has not is a tenth of
+            those who train, by patient.
     """
 
     patients: dict[str, str] = field(default_factory=dict)
     folds: dict[str, int] = field(default_factory=dict)
     folds_of_patients: dict[str, int] = field(default_factory=dict)
-    own: bool = False
+    held_out: frozenset[int] | None = None
 
     def patient_of(self, record_id: str, named: str) -> str:
         """The patient that the source names, else the table's."""
@@ -39,7 +41,12 @@ class Division:
     def fold_of(self, record_id: str, patient: str) -> int | None:
         """The fold that the table gives; None where the source and its hash decide."""
         fold = self.folds.get(record_id) or self.folds_of_patients.get(patient)
-        return fold or (stable_fold(patient or record_id) % 8 + 1 if self.own else None)
+        if self.held_out is None or not (fold is None or self.held_out < HELD_OUT):
+            return fold
+        trains = fold is None or fold in SPLITS["train"]
+        # Named as by patients_of, so that the table gives the same folds to a store that exists.
+        name = patient or f"record {record_id}"
+        return training_fold(name, self.held_out) if trains else fold
 
     @classmethod
     def of(cls, table: TableFile, refs: Sequence[RecordRef], seed: int) -> Division:
@@ -65,7 +72,8 @@ class Division:
             return cls(patients)
         _refuse_shared(table, patients, folds)
         shared = {patients[name]: fold for name, fold in folds.items() if name in patients}
-        return cls(patients, folds, shared, own=True)
+        held_out = table.held_out
+        return cls(patients, folds, shared, HELD_OUT if held_out is None else held_out)
 
     @classmethod
     def _by_patient(cls, table: TableFile) -> Division:
@@ -75,7 +83,11 @@ class Division:
             for row in table.rows
             if row[table.patient].strip() and (fold := table.fold_of(row)) is not None
         }
-        return cls(folds_of_patients=folds, own=bool(folds))
+        held_out = table.held_out
+        return cls(
+            folds_of_patients=folds,
+            held_out=None if not folds else HELD_OUT if held_out is None else held_out,
+        )
 
     @classmethod
     def _drawn(

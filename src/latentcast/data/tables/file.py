@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from latentcast.data.folds import FOLDS
+from latentcast.data.folds import FOLDS, held_out_folds
 from latentcast.data.manifest import SPLITS
 from latentcast.errors import LatentcastError, missing_extra, nearest
 from latentcast.signals.readers.numbers import integral
@@ -57,6 +57,19 @@ class TableFile:
                 raise self._bad(self.split, text, "train, validation or test")
             return SPLITS[SPLIT_NAMES[text]][0]
         return None
+
+    @property
+    def held_out(self) -> frozenset[int] | None:
+        """The folds of the held-out splits that the ``split`` column names; None without such a
+        column, and where a ``fold`` column divides the records one by one."""
+        if self.split is None or self.fold is not None:
+            return None
+        cells = {row[self.split].strip().lower() for row in self.rows}
+        return held_out_folds(SPLIT_NAMES.get(cell) for cell in cells)
+
+    def lacks(self, split: str) -> bool:
+        """Whether the table divides by a ``split`` column in which this held-out one is missing."""
+        return self.held_out is not None and not self.held_out & set(SPLITS[split])
 
     def _bad(self, column: str, text: str, needed: str) -> LatentcastError:
         return LatentcastError(
@@ -118,7 +131,11 @@ def read_table(
     roles = {"record": record, "patient": patient, "split": split, "fold": fold}
     taken = [f"{role} from column '{name}'" for role, name in roles.items() if name]
     line = f"{path}: {', '.join(taken)}"
-    return TableFile(path, rows, record, patient, split, fold, labels, (line,))
+    table = TableFile(path, rows, record, patient, split, fold, labels, (line,))
+    missing = [name for name in ("validation", "test") if table.lacks(name)]
+    lines = [line] + [f"{name}: a tenth of the training rows, by patient; the table names none"
+                      for name in missing]  # fmt: skip
+    return replace(table, lines=tuple(lines))
 
 
 def _cells(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:

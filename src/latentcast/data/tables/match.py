@@ -77,17 +77,21 @@ def match(table: TableFile, record_ids: Sequence[str], patient_ids: Sequence[str
     lines.append(f"{used:,} rows of the table are about {with_row:,} of {len(row):,} records")
     if numbered:
         named, record = numbered[0]
-        lines.append(f"{counted(numbered, 'record id')} of the table were matched by their number, "
-                     f"as '{named}' with '{record}'")  # fmt: skip
+        were = "was" if len(numbered) == 1 else "were"
+        lines.append(f"{counted(numbered, 'record id')} of the table {were} matched by "
+                     f"their number, as '{named}' with '{record}'")  # fmt: skip
     if absent:
-        lines.append(f"{counted(absent, f'{noun} id')} of the table are not in the store: "
+        are = "is" if len(absent) == 1 else "are"
+        lines.append(f"{counted(absent, f'{noun} id')} of the table {are} not in the store: "
                      f"{examples(absent)}")  # fmt: skip
     if ambiguous:
-        lines.append(f"{counted(ambiguous, 'file name')} of the table fit several records, and "
-                     f"were left out: {examples(ambiguous)}")  # fmt: skip
+        fit = "fits" if len(ambiguous) == 1 else "fit"
+        lines.append(f"{counted(ambiguous, 'file name')} of the table {fit} several records, "
+                     f"left out: {examples(ambiguous)}")  # fmt: skip
     without = [record_ids[i] for i in np.flatnonzero(row < 0).tolist()]
     if without:
-        lines.append(f"{counted(without, 'record')} of the store have no row, their labels are "
+        have = "has" if len(without) == 1 else "have"
+        lines.append(f"{counted(without, 'record')} of the store {have} no row, labels are "
                      f"missing: {examples(without)}")  # fmt: skip
     _refuse_other_patients(table, row, record_ids, patient_ids)
     return Match(row, tuple(lines))
@@ -122,9 +126,11 @@ def _without_repeats(table: TableFile, key: str) -> tuple[dict[str, int], list[s
         repeated.append(name)
     lines = list(table.lines)
     if empty:
-        lines.append(f"{empty:,} rows of the table have an empty '{key}' and were left out")
+        have = "row of the table has" if empty == 1 else "rows of the table have"
+        lines.append(f"{empty:,} {have} an empty '{key}', left out")
     if repeated:
-        lines.append(f"{counted(repeated, 'row')} repeat an earlier one and count once: "
+        repeat = "repeats" if len(repeated) == 1 else "repeat"
+        lines.append(f"{counted(repeated, 'row')} {repeat} an earlier one, counted once: "
                      f"{examples(repeated)}")  # fmt: skip
     return once, lines
 

@@ -22,6 +22,8 @@ def read_recording(path: str | Path, channels: Channels | None = None) -> Record
     Raises:
         BadRecord: it cannot be used; the message begins with the path.
     """
+    if not isinstance(path, str | Path):
+        raise BadRecord(f"{type(path).__name__}: is no path; give that of a record's file")
     file = Path(path)
     if (kind := kind_of(file)) == "is an archive":
         raise BadRecord(f"{path}: {kind}; ingest it, and read records of the store")
@@ -31,6 +33,11 @@ def read_recording(path: str | Path, channels: Channels | None = None) -> Record
         file.with_name(file.name + ".hea")
     )  # fmt: skip
     if not header.exists():
+        if file.is_file() and file.suffix in (".npy", ".npz"):
+            raise BadRecord(
+                f"{path}: is an array of recordings, and no record; numpy.load reads it, embed "
+                "takes it with sampling_rate, leads and unit, and so does ingest"
+            )
         if file.is_file() and file.suffix not in (".dat", ".mat"):
             raise BadRecord(f"{path}: is no WFDB record (it has no {header.name}); ingest it")
         if not file.exists():

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from latentcast import npy
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.leads import canonical_names
+from latentcast.signals.leads import canonical_names, check_names
 from latentcast.signals.readers.roles import Roles
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, read_rows
@@ -189,8 +189,7 @@ def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[
     Raises:
         LatentcastError: a name or the unit cannot be used.
     """
-    if isinstance(leads, str):
-        raise LatentcastError(f"leads '{leads}': is one text; give a list of names")
+    check_names(leads)
     if signal == "other":
         channels = Channels.of(leads, unit)
         return channels.names, channels.factor(unit)
