@@ -104,10 +104,11 @@ class RecordingReader:
                 "--resample)"
             )
         config = self.config
-        return to_counts(
+        counts = to_counts(
             recording, config.leads, config.scale, sampling_rate=rate, signal=config.signal,
             mask_missing=config.lead_rows is not None,
         )  # fmt: skip
+        return counts
 
     def windows(self, counts: Counts) -> Counts:
         """Counts ``(samples, leads)`` cut to windows of :attr:`length`; a short one padded."""

@@ -210,10 +210,10 @@ def hjepa_ecg_leads_tiny() -> Config:
     tiny = _with_levels(
         ijepa_ecg_leads_tiny(),
         "hjepa-ecg-leads-tiny",
-        _level((12, 1), 128, 2, narrow),
+        _level((12, 1), 128, 1, narrow),
         _level((1, 5), 128, 1, narrow),
     )
-    return tiny.updated({"encoder.depth": 1})
+    return tiny.updated({"encoder.depth": 1, "train.steps": 3100})
 
 
 def ijepa_ecg_leads_tiny() -> Config:
@@ -225,6 +225,7 @@ def ijepa_ecg_leads_tiny() -> Config:
         "encoder.patch": 40,
         "encoder.depth": 2,
         "train.batch_size": 16,
+        "train.steps": 2600,
     }
     return tiny.updated(changes)
 
