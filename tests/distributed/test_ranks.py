@@ -60,8 +60,12 @@ MASKED = recipe("conv-ecg-tiny").updated(
        "encoder.activation": "silu", "objective.predictor.activation": "silu",
        "objective.predictor.width": 16, "objective.views": None}
 )  # fmt: skip
+LEADS = recipe("hjepa-ecg-leads-tiny").updated(
+    NARROW | {"input.drop_leads": 0.3, "encoder.drop_path": 0.0, "ema.base": 0.7,
+     "objective.masks.shapes": 2, "objective.regularizer": None, "train.micro_batches": 2}
+)  # fmt: skip
 CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "views": VIEWS, "cpc": CPC,
-           "masked": MASKED}  # fmt: skip
+           "masked": MASKED, "leads": LEADS}  # fmt: skip
 
 
 class Stream:
@@ -178,6 +182,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("views", "ddp"),
             ("cpc", "ddp"),
             ("masked", "fsdp"),
+            ("leads", "ddp"),
         ),
         pytest.param(
             (
@@ -187,6 +192,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ("views", "fsdp"),
                 ("cpc", "fsdp"),
                 ("masked", "ddp"),
+                ("leads", "fsdp"),
             ),
             marks=pytest.mark.slow,
         ),

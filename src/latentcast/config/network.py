@@ -115,7 +115,7 @@ class BackboneConfig(Settings):
         if config.input.lead_rows is not None and not self.reads_leads:
             raise ValueError(
                 f"encoder.kind {self.kind} reads all leads at once; set input.tokens=joint "
-                "input.drop_leads=0 or encoder.kind=transformer"
+                "input.drop_leads=0, or start from hjepa-ecg-leads-tiny"
             )
         for extent in config.input.size:
             if extent % self.patch:
@@ -172,7 +172,7 @@ class EncoderConfig(BackboneConfig, Transformer):
         if self.causal and config.input.lead_rows is not None:
             raise ValueError(
                 "encoder.causal is true: patches of different leads at one time have no order; "
-                "set encoder.causal=false or input.tokens=joint"
+                "set input.tokens=joint input.drop_leads=0, or start from hjepa-ecg-leads-tiny"
             )
         axes = len(config.input.size)
         if isinstance(self.positions, SinCos):

@@ -36,7 +36,7 @@ class Config(Settings):
         if self.input.lead_rows is not None and not self.objective.reads_leads:
             raise ValueError(
                 f"objective.kind {self.objective.kind} has no grid of leads; set "
-                "input.tokens=joint input.drop_leads=0 or objective.kind=jepa"
+                "input.tokens=joint input.drop_leads=0, or start from hjepa-ecg-leads-tiny"
             )
         if self.objective.views is not None:
             self.objective.views.check(self)

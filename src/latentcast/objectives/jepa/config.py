@@ -132,7 +132,7 @@ class JepaConfig(ObjectiveConfig):
         if config.input.lead_rows is None and getattr(self.masks, "leads", "all") == "some":
             raise ValueError(
                 "objective.masks.leads some is for a grid of leads × time; set "
-                "objective.masks.leads=all or input.tokens=per_lead"
+                "objective.masks.leads=all"
             )
         check_sincos("objective.predictor.width", self.predictor.width, axes)
         grids = config.grids
