@@ -46,6 +46,8 @@ setting("config/inputs.py", "drop_leads {}", JEPA, "input.drop_leads=0.3", TYPED
 setting("config/inputs.py", "drop_leads {}", JEPA, "input.drop_leads=0.3", r"or (\S+=\S+)$")
 setting("config/network.py", "encoder.kind {} reads", CONV, "input.tokens=per_lead",
         r"set (.+), or")
+setting("config/network.py", "objective.coarser: stride {}", "hjepa-ecg-leads-tiny",
+        "objective.coarser.0.stride=[12,1,1]", "give one (number)", "objective.coarser.0.stride=1")
 setting("config/network.py", "encoder.causal is true: patches", ECG, "input.tokens=per_lead",
         r"set (.+), or")
 setting("config/run.py", "objective.kind {} has", "ijepa-ecg-leads-tiny",

@@ -19,6 +19,7 @@ from latentcast.errors import LatentcastError
 from latentcast.objectives.jepa.masks import mask_sampler
 from latentcast.randomness import Draw
 from latentcast.recipes import recipe
+from latentcast.signals.leads import LIMB_LEADS
 from latentcast.signals.recording import Recording
 
 TINY = "hjepa-ecg-leads-tiny"
@@ -42,7 +43,7 @@ def test_an_encoder_of_lead_tokens_does_all_that_others_do(
         ("probe", run, "--data", small_store, "--task", "all", "--layer", "all"),
         ("report", run, "--data", small_store, "--task", "all"),
         ("export", run, "--out", tmp_path / "encoder.safetensors"),
-        ("masks", run, "--out", tmp_path / "masks.png"),
+        ("masks", TINY, "--out", tmp_path / "masks.png"),
     ):
         answer = command(*line)
         assert answer.status == 0, f"{line}: {answer.err}"
@@ -53,7 +54,7 @@ def test_an_encoder_of_lead_tokens_does_all_that_others_do(
     assert np.isfinite(errors).all() and errors.std(axis=0).min() > 0
 
     recording = store.recording(0)
-    some = _with(recording, ("I", "II", "V2"))
+    some = _with(recording, (*LIMB_LEADS, "V2"))
     masked = replace(recording, signal=recording.signal.copy(), valid=recording.valid.copy())
     gone = [n for n, name in enumerate(recording.leads) if name[0] == "V" and name != "V2"]
     masked.signal[gone], masked.valid[gone] = np.nan, False

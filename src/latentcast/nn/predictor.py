@@ -43,8 +43,8 @@ class Predictor(nn.Module):
         self.hint = None if hint is None else nn.Linear(hint, config.width)
         self.rows = rows
         # As long as the fixed positions beside it: a query has nothing else to tell its lead.
-        many = rows is not None and rows > 1
-        self.leads = LeadEmbedding(rows, config.width, math.sqrt(0.5)) if many else None
+        several = rows if rows is not None and rows > 1 else None
+        self.leads = LeadEmbedding(several, config.width, math.sqrt(0.5)) if several else None
         self.blocks = nn.ModuleList(Block(block, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=blocks.norm_eps)
         self.proj = nn.Linear(config.width, width)

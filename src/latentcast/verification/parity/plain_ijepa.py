@@ -115,12 +115,15 @@ def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets
     assert isinstance(config.objective, JepaConfig)
     p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
     eps = transformer_of(config).norm_eps
-    context, vectors = _linear(w, f"{at}embed", tokens), (0.0, 0.0)
+    context = _linear(w, f"{at}embed", tokens)
+    of_context: Tensor | float = 0.0
+    of_queries: Tensor | float = 0.0
     if config.input.lead_rows is not None:
-        vectors = tuple(_lead_vectors(w, at, cells // grid[1]) for cells in (places, targets))
+        of_context = _lead_vectors(w, at, places // grid[1])
+        of_queries = _lead_vectors(w, at, targets // grid[1])
         places, targets, grid = places % grid[1], targets % grid[1], grid[1:]
-    context = context + sincos(places, grid, p.width, context) + vectors[0]
-    query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context) + vectors[1]
+    context = context + sincos(places, grid, p.width, context) + of_context
+    query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context) + of_queries
     out = _blocks(w, at, torch.cat([context, query]), p.heads, eps, None)
     return _linear(w, f"{at}proj", _layer_norm(w, f"{at}norm", out[len(context) :], eps))
 
