@@ -16,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from latentcast import cli
 from latentcast.batch import Batch
@@ -29,6 +30,10 @@ from latentcast.recipes import recipe
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "data" / "ptbxl2980-100hz"
 WFDB = REPOSITORY / "tests" / "data" / "ptbxl_wfdb"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy machine", settings.default, deadline=None)
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(autouse=True, scope="session")

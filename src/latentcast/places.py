@@ -6,6 +6,7 @@ from pathlib import Path
 
 from latentcast.archives import archive_of
 from latentcast.errors import LatentcastError
+from latentcast.pretrained.models import WEIGHTS, models
 
 _OF_A_RUN = ("environment.json", "metrics.jsonl", "checkpoints")
 
@@ -18,11 +19,14 @@ def kind_of(path: Path) -> str:
     if archive_of(path) is not None:
         return "is an archive"
     if not path.exists():
-        return "does not exist"
+        ships = path.as_posix() in models()
+        return "is a model that ships with latentcast" if ships else "does not exist"
     if path.is_file():
         return "is an exported file" if path.suffix == ".safetensors" else ""
     if is_store(path):
         return "is a store"
+    if (path / WEIGHTS).is_file():
+        return "is an exported model"
     if (path / "state.json").is_file():
         return "is a checkpoint"
     if (path / "config.yaml").is_file() and any((path / part).exists() for part in _OF_A_RUN):

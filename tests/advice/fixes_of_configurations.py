@@ -50,12 +50,19 @@ setting("config/network.py", "objective.coarser: stride {}", "hjepa-ecg-leads-ti
         "objective.coarser.0.stride=[12,1,1]", "give one (number)", "objective.coarser.0.stride=1")
 setting("config/network.py", "encoder.causal is true: patches", ECG, "input.tokens=per_lead",
         r"set (.+), or")
+setting("nn/conv_tokenizer.py", "encoder.stem_overlap is true: convolutions",
+        "ijepa-ecg-leads-tiny", "encoder.kind=conv_transformer encoder.stem_overlap=true",
+        r"set (\S+)$")
 setting("config/run.py", "objective.kind {} has", "ijepa-ecg-leads-tiny",
         """objective={"kind":"masked"}""", r"set (.+), or")
-setting("nn/resnet.py", "encoder.patch {} is no power", CONV, "encoder.patch=32",
+setting("nn/resnet.py", "encoder.patch {} is no power", CONV, "encoder.patch=25",
         r"patch of (\d+)", "encoder.patch={}")
 setting("nn/resnet.py", "encoder.kernels", CONV, "encoder.kernels=[15,8]", r"as (\d+)$",
         "encoder.kernels=[15,{}]")
+setting("nn/conv_tokenizer.py", "encoder.stem_overlap", ECG,
+        "encoder.kind=conv_transformer encoder.stem_overlap=true", TYPED)
+setting("nn/state_space.py", "encoder.step", ECG, "encoder.kind=s4d encoder.step=[0.1,0.01]",
+        TYPED)
 setting("config/registry.py", "kind is missing", ECG, "objective={}", r"one of .*(nepa)",
         "objective.kind={}")
 setting("config/training.py", "neither base nor", ECG, "ema.base=null", r"base, .*\((0\.\d+)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
@@ -24,6 +25,7 @@ from latentcast.recipes import recipe
 from latentcast.workflows.probe import probe
 from latentcast.workflows.train import train
 
+ROLE = "role='teacher'"
 RECORD_500 = WFDB / "records500" / "00000" / "00001_hr"
 
 
@@ -92,7 +94,7 @@ argument("nn/pooling.py", "pooling cls", "pooling", "cls", r"use (mean\+std), me
 argument("nn/pooling.py", "pooling {}: no such", "pooling", "meen", "mean '(.+)'")
 
 
-@fixes("artifacts/encoder.py", "{}: was trained on images; leave")
+@fixes("artifacts/readers.py", "{}: was trained on images; leave")
 def _(t: Terminal) -> None:
     encoder, images = Encoder.from_pretrained(t.at.image_run), np.zeros((1, 8, 8, 1), np.uint8)
     assert t.refused(lambda: encoder.embed(images, sampling_rate=100)).typed(
@@ -170,6 +172,42 @@ def _(t: Terminal) -> None:
         r"give (\S+) or"
     )
     t.works(lambda: encoder.embed(ecgs(t), **own, layout=layout))
+
+
+@fixes("artifacts/encoder.py", "{}: holds the averaged")
+@fixes("artifacts/encoder.py", "{}: an exported encoder")
+def _(t: Terminal) -> None:
+    run, saved = t.at.run, t.new("saved")
+    student = Encoder.from_pretrained(run, role="student")
+    if "holds" in t.messages[0].text:
+        Encoder.from_pretrained(run).save_pretrained(saved)
+        error = t.refused(lambda: Encoder.from_pretrained(saved, role="student"))
+        more = eval(f"dict({error.typed(ROLE)})")
+        t.works(lambda: Encoder.from_pretrained(saved, **more))
+        return
+    more = eval(f"dict({t.refused(lambda: student.save_pretrained(saved)).typed(ROLE)})")
+    t.works(lambda: Encoder.from_pretrained(run, **more).save_pretrained(saved))
+
+
+@fixes("artifacts/weights.py", "{}: does not exist")
+def _(t: Terminal) -> None:
+    error = t.refused(lambda: Encoder.from_pretrained("somebody/encoder"))
+    t.works(error.typed("latentcast (models)"))
+
+
+@fixes("pretrained/models.py", "{}: does not exist here")
+def _(t: Terminal) -> None:
+    from latentcast.files import digested, sha256
+    from latentcast.pretrained import models
+
+    Encoder.from_pretrained(t.at.run).save_pretrained(t.new("saved"))
+    (t.new("saved") / models.WEIGHTS).rename(t.folder / "tiny.safetensors")
+    digests = {"tiny.safetensors": sha256(t.folder / "tiny.safetensors")}
+    (t.folder / "models.json").write_text(json.dumps(digested({"sha256": digests})))
+    with patch.object(models, "FOLDER", t.folder):
+        error = t.refused(lambda: Encoder.from_pretrained("latentcast/tini"))
+        name = error.typed("mean '(.+)'")
+        t.works(lambda: Encoder.from_pretrained(name))
 
 
 @fixes("artifacts/export.py", "{}: what is written")

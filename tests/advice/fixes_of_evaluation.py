@@ -501,13 +501,13 @@ def _(t: Terminal) -> None:
     t.works(evaluation(t, f"--reference '{name}'"))
 
 
-@fixes("workflows/evaluate.py", "{}: has the weights of {}")
+@fixes("workflows/sources.py", "{}: has the weights of {}")
 def _(t: Terminal) -> None:
     assert t.refused(evaluation(t, "", run=f"{t.at.run} {t.at.run}")).typed("leave one of them out")
     t.works(evaluation(t, "--head linear"))
 
 
-@fixes("workflows/evaluate.py", "{}: has not chosen a checkpoint")
+@fixes("workflows/sources.py", "{}: has not chosen a checkpoint")
 @fixes("workflows/evaluate.py", "{}: was fine-tuned on a task")
 def _(t: Terminal) -> None:
     tuning = f"finetune {t.at.run} --data {t.at.probed} --task labels --epochs 1 --out {t.new()}"
@@ -520,3 +520,41 @@ def _(t: Terminal) -> None:
     else:
         flag = t.refused(evaluation(t, "", "metadata:age", t.new())).typed("add --task (.*)")
         t.works(evaluation(t, "", f"metadata:age {flag}", t.new()))
+
+
+@fixes("workflows/sources.py", "--encoder {}: is the name of another")
+@fixes("workflows/sources.py", "--concatenate '{}': {} is no source")
+@fixes("workflows/sources.py", "--concatenate '{}': names {}")
+@fixes("workflows/evaluate.py", "--concatenate: the attentive")
+@fixes("evaluation/missing_leads.py", "--drop-leads {}: a token")
+def _(t: Terminal) -> None:
+    bad, pattern, good = {
+        "--encoder": (f"--encoder {ECG}={t.at.run}", "write (.*=)", f"--encoder '{{}}{t.at.run}'"),
+        "is no source": (f"--concatenate '{ECG} + pixels'", "(?:mean|known:) '?([^',]+)",
+                         f"--concatenate '{ECG} + {{}}'"),
+        "names {}": (f"--concatenate {ECG}", "as in '(.+)'", "--concatenate '{}'"),
+        "the attentive": (f"--concatenate '{ECG} + random convolutions' --head attentive",
+                          "add (--head .+)", f"--concatenate '{ECG} + random convolutions' {{}}"),
+        "leads": ("--drop-leads 12", r"to (\d+)", "--drop-leads {}"),
+    }[next(part for part in ("--encoder", "is no source", "names {}", "the attentive", "leads")
+           if part in t.messages[0].text)]  # fmt: skip
+    with patch.multiple("latentcast.evaluation.heads.attentive", EPOCHS=1, LEAST_STEPS=20):
+        typed = t.refused(evaluation(t, bad)).typed(pattern)
+        t.works(evaluation(t, good.format(typed)))
+
+
+@fixes("evaluation/missing_leads.py", "{}: holds images")
+def _(t: Terminal) -> None:
+    command = f"evaluate {t.at.image_run} --resamples 10 --out {t.new('table')}"
+    assert t.refused(f"{command} --drop-leads 1").typed("leave out --drop-leads")
+    t.works(command)
+
+
+@fixes("evaluation/cross_validation.py", "{}: {} training records")
+def _(t: Terminal) -> None:
+    write_labelled(t.new("few"), seed=1, name="few", labels=["a", "b"] * 20,
+                   patient_ids=[f"p{i % 20 // 4}" for i in range(40)],
+                   folds=[(1, 1, 1, 9, 10)[i % 20 // 4] for i in range(40)])  # fmt: skip
+    command = f"evaluate {t.at.run} --data {t.new('few')} --task labels --resamples 9 --out "
+    assert t.refused(f"{command} {t.new('table')} --cv").typed("leave out --cv")
+    t.works(f"{command} {t.new('table')}")

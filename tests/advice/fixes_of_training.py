@@ -289,3 +289,22 @@ def _(t: Terminal) -> None:
     shutil.rmtree(error.typed("remove (.+) and ingest again"))
     t.works(f"ingest {t.at.npy} {AXES} --out {t.new()}")
     t.works(train(t, ECG, t.new()))
+
+
+@fixes("workflows/seeds.py", "--seeds {}: trains nothing")
+@fixes("cli/training.py", "--seeds: is of")
+def _(t: Terminal) -> None:
+    if "nothing" in t.messages[0].text:
+        command = train(t, ECG, t.at.bare)
+        t.works(f"{command} --seeds {t.refused(f'{command} --seeds 0').typed('give (1) or')}")
+        return
+    error = t.refused(f"train {t.at.run} --seeds 2")
+    assert error.typed("leave it out")
+    t.works(f"train {t.at.run}")
+
+
+@fixes("workflows/seeds.py", "{}: every seed")
+def _(t: Terminal) -> None:
+    with patch("latentcast.workflows.seeds.warnings", lambda rows, steps: ("dead",)):
+        error = t.refused(f"{train(t, ECG, t.at.bare)} --seeds 2")
+    t.works(error.typed("latentcast (train .*)"))

@@ -23,6 +23,7 @@ UNFOLLOWED = {
     ("monitors/collapse.py", "look at the data"): _TRAINING,
     ("monitors/collapse.py", "train longer, or use a longer"): _TRAINING,
     ("monitors/collapse.py", "look at the gradient norm"): _TRAINING,
+    ("monitors/journal.py", "early warning: "): _TRAINING,
     ("engine/verdict.py", "no patch of the batch"): _TRAINING,
     ("engine/verdict.py", "the gradient norm is"): _TRAINING,
     ("evaluation/heads/logistic.py", "logistic regression: a label"): "no probe fits such a label",

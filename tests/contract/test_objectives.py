@@ -39,6 +39,8 @@ SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.m
 SMALL_LEVELS = {"objective.coarser.0.width": 16, "objective.coarser.0.heads": 2,
                 "objective.coarser.0.mlp_width": 32, "objective.predictor.width": 24}  # fmt: skip
 SMALL_CONV = {"encoder.width": 24, "encoder.stem_width": 6, "objective.views": None}
+SMALL_S4D = {"kind": "s4d", "width": 24, "depth": 2, "state": 4, "stem_width": 6}
+IMAGE_INPUT = {"kind": "image", "normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3}}
 SMALL_VIEWS = {"projector": [16, 8], "augmentation": {"kind": "ecg", "warp": 0.1}}
 SMALL_IMAGE = {**SMALL, "encoder.patch": 2, "input.height": 16, "input.width": 24,
                "input.normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3}}  # fmt: skip
@@ -100,6 +102,18 @@ CASES = {
     ),
     "cpc of the batch × ecg": recipe("nepa-ecg-tiny").updated(
         {**SMALL, "input.length": 200, "objective.kind": "cpc", "objective.negatives": "batch"}
+    ),
+    "nepa and two views × ecg, s4d": recipe("nepa-ecg-tiny").updated(
+        {"encoder": SMALL_S4D, "input.length": 400, "objective.views": SMALL_VIEWS}
+    ),
+    "masked × image, s4d in both directions": recipe("conv-ecg-tiny").updated(
+        {"encoder": SMALL_S4D | {"patch": 4, "causal": False, "cls": False}}
+        | {"input": {**IMAGE_INPUT, "height": 16, "width": 24}}
+        | {"objective.mask_span": 2, "objective.views": None}
+    ),
+    "i-jepa × ecg, overlapping convolutions": recipe("ijepa-ecg-tiny").updated(
+        {**SMALL, "input.length": 400, "encoder.kind": "conv_transformer"}
+        | {"encoder.stem_width": 6, "encoder.stem_overlap": True}
     ),
     "i-jepa × image": recipe("ijepa-image-tiny").updated(SMALL_IMAGE),
     "h-jepa × image": recipe("hjepa-image-tiny").updated({**SMALL_IMAGE, **SMALL_LEVELS}),

@@ -64,8 +64,13 @@ LEADS = recipe("hjepa-ecg-leads-tiny").updated(
     NARROW | {"input.drop_leads": 0.3, "encoder.drop_path": 0.0, "ema.base": 0.7,
      "objective.masks.shapes": 2, "objective.regularizer": None, "train.micro_batches": 2}
 )  # fmt: skip
+S4D = recipe("nepa-ecg-tiny").updated(
+    {name: value for name, value in NARROW.items() if name.split(".")[0] != "encoder"}
+    | {"encoder": {"kind": "s4d", "width": 24, "depth": 2, "state": 4, "stem_width": 6},
+       "input.length": 200, "ema.base": 0.7, "ema.final": 0.9, "train.micro_batches": 2}
+)  # fmt: skip
 CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "views": VIEWS, "cpc": CPC,
-           "masked": MASKED, "leads": LEADS}  # fmt: skip
+           "masked": MASKED, "s4d": S4D, "leads": LEADS}  # fmt: skip
 
 
 class Stream:
@@ -183,6 +188,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("cpc", "ddp"),
             ("masked", "fsdp"),
             ("leads", "ddp"),
+            ("s4d", "fsdp"),
         ),
         pytest.param(
             (
@@ -193,6 +199,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ("cpc", "fsdp"),
                 ("masked", "ddp"),
                 ("leads", "fsdp"),
+                ("s4d", "ddp"),
             ),
             marks=pytest.mark.slow,
         ),

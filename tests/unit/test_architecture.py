@@ -20,8 +20,8 @@ Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
     ("errors",),
-    ("terminal", "files", "notebook"),
-    ("archives", "npy"),
+    ("terminal", "files", "notebook", "markdown"),
+    ("archives", "npy", "pretrained"),
     ("places",),
     ("randomness",),
     ("batch", "source"),

@@ -66,9 +66,12 @@ def test_a_repeated_list_flag_drops_no_value(
         if parameter.default is parameter.empty:
             typed = f"--{name}" in Flags.of(cli.VERBS[verb]).parameters
             first, between = (first, [*between, f"--{name}=x"]) if typed else (["x"], between)
-    answer = command(verb, *first, flag, "a=1", "b=2", *between, f"{flag}=c=3", flag, "d")
+    name = flag.strip("-").replace("-", "_")
+    kind = str(inspect.signature(cli.VERBS[verb]).parameters[name].annotation)
+    a, b, c, d = "1234" if "int" in kind or "float" in kind else ("a=1", "b=2", "c=3", "d")
+    answer = command(verb, *first, flag, a, b, *between, f"{flag}={c}", flag, d)
     assert answer.status == 0, answer
-    assert list(map(str, received[flag.strip("-")])) == ["a=1", "b=2", "c=3", "d"]
+    assert [str(value).removesuffix(".0") for value in received[name]] == [a, b, c, d]
 
 
 def test_recipes_are_listed_and_printed(command: Command) -> None:
@@ -152,7 +155,7 @@ NAMELESS = "--sampling-rate 100 --unit mV --layout records,leads,samples --leads
         ("report {store}", "is a store; name the folder of a run"),
         ("train {store}", "name a recipe (latentcast recipes) and give the store as --data"),
         ("train nowhere/run", "nowhere/run: does not exist; name a recipe"),
-        ("train big --data x --out y", "big: is no recipe; see them with latentcast recipes\n"),
+        ("train big --data x --out y", "big: is no recipe; they are nepa-ecg-tiny, "),
         ("train {run} --steps 5", "has done 12 steps, train.steps is 5"),
         ("masks ijepa-ecg-tiny --set steps=20", "steps: is a part of a key; did you mean 'train.s"),
         ("version", "did you mean '--version'"),
@@ -217,7 +220,7 @@ def test_nothing_is_written_into_what_is_read(
     assert not list((tmp_path / "data").iterdir())
 
 
-@pytest.mark.parametrize("name", ["x.onnx", "x", ".", "x.pt"])
+@pytest.mark.parametrize("name", ["x.onnx", "x.pt"])
 def test_an_export_is_not_written_under_the_name_of_another_format(
     command: Command, tmp_path: Path, name: str
 ) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,20 @@ from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.baselines import RandomConvolutions
-from latentcast.evaluation.cache import FeatureCache
+from latentcast.evaluation.cache import FeatureCache, fingerprint_of
+from latentcast.evaluation.comparisons import holm
+from latentcast.evaluation.cross_validation import CrossValidation, groups_of
 from latentcast.evaluation.evaluation import Evaluation, Row
+from latentcast.evaluation.evaluation_tables import markdown
+from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.heads import PATHS, attentive, logistic
 from latentcast.evaluation.low_shot import Amount, subset
+from latentcast.evaluation.metrics import auroc
+from latentcast.evaluation.missing_leads import WithoutLeads
 from latentcast.evaluation.tasks import task
 from latentcast.report.evaluation import page
 from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.recording import INVALID
 from latentcast.workflows.evaluate import evaluate
 from latentcast.workflows.finetune import finetune
 from latentcast.workflows.train import train
@@ -60,6 +70,7 @@ def write(
     ]
     patients = [f"{folder.name} {i // 8} {i % 4}" for i in range(n)]
     write_store(folder, records, folds=folds, labels=labels, patient_ids=patients,
+                metadata=[{"sex": "mf"[i // 4 % 2]} for i in range(n)],
                 leads=CANONICAL_LEADS, record_ids=[f"{folder.name} {i}" for i in range(n)],
                 source=folder.name)  # fmt: skip
     return folder
@@ -67,7 +78,7 @@ def write(
 
 @pytest.fixture(scope="module")
 def folder(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, two runs that differ in the seed, a wider one and a fine-tuned one."""
+    """A store, two runs that differ in the seed, a wider one, and two that are fine-tuned."""
     folder = tmp_path_factory.mktemp("evaluate")
     store = write(folder / "store")
     config = small_config.updated(
@@ -79,6 +90,8 @@ def folder(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Pa
     train(config.updated({"encoder.depth": 1}), store, folder / "shallow", quiet=True)
     finetune(folder / "run-0", store, folder / "tuned", "labels", epochs=1, batch_size=20,
              quiet=True)  # fmt: skip
+    finetune(folder / "run-0", store, folder / "scratch", "labels", epochs=1, batch_size=20,
+             from_scratch=True, quiet=True)  # fmt: skip
     return folder
 
 
@@ -213,6 +226,113 @@ def test_a_smaller_amount_of_labels_is_a_subset_by_patient(folder: Path) -> None
     assert not np.array_equal(drawn, subset(Amount(shots=2), store, train_rows, targets, 1))
 
 
+def test_every_source_and_head_has_all_that_a_probe_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attentive, "EPOCHS", 1)
+    monkeypatch.setattr(attentive, "LEAST_STEPS", 20)
+    both = f"{NAME} + {FLOOR}"
+    found = evaluate(
+        [folder / "run-0", folder / "tuned", folder / "scratch"], folder / "store", "labels",
+        heads=["linear", "attentive", "kNN"], encoders={"theirs": lambda x: x.std(dim=2)},
+        concatenate=[both], by=["sex"], cv=True, drop_leads=[6], resamples=30,
+    )  # fmt: skip
+    ours, joined = row(found, NAME), row(found, both)
+    scratch = row(found, f"{NAME}, supervised from scratch", "from scratch")
+    less = row(found, NAME, store="store, 6 of 12 leads missing")
+    assert {r.head for r in found.rows if r.source == both} == {"linear", "kNN"}
+    assert row(found, "theirs", "attentive").kind == "foreign" and joined.kind == "concatenated"
+    assert less.readings[0].layer == ours.readings[0].layer and less.main != ours.main
+    for each in (ours, joined, scratch, less):
+        score = each.readings[0].score
+        assert (
+            each.readings[0].run
+            and score.calibration
+            and score.points
+            and score.others["macro AP"].value > 0
+        )
+        assert [group.name for group in score.subgroups] == ["f", "m"]
+        assert set(each.seconds) == {"features", "fit"} and each.seconds["features"] > 0
+    compared = [r for r in found.rows if r.store == "store" and r.difference]
+    assert [r.holm for r in compared] == holm([r.p for r in compared if r.p is not None])
+    within = [r for r in found.rows if r.cross_validated]
+    assert {r.head for r in within} == {"linear", "kNN"} and {r.store for r in within} == {"store"}
+    assert ours.cross_validated and ours.cross_validated.main.low < ours.cross_validated.main.high
+    for shown in (markdown(found), page(found)):
+        assert ours.cross_validated.main.text() in shown and "by sex" in shown
+        assert "4 groups of patients" in shown and "6 of 12 leads missing" in shown
+    whole = evaluate([folder / "run-0"], folder / "store", "labels", heads=["linear"],
+                     layer="joined", resamples=9)  # fmt: skip
+    assert row(whole, NAME).layers == "joined" and row(whole, FLOOR).layers == "kernels"
+
+
+def test_out_of_fold_scores_are_those_of_a_loop_over_groups_of_patients(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    owner = np.arange(160) // 2
+    store = write_store(
+        tmp_path / "store", [np.ones((20, 2), np.int16)] * 160, folds=list(1 + owner % 8),
+        labels=[{"ab"[patient % 2 ^ patient // 3 % 2]: 1.0} for patient in owner],
+        patient_ids=[f"p{patient}" for patient in owner],
+    )  # fmt: skip
+    targets, rows = task("labels", store).targets(store), store.rows("train")
+    y = targets.values
+    layers = {
+        "weak": (y[:, :1] + 9 * rng.standard_normal((160, 3))).astype(np.float32),
+        "strong": (y[:, :1] + rng.standard_normal((160, 3))).astype(np.float32),
+    }
+    folds = CrossValidation(store, rows, targets, 20, 0)
+    assert folds.division == "folds 1+2, 3+4, 5+6, 7+8"
+    found = folds.choose(layers, PATHS["linear"]["multi-label"])
+    best = -1.0
+    for features in layers.values():
+        for place in range(len(logistic.PENALTIES)):
+            scores = np.zeros(y.shape)
+            for pair in ((1, 2), (3, 4), (5, 6), (7, 8)):
+                own = np.isin(store.folds, pair)
+                heads = logistic.path(features[~own], y[~own])
+                scores[own] = heads[place].predict(features[own])
+            best = max(best, float(auroc(y, scores).mean()))
+    assert found.layer == "strong" and found.redrawn[0] == pytest.approx(best)
+    # A patient in two folds is not in two groups: what is alike of one patient would be learned.
+    crossing = store.divided((1 + np.arange(160) % 8).astype(np.int16))
+    groups, _ = groups_of(crossing, rows)
+    assert all(len(set(groups[owner == patient])) == 1 for patient in owner)
+    assert set(np.bincount(groups)) == {40}
+
+
+def test_missing_leads_are_invalid_and_fewer_are_a_part_of_more(folder: Path) -> None:
+    store = Store.open(folder / "store")
+    rows = store.rows("test")
+    few, many = (WithoutLeads(store, count, 0, rows) for count in (2, 5))
+    samples = store.take(rows)
+    lost = [(without.take(rows) == INVALID).all(axis=1) for without in (few, many)]
+    assert (lost[0].sum(axis=1) == 2).all() and (lost[1].sum(axis=1) == 5).all()
+    assert not (lost[0] & ~lost[1]).any() and len(np.unique(lost[0], axis=0)) > 1
+    left = ~np.broadcast_to(lost[0][:, None], samples.shape)
+    assert np.array_equal(few.take(rows)[left], samples[left])
+    assert few.files != many.files != store.files
+
+
+def test_features_of_a_changed_file_are_not_those_of_the_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        def __init__(self, file: str, providers: list[str]) -> None: ...
+
+        def get_inputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(name="ecg")]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    store, file = Store.open(folder / "store"), tmp_path / "net.onnx"
+    prints = []
+    for content in (b"one", b"two", b"two", b"one, weights at another location"):
+        file.write_bytes(content)
+        prints.append(fingerprint_of(foreign("theirs", file, store)))
+    assert prints[0] != prints[1] == prints[2] and prints[3] is None
+    assert fingerprint_of(foreign("theirs", f"{file},leads=II", store)) != prints[0]
+    assert fingerprint_of(foreign("theirs", lambda x: x, store)) is None
+
+
 def test_everything_that_is_wrong_is_said_before_features_are_read(
     folder: Path, digits_store: Path, command: Command, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,6 +354,12 @@ def test_everything_that_is_wrong_is_said_before_features_are_read(
         ((run, "--labels-fraction", 0), "labels_fraction 0: give one above 0"),
         ((run, "--external", digits_store), "was trained on ecg data; score it on a store of"),
         ((run, "--external", store), "one store is there twice"),
+        ((run, "--drop-leads", 12), "--drop-leads 12: "),
+        ((run, "--encoder", f"{FLOOR}=json:dumps"), "is the name of another source"),
+        ((run, "--concatenate", f"{NAME} + nobody"), "nobody is no source with features"),
+        ((run, "--concatenate", NAME), "names 1 sources"),
+        ((run, "--concatenate", f"{NAME} + {FLOOR}", "--head", "attentive"), "add --head linear"),
+        ((run, "--by", "sexx"), "by sexx: no record has"),
     ):
         answer = command("evaluate", *arguments, "--data", store, "--out", tmp_path / "out")
         assert answer.status == 2 and message in answer.err, answer.err

@@ -84,7 +84,7 @@ def naive_mean(tokens: Tensor, valid: Tensor, fine: tuple[int, ...], stride: int
     return out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=2), st.integers(1, 3), st.floats(0, 1))
 def test_pooling_is_the_mean_over_the_cells_of_the_grid(
     cells: list[int], stride: int, share: float

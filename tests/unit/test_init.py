@@ -148,7 +148,7 @@ def test_weights_of_which_nothing_fits_are_refused_before_the_run_is_made(
     config = small_config.updated({"encoder.width": 16, "encoder.mlp_width": 32})
     with pytest.raises(LatentcastError, match="none of its 66 tensors agrees in name and shape"):
         train(config, small_store, tmp_path / "run", init=source)
-    with pytest.raises(LatentcastError, match="nowhere: does not exist; name a run folder, one"):
+    with pytest.raises(LatentcastError, match="nowhere: does not exist, and nothing is downl"):
         train(config, small_store, tmp_path / "run", init=tmp_path / "nowhere")
     assert not (tmp_path / "run").exists()
 

@@ -240,7 +240,7 @@ def test_a_damaged_table_is_refused(labelled: Labelled, tmp_path: Path) -> None:
     assert refused > 40
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.booleans()), min_size=1, max_size=120)
 )

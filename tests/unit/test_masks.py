@@ -204,7 +204,7 @@ def test_no_patch_of_a_context_lies_under_a_target(config: Config) -> None:
         assert not bool((marked(masks.context, patches) & covered(masks, config.grids)).any())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=2),
     st.integers(1, 5),

@@ -60,7 +60,7 @@ def paired(
 
 
 @pytest.mark.parametrize(("metric", "reference"), RANKED)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60), steps=st.integers(1, 6))
 def test_ranks_are_scored_as_by_scikit_learn_with_and_without_ties(
     metric: Any, reference: Any, seed: int, n: int, steps: int

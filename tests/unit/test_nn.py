@@ -137,7 +137,7 @@ def test_rotation_keeps_norms() -> None:
     torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 40))
 def test_logits_depend_on_relative_offset_only(a: int, b: int, shift: int) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -21,7 +21,7 @@ from latentcast.source import BadRecord
 INDEX = json.loads((BUNDLED / "signals.json").read_text())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.int16, st.tuples(st.integers(1, 3), st.just(12), st.integers(1, 40))))
 def test_any_int16_samples_are_restored_exactly(counts: np.ndarray) -> None:
     assert np.array_equal(packed.decode(packed.encode(counts), *counts.shape[::2]), counts)

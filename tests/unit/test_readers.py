@@ -225,9 +225,7 @@ def test_a_mat_file_of_another_kind_is_refused(
         read_recording(tmp_path / "a.mat")
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arrays(np.int16, st.tuples(st.integers(1, 12), st.integers(1, 300))))
 def test_any_samples_survive_the_round_trip(tmp_path: Path, counts: np.ndarray) -> None:
     signal = np.where(counts == -32768, np.nan, counts / 1000).astype(np.float32)

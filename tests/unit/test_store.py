@@ -69,7 +69,7 @@ def reference(store: Store, row: int, start: int, length: int) -> np.ndarray:
     return crop
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example(crops=[(3, 400)], length=350)  # begins inside the flat stretch
 @example(crops=[(3, 200), (0, 55)], length=250)  # ends inside it; begins inside the NaN
 @given(

@@ -60,6 +60,8 @@ CHANGED: list[tuple[str, dict[str, Any]]] = [
     ("hjepa-ecg-small", {"encoder.layer_scale": 0.1, "encoder.gated_mlp": True,
                          "objective.top_down": True, "input.clip": None}),
     ("nepa-ecg-tiny", {"encoder.kind": "conv_transformer"}),
+    ("nepa-ecg-tiny", {"encoder": {"kind": "s4d"}}),
+    ("ijepa-ecg-tiny", {"encoder.kind": "conv_transformer", "encoder.stem_overlap": True}),
     ("hjepa-ecg-tiny", {"encoder.kind": "conv_transformer"}),
 ]  # fmt: skip
 

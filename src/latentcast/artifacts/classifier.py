@@ -24,6 +24,7 @@ from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH
 from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import Supervised, SupervisedConfig
+from latentcast.pretrained.models import located
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,11 @@ class Classifier:
                 "(latentcast finetune)"
             )
         assert isinstance(encoder.objective, Supervised)
+        if encoder.alone:
+            raise LatentcastError(
+                f"{encoder.weights}: is an encoder alone, without the head that was trained with "
+                "it; name the run of its fine-tuning"
+            )
         self.encoder, self.choice, self.settings = encoder, choice, settings
         self.network = encoder.objective.classifier(role)
 
@@ -98,7 +104,7 @@ class Classifier:
         Raises:
             LatentcastError: no such run, none that was trained on labels, a damaged file.
         """
-        path = Path(run)
+        path = located(run)
         encoder = Encoder.from_pretrained(path, role, device)
         choice = read_choice(path) if path.is_file() else choice_of(chosen_checkpoint(path))
         return cls(encoder, choice or Choice(encoder.step, np.nan), role)

@@ -11,14 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from latentcast.artifacts.images import ImageReader, at_resolution
+from latentcast.artifacts.card import write_card
+from latentcast.artifacts.export import export_encoder
+from latentcast.artifacts.images import at_resolution
+from latentcast.artifacts.readers import read_windows
 from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
 from latentcast.artifacts.rejections import Embedded, Errors, Rejections
-from latentcast.artifacts.stores import store_at
-from latentcast.artifacts.weights import read_weights
-from latentcast.artifacts.windows import averaged, blank, in_batches, with_tokens
+from latentcast.artifacts.summary import summary, where_patches_are
+from latentcast.artifacts.weights import filled, read_weights
+from latentcast.artifacts.windows import averaged, blank, in_batches
 from latentcast.batch import Inputs
-from latentcast.config import Config, EcgInput, ImageInput, Rotary, SinCos
+from latentcast.config import Config, EcgInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.engine.device import AUTO, device_of
@@ -27,7 +30,8 @@ from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, layers_of, pool_joined
 from latentcast.notebook import table_html
 from latentcast.objectives.base import Objective, Role
-from latentcast.objectives.build import assemble, build
+from latentcast.objectives.build import build
+from latentcast.pretrained.models import WEIGHTS
 from latentcast.signals.recording import Recording
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
@@ -47,6 +51,8 @@ class Encoder(nn.Module):
         name: how reports call it.
         step: optimizer steps of the weights.
         frozen: the parameters do not require a gradient.
+        alone: the objective has the weights of its encoder and no others, so that it predicts
+            nothing.
 
     Attributes:
         network: the encoder of the objective; ``parameters()`` and ``state_dict()`` are its own.
@@ -60,11 +66,13 @@ class Encoder(nn.Module):
         name: str = "pretrained",
         step: int = 0,
         frozen: bool = True,
+        alone: bool = False,
     ) -> None:
         super().__init__()
         if role not in get_args(Role):
             raise LatentcastError(f"role {role}: is unknown; {nearest(role, get_args(Role))}")
         self.config, self.role, self.name, self.step = config, role, name, step
+        self.alone = alone
         # In a tuple: the predictors and the other role are no part of what is used and tuned.
         self._objective = (objective.eval(),)
         self.network = objective.encoder(role).requires_grad_(not frozen)
@@ -83,11 +91,12 @@ class Encoder(nn.Module):
         device: str | torch.device = AUTO,
         frozen: bool = True,
     ) -> Self:
-        """The newest checkpoint of a run folder, one checkpoint, or a file that ``export`` wrote.
+        """The newest checkpoint of a run folder, one checkpoint, what ``export`` or
+        :meth:`save_pretrained` wrote, or a model that ships (``latentcast models``).
 
         Args:
-            run: folder of the run, ``RUN/checkpoints/step-N`` for an earlier checkpoint, or the
-                exported file.
+            run: folder of the run, ``RUN/checkpoints/step-N`` for an earlier checkpoint, the
+                exported file or folder, or ``latentcast/NAME``.
             role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
                 average both are the trained ones.
             device: to compute on, such as ``"cuda:1"``; by default the GPU when there is one, else
@@ -95,13 +104,31 @@ class Encoder(nn.Module):
             frozen: the parameters do not require a gradient; with False they do, for fine-tuning.
 
         Raises:
-            LatentcastError: no such run or device, no checkpoint yet, or a damaged one.
+            LatentcastError: no such run or device, no checkpoint yet, or a damaged one; the trained
+                weights of a model that has the averaged ones alone.
         """
         weights = read_weights(run)
-        objective = assemble(weights.config)
-        objective.load_state_dict(weights.tensors)
-        made = cls(weights.config, objective, role, "pretrained", weights.step, frozen)
+        objective, alone = filled(weights), weights.encoder_alone
+        if alone and role != "teacher" and _has_average(objective):
+            raise LatentcastError(f"{run}: holds the averaged weights alone; use role='teacher'")
+        made = cls(weights.config, objective, role, "pretrained", weights.step, frozen, alone)
         return made.to(device_of(device))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what :meth:`from_pretrained` reads again: ``model.safetensors`` (the network as it
+        is now, float32), ``config.json`` and a card, ``README.md``.
+
+        Raises:
+            LatentcastError: of role student where there is an average, or the folder cannot be
+                written.
+        """
+        if self.role != "teacher" and _has_average(self.objective):
+            raise LatentcastError(
+                f"{self.weights}: an exported encoder is the averaged one; load it with "
+                "role='teacher'"
+            )
+        export_encoder(self.network, self.config, self.step, Path(folder) / WEIGHTS)
+        write_card(Path(folder), self.config, self._summary["weights"], self._summary)
 
     @classmethod
     def random(
@@ -128,19 +155,8 @@ class Encoder(nn.Module):
 
     @property
     def _summary(self) -> dict[str, str]:
-        shape = self.config.input
-        if isinstance(shape, EcgInput):
-            content = f"{len(shape.leads)} leads at {shape.sampling_rate:g} Hz"
-            window = f"windows of {shape.length / shape.sampling_rate:g} s"
-        else:
-            content = f"{shape.channels} channel" + "s" * (shape.channels > 1)
-            window = f"{shape.height} × {shape.width} pixels"
-        weights = sum(parameter.numel() for parameter in self.network.parameters())
-        return {
-            "weights": self.weights, "reads": content, "size": window,
-            "parameters": f"{weights:,} parameters", "layers": f"{len(self.layer_names)} layers",
-            "device": f"on {self.device}",
-        }  # fmt: skip
+        size = summary(self.config, self.network, self.layer_names)
+        return {"weights": self.weights, **size, "device": f"on {self.device}"}
 
     @property
     def objective(self) -> Objective:
@@ -205,12 +221,7 @@ class Encoder(nn.Module):
     @property
     def positions(self) -> str:
         """Where patches are in a window or image of another size than training saw."""
-        positions = getattr(self.config.encoder, "positions", None)
-        if isinstance(positions, SinCos):
-            return "counted in patches: those beyond the training length are new to the network"
-        if isinstance(positions, Rotary) and positions.coordinates == "seconds":
-            return "in seconds: those beyond the training length are new to the network"
-        return "normalized: interpolated between the ends, whatever the length"
+        return where_patches_are(self.config)
 
     def forward(self, samples: Tensor, valid: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Patch tokens of every layer, with gradients unless the encoder is frozen.
@@ -321,7 +332,8 @@ class Encoder(nn.Module):
         rejections = Rejections(errors)
         resolution = at_resolution(self.config.input, self.network, size)
         with torch.no_grad(), evaluating(self), resolution as (config, prepare):
-            samples = self._read(x, rows, axes, resample, length, config, rejections)
+            own = self.network, config, self.config.recipe
+            samples = read_windows(x, rows, axes, resample, length, rejections, *own)
             for owner, windows in in_batches(samples, names, batch_size):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
@@ -365,8 +377,13 @@ class Encoder(nn.Module):
             ``1 − cos``, float32 ``(B, N)``, NaN where not valid.
 
         Raises:
-            LatentcastError: the objective predicts no patches.
+            LatentcastError: the objective predicts no patches, or its predictor was left out.
         """
+        if self.alone:
+            raise LatentcastError(
+                f"{self.weights}: is an encoder alone, without the predictor that patch errors "
+                "need; read its features instead (Encoder.embed)"
+            )
         patches = self.objective.patch_errors(self.inputs(_tensor(samples)), self.role)
         return patches.float().cpu().numpy()
 
@@ -390,12 +407,13 @@ class Encoder(nn.Module):
         integers, int16 ``(windows, samples, leads)`` or uint8 ``(1, height, width, channels)``."""
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
         kept = rejections or Rejections()
-        return self._read(x, rows, axes, resample, None, self.config.input, kept)
+        own = self.network, self.config.input, self.config.recipe
+        return read_windows(x, rows, axes, resample, None, kept, *own)
 
     @property
     def predicted_from(self) -> str | None:
         """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
-        return self.objective.predicted_from
+        return None if self.alone else self.objective.predicted_from
 
     def _samples(self, seconds: float) -> int:
         length = round(seconds * self.sampling_rate)
@@ -423,26 +441,9 @@ class Encoder(nn.Module):
             )
         return self.config.input
 
-    def _read(
-        self,
-        x: Any,
-        rows: npt.ArrayLike | None,
-        axes: ArrayAxes,
-        resample: bool,
-        length: int | None,
-        config: EcgInput | ImageInput,
-        rejections: Rejections,
-    ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        x = store_at(x, config.kind)
-        if isinstance(config, EcgInput):
-            reader = RecordingReader(config, axes, resample, length, rejections)
-            return with_tokens(self.network, reader.read(x, rows), rejections)
-        if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
-            raise LatentcastError(
-                f"{self.config.recipe}: was trained on images; leave out sampling_rate, leads, "
-                "unit and resample"
-            )
-        return ImageReader(config, rejections).read(x, rows)
+
+def _has_average(objective: Objective) -> bool:
+    return objective.encoder("student") is not objective.encoder("teacher")
 
 
 def _tensor(samples: npt.NDArray[Any]) -> Tensor:

@@ -6,20 +6,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentcast.artifacts.choice import Choice, choice_of, chosen_checkpoint
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import apart, check_digest, digested, parse_object, replacing
+from latentcast.pretrained.models import located, ships
 
 FORMAT = "2"
 """Files of format 1 are read as well; they have no digest, so damage to them goes unnoticed."""
+ENCODER = "3"
+"""Format of a file that holds an encoder alone, under the names it has by itself."""
 SUFFIX = ".safetensors"
 _ABOUT = {"format", "step", "config"}
 AGAIN = "export the run again, or restore the file from a copy"
@@ -27,7 +31,7 @@ AGAIN = "export the run again, or restore the file from a copy"
 
 def export(run: str | Path, file: str | Path) -> int:
     """Write a run's newest checkpoint, or another one, as one safetensors file; of a fine-tuned run
-    the checkpoint that validation chose.
+    the checkpoint that validation chose; of a model that ships its file.
 
     Student, teacher and predictors under the names they have in the objective; in the metadata
     ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, of a
@@ -53,22 +57,78 @@ def export(run: str | Path, file: str | Path) -> int:
             f"{file}: exists and was not written by latentcast export; name another file, or "
             "remove that one"
         )
+    if ships(run):
+        return _copy(located(run), file)
     newest = chosen_checkpoint(run)
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
     about = {"format": FORMAT, "step": str(record["step"]), "config": json.dumps(record["config"])}
     if (choice := choice_of(newest)) is not None:
         about["classifier"] = json.dumps(choice.as_json())
-    about["digest"] = digested(_content(about, tensors))["digest"]
+    _write(file, about, tensors)
+    return int(record["step"])
+
+
+def export_encoder(
+    network: nn.Module, config: Config, step: int, file: Path, half: bool = False
+) -> None:
+    """Write the averaged weights of an encoder alone: it embeds and can be trained on, and predicts
+    no patches.
+
+    Args:
+        half: matrices and kernels as float16, half of the bytes; vectors (norms, biases, statistics
+            of batch norms) stay float32. All are float32 again when they are read.
+
+    Raises:
+        LatentcastError: a weight is beyond float16, or the file cannot be written.
+    """
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if half and tensor.ndim > 1 and tensor.is_floating_point():
+            tensor = tensor.half()
+            if not tensor.isfinite().all():
+                raise LatentcastError(f"{name}: is beyond float16; store it in float32")
+        tensors[name] = tensor.clone()  # one storage each
+    content = json.dumps(config.model_dump(mode="json"))
+    _write(file, {"format": ENCODER, "step": str(step), "config": content}, tensors)
+
+
+def _copy(source: Path, file: Path) -> int:
+    """Of an exported file, its content; the optimizer steps of its weights."""
+    exported = read_export(source)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as draft:
+            draft.write_bytes(source.read_bytes())
+    except OSError as problem:
+        raise _unwritten(file, problem) from None
+    return exported.step
+
+
+def _write(file: Path, about: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    about = {**about, "digest": digested(_content(about, tensors))["digest"]}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as draft:
             save_file(tensors, draft, metadata=about)
     except (OSError, SafetensorError) as problem:
-        raise LatentcastError(
-            f"{file}: cannot be written ({problem}); free space or name another file"
-        ) from None
-    return int(record["step"])
+        raise _unwritten(file, problem) from None
+
+
+def _unwritten(file: Path, problem: Exception) -> LatentcastError:
+    return LatentcastError(
+        f"{file}: cannot be written ({problem}); free space or name another file"
+    )
+
+
+class Exported(NamedTuple):
+    """What an exported file holds; of an ``encoder_alone`` the tensors have the names in it."""
+
+    tensors: dict[str, Tensor]
+    config: Config
+    step: int
+    encoder_alone: bool
 
 
 def _is_export(file: Path) -> bool:
@@ -78,25 +138,28 @@ def _is_export(file: Path) -> bool:
     return all(f'"{name}"'.encode() in head for name in ("__metadata__", *_ABOUT))
 
 
-def read_export(file: Path) -> tuple[dict[str, Tensor], Config, int]:
+def read_export(file: Path) -> Exported:
     """Weights, configuration and step of an exported file.
 
     Raises:
         LatentcastError: it is damaged, or was not written by :func:`export`.
     """
     about, tensors = _parts(file)
-    if about.get("format") not in ("1", FORMAT) or not _ABOUT <= about.keys():
+    if about.get("format") not in ("1", FORMAT, ENCODER) or not _ABOUT <= about.keys():
         raise LatentcastError(
             f"{file}: was not written by latentcast export; public weights are read by "
             "latentcast.artifacts.public_ijepa and public_nepa"
         )
     try:
-        if about["format"] == FORMAT:
+        if about["format"] != "1":
             check_digest(_content(about, tensors))
         config, step = parse_object(about["config"]), int(about["step"])
     except ValueError as problem:
         raise LatentcastError(f"{file}: is damaged ({problem}); {AGAIN}") from None
-    return tensors, validated(config, str(file)), step
+    alone = about["format"] == ENCODER
+    if alone:
+        tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    return Exported(tensors, validated(config, str(file)), step, alone)
 
 
 def read_choice(file: Path) -> Choice | None:

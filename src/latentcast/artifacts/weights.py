@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from latentcast.files import sha256
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble
+from latentcast.pretrained.models import located
 
 SHOWN = 3
 """Names of tensors that a message lists."""
@@ -37,6 +38,8 @@ class Weights:
         step: optimizer steps of the weights.
         sha256: of the files they were read from, by name.
         source: where they were read from.
+        encoder_alone: only the averaged encoder, which then stands for both roles; no predictor
+            and no head.
     """
 
     tensors: dict[str, Tensor]
@@ -44,6 +47,7 @@ class Weights:
     step: int
     sha256: dict[str, str]
     source: str
+    encoder_alone: bool = False
 
     @property
     def record(self) -> dict[str, Any]:
@@ -52,19 +56,21 @@ class Weights:
 
 
 def read_weights(source: str | Path) -> Weights:
-    """The newest checkpoint of a run folder (of a fine-tuned run the chosen), one checkpoint, or a
-    file that ``export`` wrote.
+    """The newest checkpoint of a run folder (of a fine-tuned run the chosen), one checkpoint, a
+    file or folder that ``export`` wrote, or a model that ships, by its name ``latentcast/NAME``.
 
     Raises:
         LatentcastError: no such run, no checkpoint yet, or a damaged one.
     """
-    path = Path(source)
+    path = located(source)
     if path.is_file():
-        tensors, config, step = read_export(path)
-        return _fitting(Weights(tensors, config, step, {path.name: sha256(path)}, str(source)))
+        tensors, config, step, alone = read_export(path)
+        digests = {path.name: sha256(path)}
+        return _fitting(Weights(tensors, config, step, digests, str(source), alone))
     if not path.exists():
         raise LatentcastError(
-            f"{path}: does not exist; name a run folder, one of its checkpoints or an exported file"
+            f"{path}: does not exist, and nothing is downloaded; name a run folder, one of its "
+            "checkpoints, an exported file, or a model that ships (latentcast models)"
         )
     newest = chosen_checkpoint(path)
     record = checkpoint.read_record(newest)
@@ -82,15 +88,39 @@ def _fitting(weights: Weights) -> Weights:
         LatentcastError: names the first tensor that is not.
     """
     depth = weights.config.encoder.depth
+
+    def network() -> nn.Module:
+        objective = assemble(weights.config)
+        return objective.encoder("teacher") if weights.encoder_alone else objective
+
     problem = f"{len(weights.tensors)} tensors, and not {depth} blocks"
     if depth <= len(weights.tensors):  # no number of a damaged file is built
-        problem = misfit(lambda: assemble(weights.config), weights.tensors)
+        problem = misfit(network, weights.tensors)
     if problem:
         raise LatentcastError(
             f"{weights.source}: does not fit the configuration beside it ({problem}); restore both "
             "from one copy, or train or export again"
         )
+    if weights.encoder_alone:
+        return replace(weights, tensors=_in_both_roles(weights.config, weights.tensors))
     return weights
+
+
+def _in_both_roles(config: Config, encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an encoder under the names that an objective has for its student and its
+    teacher."""
+    with torch.device("meta"):
+        objective = assemble(config)
+    names = {id(module): name for name, module in objective.named_modules()}
+    places = {names[id(objective.encoder(role))] for role in get_args(Role)}
+    return {f"{place}.{n}": t for place in sorted(places) for n, t in encoder.items()}
+
+
+def filled(weights: Weights) -> Objective:
+    """The objective of some weights with them in it; of an encoder alone all else is not drawn."""
+    objective = assemble(weights.config)
+    objective.load_state_dict(weights.tensors, strict=not weights.encoder_alone)
+    return objective
 
 
 def misfit(network: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> str:
@@ -127,9 +157,7 @@ def encoder_weights(weights: Weights, role: Role, prefix: str) -> Weights:
     Args:
         role: ``teacher``, the averaged weights, or ``student``.
     """
-    objective = assemble(weights.config)
-    objective.load_state_dict(weights.tensors)
-    network: nn.Module = objective.encoder(role)
+    network: nn.Module = filled(weights).encoder(role)
     if isinstance(network, Hierarchy):
         network = network.finest
     tensors = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}

@@ -15,15 +15,15 @@ from latentcast.cli.arguments import Verbs, joined
 from latentcast.cli.data import ingest, inspect, label
 from latentcast.cli.evaluation import evaluate, export, probe, report, runs
 from latentcast.cli.supervised import finetune, predict
-from latentcast.cli.training import bench, masks, recipes, train
+from latentcast.cli.training import bench, masks, models, recipes, train
 from latentcast.cli.verification import verify
 from latentcast.errors import LatentcastError
 
 VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
-        ingest, label, inspect, recipes, masks, train, runs, probe, evaluate, finetune,
-        predict, report, export, bench, verify,
+        ingest, label, inspect, recipes, models, masks, train, runs, probe, evaluate,
+        finetune, predict, report, export, bench, verify,
     )
 }  # fmt: skip
 

@@ -75,20 +75,15 @@ def probe(
         by: keys of the metadata, such as sex age device: a score for each group of test records.
         cache: folder in which features are kept for another probe or evaluation.
     """
-    from latentcast.errors import LatentcastError
     from latentcast.evaluation.tables import print_probe
+    from latentcast.pretrained.models import scores_folder
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of
     from latentcast.terminal import Terminal
     from latentcast.workflows.probe import probe as score
 
     console = Terminal()
-    encoders = dict(text.partition("=")[::2] for text in encoder)
-    for name, spec in encoders.items():
-        if not (name and spec):
-            raise LatentcastError(
-                f"--encoder {name or spec}: is no NAME=SPEC; write theirs=net.onnx"
-            )
+    encoders = _by_name(encoder)
     with console.status("reading features and fitting the probes"):
         report = score(
             run, data, task, layer, pooling, weights, _command(), head or None, device,
@@ -102,7 +97,7 @@ def probe(
             soft_wrap=True,
         )  # fmt: skip
     print_probe(report, console)
-    written = report.write(run.parent if run.is_file() else run_of(run))
+    written = report.write(run_of(scores_folder(run)))
     console.print(f"probe: {written}", soft_wrap=True)
 
 
@@ -124,6 +119,11 @@ def evaluate(
     seed: int = 0,
     seed_runs: bool = True,
     reference: str | None = None,
+    encoder: Annotated[tuple[str, ...], arg(metavar="NAME=SPEC ...")] = (),
+    concatenate: Annotated[tuple[str, ...], arg(metavar="'NAME + NAME' ...")] = (),
+    by: tuple[str, ...] = (),
+    cv: bool = False,
+    drop_leads: tuple[int, ...] = (),
     cache: Path | None = None,
     device: str = "auto",
 ) -> None:
@@ -142,7 +142,7 @@ def evaluate(
             record of the task.
         task: names as of probe; by default what suits the labels of the store.
         head: heads on frozen features: kNN, linear, attentive.
-        layer: a layer by name, or all to choose on the validation split.
+        layer: a layer by name, joined for all of them, or all to choose on the validation split.
         pooling: as of probe.
         weights: the averaged weights (teacher) or the trained ones (student).
         labels_fraction: shares of the labelled training patients, such as 0.01 0.1 1.
@@ -153,6 +153,13 @@ def evaluate(
         seed_runs: runs that differ in the training seed alone are one row, with mean and spread.
         reference: source that the others are compared with, paired by patient; by default random
             convolutions, of images the pixels.
+        encoder: encoders of somebody else as further rows, as of probe.
+        concatenate: features of two sources joined as a further row, as in
+            'nepa-ecg-small + random convolutions'.
+        by: keys of the metadata, such as sex age device: a score for each group of test records.
+        cv: score the heads within the training records as well, by patients in four groups: what
+            one chooses by while the test records are read once.
+        drop_leads: numbers of random leads that the test records are read without, besides.
         cache: folder of features, which several evaluations may share; by default OUT/features.
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
     """
@@ -166,7 +173,8 @@ def evaluate(
             runs, data, task or None, external=external, heads=head, layer=layer, pooling=pooling,
             weights=weights, labels_fraction=labels_fraction, shots=shots, draws=draws,
             resamples=resamples, seed=seed, seed_runs=seed_runs, reference=reference, out=out,
-            cache=cache, device=device, command=_command(),
+            cache=cache, encoders=_by_name(encoder), concatenate=concatenate, by=by, cv=cv,
+            drop_leads=drop_leads, device=device, command=_command(),
         )  # fmt: skip
     print_evaluation(found, console)
     for name in ("json", "md", "html"):
@@ -174,16 +182,20 @@ def evaluate(
 
 
 def export(run: Positional[Path], out: Path) -> None:
-    """Write the weights of a run as one plain safetensors file, with its configuration inside.
+    """Write the weights of a run as one plain safetensors file, or as a folder with a model card.
 
     Args:
-        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint.
-        out: file to write; "Encoder.from_pretrained" reads it.
+        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint; into a file
+            also an exported file or a model that ships.
+        out: file NAME.safetensors, or a folder for model.safetensors, config.json and README.md,
+            whose scores, data and audit are those of the run. "Encoder.from_pretrained" reads both.
     """
     from latentcast.artifacts.export import export as written
     from latentcast.errors import printable
+    from latentcast.verification.card import export_folder
 
-    print(printable(f"{out}: weights of step {written(run, out)}"))
+    step = written(run, out) if out.suffix else export_folder(run, out)
+    print(printable(f"{out}: weights of step {step}"))
 
 
 def report(
@@ -205,6 +217,19 @@ def report(
     from latentcast.report.run import report_run
 
     print(printable(f"report: {report_run(run, data, task, device)}"))
+
+
+def _by_name(encoders: tuple[str, ...]) -> dict[str, str]:
+    """Of NAME=SPEC each."""
+    from latentcast.errors import LatentcastError
+
+    found = dict(text.partition("=")[::2] for text in encoders)
+    for name, spec in found.items():
+        if not (name and spec):
+            raise LatentcastError(
+                f"--encoder {name or spec}: is no NAME=SPEC; write theirs=net.onnx"
+            )
+    return found
 
 
 def _command() -> str:

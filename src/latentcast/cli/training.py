@@ -27,6 +27,21 @@ def recipes(name: Positional[str | None] = None) -> None:
         print(f"{title:<18} {summary}")
 
 
+def models(name: Positional[str | None] = None) -> None:
+    """List the models whose weights ship with latentcast, or print the card of one.
+
+    Args:
+        name: as "Encoder.from_pretrained" takes it, latentcast/NAME.
+    """
+    from latentcast.pretrained.models import model_file
+    from latentcast.pretrained.models import models as shipped
+
+    if name is not None:
+        print(model_file(name, ".md").read_text(encoding="utf-8"), end="")
+        return
+    print("\n".join(shipped()) or "this version ships no weights")
+
+
 def masks(
     recipe: Positional[str | None] = None,
     out: Path | None = None,
@@ -89,6 +104,8 @@ def train(
     auto: float | None = None,
     batch_size: int | None = None,
     init: Path | None = None,
+    seeds: int | None = None,
+    keep: Literal["best", "all"] = "best",
 ) -> int:
     """Pretrain a recipe on a store; the same command goes on after an interruption.
 
@@ -111,6 +128,9 @@ def train(
         batch_size: with --auto, one that fits the machine.
         init: run folder or exported file whose weights training starts from, where names and
             shapes agree; a run that goes on does not load it again.
+        seeds: so many seeds from train.seed on, each in a folder OUT/seed-N.
+        keep: of several seeds: train the first tenth of each and go on with the best that does not
+            go wrong there, or train all to the end.
     """
     from latentcast import config as configuration
     from latentcast.errors import printable
@@ -118,6 +138,7 @@ def train(
     from latentcast.recipes import recipe as named
     from latentcast.runs.folder import run_of
     from latentcast.runs.new import data_of, keep_steps
+    from latentcast.workflows.seeds import train_seeds
     from latentcast.workflows.train import Interrupted, Terminated
     from latentcast.workflows.train import train as run_training
 
@@ -145,6 +166,10 @@ def train(
             f"with --init {recipe}"
         )
     elif recipe not in RECIPES and (Path(recipe) / "config.yaml").is_file():
+        if seeds is not None:
+            raise LatentcastError(
+                f"--seeds: is of a new training, and {recipe} is one run; leave it out"
+            )
         base, file = configuration.load(Path(recipe) / "config.yaml"), config
         keep_steps(Path(recipe), flags)
         out = out or Path(recipe)
@@ -167,17 +192,22 @@ def train(
         if first:
             print("\n".join(reasons))
     try:
-        result = run_training(resolved, data, out, init=init)
+        if seeds is None:
+            results = [run_training(resolved, data, out, init=init)]
+        else:
+            results = train_seeds(resolved, data, out, seeds, keep, init=init)
     # 143 is what a process ended by SIGTERM returns, so that a scheduler can tell.
     except Interrupted as interrupt:
         if first:
             step = interrupt.result.step
-            print(printable(f"{out}: stopped at step {step}; the same command goes on from there"))
+            run = interrupt.result.run
+            print(printable(f"{run}: stopped at step {step}; the same command goes on from there"))
         return 143
     except Terminated:  # the training has printed the same sentence
         return 143
     if first:
-        print(printable(f"{out}: {result.step} steps done"))
+        for result in results:
+            print(printable(f"{result.run}: {result.step} steps done"))
     return 0
 
 

@@ -28,7 +28,7 @@ from latentcast.errors import LatentcastError
 
 LEAST_STEPS = 2000
 """Updates below which the batch is halved instead: at equal data, 700 steps of 32 were better than
-350 of 64 (docs/nepa-on-ecg.md), and no recipe here has fewer."""
+350 of 64 (docs/nepa-on-ecg.md). A recipe that was made for fewer has those as its least."""
 LEAST_BATCH = 16
 LONGEST_WARMUP = 0.2
 """Share of a run."""
@@ -145,22 +145,20 @@ def advise(config: Config, samples: int, epochs: float, batch_size: int | None =
 
 
 def _batch(config: Config, samples: int, epochs: float, fixed: int | None) -> Point:
-    recipe_batch = config.train.batch_size
+    recipe_batch, least = config.train.batch_size, min(LEAST_STEPS, config.train.steps)
     if fixed is not None:
         size, why = fixed, "as fixed for"
     else:
         size = recipe_batch
-        while size // 2 >= LEAST_BATCH and (
-            size > samples or samples * epochs < LEAST_STEPS * size
-        ):
+        while size // 2 >= LEAST_BATCH and (size > samples or samples * epochs < least * size):
             size //= 2
         why = f"that of {config.recipe}"
         if size < recipe_batch:
             why = f"{recipe_batch:,} of {config.recipe}, halved "
             why += (
-                f"down to {size}, since the run is short of {LEAST_STEPS:,} updates"
-                if samples * epochs < LEAST_STEPS * size
-                else f"until the run has {LEAST_STEPS:,} updates and the data fill a batch"
+                f"down to {size}, since the run is short of {least:,} updates"
+                if samples * epochs < least * size
+                else f"until the run has {least:,} updates and the data fill a batch"
             )
     changes: dict[str, Any] = {"train.batch_size": size}
     pieces = 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from latentcast.artifacts.weights import fingerprint
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import FeatureSource, Ints, Windows, extract, pooling_of
+from latentcast.evaluation.missing_leads import WithoutLeads
 from latentcast.files import replacing
 from latentcast.npy import read_members
 
@@ -30,9 +32,11 @@ Layers = dict[str, npt.NDArray[np.float32]]
 
 CODE = (
     "nn", "data", "signals", "artifacts", "evaluation/features.py", "evaluation/baselines.py",
-    "evaluation/foreign.py",
+    "evaluation/foreign.py", "evaluation/missing_leads.py",
 )  # fmt: skip
 """Folders and files of the package that decide what a feature is."""
+FORMAT = 2
+"""Of the files; 2 has the seconds that reading took."""
 
 
 @runtime_checkable
@@ -40,8 +44,9 @@ class Fingerprinted(Protocol):
     """A source whose features can be kept; those of any other are kept as long as the process."""
 
     @property
-    def fingerprint(self) -> str:
-        """Of weights and preprocessing: another one where a feature may differ."""
+    def fingerprint(self) -> str | None:
+        """Of weights and preprocessing: another one where a feature may differ; None where that
+        cannot be told."""
         ...
 
 
@@ -59,6 +64,7 @@ class FeatureCache:
         self.notes: list[str] = []
         self.found = self.computed = 0
         self._counted = set[str]()
+        self._seconds = dict[str, float]()
         self._in_memory: dict[tuple[int, str], tuple[FeatureSource, Layers]] = {}
 
     def extract(
@@ -70,12 +76,13 @@ class FeatureCache:
         pooling: str = "mean+std",
         windows: Windows = "strided",
     ) -> Layers:
-        """What :func:`~latentcast.evaluation.features.extract` gives; computed for all records.
+        """What :func:`~latentcast.evaluation.features.extract` gives; computed for all records, of
+        a store without leads for those that it is about.
 
         Raises:
             LatentcastError: what ``extract`` refuses; or a file cannot be written.
         """
-        key = _key(source, store, pooling, windows)
+        key, computed = _key(source, store, pooling, windows), _computed_rows(store)
         if self.folder is None or fingerprint_of(source) is None:
             # The source is kept beside its features, so that its id stays its own.
             place = (id(source), key)
@@ -92,21 +99,30 @@ class FeatureCache:
                 self.found += key not in self._counted
             layers = found
         self._counted.add(key)
-        return {name: features[rows] for name, features in layers.items()}
+        places = np.searchsorted(computed, rows)
+        return {name: features[places] for name, features in layers.items()}
+
+    def seconds(self, source: FeatureSource, store: Store, pooling: str, windows: Windows) -> float:
+        """That reading the features from samples took, then or now."""
+        return self._seconds[_key(source, store, pooling, windows)]
 
     def _computed(
         self, source: FeatureSource, store: Store, pooling: str, windows: Windows
     ) -> Layers:
         self.computed += 1
-        return extract(source, store, np.arange(len(store)), pooling=pooling, windows=windows)
+        begin, rows = time.perf_counter(), _computed_rows(store)
+        found = extract(source, store, rows, pooling=pooling, windows=windows)
+        self._seconds[_key(source, store, pooling, windows)] = time.perf_counter() - begin
+        return found
 
     def _read(self, file: Path, key: str) -> Layers | None:
         if not file.exists():
             return None
         try:
-            about = read_members(file, ["key", "layers"])
+            about = read_members(file, ["key", "layers", "seconds"])
             if str(about["key"]) != key:
                 raise ValueError("is of other features")
+            self._seconds[key] = float(about["seconds"])
             names = about["layers"].tolist()
             arrays = read_members(file, [str(place) for place in range(len(names))])
         except (OSError, ValueError) as problem:
@@ -116,6 +132,7 @@ class FeatureCache:
 
     def _write(self, file: Path, key: str, layers: Mapping[str, npt.NDArray[np.float32]]) -> None:
         arrays: dict[str, Any] = {"key": np.array(key), "layers": np.array(list(layers))}
+        arrays["seconds"] = np.array(self._seconds[key])
         arrays |= {str(place): features for place, features in enumerate(layers.values())}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -137,9 +154,15 @@ def _key(source: FeatureSource, store: Store, pooling: str, windows: Windows) ->
         "pooling": pooling_of(source, pooling),
         "windows": windows,
         "code": code_digest(),
+        "format": FORMAT,
         "torch": torch.__version__,
     }
     return json.dumps(content, sort_keys=True)
+
+
+def _computed_rows(store: Store) -> Ints:
+    """The records whose features are kept, ascending."""
+    return store.about if isinstance(store, WithoutLeads) else np.arange(len(store))
 
 
 def fingerprint_of(source: FeatureSource) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from latentcast.evaluation.metrics import Resampled, macro
+from latentcast.evaluation.metrics import Floats, Resampled, macro
 from latentcast.evaluation.results import Difference
 
 
@@ -21,7 +21,11 @@ def p_value(one: Resampled, other: Resampled) -> float:
     rounding of R (Efron & Tibshirani 1993, section 15.4; Davison & Hinkley 1997, section 4.2).
     NaN where the difference is defined in no resample.
     """
-    gaps = macro(one.redrawn) - macro(other.redrawn)
+    return p_value_of(macro(one.redrawn) - macro(other.redrawn))
+
+
+def p_value_of(gaps: Floats) -> float:
+    """:func:`p_value` of the difference ``(R,)`` in each resample."""
     gaps = gaps[np.isfinite(gaps)]
     if not len(gaps):
         return math.nan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,10 @@ from latentcast.files import check_digest, digested, read_object, write_text
 from latentcast.notebook import table_html
 
 RESULT = "evaluation.json"
-Kind = Literal["pretrained", "initialisation", "baseline", "fine-tuned", "from scratch"]
+Kind = Literal[
+    "pretrained", "initialisation", "baseline", "foreign", "concatenated", "fine-tuned",
+    "from scratch",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Reading:
         records: training records of the head.
         left_out: labels without positives or negatives among them, which are in no average.
         score: on the test records.
+        seconds: that ``features`` (of a fine-tuned network its predictions) and the ``fit`` of the
+            head took, with the choice of its layer; features of the cache count as they did then.
     """
 
     run: str
@@ -73,6 +78,27 @@ class Reading:
     records: int
     left_out: tuple[str, ...]
     score: Score
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """The score of out-of-fold predictions of the training records.
+
+    Attributes:
+        main: the task's metric, the mean over trainings, with the interval over patients.
+        layers, penalties: of each training those with the best score.
+        difference, p, holm: as of :class:`Row`.
+        seconds: of all fits.
+    """
+
+    main: Estimate
+    layers: tuple[str, ...]
+    penalties: tuple[float | None, ...]
+    difference: Estimate | None = None
+    p: float | None = None
+    holm: float | None = None
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -86,6 +112,9 @@ class Row:
         draws: spread over draws of patients, each the mean of its trainings; None of one.
         difference: this minus the reference under the same head, paired by patient; None where
             there is none.
+        p: of the difference, and ``holm`` the one that is corrected for all rows of the same
+            cohort and amount.
+        cross_validated: the score within the training records; None where it was not measured.
     """
 
     source: str
@@ -99,6 +128,20 @@ class Row:
     draws: Spread | None
     difference: Estimate | None
     readings: tuple[Reading, ...]
+    p: float | None = None
+    holm: float | None = None
+    cross_validated: CrossValidated | None = None
+
+    def further(self, name: str) -> float:
+        """Another metric, the mean over the readings."""
+        return float(np.mean([reading.score.others[name].value for reading in self.readings]))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of all trainings the features, and of all readings the fits."""
+        features = {one.run: one.seconds.get("features", 0.0) for one in self.readings}
+        fits = [reading.seconds.get("fit", 0.0) for reading in self.readings]
+        return {"features": sum(features.values()), "fit": sum(fits)}
 
     @property
     def validation(self) -> float:
@@ -124,6 +167,7 @@ class Cohort:
         labels: of each label or class.
         floors: by metric, the best prediction that is the same for all records.
         unused: labels of an external store that were not trained, and records of other classes.
+        cross_validation: how training records were divided; "" where they were not.
     """
 
     task: str
@@ -141,6 +185,7 @@ class Cohort:
     labels: tuple[LabelSupport, ...]
     floors: Mapping[str, Number]
     unused: tuple[str, ...]
+    cross_validation: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from latentcast.evaluation.estimate import number
-from latentcast.evaluation.evaluation import Cohort, Evaluation, Row
+from latentcast.evaluation.evaluation import Cohort, CrossValidated, Evaluation, Row
+from latentcast.markdown import escaped, table
 from latentcast.terminal import Terminal, plain_table
 
 NOTE = (
     "Intervals are over test patients (the same resamples for all rows); ± is the standard "
     "deviation over training seeds or over draws of labelled patients, with the range and the "
-    "number. Neither holds the other."
+    "number. Neither holds the other. p is two-sided and corrected for all rows of a table (Holm)."
 )
+WIDE = 110
+"""Columns of a terminal from which on it shows a second metric and cross-validation; the files have
+them always."""
 
 
 def blocks(evaluation: Evaluation) -> Iterator[tuple[Cohort, str, list[Row]]]:
@@ -48,6 +52,8 @@ def about(cohort: Cohort, rows: list[Row]) -> list[str]:
     if fewer:
         found.append(f"not in the average of every draw: {', '.join(sorted(fewer))}")
     found += cohort.unused
+    if cohort.cross_validation and any(row.cross_validated for row in rows):
+        found.append(cohort.cross_validation)
     trained = sorted({reading.records for row in rows for reading in row.readings})
     if trained != [cohort.records.get("train")] and not cohort.external:
         span = f"{trained[0]:,} to {trained[-1]:,}" if len(trained) > 1 else f"{trained[0]:,}"
@@ -60,22 +66,58 @@ def columns(
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and cells, everything that is known of a row; spreads where there are any."""
     seeds, draws = any(row.seeds for row in rows), any(row.draws for row in rows)
+    within = any(row.cross_validated for row in rows)
+    second = second_metric(rows)
+    minus = f"minus {evaluation.reference} [{evaluation.level}]"
     heading = [
         "source", "head", f"test {cohort.metric} [{evaluation.level}]",
-        *(["seeds"] * seeds), *(["draws"] * draws),
-        f"minus {evaluation.reference} [{evaluation.level}]", "layer", "validation",
+        *([f"test {second}"] * bool(second)), *(["seeds"] * seeds), *(["draws"] * draws),
+        minus, "p (Holm)", "layer", *(["CV", f"CV {minus}", "CV p (Holm)"] * within),
+        "validation", "seconds: features, fit",
     ]  # fmt: skip
     cells = [
         [
             row.source, row.head, row.main.text(),
+            *([number(row.further(second))] if second else []),
             *([row.seeds.text() if row.seeds else ""] * seeds),
             *([row.draws.text() if row.draws else ""] * draws),
-            row.difference.text(signed=True) if row.difference else "", row.layers,
-            number(row.validation),
+            *_compared(row), row.layers,
+            *([*_within(row.cross_validated)] if within else []), number(row.validation),
+            f"{row.seconds['features']:.1f}, {row.seconds['fit']:.1f}",
         ]
         for row in rows
     ]  # fmt: skip
     return heading, cells
+
+
+def second_metric(rows: list[Row]) -> str:
+    """The name of the first metric beside the one that rows are compared by; "" of none."""
+    return next(iter(rows[0].readings[0].score.others), "")
+
+
+def subgroup_columns(rows: list[Row]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """For each key of the metadata its name, headings and cells: the score of each source in each
+    group, the mean over readings; an undefined one is a dash."""
+    groups = rows[0].readings[0].score.subgroups
+    for by in dict.fromkeys(group.by for group in groups):
+        chosen = [place for place, group in enumerate(groups) if group.by == by]
+        names = [f"{groups[place].name}, {groups[place].records:,} records" for place in chosen]
+        cells = []
+        for row in rows:
+            scores = [[one.score.subgroups[n].main.value for one in row.readings] for n in chosen]
+            cells.append([row.source, row.head, *(number(sum(s) / len(s)) for s in scores)])
+        yield by, ["source", "head", *names], cells
+
+
+def _compared(of: Row | CrossValidated) -> list[str]:
+    """The paired difference and its corrected p-value."""
+    if of.difference is None:
+        return ["", ""]
+    return [of.difference.text(signed=True), number(of.holm)]
+
+
+def _within(found: CrossValidated | None) -> list[str]:
+    return ["", "", ""] if found is None else [found.main.text(), *_compared(found)]
 
 
 def print_evaluation(evaluation: Evaluation, console: Terminal) -> None:
@@ -86,19 +128,26 @@ def print_evaluation(evaluation: Evaluation, console: Terminal) -> None:
             f"({', '.join(finding.examples)}): {finding.message}", style="bold yellow",
         )  # fmt: skip
     for cohort, amount, rows in blocks(evaluation):
-        table = plain_table(title(cohort, amount), "; ".join(about(cohort, rows)))
+        caption = [f"difference: minus {evaluation.reference}", *about(cohort, rows)]
+        table = plain_table(title(cohort, amount), "; ".join(caption))
         table.add_column("source", overflow="fold")
         table.add_column("head", no_wrap=True)
         heading = f"{cohort.metric}\n[{evaluation.level} interval]"
-        minus = f"minus {evaluation.reference}\n[paired]"
-        for name in (heading, "seeds", "draws", minus):
-            if any(_spreads(row).get(name, "") for row in rows) or name in (heading, minus):
+        minus = "difference\n[paired]"
+        second = second_metric(rows).removeprefix("macro ")
+        names = [heading, second, "seeds", "draws", minus, "p", "CV"]
+        for name in ("seeds", "draws", "CV"):
+            if not any(_optional(row)[name] for row in rows):
+                names.remove(name)
+        for name in names:
+            if console.width >= WIDE or name not in (second, "CV"):
                 table.add_column(name, justify="right", no_wrap=True)
         shown = [column.header for column in table.columns]
         for row in rows:
-            difference = row.difference.text(signed=True) if row.difference else ""
+            difference, p = _compared(row)
             cells = {"source": row.source, "head": row.head, heading: row.main.text(),
-                     minus: difference, **_spreads(row)}  # fmt: skip
+                     minus: difference, "p": p, **_optional(row)}  # fmt: skip
+            cells[second] = number(row.further(second_metric(rows)))
             table.add_row(*(cells[str(name)] for name in shown))
         console.print(table)
         console.print()
@@ -107,11 +156,14 @@ def print_evaluation(evaluation: Evaluation, console: Terminal) -> None:
         console.print(remark)
 
 
-def _spreads(row: Row) -> dict[str, str]:
-    return {
+def _optional(row: Row) -> dict[str, str]:
+    """Columns that stand where a row has them."""
+    spreads = {
         name: f"±{number(spread.sd)} ({spread.n})" if spread else ""
         for name, spread in (("seeds", row.seeds), ("draws", row.draws))
     }
+    within = row.cross_validated
+    return spreads | {"CV": number(within.main.value) if within else ""}
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -124,8 +176,15 @@ def markdown(evaluation: Evaluation) -> str:
         ]
     for cohort, amount, rows in blocks(evaluation):
         heading, cells = columns(evaluation, cohort, rows)
-        parts += [f"## {_text(title(cohort, amount))}", "", *_table(heading, cells), ""]
-        parts += [f"{_text('; '.join(about(cohort, rows)))}.", ""]
+        parts += [f"## {escaped(title(cohort, amount))}", "", *table(heading, cells), ""]
+        parts += [f"{escaped('; '.join(about(cohort, rows)))}.", ""]
+        for by, names, lines in subgroup_columns(rows):
+            parts += [
+                f"Test {escaped(cohort.metric)} by {escaped(by)}",
+                "",
+                *table(names, lines),
+                "",
+            ]
     drawn = f"{evaluation.level} intervals, {evaluation.bootstrap['resamples']:,} resamples"
     parts += [f"{NOTE} {drawn}; {evaluation.pooling} over tokens, layer: {evaluation.layer}.", ""]
     parts += [f"- {remark}" for remark in evaluation.remarks]
@@ -135,18 +194,6 @@ def markdown(evaluation: Evaluation) -> str:
         for run in source.runs:
             about_run = ", ".join(f"{name} {value}" for name, value in run.items())
             if run:
-                parts.append(f"- {_text(source.name)}: {_text(about_run)}")
-    parts += [f"- {name}: {_text(str(value))}" for name, value in evaluation.provenance.items()]
+                parts.append(f"- {escaped(source.name)}: {escaped(about_run)}")
+    parts += [f"- {name}: {escaped(str(value))}" for name, value in evaluation.provenance.items()]
     return "\n".join(parts) + "\n"
-
-
-def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return [f"| {' | '.join(map(_text, line))} |" for line in lines]
-
-
-def _text(value: str) -> str:
-    """Names come from files: nothing in them is markup."""
-    for mark in "\\`*_<>|#":
-        value = value.replace(mark, f"\\{mark}")
-    return value.replace("](", "]\\(").replace("\n", " ")

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ from torch import Tensor
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
+from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError, missing_extra, nearest
 from latentcast.evaluation.features import FeatureSource
+from latentcast.files import sha256
 from latentcast.nn.modes import evaluating
+from latentcast.pretrained.models import ships
 from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.resample import resample
 
@@ -48,6 +51,7 @@ class ForeignEncoder:
         order: of its own leads, the place in those of the store.
         own_rate: in Hz, what the network reads; ``own_length`` the samples of a window then.
         factor: of millivolts to its unit.
+        digest: sha256 of the file of the network; None of a callable, whose weights no file tells.
     """
 
     name: str
@@ -60,9 +64,18 @@ class ForeignEncoder:
     own_rate: float
     own_length: int
     factor: float
+    digest: str | None = None
 
     layer_names = ("output",)
     causal = False
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of a file and of what it reads; see :mod:`latentcast.evaluation.cache`."""
+        if self.digest is None:
+            return None
+        reads = (self.leads, self.sampling_rate, self.scale, self.length, self.order)
+        return repr((self.digest, reads, self.own_rate, self.own_length, self.factor))
 
     @property
     def note(self) -> str:
@@ -125,7 +138,7 @@ class ForeignEncoder:
         return (tokens[:, None] if tokens.ndim == 2 else tokens).float()
 
 
-def foreign(name: str, target: Any, store: Store) -> FeatureSource:
+def foreign(name: str, target: Any, store: Store, device: str = AUTO) -> FeatureSource:
     """An encoder that a probe can read.
 
     Args:
@@ -134,6 +147,7 @@ def foreign(name: str, target: Any, store: Store) -> FeatureSource:
             ``WHAT[,sampling_rate=HZ][,leads=I+II][,length=SAMPLES][,unit=mV]``, where WHAT is
             ``module:function``, an ``.onnx`` file, or a run or exported file of latentcast.
         store: that is read.
+        device: of a run or exported file of latentcast.
 
     Raises:
         LatentcastError: there is no such thing, it cannot be read safely, or the store lacks what
@@ -155,15 +169,18 @@ def foreign(name: str, target: Any, store: Store) -> FeatureSource:
             "the signal (module:function), or an .onnx file"
         )
     if path.suffix == ".onnx":
-        return _of_recordings(name, _onnx(path), reads, store)
-    if path.exists():
+        encoder = _of_recordings(name, _onnx(path), reads, store)
+        # Weights in a second file, which the first one locates, would change without its digest.
+        apart = not path.is_file() or b"location" in path.read_bytes()
+        return encoder if apart else replace(encoder, digest=sha256(path))
+    if path.exists() or ships(path):
         if reads:
             raise LatentcastError(
                 f"--encoder {name}: {what} carries what it reads; leave out {', '.join(reads)}"
             )
-        encoder = Encoder.from_pretrained(path)
-        encoder.name = name
-        return encoder
+        ours = Encoder.from_pretrained(path, device=device)
+        ours.name = name
+        return ours
     return _of_recordings(name, _imported(name, what), reads, store)
 
 

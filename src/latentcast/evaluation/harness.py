@@ -17,13 +17,17 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks
 from latentcast.evaluation.cache import FeatureCache
+from latentcast.evaluation.concatenation import Concatenation
 from latentcast.evaluation.estimate import LEVEL
 from latentcast.evaluation.evaluation import Cohort, Evaluation, Row, Source
 from latentcast.evaluation.features import readable
 from latentcast.evaluation.measurement import Measurement
+from latentcast.evaluation.missing_leads import WithoutLeads
 from latentcast.evaluation.protocol import refuse_leaks, trainable
 from latentcast.evaluation.question import Group, Question, all_test
 from latentcast.evaluation.results import Finding
+from latentcast.evaluation.rows import rows_of
+from latentcast.evaluation.subgroups import groupings
 from latentcast.evaluation.tasks import Targets, Task
 
 Ints = npt.NDArray[np.int64]
@@ -51,13 +55,26 @@ def evaluate(
         for store, theirs in zip(question.externals.values(), others, strict=True):
             _check_labels(task, own, divided, theirs, store)
             leaking.search(all_test(theirs.divide(store)), task, divided)
-    read = [_readable(groups, store, question, cache) for store in stores]
+    by = [groupings(store, question.by) for store in stores]
+    missing = {
+        task.name: [
+            WithoutLeads(question.store, count, question.seed, divided.rows("test"))
+            for divided in [targets[task.name][0].divide(question.store)]
+            for count in sorted(set(question.drop_leads))
+        ]
+        for task in tasks
+    }
+    read = [_readable(groups, store, np.arange(len(store)), question, cache) for store in stores]
     cohorts: list[Cohort] = []
     rows: list[Row] = []
     for task in tasks:
-        measured = Measurement(task, targets[task.name], read, question)
+        without = {
+            store: _readable(groups, store, store.about, question, cache)
+            for store in missing[task.name]
+        }
+        measured = Measurement(task, targets[task.name], read, without, by, question)
         cohorts += measured.cohorts
-        rows += measured.rows(groups, cache)
+        rows += rows_of(measured, groups, cache)
     return Evaluation(
         cohorts=tuple(cohorts),
         sources=tuple(
@@ -129,12 +146,13 @@ class _Leaks:
 
 
 def _readable(
-    groups: Sequence[Group], store: Store, question: Question, cache: FeatureCache
+    groups: Sequence[Group], store: Store, rows: Ints, question: Question, cache: FeatureCache
 ) -> npt.NDArray[np.bool_]:
-    """Records in which every source finds a valid token."""
-    found, everything = np.ones(len(store), dtype=bool), np.arange(len(store))
+    """Which records of the store are among some rows, and every source finds a valid token."""
+    found = np.zeros(len(store), dtype=bool)
+    found[rows] = True
     for group in groups:
         for member in group.members:
-            if not isinstance(member.reads, Classifier):
-                found &= readable(question.features(member.reads, store, everything, cache))
+            if not isinstance(member.reads, Classifier | Concatenation):
+                found[rows] &= readable(question.features(member.reads, store, rows, cache))
     return found

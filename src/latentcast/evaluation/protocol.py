@@ -20,9 +20,9 @@ from latentcast import randomness
 from latentcast.data.manifest import SPLITS as FOLDS_OF
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
-from latentcast.evaluation import calibration, comparisons, leaks, metrics
+from latentcast.evaluation import comparisons, leaks, metrics
 from latentcast.evaluation.cache import FeatureCache
-from latentcast.evaluation.estimate import FEWEST, LEVEL, LISTED, Score
+from latentcast.evaluation.estimate import FEWEST, LEVEL
 from latentcast.evaluation.features import (
     FeatureSource,
     Noted,
@@ -31,8 +31,8 @@ from latentcast.evaluation.features import (
     pooling_of,
     readable,
 )
-from latentcast.evaluation.heads import HEADS, READ_TOKENS, ClassHead, Fit, Head, LabelHead, knn
-from latentcast.evaluation.operating import with_operating_points
+from latentcast.evaluation.heads import HEADS, READ_TOKENS, Fit, Head, knn
+from latentcast.evaluation.probabilities import probabilities_of, with_calibrated_head
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.subgroups import Grouping, groupings, subgroups
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
@@ -146,13 +146,15 @@ def probe(
                     fitted[at] = head
                 head = fitted[at]
                 predictions, shares = head.predict(layers[at][test]), None
-                if targets.kind == "multi-class" and len(names) <= LISTED:  # more take hours
-                    assert isinstance(head, ClassHead)
-                    shares = head.class_shares(layers[at][test], len(names))
+                if targets.kind == "multi-class":
+                    shares = probabilities_of(head, layers[at][test], targets.kind, len(names))
                 score, resampled = metrics.score(
                     targets.kind, y[test], predictions, names, counts, shares
                 )
-                score = _calibrated(score, targets.kind, names, head, layers[at], y, places, counts)
+                of_validation, of_test = ((layers[at][part], y[part]) for part in places[1:])
+                score = with_calibrated_head(
+                    score, targets.kind, names, head, of_validation, of_test, counts
+                )
                 subgrouped = subgroups(targets.kind, y[test], predictions, names, counts, groups)
                 score = replace(score, subgroups=subgrouped)
                 table.append(
@@ -297,37 +299,6 @@ def choose_layer(
     heads = {layer: fitted(layer, some) for layer in layers}
     best = max(heads, key=lambda layer: heads[layer].validation)
     return best, heads[best] if some is train else fitted(best, train)
-
-
-def _calibrated(
-    score: Score,
-    kind: Kind,
-    names: Sequence[str],
-    head: Head,
-    features: Array,
-    y: Array,
-    places: Sequence[Ints],
-    counts: metrics.Counts,
-) -> Score:
-    """The score with what a temperature and thresholds chosen on the validation records give; as
-    it is where the head has no probabilities, and of many classes."""
-    _, validation, test = places
-    if kind == "multi-label" and isinstance(head, LabelHead):
-        sure, probable = (head.label_shares(features[part]) for part in (validation, test))
-    elif kind == "multi-class" and isinstance(head, ClassHead) and len(names) <= LISTED:
-        sure, probable = (
-            head.class_shares(features[part], len(names)) for part in (validation, test)
-        )
-    else:
-        return score
-    labels = kind == "multi-label"
-    heat = calibration.temperature_of(sure, y[validation])
-    sure, probable = (calibration.tempered(p, heat, labels=labels) for p in (sure, probable))
-    score = calibration.with_calibration(score, names, y[test], probable, heat)
-    if not labels:
-        return score
-    points = calibration.thresholds(sure, y[validation])
-    return with_operating_points(score, names, points, y[test], probable, counts)
 
 
 def supports_of(

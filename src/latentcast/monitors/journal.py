@@ -26,7 +26,7 @@ from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import parse_object, read_text, write_text
-from latentcast.monitors import collapse, rows
+from latentcast.monitors import collapse, early, rows
 from latentcast.monitors.loggers import Logger, open_loggers
 from latentcast.monitors.rows import Column
 from latentcast.monitors.throughput import matmul_peak, wait
@@ -75,6 +75,7 @@ class Journal(Callback):
             disable=not (self._console.is_terminal and self._speaks),
         )
         self._alarmed: set[str] = set()
+        self._early: list[Mapping[str, Any]] = []
         self._stream: TextIO | None = None
 
     def on_train_start(self, state: State, context: Context) -> None:
@@ -91,6 +92,7 @@ class Journal(Callback):
                     "--out"
                 ) from None
             self._losses.extend(row["loss"] for row in before if row.get("loss") is not None)
+            self._early.extend(before)
             self._loggers = open_loggers(self._run, self._config, self.say)
         self._context, self._device = context, context.device
         self._peak = matmul_peak(context.device, context.precision)
@@ -166,6 +168,21 @@ class Journal(Callback):
             if alarm.name not in self._alarmed:  # each alarm once: a warning, not a siren
                 self._alarmed.add(alarm.name)
                 self.say(f"  alarm {alarm}")
+        self._warn(row)
+
+    def _warn(self, row: Mapping[str, Any]) -> None:
+        """Once, with the last row of the first tenth, of a run that goes wrong."""
+        train = self._config.train
+        end = early.end_of_first_tenth(train.steps)
+        if row["step"] > end:
+            return
+        self._early.append(row)
+        upcoming = row["step"] - row["step"] % train.log_every + train.log_every
+        if upcoming > end and (found := early.warnings(self._early, train.steps)):
+            self.say(
+                f"  early warning: this run goes wrong in its first tenth ({'; '.join(found)}); "
+                "stop it and lower optimizer.lr, or try other seeds (--seeds 3 --keep best)"
+            )
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._stream is not None  # the loop calls start first

@@ -11,6 +11,7 @@ MODULES = (
     "latentcast.nn.transformer",
     "latentcast.nn.conv_tokenizer",
     "latentcast.nn.resnet",
+    "latentcast.nn.state_space",
 )
 """Files that register an encoder."""
 

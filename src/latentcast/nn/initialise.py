@@ -70,6 +70,11 @@ def draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     """Truncated normal, the same numbers wherever and in however many shards it lies."""
     numbers = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
     nn.init.trunc_normal_(numbers, std=std, generator=generator)
+    place(parameter, numbers)
+
+
+def place(parameter: Tensor, numbers: Tensor) -> None:
+    """Give a parameter these values, wherever and in however many shards it lies."""
     if isinstance(parameter, DTensor):
         drawn = numbers.to(parameter.device)
         mesh, placements = parameter.device_mesh, parameter.placements

@@ -71,7 +71,8 @@ class ResNetConfig(BackboneConfig):
     def check(self, config: Config) -> None:
         super().check(config)
         if math.prod(self.strides) != self.patch:
-            power = 2 ** min(self.patch.bit_length() - 1, self.depth + 1)
+            most = 2 ** min(self.patch.bit_length() - 1, self.depth + 1)
+            power = math.gcd(most, *config.input.size)  # what divides the input as well
             raise ValueError(
                 f"encoder.patch {self.patch} is no power of two up to 2^(depth + 1), and each of "
                 f"the stem and the {self.depth} blocks halves at most once; use a patch of {power}"

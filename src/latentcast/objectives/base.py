@@ -13,6 +13,7 @@ from latentcast.batch import Inputs
 from latentcast.config import Config, ObjectiveConfig
 from latentcast.errors import LatentcastError
 from latentcast.nn.base import Readable
+from latentcast.nn.state_space import DYNAMICS_RATE, is_dynamics
 from latentcast.randomness import Draw
 
 Role = Literal["student", "teacher"]
@@ -119,9 +120,10 @@ class Objective(nn.Module, ABC):
 
     def lr_scale(self, name: str) -> float:
         """The learning rate of a parameter as a multiple of that of the schedule."""
-        return 1.0
+        return DYNAMICS_RATE if is_dynamics(name) else 1.0
 
     def undecayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay leaves a parameter alone: biases, norms, gains, CLS and
-        the vectors of leads."""
-        return parameter.ndim <= 1 or name.endswith(("cls", "leads.weight"))
+        """Whether weight decay leaves a parameter alone: biases, norms, gains, CLS, the vectors of
+        leads, and the dynamics of a state space."""
+        own = name.endswith(("cls", "leads.weight")) or is_dynamics(name)
+        return parameter.ndim <= 1 or own

@@ -45,7 +45,7 @@ class Projector(nn.Module):
         super().__init__()
         sizes = list(pairwise((width, *widths)))
         self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in sizes)
-        self.norms = nn.ModuleList(BatchNorm(b) for _, b in sizes[:-1])
+        self.norms = nn.ModuleList(RowNorm(b) for _, b in sizes[:-1])
 
     def forward(self, rows: Tensor, counted: Tensor) -> Tensor:
         """``(n, width)`` and which rows count ``(n,)`` to ``(n, last width)``."""
@@ -59,7 +59,7 @@ class Projector(nn.Module):
         return 2 * sum(p.numel() for p in self.layers.parameters())
 
 
-class BatchNorm(nn.Module):
+class RowNorm(nn.Module):
     """Batch norm over the rows of all ranks that count, in training and in evaluation alike.
 
     There are no running statistics: nothing is read out behind a projector, and what is not kept

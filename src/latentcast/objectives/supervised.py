@@ -169,9 +169,9 @@ class Supervised(Objective):
 
     def lr_scale(self, name: str) -> float:
         """``layer_decay`` to the number of layers above; 1 for the head and for what is no layer
-        below it, such as the last norm."""
+        below it, such as the last norm; times the rate of a parameter in any objective."""
         depth = self._depths.get(name.removeprefix("student.encoder."), self._deepest)
-        return float(self.config.layer_decay ** (self._deepest - depth))
+        return float(self.config.layer_decay ** (self._deepest - depth)) * super().lr_scale(name)
 
 
 def _depths(encoder: Encoder) -> tuple[dict[str, int], int]:

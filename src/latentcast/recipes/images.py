@@ -7,6 +7,7 @@ from latentcast.config import (
     Config,
     EmaConfig,
     EncoderConfig,
+    ImageAugmentation,
     ImageInput,
     LevelConfig,
     OptimizerConfig,
@@ -15,8 +16,11 @@ from latentcast.config import (
     SinCos,
     TargetBlocks,
     TrainConfig,
+    Views,
 )
+from latentcast.nn.resnet import ResNetConfig
 from latentcast.objectives.jepa import JepaConfig
+from latentcast.objectives.masked import ConvPredictorConfig, MaskedConfig
 from latentcast.objectives.nepa import NepaConfig
 from latentcast.objectives.regularizers import VicReg
 
@@ -159,6 +163,48 @@ def ijepa_image_digits() -> Config:
             "encoder.mlp_width": 256,
             "objective.predictor": {"width": 32, "depth": 2, "heads": 2, "mlp_width": 128},
             "train.checkpoint_every": 500,
+        }
+    )  # fmt: skip
+
+
+def conv_image_tiny() -> Config:
+    """The convolutional twin for two cores: masked latents and two views of 32 × 32, patches of 4.
+
+    A residual network that halves the image twice, to a token for each 4 × 4 pixels.
+    """
+    return Config(
+        recipe="conv-image-tiny",
+        input=ImageInput(height=32, width=32, normalisation=None),
+        encoder=ResNetConfig(patch=4, width=256, depth=3, stem_width=64, kernels=(3,)),
+        objective=MaskedConfig(
+            mask_ratio=0.4, mask_span=2, predictor=ConvPredictorConfig(kernel=3),
+            views=Views(augmentation=ImageAugmentation(), weight=0.1),
+        ),
+        optimizer=OptimizerConfig(
+            lr=2e-3, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.999), clip_grad_norm=None
+        ),
+        ema=EmaConfig(base=0.99, final=1.0),
+        train=TrainConfig(
+            steps=2000, batch_size=64, precision="bf16", log_every=40, checkpoint_every=500
+        ),
+    )  # fmt: skip
+
+
+def conv_image_digits() -> Config:
+    """The same on the image demo's 8 × 8 digits, in patches of 2 × 2, which are not mirrored."""
+    return conv_image_tiny().updated(
+        {
+            "recipe": "conv-image-digits",
+            "input": {"kind": "image", "height": 8, "width": 8, "channels": 1,
+                      "normalisation": None},
+            "encoder.patch": 2,
+            "encoder.width": 128,
+            "encoder.stem_width": 32,
+            "objective.views.augmentation": {"kind": "image", "crop_scale": [0.6, 1.0],
+                                             "flip": False},
+            "objective.views.projector": [256, 256],
+            "optimizer.warmup_steps": 100,
+            "train.steps": 1000,
         }
     )  # fmt: skip
 

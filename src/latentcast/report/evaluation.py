@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 
 from latentcast.evaluation.estimate import number
 from latentcast.evaluation.evaluation import Cohort, Evaluation, Row
-from latentcast.evaluation.evaluation_tables import NOTE, about, blocks, columns, title
+from latentcast.evaluation.evaluation_tables import (
+    NOTE,
+    about,
+    blocks,
+    columns,
+    subgroup_columns,
+    title,
+)
 from latentcast.report.markup import document, escape, facts, notice, section, table
 
 WIDE = 400.0
@@ -36,7 +43,7 @@ def page(evaluation: Evaluation) -> str:
 
 def _headline(evaluation: Evaluation) -> str:
     tasks = {cohort.task for cohort in evaluation.cohorts}
-    stores = {cohort.store for cohort in evaluation.cohorts}
+    stores = {cohort.path for cohort in evaluation.cohorts}
     counts = ((len(evaluation.sources), "source"), (len(tasks), "task"), (len(stores), "store"))
     return ", ".join(f"{n} {noun}" + "s" * (n > 1) for n, noun in counts)
 
@@ -44,9 +51,14 @@ def _headline(evaluation: Evaluation) -> str:
 def _block(evaluation: Evaluation, cohort: Cohort, amount: str, rows: list[Row]) -> str:
     heading, cells = columns(evaluation, cohort, rows)
     caption = "; ".join(about(cohort, rows)) + "."
-    numeric = [*range(2, len(heading) - 2), len(heading) - 1]
+    numeric = [place for place in range(2, len(heading)) if heading[place] != "layer"]
     drawn = table(caption, heading, cells, numeric=numeric, stacked=True)
-    return section(title(cohort, amount), forest(evaluation, cohort, rows), drawn)
+    groups = [
+        table(f"Test {cohort.metric} by {by}.", names, lines,
+              numeric=range(2, len(names)), stacked=True)
+        for by, names, lines in subgroup_columns(rows)
+    ]  # fmt: skip
+    return section(title(cohort, amount), forest(evaluation, cohort, rows), drawn, *groups)
 
 
 def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> str:

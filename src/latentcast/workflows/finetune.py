@@ -23,10 +23,10 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps, of_step, step_of
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
-from latentcast.evaluation.calibration import temperature, thresholds, with_calibration
+from latentcast.evaluation.calibration import temperature, thresholds
 from latentcast.evaluation.estimate import Score
-from latentcast.evaluation.operating import with_operating_points
 from latentcast.evaluation.predictions import of_metric, outputs_of, predict
+from latentcast.evaluation.probabilities import with_probabilities
 from latentcast.evaluation.supervision import Supervision, of_config, supervision
 from latentcast.evaluation.tasks import task_name
 from latentcast.files import digested, write_text
@@ -230,15 +230,12 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
     score, _ = metrics.score(
         targets.kind, y, of_metric(found, targets.kind), targets.names, counts, shares
     )
-    choice, error = classifier.choice, math.nan
-    if targets.kind != "regression":
-        score = with_calibration(score, targets.names, y, found.values, choice.temperature)
-        assert score.calibration is not None
-        error = score.calibration.error
-    if targets.kind == "multi-label":
-        score = with_operating_points(
-            score, targets.names, choice.thresholds, y, found.values, counts
-        )
+    choice = classifier.choice
+    score = with_probabilities(
+        score, targets.kind, targets.names, y, found.values, choice.temperature,
+        choice.thresholds, counts,
+    )  # fmt: skip
+    error = score.calibration.error if score.calibration else math.nan
     result = FinetuneResult(
         run, choice.step, choice.score, score, metrics.METRICS[targets.kind][0].name,
         {split: len(part) for split, part in labels.rows.items()}, error,

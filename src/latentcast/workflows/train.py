@@ -49,7 +49,8 @@ class TrainResult:
         run: its folder.
         config: as it was trained, with the normalisation of the store.
         step: optimizer steps done; fewer than ``config.train.steps`` in the ``result`` of
-            :class:`Interrupted` and :class:`Terminated`, and where ``objective.patience`` ran out.
+            :class:`Interrupted` and :class:`Terminated`, and where ``objective.patience`` ran out
+            or a callback had enough.
         skipped: batches left out because the gradient was not finite.
     """
 
@@ -180,7 +181,8 @@ def train(
             listeners = [journal, early, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)
     result = TrainResult(run, config, state.step, state.skipped)
-    if state.step == config.train.steps or (state.stopped is None and early.enough(state.step)):
+    ended = any(listener.enough(state.step) for listener in listeners)
+    if state.step == config.train.steps or (state.stopped is None and ended):
         return result
     if state.stopped == "SIGINT":
         raise Interrupted(result)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -60,6 +60,10 @@ class LabelHead(Protocol):
 Fit = Callable[..., Head]
 """Training features and targets, and those of validation, to a fitted head. Features are pooled
 ``(N, F)``, or the tokens of N records."""
+
+PenaltyPath = Callable[[Any, Any], Iterable[Head]]
+"""Training features and targets to a fitted head for each penalty that can be chosen, always in the
+same order; their ``validation`` is NaN."""
 
 
 def validation_score(kind: Kind, targets: Array, predictions: Array) -> float:
@@ -135,18 +139,14 @@ class Linear:
 
     @classmethod
     def best(
-        cls,
-        kind: Kind,
-        fits: Iterable[tuple[float, Floats, Floats]],
-        standardise: Standardiser,
-        validation: Features,
-        targets: Array,
+        cls, kind: Kind, heads: Sequence[Linear], validation: Features, targets: Array
     ) -> Linear:
-        """Of penalties with their weights and intercepts the best on the validation records; of
-        equal ones the first."""
-        x = standardise(validation)
-        heads = [
-            cls(penalty, standardise, w, b, validation_score(kind, targets, x @ w + b))
-            for penalty, w, b in fits
-        ]
-        return max(heads, key=lambda head: head.validation)
+        """Of heads that differ in the penalty the best on the validation records; of equal ones
+        the first."""
+        x = heads[0].standardise(validation)
+        scored = [
+            replace(head, validation=validation_score(kind, targets, x @ head.weights
+                                                      + head.intercepts))
+            for head in heads
+        ]  # fmt: skip
+        return max(scored, key=lambda head: head.validation)

@@ -74,6 +74,11 @@ def fit(
     return replace(head, validation=value)
 
 
+def path(train: Features, targets: Array, kind: Kind) -> tuple[Neighbours, ...]:
+    """The one head that there is; arguments as those of :func:`fit`."""
+    return (Neighbours(train, targets, kind),)
+
+
 def neighbours(bank: Features, queries: Features, k: int = K) -> tuple[Integers, Features]:
     """Rows of ``bank`` (N, F) nearest to each of ``queries`` (M, F), and their cosine similarity.
 

@@ -13,6 +13,7 @@ makes strongly correlated features and rare labels converge in tens of iteration
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -40,10 +41,17 @@ def fit(train: Features, targets: Bools, validation: Features, validation_target
     One penalty serves all labels; a draw goes to the stronger. Labels without a positive in the
     validation fold have no say. Raises LatentcastError when no label has one.
     """
+    return Linear.best("multi-label", path(train, targets), validation, validation_targets)
+
+
+def path(train: Features, targets: Bools) -> list[Linear]:
+    """A head for each penalty, the strongest first; arguments as those of :func:`fit`."""
     standardise, strongest_first = Standardiser.fit(train), sorted(PENALTIES)
-    weights, intercepts = logistic_regression(standardise(train), targets, strongest_first)
-    fits = zip(strongest_first, weights, intercepts, strict=True)
-    return Linear.best("multi-label", fits, standardise, validation, validation_targets)
+    fits = logistic_regression(standardise(train), targets, strongest_first)
+    return [
+        Linear(penalty, standardise, weights, intercepts, math.nan)
+        for penalty, weights, intercepts in zip(strongest_first, *fits, strict=True)
+    ]
 
 
 def logistic_regression(

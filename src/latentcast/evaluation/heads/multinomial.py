@@ -12,6 +12,7 @@ own units L-BFGS needs hundreds of steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -70,11 +71,8 @@ def fit(
     the first that does worse than a stronger one is the last that is tried: the weakest cost most.
     Raises LatentcastError when the training records are all of one class.
     """
-    standardise = Standardiser.fit(train)
-    classes, places = np.unique(targets, return_inverse=True)
     best: Multinomial | None = None
-    for penalty, weights, intercepts in regression_path(standardise(train), places, PENALTIES):
-        head = Multinomial(penalty, standardise, weights, intercepts, 0.0, classes)
+    for head in path(train, targets):
         value = validation_score("multi-class", validation_targets, head.predict(validation))
         if best is not None and value < best.validation:
             break
@@ -82,6 +80,14 @@ def fit(
             best = replace(head, validation=value)
     assert best is not None
     return best
+
+
+def path(train: Features, targets: Integers) -> Iterator[Multinomial]:
+    """A head for each penalty in turn, the strongest first; arguments as those of :func:`fit`."""
+    standardise = Standardiser.fit(train)
+    classes, places = np.unique(targets, return_inverse=True)
+    for penalty, weights, intercepts in regression_path(standardise(train), places, PENALTIES):
+        yield Multinomial(penalty, standardise, weights, intercepts, math.nan, classes)
 
 
 def regression_path(

@@ -9,6 +9,7 @@ which is scikit-learn's ``Ridge(alpha=1 / C)``. One eigendecomposition solves it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,10 +27,17 @@ def fit(
 
     Features are raw, (N, F), targets numbers (N,). A draw goes to the stronger penalty.
     """
+    return Linear.best("regression", path(train, targets), validation, validation_targets)
+
+
+def path(train: Features, targets: Floats) -> list[Linear]:
+    """A head for each penalty, the strongest first; arguments as those of :func:`fit`."""
     standardise = Standardiser.fit(train)
-    weights, intercepts = ridge_regression(standardise(train), targets, PENALTIES)
-    fits = zip(PENALTIES, weights, intercepts, strict=True)
-    return Linear.best("regression", fits, standardise, validation, validation_targets)
+    fits = ridge_regression(standardise(train), targets, PENALTIES)
+    return [
+        Linear(penalty, standardise, weights, intercepts, math.nan)
+        for penalty, weights, intercepts in zip(PENALTIES, *fits, strict=True)
+    ]
 
 
 def ridge_regression(

@@ -6,6 +6,8 @@ import torch
 
 from latentcast.nn.batch_norm import BatchNorm
 from latentcast.nn.resnet import ResNet
+from latentcast.objectives.views import TwoViews, pair_draw, twice
+from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
 from latentcast.verification.observe.jepa import MATTERS, ROUNDING, apart, noise
@@ -55,12 +57,17 @@ def running(twin: Twin) -> Evidence:
     counted = {int(run.steps[-1].end[n]) for n in names if n.endswith("batches")}
     teacher = run.objective.encoder("teacher")
     assert isinstance(teacher, ResNet)
-    prefix = "teacher.stem.norm.running_mean"
-    weight = {"conv.weight": first.before["teacher.stem.conv.weight"]}
+    base = "base." if isinstance(run.objective, TwoViews) else ""
+    prefix = f"{base}teacher.stem.norm.running_mean"
+    weight = {"conv.weight": first.before[f"{base}teacher.stem.conv.weight"]}
     teacher.stem.load_state_dict(weight, strict=False)
     inputs = first.inputs[0]
+    if isinstance(run.objective, TwoViews):
+        draw = Draw(twin.config.train.seed, first.number, first.ids[0])
+        pair = pair_draw(draw, inputs.values)[1]
+        inputs = run.objective.augment(twice(inputs), pair)
     with torch.no_grad():
-        cells = teacher.embed(inputs.values)
+        cells = teacher.embed(inputs.values if inputs.clean is None else inputs.clean)
     if inputs.valid is not None:
         per = cells.shape[1] // teacher.valid(inputs.valid).shape[1]
         cells = cells[teacher.valid(inputs.valid).repeat_interleave(per, 1)]

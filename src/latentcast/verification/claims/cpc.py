@@ -12,19 +12,22 @@ from latentcast.batch import Inputs
 from latentcast.objectives.cpc import Cpc, CpcConfig
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.observe.config import is_sequence
 from latentcast.verification.observe.nepa import draw_of, with_padding
 from latentcast.verification.observe.network import (
     EXACT,
     corners,
-    finest,
     furthest,
+    later_effect,
     outputs_of,
     real,
+    sequence,
     stirred,
     window,
 )
 from latentcast.verification.observe.twin import Twin
 
+NEEDS = is_sequence
 INFONCE = "van den Oord, Li & Vinyals 2018, equations 3 and 4"
 VARIANTS = (("recording", 0.1), ("recording", None), ("batch", 0.1))
 
@@ -77,7 +80,7 @@ def loss(twin: Twin) -> Evidence:
     parts = list[Evidence]()
     for negatives, temperature in VARIANTS:
         objective = _cpc(twin, negatives, temperature)
-        with outputs_of(finest(objective).norm) as (normed,), torch.no_grad():
+        with outputs_of(sequence(objective).norm) as (normed,), torch.no_grad():
             output = objective(inputs, draw_of(twin, inputs))
             z = objective.student.embed(inputs.values)
         prefix = objective.student.prefix
@@ -127,12 +130,13 @@ def padding(twin: Twin) -> Evidence:
     return all_of(at_most("change of the loss", abs(losses[1] - losses[0]), EXACT), loss=losses[0])
 
 
-@claim("cpc.causal", "No output changes by a bit when a later patch changes.",
+@claim("cpc.causal", "No output changes by a bit when a later patch changes; by no more than "
+       "roundings of float64 where the network convolves by FFT.",
        source=INFONCE, about=is_cpc)  # fmt: skip
 @torch.no_grad()
 def causal(twin: Twin) -> Evidence:
     """Sample t has patch t changed: no output before it may change a bit."""
-    encoder = finest(_cpc(twin))
+    encoder = sequence(_cpc(twin))
     size, patch = twin.config.input.size, twin.config.encoder.patch
     places = corners(size, patch)
     start = real(twin, 1).values
@@ -141,8 +145,10 @@ def causal(twin: Twin) -> Evidence:
     for sample, corner in enumerate(places):
         window(values[sample], corner, patch).mul_(-1.5).add_(1.0)
     gap = (encoder.encode(values)[:, encoder.prefix :] - before).abs().amax(-1)
+    bound = later_effect(twin)
+    changed = gap > bound
     return all_of(
-        at_most("change of an earlier output", float(gap.tril(-1).max()), 0.0),
-        above("least change of its own or a later one", float(gap[gap.triu() > 0].min()), 1e-12),
-        equal("outputs that change", int((gap > 0).sum()), len(places) * (len(places) + 1) // 2),
+        at_most("change of an earlier output", float(gap.tril(-1).max()), bound),
+        above("least change of its own or a later one", float(gap[changed.triu()].min()), 1e-12),
+        equal("outputs that change", int(changed.sum()), len(places) * (len(places) + 1) // 2),
     )

@@ -16,6 +16,7 @@ from latentcast.verification.evidence import Evidence, above, all_of, at_most, e
 from latentcast.verification.observe.config import (
     has_linear_patches,
     has_transformer,
+    patch_by_patch,
 )
 from latentcast.verification.observe.jepa import (
     MATTERS,
@@ -77,7 +78,8 @@ def context_blind(twin: Twin) -> Evidence:
 
 @claim("jepa.context-dropped", "Hidden patches are dropped before the first block, not zeroed: "
        "the context costs its own tokens.",
-       source="I-JEPA, section 3; spec of H-JEPA, defect D14", about=is_jepa)  # fmt: skip
+       source="I-JEPA, section 3; spec of H-JEPA, defect D14",
+       about=lambda twin: is_jepa(twin) and patch_by_patch(twin))  # fmt: skip
 def context_dropped(twin: Twin) -> Evidence:
     """Tokens in the student's attention, counted where they enter it."""
     _, forward = one_pass(twin)
@@ -190,7 +192,7 @@ def _valid_cells(twin: Twin, valid: Tensor, level: int) -> list[list[bool]]:
 @claim("jepa.padding", "Where nothing was measured, nothing of loss or gradient comes from, at "
        "any level.",
        source="spec of H-JEPA, defect D11 and behaviour 11",
-       about=layer_normed_teacher)  # fmt: skip
+       about=lambda twin: layer_normed_teacher(twin) and patch_by_patch(twin))  # fmt: skip
 def padding(twin: Twin) -> Evidence:
     """Whatever stands where nothing was measured, not one bit depends on it; and the loss is the
     mean over the targets that were."""

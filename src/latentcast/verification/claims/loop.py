@@ -13,6 +13,7 @@ from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
+from latentcast.nn.state_space import Modes
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.objectives.nepa import NepaConfig
@@ -51,14 +52,16 @@ def _scheduled(twin: Twin) -> list[tuple[LoopRecord, int, Attempt]]:
 
 
 @claim("loop.rate", "The learning rate that moves each parameter at step n is the schedule at n, "
-       "from the first step on: linear warm-up counted from one, then half a cosine to the end.",
-       source=IJEPA)  # fmt: skip
+       "from the first step on: linear warm-up counted from one, then half a cosine to the end; "
+       "a tenth of it for the dynamics of a state space.", source=IJEPA)  # fmt: skip
 def rate(twin: Twin) -> Evidence:
     steps, run = _scheduled(twin), rehearsed(twin)
+    slow = _dynamics(run.objective)
     worst = max(
-        abs(rate - rate_of(run.config, n)) / run.config.optimizer.lr
+        abs(rate - rate_of(run.config, n) * (0.1 if name in slow else 1.0))
+        / run.config.optimizer.lr
         for run, n, step in steps
-        for rate in step.rates.values()
+        for name, rate in step.rates.items()
     )
     return all_of(
         at_most("largest difference, of the peak", worst, EXACT),
@@ -77,8 +80,9 @@ def decay(twin: Twin) -> Evidence:
     )
 
 
-@claim("loop.decay-groups", "Biases, norms, gains and CLS are not decayed; all else is.",
-       source="I-JEPA, helper.py; NEPA, run_nepa.py")  # fmt: skip
+@claim("loop.decay-groups", "Biases, norms, gains, CLS and the dynamics of a state space are not "
+       "decayed; all else is.",
+       source="I-JEPA, helper.py; NEPA, run_nepa.py; S4D (Gu et al. 2022)")  # fmt: skip
 def decay_groups(twin: Twin) -> Evidence:
     run = twin.trained()
     alone, decays = undecayed(run.objective), run.steps[-1].decays
@@ -89,9 +93,15 @@ def decay_groups(twin: Twin) -> Evidence:
     )
 
 
+def _dynamics(objective: Objective) -> set[str]:
+    """Time steps, decays and frequencies of all state spaces."""
+    places = [place for place, m in objective.named_modules() if isinstance(m, Modes)]
+    return {f"{p}.{name}" for p in places for name in ("log_step", "log_decay", "frequency")}
+
+
 def undecayed(objective: Objective) -> set[str]:
-    """Biases, norms, gains and CLS, told by the modules that have them."""
-    found = set()
+    """Biases, norms, gains, CLS and dynamics, by the modules that have them."""
+    found = _dynamics(objective)
     for place, module in objective.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             alone = isinstance(module, nn.LayerNorm) or parameter.numel() == parameter.shape[-1]

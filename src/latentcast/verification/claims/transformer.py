@@ -15,7 +15,7 @@ from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.config import has_transformer, transformer_of
+from latentcast.verification.observe.config import has_transformer, patch_by_patch, transformer_of
 from latentcast.verification.observe.network import (
     EXACT,
     BlockPass,
@@ -207,7 +207,7 @@ def scale_place(twin: Twin) -> Evidence:
 
 
 @claim("patches.product", "A patch's embedding is its values times the weights, plus the bias.",
-       source=REFERENCE)  # fmt: skip
+       source=REFERENCE, about=patch_by_patch)  # fmt: skip
 @torch.no_grad()
 def patches(twin: Twin) -> Evidence:
     encoder = finest(stirred(twin.objective(), twin.seed))
@@ -217,7 +217,8 @@ def patches(twin: Twin) -> Evidence:
     return all_of(at_most("largest difference", gap, EXACT), patches=expected.shape[1])
 
 
-@claim("patches.order", "Token n is patch n, row-major, and of no other.", source=REFERENCE)
+@claim("patches.order", "Token n is patch n, row-major, and of no other.", source=REFERENCE,
+       about=patch_by_patch)  # fmt: skip
 @torch.no_grad()
 def patch_order(twin: Twin) -> Evidence:
     """Sample n has patch n changed, row-major: token n alone may differ, after the prefix."""

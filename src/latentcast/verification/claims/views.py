@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from latentcast.config import EcgInput
 from latentcast.objectives import regularizers
 from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.masked import Masked
 from latentcast.objectives.views import TwoViews, augment_of
 from latentcast.randomness import Draw
 from latentcast.signals.leads import CANONICAL_LEADS, DERIVED_FROM_I_AND_II
@@ -121,18 +123,28 @@ def _draw(twin: Twin, count: int, step: int = 3) -> Draw:
        "of another recording are others.",
        source="spec of H-JEPA, defect D7", about=takes_views)  # fmt: skip
 def same_recording(twin: Twin) -> Evidence:
-    """Recordings that are constant, each another constant, cropped and not augmented."""
+    """Recordings that are constant, each another constant, cropped and neither augmented nor
+    masked: two views have masks of their own."""
     size, count = (twin.config.input.channels, *twin.config.input.size), 5
     levels = torch.linspace(-1, 1, count, dtype=torch.float64)
     values = levels.view(-1, *(1,) * len(size)).expand(count, *size).clone()
     draw = _draw(twin, count)
-    found = _pass(_two(twin, STILL[twin.config.input.kind]), Inputs(values), draw)
+    objective = _two(twin, STILL[twin.config.input.kind])
+    with _unmasked(objective):
+        found = _pass(objective, Inputs(values), draw)
     apart = torch.cdist(found.a, found.a) + torch.eye(count)
     return all_of(
         at_most("distance of the two views", furthest(found.a, found.b), 1e-6),
         above("least distance of two recordings", float(apart.min()), 1e-4),
         equal("ids of others", int((found.ids != draw.ids).sum()), 0),
     )
+
+
+def _unmasked(objective: TwoViews) -> AbstractContextManager[Any]:
+    if not isinstance(objective.base, Masked):
+        return nullcontext()
+    none = lambda draw, grid: torch.zeros(len(draw.ids), math.prod(grid), dtype=torch.bool)  # noqa: E731
+    return mock.patch.object(objective.base, "masks", none)
 
 
 @claim("views.term", "The loss is the objective's on both views and the weighted term between "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from latentcast.config import Config, EncoderConfig
+from latentcast.nn.state_space import StateSpaceConfig
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.jepa.masks import MaskSampler, mask_sampler
 
@@ -32,6 +33,16 @@ def sampler_of(config: Config) -> MaskSampler:
 def has_transformer(twin: Twin) -> bool:
     """Whether the encoder has the blocks, the positions and the attention of a transformer."""
     return isinstance(twin.recipe.encoder, EncoderConfig)
+
+
+def is_sequence(twin: Twin) -> bool:
+    """Whether the encoder is blocks over a sequence of patches: attention, or long convolutions."""
+    return has_transformer(twin) or isinstance(twin.recipe.encoder, StateSpaceConfig)
+
+
+def patch_by_patch(twin: Twin) -> bool:
+    """Whether a token shows its own patch alone, so that others can be dropped."""
+    return not getattr(twin.recipe.encoder, "stem_overlap", False)
 
 
 def has_linear_patches(twin: Twin) -> bool:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.nn.transformer import PatchEncoder
+from latentcast.nn.base import Encoder
 from latentcast.objectives.base import Output
 from latentcast.objectives.nepa import Nepa, NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.observe.network import (
     corners,
-    finest,
     naive_patches,
     outputs_of,
     real,
+    sequence,
     stirred,
     window,
 )
@@ -59,19 +59,18 @@ def stirred_nepa(twin: Twin) -> Nepa:
 
 
 def again(objective: Nepa, inputs: Inputs, draw: Draw | None) -> Pass:
-    with outputs_of(finest(objective).norm) as (normed,):
+    with outputs_of(sequence(objective).norm) as (normed,):
         output = objective(inputs, draw)
-    return Pass(objective, inputs, embedded(finest(objective), inputs), normed[0], output)
+    return Pass(objective, inputs, embedded(sequence(objective), inputs), normed[0], output)
 
 
 def draw_of(twin: Twin, inputs: Inputs) -> Draw:
     return Draw(twin.seed, 0, torch.arange(len(inputs.values)))
 
 
-def embedded(encoder: PatchEncoder, inputs: Inputs) -> Tensor:
-    assert encoder.cls is not None
-    patches = naive_patches(encoder.patches, inputs.values)
-    cls = encoder.cls.detach().double().expand(len(patches), 1, -1)
+def embedded(encoder: Encoder, inputs: Inputs) -> Tensor:
+    patches = naive_patches(encoder.tokenizer, inputs.values)
+    cls = encoder.get_parameter("cls").detach().double().expand(len(patches), 1, -1)
     return torch.cat([cls, patches], dim=1)
 
 

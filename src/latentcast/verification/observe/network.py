@@ -17,6 +17,7 @@ from latentcast.batch import Inputs
 from latentcast.nn import blocks
 from latentcast.nn.blocks import Block, LayerScale, QKNorm
 from latentcast.nn.hierarchy import Hierarchy
+from latentcast.nn.state_space import StateSpaceConfig, StateSpaceEncoder
 from latentcast.nn.tokens import PatchEmbedding, Tokenizer
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Objective
@@ -71,6 +72,18 @@ def real(twin: Twin, samples: int = 3) -> Inputs:
     inputs = twin.inputs()
     valid = None if inputs.valid is None else inputs.valid[:samples]
     return Inputs(inputs.values[:samples].double(), valid)
+
+
+def sequence(objective: Objective) -> PatchEncoder | StateSpaceEncoder:
+    """The student's network over patches: tokenizer, CLS, blocks, norm."""
+    encoder = objective.encoder("student")
+    return encoder if isinstance(encoder, StateSpaceEncoder) else finest(objective)
+
+
+def later_effect(twin: Twin) -> float:
+    """What a later patch may change of an earlier output in float64: nothing where a mask hides
+    it, roundings where a Fourier transform mixes all tokens and cancels them again."""
+    return 1e-12 if isinstance(twin.recipe.encoder, StateSpaceConfig) else 0.0
 
 
 def finest(objective: Objective) -> PatchEncoder:

@@ -19,6 +19,7 @@ from latentcast.data.fit import fitted, reading
 from latentcast.data.store import Store
 from latentcast.data.synthetic import read_source, write_source
 from latentcast.nn.resnet import ResNetConfig
+from latentcast.nn.state_space import StateSpaceConfig
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.objectives.jepa import JepaConfig
@@ -133,6 +134,8 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
             "encoder.heads": 2, "encoder.mlp_width": 48 * axes,
             "encoder.drop_path": min(encoder.drop_path, 0.3),
         }  # fmt: skip
+    if isinstance(encoder, StateSpaceConfig):
+        changes |= {"encoder.stem_width": 6 * axes, "encoder.state": 4, "encoder.step": (0.02, 0.5)}
     if isinstance(encoder, ResNetConfig):
         # At the kink of a ReLU a rounding decides, and a gradient in float32 is not float64's.
         changes |= {"encoder.stem_width": 6 * axes, "encoder.activation": "silu"}

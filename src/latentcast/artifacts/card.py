@@ -1,0 +1,88 @@
+"""The card of a model: the one writer of it, from facts that others collect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentcast.config import Config
+from latentcast.errors import LatentcastError
+from latentcast.files import write_text
+from latentcast.markdown import table
+
+CARD, SETTINGS = "README.md", "config.json"
+INTENDED = (
+    "Research: features of recordings or images for probes, fine-tuning and comparisons. It is no "
+    "medical device: it gives no diagnosis, and nothing that decides about a patient may rest on "
+    "it. Its features are as good as the data it was trained on; on other populations, devices and "
+    "sampling rates it has to be measured before it is used."
+)
+USE = """\
+```python
+import latentcast as lc
+
+vectors = lc.Encoder.from_pretrained("{}").embed("FILES")
+```
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the training of a model, beside its configuration.
+
+    Attributes:
+        sections: heading and Markdown of each.
+        licence: of the weights, as Hugging Face abbreviates it; None where it is not recorded.
+    """
+
+    sections: Sequence[tuple[str, str]] = ()
+    licence: str | None = None
+
+
+NOTHING = Facts(
+    (("Training", "Nothing is recorded here of its data, its scores or its licence: the weights "
+                  "were saved from memory, and not exported from the folder of their run."),)
+)  # fmt: skip
+
+
+def card(
+    name: str, config: Config, weights: str, size: Mapping[str, str], facts: Facts = NOTHING
+) -> str:
+    """Markdown with the front matter of Hugging Face.
+
+    Args:
+        name: what ``Encoder.from_pretrained`` is given.
+        weights: which they are: recipe, role and step.
+        size: what the encoder reads, and how large it is (:mod:`latentcast.artifacts.summary`).
+    """
+    front = ["library_name: latentcast", f"tags: [{config.input.kind}, self-supervised-learning]"]
+    if facts.licence is not None:
+        front.insert(0, f"license: {facts.licence}")
+    rows = {"weights": weights, **{key: size[key] for key in size if key not in ("weights",
+            "device")}, "objective": config.objective.kind, "encoder": config.encoder.kind,
+            "training": f"{config.train.steps:,} steps of {config.train.batch_size:,}, seed "
+            f"{config.train.seed}"}  # fmt: skip
+    parts = ["---", *front, "---", "", f"# {name}", "", USE.format(name)]
+    parts += table(("", ""), rows.items())
+    for heading, text in (*facts.sections, ("Intended use", INTENDED)):
+        parts += ["", f"## {heading}", "", text.strip()]
+    return "\n".join(parts) + "\n"
+
+
+def write_card(
+    folder: Path, config: Config, weights: str, size: Mapping[str, str], facts: Facts = NOTHING
+) -> None:
+    """``config.json`` and the card into the folder of an exported model.
+
+    Raises LatentcastError: it cannot be written.
+    """
+    content = config.model_dump(mode="json")
+    try:
+        write_text(folder / SETTINGS, json.dumps(content, indent=1) + "\n")
+        write_text(folder / CARD, card(folder.name or str(folder), config, weights, size, facts))
+    except OSError as problem:
+        raise LatentcastError(
+            f"{folder}: cannot be written ({problem}); free space or name another folder"
+        ) from None

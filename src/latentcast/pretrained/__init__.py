@@ -1,0 +1,1 @@
+"""The weights that ship with the package: NAME.safetensors, its card NAME.md, and checksums."""

@@ -1,0 +1,50 @@
+"""A run as a folder to pass on: its weights, its configuration, and a card with its audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentcast.artifacts.card import write_card
+from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.export import export
+from latentcast.artifacts.summary import summary
+from latentcast.errors import LatentcastError
+from latentcast.files import apart
+from latentcast.places import refuse_other_than_run
+from latentcast.pretrained.models import WEIGHTS
+from latentcast.report.card import facts_of_run
+from latentcast.runs.folder import run_of
+from latentcast.verification.audit.audit import audit
+from latentcast.verification.report.lines import Section
+
+
+def export_folder(run: str | Path, folder: str | Path) -> int:
+    """Write ``model.safetensors`` (all weights of a run, as :func:`export` does), ``config.json``
+    and the card ``README.md``; the audit for it reads files and trains nothing again.
+
+    Returns:
+        optimizer steps of the weights.
+
+    Raises:
+        LatentcastError: no run, a damaged one, or a folder with other files in it.
+    """
+    run, folder = Path(run), Path(folder)
+    apart(folder, run=run_of(run))
+    refuse_other_than_run(run)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
+        raise LatentcastError(f"{folder}: holds other files; name a new folder")
+    encoder = Encoder.from_pretrained(run, device="cpu")
+    facts = facts_of_run(run_of(run), encoder.weights, verdict_of(audit(run_of(run), seconds=0)))
+    step = export(run, folder / WEIGHTS)
+    size = summary(encoder.config, encoder.network, encoder.layer_names)
+    write_card(folder, encoder.config, encoder.weights, size, facts)
+    return step
+
+
+def verdict_of(section: Section) -> str:
+    """One sentence, with the checks that are broken and the reasons of those not measured."""
+    parts = [section.summary]
+    for line in section.lines:
+        if line.verdict != "holds":
+            parts.append(f"{line.id} is {line.verdict} ({line.text(2)})")
+    return "; ".join(parts)
