@@ -50,7 +50,7 @@ setting("config/network.py", "objective.coarser: stride {}", "hjepa-ecg-leads-ti
         "objective.coarser.0.stride=[12,1,1]", "give one (number)", "objective.coarser.0.stride=1")
 setting("config/network.py", "encoder.causal is true: patches", ECG, "input.tokens=per_lead",
         r"set (.+), or")
-setting("nn/conv_tokenizer.py", "encoder.stem_overlap is true: convolutions",
+setting("nn/conv_tokenizer.py", "convolutions that cross",
         "ijepa-ecg-leads-tiny", "encoder.kind=conv_transformer encoder.stem_overlap=true",
         r"set (\S+)$")
 setting("config/run.py", "objective.kind {} has", "ijepa-ecg-leads-tiny",

@@ -77,8 +77,8 @@ class ConvEncoderConfig(EncoderConfig, ConvStem):
         super().check(config)
         if self.stem_overlap and config.input.lead_rows is not None:
             raise ValueError(
-                "encoder.stem_overlap is true: convolutions that cross patches read all leads at "
-                "once; set encoder.stem_overlap=false"
+                "convolutions that cross patches read all leads at once; set "
+                "encoder.stem_overlap=false"
             )
         if self.stem_overlap and self.causal:
             raise ValueError(
