@@ -15,6 +15,7 @@ CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     "blocks": lambda config, twin: _masks(config) == "blocks",
     "stretches": lambda config, twin: _masks(config) == "context_blocks",
     "accumulates": lambda config, twin: twin.train.micro_batches > 1,
+    "leads": lambda config, twin: getattr(config.input, "tokens", "joint") == "per_lead",
     "ecg": lambda config, twin: config.input.kind == "ecg",
     "image": lambda config, twin: config.input.kind == "image",
     "channels": lambda config, twin: config.input.channels > 1,

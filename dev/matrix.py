@@ -27,7 +27,7 @@ from dev.measuring import Red, area, areas, healthy, reds, under
 from dev.overlay import Job, Misfit, edited, preload, run
 
 RECIPES = ("nepa-ecg-small", "nepa-image-large", "ijepa-image-huge", "hjepa-ecg-tiny",
-           "hjepa-image-tiny", "conv-ecg-tiny", "cpc-ecg-tiny")  # fmt: skip
+           "hjepa-ecg-leads-tiny", "hjepa-image-tiny", "conv-ecg-tiny", "cpc-ecg-tiny")  # fmt: skip
 """Together they have every fault of the catalogue."""
 
 

@@ -42,6 +42,19 @@ setting("config/network.py", "{}a head of {}", ECG, "encoder.width=12", r"multip
         "encoder.width={}")
 setting("config/network.py", "{} {} cannot hold", IMAGE, "encoder.width=18", r"multiple of (\d+)",
         "encoder.width={} encoder.heads=2")
+setting("config/inputs.py", "drop_leads {}", JEPA, "input.drop_leads=0.3", TYPED)
+setting("config/inputs.py", "drop_leads {}", JEPA, "input.drop_leads=0.3", r"or (\S+=\S+)$")
+setting("config/network.py", "encoder.kind {} reads", CONV, "input.tokens=per_lead",
+        r"set (.+), or")
+setting("config/network.py", "objective.coarser: stride {}", "hjepa-ecg-leads-tiny",
+        "objective.coarser.0.stride=[12,1,1]", "give one (number)", "objective.coarser.0.stride=1")
+setting("config/network.py", "encoder.causal is true: patches", ECG, "input.tokens=per_lead",
+        r"set (.+), or")
+setting("nn/conv_tokenizer.py", "convolutions that cross",
+        "ijepa-ecg-leads-tiny", "encoder.kind=conv_transformer encoder.stem_overlap=true",
+        r"set (\S+)$")
+setting("config/run.py", "objective.kind {} has", "ijepa-ecg-leads-tiny",
+        """objective={"kind":"masked"}""", r"set (.+), or")
 setting("nn/resnet.py", "encoder.patch {} is no power", CONV, "encoder.patch=25",
         r"patch of (\d+)", "encoder.patch={}")
 setting("nn/resnet.py", "encoder.kernels", CONV, "encoder.kernels=[15,8]", r"as (\d+)$",
@@ -123,6 +136,8 @@ setting("objectives/jepa/config.py", "masks context_blocks", IMAGE,
         "objective.masks.kind=context_blocks", TYPED)
 setting("objectives/jepa/config.py", "{}.stride {}", LEVELS, "objective.coarser.0.stride=7",
         r"use (\d+)", "objective.coarser.0.stride={}")
+setting("objectives/jepa/config.py", "objective.masks.leads some", IMAGE,
+        "objective.masks.leads=some", TYPED)
 setting("objectives/jepa/config.py", "{} has a grid of", LEVELS, "objective.coarser.0.stride=50",
         r"stride under (\d+)", "objective.coarser.0.stride=10")
 setting("objectives/jepa/mask_shapes.py",

@@ -56,6 +56,9 @@ CASES = {
     "h-jepa × ecg": recipe("hjepa-ecg-tiny").updated(
         {**SMALL, **SMALL_LEVELS, "input.length": 800, "objective.top_down": True}
     ),
+    "h-jepa × leads × ecg": recipe("hjepa-ecg-leads-tiny").updated(
+        {**SMALL, **SMALL_LEVELS, "input.drop_leads": 0.4, "objective.top_down": True}
+    ),
     "jepa without a teacher × ecg": recipe("ijepa-ecg-tiny").updated(
         {
             **SMALL,

@@ -119,5 +119,6 @@ def test_every_recipe_survives_its_own_yaml(tmp_path: Path) -> None:
 def test_unknown_recipe_offers_the_nearest() -> None:
     with pytest.raises(LatentcastError, match="did you mean 'nepa-ecg-small'"):
         recipe("nepa-ecg-smal")
-    with pytest.raises(LatentcastError, match="mean 'ijepa-ecg-tiny' or 'ijepa-image-tiny'"):
+    several = "mean 'ijepa-ecg-tiny' or 'ijepa-ecg-leads-tiny' or 'ijepa-image-tiny'"
+    with pytest.raises(LatentcastError, match=several):
         recipe("ijepa-tiny")

@@ -234,7 +234,7 @@ def test_one_level_is_i_jepa_bit_for_bit(positions: str) -> None:
          for decayed in (True, False)], betas=config.optimizer.betas, fused=True,
     )  # fmt: skip
     assert isinstance(config.objective, JepaConfig)
-    sampler = mask_sampler(config.objective, config.grids, config.train.seed)
+    sampler = mask_sampler(config)
     for step in range(3):
         x = images(seed=step).float()
         masks = sampler(draw(step), None)

@@ -24,7 +24,7 @@ REFERENCE = {"objective.masks": {"kind": "reference"}}
 
 def sampler_of(config: Config) -> MaskSampler:
     assert isinstance(config.objective, JepaConfig)
-    return mask_sampler(config.objective, config.grids, config.train.seed)
+    return mask_sampler(config)
 
 
 def test_coverage_is_a_direct_count() -> None:

@@ -78,7 +78,7 @@ def jepa_of(config: Config) -> JepaConfig:
 
 
 def sampler_of(config: Config) -> MaskSampler:
-    return mask_sampler(jepa_of(config), config.grids, config.train.seed)
+    return mask_sampler(config)
 
 
 def drawn(sampler: MaskSampler, step: int, batch: int = 8, first: int = 0, seed: int = 0) -> Masks:

@@ -93,7 +93,8 @@ class RecordingReader:
         """A recording as the store would hold it: int16 ``(samples, leads)``.
 
         Raises:
-            BadRecord: another sampling rate, a missing lead, or an amplitude beyond int16.
+            BadRecord: another sampling rate, a missing lead (unless a token is of one lead), or an
+                amplitude beyond int16.
         """
         rate = self.config.sampling_rate
         if recording.sampling_rate != rate and not self.resample:
@@ -102,8 +103,12 @@ class RecordingReader:
                 f"needs {rate:g}; bring it there with resample=True (latentcast predict: "
                 "--resample)"
             )
-        leads, scale, signal = self.config.leads, self.config.scale, self.config.signal
-        return to_counts(recording, leads, scale, sampling_rate=rate, signal=signal)
+        config = self.config
+        counts = to_counts(
+            recording, config.leads, config.scale, sampling_rate=rate, signal=config.signal,
+            mask_missing=config.lead_rows is not None,
+        )  # fmt: skip
+        return counts
 
     def windows(self, counts: Counts) -> Counts:
         """Counts ``(samples, leads)`` cut to windows of :attr:`length`; a short one padded."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latentcast.config.settings import Count, Interval, Positive, Settings
+from latentcast.config.settings import Count, Interval, Positive, Settings, Share
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
 
@@ -41,6 +41,12 @@ class EcgInput(Settings):
     """Samples a crop; shorter recordings are padded, and padding is not valid."""
     scale: Positive = 0.001
     """Millivolts for one integer count of the store."""
+    tokens: Literal["joint", "per_lead"] = "joint"
+    """``joint``: a token is a patch of all leads. ``per_lead``: of one lead, on a grid of leads ×
+    time, lead by lead; a lead that was not recorded has no valid token."""
+    drop_leads: Share = 0.0
+    """Training only, ``per_lead``: mean share of the leads that half of the samples lose, as if
+    they had not been recorded; one is always kept."""
     clip: Positive | None = 5.0
     """Normalised values are clipped to ±clip."""
     normalisation: Normalisation | None = None
@@ -48,6 +54,11 @@ class EcgInput(Settings):
 
     @model_validator(mode="after")
     def _leads_are_known(self) -> Self:
+        if self.drop_leads and self.tokens == "joint":
+            raise ValueError(
+                f"drop_leads {self.drop_leads:g}: takes away the tokens of leads, and a joint "
+                "token is of all leads; set input.drop_leads=0 or input.tokens=per_lead"
+            )
         if self.signal == "other":
             Channels.of(self.leads, None)
             return self
@@ -61,6 +72,11 @@ class EcgInput(Settings):
     @property
     def channels(self) -> int:
         return len(self.leads)
+
+    @property
+    def lead_rows(self) -> int | None:
+        """Rows of the grid of tokens where each is of one lead; None where it is of all."""
+        return len(self.leads) if self.tokens == "per_lead" else None
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -107,6 +123,11 @@ class ImageInput(Settings):
     @property
     def size(self) -> tuple[int, ...]:
         return (self.height, self.width)
+
+    @property
+    def lead_rows(self) -> None:
+        """An image has no leads."""
+        return None
 
     @property
     def store_size(self) -> tuple[int, int]:

@@ -40,6 +40,9 @@ class Blocks(TargetBlocks):
     """Target blocks, and a context drawn from the patches they leave."""
 
     kind: Literal["blocks"] = "blocks"
+    leads: Literal["all", "some"] = "all"
+    """On a grid of leads × time: ``all``: a block is a span of time in all leads; ``some``: of
+    neighbouring leads, whose number over cells of time is ``target_aspect``."""
     context_scale: Interval = (0.85, 1.0)
     """Share that the context keeps of the patches which are certainly free: those that remain when
     no two target blocks overlap. Its size is therefore the same for every sample."""

@@ -79,6 +79,8 @@ class BackboneConfig(Settings):
     registry: ClassVar[Registry[Any]]
     can_drop: ClassVar[bool] = True
     """Whether tokens can be left out before the network; otherwise the input is masked."""
+    reads_leads: ClassVar[bool] = False
+    """Whether a token can be a patch of one lead, on a grid of leads × time."""
 
     kind: str
     width: Count
@@ -110,6 +112,11 @@ class BackboneConfig(Settings):
         Raises:
             ValueError: a sentence that names the key and the value to set.
         """
+        if config.input.lead_rows is not None and not self.reads_leads:
+            raise ValueError(
+                f"encoder.kind {self.kind} reads all leads at once; set input.tokens=joint "
+                "input.drop_leads=0, or start from hjepa-ecg-leads-tiny"
+            )
         for extent in config.input.size:
             if extent % self.patch:
                 raise ValueError(
@@ -129,6 +136,8 @@ AnyBackbone = Annotated[SerializeAsAny[BackboneConfig], BeforeValidator(BACKBONE
 
 class EncoderConfig(BackboneConfig, Transformer):
     """A pre-norm transformer over patches."""
+
+    reads_leads: ClassVar[bool] = True
 
     kind: str = "transformer"
     width: Count = 384
@@ -160,6 +169,11 @@ class EncoderConfig(BackboneConfig, Transformer):
 
     def check(self, config: Config) -> None:
         super().check(config)
+        if self.causal and config.input.lead_rows is not None:
+            raise ValueError(
+                "encoder.causal is true: patches of different leads at one time have no order; "
+                "set input.tokens=joint input.drop_leads=0, or start from hjepa-ecg-leads-tiny"
+            )
         axes = len(config.input.size)
         if isinstance(self.positions, SinCos):
             check_sincos("encoder.width", self.width, axes)
@@ -186,8 +200,9 @@ class PredictorConfig(Transformer):
 class LevelConfig(Transformer):
     """A coarser level: its grid, its blocks on merged tokens, its predictor, its masks."""
 
-    stride: Count = 4
-    """Cells of the level below along each axis that make one cell of this level."""
+    stride: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 4
+    """Cells of the level below along each axis that make one cell of this level; several numbers
+    are one for each axis (leads, then time; rows, then columns)."""
     depth: Annotated[int, Field(ge=0)] = 2
     """Blocks after the merge; 0 leaves pooling and projection, the cheap ablation."""
     predictor: PredictorConfig = PredictorConfig()
@@ -195,6 +210,21 @@ class LevelConfig(Transformer):
     """None with ``objective.masks.kind: context_blocks``, which hides the same on every level."""
     weight: Positive = 1.0
     """Of this level in the loss, relative to ``objective.weight`` of the finest."""
+
+    def strides(self, axes: int) -> Grid:
+        """Along each axis of a grid.
+
+        Raises:
+            ValueError: it has another number of axes.
+        """
+        if isinstance(self.stride, int):
+            return (self.stride,) * axes
+        if len(self.stride) != axes:
+            raise ValueError(
+                f"objective.coarser: stride {list(self.stride)} is for {len(self.stride)} axes, "
+                f"the grid of tokens has {axes}; give one number for all axes, or {axes}"
+            )
+        return self.stride
 
 
 def check_heads(name: str, size: Transformer, axes: int) -> None:

@@ -21,6 +21,9 @@ class ObjectiveConfig(Settings):
 
     registry: ClassVar[Registry[Any]]
 
+    reads_leads: ClassVar[bool] = False
+    """Whether a token may be a patch of one lead, on a grid of leads × time."""
+
     kind: str
     views: Views | None = None
     """A term between two augmented crops of each sample, added to the loss; None for none."""

@@ -33,6 +33,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         self.encoder.check(self)
+        if self.input.lead_rows is not None and not self.objective.reads_leads:
+            raise ValueError(
+                f"objective.kind {self.objective.kind} has no grid of leads; set "
+                "input.tokens=joint input.drop_leads=0, or start from hjepa-ecg-leads-tiny"
+            )
         if self.objective.views is not None:
             self.objective.views.check(self)
             self.of_views.encoder.check(self.of_views)
@@ -69,7 +74,8 @@ class Config(Settings):
     @property
     def grids(self) -> tuple[tuple[int, ...], ...]:
         """Cells along each axis at every level, the tokens of the encoder first."""
-        return self.objective.grids(self.encoder.grid(self.input.size))
+        finest, rows = self.encoder.grid(self.input.size), self.input.lead_rows
+        return self.objective.grids(finest if rows is None else (rows, *finest))
 
     @property
     def of_views(self) -> Config:

@@ -34,6 +34,7 @@ class EcgAugment:
     def __init__(self, settings: EcgAugmentation, recording: EcgInput, length: int) -> None:
         self.settings, self.length, self.clip = settings, length, recording.clip
         self.sampling_rate = recording.sampling_rate
+        self.lead_tokens = recording.lead_rows is not None  # a lead that is lost has no tokens
         leads = recording.leads
         scale, cpu = recording.normalisation, torch.device("cpu")  # also where a model is on meta
         mean = [0.0] * len(leads) if scale is None else scale.mean
@@ -52,7 +53,11 @@ class EcgAugment:
     def __call__(self, inputs: Inputs, draw: Draw) -> Inputs:
         """Values ``(B, leads, samples)`` to crops ``(B, leads, length)``, the clean ones beside."""
         cut = self.crop(inputs, draw)
-        return replace(cut, values=self.change(cut, draw), clean=cut.values)
+        valid = cut.valid
+        if self.lead_tokens:
+            kept = self._kept(draw, cut.values).expand_as(cut.values)
+            valid = kept if valid is None else valid & kept
+        return replace(cut, values=self.change(cut, draw), valid=valid, clean=cut.values)
 
     def crop(self, inputs: Inputs, draw: Draw) -> Inputs:
         """A crop at any place of each recording, faster or slower where ``warp`` is on."""
@@ -88,8 +93,12 @@ class EcgAugment:
         changed = (millivolts - mean) / std
         if self.clip is not None:
             changed = changed.clamp(-self.clip, self.clip)
-        kept = self._kept(draw, values.shape[1])[:, :, None]
+        kept = self._kept(draw, values)
         return torch.where(kept if inputs.valid is None else kept & inputs.valid, changed, 0.0)
+
+    def _kept(self, draw: Draw, values: Tensor) -> Tensor:
+        """``(B, leads, 1)`` bool."""
+        return kept_leads(draw, "view", values.shape[1], self.settings.drop_leads)[:, :, None]
 
     def _gains(self, draw: Draw) -> Tensor:
         """``(B, leads, 1)`` factors."""
@@ -115,12 +124,13 @@ class EcgAugment:
             added += settings.noise * draw.uniform("view noise size", 1)[:, :, None] * white
         return added
 
-    def _kept(self, draw: Draw, leads: int) -> Tensor:
-        """``(B, leads)`` bool: half of the crops lose leads, never all."""
-        loses = 2 * self.settings.drop_leads * draw.uniform("view lost share", 1)
-        loses = torch.where(draw.uniform("view loses", 1) < 0.5, loses, 0.0)
-        rank = draw.uniform("view leads", leads)
-        return (rank >= loses) | (rank == rank.amax(1, keepdim=True))
+
+def kept_leads(draw: Draw, stream: str, leads: int, share: float) -> Tensor:
+    """``(B, leads)`` bool: half of the samples lose leads, in the mean ``share``, never all."""
+    loses = 2 * share * draw.uniform(f"{stream} lost share", 1)
+    loses = torch.where(draw.uniform(f"{stream} loses", 1) < 0.5, loses, 0.0)
+    rank = draw.uniform(f"{stream} leads", leads)
+    return (rank >= loses) | (rank == rank.amax(1, keepdim=True))
 
 
 def _waves(draw: Draw, stream: str, count: int, hertz: Tensor, seconds: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from latentcast.batch import Inputs
 from latentcast.config import EcgInput
+from latentcast.data.ecg_augment import kept_leads
 from latentcast.errors import LatentcastError
 from latentcast.randomness import Draw
 from latentcast.signals.recording import INVALID
@@ -29,17 +30,20 @@ class EcgPreprocess:
                 f"input.normalisation: has {len(config.normalisation.mean)} leads, input.leads "
                 f"has {config.channels}; give one mean and std for each lead"
             )
-        self.scale, self.clip = config.scale, config.clip
+        self.scale, self.clip, self.drop_leads = config.scale, config.clip, config.drop_leads
         self.mean = torch.tensor(config.normalisation.mean)
         self.std = torch.tensor(config.normalisation.std)
 
     def __call__(self, counts: Tensor, draw: Draw | None = None) -> Inputs:
         """int16 ``(B, samples, leads)`` time-major to values ``(B, leads, samples)``.
 
-        ``draw`` is not used: the crop was drawn where the samples lie.
+        With a ``draw`` leads are lost where ``drop_leads`` is on; the crop was drawn where the
+        samples lie.
         """
         device = counts.device
         valid = (counts != INVALID).transpose(1, 2)
+        if draw is not None and self.drop_leads:
+            valid = valid & kept_leads(draw, "input", valid.shape[1], self.drop_leads)[:, :, None]
         millivolts = counts.transpose(1, 2).to(torch.float32) * self.scale
         values = (millivolts - self.mean.to(device)[:, None]) / self.std.to(device)[:, None]
         if self.clip is not None:

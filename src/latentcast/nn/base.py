@@ -28,6 +28,8 @@ class Readable(nn.Module, ABC):
 
     causal: bool
     """Whether a token sees only the ones before it."""
+    lead_rows: int | None = None
+    """Rows of a grid of leads × time, where a token is of one lead; None where it is of all."""
 
     @property
     @abstractmethod

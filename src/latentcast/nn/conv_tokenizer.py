@@ -33,9 +33,10 @@ class ConvTokenizer(Tokenizer):
 
     def __init__(
         self, stem: ConvStem, patch: int, width: int, channels: int, axes: int,
-        overlap: bool = False,
+        overlap: bool = False, lead_rows: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(patch, axes)
+        super().__init__(patch, axes, lead_rows)
+        channels = channels if lead_rows is None else 1
         conv: type[nn.Conv1d] | type[nn.Conv2d] = nn.Conv1d if axes == 1 else nn.Conv2d
         inner, kernel = stem.stem_width, stem.stem_kernel
         self.conv1 = conv(channels, inner, kernel, padding="same")
@@ -50,7 +51,8 @@ class ConvTokenizer(Tokenizer):
         if self.overlap:
             tokens: Tensor = self.proj(unfold(self.convolved(values), grid))
             return tokens
-        patches = unfold(values, grid).reshape(-1, values.shape[1], *(self.patch,) * self.axes)
+        channels = self.conv1.in_channels
+        patches = self.unfold(values).reshape(-1, channels, *(self.patch,) * self.axes)
         tokens = self.proj(self.convolved(patches).flatten(1))
         return tokens.view(len(values), math.prod(grid), -1)
 
@@ -73,6 +75,11 @@ class ConvEncoderConfig(EncoderConfig, ConvStem):
 
     def check(self, config: Config) -> None:
         super().check(config)
+        if self.stem_overlap and config.input.lead_rows is not None:
+            raise ValueError(
+                "convolutions that cross patches read all leads at once; set "
+                "encoder.stem_overlap=false"
+            )
         if self.stem_overlap and self.causal:
             raise ValueError(
                 "encoder.stem_overlap is true: a token would show the patch after it, which is "
@@ -91,5 +98,5 @@ class ConvPatchEncoder(PatchEncoder):
         assert isinstance(config, ConvEncoderConfig)
         self.can_drop = not config.stem_overlap
         return ConvTokenizer(
-            config, config.patch, config.width, channels, axes, config.stem_overlap
+            config, config.patch, config.width, channels, axes, config.stem_overlap, self.lead_rows
         )

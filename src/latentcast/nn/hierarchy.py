@@ -15,7 +15,14 @@ from latentcast.nn.base import Encoder, Readable
 from latentcast.nn.blocks import Block
 from latentcast.nn.cells import Grid, any_valid, gather_flags, parents, pool
 from latentcast.nn.initialise import initialise
-from latentcast.nn.positions import Tables, patch_coordinates, rotary_tables, sincos
+from latentcast.nn.positions import (
+    LeadEmbedding,
+    Tables,
+    over_rows,
+    patch_coordinates,
+    rotary_tables,
+    sincos,
+)
 from latentcast.nn.transformer import PatchEncoder, stack_flops
 from latentcast.randomness import Draw
 
@@ -69,6 +76,9 @@ class Level(nn.Module):
         finer: width of the level below.
         number: 1 for the first level above the patches.
         cell_seconds: duration of a cell; needed for positions in seconds.
+        axes: of its grid.
+        rows: of merged leads along the first axis, which then has no coordinates; None where it
+            has.
     """
 
     stretch: tuple[float, ...] | None = None
@@ -81,10 +91,14 @@ class Level(nn.Module):
         finer: int,
         number: int,
         cell_seconds: float | None,
+        axes: int,
+        rows: int | None = None,
     ) -> None:
         super().__init__()
         self.config = encoder.sized(config)
-        self.stride, self.cell_seconds = config.stride, cell_seconds
+        self.strides, self.cell_seconds = config.strides(axes), cell_seconds
+        self.rows = rows
+        self.leads = None if rows in (None, 1) else LeadEmbedding(rows, config.width)
         self.merge = Merge(finer, config.width)
         self.blocks = nn.ModuleList(
             Block(self.config, index, f"level{number}-") for index in range(config.depth)
@@ -97,12 +111,13 @@ class Level(nn.Module):
         Raises:
             LatentcastError: the stride does not divide it; nothing is dropped silently.
         """
-        if any(n % self.stride for n in fine):
+        if any(n % stride for n, stride in zip(fine, self.strides, strict=True)):
+            cell = " × ".join(map(str, self.strides))
             raise LatentcastError(
-                f"a grid of {fine} cells: is no whole number of cells of {self.stride}; "
-                f"crop or pad the input to a multiple of {self.stride} cells along each axis"
+                f"a grid of {fine} cells: is no whole number of cells of {cell}; crop or pad the "
+                "input to a multiple of them along each axis"
             )
-        return tuple(n // self.stride for n in fine)
+        return tuple(n // stride for n, stride in zip(fine, self.strides, strict=True))
 
     def forward(self, below: Tokens, fine: Grid, draw: Draw | None) -> Tokens:
         """Tokens of every cell of this level's grid; not valid where nothing below is."""
@@ -110,9 +125,13 @@ class Level(nn.Module):
         tokens, valid_below = below.on_grid(math.prod(fine))
         x = self.merge(tokens, valid_below, fine, coarse)
         valid = None if valid_below is None else any_valid(valid_below, fine, coarse)
+        placed = coarse if self.rows is None else coarse[1:]
         if isinstance(self.config.positions, SinCos):
-            x = x + sincos(coarse, self.config.width, x.device, x.dtype, self.stretch)
-        tables = self._tables(coarse, x.device)
+            fixed = sincos(placed, self.config.width, x.device, x.dtype, self.stretch)
+            x = x + over_rows(fixed, self.rows)
+        if self.leads is not None:
+            x = x + self.leads(placed[0])
+        tables = self._tables(placed, x.device)
         for block in self.blocks:
             assert isinstance(block, Block)
             x = block(x, tables, block.keep(draw), valid)
@@ -126,6 +145,7 @@ class Level(nn.Module):
         coordinates = patch_coordinates(grid, positions, self.cell_seconds, device)
         weight = self.norm.weight
         coordinates = coordinates.to(torch.promote_types(weight.dtype, torch.float32))
+        coordinates = over_rows(coordinates, self.rows)
         return rotary_tables(
             coordinates, self.config.width // self.config.heads, positions.theta, 0
         )
@@ -178,15 +198,19 @@ class Hierarchy(Readable):
     ) -> None:
         super().__init__()
         self.finest, self.causal, seconds = finest, finest.causal, None
+        self.lead_rows, rows = finest.lead_rows, [finest.lead_rows]
+        axes = finest.tokenizer.axes + (self.lead_rows is not None)
         if isinstance(finest, PatchEncoder):
             blocks, seconds = blocks or finest.config, finest.patch_seconds
         widths, levels = [finest.width], []
         for number, config in enumerate(coarser, start=1):
             assert blocks is not None
-            seconds = None if seconds is None else seconds * config.stride
-            levels.append(Level(config, blocks, widths[-1], number, seconds))
+            strides = config.strides(axes)
+            seconds = None if seconds is None else seconds * strides[-1]
+            rows.append(None if rows[-1] is None else rows[-1] // strides[0])
+            levels.append(Level(config, blocks, widths[-1], number, seconds, axes, rows[-1]))
             widths.append(config.width)
-        self.widths = tuple(widths)
+        self.widths, self.rows = tuple(widths), tuple(rows)
         self.coarser = nn.ModuleList(levels)
         self.fusion = Fusion(self.widths) if fusion else None
 

@@ -11,10 +11,38 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.config import Rotary
+from latentcast.nn.initialise import draw as draw_normal
 from latentcast.randomness import Draw
 
 Tables = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each ``(tokens, head)`` or ``(B, 1, tokens, head)``."""
+
+
+class LeadEmbedding(nn.Module):
+    """A learned vector for each lead: a lead has a name and no place on an axis.
+
+    Args:
+        rows: leads, or cells of merged leads.
+        width: of a token.
+        std: of the initial vectors.
+    """
+
+    def __init__(self, rows: int, width: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.std = std
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def initialise_own(self, generator: torch.Generator) -> None:
+        draw_normal(self.weight, self.std, generator)
+
+    def forward(self, times: int) -> Tensor:
+        """For each cell of leads × time, row-major: ``(rows · times, width)``."""
+        return self.weight.repeat_interleave(times, dim=0)
+
+
+def over_rows(table: Tensor, rows: int | None) -> Tensor:
+    """What is at each time ``(T, ...)``, in each row of leads × time: ``(rows · T, ...)``."""
+    return table if rows is None else table.repeat(rows, *[1] * (table.ndim - 1))
 
 
 @lru_cache(maxsize=64)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from latentcast.config import EncoderConfig, PredictorConfig
 from latentcast.nn.blocks import Block
 from latentcast.nn.cells import Grid, gather
-from latentcast.nn.positions import sincos
+from latentcast.nn.positions import LeadEmbedding, over_rows, sincos
 from latentcast.nn.transformer import stack_flops
 
 
@@ -23,16 +25,26 @@ class Predictor(nn.Module):
         blocks: kind of block (norm epsilon, activation), used at the predictor's size.
         width: of the tokens it reads and predicts.
         hint: width of a coarser level's prediction given to the queries; None for none.
+        rows: of leads along the first axis of its grid; None where that axis has coordinates.
     """
 
     def __init__(
-        self, config: PredictorConfig, blocks: EncoderConfig, width: int, hint: int | None = None
+        self,
+        config: PredictorConfig,
+        blocks: EncoderConfig,
+        width: int,
+        hint: int | None = None,
+        rows: int | None = None,
     ) -> None:
         super().__init__()
         block = blocks.sized(config).model_copy(update={"drop_path": 0.0, "causal": False})
         self.embed = nn.Linear(width, config.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.hint = None if hint is None else nn.Linear(hint, config.width)
+        self.rows = rows
+        # As long as the fixed positions beside it: a query has nothing else to tell its lead.
+        several = rows if rows is not None and rows > 1 else None
+        self.leads = LeadEmbedding(several, config.width, math.sqrt(0.5)) if several else None
         self.blocks = nn.ModuleList(Block(block, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=blocks.norm_eps)
         self.proj = nn.Linear(config.width, width)
@@ -64,7 +76,10 @@ class Predictor(nn.Module):
         blocks, batch, targets = target_ids.shape
         width = self.embed.out_features
         tokens = self.embed(context)
-        positions = sincos(grid, width, tokens.device, tokens.dtype)
+        placed = grid if self.rows is None else grid[1:]
+        positions = over_rows(sincos(placed, width, tokens.device, tokens.dtype), self.rows)
+        if self.leads is not None:
+            positions = positions + self.leads(placed[0]).to(tokens.dtype)
         tokens = tokens + positions[context_ids]
         query = self.mask_token.to(tokens.dtype) + positions[target_ids]
         if self.hint is not None and hint is not None:

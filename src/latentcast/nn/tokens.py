@@ -38,11 +38,13 @@ class Tokenizer(nn.Module, ABC):
     Args:
         patch: samples or pixels a side.
         axes: 1 for recordings, 2 for images.
+        lead_rows: leads of a recording of which each patch is of one, read as one channel and
+            lead by lead; None where a patch is of all channels.
     """
 
-    def __init__(self, patch: int, axes: int) -> None:
+    def __init__(self, patch: int, axes: int, lead_rows: int | None = None) -> None:
         super().__init__()
-        self.patch, self.axes = patch, axes
+        self.patch, self.axes, self.lead_rows = patch, axes, lead_rows
 
     @abstractmethod
     def forward(self, values: Tensor) -> Tensor:
@@ -63,11 +65,16 @@ class Tokenizer(nn.Module, ABC):
                 f"input of size {tuple(size)}: is not a whole number of patches of {self.patch} "
                 f"along {self.axes} axes; crop or pad it to a multiple of {self.patch}"
             )
-        return tuple(extent // self.patch for extent in size)
+        rows = () if self.lead_rows is None else (self.lead_rows,)
+        return (*rows, *(extent // self.patch for extent in size))
 
     def unfold(self, values: Tensor) -> Tensor:
-        """``(B, channels, *size)`` to patches ``(B, N, channels · patch^axes)``."""
-        return unfold(values, self.grid(values.shape[2:]))
+        """``(B, channels, *size)`` to patches ``(B, N, channels · patch^axes)``; of leads apart
+        ``(B, leads · patches, patch)``."""
+        grid = self.grid(values.shape[2:])
+        if self.lead_rows is None:
+            return unfold(values, grid)
+        return values.reshape(len(values), math.prod(grid), self.patch)
 
     def valid(self, mask: Tensor, least: float = 0.5) -> Tensor:
         """Which patches hold enough measured values to be a target: ``(B, N)`` bool.
@@ -86,8 +93,17 @@ class PatchEmbedding(Tokenizer):
     one matrix product is faster than a convolution whose windows do not overlap.
     """
 
-    def __init__(self, channels: int, axes: int, patch: int, width: int, std: float = 0.02) -> None:
-        super().__init__(patch, axes)
+    def __init__(
+        self,
+        channels: int,
+        axes: int,
+        patch: int,
+        width: int,
+        std: float = 0.02,
+        lead_rows: int | None = None,
+    ) -> None:
+        super().__init__(patch, axes, lead_rows)
+        channels = channels if lead_rows is None else 1
         self.std = std
         self.weight = nn.Parameter(torch.empty(width, channels, *(patch,) * axes))
         self.bias = nn.Parameter(torch.zeros(width))

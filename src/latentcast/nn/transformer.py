@@ -14,8 +14,10 @@ from latentcast.nn.base import Encoder
 from latentcast.nn.blocks import Block
 from latentcast.nn.cells import Grid, gather, gather_flags
 from latentcast.nn.positions import (
+    LeadEmbedding,
     Tables,
     augment_coordinates,
+    over_rows,
     patch_coordinates,
     rotary_tables,
     sincos,
@@ -33,6 +35,8 @@ class PatchEncoder(Encoder):
         channels: of the input (leads or colours).
         axes: 1 for recordings, 2 for images.
         patch_seconds: duration of a patch; needed for positions in seconds.
+        lead_rows: leads of a recording of which each token is of one: positions are along time
+            alone, and each lead has a learned vector. None where a token is of all channels.
     """
 
     settings = EncoderConfig
@@ -40,26 +44,34 @@ class PatchEncoder(Encoder):
     """Cells of training in a cell, see :func:`~latentcast.nn.positions.interpolated`."""
 
     def __init__(
-        self, config: EncoderConfig, channels: int, axes: int, patch_seconds: float | None = None
+        self,
+        config: EncoderConfig,
+        channels: int,
+        axes: int,
+        patch_seconds: float | None = None,
+        lead_rows: int | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.patch_seconds = config, patch_seconds
+        self.config, self.patch_seconds, self.lead_rows = config, patch_seconds, lead_rows
         self.width, self.causal, self.prefix = config.width, config.causal, config.prefix
         self.cls = nn.Parameter(torch.zeros(1, 1, config.width)) if config.cls else None
         self.patches = self.make_tokenizer(channels, axes)
+        self.leads = None if lead_rows is None else LeadEmbedding(lead_rows, config.width)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def make_tokenizer(self, channels: int, axes: int) -> Tokenizer:
         """What makes a token of a patch; a subclass may have another."""
         config = self.config
-        return PatchEmbedding(channels, axes, config.patch, config.width, config.patch_std)
+        return PatchEmbedding(
+            channels, axes, config.patch, config.width, config.patch_std, self.lead_rows
+        )
 
     @classmethod
     def of(cls, config: Config) -> Self:
         assert isinstance(config.encoder, EncoderConfig)
-        axes = len(config.input.size)
-        return cls(config.encoder, config.input.channels, axes, config.patch_seconds)
+        axes, rows = len(config.input.size), config.input.lead_rows
+        return cls(config.encoder, config.input.channels, axes, config.patch_seconds, rows)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -71,10 +83,13 @@ class PatchEncoder(Encoder):
         Fixed positions are added here; rotary ones act inside the attention.
         """
         patches = super().embed(values)
+        grid = self._placed(tuple(values.shape[2:]))
         if isinstance(self.config.positions, SinCos):
-            grid = self.patches.grid(values.shape[2:])
             width, device, dtype = self.config.width, patches.device, patches.dtype
-            patches = patches + sincos(grid, width, device, dtype, self.stretch)
+            fixed = sincos(grid, width, device, dtype, self.stretch)
+            patches = patches + over_rows(fixed, self.lead_rows)
+        if self.leads is not None:
+            patches = patches + self.leads(grid[0])
         if self.cls is None:
             return patches
         return torch.cat([self.cls.expand(len(patches), -1, -1), patches], dim=1)
@@ -113,15 +128,20 @@ class PatchEncoder(Encoder):
         config = self.config
         if isinstance(config.positions, SinCos):
             return None
-        grid = self.patches.grid(size)
+        grid = self._placed(size)
         coordinates = patch_coordinates(grid, config.positions, self.patch_seconds, device)
         # Angles in the precision of the weights, so that a float64 model is float64 throughout.
         weight = self.norm.weight
         coordinates = coordinates.to(torch.promote_types(weight.dtype, torch.float32))
         if draw is not None:
             coordinates = augment_coordinates(coordinates, config.positions, draw)
-        head = config.width // config.heads
+        head, coordinates = config.width // config.heads, over_rows(coordinates, self.lead_rows)
         return rotary_tables(coordinates, head, config.positions.theta, self.prefix)
+
+    def _placed(self, size: Grid) -> Grid:
+        """Tokens along each axis that has coordinates."""
+        grid = self.patches.grid(size)
+        return grid if self.lead_rows is None else grid[1:]
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -123,6 +123,7 @@ class Objective(nn.Module, ABC):
         return DYNAMICS_RATE if is_dynamics(name) else 1.0
 
     def undecayed(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay leaves a parameter alone: biases, norms, gains, CLS, and the
-        dynamics of a state space."""
-        return parameter.ndim <= 1 or name.endswith("cls") or is_dynamics(name)
+        """Whether weight decay leaves a parameter alone: biases, norms, gains, CLS, the vectors of
+        leads, and the dynamics of a state space."""
+        own = name.endswith(("cls", "leads.weight")) or is_dynamics(name)
+        return parameter.ndim <= 1 or own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ Target = Literal["multi-label", "multi-class", "regression"]
 
 class SupervisedConfig(ObjectiveConfig):
     """A head on the tokens of the encoder, both trained on labels."""
+
+    reads_leads: ClassVar[bool] = True
 
     kind: str = "supervised"
     task: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import BeforeValidator
@@ -150,6 +150,8 @@ def twice(inputs: Inputs) -> Inputs:
 
 class ViewsAloneConfig(ObjectiveConfig):
     """Nothing but the term between two views."""
+
+    reads_leads: ClassVar[bool] = True
 
     kind: str = "two_views"
     views: Annotated[

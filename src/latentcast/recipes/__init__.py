@@ -14,6 +14,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "cpc-ecg-tiny": ecg.cpc_ecg_tiny,
     "ijepa-ecg-tiny": ecg.ijepa_ecg_tiny,
     "ijepa-ecg-small": ecg.ijepa_ecg_small,
+    "ijepa-ecg-leads-tiny": ecg.ijepa_ecg_leads_tiny,
+    "hjepa-ecg-leads-tiny": ecg.hjepa_ecg_leads_tiny,
     "hjepa-ecg-tiny": ecg.hjepa_ecg_tiny,
     "hjepa-ecg-small": ecg.hjepa_ecg_small,
     "conv-ecg-tiny": ecg.conv_ecg_tiny,

@@ -201,6 +201,35 @@ def hjepa_ecg_tiny() -> Config:
     return tiny.updated({"train.steps": 5000})
 
 
+def hjepa_ecg_leads_tiny() -> Config:
+    """Minutes on two cores: 400 ms patches of each lead, their merge over the leads, and 2 s.
+
+    12 × 25 tokens, then 1 × 25, then 1 × 5; each span of time is hidden in all leads.
+    """
+    narrow = PredictorConfig(width=64, depth=2, heads=4, mlp_width=256)
+    tiny = _with_levels(
+        ijepa_ecg_leads_tiny(),
+        "hjepa-ecg-leads-tiny",
+        _level((12, 1), 128, 1, narrow),
+        _level((1, 5), 128, 1, narrow),
+    )
+    return tiny.updated({"encoder.depth": 1, "train.steps": 3100})
+
+
+def ijepa_ecg_leads_tiny() -> Config:
+    """The flat twin of ``hjepa-ecg-leads-tiny``: the same tokens, one level, as many operations."""
+    tiny = ijepa_ecg_tiny()
+    changes = {
+        "recipe": "ijepa-ecg-leads-tiny",
+        "input.tokens": "per_lead",
+        "encoder.patch": 40,
+        "encoder.depth": 2,
+        "train.batch_size": 16,
+        "train.steps": 2600,
+    }
+    return tiny.updated(changes)
+
+
 def _with_levels(config: Config, name: str, *coarser: LevelConfig) -> Config:
     """Coarser levels above a recipe of one level, fused; its masks hide the same on all of them."""
     assert isinstance(config.objective, JepaConfig)
@@ -209,7 +238,9 @@ def _with_levels(config: Config, name: str, *coarser: LevelConfig) -> Config:
     return config.updated({"recipe": name, "objective": objective})
 
 
-def _level(stride: int, width: int, depth: int, predictor: PredictorConfig) -> LevelConfig:
+def _level(
+    stride: int | tuple[int, ...], width: int, depth: int, predictor: PredictorConfig
+) -> LevelConfig:
     return LevelConfig(
         stride=stride, width=width, depth=depth, heads=width // 32, mlp_width=4 * width,
         predictor=predictor, masks=None,

@@ -65,7 +65,7 @@ def coverage(config: Config) -> Coverage:
             "name a JEPA recipe (latentcast recipes)"
         )
     grids = config.grids
-    sampler = mask_sampler(config.objective, grids, config.train.seed)
+    sampler = mask_sampler(config)
     context = np.zeros(math.prod(grids[0]))
     targets = [np.zeros(math.prod(grid)) for grid in grids]
     shared, shapes, times, examples = 0, set(), [], None

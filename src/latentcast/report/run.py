@@ -176,6 +176,10 @@ def _surprise(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> Su
     complete = rows[store.lengths[rows] >= encoder.length][:256]
     candidates = complete if len(complete) else rows[:256]
     errors = encoder.patch_errors(store.take(candidates, length=encoder.length))
+    if (rows_of_leads := encoder.config.input.lead_rows) is not None:
+        # A span is predicted in all leads at once: the picture has the mean over those recorded.
+        apart = np.ma.masked_invalid(errors.reshape(len(errors), rows_of_leads, -1))
+        errors = apart.mean(axis=1).filled(np.nan).astype(np.float32)
     predicted = np.isfinite(errors)
     total, count = np.where(predicted, errors, 0).sum(axis=1), predicted.sum(axis=1)
     # A record without a single predicted patch counts as the worst.

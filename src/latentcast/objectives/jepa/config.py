@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ from latentcast.objectives.regularizers import SigReg, VicReg
 
 class JepaConfig(ObjectiveConfig):
     """Joint-embedding prediction (objectives/jepa): I-JEPA, with ``coarser`` levels H-JEPA."""
+
+    reads_leads: ClassVar[bool] = True
 
     kind: str = "jepa"
     predictor: PredictorConfig = PredictorConfig()
@@ -87,8 +89,15 @@ class JepaConfig(ObjectiveConfig):
     def grids(self, finest: Grid) -> tuple[Grid, ...]:
         grids = [finest]
         for level in self.coarser:
-            grids.append(tuple(n // level.stride for n in grids[-1]))
+            strides = level.strides(len(finest))
+            grids.append(tuple(n // s for n, s in zip(grids[-1], strides, strict=True)))
         return tuple(grids)
+
+    def mask_grids(self, config: Config) -> tuple[Grid, ...]:
+        """The grids that masks are drawn on: without the leads where all of them hide the same."""
+        grids = config.grids
+        some = self.masks.kind == "blocks" and self.masks.leads == "some"
+        return grids if config.input.lead_rows is None or some else tuple(g[1:] for g in grids)
 
     @property
     def whole_batch(self) -> str | None:
@@ -120,15 +129,20 @@ class JepaConfig(ObjectiveConfig):
             raise ValueError(
                 "masks context_blocks are stretches of a recording; use objective.masks.kind=blocks"
             )
+        if config.input.lead_rows is None and getattr(self.masks, "leads", "all") == "some":
+            raise ValueError(
+                "objective.masks.leads some is for a grid of leads × time; set "
+                "objective.masks.leads=all"
+            )
         check_sincos("objective.predictor.width", self.predictor.width, axes)
         grids = config.grids
         for number, (level, grid) in enumerate(zip(self.coarser, grids, strict=False)):
             name = f"objective.coarser.{number}"
-            for extent in grid:
-                if extent % level.stride:
+            for extent, stride in zip(grid, level.strides(len(grid)), strict=True):
+                if extent % stride:
                     raise ValueError(
                         f"{name}.stride {level.stride} does not divide the grid {grid} below it; "
-                        f"use {divisor_near(extent, level.stride)}, or another encoder.patch"
+                        f"use {divisor_near(extent, stride)}, or another encoder.patch"
                     )
             if math.prod(grids[number + 1]) < 2:
                 raise ValueError(
@@ -140,4 +154,4 @@ class JepaConfig(ObjectiveConfig):
                 check_heads(f"{name}: ", level, axes)
             check_sincos(f"{name}.predictor.width", level.predictor.width, axes)
         # Of every step's shape now, so that none can fail or hang in training.
-        self.shapes(grids, config.train.seed)
+        self.shapes(self.mask_grids(config), config.train.seed)

@@ -21,7 +21,7 @@ from latentcast.nn.initialise import initialise
 from latentcast.nn.predictor import Predictor
 from latentcast.objectives.base import Objective, Output, Part, Role, View
 from latentcast.objectives.jepa.config import JepaConfig
-from latentcast.objectives.jepa.masks import Masks, MaskSampler, mask_sampler
+from latentcast.objectives.jepa.masks import Masks, MaskSampler, in_all_leads, mask_sampler
 from latentcast.objectives.regularizers import SigReg, VicReg, covariance, sigreg, variance
 from latentcast.randomness import Draw
 
@@ -73,10 +73,12 @@ class Jepa(Objective):
         if jepa.top_down:
             hints[:-1] = student.widths[1:]
         predictors = [
-            Predictor(own, blocks, width, hint)
-            for own, width, hint in zip(settings, student.widths, hints, strict=True)
+            Predictor(own, blocks, width, hint, rows)
+            for own, width, hint, rows in zip(
+                settings, student.widths, hints, student.rows, strict=True
+            )
         ]
-        return cls(student, predictors, mask_sampler(jepa, config.grids, config.train.seed), jepa)
+        return cls(student, predictors, mask_sampler(config), jepa)
 
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
         valid = self._valid(inputs)
@@ -213,18 +215,21 @@ class Jepa(Objective):
     def patch_errors(self, inputs: Inputs, role: Role = "teacher") -> Tensor:
         """``1 − cos`` of each patch with its prediction from all others outside its block.
 
-        The grid is tiled with blocks of about a tenth of the patches, each hidden in turn.
+        The grid is tiled with blocks of about a tenth of the patches, each hidden in turn; of
+        leads × time with spans in all leads.
         ``(B, N)``, NaN where not valid. ``role`` chooses whose tokens of the input are predicted.
         """
         values, valid = inputs.values, self._valid(inputs)
         size, batch = tuple(values.shape[2:]), len(values)
-        patches = math.prod(self.student.grids(size)[0])
+        grid = self.student.grid(size)
+        patches, leads = math.prod(grid), self.student.lead_rows
         teacher_tokens: list[Tokens] = self.encoder(role)(values, valid)
         target = self._normalised(teacher_tokens[0])
         errors = values.new_zeros(batch, patches)
-        for hidden in torch.arange(patches, device=values.device).tensor_split(10):
-            if not len(hidden):
+        for block in torch.arange(patches // (leads or 1), device=values.device).tensor_split(10):
+            if not len(block):
                 continue
+            hidden = block if leads is None else in_all_leads(block, grid)
             visible = torch.ones(patches, dtype=torch.bool, device=values.device)
             visible[hidden] = False
             context_ids = visible.nonzero().squeeze(1).expand(batch, -1)

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentcast.config import Blocks, ContextBlocks, ReferenceBlocks
+from latentcast.config import Blocks, Config, ContextBlocks, ReferenceBlocks
 from latentcast.nn.cells import Grid, any_valid, parents
 from latentcast.objectives.jepa.config import JepaConfig
 from latentcast.objectives.jepa.mask_shapes import MaskShape
@@ -45,8 +45,16 @@ class MaskSampler(Protocol):
         ...
 
 
-def mask_sampler(jepa: JepaConfig, grids: tuple[Grid, ...], seed: int) -> MaskSampler:
-    """The sampler of a run, for the grids of its levels."""
+def mask_sampler(config: Config) -> MaskSampler:
+    """The sampler of a run of a JEPA, for the grids of its levels."""
+    jepa = config.objective
+    assert isinstance(jepa, JepaConfig)
+    grids = jepa.mask_grids(config)
+    sampler = _on_grids(jepa, grids, config.train.seed)
+    return sampler if grids == config.grids else LeadMasks(sampler, config.grids)
+
+
+def _on_grids(jepa: JepaConfig, grids: tuple[Grid, ...], seed: int) -> MaskSampler:
     shapes = jepa.shapes(grids, seed)
     match jepa.masks:
         case Blocks() as masks:
@@ -194,6 +202,46 @@ def _flags(ids: Tensor, n: int) -> Tensor:
     """Which of ``n`` patches are among the ids: bool ``(B, n)``."""
     flags = torch.zeros(len(ids), n, dtype=torch.bool, device=ids.device)
     return flags.scatter_(1, ids, True)
+
+
+@dataclass(frozen=True)
+class LeadMasks:
+    """Masks over time alone, the same in all leads: what a lead hides no other shows.
+
+    The limb leads are sums of each other: of a span that one of them shows, nothing would be left
+    to predict in the others.
+
+    Args:
+        over_time: draws masks on the grids without leads.
+        grids: leads × time at every level, the patches first.
+    """
+
+    over_time: MaskSampler
+    grids: tuple[Grid, ...]
+
+    def __call__(self, draw: Draw, valid: Tensor | None = None) -> Masks:
+        # A time is as good as any other when one lead was recorded.
+        measured = None if valid is None else valid.view(-1, *self.grids[0]).any(dim=1)
+        masks = self.over_time(draw, measured)
+        targets = zip(masks.targets, self.grids, strict=True)
+        return Masks(
+            in_all_leads(masks.context, self.grids[0]),
+            tuple(in_all_leads(ids, grid) for ids, grid in targets),
+        )
+
+    def sizes(self) -> tuple[float, tuple[tuple[int, float], ...]]:
+        context, targets = self.over_time.sizes()
+        return context * self.grids[0][0], tuple(
+            (count, cells * grid[0])
+            for (count, cells), grid in zip(targets, self.grids, strict=True)
+        )
+
+
+def in_all_leads(times: Tensor, grid: Grid) -> Tensor:
+    """Cells of time ``(..., K)`` in each row of leads × time: ``(..., rows · K)``, ascending."""
+    rows, cells = grid
+    first = torch.arange(rows, device=times.device) * cells
+    return (first.unsqueeze(-1) + times.unsqueeze(-2)).flatten(-2)
 
 
 @dataclass(frozen=True)

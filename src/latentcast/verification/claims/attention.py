@@ -103,13 +103,14 @@ def both_directions(twin: Twin) -> Evidence:
     """Every patch reaches the output of every other: sample t has patch t changed."""
     encoder = finest(stirred(twin.objective(), twin.seed))
     size, patch = twin.config.input.size, twin.config.encoder.patch
-    places = corners(size, patch)
+    leads = twin.config.input.lead_rows
+    places = corners(size, patch, leads)
     places = places[:: max(1, len(places) // 16)]
     values = real(twin, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
     with torch.no_grad():
         was = encoder.transform(encoder.embed(values), size)
         for sample, corner in enumerate(places):
-            window(values[sample], corner, patch).add_(1.0)
+            window(values[sample], corner, patch, leads).add_(1.0)
         gap = (encoder.transform(encoder.embed(values), size) - was).abs().amax(-1)
     return above("least change of any output by any patch", float(gap.min()), 1e-9)
 
@@ -122,7 +123,8 @@ def padding(twin: Twin) -> Evidence:
     assert isinstance(objective, Jepa)
     size, patch = twin.config.input.size, twin.config.encoder.patch
     values = real(twin, 4).values.float()
-    places = corners(size, patch)
+    leads = twin.config.input.lead_rows
+    places = corners(size, patch, leads)
     gone = torch.rand(4, len(places), generator=torch.Generator().manual_seed(2)) < 0.3
     gone[1, : len(places) // 2] = True  # so that whole cells of every level are not valid
     gone[3] = True  # nothing at all is measured of the last
@@ -130,8 +132,8 @@ def padding(twin: Twin) -> Evidence:
     for sample in range(4):
         for number, corner in enumerate(places):
             if gone[sample, number]:
-                window(valid[sample], corner, patch).fill_(False)
-                window(other[sample], corner, patch).add_(3.0)
+                window(valid[sample], corner, patch, leads).fill_(False)
+                window(other[sample], corner, patch, leads).add_(3.0)
     half = torch.arange(0, len(places), 2).expand(4, -1)
     worst, finite, tokens = 0.0, True, 0
     with torch.no_grad():

@@ -103,7 +103,10 @@ def plain_levels(twin: Twin) -> Evidence:
             valid = torch.ones(len(means[b])).bool() if level.valid is None else level.valid[b]
             cells = valid.nonzero().flatten()
             at = f"student.coarser.{n}."
-            plain = plain_ijepa.level(weights, at, sized, grids[n + 1], means[b, cells], cells)
+            plain = plain_ijepa.level(
+                weights, at, sized, grids[n + 1], means[b, cells], cells,
+                twin.config.input.lead_rows is not None,
+            )  # fmt: skip
             largest = max(largest, apart(level.values[b, cells], plain))
     rotary = transformer_of(config).positions.kind == "rotary"
     return at_most("largest difference", largest, 1e-4 if rotary else 1e-8)

@@ -23,6 +23,7 @@ from latentcast.verification.observe.jepa import Grid, covered, marked
 from latentcast.verification.observe.masks import (
     drawn,
     draws_own,
+    of_the_first_lead,
     patches_of,
     twin_and_recipe,
 )
@@ -38,8 +39,10 @@ def sizes(twin: Twin) -> Evidence:
     problems: Counter[str] = Counter()
     shares: dict[str, str] = {}
     for config in twin_and_recipe(twin):
-        jepa, patches = config.objective, patches_of(config)
+        jepa = config.objective
         assert isinstance(jepa, JepaConfig)
+        grids = jepa.mask_grids(config)
+        patches = math.prod(grids[0])
         met: list[float] = []
         for masks in drawn(config, 30):
             for places, grid in zip(
@@ -48,15 +51,17 @@ def sizes(twin: Twin) -> Evidence:
                 ordered = bool((places.diff(dim=-1) > 0).all())
                 inside = 0 <= int(places.min()) and int(places.max()) < math.prod(grid)
                 problems["not ascending places of the grid"] += not (ordered and inside)
+            if grids != config.grids:  # the same in all leads (leads.hidden): one of them
+                masks = of_the_first_lead(masks, config.grids)
             if isinstance(jepa.masks, ContextBlocks):
                 problems.update(_of_stretches(masks, jepa.masks, patches))
             elif isinstance(jepa.masks, Blocks):
                 levels = (jepa.masks, *(level.masks for level in jepa.coarser))
-                for grid, targets, own in zip(config.grids, masks.targets, levels, strict=True):
+                for grid, targets, own in zip(grids, masks.targets, levels, strict=True):
                     assert isinstance(own, TargetBlocks)
                     problems.update(_of_blocks(targets, grid, own))
                 met.append(masks.targets[0].shape[2] / patches)
-                free = patches - covered(masks.targets, config.grids).sum(1)
+                free = patches - covered(masks.targets, grids).sum(1)
                 most = int((masks.context.shape[1] > free).sum())
                 few = masks.context.shape[1] < jepa.masks.least_context
                 problems["contexts of another size"] += most + few
@@ -132,7 +137,7 @@ def draws_rectangles(twin: Twin) -> bool:
     if not (isinstance(jepa, JepaConfig) and isinstance(jepa.masks, Blocks)):
         return False
     ranges = jepa.masks.target_scale, jepa.masks.target_aspect
-    return len(twin.recipe.grids[0]) == 2 and all(low < high for low, high in ranges)
+    return len(jepa.mask_grids(twin.recipe)[0]) == 2 and all(low < high for low, high in ranges)
 
 
 @claim("masks.scale-aspect", "The scale of a block and its aspect are drawn independently.",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latentcast.batch import Inputs
-from latentcast.config import Blocks, ContextBlocks
+from latentcast.config import Blocks, Config, ContextBlocks
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
@@ -90,13 +90,12 @@ def measured_first(twin: Twin) -> Evidence:
     for config in twin_and_recipe(twin):
         patches, jepa = patches_of(config), config.objective
         assert isinstance(jepa, JepaConfig)
-        sampler, half = sampler_of(config), patches // 2
-        valid = torch.arange(patches).expand(BATCH, -1) < half
+        sampler, valid = sampler_of(config), _first_half(config).expand(BATCH, -1)
         unmeasured = forced = blind = 0
         for draw in draws(config, 10):
-            blind += int((sampler(draw, None).context >= half).sum())
+            blind += int((~valid.gather(1, sampler(draw, None).context)).sum())
             masks = sampler(draw, valid)
-            unmeasured += int((masks.context >= half).sum())
+            unmeasured += int((~valid.gather(1, masks.context)).sum())
             free = valid.clone()
             if isinstance(jepa.masks, Blocks):  # of stretches all the rest is a target
                 free &= ~covered(masks.targets, config.grids)
@@ -106,12 +105,18 @@ def measured_first(twin: Twin) -> Evidence:
             above(f"fewer than without regard to it, {patches} patches", blind - unmeasured, 0),
         ]
     x = values(twin)
-    patches = patches_of(twin.config)
-    valid = torch.arange(patches).expand(len(x), -1) < patches // 2
+    valid = _first_half(twin.config).expand(len(x), -1)
     forward = observe(live(twin), Inputs(x, patch_flags(twin, valid)), twin.draw())
     context = sampler_of(twin.config)(twin.draw(), valid).context
     differing = int((forward.places != context).any(1).sum())
     return all_of(*parts, equal("samples of a forward pass with another context", differing, 0))
+
+
+def _first_half(config: Config) -> Tensor:
+    """Flags ``(N,)`` of the first half of the patches; of leads × time of the times."""
+    grid = config.grids[0] if config.input.lead_rows is None else config.grids[0][1:]
+    times = math.prod(grid)
+    return (torch.arange(times) < times // 2).repeat(patches_of(config) // times)
 
 
 @claim("masks.everywhere", "Every patch, those of the last row and column too, is context and "

@@ -45,13 +45,14 @@ def _with_other_targets(objective: Jepa, twin: Twin) -> tuple[Pass, list[Tensor]
 
 def _predicted(
     objective: Jepa,
+    twin: Twin,
     forward: Pass,
     targets: Sequence[Tensor],
     context: list[Tokens] | None = None,
     rows: slice = slice(None),
 ) -> list[Tensor]:
     """What the objective predicts for some samples of a pass, from its context or another."""
-    grid = forward.calls[0][0].arguments["grid"]
+    grid = forward.calls[0][0].arguments["grid"][-len(twin.config.input.size) :]
     size = tuple(n * finest(objective).patches.patch for n in grid)
     if context is None:
         context = objective.student.fused(forward.context, size)
@@ -76,11 +77,11 @@ def positions(twin: Twin) -> Evidence:
         Tokens(*(call[0].arguments[name] for name in ("context", "context_ids", "context_valid")))
         for call in forward.calls
     ]
-    before = _predicted(objective, forward, targets, context)
+    before = _predicted(objective, twin, forward, targets, context)
     moved = [Tokens(t.values, t.ids.roll(1, 1), t.valid) for t in context]
     carried = [_part(t, (slice(None), torch.arange(t.ids.shape[1]).roll(1))) for t in context]
-    elsewhere = min(changes(before, _predicted(objective, forward, targets, moved)))
-    together = max(changes(before, _predicted(objective, forward, targets, carried)))
+    elsewhere = min(changes(before, _predicted(objective, twin, forward, targets, moved)))
+    together = max(changes(before, _predicted(objective, twin, forward, targets, carried)))
     least = min(float(torch.pdist(p[0, 0], math.inf).min()) for p in before if p.shape[2] > 1)
     return all_of(
         above("change by moving the context's places", elsewhere, MATTERS),
@@ -94,8 +95,8 @@ def positions(twin: Twin) -> Evidence:
 def queries_permute(twin: Twin) -> Evidence:
     objective = live(twin)
     forward, targets = _with_other_targets(objective, twin)
-    before = _predicted(objective, forward, targets)
-    flipped = _predicted(objective, forward, [cells.flip(-1) for cells in targets])
+    before = _predicted(objective, twin, forward, targets)
+    flipped = _predicted(objective, twin, forward, [cells.flip(-1) for cells in targets])
     largest = max(changes(before, [p.flip(2) for p in flipped]))
     return all_of(
         at_most("largest difference", largest, ROUNDING),
@@ -110,16 +111,16 @@ def blocks_alone(twin: Twin) -> Evidence:
     """The second block is of other cells; then each is predicted without all others."""
     objective = live(twin)
     forward, targets = _with_other_targets(objective, twin)
-    before = _predicted(objective, forward, targets)
+    before = _predicted(objective, twin, forward, targets)
     others = [torch.stack([a[0], a[0].flip(-1).roll(1, -1)]) for a in targets]
-    after = _predicted(objective, forward, others)
+    after = _predicted(objective, twin, forward, others)
     first, second = (changes([p[m] for p in before], [p[m] for p in after]) for m in (0, 1))
     largest = 0.0
     for b in (0, len(forward.places) - 1):
         row = slice(b, b + 1)
         for m in range(2):
             own = [cells[m : m + 1, row] for cells in targets]
-            alone = _predicted(objective, forward, own, rows=row)
+            alone = _predicted(objective, twin, forward, own, rows=row)
             largest = max(largest, *changes([p[m : m + 1, row] for p in before], alone))
     return all_of(
         at_most("change of the first block", max(first), ROUNDING),

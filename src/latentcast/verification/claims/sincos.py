@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentcast.config import SinCos
 from latentcast.nn.hierarchy import Hierarchy, Level
@@ -33,9 +33,17 @@ NEEDS = has_transformer
 IJEPA = "I-JEPA reference code, vision_transformer.py"
 
 
-def naive_sincos(grid: Grid, width: int) -> Tensor:
-    """Of every cell of a grid, number by number."""
-    return plain_ijepa.sincos(torch.arange(math.prod(grid)), grid, width, torch.zeros(0).double())
+def naive_sincos(grid: Grid, width: int, rows: int | None, network: nn.Module) -> Tensor:
+    """Of every cell of a grid, number by number; of leads × time those of the time, and what the
+    network has for the lead."""
+    if rows is not None:
+        grid = grid[1:]
+    cells = torch.arange(math.prod(grid))
+    fixed = plain_ijepa.sincos(cells, grid, width, torch.zeros(0).double())
+    if rows is None:
+        return fixed
+    own = dict(network.named_parameters()).get("leads.weight", torch.zeros(rows, width))
+    return torch.cat([fixed + lead.detach().double() for lead in own])
 
 
 def _is_sincos(twin: Twin) -> bool:
@@ -53,8 +61,9 @@ def encoder_positions(twin: Twin) -> Evidence:
         channels = twin.config.input.channels
         values = torch.randn(2, channels, *size, generator=generator, dtype=torch.float64)
         added = encoder.embed(values)[:, encoder.prefix :] - naive_patches(encoder.patches, values)
-        grid = tuple(n // encoder.patches.patch for n in size)
-        expected = naive_sincos(grid, encoder.config.width).expand_as(added)
+        grid = encoder.patches.grid(size)
+        rows, width = encoder.lead_rows, encoder.config.width
+        expected = naive_sincos(grid, width, rows, encoder).expand_as(added)
         parts.append(at_most(f"difference on {grid}", furthest(added, expected), EXACT))
     return all_of(*parts)
 
@@ -72,7 +81,8 @@ def level_positions(twin: Twin) -> Evidence:
         first = level.blocks[0] if len(level.blocks) else level.norm
         with inputs_of(first) as entered, outputs_of(level.merge) as (merged,):
             encoder(values)
-        expected = naive_sincos(grids[number], level.config.width).expand_as(merged[0])
+        width, rows = level.config.width, encoder.rows[number]
+        expected = naive_sincos(grids[number], width, rows, level).expand_as(merged[0])
         name = f"level {number}, difference on {grids[number]}"
         parts.append(at_most(name, furthest(entered[0] - merged[0], expected), EXACT))
     return all_of(*parts)
@@ -95,7 +105,8 @@ def predictor_positions(twin: Twin) -> Evidence:
         with inputs_of(first) as entered, outputs_of(embed) as (outputs,):
             predictor(values, context.unsqueeze(0), queries.view(1, 1, -1), grid)
         rows, embedded = entered[0][0], outputs[0][0]
-        positions = naive_sincos(grid, embedded.shape[-1])
+        rows_of_leads = objective.student.rows[n]
+        positions = naive_sincos(grid, embedded.shape[-1], rows_of_leads, predictor)
         token = predictor.get_parameter("mask_token").detach()[0]
         gaps = {
             "context": furthest(rows[: len(context)] - embedded, positions[context]),

@@ -133,8 +133,11 @@ def _count(module: nn.Module) -> int:
 def counted(config: Config) -> dict[str, int]:
     """Parameters of encoder and predictors by the formulae of a transformer."""
     encoder, width = transformer_of(config), config.encoder.width
-    values = config.input.channels * encoder.patch ** len(config.input.size)
-    total = values * width + width + (width if encoder.cls else 0)
+    rows = config.input.lead_rows
+    values = (config.input.channels if rows is None else 1) * encoder.patch ** len(
+        config.input.size
+    )
+    total = values * width + width + (width if encoder.cls else 0) + (rows or 0) * width
     total += _stack_count(config, encoder) + 2 * width
     found = {"encoder": total}
     if not isinstance(config.objective, JepaConfig):
@@ -143,6 +146,7 @@ def counted(config: Config) -> dict[str, int]:
     for level in jepa.coarser:
         found["encoder"] += widths[-1] * level.width + level.width  # the merge
         found["encoder"] += _stack_count(config, level) + 2 * level.width
+        found["encoder"] += _lead_count(config, len(widths)) * level.width
         widths.append(level.width)
     if jepa.fusion:
         found["encoder"] += sum(b * a + a for a, b in pairwise(widths))
@@ -150,10 +154,17 @@ def counted(config: Config) -> dict[str, int]:
     found["predictors"] = 0
     for n, (size, own) in enumerate(zip(sizes, widths, strict=True)):
         ends = own * size.width + size.width + size.width * own + own
+        found["predictors"] += _lead_count(config, n) * size.width
         found["predictors"] += ends + size.width + _stack_count(config, size) + 2 * size.width
         if jepa.top_down and n + 1 < len(sizes):
             found["predictors"] += widths[n + 1] * size.width + size.width
     return found
+
+
+def _lead_count(config: Config, level: int) -> int:
+    """Vectors of leads, where a level has more than one row of them."""
+    rows = 1 if config.input.lead_rows is None else config.grids[level][0]
+    return rows if rows > 1 else 0
 
 
 def _stack_count(config: Config, size: Transformer) -> int:
@@ -202,10 +213,12 @@ def shapes(twin: Twin) -> Evidence:
     encoder, size = finest(objective), transformer_of(config)
     embedded = encoder.embed(values)
     ran, out = _ran(encoder.blocks, encoder.transform, embedded, tuple(config.input.size))
-    patches = math.prod(n // size.patch for n in config.input.size)
+    rows = config.input.lead_rows
+    patches = math.prod(n // size.patch for n in config.input.size) * (rows or 1)
     tokens = row.tokens if row else patches + size.cls
     shape = row.shape if row else (size.width, size.depth, size.heads, size.mlp_width)
-    patch = (shape[0], config.input.channels, *(size.patch,) * len(config.input.size))
+    channels = config.input.channels if rows is None else 1
+    patch = (shape[0], channels, *(size.patch,) * len(config.input.size))
     weight = encoder.get_parameter("patches.weight")
     parts = [
         equal("encoder", ran, str(shape)),
@@ -234,12 +247,15 @@ def _levels(
     objective: Jepa, config: Config, row: Published | None, values: Tensor
 ) -> list[Evidence]:
     jepa = jepa_of(config)
-    sides, parts = [n // config.encoder.patch for n in config.input.size], list[Evidence]()
+    rows, parts = config.input.lead_rows, list[Evidence]()
+    sides = [n // config.encoder.patch for n in config.input.size]
+    sides = sides if rows is None else [rows, *sides]
     sizes = [jepa.predictor, *(level.predictor for level in jepa.coarser)]
     widths = [config.encoder.width, *(level.width for level in jepa.coarser)]
-    strides = [1, *(level.stride for level in jepa.coarser)]
+    axes = len(sides)
+    strides = [(1,) * axes, *(level.strides(axes) for level in jepa.coarser)]
     for n, (level, size) in enumerate(zip(objective.student(values), sizes, strict=True)):
-        sides = [side // strides[n] for side in sides]
+        sides = [side // stride for side, stride in zip(sides, strides[n], strict=True)]
         predictor = objective.predictors[n]
         blocks = predictor.get_submodule("blocks").children()
         cells = torch.zeros(4, 2, 3, dtype=torch.int64, device="meta")

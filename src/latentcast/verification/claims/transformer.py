@@ -224,11 +224,12 @@ def patch_order(twin: Twin) -> Evidence:
     """Sample n has patch n changed, row-major: token n alone may differ, after the prefix."""
     encoder = finest(stirred(twin.objective(), twin.seed))
     size, patch = twin.config.input.size, twin.config.encoder.patch
-    places = corners(size, patch)
+    leads = twin.config.input.lead_rows
+    places = corners(size, patch, leads)
     values = real(twin, 1).values.expand(len(places), *[-1] * (1 + len(size))).clone()
     was = encoder.embed(values)
     for sample, corner in enumerate(places):
-        window(values[sample], corner, patch).add_(1.0)
+        window(values[sample], corner, patch, leads).add_(1.0)
     changed = (encoder.embed(values) - was).abs().amax(-1) > 0
     wrong = int((changed[:, encoder.prefix :] != torch.eye(len(places), dtype=torch.bool)).sum())
     before = int(changed[:, : encoder.prefix].sum())

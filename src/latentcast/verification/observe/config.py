@@ -27,7 +27,7 @@ def jepa_of(config: Config) -> JepaConfig:
 
 def sampler_of(config: Config) -> MaskSampler:
     """The masks of a run of a JEPA."""
-    return mask_sampler(jepa_of(config), config.grids, config.train.seed)
+    return mask_sampler(config)
 
 
 def has_transformer(twin: Twin) -> bool:

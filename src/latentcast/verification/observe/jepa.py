@@ -193,6 +193,9 @@ def spread_over(flags: Tensor, grid: Grid, patch: int, channels: int) -> Tensor:
 def patch_flags(twin: Twin, flags: Tensor) -> Tensor:
     """Flags of the twin's patches as flags of its input."""
     config = twin.config
+    if (leads := config.input.lead_rows) is not None:
+        wide = flags.view(len(flags), leads, -1)
+        return wide.repeat_interleave(config.encoder.patch, 2)
     return spread_over(flags, config.grids[0], config.encoder.patch, config.input.channels)
 
 

@@ -57,6 +57,16 @@ def places_of(masks: Masks, grids: tuple[Grid, ...]) -> dict[str, tuple[Tensor, 
     return found
 
 
+def of_the_first_lead(masks: Masks, grids: tuple[Grid, ...]) -> Masks:
+    """On leads × time, what is drawn in the first row of each grid."""
+
+    def first(ids: Tensor, grid: Grid) -> Tensor:
+        return ids[ids < grid[1]].view(*ids.shape[:-1], -1)
+
+    targets = zip(masks.targets, grids, strict=True)
+    return Masks(first(masks.context, grids[0]), tuple(first(ids, grid) for ids, grid in targets))
+
+
 def drawn_and_live(twin: Twin) -> list[tuple[Masks, tuple[Grid, ...]]]:
     """Masks and their grids: as they are drawn, at full size too, and in the forward pass."""
     configs, objective = twin_and_recipe(twin) if draws_own(twin) else (), live(twin)

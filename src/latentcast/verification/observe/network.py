@@ -313,8 +313,11 @@ def naive_patches(tokenizer: Tokenizer, values: Tensor) -> Tensor:
     Another tokenizer than the linear one is given each patch alone, as an input of its own.
     """
     patch, tokens = tokenizer.patch, []
-    for corner in corners(tuple(values.shape[2:]), patch):
-        own = window(values.double(), corner, patch)
+    leads = tokenizer.lead_rows
+    for corner in corners(tuple(values.shape[2:]), patch, leads):
+        own = window(values.double(), corner, patch, leads)
+        if leads is not None and not isinstance(tokenizer, PatchEmbedding):
+            own = own.expand(-1, leads, -1)
         if isinstance(tokenizer, PatchEmbedding):
             weight, bias = (t.detach().double() for t in (tokenizer.weight, tokenizer.bias))
             tokens.append(torch.einsum("bi,di->bd", own.flatten(1), weight.flatten(1)) + bias)
@@ -323,16 +326,18 @@ def naive_patches(tokenizer: Tokenizer, values: Tensor) -> Tensor:
     return torch.stack(tokens, dim=1)
 
 
-def window(values: Tensor, corner: tuple[int, ...], patch: int) -> Tensor:
+def window(values: Tensor, corner: tuple[int, ...], patch: int, leads: int | None = None) -> Tensor:
     """The part of the last axes where a patch lies; what is written to it is written there."""
     for axis, start in enumerate(corner):
-        values = values.narrow(axis - len(corner), start, patch)
+        extent = 1 if leads is not None and axis == 0 else patch
+        values = values.narrow(axis - len(corner), start, extent)
     return values
 
 
-def corners(size: tuple[int, ...], patch: int) -> list[tuple[int, ...]]:
-    """Where each patch begins, row-major."""
-    return list(product(*(range(0, extent, patch) for extent in size)))
+def corners(size: tuple[int, ...], patch: int, leads: int | None = None) -> list[tuple[int, ...]]:
+    """Where each patch begins, row-major; where each is of one lead, lead by lead."""
+    rows = [] if leads is None else [range(leads)]
+    return list(product(*rows, *(range(0, extent, patch) for extent in size)))
 
 
 def thirds(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

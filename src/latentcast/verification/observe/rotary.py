@@ -49,6 +49,8 @@ class Stack:
     cell_seconds: float | None
     run: Callable[[Draw | None], Any]
     blocks: list[nn.Module]
+    rows: int = 1
+    """Of leads, in each of which the grid lies once more."""
 
     @property
     def rotary(self) -> Rotary:
@@ -62,8 +64,8 @@ class Stack:
 
     @property
     def cells(self) -> list[Grid]:
-        """Row-major."""
-        return list(product(*map(range, self.grid)))
+        """Row-major; of leads × time the time of each."""
+        return list(product(*map(range, self.grid))) * self.rows
 
     def coordinate(self, cell: Grid, axis: int) -> float:
         """Of the centre of a cell, by the formula of the specification."""
@@ -102,15 +104,15 @@ def stacks(objective: Objective, size: Grid) -> Iterator[Stack]:
     from place to place by nothing but their positions.
     """
     encoder, patches = objective.encoder("student"), finest(objective)
-    grid = patches.patches.grid(size)
+    grid, leads = patches.patches.grid(size), int(patches.lead_rows is not None)
     same = vector(patches.config.width, 1)
 
     def through(draw: Draw | None) -> None:
         patches.layers(same.expand(1, patches.prefix + math.prod(grid), -1), size, draw)
 
     yield Stack(
-        "patches", patches.config, grid, patches.prefix, patches.patch_seconds, through,
-        list(patches.blocks),
+        "patches", patches.config, grid[leads:], patches.prefix, patches.patch_seconds, through,
+        list(patches.blocks), math.prod(grid[:leads]),
     )  # fmt: skip
     if not isinstance(encoder, Hierarchy):
         return
@@ -127,8 +129,8 @@ def stacks(objective: Objective, size: Grid) -> Iterator[Stack]:
                 level(Tokens(values, torch.arange(count).expand(1, -1), None), fine, draw)
 
             yield Stack(
-                f"level {number}", level.config, level.grid(fine), 0, level.cell_seconds, climb,
-                list(level.blocks),
+                f"level {number}", level.config, level.grid(fine)[leads:], 0, level.cell_seconds,
+                climb, list(level.blocks), math.prod(level.grid(fine)[:leads]),
             )  # fmt: skip
         below, width = level.grid(below), level.config.width
 
@@ -209,7 +211,8 @@ def sizes(twin: Twin) -> list[Grid]:
 def strides(twin: Twin) -> int:
     objective = twin.config.objective
     coarser = objective.coarser if isinstance(objective, JepaConfig) else ()
-    return math.prod(level.stride for level in coarser)
+    axes = len(twin.config.grids[0])
+    return math.prod(level.strides(axes)[-1] for level in coarser)
 
 
 def live(twin: Twin, changes: dict[str, Any] | None = None) -> Objective:

@@ -146,7 +146,7 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
         changes |= {f"objective.predictor.{key}": value for key, value in narrow.items()}
         for number, level in enumerate(objective.coarser):
-            strides *= level.stride
+            strides *= level.strides(len(recipe.grids[0]))[-1]
             own = {"width": 16 * axes, "depth": min(level.depth, 1), "heads": 2}
             own |= {"mlp_width": 32 * axes}
             own |= {f"predictor.{key}": value for key, value in narrow.items()}
@@ -156,6 +156,8 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
     if isinstance(recipe.input, EcgInput):
         # A stretch of context is at least 10 patches, which is to be a sixth of all.
         patches = 80 if isinstance(objective, JepaConfig) else 40
+        if recipe.input.lead_rows is not None:  # so many times of twelve tokens each
+            patches = 24
         cells = strides * -(-patches // strides)
         changes["input.length"] = min(recipe.input.length, patch * cells)
     else:

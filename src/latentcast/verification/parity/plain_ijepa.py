@@ -55,7 +55,13 @@ def loss(
 
 
 def level(
-    w: Weights, at: str, e: EncoderConfig, grid: tuple[int, ...], means: Tensor, cells: Tensor
+    w: Weights,
+    at: str,
+    e: EncoderConfig,
+    grid: tuple[int, ...],
+    means: Tensor,
+    cells: Tensor,
+    leads: bool = False,
 ) -> Tensor:
     """Tokens ``(K, width)`` of the valid cells of a coarser level, which attend to each other only.
 
@@ -65,21 +71,36 @@ def level(
         grid: of the level.
         means: ``(K, finer)``, the means of the finer tokens of each cell.
         cells: ``(K,)``, their places.
+        leads: whether the rows of the grid are leads.
     """
-    return _encoded(w, at, e, grid, _linear(w, f"{at}merge.proj", means), cells)
+    return _encoded(w, at, e, grid, _linear(w, f"{at}merge.proj", means), cells, leads)
 
 
 def _encode(w: Weights, at: str, config: Config, x: Tensor, kept: Tensor) -> Tensor:
     """Tokens ``(K, width)`` of the kept patches of one input ``(channels, *size)``."""
     e, grid = transformer_of(config), config.grids[0]
-    patches = torch.stack([_patch(x, n, grid, e.patch) for n in kept.tolist()])
-    return _encoded(w, at, e, grid, _linear(w, f"{at}patches", patches), kept)
+    leads = config.input.lead_rows is not None
+    if leads:
+        own = [_unravelled(n, grid) for n in kept.tolist()]
+        patches = torch.stack([x[lead, t * e.patch : (t + 1) * e.patch] for lead, t in own])
+    else:
+        patches = torch.stack([_patch(x, n, grid, e.patch) for n in kept.tolist()])
+    return _encoded(w, at, e, grid, _linear(w, f"{at}patches", patches), kept, leads)
 
 
 def _encoded(
-    w: Weights, at: str, e: EncoderConfig, grid: tuple[int, ...], tokens: Tensor, places: Tensor
+    w: Weights,
+    at: str,
+    e: EncoderConfig,
+    grid: tuple[int, ...],
+    tokens: Tensor,
+    places: Tensor,
+    leads: bool,
 ) -> Tensor:
     """Positions, blocks and final norm over tokens ``(K, width)`` at places ``(K,)`` of a grid."""
+    if leads:
+        lead, places, grid = places // grid[1], places % grid[1], grid[1:]
+        tokens = tokens + _lead_vectors(w, at, lead)
     turns: list[list[float]] | None = None
     if isinstance(e.positions, SinCos):
         tokens = tokens + sincos(places, grid, e.width, tokens)
@@ -95,10 +116,22 @@ def _predict(w: Weights, config: Config, tokens: Tensor, places: Tensor, targets
     p, grid, at = config.objective.predictor, config.grids[0], "predictors.0."
     eps = transformer_of(config).norm_eps
     context = _linear(w, f"{at}embed", tokens)
-    context = context + sincos(places, grid, p.width, context)
-    query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context)
+    of_context: Tensor | float = 0.0
+    of_queries: Tensor | float = 0.0
+    if config.input.lead_rows is not None:
+        of_context = _lead_vectors(w, at, places // grid[1])
+        of_queries = _lead_vectors(w, at, targets // grid[1])
+        places, targets, grid = places % grid[1], targets % grid[1], grid[1:]
+    context = context + sincos(places, grid, p.width, context) + of_context
+    query = w[f"{at}mask_token"][0] + sincos(targets, grid, p.width, context) + of_queries
     out = _blocks(w, at, torch.cat([context, query]), p.heads, eps, None)
     return _linear(w, f"{at}proj", _layer_norm(w, f"{at}norm", out[len(context) :], eps))
+
+
+def _lead_vectors(w: Weights, at: str, leads: Tensor) -> Tensor | float:
+    """Of leads ``(K,)``; a grid with one row of them has none."""
+    name = f"{at}leads.weight"
+    return torch.stack([w[name][n] for n in leads.tolist()]) if name in w else 0.0
 
 
 def _patch(x: Tensor, n: int, grid: tuple[int, ...], side: int) -> Tensor:
