@@ -61,7 +61,7 @@ def nepa_ecg_base() -> Config:
 
 
 def nepa_ecg_tiny() -> Config:
-    """The demo's: minutes on two cores, 10 s at 100 Hz, 200 ms patches."""
+    """Minutes on two cores: 10 s at 100 Hz, 200 ms patches."""
     return Config(
         recipe="nepa-ecg-tiny",
         input=EcgInput(sampling_rate=100, length=1000, clip=5),
@@ -156,8 +156,7 @@ def ijepa_ecg_tiny() -> Config:
 
 
 def conv_ecg_tiny() -> Config:
-    """Minutes on two cores: a residual convolutional network, 80 ms a token, that predicts masked
-    latents in two augmented crops of 5 s and makes the two crops agree."""
+    """The demo's: a residual convolutional network, masked latents and two augmented crops of 5 s."""
     return Config(
         recipe="conv-ecg-tiny",
         input=EcgInput(sampling_rate=100, length=1000, clip=None),
