@@ -156,7 +156,7 @@ def ijepa_ecg_tiny() -> Config:
 
 
 def conv_ecg_tiny() -> Config:
-    """The demo's: a residual convolutional network, masked latents and two augmented crops of 5 s."""
+    """The demo's: a residual convolutional network, masked latents and two crops of 5 s."""
     return Config(
         recipe="conv-ecg-tiny",
         input=EcgInput(sampling_rate=100, length=1000, clip=None),
