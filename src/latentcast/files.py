@@ -19,7 +19,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write to a neighbour, then put it in place of ``path`` in one step."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        draft.touch()
+        mode = draft.stat().st_mode
         yield draft
+        draft.chmod(mode)  # safetensors leaves its files to their owner alone
         sync(draft)
         draft.replace(path)
         sync(path.parent)

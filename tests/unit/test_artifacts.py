@@ -237,6 +237,8 @@ def test_an_exported_file_is_the_run(run: Path, small_store: Path, tmp_path: Pat
 
     file = tmp_path / "encoder.safetensors"
     assert export(run, file) == 12
+    (tmp_path / "beside").touch()
+    assert file.stat().st_mode == (tmp_path / "beside").stat().st_mode  # others may read it
     samples = Store.open(small_store).take([0, 1], length=400)
     ours, theirs = Encoder.from_pretrained(run), Encoder.from_pretrained(file)
     assert theirs.config == ours.config and theirs.weights == ours.weights
