@@ -45,8 +45,10 @@ _Division = tuple[npt.NDArray[np.int16] | None, npt.NDArray[np.str_] | None]
 class NoSuchRow(LatentcastError, IndexError):
     """A row that a store does not have; an IndexError, so that a loop over a store ends."""
 
-    def __init__(self, store: Store, row: int) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, store: Store, row: int) -> NoSuchRow:
+        """Made here and not by ``__init__``: an error of a reader process is sent as its text."""
+        return cls(
             f"{store.path}: has no row {row}; it has {len(store)}, give one from 0 to "
             f"{len(store) - 1}"
         )
@@ -264,7 +266,7 @@ class Store:
         chosen = np.asarray(rows, dtype=np.int64)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             wrong = chosen[(chosen < 0) | (chosen >= len(self))]
-            raise NoSuchRow(self, int(wrong[0]))
+            raise NoSuchRow.of(self, int(wrong[0]))
         if isinstance(self._stored, StoredCounts):
             return self._stored.take(chosen, starts, length, out)
         if starts is not None or length is not None:
@@ -358,7 +360,7 @@ class Store:
         ``metadata["labels"]`` is code to likelihood and ``metadata["fold"]`` the fold.
         """
         if not 0 <= row < len(self):
-            raise NoSuchRow(self, row)
+            raise NoSuchRow.of(self, row)
         signal, valid = self._counts.signal(row)
         return Recording(signal, self.leads, self.sampling_rate, valid, *self._identity(row))
 

@@ -175,8 +175,8 @@ class Supervised(Objective):
 
 
 def _depths(encoder: Encoder) -> tuple[dict[str, int], int]:
-    """Depth of each parameter of an encoder, its tokenizer and tokens 0, its units 1 and on; and
-    that of what comes after them."""
+    """Depth of each parameter of an encoder, its tokenizer, tokens and vectors of leads 0, its
+    units 1 and on; and that of what comes after them."""
     units = [unit for unit in encoder.modules() if isinstance(unit, Unit)]
     of_unit = {id(p): n for n, unit in enumerate(units, start=1) for p in unit.parameters()}
     first = {id(p) for p in encoder.tokenizer.parameters()}
@@ -184,6 +184,6 @@ def _depths(encoder: Encoder) -> tuple[dict[str, int], int]:
     for name, parameter in encoder.named_parameters():
         if id(parameter) in of_unit:
             depths[name] = of_unit[id(parameter)]
-        elif id(parameter) in first or name.endswith("cls"):
+        elif id(parameter) in first or name.endswith(("cls", "leads.weight")):
             depths[name] = 0
     return depths, len(units) + 1

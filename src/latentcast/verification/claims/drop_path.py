@@ -42,7 +42,8 @@ def branch_factors(
     axes, patch = len(twin.config.input.size), twin.config.encoder.patch
     size = (2 * patch,) * axes
     generator = torch.Generator().manual_seed(step)
-    tokens, width = encoder.prefix + 2**axes, twin.config.encoder.width
+    tokens = encoder.prefix + 2**axes * (twin.config.input.lead_rows or 1)
+    width = twin.config.encoder.width
     x = torch.randn(len(ids), tokens, width, generator=generator, dtype=torch.float64)
     draw = Draw(twin.seed, step, ids) if trains else None
     rows, rest = [], 0.0

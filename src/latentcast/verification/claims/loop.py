@@ -13,6 +13,7 @@ from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
+from latentcast.nn.positions import LeadEmbedding
 from latentcast.nn.state_space import Modes
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
@@ -80,8 +81,8 @@ def decay(twin: Twin) -> Evidence:
     )
 
 
-@claim("loop.decay-groups", "Biases, norms, gains, CLS and the dynamics of a state space are not "
-       "decayed; all else is.",
+@claim("loop.decay-groups", "Biases, norms, gains, CLS, the vectors of leads and the dynamics of a "
+       "state space are not decayed; all else is.",
        source="I-JEPA, helper.py; NEPA, run_nepa.py; S4D (Gu et al. 2022)")  # fmt: skip
 def decay_groups(twin: Twin) -> Evidence:
     run = twin.trained()
@@ -100,11 +101,14 @@ def _dynamics(objective: Objective) -> set[str]:
 
 
 def undecayed(objective: Objective) -> set[str]:
-    """Biases, norms, gains, CLS and dynamics, by the modules that have them."""
+    """Biases, norms, gains, CLS, vectors of leads and dynamics, by the modules that have them."""
     found = _dynamics(objective)
     for place, module in objective.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            alone = isinstance(module, nn.LayerNorm) or parameter.numel() == parameter.shape[-1]
+            alone = (
+                isinstance(module, nn.LayerNorm | LeadEmbedding)
+                or parameter.numel() == parameter.shape[-1]
+            )
             if name in ("bias", "cls", "gain") or (alone and name != "mask_token"):
                 found.add(f"{place}.{name}".removeprefix("."))
     return found

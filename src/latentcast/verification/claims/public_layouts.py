@@ -115,7 +115,7 @@ def _features_apart(twin: Twin, one: PatchEncoder, other: PatchEncoder) -> float
 def _is_ijepa(twin: Twin) -> bool:
     """Of the published kind: one level, linear patches, plain blocks."""
     jepa, network = twin.config.objective, twin.config.encoder
-    if not isinstance(jepa, JepaConfig) or jepa.coarser:
+    if not isinstance(jepa, JepaConfig) or jepa.coarser or twin.config.input.lead_rows:
         return False
     if not isinstance(network, EncoderConfig) or not has_linear_patches(twin):
         return False
