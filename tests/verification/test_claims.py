@@ -16,7 +16,7 @@ from latentcast.verification.claims import all_claims
 from latentcast.verification.report.lines import Section
 from latentcast.verification.suite import verify_recipe
 
-QUICK = ("nepa-ecg-tiny", "cpc-ecg-tiny", "hjepa-ecg-tiny", "hjepa-ecg-leads-tiny",
+QUICK = ("nepa-ecg-tiny", "cpc-ecg-tiny", "hjepa-ecg-tiny", "hjepa-ecg-leads-tiny", "conv-ecg-tiny",
          "ijepa-image-base", "hjepa-image-tiny")  # fmt: skip
 """Together they have every claim."""
 PACKAGE = REPOSITORY / "src" / "latentcast" / "verification"
