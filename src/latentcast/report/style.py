@@ -130,7 +130,7 @@ a{color:var(--model)}
 table{border-collapse:collapse;width:100%;margin:8px 0 18px;font-size:14.5px;
   font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--muted);padding:0 0 8px}
-caption span{display:block;position:sticky;left:0;max-width:calc(100vw - 48px)}
+caption span{display:block;position:sticky;left:0;max-width:min(80ch,calc(100vw - 48px))}
 th,td{text-align:left;padding:7px 14px 7px 0;border-bottom:1px solid var(--rule);vertical-align:top;
   font-weight:400}
 thead th{color:var(--muted);font-size:13px;vertical-align:bottom}
