@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -26,6 +27,15 @@ from latentcast.data.loader import Loader
 from latentcast.engine import context
 from latentcast.monitors import forecast, journal
 from latentcast.recipes import recipe
+
+# What a shell starts in the background ignores Ctrl-C, and nohup SIGHUP; so would all that tests
+# start.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "data" / "ptbxl2980-100hz"
