@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read: it names the thing and the mend."""
+"""The one exception a user is meant to read: it names the thing and the fix."""
 
 from __future__ import annotations
 

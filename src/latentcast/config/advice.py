@@ -128,10 +128,10 @@ def advise(config: Config, samples: int, epochs: float, batch_size: int | None =
         raise LatentcastError(f"--batch-size {batch_size}: is no batch; give a positive number")
     least = min(LEAST_BATCH, config.train.batch_size) if batch_size is None else batch_size
     if samples < least:
-        mend = f"--batch-size {samples}" if samples else "a store with a training split"
+        fix = f"--batch-size {samples}" if samples else "a store with a training split"
         raise LatentcastError(
             f"--auto: the training split holds {samples} samples, fewer than a batch of {least}; "
-            f"use {mend}"
+            f"use {fix}"
         )
     batch = _batch(config, samples, epochs, batch_size)
     size = batch.changes["train.batch_size"]

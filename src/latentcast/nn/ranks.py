@@ -23,6 +23,14 @@ def summed(x: Tensor) -> Tensor:
     return total
 
 
+def centred(rows: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``(n, width)`` less their mean over all ranks, and how many count there; ``counted``
+    ``(n,)`` is 1 for a row that does and 0 for another."""
+    packed = summed(torch.cat([counted @ rows, counted.sum()[None]]))
+    total = packed[-1]
+    return rows - packed[:-1] / total.clamp(min=1), total
+
+
 def gathered(x: Tensor) -> tuple[Tensor, int]:
     """The rows of all ranks, in their order, and how many of them come before one's own.
 

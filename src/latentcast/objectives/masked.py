@@ -20,7 +20,7 @@ from latentcast.nn.base import Encoder, zero_patches
 from latentcast.nn.conv_norm import Norm
 from latentcast.nn.conv_predictor import ConvPredictor
 from latentcast.nn.initialise import initialise
-from latentcast.nn.ranks import summed
+from latentcast.nn.ranks import centred, summed
 from latentcast.objectives.base import Objective, Output, Role, View
 from latentcast.objectives.jepa.masks import block_cells
 from latentcast.randomness import Draw
@@ -170,8 +170,6 @@ def standardised(tokens: Tensor, valid: Tensor | None) -> Tensor:
     with torch.autocast(tokens.device.type, enabled=False):
         rows = tokens.to(torch.promote_types(tokens.dtype, torch.float32)).flatten(0, 1)
         counted = rows.new_ones(len(rows)) if valid is None else valid.flatten().to(rows.dtype)
-        packed = summed(torch.cat([counted @ rows, counted.sum()[None]]))
-        total = packed[-1].clamp(min=1)
-        centred = rows - packed[:-1] / total
-        deviation = (summed(counted @ centred.square()) / total).sqrt()
-        return (centred / (deviation + 1e-3)).view(tokens.shape)
+        rows, total = centred(rows, counted)
+        deviation = (summed(counted @ rows.square()) / total.clamp(min=1)).sqrt()
+        return (rows / (deviation + 1e-3)).view(tokens.shape)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentcast.nn.ranks import summed
+from latentcast.nn.ranks import centred, summed
 
 
 def pooled(tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -79,8 +79,6 @@ class RowNorm(nn.Module):
         with torch.autocast(rows.device.type, enabled=False):
             wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
             weight = counted.to(wide.dtype)
-            packed = summed(torch.cat([weight @ wide, weight.sum()[None]]))
-            total = packed[-1].clamp(min=1)
-            centred = wide - packed[:-1] / total
-            variance = summed(weight @ centred.square()) / total
-            return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+            wide, total = centred(wide, weight)
+            variance = summed(weight @ wide.square()) / total.clamp(min=1)
+            return wide * (variance + self.eps).rsqrt() * self.weight + self.bias

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentcast.config.settings import Count, NotNegative, Settings, Share
 from latentcast.errors import LatentcastError
-from latentcast.nn.ranks import summed
+from latentcast.nn.ranks import centred, summed
 from latentcast.randomness import tensor_uniform
 
 
@@ -50,8 +50,8 @@ def variance(x: Tensor, target: float = 1.0, weight: Tensor | None = None) -> Te
     """
     with _wide(x):
         rows, counted = _rows(x, weight)
-        centred, total = _centred(rows, counted)
-        spread = summed(counted @ centred.square()) / (total - 1).clamp(min=1)
+        apart, total = centred(rows, counted)
+        spread = summed(counted @ apart.square()) / (total - 1).clamp(min=1)
         return torch.where(total > 1, F.relu(target - (spread + 1e-4).sqrt()).mean(), 0)
 
 
@@ -59,8 +59,8 @@ def covariance(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """``sum_{i≠j} C(x)_ij² / width`` of the covariance ``C`` over ``n − 1`` (VICReg, eq. 3–4)."""
     with _wide(x):
         rows, counted = _rows(x, weight)
-        centred, total = _centred(rows, counted)
-        matrix = summed(centred.T @ (counted[:, None] * centred)) / (total - 1).clamp(min=1)
+        apart, total = centred(rows, counted)
+        matrix = summed(apart.T @ (counted[:, None] * apart)) / (total - 1).clamp(min=1)
         # Not all squares less the diagonal's, which cancels; nor a diagonal copied out in place.
         off = matrix.masked_fill(torch.eye(len(matrix), dtype=torch.bool, device=x.device), 0)
         return off.square().sum() / x.shape[1]
@@ -221,10 +221,3 @@ def _rows(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         return rows, rows.new_ones(len(rows))
     # Filled and not multiplied: a padding row may hold NaN.
     return rows.masked_fill((weight == 0)[:, None], 0), weight.to(rows.dtype)
-
-
-def _centred(rows: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows less their mean over all ranks, and how many count there."""
-    packed = summed(torch.cat([counted @ rows, counted.sum()[None]]))
-    total = packed[-1]
-    return rows - packed[:-1] / total.clamp(min=1), total
