@@ -20,12 +20,16 @@ from latentcast.images.webdataset import WebDataset
 from latentcast.places import is_store
 from latentcast.signals.readers.arrays import ArraySource
 from latentcast.signals.readers.ecg_files import EcgFiles
+from latentcast.signals.readers.file_table import FileTable
 from latentcast.signals.readers.hdf5 import Hdf5Source
+from latentcast.signals.readers.listed_files import FilePattern
 from latentcast.signals.readers.packed import PackedSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.source import Modality, Source, is_hidden
 
 FORMATS: tuple[type[Source[Any]], ...] = (
+    FilePattern,
+    FileTable,
     PackedSource,
     EcgFiles,
     WfdbFolder,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from latentcast.data.folds import FOLDS, held_out_folds
 from latentcast.data.manifest import SPLITS
-from latentcast.errors import LatentcastError, missing_extra, nearest
+from latentcast.errors import LatentcastError, nearest
 from latentcast.signals.readers.numbers import integral
 from latentcast.signals.readers.roles import Role, columns_of
 from latentcast.signals.readers.table import check_cells, read_rows
@@ -139,8 +137,6 @@ def read_table(
 
 
 def _cells(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
-    if path.suffix == ".parquet":
-        return _parquet(path)
     header, rows = read_rows(path)
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
@@ -151,29 +147,3 @@ def _cells(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
         except ValueError as error:
             raise LatentcastError(f"{path}, line {number}: {error}") from error
     return header, tuple(rows)
-
-
-def _parquet(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
-    try:
-        parquet = import_module("pyarrow.parquet")
-        damaged = import_module("pyarrow").ArrowException
-    except ImportError as error:
-        raise missing_extra("pyarrow", "huggingface", "reading parquet files") from error
-    try:
-        table = parquet.read_table(path)
-        table.validate(full=True)
-    except (OSError, damaged) as error:
-        raise LatentcastError(f"{path}: cannot be read ({error}); copy it anew") from error
-    rows = tuple({name: _text(v) for name, v in row.items()} for row in table.to_pylist())
-    return tuple(table.column_names), rows
-
-
-def _text(value: Any) -> str:
-    """A value as a CSV would hold it; lists are codes."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, list | tuple):
-        return ";".join(str(item) for item in value)
-    return str(value)

@@ -34,6 +34,8 @@ SPELLINGS: dict[Role, tuple[str, ...]] = {
 }  # fmt: skip
 """In the order in which they count, without case, blanks and signs."""
 PERSON = {"age", "sex", "gender"}
+FILE_COLUMNS = ("path", "filepath", "filename", "file")
+"""Of the columns of records those that name a file, where a table is to give the files."""
 OF_A_ROW = SPELLINGS["record"][:4]
 """Where the order of the rows names the record: the file of one may be that of many."""
 
@@ -43,6 +45,17 @@ def columns_of(header: Sequence[str], role: Role) -> list[str]:
     places = {spelling: place for place, spelling in enumerate(SPELLINGS[role])}
     found = [name for name in header if _plain(name) in places]
     return sorted(found, key=lambda name: places[_plain(name)])
+
+
+def file_column(header: Sequence[str]) -> str | None:
+    """The column that names the file of a record; None where there is none."""
+    named = {_plain(name): name for name in reversed(header)}
+    return next((named[plain] for plain in FILE_COLUMNS if plain in named), None)
+
+
+def id_column(header: Sequence[str]) -> str | None:
+    """The column of the ids of records, beside one of their files; None where there is none."""
+    return next((c for c in columns_of(header, "record") if _plain(c) not in FILE_COLUMNS), None)
 
 
 def _plain(name: str) -> str:

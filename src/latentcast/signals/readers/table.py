@@ -5,26 +5,34 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, missing_extra
 
 Row = dict[str, str]
 SEPARATORS = ",;\t|"
+LONGEST_HEADER = 2**16
+"""Bytes of the line of column names that are looked at to tell what a table is."""
+_UNIT = "\x1f"
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d{1,5},\d+\s*", re.ASCII)
 _WHOLE = re.compile(r"\s*[+-]?\d*\s*", re.ASCII)
 
 
 def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
-    """The column names and the rows, in the order of the file.
+    """The column names and the rows, in the order of the file: a ``.parquet``, or text.
 
-    Columns are separated by what the header line has most of: ``,``, ``;``, a tab or ``|``. Where
-    that is no comma, the comma of a column of numbers is its decimal point. A row with too few or
-    too many cells is kept, for :func:`check_cells` to refuse in its turn.
+    Columns of text are separated by what the header line has most of: ``,``, ``;``, a tab or ``|``.
+    Where that is no comma, the comma of a column of numbers is its decimal point. A row with too
+    few or too many cells is kept, for :func:`check_cells` to refuse in its turn.
 
     Raises:
         LatentcastError: the file is missing or is no table in UTF-8.
     """
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet(path)
     try:
         if path.exists() and not path.is_file():
             raise OSError("is no regular file")
@@ -52,6 +60,90 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     if separator != ",":
         _replace_decimal_commas(header, rows)
     return header, rows
+
+
+def read_header(path: Path) -> tuple[str, ...]:
+    """The column names alone; empty where the file is no table that can be read."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            return tuple(import_module("pyarrow.parquet").read_schema(path).names)
+        with path.open("rb") as file:
+            first = file.readline(LONGEST_HEADER)
+        wide = first[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = first.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "strict")
+    # Whatever pyarrow says of a file that is none; detecting a format never fails.
+    except Exception:
+        return ()
+    return tuple(name.strip() for name in next(csv.reader([text], delimiter=_separator(text)), ()))
+
+
+class Packed:
+    """The rows of a large table in a few hundred bytes each, by place or by the cell of a column.
+
+    Args:
+        header: the columns to keep.
+        rows: in their order.
+        key: the column to look rows up by; by default their place.
+
+    Raises:
+        LatentcastError: two rows of one key differ.
+    """
+
+    def __init__(self, header: Sequence[str], rows: Iterable[Row], key: str | None = None) -> None:
+        self.header = tuple(header)
+        self._rows: dict[int | str, str | Row] = {}
+        for place, row in enumerate(rows):
+            cells = [row.get(name) for name in self.header]
+            # A row that was cut off stays as it is, for check_cells to refuse.
+            whole = None not in row and None not in cells
+            packed = _UNIT.join(cell.replace(_UNIT, " ") for cell in cells if cell is not None)
+            name = place if key is None else (row.get(key) or "").strip()
+            if self._rows.setdefault(name, packed if whole else row) != (packed if whole else row):
+                raise LatentcastError(
+                    f"two rows of {key} '{name}' differ (the second in line {place + 2}); keep one "
+                    "of them"
+                )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: int | str) -> bool:
+        return key in self._rows
+
+    def __getitem__(self, key: int | str) -> Row:
+        """Raises KeyError: no row has this key."""
+        row = self._rows[key]
+        if isinstance(row, str):
+            return dict(zip(self.header, row.split(_UNIT), strict=True))
+        return row
+
+
+def _read_parquet(path: Path) -> tuple[tuple[str, ...], list[Row]]:
+    try:
+        parquet = import_module("pyarrow.parquet")
+        damaged = import_module("pyarrow").ArrowException
+    except ImportError as error:
+        raise missing_extra("pyarrow", "huggingface", "reading parquet files") from error
+    if not path.exists():
+        raise LatentcastError(f"{path}: does not exist; name the table, or restore it")
+    try:
+        table = parquet.read_table(path)
+        table.validate(full=True)
+    except (OSError, damaged) as error:
+        raise LatentcastError(f"{path}: cannot be read ({error}); copy it anew") from error
+    rows = [{name: _text(v) for name, v in row.items()} for row in table.to_pylist()]
+    return tuple(table.column_names), rows
+
+
+def _text(value: Any) -> str:
+    """A value as a CSV would hold it; lists are codes."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, list | tuple):
+        return ";".join(str(item) for item in value)
+    return str(value)
 
 
 def _separator(header: str) -> str:

@@ -114,7 +114,7 @@ class WfdbFolder(RecordingSource):
         digest = hashlib.sha256()
         for ref in self._refs:
             digest.update(f"{ref.record_id}\t{ref.file}\n".encode(errors="surrogateescape"))
-            digest.update(_signature(self.root / ref.file))
+            digest.update(signature(self.root / ref.file))
         for folder in sorted(self._sha256):
             for name, sha256 in sorted(self._sha256[folder].items()):
                 digest.update(f"{folder}/{name}\t{sha256}\n".encode())
@@ -173,7 +173,7 @@ def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
     )
 
 
-def _signature(header: Path) -> bytes:
+def signature(header: Path) -> bytes:
     """Changes when a record does: its header, and the names and sizes of the files it names.
 
     Signal files are not read: one rewritten at the same length under the same header goes unseen.

@@ -1,0 +1,178 @@
+"""Recordings in files that are named one by one: by a pattern, or in a table (``file_table``).
+
+Each file is of any format of :mod:`~latentcast.signals.readers.ecg_files`, or a WFDB record, by its
+header, its signals or its bare name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from latentcast.errors import LatentcastError
+from latentcast.signals.channels import Channels, Signal
+from latentcast.signals.readers import wfdb
+from latentcast.signals.readers.ecg_files import format_of_file
+from latentcast.signals.readers.file_format import HEAD, ReadOptions
+from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.readers.wfdb_folder import read_checksums, signature
+from latentcast.signals.recording import Recording, hertz
+from latentcast.source import (
+    Annotation,
+    BadRecord,
+    RecordRef,
+    is_hidden,
+    record_file,
+    remark_of_hidden,
+)
+
+_OF_A_RECORD = (".dat", ".mat", ".atr", ".qrs")
+"""Files of a WFDB record beside its header."""
+
+
+class ListedFiles(RecordingSource):
+    """Files below ``root``; a subclass sets ``_refs``.
+
+    Args:
+        root: the folder that their names are relative to, and that no name leads out of.
+        sampling_rate: of files that have none (tables of numbers), in Hz.
+        leads: of signal ``other``, the channels to read by their names in the files.
+        unit: of files that have none; of signal ``other``, of the channels.
+        signal: ``other`` for channels that are no ECG leads.
+        verify_checksums: compare WFDB files with ``SHA256SUMS.txt``, where ``root`` has one.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        sampling_rate: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
+        signal: Signal = "ecg",
+        verify_checksums: bool = True,
+    ) -> None:
+        channels = Channels.of(leads, unit) if signal == "other" else None
+        if sampling_rate is not None:
+            sampling_rate = hertz(sampling_rate, "--sampling-rate")
+        self.root, self._options = root, ReadOptions(channels, sampling_rate, unit)
+        self._refs: list[RecordRef] = []
+        self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
+        for file, digest in (read_checksums(root) if verify_checksums else {}).items():
+            path = PurePosixPath(file)
+            self._sha256[str(path.parent)][path.name] = digest
+
+    def refs(self) -> Sequence[RecordRef]:
+        return self._refs
+
+    def fingerprint(self) -> str:
+        """Of headers, and of size, first and last bytes of other files."""
+        digest = hashlib.sha256()
+        for ref in self._refs:
+            digest.update(f"{ref.record_id}\t{ref.file}\n".encode(errors="surrogateescape"))
+            try:
+                path = record_file(self.root, ref.file)
+                if path.suffix == ".hea":
+                    digest.update(signature(path))
+                    continue
+                with path.open("rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    digest.update(f"{size}\n".encode())
+                    for start in (0, max(size - HEAD, 0)):
+                        file.seek(start)
+                        digest.update(file.read(HEAD))
+            except (OSError, BadRecord):
+                digest.update(b"missing\n")
+        return digest.hexdigest()
+
+    def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
+        path = record_file(self.root, ref.file)
+        if path.suffix == ".hea":
+            sha256 = self._sha256.get(str(PurePosixPath(ref.file).parent))
+            return wfdb.read(path, sha256, self._options.channels)
+        format = format_of_file(path)
+        if format is None:
+            raise BadRecord("is a file of no ECG format that is known")
+        recording, annotation = format.read(path, self._options)
+        annotation.metadata["format"] = format.kind
+        return recording, annotation
+
+
+def record_name(root: Path, name: str) -> str:
+    """The file to read of a record that is named by any of its files, or without an ending."""
+    header = PurePosixPath(name).with_suffix(".hea")
+    if header.suffix != PurePosixPath(name).suffix in _OF_A_RECORD and (root / header).exists():
+        return str(header)
+    if not os.path.lexists(root / name) and os.path.lexists(root / f"{name}.hea"):
+        return f"{name}.hea"
+    return name
+
+
+def ids_of(files: Sequence[str]) -> list[str]:
+    """The name of each file without its ending; its path where several have that name."""
+    stems = Counter(PurePosixPath(file).stem for file in files)
+    return [
+        stem if stems[stem := PurePosixPath(file).stem] == 1 else file.removesuffix(".hea")
+        for file in files
+    ]
+
+
+class FilePattern(ListedFiles):
+    """All files that a pattern names, such as ``a/**/*.xml``; see :class:`ListedFiles`.
+
+    Raises:
+        LatentcastError: no file is named so.
+    """
+
+    kind = "files by pattern"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sampling_rate: float | None = None,
+        leads: Sequence[str] | None = None,
+        unit: str | None = None,
+        signal: Signal = "ecg",
+        verify_checksums: bool = True,
+    ) -> None:
+        plain = next(i for i, part in enumerate(path.parts) if _is_pattern(part))
+        super().__init__(
+            Path(*path.parts[:plain]),
+            sampling_rate=sampling_rate,
+            leads=leads,
+            unit=unit,
+            signal=signal,
+            verify_checksums=verify_checksums,
+        )
+        pattern = str(PurePosixPath(*path.parts[plain:]))
+        self.name = pattern
+        try:
+            found = [p.relative_to(self.root).as_posix() for p in self.root.glob(pattern)
+                     if not p.is_dir()]  # fmt: skip
+        except ValueError as error:
+            raise LatentcastError(
+                f"{path}: is no pattern ({error}); write one such as '{self.root / '**/*.xml'}'"
+            ) from None
+        hidden = sorted(file for file in found if is_hidden(PurePosixPath(file)))
+        files = sorted({record_name(self.root, file) for file in set(found) - set(hidden)})
+        if not files:
+            raise LatentcastError(
+                f"{path}: no file is named so; check the folder {self.root}, and put the pattern "
+                "in quotes"
+            )
+        self.remarks = remark_of_hidden(hidden)
+        self._refs = [
+            RecordRef(name, file) for name, file in zip(ids_of(files), files, strict=True)
+        ]
+
+    @classmethod
+    def detects(cls, path: Path) -> bool:
+        return any(map(_is_pattern, path.parts)) and not os.path.lexists(path)
+
+
+def _is_pattern(part: str) -> bool:
+    return any(mark in part for mark in "*?[")
