@@ -19,6 +19,9 @@ from latentcast.images.huggingface import HuggingFaceImages
 from latentcast.images.webdataset import WebDataset
 from latentcast.places import is_store
 from latentcast.signals.readers.arrays import ArraySource
+from latentcast.signals.readers.datasets.code15 import Code15
+from latentcast.signals.readers.datasets.mimic import MimicIvEcg
+from latentcast.signals.readers.datasets.samitrop import SamiTrop
 from latentcast.signals.readers.ecg_files import EcgFiles
 from latentcast.signals.readers.file_table import FileTable
 from latentcast.signals.readers.hdf5 import Hdf5Source
@@ -30,6 +33,9 @@ from latentcast.source import Modality, Source, is_hidden
 FORMATS: tuple[type[Source[Any]], ...] = (
     FilePattern,
     FileTable,
+    MimicIvEcg,
+    Code15,
+    SamiTrop,
     PackedSource,
     EcgFiles,
     WfdbFolder,

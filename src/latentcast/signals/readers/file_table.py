@@ -87,7 +87,7 @@ class FileTable(ListedFiles):
                     f"line {place + 2}; put all records of a patient into one"
                 )
             self._refs.append(RecordRef(name, file or path.name, place, problem, split))
-        self._rows = Packed(header, rows)
+        self._rows = Packed(path, header, rows)
         taken = f"{path}: files from '{column}'; {self._roles}"
         self.remarks = (taken, *self._mismatches(files))
 

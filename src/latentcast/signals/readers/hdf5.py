@@ -70,7 +70,8 @@ class Hdf5Source(RecordingSource):
             )
         self.root, self.name = (path.parent, path.name) if path.is_file() else (path, path.name)
         self.sampling_rate, self.layout = hertz(sampling_rate, "--sampling-rate"), layout
-        self.leads, self._factor = channels_of(leads, unit, signal)
+        self._channels, self._factor = channels_of(leads, unit, signal)
+        self.leads = self._channels
         self._files = [path.name] if path.is_file() else _files(path)
         self._refs = [ref for file in self._files for ref in self._of_file(file)]
 
@@ -103,10 +104,10 @@ class Hdf5Source(RecordingSource):
             raise BadRecord(f"cannot be read ({error})") from None
         if self.layout == LAYOUTS[1]:
             block = block.T
-        assert self.leads is not None and self.sampling_rate is not None
+        assert self.sampling_rate is not None
         block = _without_padding(block)
         return (
-            array_recording(block, self.leads, self._factor, self.sampling_rate, ref.record_id),
+            array_recording(block, self._channels, self._factor, self.sampling_rate, ref.record_id),
             Annotation(),
         )
 
@@ -125,9 +126,8 @@ class Hdf5Source(RecordingSource):
         """The file, and the array of its recordings."""
         path = record_file(self.root, name)
         stamp = path.stat()
-        assert self.leads is not None and self.layout is not None
         file, array = _load(path, stamp.st_mtime_ns, stamp.st_size, os.getpid())
-        check_array(f"{path}: '{array.name}'", array, len(self.leads), self.layout)
+        check_array(f"{path}: '{array.name}'", array, len(self._channels), self.layout)
         return file, array
 
 

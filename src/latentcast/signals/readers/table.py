@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,26 @@ def read_header(path: Path) -> tuple[str, ...]:
     return tuple(name.strip() for name in next(csv.reader([text], delimiter=_separator(text)), ()))
 
 
+def each_row(path: Path) -> Iterator[Row]:
+    """The rows of a large table of a data set, one at a time: in UTF-8, with ``,`` between them.
+
+    Raises:
+        LatentcastError: the file cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield from csv.DictReader(file)
+    except (OSError, ValueError, csv.Error) as error:
+        raise LatentcastError(
+            f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table"
+        ) from error
+
+
 class Packed:
     """The rows of a large table in a few hundred bytes each, by place or by the cell of a column.
 
     Args:
+        path: the table, for errors.
         header: the columns to keep.
         rows: in their order.
         key: the column to look rows up by; by default their place.
@@ -89,7 +105,9 @@ class Packed:
         LatentcastError: two rows of one key differ.
     """
 
-    def __init__(self, header: Sequence[str], rows: Iterable[Row], key: str | None = None) -> None:
+    def __init__(
+        self, path: Path, header: Sequence[str], rows: Iterable[Row], key: str | None = None
+    ) -> None:
         self.header = tuple(header)
         self._rows: dict[int | str, str | Row] = {}
         for place, row in enumerate(rows):
@@ -100,8 +118,8 @@ class Packed:
             name = place if key is None else (row.get(key) or "").strip()
             if self._rows.setdefault(name, packed if whole else row) != (packed if whole else row):
                 raise LatentcastError(
-                    f"two rows of {key} '{name}' differ (the second in line {place + 2}); keep one "
-                    "of them"
+                    f"{path}: two rows of {key} '{name}' differ, the second in line {place + 2}; "
+                    "keep one of them"
                 )
 
     def __len__(self) -> int:

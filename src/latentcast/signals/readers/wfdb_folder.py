@@ -13,6 +13,8 @@ from latentcast.errors import LatentcastError
 from latentcast.files import inside
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.readers import ptbxl, wfdb
+from latentcast.signals.readers.datasets import data_set_of
+from latentcast.signals.readers.datasets.dataset import DataSet
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.signals.recording import Recording
@@ -66,6 +68,7 @@ class WfdbFolder(RecordingSource):
         self._channels = Channels.of(leads, unit) if signal == "other" else None
         self.root = root
         self._annotations: dict[str, Annotation] | None = None
+        self._data_set: DataSet | None = None
         self._refs: list[RecordRef]
         if (table := ptbxl.folder_of(root)) is not None:
             self.kind = "ptbxl"
@@ -75,9 +78,12 @@ class WfdbFolder(RecordingSource):
                 self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
         else:
             self._refs, hidden = list_records(root)
+            self._data_set = data_set_of(root, self._refs)
             self.remarks = (
                 *remark_of_hidden(hidden), *remark_of_links(root), *_remark_of_ptbxl(self._refs)
             )  # fmt: skip
+            if (found := self._data_set) is not None:
+                self.remarks = (f"{root} is read as {found.name}: {found.about}", *self.remarks)
         self.name = self.root.resolve().name
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         if verify_checksums:
@@ -128,6 +134,8 @@ class WfdbFolder(RecordingSource):
         recording, annotation = wfdb.read(file, sha256, self._channels)
         if self._annotations is not None:
             annotation = self._annotations[ref.record_id]
+        if self._data_set is not None:
+            annotation = self._data_set.annotate(ref, annotation)
         return recording, annotation
 
 
