@@ -69,5 +69,5 @@ def test_a_run_written_among_recordings(small_store: Path, tmp_path: Path) -> No
 
 
 def test_the_reason_of_a_quarantine_is_the_name_of_a_file() -> None:
-    assert kind_of("r 1.dat: is truncated, 50 bytes of 120") == "is truncated, 50 bytes of 120"
+    assert kind_of("r 1.dat: is truncated, 50 bytes of 120") == "is truncated, … bytes of …"
     assert kind_of("is no image (a.png: x)") == "is no image"

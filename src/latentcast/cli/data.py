@@ -123,6 +123,8 @@ def ingest(
     console.print(
         f"{out}: {done.records} records, {done.quarantined} in quarantine, {how}", soft_wrap=True
     )
+    if done.projection is not None:
+        console.print(f"rate: {done.projection}", soft_wrap=True)
     kinds = Counter(kind_of(row["reason"]) for row in read_quarantine(out))
     for reason, times in kinds.most_common(1):
         console.print(
@@ -135,6 +137,7 @@ def inspect(
     store: Positional[Path],
     plot: Path | None = None,
     record: str | None = None,
+    summary: Path | None = None,
     sampling_rate: float | None = None,
     unit: str | None = None,
 ) -> None:
@@ -145,6 +148,8 @@ def inspect(
         store: folder of the store, of recordings or images; or one ECG file.
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
+        summary: of a store of recordings, tables to be signed, to write as .html or .md: records,
+            patients, durations, rates, leads, amplitudes, what is not valid, findings, duplicates.
         sampling_rate: of a file that has none (a table of leads), in Hz.
         unit: of a file that has none: V, mV, uV or nV.
     """
@@ -155,9 +160,17 @@ def inspect(
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
-    if plot is not None:
-        apart(plot, store=store)
+    for out in filter(None, (plot, summary)):
+        apart(out, store=store)
+    if summary is not None:
+        from latentcast.report.store_summary import check_suffix
+
+        check_suffix(summary)
     if is_ecg_file(store):
+        if summary is not None:
+            raise LatentcastError(
+                f"--summary {summary}: is of a store, {store} is one ECG; leave it out"
+            )
         if record is not None:
             raise LatentcastError(
                 f"--record {record}: is of a store, {store} is one ECG; leave it out"
@@ -171,15 +184,22 @@ def inspect(
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
-    if opened.modality == "image" and (plot is not None or record is not None):
-        flags = [flag for flag, value in (("plot", plot), ("record", record)) if value is not None]
+    named = {"plot": plot, "record": record, "summary": summary}
+    flags = [flag for flag, value in named.items() if value is not None]
+    if opened.modality == "image" and flags:
         raise LatentcastError(
-            f"{store}: holds images, and only recordings are plotted; leave out "
+            f"{store}: holds images, and only recordings are plotted and summarised; leave out "
             f"--{' and --'.join(flags)}"
         )
     if record is not None and plot is None:
         raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     print_description(describe(opened), console)
+    if summary is not None:
+        from latentcast.data.summary import summarise
+        from latentcast.report.store_summary import write_summary
+
+        write_summary(summary, summarise(opened))
+        console.print(f"written {summary}")
     if plot is not None:
         from latentcast.report.ecg import plot_recording
         from latentcast.report.style import save_figure

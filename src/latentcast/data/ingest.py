@@ -52,6 +52,8 @@ from latentcast.source import Annotation, Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
 """Records in quarantine that are tried again when the store is finished: seconds at most."""
+FEWEST_FOR_A_RATE = 100
+"""Records read in a run that say how long a million take."""
 _DUPLICATE = "duplicate record"
 
 
@@ -70,6 +72,19 @@ class IngestResult:
     seconds: float
     finished_before: bool = False
     labels: tuple[str, ...] = ()
+    read: int = 0
+
+    @property
+    def projection(self) -> str | None:
+        """What a million such records take, by the rate of this run; None where it read few."""
+        if self.read <= FEWEST_FOR_A_RATE or not self.records:
+            return None
+        rate = self.read / self.seconds
+        bytes_each = sum((self.store.path / f).stat().st_size for f in self.store.files)
+        return (
+            f"{rate:,.0f} records/s; a million such records take {1e6 / rate / 3600:.2g} hours and "
+            f"{bytes_each / self.records / 1e3:.3g} GB"
+        )
 
 
 def ingest(
@@ -238,7 +253,7 @@ def _ingest(
         provenance |= {"source": printable(archive.archive.name), "archive_sha256": archive.sha256}
     with writing(folder, "choose another --out"):
         store = finished_store(folder, provenance)
-    finished = None if store is None else store.manifest
+    finished, read = None if store is None else store.manifest, 0
     target = codec.target.of(opened, refs, arguments, finished)  # type: ignore[arg-type]
     division = Division() if table is None else Division.of(table, refs, seed)
     room = "" if archive is None else f"{archive.folder.parent}/"
@@ -257,7 +272,8 @@ def _ingest(
                 for remark in () if quiet else remarks:
                     print(f"ingest: {remark}", file=sys.stderr)
                 claim(folder, {"target": target.plan(), "provenance": provenance})
-                _write(ShardWriter(folder, target, shard_bytes), converter, refs, workers, quiet)
+                writer = ShardWriter(folder, target, shard_bytes)
+                read = _write(writer, converter, refs, workers, quiet)
                 finish(folder, target, opened.classes, provenance)
                 clear(folder)
         store = Store.open(folder)
@@ -267,7 +283,7 @@ def _ingest(
         _refuse_if_fixed(folder, converter, refs)
     lines = () if table is None else label(store, table).lines
     took, before = time.monotonic() - started, finished is not None
-    return IngestResult(store, len(store), len(refs) - len(store), took, before, lines)
+    return IngestResult(store, len(store), len(refs) - len(store), took, before, lines, read)
 
 
 def _reader(
@@ -310,8 +326,8 @@ def _write(
     refs: Sequence[RecordRef],
     workers: int | None,
     quiet: bool,
-) -> None:
-    """All shards that are not on disk yet."""
+) -> int:
+    """All shards that are not on disk yet; how many records were read for them."""
     names: dict[str, str] = {}
     digests: dict[str, str] = {}
     begin = 0
@@ -352,6 +368,7 @@ def _write(
         print(f"ingest: {enlarged:,} {records} {how}", file=sys.stderr)
     if not names:
         refuse_all_bad(writer.folder, converter.source.name)
+    return len(refs) - begin
 
 
 def _refuse_if_fixed(folder: Path, converter: Converter, refs: Sequence[RecordRef]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from latentcast.data.store import Store
-from latentcast.data.writer import read_quarantine
+from latentcast.data.writer import kind_of, read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
 from latentcast.signals.quality import assess
 from latentcast.signals.recording import Recording
@@ -70,7 +69,7 @@ def describe(store: Store) -> Description:
         labels = {name: counts[name] for name in store.classes}
     quarantine: defaultdict[str, Kind] = defaultdict(Kind)
     for line in read_quarantine(store.path):
-        quarantine[_without_numbers(line["reason"])].add(f"{line['record']}: {line['reason']}")
+        quarantine[kind_of(line["reason"])].add(f"{line['record']}: {line['reason']}")
     splits = ", ".join(f"{name} {len(store.rows(name)):,}" for name in manifest.splits)
     return Description(
         path=str(store.path),
@@ -143,16 +142,6 @@ def _images(store: Store) -> tuple[dict[str, str], _Channels]:
 
 def _most_frequent(kinds: dict[str, Kind]) -> dict[str, Kind]:
     return dict(sorted(kinds.items(), key=lambda item: -item[1].count))
-
-
-def _without_numbers(reason: str) -> str:
-    """A reason without what differs from record to record: file names and numbers."""
-    # A name with spaces is many words.
-    reason = re.sub(r"^(duplicate record: (?:same .*? as|the id)) .*", r"\1 …", reason)
-    words = [
-        "…" if any(c.isdigit() for c in word) or "/" in word else word for word in reason.split()
-    ]
-    return " ".join(words)[:90]
 
 
 def print_description(

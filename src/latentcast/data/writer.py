@@ -281,9 +281,14 @@ def refuse_all_bad(folder: Path, source: str) -> None:
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what it says of the one record."""
-    without_file = re.sub(r"^[^:(]*\.\w+: ", "", reason)
-    return re.split(r" \(|: ", without_file, maxsplit=1)[0]
+    """A reason without what differs from record to record: file names, numbers, details."""
+    # A name with spaces is many words.
+    reason = re.sub(r"^(duplicate record: (?:same .*? as|the id)) .*", r"\1 …", reason)
+    reason = re.sub(r"^[^:(]*\.\w+: ", "", reason).partition(" (")[0]
+    words = [
+        "…" if any(c.isdigit() for c in word) or "/" in word else word for word in reason.split()
+    ]
+    return " ".join(words)[:90]
 
 
 def read_quarantine(folder: Path) -> list[dict[str, str]]:
