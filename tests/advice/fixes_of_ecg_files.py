@@ -61,6 +61,39 @@ def _(t: Terminal) -> None:
     t.works(command)
 
 
+@fixes("cli/data.py", "--summary {}: is of a store")
+def _(t: Terminal) -> None:
+    command = f"inspect {WFDB / 'records100' / '00000' / '00001_lr.hea'} "
+    t.refused(f"{command} --summary {t.new('s.md')}").typed("(--summary) .*leave it out")
+    t.works(command)
+
+
+@fixes("report/store_summary.py", "--summary {}: is neither")
+def _(t: Terminal) -> None:
+    command = f"inspect {t.at.store} "
+    flag = t.refused(f"{command} --summary {t.new('s.txt')}").typed("write (--summary .*)")
+    t.works(command + flag)
+
+
+@fixes("signals/readers/listed_files.py", "{}: '**' stands for")
+def _(t: Terminal) -> None:
+    command = f"ingest {{}} --out {t.new()} --fs 100"
+    pattern = t.refused(command.format(WFDB / "records100" / "**.hea")).typed("write '(.*)'")
+    t.works(command.format(pattern))
+
+
+@fixes("signals/readers/datasets/code15.py", "{}: is {}, which states its unit")
+def _(t: Terminal) -> None:
+    pytest.importorskip("h5py")
+    (folder := t.new("code15")).mkdir()
+    recordings = [synthetic_recording(50 + n, 400, 3, seed=n) for n in range(4)]
+    write_hdf5(folder / "exams_part0.hdf5", recordings)
+    rows = [f"{700 + n},{n},exams_part0.hdf5\n" for n in range(4)]
+    (folder / "exams.csv").write_text("exam_id,patient_id,trace_file\n" + "".join(rows))
+    command = f"ingest {folder} --out {t.new()} "
+    t.works(command + t.refused(command).typed("give (--unit mV)"))
+
+
 @fixes("cli/data.py", "--sampling-rate, --unit: are for one")
 def _(t: Terminal) -> None:
     command = f"inspect {t.at.store} "

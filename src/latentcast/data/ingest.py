@@ -125,8 +125,8 @@ def ingest(
     divided 8 : 1 : 1 in this way.
 
     Args:
-        source: recordings: a WFDB or Challenge folder, a PTB-XL folder, an array file, or a packed
-            folder. Images: a folder of them, of class folders, or of split folders of these; an
+        source: recordings: a WFDB or Challenge folder, a PTB-XL folder, an array file, a packed
+            folder, a table of files, or a pattern such as ``a/**/*.xml``. Images: a folder of them, of class folders, or of split folders of these; an
             array file of uint8; a Hugging Face dataset on disk, or parquet; WebDataset shards.
             Or a .zip, .tar, .tar.gz or .tgz of any of these, or what lies in it
             (``x.zip/inner``): it is unpacked into a temporary folder, which ``TMPDIR`` moves, and

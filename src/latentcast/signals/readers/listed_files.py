@@ -150,13 +150,13 @@ class FilePattern(ListedFiles):
         )
         pattern = str(PurePosixPath(*path.parts[plain:]))
         self.name = pattern
-        try:
-            found = [p.relative_to(self.root).as_posix() for p in self.root.glob(pattern)
-                     if not p.is_dir()]  # fmt: skip
-        except ValueError as error:
+        if odd := [part for part in path.parts if "**" in part and part != "**"]:
             raise LatentcastError(
-                f"{path}: is no pattern ({error}); write one such as '{self.root / '**/*.xml'}'"
-            ) from None
+                f"{path}: '**' stands for folders, and is alone between slashes, unlike in "
+                f"'{odd[0]}'; write '{self.root / '**/*.*'}'"
+            )
+        found = [file.relative_to(self.root).as_posix() for file in self.root.glob(pattern)
+                 if not file.is_dir()]  # fmt: skip
         hidden = sorted(file for file in found if is_hidden(PurePosixPath(file)))
         files = sorted({record_name(self.root, file) for file in set(found) - set(hidden)})
         if not files:
