@@ -47,9 +47,10 @@ def ingest(
         source: recordings: a folder of files as ECG recorders write them (WFDB, GE MUSE, HL7 aECG,
             Philips Sierra and more, docs/formats.md), of the PhysioNet Challenge or of PTB-XL; one
             such file; a table (CSV, Parquet) with a column "path", or a pattern in quotes such as
-            'a/**/*.xml' (docs/archives.md); or an .npy/.npz file. Images: a folder of them (CLASS/FILE, SPLIT/CLASS/FILE
-            or flat), an .npy/.npz file of uint8, a Hugging Face dataset on disk, parquet, or
-            WebDataset shards. Or a .zip, .tar or .tar.gz of any of these.
+            'a/**/*.xml' (docs/archives.md); or an .npy/.npz file. Images: a folder of them
+            (CLASS/FILE, SPLIT/CLASS/FILE or flat), an .npy/.npz file of uint8, a Hugging Face
+            dataset on disk, parquet, or WebDataset shards. Or a .zip, .tar or .tar.gz of any of
+            these.
         out: folder of the store.
         kind: whether they are recordings or images, where the source leaves that open.
         fs: sampling rate that the store shall have, in Hz; recordings at others are resampled to

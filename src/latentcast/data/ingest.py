@@ -126,12 +126,12 @@ def ingest(
 
     Args:
         source: recordings: a WFDB or Challenge folder, a PTB-XL folder, an array file, a packed
-            folder, a table of files, or a pattern such as ``a/**/*.xml``. Images: a folder of them, of class folders, or of split folders of these; an
-            array file of uint8; a Hugging Face dataset on disk, or parquet; WebDataset shards.
-            Or a .zip, .tar, .tar.gz or .tgz of any of these, or what lies in it
-            (``x.zip/inner``): it is unpacked into a temporary folder, which ``TMPDIR`` moves, and
-            stands for what one would name after unpacking it. Or an object of one's own, see
-            :class:`~latentcast.source.Source`.
+            folder, a table of files, or a pattern such as ``a/**/*.xml``. Images: a folder of
+            them, of class folders, or of split folders of these; an array file of uint8; a Hugging
+            Face dataset on disk, or parquet; WebDataset shards. Or a .zip, .tar, .tar.gz or .tgz of
+            any of these, or what lies in it (``x.zip/inner``): it is unpacked into a temporary
+            folder, which ``TMPDIR`` moves, and stands for what one would name after unpacking it.
+            Or an object of one's own, see :class:`~latentcast.source.Source`.
         out: the folder of the store.
         kind: whether a path holds recordings or images, where that is not clear from itself.
         fs: sampling rate of the store in Hz; recordings at another rate are resampled to it.
