@@ -8,12 +8,14 @@ import signal as signals
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ecg_files import contents, write_some, write_wfdb
 
 from latentcast.data import ingest as module
+from latentcast.data import shard_log, writer
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
@@ -77,6 +79,57 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) ->
         if len(list(out.glob("shard-*.json"))) == before:  # a busy machine gets less done
             longest *= 2
     assert kills >= 2 and went_on >= 1 and child.returncode == 0
+    assert contents(out) == contents(tmp_path / "uninterrupted")
+
+
+def _cut(path: Path, count: int) -> None:
+    os.truncate(path, path.stat().st_size - count)
+
+
+def _change(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(128 + 14 * 500 * 24)
+        file.write(b"\x11\x22\x33")
+
+
+@pytest.mark.parametrize(
+    ("damage", "most_read"),
+    [
+        (None, 8),
+        (lambda out: _cut(out / "shard-00000.log.partial", 9), 12),
+        (lambda out: _cut(out / "shard-00000.npy.partial", 6 * 500 * 24), 16),
+        (lambda out: _change(out / "shard-00000.npy.partial"), 20),
+        (lambda out: (out / "shard-00000.npy.partial").unlink(), 32),
+        (lambda out: (out / "shard-00000.log.partial").unlink(), 32),
+    ],
+)
+def test_what_a_killed_ingest_wrote_of_an_open_shard_is_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], most_read: int
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_some(folder, 31, 1.0)
+    (folder / "r005.dat").write_bytes(b"short")
+    write_wfdb(folder, synthetic_recording(50, 500, 1.0, seed=0), "r020b")  # r000 again
+    ingest(folder, tmp_path / "uninterrupted", workers=1, quiet=True)
+    monkeypatch.setattr(shard_log, "RECORDS", 4)
+    add = writer.ShardWriter.add
+    for last in (3, 9, 18):
+        if not (child := os.fork()):
+            calls = iter(range(1, last))
+
+            def dies(self, record, position, calls=calls):
+                if next(calls, None) is None:
+                    os.kill(os.getpid(), signals.SIGKILL)
+                add(self, record, position)
+
+            writer.ShardWriter.add = dies
+            ingest(folder, out, workers=1, quiet=True)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signals.SIGKILL
+    if damage is not None:
+        damage(out)
+    done = ingest(folder, out, workers=1, quiet=True)
+    assert most_read - 4 < done.read <= most_read
     assert contents(out) == contents(tmp_path / "uninterrupted")
 
 

@@ -110,9 +110,9 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
         raise LatentcastError(
             f"{folder}: is not empty and holds no store; choose an empty or new --out"
         )
-    # What a killed run was writing: its open shard, and drafts of other files.
-    for partial in (*folder.glob("*.partial"), *folder.glob(".*.*.*")):
-        partial.unlink()
+    # Drafts of what a killed run was writing; its open shard is left to the writer.
+    for draft in folder.glob(".*.*.*"):
+        draft.unlink()
     write_text(folder / PLAN, text)
 
 
@@ -163,6 +163,7 @@ def clear(folder: Path) -> None:
     """Remove what only an unfinished ingest needs."""
     # Last first: a kill in between leaves a beginning, which is what a resumed ingest can read.
     sidecars = sorted(folder.glob("shard-*.json"), reverse=True)
-    for path in (*sidecars, folder / PLAN, folder / LOCK):
+    logs = folder.glob("shard-*.partial")
+    for path in (*logs, *sidecars, folder / PLAN, folder / LOCK):
         if path.exists():  # a disk for reading only refuses to remove even what is not there
             path.unlink(missing_ok=True)

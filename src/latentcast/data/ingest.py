@@ -40,7 +40,6 @@ from latentcast.data.writer import (
     ShardWriter,
     finish,
     read_quarantine,
-    read_sidecars,
     refuse_all_bad,
 )
 from latentcast.errors import LatentcastError, printable
@@ -117,7 +116,7 @@ def ingest(
 ) -> IngestResult:
     """Read every record of ``source`` into a new store at ``out``.
 
-    Killed at any moment, the same call goes on where the last whole shard ended and gives the same
+    Killed at any moment, the same call goes on some hundred records before that, and gives the same
     bytes. On a finished store of the same source and options it does nothing.
 
     Splits and folds are those of the source. What it has not, validation or test, is a tenth of its
@@ -331,9 +330,9 @@ def _write(
     names: dict[str, str] = {}
     digests: dict[str, str] = {}
     begin = 0
-    for sidecar in read_sidecars(writer.folder):
-        begin, writer.number = sidecar.next_ref, writer.number + 1
-        for record in sidecar.records:
+    for next_ref, written in writer.resume():
+        begin = next_ref
+        for record in written:
             names[record["record_id"]] = digests[record["digest"]] = record["record_id"]
     enlarged, gaps = 0, Counter[str]()
     with Progress("ingest", len(refs), begin, quiet=quiet) as progress:
@@ -349,6 +348,7 @@ def _write(
                         enlarged += result.payload.enlarged
                     else:
                         writer.reject(result)
+                    writer.note(position + 1)
                     progress.advance(bad=isinstance(result, Rejected))
             writer.close(next_ref=len(refs))
         finally:

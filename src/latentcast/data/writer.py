@@ -7,13 +7,16 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from latentcast.data import shard_log
 from latentcast.data.codecs import Target
 from latentcast.data.convert import Converted, Rejected
 from latentcast.data.folder import clear
@@ -99,12 +102,25 @@ def read_sidecars(folder: Path) -> Iterator[Sidecar]:
         number += 1
 
 
+class Reached(NamedTuple):
+    """How far a shard was written: numbers of records and rejected ones, and what follows them."""
+
+    records: int
+    rejected: int
+    bytes: int
+    extent: int
+    crc: int
+    sums: ChannelSums | None
+    next_ref: int
+
+
 @dataclass
 class ShardWriter:
     """Appends records to one shard after another.
 
     A shard is closed before it would outgrow ``shard_bytes``: where it ends depends on the records
-    alone, so an interrupted ingest cuts the same shards as an uninterrupted one.
+    alone, so an interrupted ingest cuts the same shards as an uninterrupted one. Its log lets that
+    one go on in the shard that was open.
     """
 
     folder: Path
@@ -117,6 +133,73 @@ class ShardWriter:
     _records: list[dict[str, Any]] = field(default_factory=list)
     _rejected: list[dict[str, str]] = field(default_factory=list)
     _sums: ChannelSums | None = None
+    _crc: int = 0
+    _reached: Reached | None = None
+    _logged: Reached | None = None
+    """Of the open shard, after the last record that is in it whole, and that is in its log."""
+
+    def resume(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Of each shard that a killed ingest left, where the listing goes on and its records: those
+        that are complete, and the one that was open, as far as its log fits its bytes."""
+        for sidecar in read_sidecars(self.folder):
+            self.number += 1
+            yield sidecar.next_ref, sidecar.records
+        shard, log = self._partial, shard_log.log_path(self.folder, self.number)
+        lines = list(shard_log.lines_that_fit(log, shard, _NPY_HEADER))
+        for path in self.folder.glob("shard-*.partial"):
+            # What does not fit, or is of a shard that was completed since.
+            if not lines or path not in (shard, log):
+                path.unlink()
+        if lines:
+            self._reopen(lines)
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_text(log, text)
+            yield lines[-1]["next_ref"], self._records
+
+    def _reopen(self, lines: list[dict[str, Any]]) -> None:
+        """Go on behind these lines of the log."""
+        for line in lines:
+            self._records += line["records"]
+            self._rejected += line["rejected"]
+        last = lines[-1]
+        self._bytes, self._extent, self._crc = last["bytes"], last["extent"], last["crc"]
+        self._sums = None if last["sums"] is None else ChannelSums.from_json(last["sums"])
+        self._reached = self._logged = self._now(last["next_ref"])
+        if self._records:
+            self._file = self._partial.open("r+b")
+            self._file.truncate(_NPY_HEADER + self._bytes)
+            self._file.seek(0, io.SEEK_END)
+
+    def _now(self, next_ref: int) -> Reached:
+        return Reached(
+            len(self._records), len(self._rejected), self._bytes, self._extent, self._crc,
+            self._sums, next_ref,
+        )  # fmt: skip
+
+    def note(self, next_ref: int) -> None:
+        """All before ``next_ref`` in the listing was added or rejected; logged now and then."""
+        self._reached = now = self._now(next_ref)
+        before = self._logged or Reached(0, 0, 0, 0, 0, None, 0)
+        records = now.records + now.rejected - before.records - before.rejected
+        if records >= shard_log.RECORDS or now.bytes - before.bytes >= shard_log.BYTES:
+            self._log()
+
+    def _log(self) -> None:
+        """Only what was noted: Ctrl-C may come in the middle of a record."""
+        now, before = self._reached, self._logged or Reached(0, 0, 0, 0, 0, None, 0)
+        if now is None or now == self._logged:
+            return
+        if self._file is not None:
+            self._file.flush()
+        line = {
+            "first": [before.records, before.rejected],
+            "records": self._records[before.records : now.records],
+            "rejected": self._rejected[before.rejected : now.rejected],
+            "next_ref": now.next_ref, "bytes": now.bytes, "extent": now.extent, "crc": now.crc,
+            "sums": None if now.sums is None else asdict(now.sums),
+        }  # fmt: skip
+        shard_log.append(shard_log.log_path(self.folder, self.number), line)
+        self._logged = now
 
     def add(self, record: Converted, position: int) -> None:
         """Append the record at ``position`` of the listing."""
@@ -141,6 +224,7 @@ class ShardWriter:
             }
         )
         self._bytes += len(payload.data)
+        self._crc = zlib.crc32(payload.data, self._crc)
         self._extent += payload.extent
         if payload.sums is not None:
             self._sums = payload.sums if self._sums is None else self._sums + payload.sums
@@ -150,10 +234,11 @@ class ShardWriter:
 
     @property
     def _partial(self) -> Path:
-        return self.folder / f"shard-{self.number:05d}.npy.partial"
+        return shard_log.shard_path(self.folder, self.number)
 
     def close(self, next_ref: int) -> None:
         """Finish the open shard: data, then header, then checksum, then the sidecar."""
+        self._reached = None  # nothing is logged any more, should Ctrl-C come in here
         sums = self._sums or self.target.zero()
         file, digest = "", ""
         if self._file is not None:
@@ -171,15 +256,19 @@ class ShardWriter:
         )
         text = json.dumps(digested(asdict(sidecar)), ensure_ascii=False)
         write_text(sidecar_path(self.folder, self.number), text)
+        shard_log.log_path(self.folder, self.number).unlink(missing_ok=True)
         self.number += 1
         self._file, self._bytes, self._extent, self._sums = None, 0, 0, None
         self._records, self._rejected = [], []
+        self._crc, self._logged = 0, None
 
     def abandon(self) -> None:
-        """Drop the open shard, when ingest stops on an error."""
-        if self._file is not None:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+        """Leave the open shard to the next run, when ingest stops on an error."""
+        with suppress(OSError):  # of a full disk, which is why it stops
+            self._log()
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
 
 
 def finish(
