@@ -178,6 +178,8 @@ def test_samples_of_mimic_or_code15_are_of_another_lead_or_of_padding(tmp_path: 
         assert read.sampling_rate == rate and read.leads == CANONICAL_LEADS
         valid = read.valid.all(axis=0)
         assert np.abs(read.signal[:, valid] - written.signal).max() <= 0.00051
+        if write is mimic:
+            assert store.metadata(row)["rr_interval"] == 659 and "p_axis" not in store.metadata(row)
     with pytest.raises(LatentcastError, match=r"1e-4 V and as mV.*--unit mV"):
         open_source(folder)
     assert reasons(tmp_path / "400").keys() == {"2873686"}
