@@ -113,10 +113,12 @@ class Packed:
         for place, row in enumerate(rows):
             cells = [row.get(name) for name in self.header]
             # A row that was cut off stays as it is, for check_cells to refuse.
-            whole = None not in row and None not in cells
+            complete = None not in row and None not in cells
             packed = _UNIT.join(cell.replace(_UNIT, " ") for cell in cells if cell is not None)
             name = place if key is None else (row.get(key) or "").strip()
-            if self._rows.setdefault(name, packed if whole else row) != (packed if whole else row):
+            if self._rows.setdefault(name, packed if complete else row) != (
+                packed if complete else row
+            ):
                 raise LatentcastError(
                     f"{path}: two rows of {key} '{name}' differ, the second in line {place + 2}; "
                     "keep one of them"
