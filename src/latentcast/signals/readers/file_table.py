@@ -146,9 +146,10 @@ class FileTable(ListedFiles):
         bad = [ref for ref in self._refs if ref.problem is not None]
         remarks = []
         if bad:
+            example = printable(f"{bad[0].record_id} ({bad[0].problem})")
             remarks.append(
                 f"{len(bad):,} of {len(files):,} rows of {self.path.name} give no file that can be "
-                f"read, such as {bad[0].record_id} ({bad[0].problem}); they are in quarantine"
+                f"read, such as {example}; they are in quarantine"
             )
         suffixes = {PurePosixPath(file).suffix for file in files if file} - {""}
         listed = set(files)

@@ -116,9 +116,8 @@ class Packed:
             complete = None not in row and None not in cells
             packed = _UNIT.join(cell.replace(_UNIT, " ") for cell in cells if cell is not None)
             name = place if key is None else (row.get(key) or "").strip()
-            if self._rows.setdefault(name, packed if complete else row) != (
-                packed if complete else row
-            ):
+            kept = packed if complete else row
+            if self._rows.setdefault(name, kept) != kept:
                 raise LatentcastError(
                     f"{path}: two rows of {key} '{name}' differ, the second in line {place + 2}; "
                     "keep one of them"
