@@ -25,7 +25,7 @@ from conftest import Command
 from latentcast.data import ingest as module
 from latentcast.data.arrays import write_store
 from latentcast.data.folds import stable_fold
-from latentcast.data.ingest import ingest
+from latentcast.data.ingest import IngestResult, ingest
 from latentcast.data.inspect import describe
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
@@ -445,3 +445,13 @@ def test_an_option_that_cannot_be_meant_is_taken(
     about = {"sampling_rate": 500, "leads": CANONICAL_LEADS} | arguments
     with pytest.raises(LatentcastError, match=words):
         write_store(tmp_path / "out", signals=[synthetic_recording().signal], **about)
+
+
+def test_hours_of_a_million_records_are_not_by_the_rate_of_this_run(small_store: Path) -> None:
+    store = Store.open(small_store)
+    done = IngestResult(store, len(store), 0, seconds=2.0, read=200)
+    size = sum((small_store / name).stat().st_size for name in store.files) / len(store)
+    assert done.projection == (
+        f"100 records/s; a million such records take 2.8 hours and {size / 1e3:.3g} GB"
+    )
+    assert replace(done, read=100).projection is None
