@@ -213,7 +213,7 @@ def _(t: Terminal) -> None:
 @fixes("artifacts/export.py", "{}: what is written")
 def _(t: Terminal) -> None:
     command = f"export {t.at.run} --out "
-    name = t.refused(command + str(t.new("a.onnx"))).typed(r"name it (\S+)")
+    name = t.refused(command + str(t.new("a.bin"))).typed(r"name it (\S+)")
     t.works(f"{command} {t.new(name)}")
 
 

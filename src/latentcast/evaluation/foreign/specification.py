@@ -19,7 +19,7 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import FeatureSource
 from latentcast.evaluation.foreign.images import ForeignImages, of_images
-from latentcast.evaluation.foreign.networks import imported, onnx
+from latentcast.evaluation.foreign.networks import OnnxFile, imported
 from latentcast.evaluation.foreign.recordings import ForeignRecordings, of_recordings
 from latentcast.files import sha256
 from latentcast.pretrained.models import ships
@@ -54,7 +54,7 @@ def foreign(name: str, target: Any, store: Store, device: str = AUTO) -> Feature
             "the samples (module:function), or an .onnx file"
         )
     if path.suffix == ".onnx":
-        encoder = _over(name, onnx(path), reads, store)
+        encoder = _over(name, OnnxFile(path), reads, store)
         # Weights in a second file, which the first one locates, would change without its digest.
         apart = not path.is_file() or b"location" in path.read_bytes()
         return encoder if apart else replace(encoder, digest=sha256(path))
