@@ -84,11 +84,11 @@ def test_time_is_measured_and_promised_to_a_training_that_does_not_start(
 @pytest.mark.parametrize(
     ("callbacks", "words"),
     [
-        (print, "hold a builtin_function"),
-        (Callback, "hold a class Callback"),
-        ([Callback], "hold a class Callback"),
-        (Callback(), r"hold a Callback; .*callbacks=\[Mine\(\)\]"),
-        ([lambda: None], "hold a function"),
+        (print, "is a builtin_function"),
+        (Callback, "is the class Callback"),
+        ([Callback], "holds the class Callback"),
+        (Callback(), r"is a Callback; give a list of Callbacks: instances, as \[Mine\(\)\]"),
+        ([lambda: None], "holds a function"),
     ],
 )
 def test_callbacks_that_are_none_leave_no_run_folder(

@@ -138,7 +138,9 @@ class ForeignEncoder:
         return (tokens[:, None] if tokens.ndim == 2 else tokens).float()
 
 
-def foreign(name: str, target: Any, store: Store, device: str = AUTO) -> FeatureSource:
+def foreign(
+    name: str, target: Any, store: Store, device: str | torch.device = AUTO
+) -> FeatureSource:
     """An encoder that a probe can read.
 
     Args:
