@@ -332,8 +332,8 @@ class Encoder(nn.Module):
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
         length = None
         if window_seconds is not None:
-            own = self.sampling_rate, self.patch_seconds, self.network
-            length = samples_of(window_seconds, *own)
+            rate, patch = self.sampling_rate, self.patch_seconds
+            length = samples_of(window_seconds, rate, patch, self.network)
         names: list[str] = []
         owners, vectors, measured = [], [], []
         rejections = Rejections(errors)

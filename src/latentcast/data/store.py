@@ -15,13 +15,7 @@ from latentcast.data.codecs import CODECS
 from latentcast.data.codecs.base import Array, Ints
 from latentcast.data.codecs.counts import StoredCounts
 from latentcast.data.codecs.pixels import StoredPixels, Undecodable
-from latentcast.data.index import (
-    check_columns,
-    check_labels,
-    check_places,
-    check_runs,
-    whole_numbers,
-)
+from latentcast.data.index import check_columns, check_labels, check_places, check_runs
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
 from latentcast.data.rows import NoSuchRow, whole_numbers
