@@ -99,7 +99,9 @@ def test_callbacks_that_are_none_leave_no_run_folder(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", ["train.steps=3", {"train.steps": 3, "optimizer.lr": 1e-5}])
+@pytest.mark.parametrize(
+    "flags", ["train.steps=3 encoder.drop_path=0.1", {"train.steps": 3, "optimizer.lr": 1e-5}]
+)
 def test_keys_as_a_text_or_a_mapping_and_a_store_that_is_open_are_taken(
     small_store: Path, small_config: Config, tmp_path: Path, flags: Any
 ) -> None:
