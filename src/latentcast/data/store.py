@@ -34,7 +34,8 @@ def _only(modality: Modality, name: str) -> Any:
     """A property of the manifest that a store of the other modality has not."""
 
     def get(store: Store) -> Any:
-        store.require(modality)
+        if store.modality != modality:
+            store.require(modality)
         return getattr(store.manifest, name)
 
     return property(get)
@@ -332,12 +333,9 @@ class Store:
         if not self._verified:
             self.verify()
 
+    @checked
     def require(self, modality: Modality) -> None:
         """Raises LatentcastError: the store is of the other modality."""
-        if modality not in CODECS:
-            raise LatentcastError(
-                f"modality {modality}: is unknown; {nearest(str(modality), CODECS)}"
-            )
         if self.modality != modality:
             raise LatentcastError(
                 f"{self.path}: is a store of {CODECS[self.modality].records}; name one of "
@@ -346,7 +344,8 @@ class Store:
 
     @property
     def _counts(self) -> StoredCounts:
-        self.require("ecg")
+        if self.modality != "ecg":
+            self.require("ecg")
         assert isinstance(self._stored, StoredCounts)
         return self._stored
 
