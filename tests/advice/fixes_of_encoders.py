@@ -33,7 +33,7 @@ def ecgs(t: Terminal) -> np.ndarray:
     return np.load(t.at.npy)[:2].swapaxes(1, 2)
 
 
-@fixes("artifacts/encoder.py", "role {}")
+@fixes("signatures.py", "{}; {}")
 def _(t: Terminal) -> None:
     role = t.refused(lambda: Encoder.from_pretrained(t.at.run, "techer")).typed("mean '(.+)'")
     t.works(lambda: Encoder.from_pretrained(t.at.run, role))

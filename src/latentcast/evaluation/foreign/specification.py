@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from latentcast.artifacts.encoder import Encoder
@@ -27,7 +28,9 @@ from latentcast.pretrained.models import ships
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
-def foreign(name: str, target: Any, store: Store, device: str = AUTO) -> FeatureSource:
+def foreign(
+    name: str, target: Any, store: Store, device: str | torch.device = AUTO
+) -> FeatureSource:
     """An encoder that a probe can read.
 
     Args:
