@@ -100,6 +100,24 @@ def test_tokens_are_those_of_all_crops_of_a_record_whatever_fits_the_memory(
         np.testing.assert_array_equal(singly[name].values, layers[name].values)
 
 
+def test_a_layer_on_a_finer_grid_than_the_patches_has_the_validity_of_its_patch(
+    tmp_path: Path,
+) -> None:
+    class Finer(PatchSource):
+        def token_layers(self, samples: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
+            (patches, block), valid = super().token_layers(samples)
+            return [patches.reshape(len(patches), -1, patches.shape[2] // 2), block], valid
+
+    record = np.arange(80, dtype=np.int16).reshape(40, 2) + 1
+    record[10:20] = INVALID
+    store = write_store(tmp_path / "s", [record], folds=[1])
+    layers = TokenLayers(Finer(), store, np.array([0]))
+    values, valid = layers["embedding"].batch(np.array([0]))
+    assert valid.tolist() == [[True] * 2 + [False] * 2 + [True] * 4]
+    assert torch.equal(values.any(dim=2), valid)
+    assert layers["block 1"].valid.tolist() == [[True, False, True, True]]
+
+
 def test_an_attentive_probe_leaves_the_encoder_to_the_bit_and_joins_no_layers() -> None:
     source = ImagePatches("a")
     before = {name: value.clone() for name, value in source.state_dict().items()}

@@ -105,13 +105,17 @@ class TokenLayers(Mapping[str, TokenFeatures]):
                 rooms = {name: _room(shapes[name]) for name in order[:fitting]}
             measured[part] = valid.cpu().numpy()
             for name, room in rooms.items():
-                tokens = torch.where(valid.unsqueeze(-1), by_name[name].float(), 0.0)
+                several = room.shape[1] // valid.shape[1]  # of a layer finer than the patches
+                of_layer = valid.repeat_interleave(several, dim=1).unsqueeze(-1)
+                tokens = torch.where(of_layer, by_name[name].float(), 0.0)
                 room[part] = tokens.cpu().numpy()
                 check_finite(room[part], self._source, name)
         rows = np.arange(len(self._begins) - 1)
-        return {
-            name: TokenFeatures(room, measured, self._begins, rows) for name, room in rooms.items()
-        }
+        found = {}
+        for name, room in rooms.items():
+            of_layer = np.repeat(measured, room.shape[1] // measured.shape[1], axis=1)
+            found[name] = TokenFeatures(room, of_layer, self._begins, rows)
+        return found
 
 
 def _room(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
