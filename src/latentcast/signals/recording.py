@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, quoted
 from latentcast.notebook import table_html
-from latentcast.signals.leads import DERIVED_FROM_I_AND_II
+from latentcast.signals.leads import DERIVED_FROM_I_AND_II, nearest_lead
 from latentcast.source import BadRecord
 
 INVALID = -32768
@@ -135,6 +136,15 @@ def from_signal(
     )
 
 
+def _likely(recording: Recording, absent: list[str]) -> str:
+    """The channel that was left out and whose name is near that of a lead that is absent."""
+    for name in recording.metadata.get("channels_left_out", ()):
+        if (lead := nearest_lead(name)) in absent and name.strip() not in recording.leads:
+            pair = shlex.quote(f"{name.strip()}={lead}")
+            return f" (if {quoted(name, 20)} is {lead}, read it with --rename {pair})"
+    return ""
+
+
 def select_leads(
     recording: Recording, leads: tuple[str, ...], *, mask_missing: bool, derive: bool = True
 ) -> Recording:
@@ -153,7 +163,7 @@ def select_leads(
     can_derive = derive and "I" in row and "II" in row
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
-        lacks = f"lacks lead {', '.join(absent)}"
+        lacks = f"lacks lead {', '.join(absent)}{_likely(recording, absent)}"
         raise BadRecord(
             f"{lacks}; ingest with --missing-leads mask to keep it",
             f'{lacks}; give it as NaN in an array, or ingest the files with missing_leads="mask" '

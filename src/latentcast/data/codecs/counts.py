@@ -59,7 +59,7 @@ class CountsTarget:
     arguments: ClassVar[dict[str, Any]] = {
         "fs": None, "sampling_rate": None, "leads": None, "unit": None, "layout": None,
         "missing_leads": "quarantine", "scale": 0.001, "shortest": 1.0, "verify_checksums": True,
-        "metadata": None, "signal": "ecg", "patients": None,
+        "metadata": None, "signal": "ecg", "patients": None, "rename": None,
     }  # fmt: skip
     """Of ``ingest``, those about recordings, and their defaults."""
     columns: ClassVar[tuple[str, ...]] = (
@@ -95,6 +95,14 @@ class CountsTarget:
             del recorded["sampling_rate"]
         if recorded["signal"] == "ecg":
             del recorded["signal"]
+        elif recorded["rename"] is not None:
+            raise LatentcastError(
+                "--rename: is for ECG leads, with --signal other --leads takes the names in the "
+                "files; leave it out"
+            )
+        recorded["rename"] = recorded["rename"] and dict(recorded["rename"])
+        if recorded["rename"] is None:
+            del recorded["rename"]
         return recorded
 
     @classmethod

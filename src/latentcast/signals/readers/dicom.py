@@ -146,7 +146,7 @@ def _recording(file: Any, path: Path, options: ReadOptions) -> Recording:
     other_rates = [group for group in groups if group.rate != rate]
     metadata: dict[str, Any] = {"groups_left_out": len(other_rates)} if other_rates else {}
     places = [(g, column) for g in groups if g.rate == rate for column in range(len(g.names))]
-    chosen = choose([(g.names[column], g.units[column]) for g, column in places], options.channels)
+    chosen = choose([(g.names[column], g.units[column]) for g, column in places], options)
     used = [places[column] for column in chosen.columns]
     begin = min(group.begin for group, _ in used)
     samples = max(group.end for group, _ in used) - begin

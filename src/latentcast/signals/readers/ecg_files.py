@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
 from latentcast.signals.channels import Channels, Signal
+from latentcast.signals.leads import renamed
 from latentcast.signals.readers import (
     aecg,
     dicom,
@@ -78,6 +79,12 @@ def format_of_file(path: Path) -> FileFormat | None:
     return next((format for format in FILE_FORMATS if format.recognises(head)), None)
 
 
+def lacks_its_rate(path: Path) -> bool:
+    """A file that does not say its rate, nor always its unit: both are given beside it."""
+    format = format_of_file(path)
+    return format is not None and format.lacks_its_rate
+
+
 def is_ecg_file(path: Path) -> bool:
     """A file of one of these formats, or the header of a WFDB record."""
     return format_of_file(path) is not None or (path.suffix == ".hea" and path.is_file())
@@ -107,6 +114,7 @@ class EcgFiles(RecordingSource):
         leads: of signal ``other``, the channels to read by their names in the files.
         unit: of files that have none; of signal ``other``, of the channels.
         signal: ``other`` for channels that are no ECG leads.
+        rename: leads by what the files call them.
         verify_checksums: of WFDB records.
     """
 
@@ -120,12 +128,13 @@ class EcgFiles(RecordingSource):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         signal: Signal = "ecg",
+        rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
         channels = Channels.of(leads, unit) if signal == "other" else None
         if sampling_rate is not None:
             sampling_rate = hertz(sampling_rate, "--sampling-rate")
-        self._options = ReadOptions(channels, sampling_rate, unit)
+        self._options = ReadOptions(channels, sampling_rate, unit, renamed(rename or {}))
         self.root, self.name = root, root.resolve().name
         self._wfdb: WfdbFolder | None = None
         if root.is_file():
@@ -138,6 +147,7 @@ class EcgFiles(RecordingSource):
                 leads=leads,
                 unit=unit if signal == "other" else None,
                 signal=signal,
+                rename=rename,
                 verify_checksums=verify_checksums,
             )
         listed, hidden = find_files(self.root, "*")

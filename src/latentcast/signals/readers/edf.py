@@ -53,7 +53,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     """
     data = read_bytes(path)
     file = _File.of(data)
-    chosen = choose([(s.label, s.unit) for s in file.signals], options.channels)
+    chosen = choose([(s.label, s.unit) for s in file.signals], options)
     used = [file.signals[column] for column in chosen.columns]
     most = max(signal.samples for signal in used)
     starts = file.starts()

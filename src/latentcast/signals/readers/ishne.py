@@ -63,7 +63,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     if announced < 1 or samples != present:
         raise BadRecord(f"announces {announced:,} samples, and holds {present:,} of {count} leads")
     names = [_LEADS.get(code, f"lead {code}") for code in specifications[:count]]
-    chosen = choose([(name, "nV") for name in names], options.channels)
+    chosen = choose([(name, "nV") for name in names], options)
     check_size(len(chosen.columns), samples)
     counts = np.frombuffer(data, "<i2", samples * count, begin).reshape(samples, count)
     signal = np.empty((len(chosen.columns), samples), np.float32)

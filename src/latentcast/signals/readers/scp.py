@@ -94,7 +94,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         codes, samples = _leads(sections[3])
         rhythm = _Rhythm.of(sections[6], len(codes))
         names = [LEAD_OF_CODE.get(code, f"lead {code}") for code in codes]
-        chosen = choose([(name, "nV") for name in names], options.channels)
+        chosen = choose([(name, "nV") for name in names], options)
         check_size(len(chosen.columns), samples)
         tables = _tables(sections[2]) if 2 in sections else None
         rows = [rhythm.values(column, samples, tables) for column in chosen.columns]
