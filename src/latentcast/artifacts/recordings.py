@@ -185,34 +185,22 @@ class RecordingReader:
             yield from self._recordings(Store.open(path))
         elif path.is_dir():
             self._refuse_axes(str(path), "leads")
-            options: dict[str, Any] = {"signal": "other", "leads": self.config.leads}
             # Of PTB-XL's two sets of files the one at the encoder's rate.
-            yield from _of_source(
-                open_source(
-                    path,
-                    "ecg",
-                    fs=self.config.sampling_rate,
-                    sampling_rate=axes.sampling_rate,
-                    unit=axes.unit,
-                    rename=axes.rename,
-                    **options if other else {},
-                )  # fmt: skip
-            )
+            options: dict[str, Any] = {
+                "fs": self.config.sampling_rate, "sampling_rate": axes.sampling_rate,
+                "unit": axes.unit, "rename": axes.rename,
+            }  # fmt: skip
+            if other:
+                options |= {"signal": "other", "leads": self.config.leads}
+            yield from _of_source(open_source(path, "ecg", **options))
         else:
             lacks = self._lacking or lacks_its_rate(path)
             self._refuse_axes(str(path), *(("leads",) if lacks else AXES))
-            yield (
-                str(path),
-                None,
-                partial(
-                    read_recording,
-                    path,
-                    Channels(self.config.leads) if other else None,
-                    sampling_rate=axes.sampling_rate,
-                    unit=axes.unit,
-                    rename=axes.rename,
-                ),
+            channels = Channels(self.config.leads) if other else None
+            read = partial(
+                read_recording, sampling_rate=axes.sampling_rate, unit=axes.unit, rename=axes.rename
             )
+            yield str(path), None, partial(read, path, channels)
 
     def _of_array(self, array: npt.NDArray[Any]) -> Iterator[tuple[str, None, Load]]:
         axes = self.axes

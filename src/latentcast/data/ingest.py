@@ -181,10 +181,10 @@ def ingest(
         apart(out, source=source)
     arguments = {
         "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
-        "metadata": metadata, "signal": signal, "rename": rename, "missing_leads": missing_leads, "scale": scale,
-        "shortest": shortest, "verify_checksums": verify_checksums, "size": size,
-        "encoding": encoding, "bits": bits, "patients": patients, "splits": splits,
-        "label_column": label_column,
+        "metadata": metadata, "signal": signal, "rename": rename,
+        "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
+        "verify_checksums": verify_checksums, "size": size, "encoding": encoding, "bits": bits,
+        "patients": patients, "splits": splits, "label_column": label_column,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     table = read_table(labels) if isinstance(labels, str | Path) else labels

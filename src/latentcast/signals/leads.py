@@ -65,9 +65,10 @@ def canonical_name(name: str) -> str:
 def nearest_lead(name: str) -> str | None:
     """The lead that a misspelled name is likely to be; None where none is near enough."""
     bare = _PREFIX.sub("", name.strip()).strip().lower()
-    # Below this ART is aVR, and a number a chest lead.
-    close = difflib.get_close_matches(bare, _SPELLINGS, n=1, cutoff=0.7)
-    return _SPELLINGS[close[0]] if close else None
+    # Of the twelve alone: CO2 is near C2. Below 0.7 ART is aVR, and a number a chest lead.
+    twelve = {lead.lower(): lead for lead in CANONICAL_LEADS}
+    close = difflib.get_close_matches(bare, twelve, n=1, cutoff=0.7)
+    return twelve[close[0]] if close else None
 
 
 def name_pairs(text: str | None) -> dict[str, str] | None:

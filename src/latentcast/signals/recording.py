@@ -18,6 +18,11 @@ INVALID = -32768
 """The int16 count that marks a sample as not measured, or as outside the record, in any array of
 counts. No measured sample is ever stored as this."""
 
+LOWEST_RATE = 20
+"""Hz at which an ECG still shows its complexes."""
+HIGHEST_RATE = 100_000
+"""Hz; high-resolution and magnetocardiographic recorders stay far below."""
+
 MILLIVOLTS_PER_UNIT: dict[str, float] = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "nv": 1e-6}
 
 
@@ -41,6 +46,15 @@ def hertz(rate: float, name: str) -> float:
     if not isinstance(rate, int | float | np.number) or not 0 < rate < float("inf"):
         raise LatentcastError(f"{name} {rate}: is no sampling rate; give a number of Hz")
     return float(rate)
+
+
+def check_rate(rate: float) -> None:
+    """Raises BadRecord: no ECG was sampled at this rate, so that nothing is to be made from it."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise BadRecord(
+            f"has a sampling rate of {rate:g} Hz, which no ECG has ({LOWEST_RATE} to "
+            f"{HIGHEST_RATE:,} Hz); check the rate in its header"
+        )
 
 
 def spelled(unit: str) -> str:
@@ -136,13 +150,12 @@ def from_signal(
     )
 
 
-def _likely(recording: Recording, absent: list[str]) -> str:
-    """The channel that was left out and whose name is near that of a lead that is absent."""
+def _misspelled(recording: Recording, absent: list[str]) -> tuple[str, str] | None:
+    """A channel that was left out, and the absent lead that its name is near to."""
     for name in recording.metadata.get("channels_left_out", ()):
-        if (lead := nearest_lead(name)) in absent and name.strip() not in recording.leads:
-            pair = shlex.quote(f"{name.strip()}={lead}")
-            return f" (if {quoted(name, 20)} is {lead}, read it with --rename {pair})"
-    return ""
+        if (lead := nearest_lead(name)) is not None and lead in absent:
+            return name.strip(), lead
+    return None
 
 
 def select_leads(
@@ -163,7 +176,15 @@ def select_leads(
     can_derive = derive and "I" in row and "II" in row
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
-        lacks = f"lacks lead {', '.join(absent)}{_likely(recording, absent)}"
+        lacks = f"lacks lead {', '.join(absent)}"
+        if (pair := _misspelled(recording, absent)) is not None:
+            name, lead = pair
+            raise BadRecord(
+                f"{lacks}; if {quoted(name, 20)} is {lead}, read it with --rename "
+                f"{shlex.quote(f'{name}={lead}')}",
+                f"{lacks}; if {quoted(name, 20)} is {lead}, read it with rename="
+                f"{{{name!r}: {lead!r}}}",
+            )
         raise BadRecord(
             f"{lacks}; ingest with --missing-leads mask to keep it",
             f'{lacks}; give it as NaN in an array, or ingest the files with missing_leads="mask" '

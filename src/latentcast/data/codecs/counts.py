@@ -25,13 +25,18 @@ from latentcast.signals.leads import (
 )
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import INVALID, Recording, hertz, stretches
+from latentcast.signals.recording import (
+    HIGHEST_RATE,
+    INVALID,
+    LOWEST_RATE,
+    Recording,
+    hertz,
+    stretches,
+)
 from latentcast.signals.resample import resample
 from latentcast.source import BadRecord, Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
-LOWEST = 20
-"""Hz at which an ECG still shows its complexes."""
 Arguments = Mapping[str, Any]
 
 
@@ -119,16 +124,16 @@ class CountsTarget:
             LatentcastError: the rate that was given is none of an ECG.
         """
         for rate in (arguments["fs"], source.sampling_rate):
-            if rate is not None and rate < LOWEST and arguments["signal"] == "ecg":
+            if rate is not None and rate < LOWEST_RATE and arguments["signal"] == "ecg":
                 raise LatentcastError(
-                    f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs {LOWEST} "
+                    f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs {LOWEST_RATE} "
                     "at least; give --fs and --sampling-rate in samples a second (or --signal "
                     "other, for channels that are no ECG leads)"
                 )
         leads, unit = _store_leads(source, arguments)
         return cls(
             leads=leads,
-            sampling_rate=_store_rate(source, refs, _rate(arguments)),
+            sampling_rate=_store_rate(source, refs, arguments),
             scale=arguments["scale"],
             mask_missing=arguments["missing_leads"] == "mask",
             resample=_rate(arguments) is not None,
@@ -236,13 +241,16 @@ def _store_leads(source: RecordingSource, arguments: Arguments) -> tuple[tuple[s
     return in_canonical_order(named), MILLIVOLTS
 
 
-def _store_rate(source: RecordingSource, refs: Sequence[RecordRef], fs: float | None) -> float:
-    if fs is not None:
+def _store_rate(source: RecordingSource, refs: Sequence[RecordRef], arguments: Arguments) -> float:
+    if (fs := _rate(arguments)) is not None:
         return float(fs)
     if source.sampling_rate is not None:
         return source.sampling_rate
     for _, (recording, _) in readable(refs, source.read):
-        return recording.sampling_rate
+        rate = recording.sampling_rate
+        # The rate of all records must not be the wrong one of the first.
+        if arguments["signal"] == "other" or LOWEST_RATE <= rate <= HIGHEST_RATE:
+            return rate
     # Nothing can be read: any rate does, the run ends with the reasons.
     return 1.0
 

@@ -27,7 +27,7 @@ from latentcast.signals.readers.file_format import (
     read_bytes,
     years_between,
 )
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.signals.resample import resample
 from latentcast.source import Annotation, BadRecord
 
@@ -63,7 +63,10 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     check_size(len(used), samples)
     rows = []
     for signal, factor, lead in zip(used, chosen.factors, chosen.leads, strict=True):
-        values = (signal.physical(file.digital(signal)) * factor).astype(np.float32)
+        digital = file.digital(signal)
+        values = (signal.physical(digital) * factor).astype(np.float32)
+        if file.width == 2:
+            values[digital == INVALID] = np.nan
         if signal.samples != most:
             own = from_signal(values.reshape(1, -1), (lead,), signal.samples / file.seconds, lead)
             if len(places) > 1 and int(places[-1]) != (len(places) - 1) * most:

@@ -23,7 +23,7 @@ from latentcast.signals.readers.file_format import (
     read_bytes,
     years_between,
 )
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
 HEADER = 522
@@ -71,6 +71,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         if resolutions[column] <= 0:
             raise BadRecord(f"lead {names[column]} is not calibrated ({resolutions[column]} nV)")
         np.multiply(counts[:, column], resolutions[column] * factor, out=row, casting="unsafe")
+        row[counts[:, column] == INVALID] = np.nan
     recording = from_signal(signal, chosen.leads, rate, path.stem, metadata=chosen.metadata)
     return recording, _annotation(data)
 

@@ -29,7 +29,7 @@ from latentcast.signals.readers.file_format import (
     years_between,
 )
 from latentcast.signals.readers.lead_codes import LEAD_OF_CODE
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
 SECTION_HEADER = 16
@@ -102,7 +102,9 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     except struct.error:
         raise BadRecord("a section is cut off") from None
     factors = np.array(chosen.factors)[:, None] * rhythm.nanovolts
-    signal = (np.stack(rows) * factors).astype(np.float32)
+    counts = np.stack(rows)
+    signal = (counts * factors).astype(np.float32)
+    signal[counts == INVALID] = np.nan
     return (
         from_signal(signal, chosen.leads, rhythm.rate, path.stem, metadata=chosen.metadata),
         annotation,

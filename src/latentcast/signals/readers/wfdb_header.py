@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from latentcast.errors import quoted
 from latentcast.signals.readers.numbers import integer, number
@@ -110,6 +111,7 @@ def parse_header(text: str) -> Header:
     if len(body) < count:
         raise BadRecord(f"header announces {count} signals and describes {len(body)}")
     signals = _without_fillers([_parse_signal(line, n) for n, line in enumerate(body)])
+    _check_files(signals)
     return Header(name, None, rate, samples or None, count, signals, tuple(comments))
 
 
@@ -134,6 +136,16 @@ def _without_fillers(signals: list[Signal]) -> tuple[Signal, ...]:
     if not any(signal.checksum for signal in signals):
         signals = [replace(signal, checksum=None) for signal in signals]
     return tuple(signals)
+
+
+def _check_files(signals: tuple[Signal, ...]) -> None:
+    """Raises BadRecord: a file is in two formats, begins at two bytes, or is named in two places."""
+    groups = [(file, list(own)) for file, own in groupby(signals, lambda signal: signal.file)]
+    for file, own in groups:
+        if len({(signal.format, signal.offset) for signal in own}) > 1:
+            raise BadRecord(f"header gives {file} two formats or two offsets")
+    if len({file for file, _ in groups}) < len(groups):
+        raise BadRecord("header has signals of one file that are not next to each other")
 
 
 def _parse_signal(line: str, place: int) -> Signal:
@@ -176,8 +188,9 @@ def _parse_signal(line: str, place: int) -> Signal:
 
 
 def is_direct(header: Header) -> bool:
-    """Whether every signal is plain format 16, which is read here without the wfdb package."""
+    """Whether every signal is plain format 16, or 61 which has its bytes the other way round: these
+    are read here without the wfdb package."""
     return header.segments is None and all(
-        s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.file != "~"
+        s.format in (16, 61) and s.samples_per_frame == 1 and s.skew == 0 and s.file != "~"
         for s in header.signals
     )

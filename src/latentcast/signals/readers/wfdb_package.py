@@ -1,4 +1,4 @@
-"""Samples of WFDB signal files that the ``wfdb`` package unpacks: all but plain format 16."""
+"""Samples of WFDB signal files that the ``wfdb`` package unpacks: all but formats 16 and 61."""
 
 from __future__ import annotations
 

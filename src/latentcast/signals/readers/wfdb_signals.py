@@ -1,7 +1,7 @@
 """The signals of one WFDB header: a direct reader for format 16, the ``wfdb`` package for others.
 
 Format 16 is interleaved little-endian int16, -32768 marking an invalid sample; so are Challenge
-``.mat`` files behind their 24-byte envelope.
+``.mat`` files behind their 24-byte envelope. Format 61 is big-endian.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def _read_file(
     needed = offset + announced * count * 2
     if len(data) < needed:
         raise BadRecord(f"{file}: is truncated, {len(data)} bytes of {needed}")
-    flat = np.frombuffer(data, dtype="<i2", count=announced * count, offset=offset)
+    order = ">i2" if signals[0].format == 61 else "<i2"
+    flat = np.frombuffer(data, dtype=order, count=announced * count, offset=offset)
     samples = flat.reshape(announced, count)
     if len(samples):
         # A product with ones is the fastest exact column sum: float64 holds it to 2^37 samples.
