@@ -126,9 +126,9 @@ class CountsTarget:
         for rate in (arguments["fs"], source.sampling_rate):
             if rate is not None and rate < LOWEST_RATE and arguments["signal"] == "ecg":
                 raise LatentcastError(
-                    f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs {LOWEST_RATE} "
-                    "at least; give --fs and --sampling-rate in samples a second (or --signal "
-                    "other, for channels that are no ECG leads)"
+                    f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs "
+                    f"{LOWEST_RATE} at least; give --fs and --sampling-rate in samples a second (or "
+                    "--signal other, for channels that are no ECG leads)"
                 )
         leads, unit = _store_leads(source, arguments)
         return cls(

@@ -139,7 +139,7 @@ def _without_fillers(signals: list[Signal]) -> tuple[Signal, ...]:
 
 
 def _check_files(signals: tuple[Signal, ...]) -> None:
-    """Raises BadRecord: a file is in two formats, begins at two bytes, or is named in two places."""
+    """Raises BadRecord: a file has two formats or offsets, or its signals lie apart."""
     groups = [(file, list(own)) for file, own in groupby(signals, lambda signal: signal.file)]
     for file, own in groups:
         if len({(signal.format, signal.offset) for signal in own}) > 1:
