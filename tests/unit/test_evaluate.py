@@ -25,7 +25,7 @@ from latentcast.evaluation.comparisons import holm
 from latentcast.evaluation.cross_validation import CrossValidation, groups_of
 from latentcast.evaluation.evaluation import Evaluation, Row
 from latentcast.evaluation.evaluation_tables import markdown
-from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.heads import PATHS, attentive, logistic
 from latentcast.evaluation.low_shot import Amount, subset
 from latentcast.evaluation.metrics import auroc

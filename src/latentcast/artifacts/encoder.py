@@ -300,7 +300,7 @@ class Encoder(nn.Module):
                 with a warning where it was smaller. Both: a store, its path, or a list
                 of all these.
             layer: one of :attr:`layer_names`, or ``joined``, all of them; None, :attr:`layer`.
-            pooling: mean, std, mean+std or last.
+            pooling: mean, std, max, mean+std, mean+std+max or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
             sampling_rate: of arrays and of files that have none (tables of leads), Hz.

@@ -63,7 +63,8 @@ def probe(
             what suits the labels of the store.
         layer: a layer by name, joined for the features of all layers together, or all to choose
             among these on the validation split.
-        pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
+        pooling: mean, std, max, mean+std, mean+std+max or last (by default mean+std for
+            recordings, mean for images; max finds single beats in a recording); cls is
             refused, with the reason.
         head: linear, kNN (default: linear, for images both), or attentive, a trained query over the
             frozen tokens, which others call linear evaluation.

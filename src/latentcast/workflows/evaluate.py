@@ -95,7 +95,7 @@ def evaluate(
         out: folder for ``evaluation.json``, ``.md`` and ``.html``.
         cache: folder of features; by default ``OUT/features``.
         encoders: of somebody else by name, as further rows, see
-            :func:`~latentcast.evaluation.foreign.foreign`.
+            :mod:`latentcast.evaluation.foreign.specification`.
         concatenate: names of two sources as in ``"NAME + random convolutions"``: their features
             joined, as a further row.
         by: keys of the metadata, such as sex, whose values make subgroups of the test records.

@@ -13,7 +13,7 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
 from latentcast.evaluation.cache import FeatureCache
-from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
@@ -52,7 +52,7 @@ def probe(
         heads: of linear, kNN and attentive; by default linear for recordings, kNN and linear for
             images.
         encoders: of somebody else, as further rows by name; see
-            :func:`~latentcast.evaluation.foreign.foreign`.
+            :mod:`latentcast.evaluation.foreign.specification`.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
         by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
             test split with a score of its own.

@@ -20,7 +20,7 @@ from latentcast.evaluation.baselines import baseline
 from latentcast.evaluation.cache import fingerprint_of
 from latentcast.evaluation.concatenation import Concatenation
 from latentcast.evaluation.evaluation import Kind
-from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.question import Group, Member
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
@@ -88,7 +88,7 @@ def groups_of(
     """Everything that a table has rows of; the baseline of the store is among it.
 
     Args:
-        encoders: of somebody else by name, see :func:`~latentcast.evaluation.foreign.foreign`.
+        encoders: of somebody else by name, see :mod:`latentcast.evaluation.foreign.specification`.
         concatenated: names of two sources with BETWEEN between them.
         join: runs that differ in the training seed are one.
 
