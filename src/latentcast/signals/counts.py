@@ -12,7 +12,7 @@ import numpy.typing as npt
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.signals.quality import Finding, assess, normalisation_of
 from latentcast.signals.recording import INVALID, Recording, check_rate, select_leads
-from latentcast.signals.resample import resample
+from latentcast.signals.resample import polyphase
 from latentcast.source import BadRecord
 
 LARGEST = 32767
@@ -54,7 +54,7 @@ def to_counts(
         # Assessed before it is resampled, while a clipped top can still be seen.
         chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing, signal=signal)
         if sampling_rate is not None:
-            chosen = resample(chosen, sampling_rate)
+            chosen = polyphase(chosen, sampling_rate)
         counts = quantise(chosen, scale, signal=signal)
     except BadRecord as error:
         raise BadRecord(f"{recording.record_id}: {error.in_python}") from error

@@ -75,12 +75,17 @@ def name_pairs(text: str | None) -> dict[str, str] | None:
     """``ECG1=II,ECG2=V1`` of the command line as ``{"ECG1": "II", "ECG2": "V1"}``.
 
     Raises:
-        LatentcastError: a part has no ``=``.
+        LatentcastError: a part is no such pair.
     """
-    pairs = [part.rpartition("=") for part in text.split(",")] if text else []
-    if bad := [lead for name, _, lead in pairs if not name]:
-        raise LatentcastError(f"--rename {bad[0]}: write NAME=LEAD, for example ECG1=II")
-    return {name: lead for name, _, lead in pairs} or None
+    pairs, rest = dict[str, str](), text or ""
+    while rest:
+        # Commas may be part of a name, and are of no lead.
+        pair = re.match(r"(.+?)=([^,=]+)(?:,|$)", rest)
+        if pair is None:
+            raise LatentcastError(f"--rename {rest}: write NAME=LEAD, for example ECG1=II")
+        pairs[pair[1]] = pair[2]
+        rest = rest[pair.end() :]
+    return pairs or None
 
 
 def renamed(names: Mapping[str, str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from latentcast.signals.recording import (
     hertz,
     stretches,
 )
-from latentcast.signals.resample import resample
+from latentcast.signals.resample import polyphase
 from latentcast.source import BadRecord, Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
@@ -127,8 +127,8 @@ class CountsTarget:
             if rate is not None and rate < LOWEST_RATE and arguments["signal"] == "ecg":
                 raise LatentcastError(
                     f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs "
-                    f"{LOWEST_RATE} at least; give --fs and --sampling-rate in samples a second (or "
-                    "--signal other, for channels that are no ECG leads)"
+                    f"{LOWEST_RATE} at least; give --fs and --sampling-rate in samples a second "
+                    "(or --signal other, for channels that are no ECG leads)"
                 )
         leads, unit = _store_leads(source, arguments)
         return cls(
@@ -186,7 +186,7 @@ class CountsTarget:
                 f"{self.sampling_rate:g}; ingest with --fs {self.sampling_rate:g} to resample"
             )
         metadata = recording.metadata | {"source_sampling_rate": recording.sampling_rate}
-        return resample(replace(recording, metadata=metadata), self.sampling_rate)
+        return polyphase(replace(recording, metadata=metadata), self.sampling_rate)
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
         """Type and shape of a shard's array, as a ``.npy`` header has them."""

@@ -25,6 +25,7 @@ from latentcast.signals.readers import (
     sierra,
 )
 from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions, not_read
+from latentcast.signals.readers.hdf5 import SUFFIXES, is_hdf5
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.signals.recording import Recording, hertz
@@ -56,6 +57,10 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
 )
 """In the order in which they are tried."""
 
+MANY = (
+    "is an HDF5 file of many recordings, which does not name their rate, leads and unit; ingest it "
+    "by itself, with --sampling-rate, --leads, --unit and --layout"
+)
 _OTHERS = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz", ".zip",
     ".tar", ".gz", ".tgz", ".xz", ".parquet", ".arrow", ".json", ".jsonl", ".cls", ".hea", ".atr",
@@ -162,10 +167,12 @@ class EcgFiles(RecordingSource):
             )
             for file in named
         ]
+        many = [file for file in files if file.endswith(SUFFIXES) and is_hdf5(self.root / file)]
+        self._refs += [RecordRef(file, file, problem=MANY) for file in many]
         self.remarks = (
             *(remark_of_hidden(hidden) if self._wfdb is None else self._wfdb.remarks),
             *(remark_of_links(root) if self._wfdb is None else ()),
-            *self._remark_of_others(set(named), files),
+            *self._remark_of_others({*named, *many}, files),
         )
 
     @classmethod
@@ -174,7 +181,13 @@ class EcgFiles(RecordingSource):
             return format_of_file(path) is not None
         if not path.is_dir() or ptbxl.folder_of(path) is not None:
             return False
-        return any(format_of_file(file) for file in _walk(path))
+        others = list[Path]()
+        for file in _walk(path):
+            if format_of_file(file) is not None:
+                return True
+            if file.suffix == ".hea" or (file.suffix in SUFFIXES and is_hdf5(file)):
+                others.append(file)
+        return len({file.suffix == ".hea" for file in others}) == 2
 
     def refs(self) -> Sequence[RecordRef]:
         return self._refs

@@ -28,7 +28,7 @@ from latentcast.signals.readers.file_format import (
     years_between,
 )
 from latentcast.signals.recording import INVALID, Recording, from_signal
-from latentcast.signals.resample import resample
+from latentcast.signals.resample import polyphase
 from latentcast.source import Annotation, BadRecord
 
 HEADER = 256
@@ -71,7 +71,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
             own = from_signal(values.reshape(1, -1), (lead,), signal.samples / file.seconds, lead)
             if len(places) > 1 and int(places[-1]) != (len(places) - 1) * most:
                 raise BadRecord("has gaps and several sampling rates; such are not read")
-            rows.append(resample(own, most / file.seconds).signal[0][:samples])
+            rows.append(polyphase(own, most / file.seconds).signal[0][:samples])
             continue
         row = np.full(samples, np.nan, np.float32)
         for place, block in zip(places.tolist(), values, strict=True):

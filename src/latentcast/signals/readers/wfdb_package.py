@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from latentcast.errors import missing_extra
 from latentcast.signals.readers.wfdb_checksums import Sums, check_file, check_sums
 from latentcast.signals.readers.wfdb_header import Header, Signal
 from latentcast.signals.recording import from_signal
-from latentcast.signals.resample import resample
+from latentcast.signals.resample import polyphase
 from latentcast.source import BadRecord, record_file
 
 SMALL_VALUES = 2**25
@@ -57,7 +58,7 @@ def read(
         own = header.sampling_rate * signal.samples_per_frame
         if signal.samples_per_frame < most:
             brought = from_signal(row[None], ("II",), own, path.stem)
-            row = resample(brought, header.sampling_rate * most).signal[0]
+            row = polyphase(brought, header.sampling_rate * most).signal[0]
         rows.append(row)
     longest = max(map(len, rows))
     # Rounded, rates that do not divide each other differ by a sample.
@@ -88,20 +89,45 @@ def _samples(path: Path, header: Header, sha256: Sums) -> list[npt.NDArray[np.in
         check_file(file := record_file(path.parent, name), name, sha256)
         size += file.stat().st_size
     check_size(header.samples or 0, sum(s.samples_per_frame for s in header.signals), size)
+    # The package does not give the counts of format 61.
+    words = [n for n, signal in enumerate(header.signals) if signal.format == 61]
+    samples = _big_endian(path.parent, header, words)
+    packed = [n for n in range(len(header.signals)) if n not in samples]
+    if not packed:
+        return [samples[n] for n in words]
     try:
         record: Any = wfdb.rdrecord(
-            str(path.with_suffix("")), physical=False, smooth_frames=False, ignore_skew=True,
-            return_res=32,
+            str(path.with_suffix("")), channels=packed, physical=False, smooth_frames=False,
+            ignore_skew=True, return_res=32,
         )  # fmt: skip
         theirs = [record.file_name, record.fmt, record.samps_per_frame, record.byte_offset]
-        samples = list(record.e_d_signal)
+        samples |= zip(packed, record.e_d_signal, strict=True)
     except Exception as error:
         # The package reports bad files by whatever exception its parsing runs into.
         raise BadRecord(f"cannot be read by wfdb ({type(error).__name__}: {error})") from error
-    ours = [(s.file, str(s.format), s.samples_per_frame, s.offset or None) for s in header.signals]
+    own = [header.signals[n] for n in packed]
+    ours = [(s.file, str(s.format), s.samples_per_frame, s.offset or None) for s in own]
     theirs[3] = [offset or None for offset in theirs[3]]
     if list(zip(*theirs, strict=True)) != ours:
         raise BadRecord("header has signal lines that the wfdb package reads otherwise")
+    return [samples[n] for n in range(len(header.signals))]
+
+
+def _big_endian(
+    folder: Path, header: Header, places: Sequence[int]
+) -> dict[int, npt.NDArray[np.int32]]:
+    """The counts of signals of format 61, by their places in the header."""
+    samples = dict[int, npt.NDArray[np.int32]]()
+    for file, group in groupby(places, lambda place: header.signals[place].file):
+        own = list(group)
+        ends = np.cumsum([header.signals[n].samples_per_frame for n in own]).tolist()
+        data = record_file(folder, file).read_bytes()[header.signals[own[0]].offset :]
+        frames = header.samples or len(data) // (2 * ends[-1])
+        if len(data) < 2 * ends[-1] * frames:
+            raise BadRecord(f"{file}: is truncated, {len(data)} bytes of {2 * ends[-1] * frames}")
+        table = np.frombuffer(data, ">i2", frames * ends[-1]).reshape(frames, ends[-1])
+        for n, begin, end in zip(own, [0, *ends], ends, strict=False):
+            samples[n] = table[:, begin:end].reshape(-1).astype(np.int32)
     return samples
 
 

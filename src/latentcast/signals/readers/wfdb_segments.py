@@ -20,7 +20,7 @@ from latentcast.signals.readers.wfdb_header import Header
 from latentcast.signals.readers.wfdb_package import check_size
 from latentcast.signals.readers.wfdb_signals import Physical, physical, read_header
 from latentcast.signals.recording import from_signal
-from latentcast.signals.resample import resample
+from latentcast.signals.resample import polyphase
 from latentcast.source import BadRecord, record_file
 
 GAP = "~"
@@ -141,7 +141,7 @@ def _read_part(
     chosen = replace(chosen, columns=tuple(places[signal.name] for signal in own))
     signal, at = physical(part.path, part.header, part.sha256, chosen)
     if at != rate:
-        signal = resample(from_signal(signal, chosen.leads, at, part.name), rate).signal
+        signal = polyphase(from_signal(signal, chosen.leads, at, part.name), rate).signal
     if (samples := round(part.frames * rate / part.header.sampling_rate)) != signal.shape[1]:
         raise BadRecord(f"has {signal.shape[1]} samples, the record gives it {samples}")
     return rows, signal
