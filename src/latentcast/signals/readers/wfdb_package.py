@@ -21,6 +21,8 @@ SMALL_VALUES = 2**25
 """Samples that the package may unpack in any case (eight bytes each) ..."""
 DENSEST_VALUES = 16
 """... and for each byte of the files beyond: compression and gaps between segments."""
+_BYTES = {8: 1, 24: 3, 32: 4, 61: 2, 80: 1, 160: 2, 16: 2, 212: 1.5, 310: 4 / 3, 311: 4 / 3}
+"""Of a sample in each format, but for the compressed ones."""
 _BITS = {8: 32, 24: 24, 32: 32, 80: 8, 212: 12, 310: 10, 311: 10, 508: 8, 524: 24}
 """Of a sample in each format, where they are not 16. The lowest number of so many bits marks a
 sample as invalid; the sums of format 8 have no such mark (32 bits are beyond any of them)."""
@@ -83,11 +85,16 @@ def _samples(path: Path, header: Header, sha256: Sums) -> list[npt.NDArray[np.in
     except ImportError as error:
         raise missing_extra("wfdb", "ecg", f"{path.name} (not format 16)") from error
     size = 0
-    for name in dict.fromkeys(signal.file for signal in header.signals):
+    for name, group in groupby(header.signals, key=lambda signal: signal.file):
         if name == "~":
             raise BadRecord("header describes a signal without a file")
         check_file(file := record_file(path.parent, name), name, sha256)
-        size += file.stat().st_size
+        own = list(group)
+        values = (header.samples or 0) * sum(signal.samples_per_frame for signal in own)
+        needed = own[0].offset + int(values * _BYTES.get(own[0].format, 0))
+        if (held := file.stat().st_size) < needed:
+            raise BadRecord(f"{name}: is truncated, {held} bytes of {needed}")
+        size += held
     check_size(header.samples or 0, sum(s.samples_per_frame for s in header.signals), size)
     # The package does not give the counts of format 61.
     words = [n for n, signal in enumerate(header.signals) if signal.format == 61]
@@ -105,8 +112,8 @@ def _samples(path: Path, header: Header, sha256: Sums) -> list[npt.NDArray[np.in
     except Exception as error:
         # The package reports bad files by whatever exception its parsing runs into.
         raise BadRecord(f"cannot be read by wfdb ({type(error).__name__}: {error})") from error
-    own = [header.signals[n] for n in packed]
-    ours = [(s.file, str(s.format), s.samples_per_frame, s.offset or None) for s in own]
+    rest = [header.signals[n] for n in packed]
+    ours = [(s.file, str(s.format), s.samples_per_frame, s.offset or None) for s in rest]
     theirs[3] = [offset or None for offset in theirs[3]]
     if list(zip(*theirs, strict=True)) != ours:
         raise BadRecord("header has signal lines that the wfdb package reads otherwise")
@@ -123,8 +130,6 @@ def _big_endian(
         ends = np.cumsum([header.signals[n].samples_per_frame for n in own]).tolist()
         data = record_file(folder, file).read_bytes()[header.signals[own[0]].offset :]
         frames = header.samples or len(data) // (2 * ends[-1])
-        if len(data) < 2 * ends[-1] * frames:
-            raise BadRecord(f"{file}: is truncated, {len(data)} bytes of {2 * ends[-1] * frames}")
         table = np.frombuffer(data, ">i2", frames * ends[-1]).reshape(frames, ends[-1])
         for n, begin, end in zip(own, [0, *ends], ends, strict=False):
             samples[n] = table[:, begin:end].reshape(-1).astype(np.int32)

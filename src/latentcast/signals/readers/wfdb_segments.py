@@ -100,8 +100,8 @@ def _check_signals(part: _Part, first: _Part, count: int) -> None:
     if (fixed and (names != those or len(names) != count)) or not set(names) <= set(those):
         listed = ", ".join(quoted(name, 20) for name in names[:12]) or "none"
         raise BadRecord(
-            f"segment {part.name}: has other signals than the record ({listed}; "
-            f"{first.name} has {', '.join(quoted(name, 20) for name in those[:12]) or 'none'})"
+            f"segment {part.name}: has other signals ({listed}) than {first.name} "
+            f"({', '.join(quoted(name, 20) for name in those[:12]) or 'none'})"
         )
 
 
