@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ecg_files import write_wfdb
 from terminal import WFDB, Terminal, fixes
 
 from dev.fuzz.ecg_files import write_hdf5, write_lead_table
@@ -75,9 +75,14 @@ def _(t: Terminal) -> None:
 
 def ward(t: Terminal, *names: str) -> Path:
     """A folder of a WFDB record whose first leads have other names."""
-    recording = synthetic_recording(60, 100, 3)
-    write_wfdb(t.new("ward"), recording, "a", leads=[*names, *recording.leads[len(names) :]])
-    return t.new("ward")
+    (folder := t.new("ward")).mkdir()
+    for file in (WFDB / "records100" / "00000").glob("00001_lr.*"):
+        shutil.copy(file, folder / f"a{file.suffix}")
+    first, *lines = (folder / "a.hea").read_text().replace("00001_lr", "a").splitlines()
+    for place, name in enumerate(names):
+        lines[place] = f"{lines[place].rpartition(' ')[0]} {name}"
+    (folder / "a.hea").write_text("\n".join([first, *lines]))
+    return folder
 
 
 @fixes("signals/readers/file_format.py", "{}; name those that are, such as --rename")

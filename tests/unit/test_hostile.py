@@ -261,6 +261,11 @@ def test_a_header_that_announces_more_than_its_files_hold_takes_no_memory(tmp_pa
         read_recording(tmp_path / "a")
 
 
+def test_a_name_that_no_file_can_have_is_a_traceback() -> None:
+    with pytest.raises(BadRecord, match="too long"):
+        read_recording("x" * 5000)
+
+
 def test_a_wrong_rate_does_not_make_a_recording_of_a_million_times_its_length(
     tmp_path: Path,
 ) -> None:

@@ -48,6 +48,13 @@ def read_recording(
 
 def read_with(path: str | Path, options: ReadOptions) -> Recording:
     """:func:`read_recording` as the command line words its errors."""
+    try:
+        return _read(path, options)
+    except OSError as error:
+        raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read(path: str | Path, options: ReadOptions) -> Recording:
     file = Path(path)
     if (kind := kind_of(file)) == "is an archive":
         raise BadRecord(f"{path}: {kind}; ingest it, and read records of the store")
