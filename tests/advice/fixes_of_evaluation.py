@@ -70,6 +70,9 @@ def foreign_encoder(file: str, start: str, bad: str, pattern: str, good: str) ->
             def get_inputs(self) -> list[SimpleNamespace]:
                 return [SimpleNamespace(name="ecg")]
 
+            def get_modelmeta(self) -> SimpleNamespace:
+                return SimpleNamespace(custom_metadata_map={})
+
             def run(self, outputs: None, feed: dict[str, Any]) -> list[Any]:
                 assert feed["ecg"].shape[1:] == (2, 1000)
                 return [feed["ecg"].mean(axis=2)]

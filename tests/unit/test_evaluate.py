@@ -322,6 +322,9 @@ def test_features_of_a_changed_file_are_not_those_of_the_cache(
         def get_inputs(self) -> list[SimpleNamespace]:
             return [SimpleNamespace(name="ecg")]
 
+        def get_modelmeta(self) -> SimpleNamespace:
+            return SimpleNamespace(custom_metadata_map={})
+
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
     store, file = Store.open(folder / "store"), tmp_path / "net.onnx"
     prints = []

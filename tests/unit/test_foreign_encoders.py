@@ -121,6 +121,9 @@ def test_an_onnx_file_and_a_callable_are_rows_beside_the_encoder(
         def get_inputs(self) -> list[SimpleNamespace]:
             return [SimpleNamespace(name="ecg")]
 
+        def get_modelmeta(self) -> SimpleNamespace:
+            return SimpleNamespace(custom_metadata_map={})
+
         def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
             return [feed["ecg"].std(axis=2)]
 

@@ -33,7 +33,7 @@ def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     if pooling == "last":
         places = torch.arange(tokens.shape[1], device=tokens.device)
         last = torch.where(valid, places, -1).amax(dim=1)
-        picked = filled[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
+        picked = filled[torch.arange(tokens.shape[0], device=tokens.device), last.clamp(min=0)]
         return torch.where(count > 0, picked, torch.nan)
     mean = filled.sum(dim=1) / count
     parts = []

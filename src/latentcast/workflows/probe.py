@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
 from latentcast.engine.device import AUTO
@@ -18,8 +20,10 @@ from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
 from latentcast.runs.new import data_of
+from latentcast.signatures import checked
 
 
+@checked
 def probe(
     run: str | Path,
     data: str | Path | None = None,
@@ -29,7 +33,7 @@ def probe(
     weights: Role = "teacher",
     command: str = "",
     heads: Sequence[str] | None = None,
-    device: str = AUTO,
+    device: str | torch.device = AUTO,
     encoders: Mapping[str, Any] | None = None,
     by: Sequence[str] = (),
     cache: str | Path | None = None,

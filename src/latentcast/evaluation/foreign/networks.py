@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, as_tensor
 
-from latentcast.errors import LatentcastError, missing_extra, nearest
+from latentcast.artifacts.graph.session import record_of, session_of
+from latentcast.errors import LatentcastError, nearest
 
 
 def tokens_of(found: Any, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -95,27 +96,29 @@ def imported(name: str, what: str) -> Callable[[Tensor], Any]:
     return network
 
 
-def onnx(file: Path) -> Callable[[Tensor], Any]:
-    """The first output of a file for its only input. Raises LatentcastError: it has others."""
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise missing_extra("onnxruntime", "onnx", "reading an .onnx file") from error
-    try:
-        session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as problem:  # of the runtime, which has classes of its own
-        raise LatentcastError(f"{file}: cannot be read ({problem}); export it again") from None
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise LatentcastError(f"{file}: has {len(inputs)} inputs; export a network of one")
+class OnnxFile:
+    """The first output of an ONNX file for its only input; a graph of ours carries what it reads.
 
-    def call(samples: Tensor) -> Any:
+    Raises:
+        LatentcastError: it cannot be read, or has several inputs.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self._session = file, session_of(file)
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise LatentcastError(f"{file}: has {len(inputs)} inputs; export a network of one")
+        self._input = inputs[0].name
+        record = record_of(self._session)
+        if record is not None and record.modality == "ecg":
+            self.leads, self.sampling_rate = record.leads, record.sampling_rate
+            self.missing = math.nan
+
+    def __call__(self, samples: Tensor) -> Any:
         try:
-            return session.run(None, {inputs[0].name: samples.numpy()})[0]
+            return self._session.run(None, {self._input: samples.numpy()})[0]
         except Exception as problem:
             raise LatentcastError(
-                f"{file}: does not read samples {tuple(samples.shape)} ({problem}); name what it "
-                "reads (as leads=I+II,length=1000,sampling_rate=100, or of images size=224)"
+                f"{self.file}: does not read samples {tuple(samples.shape)} ({problem}); name what "
+                "it reads (as leads=I+II,length=1000,sampling_rate=100, or of images size=224)"
             ) from None
-
-    return call

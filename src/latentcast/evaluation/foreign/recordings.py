@@ -41,6 +41,7 @@ class ForeignRecordings:
         order: of its own leads, the place in those of the store.
         own_rate: in Hz, what the network reads; ``own_length`` the samples of a window then.
         factor: of millivolts to its unit.
+        missing: what it is given where nothing was measured: 0, or NaN of a graph of ours.
         digest: sha256 of the file of the network; None of a callable, whose weights no file tells.
     """
 
@@ -54,6 +55,7 @@ class ForeignRecordings:
     own_rate: float
     own_length: int
     factor: float
+    missing: float = 0.0
     digest: str | None = None
 
     layer_names = ("output",)
@@ -83,8 +85,9 @@ class ForeignRecordings:
         signal = np.where(valid, counts, 0).astype(np.float32) * np.float32(self.scale)
         if self.own_rate != self.sampling_rate:
             signal, valid = self._resampled(signal, valid)
+        signal = np.where(valid, signal * np.float32(self.factor), np.float32(self.missing))
         with evaluating(self.call):
-            found = self.call(torch.from_numpy(signal * np.float32(self.factor)))
+            found = self.call(torch.from_numpy(signal))
         shape = (len(samples), len(self.order), self.own_length)
         tokens = tokens_of(found, self.name, shape)
         measured, count = valid.any(axis=1), tokens.shape[1]
@@ -134,4 +137,5 @@ def of_recordings(
         name, call, tuple(store.leads), store.sampling_rate, store.scale,
         max(1, round(length * store.sampling_rate / rate)),
         tuple(store.leads.index(lead) for lead in leads), rate, length, UNITS[unit],
+        getattr(call, "missing", 0.0),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from latentcast.artifacts.encoder import Encoder
@@ -19,7 +20,7 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import FeatureSource
 from latentcast.evaluation.foreign.images import ForeignImages, of_images
-from latentcast.evaluation.foreign.networks import imported, onnx
+from latentcast.evaluation.foreign.networks import OnnxFile, imported
 from latentcast.evaluation.foreign.recordings import ForeignRecordings, of_recordings
 from latentcast.files import sha256
 from latentcast.pretrained.models import ships
@@ -27,7 +28,9 @@ from latentcast.pretrained.models import ships
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
-def foreign(name: str, target: Any, store: Store, device: str = AUTO) -> FeatureSource:
+def foreign(
+    name: str, target: Any, store: Store, device: str | torch.device = AUTO
+) -> FeatureSource:
     """An encoder that a probe can read.
 
     Args:
@@ -54,7 +57,7 @@ def foreign(name: str, target: Any, store: Store, device: str = AUTO) -> Feature
             "the samples (module:function), or an .onnx file"
         )
     if path.suffix == ".onnx":
-        encoder = _over(name, onnx(path), reads, store)
+        encoder = _over(name, OnnxFile(path), reads, store)
         # Weights in a second file, which the first one locates, would change without its digest.
         apart = not path.is_file() or b"location" in path.read_bytes()
         return encoder if apart else replace(encoder, digest=sha256(path))
