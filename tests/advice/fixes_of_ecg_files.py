@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from terminal import WFDB, Terminal, fixes
 
 from dev.fuzz.ecg_files import write_hdf5, write_lead_table
+from latentcast.artifacts.encoder import Encoder
+from latentcast.data.arrays import write_store
+from latentcast.data.formats import open_source
 from latentcast.signals.readers import read_recording
 from latentcast.signals.synthetic import synthetic_recording
 
@@ -94,8 +99,85 @@ def _(t: Terminal) -> None:
     t.works(command + t.refused(command).typed("give (--unit mV)"))
 
 
-@fixes("cli/data.py", "--sampling-rate, --unit: are for one")
+@fixes("cli/data.py", "--sampling-rate, --unit, --rename: are for one")
 def _(t: Terminal) -> None:
     command = f"inspect {t.at.store} "
     t.refused(command + "--unit mV").typed("--unit: .*leave them out")
     t.works(command)
+
+
+def ward(t: Terminal, *names: str) -> Path:
+    """A folder of a WFDB record whose first leads have other names."""
+    (folder := t.new("ward")).mkdir()
+    for file in (WFDB / "records100" / "00000").glob("00001_lr.*"):
+        shutil.copy(file, folder / f"a{file.suffix}")
+    first, *lines = (folder / "a.hea").read_text().replace("00001_lr", "a").splitlines()
+    for place, name in enumerate(names):
+        lines[place] = f"{lines[place].rpartition(' ')[0]} {name}"
+    (folder / "a.hea").write_text("\n".join([first, *lines]))
+    return folder
+
+
+@fixes("signals/readers/file_format.py", "{}; name those that are, such as --rename")
+def _(t: Terminal) -> None:
+    command = f"inspect {ward(t, *(f'ECG{n}' for n in range(12))) / 'a.hea'} "
+    t.works(command + t.refused(command).typed("such as (--rename ECG0=II)"))
+
+
+@fixes("signals/readers/file_format.py", "{}; name those that are, such as rename")
+def _(t: Terminal) -> None:
+    file = ward(t, *(f"ECG{n}" for n in range(12))) / "a.hea"
+    name, lead = t.refused(lambda: read_recording(file)).typed(r"rename={'(\w+)': '(\w+)'}")
+    t.works(lambda: read_recording(file, rename={name: lead}))
+
+
+@fixes("signals/recording.py", "{}; if {} is {}, read it with --rename")
+def _(t: Terminal) -> None:
+    command = f"ingest {ward(t, 'I.')} --workers 1 --out {t.new()} "
+    t.works(command + t.refused(command).typed("with (--rename I.=I)"))
+
+
+@fixes("signals/recording.py", "{}; if {} is {}, read it with rename")
+def _(t: Terminal) -> None:
+    folder, encoder = ward(t, "I."), Encoder.from_pretrained(t.at.run)
+    name, lead = t.refused(lambda: encoder.embed(folder / "a.hea")).typed(
+        r"rename={'(I\.)': '(I)'}"
+    )
+    t.works(lambda: encoder.embed(folder / "a.hea", rename={name: lead}))
+
+
+@fixes("signals/leads.py", "--rename {}: write")
+def _(t: Terminal) -> None:
+    command = f"inspect {ward(t, 'ECG1') / 'a.hea'} --rename "
+    example = t.refused(command + "II").typed("example (.*)$")
+    t.works(command + example)
+
+
+@fixes("data/codecs/counts.py", "--rename: is for ECG leads")
+def _(t: Terminal) -> None:
+    command = f"ingest {ward(t, 'Fp1')} --workers 1 --out {t.new()} --signal other --leads Fp1 "
+    t.refused(command + "--rename Fp1=II").typed("--rename: .*leave it out")
+    t.works(command)
+
+
+@fixes("signals/readers/ecg_files.py", "is an HDF5 file of many")
+def _(t: Terminal) -> None:
+    pytest.importorskip("h5py")
+    folder, recordings = ward(t), [synthetic_recording(50 + n, 100, 3, seed=n) for n in range(4)]
+    write_hdf5(folder / "many.h5", recordings)
+    (ref,) = (ref for ref in open_source(folder).refs() if ref.problem)
+    t.holding(str(ref.problem)).typed("--sampling-rate, --leads, --unit and --layout")
+    t.works(
+        f"ingest {folder / 'many.h5'} --out {t.new()} --sampling-rate 100 --unit mV --layout "
+        f"records,samples,leads --leads {','.join(recordings[0].leads)}"
+    )
+
+
+@fixes("signals/counts.py", "holds {} counts of")
+def _(t: Terminal) -> None:
+    counts = np.stack([synthetic_recording(50 + n, 100, 3).signal for n in range(4)]) * 1000
+    counts[:, 3, 7] = -32768
+    about = {"sampling_rate": 100, "leads": synthetic_recording().leads, "unit": "uV"}
+    t.refused(lambda: write_store(t.new("a"), signals=counts, **about)).typed("write NaN there")
+    counts[counts == -32768] = np.nan
+    t.works(lambda: write_store(t.new("b"), signals=counts, **about))

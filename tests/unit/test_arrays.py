@@ -48,6 +48,15 @@ def test_the_unit_of_an_array_counts(tmp_path: Path, unit: str, factor: float) -
         assert np.abs(store.recording(row).signal - recording.signal).max() < 6e-4
 
 
+def test_the_lowest_count_of_int16_is_a_voltage(tmp_path: Path) -> None:
+    counts = np.rint(SIGNALS[0][None] * 1000).astype(np.int16)
+    counts[0, 3, 20] = -32768
+    stored = write_store(tmp_path / "a", signals=counts, unit="uV", **TWELVE).store.recording(0)
+    assert np.argwhere(~stored.valid).tolist() == [[3, 20]]
+    with pytest.raises(LatentcastError, match="-32768 counts .* was not measured; write NaN"):
+        write_store(tmp_path / "b", signals=counts.astype(float), unit="uV", **TWELVE)
+
+
 def test_patients_labels_folds_and_metadata_are_each_records_own(tmp_path: Path) -> None:
     store = write_store(
         tmp_path,

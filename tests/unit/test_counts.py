@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from latentcast.signals.counts import to_counts
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import INVALID, Recording, select_leads
+from latentcast.signals.resample import resample
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.source import BadRecord
 
@@ -67,14 +69,23 @@ def test_a_masked_lead_differs_from_the_one_in_the_store(tmp_path: Path) -> None
         to_counts(read_recording(header), store.leads, store.scale)
 
 
-def test_original_files_differ_from_the_store(tmp_path: Path) -> None:
-    source = open_source(DATA, fs=500)
-    store = ingest(DATA, tmp_path / "out", fs=500, quiet=True).store
-    refs = [ref for ref in source.refs() if ref.problem is None]
-    assert len(refs) == len(store) > 0
-    for ref in refs:
-        counts = to_counts(source.read(ref)[0], store.leads, store.scale)
-        assert np.array_equal(counts, store.take([store.row_of(ref.record_id)])[0])
+@pytest.mark.parametrize("files", ["records100", "records500"])
+@pytest.mark.parametrize("rate", [100.0, 500.0])
+def test_original_files_differ_from_the_store(tmp_path: Path, files: str, rate: float) -> None:
+    folder = tmp_path / files  # without the table, which would choose the files of the rate
+    shutil.copytree(DATA / files, folder)
+    spoilt = replace(synthetic_recording(sampling_rate=500.0), record_id="clipped")
+    spoilt.signal[9, 2000:2200] = 9.0
+    write_wfdb(folder, spoilt, "clipped")
+    store = ingest(folder, tmp_path / "out", fs=rate, workers=1, quiet=True).store
+    assert len(store) == len(list(folder.rglob("*.hea")))
+    for file in folder.rglob("*.hea"):
+        recording = read_recording(file)
+        stored = store.take([store.row_of(file.stem)])[0]
+        counts = to_counts(recording, store.leads, store.scale, sampling_rate=rate)
+        assert np.array_equal(counts, stored)
+        again = to_counts(resample(recording, rate), store.leads, store.scale)
+        assert np.array_equal(again, stored)
 
 
 def test_the_carried_ecgs_differ_from_the_store(tmp_path: Path) -> None:

@@ -171,6 +171,19 @@ def test_a_format_that_is_not_read_is_named(tmp_path: Path, head: bytes, name: s
         read_recording(path)
 
 
+@pytest.mark.parametrize("kind", ["scp", "dicom", "edf", "ishne"])
+def test_the_lowest_count_of_16_bits_is_a_voltage(tmp_path: Path, kind: str) -> None:
+    signal = RECORDING.signal.copy()
+    signal[4, 150] = -32.768
+    path = tmp_path / "a.ecg"
+    if kind == "scp":
+        write_scp(path, replace(RECORDING, signal=signal), differences=0)
+    else:
+        path = write(tmp_path, kind, replace(RECORDING, signal=signal))
+    read = read_recording(path)
+    assert np.argwhere(~read.valid).tolist() == [[4, 150]]
+
+
 def test_a_folder_of_mixed_files_is_one_store(tmp_path: Path) -> None:
     source = tmp_path / "mixed"
     write_wfdb(source, synthetic_recording(50, 100, 3), "wfdb")
@@ -180,11 +193,13 @@ def test_a_folder_of_mixed_files_is_one_store(tmp_path: Path) -> None:
             write(source, kind, recording)
     (source / "mfer.dat").write_bytes(b"@ MFR " + bytes(600))
     (source / "preview.png").write_bytes(b"\x89PNG")
+    (source / "many.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     result = ingest(source, tmp_path / "store", sampling_rate=100, workers=1, quiet=True)
     assert set(result.store.record_ids) == {
         "wfdb", "scp", "edf", "bdf", "ishne", "table-of-leads"
     }  # fmt: skip
     assert "an MFER file" in (tmp_path / "store" / "quarantine.csv").read_text()
+    assert "is an HDF5 file of many" in (tmp_path / "store" / "quarantine.csv").read_text()
     assert any("preview.png" in remark for remark in open_source(source).remarks)
 
 

@@ -15,6 +15,7 @@ from ecg_files import write_wfdb
 from image_files import write_classes
 
 from conftest import WFDB, Command
+from dev.fuzz.ecg_files import write_hdf5, write_lead_table
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.images import ImageReader
 from latentcast.config import Config
@@ -95,6 +96,27 @@ def test_a_recording_has_one_vector_however_it_is_handed_over(
     same(encoder.embed([microvolts[:2], microvolts[2]], **other), vectors[:3])
     np.save(tmp_path / "ecgs.npy", millivolts)
     same(encoder.embed(tmp_path / "ecgs.npy", **axes), vectors)
+
+
+def test_a_file_that_does_not_say_its_rate_is_refused_with_the_rate(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    recording = synthetic_recording(70, 100, 5)
+    write_lead_table(tmp_path / "a.csv", recording)
+    write_wfdb(tmp_path / "more", recording, "b")
+    rounded = read_recording(tmp_path / "more" / "b.hea")
+    vector = encoder.embed(rounded)
+    rate = {"sampling_rate": 100}
+    same(encoder.embed(tmp_path / "a.csv", **rate), vector)
+    same(encoder.embed([tmp_path / "more" / "b.hea", tmp_path / "a.csv"], **rate)[1:], vector)
+    shutil.copy(tmp_path / "a.csv", tmp_path / "more" / "a.csv")
+    assert encoder.embed(tmp_path / "more", **rate).shape == (2, 24)
+    pytest.importorskip("h5py")
+    write_hdf5(tmp_path / "a.h5", [rounded])
+    axes = {"unit": "mV", "leads": recording.leads, "layout": "records,samples,leads"}
+    assert encoder.embed(tmp_path / "a.h5", **rate, **axes).shape == (1, 24)
+    with pytest.raises(LatentcastError, match=r"sampling_rate: is for arrays, .*b\.hea is none"):
+        encoder.embed(tmp_path / "more" / "b.hea", **rate)
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])

@@ -8,7 +8,7 @@ import pytest
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.recording import Recording, from_signal, millivolts_per, select_leads
-from latentcast.signals.resample import resample
+from latentcast.signals.resample import polyphase, resample
 from latentcast.signals.synthetic import beat_times, synthetic_recording
 from latentcast.source import BadRecord
 
@@ -100,7 +100,7 @@ def test_resampling_keeps_beats_at_their_seconds_and_millivolts_at_their_size(ra
 
 def test_resampling_does_not_ring_at_the_ends_of_an_offset() -> None:
     offset = from_signal(np.full((1, 500), 3.0, np.float32), ("I",), 500.0, "offset")
-    assert np.allclose(resample(offset, 100.0).signal, 3.0, atol=1e-4)
+    assert np.allclose(polyphase(offset, 100.0).signal, 3.0, atol=1e-4)
 
 
 def test_resampling_spreads_nan_over_its_neighbourhood_and_no_further() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -281,6 +281,7 @@ class Encoder(nn.Module):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str = "records,leads,samples",
+        rename: Mapping[str, str] | None = None,
         resample: bool = False,
         window_seconds: float | None = None,
         size: int | None = None,
@@ -306,10 +307,11 @@ class Encoder(nn.Module):
             pooling: mean, std, max, mean+std, mean+std+max or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
-            sampling_rate: of arrays, Hz.
+            sampling_rate: of arrays and of files that have none (tables of leads), Hz.
             leads: of arrays, the name of each channel.
-            unit: of arrays, V, mV, uV or nV.
+            unit: of arrays and of files that have none, V, mV, uV or nV.
             layout: of arrays, ``records,leads,samples`` or ``records,samples,leads``.
+            rename: of files, leads by what they are called there, as ``{"ECG1": "II"}``.
             resample: bring recordings at another rate to the encoder's, as ``ingest`` with ``fs``.
             window_seconds: of recordings, what is read at a time instead of the training length;
                 :attr:`positions` says where patches are then.
@@ -329,7 +331,7 @@ class Encoder(nn.Module):
         how = check_pooling(pooling, causal=self.causal)
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
-        axes = ArrayAxes(sampling_rate, leads, unit, layout)
+        axes = ArrayAxes(sampling_rate, leads, unit, layout, rename)
         length = None
         if window_seconds is not None:
             rate, patch = self.sampling_rate, self.patch_seconds
@@ -369,7 +371,7 @@ class Encoder(nn.Module):
             LatentcastError: another sampling rate (without ``resample``), a missing lead, or an
                 amplitude beyond int16.
         """
-        reader = RecordingReader(self._recordings(), ArrayAxes(None, None, None, ""), resample)
+        reader = RecordingReader(self._recordings(), ArrayAxes(), resample)
         return reader.counts(recording)
 
     @torch.no_grad()
@@ -409,12 +411,13 @@ class Encoder(nn.Module):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         layout: str = "records,leads,samples",
+        rename: Mapping[str, str] | None = None,
         resample: bool = False,
         rejections: Rejections | None = None,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """What :meth:`embed` reads: the name of each recording or image, and its windows as
         integers, int16 ``(windows, samples, leads)`` or uint8 ``(1, height, width, channels)``."""
-        axes = ArrayAxes(sampling_rate, leads, unit, layout)
+        axes = ArrayAxes(sampling_rate, leads, unit, layout, rename)
         kept = rejections or Rejections()
         own = self.network, self.config.input, self.config.recipe
         return read_windows(x, rows, axes, resample, None, kept, *own)

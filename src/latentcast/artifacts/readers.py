@@ -44,8 +44,9 @@ def read_windows(
     if isinstance(config, EcgInput):
         reader = RecordingReader(config, axes, resample, length, rejections)
         return with_tokens(network, reader.read(x, rows), rejections)
-    if resample or (axes.sampling_rate, axes.leads, axes.unit) != (None, None, None):
+    if resample or axes != ArrayAxes(layout=axes.layout):
         raise LatentcastError(
-            f"{recipe}: was trained on images; leave out sampling_rate, leads, unit and resample"
+            f"{recipe}: was trained on images; leave out sampling_rate, leads, unit, rename and "
+            "resample"
         )
     return ImageReader(config, rejections).read(x, rows)

@@ -22,13 +22,22 @@ from latentcast.places import is_store
 from latentcast.signals.channels import Channels
 from latentcast.signals.counts import to_counts
 from latentcast.signals.readers import read_recording
-from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
+from latentcast.signals.readers.arrays import (
+    LAYOUTS,
+    array_recording,
+    channels_of,
+    check_array,
+)
+from latentcast.signals.readers.ecg_files import lacks_its_rate
+from latentcast.signals.readers.hdf5 import is_hdf5
 from latentcast.signals.recording import INVALID, Recording, hertz
 from latentcast.signals.windows import window_starts
 from latentcast.source import BadRecord, RecordRef, Source
 
 Counts = npt.NDArray[np.int16]
 Load = Callable[[], Recording]
+AXES = ("sampling_rate", "leads", "unit")
+"""What an array does not say."""
 ACCEPTED = (
     "a Recording, the path of a record, of a folder or of an array file, an array with "
     "sampling_rate, leads and unit, a store, or a list of these"
@@ -37,12 +46,14 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class ArrayAxes:
-    """What has to be given with an array; see :class:`~latentcast.signals.readers.arrays`."""
+    """What has to be given with an array; see :class:`~latentcast.signals.readers.arrays`. A table
+    of leads needs rate and unit likewise, and any file may call its leads by other names."""
 
-    sampling_rate: float | None
-    leads: Sequence[str] | None
-    unit: str | None
-    layout: str
+    sampling_rate: float | None = None
+    leads: Sequence[str] | None = None
+    unit: str | None = None
+    layout: str = LAYOUTS[0]
+    rename: Mapping[str, str] | None = None
 
 
 class RecordingReader:
@@ -68,6 +79,7 @@ class RecordingReader:
         self.config, self.axes, self.resample = config, axes, resample
         self.rejections = rejections or Rejections()
         self.length = config.length if length is None else length
+        self._lacking = False
 
     def read(self, source: Any, rows: npt.ArrayLike | None = None) -> Iterator[tuple[str, Counts]]:
         """The id and the windows of every recording, in the order of the source.
@@ -152,6 +164,9 @@ class RecordingReader:
             case _ if hasattr(source, "refs") and hasattr(source, "read"):
                 yield from _of_source(source)
             case Iterable() if not isinstance(source, bytes | Mapping):
+                if isinstance(source, list | tuple):
+                    paths = [item for item in source if isinstance(item, str | Path)]
+                    self._lacking = any(lacks_its_rate(Path(path)) for path in paths)
                 for item in source:
                     _refuse_number(item, source)
                     yield from self._recordings(item)
@@ -161,26 +176,35 @@ class RecordingReader:
                 )
 
     def _of_path(self, path: Path) -> Iterator[tuple[str, str | None, Load]]:
-        other = self.config.signal == "other"
-        if is_array_file(path):
-            axes = vars(self.axes) | {"signal": self.config.signal}
-            yield from _of_source(open_source(path, "ecg", **axes))
-            return
-        self._refuse_axes(str(path))
-        if is_store(path):
+        other, axes = self.config.signal == "other", self.axes
+        if is_array_file(path) or is_hdf5(path):
+            given = vars(axes) | {"signal": self.config.signal}
+            yield from _of_source(open_source(path, "ecg", **given))
+        elif is_store(path):
+            self._refuse_axes(str(path))
             yield from self._recordings(Store.open(path))
         elif path.is_dir():
+            self._refuse_axes(str(path), "leads")
             # Of PTB-XL's two sets of files the one at the encoder's rate.
-            options = {"signal": "other", "leads": self.config.leads} if other else {}
-            rate = self.config.sampling_rate
-            yield from _of_source(open_source(path, "ecg", fs=rate, **options))
+            options: dict[str, Any] = {
+                "fs": self.config.sampling_rate, "sampling_rate": axes.sampling_rate,
+                "unit": axes.unit, "rename": axes.rename,
+            }  # fmt: skip
+            if other:
+                options |= {"signal": "other", "leads": self.config.leads}
+            yield from _of_source(open_source(path, "ecg", **options))
         else:
+            lacks = self._lacking or lacks_its_rate(path)
+            self._refuse_axes(str(path), *(("leads",) if lacks else AXES))
             channels = Channels(self.config.leads) if other else None
-            yield str(path), None, partial(read_recording, path, channels)
+            read = partial(
+                read_recording, sampling_rate=axes.sampling_rate, unit=axes.unit, rename=axes.rename
+            )
+            yield str(path), None, partial(read, path, channels)
 
     def _of_array(self, array: npt.NDArray[Any]) -> Iterator[tuple[str, None, Load]]:
         axes = self.axes
-        missing = [n for n in ("sampling_rate", "leads", "unit") if getattr(axes, n) is None]
+        missing = [n for n in AXES if getattr(axes, n) is None]
         if axes.sampling_rate is None or axes.leads is None or axes.unit is None:
             raise LatentcastError(
                 f"array {array.shape}: comes without its {', '.join(missing)}; give what it has, "
@@ -196,10 +220,9 @@ class RecordingReader:
             name = f"record {number} of the array"
             yield name, None, partial(array_recording, block, leads, factor, rate, name)
 
-    def _refuse_axes(self, name: str) -> None:
-        axes = self.axes
-        for option in ("sampling_rate", "leads", "unit"):
-            if getattr(axes, option) is not None:
+    def _refuse_axes(self, name: str, *options: str) -> None:
+        for option in options or AXES:
+            if getattr(self.axes, option) is not None:
                 raise LatentcastError(
                     f"{option}: is for arrays, {name} is none; leave it out"
                     + " (resample=True brings it to the encoder's rate)"

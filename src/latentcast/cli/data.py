@@ -30,6 +30,7 @@ def ingest(
     patient_column: str | None = None,
     seed: int = 0,
     signal: Literal["ecg", "other"] | None = None,
+    rename: str | None = None,
     missing_leads: Literal["quarantine", "mask"] | None = None,
     scale: float | None = None,
     shortest: float | None = None,
@@ -69,6 +70,7 @@ def ingest(
         seed: of the split, where --labels names patients and no split.
         signal: "other" for channels that are no ECG leads (EEG, PPG, names of your own): --leads
             then takes any names, --unit any unit, and what holds of ECGs alone is left out.
+        rename: leads by what the files call them, as ECG1=II,ECG2=V1.
         missing_leads: quarantine a record without a lead (the default), or keep it with that lead
             masked.
         scale: millivolts of one stored count; 0.001 by default, which holds ±32 mV.
@@ -90,6 +92,7 @@ def ingest(
     from latentcast.data.manifest import QUARANTINE
     from latentcast.data.tables.file import read_table
     from latentcast.data.writer import kind_of, read_quarantine
+    from latentcast.signals.leads import name_pairs
     from latentcast.terminal import Terminal
 
     done = read(
@@ -105,6 +108,7 @@ def ingest(
         labels=None if labels is None else read_table(labels, id_column, patient_column),
         seed=seed,
         signal=signal,
+        rename=name_pairs(rename),
         missing_leads=missing_leads,
         scale=scale,
         shortest=shortest,
@@ -142,6 +146,7 @@ def inspect(
     summary: Path | None = None,
     sampling_rate: float | None = None,
     unit: str | None = None,
+    rename: str | None = None,
 ) -> None:
     """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
     file of any format, as it would be read.
@@ -154,10 +159,12 @@ def inspect(
             patients, durations, rates, leads, amplitudes, what is not valid, findings, duplicates.
         sampling_rate: of a file that has none (a table of leads), in Hz.
         unit: of a file that has none: V, mV, uV or nV.
+        rename: leads by what the file calls them, as ECG1=II,ECG2=V1.
     """
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
+    from latentcast.signals.leads import name_pairs, renamed
     from latentcast.signals.readers.ecg_files import is_ecg_file
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
@@ -177,11 +184,13 @@ def inspect(
             raise LatentcastError(
                 f"--record {record}: is of a store, {store} is one ECG; leave it out"
             )
-        _inspect_file(store, plot, ReadOptions(None, sampling_rate, unit))
+        names = renamed(name_pairs(rename) or {})
+        _inspect_file(store, plot, ReadOptions(None, sampling_rate, unit, names))
         return
-    if sampling_rate is not None or unit is not None:
+    if (sampling_rate, unit, rename) != (None, None, None):
         raise LatentcastError(
-            f"--sampling-rate, --unit: are for one ECG file, {store} is none; leave them out"
+            f"--sampling-rate, --unit, --rename: are for one ECG file, {store} is none; leave them "
+            "out"
         )
     opened = Store.open(store)
     opened.verify()

@@ -98,6 +98,7 @@ def predict(
     leads: str | None = None,
     unit: str | None = None,
     layout: str = "records,leads,samples",
+    rename: str | None = None,
     resample: bool = False,
     patients: bool = False,
 ) -> None:
@@ -111,10 +112,11 @@ def predict(
         out: .csv or .parquet to write: an id, a probability of each label, its standard deviation
             over the crops, and how many crops there were.
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
-        sampling_rate: of arrays, Hz.
+        sampling_rate: of arrays and of files that have none (tables of leads), Hz.
         leads: of arrays, comma-separated.
-        unit: of arrays: V, mV, uV or nV.
+        unit: of arrays and of files that have none: V, mV, uV or nV.
         layout: axes of arrays.
+        rename: leads by what the files call them, as ECG1=II,ECG2=V1.
         resample: bring recordings at another rate to the model's.
         patients: of a store, a row a patient: the mean over the records, their standard deviation.
     """
@@ -124,6 +126,7 @@ def predict(
     from latentcast.data.manifest import MANIFEST
     from latentcast.data.store import Store
     from latentcast.files import apart
+    from latentcast.signals.leads import name_pairs
     from latentcast.terminal import Terminal
 
     if not files:
@@ -140,7 +143,7 @@ def predict(
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
     found = classifier.predict(
         inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
-        layout=layout, resample=resample, errors="skip",
+        layout=layout, rename=name_pairs(rename), resample=resample, errors="skip",
     )  # fmt: skip
     if patients:
         store = Store.open(files[0])

@@ -49,7 +49,7 @@ FORMATS: tuple[type[Source[Any]], ...] = (
 """In the order in which they are tried: a recording counts more than the images beside it.
 an option of ``ingest`` means to a format is an argument of its class by the same name."""
 
-READER_ONLY = {"sampling_rate", "unit", "layout", "splits", "label_column"}
+READER_ONLY = {"sampling_rate", "unit", "layout", "rename", "splits", "label_column"}
 """Options that mean nothing to a store whose reader does not take them."""
 
 

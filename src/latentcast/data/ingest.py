@@ -102,6 +102,7 @@ def ingest(
     labels: str | Path | TableFile | None = None,
     seed: int = 0,
     signal: Signal | None = None,
+    rename: Mapping[str, str] | None = None,
     missing_leads: Literal["quarantine", "mask"] | None = None,
     scale: float | None = None,
     shortest: float | None = None,
@@ -155,6 +156,7 @@ def ingest(
             ``leads`` are any distinct names, in this order; what holds of ECGs alone is left out
             (canonical names, derived leads, Einthoven's law, saturation); and ``unit`` may be any
             text, which ``scale`` is then in.
+        rename: of files, leads by what they are called there, as ``{"ECG1": "II"}``.
         missing_leads: quarantine (the default) a recording that lacks a lead, or ``mask`` the lead.
         scale: millivolts per stored count, 0.001 by default; a count spans int16.
         shortest: seconds, 1 by default; a recording that lasts less is quarantined.
@@ -195,10 +197,10 @@ def ingest(
         apart(out, source=source)
     arguments = {
         "fs": fs, "sampling_rate": sampling_rate, "leads": leads, "unit": unit, "layout": layout,
-        "metadata": metadata, "signal": signal, "missing_leads": missing_leads, "scale": scale,
-        "shortest": shortest, "verify_checksums": verify_checksums, "size": size,
-        "encoding": encoding, "bits": bits, "patients": patients, "splits": splits,
-        "label_column": label_column,
+        "metadata": metadata, "signal": signal, "rename": rename,
+        "missing_leads": missing_leads, "scale": scale, "shortest": shortest,
+        "verify_checksums": verify_checksums, "size": size, "encoding": encoding, "bits": bits,
+        "patients": patients, "splits": splits, "label_column": label_column,
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     table = read_table(labels) if isinstance(labels, str | Path) else labels

@@ -113,8 +113,8 @@ class TokenLayers(Mapping[str, TokenFeatures]):
         rows = np.arange(len(self._begins) - 1)
         found = {}
         for name, room in rooms.items():
-            of_layer = np.repeat(measured, room.shape[1] // measured.shape[1], axis=1)
-            found[name] = TokenFeatures(room, of_layer, self._begins, rows)
+            own = np.repeat(measured, room.shape[1] // measured.shape[1], axis=1)
+            found[name] = TokenFeatures(room, own, self._begins, rows)
         return found
 
 

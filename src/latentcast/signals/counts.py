@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.signals.quality import Finding, assess, normalisation_of
-from latentcast.signals.recording import INVALID, Recording, select_leads
-from latentcast.signals.resample import resample
+from latentcast.signals.recording import INVALID, Recording, check_rate, select_leads
+from latentcast.signals.resample import polyphase
 from latentcast.source import BadRecord
 
 LARGEST = 32767
@@ -54,7 +54,7 @@ def to_counts(
         # Assessed before it is resampled, while a clipped top can still be seen.
         chosen, _ = choose_valid(recording, leads, mask_missing=mask_missing, signal=signal)
         if sampling_rate is not None:
-            chosen = resample(chosen, sampling_rate)
+            chosen = polyphase(chosen, sampling_rate)
         counts = quantise(chosen, scale, signal=signal)
     except BadRecord as error:
         raise BadRecord(f"{recording.record_id}: {error.in_python}") from error
@@ -75,6 +75,8 @@ def choose_valid(
     if not recording.valid.any():
         raise BadRecord("no sample is valid (all NaN)")
     ecg = signal == "ecg"
+    if ecg:
+        check_rate(recording.sampling_rate)
     if ecg and (how := normalisation_of(recording)):
         raise BadRecord(
             f"was normalised before ({how}), expected is the ECG in V, mV, uV or nV; give it as it "
@@ -103,6 +105,11 @@ def quantise(
     peaks = np.fmax.reduce(np.abs(scaled), axis=1)
     if np.fmax.reduce(peaks) > LARGEST:
         lead = int(np.nanargmax(peaks))
+        if np.fmin.reduce(scaled[lead]) == INVALID and np.fmax.reduce(peaks) == -INVALID:
+            raise BadRecord(
+                f"holds {INVALID} counts of {scale:g} {unit} in lead {recording.leads[lead]}, by "
+                "which files of int16 mark a sample that was not measured; write NaN there"
+            )
         amplitude = float(peaks[lead]) * scale
         words = f"amplitude {amplitude:.4g} {unit} in lead {recording.leads[lead]}"
         if signal == "ecg" and amplitude > NO_ECG:

@@ -6,10 +6,11 @@ Sources disagree about order (aVF before aVL in MIMIC-IV-ECG) and spelling (``AV
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 
 CANONICAL_LEADS: tuple[str, ...] = (
     "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
@@ -55,8 +56,46 @@ def canonical_name(name: str) -> str:
     try:
         return _SPELLINGS[bare]
     except KeyError:
-        closest = nearest(name, CANONICAL_LEADS + OTHER_LEADS)
-        raise LatentcastError(f"lead '{name}': is no known lead name; {closest}") from None
+        lead = nearest_lead(name)
+        names = ", ".join(CANONICAL_LEADS + OTHER_LEADS)
+        hint = f"did you mean '{lead}'?" if lead else f"known: {names}"
+        raise LatentcastError(f"lead '{name}': is no known lead name; {hint}") from None
+
+
+def nearest_lead(name: str) -> str | None:
+    """The lead that a misspelled name is likely to be; None where none is near enough."""
+    bare = _PREFIX.sub("", name.strip()).strip().lower()
+    # Of the twelve alone: CO2 is near C2. Below 0.7 ART is aVR, and a number a chest lead.
+    twelve = {lead.lower(): lead for lead in CANONICAL_LEADS}
+    close = difflib.get_close_matches(bare, twelve, n=1, cutoff=0.7)
+    return twelve[close[0]] if close else None
+
+
+def name_pairs(text: str | None) -> dict[str, str] | None:
+    """``ECG1=II,ECG2=V1`` of the command line as ``{"ECG1": "II", "ECG2": "V1"}``.
+
+    Raises:
+        LatentcastError: a part is no such pair.
+    """
+    pairs, rest = dict[str, str](), text or ""
+    while rest:
+        # Commas may be part of a name, and are of no lead.
+        pair = re.match(r"(.+?)=([^,=]+)(?:,|$)", rest)
+        if pair is None:
+            raise LatentcastError(f"--rename {rest}: write NAME=LEAD, for example ECG1=II")
+        pairs[pair[1]] = pair[2]
+        rest = rest[pair.end() :]
+    return pairs or None
+
+
+def renamed(names: Mapping[str, str]) -> dict[str, str]:
+    """What files call their channels, and the canonical name of the lead that each is.
+
+    Raises:
+        LatentcastError: one is no lead, or is the name of two channels.
+    """
+    leads = canonical_names(names.values())
+    return dict(zip((name.strip() for name in names), leads, strict=True))
 
 
 def canonical_names(names: Iterable[str]) -> tuple[str, ...]:

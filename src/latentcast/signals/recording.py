@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, get_type_hints
@@ -9,15 +10,20 @@ from typing import Any, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, quoted
 from latentcast.notebook import table_html
-from latentcast.signals.leads import DERIVED_FROM_I_AND_II
+from latentcast.signals.leads import DERIVED_FROM_I_AND_II, nearest_lead
 from latentcast.signatures import check
 from latentcast.source import BadRecord
 
 INVALID = -32768
 """The int16 count that marks a sample as not measured, or as outside the record, in any array of
 counts. No measured sample is ever stored as this."""
+
+LOWEST_RATE = 20
+"""Hz at which an ECG still shows its complexes."""
+HIGHEST_RATE = 100_000
+"""Hz; high-resolution and magnetocardiographic recorders stay far below."""
 
 MILLIVOLTS_PER_UNIT: dict[str, float] = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "nv": 1e-6}
 
@@ -42,6 +48,15 @@ def hertz(rate: float, name: str) -> float:
     if not isinstance(rate, int | float | np.number) or not 0 < rate < float("inf"):
         raise LatentcastError(f"{name} {rate}: is no sampling rate; give a number of Hz")
     return float(rate)
+
+
+def check_rate(rate: float) -> None:
+    """Raises BadRecord: no ECG was sampled at this rate, so that nothing is to be made from it."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise BadRecord(
+            f"has a sampling rate of {rate:g} Hz, which no ECG has ({LOWEST_RATE} to "
+            f"{HIGHEST_RATE:,} Hz); check the rate in its header"
+        )
 
 
 def spelled(unit: str) -> str:
@@ -143,6 +158,14 @@ def from_signal(
     )
 
 
+def _misspelled(recording: Recording, absent: list[str]) -> tuple[str, str] | None:
+    """A channel that was left out, and the absent lead that its name is near to."""
+    for name in recording.metadata.get("channels_left_out", ()):
+        if (lead := nearest_lead(name)) is not None and lead in absent:
+            return name.strip(), lead
+    return None
+
+
 def select_leads(
     recording: Recording, leads: tuple[str, ...], *, mask_missing: bool, derive: bool = True
 ) -> Recording:
@@ -162,6 +185,14 @@ def select_leads(
     absent = [n for n in leads if n not in row and not (can_derive and n in DERIVED_FROM_I_AND_II)]
     if absent and (not mask_missing or len(absent) == len(leads)):
         lacks = f"lacks lead {', '.join(absent)}"
+        if (pair := _misspelled(recording, absent)) is not None:
+            name, lead = pair
+            raise BadRecord(
+                f"{lacks}; if {quoted(name, 20)} is {lead}, read it with --rename "
+                f"{shlex.quote(f'{name}={lead}')}",
+                f"{lacks}; if {quoted(name, 20)} is {lead}, read it with rename="
+                f"{{{name!r}: {lead!r}}}",
+            )
         raise BadRecord(
             f"{lacks}; ingest with --missing-leads mask to keep it",
             f'{lacks}; give it as NaN in an array, or ingest the files with missing_leads="mask" '

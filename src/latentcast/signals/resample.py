@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import missing_extra
+from latentcast.signals.leads import CANONICAL_LEADS, OTHER_LEADS
+from latentcast.signals.quality import assess
 from latentcast.signals.recording import Recording, stretches
 from latentcast.source import BadRecord
 
@@ -18,6 +20,20 @@ MOST_UP, MOST_DOWN = 100, 1000
 
 
 def resample(recording: Recording, sampling_rate: float) -> Recording:
+    """:func:`polyphase`, after what is no signal was taken out of ``valid`` as ingest does it: a
+    clipped top is a ripple afterwards, which nothing recognises.
+
+    Raises:
+        LatentcastError: scipy is not installed.
+        BadRecord: no valid sample remains, or the two rates are so far apart that one is wrong.
+    """
+    if recording.sampling_rate == sampling_rate:
+        return recording
+    ecg = set(recording.leads) <= {*CANONICAL_LEADS, *OTHER_LEADS}
+    return polyphase(assess(recording, ecg=ecg)[0], sampling_rate)
+
+
+def polyphase(recording: Recording, sampling_rate: float) -> Recording:
     """Anti-aliased polyphase resampling (``scipy.signal.resample_poly``, its Kaiser-5 FIR).
 
     The line through the first and last sample is taken off before filtering and put back after,

@@ -25,13 +25,18 @@ from latentcast.signals.leads import (
 )
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.recording import INVALID, Recording, hertz, stretches
-from latentcast.signals.resample import resample
+from latentcast.signals.recording import (
+    HIGHEST_RATE,
+    INVALID,
+    LOWEST_RATE,
+    Recording,
+    hertz,
+    stretches,
+)
+from latentcast.signals.resample import polyphase
 from latentcast.source import BadRecord, Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
-LOWEST = 20
-"""Hz at which an ECG still shows its complexes."""
 Arguments = Mapping[str, Any]
 
 
@@ -59,7 +64,7 @@ class CountsTarget:
     arguments: ClassVar[dict[str, Any]] = {
         "fs": None, "sampling_rate": None, "leads": None, "unit": None, "layout": None,
         "missing_leads": "quarantine", "scale": 0.001, "shortest": 1.0, "verify_checksums": True,
-        "metadata": None, "signal": "ecg", "patients": None,
+        "metadata": None, "signal": "ecg", "patients": None, "rename": None,
     }  # fmt: skip
     """Of ``ingest``, those about recordings, and their defaults."""
     columns: ClassVar[tuple[str, ...]] = (
@@ -95,6 +100,14 @@ class CountsTarget:
             del recorded["sampling_rate"]
         if recorded["signal"] == "ecg":
             del recorded["signal"]
+        elif recorded["rename"] is not None:
+            raise LatentcastError(
+                "--rename: is for ECG leads, with --signal other --leads takes the names in the "
+                "files; leave it out"
+            )
+        recorded["rename"] = recorded["rename"] and dict(recorded["rename"])
+        if recorded["rename"] is None:
+            del recorded["rename"]
         return recorded
 
     @classmethod
@@ -111,16 +124,16 @@ class CountsTarget:
             LatentcastError: the rate that was given is none of an ECG.
         """
         for rate in (arguments["fs"], source.sampling_rate):
-            if rate is not None and rate < LOWEST and arguments["signal"] == "ecg":
+            if rate is not None and rate < LOWEST_RATE and arguments["signal"] == "ecg":
                 raise LatentcastError(
-                    f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs {LOWEST} "
-                    "at least; give --fs and --sampling-rate in samples a second (or --signal "
-                    "other, for channels that are no ECG leads)"
+                    f"a sampling rate of {rate:g} Hz: is too low for an ECG, which needs "
+                    f"{LOWEST_RATE} at least; give --fs and --sampling-rate in samples a second "
+                    "(or --signal other, for channels that are no ECG leads)"
                 )
         leads, unit = _store_leads(source, arguments)
         return cls(
             leads=leads,
-            sampling_rate=_store_rate(source, refs, _rate(arguments)),
+            sampling_rate=_store_rate(source, refs, arguments),
             scale=arguments["scale"],
             mask_missing=arguments["missing_leads"] == "mask",
             resample=_rate(arguments) is not None,
@@ -173,7 +186,7 @@ class CountsTarget:
                 f"{self.sampling_rate:g}; ingest with --fs {self.sampling_rate:g} to resample"
             )
         metadata = recording.metadata | {"source_sampling_rate": recording.sampling_rate}
-        return resample(replace(recording, metadata=metadata), self.sampling_rate)
+        return polyphase(replace(recording, metadata=metadata), self.sampling_rate)
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
         """Type and shape of a shard's array, as a ``.npy`` header has them."""
@@ -228,13 +241,16 @@ def _store_leads(source: RecordingSource, arguments: Arguments) -> tuple[tuple[s
     return in_canonical_order(named), MILLIVOLTS
 
 
-def _store_rate(source: RecordingSource, refs: Sequence[RecordRef], fs: float | None) -> float:
-    if fs is not None:
+def _store_rate(source: RecordingSource, refs: Sequence[RecordRef], arguments: Arguments) -> float:
+    if (fs := _rate(arguments)) is not None:
         return float(fs)
     if source.sampling_rate is not None:
         return source.sampling_rate
     for _, (recording, _) in readable(refs, source.read):
-        return recording.sampling_rate
+        rate = recording.sampling_rate
+        # The rate of all records must not be the wrong one of the first.
+        if arguments["signal"] == "other" or LOWEST_RATE <= rate <= HIGHEST_RATE:
+            return rate
     # Nothing can be read: any rate does, the run ends with the reasons.
     return 1.0
 

@@ -23,7 +23,7 @@ from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation.foreign.networks import positive, reads_of, tokens_of
 from latentcast.nn.modes import evaluating
 from latentcast.signals.recording import INVALID, Recording
-from latentcast.signals.resample import resample
+from latentcast.signals.resample import polyphase
 
 UNITS = {"V": 1e-3, "mV": 1.0, "uV": 1e3, "nV": 1e6}
 """Of one millivolt."""
@@ -106,7 +106,7 @@ class ForeignRecordings:
         names = tuple(self.leads[place] for place in self.order)
         for n in np.flatnonzero(valid.any(axis=(1, 2))):
             window = Recording(signal[n], names, self.sampling_rate, valid[n], self.name)
-            window = resample(window, self.own_rate)
+            window = polyphase(window, self.own_rate)
             some = min(self.own_length, window.signal.shape[1])
             values[n, :, :some] = np.where(window.valid, window.signal, 0)[:, :some]
             measured[n, :, :some] = window.valid[:, :some]

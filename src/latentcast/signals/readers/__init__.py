@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from latentcast.places import kind_of
 from latentcast.signals.channels import Channels
+from latentcast.signals.leads import renamed
 from latentcast.signals.readers import wfdb
 from latentcast.signals.readers.ecg_files import format_of_file, read_file
 from latentcast.signals.readers.file_format import ReadOptions
+from latentcast.signals.readers.wfdb_checksums import sums_beside
 from latentcast.signals.recording import Recording
 from latentcast.signatures import checked
 from latentcast.source import BadRecord
@@ -22,6 +25,7 @@ def read_recording(
     *,
     sampling_rate: float | None = None,
     unit: str | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Recording:
     """One ECG: a file of any format of :mod:`latentcast.signals.readers.ecg_files`, or a WFDB or
     Challenge record by its ``.hea``, ``.dat`` or ``.mat`` file or its bare name.
@@ -31,18 +35,26 @@ def read_recording(
         channels: what to read of a record that is no ECG; None reads all signals as ECG leads.
         sampling_rate: in Hz, of a file that has none (a table of numbers).
         unit: V, mV, uV or nV, of a file that has none.
+        rename: leads by what the file calls them, as ``{"ECG1": "II"}``.
 
     Raises:
         BadRecord: it cannot be used; the message begins with the path.
     """
     try:
-        return read_with(path, ReadOptions(channels, sampling_rate, unit))
+        return read_with(path, ReadOptions(channels, sampling_rate, unit, renamed(rename or {})))
     except BadRecord as error:
         raise BadRecord(error.in_python) from error
 
 
 def read_with(path: str | Path, options: ReadOptions) -> Recording:
     """:func:`read_recording` as the command line words its errors."""
+    try:
+        return _read(path, options)
+    except OSError as error:
+        raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read(path: str | Path, options: ReadOptions) -> Recording:
     file = Path(path)
     if (kind := kind_of(file)) == "is an archive":
         raise BadRecord(f"{path}: {kind}; ingest it, and read records of the store")
@@ -70,8 +82,8 @@ def read_with(path: str | Path, options: ReadOptions) -> Recording:
         if not file.exists():
             raise BadRecord(f"{path}: does not exist (nor does {header.name}); check the path")
     try:
-        recording, annotation = wfdb.read(header, channels=options.channels)
+        recording, annotation = wfdb.read(header, sums_beside(header), options)
     except BadRecord as error:
-        raise BadRecord(f"{path}: {error}") from error
+        raise BadRecord(f"{path}: {error}", f"{path}: {error.in_python}") from error
     recording.metadata.update(annotation.metadata, labels=annotation.labels)
     return replace(recording, patient_id=annotation.patient_id)

@@ -68,7 +68,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     # What is no lead may have any unit; those of the leads are read with their values.
     names = [attribute_at(sequence, "code", "code") for sequence in sequences]
     units = [MILLIVOLTS if options.channels is None else options.channels.unit] * len(names)
-    chosen = choose(list(zip(names, units, strict=True)), options.channels)
+    chosen = choose(list(zip(names, units, strict=True)), options)
     values = [_values(sequences[column], options) for column in chosen.columns]
     if len({len(lead) for lead in values}) != 1:
         raise BadRecord("leads have different lengths")

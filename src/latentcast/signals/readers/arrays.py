@@ -22,7 +22,7 @@ from latentcast.signals.leads import canonical_names, check_names
 from latentcast.signals.readers.roles import Roles
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.table import Row, read_rows
-from latentcast.signals.recording import Recording, from_signal, hertz, millivolts_per
+from latentcast.signals.recording import INVALID, Recording, from_signal, hertz, millivolts_per
 from latentcast.source import Annotation, BadRecord, RecordRef
 
 LAYOUTS: tuple[str, ...] = ("records,leads,samples", "records,samples,leads")
@@ -174,13 +174,20 @@ def array_recording(
 ) -> Recording:
     """One record ``(leads, samples)`` of an array that :func:`check_array` took.
 
-    ``metadata`` has :data:`NOT_FINITE`.
+    -32768 of int16 was not measured. ``metadata`` has :data:`NOT_FINITE`.
     """
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and counted
         signal = (block * np.float64(factor)).astype(np.float32)
+    signal[not_measured(block)] = np.nan
     counts = (np.isnan(signal).sum(), np.isinf(signal).sum())
     metadata = {n: int(count) for n, count in zip(NOT_FINITE, counts, strict=True) if count}
     return from_signal(signal, leads, rate, record_id, metadata=metadata)
+
+
+def not_measured(block: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where int16 counts are the lowest, by which WFDB and others mark such a sample."""
+    int16 = block.dtype.kind == "i" and block.dtype.itemsize == 2
+    return block == INVALID if int16 else np.zeros(block.shape, np.bool_)
 
 
 def channels_of(leads: Sequence[str], unit: str, signal: Signal) -> tuple[tuple[str, ...], float]:

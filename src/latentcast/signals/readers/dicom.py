@@ -28,7 +28,7 @@ from latentcast.signals.readers.file_format import (
     years_between,
 )
 from latentcast.signals.readers.lead_codes import LEAD_OF_CODE
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
 DEFLATED, BIG_ENDIAN = b"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -130,6 +130,8 @@ class _Group:
         if padding is not None:
             value = padding if isinstance(padding, int) else np.frombuffer(padding, self.raw.dtype)
             values[self.raw[:, column] == value] = np.nan
+        if self.raw.dtype.kind == "i" and self.raw.dtype.itemsize == 2:
+            values[self.raw[:, column] == INVALID] = np.nan
         return values
 
 
@@ -146,7 +148,7 @@ def _recording(file: Any, path: Path, options: ReadOptions) -> Recording:
     other_rates = [group for group in groups if group.rate != rate]
     metadata: dict[str, Any] = {"groups_left_out": len(other_rates)} if other_rates else {}
     places = [(g, column) for g in groups if g.rate == rate for column in range(len(g.names))]
-    chosen = choose([(g.names[column], g.units[column]) for g, column in places], options.channels)
+    chosen = choose([(g.names[column], g.units[column]) for g, column in places], options)
     used = [places[column] for column in chosen.columns]
     begin = min(group.begin for group, _ in used)
     samples = max(group.end for group, _ in used) - begin

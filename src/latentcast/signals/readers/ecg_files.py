@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
 from latentcast.signals.channels import Channels, Signal
+from latentcast.signals.leads import renamed
 from latentcast.signals.readers import (
     aecg,
     dicom,
@@ -24,6 +25,7 @@ from latentcast.signals.readers import (
     sierra,
 )
 from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions, not_read
+from latentcast.signals.readers.hdf5 import SUFFIXES, is_hdf5
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.signals.recording import Recording, hertz
@@ -55,6 +57,10 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
 )
 """In the order in which they are tried."""
 
+MANY = (
+    "is an HDF5 file of many recordings, which does not name their rate, leads and unit; ingest it "
+    "by itself, with --sampling-rate, --leads, --unit and --layout"
+)
 _OTHERS = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz", ".zip",
     ".tar", ".gz", ".tgz", ".xz", ".parquet", ".arrow", ".json", ".jsonl", ".cls", ".hea", ".atr",
@@ -76,6 +82,12 @@ def format_of_file(path: Path) -> FileFormat | None:
     except OSError:
         return None
     return next((format for format in FILE_FORMATS if format.recognises(head)), None)
+
+
+def lacks_its_rate(path: Path) -> bool:
+    """A file that does not say its rate, nor always its unit: both are given beside it."""
+    format = format_of_file(path)
+    return format is not None and format.lacks_its_rate
 
 
 def is_ecg_file(path: Path) -> bool:
@@ -107,6 +119,7 @@ class EcgFiles(RecordingSource):
         leads: of signal ``other``, the channels to read by their names in the files.
         unit: of files that have none; of signal ``other``, of the channels.
         signal: ``other`` for channels that are no ECG leads.
+        rename: leads by what the files call them.
         verify_checksums: of WFDB records.
     """
 
@@ -120,12 +133,13 @@ class EcgFiles(RecordingSource):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         signal: Signal = "ecg",
+        rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
         channels = Channels.of(leads, unit) if signal == "other" else None
         if sampling_rate is not None:
             sampling_rate = hertz(sampling_rate, "--sampling-rate")
-        self._options = ReadOptions(channels, sampling_rate, unit)
+        self._options = ReadOptions(channels, sampling_rate, unit, renamed(rename or {}))
         self.root, self.name = root, root.resolve().name
         self._wfdb: WfdbFolder | None = None
         if root.is_file():
@@ -138,6 +152,7 @@ class EcgFiles(RecordingSource):
                 leads=leads,
                 unit=unit if signal == "other" else None,
                 signal=signal,
+                rename=rename,
                 verify_checksums=verify_checksums,
             )
         listed, hidden = find_files(self.root, "*")
@@ -152,10 +167,12 @@ class EcgFiles(RecordingSource):
             )
             for file in named
         ]
+        many = [file for file in files if file.endswith(SUFFIXES) and is_hdf5(self.root / file)]
+        self._refs += [RecordRef(file, file, problem=MANY) for file in many]
         self.remarks = (
             *(remark_of_hidden(hidden) if self._wfdb is None else self._wfdb.remarks),
             *(remark_of_links(root) if self._wfdb is None else ()),
-            *self._remark_of_others(set(named), files),
+            *self._remark_of_others({*named, *many}, files),
         )
 
     @classmethod
@@ -164,7 +181,13 @@ class EcgFiles(RecordingSource):
             return format_of_file(path) is not None
         if not path.is_dir() or ptbxl.folder_of(path) is not None:
             return False
-        return any(format_of_file(file) for file in _walk(path))
+        others = list[Path]()
+        for file in _walk(path):
+            if format_of_file(file) is not None:
+                return True
+            if file.suffix == ".hea" or (file.suffix in SUFFIXES and is_hdf5(file)):
+                others.append(file)
+        return len({file.suffix == ".hea" for file in others}) == 2
 
     def refs(self) -> Sequence[RecordRef]:
         return self._refs

@@ -27,8 +27,8 @@ from latentcast.signals.readers.file_format import (
     read_bytes,
     years_between,
 )
-from latentcast.signals.recording import Recording, from_signal
-from latentcast.signals.resample import resample
+from latentcast.signals.recording import INVALID, Recording, from_signal
+from latentcast.signals.resample import polyphase
 from latentcast.source import Annotation, BadRecord
 
 HEADER = 256
@@ -53,7 +53,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     """
     data = read_bytes(path)
     file = _File.of(data)
-    chosen = choose([(s.label, s.unit) for s in file.signals], options.channels)
+    chosen = choose([(s.label, s.unit) for s in file.signals], options)
     used = [file.signals[column] for column in chosen.columns]
     most = max(signal.samples for signal in used)
     starts = file.starts()
@@ -63,12 +63,15 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     check_size(len(used), samples)
     rows = []
     for signal, factor, lead in zip(used, chosen.factors, chosen.leads, strict=True):
-        values = (signal.physical(file.digital(signal)) * factor).astype(np.float32)
+        digital = file.digital(signal)
+        values = (signal.physical(digital) * factor).astype(np.float32)
+        if file.width == 2:
+            values[digital == INVALID] = np.nan
         if signal.samples != most:
             own = from_signal(values.reshape(1, -1), (lead,), signal.samples / file.seconds, lead)
             if len(places) > 1 and int(places[-1]) != (len(places) - 1) * most:
                 raise BadRecord("has gaps and several sampling rates; such are not read")
-            rows.append(resample(own, most / file.seconds).signal[0][:samples])
+            rows.append(polyphase(own, most / file.seconds).signal[0][:samples])
             continue
         row = np.full(samples, np.nan, np.float32)
         for place, block in zip(places.tolist(), values, strict=True):

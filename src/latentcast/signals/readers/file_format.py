@@ -9,16 +9,22 @@ Metadata have the names of PTB-XL's table where it has one: ``age`` in years, ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from latentcast.errors import LatentcastError, quoted
 from latentcast.signals.channels import Channels
-from latentcast.signals.leads import canonical_name
-from latentcast.signals.recording import Recording, millivolts_per
+from latentcast.signals.leads import OTHER_LEADS, canonical_name, nearest_lead
+from latentcast.signals.recording import (
+    MILLIVOLTS_PER_UNIT,
+    Recording,
+    millivolts_per,
+    spelled,
+)
 from latentcast.source import Annotation, BadRecord
 
 HEAD = 4096
@@ -38,11 +44,13 @@ class ReadOptions:
         channels: what to read of a record that is no ECG; None reads all ECG leads.
         sampling_rate: in Hz, of files that have none.
         unit: of files that have none.
+        rename: leads by what the files call them, from :func:`latentcast.signals.leads.renamed`.
     """
 
     channels: Channels | None = None
     sampling_rate: float | None = None
     unit: str | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,13 @@ class FileFormat:
         kind: its name, for the manifest and for ``inspect``.
         recognises: whether the first :data:`HEAD` bytes of a file are of this format.
         read: one file; raises BadRecord with the reason.
+        lacks_its_rate: a file does not say its rate, nor always its unit.
     """
 
     kind: str
     recognises: Callable[[bytes], bool]
     read: Callable[[Path, ReadOptions], tuple[Recording, Annotation]]
+    lacks_its_rate: bool = False
 
 
 def not_read(kind: str, recognises: Callable[[bytes], bool]) -> FileFormat:
@@ -86,34 +96,61 @@ class Chosen:
     metadata: dict[str, Any]
 
 
-def choose(signals: Sequence[tuple[str, str]], channels: Channels | None) -> Chosen:
+def choose(signals: Sequence[tuple[str, str]], options: ReadOptions) -> Chosen:
     """From (name, unit) of each channel in a file. What is no lead costs that channel alone, and a
-    second channel of one lead likewise.
+    second channel of one lead likewise; one that is renamed to a lead comes before others.
 
     Raises:
-        BadRecord: no channel is a lead (or one of ``channels``), or the unit of one is no voltage.
+        BadRecord: no channel is a lead (or one of ``options.channels``), or the unit of one is no
+            voltage.
     """
-    columns, leads, factors, left_out = list[int](), list[str](), list[float](), list[str]()
+    channels, rename = options.channels, options.rename
+    columns, leads, factors = list[int](), list[str](), list[float]()
+    left_out = list[tuple[str, str]]()
+    renamed = {rename[name.strip()] for name, _ in signals if name.strip() in rename}
     for column, (name, unit) in enumerate(signals):
-        try:
-            lead = canonical_name(name) if channels is None else name.strip()
-        except LatentcastError:
-            lead = ""
-        if not lead or lead in leads or (channels is not None and lead not in channels.names):
-            left_out.append(name)
+        lead = rename.get(name.strip()) or _lead_of(name, channels)
+        second = lead in leads or (lead in renamed and name.strip() not in rename)
+        if lead is None or second:
+            left_out.append((name, unit))
             continue
         try:
             factors.append(millivolts_per(unit) if channels is None else channels.factor(unit))
         except LatentcastError as error:
+            if channels is None and lead in OTHER_LEADS:
+                left_out.append((name, unit))  # X, Y and Z are axes of an accelerometer too
+                continue
             raise BadRecord(f"lead {lead}: {error}") from None
         columns.append(column)
         leads.append(lead)
     if not leads:
-        listed = ", ".join(quoted(name, 20) for name in left_out[:12]) or "none at all"
-        what = "an ECG lead" if channels is None else f"of {', '.join(channels.names)}"
-        raise BadRecord(f"no channel is {what}; the file has {listed}")
-    metadata = {"channels_left_out": left_out} if left_out else {}
+        raise _no_lead(left_out, channels)
+    metadata = {"channels_left_out": [name for name, _ in left_out]} if left_out else {}
     return Chosen(tuple(columns), tuple(leads), tuple(factors), metadata)
+
+
+def _lead_of(name: str, channels: Channels | None) -> str | None:
+    if channels is not None:
+        return name.strip() if name.strip() in channels.names else None
+    try:
+        return canonical_name(name)
+    except LatentcastError:
+        return None
+
+
+def _no_lead(signals: Sequence[tuple[str, str]], channels: Channels | None) -> BadRecord:
+    listed = ", ".join(quoted(name, 20) for name, _ in signals[:12]) or "none at all"
+    if channels is not None:
+        return BadRecord(f"no channel is of {', '.join(channels.names)}; the file has {listed}")
+    what = f"no channel is an ECG lead by its name; the file has {listed}"
+    voltages = [n.strip() for n, u in signals if n.strip() and spelled(u) in MILLIVOLTS_PER_UNIT]
+    if not voltages:
+        return BadRecord(what)
+    name, lead = voltages[0], nearest_lead(voltages[0]) or "II"
+    return BadRecord(
+        f"{what}; name those that are, such as --rename {shlex.quote(f'{name}={lead}')}",
+        f"{what}; name those that are, such as rename={{{name!r}: {lead!r}}}",
+    )
 
 
 def read_bytes(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError, printable
@@ -46,6 +46,7 @@ class FileTable(ListedFiles):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         signal: Signal = "ecg",
+        rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
         super().__init__(
@@ -54,6 +55,7 @@ class FileTable(ListedFiles):
             leads=leads,
             unit=unit,
             signal=signal,
+            rename=rename,
             verify_checksums=verify_checksums,
         )
         self.path, self.name = path, path.name

@@ -18,7 +18,13 @@ import numpy.typing as npt
 
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.signals.channels import Signal
-from latentcast.signals.readers.arrays import LAYOUTS, array_recording, channels_of, check_array
+from latentcast.signals.readers.arrays import (
+    LAYOUTS,
+    array_recording,
+    channels_of,
+    check_array,
+    not_measured,
+)
 from latentcast.signals.readers.file_format import HEAD, MOST_VALUES
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording, hertz
@@ -192,7 +198,7 @@ def _without_padding(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
     some = np.flatnonzero((block != 0).any(axis=0))
     if not len(some) or (some[0] == 0 and some[-1] == block.shape[1] - 1):
         return block
-    block = block.astype(np.float64)
+    block = np.where(not_measured(block), np.nan, block.astype(np.float64))
     block[:, : some[0]] = np.nan
     block[:, some[-1] + 1 :] = np.nan
     return block

@@ -23,7 +23,7 @@ from latentcast.signals.readers.file_format import (
     read_bytes,
     years_between,
 )
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
 HEADER = 522
@@ -63,7 +63,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     if announced < 1 or samples != present:
         raise BadRecord(f"announces {announced:,} samples, and holds {present:,} of {count} leads")
     names = [_LEADS.get(code, f"lead {code}") for code in specifications[:count]]
-    chosen = choose([(name, "nV") for name in names], options.channels)
+    chosen = choose([(name, "nV") for name in names], options)
     check_size(len(chosen.columns), samples)
     counts = np.frombuffer(data, "<i2", samples * count, begin).reshape(samples, count)
     signal = np.empty((len(chosen.columns), samples), np.float32)
@@ -71,6 +71,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         if resolutions[column] <= 0:
             raise BadRecord(f"lead {names[column]} is not calibrated ({resolutions[column]} nV)")
         np.multiply(counts[:, column], resolutions[column] * factor, out=row, casting="unsafe")
+        row[counts[:, column] == INVALID] = np.nan
     recording = from_signal(signal, chosen.leads, rate, path.stem, metadata=chosen.metadata)
     return recording, _annotation(data)
 

@@ -72,7 +72,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
             f"is a table of leads, which has no unit of {lacking[0]}; give unit='mV', or what it "
             "is in",
         )
-    chosen = choose([(name, unit or options.unit or "") for name, unit in named], options.channels)
+    chosen = choose([(name, unit or options.unit or "") for name, unit in named], options)
     lines = body.count("\n") + 1
     check_size(len(named), lines)
     # A cell without a value was not measured.
@@ -91,7 +91,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     return recording, Annotation()
 
 
-FORMAT = FileFormat("table of leads", recognises, read)
+FORMAT = FileFormat("table of leads", recognises, read, lacks_its_rate=True)
 
 
 def _decoded(data: bytes) -> str:

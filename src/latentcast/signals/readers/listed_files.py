@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import Channels, Signal
+from latentcast.signals.leads import renamed
 from latentcast.signals.readers import wfdb
 from latentcast.signals.readers.ecg_files import format_of_file
 from latentcast.signals.readers.file_format import HEAD, ReadOptions
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.readers.wfdb_folder import read_checksums, signature
+from latentcast.signals.readers.wfdb_checksums import read_checksums
+from latentcast.signals.readers.wfdb_folder import signature
 from latentcast.signals.recording import Recording, hertz
 from latentcast.source import (
     Annotation,
@@ -42,6 +44,7 @@ class ListedFiles(RecordingSource):
         leads: of signal ``other``, the channels to read by their names in the files.
         unit: of files that have none; of signal ``other``, of the channels.
         signal: ``other`` for channels that are no ECG leads.
+        rename: leads by what the files call them.
         verify_checksums: compare WFDB files with ``SHA256SUMS.txt``, where ``root`` has one.
     """
 
@@ -53,12 +56,16 @@ class ListedFiles(RecordingSource):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         signal: Signal = "ecg",
+        rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
         channels = Channels.of(leads, unit) if signal == "other" else None
         if sampling_rate is not None:
             sampling_rate = hertz(sampling_rate, "--sampling-rate")
-        self.root, self._options = root, ReadOptions(channels, sampling_rate, unit)
+        self.root, self._options = (
+            root,
+            ReadOptions(channels, sampling_rate, unit, renamed(rename or {})),
+        )
         self._refs: list[RecordRef] = []
         self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
         for file, digest in (read_checksums(root) if verify_checksums else {}).items():
@@ -92,7 +99,7 @@ class ListedFiles(RecordingSource):
         path = record_file(self.root, ref.file)
         if path.suffix == ".hea":
             sha256 = self._sha256.get(str(PurePosixPath(ref.file).parent))
-            return wfdb.read(path, sha256, self._options.channels)
+            return wfdb.read(path, sha256, self._options)
         format = format_of_file(path)
         if format is None:
             raise BadRecord("is a file of no ECG format that is known")
@@ -137,6 +144,7 @@ class FilePattern(ListedFiles):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         signal: Signal = "ecg",
+        rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
         plain = next(i for i, part in enumerate(path.parts) if _is_pattern(part))
@@ -146,6 +154,7 @@ class FilePattern(ListedFiles):
             leads=leads,
             unit=unit,
             signal=signal,
+            rename=rename,
             verify_checksums=verify_checksums,
         )
         pattern = str(PurePosixPath(*path.parts[plain:]))

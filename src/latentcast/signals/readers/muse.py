@@ -56,7 +56,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     rate = rate_of(text_at(rhythm, "SampleBase"), "SampleBase", options) * 10.0**exponent
     leads = rhythm.findall("LeadData")
     units = [(text_at(lead, "LeadID"), _unit(lead, options)) for lead in leads]
-    chosen = choose(units, options.channels)
+    chosen = choose(units, options)
     check_size(len(chosen.columns), _samples(leads[chosen.columns[0]]))
     columns = [_read_lead(leads[column]) for column in chosen.columns]
     if len({len(column) for column in columns}) != 1:

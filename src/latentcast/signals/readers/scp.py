@@ -29,7 +29,7 @@ from latentcast.signals.readers.file_format import (
     years_between,
 )
 from latentcast.signals.readers.lead_codes import LEAD_OF_CODE
-from latentcast.signals.recording import Recording, from_signal
+from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
 SECTION_HEADER = 16
@@ -94,7 +94,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         codes, samples = _leads(sections[3])
         rhythm = _Rhythm.of(sections[6], len(codes))
         names = [LEAD_OF_CODE.get(code, f"lead {code}") for code in codes]
-        chosen = choose([(name, "nV") for name in names], options.channels)
+        chosen = choose([(name, "nV") for name in names], options)
         check_size(len(chosen.columns), samples)
         tables = _tables(sections[2]) if 2 in sections else None
         rows = [rhythm.values(column, samples, tables) for column in chosen.columns]
@@ -102,7 +102,9 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
     except struct.error:
         raise BadRecord("a section is cut off") from None
     factors = np.array(chosen.factors)[:, None] * rhythm.nanovolts
-    signal = (np.stack(rows) * factors).astype(np.float32)
+    counts = np.stack(rows)
+    signal = (counts * factors).astype(np.float32)
+    signal[counts == INVALID] = np.nan
     return (
         from_signal(signal, chosen.leads, rhythm.rate, path.stem, metadata=chosen.metadata),
         annotation,

@@ -79,7 +79,7 @@ def read(path: Path, options: ReadOptions) -> tuple[Recording, Annotation]:
         counts = dict(zip(labels, rows, strict=True))
     else:
         raise BadRecord(f"compression is {quoted(method, 20)}; only XLI is read yet")
-    chosen = choose([(label, "uV") for label in labels], options.channels)
+    chosen = choose([(label, "uV") for label in labels], options)
     stacked = np.stack([counts[labels[column]] for column in chosen.columns]).astype(np.float64)
     stacked[stacked == INVALID] = np.nan
     signal = (stacked * resolution * np.array(chosen.factors)[:, None]).astype(np.float32)

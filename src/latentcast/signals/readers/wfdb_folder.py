@@ -6,16 +6,19 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError
 from latentcast.files import inside
 from latentcast.signals.channels import Channels, Signal
+from latentcast.signals.leads import renamed
 from latentcast.signals.readers import ptbxl, wfdb
 from latentcast.signals.readers.datasets import data_set_of
 from latentcast.signals.readers.datasets.dataset import DataSet
+from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, read_checksums
 from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.signals.recording import Recording
 from latentcast.source import (
@@ -30,7 +33,6 @@ from latentcast.source import (
 )
 
 _PTBXL = re.compile(r"\d{5}_[lh]r")
-_CHECKSUM = re.compile(r"\s*([0-9a-fA-F]{64})\s+\*?(\S.*?)\s*$")
 
 
 class WfdbFolder(RecordingSource):
@@ -42,6 +44,7 @@ class WfdbFolder(RecordingSource):
         leads: of signal ``other``, the channels to read by the names in the headers.
         unit: of signal ``other``, of these channels, where it is no voltage.
         signal: ``other`` for channels that are no ECG leads.
+        rename: leads by what the headers call them.
         verify_checksums: compare every file with ``SHA256SUMS.txt``, where ``root`` has one.
 
     Raises:
@@ -58,6 +61,7 @@ class WfdbFolder(RecordingSource):
         leads: Sequence[str] | None = None,
         unit: str | None = None,
         signal: Signal = "ecg",
+        rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
         if signal == "ecg" and unit is not None:
@@ -65,7 +69,8 @@ class WfdbFolder(RecordingSource):
                 f"--unit: is in the headers of {root}; leave it out (with --signal other it may "
                 "name a unit that is no voltage)"
             )
-        self._channels = Channels.of(leads, unit) if signal == "other" else None
+        channels = Channels.of(leads, unit) if signal == "other" else None
+        self._options = ReadOptions(channels, rename=renamed(rename or {}))
         self.root = root
         self._annotations: dict[str, Annotation] | None = None
         self._data_set: DataSet | None = None
@@ -109,7 +114,7 @@ class WfdbFolder(RecordingSource):
                 if not os.path.lexists(self.root / file) and any(
                     os.path.lexists(self.root / signal) for signal in signals
                 ):
-                    problem = f"header {file} is missing, {wfdb.CHECKSUMS} lists it"
+                    problem = f"header {file} is missing, {CHECKSUMS} lists it"
                     refs.append(RecordRef(file.stem, str(file), problem=problem))
         return refs
 
@@ -131,41 +136,12 @@ class WfdbFolder(RecordingSource):
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
         folder = str(PurePosixPath(ref.file).parent)
         file, sha256 = record_file(self.root, ref.file), self._sha256.get(folder)
-        recording, annotation = wfdb.read(file, sha256, self._channels)
+        recording, annotation = wfdb.read(file, sha256, self._options)
         if self._annotations is not None:
             annotation = self._annotations[ref.record_id]
         if self._data_set is not None:
             annotation = self._data_set.annotate(ref, annotation)
         return recording, annotation
-
-
-def read_checksums(root: Path) -> dict[str, str]:
-    """``SHA256SUMS.txt`` of a folder: sha256 by relative path; empty where there is none.
-
-    Raises:
-        LatentcastError: it cannot be read; names the line.
-    """
-    path = root / wfdb.CHECKSUMS
-    if not os.path.lexists(path):
-        return {}
-    try:
-        lines = inside(root, wfdb.CHECKSUMS).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LatentcastError(
-            f"{path}: cannot be read ({error}); restore it, or remove it to read without checksums"
-        ) from error
-    sums = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        pair = _CHECKSUM.match(line)
-        if pair is None:
-            raise LatentcastError(
-                f"{path} line {number}: '{line[:80]}' is no sha256 and file name; restore the "
-                "file, or remove it to read without checksums"
-            )
-        sums[pair[2]] = pair[1].lower()
-    return sums
 
 
 def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:

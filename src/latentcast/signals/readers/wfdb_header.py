@@ -6,22 +6,22 @@ Format: PhysioNet, WFDB Applications Guide, header(5).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
-from latentcast.errors import LatentcastError, quoted
-from latentcast.signals.channels import Channels
-from latentcast.signals.leads import canonical_names
+from latentcast.errors import quoted
 from latentcast.signals.readers.numbers import integer, number
-from latentcast.signals.recording import millivolts_per
 from latentcast.source import BadRecord
 
 _FORMAT = re.compile(r"(\d{1,4})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,15}))?$", re.ASCII)
+_WHOLE = re.compile(r"([+-]?\d{1,18})(?:\s+|$)", re.ASCII)
 _GAIN = re.compile(r"([^(/]+)(?:\(([^)]*)\))?(?:/(\S+))?$")
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One signal line of a header. ``gain`` is counts per physical unit, 0 where not given."""
+    """One signal line of a header. ``gain`` is counts per physical unit, 0 where not given; one
+    without a name is called by its place, as the format has it: ``signal 0``."""
 
     file: str
     format: int
@@ -37,12 +37,20 @@ class Signal:
 
 
 @dataclass(frozen=True)
-class Header:
-    """A WFDB header. ``samples`` is None where the header leaves the length to the files;
-    ``segments`` are the names of the records that a longer one is made of, ``~`` for a gap."""
+class Segment:
+    """A record that a longer one is made of, or ``~`` for a gap; of a layout no samples."""
 
     name: str
-    segments: tuple[str, ...] | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A WFDB header. ``samples`` is None where the header leaves the length to the files;
+    ``segments`` is None where it describes signals."""
+
+    name: str
+    segments: tuple[Segment, ...] | None
     sampling_rate: float
     samples: int | None
     count: int
@@ -94,27 +102,54 @@ def parse_header(text: str) -> Header:
         ) from None
     if rate <= 0:
         raise BadRecord("header gives no sampling rate")
-    body = lines[1 : 1 + count]
-    names = tuple(line.split()[0] for line in lines[1 : 1 + max(parts, 0)])
+    body = lines[1 : 1 + (parts if segments else count)]
     if segments:
-        signals: tuple[Signal, ...] = ()
-    elif len(body) < count:
+        if parts < 1 or len(body) < parts:
+            raise BadRecord(f"header announces {parts} segments and names {len(body)}")
+        of = tuple(_parse_segment(line) for line in body)
+        return Header(name, of, rate, samples or None, count, (), tuple(comments))
+    if len(body) < count:
         raise BadRecord(f"header announces {count} signals and describes {len(body)}")
-    else:
-        signals = tuple(_parse_signal(line) for line in body)
-    return Header(
-        name,
-        names if segments else None,
-        rate,
-        samples or None,
-        count,
-        signals,
-        tuple(comments),
-    )
+    signals = _without_fillers([_parse_signal(line, n) for n, line in enumerate(body)])
+    _check_files(signals)
+    return Header(name, None, rate, samples or None, count, signals, tuple(comments))
 
 
-def _parse_signal(line: str) -> Signal:
-    fields = line.split(None, 8)
+def _parse_segment(line: str) -> Segment:
+    name, *rest = line.split()
+    try:
+        (samples,) = map(integer, rest)
+        if samples < 0:
+            raise ValueError("a negative number of samples")
+    except ValueError:
+        raise BadRecord(f"header line {quoted(line, 60)} is no name and length of a segment") from (
+            None
+        )
+    return Segment(name, samples)
+
+
+def _without_fillers(signals: list[Signal]) -> tuple[Signal, ...]:
+    """Without first values, and without sums, that are 0 of every signal: whoever wrote these had
+    to write something before the name of the signal."""
+    if not any(signal.initial for signal in signals):
+        signals = [replace(signal, initial=None) for signal in signals]
+    if not any(signal.checksum for signal in signals):
+        signals = [replace(signal, checksum=None) for signal in signals]
+    return tuple(signals)
+
+
+def _check_files(signals: tuple[Signal, ...]) -> None:
+    """Raises BadRecord: a file has two formats or offsets, or its signals lie apart."""
+    groups = [(file, list(own)) for file, own in groupby(signals, lambda signal: signal.file)]
+    for file, own in groups:
+        if len({(signal.format, signal.offset) for signal in own}) > 1:
+            raise BadRecord(f"header gives {file} two formats or two offsets")
+    if len({file for file, _ in groups}) < len(groups):
+        raise BadRecord("header has signals of one file that are not next to each other")
+
+
+def _parse_signal(line: str, place: int) -> Signal:
+    fields = line.split(None, 3)
     shape = _FORMAT.match(fields[1]) if len(fields) > 1 else None
     if shape is None:
         raise BadRecord(f"header line {quoted(line, 60)} is no WFDB signal line")
@@ -130,14 +165,13 @@ def _parse_signal(line: str) -> Signal:
             raise BadRecord(
                 f"header: gain {quoted(fields[2], 60)} cannot be read ({error})"
             ) from None
-    try:
-        zero = integer(fields[4]) if len(fields) > 4 else 0
-        initial = integer(fields[5]) if len(fields) > 5 else None
-        checksum = integer(fields[6]) if len(fields) > 6 else None
-    except ValueError as error:
-        raise BadRecord(
-            f"header line {quoted(line, 60)} is no WFDB signal line ({error})"
-        ) from None
+    # Resolution, zero, first value, sum and block size, of which some programs leave out the last
+    # ones before the name.
+    numbers, name = list[int](), fields[3] if len(fields) > 3 else ""
+    while len(numbers) < 5 and (digits := _WHOLE.match(name)):
+        numbers.append(int(digits[1]))
+        name = name[digits.end() :]
+    zero, initial, checksum = (numbers[n] if len(numbers) > n else None for n in (1, 2, 3))
     return Signal(
         file=fields[0],
         format=int(shape[1]),
@@ -145,44 +179,18 @@ def _parse_signal(line: str) -> Signal:
         skew=int(shape[3] or 0),
         offset=int(shape[4] or 0),
         gain=gain,
-        baseline=zero if baseline is None else baseline,
+        baseline=(zero or 0) if baseline is None else baseline,
         unit=unit or "mV",
         initial=initial,
         checksum=checksum,
-        name=fields[8].strip() if len(fields) > 8 else "",
+        name=name.strip() or f"signal {place}",
     )
 
 
 def is_direct(header: Header) -> bool:
-    """Whether every signal is plain format 16, which is read here without the wfdb package."""
+    """Whether every signal is plain format 16, or 61 which has its bytes the other way round: these
+    are read here without the wfdb package."""
     return header.segments is None and all(
-        s.format == 16 and s.samples_per_frame == 1 and s.skew == 0 and s.file != "~"
+        s.format in (16, 61) and s.samples_per_frame == 1 and s.skew == 0 and s.file != "~"
         for s in header.signals
     )
-
-
-def calibration(
-    signals: list[tuple[str, str, float]], channels: Channels | None
-) -> tuple[list[int], tuple[str, ...], list[float]]:
-    """From (name, unit, gain) of each signal: which to read, their names, and what a physical unit
-    of each is multiplied by, to millivolts or to the unit of the channels."""
-    if not signals:
-        raise BadRecord("header describes no signal")
-    columns = list(range(len(signals)))
-    if channels is not None:
-        columns = [c for c in columns if signals[c][0] in channels.names]
-        if len({signals[c][0] for c in columns}) < len(columns):
-            raise BadRecord("header gives one name to two of the channels")
-        if not columns:
-            raise BadRecord(f"header has none of the channels {', '.join(channels.names)}")
-    names = [signals[column][0] for column in columns]
-    try:
-        leads = canonical_names(names) if channels is None else tuple(names)
-        convert = millivolts_per if channels is None else channels.factor
-        factors = [convert(signals[column][1]) for column in columns]
-    except LatentcastError as error:
-        raise BadRecord(f"header: {error}") from None
-    for lead, column in zip(leads, columns, strict=True):
-        if signals[column][2] == 0:
-            raise BadRecord(f"lead {lead} is not calibrated (gain 0 or absent in the header)")
-    return columns, leads, factors
