@@ -137,6 +137,7 @@ def inspect(
     record: str | None = None,
     sampling_rate: float | None = None,
     unit: str | None = None,
+    flags: Path | None = None,
 ) -> None:
     """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
     file of any format, as it would be read.
@@ -147,16 +148,22 @@ def inspect(
         record: record id to plot; the first by default.
         sampling_rate: of a file that has none (a table of leads), in Hz.
         unit: of a file that has none: V, mV, uV or nV.
+        flags: CSV to write, with the heart rate and the findings of every ECG of a store, which
+            are then counted over all of them (docs/signals.md).
     """
+    from latentcast.data.flags import flags_of, write_flags
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
+    from latentcast.places import is_store
     from latentcast.signals.readers.ecg_files import is_ecg_file
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
-    if plot is not None:
-        apart(plot, store=store)
+    for output in filter(None, (plot, flags)):
+        apart(output, store=store)
+    if flags is not None and not is_store(store):
+        raise LatentcastError(f"--flags {flags}: is of a store, {store} is none; leave it out")
     if is_ecg_file(store):
         if record is not None:
             raise LatentcastError(
@@ -171,15 +178,20 @@ def inspect(
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
-    if opened.modality == "image" and (plot is not None or record is not None):
-        flags = [flag for flag, value in (("plot", plot), ("record", record)) if value is not None]
+    options = {"plot": plot, "record": record, "flags": flags}
+    used = [name for name, value in options.items() if value is not None]
+    if opened.modality == "image" and used:
         raise LatentcastError(
-            f"{store}: holds images, and only recordings are plotted; leave out "
-            f"--{' and --'.join(flags)}"
+            f"{store}: holds images, and only recordings are plotted or have flags; leave out "
+            f"--{' and --'.join(used)}"
         )
     if record is not None and plot is None:
         raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
-    print_description(describe(opened), console)
+    flagged = None if flags is None else flags_of(opened, range(len(opened)))
+    print_description(describe(opened, flagged), console)
+    if flags is not None and flagged is not None:
+        write_flags(flags, flagged)
+        console.print(f"flags of {len(flagged):,} records: {flags}", soft_wrap=True)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
         from latentcast.report.style import save_figure

@@ -13,6 +13,7 @@ from latentcast.config import Config, EcgInput, ImageInput, Normalisation
 from latentcast.data.arrays import MEMORY
 from latentcast.data.ecg_filters import filtered
 from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.flags import keep
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.loader import Loader
 from latentcast.data.manifest import MANIFEST, Statistics
@@ -37,9 +38,11 @@ def reading(
     Args:
         share: this rank and how many ranks read.
         targets: one row for each record of the store, for a supervised objective.
-        rows: to train on; by default all of the training split.
+        rows: to train on; by default all of the training split. Without those that
+            ``train.leave_out`` is about.
     """
     rows = store.rows("train") if rows is None else rows
+    rows = keep(store, rows, config.train.leave_out).rows
     loader = Loader(store, rows, config, share, targets)
     if isinstance(config.input, EcgInput):
         return loader, EcgPreprocess(config.input)
