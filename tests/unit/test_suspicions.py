@@ -110,7 +110,7 @@ def test_records_with_a_finding_are_not_trained_on_and_are_counted(
     read = np.unique(np.concatenate([loader.request(loader.ids(n))[0] for n in range(10)]))
     expected = [n for n in range(2, 20) if n % 5 and n % 7]
     assert read.tolist() == expected
-    said = "5 of 18 training records left out (heart-rate 3, noise 2)"
+    said = "5 of 18 training records left out (heart-rate 3, noise 5)"
     assert keep(faulty, faulty.rows("train"), kinds).summary == said
     setting = ("--data", faulty.path, "--out", tmp_path / "run", "--set", "train.steps=4",
                "optimizer.warmup_steps=1", "train.leave_out=[heart-rate,noise]")  # fmt: skip

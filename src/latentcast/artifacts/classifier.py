@@ -133,8 +133,8 @@ class Classifier:
             batch_size: crops or images a forward pass.
             errors: with ``skip`` records that cannot be read are left out and listed in
                 ``rejected``; by default one of them refuses all.
-            how: ``rows``, ``sampling_rate``, ``leads``, ``unit``, ``layout``, ``resample``, as of
-                ``embed``.
+            how: ``rows``, ``sampling_rate``, ``leads``, ``unit``, ``layout``, ``resample``,
+                ``missing_leads``, as of ``embed``.
 
         Raises:
             LatentcastError: what ``embed`` refuses.

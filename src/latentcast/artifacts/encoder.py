@@ -15,7 +15,7 @@ from latentcast.artifacts.card import write_card
 from latentcast.artifacts.export import export_encoder
 from latentcast.artifacts.images import at_resolution
 from latentcast.artifacts.readers import read_windows
-from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
+from latentcast.artifacts.recordings import ArrayAxes, Counts, MissingLeads, RecordingReader
 from latentcast.artifacts.rejections import Embedded, Errors, Rejections
 from latentcast.artifacts.summary import summary, where_patches_are
 from latentcast.artifacts.weights import filled, read_weights
@@ -281,6 +281,7 @@ class Encoder(nn.Module):
         window_seconds: float | None = None,
         size: int | None = None,
         errors: Errors = "refuse",
+        missing_leads: MissingLeads = "refuse",
     ) -> npt.NDArray[np.float32] | Embedded:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
@@ -314,6 +315,9 @@ class Encoder(nn.Module):
             errors: with ``skip`` records that cannot be read are left out, and the result is an
                 :class:`~latentcast.artifacts.rejections.Embedded`: the vectors, the ids of their
                 records, and the reasons of the others. By default one of them refuses all.
+            missing_leads: with ``mean`` a recording that lacks leads (or in which nothing of them
+                is valid) is read with these at their mean of the training data. III, aVR, aVL and
+                aVF are computed from I and II in any case. What was done is printed.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, in another
@@ -333,7 +337,7 @@ class Encoder(nn.Module):
         resolution = at_resolution(self.config.input, self.network, size)
         with torch.no_grad(), evaluating(self), resolution as (config, prepare):
             own = self.network, config, self.config.recipe
-            samples = read_windows(x, rows, axes, resample, length, rejections, *own)
+            samples = read_windows(x, rows, axes, resample, length, rejections, *own, missing_leads)
             for owner, windows in in_batches(samples, names, batch_size):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
@@ -401,6 +405,7 @@ class Encoder(nn.Module):
         unit: str | None = None,
         layout: str = "records,leads,samples",
         resample: bool = False,
+        missing_leads: MissingLeads = "refuse",
         rejections: Rejections | None = None,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """What :meth:`embed` reads: the name of each recording or image, and its windows as
@@ -408,7 +413,7 @@ class Encoder(nn.Module):
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
         kept = rejections or Rejections()
         own = self.network, self.config.input, self.config.recipe
-        return read_windows(x, rows, axes, resample, None, kept, *own)
+        return read_windows(x, rows, axes, resample, None, kept, *own, missing_leads)
 
     @property
     def predicted_from(self) -> str | None:

@@ -99,6 +99,7 @@ def predict(
     unit: str | None = None,
     layout: str = "records,leads,samples",
     resample: bool = False,
+    missing_leads: Literal["refuse", "mean"] = "refuse",
     patients: bool = False,
 ) -> None:
     """Write the probabilities that a fine-tuned run gives to files, as CSV or parquet.
@@ -116,6 +117,8 @@ def predict(
         unit: of arrays: V, mV, uV or nV.
         layout: axes of arrays.
         resample: bring recordings at another rate to the model's.
+        missing_leads: with "mean", recordings that lack leads are read with these at their mean of
+            the training data; III, aVR, aVL and aVF are computed from I and II in any case.
         patients: of a store, a row a patient: the mean over the records, their standard deviation.
     """
     from latentcast.artifacts.classifier import Classifier
@@ -140,7 +143,7 @@ def predict(
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
     found = classifier.predict(
         inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
-        layout=layout, resample=resample, errors="skip",
+        layout=layout, resample=resample, missing_leads=missing_leads, errors="skip",
     )  # fmt: skip
     if patients:
         store = Store.open(files[0])
