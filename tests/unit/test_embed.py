@@ -607,7 +607,8 @@ def test_fewer_leads_are_read_when_asked_and_what_was_done_is_said(
     at_mean = replace(whole, signal=whole.signal.copy())
     at_mean.signal[absent] = np.nan
     at_mean.valid[absent] = False
-    same(vector, encoder.embed(at_mean, missing_leads="mean"))  # NaN is as absent as no row
+    again = encoder.embed(at_mean, missing_leads="mean")  # NaN is as absent as no row
+    assert np.abs(vector - again).max() < 0.02  # of which two leads were rounded once more
     values = encoder.inputs(torch.from_numpy(next(encoder.windows(some, missing_leads="mean"))[1]))
     assert values.values[:, absent].abs().max() < 0.01 and values.valid.all()  # type: ignore[union-attr]
     assert values.values[:, rows].abs().max() > 1

@@ -171,9 +171,10 @@ class RecordingReader:
 
     def _of_store(self, store: Store, rows: npt.ArrayLike | None) -> Iterator[tuple[str, Counts]]:
         config = self.config
-        equal = self.missing_leads == "refuse" and (store.sampling_rate, store.leads, store.scale, store.signal) == (
+        equal = (store.sampling_rate, store.leads, store.scale, store.signal) == (
             config.sampling_rate, config.leads, config.scale, config.signal,
         )  # fmt: skip
+        equal = equal and self.missing_leads == "refuse"
         for row in np.arange(len(store)) if rows is None else np.asarray(rows, np.int64):
             name = str(store.record_ids[row])
             if equal:
