@@ -230,8 +230,8 @@ class Encoder(nn.Module):
             samples: integers as a store gives them, int16 ``(B, samples, leads)`` counts or uint8
                 ``(B, height, width, channels)``; or floats, already normalised,
                 ``(B, channels, *size)``. On any device.
-            valid: of floats, bool of the same shape, what was measured; all by default. Integers
-                carry it in them.
+            valid: of floats, bool of the same shape, what was measured; all by default. What is not
+                counts as 0, as in training. Integers carry it in them.
 
         Returns:
             for each of :attr:`layer_names` a float32 ``(B, k N, width)``, ``k`` tokens to a patch
@@ -240,8 +240,11 @@ class Encoder(nn.Module):
             the vector of the cell it lies in.
         """
         if samples.is_floating_point():
-            measured = None if valid is None else valid.to(self.device)
-            inputs = Inputs(samples.to(self.device), measured)
+            values, measured = samples.to(self.device), None
+            if valid is not None:
+                measured = valid.to(self.device)
+                values = torch.where(measured, values, 0.0)
+            inputs = Inputs(values, measured)
         else:
             inputs = self.inputs(samples)
         values = inputs.values.to(next(self.network.parameters()).dtype)
