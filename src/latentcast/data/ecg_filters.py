@@ -65,7 +65,7 @@ def _multiplied(signal: Tensor, one: LinearFilter, sampling_rate: float) -> Tens
     # The offset may be a thousand times the ECG, and float32 has seven digits.
     offset = signal.mean(-1, keepdim=True)
     spectrum = torch.fft.rfft(torch.cat([signal - offset, (signal - offset).flip(-1)], -1))
-    both = torch.fft.irfft(spectrum * gain, n=2 * samples)
+    both: Tensor = torch.fft.irfft(spectrum * gain, n=2 * samples)
     return both.narrow(-1, 0, samples) + offset * gain[0]
 
 

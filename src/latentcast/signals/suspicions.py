@@ -142,7 +142,7 @@ def _reversals(
 
 def _correlation(a: Floats, b: Floats) -> float:
     a, b = a - a.mean(), b - b.mean()
-    return float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-12))
+    return float(a @ b) / max(float(np.sqrt((a @ a) * (b @ b))), 1e-12)
 
 
 def _beats(signal: Floats, rate: float) -> npt.NDArray[np.int64]:
