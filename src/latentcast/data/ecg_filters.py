@@ -65,8 +65,9 @@ def _multiplied(signal: Tensor, one: LinearFilter, sampling_rate: float) -> Tens
     # The offset may be a thousand times the ECG, and float32 has seven digits.
     offset = signal.mean(-1, keepdim=True)
     spectrum = torch.fft.rfft(torch.cat([signal - offset, (signal - offset).flip(-1)], -1))
-    both: Tensor = torch.fft.irfft(spectrum * gain, n=2 * samples)
-    return both.narrow(-1, 0, samples) + offset * gain[0]
+    both = torch.fft.irfft(spectrum * gain, n=2 * samples)
+    left: Tensor = both.narrow(-1, 0, samples) + offset * gain[0]
+    return left
 
 
 @lru_cache(maxsize=32)

@@ -77,12 +77,13 @@ def _at_100_hertz(recording: Recording) -> tuple[Floats, npt.NDArray[np.bool_], 
     block = max(1, round(recording.sampling_rate / HERTZ))
     length = recording.samples // block * block
     shape = (len(recording.leads), length // block, block)
-    valid = recording.valid[:, :length].reshape(shape).all(axis=2)
-    means = recording.signal[:, :length].reshape(shape).mean(axis=2, dtype=np.float64)
+    valid: npt.NDArray[np.bool_] = np.asarray(recording.valid[:, :length].reshape(shape).all(2))
+    means: Floats = recording.signal[:, :length].reshape(shape).mean(axis=2, dtype=np.float64)
     means[~valid] = np.nan
     for lead in np.flatnonzero(valid.any(axis=1)):
         means[lead] -= np.nanmedian(means[lead])
-    return np.nan_to_num(means), valid, recording.sampling_rate / block
+    means[~valid] = 0.0
+    return means, valid, recording.sampling_rate / block
 
 
 def _mean_over(signal: Floats, samples: int) -> Floats:

@@ -246,7 +246,7 @@ def synthetic_ecg(
     rate = 60 * (len(places) - 1) / (places[-1] - places[0]) if len(places) > 1 else heart_rate
     truth = Truth(
         float(rate), rhythm, pr if rhythm == "sinus" else None, qrs, qt, axis, tuple(places),
-        tuple(kept), {**(noise or {})},
+        tuple(kept), {str(kind): rms for kind, rms in (noise or {}).items()},
     )  # fmt: skip
     about = asdict(truth) | {"beats": places, "pvcs": sum(kept)}
     if truth.pr is None:
