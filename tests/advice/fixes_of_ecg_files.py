@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from terminal import WFDB, Terminal, fixes
 
 from dev.fuzz.ecg_files import write_hdf5, write_lead_table
 from latentcast.signals.readers import read_recording
-from latentcast.signals.synthetic import synthetic_recording
+from latentcast.signals.synthetic import synthetic_ecg, synthetic_recording
 
 
 def table(t: Terminal, unit: str = " (uV)") -> Path:
@@ -59,6 +60,26 @@ def _(t: Terminal) -> None:
     command = f"inspect {WFDB / 'records100' / '00000' / '00001_lr.hea'} "
     t.refused(command + "--record 7").typed("(--record 7): .*leave it out")
     t.works(command)
+
+
+@fixes("cli/data.py", "--flags {}: is of a store")
+def _(t: Terminal) -> None:
+    command = f"inspect {WFDB / 'records100' / '00000' / '00001_lr.hea'} "
+    t.refused(command + f"--flags {t.new('f.csv')}").typed("(--flags .+f.csv): .*leave it out")
+    t.works(command)
+
+
+@fixes("data/inspect.py", "{} records, evenly spread")
+def _(t: Terminal) -> None:
+    with patch("latentcast.data.inspect.LOOKED_AT", 3):
+        flag = t.prints(f"inspect {t.at.bare}").typed("--flags")
+        t.works(f"inspect {t.at.bare} {flag} {t.new('flags.csv')}")
+
+
+@fixes("signals/synthetic.py", "{} '{}': is unknown")
+def _(t: Terminal) -> None:
+    kind = t.refused(lambda: synthetic_ecg(noise={"mucle": 0.1})).typed("did you mean '(.*)'")
+    t.works(lambda: synthetic_ecg(noise={kind: 0.1}))
 
 
 @fixes("cli/data.py", "--sampling-rate, --unit: are for one")

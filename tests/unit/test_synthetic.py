@@ -137,5 +137,5 @@ def test_noise_has_its_size_and_its_place_in_the_spectrum(kind: Noise) -> None:
 def test_intervals_without_room_and_unknown_kinds_are_refused() -> None:
     with pytest.raises(LatentcastError, match="leave no room .* choose a lower heart_rate"):
         synthetic_ecg(150)
-    with pytest.raises(LatentcastError, match="snow: is unknown"):
+    with pytest.raises(LatentcastError, match="noise 'snow': is unknown"):
         synthetic_ecg(noise={"snow": 1.0})  # type: ignore[dict-item]

@@ -199,9 +199,11 @@ def synthetic_ecg(
         LatentcastError: the intervals leave no room for each other at this rate, or a rhythm or a
             kind of noise is unknown.
     """
-    for value, kinds in ((rhythm, get_args(Rhythm)), *((k, get_args(Noise)) for k in noise or ())):
-        if value not in kinds:
-            raise LatentcastError(f"{value}: is unknown; {nearest(value, kinds)}")
+    kinds = [("rhythm", rhythm, get_args(Rhythm))]
+    kinds += [("noise", kind, get_args(Noise)) for kind in noise or ()]
+    for name, kind, names in kinds:
+        if kind not in names:
+            raise LatentcastError(f"{name} '{kind}': is unknown; {nearest(kind, names)}")
     period, generator = 60.0 / heart_rate, np.random.default_rng(seed)
     if qt < qrs + _T_SECONDS or pr < _P_SECONDS or qt + pr > period:
         raise LatentcastError(
