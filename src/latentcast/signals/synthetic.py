@@ -177,6 +177,9 @@ def synthetic_ecg(
 ) -> tuple[Recording, Truth]:
     """Twelve leads, and what is true of them, which is in the metadata as well.
 
+    Without noise the line between two beats is exactly 0, which ingest masks as padding where it
+    is at an end of the recording.
+
     Args:
         heart_rate: beats a minute; in atrial fibrillation of the expected interval.
         sampling_rate: in Hz.
@@ -199,11 +202,9 @@ def synthetic_ecg(
         LatentcastError: the intervals leave no room for each other at this rate, or a rhythm or a
             kind of noise is unknown.
     """
-    kinds = [("rhythm", rhythm, get_args(Rhythm))]
-    kinds += [("noise", kind, get_args(Noise)) for kind in noise or ()]
-    for name, kind, names in kinds:
-        if kind not in names:
-            raise LatentcastError(f"{name} '{kind}': is unknown; {nearest(kind, names)}")
+    _refuse_unknown("rhythm", rhythm, get_args(Rhythm))
+    for kind in noise or ():
+        _refuse_unknown("noise", kind, get_args(Noise))
     period, generator = 60.0 / heart_rate, np.random.default_rng(seed)
     if qt < qrs + _T_SECONDS or pr < _P_SECONDS or qt + pr > period:
         raise LatentcastError(
@@ -256,6 +257,11 @@ def synthetic_ecg(
     name = record_id or f"synthetic-{seed}"
     leads, rate = CANONICAL_LEADS, float(sampling_rate)
     return from_signal(_twelve(independent), leads, rate, name, patient_id, about), truth
+
+
+def _refuse_unknown(name: str, value: str, kinds: tuple[str, ...]) -> None:
+    if value not in kinds:
+        raise LatentcastError(f"{name} '{value}': is unknown; {nearest(value, kinds)}")
 
 
 def _wave(name: str, axis: float, shape: Floats) -> Floats:
