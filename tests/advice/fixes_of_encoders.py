@@ -164,15 +164,6 @@ def _(t: Terminal) -> None:
     t.works(lambda: encoder.embed(ecgs(t), **{name: own[name] for name in names}))
 
 
-@fixes("artifacts/recordings.py", "missing_leads {}: is unknown")
-def _(t: Terminal) -> None:
-    encoder = Encoder.from_pretrained(t.at.run)
-    way = t.refused(lambda: encoder.embed(RECORD_500, missing_leads="means")).typed(
-        "did you mean '(.*)'"
-    )
-    t.works(lambda: encoder.embed(RECORD_500, missing_leads=way, resample=True))
-
-
 @fixes("signals/readers/arrays.py", "layout '{}': is unknown")
 def _(t: Terminal) -> None:
     encoder = Encoder.from_pretrained(t.at.run)

@@ -233,8 +233,8 @@ class Encoder(nn.Module):
             samples: integers as a store gives them, int16 ``(B, samples, leads)`` counts or uint8
                 ``(B, height, width, channels)``; or floats, already normalised,
                 ``(B, channels, *size)``. On any device.
-            valid: of floats, bool of the same shape, what was measured; all by default. What is not
-                counts as 0, as in training. Integers carry it in them.
+            valid: of floats, bool of the same shape, what was measured; all by default. The rest is
+                0, as in training. Integers carry it in them.
 
         Returns:
             for each of :attr:`layer_names` a float32 ``(B, k N, width)``, ``k`` tokens to a patch
@@ -243,11 +243,9 @@ class Encoder(nn.Module):
             the vector of the cell it lies in.
         """
         if samples.is_floating_point():
-            values, measured = samples.to(self.device), None
-            if valid is not None:
-                measured = valid.to(self.device)
-                values = torch.where(measured, values, 0.0)
-            inputs = Inputs(values, measured)
+            measured = None if valid is None else valid.to(self.device)
+            floats = samples.to(self.device)
+            inputs = Inputs(floats if measured is None else floats.where(measured, 0.0), measured)
         else:
             inputs = self.inputs(samples)
         values = inputs.values.to(next(self.network.parameters()).dtype)
@@ -322,9 +320,8 @@ class Encoder(nn.Module):
             errors: with ``skip`` records that cannot be read are left out, and the result is an
                 :class:`~latentcast.artifacts.rejections.Embedded`: the vectors, the ids of their
                 records, and the reasons of the others. By default one of them refuses all.
-            missing_leads: with ``mean`` a recording that lacks leads (or in which nothing of them
-                is valid) is read with these at their mean of the training data. III, aVR, aVL and
-                aVF are computed from I and II in any case. What was done is printed.
+            missing_leads: with ``mean`` leads that a recording lacks are read at their mean of the
+                training data. III, aVR, aVL and aVF follow from I and II. What was done is printed.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, in another

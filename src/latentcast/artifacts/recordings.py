@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from latentcast.artifacts.stores import readable_store
 from latentcast.config import EcgInput
 from latentcast.data.formats import is_array_file, open_source
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError, nearest, printable
+from latentcast.errors import LatentcastError, printable
 from latentcast.places import is_store
 from latentcast.signals.channels import Channels
 from latentcast.signals.counts import to_counts
@@ -63,9 +63,6 @@ class RecordingReader:
         rejections: of the recordings that cannot be read.
         missing_leads: of an encoder whose tokens are of all leads together. One whose tokens are of
             one lead each reads the leads that there are, in any case.
-
-    Raises:
-        LatentcastError: ``missing_leads`` is neither of the two.
     """
 
     def __init__(
@@ -77,9 +74,6 @@ class RecordingReader:
         rejections: Rejections | None = None,
         missing_leads: MissingLeads = "refuse",
     ) -> None:
-        if missing_leads not in get_args(MissingLeads):
-            advice = nearest(str(missing_leads), get_args(MissingLeads))
-            raise LatentcastError(f"missing_leads {missing_leads}: is unknown; {advice}")
         self.config, self.axes, self.resample = config, axes, resample
         self.rejections = rejections or Rejections()
         self.length = config.length if length is None else length
