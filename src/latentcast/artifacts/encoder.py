@@ -233,8 +233,7 @@ class Encoder(nn.Module):
             samples: integers as a store gives them, int16 ``(B, samples, leads)`` counts or uint8
                 ``(B, height, width, channels)``; or floats, already normalised,
                 ``(B, channels, *size)``. On any device.
-            valid: of floats, bool of the same shape, what was measured; all by default. The rest is
-                0, as in training. Integers carry it in them.
+            valid: of floats, bool of the same shape, what was measured (all); the rest is read as 0.
 
         Returns:
             for each of :attr:`layer_names` a float32 ``(B, k N, width)``, ``k`` tokens to a patch

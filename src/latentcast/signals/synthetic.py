@@ -244,7 +244,7 @@ def synthetic_ecg(
     for kind, rms in (noise or {}).items():
         added = _noise(kind, time, mains, generator)
         independent += rms * added / np.sqrt((added**2).mean(axis=1, keepdims=True))
-    inside = (beats >= 0) & (beats < seconds)
+    inside = (beats >= 0) & (beats <= time[-1])
     places, kept = beats[inside].tolist(), pvcs[inside].tolist()
     rate = 60 * (len(places) - 1) / (places[-1] - places[0]) if len(places) > 1 else heart_rate
     truth = Truth(

@@ -70,8 +70,9 @@ def export_graph(
         what stands in the file, the largest difference among it.
 
     Raises:
-        LatentcastError: another suffix; a run with filters; layer or pooling of a classifier; a package is missing; the
-            network cannot be exported, or the graph differs from it; the file cannot be written.
+        LatentcastError: another suffix; a run with filters; layer or pooling of a classifier; a
+            package is missing; the network cannot be exported, or the graph differs from it; the
+            file cannot be written.
     """
     file = Path(file)
     apart(file, run=run)
