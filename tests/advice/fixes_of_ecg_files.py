@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from latentcast.artifacts.encoder import Encoder
 from latentcast.data.arrays import write_store
 from latentcast.data.formats import open_source
 from latentcast.signals.readers import read_recording
-from latentcast.signals.synthetic import synthetic_recording
+from latentcast.signals.synthetic import synthetic_ecg, synthetic_recording
 
 
 def table(t: Terminal, unit: str = " (uV)") -> Path:
@@ -97,6 +98,26 @@ def _(t: Terminal) -> None:
     (folder / "exams.csv").write_text("exam_id,patient_id,trace_file\n" + "".join(rows))
     command = f"ingest {folder} --out {t.new()} "
     t.works(command + t.refused(command).typed("give (--unit mV)"))
+
+
+@fixes("cli/data.py", "--flags {}: is of a store")
+def _(t: Terminal) -> None:
+    command = f"inspect {WFDB / 'records100' / '00000' / '00001_lr.hea'} "
+    t.refused(command + f"--flags {t.new('f.csv')}").typed("(--flags .+f.csv): .*leave it out")
+    t.works(command)
+
+
+@fixes("data/inspect.py", "{} records, evenly spread")
+def _(t: Terminal) -> None:
+    with patch("latentcast.data.inspect.LOOKED_AT", 3):
+        flag = t.prints(f"inspect {t.at.bare}").typed("--flags")
+        t.works(f"inspect {t.at.bare} {flag} {t.new('flags.csv')}")
+
+
+@fixes("signals/synthetic.py", "{} '{}': is unknown")
+def _(t: Terminal) -> None:
+    kind = t.refused(lambda: synthetic_ecg(noise={"mucle": 0.1})).typed("did you mean '(.*)'")
+    t.works(lambda: synthetic_ecg(noise={kind: 0.1}))
 
 
 @fixes("cli/data.py", "--sampling-rate, --unit, --rename: are for one")

@@ -147,6 +147,7 @@ def inspect(
     sampling_rate: float | None = None,
     unit: str | None = None,
     rename: str | None = None,
+    flags: Path | None = None,
 ) -> None:
     """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
     file of any format, as it would be read.
@@ -160,21 +161,27 @@ def inspect(
         sampling_rate: of a file that has none (a table of leads), in Hz.
         unit: of a file that has none: V, mV, uV or nV.
         rename: leads by what the file calls them, as ECG1=II,ECG2=V1.
+        flags: CSV to write, with the heart rate and the findings of every ECG of a store, which
+            are then counted over all of them (docs/signals.md).
     """
+    from latentcast.data.flags import flags_of, write_flags
     from latentcast.data.inspect import describe, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
+    from latentcast.places import is_store
     from latentcast.signals.leads import name_pairs, renamed
     from latentcast.signals.readers.ecg_files import is_ecg_file
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
-    for out in filter(None, (plot, summary)):
-        apart(out, store=store)
+    for output in filter(None, (plot, summary, flags)):
+        apart(output, store=store)
     if summary is not None:
         from latentcast.report.store_summary import check_suffix
 
         check_suffix(summary)
+    if flags is not None and not is_store(store):
+        raise LatentcastError(f"--flags {flags}: is of a store, {store} is none; leave it out")
     if is_ecg_file(store):
         if summary is not None:
             raise LatentcastError(
@@ -195,22 +202,26 @@ def inspect(
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
-    named = {"plot": plot, "record": record, "summary": summary}
-    flags = [flag for flag, value in named.items() if value is not None]
-    if opened.modality == "image" and flags:
+    options = {"plot": plot, "record": record, "summary": summary, "flags": flags}
+    used = [name for name, value in options.items() if value is not None]
+    if opened.modality == "image" and used:
         raise LatentcastError(
-            f"{store}: holds images, and only recordings are plotted and summarised; leave out "
-            f"--{' and --'.join(flags)}"
+            f"{store}: holds images, and only recordings are plotted, summarised or have flags; "
+            f"leave out --{' and --'.join(used)}"
         )
     if record is not None and plot is None:
         raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
-    print_description(describe(opened), console)
+    flagged = None if flags is None else flags_of(opened, range(len(opened)))
+    print_description(describe(opened, flagged), console)
     if summary is not None:
         from latentcast.data.summary import summarise
         from latentcast.report.store_summary import write_summary
 
         write_summary(summary, summarise(opened))
         console.print(f"written {summary}")
+    if flags is not None and flagged is not None:
+        write_flags(flags, flagged)
+        console.print(f"flags of {len(flagged):,} records: {flags}", soft_wrap=True)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
         from latentcast.report.style import save_figure

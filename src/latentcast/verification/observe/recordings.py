@@ -353,8 +353,11 @@ def recordings(twin: Twin) -> Recordings:
 
 
 def config_for(twin: Twin, store: Store, **changes: Any) -> Config:
-    """The twin's configuration, normalised by another store, its batches in one piece."""
-    own = {"input.normalisation": None, "train.micro_batches": 1}
+    """The twin's configuration, normalised by another store, its batches in one piece.
+
+    Without filters, after which no sample is a count of the store any more.
+    """
+    own = {"input.normalisation": None, "input.filters": (), "train.micro_batches": 1}
     return fitted(twin.config.updated(own | changes), store)
 
 
