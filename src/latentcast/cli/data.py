@@ -137,6 +137,7 @@ def inspect(
     record: str | None = None,
     sampling_rate: float | None = None,
     unit: str | None = None,
+    against: Path | None = None,
 ) -> None:
     """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
     file of any format, as it would be read.
@@ -147,8 +148,10 @@ def inspect(
         record: record id to plot; the first by default.
         sampling_rate: of a file that has none (a table of leads), in Hz.
         unit: of a file that has none: V, mV, uV or nV.
+        against: another store: lists the records that both have, of recordings also those that
+            differ in gain, sampling rate or cropping.
     """
-    from latentcast.data.inspect import describe, print_description
+    from latentcast.data.inspect import describe, print_counts, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
     from latentcast.signals.readers.ecg_files import is_ecg_file
@@ -161,6 +164,11 @@ def inspect(
         if record is not None:
             raise LatentcastError(
                 f"--record {record}: is of a store, {store} is one ECG; leave it out"
+            )
+        if against is not None:
+            raise LatentcastError(
+                f"--against {against}: is compared with a store, {store} is one ECG; ingest it, "
+                "or leave --against out"
             )
         _inspect_file(store, plot, ReadOptions(None, sampling_rate, unit))
         return
@@ -180,6 +188,13 @@ def inspect(
     if record is not None and plot is None:
         raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     print_description(describe(opened), console)
+    if against is not None:
+        from latentcast.evaluation.leaks import duplicates
+
+        other = Store.open(against)
+        other.verify()
+        pairs = duplicates(opened, other)
+        print_counts(f"{len(pairs):,} records are in {against} as well", pairs, 15, console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
         from latentcast.report.style import save_figure
