@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -116,7 +117,8 @@ def _(t: Terminal) -> None:
     kind = t.refused(f"{command} 360 --to edf").typed("--to (wfdb)")
     shutil.rmtree(t.new())
     rows = t.new("a.csv").read_text().splitlines()
-    t.new("a.csv").write_text("\n".join([*rows[:-1], "nan" + rows[-1][rows[-1].index(",") :]]))
+    rows[-1] = re.sub(r"[^,;\t]+$", "nan", rows[-1])
+    t.new("a.csv").write_text("\n".join(rows))
     t.refused(f"{command} 100 --to edf").typed("--to (wfdb)")
     shutil.rmtree(t.new())
     t.works(f"{command} 100 --to {kind}")
