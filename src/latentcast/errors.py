@@ -22,7 +22,7 @@ class LatentcastError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(str(message)))
 
 
 def printable(text: str) -> str:

@@ -33,7 +33,7 @@ def ecgs(t: Terminal) -> np.ndarray:
     return np.load(t.at.npy)[:2].swapaxes(1, 2)
 
 
-@fixes("artifacts/encoder.py", "role {}")
+@fixes("signatures.py", "{}; {}")
 def _(t: Terminal) -> None:
     role = t.refused(lambda: Encoder.from_pretrained(t.at.run, "techer")).typed("mean '(.+)'")
     t.works(lambda: Encoder.from_pretrained(t.at.run, role))
@@ -213,7 +213,7 @@ def _(t: Terminal) -> None:
 @fixes("artifacts/export.py", "{}: what is written")
 def _(t: Terminal) -> None:
     command = f"export {t.at.run} --out "
-    name = t.refused(command + str(t.new("a.onnx"))).typed(r"name it (\S+)")
+    name = t.refused(command + str(t.new("a.bin"))).typed(r"name it (\S+)")
     t.works(f"{command} {t.new(name)}")
 
 

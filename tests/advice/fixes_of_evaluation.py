@@ -59,21 +59,27 @@ def _(t: Terminal) -> None:
     t.works(f"{command} {name}{t.at.run}")
 
 
-def foreign_encoder(start: str, bad: str, pattern: str, good: str) -> None:
+FOREIGN = "evaluation/foreign/"
+
+
+def foreign_encoder(file: str, start: str, bad: str, pattern: str, good: str) -> None:
     """Register a spec of a foreign encoder that is refused, and one with what is typed in it.
 
     M stands for theirs:mean.
     """
 
-    @fixes("evaluation/foreign.py", start)
+    @fixes(f"{FOREIGN}{file}.py", start)
     def _(t: Terminal) -> None:
-        def mean(signal: Tensor) -> Tensor:
-            return signal.mean(dim=2)
+        def mean(samples: Tensor) -> Tensor:
+            return samples.mean(dim=2).flatten(1)
 
         class Session:
             def __init__(self, file: str, providers: list[str]) -> None: ...
             def get_inputs(self) -> list[SimpleNamespace]:
                 return [SimpleNamespace(name="ecg")]
+
+            def get_modelmeta(self) -> SimpleNamespace:
+                return SimpleNamespace(custom_metadata_map={})
 
             def run(self, outputs: None, feed: dict[str, Any]) -> list[Any]:
                 assert feed["ecg"].shape[1:] == (2, 1000)
@@ -81,49 +87,34 @@ def foreign_encoder(start: str, bad: str, pattern: str, good: str) -> None:
 
         theirs = SimpleNamespace(mean=mean, text="", counts=lambda signal: signal.int())
         modules = {"theirs": theirs, "onnxruntime": SimpleNamespace(InferenceSession=Session)}
+        run, store = (t.at.image_run, t.at.digits) if file == "images" else (t.at.run, t.at.probed)
+        task = "classes" if file == "images" else "labels"
 
         def attempt(spec: str) -> Attempt:
             spec = spec.replace("M", "theirs:mean", 1) if spec[0] == "M" else spec
-            encoders = {"theirs": spec.format(run=t.at.run)}
-            return lambda: probe(t.at.run, t.at.probed, "labels", encoders=encoders)
+            encoders = {"theirs": spec.format(run=run)}
+            return lambda: probe(run, store, task, encoders=encoders)
 
         with patch.dict(sys.modules, modules):
             found = t.refused(attempt(bad)).typed(pattern)
-            t.works(attempt(good.format(found=found, run=t.at.run)))
+            t.works(attempt(good.format(found=found, run=run)))
 
 
 for row in (
-    ("{}: of windows", "theirs:counts", "return finite floats", "M"),
-    (
-        "--encoder {}: {} is no option",
-        "M,rate=9",
-        "(sampling_rate)",
-        "M,{found}=50",
-    ),
-    ("--encoder {}: {} carries", "{run},unit=mV", "leave out unit", "{run}"),
-    ("{}: has no lead", "M,leads=V9", r"of (\S+) \(leads", "M,leads={found}"),
-    ("--encoder {}: unit", "M,unit=mv", "mean '(mV)'", "M,unit={found}"),
-    (
-        "--encoder {}: {} {} is no number",
-        "M,length=x",
-        "write (.*)",
-        "M,{found}",
-    ),
-    ("--encoder {}: {} does not exist", "nowhere", "or (module:function)", "M"),
-    (
-        "--encoder {}: {} cannot be imported",
-        "theirs:gone",
-        "write (module:function)",
-        "M",
-    ),
-    ("--encoder {}: {} is a {}", "theirs:text", "name a function", "M"),
-    (
-        "{}: does not read windows",
-        "net.onnx",
-        r"\((leads=I\+II,length=1000,.*)\)",
-        "net.onnx,{found}",
-    ),
-    ("{}: a file of this kind", "net.pth", "(module:function)", "M"),
+    ("networks", "{}: of samples", "theirs:counts", "return finite floats", "M"),
+    ("networks", "--encoder {}: {} is no option", "M,rate=9", "(sampling_rate)", "M,{found}=50"),
+    ("specification", "--encoder {}: {} carries", "{run},unit=mV", "leave out unit", "{run}"),
+    ("recordings", "{}: has no lead", "M,leads=V9", r"of (\S+) \(leads", "M,leads={found}"),
+    ("recordings", "--encoder {}: unit", "M,unit=mv", "mean '(mV)'", "M,unit={found}"),
+    ("networks", "--encoder {}: {} {} is no number", "M,length=x", "write (.*)", "M,{found}"),
+    ("networks", "--encoder {}: {} does not exist", "nowhere", "or (module:function)", "M"),
+    ("networks", "--encoder {}: {} cannot be", "theirs:gone", "write (module:function)", "M"),
+    ("networks", "--encoder {}: {} is a {}", "theirs:text", "name a function", "M"),
+    ("networks", "{}: does not read samples", "net.onnx", r"\(as (\S+),", "net.onnx,{found}"),
+    ("specification", "{}: a file of this kind", "net.pth", "(module:function)", "M"),
+    ("images", "--encoder {}: reads {} channels", "M,channels=0.1", "write (.*)", "M,{found}"),
+    ("images", "--encoder {}: {} is not above 0", "M,std=0", "write (.*)", "M,{found}"),
+    ("images", "--encoder {}: {} {} is neither", "M,mean=a", "write (.*)", "M,{found}"),
 ):
     foreign_encoder(*row)
 

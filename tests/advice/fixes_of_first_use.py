@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -20,6 +21,7 @@ from terminal import (
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.arrays import write_store
+from latentcast.data.ingest import ingest
 from latentcast.engine.callbacks import Callback
 from latentcast.workflows.train import train as train_in_python
 
@@ -142,7 +144,7 @@ def _(t: Terminal) -> None:
     t.works(train(t, ECG, t.at.store, printed.typed("(--auto) EPOCHS") + " 1", "auto"))
 
 
-@fixes("workflows/train.py", "callbacks: hold a {}")
+@fixes("signatures.py", "{}; give {}{}")
 def _(t: Terminal) -> None:
     class Mine(Callback):
         pass
@@ -151,5 +153,13 @@ def _(t: Terminal) -> None:
         keys = {"train.steps": 1, "optimizer.warmup_steps": 1, "train.batch_size": 4}
         train_in_python(ECG, t.at.store, t.new(), set=keys, callbacks=callbacks, quiet=True)
 
-    code = t.refused(lambda: attempt(Mine)).typed(r"callbacks=(\[Mine\(\)\])")
+    code = t.refused(lambda: attempt(Mine)).typed(r"as (\[Mine\(\)\])")
     t.works(lambda: attempt(eval(code, {"Mine": Mine})))
+
+
+@fixes("signatures.py", "{}; give a list, {}={}")
+def _(t: Terminal) -> None:
+    def attempt(leads: Any) -> None:
+        ingest(WFDB, t.new(), fs=100, leads=leads, workers=1, quiet=True)
+
+    t.works(lambda: attempt(eval(t.refused(lambda: attempt("I, II")).typed(r"leads=(\[.+\])"))))

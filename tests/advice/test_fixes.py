@@ -25,6 +25,7 @@ import fixes_of_ecg_files
 import fixes_of_encoders
 import fixes_of_evaluation
 import fixes_of_first_use
+import fixes_of_graphs
 import fixes_of_images
 import fixes_of_ingest
 import fixes_of_labels
@@ -46,8 +47,8 @@ from latentcast.recipes import RECIPES, recipe
 CATALOGUE = [
     fixes_of_commands, fixes_of_configurations, fixes_of_ecg_files,
     fixes_of_encoders, fixes_of_evaluation,
-    fixes_of_first_use, fixes_of_images, fixes_of_ingest, fixes_of_labels, fixes_of_messages,
-    fixes_of_runs, fixes_of_stores, fixes_of_training,
+    fixes_of_first_use, fixes_of_graphs, fixes_of_images, fixes_of_ingest, fixes_of_labels,
+    fixes_of_messages, fixes_of_runs, fixes_of_stores, fixes_of_training,
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ NOT_RUN = {
 LEFT_BEHIND = {
     "README.md": ("first.png", "run/report.html", "run/probe-superdiagnostic.json", "masks.png",
                   "hjepa/probe-superdiagnostic.json", "digits-run/probe-classes.json",
-                  "encoder.safetensors", "predictions.csv"),
+                  "encoder.safetensors", "encoder.onnx", "predictions.csv"),
     "benchmarks/README.md": ("jepa-curves.svg",),
 }  # fmt: skip
 

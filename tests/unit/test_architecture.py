@@ -20,6 +20,7 @@ Imports = Mapping[str, frozenset[str]]
 
 ROOMS = (
     ("errors",),
+    ("signatures",),
     ("terminal", "files", "notebook", "markdown"),
     ("archives", "npy", "pretrained"),
     ("places",),

@@ -177,9 +177,9 @@ def test_ecgs_that_were_normalised_over_their_data_set_are_not_taken_for_millivo
         ({"signals": None}, "takes signals or images; give one"),
         ({"leads": None}, "need their sampling_rate .* and leads"),
         ({"sampling_rate": 0}, "sampling_rate 0: is no sampling rate"),
-        ({"sampling_rate": "500"}, "sampling_rate 500: is no sampling rate; give a number of Hz"),
-        ({"fs": "100"}, "--fs 100: is no sampling rate; give a number of Hz"),
-        ({"leads": "I,II"}, "leads 'I,II': is one text; give a list of names"),
+        ({"sampling_rate": "500"}, "'sampling_rate' is '500'; give a number: of the"),
+        ({"fs": "100"}, "'fs' is '100'; give a number: sampling rate"),
+        ({"leads": "I,II"}, r"'leads' is 'I,II'; give a list, leads=\['I', 'II'\]"),
         ({"leads": ["I", "II"]}, r"signals\[0\]: has shape \(12, 1000\); with 2 leads"),
         ({"signals": [SIGNALS[0], SIGNALS[1].T]}, r"signals\[1\]: .*or transpose it"),
         ({"signals": [SIGNALS[0] + 1j]}, r"signals\[0\]: holds complex"),
@@ -189,7 +189,7 @@ def test_ecgs_that_were_normalised_over_their_data_set_are_not_taken_for_millivo
         ({"record_ids": ["a"] * 6}, "record_ids: hold one twice"),
         ({"patient_ids": ["a"]}, "patient_ids: has 1 entries for 6 records"),
         ({"labels": ["a"]}, "labels: has 1 entries for 6 records"),
-        ({"labels": [1.5] * 6}, "labels: 1.5 is no code"),
+        ({"labels": [1.5] * 6}, "'labels' holds 1.5; give a list of text, whole numbers, lists"),
         ({"labels": [0, 1, 2, 0, 1, 3], "label_names": ["a", "b", "c"]}, "labels: hold 3"),
         ({"labels": np.ones((6, 2))}, "one of label_names a column"),
         ({"labels": np.full((6, 2), 2), "label_names": ["a", "b"]}, "a matrix holds 0 and 1"),
@@ -280,5 +280,5 @@ def test_a_source_of_images_keeps_the_order_of_its_classes(tmp_path: Path) -> No
 
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LatentcastError, match="source list: is no path and no source; subclass"):
+    with pytest.raises(LatentcastError, match="'source' is a list; give a path or a Source"):
         ingest(RECORDINGS, tmp_path)  # type: ignore[arg-type]

@@ -160,7 +160,7 @@ def test_a_store_at_another_scale_or_in_another_order_of_leads_is_brought_to_the
         (np.zeros((2, 12, 400)), {**AXES, "leads": ["I", "II"]}, "with 2 leads"),
         (np.zeros((12, 400)), {**AXES, "layout": "leads"},
          "layout 'leads': is unknown; "),
-        (np.zeros((2, 400)), {**AXES, "leads": dict}, "leads <class 'dict'>: are no names; give a"),
+        (np.zeros((2, 400)), {**AXES, "leads": dict}, "'leads' is the class dict; give a list of"),
         (np.zeros((2, 1, 400), "U1"), {**AXES, "leads": ["I"]}, "is no signal"),
         ("nowhere.hea", {}, "nowhere.hea"),
         ({"a": np.zeros((12, 400))}, AXES, "dict: is nothing that can be embedded"),
@@ -211,7 +211,7 @@ def test_a_path_that_is_no_record_lacks_a_header(tmp_path: Path, name: str, word
         (tmp_path / file).touch()
     with pytest.raises(LatentcastError, match=words):
         read_recording(tmp_path / name)
-    with pytest.raises(LatentcastError, match="int: is no path"):
+    with pytest.raises(LatentcastError, match="'path' is 3; give a path"):
         read_recording(3)  # type: ignore[arg-type]
 
 
@@ -406,7 +406,7 @@ def test_an_objective_without_errors_of_patches_says_so(
 
 def test_a_role_that_is_none_is_refused(small_config: Config, store: Store) -> None:
     config = fitted(small_config, store)
-    with pytest.raises(LatentcastError, match="role techer: is unknown; did you mean 'teacher'"):
+    with pytest.raises(LatentcastError, match="'role' is 'techer'; did you mean 'teacher'"):
         Encoder(config, build(config), "techer")  # type: ignore[arg-type]
 
 

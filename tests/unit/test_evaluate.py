@@ -25,7 +25,7 @@ from latentcast.evaluation.comparisons import holm
 from latentcast.evaluation.cross_validation import CrossValidation, groups_of
 from latentcast.evaluation.evaluation import Evaluation, Row
 from latentcast.evaluation.evaluation_tables import markdown
-from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.heads import PATHS, attentive, logistic
 from latentcast.evaluation.low_shot import Amount, subset
 from latentcast.evaluation.metrics import auroc
@@ -321,6 +321,9 @@ def test_features_of_a_changed_file_are_not_those_of_the_cache(
 
         def get_inputs(self) -> list[SimpleNamespace]:
             return [SimpleNamespace(name="ecg")]
+
+        def get_modelmeta(self) -> SimpleNamespace:
+            return SimpleNamespace(custom_metadata_map={})
 
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
     store, file = Store.open(folder / "store"), tmp_path / "net.onnx"

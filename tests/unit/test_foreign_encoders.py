@@ -16,7 +16,7 @@ from test_probe import MIXED, labelled_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract
-from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.protocol import probe
 from latentcast.signals.recording import INVALID
 
@@ -86,6 +86,30 @@ def test_what_cannot_be_a_row_is_one_sentence(
         extract(foreign("theirs", spec, store), store, np.array([0, 1]))
 
 
+def test_images_arrive_resized_in_its_channels_and_normalisation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    received = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        received.append(images)
+        return images.flatten(2).transpose(1, 2)
+
+    monkeypatch.setitem(sys.modules, "theirs", SimpleNamespace(network=network))
+    store: Any = SimpleNamespace(modality="image", height=8, width=8, channels=1, path="s")
+    spec = "theirs:network,size=4+8,channels=3,mean=0.5+0.4+0.3,std=0.5"
+    source: Any = foreign("theirs", spec, store)
+    pixels = np.zeros((2, 8, 8, 1), np.uint8)
+    pixels[1] = 255
+    layers, valid = source.token_layers(pixels)
+    assert received[0].shape == (2, 3, 4, 8) and layers[0].shape == (2, 32, 3) and valid.all()
+    np.testing.assert_allclose(layers[0][:, 0], [[-1, -0.8, -0.6], [1, 1.2, 1.4]], rtol=1e-6)
+    assert source.note == "theirs reads images resized from 8 × 8 to 4 × 8"
+    coloured: Any = SimpleNamespace(modality="image", height=8, width=8, channels=3, path="s")
+    with pytest.raises(LatentcastError, match="reads 1 channels, s has 3; write channels=3"):
+        foreign("theirs", "theirs:network,channels=1", coloured)
+
+
 def test_an_onnx_file_and_a_callable_are_rows_beside_the_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +120,9 @@ def test_an_onnx_file_and_a_callable_are_rows_beside_the_encoder(
         def __init__(self, file: str, providers: list[str]) -> None: ...
         def get_inputs(self) -> list[SimpleNamespace]:
             return [SimpleNamespace(name="ecg")]
+
+        def get_modelmeta(self) -> SimpleNamespace:
+            return SimpleNamespace(custom_metadata_map={})
 
         def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
             return [feed["ecg"].std(axis=2)]

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from latentcast.artifacts.export import export
-from latentcast.artifacts.weights import read_weights
+from latentcast.artifacts.weights import read_weights, start_from
 from latentcast.config import Config
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
+from latentcast.objectives.views import TwoViews
 from latentcast.workflows.train import train
 
 STILL = {"optimizer.lr": 0.0, "optimizer.weight_decay": 0.0, "ema": {"base": 1.0}, "train.steps": 4}
@@ -106,6 +108,23 @@ def test_an_exported_file_starts_a_run_as_its_run_does(
     init = json.loads((tmp_path / "run" / "environment.json").read_text())["init"]
     digest = hashlib.sha256((tmp_path / "file.safetensors").read_bytes()).hexdigest()
     assert init["sha256"] == {"file.safetensors": digest}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_with_two_views_and_one_without_start_from_each_other(
+    source: Path, small_config: Config, before: bool
+) -> None:
+    small_config = small_config.updated({"train.micro_batches": 1})
+    views = small_config.updated({"objective.views": {}})
+    start, end = (views, small_config) if before else (small_config, views)
+    objective = build(start)
+    objective.initialise(5)
+    from_run = replace(read_weights(source), config=start, tensors=objective.state_dict())
+    into = build(end)
+    into.initialise(6)
+    assert "66 of" in start_from(into, from_run)
+    theirs, ours = (x.base if isinstance(x, TwoViews) else x for x in (objective, into))
+    assert differing(ours.state_dict(), theirs.state_dict()) == []
 
 
 def test_what_does_not_fit_is_left_at_initialisation_and_named(

@@ -84,11 +84,11 @@ def test_time_is_measured_and_promised_to_a_training_that_does_not_start(
 @pytest.mark.parametrize(
     ("callbacks", "words"),
     [
-        (print, "hold a builtin_function"),
-        (Callback, "hold a class Callback"),
-        ([Callback], "hold a class Callback"),
-        (Callback(), r"hold a Callback; .*callbacks=\[Mine\(\)\]"),
-        ([lambda: None], "hold a function"),
+        (print, "is a builtin_function"),
+        (Callback, "is the class Callback"),
+        ([Callback], "holds the class Callback"),
+        (Callback(), r"is a Callback; give a list of Callbacks: instances, as \[Mine\(\)\]"),
+        ([lambda: None], "holds a function"),
     ],
 )
 def test_callbacks_that_are_none_leave_no_run_folder(
@@ -99,7 +99,9 @@ def test_callbacks_that_are_none_leave_no_run_folder(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", ["train.steps=3", {"train.steps": 3, "optimizer.lr": 1e-5}])
+@pytest.mark.parametrize(
+    "flags", ["train.steps=3 encoder.drop_path=0.1", {"train.steps": 3, "optimizer.lr": 1e-5}]
+)
 def test_keys_as_a_text_or_a_mapping_and_a_store_that_is_open_are_taken(
     small_store: Path, small_config: Config, tmp_path: Path, flags: Any
 ) -> None:

@@ -25,6 +25,7 @@ from latentcast.nn.pooling import BATCH
 from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import Supervised, SupervisedConfig
 from latentcast.pretrained.models import located
+from latentcast.signatures import checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,7 @@ class Classifier:
         choice: what was chosen on validation.
     """
 
+    @checked
     def __init__(self, encoder: Encoder, choice: Choice, role: Role = "teacher") -> None:
         settings = encoder.config.objective
         if not isinstance(settings, SupervisedConfig):
@@ -93,6 +95,7 @@ class Classifier:
         self.network = encoder.objective.classifier(role)
 
     @classmethod
+    @checked
     def from_pretrained(
         cls, run: str | Path, role: Role = "teacher", device: str | torch.device = "auto"
     ) -> Self:
@@ -123,6 +126,7 @@ class Classifier:
         outputs: Tensor = self.network(inputs)
         return outputs
 
+    @checked
     def predict(
         self, x: Any, batch_size: int = BATCH, *, errors: Errors = "refuse", **how: Any
     ) -> Predicted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,13 @@ from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
 from latentcast.artifacts.rejections import Embedded, Errors, Rejections
 from latentcast.artifacts.summary import summary, where_patches_are
 from latentcast.artifacts.weights import filled, read_weights
-from latentcast.artifacts.windows import averaged, blank, in_batches
+from latentcast.artifacts.windows import averaged, blank, in_batches, samples_of
 from latentcast.batch import Inputs
 from latentcast.config import Config, EcgInput
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.engine.device import AUTO, device_of
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import BATCH, check_pooling, layers_of, pool_joined
 from latentcast.notebook import table_html
@@ -33,6 +33,7 @@ from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
 from latentcast.pretrained.models import WEIGHTS
 from latentcast.signals.recording import Recording
+from latentcast.signatures import checked
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
 
@@ -58,6 +59,7 @@ class Encoder(nn.Module):
         network: the encoder of the objective; ``parameters()`` and ``state_dict()`` are its own.
     """
 
+    @checked
     def __init__(
         self,
         config: Config,
@@ -69,8 +71,6 @@ class Encoder(nn.Module):
         alone: bool = False,
     ) -> None:
         super().__init__()
-        if role not in get_args(Role):
-            raise LatentcastError(f"role {role}: is unknown; {nearest(role, get_args(Role))}")
         self.config, self.role, self.name, self.step = config, role, name, step
         self.alone = alone
         # In a tuple: the predictors and the other role are no part of what is used and tuned.
@@ -84,6 +84,7 @@ class Encoder(nn.Module):
         self.eval()
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         run: str | Path,
@@ -114,6 +115,7 @@ class Encoder(nn.Module):
         made = cls(weights.config, objective, role, "pretrained", weights.step, frozen, alone)
         return made.to(device_of(device))
 
+    @checked
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what :meth:`from_pretrained` reads again: ``model.safetensors`` (the network as it
         is now, float32), ``config.json`` and a card, ``README.md``.
@@ -131,6 +133,7 @@ class Encoder(nn.Module):
         write_card(Path(folder), self.config, self._summary["weights"], self._summary)
 
     @classmethod
+    @checked
     def random(
         cls, run: str | Path, seed: int | None = None, device: str | torch.device = AUTO
     ) -> Self:
@@ -265,7 +268,8 @@ class Encoder(nn.Module):
         self, x: Any, *read: Any, errors: Literal["refuse"] = "refuse", **how: Any
     ) -> npt.NDArray[np.float32]: ...
 
-    def embed(  # type: ignore[misc]  # the overloads name only what decides the result
+    @checked  # type: ignore[misc]  # the overloads name only what decides the result
+    def embed(
         self,
         x: Any,
         layer: str | None = None,
@@ -299,7 +303,7 @@ class Encoder(nn.Module):
                 with a warning where it was smaller. Both: a store, its path, or a list
                 of all these.
             layer: one of :attr:`layer_names`, or ``joined``, all of them; None, :attr:`layer`.
-            pooling: mean, std, mean+std or last.
+            pooling: mean, std, max, mean+std, mean+std+max or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
             rows: of a store; all by default.
             sampling_rate: of arrays, Hz.
@@ -326,7 +330,10 @@ class Encoder(nn.Module):
         if batch_size < 1:
             raise LatentcastError(f"batch_size {batch_size}: must be at least 1")
         axes = ArrayAxes(sampling_rate, leads, unit, layout)
-        length = None if window_seconds is None else self._samples(window_seconds)
+        length = None
+        if window_seconds is not None:
+            rate, patch = self.sampling_rate, self.patch_seconds
+            length = samples_of(window_seconds, rate, patch, self.network)
         names: list[str] = []
         owners, vectors, measured = [], [], []
         rejections = Rejections(errors)
@@ -354,6 +361,7 @@ class Encoder(nn.Module):
             )
         return means if errors == "refuse" else Embedded(tuple(names), means, rejected)
 
+    @checked
     def counts(self, recording: Recording, resample: bool = False) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``, in our lead order.
 
@@ -391,6 +399,7 @@ class Encoder(nn.Module):
         """A store's integers, as :meth:`forward` takes them, to what the network reads."""
         return self._preprocess(samples.to(self.device))
 
+    @checked
     def windows(
         self,
         x: Any,
@@ -414,19 +423,6 @@ class Encoder(nn.Module):
     def predicted_from(self) -> str | None:
         """What :meth:`patch_errors` predicts a patch from; None for objectives without them."""
         return None if self.alone else self.objective.predicted_from
-
-    def _samples(self, seconds: float) -> int:
-        length = round(seconds * self.sampling_rate)
-        if length < 1:
-            raise LatentcastError(
-                f"window_seconds {seconds:g}: is shorter than a patch of {self.patch_seconds:g} s; "
-                "give a multiple of it"
-            )
-        try:
-            self.network.grid((length,))
-        except LatentcastError as problem:
-            raise LatentcastError(f"window_seconds {seconds:g}: {problem}") from None
-        return length
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What moves or casts the network does the same to the predictors.

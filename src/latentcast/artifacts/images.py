@@ -56,7 +56,7 @@ def at_resolution(
     warnings.warn(
         f"images are read at {size} × {size} pixels, the encoder was trained at {config.height} × "
         f"{config.width}: positions are interpolated",
-        stacklevel=4,
+        stacklevel=5,
     )
     squares = config.model_copy(update={"height": size, "width": size, "canvas": None})
     preprocess = ImagePreprocess(squares)
@@ -107,8 +107,8 @@ class ImageReader:
                 "the encoder was trained on"
             )
         for remark in self._remarks:
-            # The line that called embed or predict: read, in_batches, embed, it.
-            warnings.warn(remark, stacklevel=4)
+            # The line that called embed or predict: read, in_batches, embed, its checks, it.
+            warnings.warn(remark, stacklevel=5)
 
     def _images(self, source: Any, rows: Any = None) -> Iterator[tuple[str, Load]]:
         """The name of every image, and what reads it."""

@@ -168,16 +168,17 @@ def encoder_weights(weights: Weights, role: Role, prefix: str) -> Weights:
 def start_from(objective: Objective, weights: Weights) -> str:
     """Put weights into an objective where names and shapes agree; what was done, in a sentence.
 
-    Everything else stays as it was initialised, except that a teacher without weights of its own
-    starts as its student does.
+    An objective with two views agrees with the one without. Everything else stays as it was
+    initialised, except that a teacher without weights of its own starts as its student does.
 
     Raises:
         LatentcastError: nothing agrees.
     """
     own = objective.state_dict()
+    sources = {name: _in(weights, name) for name in own}
     loaded = {
-        name: weights.tensors[name] for name, tensor in own.items()
-        if name in weights.tensors and weights.tensors[name].shape == tensor.shape
+        name: weights.tensors[source] for name, source in sources.items()
+        if source is not None and weights.tensors[source].shape == own[name].shape
     }  # fmt: skip
     if not loaded:
         raise LatentcastError(
@@ -195,7 +196,8 @@ def start_from(objective: Objective, weights: Weights) -> str:
                 theirs.copy_(ours)
                 copied.append(names[id(theirs)])
     initial = [name for name in own if name not in loaded and name not in copied]
-    unused = [name for name in weights.tensors if name not in loaded]
+    used = {sources[name] for name in loaded}
+    unused = [name for name in weights.tensors if name not in used]
     parts = [f"{len(loaded)} of {len(own)} tensors loaded ({_first(loaded)})"]
     if copied:
         parts.append(f"{len(copied)} of the teacher copied from the student ({_first(copied)})")
@@ -204,6 +206,13 @@ def start_from(objective: Objective, weights: Weights) -> str:
     if unused:
         parts.append(f"{len(unused)} of the source not used ({_first(unused)})")
     return f"start from {weights.source}, step {weights.step}: " + "; ".join(parts)
+
+
+def _in(weights: Weights, name: str) -> str | None:
+    """The name in some weights of a tensor of an objective; with two views the objective itself is
+    their ``base``."""
+    names = (name, name.removeprefix("base."), f"base.{name}")
+    return next((other for other in names if other in weights.tensors), None)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

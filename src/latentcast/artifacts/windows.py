@@ -13,9 +13,29 @@ from torch import Tensor
 from latentcast.artifacts.recordings import Counts
 from latentcast.artifacts.rejections import Rejections
 from latentcast.config import EcgInput, ImageInput
+from latentcast.errors import LatentcastError
 from latentcast.nn.base import Readable
 from latentcast.signals.recording import INVALID
 from latentcast.source import BadRecord
+
+
+def samples_of(seconds: float, rate: float, patch_seconds: float, network: Readable) -> int:
+    """Samples of a window of so many seconds, which patches fill.
+
+    Raises:
+        LatentcastError: no patch fits, or a part of one is left.
+    """
+    length = round(seconds * rate)
+    if length < 1:
+        raise LatentcastError(
+            f"window_seconds {seconds:g}: is shorter than a patch of {patch_seconds:g} s; give a "
+            "multiple of it"
+        )
+    try:
+        network.grid((length,))
+    except LatentcastError as problem:
+        raise LatentcastError(f"window_seconds {seconds:g}: {problem}") from None
+    return length
 
 
 def in_batches(

@@ -64,7 +64,8 @@ def probe(
             what suits the labels of the store.
         layer: a layer by name, joined for the features of all layers together, or all to choose
             among these on the validation split.
-        pooling: mean, std, mean+std or last (mean+std for recordings, mean for images); cls is
+        pooling: mean, std, max, mean+std, mean+std+max or last (by default mean+std for
+            recordings, mean for images; max finds single beats in a recording); cls is
             refused, with the reason.
         head: linear, kNN (default: linear, for images both), or attentive, a trained query over the
             frozen tokens, which others call linear evaluation.
@@ -187,19 +188,46 @@ def evaluate(
         console.print(f"evaluate: {out / f'evaluation.{name}'}", soft_wrap=True)
 
 
-def export(run: Positional[Path], out: Path) -> None:
-    """Write the weights of a run as one plain safetensors file, or as a folder with a model card.
+def export(
+    run: Positional[Path],
+    out: Path,
+    layer: str | None = None,
+    pooling: str = "mean",
+    data: Path | None = None,
+) -> None:
+    """Write a run as one file of weights, as a folder with a model card, or as a graph that runs
+    without torch.
 
     Args:
         run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint; into a file
             also an exported file or a model that ships.
-        out: file NAME.safetensors, or a folder for model.safetensors, config.json and README.md,
-            whose scores, data and audit are those of the run. "Encoder.from_pretrained" reads both.
+        out: NAME.safetensors, all weights; NAME.onnx or NAME.pt2, a graph for onnxruntime or
+            torch.export.load, preprocessing in it, which is compared with the library before it is
+            written; or a folder for model.safetensors, config.json and README.md, whose scores,
+            data and audit are those of the run. "Encoder.from_pretrained" reads file and folder.
+        layer: of a graph of an encoder, what comes out; by default what embed reads.
+        pooling: of a graph of an encoder, as of probe.
+        data: store to compare a graph on; by default the one the run was trained on, else synthetic
+            recordings or random images.
     """
     from latentcast.artifacts.export import export as written
-    from latentcast.errors import printable
+    from latentcast.artifacts.graph.export import SUFFIXES, export_graph
+    from latentcast.errors import LatentcastError, printable
+    from latentcast.runs.new import data_of
     from latentcast.verification.card import export_folder
 
+    if out.suffix in SUFFIXES:
+        own = data_of(run) if data is None and run.is_dir() else data
+        made = export_graph(run, out, layer=layer, pooling=pooling, data=own)
+        what = f"{made.output} of {made.weights}"
+        line = f"{what}, differs by at most {made.difference:.1g} of the largest value"
+        print(printable(f"{out}: {line} on {made.compared}"))
+        return
+    if layer is not None or pooling != "mean" or data is not None:
+        raise LatentcastError(
+            f"{out}: --layer, --pooling and --data are of graphs; name {out.stem}.onnx, or leave "
+            "them out"
+        )
     step = written(run, out) if out.suffix else export_folder(run, out)
     print(printable(f"{out}: weights of step {step}"))
 

@@ -48,7 +48,7 @@ def masks(
     config: Path | None = None,
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
 ) -> None:
-    """Show what the masks of a JEPA recipe cover: how often each patch is context and target.
+    """Show what the masks of a JEPA or masked recipe cover: how often a patch is context or target.
 
     Args:
         recipe: name of a recipe (see "latentcast recipes"), optional with --config.

@@ -6,6 +6,7 @@ Precedence is flag > ``--config file.yaml`` > recipe (:func:`resolve`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -25,6 +26,7 @@ _LONGEST = 2**20
 _MOST_NODES = 10_000
 
 
+_NEXT_KEY = re.compile(r"\s+(?=[a-z_][\w.]*=)")
 Flags = str | Sequence[str] | Mapping[str, Any]
 """Single keys: ``optimizer.lr=3e-4``, several of these, or a value for each key."""
 
@@ -32,14 +34,10 @@ Flags = str | Sequence[str] | Mapping[str, Any]
 def resolve(recipe: Config, file: Path | None = None, flags: Flags = ()) -> Config:
     """Apply ``file`` (a full or partial YAML tree) and then single keys to a recipe."""
     nested = recipe.model_dump()
-    if isinstance(flags, Mapping):
-        flags = [f"{key}={json.dumps(value, default=str)}" for key, value in flags.items()]
-    elif isinstance(flags, str):
-        flags = [flags]
     if file is not None:
         tree.merge(Config, nested, read_yaml(file))
     texts: dict[str, str] = {}
-    for flag in flags:
+    for flag in listed(flags):
         name, separator, text = flag.partition("=")
         if not separator:
             raise LatentcastError(f"--set {flag}: is not of the form key=value; write {flag}=VALUE")
@@ -49,6 +47,14 @@ def resolve(recipe: Config, file: Path | None = None, flags: Flags = ()) -> Conf
             )
         tree.put(Config, nested, name, _scalar(text))
     return validated(nested, str(file) if file else "configuration")
+
+
+def listed(flags: Flags) -> list[str]:
+    """``KEY=VALUE`` each; a text may hold several, ``"a=1 b=[2, 3]"``."""
+    if isinstance(flags, Mapping):
+        return [f"{key}={json.dumps(value, default=str)}" for key, value in flags.items()]
+    texts = [flags] if isinstance(flags, str) else flags
+    return [flag for text in texts for flag in _NEXT_KEY.split(text.strip())]
 
 
 def load(file: Path) -> Config:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from latentcast.config import tree
 from latentcast.config.inputs import EcgInput, ImageInput
@@ -16,6 +16,7 @@ from latentcast.config.objective import AnyObjective
 from latentcast.config.settings import Settings
 from latentcast.config.training import EmaConfig, OptimizerConfig, TrainConfig
 from latentcast.errors import LatentcastError
+from latentcast.signatures import checked
 
 
 class Config(Settings):
@@ -55,6 +56,15 @@ class Config(Settings):
             )
         return self
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_a_sentence(cls, nested: Any, validate: Any, about: ValidationInfo) -> Any:
+        try:
+            return validate(nested)
+        except ValidationError as problem:
+            source = (about.context or {}).get("source", "configuration")
+            raise LatentcastError(tree.sentence(Config, nested, problem, source)) from None
+
     @property
     def whole_batch(self) -> str | None:
         """The key of what needs the whole batch, so that it cannot be cut into micro-batches."""
@@ -89,6 +99,7 @@ class Config(Settings):
             changes["input"] = self.input.model_copy(update={"length": length})
         return self.model_copy(update=changes)
 
+    @checked
     def updated(self, changes: Mapping[str, Any]) -> Config:
         """This configuration with dotted keys replaced, validated anew.
 
@@ -100,6 +111,7 @@ class Config(Settings):
             tree.put(Config, nested, dotted, value)
         return validated(nested, "configuration")
 
+    @checked
     def trained_on(self, done: int, steps: int) -> Config:
         """To more steps, when ``done`` are taken: their schedules stay, the others are anew."""
         stretches, former = self.train.stretches, self.train.steps
@@ -107,6 +119,7 @@ class Config(Settings):
             stretches = (*stretches, (done, former))
         return self.updated({"train.steps": steps, "train.stretches": stretches})
 
+    @checked
     def as_of(self, done: int) -> Config:
         """As it was when ``done`` steps were taken, before the run was trained on."""
         for place, (until, steps) in enumerate(self.train.stretches):
@@ -128,7 +141,4 @@ def validated(nested: Mapping[str, Any], source: str) -> Config:
     Raises:
         LatentcastError: an unknown key, a value of another type, parts that do not fit.
     """
-    try:
-        return Config.model_validate(nested)
-    except ValidationError as problem:
-        raise LatentcastError(tree.sentence(Config, nested, problem, source)) from None
+    return Config.model_validate(nested, context={"source": source})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,4 +25,5 @@ class Settings(BaseModel):
 
 def divisor_near(number: int, near: int) -> int:
     """The divisor of ``number`` nearest to ``near``: what an error message offers."""
-    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - near))
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return min((d for s in small for d in (s, number // s)), key=lambda d: (abs(d - near), d))

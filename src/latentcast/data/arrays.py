@@ -19,14 +19,16 @@ from latentcast.signals.channels import MILLIVOLTS, Signal
 from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording, hertz
+from latentcast.signatures import checked
 from latentcast.source import SPLIT_NAMES, Annotation, RecordRef, Source
 
 Array = npt.NDArray[Any]
 MEMORY = "arrays in memory"
 """The kind of their source, in the manifest."""
-Codes = str | Sequence[str] | Mapping[str, float]
+Codes = str | int | Sequence[str] | Mapping[str, float]
 
 
+@checked
 def write_store(
     out: str | Path,
     *,
@@ -36,8 +38,8 @@ def write_store(
     leads: Sequence[str] | None = None,
     unit: str | None = None,
     signal: Signal | None = None,
-    record_ids: Sequence[str] | None = None,
-    patient_ids: Sequence[str | None] | None = None,
+    record_ids: Sequence[str | int] | None = None,
+    patient_ids: Sequence[str | int | None] | None = None,
     labels: Sequence[Codes] | Array | None = None,
     label_names: Sequence[str] | None = None,
     folds: Sequence[int | None] | None = None,

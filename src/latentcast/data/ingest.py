@@ -48,6 +48,7 @@ from latentcast.files import apart
 from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.signals.readers.arrays import NOT_FINITE
+from latentcast.signatures import checked
 from latentcast.source import Annotation, Modality, RecordRef, Source
 
 MOST_READ_AGAIN = 1000
@@ -72,6 +73,7 @@ class IngestResult:
     labels: tuple[str, ...] = ()
 
 
+@checked
 def ingest(
     source: str | Path | Source[Any],
     out: str | Path,
@@ -276,11 +278,6 @@ def _reader(
     """The format of a path, or the source itself."""
     if isinstance(source, Source):
         return source
-    if not isinstance(source, str | Path):
-        raise LatentcastError(
-            f"source {type(source).__name__}: is no path and no source; subclass RecordingSource "
-            "or ImageSource, or give arrays to write_store"
-        )
     common = set[str].intersection(*(set(codec.target.arguments) for codec in CODECS.values()))
     own = arguments.keys() - common
     about = [m for m, codec in CODECS.items() if own & codec.target.arguments.keys()]

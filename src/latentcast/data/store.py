@@ -18,6 +18,7 @@ from latentcast.data.codecs.pixels import StoredPixels, Undecodable
 from latentcast.data.index import check_columns, check_labels, check_places, check_runs
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import INDEX, METADATA, Manifest, read_manifest, verify_files
+from latentcast.data.rows import NoSuchRow, whole_numbers
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import inside, parse_object
 from latentcast.images.stored import StoredImage
@@ -25,6 +26,7 @@ from latentcast.notebook import table_html
 from latentcast.npy import map_array, read_members
 from latentcast.signals.channels import Signal
 from latentcast.signals.recording import Recording
+from latentcast.signatures import checked
 from latentcast.source import Modality
 
 
@@ -32,7 +34,8 @@ def _only(modality: Modality, name: str) -> Any:
     """A property of the manifest that a store of the other modality has not."""
 
     def get(store: Store) -> Any:
-        store.require(modality)
+        if store.modality != modality:
+            store.require(modality)
         return getattr(store.manifest, name)
 
     return property(get)
@@ -40,18 +43,6 @@ def _only(modality: Modality, name: str) -> Any:
 
 _Division = tuple[npt.NDArray[np.int16] | None, npt.NDArray[np.str_] | None]
 """Folds and patients of a label table, in the place of the store's own."""
-
-
-class NoSuchRow(LatentcastError, IndexError):
-    """A row that a store does not have; an IndexError, so that a loop over a store ends."""
-
-    @classmethod
-    def of(cls, store: Store, row: int) -> NoSuchRow:
-        """Made here and not by ``__init__``: an error of a reader process is sent as its text."""
-        return cls(
-            f"{store.path}: has no row {row}; it has {len(store)}, give one from 0 to "
-            f"{len(store) - 1}"
-        )
 
 
 class Store:
@@ -80,6 +71,7 @@ class Store:
     width: int = _only("image", "width")
     channels: int = _only("image", "channels")
 
+    @checked
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
@@ -97,6 +89,7 @@ class Store:
         self._stored = stored(manifest, columns, shards)
 
     @classmethod
+    @checked
     def open(cls, path: str | Path) -> Store:
         """Open a store.
 
@@ -106,6 +99,7 @@ class Store:
         folder = Path(path)
         return cls(folder, read_manifest(folder))
 
+    @checked
     def divided(
         self, folds: npt.NDArray[np.int16] | None, patients: npt.NDArray[np.str_] | None = None
     ) -> Store:
@@ -213,6 +207,7 @@ class Store:
                 raise ValueError(f"a label is none of the {len(self.classes)} classes")
         return ids
 
+    @checked
     def row_of(self, record_id: str) -> int:
         """The row of a record.
 
@@ -227,6 +222,7 @@ class Store:
             )
         return int(rows[0])
 
+    @checked
     def rows(self, split: str) -> Ints:
         """Rows of ``"train"``, ``"validation"`` or ``"test"``, ascending.
 
@@ -263,12 +259,13 @@ class Store:
             ValueError: ``out`` has another shape or type, or images are to be cropped.
             LatentcastError: an encoded image cannot be decoded any more.
         """
-        chosen = np.asarray(rows, dtype=np.int64)
+        chosen = whole_numbers(rows, "rows")
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             wrong = chosen[(chosen < 0) | (chosen >= len(self))]
-            raise NoSuchRow.of(self, int(wrong[0]))
+            raise NoSuchRow.of(self.path, len(self), int(wrong[0]))
         if isinstance(self._stored, StoredCounts):
-            return self._stored.take(chosen, starts, length, out)
+            begin = None if starts is None else whole_numbers(starts, "starts")
+            return self._stored.take(chosen, begin, length, out)
         if starts is not None or length is not None:
             raise ValueError("images are taken as they are: they have no starts and no length")
         try:
@@ -279,6 +276,7 @@ class Store:
                 "when it was ingested; run latentcast inspect to see which file is damaged"
             ) from error
 
+    @checked
     def metadata(self, row: int) -> dict[str, Any]:
         """What else the source has of a record, and ``quality_findings`` where it has any."""
         if not self._metadata_offset.size:
@@ -335,6 +333,7 @@ class Store:
         if not self._verified:
             self.verify()
 
+    @checked
     def require(self, modality: Modality) -> None:
         """Raises LatentcastError: the store is of the other modality."""
         if self.modality != modality:
@@ -345,7 +344,8 @@ class Store:
 
     @property
     def _counts(self) -> StoredCounts:
-        self.require("ecg")
+        if self.modality != "ecg":
+            self.require("ecg")
         assert isinstance(self._stored, StoredCounts)
         return self._stored
 
@@ -354,13 +354,14 @@ class Store:
         """Samples of each record, int64 ``(N,)``."""
         return self._counts.lengths
 
+    @checked
     def recording(self, row: int) -> Recording:
         """One record in physical units, its validity mask and metadata restored.
 
         ``metadata["labels"]`` is code to likelihood and ``metadata["fold"]`` the fold.
         """
         if not 0 <= row < len(self):
-            raise NoSuchRow.of(self, row)
+            raise NoSuchRow.of(self.path, len(self), row)
         signal, valid = self._counts.signal(row)
         return Recording(signal, self.leads, self.sampling_rate, valid, *self._identity(row))
 
@@ -374,6 +375,7 @@ class Store:
         """Share of samples per lead that is not valid, ``(leads,)``; reads every sample."""
         return self._counts.invalid_share()
 
+    @checked
     def encoded(self, row: int) -> bytes:
         """The bytes of an image's file, as the source held it (encoding ``encoded`` only)."""
         self.require("image")
@@ -425,18 +427,18 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise LatentcastError(
+            f"{path}: cannot be read ({error}); restore it from a copy, or remove {path.parent} "
+            "and ingest again"
+        ) from error
 
 
-def _unreadable(path: Path, error: Exception) -> LatentcastError:
-    return LatentcastError(
-        f"{path}: cannot be read ({error}); restore it from a copy, or remove {path.parent} and "
-        "ingest again"
-    )
-
-
+@checked
 def open_store(path: str | Path) -> Store:
     """Open a finished store, of recordings or of images: :meth:`Store.open`.
+
+    Args:
+        path: its folder.
 
     Raises:
         LatentcastError: it is missing, unfinished, of another version, or a file of it is gone.

@@ -32,7 +32,7 @@ Layers = dict[str, npt.NDArray[np.float32]]
 
 CODE = (
     "nn", "data", "signals", "artifacts", "evaluation/features.py", "evaluation/baselines.py",
-    "evaluation/foreign.py", "evaluation/missing_leads.py",
+    "evaluation/foreign", "evaluation/missing_leads.py",
 )  # fmt: skip
 """Folders and files of the package that decide what a feature is."""
 FORMAT = 2

@@ -75,7 +75,8 @@ def probe(
             linear for images by default.
         layer: a layer of the first source, ``joined`` (all of them), or ``all``: every source then
             chooses among its own and all joined on the validation fold, for each head. A floor that
-            has the first source's layers is also read at the layer that one chose.
+            has the first source's layers is also read at the layer that one chose, if it chose
+            another itself.
         pooling: mean+std for recordings and mean for images by default.
         windows: how a record longer than a source's window is read, see
             :func:`~latentcast.evaluation.features.extract`.
@@ -141,13 +142,13 @@ def probe(
             readings = [("named", layer)] if layer in layers else [(OWN, "all")]
             if source is not tested and layer == "all" and chosen[name] in layers:
                 readings.append((f"layer of {tested.name}", chosen[name]))
-            fitted: dict[str, Head] = {}
+            own_choice = ""
             for choice, at in readings:
-                if at not in fitted:
-                    considered = layers if at == "all" else {at: layers[at]}
-                    at, head = choose_layer(considered, y, places, fit, targets.kind, seed)
-                    fitted[at] = head
-                head = fitted[at]
+                if at == own_choice:
+                    continue  # the source chose the layer of the tested one itself
+                considered = layers if at == "all" else {at: layers[at]}
+                at, head = choose_layer(considered, y, places, fit, targets.kind, seed)
+                own_choice = at
                 predictions, shares = head.predict(layers[at][test]), None
                 if targets.kind == "multi-class":
                     shares = probabilities_of(head, layers[at][test], targets.kind, len(names))

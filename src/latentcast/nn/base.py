@@ -186,7 +186,7 @@ def mask_patches(values: Tensor, kept: Tensor, grid: Grid) -> Tensor:
         kept: ``(B, K)`` int64, patches in row-major order.
         grid: patches along each axis.
     """
-    masked = torch.ones(len(values), math.prod(grid), dtype=torch.bool, device=values.device)
+    masked = torch.ones(values.shape[0], math.prod(grid), dtype=torch.bool, device=values.device)
     return zero_patches(values, masked.scatter_(1, kept, False), grid)
 
 

@@ -52,7 +52,7 @@ def any_valid(valid: Tensor, fine: Grid, coarse: Grid) -> Tensor:
 
 def _by_cell(tokens: Tensor, fine: Grid, coarse: Grid) -> Tensor:
     """``(B, N, width)`` to ``(B, cells, fine cells of a cell, width)``."""
-    batch, width = len(tokens), tokens.shape[-1]
+    batch, width = tokens.shape[0], tokens.shape[-1]
     split = [part for n, m in zip(fine, coarse, strict=True) for part in (m, n // m)]
     axes = len(fine)
     order = [0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1]

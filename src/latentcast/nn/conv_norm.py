@@ -83,7 +83,7 @@ def convolution(
 
 def to_maps(tokens: Tensor, grid: Grid, per: int = 1) -> Tensor:
     """Tokens of :func:`to_tokens` to maps ``(B, channels, rows, columns)``."""
-    batch, channels = len(tokens), tokens.shape[-1]
+    batch, channels = tokens.shape[0], tokens.shape[-1]
     if len(grid) == 1:
         return tokens.view(batch, 1, -1, channels).permute(0, 3, 1, 2)
     split = tokens.view(batch, *grid, per, per, channels).permute(0, 5, 1, 3, 2, 4)

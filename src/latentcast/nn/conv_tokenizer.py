@@ -54,7 +54,7 @@ class ConvTokenizer(Tokenizer):
         channels = self.conv1.in_channels
         patches = self.unfold(values).reshape(-1, channels, *(self.patch,) * self.axes)
         tokens = self.proj(self.convolved(patches).flatten(1))
-        return tokens.view(len(values), math.prod(grid), -1)
+        return tokens.view(values.shape[0], math.prod(grid), -1)
 
     def convolved(self, x: Tensor) -> Tensor:
         return F.gelu(self.conv2(F.gelu(self.conv1(x))))

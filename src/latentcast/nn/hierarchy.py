@@ -135,7 +135,7 @@ class Level(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             x = block(x, tables, block.keep(draw), valid)
-        ids = torch.arange(math.prod(coarse), device=x.device).expand(len(x), -1)
+        ids = torch.arange(math.prod(coarse), device=x.device).expand(x.shape[0], -1)
         return Tokens(self.norm(x), ids, valid)
 
     def _tables(self, grid: Grid, device: torch.device) -> Tables | None:
@@ -246,7 +246,7 @@ class Hierarchy(Readable):
         """
         tokens = self.finest.encode(values, valid, kept, draw)
         if kept is None:
-            ids = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+            ids = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[0], -1)
         else:
             ids, valid = kept, None if valid is None else gather_flags(valid, kept)
         return self._above(Tokens(tokens, ids, valid), self.grids(tuple(values.shape[2:])), draw)
@@ -259,7 +259,7 @@ class Hierarchy(Readable):
         """Tokens for evaluation, all on the patch grid: a patch gets the vector of its cell."""
         grids = self.grids(tuple(values.shape[2:]))
         layers = self.finest.read(values, valid)
-        ids = torch.arange(layers[-1].shape[1], device=values.device).expand(len(values), -1)
+        ids = torch.arange(layers[-1].shape[1], device=values.device).expand(values.shape[0], -1)
         levels = self._above(Tokens(layers[-1], ids, valid), grids, None)
         for level, grid in zip(levels[1:], grids[1:], strict=True):
             layers.append(level.values[:, parents(grids[0], grid, values.device)])

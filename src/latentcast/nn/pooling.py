@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentcast.errors import LatentcastError, nearest
 
-Pooling = Literal["mean", "std", "mean+std", "last"]
+Pooling = Literal["mean", "std", "max", "mean+std", "mean+std+max", "last"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 JOINED = "joined"
 """The pooled features of all layers, one after the other, as a layer of its own."""
@@ -18,11 +18,12 @@ BATCH = 64  # windows or images a forward pass; the result does not depend on it
 
 
 def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
-    """Pool tokens (B, k N, D) over the valid ones (B, N): (B, D), or (B, 2 D) for ``mean+std``.
+    """Pool tokens (B, k N, D) over the valid ones (B, N): (B, D) for each name in ``pooling``.
 
     Of a layer with ``k`` tokens to a patch all of them are as valid as the patch.
-    ``std`` is the population standard deviation over time, ``last`` the last valid token. Rows
-    without a valid token come out as NaN.
+    ``std`` is the population standard deviation over time, ``max`` the largest value of each
+    feature, which a single token decides, and ``last`` the last valid token. Rows without a valid
+    token come out as NaN.
     """
     valid = valid.repeat_interleave(tokens.shape[1] // valid.shape[1], dim=1)
     weight = valid.unsqueeze(-1).to(tokens.dtype)
@@ -32,14 +33,20 @@ def pool(tokens: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     if pooling == "last":
         places = torch.arange(tokens.shape[1], device=tokens.device)
         last = torch.where(valid, places, -1).amax(dim=1)
-        picked = filled[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
+        picked = filled[torch.arange(tokens.shape[0], device=tokens.device), last.clamp(min=0)]
         return torch.where(count > 0, picked, torch.nan)
     mean = filled.sum(dim=1) / count
-    if pooling == "mean":
-        return mean
-    spread = torch.where(valid.unsqueeze(-1), tokens - mean.unsqueeze(1), tokens.new_zeros(()))
-    std = (spread.square().sum(dim=1) / count).sqrt()
-    return std if pooling == "std" else torch.cat([mean, std], dim=-1)
+    parts = []
+    for name in pooling.split("+"):
+        if name == "mean":
+            parts.append(mean)
+        elif name == "std":
+            spread = torch.where(valid.unsqueeze(-1), tokens - mean.unsqueeze(1), 0)
+            parts.append((spread.square().sum(dim=1) / count).sqrt())
+        else:
+            largest = torch.where(valid.unsqueeze(-1), tokens, -torch.inf).amax(dim=1)
+            parts.append(torch.where(count > 0, largest, torch.nan))
+    return torch.cat(parts, dim=-1)
 
 
 def with_joined(layer_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -72,7 +79,7 @@ def check_pooling(pooling: str, *, causal: bool) -> Pooling:
             if causal
             else "no objective here trains the CLS token of this encoder"
         )
-        raise LatentcastError(f"pooling cls: {why}; use mean+std, mean or last")
+        raise LatentcastError(f"pooling cls: {why}; use mean+std, mean, max or last")
     if pooling not in POOLINGS:
         raise LatentcastError(f"pooling {pooling}: no such pooling; {nearest(pooling, POOLINGS)}")
     return cast(Pooling, pooling)

@@ -179,8 +179,10 @@ class ResNet(Encoder):
         valid: Tensor | None = None,
     ) -> list[Tensor]:
         grid = self.grid(size)
-        # On a CPU this is known at once, and a batch without gaps takes the faster path.
-        if valid is not None and valid.device.type == "cpu" and valid.all():
+        # On a CPU this is known at once, and a batch without gaps takes the faster path. A graph
+        # that is exported has one path, for any batch.
+        on_cpu = tokens.device.type == "cpu" and not torch.compiler.is_exporting()
+        if on_cpu and valid is not None and valid.all():
             valid = None
         flags = None if valid is None else to_maps(valid.unsqueeze(-1), grid)
         per = self.stem.per

@@ -20,7 +20,7 @@ def unfold(values: Tensor, grid: Sequence[int]) -> Tensor:
     Returns:
         ``(B, N, channels · values of a patch)``, channel by channel.
     """
-    batch, axes = len(values), len(grid)
+    batch, axes = values.shape[0], len(grid)
     split = [
         part for n, size in zip(grid, values.shape[2:], strict=True) for part in (n, size // n)
     ]
@@ -74,7 +74,7 @@ class Tokenizer(nn.Module, ABC):
         grid = self.grid(values.shape[2:])
         if self.lead_rows is None:
             return unfold(values, grid)
-        return values.reshape(len(values), math.prod(grid), self.patch)
+        return values.reshape(values.shape[0], math.prod(grid), self.patch)
 
     def valid(self, mask: Tensor, least: float = 0.5) -> Tensor:
         """Which patches hold enough measured values to be a target: ``(B, N)`` bool.

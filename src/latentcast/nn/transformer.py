@@ -92,7 +92,7 @@ class PatchEncoder(Encoder):
             patches = patches + self.leads(grid[0])
         if self.cls is None:
             return patches
-        return torch.cat([self.cls.expand(len(patches), -1, -1), patches], dim=1)
+        return torch.cat([self.cls.expand(patches.shape[0], -1, -1), patches], dim=1)
 
     def layers(
         self,

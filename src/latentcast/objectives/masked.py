@@ -115,7 +115,8 @@ class Masked(Objective):
         values, size = inputs.values, tuple(inputs.values.shape[2:])
         grid = self.student.grid(size)
         valid = None if inputs.valid is None else self.student.valid(inputs.valid)
-        masked = self.masks(draw or Draw(0, 0, torch.arange(len(values))), grid).to(values.device)
+        draw_or_first = draw or Draw(0, 0, torch.arange(len(values)))
+        masked = span_masks(self.config, draw_or_first, grid).to(values.device)
         with torch.no_grad():
             clean = values if inputs.clean is None else inputs.clean
             target = standardised(self.teacher.encode(clean, valid), valid)
@@ -140,13 +141,6 @@ class Masked(Objective):
             valid=valid,
         )
 
-    def masks(self, draw: Draw, grid: Grid) -> Tensor:
-        """Which cells are masked: bool ``(B, N)``. Spans may overlap and reach the ends."""
-        span = (self.config.mask_span,) * len(grid)
-        cells = block_cells(draw, "masked", grid, span, self.config.spans(grid)).flatten(1)
-        masked = torch.zeros(len(cells), math.prod(grid), dtype=torch.bool, device=cells.device)
-        return masked.scatter_(1, cells, True)
-
     def initialise(self, seed: int) -> None:
         self.student.initialise(seed)
         initialise(self.predictor, seed, "initialise predictor")
@@ -162,6 +156,14 @@ class Masked(Objective):
         encoder, cells = self.student.flops(size), math.prod(self.student.grid(size))
         # A backward pass is two forward passes; the teacher has none.
         return 3 * (encoder + self.predictor.flops(cells)) + encoder
+
+
+def span_masks(config: MaskedConfig, draw: Draw, grid: Grid) -> Tensor:
+    """Which cells are masked: bool ``(B, N)``. Spans may overlap and reach the ends."""
+    span = (config.mask_span,) * len(grid)
+    cells = block_cells(draw, "masked", grid, span, config.spans(grid)).flatten(1)
+    masked = torch.zeros(len(cells), math.prod(grid), dtype=torch.bool, device=cells.device)
+    return masked.scatter_(1, cells, True)
 
 
 def standardised(tokens: Tensor, valid: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from latentcast.config import Config
 from latentcast.errors import LatentcastError
 from latentcast.recipes import ecg, images
+from latentcast.signatures import checked
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "nepa-ecg-tiny": ecg.nepa_ecg_tiny,
@@ -34,6 +35,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
 }
 
 
+@checked
 def recipe(name: str) -> Config:
     """The configuration of a recipe.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from latentcast.config import Config
 from latentcast.errors import LatentcastError, missing_extra
 from latentcast.nn.cells import Grid, parents
 from latentcast.objectives.jepa import JepaConfig
-from latentcast.objectives.jepa.masks import Masks, mask_sampler
+from latentcast.objectives.jepa.masks import mask_sampler
+from latentcast.objectives.masked import MaskedConfig, span_masks
 from latentcast.randomness import Draw
 from latentcast.report.style import LIGHT, TEXT_POINTS
 
@@ -28,6 +31,17 @@ STEPS = 50
 EXAMPLES = 6
 
 Values = npt.NDArray[np.float64]
+
+
+class Marks(NamedTuple):
+    """Bool ``(samples, cells)`` of the patches that are context, and of the targets by level.
+
+    ``sizes`` are those of the tensors of a batch, which a compiled network is compiled for.
+    """
+
+    context: Tensor
+    targets: tuple[Tensor, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,22 +64,17 @@ class Coverage:
     shared: int
     shapes: int
     milliseconds: float
-    examples: Masks
+    examples: Marks
 
 
 def coverage(config: Config) -> Coverage:
-    """Draw the masks of the first steps of a run and count.
+    """Draw the masks of the first steps of a run and count; of two views, those of a view.
 
     Raises:
         LatentcastError: the objective has no masks.
     """
-    if not isinstance(config.objective, JepaConfig):
-        raise LatentcastError(
-            f"{config.recipe}: objective {config.objective.kind} hides nothing; "
-            "name a JEPA recipe (latentcast recipes)"
-        )
-    grids = config.grids
-    sampler = mask_sampler(config)
+    config = config.of_views
+    grids, sampler = config.grids, _sampler(config)
     context = np.zeros(math.prod(grids[0]))
     targets = [np.zeros(math.prod(grid)) for grid in grids]
     shared, shapes, times, examples = 0, set(), [], None
@@ -73,22 +82,50 @@ def coverage(config: Config) -> Coverage:
     for step in range(STEPS):
         ids = torch.arange(BATCH) + step * BATCH
         start = time.perf_counter()
-        masks = sampler(Draw(config.train.seed, step, ids), None)
+        masks = sampler(Draw(config.train.seed, step, ids))
         times.append(time.perf_counter() - start)
         examples = examples or masks
-        in_context = _marked(masks.context, len(context))
-        context += in_context.sum(0).numpy()
-        hidden = torch.zeros_like(in_context)
-        for level, target_ids in enumerate(masks.targets):
-            covered = _marked(target_ids.transpose(0, 1).flatten(1), len(targets[level]))
+        context += masks.context.sum(0).numpy()
+        hidden = torch.zeros_like(masks.context)
+        for level, covered in enumerate(masks.targets):
             targets[level] += covered.sum(0).numpy()
             hidden |= covered[:, parents(grids[0], grids[level], cpu)]
-        shared += int((in_context & hidden).any(1).sum())
-        shapes.add((masks.context.shape[1], *(ids.shape[::2] for ids in masks.targets)))
+        shared += int((masks.context & hidden).any(1).sum())
+        shapes.add(masks.sizes)
     assert examples is not None
     samples = STEPS * BATCH
     shares, milliseconds = tuple(t / samples for t in targets), float(np.median(times)) * 1e3
     return Coverage(grids, context / samples, shares, shared, len(shapes), milliseconds, examples)
+
+
+def _sampler(config: Config) -> Callable[[Draw], Marks]:
+    """Masks of a batch; LatentcastError for an objective without."""
+    grids, objective = config.grids, config.objective
+    if isinstance(objective, MaskedConfig):
+        settings = objective
+
+        def spans(draw: Draw) -> Marks:
+            masked = span_masks(settings, draw, grids[0])
+            return Marks(~masked, (masked,), (math.prod(grids[0]),))
+
+        return spans
+    if not isinstance(objective, JepaConfig):
+        raise LatentcastError(
+            f"{config.recipe}: objective {objective.kind} hides nothing; "
+            "name a JEPA recipe (latentcast recipes)"
+        )
+    sampler, cells = mask_sampler(config), [math.prod(grid) for grid in grids]
+
+    def blocks(draw: Draw) -> Marks:
+        masks = sampler(draw, None)
+        sizes = masks.context.shape[1], *(n for ids in masks.targets for n in ids.shape[::2])
+        targets = tuple(
+            _marked(ids.transpose(0, 1).flatten(1), count)
+            for ids, count in zip(masks.targets, cells, strict=True)
+        )
+        return Marks(_marked(masks.context, cells[0]), targets, sizes)
+
+    return blocks
 
 
 def plot_coverage(found: Coverage) -> Figure:
@@ -163,14 +200,12 @@ def _example(found: Coverage, sample: int) -> Values:
     drawn = np.zeros(math.prod(found.grids[0]))
     cpu = torch.device("cpu")
     for level in reversed(range(len(found.targets))):  # finer targets over coarser ones
-        target_ids = found.examples.targets[level][:, sample].flatten()
-        cells = torch.zeros(math.prod(found.grids[level]), dtype=torch.bool)
-        cells[target_ids] = True
-        drawn[cells[parents(found.grids[0], found.grids[level], cpu)].numpy()] = 2 + level
+        covered = found.examples.targets[level][sample]
+        drawn[covered[parents(found.grids[0], found.grids[level], cpu)].numpy()] = 2 + level
     drawn[found.examples.context[sample].numpy()] = 1
     return drawn
 
 
-def _marked(places: torch.Tensor, cells: int) -> torch.Tensor:
+def _marked(places: Tensor, cells: int) -> Tensor:
     marked = torch.zeros(len(places), cells, dtype=torch.bool)
     return marked.scatter_(1, places, True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from latentcast.errors import LatentcastError
 from latentcast.notebook import table_html
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II
+from latentcast.signatures import check
 from latentcast.source import BadRecord
 
 INVALID = -32768
@@ -73,6 +75,7 @@ class Recording:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check(Recording, vars(self), _hints())
         if self.signal.ndim != 2 or self.signal.shape[0] != len(self.leads):
             raise BadRecord(
                 f"{self.record_id}: signal has shape {self.signal.shape} for {len(self.leads)} "
@@ -110,6 +113,11 @@ class Recording:
     @property
     def seconds(self) -> float:
         return self.samples / self.sampling_rate
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Recording)
 
 
 def stretches(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

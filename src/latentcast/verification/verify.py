@@ -9,6 +9,7 @@ from pathlib import Path
 
 from latentcast import config as configuration
 from latentcast.config import Config
+from latentcast.config.resolve import Flags, listed
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import apart
@@ -17,6 +18,7 @@ from latentcast.recipes import recipe as named
 from latentcast.runs import is_run
 from latentcast.runs.folder import run_of
 from latentcast.runs.new import surroundings
+from latentcast.signatures import checked
 from latentcast.terminal import Terminal
 from latentcast.verification.audit.audit import audit
 from latentcast.verification.claim import Finding
@@ -34,11 +36,12 @@ Subject = str | Path | Config
 REPLAY = 60.0
 
 
+@checked
 def verify(
     subject: Subject | Sequence[Subject] = (),
     *,
     config: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Flags = (),
     seeds: int = 1,
     parity: str | Path | Sequence[str | Path] = (),
     data: str | Path | None = None,
@@ -74,8 +77,9 @@ def verify(
     if config is not None and not subjects:
         subjects, config = [configuration.load(Path(config))], None
     files = [Path(parity)] if isinstance(parity, str | Path) else [Path(file) for file in parity]
-    _check(subjects, files, config, set, seeds, data, replay)
-    made = {_name(one): _configured(one, config, set) for one in subjects if not _is_run(one)}
+    flags = listed(set)
+    _check(subjects, files, config, flags, seeds, data, replay)
+    made = {_name(one): _configured(one, config, flags) for one in subjects if not _is_run(one)}
     if out is not None:  # a bad folder or file is an error before the first minute is spent
         for path in filter(None, (*filter(_is_run, subjects), data, config, *files)):
             apart(out, input=str(path))
@@ -122,7 +126,7 @@ def _is_run(subject: Subject) -> bool:
 
 def _check(
     subjects: Sequence[Subject], parity: Sequence[Path], config: str | Path | None,
-    set: Sequence[str], seeds: int, data: str | Path | None, replay: float,
+    flags: Sequence[str], seeds: int, data: str | Path | None, replay: float,
 ) -> None:  # fmt: skip
     if not subjects and not parity:
         raise LatentcastError(
@@ -140,7 +144,7 @@ def _check(
         (replay != REPLAY, runs, f"--replay {replay:g}: trains a run again"),
         (seeds > 1, recipes, f"--seeds {seeds}: repeats the claims of a recipe"),
         (config is not None, recipes, f"--config {config}: changes a recipe"),
-        (bool(set), recipes, f"--set {' '.join(set)}: changes a recipe"),
+        (bool(flags), recipes, f"--set {' '.join(flags)}: changes a recipe"),
     ):
         if is_set and not needed:
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")

@@ -34,6 +34,7 @@ from latentcast.nn.pooling import check_pooling
 from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.report.evaluation import page
+from latentcast.signatures import checked
 from latentcast.workflows.probe import check_kind, labelled_store
 from latentcast.workflows.sources import Trained, groups_of, trained_run
 
@@ -41,6 +42,7 @@ DRAWS = 3
 """Of labelled patients, for an amount below all."""
 
 
+@checked
 def evaluate(
     runs: Sequence[str | Path],
     data: str | Path | None = None,
@@ -67,7 +69,7 @@ def evaluate(
     cv: bool = False,
     drop_leads: Sequence[int] = (),
     allow_leaks: bool = False,
-    device: str = AUTO,
+    device: str | torch.device = AUTO,
     command: str = "",
 ) -> Evaluation:
     """Score several runs under one harness, next to their floors.
@@ -96,7 +98,7 @@ def evaluate(
         out: folder for ``evaluation.json``, ``.md`` and ``.html``.
         cache: folder of features; by default ``OUT/features``.
         encoders: of somebody else by name, as further rows, see
-            :func:`~latentcast.evaluation.foreign.foreign`.
+            :mod:`latentcast.evaluation.foreign.specification`.
         concatenate: names of two sources as in ``"NAME + random convolutions"``: their features
             joined, as a further row.
         by: keys of the metadata, such as sex, whose values make subgroups of the test records.

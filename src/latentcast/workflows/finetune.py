@@ -18,6 +18,7 @@ from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.predictions import activated, joined
 from latentcast.artifacts.weights import read_weights
 from latentcast.config import Config, EcgInput, resolve
+from latentcast.config.resolve import Flags
 from latentcast.data.store import Store
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps, of_step, step_of
@@ -35,6 +36,7 @@ from latentcast.monitors.validation import SCORE
 from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.recipes import RECIPES, recipe
 from latentcast.runs.folder import TUNED
+from latentcast.signatures import checked
 from latentcast.workflows.train import train
 
 RESAMPLES = 1000
@@ -66,6 +68,7 @@ class FinetuneResult:
     calibration: float
 
 
+@checked
 def finetune(
     run: str | Path,
     data: str | Path,
@@ -84,7 +87,7 @@ def finetune(
     balanced: bool = False,
     patience: int | None = None,
     seed: int = 0,
-    set: Sequence[str] = (),
+    set: Flags = (),
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
 ) -> FinetuneResult:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
 from latentcast.engine.device import AUTO
@@ -13,13 +15,15 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
 from latentcast.evaluation.cache import FeatureCache
-from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
 from latentcast.runs.new import data_of
+from latentcast.signatures import checked
 
 
+@checked
 def probe(
     run: str | Path,
     data: str | Path | None = None,
@@ -29,7 +33,7 @@ def probe(
     weights: Role = "teacher",
     command: str = "",
     heads: Sequence[str] | None = None,
-    device: str = AUTO,
+    device: str | torch.device = AUTO,
     encoders: Mapping[str, Any] | None = None,
     by: Sequence[str] = (),
     cache: str | Path | None = None,
@@ -53,7 +57,7 @@ def probe(
         heads: of linear, kNN and attentive; by default linear for recordings, kNN and linear for
             images.
         encoders: of somebody else, as further rows by name; see
-            :func:`~latentcast.evaluation.foreign.foreign`.
+            :mod:`latentcast.evaluation.foreign.specification`.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
         by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
             test split with a score of its own.

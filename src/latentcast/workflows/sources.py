@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latentcast.artifacts.choice import CHOICE, Choice
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
@@ -20,7 +22,7 @@ from latentcast.evaluation.baselines import baseline
 from latentcast.evaluation.cache import fingerprint_of
 from latentcast.evaluation.concatenation import Concatenation
 from latentcast.evaluation.evaluation import Kind
-from latentcast.evaluation.foreign import foreign
+from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.question import Group, Member
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
@@ -54,7 +56,7 @@ class Trained:
         return Member(reads, str(self.path), self.seed, self.data, self.record)
 
 
-def trained_run(path: Path, weights: Role, device: str) -> Trained:
+def trained_run(path: Path, weights: Role, device: str | torch.device) -> Trained:
     """LatentcastError: no such run, a damaged one, or a fine-tuning that has not ended."""
     encoder = Encoder.from_pretrained(path, weights, device)
     config, own = encoder.config, data_of(path)
@@ -83,12 +85,12 @@ def groups_of(
     store: Store,
     *,
     join: bool,
-    device: str,
+    device: str | torch.device,
 ) -> list[Group]:
     """Everything that a table has rows of; the baseline of the store is among it.
 
     Args:
-        encoders: of somebody else by name, see :func:`~latentcast.evaluation.foreign.foreign`.
+        encoders: of somebody else by name, see :mod:`latentcast.evaluation.foreign.specification`.
         concatenated: names of two sources with BETWEEN between them.
         join: runs that differ in the training seed are one.
 
@@ -110,7 +112,7 @@ def groups_of(
     return [*groups, *(_concatenated(text, groups) for text in concatenated)]
 
 
-def _foreign(name: str, target: Any, store: Store, device: str) -> Group:
+def _foreign(name: str, target: Any, store: Store, device: str | torch.device) -> Group:
     source = foreign(name, target, store, device)
     pretraining = data_of(Path(target)) if isinstance(source, Encoder) else None
     record = {"encoder": str(target), "sha256": fingerprint_of(source) or "not kept, has no file"}
@@ -147,7 +149,7 @@ def _concatenated(text: str, groups: Sequence[Group]) -> Group:
     return Group(text, "concatenated", tuple(members))
 
 
-def _pretrained(trained: Sequence[Trained], join: bool, device: str) -> list[Group]:
+def _pretrained(trained: Sequence[Trained], join: bool, device: str | torch.device) -> list[Group]:
     """The runs without labels, and each architecture as it was before training."""
     families = _families([run for run in trained if run.classifier is None], join)
     groups, initial = list[Group](), list[Group]()

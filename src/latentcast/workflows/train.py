@@ -36,6 +36,7 @@ from latentcast.objectives.supervised import Supervised
 from latentcast.places import is_store
 from latentcast.recipes import recipe
 from latentcast.runs.new import alone_in, note_changes, open_run, steps_done, trained_on
+from latentcast.signatures import checked
 
 LARGE = 2**31
 """Bytes of a store whose comparison with its checksums takes so long that a line announces it."""
@@ -93,6 +94,7 @@ def _stopped(result: TrainResult) -> str:
     return printable(f"{result.run}: stopped at step {result.step}")
 
 
+@checked
 def train(
     config: Config | str,
     data: str | Path | Store,
@@ -115,7 +117,7 @@ def train(
             the intervals of logging and saving may change as well.
         set: single keys, as ``["optimizer.lr=3e-4"]`` or ``{"optimizer.lr": 3e-4}``; come before
             everything.
-        callbacks: instances, called after each step and around the training; see
+        callbacks: instances, as ``[Mine()]``, called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
         init: run folder or exported file whose weights training starts from, where names and
             shapes agree; recorded as ``train.init``. A run that goes on does not load it again.
@@ -129,7 +131,6 @@ def train(
             SIGUSR1.
     """
     config = recipe(config) if isinstance(config, str) else config
-    _check_callbacks(callbacks)
     data = data.path if isinstance(data, Store) else data
     # Not Path's own, which raises where there is no such user.
     run, data = (Path(expanduser(path)) for path in (out, data))  # noqa: PTH111
@@ -191,19 +192,6 @@ def train(
     if ranks.first and not quiet:
         print(terminated, flush=True)
     raise terminated
-
-
-def _check_callbacks(callbacks: object) -> None:
-    if isinstance(callbacks, Sequence) and all(isinstance(c, Callback) for c in callbacks):
-        return
-    wrong = callbacks
-    if isinstance(callbacks, Sequence):
-        wrong = next(c for c in callbacks if not isinstance(c, Callback))
-    what = f"class {wrong.__name__}" if isinstance(wrong, type) else type(wrong).__name__
-    raise LatentcastError(
-        f"callbacks: hold a {what}; they are a list of instances of subclasses of "
-        "latentcast.engine.callbacks.Callback, as in callbacks=[Mine()]"
-    )
 
 
 def _built(

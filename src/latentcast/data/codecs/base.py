@@ -48,6 +48,8 @@ def buffer(out: Array | None, shape: tuple[int, ...], dtype: npt.DTypeLike) -> A
     """``out``, or a new array without it; raises ValueError where it does not fit."""
     if out is None:
         return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise LatentcastError(f"out: is a {type(out).__name__}; give an array to be filled")
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(f"out is {out.dtype} {out.shape}, needed is {np.dtype(dtype)} {shape}")
     return out

@@ -278,6 +278,8 @@ class StoredCounts:
         lengths = self.lengths[rows]
         if length is None:
             length = int(lengths.max()) if rows.size else 0
+        elif not isinstance(length, int | np.integer):
+            raise LatentcastError(f"length: is {length}; give a whole number of samples")
         crops = buffer(out, (len(rows), length, len(self.manifest.leads)), np.int16)
         # One vectorised pass decides where each crop lies; the loop only copies.
         lows = np.clip(begins, 0, lengths)

@@ -38,6 +38,7 @@ from latentcast.data.tables.match import (
 from latentcast.data.tables.splits import stratified_folds
 from latentcast.errors import LatentcastError
 from latentcast.files import replacing, sha256
+from latentcast.signatures import checked
 
 FOLDER = "tables"
 MOST_GRADES = 10
@@ -73,6 +74,7 @@ class Attachment:
     lines: tuple[str, ...]
 
 
+@checked
 def label(
     store: Store,
     path: str | Path | TableFile,
@@ -92,7 +94,7 @@ def label(
     of the store hold.
 
     Args:
-        store: of recordings or images.
+        store: what :func:`~latentcast.data.store.open_store` gives, of recordings or images.
         path: ``.csv`` or ``.parquet``, see :func:`~latentcast.data.tables.file.read_table`; or
             what that has read, with ``record``, ``patient`` and ``columns``.
         name: of the table in the store; the file's by default.

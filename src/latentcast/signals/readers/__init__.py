@@ -11,9 +11,11 @@ from latentcast.signals.readers import wfdb
 from latentcast.signals.readers.ecg_files import format_of_file, read_file
 from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.recording import Recording
+from latentcast.signatures import checked
 from latentcast.source import BadRecord
 
 
+@checked
 def read_recording(
     path: str | Path,
     channels: Channels | None = None,
@@ -25,7 +27,7 @@ def read_recording(
     Challenge record by its ``.hea``, ``.dat`` or ``.mat`` file or its bare name.
 
     Args:
-        path: the file.
+        path: that of a record's file.
         channels: what to read of a record that is no ECG; None reads all signals as ECG leads.
         sampling_rate: in Hz, of a file that has none (a table of numbers).
         unit: V, mV, uV or nV, of a file that has none.
@@ -33,8 +35,6 @@ def read_recording(
     Raises:
         BadRecord: it cannot be used; the message begins with the path.
     """
-    if not isinstance(path, str | Path):
-        raise BadRecord(f"{type(path).__name__}: is no path; give that of a record's file")
     try:
         return read_with(path, ReadOptions(channels, sampling_rate, unit))
     except BadRecord as error:

@@ -1,0 +1,1 @@
+"""Encoders of somebody else as rows of a table: networks over recordings and images, by name."""
