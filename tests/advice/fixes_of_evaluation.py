@@ -35,6 +35,14 @@ from latentcast.workflows.probe import probe
 # Probes ---------------------------------------------------------------------------------------
 
 
+@fixes("evaluation/protocol.py", "{}: {}: {} cases")
+def _(t: Terminal) -> None:
+    names = [f"x{n}" for n in range(40)]  # by which the same samples are divided otherwise
+    write_labelled(t.new("data"), labels=["a", "b"] * 20, record_ids=names)
+    command = f"probe {t.run} --data {t.new('data')} --task labels "
+    t.works(command + t.refused(command).typed("--allow-leaks"))
+
+
 @fixes("workflows/probe.py", "{}: the store it was trained on")
 def _(t: Terminal) -> None:
     shutil.copytree(t.at.bare, t.new("gone"))

@@ -197,16 +197,17 @@ def print_description(
 
     labels = description.labels
     shown = f"labels ({min(top, len(labels))} of {len(labels)})" if labels else "labels"
-    _print_counts(shown, [(name, f"{count:,}") for name, count in labels.items()], top, console)
+    print_counts(shown, [(name, f"{count:,}") for name, count in labels.items()], top, console)
     for title, kinds in (
         ("quality findings", description.findings),
         ("quarantine", description.quarantine),
     ):
         rows = [(name, f"{k.count:,}", "\n".join(k.examples)) for name, k in kinds.items()]
-        _print_counts(title, rows, top, console)
+        print_counts(title, rows, top, console)
 
 
-def _print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console: Terminal) -> None:
+def print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console: Terminal) -> None:
+    """Print the first rows of a table, and how many more there are."""
     if not rows:
         console.print(f"{title}: none")
         return
@@ -251,7 +252,7 @@ def print_recording(recording: Recording, name: str, console: Terminal) -> None:
         leads.add_row(lead, *numbers, f"{100 * (1 - valid.mean()):.3f} %", origin, flags)
     console.print(leads)
     rows = [(finding.kind, finding.message) for finding in findings]
-    _print_counts("quality findings", rows, len(rows), console)
+    print_counts("quality findings", rows, len(rows), console)
 
 
 def _per_minute(heart_rate: float | None) -> str:
