@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
 from unittest.mock import patch
@@ -123,8 +124,11 @@ def _(t: Terminal) -> None:
 @fixes("cli/data.py", "--sampling-rate, --unit, --rename: are for one")
 def _(t: Terminal) -> None:
     command = f"inspect {t.at.store} "
-    t.refused(command + "--unit mV").typed("--unit: .*leave them out")
+    t.refused(command + "--unit mV").typed("--unit, --rename: .*leave them out")
     t.works(command)
+
+
+MISSPELLED = ("I", "II", "III", "AVR", "AVL", "AVF", "V11")
 
 
 def ward(t: Terminal, *names: str) -> Path:
@@ -148,23 +152,22 @@ def _(t: Terminal) -> None:
 @fixes("signals/readers/file_format.py", "{}; name those that are, such as rename")
 def _(t: Terminal) -> None:
     file = ward(t, *(f"ECG{n}" for n in range(12))) / "a.hea"
-    name, lead = t.refused(lambda: read_recording(file)).typed(r"rename={'(\w+)': '(\w+)'}")
-    t.works(lambda: read_recording(file, rename={name: lead}))
+    pairs = ast.literal_eval(t.refused(lambda: read_recording(file)).typed(r"rename=({.*})"))
+    t.works(lambda: read_recording(file, rename=pairs))
 
 
 @fixes("signals/recording.py", "{}; if {} is {}, read it with --rename")
 def _(t: Terminal) -> None:
-    command = f"ingest {ward(t, 'I.')} --workers 1 --out {t.new()} "
-    t.works(command + t.refused(command).typed("with (--rename I.=I)"))
+    command = f"ingest {ward(t, *MISSPELLED)} --workers 1 --out {t.new()} "
+    t.works(command + t.refused(command).typed("with (--rename V11=V1)"))
 
 
 @fixes("signals/recording.py", "{}; if {} is {}, read it with rename")
 def _(t: Terminal) -> None:
-    folder, encoder = ward(t, "I."), Encoder.from_pretrained(t.at.run)
-    name, lead = t.refused(lambda: encoder.embed(folder / "a.hea")).typed(
-        r"rename={'(I\.)': '(I)'}"
-    )
-    t.works(lambda: encoder.embed(folder / "a.hea", rename={name: lead}))
+    folder, encoder = ward(t, *MISSPELLED), Encoder.from_pretrained(t.at.run)
+    error = t.refused(lambda: encoder.embed(folder / "a.hea"))
+    pairs = ast.literal_eval(error.typed(r"rename=({.*})"))
+    t.works(lambda: encoder.embed(folder / "a.hea", rename=pairs))
 
 
 @fixes("signals/leads.py", "--rename {}: write")

@@ -30,6 +30,7 @@ from conftest import REPOSITORY
 from latentcast.errors import missing_extra
 from latentcast.report.embedding import plot_embedding
 from latentcast.report.pictures import MAP
+from latentcast.signals.writers import FILE_WRITERS
 from latentcast.workflows.probe import probe
 
 # Probes ---------------------------------------------------------------------------------------
@@ -469,7 +470,9 @@ def _(t: Terminal) -> None:
     ]
     names = [[getattr(a, "value", None) for a in node.args[:2]] for node in calls]
     loggers = [[name, name] for name in ("tensorboard", "wandb", "trackio")]
-    for package, extra in [pair for pair in names if pair[0]] + loggers:
+    writers = [list(writer.package) for writer in FILE_WRITERS.values() if writer.package]
+    named = [pair for pair in names if all(isinstance(name, str) for name in pair)]
+    for package, extra in named + loggers + writers:
 
         def missing(package: str = package, extra: str = extra) -> None:
             raise missing_extra(package, extra, "this")

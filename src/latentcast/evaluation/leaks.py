@@ -99,8 +99,7 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
                  "cropping were pretrained on; pretrain without them"),
                 ("similar test recording in pretraining", "warning", others.keys() - sure,
                  "recordings that resemble those of the test fold as one ECG in two files does "
-                 "were pretrained on; look at them (inspect STORE --against), and pretrain "
-                 "without them"),
+                 "were pretrained on; if they are, pretrain without them"),
             ]  # fmt: skip
             ids = {str(record) for record, _ in tested} & {str(record) for record, _ in trained_on}
             found += [

@@ -166,7 +166,7 @@ class Recordings:
         write_record(folder, "bad-unit", 23, self.rate, samples, unit="mmHg")
         write_record(folder, "zz-millivolts-again", 1, self.rate, samples, gain=1000, unit="mV")
         self.bad |= {
-            "bad-short-file": "truncated", "bad-sum": "checksum", "bad-lead": "temperature",
+            "bad-short-file": "truncated", "bad-sum": "checksum", "bad-lead": "V2",
             "bad-unit": "mmHg", "zz-millivolts-again": "duplicate",
         }  # fmt: skip
 
