@@ -24,6 +24,7 @@ setting("config/tree.py", "write the whole list", JEPA, "objective.coarser.0.str
 setting("config/run.py", "optimizer.warmup_steps {} is longer", ECG, "train.steps=4",
         r"set optimizer.warmup_steps to at most (\d+)", "optimizer.warmup_steps={}")
 setting("config/inputs.py", "leads are {}", ECG, "input.leads=[II,i]", r"write (\S+)")
+setting("config/run.py", "train.leave_out: names findings", IMAGE, "train.leave_out=[noise]", TYPED)
 setting("config/inputs.py", "crop_scale {}", IMAGE, "input.crop_scale=[0,1]", "(<= 1)$",
         "input.crop_scale=[0.5,1]")
 setting("config/inputs.py", "crop_aspect {}", IMAGE, "input.crop_aspect=[2,1]", r"write \[(.+)\]",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from latentcast.artifacts.encoder import Encoder
 from latentcast.data.arrays import write_store
 from latentcast.data.formats import open_source
 from latentcast.signals.readers import read_recording
-from latentcast.signals.synthetic import synthetic_recording
+from latentcast.signals.synthetic import synthetic_ecg, synthetic_recording
 
 
 def table(t: Terminal, unit: str = " (uV)") -> Path:
@@ -99,11 +101,34 @@ def _(t: Terminal) -> None:
     t.works(command + t.refused(command).typed("give (--unit mV)"))
 
 
+@fixes("cli/data.py", "--flags {}: is of a store")
+def _(t: Terminal) -> None:
+    command = f"inspect {WFDB / 'records100' / '00000' / '00001_lr.hea'} "
+    t.refused(command + f"--flags {t.new('f.csv')}").typed("(--flags .+f.csv): .*leave it out")
+    t.works(command)
+
+
+@fixes("data/inspect.py", "{} records, evenly spread")
+def _(t: Terminal) -> None:
+    with patch("latentcast.data.inspect.LOOKED_AT", 3):
+        flag = t.prints(f"inspect {t.at.bare}").typed("--flags")
+        t.works(f"inspect {t.at.bare} {flag} {t.new('flags.csv')}")
+
+
+@fixes("signals/synthetic.py", "{} '{}': is unknown")
+def _(t: Terminal) -> None:
+    kind = t.refused(lambda: synthetic_ecg(noise={"mucle": 0.1})).typed("did you mean '(.*)'")
+    t.works(lambda: synthetic_ecg(noise={kind: 0.1}))
+
+
 @fixes("cli/data.py", "--sampling-rate, --unit, --rename: are for one")
 def _(t: Terminal) -> None:
     command = f"inspect {t.at.store} "
-    t.refused(command + "--unit mV").typed("--unit: .*leave them out")
+    t.refused(command + "--unit mV").typed("--unit, --rename: .*leave them out")
     t.works(command)
+
+
+MISSPELLED = ("I", "II", "III", "AVR", "AVL", "AVF", "V11")
 
 
 def ward(t: Terminal, *names: str) -> Path:
@@ -127,23 +152,22 @@ def _(t: Terminal) -> None:
 @fixes("signals/readers/file_format.py", "{}; name those that are, such as rename")
 def _(t: Terminal) -> None:
     file = ward(t, *(f"ECG{n}" for n in range(12))) / "a.hea"
-    name, lead = t.refused(lambda: read_recording(file)).typed(r"rename={'(\w+)': '(\w+)'}")
-    t.works(lambda: read_recording(file, rename={name: lead}))
+    pairs = ast.literal_eval(t.refused(lambda: read_recording(file)).typed(r"rename=({.*})"))
+    t.works(lambda: read_recording(file, rename=pairs))
 
 
 @fixes("signals/recording.py", "{}; if {} is {}, read it with --rename")
 def _(t: Terminal) -> None:
-    command = f"ingest {ward(t, 'I.')} --workers 1 --out {t.new()} "
-    t.works(command + t.refused(command).typed("with (--rename I.=I)"))
+    command = f"ingest {ward(t, *MISSPELLED)} --workers 1 --out {t.new()} "
+    t.works(command + t.refused(command).typed("with (--rename V11=V1)"))
 
 
 @fixes("signals/recording.py", "{}; if {} is {}, read it with rename")
 def _(t: Terminal) -> None:
-    folder, encoder = ward(t, "I."), Encoder.from_pretrained(t.at.run)
-    name, lead = t.refused(lambda: encoder.embed(folder / "a.hea")).typed(
-        r"rename={'(I\.)': '(I)'}"
-    )
-    t.works(lambda: encoder.embed(folder / "a.hea", rename={name: lead}))
+    folder, encoder = ward(t, *MISSPELLED), Encoder.from_pretrained(t.at.run)
+    error = t.refused(lambda: encoder.embed(folder / "a.hea"))
+    pairs = ast.literal_eval(error.typed(r"rename=({.*})"))
+    t.works(lambda: encoder.embed(folder / "a.hea", rename=pairs))
 
 
 @fixes("signals/leads.py", "--rename {}: write")

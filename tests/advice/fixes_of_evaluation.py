@@ -30,9 +30,18 @@ from conftest import REPOSITORY
 from latentcast.errors import missing_extra
 from latentcast.report.embedding import plot_embedding
 from latentcast.report.pictures import MAP
+from latentcast.signals.writers import FILE_WRITERS
 from latentcast.workflows.probe import probe
 
 # Probes ---------------------------------------------------------------------------------------
+
+
+@fixes("evaluation/protocol.py", "{}: {}: {} cases")
+def _(t: Terminal) -> None:
+    names = [f"x{n}" for n in range(40)]  # by which the same samples are divided otherwise
+    write_labelled(t.new("data"), labels=["a", "b"] * 20, record_ids=names)
+    command = f"probe {t.run} --data {t.new('data')} --task labels "
+    t.works(command + t.refused(command).typed("--allow-leaks"))
 
 
 @fixes("workflows/probe.py", "{}: the store it was trained on")
@@ -461,7 +470,9 @@ def _(t: Terminal) -> None:
     ]
     names = [[getattr(a, "value", None) for a in node.args[:2]] for node in calls]
     loggers = [[name, name] for name in ("tensorboard", "wandb", "trackio")]
-    for package, extra in [pair for pair in names if pair[0]] + loggers:
+    writers = [list(writer.package) for writer in FILE_WRITERS.values() if writer.package]
+    named = [pair for pair in names if all(isinstance(name, str) for name in pair)]
+    for package, extra in named + loggers + writers:
 
         def missing(package: str = package, extra: str = extra) -> None:
             raise missing_extra(package, extra, "this")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unittest.mock import patch
 
 from fixes_of_labels import tuning
-from terminal import ECG, Terminal, fixes
+from terminal import ECG, Terminal, fixes, train
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.graph.export import export_graph
@@ -21,6 +21,15 @@ def _(t: Terminal) -> None:
         return
     command = f"export {t.at.run} --pooling std --out "
     name = t.refused(command + str(t.new("a.safetensors"))).typed(r"name (\S+),")
+    t.works(command + str(t.new(name)))
+
+
+@fixes("artifacts/graph/export.py", "{}: a graph does not hold")
+def _(t: Terminal) -> None:
+    t.works(f"{train(t, ECG, t.at.bare)} --set input.filters=[{{kind:baseline}}]".replace(
+        "kind:", "kind:\\ "))  # fmt: skip
+    command = f"export {t.new('run')} --out "
+    name = t.refused(command + str(t.new("a.onnx"))).typed(r"--out (\S+),")
     t.works(command + str(t.new(name)))
 
 

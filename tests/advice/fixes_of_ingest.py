@@ -123,6 +123,8 @@ def _(t: Terminal) -> None:
     encoder, x = Encoder.from_pretrained(t.at.run), np.load(t.at.npy)[:2].swapaxes(1, 2)
     about = {"sampling_rate": 100, "unit": "mV"}
     error = t.refused(lambda: encoder.embed(x[:, :11], leads=CANONICAL_LEADS[:11], **about))
+    way = eval(f"dict({error.typed('missing_leads=.mean.')})")
+    t.works(lambda: encoder.embed(x[:, :11], leads=CANONICAL_LEADS[:11], **about, **way))
     x[:, 11] = float(error.typed("give it as (NaN) in an array"))
     t.works(lambda: encoder.embed(x, leads=CANONICAL_LEADS, **about))
     way = eval(f"dict({error.typed('missing_leads=.mask.')})")

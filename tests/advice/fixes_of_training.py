@@ -308,3 +308,10 @@ def _(t: Terminal) -> None:
     with patch("latentcast.workflows.seeds.warnings", lambda rows, steps: ("dead",)):
         error = t.refused(f"{train(t, ECG, t.at.bare)} --seeds 2")
     t.works(error.typed("latentcast (train .*)"))
+
+
+@fixes("data/flags.py", "{}: {}, so that none remains")
+def _(t: Terminal) -> None:
+    noise = f"{train(t, ECG, t.at.bare)} --set train.leave_out=[noise]"
+    found = t.refused(noise).typed(r"set (train.leave_out=\[\])")
+    t.works(f"{train(t, ECG, t.at.bare)} --set {found}")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import fixes_of_commands
 import fixes_of_configurations
+import fixes_of_conversion
 import fixes_of_ecg_files
 import fixes_of_encoders
 import fixes_of_evaluation
@@ -45,7 +46,7 @@ from latentcast.evaluation.baselines import RandomConvolutions
 from latentcast.recipes import RECIPES, recipe
 
 CATALOGUE = [
-    fixes_of_commands, fixes_of_configurations, fixes_of_ecg_files,
+    fixes_of_commands, fixes_of_configurations, fixes_of_conversion, fixes_of_ecg_files,
     fixes_of_encoders, fixes_of_evaluation,
     fixes_of_first_use, fixes_of_graphs, fixes_of_images, fixes_of_ingest, fixes_of_labels,
     fixes_of_messages, fixes_of_runs, fixes_of_stores, fixes_of_training,

@@ -220,7 +220,7 @@ def test_nothing_is_written_into_what_is_read(
     assert not list((tmp_path / "data").iterdir())
 
 
-@pytest.mark.parametrize("name", ["x.onnx", "x.pt"])
+@pytest.mark.parametrize("name", ["x.onx", "x.pt"])
 def test_an_export_is_not_written_under_the_name_of_another_format(
     command: Command, tmp_path: Path, name: str
 ) -> None:

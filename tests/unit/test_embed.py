@@ -601,3 +601,36 @@ def test_what_is_no_image_is_named(
 ) -> None:
     with pytest.raises(LatentcastError, match=words):
         images[0].embed(source, **options)
+
+
+EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+@pytest.mark.parametrize("present", [EIGHT, ("I", "II"), ("V5",)], ids=["8", "2", "1"])
+def test_fewer_leads_are_read_when_asked_and_what_was_done_is_said(
+    encoder: Encoder, store: Store, present: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = store.recording(0)
+    rows = [whole.leads.index(name) for name in present]
+    some = replace(whole, signal=whole.signal[rows], valid=whole.valid[rows], leads=present)
+    if present != EIGHT:
+        with pytest.raises(LatentcastError, match="lacks lead"):
+            encoder.embed(some)
+    vector = encoder.embed(some, missing_leads="mean")
+    said = capsys.readouterr().err
+    assert ("III, aVR, aVL, aVF computed from I and II" in said) == ("I" in present)
+    if present == EIGHT:
+        assert "read at" not in said and np.abs(vector - encoder.embed(whole)).max() < 0.02
+        return
+    absent = [n for n, name in enumerate(whole.leads) if name[0] == "V" or present == ("V5",)]
+    absent = [n for n in absent if whole.leads[n] not in present]
+    names = ", ".join(whole.leads[n] for n in absent)
+    assert "leads: 1 recording: " in said and f"{names} not recorded, read at the mean" in said
+    at_mean = replace(whole, signal=whole.signal.copy())
+    at_mean.signal[absent] = np.nan
+    at_mean.valid[absent] = False
+    again = encoder.embed(at_mean, missing_leads="mean")  # NaN is as absent as no row
+    assert np.abs(vector - again).max() < 0.02  # of which two leads were rounded once more
+    values = encoder.inputs(torch.from_numpy(next(encoder.windows(some, missing_leads="mean"))[1]))
+    assert values.values[:, absent].abs().max() < 0.01 and values.valid.all()  # type: ignore[union-attr]
+    assert values.values[:, rows].abs().max() > 1

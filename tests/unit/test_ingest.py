@@ -111,7 +111,7 @@ def test_bad_records_go_to_quarantine_with_the_reason_and_the_rest_goes_on(tmp_p
         "flat": "no lead is valid",
         "eleven": "lacks lead V6",
         "slow": "sampling rate is 250 Hz, the store has 500",
-        "named": "lead 'V66': is no known lead name",
+        "named": "if 'V66' is V6, read it with --rename V66=V6",
         "twin": "same samples as r000",
         "huge": "more than any ECG has",
         "text": "no WFDB record line",

@@ -383,7 +383,8 @@ def test_the_fix_is_a_command_that_does_not_exist(tmp_path: Path) -> None:
         for p in (Path(cli.__file__).parents[1] / part).rglob("*.py")
     ]
     named = {flag for p in sources for flag in re.findall(r"--[a-z][a-z-]*", p.read_text())}
-    verbs = (cli.ingest, cli.label, cli.train)  # what fits a store to a configuration speaks of it
+    # What fits a store to a configuration speaks of train, quality flags of inspect.
+    verbs = (cli.ingest, cli.label, cli.train, cli.inspect, cli.convert)
     flags = {"--" + name.replace("_", "-") for verb in verbs for name in verb.__annotations__}
     assert len(named) > 5 and named <= flags
 

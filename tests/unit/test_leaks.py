@@ -11,10 +11,15 @@ import pytest
 from ecg_files import DATA
 from evaluation_stores import Images, write_store
 
+from conftest import Command
 from latentcast.data.ingest import ingest
 from latentcast.data.store import Store
-from latentcast.evaluation.leaks import check
-from latentcast.signals.recording import INVALID
+from latentcast.evaluation.leaks import check, duplicates
+from latentcast.signals.readers import read_recording
+from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.recording import INVALID, Recording, from_signal
+from latentcast.signals.resample import resample
+from latentcast.source import Annotation, RecordRef
 
 FOLDS = [1, 2, 9, 10, 10]
 
@@ -156,4 +161,37 @@ def test_one_ecg_at_two_rates_in_two_splits_is_found(tmp_path: Path) -> None:
     found = [finding for finding in check(store) if finding.kind.startswith("similar")]
     assert [finding.count for finding in found] == [sum("hr" in file.stem for file in files)]
     own = ingest(DATA / "records500", tmp_path / "other", fs=500, workers=1, quiet=True).store
-    assert "similar test recording in pretraining" in {f.kind for f in check(store, own)}
+    assert "error: same test recording in pretraining" in kinds(store, own)
+
+
+class Crops(RecordingSource):
+    """Parts of real recordings at 500 Hz, of another gain and offset; odd ones run backwards."""
+
+    kind = name = "crops"
+
+    def refs(self) -> list[RecordRef]:
+        return [RecordRef(f"crop-{n}", row=n) for n in range(20)]
+
+    def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
+        file = sorted((DATA / "records100").rglob("*.hea"))[ref.row]
+        recording = resample(read_recording(file), 500)
+        begin = 137 * ref.row if ref.row % 2 == 0 else 0
+        signal = 1.7 * recording.signal[:, begin : begin + 2300] + 0.1
+        if ref.row % 2:
+            signal = signal[:, ::-1].copy()
+        return from_signal(signal, recording.leads, 500.0, ref.record_id), Annotation()
+
+
+def test_a_crop_at_another_rate_and_gain_is_found_in_another_store_and_no_other_ecg(
+    tmp_path: Path, small_store: Path, command: Command
+) -> None:
+    store = ingest(Crops(), tmp_path / "crops", fs=257, workers=1, quiet=True).store
+    full = Store.open(small_store)
+    found = {one: (other, how) for one, other, how in duplicates(store, full)}
+    assert found.keys() == {f"crop-{n}" for n in range(0, 20, 2)}
+    for name, (other, how) in found.items():
+        row = int(name.removeprefix("crop-"))
+        assert other == full.record_ids[row]
+        assert abs(float(how.split()[-2]) + 137 * row / 500) < 0.02
+    answer = command("inspect", small_store, "--against", small_store)
+    assert answer.status == 0 and f"{len(full):,} records are in" in answer.out

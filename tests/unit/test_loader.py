@@ -363,10 +363,10 @@ def test_a_shard_cut_short_in_the_middle_of_a_read_is_named_by_a_reader_that_die
 
 def test_an_error_while_reading_comes_out_of_the_reader_as_what_it_is(small_store: Path) -> None:
     store = Store.open(small_store)
-    requests = iter([(np.array([0]), np.array([0]), 10), (np.array([0]), np.array(["?"]), 10)] * 9)
+    requests = iter([(np.array([0]), np.array([0]), length) for length in (10, 20)] * 9)
     with closing(read(store, requests, (1, 10, 12), np.int16, 1)) as arrays:
         assert np.array_equal(next(arrays), store.take([0], [0], 10))
-        with pytest.raises(ValueError, match="invalid literal") as caught:
+        with pytest.raises(ValueError, match="shape") as caught:
             next(arrays)
     assert "in a reader process" in caught.value.__notes__[0]
 

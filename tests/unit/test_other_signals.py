@@ -104,7 +104,7 @@ def test_another_unit_or_a_missing_channel_goes_to_quarantine(tmp_path: Path) ->
                    signal="other", quiet=True).store  # fmt: skip
     assert store.record_ids.tolist() == ["a"]
     assert "unit 'mV': is not 'NU'" in quarantine(tmp_path / "out")["bb"]
-    with pytest.raises(LatentcastError, match="header has none of the channels Fz"):
+    with pytest.raises(LatentcastError, match="no channel is of Fz; the file has"):
         ingest(tmp_path / "in", tmp_path / "fz", leads=["Fz"], signal="other", quiet=True)
     with pytest.raises(LatentcastError, match="lacks lead Fz"):
         ingest(tmp_path / "in", tmp_path / "c3", leads=["C3", "Fz"], signal="other", quiet=True)

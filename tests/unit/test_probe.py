@@ -31,6 +31,7 @@ from latentcast.evaluation.results import ProbeReport, file_name
 from latentcast.evaluation.tables import print_probe
 from latentcast.evaluation.tasks import CodeGroups, task
 from latentcast.evaluation.tasks.classes import Classes
+from latentcast.runs.scores import scores_of
 from latentcast.signals.recording import INVALID
 from latentcast.terminal import Terminal
 
@@ -232,6 +233,10 @@ def test_a_leak_stops_the_probe_and_a_possible_one_is_printed(tmp_path: Path) ->
     )
     with pytest.raises(LatentcastError, match="patient in two splits"):
         probe([PatchSource()], leaky, MIXED, resamples=10)
+    allowed = probe([PatchSource()], leaky, MIXED, resamples=10, allow_leaks=True)
+    assert "LEAK (error): patient in two splits" in printed(allowed, 200)
+    [score] = scores_of(allowed.as_json())
+    assert score.variant == "in spite of a leak" and allowed.as_json()["leaks"]
 
     store = labelled_store(tmp_path / "mine", n=200)
     rng = np.random.default_rng(5)

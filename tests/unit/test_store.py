@@ -324,8 +324,8 @@ def test_the_description_counts_what_is_there(store: Store) -> None:
     assert description.contents["length"] == "0.03 to 10 s"
     shares = [100 * invalid / sum(LENGTHS) for invalid in (0, 10, 300)]
     assert [row[3] for row in description.channels[2]] == [f"{share:.3f} %" for share in shares]
-    (found,) = description.findings.items()
-    assert found == ("flat", Kind(1, [f"{store.record_ids[3]}: V3: flat stretch, masked"]))
+    flat = Kind(1, [f"{store.record_ids[3]}: V3: flat stretch, masked"])
+    assert description.findings["flat"] == flat
     console = Terminal(record=True, width=100, file=io.StringIO())
     print_description(description, console)
     text = console.export_text()

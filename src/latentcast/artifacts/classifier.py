@@ -138,7 +138,7 @@ class Classifier:
             errors: with ``skip`` records that cannot be read are left out and listed in
                 ``rejected``; by default one of them refuses all.
             how: ``rows``, ``sampling_rate``, ``leads``, ``unit``, ``layout``, ``rename``,
-                ``resample``, as of ``embed``.
+                ``resample``, ``missing_leads``, as of ``embed``.
 
         Raises:
             LatentcastError: what ``embed`` refuses.

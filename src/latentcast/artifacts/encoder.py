@@ -15,7 +15,7 @@ from latentcast.artifacts.card import write_card
 from latentcast.artifacts.export import export_encoder
 from latentcast.artifacts.images import at_resolution
 from latentcast.artifacts.readers import read_windows
-from latentcast.artifacts.recordings import ArrayAxes, Counts, RecordingReader
+from latentcast.artifacts.recordings import ArrayAxes, Counts, MissingLeads, RecordingReader
 from latentcast.artifacts.rejections import Embedded, Errors, Rejections
 from latentcast.artifacts.summary import summary, where_patches_are
 from latentcast.artifacts.weights import filled, read_weights
@@ -233,8 +233,7 @@ class Encoder(nn.Module):
             samples: integers as a store gives them, int16 ``(B, samples, leads)`` counts or uint8
                 ``(B, height, width, channels)``; or floats, already normalised,
                 ``(B, channels, *size)``. On any device.
-            valid: of floats, bool of the same shape, what was measured; all by default. Integers
-                carry it in them.
+            valid: of floats, bool of the same shape, what was measured (all); the rest reads 0.
 
         Returns:
             for each of :attr:`layer_names` a float32 ``(B, k N, width)``, ``k`` tokens to a patch
@@ -244,7 +243,8 @@ class Encoder(nn.Module):
         """
         if samples.is_floating_point():
             measured = None if valid is None else valid.to(self.device)
-            inputs = Inputs(samples.to(self.device), measured)
+            floats = samples.to(self.device)
+            inputs = Inputs(floats if measured is None else floats.where(measured, 0.0), measured)
         else:
             inputs = self.inputs(samples)
         values = inputs.values.to(next(self.network.parameters()).dtype)
@@ -286,12 +286,12 @@ class Encoder(nn.Module):
         window_seconds: float | None = None,
         size: int | None = None,
         errors: Errors = "refuse",
+        missing_leads: MissingLeads = "refuse",
     ) -> npt.NDArray[np.float32] | Embedded:
         """One vector a recording or image, float32 ``(n, features)``: what the probe reads of it.
 
-        A recording is quality-checked and brought to counts as ingest does it, read through
-        windows of :attr:`length` (padded when it is shorter), pooled over valid tokens, and
-        averaged over the windows.
+        A recording is quality-checked and brought to counts as ingest does it, read through windows
+        of :attr:`length` (padded if shorter), pooled over valid tokens, averaged over the windows.
 
         Args:
             x: what ingest accepts, one or many. Recordings: a
@@ -300,9 +300,8 @@ class Encoder(nn.Module):
                 ``(leads, samples)`` with ``sampling_rate``, ``leads`` and ``unit``. Images: uint8
                 arrays or tensors, one ``(height, width, channels)`` or grey ``(height, width)``, or
                 many ``(n, height, width, channels)``, of any size, PIL images, paths of images,
-                folders and data sets; each is brought to the encoder's size as ingest does it,
-                with a warning where it was smaller. Both: a store, its path, or a list
-                of all these.
+                folders and data sets; each is brought to the encoder's size as ingest does it, with
+                a warning where it was smaller. Both: a store, its path, or a list of all these.
             layer: one of :attr:`layer_names`, or ``joined``, all of them; None, :attr:`layer`.
             pooling: mean, std, max, mean+std, mean+std+max or last.
             batch_size: windows or images a forward pass; the vectors do not depend on it.
@@ -320,12 +319,13 @@ class Encoder(nn.Module):
             errors: with ``skip`` records that cannot be read are left out, and the result is an
                 :class:`~latentcast.artifacts.rejections.Embedded`: the vectors, the ids of their
                 records, and the reasons of the others. By default one of them refuses all.
+            missing_leads: with ``mean`` leads that a recording lacks are read at their mean of the
+                training data. III, aVR, aVL and aVF follow from I and II. What was done is printed.
 
         Raises:
             LatentcastError: an unknown layer or pooling; a recording at another rate, in another
-                unit than it is given with, normalised before, without a lead that cannot be
-                derived, or without a valid token; an image of other channels; something that is
-                neither.
+                unit than it is given with, normalised before, without a lead that cannot be derived
+                or without a valid token; an image of other channels; something that is neither.
         """
         read = layers_of(self.layer if layer is None else layer, self.layer_names)
         how = check_pooling(pooling, causal=self.causal)
@@ -342,7 +342,7 @@ class Encoder(nn.Module):
         resolution = at_resolution(self.config.input, self.network, size)
         with torch.no_grad(), evaluating(self), resolution as (config, prepare):
             own = self.network, config, self.config.recipe
-            samples = read_windows(x, rows, axes, resample, length, rejections, *own)
+            samples = read_windows(x, rows, axes, resample, length, rejections, *own, missing_leads)
             for owner, windows in in_batches(samples, names, batch_size):
                 layers, valid = self(prepare(_tensor(windows)))
                 owners.append(owner)
@@ -413,6 +413,7 @@ class Encoder(nn.Module):
         layout: str = "records,leads,samples",
         rename: Mapping[str, str] | None = None,
         resample: bool = False,
+        missing_leads: MissingLeads = "refuse",
         rejections: Rejections | None = None,
     ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """What :meth:`embed` reads: the name of each recording or image, and its windows as
@@ -420,7 +421,7 @@ class Encoder(nn.Module):
         axes = ArrayAxes(sampling_rate, leads, unit, layout, rename)
         kept = rejections or Rejections()
         own = self.network, self.config.input, self.config.recipe
-        return read_windows(x, rows, axes, resample, None, kept, *own)
+        return read_windows(x, rows, axes, resample, None, kept, *own, missing_leads)
 
     @property
     def predicted_from(self) -> str | None:

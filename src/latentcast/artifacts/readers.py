@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from latentcast.artifacts.images import ImageReader
-from latentcast.artifacts.recordings import ArrayAxes, RecordingReader
+from latentcast.artifacts.recordings import ArrayAxes, MissingLeads, RecordingReader
 from latentcast.artifacts.rejections import Rejections
 from latentcast.artifacts.stores import store_at
 from latentcast.artifacts.windows import with_tokens
@@ -27,6 +27,7 @@ def read_windows(
     network: Readable,
     config: EcgInput | ImageInput,
     recipe: str,
+    missing_leads: MissingLeads = "refuse",
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """The name of each recording or image, and its windows as integers, int16 ``(windows, samples,
     leads)`` or uint8 ``(1, height, width, channels)``.
@@ -42,11 +43,11 @@ def read_windows(
     """
     x = store_at(x, config.kind)
     if isinstance(config, EcgInput):
-        reader = RecordingReader(config, axes, resample, length, rejections)
+        reader = RecordingReader(config, axes, resample, length, rejections, missing_leads)
         return with_tokens(network, reader.read(x, rows), rejections)
-    if resample or axes != ArrayAxes(layout=axes.layout):
+    if resample or missing_leads != "refuse" or axes != ArrayAxes(layout=axes.layout):
         raise LatentcastError(
-            f"{recipe}: was trained on images; leave out sampling_rate, leads, unit, rename and "
-            "resample"
+            f"{recipe}: was trained on images; leave out sampling_rate, leads, unit, rename, "
+            "resample and missing_leads"
         )
     return ImageReader(config, rejections).read(x, rows)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,11 @@ from latentcast.artifacts.stores import readable_store
 from latentcast.config import EcgInput
 from latentcast.data.formats import is_array_file, open_source
 from latentcast.data.store import Store
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.places import is_store
 from latentcast.signals.channels import Channels
 from latentcast.signals.counts import to_counts
+from latentcast.signals.leads import with_derived
 from latentcast.signals.readers import read_recording
 from latentcast.signals.readers.arrays import (
     LAYOUTS,
@@ -38,6 +41,9 @@ Counts = npt.NDArray[np.int16]
 Load = Callable[[], Recording]
 AXES = ("sampling_rate", "leads", "unit")
 """What an array does not say."""
+MissingLeads = Literal["refuse", "mean"]
+"""What to do about a recording without one of the encoder's leads: refuse it, or read the lead at
+its mean over the training split, which is 0 after normalisation."""
 ACCEPTED = (
     "a Recording, the path of a record, of a folder or of an array file, an array with "
     "sampling_rate, leads and unit, a store, or a list of these"
@@ -66,6 +72,8 @@ class RecordingReader:
             refused.
         length: samples of a window; those of training by default.
         rejections: of the recordings that cannot be read.
+        missing_leads: of an encoder whose tokens are of all leads together. One whose tokens are of
+            one lead each reads the leads that there are, in any case.
     """
 
     def __init__(
@@ -75,11 +83,15 @@ class RecordingReader:
         resample: bool,
         length: int | None = None,
         rejections: Rejections | None = None,
+        missing_leads: MissingLeads = "refuse",
     ) -> None:
         self.config, self.axes, self.resample = config, axes, resample
         self.rejections = rejections or Rejections()
         self.length = config.length if length is None else length
         self._lacking = False
+        self.missing_leads = missing_leads
+        self._completed: Counter[str] = Counter()
+        """How many recordings were completed in which way."""
 
     def read(self, source: Any, rows: npt.ArrayLike | None = None) -> Iterator[tuple[str, Counts]]:
         """The id and the windows of every recording, in the order of the source.
@@ -100,6 +112,9 @@ class RecordingReader:
                 self.rejections.add(name, error, where)
                 continue
             yield recording.record_id, windows
+        for how, recordings in self._completed.items():
+            line = f"leads: {recordings:,} recording{'s' * (recordings > 1)}: {how}"
+            print(printable(line), file=sys.stderr)
 
     def counts(self, recording: Recording) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``.
@@ -115,12 +130,40 @@ class RecordingReader:
                 f"needs {rate:g}; bring it there with resample=True (latentcast predict: "
                 "--resample)"
             )
-        config = self.config
+        config, fills = self.config, self.missing_leads == "mean"
+        lead_tokens = config.lead_rows is not None
         counts = to_counts(
             recording, config.leads, config.scale, sampling_rate=rate, signal=config.signal,
-            mask_missing=config.lead_rows is not None,
+            mask_missing=lead_tokens or fills,
         )  # fmt: skip
+        # Of these nothing was measured, whether the recording has a row for them or not.
+        silent = (counts == INVALID).all(axis=0)
+        if fills and not lead_tokens:
+            self._fill(counts, silent)
+        self._note(recording, silent)
         return counts
+
+    def _fill(self, counts: Counts, silent: npt.NDArray[np.bool_]) -> None:
+        """Silent leads at their mean wherever another lead is valid, so that a patch counts by the
+        leads that there are."""
+        assert self.config.normalisation is not None
+        means = np.rint(np.array(self.config.normalisation.mean) / self.config.scale)
+        valid = (counts != INVALID).any(axis=1)
+        counts[np.ix_(valid, silent)] = means[silent].astype(np.int16)
+
+    def _note(self, recording: Recording, silent: npt.NDArray[np.bool_]) -> None:
+        """Count what was done about the leads that the recording does not have."""
+        leads = self.config.leads
+        made = set() if self.config.signal == "other" else {*with_derived(recording.leads)}
+        derived = [name for name in leads if name in made - {*recording.leads}]
+        absent = [name for name, gone in zip(leads, silent, strict=True) if gone]
+        parts = [f"{', '.join(derived)} computed from I and II"] * bool(derived)
+        if absent and self.config.lead_rows is not None:
+            parts.append(f"{', '.join(absent)} not recorded, without tokens")
+        elif absent and self.missing_leads == "mean":
+            parts.append(f"{', '.join(absent)} not recorded, read at the mean of the training data")
+        if parts:
+            self._completed["; ".join(parts)] += 1
 
     def windows(self, counts: Counts) -> Counts:
         """Counts ``(samples, leads)`` cut to windows of :attr:`length`; a short one padded."""
@@ -137,6 +180,7 @@ class RecordingReader:
         equal = (store.sampling_rate, store.leads, store.scale, store.signal) == (
             config.sampling_rate, config.leads, config.scale, config.signal,
         )  # fmt: skip
+        equal = equal and self.missing_leads == "refuse"
         for row in np.arange(len(store)) if rows is None else np.asarray(rows, np.int64):
             name = str(store.record_ids[row])
             if equal:

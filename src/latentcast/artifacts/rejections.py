@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from latentcast.data.convert import Rejected, reason_of
 from latentcast.data.writer import kind_of
-from latentcast.errors import LatentcastError, nearest
+from latentcast.errors import LatentcastError
 from latentcast.source import BadRecord
 
 Errors = Literal["refuse", "skip"]
@@ -45,11 +45,6 @@ class Rejections:
 
     errors: Errors = "refuse"
     records: list[Rejected] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.errors not in get_args(Errors):
-            advice = nearest(str(self.errors), get_args(Errors))
-            raise LatentcastError(f"errors {self.errors}: is unknown; {advice}")
 
     @property
     def skipping(self) -> bool:

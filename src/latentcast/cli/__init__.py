@@ -12,7 +12,7 @@ from importlib import metadata
 import tyro
 
 from latentcast.cli.arguments import Verbs, joined
-from latentcast.cli.data import ingest, inspect, label
+from latentcast.cli.data import convert, ingest, inspect, label
 from latentcast.cli.evaluation import evaluate, export, probe, report, runs
 from latentcast.cli.supervised import finetune, predict
 from latentcast.cli.training import bench, masks, models, recipes, train
@@ -22,7 +22,7 @@ from latentcast.errors import LatentcastError
 VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
-        ingest, label, inspect, recipes, models, masks, train, runs, probe, evaluate,
+        ingest, label, inspect, convert, recipes, models, masks, train, runs, probe, evaluate,
         finetune, predict, report, export, bench, verify,
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Verbs of the data: ingest, label, inspect."""
+"""Verbs of the data: ingest, label, inspect, convert."""
 
 from __future__ import annotations
 
@@ -147,6 +147,8 @@ def inspect(
     sampling_rate: float | None = None,
     unit: str | None = None,
     rename: str | None = None,
+    flags: Path | None = None,
+    against: Path | None = None,
 ) -> None:
     """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
     file of any format, as it would be read.
@@ -160,21 +162,29 @@ def inspect(
         sampling_rate: of a file that has none (a table of leads), in Hz.
         unit: of a file that has none: V, mV, uV or nV.
         rename: leads by what the file calls them, as ECG1=II,ECG2=V1.
+        flags: CSV to write, with the heart rate and the findings of every ECG of a store, which
+            are then counted over all of them (docs/signals.md).
+        against: another store: lists the records that both have, of recordings also those that
+            differ in gain, sampling rate or cropping.
     """
-    from latentcast.data.inspect import describe, print_description
+    from latentcast.data.flags import flags_of, write_flags
+    from latentcast.data.inspect import describe, print_counts, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
+    from latentcast.places import is_store
     from latentcast.signals.leads import name_pairs, renamed
     from latentcast.signals.readers.ecg_files import is_ecg_file
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
-    for out in filter(None, (plot, summary)):
-        apart(out, store=store)
+    for output in filter(None, (plot, summary, flags)):
+        apart(output, store=store)
     if summary is not None:
         from latentcast.report.store_summary import check_suffix
 
         check_suffix(summary)
+    if flags is not None and not is_store(store):
+        raise LatentcastError(f"--flags {flags}: is of a store, {store} is none; leave it out")
     if is_ecg_file(store):
         if summary is not None:
             raise LatentcastError(
@@ -183,6 +193,11 @@ def inspect(
         if record is not None:
             raise LatentcastError(
                 f"--record {record}: is of a store, {store} is one ECG; leave it out"
+            )
+        if against is not None:
+            raise LatentcastError(
+                f"--against {against}: is compared with a store, {store} is one ECG; ingest it, "
+                "or leave --against out"
             )
         names = renamed(name_pairs(rename) or {})
         _inspect_file(store, plot, ReadOptions(None, sampling_rate, unit, names))
@@ -195,22 +210,33 @@ def inspect(
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
-    named = {"plot": plot, "record": record, "summary": summary}
-    flags = [flag for flag, value in named.items() if value is not None]
-    if opened.modality == "image" and flags:
+    options = {"plot": plot, "record": record, "summary": summary, "flags": flags}
+    used = [name for name, value in options.items() if value is not None]
+    if opened.modality == "image" and used:
         raise LatentcastError(
-            f"{store}: holds images, and only recordings are plotted and summarised; leave out "
-            f"--{' and --'.join(flags)}"
+            f"{store}: holds images, and only recordings are plotted, summarised or have flags; "
+            f"leave out --{' and --'.join(used)}"
         )
     if record is not None and plot is None:
         raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
-    print_description(describe(opened), console)
+    flagged = None if flags is None else flags_of(opened, range(len(opened)))
+    print_description(describe(opened, flagged), console)
     if summary is not None:
         from latentcast.data.summary import summarise
         from latentcast.report.store_summary import write_summary
 
         write_summary(summary, summarise(opened))
         console.print(f"written {summary}")
+    if flags is not None and flagged is not None:
+        write_flags(flags, flagged)
+        console.print(f"flags of {len(flagged):,} records: {flags}", soft_wrap=True)
+    if against is not None:
+        from latentcast.evaluation.leaks import duplicates
+
+        other = Store.open(against)
+        other.verify()
+        pairs = duplicates(opened, other)
+        print_counts(f"{len(pairs):,} records are in {against} as well", pairs, 15, console)
     if plot is not None:
         from latentcast.report.ecg import plot_recording
         from latentcast.report.style import save_figure
@@ -234,6 +260,79 @@ def _inspect_file(path: Path, plot: Path | None, options: ReadOptions) -> None:
 
         save_figure(plot_recording(recording), plot)
         console.print(f"plotted {plot}")
+
+
+def convert(
+    sources: Positional[tuple[Path, ...]],
+    to: Literal["wfdb", "edf", "parquet", "csv"],
+    out: Path,
+    anonymize: bool = False,
+    key: Path | None = None,
+    sampling_rate: float | None = None,
+    leads: str | None = None,
+    unit: str | None = None,
+    layout: str | None = None,
+) -> int:
+    """Write ECG files of any format as files of another, and records.csv with what is known of
+    each; what is written is read again and compared. Exit status 1 where one was not converted.
+
+    Args:
+        sources: files, folders and archives, as ingest takes them.
+        to: the format; docs/formats.md has what each holds.
+        out: a new folder, or an empty one.
+        anonymize: replace names and ids by a keyed hash, shift the dates of each patient by whole
+            days of their own, and drop free text.
+        key: file of the key that --anonymize needs; one is made where the file is missing. The
+            same key gives the same hashes.
+        sampling_rate: of files that have none (tables of numbers, arrays), in Hz.
+        leads: of an array, comma-separated names of its channels.
+        unit: of files that have none: V, mV, uV or nV.
+        layout: axes of an array: "records,leads,samples" or "records,samples,leads".
+    """
+    from latentcast.files import apart
+    from latentcast.signals.anonymize import Key
+    from latentcast.signals.readers.file_format import ReadOptions
+    from latentcast.terminal import Terminal
+    from latentcast.workflows.convert import TABLE
+    from latentcast.workflows.convert import convert as write
+
+    if not sources:
+        raise LatentcastError("latentcast convert: names no file; name files or folders of ECGs")
+    if anonymize != (key is not None):
+        what = "needs a key; add --key FILE" if anonymize else "is for --anonymize; leave it out"
+        raise LatentcastError(f"{'--anonymize' if anonymize else '--key'}: {what}")
+    secret, console = None, Terminal()
+    if key is not None:
+        apart(key, folder=out)
+        if not key.exists():
+            console.print(
+                f"{key}: is a new key; keep it apart from the files: who has it can find a "
+                "patient in them again",
+                soft_wrap=True,
+            )
+        secret = Key.read(key) if key.exists() else Key.create(key)
+    done = write(
+        sources,
+        to,
+        out,
+        key=secret,
+        options=ReadOptions(None, sampling_rate, unit),
+        leads=leads.split(",") if leads else None,
+        layout=layout,
+    )
+    errors = Terminal(stderr=True)
+    for name, reason in done.rejected:
+        errors.print(f"{name}: {reason}", soft_wrap=True)
+    for title, counts in (
+        (f"dropped, as they may name a patient ({TABLE} has them neither)", done.dropped),
+        (f"without a place in the files ({TABLE} has what it has a column for)", done.not_in_files),
+    ):
+        if counts:
+            listed = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
+            console.print(f"{title}: {listed}", soft_wrap=True)
+    rejected = f", {len(done.rejected):,} not converted" if done.rejected else ""
+    console.print(f"{out}: {done.written:,} recordings as {to}{rejected}", soft_wrap=True)
+    return int(bool(done.rejected))
 
 
 def label(

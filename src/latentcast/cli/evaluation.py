@@ -51,6 +51,7 @@ def probe(
     device: str = "auto",
     by: tuple[str, ...] = (),
     cache: Path | None = None,
+    allow_leaks: bool = False,
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
@@ -75,6 +76,8 @@ def probe(
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
         by: keys of the metadata, such as sex age device: a score for each group of test records.
         cache: folder in which features are kept for another probe or evaluation.
+        allow_leaks: score although test records or patients were trained on; it is written into
+            the scores.
     """
     from latentcast.evaluation.tables import print_probe
     from latentcast.pretrained.models import scores_folder
@@ -88,7 +91,7 @@ def probe(
     with console.status("reading features and fitting the probes"):
         report = score(
             run, data, task, layer, pooling, weights, _command(), head or None, device,
-            encoders, by, cache,
+            encoders, by, cache, allow_leaks,
         )  # fmt: skip
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")
@@ -126,6 +129,7 @@ def evaluate(
     cv: bool = False,
     drop_leads: tuple[int, ...] = (),
     cache: Path | None = None,
+    allow_leaks: bool = False,
     device: str = "auto",
 ) -> None:
     """Compare runs: one table of sources, heads, tasks and stores, each row with its interval.
@@ -162,6 +166,8 @@ def evaluate(
             one chooses by while the test records are read once.
         drop_leads: numbers of random leads that the test records are read without, besides.
         cache: folder of features, which several evaluations may share; by default OUT/features.
+        allow_leaks: score although test records or patients were trained on; it is written into
+            the result.
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
     """
     from latentcast.evaluation.evaluation_tables import print_evaluation
@@ -175,7 +181,7 @@ def evaluate(
             weights=weights, labels_fraction=labels_fraction, shots=shots, draws=draws,
             resamples=resamples, seed=seed, seed_runs=seed_runs, reference=reference, out=out,
             cache=cache, encoders=_by_name(encoder), concatenate=concatenate, by=by, cv=cv,
-            drop_leads=drop_leads, device=device, command=_command(),
+            drop_leads=drop_leads, allow_leaks=allow_leaks, device=device, command=_command(),
         )  # fmt: skip
     print_evaluation(found, console)
     for name in ("json", "md", "html"):

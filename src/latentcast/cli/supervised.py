@@ -100,6 +100,7 @@ def predict(
     layout: str = "records,leads,samples",
     rename: str | None = None,
     resample: bool = False,
+    missing_leads: Literal["refuse", "mean"] = "refuse",
     patients: bool = False,
 ) -> None:
     """Write the probabilities that a fine-tuned run gives to files, as CSV or parquet.
@@ -118,6 +119,8 @@ def predict(
         layout: axes of arrays.
         rename: leads by what the files call them, as ECG1=II,ECG2=V1.
         resample: bring recordings at another rate to the model's.
+        missing_leads: with "mean", recordings that lack leads are read with these at their mean of
+            the training data; III, aVR, aVL and aVF are computed from I and II in any case.
         patients: of a store, a row a patient: the mean over the records, their standard deviation.
     """
     from latentcast.artifacts.classifier import Classifier
@@ -143,7 +146,8 @@ def predict(
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
     found = classifier.predict(
         inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
-        layout=layout, rename=name_pairs(rename), resample=resample, errors="skip",
+        layout=layout, rename=name_pairs(rename), resample=resample, missing_leads=missing_leads,
+        errors="skip",
     )  # fmt: skip
     if patients:
         store = Store.open(files[0])

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from latentcast.config.filters import AnyFilter, LinearFilter
 from latentcast.config.settings import Count, Interval, Positive, Settings, Share
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import canonical_names
@@ -47,18 +48,29 @@ class EcgInput(Settings):
     drop_leads: Share = 0.0
     """Training only, ``per_lead``: mean share of the leads that half of the samples lose, as if
     they had not been recorded; one is always kept."""
+    filters: tuple[AnyFilter, ...] = ()
+    """Of each window, in this order, before it is normalised; see docs/signals.md."""
     clip: Positive | None = 5.0
     """Normalised values are clipped to ±clip."""
     normalisation: Normalisation | None = None
-    """Millivolts; None until training starts, then the statistics of the store's training split."""
+    """Millivolts; None until training starts, then the statistics of the store's training split,
+    after the filters."""
 
     @model_validator(mode="after")
-    def _leads_are_known(self) -> Self:
+    def _fits(self) -> Self:
         if self.drop_leads and self.tokens == "joint":
             raise ValueError(
                 f"drop_leads {self.drop_leads:g}: takes away the tokens of leads, and a joint "
                 "token is of all leads; set input.drop_leads=0 or input.tokens=per_lead"
             )
+        for one in self.filters:
+            for edge in one.edges if isinstance(one, LinearFilter) else ():
+                if edge >= self.sampling_rate / 2:
+                    raise ValueError(
+                        f"filters: {edge:g} Hz of the {one.kind} is not below half of "
+                        f"sampling_rate {self.sampling_rate:g}; choose a lower frequency or leave "
+                        "the filter out"
+                    )
         if self.signal == "other":
             Channels.of(self.leads, None)
             return self

@@ -39,6 +39,11 @@ class Config(Settings):
                 f"objective.kind {self.objective.kind} has no grid of leads; set "
                 "input.tokens=joint input.drop_leads=0, or start from hjepa-ecg-leads-tiny"
             )
+        if self.train.leave_out and isinstance(self.input, ImageInput):
+            raise ValueError(
+                "train.leave_out: names findings of recordings, and images have none; set "
+                "train.leave_out=[]"
+            )
         if self.objective.views is not None:
             self.objective.views.check(self)
             self.of_views.encoder.check(self.of_views)

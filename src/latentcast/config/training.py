@@ -17,6 +17,7 @@ from latentcast.config.settings import (
     Settings,
     Share,
 )
+from latentcast.signals.suspicions import Flag
 
 
 class OptimizerConfig(Settings):
@@ -114,6 +115,9 @@ class TrainConfig(Settings):
     micro_batches: Count = 1
     """Gradient accumulation: the batch is split into this many pieces."""
     random_crop: bool = True
+    leave_out: tuple[Flag, ...] = ()
+    """Training records with a finding of one of these kinds are not trained on (docs/signals.md);
+    validation and test records stay."""
     seed: int = 0
     init: Annotated[str, AfterValidator(expanduser)] | None = None
     """Run folder or exported file whose weights training starts from; None draws them."""

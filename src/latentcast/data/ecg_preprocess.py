@@ -8,13 +8,15 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.config import EcgInput
 from latentcast.data.ecg_augment import kept_leads
+from latentcast.data.ecg_filters import filtered
 from latentcast.errors import LatentcastError
 from latentcast.randomness import Draw
 from latentcast.signals.recording import INVALID
 
 
 class EcgPreprocess:
-    """``clip((counts · scale − mean) / std, ±c)`` per lead, and 0 where nothing was measured.
+    """``clip((filters(counts · scale) − mean) / std, ±c)`` per lead, and 0 where nothing was
+    measured.
 
     Runs on the device of the batch: integers travel, floats are made there.
     """
@@ -31,6 +33,7 @@ class EcgPreprocess:
                 f"has {config.channels}; give one mean and std for each lead"
             )
         self.scale, self.clip, self.drop_leads = config.scale, config.clip, config.drop_leads
+        self.filters, self.sampling_rate = config.filters, config.sampling_rate
         self.mean = torch.tensor(config.normalisation.mean)
         self.std = torch.tensor(config.normalisation.std)
 
@@ -42,9 +45,11 @@ class EcgPreprocess:
         """
         device = counts.device
         valid = (counts != INVALID).transpose(1, 2)
+        millivolts = counts.transpose(1, 2).to(torch.float32) * self.scale
+        if self.filters:
+            millivolts = filtered(millivolts, valid, self.filters, self.sampling_rate)
         if draw is not None and self.drop_leads:
             valid = valid & kept_leads(draw, "input", valid.shape[1], self.drop_leads)[:, :, None]
-        millivolts = counts.transpose(1, 2).to(torch.float32) * self.scale
         values = (millivolts - self.mean.to(device)[:, None]) / self.std.to(device)[:, None]
         if self.clip is not None:
             values = values.clamp(-self.clip, self.clip)

@@ -7,16 +7,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from latentcast.config import Config, EcgInput, ImageInput, Normalisation
 from latentcast.data.arrays import MEMORY
+from latentcast.data.ecg_filters import filtered
 from latentcast.data.ecg_preprocess import EcgPreprocess
+from latentcast.data.flags import keep
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.loader import Loader
-from latentcast.data.manifest import MANIFEST
+from latentcast.data.manifest import MANIFEST, Statistics
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.readers.arrays import ArraySource
+from latentcast.signals.recording import INVALID
+
+MOST_FILTERED, _BATCH = 2048, 64
+"""Records whose filtered samples are enough for a mean and a deviation, and how many at a time."""
 
 
 def reading(
@@ -31,9 +38,11 @@ def reading(
     Args:
         share: this rank and how many ranks read.
         targets: one row for each record of the store, for a supervised objective.
-        rows: to train on; by default all of the training split.
+        rows: to train on; by default all of the training split. Without those that
+            ``train.leave_out`` is about.
     """
     rows = store.rows("train") if rows is None else rows
+    rows = keep(store, rows, config.train.leave_out).rows
     loader = Loader(store, rows, config, share, targets)
     if isinstance(config.input, EcgInput):
         return loader, EcgPreprocess(config.input)
@@ -63,7 +72,7 @@ def fitted(config: Config, store: Store) -> Config:
     _check_signal(recipe, store)
     if recipe.normalisation is not None:
         return config
-    return config.updated({"input.normalisation": _statistics(store).model_dump()})
+    return config.updated({"input.normalisation": _statistics(store, recipe).model_dump()})
 
 
 def _check_signal(recipe: EcgInput, store: Store) -> None:
@@ -153,8 +162,8 @@ def _check_size(config: Config, recipe: ImageInput, store: Store) -> None:
     )
 
 
-def _statistics(store: Store) -> Normalisation:
-    statistics = store.manifest.statistics
+def _statistics(store: Store, recipe: EcgInput) -> Normalisation:
+    statistics = filtered_statistics(store, recipe) if recipe.filters else store.manifest.statistics
     mean = tuple(value for value in statistics.mean if value is not None)
     std = tuple(value for value in statistics.std if value)
     if len(mean) < len(store.leads) or len(std) < len(store.leads):
@@ -169,3 +178,32 @@ def _statistics(store: Store) -> Normalisation:
             f"--set input.leads=[{others}]"
         )
     return Normalisation(mean=mean, std=std)
+
+
+def filtered_statistics(store: Store, recipe: EcgInput) -> Statistics:
+    """Mean and deviation of each lead after the filters, over the middle window of the training
+    records; of more than ``MOST_FILTERED``, that many, evenly spread."""
+    rows = store.rows("train")
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_FILTERED)).astype(np.int64)]
+    count, total, squares = np.zeros((3, len(store.leads)))
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        starts = np.maximum(0, store.lengths[some] - recipe.length) // 2
+        counts = torch.from_numpy(store.take(some, starts, recipe.length)).transpose(1, 2)
+        valid = counts != INVALID
+        millivolts = counts.to(torch.float64) * recipe.scale
+        signal = filtered(millivolts, valid, recipe.filters, recipe.sampling_rate)
+        signal = torch.where(valid, signal, 0.0)
+        count += valid.sum((0, 2)).numpy()
+        total += signal.sum((0, 2)).numpy()
+        squares += signal.square().sum((0, 2)).numpy()
+    mean = total / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0))
+    silent = 1e-6 * recipe.scale  # a constant, but for rounding
+    # A run goes on under these very numbers, on another machine too: its last digits are cut off.
+    deviations = [float(f"{s:.10g}") if s > silent else None for s in std]
+    means = [
+        None if s is None else round(m / s, 10) * s for m, s in zip(mean, deviations, strict=True)
+    ]
+    samples = tuple(int(n) for n in count)
+    return Statistics(mean=tuple(means), std=tuple(deviations), records=len(rows), samples=samples)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from rich.table import Table
 
+from latentcast.data.flags import Flagged, flags_of
 from latentcast.data.store import Store
 from latentcast.data.writer import kind_of, read_quarantine
 from latentcast.signals.channels import LEFT_OUT, MILLIVOLTS
 from latentcast.signals.quality import assess
 from latentcast.signals.recording import Recording
+from latentcast.signals.suspicions import SUSPICIONS, suspect
 from latentcast.terminal import Terminal
 
 EXAMPLES = 3
+LOOKED_AT = 500
+"""ECGs of a store whose samples are looked through; a millisecond or two each."""
+OF_LEADS = ("flat", "saturated", "noise", "lead-off")
+"""Kinds of findings that are counted by lead: records in which it has one."""
 _Channels = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -53,15 +59,24 @@ class Description:
     quarantine: dict[str, Kind]
 
 
-def describe(store: Store) -> Description:
-    """Count what a store holds; reads index and metadata, and recordings for what is not valid."""
+def describe(store: Store, flagged: Sequence[Flagged] | None = None) -> Description:
+    """Count what a store holds; reads index and metadata, and recordings for what is not valid.
+
+    Args:
+        flagged: of all ECGs, where they were looked at; by default :data:`LOOKED_AT` of them are.
+    """
     manifest = store.manifest
     findings: defaultdict[str, Kind] = defaultdict(Kind)
     for row, metadata in enumerate(store.all_metadata()):
         for finding in metadata.get("quality_findings", []):
             findings[finding["kind"]].add(f"{store.record_ids[row]}: {finding['message']}")
     if store.modality == "ecg":
-        contents, channels = _recordings(store)
+        flagged = _looked_at(store) if flagged is None else flagged
+        contents, channels = _recordings(store, flagged)
+        for record in flagged:
+            for finding in record.findings:
+                if finding.kind in SUSPICIONS:
+                    findings[finding.kind].add(f"{record.record_id}: {finding.message}")
         labels = store.labels.counts()
     else:
         contents, channels = _images(store)
@@ -85,7 +100,13 @@ def describe(store: Store) -> Description:
     )
 
 
-def _recordings(store: Store) -> tuple[dict[str, str], _Channels]:
+def _looked_at(store: Store) -> list[Flagged]:
+    """Of at most so many records, evenly spread."""
+    rows = np.linspace(0, len(store) - 1, min(len(store), LOOKED_AT)).astype(int)
+    return flags_of(store, rows.tolist())
+
+
+def _recordings(store: Store, flagged: Sequence[Flagged]) -> tuple[dict[str, str], _Channels]:
     manifest, seconds = store.manifest, store.lengths / store.sampling_rate
     shortest, median, longest = seconds.min(), np.median(seconds), seconds.max()
     step = f"{store.scale:g} {manifest.unit}"
@@ -98,15 +119,27 @@ def _recordings(store: Store) -> tuple[dict[str, str], _Channels]:
     }
     if store.signal == "other":
         contents["signal"] = LEFT_OUT
+    elif rates := [record.heart_rate for record in flagged if record.heart_rate is not None]:
+        low, middle, high = np.percentile(rates, (5, 50, 95))
+        contents["heart rate"] = f"{middle:.0f} a minute, nine of ten {low:.0f} to {high:.0f}"
+    if len(flagged) < len(store):
+        contents["looked at"] = (
+            f"{len(flagged)} records, evenly spread: heart rate, {', '.join(OF_LEADS)}, reversed "
+            "electrodes (--flags: all)"
+        )
     statistics, invalid = manifest.statistics, store.invalid_share()
+    flags = Counter((f.kind, lead) for r in flagged for f in r.findings for lead in f.leads)
     rows: list[tuple[str, ...]] = [
-        (lead, _number(mean), _number(std), f"{100 * share:.3f} %")
+        (
+            lead, _number(mean), _number(std), f"{100 * share:.3f} %",
+            *(f"{flags[kind, lead]:,}" for kind in OF_LEADS),
+        )
         for lead, mean, std, share in zip(
             store.leads, statistics.mean, statistics.std, invalid, strict=True
         )
-    ]
+    ]  # fmt: skip
     title = f"leads (training split, {manifest.unit})"
-    return contents, (title, ("lead", "mean", "std", "not valid"), rows)
+    return contents, (title, ("lead", "mean", "std", "not valid", *OF_LEADS), rows)
 
 
 def _patients(store: Store) -> str:
@@ -164,16 +197,17 @@ def print_description(
 
     labels = description.labels
     shown = f"labels ({min(top, len(labels))} of {len(labels)})" if labels else "labels"
-    _print_counts(shown, [(name, f"{count:,}") for name, count in labels.items()], top, console)
+    print_counts(shown, [(name, f"{count:,}") for name, count in labels.items()], top, console)
     for title, kinds in (
         ("quality findings", description.findings),
         ("quarantine", description.quarantine),
     ):
         rows = [(name, f"{k.count:,}", "\n".join(k.examples)) for name, k in kinds.items()]
-        _print_counts(title, rows, top, console)
+        print_counts(title, rows, top, console)
 
 
-def _print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console: Terminal) -> None:
+def print_counts(title: str, rows: Sequence[tuple[str, ...]], top: int, console: Terminal) -> None:
+    """Print the first rows of a table, and how many more there are."""
     if not rows:
         console.print(f"{title}: none")
         return
@@ -192,18 +226,21 @@ def _number(value: float | None) -> str:
 def print_recording(recording: Recording, name: str, console: Terminal) -> None:
     """What was read of one file, before anything is stored."""
     checked, findings = assess(recording)
+    suspected = suspect(checked)
+    findings = (*findings, *suspected.findings)
     derived = recording.metadata.get("derived_leads", ())
     contents = {
         "patient": recording.patient_id or "unknown",
         "length": f"{recording.seconds:g} s, {recording.samples:,} samples",
         "sampling rate": f"{recording.sampling_rate:g} Hz",
+        "heart rate": _per_minute(suspected.heart_rate),
         **{key: str(value) for key, value in recording.metadata.items()},
     }
     table = Table(title=name, show_header=False, title_justify="left")
     for key, text in contents.items():
         table.add_row(key, text)
     console.print(table)
-    columns = ("lead", "lowest", "highest", "std", "not valid", "origin")
+    columns = ("lead", "lowest", "highest", "std", "not valid", "origin", "flags")
     leads = Table(*columns, title="leads (mV)", title_justify="left")
     for lead, row, valid in zip(recording.leads, recording.signal, checked.valid, strict=True):
         numbers = ("-", "-", "-")
@@ -211,7 +248,12 @@ def print_recording(recording: Recording, name: str, console: Terminal) -> None:
             some = row[valid].astype(np.float64)
             numbers = (_number(some.min()), _number(some.max()), _number(some.std()))
         origin = "I and II" if lead in derived else "recorded"
-        leads.add_row(lead, *numbers, f"{100 * (1 - valid.mean()):.3f} %", origin)
+        flags = ", ".join(finding.kind for finding in findings if lead in finding.leads)
+        leads.add_row(lead, *numbers, f"{100 * (1 - valid.mean()):.3f} %", origin, flags)
     console.print(leads)
     rows = [(finding.kind, finding.message) for finding in findings]
-    _print_counts("quality findings", rows, len(rows), console)
+    print_counts("quality findings", rows, len(rows), console)
+
+
+def _per_minute(heart_rate: float | None) -> str:
+    return "not found" if heart_rate is None else f"{heart_rate:.0f} a minute"

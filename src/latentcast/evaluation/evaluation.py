@@ -203,7 +203,7 @@ class Evaluation:
 
     Attributes:
         reference: the source whose rows the others are compared with.
-        leaks: warnings; an error is raised instead.
+        leaks: warnings; an error is raised instead, unless leaks were allowed.
         bootstrap: resamples, level, seed.
         provenance: command, versions, seconds, features that were computed and that were found.
         remarks: sentences that a reader must know.

@@ -1,8 +1,9 @@
 """Does the test fold share a patient or a sample with what the model was trained on?
 
-Recordings and images are compared bit by bit as they are stored: a copy that was resampled,
-resized, rescaled or compressed again is not found this way, which is why patients, of recordings
-ids, and small copies are compared as well. A copy that was cropped or shifted in time is not found.
+Recordings and images are compared bit by bit as they are stored, which finds no copy that was
+resampled, resized, rescaled or compressed again. So patients are compared as well, of images small
+copies, and of recordings ids and :mod:`~latentcast.evaluation.same_recordings`, which finds a copy
+that was resampled, rescaled or cropped. An image that was cropped is not found.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.data.store import Store
-from latentcast.evaluation.near_duplicates import near_duplicates, same_recordings
+from latentcast.errors import LatentcastError
+from latentcast.evaluation.near_duplicates import near_duplicates, similar_images
 from latentcast.evaluation.results import Finding
+from latentcast.evaluation.same_recordings import same_recordings
 from latentcast.signals.recording import INVALID
 
 T = TypeVar("T")
 Severity = Literal["error", "warning"]
 
 EXAMPLES = 5  # named in a finding
+MOST = 1_000, 20_000
+"""Held-out and trained recordings compared at the most, evenly over the store."""
+SURE = 0.98
+"""Correlation above which a recording is a copy: two different ECGs of PTB-XL reach 0.943."""
 BATCH = 256  # images read at a time
 
 
@@ -60,10 +67,11 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
         held_out = np.concatenate([splits["validation"], splits["test"]])
         found.append(
             ("similar recordings in two splits", "warning",
-             same_recordings(store, held_out, store, splits["train"])
+             _alike(store, held_out, store, splits["train"]).keys()
              - {names[mark] for mark in copies},
-             "recordings of the validation or test split equal training recordings but for gain "
-             "or sampling rate, as an ECG in two files does; remove one of them and re-ingest")
+             "recordings of the validation or test split equal training recordings but for gain, "
+             "sampling rate or cropping, as an ECG in two files does; remove one of them and "
+             "re-ingest")
         )  # fmt: skip
     if pretraining is not None and not _same(store, pretraining):
         rows, test = pretraining.rows("train"), splits["test"]
@@ -81,13 +89,18 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
                 for data, part in ((store, test), (pretraining, rows))
             )
             same = {str(record) for record, patient in tested & trained_on if patient}
-            found.append(
-                ("similar test recording in pretraining", "warning",
-                 same_recordings(store, test, pretraining, rows) - same
-                 - {name for mark, name in prints["test"].items() if mark in trained},
-                 "recordings that equal those of the test fold but for gain or sampling rate were "
-                 "pretrained on; pretrain without them")
-            )  # fmt: skip
+            others = _alike(store, test, pretraining, rows)
+            for name in same | {n for mark, n in prints["test"].items() if mark in trained}:
+                others.pop(name, None)
+            sure = {name for name, alike in others.items() if alike > SURE}
+            found += [
+                ("same test recording in pretraining", "error", sure,
+                 "recordings that equal those of the test fold but for gain, sampling rate or "
+                 "cropping were pretrained on; pretrain without them"),
+                ("similar test recording in pretraining", "warning", others.keys() - sure,
+                 "recordings that resemble those of the test fold as one ECG in two files does "
+                 "were pretrained on; if they are, pretrain without them"),
+            ]  # fmt: skip
             ids = {str(record) for record, _ in tested} & {str(record) for record, _ in trained_on}
             found += [
                 ("test record and patient in pretraining", "error", same,
@@ -105,6 +118,45 @@ def check(store: Store, pretraining: Store | None = None) -> list[Finding]:
         for kind, severity, cases, message in found
         if cases
     ]
+
+
+def duplicates(store: Store, others: Store) -> list[tuple[str, str, str]]:
+    """Records that two stores share: the id in each, and how alike they are, in words.
+
+    Raises:
+        LatentcastError: one holds images, and the other recordings.
+    """
+    if store.modality != others.modality:
+        raise LatentcastError(
+            f"{others.path}: holds {others.modality} data, {store.path} {store.modality}; compare "
+            "stores of one kind"
+        )
+    rows, theirs = np.arange(len(store)), np.arange(len(others))
+    prints = _fingerprints(others, theirs)
+    found = {
+        name: (name, prints[mark], "the same samples")
+        for mark, name in _fingerprints(store, rows).items()
+        if mark in prints
+    }
+    rest = rows[[name not in found for name in store.record_ids.tolist()]]
+    if store.modality == "image":
+        near = [(*pair, "nearly the same") for pair in similar_images(store, rest, others, theirs)]
+    else:
+        near = [
+            (m.record_id, m.other_id, f"correlation {m.correlation:.3f}, begins at {m.shift:g} s")
+            for m in same_recordings(store, rest, others, theirs)
+        ]
+    return [*found.values(), *near]
+
+
+def _alike(
+    store: Store, rows: npt.NDArray[np.int64], others: Store, trained: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """Of the recordings that may be copies, the highest correlation with a trained one."""
+    found = dict[str, float]()
+    for match in same_recordings(store, rows, others, trained, MOST):
+        found[match.record_id] = max(match.correlation, found.get(match.record_id, 0.0))
+    return found
 
 
 def _same(store: Store, pretraining: Store) -> bool:

@@ -218,6 +218,11 @@ class ProbeReport:
         return plain
 
     @property
+    def leaking(self) -> bool:
+        """Whether it was scored although a leak makes the test score meaningless."""
+        return any(leak.severity == "error" for leak in self.leaks)
+
+    @property
     def variant(self) -> str:
         """What was chosen otherwise than by default, as in "layer block 2, student"; or ""."""
         first = self.rows[0]
@@ -226,6 +231,7 @@ class ProbeReport:
             f"layer {first.layer}" if first.choice == "named" else "",
             first.pooling if first.pooling != usual else "",
             "student" if ", student," in self.weights else "",
+            "in spite of a leak" if self.leaking else "",
         )
         return ", ".join(filter(None, chosen))
 

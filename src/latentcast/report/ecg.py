@@ -253,11 +253,15 @@ def _captions(
     facts += [] if title is None else [record]
     leads = "1 lead" if len(recording.leads) == 1 else f"{len(recording.leads)} leads"
     facts += [f"{recording.sampling_rate:g} Hz", f"{seconds:g} s", leads]
+    about = recording.metadata
+    person = [f"{about['age']:g} years"] if isinstance(about.get("age"), int | float) else []
+    person += [str(about[key])[:40] for key in ("sex", "recording_date", "device") if key in about]
     # parse_math=False: an id with two dollar signs is an id and no equation.
     style: dict[str, Any] = {"parse_math": False, "va": "top", "fontsize": 8.5, "color": QUIET}
     name = printable(record if title is None else title)
     axes.text(5.0, height - 3.0, name, **{**style, "fontsize": 12, "color": INK}, weight="bold")
-    axes.text(5.0, height - 9.0, printable(" · ".join(facts)), **style)
+    axes.text(5.0, height - 7.6, printable(" · ".join(facts)), **style)
+    axes.text(5.0, height - 11.1, printable(" · ".join(person)), **style)
     paper = f"{MM_PER_SECOND:g} mm/s · {MM_PER_MILLIVOLT:g} mm/mV"
     axes.text(width - 5.0, height - 9.0, paper, **{**style, "color": INK}, ha="right")
 

@@ -3,7 +3,7 @@
 Einthoven (III = II - I) and Goldberger (aVR = -(I+II)/2, aVL = I - II/2, aVF = II - I/2) tie six
 limb leads to two. A source that swaps two channels or mis-scales one breaks these identities, and
 the repair that restores them names the fault. Reversed electrodes keep them (all six leads change
-together), so they are out of reach here.
+together), so they are out of reach here; :mod:`latentcast.signals.suspicions` looks for them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ FEWEST_SAMPLES = 50
 class Finding:
     """One named observation, for example ``("swapped", ("aVL", "aVF"), "aVL and aVF look ...")``.
 
-    ``kind`` is swapped, inverted, scaled, limb-leads, flat, saturated, padded or missing.
+    ``kind`` is swapped, inverted, scaled, limb-leads, flat, saturated, padded or missing; or one
+    of :data:`~latentcast.signals.suspicions.Suspicion`.
     """
 
     kind: str

@@ -195,8 +195,9 @@ def select_leads(
             )
         raise BadRecord(
             f"{lacks}; ingest with --missing-leads mask to keep it",
-            f'{lacks}; give it as NaN in an array, or ingest the files with missing_leads="mask" '
-            "and embed the store",
+            f'{lacks}; give it as NaN in an array, ingest the files with missing_leads="mask" '
+            'and embed the store, or read it at its mean with missing_leads="mean" (latentcast '
+            "predict: --missing-leads mean)",
         )
     signal = np.full((len(leads), recording.samples), np.nan, dtype=np.float32)
     valid = np.zeros(signal.shape, dtype=np.bool_)

@@ -68,6 +68,7 @@ def evaluate(
     by: Sequence[str] = (),
     cv: bool = False,
     drop_leads: Sequence[int] = (),
+    allow_leaks: bool = False,
     device: str | torch.device = AUTO,
     command: str = "",
 ) -> Evaluation:
@@ -103,6 +104,7 @@ def evaluate(
         by: keys of the metadata, such as sex, whose values make subgroups of the test records.
         cv: score heads by cross-validation within the training records besides.
         drop_leads: score the test records without so many random leads besides.
+        allow_leaks: score in spite of a leak; it stands in all that is written.
         device: that encoders read on.
         command: to stand in the result.
 
@@ -140,7 +142,7 @@ def evaluate(
         name, store, {other: stores[other] for other in others}, heads, layer, pooling, windows,
         amounts, draws, resamples, seed, reference, by, cv, drop_leads,
     )  # fmt: skip
-    found = harness.evaluate(groups, tasks, question, kept)
+    found = harness.evaluate(groups, tasks, question, kept, allow_leaks)
     provenance = {
         "command": command, "latentcast": library_version(), "torch": torch.__version__,
         "seconds": round(time.perf_counter() - start, 1),

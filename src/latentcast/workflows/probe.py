@@ -37,6 +37,7 @@ def probe(
     encoders: Mapping[str, Any] | None = None,
     by: Sequence[str] = (),
     cache: str | Path | None = None,
+    allow_leaks: bool = False,
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
 
@@ -61,6 +62,7 @@ def probe(
         by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
             test split with a score of its own.
         cache: folder of features, as of :func:`~latentcast.workflows.evaluate.evaluate`.
+        allow_leaks: score in spite of a leak; it stands in the report and beside its scores.
 
     Raises:
         LatentcastError: no checkpoint or device, a damaged store, recordings for an encoder of
@@ -88,6 +90,7 @@ def probe(
             "weights": encoder.weights,
         },
         cache=None if cache is None else FeatureCache(cache),
+        allow_leaks=allow_leaks,
     )
 
 

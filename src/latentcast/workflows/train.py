@@ -16,6 +16,7 @@ from latentcast.artifacts.weights import Weights, encoder_weights, read_weights,
 from latentcast.config import Config, resolve
 from latentcast.config.resolve import Flags
 from latentcast.data.fit import fitted
+from latentcast.data.flags import keep
 from latentcast.data.staging import staged
 from latentcast.data.store import Store
 from latentcast.engine import loop
@@ -177,7 +178,9 @@ def train(
             loader, preprocess = reading_of(store, config, labels, share)
         panel = Panel.of(store, config) if labels is None else Validation(config, labels)
         with journal:
-            for line in filter(None, (longer, *summary, panel.summary)):
+            rows = store.rows("train") if labels is None else labels.rows["train"]
+            left_out = keep(store, rows, config.train.leave_out).summary
+            for line in filter(None, (longer, left_out, *summary, panel.summary)):
                 journal.say(line)
             listeners = [journal, early, *callbacks]
             state = loop.train(objective, preprocess, loader.stream, config, run, listeners, ranks)

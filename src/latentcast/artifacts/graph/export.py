@@ -70,8 +70,9 @@ def export_graph(
         what stands in the file, the largest difference among it.
 
     Raises:
-        LatentcastError: another suffix; layer or pooling of a classifier; a package is missing; the
-            network cannot be exported, or the graph differs from it; the file cannot be written.
+        LatentcastError: another suffix; a run with filters; layer or pooling of a classifier; a
+            package is missing; the network cannot be exported, or the graph differs from it; the
+            file cannot be written.
     """
     file = Path(file)
     apart(file, run=run)
@@ -81,6 +82,12 @@ def export_graph(
         )
     model, record = _model(run, layer, pooling)
     encoder = model.encoder if isinstance(model, Classifier) else model
+    if filters := getattr(encoder.config.input, "filters", ()):
+        kinds = ", ".join(one.kind for one in filters)
+        raise LatentcastError(
+            f"{file}: a graph does not hold the input.filters of the run ({kinds}); export its "
+            f"weights instead, --out {file.with_suffix('.safetensors').name}, which do"
+        )
     graph = (
         PredictionGraph(model) if isinstance(model, Classifier)
         else EmbeddingGraph(model, record.layer, check_pooling(pooling, causal=model.causal))

@@ -17,6 +17,7 @@ from latentcast.signals.readers import (
     dicom,
     edf,
     ishne,
+    lead_parquet,
     lead_table,
     muse,
     other_xml,
@@ -53,6 +54,7 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     not_read("a GDF file", lambda head: head.startswith(b"GDF ")),
     not_read("an AliveCor file", lambda head: head.startswith(b"ALIVE\0")),
     not_read("a MATLAB file without a header of its own", lambda head: head.startswith(b"MATLAB ")),
+    lead_parquet.FORMAT,
     lead_table.FORMAT,
 )
 """In the order in which they are tried."""
@@ -63,7 +65,7 @@ MANY = (
 )
 _OTHERS = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz", ".zip",
-    ".tar", ".gz", ".tgz", ".xz", ".parquet", ".arrow", ".json", ".jsonl", ".cls", ".hea", ".atr",
+    ".tar", ".gz", ".tgz", ".xz", ".arrow", ".json", ".jsonl", ".cls", ".hea", ".atr",
 )  # fmt: skip
 """Files that need not be opened to be told from an ECG: a folder may hold a million of them."""
 _SIGNALS = (".dat", ".mat")
@@ -79,6 +81,8 @@ def format_of_file(path: Path) -> FileFormat | None:
             return None
         with path.open("rb") as file:
             head = file.read(HEAD)
+            if head.startswith(lead_parquet.MAGIC):  # its schema is at the end
+                head += lead_parquet.footer(file)
     except OSError:
         return None
     return next((format for format in FILE_FORMATS if format.recognises(head)), None)

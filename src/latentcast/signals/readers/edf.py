@@ -38,7 +38,7 @@ _WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
 """Of label, transducer, unit, physical and digital ranges, filter, samples a record, reserve."""
 _ONSET = re.compile(rb"([+-]\d{1,9}(?:\.\d{1,9})?)[\x14\x15]")
 _SEX = {"F": "female", "M": "male"}
-_MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
+MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
 
 
 def recognises(head: bytes) -> bool:
@@ -198,6 +198,14 @@ class _File:
             metadata["recording_date"] = moment.isoformat()
         if self.head[192:196] not in (b"EDF+", b"BDF+"):
             return Annotation(metadata=metadata)
+        # Two digits of a year are those of 1985 to 2084, or of a date that is not known (X).
+        start = [*_text(self.head[88:168]).split(), "", ""][1]
+        if (date := _day(start)) is not None:
+            with suppress(ValueError):
+                time = datetime.strptime(clock, "%H.%M.%S").time()
+                metadata["recording_date"] = datetime.combine(date, time).isoformat()
+        elif start == "X":
+            metadata.pop("recording_date", None)
         code, sex, born, *_ = [*_text(self.head[8:88]).split(), "X", "X", "X"]
         taken = metadata.get("recording_date")
         if (birthday := _day(born)) and taken:
@@ -214,7 +222,7 @@ def _day(text: str) -> datetime | None:
     """``02-MAY-1951``, whatever the language of this machine."""
     day, month, year, *_ = [*text.upper().split("-"), "", "", ""]
     try:
-        return datetime(int(year), _MONTHS.index(month) + 1, int(day))
+        return datetime(int(year), MONTHS.index(month) + 1, int(day))
     except ValueError:
         return None
 

@@ -166,7 +166,7 @@ class Recordings:
         write_record(folder, "bad-unit", 23, self.rate, samples, unit="mmHg")
         write_record(folder, "zz-millivolts-again", 1, self.rate, samples, gain=1000, unit="mV")
         self.bad |= {
-            "bad-short-file": "truncated", "bad-sum": "checksum", "bad-lead": "temperature",
+            "bad-short-file": "truncated", "bad-sum": "checksum", "bad-lead": "V2",
             "bad-unit": "mmHg", "zz-millivolts-again": "duplicate",
         }  # fmt: skip
 
@@ -353,8 +353,11 @@ def recordings(twin: Twin) -> Recordings:
 
 
 def config_for(twin: Twin, store: Store, **changes: Any) -> Config:
-    """The twin's configuration, normalised by another store, its batches in one piece."""
-    own = {"input.normalisation": None, "train.micro_batches": 1}
+    """The twin's configuration, normalised by another store, its batches in one piece.
+
+    Without filters, after which no sample is a count of the store any more.
+    """
+    own = {"input.normalisation": None, "input.filters": (), "train.micro_batches": 1}
     return fitted(twin.config.updated(own | changes), store)
 
 

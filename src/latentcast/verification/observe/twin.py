@@ -126,7 +126,7 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
         "train.steps": 40, "train.batch_size": 6, "train.seed": seed, "train.precision": "fp32",
         "train.log_every": 1, "train.checkpoint_every": 1000, "train.evaluate_every": None,
         "train.micro_batches": 2, "machine": {"device": "cpu"},
-        "optimizer.warmup_steps": 8, "input.normalisation": None,
+        "optimizer.warmup_steps": 8, "input.normalisation": None, "train.leave_out": (),
     }  # fmt: skip
     encoder, patch, strides = recipe.encoder, recipe.encoder.patch, 1
     if isinstance(encoder, EncoderConfig):

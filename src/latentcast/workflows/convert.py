@@ -1,0 +1,268 @@
+"""Recordings of any format that is read, as files of another; each is read again to be sure."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from latentcast.archives import Unpacked, unpacked
+from latentcast.data.convert import reason_of
+from latentcast.data.formats import is_archive, only_array, open_source, takes
+from latentcast.data.listing import list_records
+from latentcast.errors import LatentcastError, printable
+from latentcast.files import apart, replacing, sync
+from latentcast.signals.anonymize import Key, anonymize
+from latentcast.signals.readers import read_with
+from latentcast.signals.readers.ecg_files import is_ecg_file
+from latentcast.signals.readers.file_format import ReadOptions
+from latentcast.signals.recording import Recording
+from latentcast.signals.writers import FILE_WRITERS, FileKind
+from latentcast.source import BadRecord, RecordRef
+
+TABLE = "records.csv"
+_ABOUT = ("age", "sex", "recording_date", "device", "site", "report", "derived_leads")
+COLUMNS = ("record_id", "file", "patient_id", "sampling_rate", "labels", *_ABOUT)
+"""Of the table beside the files; ``ingest --metadata`` takes it."""
+
+
+@dataclass
+class Conversion:
+    """What became of the files.
+
+    Attributes:
+        written: recordings.
+        rejected: name and reason of each that was not.
+        not_in_files: what the format has no place for, and of how many recordings; of it
+            :data:`TABLE` has what is in :data:`COLUMNS`.
+        dropped: what was left out of anonymous recordings.
+    """
+
+    written: int = 0
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    not_in_files: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+Read = Callable[[], Recording]
+
+
+def convert(
+    sources: Sequence[Path],
+    to: FileKind,
+    out: Path,
+    *,
+    key: Key | None = None,
+    options: ReadOptions | None = None,
+    leads: Sequence[str] | None = None,
+    layout: str | None = None,
+) -> Conversion:
+    """Write every recording of some files and folders into a new folder, and a table of them.
+
+    A recording is put in its place when what is read of it again is the same: leads, rate, every
+    sample within a quantum of the format, and nothing measured that was not.
+
+    Args:
+        sources: files, folders and archives, as ``ingest`` takes them.
+        to: a format of :data:`~latentcast.signals.writers.FILE_WRITERS`.
+        out: the folder; it may exist and be empty.
+        key: writes recordings without what names their patients.
+        options: rate and unit of files that have none.
+        leads: of an array, the name of each channel.
+        layout: of an array, its axes.
+
+    Raises:
+        LatentcastError: ``out`` is not empty or lies in a source, or a package is missing.
+    """
+    options = options or ReadOptions()
+    FILE_WRITERS[to].check()
+    for source in sources:
+        apart(out, source=source)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise LatentcastError(
+            f"{out}: is not empty, and nothing is overwritten; choose another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    done, names = Conversion(), set[str]()
+    arguments = {
+        "sampling_rate": options.sampling_rate, "unit": options.unit, "leads": leads,
+        "layout": layout,
+    }  # fmt: skip
+    with replacing(out / TABLE) as draft, draft.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.DictWriter(stream, COLUMNS, restval="")
+        table.writeheader()
+        for source in sources:
+            try:
+                with _recordings(source, arguments, options) as recordings:
+                    for name, read in recordings:
+                        row = _converted(name, read, to, out, key, names, done)
+                        if row is not None:
+                            table.writerow(row)
+            except LatentcastError as error:
+                done.rejected.append((str(source), str(error).removeprefix(f"{source}: ")))
+    return done
+
+
+@contextmanager
+def _recordings(
+    path: Path, arguments: dict[str, Any], options: ReadOptions
+) -> Iterator[Iterator[tuple[str, Read]]]:
+    """Name, for messages, and reader of each recording at a path."""
+    header = path.with_suffix(".hea") if path.suffix in (".dat", ".mat") else (
+        path.with_name(path.name + ".hea")
+    )  # fmt: skip
+    if is_ecg_file(path) or header.is_file():
+        yield iter([(str(path), lambda: _one(path, options))])
+    elif is_archive(path):
+        with unpacked(path) as archive:
+            yield _of_source(only_array(archive.path), path, arguments, archive)
+    else:
+        yield _of_source(path, path, arguments, None)
+
+
+def _converted(
+    name: str,
+    read: Read,
+    to: FileKind,
+    out: Path,
+    key: Key | None,
+    names: set[str],
+    done: Conversion,
+) -> dict[str, object] | None:
+    """The row of one recording; None where it is rejected. Nothing it does stops the others."""
+    try:
+        original = read()
+        recording = original if key is None else anonymize(original, key)
+        # Where it came from is no part of what is written.
+        metadata = {k: v for k, v in recording.metadata.items() if k != "format"}
+        row = _write(replace(recording, metadata=metadata), to, out, names, done)
+    except LatentcastError as error:
+        # A package that one format needs is a reason as well: others do without.
+        done.rejected.append((name, str(error)))
+        return None
+    except Exception as error:
+        done.rejected.append((name, printable(reason_of(error))))
+        return None
+    done.dropped.update(original.metadata.keys() - recording.metadata.keys() - {"format"})
+    kept = recording.metadata.get("labels", {})
+    done.dropped.update({"labels"} if kept and kept != original.metadata["labels"] else ())
+    done.written += 1
+    return row
+
+
+def _one(path: Path, options: ReadOptions) -> Recording:
+    try:
+        return read_with(path, options)
+    except BadRecord as error:
+        raise BadRecord(str(error).removeprefix(f"{path}: ")) from None
+
+
+def _of_source(
+    path: Path, name: Path, arguments: dict[str, Any], archive: Unpacked | None
+) -> Iterator[tuple[str, Read]]:
+    given = {option: value for option, value in arguments.items() if value is not None}
+    source = open_source(path, "ecg", **given)
+    if arguments["leads"] is not None and not takes(type(source), "layout"):
+        raise LatentcastError(
+            f"--leads: are the channels of an array, {name} is read as {source.kind}; leave it out"
+        )
+    for remark in source.remarks:
+        print(f"convert: {name}: {remark}", file=sys.stderr)
+    for ref in list_records(source, path if path.is_dir() else None, archive):
+
+        def read(ref: RecordRef = ref) -> Recording:
+            if ref.problem is not None:
+                raise BadRecord(ref.problem)
+            recording: Recording
+            recording, annotation = source.read(ref)
+            metadata = recording.metadata | annotation.metadata
+            if annotation.labels:
+                metadata["labels"] = annotation.labels
+            patient = annotation.patient_id or recording.patient_id
+            return replace(
+                recording, record_id=ref.record_id, patient_id=patient, metadata=metadata
+            )
+
+        yield f"{name}: {ref.file or ref.record_id}", read
+
+
+def _write(
+    recording: Recording, to: FileKind, out: Path, names: set[str], done: Conversion
+) -> dict[str, object]:
+    """A recording to its files, and its row of the table.
+
+    Raises:
+        BadRecord: the format does not hold it.
+    """
+    writer, metadata = FILE_WRITERS[to], recording.metadata
+    name = _free_name(recording.record_id, names)
+    place = out / name
+    with TemporaryDirectory(prefix=".latentcast-", dir=out) as folder:
+        draft = Path(folder, place.name)
+        quanta = writer.write(recording, draft)
+        files = [draft.with_name(draft.name + suffix) for suffix in writer.suffixes]
+        again = read_with(files[0], ReadOptions(None, recording.sampling_rate, "mV"))
+        _compare(recording, again, quanta)
+        # The file that names the others comes last.
+        for file in reversed(files):
+            sync(file)
+            file.rename(place.with_name(file.name))
+        sync(out)
+    names.add(name.lower())
+    rated = "sampling_rate" if to == "csv" else None
+    done.not_in_files.update([*_not_carried(recording, again), *filter(None, [rated])])
+    about = {key: metadata[key] for key in _ABOUT if key in metadata}
+    if "derived_leads" in about:
+        about["derived_leads"] = " ".join(about["derived_leads"])
+    return {
+        "record_id": name,
+        "file": name + writer.suffixes[0],
+        "patient_id": recording.patient_id or "",
+        "sampling_rate": f"{recording.sampling_rate:.12g}",
+        "labels": ";".join(metadata.get("labels", ())),
+        **about,
+    }
+
+
+def _free_name(record_id: str, names: set[str]) -> str:
+    """A name of letters, digits, ``-`` and ``_`` that no recording in the folder has."""
+    name, number = re.sub(r"[^A-Za-z0-9_-]", "_", record_id) or "record", 1
+    while (free := name if number == 1 else f"{name}-{number}").lower() in names:
+        number += 1
+    return free
+
+
+def _compare(recording: Recording, again: Recording, quanta: Any) -> None:
+    """Raises BadRecord: what was written is not what was to be written."""
+    if again.leads != recording.leads:
+        raise BadRecord(f"leads {' '.join(recording.leads)} come back as {' '.join(again.leads)}")
+    if not np.isclose(again.sampling_rate, recording.sampling_rate, rtol=1e-9, atol=0):
+        raise BadRecord(f"{recording.sampling_rate} Hz come back as {again.sampling_rate} Hz")
+    if again.signal.shape != recording.signal.shape or not np.array_equal(
+        np.isnan(again.signal), np.isnan(recording.signal)
+    ):
+        raise BadRecord("samples that were measured, or not, are others when they are read again")
+    difference = np.abs(again.signal.astype(np.float64) - recording.signal)
+    if (np.nan_to_num(difference) > quanta[:, None]).any():
+        raise BadRecord(f"samples come back with an error of {np.nanmax(difference):.3g} mV")
+
+
+def _not_carried(recording: Recording, again: Recording) -> Iterator[str]:
+    """Metadata that are not read again as they were; numbers may come back as text."""
+    if recording.patient_id is not None and again.patient_id != recording.patient_id:
+        yield "patient_id"
+    for key, value in recording.metadata.items():
+        other = again.metadata.get(key)
+        if key == "labels" and other is not None and other != value and set(other) == set(value):
+            yield "likelihood of labels"
+        elif other != value and str(other) != str(value):
+            yield key
