@@ -383,6 +383,13 @@ def _(t: Terminal) -> None:
         t.works(f"{command} --what loader --rounds {count}")
 
 
+@fixes("cli/training.py", "{}: cannot be written")
+def _(t: Terminal) -> None:
+    command = f"bench {ECG} --data {t.at.bare} --what loader --rounds 1 --out"
+    assert t.refused(f"{command} {t.new('none') / 'b.json'}").typed("name another file")
+    t.works(f"{command} {t.new('b.json')}")
+
+
 @fixes("verification/verify.py", "verify: has nothing")
 @fixes("verification/parity/compare.py", "{}: is not of the documented")
 def _(t: Terminal) -> None:

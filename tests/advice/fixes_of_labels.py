@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from terminal import ECG, Attempt, Terminal, fixes, train, write_labelled
+from terminal import ECG, Attempt, Terminal, fixes, read_only, train, write_labelled
 
 from conftest import WFDB
 from latentcast.data.arrays import write_store
@@ -312,6 +312,20 @@ def _(t: Terminal) -> None:
 def _(t: Terminal) -> None:
     command = tuning(t, t.at.probed, "--task metadata:age")
     t.refused(f"{command} --balanced").typed("leave it out")
+    t.works(command)
+
+
+@fixes("workflows/finetune.py", "{}: cannot be written")
+@fixes("cli/training.py", "{}: is a run of latentcast finetune")
+def _(t: Terminal) -> None:
+    command = tuning(t, t.at.probed, "--task metadata:age")
+    if t.messages[0].file == "cli/training.py":
+        t.works(command)
+        more = t.refused(f"train {t.new('tuned')} --steps 9").typed("again, with more (--epochs)")
+        t.works(f"{command.replace('--epochs 1', '')} {more} 2")
+        return
+    with read_only("latentcast.workflows.finetune.write_text"):
+        assert t.refused(command).typed("the same command")
     t.works(command)
 
 

@@ -16,6 +16,7 @@ from terminal import (
     WFDB,
     Terminal,
     fixes,
+    read_only,
     train,
 )  # fmt: skip
 
@@ -301,6 +302,14 @@ def _(t: Terminal) -> None:
     error = t.refused(f"train {t.at.run} --seeds 2")
     assert error.typed("leave it out")
     t.works(f"train {t.at.run}")
+
+
+@fixes("workflows/seeds.py", "{}: cannot be written")
+def _(t: Terminal) -> None:
+    command = f"{train(t, ECG, t.at.bare)} --seeds 2"
+    with read_only("latentcast.workflows.seeds.write_text"):
+        assert t.refused(command).typed("the same command")
+    t.works(command)
 
 
 @fixes("workflows/seeds.py", "{}: every seed")

@@ -17,8 +17,8 @@ from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.predictions import activated, joined
 from latentcast.artifacts.weights import read_weights
-from latentcast.config import Config, EcgInput, resolve
-from latentcast.config.resolve import Flags
+from latentcast.config import Config, EcgInput, load, resolve
+from latentcast.config.resolve import Flags, listed
 from latentcast.data.store import Store
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import list_steps, of_step, step_of
@@ -134,7 +134,7 @@ def finetune(
         raise LatentcastError(f"balanced: is of classes, task {name} is a number; leave it out")
     config = _configured(
         pretrained, labels, name, head, epochs, batch_size, lr, layer_decay, crop_seconds,
-        bidirectional, labels_fraction, balanced, patience, seed,
+        bidirectional, labels_fraction, balanced, patience, seed, _before(Path(out), set),
     )  # fmt: skip
     if not from_scratch:
         config = config.updated({"train.init": str(run)})
@@ -155,6 +155,19 @@ def _pretrained(run: str | Path, from_scratch: bool) -> Config:
     return recipe(str(run))
 
 
+def _before(run: Path, flags: Flags) -> Config | None:
+    """The configuration of a fine-tuning that goes on; an interval that flags set is left out."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        return None
+    config = load(file)
+    if not isinstance(config.objective, SupervisedConfig):
+        return None
+    if any(flag.startswith("train.evaluate_every") for flag in listed(flags)):
+        return config.updated({"train.evaluate_every": None})
+    return config
+
+
 def _configured(
     pretrained: Config,
     labels: Supervision,
@@ -170,8 +183,12 @@ def _configured(
     balanced: bool,
     patience: int | None,
     seed: int,
+    before: Config | None,
 ) -> Config:
-    """The run's configuration with a supervised objective and schedules of so many epochs."""
+    """The run's configuration with a supervised objective and schedules of so many epochs.
+
+    Warm-up and interval of scores follow from the epochs; with more of them a run keeps its own.
+    """
     targets, records = labels.targets, len(labels.rows["train"])
     objective: dict[str, Any] = {
         "kind": "supervised", "task": task, "target": targets.kind, "names": targets.names,
@@ -184,16 +201,18 @@ def _configured(
         objective["class_weights"] = labels.balance()
     batch_size = min(batch_size, records)
     epoch = math.ceil(records / batch_size)
-    every = epoch * max(1, round(epochs / LOOKS))
+    every = before.train.evaluate_every if before is not None else None
+    every = every or epoch * max(1, round(epochs / LOOKS))
     steps = every * max(1, round(epochs * epoch / every))
     if patience is not None:
         objective["patience"] = math.ceil(patience * epoch / every)
+    warmup = max(1, steps // 10) if before is None else before.optimizer.warmup_steps
     changes: dict[str, Any] = {
         "objective": objective,
         # Half of the average is of the last epoch: a horizon that is a tenth of the shortest run.
         "ema": {"base": None, "half_life": float(records), "final": None, "warmup_steps": 0},
         "optimizer.lr": lr, "optimizer.start_lr": 0.0, "optimizer.final_lr": 0.0,
-        "optimizer.warmup_steps": max(1, steps // 10), "optimizer.weight_decay": 0.05,
+        "optimizer.warmup_steps": warmup, "optimizer.weight_decay": 0.05,
         "optimizer.final_weight_decay": None,
         "train.steps": steps, "train.batch_size": batch_size, "train.micro_batches": 1,
         "train.seed": seed, "train.init": None, "train.stretches": (),
