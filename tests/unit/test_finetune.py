@@ -207,6 +207,21 @@ def test_a_choice_that_was_cut_short_is_made_again(
     assert (run / CHOICE).read_text() == (done.run / CHOICE).read_text()
 
 
+def test_a_fine_tuning_that_was_trained_on_chooses_again(
+    tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
+) -> None:
+    done, store, pretrained = tuned
+    run = shutil.copytree(done.run, tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    worst = [row | ({SCORE: 0.0} if SCORE in row else {}) for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in worst))
+    again = finetune(pretrained, store.path, run, "labels", epochs=6, batch_size=8, quiet=True)
+    assert again.step > rows[-1]["step"]
+    assert Choice.read(run / CHOICE).step == again.step
+    with pytest.raises(LatentcastError, match="has done .* more --epochs"):
+        finetune(pretrained, store.path, run, "labels", epochs=1, batch_size=8, quiet=True)
+
+
 def test_a_fine_tuned_run_is_its_chosen_checkpoint_wherever_it_is_read(
     tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def finetune(
         balanced: weigh positives (or classes) so that all count alike.
         patience: epochs without a better validation score after which training ends.
         seed: of the head, the data order and the fraction.
-        set: single keys of the configuration; come before everything.
+        set: single keys of the configuration; take precedence over everything else.
     """
     from latentcast.terminal import Terminal
     from latentcast.workflows.finetune import finetune as run_finetuning

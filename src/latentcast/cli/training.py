@@ -15,7 +15,7 @@ def recipes(name: Positional[str | None] = None) -> None:
     """List the recipes, or print one as YAML.
 
     Args:
-        name: of a recipe.
+        name: name of a recipe.
     """
     from latentcast.recipes import RECIPES, recipe
 
@@ -31,7 +31,7 @@ def models(name: Positional[str | None] = None) -> None:
     """List the models whose weights ship with latentcast, or print the card of one.
 
     Args:
-        name: as "Encoder.from_pretrained" takes it, latentcast/NAME.
+        name: name of a model, latentcast/NAME, as "Encoder.from_pretrained" takes it.
     """
     from latentcast.pretrained.models import model_file
     from latentcast.pretrained.models import models as shipped
@@ -53,8 +53,8 @@ def masks(
     Args:
         recipe: name of a recipe (see "latentcast recipes"), optional with --config.
         out: picture to write, .png, .svg or .pdf.
-        config: YAML with all or some of the keys; comes before the recipe.
-        set: single keys, as objective.masks.targets=2; come before everything.
+        config: YAML with all or some of the keys; takes precedence over the recipe.
+        set: single keys, as objective.masks.targets=2; take precedence over everything else.
     """
     from latentcast import config as configuration
     from latentcast.recipes import recipe as named
@@ -117,8 +117,8 @@ def train(
             folder, which goes on.
         data: folder of the store; of a run folder its own by default.
         out: run folder.
-        config: YAML with all or some of the keys; comes before the recipe.
-        set: single keys, as optimizer.lr=3e-4; come before everything.
+        config: YAML with all or some of the keys; takes precedence over the recipe.
+        set: single keys, as optimizer.lr=3e-4; take precedence over everything else.
         steps: optimizer steps, as train.steps=N.
         parallel: of several ranks: whole copies (ddp), or shards (fsdp).
         precision: of the matrix products.
@@ -171,6 +171,11 @@ def train(
                 f"--seeds: is of a new training, and {recipe} is one run; leave it out"
             )
         base, file = configuration.load(Path(recipe) / "config.yaml"), config
+        if base.objective.kind == "supervised":
+            raise LatentcastError(
+                f"{recipe}: is a run of latentcast finetune, which also chooses its checkpoint; "
+                "give that command again, with more --epochs to train on"
+            )
         keep_steps(Path(recipe), flags)
         out = out or Path(recipe)
         if data is None and (store := data_of(Path(recipe))) is not None:
@@ -258,6 +263,11 @@ def bench(
         apart(out, store=data)
     resolved = configuration.resolve(named(recipe), None, set)
     report = json.dumps(measure(resolved, data, what, rounds), indent=1)
+    print(report)  # first: what took minutes to measure is not lost to a full disk
     if out is not None:
-        write_text(out, report + "\n")
-    print(report)
+        try:
+            write_text(out, report + "\n")
+        except OSError as problem:
+            raise LatentcastError(
+                f"{out}: cannot be written ({problem}); name another file"
+            ) from None

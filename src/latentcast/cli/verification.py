@@ -26,8 +26,8 @@ def verify(
     Args:
         subjects: names of recipes, folders of runs.
         all: every recipe.
-        config: YAML with all or some of the keys; comes before the recipe.
-        set: single keys, as encoder.depth=6; come before everything.
+        config: YAML with all or some of the keys; takes precedence over the recipe.
+        set: single keys, as encoder.depth=6; take precedence over everything else.
         seeds: repeat the claims over so many seeds.
         parity: files with numbers of a public reference (safetensors).
         data: where the store of an audited run is now, if it was moved.

@@ -135,7 +135,7 @@ def _refuse_fewer(run: Path, steps: int, done: int) -> None:
     if steps < done:
         raise LatentcastError(
             f"{run}: has done {done} steps, train.steps is {steps}; set it to more than {done} to "
-            "train on"
+            "train on (of latentcast finetune: more --epochs)"
         )
 
 

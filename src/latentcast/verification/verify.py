@@ -54,9 +54,9 @@ def verify(
     Args:
         subject: what to verify, one or several: a recipe by its name or a configuration, of which
             a small twin is built and measured; the folder of a run, which is audited.
-        config: YAML with all or some of the keys; comes before the recipe, and stands alone where
-            it has all.
-        set: single keys, as ``optimizer.lr=3e-4``; come before everything.
+        config: YAML with all or some of the keys; takes precedence over the recipe, and stands
+            alone where it has all.
+        set: single keys, as ``optimizer.lr=3e-4``; take precedence over everything else.
         seeds: repeat the claims of a configuration over so many seeds.
         parity: files with numbers of a public reference (safetensors).
         data: where the store of an audited run is now, if it was moved.

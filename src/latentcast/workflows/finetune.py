@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +115,7 @@ def finetune(
         patience: epochs without a better validation score after which training ends; None trains
             all epochs.
         seed: of the head, the data order and the choice of a fraction.
-        set: single keys of the configuration, which come before everything.
+        set: single keys of the configuration, which take precedence over everything else.
 
     Raises:
         LatentcastError: no such run, a store of another kind, no labels, or ``out`` is another run.
@@ -216,11 +216,13 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
     labels = of_config(config.objective, store)
     assert labels is not None and isinstance(config.objective, SupervisedConfig)
     targets = labels.targets
-    if not (run / CHOICE).is_file():
-        choice = _calibrated(run, config, labels, *_best(run))
+    step, validation = _best(run)
+    # Of a run that was trained on, a later checkpoint may be better than the one chosen before.
+    if not (run / CHOICE).is_file() or Choice.read(run / CHOICE).step != step:
+        choice = _calibrated(run, config, labels, step, validation)
         # In one piece: a kill in between must not leave a choice without its temperature.
-        write_text(run / CHOICE, json.dumps(choice.as_json(), indent=1))
-        _keep_only(run, choice.step)
+        _write(run / CHOICE, choice.as_json())
+    _keep_only(run, step)
     classifier = Classifier.from_pretrained(run)
     rows, length = labels.rows["test"], config.input.size[0]
     found = predict(
@@ -251,8 +253,19 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
         "resamples": RESAMPLES, "store": str(store.path), "shards": store.checksums,
         "init": config.train.init,
     }  # fmt: skip
-    write_text(run / TUNED, json.dumps(digested(record), indent=1))
+    _write(run / TUNED, digested(record))
     return result
+
+
+def _write(file: Path, record: Mapping[str, Any]) -> None:
+    """Raises LatentcastError: the disk is full, or the folder cannot be written."""
+    try:
+        write_text(file, json.dumps(record, indent=1))
+    except OSError as problem:
+        raise LatentcastError(
+            f"{file}: cannot be written ({problem}); free space or make the folder writable, and "
+            "give the same command"
+        ) from None
 
 
 def _best(run: Path) -> tuple[int, float]:

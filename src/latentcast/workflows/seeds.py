@@ -92,7 +92,13 @@ def _best(out: Path, runs: dict[int, Path], steps: int) -> int:
         str(seed): {"warnings": wrong[seed], "online_linear, rank": merits[seed]} for seed in runs
     }
     content = {"step": end_of_first_tenth(steps), "seeds": seeds, "kept": best}
-    write_text(out / RECORD, json.dumps(digested(content), indent=1) + "\n")
+    try:
+        write_text(out / RECORD, json.dumps(digested(content), indent=1) + "\n")
+    except OSError as problem:
+        raise LatentcastError(
+            f"{out}: cannot be written ({problem}); free space or make the folder writable, and "
+            "give the same command"
+        ) from None
     return best
 
 

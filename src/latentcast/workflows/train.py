@@ -116,8 +116,8 @@ def train(
             goes on from its newest checkpoint and ends with the same bits. With more
             ``train.steps`` a finished run trains on, its schedules from there over the new total;
             the intervals of logging and saving may change as well.
-        set: single keys, as ``["optimizer.lr=3e-4"]`` or ``{"optimizer.lr": 3e-4}``; come before
-            everything.
+        set: single keys, as ``["optimizer.lr=3e-4"]`` or ``{"optimizer.lr": 3e-4}``; take
+            precedence over everything else.
         callbacks: instances, as ``[Mine()]``, called after each step and around the training; see
             :class:`~latentcast.engine.callbacks.Callback`.
         init: run folder or exported file whose weights training starts from, where names and
