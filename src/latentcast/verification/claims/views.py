@@ -14,10 +14,11 @@ from torch import Tensor
 from latentcast import randomness
 from latentcast.batch import Inputs
 from latentcast.config import EcgInput
+from latentcast.config.objective import Grid
 from latentcast.objectives import regularizers
 from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa
-from latentcast.objectives.masked import Masked
+from latentcast.objectives.masked import Masked, MaskedConfig
 from latentcast.objectives.views import TwoViews, augment_of
 from latentcast.randomness import Draw
 from latentcast.signals.leads import CANONICAL_LEADS, DERIVED_FROM_I_AND_II
@@ -143,8 +144,11 @@ def same_recording(twin: Twin) -> Evidence:
 def _unmasked(objective: TwoViews) -> AbstractContextManager[Any]:
     if not isinstance(objective.base, Masked):
         return nullcontext()
-    none = lambda draw, grid: torch.zeros(len(draw.ids), math.prod(grid), dtype=torch.bool)  # noqa: E731
-    return mock.patch.object(objective.base, "masks", none)
+
+    def none(config: MaskedConfig, draw: Draw, grid: Grid) -> Tensor:
+        return torch.zeros(len(draw.ids), math.prod(grid), dtype=torch.bool)
+
+    return mock.patch("latentcast.objectives.masked.span_masks", none)
 
 
 @claim("views.term", "The loss is the objective's on both views and the weighted term between "
