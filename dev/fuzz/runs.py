@@ -149,7 +149,8 @@ def _runs() -> Iterable[InputPath]:
     parts = ("run/metrics.jsonl", "run/probe-*.json", "run/environment.json", "run/config.yaml",
              *record)  # fmt: skip
     sealed = (*about, "run/probe-*.json", *record)
-    yield InputPath("run-listing", make_probed, read_listing, parts, sealed)
+    # A report that is gone is a probe that was not made: nothing lists it.
+    yield InputPath("run-listing", make_probed, read_listing, parts, sealed, listed=False)
     yield InputPath("run-audit", make_probed, read_audit, (*parts, "store/manifest.json"), sealed)
     yield InputPath("config-file", make_config, read_config, ("config.yaml",))
     yield InputPath("public-nepa", make_public_nepa, read_public_nepa, ("*.json", "*.safetensors"))
