@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
-from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.leads import renamed
+from latentcast.signals.channels import Signal
 from latentcast.signals.readers import (
     aecg,
     dicom,
@@ -25,11 +24,17 @@ from latentcast.signals.readers import (
     scp,
     sierra,
 )
-from latentcast.signals.readers.file_format import HEAD, FileFormat, ReadOptions, not_read
+from latentcast.signals.readers.file_format import (
+    HEAD,
+    FileFormat,
+    ReadOptions,
+    ends_of,
+    not_read,
+)
 from latentcast.signals.readers.hdf5 import SUFFIXES, is_hdf5
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
-from latentcast.signals.recording import Recording, hertz
+from latentcast.signals.recording import Recording
 from latentcast.source import (
     Annotation,
     BadRecord,
@@ -140,10 +145,7 @@ class EcgFiles(RecordingSource):
         rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
-        channels = Channels.of(leads, unit) if signal == "other" else None
-        if sampling_rate is not None:
-            sampling_rate = hertz(sampling_rate, "--sampling-rate")
-        self._options = ReadOptions(channels, sampling_rate, unit, renamed(rename or {}))
+        self._options = ReadOptions.of(sampling_rate, leads, unit, signal, rename)
         self.root, self.name = root, root.resolve().name
         self._wfdb: WfdbFolder | None = None
         if root.is_file():
@@ -202,12 +204,7 @@ class EcgFiles(RecordingSource):
         for ref in self._refs:
             digest.update(f"{ref.record_id}\t{ref.file}\n".encode(errors="surrogateescape"))
             try:
-                with record_file(self.root, ref.file).open("rb") as file:
-                    size = file.seek(0, os.SEEK_END)
-                    digest.update(f"{size}\n".encode())
-                    for start in (0, max(size - HEAD, 0)):
-                        file.seek(start)
-                        digest.update(file.read(HEAD))
+                digest.update(ends_of(record_file(self.root, ref.file)))
             except (OSError, BadRecord):
                 digest.update(b"missing\n")
         if self._wfdb is not None:

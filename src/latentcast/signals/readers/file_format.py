@@ -9,19 +9,21 @@ Metadata have the names of PTB-XL's table where it has one: ``age`` in years, ``
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from latentcast.errors import LatentcastError, quoted
-from latentcast.signals.channels import Channels
-from latentcast.signals.leads import OTHER_LEADS, canonical_name, nearest_lead
+from latentcast.signals.channels import Channels, Signal
+from latentcast.signals.leads import OTHER_LEADS, canonical_name, nearest_lead, renamed
 from latentcast.signals.recording import (
     MILLIVOLTS_PER_UNIT,
     Recording,
+    hertz,
     millivolts_per,
     spelled,
 )
@@ -51,6 +53,25 @@ class ReadOptions:
     sampling_rate: float | None = None
     unit: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        sampling_rate: float | None,
+        leads: Sequence[str] | None,
+        unit: str | None,
+        signal: Signal,
+        rename: Mapping[str, str] | None,
+    ) -> Self:
+        """From the options of ``ingest``.
+
+        Raises:
+            LatentcastError: channels, rate or names that cannot be.
+        """
+        channels = Channels.of(leads, unit) if signal == "other" else None
+        if sampling_rate is not None:
+            sampling_rate = hertz(sampling_rate, "--sampling-rate")
+        return cls(channels, sampling_rate, unit, renamed(rename or {}))
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,22 @@ def _no_lead(signals: Sequence[tuple[str, str]], channels: Channels | None) -> B
         f"{what}; name those that are, such as --rename {shlex.quote(f'{name}={lead}')}",
         f"{what}; name those that are, such as rename={{{name!r}: {lead!r}}}",
     )
+
+
+def ends_of(path: Path) -> bytes:
+    """The size of a file and its first and last bytes, which tell it from another without reading
+    all of it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        ends = f"{size}\n".encode()
+        for start in (0, max(size - HEAD, 0)):
+            file.seek(start)
+            ends += file.read(HEAD)
+    return ends
 
 
 def read_bytes(path: Path) -> bytes:

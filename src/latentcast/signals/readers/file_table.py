@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError, printable
-from latentcast.signals.channels import Signal
 from latentcast.signals.readers.listed_files import ListedFiles, ids_of, record_name
 from latentcast.signals.readers.roles import Roles, file_column, id_column
 from latentcast.signals.readers.table import Packed, read_header, read_rows
@@ -30,7 +29,7 @@ class FileTable(ListedFiles):
 
     Args:
         path: the table.
-        sampling_rate, leads, unit, signal, verify_checksums: see :class:`ListedFiles`.
+        sampling_rate, leads, unit, signal, rename, verify_checksums: see :class:`ListedFiles`.
 
     Raises:
         LatentcastError: it cannot be read, has no rows, or puts a patient into two splits.
@@ -38,27 +37,13 @@ class FileTable(ListedFiles):
 
     kind = "table of files"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        sampling_rate: float | None = None,
-        leads: Sequence[str] | None = None,
-        unit: str | None = None,
-        signal: Signal = "ecg",
-        rename: Mapping[str, str] | None = None,
-        verify_checksums: bool = True,
-    ) -> None:
-        super().__init__(
-            path.parent,
-            sampling_rate=sampling_rate,
-            leads=leads,
-            unit=unit,
-            signal=signal,
-            rename=rename,
-            verify_checksums=verify_checksums,
-        )
-        self.path, self.name = path, path.name
+    @staticmethod
+    def _folder_of(path: Path) -> Path:
+        return path.parent
+
+    def _listed(self) -> list[RecordRef]:
+        path = self.path
+        self.name = path.name
         header, rows = read_rows(path)
         column = file_column(header)
         if column is None or not rows:
@@ -73,7 +58,7 @@ class FileTable(ListedFiles):
         self._roles = Roles(columns, others)
         files = [self._file(row.get(column) or "") for row in rows]
         ids = ids_of(files)
-        self._refs = []
+        refs = list[RecordRef]()
         owners: dict[str, Split | None] = {}
         for place, (row, file) in enumerate(zip(rows, files, strict=True)):
             name = (own and (row.get(own) or "").strip()) or ids[place] or f"line {place + 2}"
@@ -88,10 +73,11 @@ class FileTable(ListedFiles):
                     f"{path}: patient '{patient[:60]}' has records in two splits, one of them in "
                     f"line {place + 2}; put all records of a patient into one"
                 )
-            self._refs.append(RecordRef(name, file or path.name, place, problem, split))
+            refs.append(RecordRef(name, file or path.name, place, problem, split))
         self._rows = Packed(path, header, rows)
         taken = f"{path}: files from '{column}'; {self._roles}"
-        self.remarks = (taken, *self._mismatches(files))
+        self.remarks = (taken, *self._mismatches(refs, files))
+        return refs
 
     @classmethod
     def detects(cls, path: Path) -> bool:
@@ -143,9 +129,9 @@ class FileTable(ListedFiles):
             return str(error)
         return None
 
-    def _mismatches(self, files: Sequence[str]) -> list[str]:
+    def _mismatches(self, refs: Sequence[RecordRef], files: Sequence[str]) -> list[str]:
         """What has a row and no file, and what has a file and no row, with counts and examples."""
-        bad = [ref for ref in self._refs if ref.problem is not None]
+        bad = [ref for ref in refs if ref.problem is not None]
         remarks = []
         if bad:
             example = printable(f"{bad[0].record_id} ({bad[0].problem})")

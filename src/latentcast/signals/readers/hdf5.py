@@ -25,7 +25,7 @@ from latentcast.signals.readers.arrays import (
     check_array,
     not_measured,
 )
-from latentcast.signals.readers.file_format import HEAD, MOST_VALUES
+from latentcast.signals.readers.file_format import MOST_VALUES, ends_of
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording, hertz
 from latentcast.source import Annotation, BadRecord, RecordRef, find_files, record_file
@@ -92,12 +92,8 @@ class Hdf5Source(RecordingSource):
         """Of the size and the first and last bytes of each file, and of the ids."""
         digest = hashlib.sha256()
         for name in self._files:
-            with record_file(self.root, name).open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                digest.update(f"{name}\t{size}\n".encode())
-                for start in (0, max(size - HEAD, 0)):
-                    file.seek(start)
-                    digest.update(file.read(HEAD))
+            digest.update(f"{name}\t".encode())
+            digest.update(ends_of(record_file(self.root, name)))
         for ref in self._refs:
             digest.update(f"{ref.record_id}\n".encode())
         return digest.hexdigest()

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from latentcast.errors import LatentcastError
-from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.leads import renamed
+from latentcast.signals.channels import Signal
 from latentcast.signals.readers import wfdb
 from latentcast.signals.readers.ecg_files import format_of_file
-from latentcast.signals.readers.file_format import HEAD, ReadOptions
+from latentcast.signals.readers.file_format import ReadOptions, ends_of
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.readers.wfdb_checksums import read_checksums
+from latentcast.signals.readers.wfdb_checksums import sums_by_folder
 from latentcast.signals.readers.wfdb_folder import signature
-from latentcast.signals.recording import Recording, hertz
+from latentcast.signals.recording import Recording
 from latentcast.source import (
     Annotation,
     BadRecord,
@@ -36,21 +36,24 @@ _OF_A_RECORD = (".dat", ".mat", ".atr", ".qrs")
 
 
 class ListedFiles(RecordingSource):
-    """Files below ``root``; a subclass sets ``_refs``.
+    """Files that are named below a folder; a subclass says which folder that is, and lists them.
 
     Args:
-        root: the folder that their names are relative to, and that no name leads out of.
+        path: what names the files.
         sampling_rate: of files that have none (tables of numbers), in Hz.
         leads: of signal ``other``, the channels to read by their names in the files.
         unit: of files that have none; of signal ``other``, of the channels.
         signal: ``other`` for channels that are no ECG leads.
         rename: leads by what the files call them.
-        verify_checksums: compare WFDB files with ``SHA256SUMS.txt``, where ``root`` has one.
+        verify_checksums: compare WFDB files with ``SHA256SUMS.txt``, where the folder has one.
+
+    Attributes:
+        root: the folder that the names are relative to, and that none leads out of.
     """
 
     def __init__(
         self,
-        root: Path,
+        path: Path,
         *,
         sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
@@ -59,18 +62,18 @@ class ListedFiles(RecordingSource):
         rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
     ) -> None:
-        channels = Channels.of(leads, unit) if signal == "other" else None
-        if sampling_rate is not None:
-            sampling_rate = hertz(sampling_rate, "--sampling-rate")
-        self.root, self._options = (
-            root,
-            ReadOptions(channels, sampling_rate, unit, renamed(rename or {})),
-        )
-        self._refs: list[RecordRef] = []
-        self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
-        for file, digest in (read_checksums(root) if verify_checksums else {}).items():
-            path = PurePosixPath(file)
-            self._sha256[str(path.parent)][path.name] = digest
+        self.path, self.root = path, self._folder_of(path)
+        self._options = ReadOptions.of(sampling_rate, leads, unit, signal, rename)
+        self._sha256 = sums_by_folder(self.root) if verify_checksums else {}
+        self._refs = self._listed()
+
+    @staticmethod
+    @abstractmethod
+    def _folder_of(path: Path) -> Path: ...
+
+    @abstractmethod
+    def _listed(self) -> list[RecordRef]:
+        """The records; sets name and remarks besides."""
 
     def refs(self) -> Sequence[RecordRef]:
         return self._refs
@@ -85,12 +88,7 @@ class ListedFiles(RecordingSource):
                 if path.suffix == ".hea":
                     digest.update(signature(path))
                     continue
-                with path.open("rb") as file:
-                    size = file.seek(0, os.SEEK_END)
-                    digest.update(f"{size}\n".encode())
-                    for start in (0, max(size - HEAD, 0)):
-                        file.seek(start)
-                        digest.update(file.read(HEAD))
+                digest.update(ends_of(path))
             except (OSError, BadRecord):
                 digest.update(b"missing\n")
         return digest.hexdigest()
@@ -136,28 +134,13 @@ class FilePattern(ListedFiles):
 
     kind = "files by pattern"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        sampling_rate: float | None = None,
-        leads: Sequence[str] | None = None,
-        unit: str | None = None,
-        signal: Signal = "ecg",
-        rename: Mapping[str, str] | None = None,
-        verify_checksums: bool = True,
-    ) -> None:
-        plain = next(i for i, part in enumerate(path.parts) if _is_pattern(part))
-        super().__init__(
-            Path(*path.parts[:plain]),
-            sampling_rate=sampling_rate,
-            leads=leads,
-            unit=unit,
-            signal=signal,
-            rename=rename,
-            verify_checksums=verify_checksums,
-        )
-        pattern = str(PurePosixPath(*path.parts[plain:]))
+    @staticmethod
+    def _folder_of(path: Path) -> Path:
+        return Path(*path.parts[: _plain(path)])
+
+    def _listed(self) -> list[RecordRef]:
+        path = self.path
+        pattern = str(PurePosixPath(*path.parts[_plain(path) :]))
         self.name = pattern
         if odd := [part for part in path.parts if "**" in part and part != "**"]:
             raise LatentcastError(
@@ -174,13 +157,16 @@ class FilePattern(ListedFiles):
                 "in quotes"
             )
         self.remarks = remark_of_hidden(hidden)
-        self._refs = [
-            RecordRef(name, file) for name, file in zip(ids_of(files), files, strict=True)
-        ]
+        return [RecordRef(name, file) for name, file in zip(ids_of(files), files, strict=True)]
 
     @classmethod
     def detects(cls, path: Path) -> bool:
         return any(map(_is_pattern, path.parts)) and not os.path.lexists(path)
+
+
+def _plain(path: Path) -> int:
+    """How many of its parts come before the first that is a pattern."""
+    return next(n for n, part in enumerate(path.parts) if _is_pattern(part))
 
 
 def _is_pattern(part: str) -> bool:

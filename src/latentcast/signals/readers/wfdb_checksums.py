@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -63,8 +64,16 @@ def check_sums(signals: Sequence[Signal], firsts: Sequence[int], sums: Sequence[
 
 def sums_beside(header: Path) -> dict[str, str]:
     """Of the files in the folder of a record, by name, from its own ``SHA256SUMS.txt``."""
-    paths = ((PurePosixPath(file), sum) for file, sum in read_checksums(header.parent).items())
-    return {path.name: sum for path, sum in paths if path.parent == PurePosixPath()}
+    return sums_by_folder(header.parent).get(".", {})
+
+
+def sums_by_folder(root: Path) -> dict[str, dict[str, str]]:
+    """:func:`read_checksums` by folder, relative to ``root``, and by the name of the file."""
+    sums = defaultdict[str, dict[str, str]](dict)
+    for file, sha256 in read_checksums(root).items():
+        path = PurePosixPath(file)
+        sums[str(path.parent)][path.name] = sha256
+    return dict(sums)
 
 
 def read_checksums(root: Path) -> dict[str, str]:

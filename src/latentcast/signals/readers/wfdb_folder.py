@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -18,7 +18,7 @@ from latentcast.signals.readers.datasets import data_set_of
 from latentcast.signals.readers.datasets.dataset import DataSet
 from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, read_checksums
+from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, sums_by_folder
 from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.signals.recording import Recording
 from latentcast.source import (
@@ -90,11 +90,7 @@ class WfdbFolder(RecordingSource):
             if (found := self._data_set) is not None:
                 self.remarks = (f"{root} is read as {found.name}: {found.about}", *self.remarks)
         self.name = self.root.resolve().name
-        self._sha256: dict[str, dict[str, str]] = defaultdict(dict)
-        if verify_checksums:
-            for file, digest in read_checksums(self.root).items():
-                path = PurePosixPath(file)
-                self._sha256[str(path.parent)][path.name] = digest
+        self._sha256 = sums_by_folder(self.root) if verify_checksums else {}
         if self._annotations is None:
             self._refs += self._headless()
 

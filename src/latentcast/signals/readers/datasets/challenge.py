@@ -1,4 +1,4 @@
-"""The PhysioNet/CinC Challenges of 2020 and 2021: the data sets are told by the names of records.
+"""The PhysioNet/CinC Challenges of 2020 and 2021: data sets by the names of records.
 
 Labels are the codes of ``#Dx`` in the headers. Chapman-Shaoxing-Ningbo has one record of each
 patient, here and on its own (``WFDBRecords``); the others do not say whose a record is.
@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from latentcast.signals.readers.datasets.dataset import DataSet, one_each
-from latentcast.signals.readers.wfdb_header import decode_header
-from latentcast.source import Annotation, BadRecord, RecordRef, record_file
+from latentcast.signals.readers.datasets.dataset import DataSet, header_of, one_each
+from latentcast.source import Annotation, RecordRef
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def recognise(root: Path, refs: Sequence[RecordRef]) -> DataSet | None:
         if part is None:
             return None
         parts[part] += 1
-    if not parts or not _has_codes(root, refs[0]):
+    if not parts or not re.search(r"^#\s*Dx:", header_of(root, refs[0]), re.MULTILINE):
         return None
     counts = ", ".join(f"{part.name} ({count:,})" for part, count in parts.most_common())
     single = [part.name for part in parts if part.one_each]
@@ -64,11 +63,3 @@ def recognise(root: Path, refs: Sequence[RecordRef]) -> DataSet | None:
 def annotate(ref: RecordRef, annotation: Annotation) -> Annotation:
     own = _ONE_EACH.fullmatch(PurePosixPath(ref.file).stem) is not None
     return one_each(ref, annotation) if own else annotation
-
-
-def _has_codes(root: Path, ref: RecordRef) -> bool:
-    try:
-        text = decode_header(record_file(root, ref.file).read_bytes())
-    except (OSError, BadRecord):
-        return False
-    return re.search(r"^#\s*Dx:", text, re.MULTILINE) is not None

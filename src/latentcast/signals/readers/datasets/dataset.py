@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from latentcast.source import Annotation, RecordRef
+from latentcast.signals.readers.wfdb_header import decode_header
+from latentcast.source import Annotation, BadRecord, RecordRef, record_file
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,14 @@ class DataSet:
     name: str
     about: str
     annotate: Callable[[RecordRef, Annotation], Annotation]
+
+
+def header_of(root: Path, ref: RecordRef) -> str:
+    """The text of a record's header; empty where it cannot be read, which its reader reports."""
+    try:
+        return decode_header(record_file(root, ref.file).read_bytes())
+    except (OSError, BadRecord):
+        return ""
 
 
 def one_each(ref: RecordRef, annotation: Annotation) -> Annotation:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from latentcast.signals.readers.datasets.dataset import DataSet, all_match
-from latentcast.signals.readers.wfdb_header import decode_header
-from latentcast.source import Annotation, BadRecord, RecordRef, record_file
+from latentcast.signals.readers.datasets.dataset import DataSet, all_match, header_of
+from latentcast.source import Annotation, RecordRef
 
 _NAMES = r"10\d|11[1-9]|12[1-4]|20[0-35789]|210|21[2-57]|219|22[0-38]|23[0-4]"
 _ONE_PATIENT = {"202": "201"}
@@ -22,11 +21,8 @@ _ONE_PATIENT = {"202": "201"}
 def recognise(root: Path, refs: Sequence[RecordRef]) -> DataSet | None:
     if not all_match(refs, rf"(?:.*/)?(?:{_NAMES})\.hea"):
         return None
-    try:
-        header = decode_header(record_file(root, refs[0].file).read_bytes())
-    except (OSError, BadRecord):
-        return None
-    first = next((line for line in header.splitlines() if line and line[0] != "#"), "")
+    lines = header_of(root, refs[0]).splitlines()
+    first = next((line for line in lines if line and line[0] != "#"), "")
     if first.split()[1:3] != ["2", "360"]:
         return None
     about = "records 201 and 202 are of one patient, any other record is of its own; no labels"
