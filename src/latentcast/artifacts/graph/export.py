@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.graph.networks import EmbeddingGraph, PredictionGraph
 from latentcast.artifacts.graph.record import KEY, GraphRecord
-from latentcast.artifacts.graph.session import session_of
+from latentcast.artifacts.graph.session import output_of, session_of
 from latentcast.artifacts.weights import fingerprint
 from latentcast.data.manifest import library_version
 from latentcast.data.store import Store
@@ -121,35 +121,41 @@ def _model(
     run: str | Path, layer: str | None, pooling: str
 ) -> tuple[Encoder | Classifier, GraphRecord]:
     encoder = Encoder.from_pretrained(run, device="cpu")
-    about: dict[str, Any] = {
-        "modality": encoder.modality, "weights": encoder.weights, "version": library_version(),
-        "sha256": fingerprint(encoder.config, encoder.network),
-    }  # fmt: skip
-    if encoder.modality == "ecg":
-        about |= {name: getattr(encoder, name) for name in ("leads", "sampling_rate", "scale")}
-        about["length"] = encoder.length
-    else:
-        about["size"] = (*encoder.config.input.size, encoder.config.input.channels)
     if not isinstance(encoder.config.objective, SupervisedConfig) or encoder.alone:
         layer = layer or encoder.layer
-        about |= {"output": "embedding", "layer": layer, "pooling": pooling}
-        return encoder, GraphRecord(**about)
+        return encoder, GraphRecord(
+            **_about(encoder), output="embedding", layer=layer, pooling=pooling
+        )
     if layer is not None or pooling != "mean":
         raise LatentcastError(
             f"{run}: was fine-tuned and gives probabilities; leave out --layer and --pooling"
         )
-    classifier = Classifier.from_pretrained(run, device="cpu")
-    about["weights"] = classifier.encoder.weights
-    thresholds = tuple(None if np.isnan(t) else t for t in classifier.choice.thresholds)
-    about |= {"output": "prediction", "names": classifier.names, "thresholds": thresholds}
-    return classifier, GraphRecord(**about)
+    model = Classifier.from_pretrained(run, device="cpu")
+    thresholds = tuple(None if np.isnan(t) else t for t in model.choice.thresholds)
+    about = _about(model.encoder)
+    return model, GraphRecord(
+        **about, output="prediction", names=model.names, thresholds=thresholds
+    )
+
+
+def _about(encoder: Encoder) -> dict[str, Any]:
+    """What a record has of any encoder."""
+    about: dict[str, Any] = {
+        "modality": encoder.modality, "weights": encoder.weights, "version": library_version(),
+        "sha256": fingerprint(encoder.config, encoder.network),
+    }  # fmt: skip
+    if encoder.modality == "image":
+        config = encoder.config.input
+        return about | {"size": (*config.size, config.channels)}
+    signal = {name: getattr(encoder, name) for name in ("leads", "sampling_rate", "scale")}
+    return about | signal | {"length": encoder.length}
 
 
 def _store(data: Store | str | Path | None, encoder: Encoder) -> Store | None:
     if data is None:
         return None
     store = data if isinstance(data, Store) else Store.open(data)
-    store.require("ecg" if encoder.modality == "ecg" else "image")
+    store.require(encoder.config.input.kind)
     return store
 
 
@@ -262,16 +268,13 @@ def _difference(file: Path, cases: Cases) -> float:
 
 
 def _call(file: Path) -> Any:
-    if file.read_bytes()[:2] == b"PK":  # a zip, as .pt2 files are
-        program = torch.export.load(io.BytesIO(file.read_bytes()))
+    content = file.read_bytes()
+    if content[:2] == b"PK":  # a zip, as .pt2 files are
+        program = torch.export.load(io.BytesIO(content))
         # The guards are those of the example: a batch of one would be refused.
         return program.module(check_guards=False)
     session = session_of(file)
-
-    def call(batch: Tensor) -> Any:
-        return session.run(None, {session.get_inputs()[0].name: batch.numpy()})[0]
-
-    return call
+    return lambda batch: output_of(session, batch.numpy())
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Graph:
         threads: of onnxruntime; 0 for all cores.
 
     Attributes:
-        record: what the file says of itself.
+        record: what the file is of.
 
     Raises:
         LatentcastError: onnxruntime is missing, or the file is no graph of latentcast.
@@ -47,8 +47,7 @@ class Graph:
     def __call__(self, samples: npt.NDArray[Any]) -> Floats:
         """float32 millivolts ``(B, leads, samples)`` at the rate of the record, NaN where nothing
         was measured, or uint8 images ``(B, height, width, channels)``, to ``(B, features)``."""
-        name = self._session.get_inputs()[0].name
-        found: Floats = self._session.run(None, {name: np.ascontiguousarray(samples)})[0]
+        found: Floats = output_of(self._session, samples)
         return found
 
     def read(self, recording: Recording | str | Path) -> Floats:
@@ -71,11 +70,17 @@ class Graph:
 
 
 def record_of(session: Any) -> GraphRecord | None:
-    """What the file of a session says of itself; None of one that is not ours."""
+    """What the file of a session is of; None where it was not written by us."""
     try:
         return GraphRecord.of(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
     except ValueError:
         return None
+
+
+def output_of(session: Any, samples: npt.NDArray[Any]) -> Any:
+    """The first output of a network for its only input."""
+    name = session.get_inputs()[0].name
+    return session.run(None, {name: np.ascontiguousarray(samples)})[0]
 
 
 def session_of(file: Path, threads: int = 0) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, as_tensor
 
-from latentcast.artifacts.graph.session import record_of, session_of
+from latentcast.artifacts.graph.session import output_of, record_of, session_of
 from latentcast.errors import LatentcastError, nearest
 
 
@@ -105,10 +105,9 @@ class OnnxFile:
 
     def __init__(self, file: Path) -> None:
         self.file, self._session = file, session_of(file)
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            raise LatentcastError(f"{file}: has {len(inputs)} inputs; export a network of one")
-        self._input = inputs[0].name
+        inputs = len(self._session.get_inputs())
+        if inputs != 1:
+            raise LatentcastError(f"{file}: has {inputs} inputs; export a network of one")
         record = record_of(self._session)
         if record is not None and record.modality == "ecg":
             self.leads, self.sampling_rate = record.leads, record.sampling_rate
@@ -116,7 +115,7 @@ class OnnxFile:
 
     def __call__(self, samples: Tensor) -> Any:
         try:
-            return self._session.run(None, {self._input: samples.numpy()})[0]
+            return output_of(self._session, samples.numpy())
         except Exception as problem:
             raise LatentcastError(
                 f"{self.file}: does not read samples {tuple(samples.shape)} ({problem}); name what "
