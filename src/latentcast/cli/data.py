@@ -220,12 +220,13 @@ def inspect(
     if record is not None and plot is None:
         raise LatentcastError(f"--record {record}: is the one to plot; add --plot {record}.png")
     flagged = None if flags is None else flags_of(opened, range(len(opened)))
-    print_description(describe(opened, flagged), console)
+    description = describe(opened, flagged)
+    print_description(description, console)
     if summary is not None:
         from latentcast.data.summary import summarise
         from latentcast.report.store_summary import write_summary
 
-        write_summary(summary, summarise(opened))
+        write_summary(summary, summarise(opened, description))
         console.print(f"written {summary}")
     if flags is not None and flagged is not None:
         write_flags(flags, flagged)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.inspect import Kind, describe
+from latentcast.data.inspect import Description, Kind, describe
 from latentcast.data.store import Store
 from latentcast.signals.recording import INVALID
 
@@ -99,14 +99,17 @@ def _together(lengths: Ints) -> Iterator[Ints]:
         begin = end
 
 
-def summarise(store: Store) -> Summary:
+def summarise(store: Store, description: Description | None = None) -> Summary:
     """The tables of a store of recordings; reads every sample.
+
+    Args:
+        description: of the store, where it was made before.
 
     Raises:
         LatentcastError: it holds images.
     """
     store.require("ecg")
-    description, counted = describe(store), Counted.of(store)
+    description, counted = description or describe(store), Counted.of(store)
     quarantined = sum(kind.count for kind in description.quarantine.values())
     provenance = store.manifest.provenance
     options = provenance.get("options") or {}

@@ -119,22 +119,24 @@ def same_recordings(
     found = dict[tuple[int, int], Match]()
     for begin in range(0, len(tested), 16 * BATCH):
         part = np.arange(begin, min(begin + 16 * BATCH, len(tested)))
-        for one, other in _candidates(tested, part, pieces):
-            pair = (int(tested.rows[one]), int(pieces.rows[other]))
-            if pair in found:
-                continue
-            first, second = tested.changes(np.array([one])), pieces.changes(np.array([other]))
-            correlation, lag = _agreement(first[0], second[0])
-            if correlation > SAME:
-                # Of the recordings, from that of the pieces.
-                shift = lag / RATE + tested.starts[one] / store.sampling_rate
-                shift -= pieces.starts[other] / others.sampling_rate
-                ids = str(store.record_ids[pair[0]]), str(others.record_ids[pair[1]])
-                found[pair] = Match(*ids, correlation, round(float(shift), 2))
+        for one, candidates in _candidates(tested, part, pieces):
+            (first,) = tested.changes(np.array([one]))
+            for other in candidates:
+                pair = (int(tested.rows[one]), int(pieces.rows[other]))
+                if pair in found:
+                    continue
+                (second,) = pieces.changes(np.array([other]))
+                correlation, lag = _agreement(first, second)
+                if correlation > SAME:
+                    # Of the recordings, from that of the pieces.
+                    shift = lag / RATE + tested.starts[one] / store.sampling_rate
+                    shift -= pieces.starts[other] / others.sampling_rate
+                    ids = str(store.record_ids[pair[0]]), str(others.record_ids[pair[1]])
+                    found[pair] = Match(*ids, correlation, round(float(shift), 2))
     return list(found.values())
 
 
-def _candidates(tested: _Pieces, part: Ints, pieces: _Pieces) -> Iterator[tuple[int, int]]:
+def _candidates(tested: _Pieces, part: Ints, pieces: _Pieces) -> Iterator[tuple[int, list[int]]]:
     """For each of some pieces, those whose stretches are most alike."""
     vectors, owners = _vectors(tested.each(part), sparse=True)
     if not len(vectors):
@@ -154,7 +156,9 @@ def _candidates(tested: _Pieces, part: Ints, pieces: _Pieces) -> Iterator[tuple[
         order = np.argpartition(-alike, CANDIDATES - 1, axis=1)[:, :CANDIDATES]
         likeness, best = (np.take_along_axis(a, order, axis=1) for a in (alike, names))
     for owner, row, others in zip(owners[firsts].tolist(), likeness, best.tolist(), strict=True):
-        yield from ((owner, o) for o, like in zip(others, row, strict=True) if like > SAME / 2)
+        candidates = [o for o, like in zip(others, row, strict=True) if like > SAME / 2]
+        if candidates:
+            yield owner, candidates
 
 
 def _vectors(changes: Iterator[tuple[int, Floats]], sparse: bool = False) -> tuple[Floats, Ints]:
