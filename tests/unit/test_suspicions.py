@@ -20,13 +20,20 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.recipes import recipe
 from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.quality import Finding, assess
 from latentcast.signals.readers.packed import PackedSource
 from latentcast.signals.recording import Recording, from_signal
-from latentcast.signals.suspicions import all_findings, suspect
+from latentcast.signals.suspicions import suspect
 from latentcast.signals.synthetic import synthetic_recording
 
 SOURCE = PackedSource(BUNDLED)
 REAL = [SOURCE.read(ref)[0] for ref in SOURCE.refs()[::15]]
+
+
+def all_findings(recording: Recording) -> tuple[Finding, ...]:
+    """What is no signal, and what looks wrong."""
+    assessed, findings = assess(recording)
+    return (*findings, *suspect(assessed).findings)
 
 
 def kinds(recording: Recording) -> list[tuple[str, tuple[str, ...]]]:

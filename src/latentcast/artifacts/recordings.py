@@ -88,7 +88,6 @@ class RecordingReader:
         self.config, self.axes, self.resample = config, axes, resample
         self.rejections = rejections or Rejections()
         self.length = config.length if length is None else length
-        self._lacking = False
         self.missing_leads = missing_leads
         self._completed: Counter[str] = Counter()
         """How many recordings were completed in which way."""
@@ -189,8 +188,14 @@ class RecordingReader:
             else:
                 yield name, self.windows(self.counts(store.recording(int(row))))
 
-    def _recordings(self, source: Any) -> Iterator[tuple[str, str | None, Load]]:
-        """The name of every recording, the source that it is of, and what reads it."""
+    def _recordings(
+        self, source: Any, beside_lacking: bool = False
+    ) -> Iterator[tuple[str, str | None, Load]]:
+        """The name of every recording, the source that it is of, and what reads it.
+
+        Args:
+            beside_lacking: in a list with a file that lacks its rate, which rate and unit are for.
+        """
         match source:
             case Recording():
                 self._refuse_axes(source.record_id)
@@ -200,7 +205,7 @@ class RecordingReader:
                 for row, name in enumerate(store.record_ids):
                     yield str(name), None, partial(store.recording, row)
             case str() | Path():
-                yield from self._of_path(Path(source))
+                yield from self._of_path(Path(source), beside_lacking)
             case np.ndarray():
                 yield from self._of_array(source)
             case Tensor():
@@ -210,20 +215,20 @@ class RecordingReader:
             case Iterable() if not isinstance(source, bytes | Mapping):
                 if isinstance(source, list | tuple):
                     paths = [item for item in source if isinstance(item, str | Path)]
-                    self._lacking = any(lacks_its_rate(Path(path)) for path in paths)
+                    beside_lacking = any(lacks_its_rate(Path(path)) for path in paths)
                 for item in source:
                     _refuse_number(item, source)
-                    yield from self._recordings(item)
+                    yield from self._recordings(item, beside_lacking)
             case _:
                 raise LatentcastError(
                     f"{type(source).__name__}: is nothing that can be embedded; give {ACCEPTED}"
                 )
 
-    def _of_path(self, path: Path) -> Iterator[tuple[str, str | None, Load]]:
+    def _of_path(self, path: Path, beside_lacking: bool) -> Iterator[tuple[str, str | None, Load]]:
         other, axes = self.config.signal == "other", self.axes
         if is_array_file(path) or is_hdf5(path):
-            given = vars(axes) | {"signal": self.config.signal}
-            yield from _of_source(open_source(path, "ecg", **given))
+            stated = vars(axes) | {"signal": self.config.signal}
+            yield from _of_source(open_source(path, "ecg", **stated))
         elif is_store(path):
             self._refuse_axes(str(path))
             yield from self._recordings(Store.open(path))
@@ -238,7 +243,7 @@ class RecordingReader:
                 options |= {"signal": "other", "leads": self.config.leads}
             yield from _of_source(open_source(path, "ecg", **options))
         else:
-            lacks = self._lacking or lacks_its_rate(path)
+            lacks = beside_lacking or lacks_its_rate(path)
             self._refuse_axes(str(path), *(("leads",) if lacks else AXES))
             channels = Channels(self.config.leads) if other else None
             read = partial(

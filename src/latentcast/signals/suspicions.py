@@ -13,7 +13,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.signals.quality import Finding, assess
+from latentcast.signals.quality import Finding
 from latentcast.signals.recording import Recording
 
 Floats = npt.NDArray[np.float64]
@@ -63,12 +63,6 @@ def suspect(recording: Recording) -> Suspected:
     if recording.seconds >= _LEAST_SECONDS:
         findings += _rate(heart_rate)
     return Suspected(heart_rate, tuple(findings))
-
-
-def all_findings(recording: Recording) -> tuple[Finding, ...]:
-    """Of a recording of ECG leads as it was read: what is no signal, and what looks wrong."""
-    assessed, findings = assess(recording)
-    return (*findings, *suspect(assessed).findings)
 
 
 def _at_100_hertz(recording: Recording) -> tuple[Floats, npt.NDArray[np.bool_], float]:

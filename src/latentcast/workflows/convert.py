@@ -169,8 +169,8 @@ def _one(path: Path, options: ReadOptions) -> Recording:
 def _of_source(
     path: Path, name: Path, arguments: dict[str, Any], archive: Unpacked | None
 ) -> Iterator[tuple[str, Read]]:
-    given = {option: value for option, value in arguments.items() if value is not None}
-    source = open_source(path, "ecg", **given)
+    options = {option: value for option, value in arguments.items() if value is not None}
+    source = open_source(path, "ecg", **options)
     if arguments["leads"] is not None and not takes(type(source), "layout"):
         raise LatentcastError(
             f"--leads: are the channels of an array, {name} is read as {source.kind}; leave it out"
