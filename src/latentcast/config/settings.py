@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-Count = Annotated[int, Field(gt=0, lt=2**31)]
+Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,5 +24,7 @@ class Settings(BaseModel):
 
 def divisor_near(number: int, near: int) -> int:
     """The divisor of ``number`` nearest to ``near``: what an error message offers."""
-    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    return min((d for s in small for d in (s, number // s)), key=lambda d: (abs(d - near), d))
+    # 1 is a divisor, so that none beyond 2 near is nearer; it has to do where both are absurd.
+    last = min(number, 2 * near)
+    divisors = (d for d in range(1, last + 1) if number % d == 0) if last < 2**20 else (1,)
+    return min(divisors, key=lambda d: abs(d - near))
