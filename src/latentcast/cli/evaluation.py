@@ -194,6 +194,7 @@ def export(
     layer: str | None = None,
     pooling: str = "mean",
     data: Path | None = None,
+    int8: bool = False,
 ) -> None:
     """Write a run as one file of weights, as a folder with a model card, or as a graph that runs
     without torch.
@@ -209,6 +210,8 @@ def export(
         pooling: of a graph of an encoder, as of probe.
         data: store to compare a graph on; by default the one the run was trained on, else synthetic
             recordings or random images.
+        int8: of an .onnx graph, weights and matrix products in 8 bits, which "evaluate --encoder
+            small=NAME.onnx" compares with the run.
     """
     from latentcast.artifacts.export import export as written
     from latentcast.artifacts.graph.export import SUFFIXES, export_graph
@@ -218,15 +221,16 @@ def export(
 
     if out.suffix in SUFFIXES:
         own = data_of(run) if data is None and run.is_dir() else data
-        made = export_graph(run, out, layer=layer, pooling=pooling, data=own)
+        made = export_graph(run, out, layer=layer, pooling=pooling, data=own, int8=int8)
         what = f"{made.output} of {made.weights}"
         line = f"{what}, differs by at most {made.difference:.1g} of the largest value"
-        print(printable(f"{out}: {line} on {made.compared}"))
+        in_bits = f"; in 8 bits, cosine to float32 at least {made.cosine:.4f}" if int8 else ""
+        print(printable(f"{out}: {line} on {made.compared}{in_bits}"))
         return
-    if layer is not None or pooling != "mean" or data is not None:
+    if layer is not None or pooling != "mean" or data is not None or int8:
         raise LatentcastError(
-            f"{out}: --layer, --pooling and --data are of graphs; name {out.stem}.onnx, or leave "
-            "them out"
+            f"{out}: --layer, --pooling, --data and --int8 are of graphs; name {out.stem}.onnx, or "
+            "leave them out"
         )
     step = written(run, out) if out.suffix else export_folder(run, out)
     print(printable(f"{out}: weights of step {step}"))
