@@ -42,7 +42,7 @@ import latentcast as lc
 from latentcast import cli
 lc.ingest("in", "store", fs=100, workers=1, quiet=True)
 lc.train("ijepa-ecg-tiny", "store", "run", set=["train.steps=2", "optimizer.warmup_steps=1"])
-for arguments in (["bench", "run"], ["runs", "."], ["report", "run"]):
+for arguments in (["runs", "."], ["report", "run"]):
     sys.argv = ["latentcast", *arguments]
     try:
         cli.main()
