@@ -22,3 +22,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return link[1] if link[1].strip("`") == target else f"{link[1]} (`{target}`)"
 
     return LINK.sub(as_path, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """A role of a docstring, :func:`~package.name`, is its name in code."""
+    return re.sub(r":(?:class|func|meth|mod|data):<code>~?(?:\w+\.)*(\w+)</code>", r"<code>\1</code>", html)
