@@ -26,4 +26,6 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """A role of a docstring, :func:`~package.name`, is its name in code."""
-    return re.sub(r":(?:class|func|meth|mod|data):<code>~?(?:\w+\.)*(\w+)</code>", r"<code>\1</code>", html)
+    return re.sub(
+        r":(?:class|func|meth|mod|data):<code>~?(?:\w+\.)*(\w+)</code>", r"<code>\1</code>", html
+    )

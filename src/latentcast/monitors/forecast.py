@@ -166,7 +166,9 @@ def _memory(device: torch.device) -> float:
     if hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     about = Path("/proc/meminfo")
-    if about.is_file() and (free := re.search(r"MemAvailable: *(\d+) kB", about.read_text(encoding="utf-8"))):
+    if about.is_file() and (
+        free := re.search(r"MemAvailable: *(\d+) kB", about.read_text(encoding="utf-8"))
+    ):
         limits.append(int(free[1]) * 1024)
     group = Path("/sys/fs/cgroup/memory.max")
     if group.is_file() and (text := group.read_text(encoding="utf-8").strip()).isdigit():
