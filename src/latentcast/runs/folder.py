@@ -5,12 +5,9 @@ No torch: a listing of a hundred runs should not wait for it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import struct
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +32,6 @@ TUNED: Final = "finetune.json"
 """What a fine-tuning found, written when it has ended."""
 LOCK: Final = ".lock"
 """Locked by the training that writes into the folder, until its process ends."""
-LOCKED_HERE: Final = set[str]()
-"""The folders of the trainings of this process, as the system names them."""
-_FLOCK: Final = "hhlli"
 _FORMAT: Final = 2
 """Of ``environment.json``; the first had none, and no digest."""
 _SECTIONS: Final[dict[str, type[Settings]]] = {
@@ -99,24 +93,6 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Whether a folder is a run, whole or not."""
     return sum((path / part).exists() for part in PARTS) >= 2
-
-
-def is_locked(run: Path) -> bool | None:
-    """Whether a training is writing into a run; None where that cannot be found out.
-
-    The lock is looked at and not taken: a training that starts meanwhile must not be refused.
-    """
-    if os.path.realpath(run) in LOCKED_HERE:
-        return True  # our own lock would look free, and end when the file is closed
-    if sys.platform != "linux":
-        return None
-    query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        with (run / LOCK).open("rb") as file:
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, query)
-    except OSError:
-        return None
-    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
 
 
 def run_of(path: Path) -> Path:
