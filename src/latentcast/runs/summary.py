@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 
 from latentcast.errors import LatentcastError
 from latentcast.monitors import rows
-from latentcast.runs.folder import PARTS, TUNED, RunFolder, find, is_locked
+from latentcast.places import refuse_model
+from latentcast.runs.folder import PARTS, TUNED, RunFolder, find, is_locked, run_of
 from latentcast.runs.scores import ProbeScore, newest, scores_of, tuned_score
 
 State = Literal["done", "running?", "stopped", "damaged"]
@@ -93,6 +94,10 @@ def list_runs(folders: Sequence[Path]) -> list[RunSummary]:
     """
     found: dict[str, RunSummary] = {}
     for folder in folders:
+        folder = run_of(folder)
+        refuse_model(
+            folder, "without the log of its run; latentcast inspect {} prints what it holds"
+        )
         if not folder.is_dir():
             raise LatentcastError(f"{folder}: is no folder; name one that holds runs")
         for path in find(folder):
