@@ -71,7 +71,6 @@ def test_a_model_that_ships_starts_nothing(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("report latentcast/tiny", "is a model that ships with latentcast; name the folder of a"),
         ("probe latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("models latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("probe google/tiny", "does not exist, and nothing is downloaded; name"),
