@@ -137,8 +137,8 @@ def evaluate(
     pixels). Writes OUT/evaluation.json, evaluation.md and evaluation.html.
 
     Args:
-        runs: run folders, RUN@STEP, exported files or folders, or runs of latentcast finetune, which are
-            scored by their own predictions.
+        runs: run folders, RUN@STEP, exported files or folders, or runs of latentcast finetune,
+            which are scored by their own predictions.
         out: folder of the result.
         data: labelled store on which heads are fitted and tested; by default the one that the
             first run was trained on.
