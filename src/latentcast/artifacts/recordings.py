@@ -304,4 +304,6 @@ def _of_ref(source: Source[Recording], ref: RecordRef) -> Recording:
     metadata = recording.metadata | about.metadata
     metadata |= {name: place for name, place in places.items() if place is not None}
     patient = about.patient_id or recording.patient_id
-    return replace(recording, patient_id=patient, metadata=metadata)
+    # Of a data set under the id that a store has of it.
+    record_id = ref.record_id if isinstance(source, Source) else recording.record_id
+    return replace(recording, record_id=record_id, patient_id=patient, metadata=metadata)
