@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ from latentcast.source import BadRecord, RecordRef, Source
 
 Counts = npt.NDArray[np.int16]
 Load = Callable[[], Recording]
+TAKEN = 16
+"""Records of a store that are read together: a read costs more than the samples of one."""
 AXES = ("sampling_rate", "leads", "unit")
 """What an array does not say."""
 MissingLeads = Literal["refuse", "mean"]
@@ -182,13 +185,22 @@ class RecordingReader:
             config.sampling_rate, config.leads, config.scale, config.signal,
         )  # fmt: skip
         equal = equal and self.missing_leads == "refuse"
-        for row in np.arange(len(store)) if rows is None else np.asarray(rows, np.int64):
-            name = str(store.record_ids[row])
+        chosen = np.arange(len(store)) if rows is None else np.asarray(rows, np.int64).reshape(-1)
+        for begin in range(0, len(chosen), TAKEN):
+            several = chosen[begin : begin + TAKEN]
+            names = map(str, store.record_ids[several])
             if equal:
-                starts = window_starts(int(store.lengths[row]), self.length)
-                yield name, store.take([row] * len(starts), starts, self.length)
-            else:
+                yield from zip(names, self._taken(store, several), strict=True)
+                continue
+            for name, row in zip(names, several, strict=True):
                 yield name, self.windows(self.counts(store.recording(int(row))))
+
+    def _taken(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[Counts]:
+        """The windows of each of some rows, read from the store together."""
+        starts = [window_starts(int(length), self.length) for length in store.lengths[rows]]
+        times = [len(several) for several in starts]
+        together = store.take(np.repeat(rows, times), [*chain(*starts)], self.length)
+        yield from np.split(together, np.cumsum(times)[:-1])
 
     def recordings(
         self, source: Any, beside_lacking: bool = False

@@ -163,14 +163,18 @@ class _Provenance(NamedTuple):
     def of(cls, patient: object, split: object, metadata: Mapping[str, Any]) -> _Provenance:
         fold = metadata.get("fold")
         named = split or next((name for name, folds in SPLITS.items() if fold in folds), "")
-        about = {name: metadata[name] for name in ABOUT if metadata.get(name) is not None}
-        return cls(str(patient or ""), str(named), about)
+        return cls(str(patient or ""), str(named), _about(metadata))
+
+
+def _about(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metadata[name] for name in ABOUT if metadata.get(name) is not None}
 
 
 class _OfStore:
     """Rows of a store that are embedded together."""
 
-    def __init__(self, store: Store, rows: range) -> None:
+    def __init__(self, store: Store, rows: range, metadata: Sequence[dict[str, Any]]) -> None:
+        self._metadata = metadata
         self.source, self.rows, self.size = store, list(rows), len(rows)
         self.digest = f"{store.checksums} {rows}"
         self._row = {str(store.record_ids[row]): row for row in rows}
@@ -179,7 +183,7 @@ class _OfStore:
         row, store = self._row[record], self.source
         fold = store.folds[row]
         split = next((n for n, folds in store.manifest.splits.items() if fold in folds), "")
-        return _Provenance.of(store.patient_ids[row], split, store.metadata(row))
+        return _Provenance(str(store.patient_ids[row]), split, self._metadata[row])
 
 
 class _OfFiles:
@@ -236,8 +240,9 @@ def _chunks(
         if not isinstance(opened, Store):
             paths.append(Path(source))
             continue
+        metadata = [_about(record) for record in opened.all_metadata()]
         for begin in range(0, len(opened), RECORDS):
-            yield _OfStore(opened, range(begin, min(begin + RECORDS, len(opened))))
+            yield _OfStore(opened, range(begin, min(begin + RECORDS, len(opened))), metadata)
     if not paths:
         return
     if isinstance(encoder.config.input, EcgInput):
