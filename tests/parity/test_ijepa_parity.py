@@ -213,8 +213,9 @@ def test_an_original_file_is_unpickled_or_read_with_other_heads(tmp_path: Path) 
     torch.save({"target_encoder": Path("code")}, file)
     with pytest.raises(LatentcastError, match="without running code of it"):
         load_public(file, heads=4)
-    save_file({"patch_embed.proj.weight": torch.zeros(768, 3, 16, 16),
-               "blocks.0.mlp.fc1.weight": torch.zeros(1, 768)}, tmp_path / "b.safetensors")  # fmt: skip
+    base = {"patch_embed.proj.weight": (768, 3, 16, 16), "blocks.0.mlp.fc1.weight": (1, 768)}
+    zeros = {name: torch.zeros(shape) for name, shape in base.items()}
+    save_file(zeros, tmp_path / "b.safetensors")
     with pytest.raises(LatentcastError, match="heads 16 of width 768.*give heads=12"):
         load_public(tmp_path / "b.safetensors", heads=16)
 
