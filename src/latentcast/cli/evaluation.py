@@ -56,8 +56,7 @@ def probe(
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
     Args:
-        run: folder of the run, RUN/checkpoints/step-N for an earlier checkpoint, or an exported
-            file.
+        run: folder of the run, RUN@STEP for an earlier checkpoint, or an exported file or folder.
         data: folder of a labelled store; by default the one the run was trained on.
         task: of PTB-XL superdiagnostic, all, diagnostic, subdiagnostic, form or rhythm; labels
             (every code of the store), classes, or metadata:NAME such as metadata:age; by default
@@ -138,8 +137,8 @@ def evaluate(
     pixels). Writes OUT/evaluation.json, evaluation.md and evaluation.html.
 
     Args:
-        runs: run folders, checkpoints, exported files, or runs of latentcast finetune, which are
-            scored by their own predictions.
+        runs: run folders, RUN@STEP, exported files or folders, or runs of latentcast finetune,
+            which are scored by their own predictions.
         out: folder of the result.
         data: labelled store on which heads are fitted and tested; by default the one that the
             first run was trained on.
@@ -200,8 +199,8 @@ def export(
     without torch.
 
     Args:
-        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint; into a file
-            also an exported file or a model that ships.
+        run: folder of the run, RUN@STEP for an earlier checkpoint, an exported file or folder, or a
+            model that ships.
         out: NAME.safetensors, all weights; NAME.onnx or NAME.pt2, a graph for onnxruntime or
             torch.export.load, preprocessing in it, which is compared with the library before it is
             written; or a folder for model.safetensors, config.json and README.md, whose scores,

@@ -22,7 +22,7 @@ from latentcast.evaluation.results import ProbeReport, file_name, probe_files
 from latentcast.evaluation.tasks import Targets, default_task
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.files import read_object
-from latentcast.places import refuse_other_than_run
+from latentcast.places import refuse_model, refuse_other_than_run
 from latentcast.recipes import RECIPES
 from latentcast.report.embedding import LEAST
 from latentcast.report.page import PAGE, Change, write_report
@@ -61,6 +61,10 @@ def report_run(
             without, a plotting package is missing, the page cannot be written.
     """
     path, run = Path(run), run_of(Path(run))
+    refuse_model(
+        run, "without the curves of its run; latentcast inspect {0} prints what it holds, "
+        "latentcast evaluate {0} --data STORE --out OUT writes a page of its scores",
+    )  # fmt: skip
     refuse_other_than_run(run)
     config = load(run / "config.yaml")
     if data is None:

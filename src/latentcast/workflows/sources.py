@@ -27,6 +27,7 @@ from latentcast.evaluation.question import Group, Member
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import SupervisedConfig
+from latentcast.pretrained.models import at_step
 from latentcast.runs.new import data_of
 
 BETWEEN = " + "
@@ -58,6 +59,7 @@ class Trained:
 
 def trained_run(path: Path, weights: Role, device: str | torch.device) -> Trained:
     """LatentcastError: no such run, a damaged one, or a fine-tuning that has not ended."""
+    path = at_step(path)
     encoder = Encoder.from_pretrained(path, weights, device)
     config, own = encoder.config, data_of(path)
     if not isinstance(config.objective, SupervisedConfig):
@@ -72,7 +74,7 @@ def trained_run(path: Path, weights: Role, device: str | torch.device) -> Traine
     stores = []
     if own is not None:
         stores.append(task_of(config.objective.task, own).targets(own).divide(own))
-    if config.train.init and Path(config.train.init).exists():
+    if config.train.init and at_step(config.train.init).exists():
         before = data_of(Path(config.train.init))
         stores += [] if before is None else [before]
     return Trained(path, encoder, Classifier(encoder, choice, weights), tuple(stores))
@@ -226,7 +228,7 @@ def _family(config: Config, step: int) -> str:
             del content["objective"][key]
         del content["ema"], content["train"]["steps"], content["optimizer"]["warmup_steps"]
     init = content["train"].pop("init")
-    if init and Path(init).exists():
+    if init and at_step(init).exists():
         before = Encoder.from_pretrained(init, device="cpu")
         init = _family(before.config, before.step)
     return json.dumps([content, init], sort_keys=True)
