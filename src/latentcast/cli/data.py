@@ -167,7 +167,9 @@ def inspect(
         against: another store: lists the records that both have, of recordings also those that
             differ in gain, sampling rate or cropping.
     """
+    from latentcast.archives import archive_of
     from latentcast.data.flags import flags_of, write_flags
+    from latentcast.data.formats import format_of
     from latentcast.data.inspect import describe, print_counts, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
@@ -207,6 +209,8 @@ def inspect(
             f"--sampling-rate, --unit, --rename: are for one ECG file, {store} is none; leave them "
             "out"
         )
+    if store.is_file() and archive_of(store) is None:
+        format_of(store)  # its error, where no store can be made of the file
     opened = Store.open(store)
     opened.verify()
     console = Terminal()

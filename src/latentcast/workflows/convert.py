@@ -117,10 +117,7 @@ def _recordings(
     path: Path, arguments: dict[str, Any], options: ReadOptions
 ) -> Iterator[Iterator[tuple[str, Read]]]:
     """Name, for messages, and reader of each recording at a path."""
-    header = path.with_suffix(".hea") if path.suffix in (".dat", ".mat") else (
-        path.with_name(path.name + ".hea")
-    )  # fmt: skip
-    if is_ecg_file(path) or header.is_file():
+    if is_ecg_file(path):
         yield iter([(str(path), lambda: _one(path, options))])
     elif is_archive(path):
         with unpacked(path) as archive:
