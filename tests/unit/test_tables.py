@@ -94,7 +94,9 @@ def test_a_row_of_an_array_with_too_few_or_too_many_cells_loses_its_meaning(
     assert "cells" in reasons(tmp_path / "out")["a-000001"]
 
 
-@pytest.mark.parametrize("content", [b"ecg_id\xff\n", (HEADER + '1,"' + "x" * 200_000).encode()])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"ecg_id\xff\n", (HEADER + '1,"' + "x" * 200_000).encode()]
+)
 def test_a_table_that_is_no_csv_is_a_traceback(tmp_path: Path, content: bytes) -> None:
     folder = write_ptbxl(tmp_path / "in", "")
     (folder / "ptbxl_database.csv").write_bytes(content)

@@ -42,20 +42,23 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
         # Spreadsheets write a byte order mark, which would be part of the first column's name.
         with path.open(newline="", encoding="utf-16" if wide else "utf-8-sig") as file:
             first = file.readline()
+            if not first:
+                raise ValueError("is empty")
             separator = _separator(first)
             file.seek(0)
             # A blank after the separator is part of no name; elsewhere it may be part of a cell.
             spaced = f"{separator} " in first
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=spaced)
             rows = list(reader)
-            header = tuple(name.strip() for name in reader.fieldnames or ())
+            names = tuple(reader.fieldnames or ())  # of a file of empty lines it reads once more
     except FileNotFoundError:
         raise LatentcastError(f"{path}: does not exist; name the table, or restore it") from None
     except (OSError, ValueError, csv.Error) as error:
         raise LatentcastError(
             f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table"
         ) from error
-    if header != tuple(reader.fieldnames or ()):
+    header = tuple(name.strip() for name in names)
+    if header != names:
         rows = [{_stripped(name): cell for name, cell in row.items()} for row in rows]
     if separator != ",":
         _replace_decimal_commas(header, rows)
