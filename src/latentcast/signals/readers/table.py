@@ -17,6 +17,8 @@ SEPARATORS = ",;\t|"
 LONGEST_HEADER = 2**16
 """Bytes of the line of column names that are looked at to tell what a table is."""
 _UNIT = "\x1f"
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+"""What Excel reads, and some programs write, above the column names."""
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d{1,5},\d+\s*", re.ASCII)
 _WHOLE = re.compile(r"\s*[+-]?\d*\s*", re.ASCII)
 
@@ -44,8 +46,12 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
             first = file.readline()
             if not first:
                 raise ValueError("is empty")
-            separator = _separator(first)
-            file.seek(0)
+            named = _SEPARATOR_LINE.fullmatch(first)
+            if named is None:
+                file.seek(0)
+            else:
+                first = file.readline()
+            separator = _separator(first) if named is None else named[1]
             # A blank after the separator is part of no name; elsewhere it may be part of a cell.
             spaced = f"{separator} " in first
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=spaced)
@@ -55,7 +61,8 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
         raise LatentcastError(f"{path}: does not exist; name the table, or restore it") from None
     except (OSError, ValueError, csv.Error) as error:
         raise LatentcastError(
-            f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table"
+            f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table, or save it in "
+            "UTF-8"
         ) from error
     header = tuple(name.strip() for name in names)
     if header != names:

@@ -161,6 +161,8 @@ def _parse_signal(line: str, place: int) -> Signal:
                 raise ValueError("no gain(baseline)/unit")
             gain, unit = number(calibration[1]), calibration[3]
             baseline = None if calibration[2] is None else integer(calibration[2])
+            if abs(baseline or 0) > 2**31:
+                raise ValueError("a baseline beyond 32 bits")
         except ValueError as error:
             raise BadRecord(
                 f"header: gain {quoted(fields[2], 60)} cannot be read ({error})"
