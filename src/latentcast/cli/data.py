@@ -277,6 +277,7 @@ def convert(
     leads: str | None = None,
     unit: str | None = None,
     layout: str | None = None,
+    workers: int | None = None,
 ) -> int:
     """Write ECG files of any format as files of another, and records.csv with what is known of
     each; what is written is read again and compared. Exit status 1 where one was not converted.
@@ -293,6 +294,7 @@ def convert(
         leads: of an array, comma-separated names of its channels.
         unit: of files that have none: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
+        workers: processes; the usable processors by default, 1 converts in this process.
     """
     from latentcast.files import apart
     from latentcast.signals.anonymize import Key
@@ -324,6 +326,7 @@ def convert(
         options=ReadOptions(None, sampling_rate, unit),
         leads=leads.split(",") if leads else None,
         layout=layout,
+        workers=workers,
     )
     errors = Terminal(stderr=True)
     for name, reason in done.rejected:
