@@ -172,8 +172,9 @@ PEOPLE = ["patient_id,labels,qrs", *(f"p{i // 3},MI,{i}.5" for i in range(30))]
         ("utf-8", lambda line: line.replace(",", ", ")),
         ("utf-8", lambda line: line.replace(",", "|").replace("patient_id", "Subject ID")),
         ("utf-8", lambda line: line.replace("patient_id", "PatientNo").replace("labels", "Labels")),
+        ("utf-8", lambda line: line.replace("patient", "sep=;\npatient").replace(",", ";")),
     ],
-    ids=["byte order mark", "wide", "decimal comma", "blank", "subject", "case"],
+    ids=["byte order mark", "wide", "decimal comma", "blank", "subject", "case", "sep="],
 )
 def test_a_table_of_another_dialect_loses_patients(
     tmp_path: Path, encoding: str, change: Callable[[str], str]

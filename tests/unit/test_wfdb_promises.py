@@ -70,6 +70,8 @@ def other_sum(folder: Path) -> None:
     ("make", "damage", "reason"),
     [
         (format_32, flip("a.dat"), "a.dat: signal .* contradicts its checksum in the header"),
+        (format_32, edit("a.hea", "a.dat 32 ", "a.dat 999 "), "is of format 999, which is none"),
+        (format_32, edit("a.hea", "(0)/mV", "(99999999999)/mV"), "a baseline beyond 32 bits"),
         (format_32, other_sum, "a.dat: contradicts its checksum in SHA256SUMS.txt"),
         (format_32, edit("a.hea", "a 12 250 1000", "a 12 250 1001"), "a.dat: is truncated, 48000 "),
         (long, flip("s2.dat"), "segment s2: s2.dat: signal .* contradicts its checksum"),
