@@ -46,12 +46,11 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
             first = file.readline()
             if not first:
                 raise ValueError("is empty")
-            named = _SEPARATOR_LINE.fullmatch(first)
-            if named is None:
-                file.seek(0)
-            else:
-                first = file.readline()
+            begins, named = 0, _SEPARATOR_LINE.fullmatch(first)
+            if named is not None:
+                begins, first = file.tell(), file.readline()
             separator = _separator(first) if named is None else named[1]
+            file.seek(begins)
             # A blank after the separator is part of no name; elsewhere it may be part of a cell.
             spaced = f"{separator} " in first
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=spaced)
@@ -79,7 +78,9 @@ def read_header(path: Path) -> tuple[str, ...]:
             return tuple(import_module("pyarrow.parquet").read_schema(path).names)
         with path.open("rb") as file:
             first = file.readline(LONGEST_HEADER)
-        wide = first[:2] in (b"\xff\xfe", b"\xfe\xff")
+            wide = first[:2] in (b"\xff\xfe", b"\xfe\xff")
+            if not wide and _SEPARATOR_LINE.fullmatch(first.decode("utf-8-sig")):
+                first = file.readline(LONGEST_HEADER)
         text = first.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "strict")
     # Whatever pyarrow says of a file that is none; detecting a format never fails.
     except Exception:
