@@ -19,7 +19,8 @@ from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.errors import LatentcastError
 from latentcast.source import RecordRef
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _convert: Callable[[Sequence[Any]], list[Any]] | None = None
 """Of a reader process."""
 
