@@ -82,10 +82,11 @@ def read_header(path: Path) -> tuple[str, ...]:
             if not wide and _SEPARATOR_LINE.fullmatch(first.decode("utf-8-sig")):
                 first = file.readline(LONGEST_HEADER)
         text = first.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "strict")
+        names = next(csv.reader([text], delimiter=_separator(text)), [])
     # Whatever pyarrow says of a file that is none; detecting a format never fails.
     except Exception:
         return ()
-    return tuple(name.strip() for name in next(csv.reader([text], delimiter=_separator(text)), ()))
+    return tuple(name.strip() for name in names)
 
 
 def each_row(path: Path) -> Iterator[Row]:
