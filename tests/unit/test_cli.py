@@ -144,6 +144,8 @@ NAMELESS = "--sampling-rate 100 --unit mV --layout records,leads,samples --leads
         ("train nepa-ecg-tiny --data {wfdb} --out y", "latentcast ingest {wfdb} --out STORE"),
         ("inspect nowhere", "nowhere: does not exist; make a store"),
         ("inspect {run}", "is a run and no store"),
+        ("inspect {wfdb}/SHA256SUMS.txt", "is of no format read here"),
+        ("ingest {wfdb}/{one}.dat --out y", "is a single record"),
         ("ingest {store} --out y", "is already a store; name the source"),
         ("ingest {wfdb}/{one} --out y", "is a single record; name its folder, {wfdb}/records100/"),
         ("ingest {wfdb}/{one}.hea --out y", "is a single record"),

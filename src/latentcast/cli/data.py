@@ -168,7 +168,9 @@ def inspect(
         against: another store: lists the records that both have, of recordings also those that
             differ in gain, sampling rate or cropping.
     """
+    from latentcast.archives import archive_of
     from latentcast.data.flags import flags_of, write_flags
+    from latentcast.data.formats import format_of
     from latentcast.data.inspect import describe, print_counts, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
@@ -217,6 +219,8 @@ def inspect(
             f"--sampling-rate, --unit, --rename: are for one ECG file, {store} is none; leave them "
             "out"
         )
+    if store.is_file() and archive_of(store) is None:
+        format_of(store)  # its error, where no store can be made of the file
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
@@ -294,6 +298,7 @@ def convert(
     leads: str | None = None,
     unit: str | None = None,
     layout: str | None = None,
+    workers: int | None = None,
 ) -> int:
     """Write ECG files of any format as files of another, and records.csv with what is known of
     each; what is written is read again and compared. Exit status 1 where one was not converted.
@@ -310,6 +315,7 @@ def convert(
         leads: of an array, comma-separated names of its channels.
         unit: of files that have none: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
+        workers: processes; the usable processors by default, 1 converts in this process.
     """
     from latentcast.files import apart
     from latentcast.signals.anonymize import Key
@@ -341,6 +347,7 @@ def convert(
         options=ReadOptions(None, sampling_rate, unit),
         leads=leads.split(",") if leads else None,
         layout=layout,
+        workers=workers,
     )
     errors = Terminal(stderr=True)
     for name, reason in done.rejected:

@@ -235,6 +235,14 @@ def check_layer(layer: str, names: tuple[str, ...], heads: Sequence[str]) -> Non
         )
 
 
+def leaks_of(store: Store, trained_on: Sequence[Store]) -> list[Finding]:
+    """All leaks within ``store`` and between its test fold and each of the stores of a training."""
+    found = list[Finding]()
+    for pretraining in trained_on or (None,):
+        found += [leak for leak in leaks.check(store, pretraining) if leak not in found]
+    return found
+
+
 def refuse_leaks(findings: Sequence[Finding], store: Store) -> None:
     """Raises LatentcastError: one of them makes a test score meaningless."""
     for finding in findings:

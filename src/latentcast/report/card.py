@@ -141,7 +141,7 @@ def _scores(folder: RunFolder, weights: str) -> Iterator[str]:
     if folder.tuned:
         score = tuned_score(folder.tuned)
         yield f"{escaped(score.task)}, {score.head}: test {score.measure} {score.value} "
-        yield f"[{score.low}, {score.high}]."
+        yield f"[{score.low}, {score.high}]{', ' * bool(score.variant)}{score.variant}."
 
 
 def _limits(
