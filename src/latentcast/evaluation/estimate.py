@@ -56,6 +56,12 @@ class LabelScore:
     auroc: Estimate
     average_precision: Estimate = UNDEFINED
 
+    def text(self, score: Estimate) -> str:
+        """One of its scores as it is printed: resamples of one positive are no interval."""
+        if self.positives != 1 or not math.isfinite(score.value):
+            return score.text()
+        return f"{number(score.value)} (1 positive: no interval)"
+
 
 @dataclass(frozen=True)
 class OperatingPoint:

@@ -132,7 +132,7 @@ def _scores(folder: RunFolder, weights: str) -> Iterator[str]:
         yield from table(heading, rows)
         yield ""
         labels = "; ".join(
-            f"{label.name} {label.auroc.text()}" for label in probe.rows[0].score.labels
+            f"{label.name} {label.text(label.auroc)}" for label in probe.rows[0].score.labels
         )
         if labels:
             yield f"By label: {escaped(labels)}. Store: {source}."

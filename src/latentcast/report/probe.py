@@ -113,13 +113,14 @@ def _labels(probe: ProbeReport) -> str:
     if probe.class_sizes or not probe.labels:
         return further + (f"<p>{escape(probe.class_sizes)}.</p>\n" if probe.class_sizes else "")
     rows = probe.readings() if probe.kind == "multi-label" else ()
-    areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
+    areas = [{label.name: label for label in row.score.labels} for row in rows]
     body = []
     for label in probe.labels:
         name = label.name + (" *" if rows and label.positives["test"] < SUPPORT else "")
         if label.left_out:
             name += f" ({label.left_out})"
-        scores = [by_name.get(label.name, UNDEFINED).text() for by_name in areas]
+        found = [by_name.get(label.name) for by_name in areas]
+        scores = [score.text(score.auroc) if score else "–" for score in found]
         body.append([name, *(f"{count:,}" for count in label.positives.values()), *scores])
     if not rows:
         title, caption = "Class by class", f"{probe.noun.capitalize()}s of each class."
@@ -140,7 +141,7 @@ def _points(probe: ProbeReport) -> str:
     row = probe.readings()[0]
     if not row.score.points:
         return ""
-    precision = {label.name: label.average_precision.text() for label in row.score.labels}
+    precision = {label.name: label.text(label.average_precision) for label in row.score.labels}
     body = [
         [point.name, precision[point.name], number(point.threshold),
          *(rate.text() for rate in (point.sensitivity, point.specificity, point.ppv, point.f1))]
