@@ -120,14 +120,16 @@ def _flat(pairs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def picture(figure: Figure, name: str, description: str, caption: str, *, paper: bool) -> str:
+def picture(
+    figure: Figure, name: str, description: str, caption: str, *, paper: bool, narrow: bool = False
+) -> str:
     """A figure as inline SVG with a description for those who cannot see it.
 
     Its colours become CSS variables and so follow the reader's light or dark setting; ``paper``
-    keeps them, because clinical paper is pink by day and by night.
+    keeps them, because clinical paper is pink by day and by night. A ``narrow`` one fits a phone.
     """
     # Paper is shown no larger than it is: on a wide window 25 mm/s are 25 CSS millimetres.
-    kind, width = "chart", "none"
+    kind, width = "chart narrow" if narrow else "chart", "none"
     if paper:
         kind, width = "paper", f"{figure.get_figwidth() * 25.4:.1f}mm"
     return (
