@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from latentcast.errors import printable
 from latentcast.evaluation.estimate import Estimate
-from latentcast.report.style import LIGHT, stylesheet
+from latentcast.report.style import LIGHT
+from latentcast.report.templates import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,21 +67,19 @@ def table(
         for row in rows
     )
     kind = ' class="stacked"' if stacked else ""
+    named = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
     return (
-        f'<div class="scroll"><table{kind}><caption><span>{escape(caption)}</span></caption>\n'
+        f'<div class="scroll"><table{kind}>{named}\n'
         f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
 
 
-def document(title: str, heading: str, style: str, header: str, body: str, footer: str) -> str:
-    """The whole page; all but ``title`` and ``heading`` is markup, ``style`` beside the sheet."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{stylesheet()}{style}</style>\n</head>\n"
-        f"<body>\n<header>\n<h1>{escape(heading)}</h1>\n{header}</header>\n"
-        f"<main>\n{body}</main>\n<footer>{footer}</footer>\n</body>\n</html>\n"
-    )
+def document(title: str, heading: str, header: str, body: str, footer: str) -> str:
+    """The whole page; all but ``title`` and ``heading`` is markup."""
+    return render(
+        "page.html", title=title, heading=heading, header=Html(header), body=Html(body),
+        footer=Html(footer),
+    )  # fmt: skip
 
 
 def notice(items: Sequence[str], opening: str = "") -> str:

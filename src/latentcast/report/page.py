@@ -82,7 +82,7 @@ def write_report(
         f"{sentences}"
     )
     footer = "Written by latentcast. Not a medical device."
-    page = document(f"{title}: {found.headline}", title, "", header, "".join(sections), footer)
+    page = document(f"{title}: {found.headline}", title, header, "".join(sections), footer)
     if figures is not None:
         drawn = [of_training, *of_tuning, *(one for part in of_probes for one in part), *pictures]
         write_figures(drawn, figures)
