@@ -62,7 +62,7 @@ def _level(
     """Cells along the last axis, and two lines of words."""
     grid = grids[number]
     size = config.encoder if not number else objective.coarser[number - 1]
-    target = objective.target + (", averaged" if objective.target == "teacher" else "")
+    target = "averaged teacher" if objective.target == "teacher" else "student itself"
     masks = objective.masks if not number else objective.coarser[number - 1].masks
     weight = objective.weight if not number else objective.coarser[number - 1].weight
     cell = _cell(config, grid)
@@ -76,7 +76,10 @@ def _level(
     return (
         grid[-1],
         name,
-        (f"{width}; predicts {hidden} of the {target} tokens of level {number}, weight {weight:g}"),
+        (
+            f"{width}; predicts {hidden} as the {target} encodes them on level {number}, weight "
+            f"{weight:g}"
+        ),
     )
 
 

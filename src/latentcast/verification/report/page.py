@@ -119,7 +119,11 @@ def _area(name: str, lines: list[Line]) -> dict[str, Any]:
     head = ["claim", "what", "evidence", "verdict", "time"]
     return {
         "name": name,
-        "summary": ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n),
+        "summary": ", ".join(
+            f"{n} {'hold' if (verdict, n > 1) == ('holds', True) else verdict}"
+            for verdict, n in counts.items()
+            if n
+        ),
         "kind": next(_kind(verdict) for verdict, n in counts.items() if n),
         "table": Html(table("", head, rows, numeric=(4,))),
     }
