@@ -26,6 +26,7 @@ from latentcast.evaluation import metrics
 from latentcast.evaluation.calibration import tempered
 from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, Estimate, Score
 from latentcast.evaluation.operating import with_operating_points
+from latentcast.evaluation.ranking import ranking_curves
 
 RANKED = [(metrics.auroc, roc_auc_score), (metrics.average_precision, average_precision_score)]
 
@@ -385,3 +386,16 @@ def test_a_temperature_divides_the_logits_that_probabilities_have() -> None:
     assert found == pytest.approx(halved / halved.sum(1, keepdims=True))
     certain = tempered(np.array([[0.0, 1.0]]), 2.0, labels=True)
     assert np.isfinite(certain).all() and certain[0, 0] < 1e-6 and certain[0, 1] > 1 - 1e-6
+
+
+def test_a_thinned_curve_has_the_area_of_the_full_one() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.random((900, 2)) < 0.3
+    scores = (rng.normal(size=targets.shape) + targets).round(1)  # with ties
+    curves = ranking_curves("multi-label", targets, scores, ("a", "b"))
+    areas = [np.trapezoid(curve.sensitivity, curve.false_positives) for curve in curves]
+    np.testing.assert_allclose(areas, metrics.auroc(targets, scores), atol=2e-3)
+    assert all(len(curve.precision) <= 61 and curve.sensitivity[-1] == 1 for curve in curves)
+    shares = np.eye(3)[[0, 1, 2, 2]]
+    classes = ranking_curves("multi-class", np.array([0, 1, 2, 0]), None, "abc", shares)
+    assert [curve.name for curve in classes] == ["a", "b", "c"]

@@ -16,8 +16,10 @@ from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.attention import received_attention
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
+from latentcast.nn.blocks import Attention
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
 from latentcast.objectives.nepa import Nepa
@@ -279,3 +281,17 @@ def test_a_run_without_its_configuration_is_named(run: Any) -> None:
     (folder / "config.yaml").unlink()
     with pytest.raises(LatentcastError, match="config.yaml: does not exist"):
         report_run(folder)
+
+
+def test_attention_received_is_that_of_the_softmax_over_what_a_token_may_attend_to(
+    run: Any,
+) -> None:
+    """Of equal logits it is 1 for every token, also under a causal mask and with a CLS token."""
+    _, tested, store = run
+    assert tested.causal
+    for module in tested.network.modules():
+        if isinstance(module, Attention):
+            module.qkv.weight.data.zero_()
+    found = received_attention(tested, store.take(np.arange(3), length=tested.length))
+    assert found is not None and found.shape == (3, tested.network.grid((tested.length,))[0])
+    np.testing.assert_allclose(found, 1, atol=1e-5)
