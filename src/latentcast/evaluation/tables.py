@@ -154,7 +154,7 @@ def _labels(report: ProbeReport) -> Table:
         scores = [by_name.get(label.name) for by_name in areas]
         rare = "*" if rows and label.positives["test"] < SUPPORT else ""
         counts = [f"{count:,}" for count in label.positives.values()]
-        others = [number(score and score.auroc.value) for score in scores[1:]]
+        others = [number(score.auroc.value if score else None) for score in scores[1:]]
         text = [
             number(score.auroc.value) if score.positives == 1 else score.auroc.text()
             for score in scores[:1]

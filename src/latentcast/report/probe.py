@@ -72,8 +72,8 @@ def sections(probe: ProbeReport, title: str, remark: str, pictures: str) -> str:
         )
     caption += "."
     places = [place + several for place in (3, 4, 5, 7, 8)]
-    drawn = table(caption, heading, body, numeric=places, stacked=True)
-    result = section(title, remark, drawn, pictures)
+    scores = table(caption, heading, body, numeric=places, stacked=True)
+    result = section(title, remark, scores, pictures)
     return result + _labels(probe) + _subgroups(probe)
 
 

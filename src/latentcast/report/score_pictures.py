@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from latentcast.errors import missing_extra, printable
 from latentcast.evaluation.estimate import Calibration, Estimate, RankingCurve, Score, number
@@ -162,7 +162,7 @@ def _line(axes: Axes, x: Sequence[float], y: Sequence[float], place: int) -> Non
     axes.plot(x, y, color=CLASS_COLOURS[place], linewidth=1.6, linestyle=style, label=str(place))
 
 
-def _legend(axes: Axes, names: Sequence[str], where: str) -> None:
+def _legend(axes: Axes, names: Sequence[str], where: Literal["lower right", "best"]) -> None:
     # Set below: matplotlib leaves out a name that begins with "_", and reads "$" as mathematics.
     places = [str(place) for place in range(len(names))]
     handles = [line for line in axes.get_lines() if line.get_label() in places]
