@@ -25,6 +25,10 @@ class Html:
 
     text: str
 
+    def __html__(self) -> str:
+        """What templates take as it is."""
+        return self.text
+
 
 def escape(value: Any) -> str:
     """A value as text of an HTML element or a quoted attribute."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from latentcast.errors import printable
 from latentcast.report.style import stylesheet
 
 if TYPE_CHECKING:
@@ -24,12 +25,9 @@ def render(name: str, **values: Any) -> str:
 def _environment() -> Environment:
     # It comes with torch, which needs it itself.
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    from latentcast.report.markup import escape
 
     def finalize(value: Any) -> Any:
-        return value if isinstance(value, Markup) else Markup(escape(value))
+        return value if hasattr(value, "__html__") else printable(str(value))
 
     return Environment(
         loader=PackageLoader("latentcast.report"), autoescape=True, undefined=StrictUndefined,
