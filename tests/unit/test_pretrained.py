@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from conftest import Command
+from latentcast.artifacts.card import Facts, Result, card
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.export import export_encoder
@@ -112,6 +114,7 @@ def test_a_card_holds_what_the_run_does_not_say(
     for words in ("12 steps of 6 in", "It was not scored.", "checks hold", "licence of the data"):
         assert words in text
     assert str(tmp_path.parent) not in text and "license:" not in text
+    assert sha256(tmp_path / "model" / "model.safetensors") in text
     loaded = Encoder.from_pretrained(tmp_path / "model", device="cpu")
     assert loaded.predicted_from is not None
     with pytest.raises(LatentcastError, match="trained without labels"):
@@ -161,3 +164,13 @@ def test_a_verb_takes_a_model_or_names_the_verb_that_does(
     ours = {"file": "saved from memory", "folder": Path("m/README.md"), "ships": "# card"}[kind]
     text = ours.read_text() if isinstance(ours, Path) else ours
     assert text in Path("copy/README.md").read_text()
+
+
+def test_odd_names_leave_the_front_matter_of_a_card_yaml(small_run: Path) -> None:
+    odd = 'a: "b" # {c}'
+    facts = Facts((), "mit", (odd,), (Result(odd, odd, odd, 0.9, odd),))
+    text = card(odd, Encoder.from_pretrained(small_run, device="cpu").config, "w", {}, facts)
+    front = yaml.safe_load(text.split("---\n")[1])
+    (result,) = front["model-index"][0]["results"]
+    assert front["datasets"] == [odd] and result["metrics"][0]["value"] == 0.9
+    assert result["dataset"]["name"] == result["task"]["name"] == odd

@@ -240,20 +240,27 @@ def report(
     data: Path | None = None,
     task: str | None = None,
     device: str = "auto",
+    figures: Path | None = None,
 ) -> None:
     """Write RUN/report.html: curves, configuration, alarms, scores, and pictures of a store.
 
+    A page with pictures is never lost: one without them leaves it as RUN/report-earlier.html.
+
     Args:
         run: folder of the run, finished or not.
-        data: folder of a labelled store: adds the map of embeddings, and of recordings an ECG with
-            the model's errors; by default the one the run was trained on, where it was probed.
+        data: folder of a labelled store that was probed: adds maps of embeddings and tokens, and of
+            recordings an ECG with the model's errors; by default the one the run was trained on, or
+            one that it was probed on.
         task: of the probe that makes the headline; by default what suits the labels of the store.
         device: that the encoder reads on, such as cuda:1 or cpu; auto is the GPU when there is one.
+        figures: folder for every picture as PDF and SVG, with captions.md.
     """
     from latentcast.errors import printable
     from latentcast.report.run import report_run
 
-    print(printable(f"report: {report_run(run, data, task, device)}"))
+    print(printable(f"report: {report_run(run, data, task, device, figures)}"))
+    if figures is not None:
+        print(printable(f"figures: {figures}"))
 
 
 def _by_name(encoders: tuple[str, ...]) -> dict[str, str]:
