@@ -12,15 +12,17 @@ import shutil
 import sys
 import tempfile
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from latentcast.archives import DAMAGE
 from latentcast.artifacts.recordings import ArrayAxes, RecordingReader
 from latentcast.config import EcgInput
 from latentcast.data.convert import reason_of
@@ -35,6 +37,10 @@ IN_MEMORY = Path("/dev/shm")
 _PREFIX = "latentcast-serve-"
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 LONGEST_NAME = 200
+MOST_FILES = 16
+"""In a zip of one record: a header and its signals."""
+MOST_UNZIPPED = 2**26
+"""Bytes of them all."""
 
 
 class Refused(Exception):
@@ -99,7 +105,8 @@ class Uploads:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def file(self, body: bytes, name: str, axes: ArrayAxes) -> Recording:
-        """Of any format that ingest reads of which one file holds one recording.
+        """Of any format that ingest reads of which one file holds one recording; or a zip of the
+        files of one WFDB record.
 
         Args:
             name: of the file where it came from; "" where that is not named.
@@ -116,13 +123,16 @@ class Uploads:
             title = name[:LONGEST_NAME] or "upload"
 
             def read() -> Recording:
-                found = list(islice(reader.load(path), 2))
+                zipped = body.startswith(b"PK\x03\x04") and suffix != ".npz"
+                found = list(islice(reader.load(_unzipped(path) if zipped else path), 2))
                 if len(found) != 1:
                     many = "several recordings" if found else "no recording"
                     raise BadRecord(f"holds {many}; send a file of one")
                 return found[0]
 
-            recording = _read(read, lambda text: text.replace(str(path), title))
+            recording = _read(
+                read, lambda text: text.replace(str(path), title).replace(f"{path.parent}/", "")
+            )
         return replace(recording, record_id=Path(title).stem)
 
     def signal(self, body: bytes) -> Recording:
@@ -165,6 +175,35 @@ def _read(read: Callable[[], Recording], named: Callable[[str], str] = str) -> R
         if not isinstance(error, ValueError):
             traceback.print_exc(file=sys.stderr)
         raise Refused(422, named(reason_of(error))) from None
+
+
+def _unzipped(path: Path) -> Path:
+    """The header of a WFDB record, or the one file, of a zip; its files are beside it then.
+
+    Raises:
+        BadRecord: it holds something else, or more than a recording.
+    """
+    folder = path.parent / "unzipped"
+    folder.mkdir()
+    left = MOST_UNZIPPED
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            if len(members) > MOST_FILES:
+                raise BadRecord(f"holds {len(members)} files; send a zip of one record")
+            for member in members:
+                with archive.open(member) as file:
+                    data = file.read(left + 1)
+                if (left := left - len(data)) < 0:
+                    raise BadRecord(f"unpacks to more than {MOST_UNZIPPED:,} bytes")
+                (folder / PurePosixPath(member.filename).name).write_bytes(data)
+    except DAMAGE as error:
+        raise BadRecord(f"is a damaged zip ({error}); copy it again") from None
+    files = sorted(folder.iterdir())
+    headers = [file for file in files if file.suffix == ".hea"]
+    if len(headers or files) != 1:
+        raise BadRecord(f"holds {len(headers or files)} records; send a zip of one")
+    return (headers or files)[0]
 
 
 def _remove_left() -> None:
