@@ -24,6 +24,8 @@ READERS = 2
 """Threads that read uploads: they share one interpreter."""
 BUFFERED = 8
 """Times the largest upload that all bodies together may take."""
+DROPPED = 4
+"""Times the largest upload that is received of one that is refused."""
 GONE = 499
 """Status in the metrics of a client that went away; nobody receives it."""
 
@@ -71,8 +73,22 @@ class Service:
         loop = asyncio.get_running_loop()
         until = loop.time() + self.limits.seconds
         body = await self._body(request, until)
+        try:
+            return await self._answer(request, body, read, wishes, until)
+        finally:
+            self._buffered -= len(body)
+
+    async def _answer(
+        self,
+        request: Request,
+        body: bytes,
+        read: Callable[[bytes], Recording],
+        wishes: Wishes,
+        until: float,
+    ) -> tuple[Answer, Recording]:
+        loop = asyncio.get_running_loop()
         if self.active >= self.limits.queue:
-            raise Refused(429, "the server: is busy; ask again", {"Retry-After": "1"})
+            raise _busy()
         self.active += 1
         work = asyncio.ensure_future(self._work(body, read, wishes))
         gone = asyncio.ensure_future(_gone(request))
@@ -95,30 +111,40 @@ class Service:
             gone.cancel()
 
     async def _body(self, request: Request, until: float) -> bytes:
-        most = self.limits.most_bytes
-        too_large = Refused(413, f"the body: has more than {most:,} bytes; send one recording")
-        announced = request.headers.get("content-length", "0")
-        if not announced.isdecimal() or int(announced[:20]) > most:
-            raise too_large
+        """All of it. What is refused is received and dropped first, up to some size: a client that
+        still sends would not see why."""
+        most, reason = self.limits.most_bytes, None
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise Refused(415, "content-encoding: is not read; send the file as it is")
-        pieces, size = list[bytes](), 0
+            reason = Refused(415, "content-encoding: is not read; send the file as it is")
+        pieces, size, kept = list[bytes](), 0, 0
         try:
             async with asyncio.timeout_at(until):
                 async for piece in request.stream():
                     size += len(piece)
-                    self._buffered += len(piece)
-                    if size > most:
-                        raise too_large
-                    if self._buffered > BUFFERED * most:
-                        raise Refused(429, "the server: is busy; ask again", {"Retry-After": "1"})
-                    pieces.append(piece)
+                    if size > most and (reason is None or size > DROPPED * most):
+                        close = {"Connection": "close"} if size > DROPPED * most else {}
+                        text = f"the body: has more than {most:,} bytes; send one recording"
+                        reason = Refused(413, text, close)
+                        if close:
+                            raise reason
+                    elif reason is None and self._buffered + len(piece) > BUFFERED * most:
+                        reason = _busy()
+                    if reason is None:
+                        pieces.append(piece)
+                        kept += len(piece)
+                        self._buffered += len(piece)
+                    else:
+                        pieces.clear()
         except TimeoutError:
-            raise Refused(408, f"the body: was not complete in {self.limits.seconds:g} s") from None
+            text = f"the body: was not complete in {self.limits.seconds:g} s"
+            raise Refused(408, text, {"Connection": "close"}) from None
         except ClientDisconnect:
             raise Refused(GONE, "the client: went away") from None
         finally:
-            self._buffered -= size
+            self._buffered -= kept
+        if reason is not None:
+            raise reason
+        self._buffered += kept  # until it is answered
         return b"".join(pieces)
 
     async def _work(
@@ -145,6 +171,10 @@ class Service:
         if not wishes.embedding:
             answer.embedding = None
         return answer, prepared.recording
+
+
+def _busy() -> Refused:
+    return Refused(429, "the server: is busy; ask again", {"Retry-After": "1"})
 
 
 async def _gone(request: Request) -> None:
