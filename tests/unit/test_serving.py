@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -24,18 +24,18 @@ from test_finetune import labelled_store
 
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
+from latentcast.data.store import open_store
 from latentcast.errors import LatentcastError
 from latentcast.serving import uploads
 from latentcast.serving.batching import Batcher, Outputs
 from latentcast.serving.limits import Limits
 from latentcast.serving.model import Served
+from latentcast.serving.server import serve, server
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.workflows.finetune import finetune
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
-
-from latentcast.serving.server import server
 
 DICOM = Path(__file__).parents[1] / "data" / "formats" / "guangxi_teaching_sinus_rhythm.dcm"
 RECORDING = synthetic_recording(60, 100, 6)
@@ -182,16 +182,14 @@ def test_numbers_fhir_and_a_zipped_record_are_the_recording_that_they_hold(
 def test_the_nearest_recording_of_the_index_is_the_recording_itself(
     client: Client, tuned: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    store = Encoder.from_pretrained(tuned[0])
-    from latentcast.data.store import open_store
-
+    width = Encoder.from_pretrained(tuned[0]).network.width
     recording = open_store(tuned[1])[7]
     body = {"signal": recording.signal.tolist(), "leads": list(recording.leads),
             "sampling_rate": recording.sampling_rate}  # fmt: skip
     near = client.post("/v1/signal?neighbours=3", body).json["neighbours"]
     assert near[0]["id"] == recording.record_id and near[0]["similarity"] == pytest.approx(1)
     assert [n["similarity"] for n in near] == sorted((n["similarity"] for n in near), reverse=True)
-    np.savez(tmp_path / "other.npz", ids=["a"], vectors=np.ones((1, store.network.width + 1)))
+    np.savez(tmp_path / "other.npz", ids=["a"], vectors=np.ones((1, width + 1)))
     with pytest.raises(LatentcastError, match="embed the recordings with this model"):
         Served(tuned[0]).search(tmp_path / "other.npz")
 
@@ -377,11 +375,15 @@ def test_a_slow_body_and_a_client_that_leaves_hold_nobody(
 def test_the_port_in_use_and_other_models_are_refused_before_anything_listens(
     small_run: Path, digits_store: Path, tmp_path: Path
 ) -> None:
-    from latentcast.serving.server import serve
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(LatentcastError, match="give another --port"):
-            serve(small_run, "127.0.0.1", taken.getsockname()[1], say=print)
+    digits_run = tmp_path / 'digits'
+    train('nepa-digits-tiny', digits_store, digits_run, set=('train.steps=1', 'optimizer.warmup_steps=0'))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(LatentcastError, match="give another --port"),
+    ):
+        serve(small_run, "127.0.0.1", taken.getsockname()[1], say=print)
+    with pytest.raises(LatentcastError, match="trained on images"):
+        Served(digits_run)
 
 
 def windows(count: int, samples: int = 4, value: int = 0) -> np.ndarray:
