@@ -14,7 +14,7 @@ import tyro
 from latentcast.cli.arguments import Verbs, joined
 from latentcast.cli.data import convert, ingest, inspect, label
 from latentcast.cli.evaluation import evaluate, export, probe, report, runs
-from latentcast.cli.serving import serve
+from latentcast.cli.serving import serve, view
 from latentcast.cli.supervised import finetune, predict
 from latentcast.cli.training import bench, masks, models, recipes, train
 from latentcast.cli.verification import verify
@@ -24,7 +24,7 @@ VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
         ingest, label, inspect, convert, recipes, models, masks, train, runs, probe, evaluate,
-        finetune, predict, serve, report, export, bench, verify,
+        finetune, predict, view, serve, report, export, bench, verify,
     )
 }  # fmt: skip
 

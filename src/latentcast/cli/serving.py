@@ -1,10 +1,51 @@
-"""Verbs of a trained model at work: serve."""
+"""Verbs of a trained model at work: view, serve."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
+
+
+def view(
+    file: Positional[Path],
+    *,
+    model: Path,
+    out: Path | None = None,
+    device: str = "auto",
+    sampling_rate: float | None = None,
+    unit: str | None = None,
+    rename: str | None = None,
+    missing_leads: Literal["refuse", "mean"] = "refuse",
+) -> None:
+    """Write one ECG and what a model makes of it as a page: research use, not diagnosis.
+
+    Of a fine-tuned run its probabilities, of a pretraining run the error of each patch. The file is
+    brought to the rate of the model.
+
+    Args:
+        file: of one ECG, in any format that is read.
+        model: run, exported file or folder, or a model that ships.
+        out: page to write; by default FILE.html in the current folder.
+        device: such as cuda:1 or cpu; auto is the GPU when there is one.
+        sampling_rate: of files that have none (tables of leads), Hz.
+        unit: of such files: V, mV, uV or nV.
+        rename: leads by what the file calls them, as ECG1=II,ECG2=V1.
+        missing_leads: with "mean", leads that are missing are read at their mean of the training
+            data.
+    """
+    from latentcast.artifacts.recordings import ArrayAxes
+    from latentcast.files import apart
+    from latentcast.report.view import write_view
+    from latentcast.signals.leads import name_pairs
+    from latentcast.terminal import Terminal
+
+    out = out or Path(f"{file.stem}.html")
+    apart(out, file=file, model=model)
+    axes = ArrayAxes(sampling_rate, None, unit, rename=name_pairs(rename))
+    write_view(file, model, out, axes, missing_leads, device)
+    Terminal().print(str(out), soft_wrap=True)
 
 
 def serve(
