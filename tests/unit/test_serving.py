@@ -375,8 +375,13 @@ def test_a_slow_body_and_a_client_that_leaves_hold_nobody(
 def test_the_port_in_use_and_other_models_are_refused_before_anything_listens(
     small_run: Path, digits_store: Path, tmp_path: Path
 ) -> None:
-    digits_run = tmp_path / 'digits'
-    train('nepa-digits-tiny', digits_store, digits_run, set=('train.steps=1', 'optimizer.warmup_steps=0'))
+    digits_run = tmp_path / "digits"
+    train(
+        "nepa-digits-tiny",
+        digits_store,
+        digits_run,
+        set=("train.steps=1", "optimizer.warmup_steps=0"),
+    )
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(LatentcastError, match="give another --port"),

@@ -20,7 +20,7 @@ from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.report.ecg import LONGEST_SECONDS, plot_recording
-from latentcast.report.markup import document, facts, notice, picture, section, table
+from latentcast.report.markup import document, facts, picture, section, table
 from latentcast.signals.counts import choose_valid
 from latentcast.signals.recording import Recording
 from latentcast.signals.windows import window_starts
@@ -88,7 +88,7 @@ def write_view(
     if recording.sampling_rate != shape.sampling_rate:
         rates = f"{recording.sampling_rate:g} to {shape.sampling_rate:g} Hz"
         remarks.insert(0, f"for the model it was resampled from {rates}")
-    header = notice([f"<b>{NOTICE}</b>"])
+    header = f'<div class="notice" role="note"><p><b>{NOTICE}</b></p></div>\n'
     body = _drawn(shown, errors, encoder) + "".join(parts) + _about(recording, remarks)
     name = Path(model).name if Path(model).exists() else str(model)
     footer = f"latentcast {metadata.version('latentcast')}; model {name} ({encoder.weights})"
@@ -142,8 +142,8 @@ def _prediction(classifier: Classifier, predicted: Predicted) -> str:
         predicted.names, predicted.values[0], predicted.spread[0], thresholds, strict=True
     ):
         limit = "" if math.isnan(threshold) else f"{threshold:.3f}"
-        called = "reached" if value >= threshold else ""
-        rows.append([name, f"{value:.3f}", f"± {spread:.3f}", limit, called])
+        limit += ", reached" * bool(value >= threshold)
+        rows.append([name, f"{value:.3f}", f"± {spread:.3f}", limit])
     crops = int(predicted.crops[0])
     how = f"The mean over {crops} crop{'s' * (crops > 1)} and the standard deviation over them."
     calibrated = (
@@ -153,10 +153,10 @@ def _prediction(classifier: Classifier, predicted: Predicted) -> str:
         "the thresholds come too."
     )
     value = "value" if settings.target == "regression" else "probability"
-    head = ("label", value, "spread", "threshold", "")
+    head = ("label", value, "spread", "threshold")
     if settings.target == "regression":
         calibrated = ""
-    drawn = table(f"{how} {calibrated}".strip(), head, rows, numeric=(1, 2, 3), stacked=True)
+    drawn = table(f"{how} {calibrated}".strip(), head, rows, numeric=(1, 2), stacked=True)
     return section(f"Prediction: {settings.task}", drawn)
 
 
@@ -164,6 +164,8 @@ def _about(recording: Recording, remarks: list[str]) -> str:
     found = recording.metadata
     rows: dict[str, Any] = {"patient": recording.patient_id}
     rows |= {title: found.get(key) for key, title in _FIELDS.items()}
+    if isinstance(age := found.get("age"), float):
+        rows[_FIELDS["age"]] = f"{age:g}"
     labels = found.get("labels")
     if isinstance(labels, Mapping) and labels:
         rows["labels in the file"] = ", ".join(map(str, labels))
@@ -171,4 +173,4 @@ def _about(recording: Recording, remarks: list[str]) -> str:
         "sampling rate": f"{recording.sampling_rate:g} Hz", "length": f"{recording.seconds:g} s",
         "leads": ", ".join(recording.leads), "remarks": "; ".join(remarks) or None,
     }  # fmt: skip
-    return section("What the file says", facts(rows))
+    return section("From the file", facts(rows))
