@@ -33,6 +33,7 @@ from latentcast.serving.model import Served
 from latentcast.serving.server import serve, server
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.workflows.finetune import finetune
+from latentcast.workflows.train import train
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
@@ -375,20 +376,15 @@ def test_a_slow_body_and_a_client_that_leaves_hold_nobody(
 def test_the_port_in_use_and_other_models_are_refused_before_anything_listens(
     small_run: Path, digits_store: Path, tmp_path: Path
 ) -> None:
-    digits_run = tmp_path / "digits"
-    train(
-        "nepa-digits-tiny",
-        digits_store,
-        digits_run,
-        set=("train.steps=1", "optimizer.warmup_steps=0"),
-    )
+    keys = ("train.steps=1", "optimizer.warmup_steps=0", "train.batch_size=4")
+    train("ijepa-image-digits", digits_store, images := tmp_path / "run", set=keys, quiet=True)
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(LatentcastError, match="give another --port"),
     ):
         serve(small_run, "127.0.0.1", taken.getsockname()[1], say=print)
     with pytest.raises(LatentcastError, match="trained on images"):
-        Served(digits_run)
+        Served(images)
 
 
 def windows(count: int, samples: int = 4, value: int = 0) -> np.ndarray:
