@@ -22,6 +22,7 @@ from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.objectives.regularizers import sigreg
 from latentcast.recipes import recipe
+from latentcast.serving.model import Served
 from latentcast.workflows.probe import probe
 from latentcast.workflows.train import train
 
@@ -58,6 +59,7 @@ class Diverging(Callback):
 
 @fixes("artifacts/encoder.py", "{}: features are not finite")
 @fixes("evaluation/features.py", "{}, layer {}: features are not finite")
+@fixes("serving/model.py", "{}: features are not finite")
 def _(t: Terminal) -> None:
     config = configuration.resolve(recipe(ECG), t.at.small, ["train.checkpoint_every=1"])
     listener = Diverging()
@@ -70,6 +72,8 @@ def _(t: Terminal) -> None:
         train(config, t.at.probed, t.new("RUN"), callbacks=[listener])
 
     def use(run: Path) -> object:
+        if t.messages[0].file == "serving/model.py":
+            return Served(run)
         if "layer" in t.messages[0].text:
             return probe(run, task="labels")
         return Encoder.from_pretrained(run).embed(Store.open(t.at.probed), rows=[0])

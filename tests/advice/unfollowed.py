@@ -9,6 +9,7 @@ _TITLE = "a title"
 _TRAINING = "about a training that goes badly, of which no example takes seconds"
 
 UNFOLLOWED = {
+    ("serving/app.py", "text/plain; version"): "a media type",
     ("config/advice.py", "train."): _SET,
     ("config/advice.py", "optimizer."): _SET,
     ("config/advice.py", "ema."): _SET,

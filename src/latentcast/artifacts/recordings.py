@@ -120,6 +120,20 @@ class RecordingReader:
             line = f"leads: {recordings:,} recording{'s' * (recordings > 1)}: {how}"
             print(printable(line), file=sys.stderr)
 
+    def load(self, source: Any) -> Iterator[Recording]:
+        """Every recording of a source as its file has it, before it is brought to counts.
+
+        Raises:
+            LatentcastError: it is nothing that can be read, or a recording cannot be used.
+        """
+        for _, _, load in self._recordings(source):
+            yield load()
+
+    @property
+    def completed(self) -> tuple[str, ...]:
+        """What was done about leads that recordings do not have, in words."""
+        return tuple(self._completed)
+
     def counts(self, recording: Recording) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``.
 

@@ -15,6 +15,7 @@ from latentcast.cli.arguments import Verbs, joined
 from latentcast.cli.data import convert, ingest, inspect, label
 from latentcast.cli.embedding import embed, similar
 from latentcast.cli.evaluation import evaluate, export, probe, report, runs
+from latentcast.cli.serving import serve, view
 from latentcast.cli.supervised import finetune, predict
 from latentcast.cli.training import bench, masks, models, recipes, train
 from latentcast.cli.verification import verify
@@ -24,7 +25,7 @@ VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
         ingest, label, inspect, convert, recipes, models, masks, train, runs, probe, evaluate,
-        finetune, predict, embed, similar, report, export, bench, verify,
+        finetune, predict, embed, similar, view, serve, report, export, bench, verify,
     )
 }  # fmt: skip
 
