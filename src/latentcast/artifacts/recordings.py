@@ -126,7 +126,7 @@ class RecordingReader:
         Raises:
             LatentcastError: it is nothing that can be read, or a recording cannot be used.
         """
-        for _, _, load in self._recordings(source):
+        for _, _, load in self.recordings(source):
             yield load()
 
     @property

@@ -76,4 +76,5 @@ def _weights(own: Attention, x: Tensor, *args: Any) -> Tensor:
     if own.causal:
         later = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
         logits = logits.masked_fill(later, -math.inf)
-    return logits.softmax(dim=-1)
+    shares: Tensor = logits.softmax(dim=-1)
+    return shares

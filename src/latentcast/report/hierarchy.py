@@ -72,7 +72,8 @@ def _level(
         stride = f", each of {' × '.join(map(str, steps))} cells below"
     name = f"Level {number}: {' × '.join(f'{n:,}' for n in grid)} cells of {cell}{stride}"
     width = f"width {getattr(size, 'width', config.encoder.width)}"
-    hidden = f"{masks.targets} hidden blocks" if hasattr(masks, "targets") else "the hidden cells"
+    targets = getattr(masks, "targets", None)
+    hidden = "the hidden cells" if targets is None else f"{targets} hidden blocks"
     return (
         grid[-1],
         name,

@@ -93,7 +93,7 @@ def write_view(
     name = Path(model).name if Path(model).exists() else str(model)
     footer = f"latentcast {metadata.version('latentcast')}; model {name} ({encoder.weights})"
     page = document(
-        f"ECG {recording.record_id}", f"ECG {recording.record_id}", "", header, body,
+        f"ECG {recording.record_id}", f"ECG {recording.record_id}", header, body,
         facts({"made by": footer}),
     )  # fmt: skip
     write_text(Path(out), page)
