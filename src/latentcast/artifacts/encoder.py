@@ -96,8 +96,8 @@ class Encoder(nn.Module):
         :meth:`save_pretrained` wrote, or a model that ships (``latentcast models``).
 
         Args:
-            run: folder of the run, ``RUN/checkpoints/step-N`` for an earlier checkpoint, the
-                exported file or folder, or ``latentcast/NAME``.
+            run: folder of the run, ``RUN@STEP`` or ``RUN/checkpoints/step-N`` for an earlier
+                checkpoint, the exported file or folder, or ``latentcast/NAME``.
             role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
                 average both are the trained ones.
             device: to compute on, such as ``"cuda:1"``; by default the GPU when there is one, else
@@ -152,9 +152,13 @@ class Encoder(nn.Module):
         return f"Encoder({', '.join(self._summary.values())})"
 
     def _repr_html_(self) -> str:
-        rows = [*self._summary.items(), ("layer names", ", ".join(self.layer_names))]
-        rows.append(("positions", self.positions))
-        return table_html(f"Encoder {self.config.recipe}", rows)
+        return table_html(f"Encoder {self.config.recipe}", self.description.items())
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What it reads, how large it is, its layers and positions: name and text of each."""
+        layers = {"layer names": ", ".join(self.layer_names)}
+        return self._summary | layers | {"positions": self.positions}
 
     @property
     def _summary(self) -> dict[str, str]:

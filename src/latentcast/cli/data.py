@@ -151,10 +151,11 @@ def inspect(
     against: Path | None = None,
 ) -> None:
     """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
-    file of any format, as it would be read.
+    file of any format, as it would be read; or print what a model reads, its size and layers.
 
     Args:
-        store: folder of the store, of recordings or images; or one ECG file.
+        store: folder of the store, of recordings or images; one ECG file; or a run, RUN@STEP, an
+            exported file or folder, or a model that ships.
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
         summary: of a store of recordings, tables to be signed, to write as .html or .md: records,
@@ -173,12 +174,21 @@ def inspect(
     from latentcast.data.inspect import describe, print_counts, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
-    from latentcast.places import is_store
+    from latentcast.places import holds_weights, is_store
+    from latentcast.pretrained.models import at_step
     from latentcast.signals.leads import name_pairs, renamed
     from latentcast.signals.readers.ecg_files import is_ecg_file
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
+    if holds_weights(at_step(store)):
+        if any((plot, record, summary, sampling_rate, unit, rename, flags, against)):
+            raise LatentcastError(
+                f"{store}: is a model, of which there is nothing to plot, count or rename; leave "
+                "out the options"
+            )
+        _inspect_model(store)
+        return
     for output in filter(None, (plot, summary, flags)):
         apart(output, store=store)
     if summary is not None:
@@ -249,6 +259,17 @@ def inspect(
         row = 0 if record is None else opened.row_of(record)
         save_figure(plot_recording(opened.recording(row)), plot)
         console.print(f"plotted {plot}")
+
+
+def _inspect_model(path: Path) -> None:
+    from latentcast.artifacts.encoder import Encoder
+    from latentcast.terminal import Terminal, plain_table
+
+    table = plain_table(str(path))
+    for name, text in Encoder.from_pretrained(path, device="cpu").description.items():
+        table.add_row(name, text)
+    table.show_header = False
+    Terminal().print(table)
 
 
 def _inspect_file(path: Path, plot: Path | None, options: ReadOptions) -> None:

@@ -86,10 +86,8 @@ def finetune(
         )
     console.print(f"test {done.metric} {done.score.main.text()} ({records})")
     for label in done.score.labels:
-        precision = label.average_precision.text()
-        console.print(
-            f"  {label.name}: {label.auroc.text()}, AP {precision}, {label.positives} positives"
-        )
+        area, precision = label.text(label.auroc), label.text(label.average_precision)
+        console.print(f"  {label.name}: {area}, AP {precision}, {label.positives} positives")
     for name, value in done.score.others.items():
         console.print(f"  {name}: {value.text()}")
     if done.score.calibration is not None:

@@ -33,6 +33,7 @@ from latentcast.evaluation.features import (
 )
 from latentcast.evaluation.heads import HEADS, READ_TOKENS, Fit, Head, knn
 from latentcast.evaluation.probabilities import probabilities_of, with_calibrated_head
+from latentcast.evaluation.ranking import ranking_curves
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.subgroups import Grouping, groupings, subgroups
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
@@ -160,7 +161,8 @@ def probe(
                     score, targets.kind, names, head, of_validation, of_test, counts
                 )
                 subgrouped = subgroups(targets.kind, y[test], predictions, names, counts, groups)
-                score = replace(score, subgroups=subgrouped)
+                curves = ranking_curves(targets.kind, y[test], predictions, names, shares)
+                score = replace(score, subgroups=subgrouped, curves=curves)
                 table.append(
                     Row(source.name, name, choice, at, how, head.penalty, head.validation, score)
                 )

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from latentcast.evaluation.predictions import of_metric, outputs_of, predict
 from latentcast.evaluation.probabilities import with_probabilities
 from latentcast.evaluation.protocol import leaks_of, refuse_leaks
 from latentcast.evaluation.results import Finding
+from latentcast.evaluation.ranking import ranking_curves
 from latentcast.evaluation.supervision import Supervision, of_config, supervision
 from latentcast.evaluation.tasks import task_name
 from latentcast.files import digested, write_text
@@ -274,6 +275,8 @@ def _finished(
         score, targets.kind, targets.names, y, found.values, choice.temperature,
         choice.thresholds, counts,
     )  # fmt: skip
+    curves = ranking_curves(targets.kind, y, of_metric(found, targets.kind), targets.names, shares)
+    score = replace(score, curves=curves)
     error = score.calibration.error if score.calibration else math.nan
     result = FinetuneResult(
         run, choice.step, choice.score, score, metrics.METRICS[targets.kind][0].name,

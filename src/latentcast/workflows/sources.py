@@ -28,6 +28,7 @@ from latentcast.evaluation.question import Group, Member
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import SupervisedConfig
+from latentcast.pretrained.models import at_step
 from latentcast.runs.new import data_of
 
 BETWEEN = " + "
@@ -59,6 +60,7 @@ class Trained:
 
 def trained_run(path: Path, weights: Role, device: str | torch.device) -> Trained:
     """LatentcastError: no such run, a damaged one, or a fine-tuning that has not ended."""
+    path = at_step(path)
     encoder = Encoder.from_pretrained(path, weights, device)
     config = encoder.config
     stores = training_stores(path, config)
@@ -83,8 +85,7 @@ def training_stores(path: Path, config: Config) -> tuple[Store, ...]:
         if isinstance(config.objective, SupervisedConfig):
             own = task_of(config.objective.task, own).targets(own).divide(own)
         stores.append(own)
-    before = Path(config.train.init or "")
-    if config.train.init and before.exists():
+    if config.train.init and (before := at_step(config.train.init)).exists():
         stores += training_stores(before, read_weights(before).config)
     return tuple(stores)
 
@@ -237,7 +238,7 @@ def _family(config: Config, step: int) -> str:
             del content["objective"][key]
         del content["ema"], content["train"]["steps"], content["optimizer"]["warmup_steps"]
     init = content["train"].pop("init")
-    if init and Path(init).exists():
+    if init and at_step(init).exists():
         before = Encoder.from_pretrained(init, device="cpu")
         init = _family(before.config, before.step)
     return json.dumps([content, init], sort_keys=True)
