@@ -29,8 +29,8 @@ from latentcast.evaluation.estimate import Score
 from latentcast.evaluation.predictions import of_metric, outputs_of, predict
 from latentcast.evaluation.probabilities import with_probabilities
 from latentcast.evaluation.protocol import leaks_of, refuse_leaks
-from latentcast.evaluation.results import Finding
 from latentcast.evaluation.ranking import ranking_curves
+from latentcast.evaluation.results import Finding
 from latentcast.evaluation.supervision import Supervision, of_config, supervision
 from latentcast.evaluation.tasks import task_name
 from latentcast.files import digested, write_text
