@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dev.fuzz.xml_files import sample, write_muse
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
+from latentcast.signals.readers.table import read_header
 from latentcast.signals.synthetic import synthetic_recording
 
 
@@ -66,6 +68,11 @@ def test_a_table_that_breaks_a_line_within_its_names_is_a_traceback(tmp_path: Pa
     (tmp_path / "list.csv").write_bytes(b"path\rlabels\na,b\n")
     with pytest.raises(LatentcastError, match="is of no format read here"):
         open_source(tmp_path / "list.csv")
+
+
+def test_a_pipe_in_the_place_of_a_table_hangs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "record_list.csv")
+    assert read_header(tmp_path / "record_list.csv") == ()
 
 
 def test_a_patient_of_a_table_of_files_is_trained_and_tested_on(tmp_path: Path) -> None:

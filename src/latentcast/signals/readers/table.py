@@ -74,6 +74,8 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
 def read_header(path: Path) -> tuple[str, ...]:
     """The column names alone; empty where the file is no table that can be read."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return ()
         if path.suffix.lower() == ".parquet":
             return tuple(import_module("pyarrow.parquet").read_schema(path).names)
         with path.open("rb") as file:
@@ -96,6 +98,8 @@ def each_row(path: Path) -> Iterator[Row]:
         LatentcastError: the file cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("is no regular file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from csv.DictReader(file)
     except (OSError, ValueError, csv.Error) as error:
