@@ -69,8 +69,8 @@ def write_view(
     recording = replace(found[0], record_id=Path(file).stem)
     if recording.seconds > LONGEST_SECONDS:
         raise LatentcastError(
-            f"{file}: lasts {recording.seconds:.0f} s, a page holds {LONGEST_SECONDS:.0f} s; embed "
-            "or predict it instead (latentcast predict)"
+            f"{file}: lasts {recording.seconds:.0f} s, a page holds {LONGEST_SECONDS:.0f} s; read "
+            "it without a page (latentcast embed)"
         )
     shown, findings = choose_valid(recording, recording.leads, mask_missing=True)
     counts = reader.counts(recording)
