@@ -154,8 +154,7 @@ class Encoder(nn.Module):
     @property
     def description(self) -> dict[str, str]:
         """What it reads, its size, layers and positions: name and text of each."""
-        places = {"positions": self.positions}
-        return self._summary | {"layer names": ", ".join(self.layer_names)} | places
+        return self._summary | {"layer names": ", ".join(self.layer_names), "where": self.positions}
 
     @property
     def _summary(self) -> dict[str, str]:
