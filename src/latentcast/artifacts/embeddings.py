@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -78,13 +79,23 @@ class Embeddings:
                 f"{file}: is no table of embeddings ({problem}); write one with latentcast embed"
             ) from None
 
-    def nearest(self, vector: Vectors, count: int) -> tuple[list[Neighbour], int]:
-        """The nearest by cosine, the nearest first; and how many records with the very vector of
-        the query, which is that recording itself, were left out."""
-        rows, query = _unit(self.vectors), _unit(vector[np.newaxis])[0]
-        same = np.abs(rows - query).max(axis=1) <= IDENTICAL
-        cosines = np.where(same, -np.inf, rows @ query)
-        order = np.argsort(-cosines, kind="stable")[: min(count, int((~same).sum()))]
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _directions(self) -> Vectors:
+        return _unit(self.vectors)
+
+    def nearest(
+        self, vector: Vectors, count: int, itself: bool = False
+    ) -> tuple[list[Neighbour], int]:
+        """The nearest by cosine, the nearest first; and how many records have the very vector of
+        the query, which is that recording itself: they are among the nearest with ``itself``."""
+        rows, query = self._directions, _unit(vector[np.newaxis])[0]
+        same = np.abs(rows - query).max(axis=1, initial=0) <= IDENTICAL
+        out = same & (not itself)
+        cosines = np.where(out, -np.inf, rows @ query)
+        order = np.argsort(-cosines, kind="stable")[: min(count, int((~out).sum()))]
         found = [
             Neighbour(
                 str(self.ids[row]), str(self.patients[row]), str(self.splits[row]),

@@ -39,7 +39,7 @@ def server(
         host: address to listen at; one that others reach needs a token.
         port: 0 takes a free one.
         token: that a request must have; by default that of the environment.
-        index: store or ``.npz`` of embeddings in which neighbours are found.
+        index: store or table of ``latentcast embed`` in which neighbours are found.
         device: to compute on.
         layer: that embeddings are read from; by default the encoder's own.
         pooling: of its tokens.
