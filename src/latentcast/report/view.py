@@ -70,7 +70,7 @@ def write_view(
     if recording.seconds > LONGEST_SECONDS:
         raise LatentcastError(
             f"{file}: lasts {recording.seconds:.0f} s, a page holds {LONGEST_SECONDS:.0f} s; embed "
-            "or predict it instead (latentcast predict)"
+            "it instead (Encoder.embed)"
         )
     shown, findings = choose_valid(recording, recording.leads, mask_missing=True)
     counts = reader.counts(recording)

@@ -85,7 +85,7 @@ class Index:
             ) from None
         if vectors.ndim != 2 or not len(ids) == len(vectors) == len(patients) == len(splits):
             raise LatentcastError(
-                f"{path}: has {len(ids)} ids and vectors of shape {vectors.shape}; give both one length"
+                f"{path}: has {len(ids)} ids and vectors of {vectors.shape}; give both one length"
             )
         return cls(ids, patients, splits, _unit(vectors))
 

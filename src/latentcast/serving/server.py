@@ -84,7 +84,7 @@ def serve(artifact: str | Path, host: str, port: int, **how: Any) -> None:
     Raises:
         LatentcastError: what :func:`server` refuses, or the port is taken.
     """
-    listening = _listening(host, port)
+    listening = listening_socket(host, port)
     say = how["say"]
     with listening:
         made = server(artifact, host, port, **how)
@@ -94,7 +94,7 @@ def serve(artifact: str | Path, host: str, port: int, **how: Any) -> None:
         made.run(sockets=[listening])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
     """Bound before the model is loaded, so that a port that is taken is noticed at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
