@@ -7,7 +7,6 @@ folder. What cannot be taken is listed with its reason, and the rest goes on.
 from __future__ import annotations
 
 import errno
-import fcntl
 import gzip
 import lzma
 import os
@@ -20,7 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -28,6 +27,7 @@ from typing import IO, Self
 
 from latentcast.errors import LatentcastError, printable
 from latentcast.files import sha256
+from latentcast.locks import Locked, locked
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MOST_TIMES, ALWAYS_ALLOWED = 100, 2**29
@@ -40,7 +40,7 @@ _LONG_HEADERS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
-_PREFIX = "latentcast-unpacked-"
+_PREFIX, _LOCK = "latentcast-unpacked-", ".lock"
 DAMAGE = (
     OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError,
     zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, lzma.LZMAError,
@@ -102,11 +102,11 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
     archive = archive_of(path)
     assert archive is not None
     _remove_left()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as room:
-        descriptor = os.open(room, os.O_RDONLY)
+    temporary = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
+    with temporary as room, ExitStack() as stack:
         folder = Path(room).resolve() / archive.name
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # it ends with this process; see _remove_left
+            stack.enter_context(locked(Path(room) / _LOCK))  # see _remove_left
             folder.mkdir()
             rejected = tuple(_unpack(archive, folder))
             inner = folder / path.relative_to(archive)
@@ -118,8 +118,6 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
             shown = str(error).replace(printable(str(folder)), printable(str(archive)))
             error.args = (shown,)
             raise
-        finally:
-            os.close(descriptor)
 
 
 def _descend(folder: Path) -> Path:
@@ -141,19 +139,14 @@ def _remove_left() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         try:
             about = folder.lstat()
+            mine = not hasattr(os, "getuid") or about.st_uid == os.getuid()
             # A new one is not locked for an instant.
-            if about.st_uid != os.getuid() or time.time() - about.st_mtime < 60:
-                continue
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
+            if mine and stat.S_ISDIR(about.st_mode) and time.time() - about.st_mtime > 60:
+                with locked(folder / _LOCK, patience=0):
+                    pass
+                shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, Locked):
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            pass
-        finally:
-            os.close(descriptor)
 
 
 def _unpack(archive: Path, folder: Path) -> Iterator[tuple[str, str]]:

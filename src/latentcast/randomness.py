@@ -119,8 +119,8 @@ class Draw:
         radius, angle = self.uniform(f"{stream} radius", n), self.uniform(f"{stream} angle", n)
         return (-2 * (1 - radius).log()).sqrt() * (2 * torch.pi * angle).cos()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def choice(self, stream: str, n: int) -> int:
         """A number in ``range(n)`` for the whole step, drawn on the host without a sync."""
-        u = uniform(key(self.seed, self.step, stream), np.zeros(1, dtype=np.int64))
-        return int(u[0] * n)
+        # The first number of uniform(), without an array: a compiled step must not make one.
+        word = _finish(key(self.seed, self.step, stream) + _GOLDEN & _MASK)
+        return int((word >> 11) * 2.0**-53 * n)

@@ -29,7 +29,6 @@ from torch import Tensor
 from conftest import REPOSITORY
 from latentcast.errors import missing_extra
 from latentcast.report.embedding import plot_embedding
-from latentcast.report.pictures import MAP
 from latentcast.signals.writers import FILE_WRITERS
 from latentcast.workflows.probe import probe
 
@@ -307,19 +306,6 @@ def _(t: Terminal) -> None:
     t.works(f"report {run}")
     page = (run / "report.html").read_text()
     assert "Not probed" not in page and "test records are too few" in page
-
-
-@fixes("report/run.py", "{}: shows pictures")
-def _(t: Terminal) -> None:
-    page = t.run / "report.html"
-    page.write_text(f"<h2>{MAP}</h2>")
-    error = t.refused(f"report {t.run}")
-    assert error.typed("move the page away")
-    page.rename(t.new("old.html"))
-    t.works(f"report {t.run}")
-    t.new("old.html").rename(page)
-    t.works(f"probe {t.run}")
-    t.works(f"report {t.run} {error.typed('--data')} {t.at.probed}")
 
 
 @fixes("runs/summary.py", "{}: no run below")

@@ -6,12 +6,14 @@ import socket
 from contextlib import closing
 
 import numpy as np
+from starlette.responses import Response
 from terminal import Terminal, fixes
 
-from latentcast.artifacts.encoder import Encoder
-from latentcast.serving.access import TOKEN, check_access
+from latentcast.serving.access import TOKEN, allowed, check_access
 from latentcast.serving.fhir import recording_of
-from latentcast.serving.server import listening_socket, serve
+from latentcast.serving.guard import Guard
+from latentcast.serving.metrics import Metrics
+from latentcast.serving.server import _listening, serve
 
 
 @fixes("report/view.py", "{}: was trained on images")
@@ -24,12 +26,11 @@ def _(t: Terminal) -> None:
     np.savetxt(table, values, "%.4f", ",", header=leads, comments="")
     view = f"view {table} --sampling-rate 100 --unit mV --out {page} --model "
     model = t.at.run if seconds == 70 else t.at.image_run
-    verb = t.refused(view + str(model)).typed(r"\((?:latentcast )?([\w.]+)\)")
+    verb = t.refused(view + str(model)).typed(r"\(latentcast (\w+)\)")
     if verb == "models":
-        t.works(view + t.works(verb).split()[0])
+        t.works(view + t.works("models").split()[0])
     else:
-        t.works(lambda: Encoder.from_pretrained(t.at.run).embed(
-            table, sampling_rate=100, unit="mV"))  # fmt: skip
+        t.works(f"{verb} {model} {table} --sampling-rate 100 --unit mV --out {t.new('e.csv')}")
 
 
 @fixes("serving/access.py", "--host {}: others")
@@ -40,13 +41,23 @@ def _(t: Terminal) -> None:
     t.works(lambda: check_access("127.0.0.1", None))
 
 
+@fixes("serving/guard.py", "Host: is not this machine")
+def _(t: Terminal) -> None:
+    token = "x" * 16
+    assert not allowed(None, "", "example.org") and allowed(None, "", "localhost:8000")
+    guard = Guard(Response(), None, Metrics(lambda: 0, lambda: 0), {"/"})
+    assert t.holding(bytes(guard._refusal().body).decode()).typed("start the server with (--token)")
+    t.works(lambda: check_access("0.0.0.0", token))
+    assert allowed(token, f"Bearer {token}", "example.org")
+
+
 @fixes("serving/server.py", "--host {} --port {}")
 def _(t: Terminal) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         error = t.refused(lambda: serve(t.at.run, "127.0.0.1", port, say=print))
     assert error.typed("another (--port)")
-    t.works(lambda: listening_socket("127.0.0.1", 0).close())
+    t.works(lambda: _listening("127.0.0.1", 0).close())
 
 
 @fixes("serving/fhir.py", "the origin of its")

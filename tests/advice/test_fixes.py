@@ -95,7 +95,7 @@ def test_no_message_names_a_flag_or_a_setting_that_does_not_exist() -> None:
     flags = {name.replace("_", "-") for name in parameters} | {"version", "nproc-per-node"}
     for message in messages():
         if message.advice:
-            named = re.findall(r"(?<![\w-])--([a-z][a-z-]*)", message.text)
+            named = re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", message.text)
             assert set(named) <= flags, message
             for key in settings_of(message):
                 assert any(has(name, key) for name in RECIPES), (key, message)

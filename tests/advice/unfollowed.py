@@ -10,7 +10,6 @@ _TRAINING = "about a training that goes badly, of which no example takes seconds
 
 UNFOLLOWED = {
     ("serving/app.py", "text/plain; version"): "a media type",
-    ("serving/guard.py", "Host: is not"): "of a request; tests/unit/test_serving.py sends both",
     ("config/advice.py", "train."): _SET,
     ("config/advice.py", "optimizer."): _SET,
     ("config/advice.py", "ema."): _SET,

@@ -254,9 +254,10 @@ def test_a_part_of_the_run_folder_that_is_something_else(
 
 
 HOLDS = """
-import fcntl, sys, time
+import sys, time
+from filelock import lock_descriptor
 file = open(sys.argv[1], "a")
-fcntl.lockf(file, fcntl.LOCK_EX)
+lock_descriptor(file.fileno())
 print("held", flush=True)
 time.sleep(600)
 """

@@ -21,7 +21,7 @@ Imports = Mapping[str, frozenset[str]]
 ROOMS = (
     ("errors",),
     ("signatures",),
-    ("terminal", "files", "notebook", "markdown"),
+    ("terminal", "files", "locks", "notebook", "markdown"),
     ("archives", "npy", "pretrained"),
     ("places",),
     ("randomness",),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from latentcast.config import Config
-from latentcast.engine import checkpoint
+from latentcast.engine import checkpoint, tensor_files
 from latentcast.engine.checkpoint import State
 from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
@@ -111,7 +111,7 @@ def test_a_full_disk_is_a_sentence_and_the_former_checkpoint_stays(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.HuggingFaceStorageWriter, "write_data", full)
+    monkeypatch.setattr(tensor_files.HuggingFaceStorageWriter, "write_data", full)
     with pytest.raises(LatentcastError, match="No space left on device.*free space"):
         save(tmp_path, small_config, 4)
     monkeypatch.undo()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from ecg_files import BUNDLED, contents, write_challenge, write_some, write_wfdb
 
-from latentcast import cli
+from latentcast import cli, locks
 from latentcast.data import folder as claim
 from latentcast.data import ingest as module
 from latentcast.data.ingest import ingest
@@ -276,7 +275,7 @@ def test_without_wfdb_every_record_is_quarantined_and_the_store_counts_as_finish
 
 _SLOW = """
 import sys, time
-from latentcast import cli
+from latentcast import cli, locks
 from latentcast.data import folder as claim
 from latentcast.data import ingest as module
 def slow(*_):
@@ -311,15 +310,15 @@ def test_two_ingests_into_one_folder_spoil_each_other(tmp_path: Path) -> None:
 def test_a_lock_on_a_file_that_its_holder_removed_is_taken_for_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lockf, calls = fcntl.lockf, []
+    lock, calls = locks.lock_descriptor, []
 
-    def holder_ends_first(file: object, how: int) -> None:
-        calls.append(how)
+    def holder_ends_first(descriptor: int, blocking: bool) -> bool:
+        calls.append(descriptor)
         if len(calls) == 1:
             (tmp_path / claim.LOCK).unlink()
-        lockf(file, how)
+        return lock(descriptor, blocking=blocking)
 
-    monkeypatch.setattr(claim.fcntl, "lockf", holder_ends_first)
+    monkeypatch.setattr(locks, "lock_descriptor", holder_ends_first)
     with claim.lock(tmp_path):
         assert (tmp_path / claim.LOCK).exists() and len(calls) == 2
     assert not (tmp_path / claim.LOCK).exists()

@@ -163,9 +163,10 @@ def test_only_what_the_files_can_tell_is_said_of_a_run(
     assert summarise(run, now=LONG_AGO + age).state == state
 
 
-HOLDS = """import fcntl, sys
+HOLDS = """import sys
+from filelock import lock_descriptor
 file = open(sys.argv[1], "a")
-fcntl.lockf(file, fcntl.LOCK_EX)
+lock_descriptor(file.fileno())
 print(flush=True)
 sys.stdin.read()
 """

@@ -188,8 +188,8 @@ def test_the_nearest_recording_of_the_index_is_the_recording_itself(
     body = {"signal": recording.signal.tolist(), "leads": list(recording.leads),
             "sampling_rate": recording.sampling_rate}  # fmt: skip
     near = client.post("/v1/signal?neighbours=3", body).json["neighbours"]
-    assert near[0]["id"] == recording.record_id and near[0]["similarity"] == pytest.approx(1)
-    assert [n["similarity"] for n in near] == sorted((n["similarity"] for n in near), reverse=True)
+    assert near[0]["id"] == recording.record_id and near[0]["cosine"] == pytest.approx(1)
+    assert [n["cosine"] for n in near] == sorted((n["cosine"] for n in near), reverse=True)
     np.savez(tmp_path / "other.npz", ids=["a"], vectors=np.ones((1, width + 1)))
     with pytest.raises(LatentcastError, match="embed the recordings with this model"):
         Served(tuned[0]).search(tmp_path / "other.npz")

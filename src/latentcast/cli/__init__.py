@@ -13,6 +13,7 @@ import tyro
 
 from latentcast.cli.arguments import Verbs, joined
 from latentcast.cli.data import convert, ingest, inspect, label
+from latentcast.cli.embedding import embed, similar
 from latentcast.cli.evaluation import evaluate, export, probe, report, runs
 from latentcast.cli.serving import serve, view
 from latentcast.cli.supervised import finetune, predict
@@ -24,7 +25,7 @@ VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
         ingest, label, inspect, convert, recipes, models, masks, train, runs, probe, evaluate,
-        finetune, predict, view, serve, report, export, bench, verify,
+        finetune, predict, embed, similar, view, serve, report, export, bench, verify,
     )
 }  # fmt: skip
 
@@ -49,7 +50,7 @@ def main() -> None:
         print(printable(f"latentcast: {problem}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        again = "; the same command goes on" * (arguments[:1] in (["ingest"], ["train"]))
+        again = "; the same command goes on" * (arguments[:1] in (["ingest"], ["train"], ["embed"]))
         print(f"latentcast: stopped{again}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read us has enough, as head does

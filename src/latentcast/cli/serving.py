@@ -75,7 +75,7 @@ def serve(
         port: to listen at; 0 takes a free one.
         token: that requests must have, as Authorization: Bearer TOKEN; the environment variable
             LATENTCAST_TOKEN keeps it out of the list of processes.
-        index: store, or .npz of embeddings, in which the nearest recordings are found.
+        index: store, or table of embeddings, in which the nearest recordings are found.
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
         layer: that embeddings are read from; by default the encoder's own.
         pooling: of the tokens: mean, std, max, mean+std, mean+std+max or last.

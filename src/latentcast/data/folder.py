@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from latentcast.data.manifest import MANIFEST, PLAN, QUARANTINE
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.files import read_object, write_text
+from latentcast.locks import Locked, is_locked, locked
 
 LOCK = "ingest.lock"
 
@@ -34,40 +33,18 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         LatentcastError: another process holds it, or the folder cannot be written.
     """
-    path = folder / LOCK
-    while True:
-        with writing(folder, "choose another --out"):
-            folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
-        with file:
-            try:
-                # A record lock and no flock: forked readers would inherit that, and hold it for a
-                # moment after their parent was killed.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise LatentcastError(
-                    f"{folder}: another ingest is writing into it; wait until it ends, or choose "
-                    "another --out"
-                ) from None
-            if not _is_at(path, file):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
-    """Whether the open file is the one of that name.
-
-    The holder of a lock removes the file when it ends. Who opened it before then locks a file that
-    is gone, while a third process makes a new one.
-    """
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+    with writing(folder, "choose another --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            with writing(folder, "choose another --out"):
+                stack.enter_context(locked(folder / LOCK, remove=True))
+        except Locked:
+            raise LatentcastError(
+                f"{folder}: another ingest is writing into it; wait until it ends, or choose "
+                "another --out"
+            ) from None
+        yield
 
 
 def finished_store(folder: Path, provenance: dict[str, Any]) -> Store | None:
@@ -165,5 +142,7 @@ def clear(folder: Path) -> None:
     sidecars = sorted(folder.glob("shard-*.json"), reverse=True)
     logs = folder.glob("shard-*.partial")
     for path in (*logs, *sidecars, folder / PLAN, folder / LOCK):
-        if path.exists():  # a disk for reading only refuses to remove even what is not there
+        # A disk for reading only refuses to remove even what is not there; the lock in use is
+        # removed by who has it.
+        if path.exists() and not (path.name == LOCK and is_locked(path)):
             path.unlink(missing_ok=True)

@@ -5,18 +5,17 @@ Ranks and jobs of one node may all ask at the same moment; one copies and the ot
 
 from __future__ import annotations
 
-import fcntl
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from latentcast.data.manifest import MANIFEST, verify_files
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, printable
 from latentcast.files import sha256, sync
+from latentcast.locks import locked
 
 
 def staged(store_path: Path, folder: Path) -> Path:
@@ -36,7 +35,8 @@ def staged(store_path: Path, folder: Path) -> Path:
     copy = folder / f"{store.path.resolve().name}-{digest[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f".{copy.name}.lock"):
+        # Whoever waits on this node does so for the same file, and it stays.
+        with locked(folder / f".{copy.name}.lock", patience=math.inf):
             if not _is_complete(copy, store):
                 _copy(store, copy)
             elif int(os.environ.get("LOCAL_RANK", "0")) == 0:  # once a node
@@ -47,17 +47,6 @@ def staged(store_path: Path, folder: Path) -> Path:
             "there, name another folder, or set machine.stage=null to read the store where it is"
         ) from error
     return copy
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process of this node holds the lock; it ends with its process.
-
-    The file stays, so that all who wait do so for the same one.
-    """
-    with path.open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)  # no flock: forked children would hold on to it
-        yield
 
 
 def _is_complete(copy: Path, store: Store) -> bool:

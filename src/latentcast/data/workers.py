@@ -148,12 +148,13 @@ class Reader:
         self.shards.check(now=True)  # a shard cut short under a reader kills it: name that instead
         code = self.process.exitcode
         if code is not None and code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
+            name = signal.Signals(-code).name  # Windows has but a few of them
+            how = f"was ended by {name}"
             fix = {
-                signal.SIGKILL: "memory may have run out: lower machine.workers, and resume",
-                signal.SIGBUS: "the disk could not deliver a page: check it and its log, "
+                "SIGKILL": "memory may have run out: lower machine.workers, and resume",
+                "SIGBUS": "the disk could not deliver a page: check it and its log, "
                 "stage the store on another with machine.stage, and resume",
-            }.get(signal.Signals(-code), "resume, with machine.workers=0 if it happens again")
+            }.get(name, "resume, with machine.workers=0 if it happens again")
         else:
             how = f"ended with exit code {code}, its traceback is above"
             fix = (

@@ -13,24 +13,13 @@ import json
 import math
 import re
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as read
-from torch.distributed.checkpoint.state_dict_saver import save as write
 from torch.optim import Optimizer
 
 from latentcast.config import Config, TrainConfig, differences, validated
@@ -38,6 +27,9 @@ from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.errors import LatentcastError
 from latentcast.files import check_digest, digested, inside, read_object, sha256, sync
 from latentcast.places import refuse_other_than_run
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 FORMAT = 3
 """Checkpoints of format 2 are read as well; their ``state.json`` has no digest of itself."""
@@ -87,6 +79,8 @@ def save(
     Raises:
         LatentcastError: it cannot be written; the one before is as good as it was.
     """
+    from latentcast.engine import tensor_files
+
     target = folder / f"step-{state.step:08d}"
     ranks.wait()  # none looks while another renames
     if target.exists():  # the same step holds the same weights and moments
@@ -97,28 +91,21 @@ def save(
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
         ranks.wait()
-        _write(draft / "model", model.state_dict(), ranks)
-        _write(draft / "optimizer", _moments(optimizer), ranks)
+        tensor_files.write(draft / "model", model.state_dict(), ranks)
+        tensor_files.write(draft / "optimizer", _moments(optimizer), ranks)
         ranks.wait()
         if ranks.first:
             _finish(draft, target, state, config)
             for old in _superseded(list_steps(folder), config.train):
                 # Renamed first: a kill while files are removed must not leave half a checkpoint.
                 shutil.rmtree(old.rename(folder / f".draft-{old.name}"))
-    except (OSError, SafetensorError, CheckpointException) as problem:
+    except OSError as problem:
         raise LatentcastError(
-            f"{target}: cannot be written ({_reason(problem)}); free space and give the same "
+            f"{target}: cannot be written ({problem}); free space and give the same "
             "command, the run goes on from the checkpoint before"
         ) from None
     ranks.wait()
     return target
-
-
-def _write(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
-    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with _silent():
-        write(plain, storage_writer=writer, no_dist=ranks.size == 1)
 
 
 def _finish(draft: Path, target: Path, state: State, config: Config) -> None:
@@ -292,14 +279,13 @@ def load(checkpoint: Path, which: Tensors, into: dict[str, Tensor]) -> None:
     Raises:
         LatentcastError: one is missing, of another shape, or cannot be read.
     """
-    reader = HuggingFaceStorageReader(str(checkpoint / which))
-    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    from latentcast.engine import tensor_files
+
     try:
-        with _silent():
-            read(into, storage_reader=reader, no_dist=alone)
-    except (OSError, SafetensorError, ValueError, LookupError, CheckpointException) as problem:
+        tensor_files.fill(checkpoint / which, into)
+    except (OSError, ValueError, LookupError) as problem:
         raise LatentcastError(
-            f"{checkpoint / which}: cannot be read ({_reason(problem)}); " + _fallback(checkpoint)
+            f"{checkpoint / which}: cannot be read ({problem}); " + _fallback(checkpoint)
         ) from None
 
 
@@ -325,17 +311,14 @@ def read_tensors(checkpoint: Path, which: Tensors) -> dict[str, Tensor]:
 
 
 def _names(checkpoint: Path, which: Tensors) -> dict[str, TensorStorageMetadata]:
+    from latentcast.engine import tensor_files
+
     try:
-        with _silent():
-            metadata = HuggingFaceStorageReader(str(checkpoint / which)).read_metadata()
-    except (OSError, SafetensorError, ValueError, KeyError) as problem:
+        return tensor_files.described(checkpoint / which)
+    except (OSError, ValueError, LookupError) as problem:
         raise LatentcastError(
             f"{checkpoint / which}: cannot be read ({problem}); " + _fallback(checkpoint)
         ) from None
-    found = metadata.state_dict_metadata
-    return {
-        name: value for name, value in found.items() if isinstance(value, TensorStorageMetadata)
-    }
 
 
 def _fallback(checkpoint: Path) -> str:
@@ -344,33 +327,16 @@ def _fallback(checkpoint: Path) -> str:
     return f"delete {checkpoint} to {fallback}"
 
 
-def _moments(
-    optimizer: Optimizer, of: dict[str, TensorStorageMetadata] | None = None
-) -> dict[str, Tensor]:
+def _moments(optimizer: Optimizer, of: Iterable[str] = ()) -> dict[str, Tensor]:
     """Moments by parameter and name; with ``of``, those are made first, to be filled."""
     tensors: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             moments = optimizer.state[parameter]
-            for saved in of or ():
+            for saved in of:
                 if saved.rpartition("|")[0] == name:
                     moment = saved.rpartition("|")[2]
                     one = torch.zeros((), dtype=torch.float32, device=parameter.device)
                     moments[moment] = one if moment == "step" else torch.zeros_like(parameter)
             tensors |= {f"{name}|{moment}": value for moment, value in moments.items()}
     return tensors
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without the remark that a single process saves as a single process."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
-
-
-def _reason(problem: BaseException) -> str:
-    """The first failure of any rank, without the tracebacks of all."""
-    if isinstance(problem, CheckpointException):
-        return str(next(iter(problem.failures.values()))[0])
-    return str(problem)

@@ -23,12 +23,13 @@ from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.nn.base import Unit
 
 STOPS: Final[dict[signal.Signals, Callable[..., object] | signal.Handlers]] = {
-    signal.SIGTERM: signal.SIG_DFL,
-    signal.SIGHUP: signal.SIG_DFL,
-    signal.SIGUSR1: signal.SIG_DFL,
-    signal.SIGINT: signal.default_int_handler,
+    getattr(signal, name): signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT")
+    if hasattr(signal, name)
 }
-"""What asks a training to stop, and what the same signal does when it comes once more."""
+"""What asks a training to stop, and what the same signal does when it comes once more. Windows has
+two of the four, and no timer: there a second signal ends the process from the first on."""
+TIMER: Final = hasattr(signal, "setitimer")
 ECHO = 1.0
 """Seconds in which the same request may come twice: torchrun and ``timeout`` pass a signal on that
 has reached the whole group."""
@@ -152,7 +153,10 @@ class StopRequest:
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self.name is None:
             self.name, self._since = signal.Signals(number).name, time.monotonic()
-            signal.setitimer(signal.ITIMER_REAL, ECHO, 0.5)
+            if TIMER:
+                signal.setitimer(signal.ITIMER_REAL, ECHO, 0.5)
+            else:
+                self.remind(number, frame)
 
     def remind(self, number: int, frame: FrameType | None) -> None:
         """Called by the timer, from the first signal on."""
@@ -171,10 +175,12 @@ def stop_requests(model: nn.Module) -> Iterator[StopRequest]:
     """
     request, former, hooks = StopRequest(), {}, []
     if threading.current_thread() is threading.main_thread():  # else the host owns the signals
-        for number in (*STOPS, signal.SIGALRM):
+        acts = dict.fromkeys(STOPS, request.handle)
+        if TIMER:
+            acts[signal.SIGALRM] = request.remind
+        for number, act in acts.items():
             if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
                 former[number] = handler or signal.SIG_DFL
-                act = request.remind if number == signal.SIGALRM else request.handle
                 signal.signal(number, act)
         # Python handles a signal when it runs a line of its own, and a backward pass has none. One
         # for each block: one for each parameter would cost a small network a percent.
@@ -188,7 +194,7 @@ def stop_requests(model: nn.Module) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        if former:
+        if former and TIMER:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in former.items():
             signal.signal(number, handler)

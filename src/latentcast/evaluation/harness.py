@@ -15,18 +15,17 @@ import numpy.typing as npt
 from latentcast.artifacts.classifier import Classifier
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import leaks
+from latentcast.evaluation import leaks, rows
 from latentcast.evaluation.cache import FeatureCache
 from latentcast.evaluation.concatenation import Concatenation
 from latentcast.evaluation.estimate import LEVEL
-from latentcast.evaluation.evaluation import Cohort, Evaluation, Row, Source
+from latentcast.evaluation.evaluation import Evaluation, Source
 from latentcast.evaluation.features import readable
 from latentcast.evaluation.measurement import Measurement
 from latentcast.evaluation.missing_leads import WithoutLeads
 from latentcast.evaluation.protocol import refuse_leaks, trainable
 from latentcast.evaluation.question import Group, Question, all_test
 from latentcast.evaluation.results import Finding
-from latentcast.evaluation.rows import rows_of
 from latentcast.evaluation.subgroups import groupings
 from latentcast.evaluation.tasks import Targets, Task
 
@@ -68,23 +67,22 @@ def evaluate(
         for task in tasks
     }
     read = [_readable(groups, store, np.arange(len(store)), question, cache) for store in stores]
-    cohorts: list[Cohort] = []
-    rows: list[Row] = []
+    measured: list[Measurement] = []
     for task in tasks:
         without = {
             store: _readable(groups, store, store.about, question, cache)
             for store in missing[task.name]
         }
-        measured = Measurement(task, targets[task.name], read, without, by, question)
-        cohorts += measured.cohorts
-        rows += rows_of(measured, groups, cache)
+        measured.append(Measurement(task, targets[task.name], read, without, by, question))
+    found = rows.read(measured, groups, cache)
+    of_tasks = zip(measured, found, strict=True)
     return Evaluation(
-        cohorts=tuple(cohorts),
+        cohorts=tuple(cohort for one in measured for cohort in one.cohorts),
         sources=tuple(
             Source(group.name, group.kind, tuple(member.record for member in group.members))
             for group in groups
         ),
-        rows=tuple(rows),
+        rows=tuple(row for one, own in of_tasks for row in rows.rows_of(one, groups, own)),
         reference=question.reference,
         layer=question.layer,
         pooling=question.pooling,

@@ -29,7 +29,7 @@ from latentcast.evaluation.probabilities import (
     with_probabilities,
 )
 from latentcast.evaluation.protocol import choose_layer, trainable
-from latentcast.evaluation.question import Group, Member
+from latentcast.evaluation.question import Group, Member, Question
 from latentcast.evaluation.subgroups import subgroups
 from latentcast.evaluation.tokens import TokenLayers
 
@@ -56,19 +56,33 @@ class Within:
     seconds: float
 
 
+def tokens_of(member: Member, question: Question) -> TokenLayers | None:
+    """The tokens of all records of the store that heads are fitted on, read once for all tasks;
+    None where no head takes them."""
+    source = member.reads
+    if isinstance(source, Classifier | Concatenation) or not READ_TOKENS & set(question.heads):
+        return None
+    return TokenLayers(source, question.store, np.arange(len(question.store)), question.windows)
+
+
 def readings(
-    measured: Measurement, group: Group, member: Member, cache: FeatureCache
+    measured: Measurement,
+    group: Group,
+    member: Member,
+    tokens: TokenLayers | None,
+    cache: FeatureCache,
 ) -> list[Scores | Within]:
-    """Everything that a member is read by."""
+    """Everything that a member is read by; ``tokens`` are :func:`tokens_of` it."""
     if isinstance(member.reads, Classifier):
         return list(_classified(measured, group, member, member.reads))
-    return list(_fitted(measured, member, member.reads, cache))
+    return list(_fitted(measured, member, member.reads, tokens, cache))
 
 
 def _fitted(
     measured: Measurement,
     member: Member,
     source: FeatureSource | Concatenation,
+    tokens: TokenLayers | None,
     cache: FeatureCache,
 ) -> Iterator[Scores | Within]:
     """Of each head and draw the readings of all cohorts."""
@@ -83,16 +97,13 @@ def _fitted(
         fit, layers = HEADS[name][kind], pooled
         others: Sequence[Mapping[str, Any]] = elsewhere
         if name in READ_TOKENS:
-            if isinstance(source, Concatenation):
+            if tokens is None or isinstance(source, Concatenation):
                 continue
-            fit = partial(fit, seed=question.seed)
-            layers, *others = (
-                TokenLayers(source, store, rows, question.windows)
-                for store, rows in (
-                    (measured.store, everything),
-                    *((scored.store, scored.rows) for scored in scored_on[1:]),
-                )
-            )
+            fit, layers = partial(fit, seed=question.seed), tokens
+            others = [
+                TokenLayers(source, scored.store, scored.rows, question.windows)
+                for scored in scored_on[1:]
+            ]
         if question.layer in layers:
             layers = {question.layer: layers[question.layer]}
         if measured.cross_validation and name in PATHS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,9 +16,10 @@ from latentcast.evaluation.cross_validation import mean_of
 from latentcast.evaluation.estimate import Estimate
 from latentcast.evaluation.evaluation import CrossValidated, Kind, Row, Spread
 from latentcast.evaluation.measurement import Measurement
-from latentcast.evaluation.question import Group
-from latentcast.evaluation.readings import Scores, Within, readings
+from latentcast.evaluation.question import Group, Member
+from latentcast.evaluation.readings import Scores, Within, readings, tokens_of
 from latentcast.evaluation.threads import side_by_side
+from latentcast.evaluation.tokens import TokenLayers
 
 Corrected = TypeVar("Corrected", Row, CrossValidated)
 
@@ -32,15 +33,33 @@ class Key(NamedTuple):
     amount: str
 
 
-def rows_of(measured: Measurement, groups: Sequence[Group], cache: FeatureCache) -> list[Row]:
-    """A row for each group, head, cohort and amount."""
+def read(
+    tasks: Sequence[Measurement], groups: Sequence[Group], cache: FeatureCache
+) -> list[list[list[Scores | Within]]]:
+    """Of each task, and of each member of the groups, everything that the member is read by."""
+
+    def work() -> Iterator[tuple[Measurement, Group, Member, TokenLayers | None]]:
+        for group in groups:
+            for member in group.members:
+                # Nothing else refers to the tokens: with the last task of a member they go.
+                tokens = tokens_of(member, tasks[0].question)
+                for measured in tasks:
+                    yield measured, group, member, tokens
+
+    found = side_by_side(lambda one: readings(*one, cache), work())
+    return [found[place :: len(tasks)] for place in range(len(tasks))]
+
+
+def rows_of(
+    measured: Measurement, groups: Sequence[Group], found: Sequence[Sequence[Scores | Within]]
+) -> list[Row]:
+    """A row for each group, head, cohort and amount; ``found`` for each member of the groups."""
     scores, within = defaultdict[Key, list[Scores]](list), defaultdict[Key, list[Within]](list)
     kinds: dict[str, Kind] = {}
-    pairs = [(group, member) for group in groups for member in group.members]
-    everything = side_by_side(lambda pair: readings(measured, *pair, cache), pairs)
-    for (group, _), found in zip(pairs, everything, strict=True):
+    owners = [group for group in groups for _ in group.members]
+    for group, of_member in zip(owners, found, strict=True):
         kinds[group.name] = group.kind
-        for one in found:
+        for one in of_member:
             if isinstance(one, Within):
                 within[Key(group.name, one.head, measured.question.name, "1")].append(one)
             else:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,7 @@ class TokenLayers(Mapping[str, TokenFeatures]):
         self._source, self._passes = source, Passes.over(source, store, rows, windows)
         self._begins = np.searchsorted(self._passes.owner, np.arange(len(rows) + 1))
         self._in_memory: dict[str, TokenFeatures] = {}
+        self._lock = Lock()
 
     def __contains__(self, layer: object) -> bool:
         return layer in self._source.layer_names  # Mapping's own would read the layer
@@ -85,10 +87,11 @@ class TokenLayers(Mapping[str, TokenFeatures]):
     def __getitem__(self, layer: str) -> TokenFeatures:
         if layer not in self._source.layer_names:
             raise KeyError(layer)
-        if layer not in self._in_memory:
-            self._in_memory = {}  # before the next are read, not after
-            self._in_memory = self._read(layer)
-        return self._in_memory[layer]
+        with self._lock:  # of two threads at two tasks one reads
+            if layer not in self._in_memory:
+                self._in_memory = {}  # before the next are read, not after
+                self._in_memory = self._read(layer)
+            return self._in_memory[layer]
 
     def _read(self, first: str) -> dict[str, TokenFeatures]:
         names, crops = list(self._source.layer_names), len(self._passes.owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -161,11 +162,15 @@ def _memory(device: torch.device) -> float:
     """Bytes of the device, or of the main memory, that nobody else uses."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [math.inf]  # Windows tells neither
+    if hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     about = Path("/proc/meminfo")
-    if about.is_file() and (free := re.search(r"MemAvailable: *(\d+) kB", about.read_text())):
+    if about.is_file() and (
+        free := re.search(r"MemAvailable: *(\d+) kB", about.read_text(encoding="utf-8"))
+    ):
         limits.append(int(free[1]) * 1024)
     group = Path("/sys/fs/cgroup/memory.max")
-    if group.is_file() and (text := group.read_text().strip()).isdigit():
+    if group.is_file() and (text := group.read_text(encoding="utf-8").strip()).isdigit():
         limits.append(int(text))
     return float(min(limits))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from latentcast import randomness
 from latentcast.errors import LatentcastError
@@ -75,8 +74,17 @@ def draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
 
 def place(parameter: Tensor, numbers: Tensor) -> None:
     """Give a parameter these values, wherever and in however many shards it lies."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        numbers = _placed_as(parameter, numbers)
+    parameter.copy_(numbers)
+
+
+def _placed_as(parameter: Tensor, numbers: Tensor) -> Tensor:
+    # Not above: it takes as long to import as torch.
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     if isinstance(parameter, DTensor):
         drawn = numbers.to(parameter.device)
         mesh, placements = parameter.device_mesh, parameter.placements
         numbers = distribute_tensor(drawn, mesh, placements, src_data_rank=None)
-    parameter.copy_(numbers)
+    return numbers

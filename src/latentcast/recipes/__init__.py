@@ -20,6 +20,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "hjepa-ecg-tiny": ecg.hjepa_ecg_tiny,
     "hjepa-ecg-small": ecg.hjepa_ecg_small,
     "conv-ecg-tiny": ecg.conv_ecg_tiny,
+    "conv-ecg-small": ecg.conv_ecg_small,
     "conv-image-digits": images.conv_image_digits,
     "conv-image-tiny": images.conv_image_tiny,
     "nepa-image-tiny": images.nepa_image_tiny,

@@ -242,7 +242,9 @@ def _trace(
         mark = [zero - 3.0, zero + 3.0]
         axes.plot([strip.x, strip.x], mark, color=TRACE, linewidth=0.9, zorder=3)
     style = {"fontsize": 9, "fontweight": "bold", "color": INK, "va": "bottom", "zorder": 4}
-    height = _free_height(strip.x + 1, name, xs, ys - zero, reach)
+    above: npt.NDArray[np.float64] = (ys - zero).astype(np.float64)
+    times = xs.astype(np.float64)
+    height = _free_height(strip.x + 1, name, times, above, reach)
     axes.text(strip.x + 1, zero + height, name, parse_math=False, gid=f"name-{name}", **style)
 
 

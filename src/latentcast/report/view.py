@@ -69,8 +69,8 @@ def write_view(
     recording = replace(found[0], record_id=Path(file).stem)
     if recording.seconds > LONGEST_SECONDS:
         raise LatentcastError(
-            f"{file}: lasts {recording.seconds:.0f} s, a page holds {LONGEST_SECONDS:.0f} s; embed "
-            "it instead (Encoder.embed)"
+            f"{file}: lasts {recording.seconds:.0f} s, a page holds {LONGEST_SECONDS:.0f} s; read "
+            "it without a page (latentcast embed)"
         )
     shown, findings = choose_valid(recording, recording.leads, mask_missing=True)
     counts = reader.counts(recording)
@@ -93,7 +93,7 @@ def write_view(
     name = Path(model).name if Path(model).exists() else str(model)
     footer = f"latentcast {metadata.version('latentcast')}; model {name} ({encoder.weights})"
     page = document(
-        f"ECG {recording.record_id}", f"ECG {recording.record_id}", "", header, body,
+        f"ECG {recording.record_id}", f"ECG {recording.record_id}", header, body,
         facts({"made by": footer}),
     )  # fmt: skip
     write_text(Path(out), page)

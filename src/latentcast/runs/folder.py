@@ -5,12 +5,9 @@ No torch: a listing of a hundred runs should not wait for it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import struct
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +25,7 @@ from latentcast.config import (
 from latentcast.errors import LatentcastError
 from latentcast.files import check_digest, digested, read_object, read_text, write_text
 from latentcast.monitors.rows import present
+from latentcast.pretrained.models import at_step
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
@@ -35,9 +33,6 @@ TUNED: Final = "finetune.json"
 """What a fine-tuning found, written when it has ended."""
 LOCK: Final = ".lock"
 """Locked by the training that writes into the folder, until its process ends."""
-LOCKED_HERE: Final = set[str]()
-"""The folders of the trainings of this process, as the system names them."""
-_FLOCK: Final = "hhlli"
 _FORMAT: Final = 2
 """Of ``environment.json``; the first had none, and no digest."""
 _SECTIONS: Final[dict[str, type[Settings]]] = {
@@ -101,26 +96,10 @@ def is_run(path: Path) -> bool:
     return sum((path / part).exists() for part in PARTS) >= 2
 
 
-def is_locked(run: Path) -> bool | None:
-    """Whether a training is writing into a run; None where that cannot be found out.
-
-    The lock is looked at and not taken: a training that starts meanwhile must not be refused.
-    """
-    if os.path.realpath(run) in LOCKED_HERE:
-        return True  # our own lock would look free, and end when the file is closed
-    if sys.platform != "linux":
-        return None
-    query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        with (run / LOCK).open("rb") as file:
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, query)
-    except OSError:
-        return None
-    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
-
-
 def run_of(path: Path) -> Path:
-    """The run that a checkpoint, ``RUN/checkpoints/step-N``, is of; any other path as it is."""
+    """The run that a checkpoint, ``RUN@STEP`` or ``RUN/checkpoints/step-N``, is of; any other path
+    as it is."""
+    path = at_step(path)
     return Path(os.path.normpath(path / "../..")) if (path / "state.json").is_file() else path
 
 

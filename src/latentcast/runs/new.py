@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,9 @@ from latentcast.data.store import Store
 from latentcast.engine.checkpoint import list_steps, step_of
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
+from latentcast.locks import Locked, locked
 from latentcast.runs.folder import (
     LOCK,
-    LOCKED_HERE,
     PARTS,
     check_config,
     is_run,
@@ -176,28 +174,19 @@ def alone_in(run: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends; the file stays, so that all lock the same.
     """
-    path, name = run / LOCK, os.path.realpath(run)
-    try:
-        file = path.open("a")
-    except OSError as problem:
-        raise LatentcastError(
-            f"{run}: cannot be written ({problem}); make it writable and give the same command"
-        ) from None
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            stack.enter_context(locked(run / LOCK))
+        except Locked:
             raise LatentcastError(
                 f"{run}: another training is writing into it; wait until it ends or choose another "
-                f"--out (if none is alive on any machine, remove {path})"
+                f"--out (if none is alive on any machine, remove {run / LOCK})"
             ) from None
-        except OSError:
-            pass  # a file system without locks
-        LOCKED_HERE.add(name)
-        try:
-            yield
-        finally:
-            LOCKED_HERE.discard(name)
+        except OSError as problem:
+            raise LatentcastError(
+                f"{run}: cannot be written ({problem}); make it writable and give the same command"
+            ) from None
+        yield
 
 
 def data_of(run: Path) -> Store | None:

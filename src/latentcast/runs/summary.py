@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from latentcast.errors import LatentcastError
+from latentcast.locks import is_locked
 from latentcast.monitors import rows
-from latentcast.runs.folder import PARTS, TUNED, RunFolder, find, is_locked
+from latentcast.places import refuse_model
+from latentcast.runs.folder import LOCK, PARTS, TUNED, RunFolder, find, run_of
 from latentcast.runs.scores import ProbeScore, newest, scores_of, tuned_score
 
 State = Literal["done", "running?", "stopped", "damaged"]
@@ -93,6 +95,10 @@ def list_runs(folders: Sequence[Path]) -> list[RunSummary]:
     """
     found: dict[str, RunSummary] = {}
     for folder in folders:
+        folder = run_of(folder)
+        refuse_model(
+            folder, "without the log of its run; latentcast inspect {} prints what it holds"
+        )
         if not folder.is_dir():
             raise LatentcastError(f"{folder}: is no folder; name one that holds runs")
         for path in find(folder):
@@ -121,7 +127,7 @@ def summarise(path: Path, name: str | None = None, now: float | None = None) -> 
     scores, problems = _scores(run)
     written = _written(path)
     quiet = (time.time() if now is None else now) - written
-    locked = is_locked(path)
+    locked = is_locked(path / LOCK)
     state: State = "stopped"
     if not run.tree or (run.problems and not run.rows and newest is None):
         state = "damaged"

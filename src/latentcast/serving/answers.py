@@ -61,8 +61,8 @@ class Neighbour(BaseModel):
     id: str
     patient: str
     split: str
-    similarity: float
-    """Cosine of the embeddings."""
+    cosine: float
+    """Of the embeddings."""
 
 
 class Answer(BaseModel):

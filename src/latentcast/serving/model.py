@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from latentcast.artifacts.classifier import Classifier
+from latentcast.artifacts.embeddings import Embeddings
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.predictions import activated, joined
 from latentcast.artifacts.recordings import ArrayAxes, Counts, MissingLeads, RecordingReader
@@ -32,7 +33,7 @@ from latentcast.serving.answers import (
     Prediction,
 )
 from latentcast.serving.batching import Outputs
-from latentcast.serving.neighbours import Index
+from latentcast.serving.neighbours import searched
 from latentcast.signals.recording import INVALID, Recording
 from latentcast.source import BadRecord
 
@@ -92,7 +93,7 @@ class Served:
         self.layer = encoder.layer if layer is None else layer
         self._read = layers_of(self.layer, encoder.layer_names)
         self.pooling = check_pooling(pooling, causal=encoder.causal)
-        self.index: Index | None = None
+        self.index: Embeddings | None = None
         self.outputs = (EMBEDDING, PREDICTION) if self.classifier else (EMBEDDING,)
         zeros = np.zeros((1, *shape.size, shape.channels), np.int16)
         vectors = self.run(zeros, self.outputs)[0]  # the first run is the slowest
@@ -104,8 +105,8 @@ class Served:
             )
 
     def search(self, path: Path) -> None:
-        """Find neighbours in a store or in a file of embeddings; see :meth:`Index.of`."""
-        self.index = Index.of(path, self.encoder, self.layer, self.pooling, self.features)
+        """Find neighbours in a store or in a table of embeddings; see :func:`searched`."""
+        self.index = searched(path, self.encoder, self.layer, self.pooling, self.features)
 
     def facts(self, most_bytes: int) -> ModelFacts:
         """For clients and for the page."""
@@ -178,7 +179,8 @@ class Served:
         )  # fmt: skip
         found: list[Neighbour] | None = None
         if self.index is not None:
-            found = self.index.nearest(vector, neighbours)
+            near, _ = self.index.nearest(vector, neighbours, itself=True)
+            found = [Neighbour(**one._asdict()) for one in near]
         numbers = [float(str(number)) for number in vector]  # no digits beyond float32
         embedding = Embedding(layer=self.layer, pooling=self.pooling, vector=numbers)
         return Answer(

@@ -39,7 +39,7 @@ def server(
         host: address to listen at; one that others reach needs a token.
         port: 0 takes a free one.
         token: that a request must have; by default that of the environment.
-        index: store or ``.npz`` of embeddings in which neighbours are found.
+        index: store or table of ``latentcast embed`` in which neighbours are found.
         device: to compute on.
         layer: that embeddings are read from; by default the encoder's own.
         pooling: of its tokens.
@@ -84,7 +84,7 @@ def serve(artifact: str | Path, host: str, port: int, **how: Any) -> None:
     Raises:
         LatentcastError: what :func:`server` refuses, or the port is taken.
     """
-    listening = listening_socket(host, port)
+    listening = _listening(host, port)
     say = how["say"]
     with listening:
         made = server(artifact, host, port, **how)
@@ -94,7 +94,7 @@ def serve(artifact: str | Path, host: str, port: int, **how: Any) -> None:
         made.run(sockets=[listening])
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int) -> socket.socket:
     """Bound before the model is loaded, so that a port that is taken is noticed at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

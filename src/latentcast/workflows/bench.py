@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import resource
 import sys
 import tempfile
 import time
@@ -291,9 +290,14 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _peak_memory(device: torch.device) -> int:
-    """MiB of the device since the first step; of a CPU those of the whole process until now."""
+def _peak_memory(device: torch.device) -> int | None:
+    """MiB of the device since the first step; of a CPU those of the whole process until now,
+    which Windows does not tell."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.heads.base import Features, Floats, Linear, Standardiser, in_eigenbasis
@@ -30,6 +31,7 @@ TOLERANCE = 3e-4  # relative, of the weights: see _minimise
 ROUNDING = 1e-10  # absolute: where the features are constant, the weights are zero
 ITERATIONS = 1000
 MEMORY = 10
+BLOCK = 256  # records whose margins fit in a core's cache: twice as fast for 71 labels
 
 Bools = npt.NDArray[np.bool_]
 
@@ -70,17 +72,21 @@ def logistic_regression(
         )
     n, width = features.shape
     labels, strengths = targets.shape[1], len(penalties)
-    sign = torch.from_numpy(np.where(targets, 1.0, -1.0)).repeat(1, strengths)  # (N, P C)
     c = torch.tensor(penalties, dtype=torch.float64).repeat_interleave(labels)  # (P C)
     share = torch.from_numpy(positives / n).repeat(strengths)
 
     def objective(w: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        y, strength, units = sign[:, columns], c[columns], unit[:, columns]
-        margin = y * (z @ (units * w))
-        loss = strength * torch.nn.functional.softplus(-margin).sum(dim=0)
-        pull = y * torch.sigmoid(-margin)
-        value = loss + (ridge * w * w).sum(dim=0) / 2
-        return value, ridge * w - strength * units * (z.T @ pull)
+        # With y of 0 and 1 the loss is log(1 + exp(m)) - y m, whose last part is linear in w.
+        strength, units, taught = c[columns], unit[:, columns], moments[:, columns % labels]
+        scaled = units * w
+        loss, slope = -(taught * scaled).sum(dim=0), -taught
+        for records in torch.split(z, BLOCK):
+            margin = records @ scaled
+            # Below the threshold its log is taken, above it the margin: the same in float64.
+            loss += softplus(margin, threshold=40).sum(dim=0)
+            slope.addmm_(records.T, margin.sigmoid_())
+        value = strength * loss + (ridge * w * w).sum(dim=0) / 2
+        return value, ridge * w + strength * units * slope
 
     with one_thread():
         x, energy, basis, centre = in_eigenbasis(features)
@@ -90,6 +96,7 @@ def logistic_regression(
         unit = torch.ones(x.shape[1] + 1, len(c), dtype=torch.float64)
         unit[-1] = (c * n * share * (1 - share)).rsqrt()
         z = torch.cat([x, torch.ones(n, 1, dtype=x.dtype)], dim=1)
+        moments = z.T @ torch.from_numpy(targets.astype(np.float64))
         energy = torch.cat([energy, torch.tensor([float(n)], dtype=x.dtype)])
         # The Hessian's diagonal where every record has the label's prevalence for probability.
         scale = energy[:, None] * (c * share * (1 - share)) * unit.square() + ridge

@@ -338,7 +338,7 @@ def write_wfdb(
 
 
 def write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with file.open("w", newline="") as table:
+    with file.open("w", encoding="utf-8", newline="") as table:
         writer = csv.DictWriter(table, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
