@@ -29,6 +29,7 @@ from torch import Tensor
 from conftest import REPOSITORY
 from latentcast.errors import missing_extra
 from latentcast.report.embedding import plot_embedding
+from latentcast.report.pictures import MAP
 from latentcast.signals.writers import FILE_WRITERS
 from latentcast.workflows.probe import probe
 
@@ -306,6 +307,29 @@ def _(t: Terminal) -> None:
     t.works(f"report {run}")
     page = (run / "report.html").read_text()
     assert "Not probed" not in page and "test records are too few" in page
+
+
+@fixes("report/picture.py", "{}: cannot be written")
+def _(t: Terminal) -> None:
+    (t.new("taken") / "captions.md").mkdir(parents=True)
+    with patch("latentcast.report.run._at_hand", return_value=None):  # drawing it takes seconds
+        flag = t.refused(f"report {t.run} --figures {t.new('taken')}").typed(
+            "another folder (--.+)"
+        )
+        t.works(f"report {t.run} {flag.strip('()')} {t.new('other')}")
+
+
+@fixes("report/run.py", "without pictures of a store")
+def _(t: Terminal) -> None:
+    page = t.run / "report.html"
+    t.works(f"probe {t.run} --task labels")
+    page.write_text(f"<h2>{MAP}</h2>")
+    with patch("latentcast.report.run._at_hand", return_value=None):
+        t.works(f"report {t.run}")
+    printed = t.holding(page.read_text())
+    assert MAP in Path(printed.typed(r"is (\S+); name a store")).read_text()
+    t.works(f"report {t.run} {printed.typed('--data')} {t.at.probed} --task labels")
+    assert f"<h2>{MAP}</h2>" in page.read_text()
 
 
 @fixes("runs/summary.py", "{}: no run below")
