@@ -43,7 +43,8 @@ def _(t: Terminal) -> None:
         t.works(f"{command} --layer norm")
         return
     error = t.refused(f"{command} --level 9")
-    t.works(f"{command} {error.typed('--layer')} {error.typed("'.+'")}")
+    name = error.typed("'.+'")
+    t.works(f"{command} {error.typed('--layer')} {name}")
 
 
 @fixes("workflows/embed.py", "{}: cannot be written ({}); free")

@@ -29,7 +29,7 @@ from torch import Tensor
 from conftest import REPOSITORY
 from latentcast.errors import missing_extra
 from latentcast.report.embedding import plot_embedding
-from latentcast.report.pictures import MAP
+from latentcast.report.pictures import MAP, shows_pictures
 from latentcast.signals.writers import FILE_WRITERS
 from latentcast.workflows.probe import probe
 
@@ -313,10 +313,8 @@ def _(t: Terminal) -> None:
 def _(t: Terminal) -> None:
     (t.new("taken") / "captions.md").mkdir(parents=True)
     with patch("latentcast.report.run._at_hand", return_value=None):  # drawing it takes seconds
-        flag = t.refused(f"report {t.run} --figures {t.new('taken')}").typed(
-            "another folder (--.+)"
-        )
-        t.works(f"report {t.run} {flag.strip('()')} {t.new('other')}")
+        error = t.refused(f"report {t.run} --figures {t.new('taken')}")
+        t.works(f"report {t.run} {error.typed('--figures')} {t.new('other')}")
 
 
 @fixes("report/run.py", "without pictures of a store")
@@ -327,9 +325,9 @@ def _(t: Terminal) -> None:
     with patch("latentcast.report.run._at_hand", return_value=None):
         t.works(f"report {t.run}")
     printed = t.holding(page.read_text())
-    assert MAP in Path(printed.typed(r"is (\S+); name a store")).read_text()
+    assert shows_pictures(Path(printed.typed(r"is (\S+); name a store")))
     t.works(f"report {t.run} {printed.typed('--data')} {t.at.probed} --task labels")
-    assert f"<h2>{MAP}</h2>" in page.read_text()
+    assert shows_pictures(page)
 
 
 @fixes("runs/summary.py", "{}: no run below")
