@@ -6,6 +6,7 @@ import base64
 import hashlib
 import http.client
 import json
+import os
 import re
 import socket
 import threading
@@ -64,7 +65,7 @@ class Client(NamedTuple):
         self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None,
         method: str | None = None,
     ) -> Reply:  # fmt: skip
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             link.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
             reply = link.getresponse()
@@ -79,14 +80,14 @@ class Client(NamedTuple):
 
 @contextmanager
 def serving(run: Path, **how: Any) -> Iterator[Client]:
-    before = set(uploads.IN_MEMORY.glob(f"{uploads._PREFIX}*"))
+    before = set(uploads.IN_MEMORY.glob(f"{uploads._PREFIX}{os.getpid()}-*"))
     made = server(run, **how)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
         thread.start()
         while not made.started:
             time.sleep(0.01)
-        (folder,) = set(uploads.IN_MEMORY.glob(f"{uploads._PREFIX}*")) - before
+        (folder,) = set(uploads.IN_MEMORY.glob(f"{uploads._PREFIX}{os.getpid()}-*")) - before
         try:
             yield Client(listening.getsockname()[1], folder)
         finally:
@@ -107,7 +108,7 @@ def tuned(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 @pytest.fixture(scope="module")
 def client(tuned: tuple[Path, Path]) -> Iterator[Client]:
     run, store = tuned
-    with serving(run, index=store, limits=Limits(most_bytes=2**20)) as client:
+    with serving(run, index=store, limits=Limits(most_bytes=2**20, seconds=300.0)) as client:
         yield client
 
 
@@ -247,7 +248,7 @@ def test_a_body_without_length_ends_at_the_limit(client: Client) -> None:
         for _ in range(1000):
             yield bytes(2**16)
 
-    link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+    link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=300)
     try:
         link.request("POST", "/v1/file", endless(), encode_chunked=True,
                      headers={"Transfer-Encoding": "chunked"})  # fmt: skip
@@ -331,7 +332,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_a_full_queue_sends_others_away_and_a_late_answer_is_given_up(
     small_run: Path, stuck: threading.Event
 ) -> None:
-    with serving(small_run, limits=Limits(queue=2, seconds=1.0)) as client:
+    with serving(small_run, limits=Limits(queue=2, seconds=3.0)) as client:
         replies: list[Reply] = []
         threads = [
             threading.Thread(target=lambda: replies.append(client.post("/v1/signal", SIGNAL)))
@@ -391,24 +392,27 @@ def windows(count: int, samples: int = 4, value: int = 0) -> np.ndarray:
     return np.full((count, samples, 1), value, np.int16)
 
 
-def batcher(delay: float = 0.0, most: int = 4) -> tuple[Batcher, list[int], threading.Event]:
-    """One whose network doubles; the sizes of its batches; and what lets the first one go."""
-    sizes, go = list[int](), threading.Event()
+def batcher(most: int) -> tuple[Batcher, list[int], threading.Event]:
+    """One whose network doubles and runs on a first window; the sizes of its batches; and what lets
+    the first one go."""
+    sizes, began, go = list[int](), threading.Event(), threading.Event()
 
     def run(samples: np.ndarray, outputs: tuple[str, ...]) -> Outputs:
-        go.wait(30)
+        began.set()
+        go.wait(60)
         sizes.append(len(samples))
         if (samples == 99).any():
             raise LatentcastError("x: broken")
         return (samples[:, 0, 0] * 2,)
 
-    return Batcher(run, most, delay), sizes, go
+    made = Batcher(run, most, 0.0)
+    made.submit(windows(1), ())
+    assert began.wait(60)
+    return made, sizes, go
 
 
 def test_what_waits_shares_a_batch_by_length_and_a_long_recording_holds_nobody() -> None:
     made, sizes, go = batcher(most=4)
-    first = made.submit(windows(1), ())
-    time.sleep(0.05)  # it runs alone
     long = made.submit(
         np.arange(10, dtype=np.int16).reshape(10, 1, 1) * np.ones((1, 4, 1), np.int16), ()
     )
@@ -418,22 +422,20 @@ def test_what_waits_shares_a_batch_by_length_and_a_long_recording_holds_nobody()
     long.add_done_callback(lambda _: order.append("long"))
     others[1].add_done_callback(lambda _: order.append("short"))
     go.set()
-    assert long.result(5)[0].tolist() == [2 * n for n in range(10)]
-    assert [future.result(5)[0].tolist() for future in others] == [[0], [2]]
-    assert longer.result(5)[0].tolist() == [0] and first.done() and order == ["short", "long"]
+    assert long.result(60)[0].tolist() == [2 * n for n in range(10)]
+    assert [future.result(60)[0].tolist() for future in others] == [[0], [2]]
+    assert longer.result(60)[0].tolist() == [0] and order == ["short", "long"]
     made.close()
     assert sum(sizes) == 14 and max(sizes) == 4
 
 
 def test_an_error_and_a_cancelled_job_are_their_own_matter() -> None:
     made, sizes, go = batcher(most=1)
-    made.submit(windows(1), ())
-    time.sleep(0.05)
     cancelled, bad, good = (made.submit(windows(3, value=v), ()) for v in (1, 99, 2))
     assert cancelled.cancel()
     go.set()
     with pytest.raises(LatentcastError, match="broken"):
-        bad.result(5)
-    assert good.result(5)[0].tolist() == [4, 4, 4] and made.alive
+        bad.result(60)
+    assert good.result(60)[0].tolist() == [4, 4, 4] and made.alive
     made.close()
     assert len(sizes) == 5  # 1, and one of the bad, and three; of the cancelled none
