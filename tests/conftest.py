@@ -119,6 +119,9 @@ def user_folder(tmp_path: Path) -> Path:
     for name in ("tests", "benchmarks", "examples"):
         (home / name).symlink_to(REPOSITORY / name)
     (home / "digits.npz").symlink_to(REPOSITORY / "data" / "digits" / "digits.npz")
+    (home / "ecg.dcm").symlink_to(
+        REPOSITORY / "tests" / "data" / "formats" / "guangxi_teaching_sinus_rhythm.dcm"
+    )
     generator = np.random.default_rng(0)
     np.save(home / "ecgs.npy", generator.normal(0, 0.3, (20, 1000, 12)).astype(np.float32))
     return home

@@ -13,6 +13,7 @@ import numpy as np
 
 from latentcast.signals.readers.lead_codes import LEAD_OF_CODE
 from latentcast.signals.recording import Recording
+from latentcast.signals.writers import parquet
 
 _CODES = {name: code for code, name in LEAD_OF_CODE.items()}
 
@@ -200,6 +201,11 @@ def write_lead_table(path: Path, recording: Recording, separator: str = ",") -> 
     for number, row in enumerate(counts_of(recording).tolist()):
         lines.append(separator.join(map(str, [number, *row])))
     path.write_text("\n".join(lines) + "\n")
+
+
+def write_lead_parquet(path: Path, recording: Recording) -> None:
+    parquet.write(recording, path.with_name(path.stem))
+    path.with_name(f"{path.stem}.parquet").rename(path)
 
 
 def write_hdf5(path: Path, recordings: Sequence[Recording]) -> None:

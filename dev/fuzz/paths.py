@@ -133,6 +133,41 @@ def make_wfdb_with_sums(folder: Path) -> None:
     (folder / "source" / "SHA256SUMS.txt").write_text("".join(sums))
 
 
+def make_wfdb_of_24_bits(folder: Path) -> None:
+    """What the wfdb package unpacks."""
+    make_wfdb(folder)
+    for file in (folder / "source").glob("*.dat"):
+        counts = np.fromfile(file, "<i2").astype("<i4")
+        file.write_bytes(counts.view(np.uint8).reshape(-1, 4)[:, :3].tobytes())
+        header = file.with_suffix(".hea")
+        header.write_text(header.read_text().replace(".dat 16 ", ".dat 24 "))
+
+
+FILE_TABLE = "file,subject_id,split,labels,age\n"
+
+
+def make_file_table(folder: Path) -> None:
+    make_wfdb(folder)
+    names = [file.stem for file in sorted((folder / "source").glob("*.hea"))]
+    splits = ("train", "validation", "test")
+    rows = [f"{name}.hea,p{n},{splits[n % 3]},AF;SR,{40 + n}\n" for n, name in enumerate(names)]
+    (folder / "source" / "files.csv").write_text(FILE_TABLE + "".join(rows))
+
+
+def make_mimic(folder: Path) -> None:
+    make_wfdb(folder)
+    names = [file.stem for file in sorted((folder / "source").glob("*.hea"))]
+    listed = [f"{n % 2},{n},{name},2180-07-23 08:44:00,{name}\n" for n, name in enumerate(names)]
+    measured = [f"{n % 2},{n},Sinus rhythm,29999,800\n" for n, _ in enumerate(names)]
+    source = folder / "source"
+    (source / "record_list.csv").write_text(
+        "subject_id,study_id,file_name,ecg_time,path\n" + "".join(listed)
+    )
+    (source / "machine_measurements.csv").write_text(
+        "subject_id,study_id,report_0,p_onset,rr_interval\n" + "".join(measured)
+    )
+
+
 def make_challenge(folder: Path) -> None:
     for n, recording in enumerate(recordings()):
         samples = recording.signal.shape[1]
@@ -356,6 +391,11 @@ def _files() -> Iterable[InputPath]:
     yield InputPath("wfdb-samples", make_wfdb, _read_source, ("source/*.dat",))
     sums = ("source/*.hea", "source/*.dat")
     yield InputPath("wfdb-checksums", make_wfdb_with_sums, _read_source, ("source/*",), sums)
+    wide = ("source/*.dat",)
+    yield InputPath("wfdb-24", make_wfdb_of_24_bits, _read_source, wide)
+    yield InputPath("file-table", make_file_table, part(_read_file, name="source/files.csv"),
+                    ("source/files.csv",))  # fmt: skip
+    yield InputPath("mimic-table", make_mimic, _read_source, ("source/*.csv",))
     yield InputPath("challenge", make_challenge, _read_source, ("source/*",))
     for kind in xml_files.WRITERS:
         make = part(make_xml, kind=kind)
@@ -394,6 +434,7 @@ def _ecg_files() -> Iterable[InputPath]:
         ("scp", ecg_files.write_scp, None), ("ishne", ecg_files.write_ishne, None),
         ("edf", ecg_files.write_edf, None), ("bdf", bdf, None), ("edf-gaps", gaps, None),
         ("dicom", ecg_files.write_dicom, "pydicom"),
+        ("lead-parquet", ecg_files.write_lead_parquet, "pyarrow"),
     ):  # fmt: skip
         covered = ("a.ecg",) if name == "scp" else ()
         yield InputPath(name, part(make_ecg_file, write=write), part(_read_file, name="a.ecg"),

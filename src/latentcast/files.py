@@ -122,6 +122,8 @@ def inside(folder: Path, name: str) -> Path:
         LatentcastError: the name is absolute or has a ``..``, it leads out of the folder through
             a link, or it is missing, or is no regular file.
     """
+    if (plain := plain_file(folder, name)) is not None:
+        return plain
     parts = PurePath(name)
     if parts.is_absolute() or ".." in parts.parts:
         raise LatentcastError(
@@ -147,6 +149,24 @@ def inside(folder: Path, name: str) -> Path:
             f"{folder}: {name!r} is no regular file; put the file itself in its place"
         )
     return folder / name
+
+
+def plain_file(folder: Path, name: str) -> Path | None:
+    """The regular file of this name in the folder, where no link leads to it; else None.
+
+    It is what :func:`inside` finds of nearly all of a million files, for a look at each part of the
+    name instead of one at every folder above.
+    """
+    path, mode = str(folder), 0
+    try:
+        for part in name.split("/"):
+            path = f"{path}/{part}"
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode) or part in ("", ".", ".."):
+                return None
+    except (OSError, ValueError):  # ValueError: NUL in the name
+        return None
+    return Path(path) if stat.S_ISREG(mode) else None
 
 
 def apart(out: str | Path, **inputs: str | Path | None) -> None:

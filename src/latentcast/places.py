@@ -41,6 +41,26 @@ def is_store(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("manifest.json", "index.npz"))
 
 
+MODELS = ("is an exported file", "is an exported model", "is a model that ships with latentcast")
+"""Weights and their configuration, without the log and the checkpoints of their run."""
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether it is something that ``Encoder.from_pretrained`` reads: a model, a run or one of its
+    checkpoints."""
+    return kind_of(path) in (*MODELS, "is a run", "is a checkpoint")
+
+
+def refuse_model(path: Path, advice: str) -> None:
+    """Raises LatentcastError: there is a model where the verb reads what only a run has.
+
+    Args:
+        advice: which verbs do something with it, ``{}`` where its path belongs.
+    """
+    if (kind := kind_of(path)) in MODELS:
+        raise LatentcastError(f"{path}: {kind}, {advice.replace('{}', str(path))}")
+
+
 def refuse_other_than_run(path: Path) -> None:
     """Raises LatentcastError: the path is neither a run, damaged or not, nor a checkpoint."""
     kind = kind_of(path)

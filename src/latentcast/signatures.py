@@ -64,6 +64,8 @@ def check(of: Callable[..., Any], arguments: Mapping[str, Any], hints: Mapping[s
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if type(value) is hint:
+        return True
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(hint))
@@ -76,7 +78,13 @@ def _fits(value: Any, hint: Any) -> bool:
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
             return False
         inner = get_args(hint)[0] if origin else Any
-        return inner is Any or all(_fits(item, inner) for item in islice(value, _MOST))
+        items = list(islice(value, _MOST))
+        # Alike in type, as names of leads are: this is asked of every recording of an archive.
+        return (
+            inner is Any
+            or {*map(type, items)} <= {inner}
+            or all(_fits(item, inner) for item in items)
+        )
     if kind in _PLAIN:
         # True is a number in Python, and never what a number was meant to be.
         return isinstance(value, _PLAIN[kind][0]) and not isinstance(value, bool)

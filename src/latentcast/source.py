@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any, Generic, Literal, TypeVar
 
 from latentcast.errors import LatentcastError, printable
-from latentcast.files import inside
+from latentcast.files import inside, plain_file
 
 Modality = Literal["ecg", "image"]
 """``ecg`` is any recording of named channels over time, ``image`` any picture."""
@@ -58,6 +58,8 @@ def record_file(root: Path, name: str) -> Path:
     Raises:
         BadRecord: the name leads out of the folder, or to no regular file.
     """
+    if (plain := plain_file(root, name)) is not None:
+        return plain
     first, *rest = PurePath(name).parts or ("",)
     folder = root
     if first not in ("", "/", "..") and rest and os.path.islink(root / first):  # noqa: PTH114

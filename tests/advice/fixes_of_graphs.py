@@ -41,6 +41,30 @@ def _(t: Terminal) -> None:
     t.works(command)
 
 
+@fixes("artifacts/graph/export.py", "{}: 8 bits are for")
+@fixes("artifacts/graph/export.py", "in 8 bits an output is")
+def _(t: Terminal) -> None:
+    command = f"export {t.at.run} --int8 --out "
+    if "for .onnx" in t.messages[0].text:
+        name = t.refused(command + str(t.new("a.pt2"))).typed(r"name it (\S+)")
+        t.works(command + str(t.new(name)))
+        return
+    with patch("latentcast.artifacts.graph.export.least_cosine", return_value=0.5):
+        flag = t.refused(command + str(t.new("a.onnx"))).typed(r"leave out (--\S+)")
+    t.works((command + str(t.new("a.onnx"))).replace(flag, ""))
+
+
+@fixes("artifacts/graph/int8.py", "8 bits for convolutions need")
+def _(t: Terminal) -> None:
+    sizes = "encoder.width=24 encoder.stem_width=6 train.batch_size=4"
+    t.works(f"train conv-ecg-tiny --data {t.at.bare} --out {t.new()} --set {sizes} "
+            "train.steps=1 optimizer.warmup_steps=0")  # fmt: skip
+    flag = "--data"
+    with patch("latentcast.runs.new.data_of", return_value=None):
+        flag = t.refused(f"export {t.new()} --int8 --out {t.new('a.onnx')}").typed("--data")
+    t.works(f"export {t.new()} --int8 --out {t.new('a.onnx')} {flag} {t.at.bare}")
+
+
 @fixes("artifacts/graph/export.py", "the network has no ONNX form")
 @fixes("artifacts/graph/export.py", "the network cannot be made a graph")
 def _(t: Terminal) -> None:

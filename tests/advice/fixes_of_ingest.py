@@ -204,6 +204,17 @@ def _(t: Terminal) -> None:
     t.works(command.replace(str(t.new("in")), t.refused(command).typed("such as (.*)")))
 
 
+@fixes("signals/readers/ptbxl.py", "{}: {} lies in {}, the records")
+def _(t: Terminal) -> None:
+    shutil.copytree(WFDB, t.new("in"))
+    table = t.new("in") / "ptbxl_database.csv"
+    (table.parent / "tables").mkdir()
+    table.rename(table.parent / "tables" / table.name)
+    command = f"ingest {t.new('in')} --out {t.new()} --fs 100"
+    shutil.move(table.parent / "tables" / table.name, t.refused(command).typed("table to (.*)"))
+    t.works(command)
+
+
 @fixes("signals/readers/ptbxl.py", "{}: holds every record")
 def _(t: Terminal) -> None:
     command = f"ingest {WFDB} --out {t.new()} "

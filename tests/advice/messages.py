@@ -19,7 +19,7 @@ VERBS = [
 ]
 
 COMMANDS = [
-    r"(?<![\w-])--[a-z{][a-z-]*",  # a flag
+    r"(?<![\w-])--[a-z{][a-z0-9-]*",  # a flag
     rf"\blatentcast (?:{'|'.join(VERBS)})\b",  # a verb
     rf"\b(?:{'|'.join(Config.model_fields)})\.(?!py\b)[\w{{][\w.{{}}]*",  # a setting
     r"\b[a-z]\w*(?:\.\w+)*=(?:\w|[\[{'\"])",  # a setting, or an argument, with its value

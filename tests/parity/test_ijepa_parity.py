@@ -197,6 +197,29 @@ def test_both_layouts_load_to_the_same_encoder(tmp_path: Path) -> None:
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
 
 
+def test_an_original_file_is_unpickled_or_read_with_other_heads(tmp_path: Path) -> None:
+    file, tensors = tmp_path / "jepa-latest.pth.tar", weights("encoder")
+    parts = {"target_encoder": {f"module.{n}": t for n, t in tensors.items()}, "epoch": 300}
+    torch.save(parts, file)
+    images = load_file(TRAJECTORY)["batch.0.images"]
+    loaded = load_public(file, heads=4)
+    out = loaded.transform(loaded.embed(images), (48, 48))
+    expected = load_file(TRAJECTORY)["output.encoder_full"]
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
+    with pytest.raises(LatentcastError, match="its parts are: target_encoder, epoch"):
+        load_public(file, heads=4, part="encoder")
+    with pytest.raises(LatentcastError, match="give heads=N"):
+        load_public(file)
+    torch.save({"target_encoder": Path("code")}, file)
+    with pytest.raises(LatentcastError, match="without running code of it"):
+        load_public(file, heads=4)
+    base = {"patch_embed.proj.weight": (768, 3, 16, 16), "blocks.0.mlp.fc1.weight": (1, 768)}
+    zeros = {name: torch.zeros(shape) for name, shape in base.items()}
+    save_file(zeros, tmp_path / "b.safetensors")
+    with pytest.raises(LatentcastError, match="heads 16 of width 768.*give heads=12"):
+        load_public(tmp_path / "b.safetensors", heads=16)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

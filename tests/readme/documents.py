@@ -19,7 +19,7 @@ import pytest
 
 from conftest import REPOSITORY, Command
 
-PROGRAMS = ("latentcast", "torchrun", "python", "make", "sbatch")
+PROGRAMS = ("latentcast", "torchrun", "python", "make", "sbatch", "curl")
 MARKER = re.compile(r"<!-- not run: (.+) -->")
 STOPPED_BY_HAND = "Ctrl-C"
 """In the comment of a command: it is stopped when it has saved, and need not end well."""
@@ -98,7 +98,10 @@ class Reader:
             "python": self._script,
             "torchrun": self._torchrun,
             "make": self._make,
+            "curl": self._curl,
         }
+        self._server: subprocess.Popen[str] | None = None
+        self._address = ""
 
     def run(self, block: Block) -> None:
         """Fails with the command and what it printed when it does not exit with 0."""
@@ -119,7 +122,31 @@ class Reader:
             return [word]
         return sorted(str(file.relative_to(self.folder)) for file in self.folder.glob(word))
 
+    def close(self) -> None:
+        """Stop the server that a document has started."""
+        if self._server is not None:
+            self._server.terminate()
+            self._server.communicate(timeout=60)
+
+    def _serve(self, words: list[str]) -> None:
+        """In the background, at a free port; the first line that it prints is its address."""
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "latentcast", *words, "--port", "0"], cwd=self.folder,
+            text=True, stdout=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        assert self._server.stdout is not None
+        self._address = self._server.stdout.readline().split("/ ")[0]
+        assert self._address.startswith("http://127.0.0.1:"), self._address
+
+    def _curl(self, words: list[str]) -> None:
+        words = [word.replace("http://127.0.0.1:8000", self._address) for word in words]
+        words = ["curl", "--fail-with-body", "--retry", "30", "--retry-connrefused", *words]
+        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+
     def _latentcast(self, words: list[str]) -> None:
+        if words[-1] == "&":
+            return self._serve(words[:-1])
         answer = self.command(*words)
         assert answer.status == 0, f"latentcast {shlex.join(words)}\n{answer.out}{answer.err}"
         self.printed.append(answer.out)

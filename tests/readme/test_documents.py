@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,10 @@ def test_commands_and_snippets_in_their_order(
         (user_folder / "run").symlink_to(small_run)
         (user_folder / "store").symlink_to(small_store)
     reader = Reader(user_folder, command, of_users() if document == "docs/verify.md" else {})
-    for block in BLOCKS[document]:
-        if block.reason is None and block.language in ("bash", "python"):
-            reader.run(block)
+    with closing(reader):
+        for block in BLOCKS[document]:
+            if block.reason is None and block.language in ("bash", "python"):
+                reader.run(block)
     for name in LEFT_BEHIND.get(document, ()):
         assert (user_folder / name).stat().st_size > 1000, name
     if document == "README.md":

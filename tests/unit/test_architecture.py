@@ -37,6 +37,7 @@ ROOMS = (
     ("monitors",),
     ("runs",),
     ("report",),
+    ("serving",),
     ("workflows",),
     ("verification",),
     ("cli",),

@@ -106,6 +106,20 @@ def test_one_bad_file_stops_no_other_and_nothing_is_overwritten(
     assert files == {file.name: file.read_bytes() for file in out.iterdir()}
 
 
+def test_two_processes_write_other_files_than_one(tmp_path: Path) -> None:
+    files = [
+        write_wfdb(tmp_path / str(n), synthetic_recording(60 + n, 250, 4), "r1") for n in range(6)
+    ]
+    (tmp_path / "bad.scp").write_bytes(b"@ MFR")
+    written = []
+    for workers in (1, 2):
+        out = tmp_path / f"out-{workers}"
+        done = convert([*files, tmp_path / "bad.scp"], "wfdb", out, workers=workers)
+        assert done.written == 6 and len(done.rejected) == 1
+        written.append({file.name: file.read_bytes() for file in out.iterdir()})
+    assert len(written[0]) == 13 and written[0] == written[1]
+
+
 def test_a_file_that_comes_back_otherwise_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,7 +224,7 @@ def test_embed_gives_the_advice_of_the_command_line(
     ("name", "words"),
     [
         ("", "is a folder; name one record"), ("a.npy", "is an array .*, and no record; numpy"),
-        ("a.csv", "no WFDB record .*ingest it"),
+        ("a.csv", "no WFDB record .*name the header"),
         ("x.zip", "is an archive; ingest it"), ("nowhere", "nowhere: does not exist"),
     ],
 )  # fmt: skip

@@ -177,6 +177,27 @@ def test_the_pretraining_is_where_it_starts_and_is_left_alone(
     assert record["init"]["source"] == str(pretrained)
 
 
+@pytest.mark.parametrize("begins", ["the pretraining", "a run that began with it"])
+def test_a_test_record_of_the_pretraining_is_scored(
+    small_config: Config, small_store: Path, tmp_path: Path, begins: str
+) -> None:
+    store = labelled_store(tmp_path / "store")
+    records = np.split(np.load(store.path / "shard-00000.npy"), np.cumsum(store.lengths)[:-1])
+    seen = [records[row] for row in store.rows("test")]
+    write_store(tmp_path / "seen", seen, folds=[1] * len(seen), leads=LEADS)
+    run = train(small_config, tmp_path / "seen", tmp_path / "first", quiet=True).run
+    if begins != "the pretraining":
+        run = train(small_config, small_store, tmp_path / "second", init=run, quiet=True).run
+    arguments = {"epochs": 1, "batch_size": 8, "quiet": True}
+    with pytest.raises(LatentcastError, match="test recording in pretraining: .*--allow-leaks"):
+        finetune(run, store.path, tmp_path / "run", "labels", **arguments)
+    assert not (tmp_path / "run").exists()
+    finetune(run, store.path, tmp_path / "run", "labels", allow_leaks=True, **arguments)
+    (score,) = list_runs([tmp_path / "run"])[0].scores
+    assert score.variant == "in spite of a leak"
+    finetune(run, store.path, tmp_path / "new", "labels", from_scratch=True, **arguments)
+
+
 def test_a_finished_fine_tuning_is_not_repeated_and_its_choice_is_checked(
     tuned: tuple[FinetuneResult, Store, Path], tmp_path: Path
 ) -> None:

@@ -135,6 +135,25 @@ def test_an_onnx_file_reads_files_without_torch_in_the_process(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["transformer", "convolutions"])
+def test_8_bits_are_as_alike_as_the_file_says_and_a_third_of_the_size(
+    run: Path, small_store: Path, small_convnet: Config, tmp_path: Path, kind: str
+) -> None:
+    if kind == "convolutions":
+        run = tmp_path / "run"
+        train(small_convnet, small_store, run, quiet=True)
+        with pytest.raises(LatentcastError, match="name a store with --data"):
+            export_graph(run, tmp_path / "small.onnx", int8=True)
+    export_graph(run, tmp_path / "net.onnx", data=small_store)
+    record = export_graph(run, tmp_path / "small.onnx", data=small_store, int8=True)
+    exact, small = Graph(tmp_path / "net.onnx", threads=1), Graph(tmp_path / "small.onnx")
+    assert small.record == record and record.bits == 8 and 0.98 <= record.cosine < 1
+    vectors = [np.stack([graph.read(path) for path in RECORDS]) for graph in (exact, small)]
+    norms = np.linalg.norm(vectors, axis=2).prod(axis=0)
+    assert ((vectors[0] * vectors[1]).sum(axis=1) / norms).min() > record.cosine - 0.01
+    assert 1e-5 < record.difference < 0.1
+
+
 def test_a_torch_graph_reads_one_recording_and_many(run: Path, tmp_path: Path) -> None:
     record = export_graph(run, tmp_path / "net.pt2")
     assert record.compared == "32 synthetic recordings" and record.difference < 1e-5

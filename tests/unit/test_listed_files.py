@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dev.fuzz.xml_files import sample, write_muse
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
+from latentcast.signals.readers.table import read_header
 from latentcast.signals.synthetic import synthetic_recording
 
 
@@ -33,6 +35,7 @@ y/gone.xml;p4;train;;9
 ../e.xml;p5;train;;9
 ;p6;train;;9
 x/e.xml;p7;early;;9
+./;p8;train;;9
 """
 
 
@@ -48,7 +51,7 @@ def test_a_row_of_a_table_of_files_is_lost_or_read_as_another(tmp_path: Path, ki
     write_muse(folder / "unlisted.xml", sample())
     remarks = "\n".join(open_source(table).remarks)
     assert "files from 'path'" in remarks and "patient from 'Patient ID'" in remarks
-    assert "4 of 8 rows" in remarks and "such as unlisted.xml" in remarks
+    assert "5 of 9 rows" in remarks and "such as unlisted.xml" in remarks
     store = ingest(table, tmp_path / "out", fs=100, workers=1, quiet=True).store
     assert dict(zip(store.record_ids, store.patient_ids, strict=True)) == {
         "a": "p1", "b": "p2", "x/e.xml": "p3", "y/e.xml": "p1",
@@ -57,8 +60,19 @@ def test_a_row_of_a_table_of_files_is_lost_or_read_as_another(tmp_path: Path, ki
     assert store.labels.counts() == {"AFIB": 2, "NORM": 1}
     why = reasons(tmp_path / "out")
     assert "is missing" in why["gone"] and "outside of the folder" in why["../e.xml"]
-    assert why["line 8"] == "its row names no file"
+    assert why["line 8"] == why["line 10"] == "its row names no file"
     assert "line 9: 'early' is not train, validation or test" in list(why.values())[3]
+
+
+def test_a_table_that_breaks_a_line_within_its_names_is_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"path\rlabels\na,b\n")
+    with pytest.raises(LatentcastError, match="is of no format read here"):
+        open_source(tmp_path / "list.csv")
+
+
+def test_a_pipe_in_the_place_of_a_table_hangs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "record_list.csv")
+    assert read_header(tmp_path / "record_list.csv") == ()
 
 
 def test_a_patient_of_a_table_of_files_is_trained_and_tested_on(tmp_path: Path) -> None:

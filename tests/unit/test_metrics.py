@@ -26,6 +26,7 @@ from latentcast.evaluation import metrics
 from latentcast.evaluation.calibration import tempered
 from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, Estimate, Score
 from latentcast.evaluation.operating import with_operating_points
+from latentcast.evaluation.ranking import ranking_curves
 
 RANKED = [(metrics.auroc, roc_auc_score), (metrics.average_precision, average_precision_score)]
 
@@ -144,6 +145,20 @@ def test_rare_labels_leave_the_supported_macro_alone() -> None:
     rare[SUPPORT - 1] = True
     enough = scored(np.hstack([targets, rare]), scores, resamples=50)
     assert enough.supported == enough.main
+
+
+def test_one_positive_gives_no_interval() -> None:
+    """Resamples of it repeat or lack that record: 0.97 [0.93, 1.00] was of the negatives alone."""
+    rng = np.random.default_rng(0)
+    targets = np.stack([np.arange(50) == 7, np.arange(50) < 20], axis=1)
+    both = scored(targets, values := rng.normal(size=(50, 2)), resamples=50)
+    rare, common = both.labels
+    assert not np.isfinite([rare.auroc.low, rare.average_precision.high]).any()
+    assert np.isfinite([common.auroc.low, both.main.low]).all()
+    assert not np.isfinite(scored(targets[:, :1], values[:, :1], resamples=50).main.low)
+    older = Estimate(0.97, 0.93, 1.0)  # as a file of an older version has it
+    assert rare.text(older) == "0.970 (1 positive: no interval)"
+    assert common.text(older) == "0.970 [0.930, 1.000]"
 
 
 def test_the_interval_covers_the_true_auroc() -> None:
@@ -371,3 +386,16 @@ def test_a_temperature_divides_the_logits_that_probabilities_have() -> None:
     assert found == pytest.approx(halved / halved.sum(1, keepdims=True))
     certain = tempered(np.array([[0.0, 1.0]]), 2.0, labels=True)
     assert np.isfinite(certain).all() and certain[0, 0] < 1e-6 and certain[0, 1] > 1 - 1e-6
+
+
+def test_a_thinned_curve_has_the_area_of_the_full_one() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.random((900, 2)) < 0.3
+    scores = (rng.normal(size=targets.shape) + targets).round(1)  # with ties
+    curves = ranking_curves("multi-label", targets, scores, ("a", "b"))
+    areas = [np.trapezoid(curve.sensitivity, curve.false_positives) for curve in curves]
+    np.testing.assert_allclose(areas, metrics.auroc(targets, scores), atol=2e-3)
+    assert all(len(curve.precision) <= 61 and curve.sensitivity[-1] == 1 for curve in curves)
+    shares = np.eye(3)[[0, 1, 2, 2]]
+    classes = ranking_curves("multi-class", np.array([0, 1, 2, 0]), None, "abc", shares)
+    assert [curve.name for curve in classes] == ["a", "b", "c"]

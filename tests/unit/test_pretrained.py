@@ -4,16 +4,20 @@ when damaged, with a card of what is recorded."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from conftest import Command
+from latentcast.artifacts.card import Facts, Result, card
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.export import export_encoder
 from latentcast.artifacts.weights import encoder_weights, read_weights
+from latentcast.engine.checkpoint import list_steps, step_of
 from latentcast.errors import LatentcastError
 from latentcast.files import digested, sha256
 from latentcast.pretrained import models
@@ -69,7 +73,6 @@ def test_a_model_that_ships_starts_nothing(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("report latentcast/tiny", "is a model that ships with latentcast; name the folder of a"),
         ("probe latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("models latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("probe google/tiny", "does not exist, and nothing is downloaded; name"),
@@ -111,7 +114,63 @@ def test_a_card_holds_what_the_run_does_not_say(
     for words in ("12 steps of 6 in", "It was not scored.", "checks hold", "licence of the data"):
         assert words in text
     assert str(tmp_path.parent) not in text and "license:" not in text
+    assert sha256(tmp_path / "model" / "model.safetensors") in text
     loaded = Encoder.from_pretrained(tmp_path / "model", device="cpu")
     assert loaded.predicted_from is not None
     with pytest.raises(LatentcastError, match="trained without labels"):
         Classifier.from_pretrained(tmp_path / "model")
+
+
+def test_a_checkpoint_is_named_by_its_step_and_a_folder_with_an_at_by_its_name(
+    small_run: Path, small_store: Path, command: Command, tmp_path: Path
+) -> None:
+    *_, older, newest = list_steps(small_run / "checkpoints")
+    run = tmp_path / "mine@2"
+    shutil.copytree(small_run, run)
+    assert Encoder.from_pretrained(run).step == step_of(newest)
+    named = f"{run}@{step_of(older)}"
+    assert Encoder.from_pretrained(named).step == step_of(older)
+    with pytest.raises(
+        LatentcastError, match=f"it has .*{step_of(older)}.*{run}@{step_of(newest)}"
+    ):
+        Encoder.from_pretrained(f"{run}@7777")
+    for words in (
+        ("export", named, "--out", tmp_path / "x.safetensors"),
+        ("export", named, "--out", tmp_path / "folder"),
+        ("inspect", named), ("report", named), ("runs", named),
+        ("verify", named, "--replay", 0),
+        ("probe", named, "--data", small_store, "--task", "metadata:age"),
+    ):  # fmt: skip
+        assert command(*words).status == 0, words
+    assert Encoder.from_pretrained(tmp_path / "folder").step == step_of(older)
+    assert f"step {step_of(older)}" in (run / "probe-metadata-age.json").read_text()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "ships"])
+def test_a_verb_takes_a_model_or_names_the_verb_that_does(
+    kind: str, shipped: Path, small_run: Path, command: Command, tmp_path: Path
+) -> None:
+    model = {"file": "m.safetensors", "folder": "m", "ships": NAME}[kind]
+    if kind != "ships":
+        assert command("export", small_run, "--out", model).status == 0
+    for verb in ("report", "verify", "runs"):
+        assert f"latentcast inspect {model}" in command(verb, model).err
+    assert "window" in command("inspect", model).out
+    for out in ("copy.safetensors", "copy"):
+        assert command("export", model, "--out", out).status == 0
+        copied = Encoder.from_pretrained(out).network.state_dict()
+        for name, tensor in Encoder.from_pretrained(model).network.state_dict().items():
+            assert (copied[name] == tensor).all(), (out, name)
+    ours = {"file": "saved from memory", "folder": Path("m/README.md"), "ships": "# card"}[kind]
+    text = ours.read_text() if isinstance(ours, Path) else ours
+    assert text in Path("copy/README.md").read_text()
+
+
+def test_odd_names_leave_the_front_matter_of_a_card_yaml(small_run: Path) -> None:
+    odd = 'a: "b" # {c}'
+    facts = Facts((), "mit", (odd,), (Result(odd, odd, odd, 0.9, odd),))
+    text = card(odd, Encoder.from_pretrained(small_run, device="cpu").config, "w", {}, facts)
+    front = yaml.safe_load(text.split("---\n")[1])
+    (result,) = front["model-index"][0]["results"]
+    assert front["datasets"] == [odd] and result["metrics"][0]["value"] == 0.9
+    assert result["dataset"]["name"] == result["task"]["name"] == odd

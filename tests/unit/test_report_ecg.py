@@ -266,3 +266,19 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(LatentcastError, match=r"latentcast\[plot\]"):
         plot_recording(flat())
+
+
+@pytest.mark.parametrize("at", [7.52, 7.6, 7.7])
+@pytest.mark.parametrize("millivolts", [1.3, 2.4, -1.3])
+def test_no_trace_runs_through_the_name_of_its_lead(at: float, millivolts: float) -> None:
+    recording = step("V5", at, millivolts)
+    signal = recording.signal.copy()
+    row = recording.leads.index("V5")
+    signal[row, round((at + 0.04) * recording.sampling_rate) :] = 0.0  # an R wave, and no step
+    figure = plot_recording(replace(recording, signal=signal))
+    figure.draw_without_rendering()
+    (name,) = [text for text in figure.axes[0].texts if text.get_gid() == "name-V5"]
+    box = name.get_window_extent().transformed(figure.axes[0].transData.inverted())
+    (trace,) = drawn(figure, "trace-V5")
+    path = trace.get_path().interpolated(50).vertices
+    assert not any(box.contains(*point) for point in path)

@@ -105,8 +105,10 @@ def write(run: Path, inputs: dict[str, Any]) -> Path:
     return write_report(
         run,
         probes=[ProbeReport.from_json(inputs["probe"])],
-        surprise=Surprise(*(inputs[name] for name in SURPRISE)),
-        features=FeatureMap(*(inputs[name] for name in MAP)),
+        pictures=[
+            Surprise(*(inputs[name] for name in SURPRISE)).picture(),
+            *FeatureMap(*(inputs[name] for name in MAP)).pictures(),
+        ],
         **kept,
     )
 
@@ -119,8 +121,13 @@ def arguments() -> dict[str, Any]:
     ]
     errors = rng.uniform(0, 1, 50)
     errors[7] = np.nan
+    scored = probe()
+    scored["rows"][0]["score"]["curves"] = [
+        {"name": "MI", "sensitivity": [0, 0.7, 1], "false_positives": [0, 0.2, 1],
+         "precision": [0.9, 0.5, 0.13]},
+    ]  # fmt: skip
     return {
-        "title": "tiny", "steps": 59, "metrics": rows, "probe": probe(),
+        "title": "tiny", "steps": 59, "metrics": rows, "probe": scored,
         "changes": [("train.seed", "1", "0")],
         "recording": synthetic_recording(record_id="00017", patient_id="4711"),
         "patch_errors": errors, "patch_seconds": 0.2, "predicted_from": "what came before",
@@ -224,7 +231,7 @@ def test_pictures_have_descriptions_and_tables_captions(written: str) -> None:
     for tag, pairs in page.elements:
         if tag == "svg":
             assert pairs.get("aria-hidden") == "true" or len(pairs.get("aria-label") or "") > 40
-    assert page.count("figure") == page.count("figcaption") == 3
+    assert page.count("figure") == page.count("figcaption") == 6
     assert page.count("table") == page.count("caption") == 4
     assert page.count("h1") == page.count("main") == page.count("title") == 1
     assert page.elements[0] == ("html", {"lang": "en"})

@@ -16,8 +16,10 @@ from latentcast.config import Config
 from latentcast.data.fit import fitted
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.attention import received_attention
 from latentcast.evaluation.protocol import probe
 from latentcast.evaluation.tasks import task
+from latentcast.nn.blocks import Attention
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import build
 from latentcast.objectives.nepa import Nepa
@@ -177,12 +179,46 @@ def test_a_report_without_a_store_finds_the_runs_own_and_never_takes_pictures_aw
     full = page.read_text("utf-8")
     assert "Where the model is surprised" in full and "t-SNE" in full
     store.path.rename(folder / "moved")
-    with pytest.raises(LatentcastError, match=r"shows pictures of a store.*--data"):
-        report_run(folder)
-    assert page.read_text("utf-8") == full
-    assert report_run(folder, folder / "moved").read_text("utf-8") != ""
-    page.rename(folder / "old.html")
-    assert "t-SNE" not in report_run(folder).read_text("utf-8")
+    for _ in range(2):  # the second page without pictures must not take the first one's place
+        assert "report-earlier.html; name a store" in report_run(folder).read_text("utf-8")
+        assert (folder / "report-earlier.html").read_text("utf-8") == full
+    assert "t-SNE" in report_run(folder, folder / "moved").read_text("utf-8")
+
+
+def test_pictures_of_a_run_that_was_not_probed_are_files_with_captions(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tested, store = run
+    data = {"store": str(store.path), "sha256": store.checksums}
+    (folder / "environment.json").write_text(json.dumps({"data": data}))
+    (folder / "probe-superdiagnostic.json").unlink()
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda run, device: tested)
+    page = report_run(folder, figures=tmp_path / "figures").read_text("utf-8")
+    assert "layer norm, mean+std" in page and "What the tokens hold" in page
+    names = ["curves", "ecg", "map", "tokens"]
+    assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == sorted(
+        ["captions.md", *(f"{name}{suffix}" for name in names for suffix in (".pdf", ".svg"))]
+    )
+    captions = (tmp_path / "figures" / "captions.md").read_text("utf-8")
+    assert all(f"## {name}: " in captions for name in names)
+
+
+def test_probes_of_two_heads_and_a_fine_tuning_stand_in_one_page(run: Any) -> None:
+    folder, tested, store = run
+    probe(
+        [tested], store, task("superdiagnostic", store), layer="norm", heads=("kNN",), resamples=20,
+        provenance={"weights": f"{tested.config.recipe}, teacher, step 7"},
+    ).write(folder)  # fmt: skip
+    plain = json.loads((folder / "probe-superdiagnostic.json").read_text())
+    tuned = {
+        "task": "superdiagnostic", "metric": "macro AUROC", "init": "x", "step": 3,
+        "validation": 0.7, "records": plain["records"], "store": "s", "resamples": 20,
+        "score": plain["rows"][0]["score"],
+    }  # fmt: skip
+    (folder / "finetune.json").write_text(json.dumps(tuned))
+    page = report_run(folder).read_text("utf-8")
+    assert page.count("<h2>Probe: superdiagnostic") == 2 and "<h2>Fine-tuning</h2>" in page
+    assert page.count('aria-label="ROC curves on the test fold of') >= 2
 
 
 def test_keys_that_differ_from_the_recipe_stand_before_those_of_the_machine(run: Any) -> None:
@@ -225,7 +261,7 @@ def test_a_store_of_few_or_unlabelled_samples_has_a_report_without_a_part(
 ) -> None:
     folder, tested, store = run
     monkeypatch.setattr(embedding, "project", lambda *_: pytest.fail("drew too few records"))
-    monkeypatch.setattr("latentcast.report.run.LEAST", 16)
+    monkeypatch.setattr("latentcast.report.store_pictures.LEAST", 16)
     remark = "without a map of the features: 15 test records are too few"
     page = report_pictures(folder, tested, store, "superdiagnostic").read_text("utf-8")
     assert "Where the model is surprised" in page and remark in page
@@ -245,3 +281,17 @@ def test_a_run_without_its_configuration_is_named(run: Any) -> None:
     (folder / "config.yaml").unlink()
     with pytest.raises(LatentcastError, match="config.yaml: does not exist"):
         report_run(folder)
+
+
+def test_attention_received_is_that_of_the_softmax_over_what_a_token_may_attend_to(
+    run: Any,
+) -> None:
+    """Of equal logits it is 1 for every token, also under a causal mask and with a CLS token."""
+    _, tested, store = run
+    assert tested.causal
+    for module in tested.network.modules():
+        if isinstance(module, Attention):
+            module.qkv.weight.data.zero_()
+    found = received_attention(tested, store.take(np.arange(3), length=tested.length))
+    assert found is not None and found.shape == (3, tested.network.grid((tested.length,))[0])
+    np.testing.assert_allclose(found, 1, atol=1e-5)

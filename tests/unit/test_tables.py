@@ -94,7 +94,9 @@ def test_a_row_of_an_array_with_too_few_or_too_many_cells_loses_its_meaning(
     assert "cells" in reasons(tmp_path / "out")["a-000001"]
 
 
-@pytest.mark.parametrize("content", [b"ecg_id\xff\n", (HEADER + '1,"' + "x" * 200_000).encode()])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"ecg_id\xff\n", (HEADER + '1,"' + "x" * 200_000).encode()]
+)
 def test_a_table_that_is_no_csv_is_a_traceback(tmp_path: Path, content: bytes) -> None:
     folder = write_ptbxl(tmp_path / "in", "")
     (folder / "ptbxl_database.csv").write_bytes(content)
@@ -170,8 +172,9 @@ PEOPLE = ["patient_id,labels,qrs", *(f"p{i // 3},MI,{i}.5" for i in range(30))]
         ("utf-8", lambda line: line.replace(",", ", ")),
         ("utf-8", lambda line: line.replace(",", "|").replace("patient_id", "Subject ID")),
         ("utf-8", lambda line: line.replace("patient_id", "PatientNo").replace("labels", "Labels")),
+        ("utf-8", lambda line: line.replace("patient", "sep=;\npatient").replace(",", ";")),
     ],
-    ids=["byte order mark", "wide", "decimal comma", "blank", "subject", "case"],
+    ids=["byte order mark", "wide", "decimal comma", "blank", "subject", "case", "sep="],
 )
 def test_a_table_of_another_dialect_loses_patients(
     tmp_path: Path, encoding: str, change: Callable[[str], str]

@@ -14,6 +14,7 @@ from ecg_files import to_counts, write_wfdb
 
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
+from latentcast.data.writer import read_quarantine
 from latentcast.errors import LatentcastError
 from latentcast.signals.leads import CANONICAL_LEADS, name_pairs
 from latentcast.signals.readers import read_recording
@@ -70,6 +71,8 @@ def other_sum(folder: Path) -> None:
     ("make", "damage", "reason"),
     [
         (format_32, flip("a.dat"), "a.dat: signal .* contradicts its checksum in the header"),
+        (format_32, edit("a.hea", "a.dat 32 ", "a.dat 999 "), "is of format 999, which is none"),
+        (format_32, edit("a.hea", "(0)/mV", "(99999999999)/mV"), "a baseline beyond 32 bits"),
         (format_32, other_sum, "a.dat: contradicts its checksum in SHA256SUMS.txt"),
         (format_32, edit("a.hea", "a 12 250 1000", "a 12 250 1001"), "a.dat: is truncated, 48000 "),
         (long, flip("s2.dat"), "segment s2: s2.dat: signal .* contradicts its checksum"),
@@ -187,3 +190,13 @@ def test_checksums_of_segments_in_a_folder_are_passed_over(tmp_path: Path) -> No
     (tmp_path / "r" / "s1.hea").write_text((tmp_path / "r" / "s1.hea").read_text() + "# changed\n")
     with pytest.raises(BadRecord, match="segment s1: s1.hea: contradicts its checksum in SHA256"):
         source.read(source.refs()[0])
+
+
+@pytest.mark.parametrize("rate", ["0.01", "1e9"])
+def test_a_rate_that_no_ecg_has_is_taken_for_a_short_record(tmp_path: Path, rate: str) -> None:
+    for name in ("good", "odd"):
+        write_wfdb(tmp_path / "in", RECORDING, name)
+    edit("odd.hea", " 250 ", f" {rate} ")(tmp_path / "in")
+    ingest(tmp_path / "in", tmp_path / "out", workers=1, quiet=True)
+    [row] = read_quarantine(tmp_path / "out")
+    assert "which no ECG has" in row["reason"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from latentcast.config import Config
 from latentcast.errors import LatentcastError
-from latentcast.files import write_text
+from latentcast.files import sha256, write_text
 from latentcast.markdown import table
+from latentcast.pretrained.models import WEIGHTS
 
 CARD, SETTINGS = "README.md", "config.json"
 INTENDED = (
@@ -28,6 +29,25 @@ vectors = lc.Encoder.from_pretrained("{}").embed("FILES")
 """
 
 
+LIMITS_OF_USE = (
+    "Not for diagnosis, triage, monitoring or treatment, and not for telling persons apart. Who "
+    "uses the features measures them on own data first, by age, sex, site and device (`latentcast "
+    "probe --by`), and again when the recorders or the patients change."
+)
+"""Cautioned use and monitoring, as the model card of the Coalition for Health AI asks for them."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A test score, for the ``model-index`` of Hugging Face."""
+
+    task: str
+    dataset: str
+    metric: str
+    value: float
+    about: str
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of the training of a model, beside its configuration.
@@ -35,10 +55,14 @@ class Facts:
     Attributes:
         sections: heading and Markdown of each.
         licence: of the weights, as Hugging Face abbreviates it; None where it is not recorded.
+        datasets: names of what it was trained on.
+        results: scores on test records.
     """
 
     sections: Sequence[tuple[str, str]] = ()
     licence: str | None = None
+    datasets: Sequence[str] = ()
+    results: Sequence[Result] = ()
 
 
 NOTHING = Facts(
@@ -60,15 +84,38 @@ def card(
     front = ["library_name: latentcast", f"tags: [{config.input.kind}, self-supervised-learning]"]
     if facts.licence is not None:
         front.insert(0, f"license: {facts.licence}")
+    front += _index(name, facts)
     rows = {"weights": weights, **{key: size[key] for key in size if key not in ("weights",
             "device")}, "objective": config.objective.kind, "encoder": config.encoder.kind,
             "training": f"{config.train.steps:,} steps of {config.train.batch_size:,}, seed "
             f"{config.train.seed}"}  # fmt: skip
     parts = ["---", *front, "---", "", f"# {name}", "", USE.format(name)]
     parts += table(("", ""), rows.items())
-    for heading, text in (*facts.sections, ("Intended use", INTENDED)):
+    for heading, text in (
+        *facts.sections,
+        ("Intended use", INTENDED),
+        ("Out of scope, and monitoring", LIMITS_OF_USE),
+    ):
         parts += ["", f"## {heading}", "", text.strip()]
     return "\n".join(parts) + "\n"
+
+
+def _index(name: str, facts: Facts) -> list[str]:
+    """Data sets and scores as YAML; a text in JSON is one in YAML."""
+    lines = [f"datasets: {json.dumps(list(facts.datasets))}"] if facts.datasets else []
+    if facts.results:
+        metrics = list(dict.fromkeys(result.metric for result in facts.results))
+        lines += [f"metrics: {json.dumps(metrics)}", "model-index:", f"- name: {json.dumps(name)}",
+                  "  results:"]  # fmt: skip
+    for result in facts.results:
+        task, data = {"type": "other", "name": result.task}, {"type": "other"}
+        metric = {"type": result.metric, "value": round(result.value, 4), "name": result.about}
+        lines += [
+            f"  - task: {json.dumps(task, ensure_ascii=False)}",
+            f"    dataset: {json.dumps(data | {'name': result.dataset}, ensure_ascii=False)}",
+            f"    metrics: [{json.dumps(metric, ensure_ascii=False)}]",
+        ]
+    return lines
 
 
 def write_card(
@@ -80,6 +127,8 @@ def write_card(
     """
     content = config.model_dump(mode="json")
     try:
+        if (folder / WEIGHTS).is_file():
+            size = {**size, f"sha256 of {WEIGHTS}": sha256(folder / WEIGHTS)}
         write_text(folder / SETTINGS, json.dumps(content, indent=1) + "\n")
         write_text(folder / CARD, card(folder.name or str(folder), config, weights, size, facts))
     except OSError as problem:

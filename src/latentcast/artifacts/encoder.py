@@ -96,8 +96,7 @@ class Encoder(nn.Module):
         :meth:`save_pretrained` wrote, or a model that ships (``latentcast models``).
 
         Args:
-            run: folder of the run, ``RUN/checkpoints/step-N`` for an earlier checkpoint, the
-                exported file or folder, or ``latentcast/NAME``.
+            run: folder of the run, ``RUN@STEP``, the exported file or folder, ``latentcast/NAME``.
             role: ``teacher``, the averaged weights, or ``student``, the trained ones; without an
                 average both are the trained ones.
             device: to compute on, such as ``"cuda:1"``; by default the GPU when there is one, else
@@ -121,8 +120,7 @@ class Encoder(nn.Module):
         is now, float32), ``config.json`` and a card, ``README.md``.
 
         Raises:
-            LatentcastError: of role student where there is an average, or the folder cannot be
-                written.
+            LatentcastError: role student where there is an average; the folder cannot be written.
         """
         if self.role != "teacher" and _has_average(self.objective):
             raise LatentcastError(
@@ -139,8 +137,7 @@ class Encoder(nn.Module):
     ) -> Self:
         """The same architecture and preprocessing at initialisation: the floor to beat.
 
-        Without a seed it is the very network that the run started from, unless that was trained
-        from other weights (``train --init``).
+        Without a seed it is what the run started from, unless that was ``train --init``.
         """
         config = read_weights(run).config
         objective = build(config)
@@ -152,9 +149,12 @@ class Encoder(nn.Module):
         return f"Encoder({', '.join(self._summary.values())})"
 
     def _repr_html_(self) -> str:
-        rows = [*self._summary.items(), ("layer names", ", ".join(self.layer_names))]
-        rows.append(("positions", self.positions))
-        return table_html(f"Encoder {self.config.recipe}", rows)
+        return table_html(f"Encoder {self.config.recipe}", self.description.items())
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What it reads, its size, layers and positions: name and text of each."""
+        return self._summary | {"layer names": ", ".join(self.layer_names), "where": self.positions}
 
     @property
     def _summary(self) -> dict[str, str]:

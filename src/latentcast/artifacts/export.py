@@ -18,7 +18,7 @@ from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import apart, check_digest, digested, parse_object, replacing
-from latentcast.pretrained.models import located, ships
+from latentcast.pretrained.models import at_step, located
 
 FORMAT = "2"
 """Files of format 1 are read as well; they have no digest, so damage to them goes unnoticed."""
@@ -31,7 +31,7 @@ AGAIN = "export the run again, or restore the file from a copy"
 
 def export(run: str | Path, file: str | Path) -> int:
     """Write a run's newest checkpoint, or another one, as one safetensors file; of a fine-tuned run
-    the checkpoint that validation chose; of a model that ships its file.
+    the checkpoint that validation chose; of an exported model or one that ships its file.
 
     Student, teacher and predictors under the names they have in the objective; in the metadata
     ``config`` (JSON, with the normalisation of the training split), ``step``, ``format``, of a
@@ -46,7 +46,7 @@ def export(run: str | Path, file: str | Path) -> int:
         LatentcastError: no checkpoint, a damaged one, a file of another suffix, inside of the run
             or there already and no export, or it cannot be written.
     """
-    file, run = Path(file), Path(run)
+    file, run = Path(file), at_step(run)
     apart(file, run=run.parent.parent if (run / "state.json").is_file() else run)
     if file.suffix != SUFFIX or file.is_dir():
         raise LatentcastError(
@@ -57,7 +57,7 @@ def export(run: str | Path, file: str | Path) -> int:
             f"{file}: exists and was not written by latentcast export; name another file, or "
             "remove that one"
         )
-    if ships(run):
+    if located(run).is_file():
         return _copy(located(run), file)
     newest = chosen_checkpoint(run)
     record = checkpoint.read_record(newest)

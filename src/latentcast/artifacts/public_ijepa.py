@@ -1,13 +1,14 @@
 """I-JEPA weights in the public key layouts, in and out: the original's and the transformers one.
 
 The original's keys are those of ``facebookresearch/ijepa`` with or without ``module.``. Its files
-are pickles, which this library does not open: convert them to ``safetensors`` first, the encoder
-(or target encoder) and the predictor to a file each.
+(``.pth``, ``.pth.tar``) hold ``encoder``, ``target_encoder`` and ``predictor``; they are read with
+``weights_only=True``, which builds tensors and numbers and runs nothing of the file.
 """
 
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ from latentcast.files import regular
 from latentcast.nn.positions import sincos
 from latentcast.nn.transformer import PatchEncoder
 
+PICKLED = (".pth", ".pt", ".tar")
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+"""Heads by width, of the networks that the original defines."""
 _BLOCK = {
     "norm1": "norm1",
     "attn.qkv": "attention.qkv",
@@ -118,26 +122,34 @@ def to_transformers(public: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_public(file: str | Path, heads: int) -> PatchEncoder:
-    """An image encoder from a ``safetensors`` file in either layout.
+def load_public(
+    file: str | Path, heads: int | None = None, part: str = "target_encoder"
+) -> PatchEncoder:
+    """An image encoder from a ``safetensors`` file in either layout, or the original's ``.pth``.
 
     Args:
-        heads: of the attention, which follow from no weight: 16 for ViT-H and ViT-g, 12 for ViT-B.
+        heads: of the attention, which follow from no weight; by default, and of a width that was
+            published in no other way, those of that model (:data:`HEADS`).
+        part: of a ``.pth``: ``target_encoder``, the averaged weights, or ``encoder``.
 
     Raises:
         LatentcastError: the file cannot be read, or holds another network.
     """
     file = Path(file)
-    try:
-        tensors = load_file(regular(file))
-    except (OSError, SafetensorError) as problem:
-        raise LatentcastError(f"{file}: cannot be read ({problem}); give safetensors") from None
+    tensors = _read_pickled(file, part) if file.suffix in PICKLED else _read_safetensors(file)
     if any(name.endswith("embeddings.position_embeddings") for name in tensors):
         tensors = from_transformers(tensors)
     weights = encoder_from_public(tensors)
     if "patches.weight" not in weights or "blocks.0.mlp.up.weight" not in weights:
         raise LatentcastError(f"{file}: is no I-JEPA encoder; check which part was saved")
     kernel, layers = weights["patches.weight"], weights["blocks.0.mlp.up.weight"]
+    published = HEADS.get(len(kernel))
+    heads = heads or published or 0
+    if heads < 1 or heads != (published or heads):
+        raise LatentcastError(
+            f"{file}: heads {heads or None} of width {len(kernel)} are no published model's; give "
+            f"heads={published or 'N, those it was trained with'}"
+        )
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     if kernel.ndim != 4 or len(kernel) % heads:
         raise LatentcastError(
@@ -153,6 +165,33 @@ def load_public(file: str | Path, heads: int) -> PatchEncoder:
     encoder = PatchEncoder(config, channels, axes=2)
     encoder.load_state_dict(weights)
     return encoder
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(regular(file))
+    except (OSError, SafetensorError) as problem:
+        raise LatentcastError(f"{file}: cannot be read ({problem}); give safetensors") from None
+
+
+def _read_pickled(file: Path, part: str) -> dict[str, Tensor]:
+    """Raises LatentcastError: it is damaged, holds more than tensors, or has no such part."""
+    try:
+        content = torch.load(regular(file), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise LatentcastError(
+            f"{file}: cannot be read without running code of it ({reason}); download it again, or "
+            "convert its tensors to safetensors"
+        ) from None
+    tensors = content.get(part) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        names = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
+        raise LatentcastError(
+            f"{file}: has no part {part} of tensors, its parts are: {names}; give part='encoder' "
+            "or 'target_encoder', of which one has to be there"
+        )
+    return tensors
 
 
 def encoder_config(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,13 +33,17 @@ from latentcast.signals.readers.arrays import (
     check_array,
 )
 from latentcast.signals.readers.ecg_files import lacks_its_rate
+from latentcast.signals.readers.file_table import FileTable
 from latentcast.signals.readers.hdf5 import is_hdf5
+from latentcast.signals.readers.listed_files import FilePattern
 from latentcast.signals.recording import INVALID, Recording, hertz
 from latentcast.signals.windows import window_starts
 from latentcast.source import BadRecord, RecordRef, Source
 
 Counts = npt.NDArray[np.int16]
 Load = Callable[[], Recording]
+TAKEN = 16
+"""Records of a store that are read together: a read costs more than the samples of one."""
 AXES = ("sampling_rate", "leads", "unit")
 """What an array does not say."""
 MissingLeads = Literal["refuse", "mean"]
@@ -103,7 +108,7 @@ class RecordingReader:
             return
         if rows is not None:
             raise LatentcastError("rows: are of a store; leave them out, or choose from the list")
-        for name, where, load in self._recordings(source):
+        for name, where, load in self.recordings(source):
             try:
                 recording = load()
                 windows = self.windows(self.counts(recording))
@@ -114,6 +119,20 @@ class RecordingReader:
         for how, recordings in self._completed.items():
             line = f"leads: {recordings:,} recording{'s' * (recordings > 1)}: {how}"
             print(printable(line), file=sys.stderr)
+
+    def load(self, source: Any) -> Iterator[Recording]:
+        """Every recording of a source as its file has it, before it is brought to counts.
+
+        Raises:
+            LatentcastError: it is nothing that can be read, or a recording cannot be used.
+        """
+        for _, _, load in self.recordings(source):
+            yield load()
+
+    @property
+    def completed(self) -> tuple[str, ...]:
+        """What was done about leads that recordings do not have, in words."""
+        return tuple(self._completed)
 
     def counts(self, recording: Recording) -> Counts:
         """A recording as the store would hold it: int16 ``(samples, leads)``.
@@ -180,18 +199,28 @@ class RecordingReader:
             config.sampling_rate, config.leads, config.scale, config.signal,
         )  # fmt: skip
         equal = equal and self.missing_leads == "refuse"
-        for row in np.arange(len(store)) if rows is None else np.asarray(rows, np.int64):
-            name = str(store.record_ids[row])
+        chosen = np.arange(len(store)) if rows is None else np.asarray(rows, np.int64).reshape(-1)
+        for begin in range(0, len(chosen), TAKEN):
+            several = chosen[begin : begin + TAKEN]
+            names = map(str, store.record_ids[several])
             if equal:
-                starts = window_starts(int(store.lengths[row]), self.length)
-                yield name, store.take([row] * len(starts), starts, self.length)
-            else:
+                yield from zip(names, self._taken(store, several), strict=True)
+                continue
+            for name, row in zip(names, several, strict=True):
                 yield name, self.windows(self.counts(store.recording(int(row))))
 
-    def _recordings(
+    def _taken(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[Counts]:
+        """The windows of each of some rows, read from the store together."""
+        starts = [window_starts(int(length), self.length) for length in store.lengths[rows]]
+        times = [len(several) for several in starts]
+        together = store.take(np.repeat(rows, times), [*chain(*starts)], self.length)
+        yield from np.split(together, np.cumsum(times)[:-1])
+
+    def recordings(
         self, source: Any, beside_lacking: bool = False
     ) -> Iterator[tuple[str, str | None, Load]]:
-        """The name of every recording, the source that it is of, and what reads it.
+        """The name of every recording, the source that it is of, and what reads it: with the
+        patient that the source names, and in the metadata its fold and split.
 
         Args:
             beside_lacking: in a list with a file that lacks its rate, which rate and unit are for.
@@ -218,7 +247,7 @@ class RecordingReader:
                     beside_lacking = any(lacks_its_rate(Path(path)) for path in paths)
                 for item in source:
                     _refuse_number(item, source)
-                    yield from self._recordings(item, beside_lacking)
+                    yield from self.recordings(item, beside_lacking)
             case _:
                 raise LatentcastError(
                     f"{type(source).__name__}: is nothing that can be embedded; give {ACCEPTED}"
@@ -226,13 +255,14 @@ class RecordingReader:
 
     def _of_path(self, path: Path, beside_lacking: bool) -> Iterator[tuple[str, str | None, Load]]:
         other, axes = self.config.signal == "other", self.axes
+        listed = not other and (FileTable.detects(path) or FilePattern.detects(path))
         if is_array_file(path) or is_hdf5(path):
             stated = vars(axes) | {"signal": self.config.signal}
             yield from _of_source(open_source(path, "ecg", **stated))
         elif is_store(path):
             self._refuse_axes(str(path))
-            yield from self._recordings(Store.open(path))
-        elif path.is_dir():
+            yield from self.recordings(Store.open(path))
+        elif path.is_dir() or listed:
             self._refuse_axes(str(path), "leads")
             # Of PTB-XL's two sets of files the one at the encoder's rate.
             options: dict[str, Any] = {
@@ -295,4 +325,11 @@ def _of_source(source: Source[Recording]) -> Iterator[tuple[str, str, Load]]:
 def _of_ref(source: Source[Recording], ref: RecordRef) -> Recording:
     if ref.problem is not None:
         raise BadRecord(ref.problem)
-    return source.read(ref)[0]
+    recording, about = source.read(ref)
+    places = {"fold": about.fold, "split": ref.split}
+    metadata = recording.metadata | about.metadata
+    metadata |= {name: place for name, place in places.items() if place is not None}
+    patient = about.patient_id or recording.patient_id
+    # Of a data set under the id that a store has of it.
+    record_id = ref.record_id if isinstance(source, Source) else recording.record_id
+    return replace(recording, record_id=record_id, patient_id=patient, metadata=metadata)

@@ -34,6 +34,14 @@ class Embedded:
     rejected: tuple[Rejected, ...]
 
 
+class NoneRead(LatentcastError):
+    """Of many records none could be read; ``rejected`` has the reason of each."""
+
+    def __init__(self, message: str, rejected: tuple[Rejected, ...]) -> None:
+        super().__init__(message)
+        self.rejected = rejected
+
+
 @dataclass
 class Rejections:
     """The records that one call could not read.
@@ -68,13 +76,15 @@ class Rejections:
         """The records left out, of a call that read as many others.
 
         Raises:
-            LatentcastError: none is left.
+            NoneRead: none is left.
         """
         if self.records and not read:
             first = self.records[0]
             n = len(self.records)
             others = f" (the first of {n}, of which none can be read)" if n > 1 else ""
-            raise LatentcastError(f"{first.record_id}: {first.reason}{others}; name others")
+            raise NoneRead(
+                f"{first.record_id}: {first.reason}{others}; name others", tuple(self.records)
+            )
         return tuple(self.records)
 
 

@@ -31,7 +31,7 @@ def write_predictions(found: Predicted, file: Path) -> Path:
         LatentcastError: as of :func:`check_place`, or the file cannot be written.
     """
     check_place(file)
-    rejected = _rejected_beside(file)
+    rejected = rejected_beside(file)
     columns: dict[str, list[object]] = {"id": list(found.ids)}
     names = column_names(found.names)
     for n, name in enumerate(names):
@@ -48,7 +48,7 @@ def write_predictions(found: Predicted, file: Path) -> Path:
             write_text(file, text.getvalue())
         else:
             with replacing(file) as draft:
-                _pyarrow("parquet").write_table(_pyarrow().table(columns), draft)
+                pyarrow("parquet").write_table(pyarrow().table(columns), draft)
         if found.rejected or rejected.exists():
             write_rejected(rejected, map(asdict, found.rejected))
     except OSError as problem:
@@ -81,25 +81,31 @@ def check_place(file: Path) -> None:
             f"{file}: predictions are written as .csv or .parquet; name it {file.stem}.csv"
         )
     if file.suffix == ".parquet":
-        _pyarrow()  # missing is better said now than after an hour
-    columns = _columns(file)
+        pyarrow()  # missing is better said now than after an hour
+    columns = columns_of(file)
     if columns and (columns[0], columns[-1]) != ("id", "crops"):
         raise LatentcastError(
             f"{file}: exists and holds no predictions; name another file, or remove that one"
         )
-    rejected = _rejected_beside(file)
-    if _columns(rejected) not in ([], REJECTED):
+    check_rejected(file)
+
+
+def check_rejected(file: Path) -> None:
+    """Raises LatentcastError: where the records left out would be listed, there is another file."""
+    rejected = rejected_beside(file)
+    if columns_of(rejected) not in ([], REJECTED):
         raise LatentcastError(
             f"{rejected}: exists, and is where records that are left out are listed; name another "
             f"file than {file.name}, or remove that one"
         )
 
 
-def _rejected_beside(file: Path) -> Path:
+def rejected_beside(file: Path) -> Path:
+    """The table of the records that are left out of a table."""
     return file.with_name(f"{file.stem}.rejected.csv")
 
 
-def _columns(file: Path) -> list[str]:
+def columns_of(file: Path) -> list[str]:
     """Of the table at a path; none where it is empty or missing, ``[""]`` where it is no table."""
     if not file.is_file() or not file.stat().st_size:
         return []
@@ -107,12 +113,13 @@ def _columns(file: Path) -> list[str]:
         with file.open(encoding="utf-8", errors="replace", newline="") as lines:
             return next(csv.reader(lines), [])
     try:
-        return list(_pyarrow("parquet").read_schema(file).names) or [""]
+        return list(pyarrow("parquet").read_schema(file).names) or [""]
     except (OSError, ValueError):
         return [""]
 
 
-def _pyarrow(part: str | None = None) -> Any:
+def pyarrow(part: str | None = None) -> Any:
+    """The package, or a module of it. Raises LatentcastError: it is not installed."""
     try:
         return import_module("pyarrow" if part is None else f"pyarrow.{part}")
     except ImportError as error:

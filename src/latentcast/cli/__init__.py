@@ -13,7 +13,9 @@ import tyro
 
 from latentcast.cli.arguments import Verbs, joined
 from latentcast.cli.data import convert, ingest, inspect, label
+from latentcast.cli.embedding import embed, similar
 from latentcast.cli.evaluation import evaluate, export, probe, report, runs
+from latentcast.cli.serving import serve, view
 from latentcast.cli.supervised import finetune, predict
 from latentcast.cli.training import bench, masks, models, recipes, train
 from latentcast.cli.verification import verify
@@ -23,7 +25,7 @@ VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
         ingest, label, inspect, convert, recipes, models, masks, train, runs, probe, evaluate,
-        finetune, predict, report, export, bench, verify,
+        finetune, predict, embed, similar, view, serve, report, export, bench, verify,
     )
 }  # fmt: skip
 
@@ -48,7 +50,7 @@ def main() -> None:
         print(printable(f"latentcast: {problem}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        again = "; the same command goes on" * (arguments[:1] in (["ingest"], ["train"]))
+        again = "; the same command goes on" * (arguments[:1] in (["ingest"], ["train"], ["embed"]))
         print(f"latentcast: stopped{again}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read us has enough, as head does

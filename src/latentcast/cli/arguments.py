@@ -36,7 +36,7 @@ class Flags:
                 hint, *marks = get_args(hint)
             if name == "return" or Positional in marks:
                 continue
-            flag = name.replace("_", "-")
+            flag = name.rstrip("_").replace("_", "-")  # in_ is --in
             parameters[f"--{flag}"] = name
             if hint is bool:
                 parameters[f"--no-{flag}"] = name

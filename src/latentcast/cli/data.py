@@ -151,10 +151,11 @@ def inspect(
     against: Path | None = None,
 ) -> None:
     """Check a store, print what it holds, plot a recording on clinical grid. Or do so with one ECG
-    file of any format, as it would be read.
+    file of any format, as it would be read; or print what a model reads, its size and layers.
 
     Args:
-        store: folder of the store, of recordings or images; or one ECG file.
+        store: folder of the store, of recordings or images; one ECG file; or a run, RUN@STEP, an
+            exported file or folder, or a model that ships.
         plot: picture to write (.png, .svg, .pdf).
         record: record id to plot; the first by default.
         summary: of a store of recordings, tables to be signed, to write as .html or .md: records,
@@ -167,16 +168,27 @@ def inspect(
         against: another store: lists the records that both have, of recordings also those that
             differ in gain, sampling rate or cropping.
     """
+    from latentcast.archives import archive_of
     from latentcast.data.flags import flags_of, write_flags
+    from latentcast.data.formats import format_of
     from latentcast.data.inspect import describe, print_counts, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
-    from latentcast.places import is_store
+    from latentcast.places import holds_weights, is_store
+    from latentcast.pretrained.models import at_step
     from latentcast.signals.leads import name_pairs, renamed
     from latentcast.signals.readers.ecg_files import is_ecg_file
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
+    if holds_weights(at_step(store)):
+        if any((plot, record, summary, sampling_rate, unit, rename, flags, against)):
+            raise LatentcastError(
+                f"{store}: is a model, of which there is nothing to plot, count or rename; leave "
+                "out the options"
+            )
+        _inspect_model(store)
+        return
     for output in filter(None, (plot, summary, flags)):
         apart(output, store=store)
     if summary is not None:
@@ -207,6 +219,8 @@ def inspect(
             f"--sampling-rate, --unit, --rename: are for one ECG file, {store} is none; leave them "
             "out"
         )
+    if store.is_file() and archive_of(store) is None:
+        format_of(store)  # its error, where no store can be made of the file
     opened = Store.open(store)
     opened.verify()
     console = Terminal()
@@ -247,6 +261,17 @@ def inspect(
         console.print(f"plotted {plot}")
 
 
+def _inspect_model(path: Path) -> None:
+    from latentcast.artifacts.encoder import Encoder
+    from latentcast.terminal import Terminal, plain_table
+
+    table = plain_table(str(path))
+    for name, text in Encoder.from_pretrained(path, device="cpu").description.items():
+        table.add_row(name, text)
+    table.show_header = False
+    Terminal().print(table)
+
+
 def _inspect_file(path: Path, plot: Path | None, options: ReadOptions) -> None:
     from latentcast.data.inspect import print_recording
     from latentcast.signals.readers import read_with
@@ -273,6 +298,7 @@ def convert(
     leads: str | None = None,
     unit: str | None = None,
     layout: str | None = None,
+    workers: int | None = None,
 ) -> int:
     """Write ECG files of any format as files of another, and records.csv with what is known of
     each; what is written is read again and compared. Exit status 1 where one was not converted.
@@ -289,6 +315,7 @@ def convert(
         leads: of an array, comma-separated names of its channels.
         unit: of files that have none: V, mV, uV or nV.
         layout: axes of an array: "records,leads,samples" or "records,samples,leads".
+        workers: processes; the usable processors by default, 1 converts in this process.
     """
     from latentcast.files import apart
     from latentcast.signals.anonymize import Key
@@ -320,6 +347,7 @@ def convert(
         options=ReadOptions(None, sampling_rate, unit),
         leads=leads.split(",") if leads else None,
         layout=layout,
+        workers=workers,
     )
     errors = Terminal(stderr=True)
     for name, reason in done.rejected:

@@ -56,8 +56,7 @@ def probe(
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
 
     Args:
-        run: folder of the run, RUN/checkpoints/step-N for an earlier checkpoint, or an exported
-            file.
+        run: folder of the run, RUN@STEP for an earlier checkpoint, or an exported file or folder.
         data: folder of a labelled store; by default the one the run was trained on.
         task: of PTB-XL superdiagnostic, all, diagnostic, subdiagnostic, form or rhythm; labels
             (every code of the store), classes, or metadata:NAME such as metadata:age; by default
@@ -138,8 +137,8 @@ def evaluate(
     pixels). Writes OUT/evaluation.json, evaluation.md and evaluation.html.
 
     Args:
-        runs: run folders, checkpoints, exported files, or runs of latentcast finetune, which are
-            scored by their own predictions.
+        runs: run folders, RUN@STEP, exported files or folders, or runs of latentcast finetune,
+            which are scored by their own predictions.
         out: folder of the result.
         data: labelled store on which heads are fitted and tested; by default the one that the
             first run was trained on.
@@ -194,13 +193,14 @@ def export(
     layer: str | None = None,
     pooling: str = "mean",
     data: Path | None = None,
+    int8: bool = False,
 ) -> None:
     """Write a run as one file of weights, as a folder with a model card, or as a graph that runs
     without torch.
 
     Args:
-        run: folder of the run, or RUN/checkpoints/step-N for an earlier checkpoint; into a file
-            also an exported file or a model that ships.
+        run: folder of the run, RUN@STEP for an earlier checkpoint, an exported file or folder, or a
+            model that ships.
         out: NAME.safetensors, all weights; NAME.onnx or NAME.pt2, a graph for onnxruntime or
             torch.export.load, preprocessing in it, which is compared with the library before it is
             written; or a folder for model.safetensors, config.json and README.md, whose scores,
@@ -209,6 +209,8 @@ def export(
         pooling: of a graph of an encoder, as of probe.
         data: store to compare a graph on; by default the one the run was trained on, else synthetic
             recordings or random images.
+        int8: of an .onnx graph, weights and matrix products in 8 bits, which "evaluate --encoder
+            small=NAME.onnx" compares with the run.
     """
     from latentcast.artifacts.export import export as written
     from latentcast.artifacts.graph.export import SUFFIXES, export_graph
@@ -218,15 +220,16 @@ def export(
 
     if out.suffix in SUFFIXES:
         own = data_of(run) if data is None and run.is_dir() else data
-        made = export_graph(run, out, layer=layer, pooling=pooling, data=own)
+        made = export_graph(run, out, layer=layer, pooling=pooling, data=own, int8=int8)
         what = f"{made.output} of {made.weights}"
         line = f"{what}, differs by at most {made.difference:.1g} of the largest value"
-        print(printable(f"{out}: {line} on {made.compared}"))
+        in_bits = f"; in 8 bits, cosine to float32 at least {made.cosine:.4f}" if int8 else ""
+        print(printable(f"{out}: {line} on {made.compared}{in_bits}"))
         return
-    if layer is not None or pooling != "mean" or data is not None:
+    if layer is not None or pooling != "mean" or data is not None or int8:
         raise LatentcastError(
-            f"{out}: --layer, --pooling and --data are of graphs; name {out.stem}.onnx, or leave "
-            "them out"
+            f"{out}: --layer, --pooling, --data and --int8 are of graphs; name {out.stem}.onnx, or "
+            "leave them out"
         )
     step = written(run, out) if out.suffix else export_folder(run, out)
     print(printable(f"{out}: weights of step {step}"))
@@ -237,20 +240,27 @@ def report(
     data: Path | None = None,
     task: str | None = None,
     device: str = "auto",
+    figures: Path | None = None,
 ) -> None:
     """Write RUN/report.html: curves, configuration, alarms, scores, and pictures of a store.
 
+    A page with pictures is never lost: one without them leaves it as RUN/report-earlier.html.
+
     Args:
         run: folder of the run, finished or not.
-        data: folder of a labelled store: adds the map of embeddings, and of recordings an ECG with
-            the model's errors; by default the one the run was trained on, where it was probed.
+        data: folder of a labelled store that was probed: adds maps of embeddings and tokens, and of
+            recordings an ECG with the model's errors; by default the one the run was trained on, or
+            one that it was probed on.
         task: of the probe that makes the headline; by default what suits the labels of the store.
         device: that the encoder reads on, such as cuda:1 or cpu; auto is the GPU when there is one.
+        figures: folder for every picture as PDF and SVG, with captions.md.
     """
     from latentcast.errors import printable
     from latentcast.report.run import report_run
 
-    print(printable(f"report: {report_run(run, data, task, device)}"))
+    print(printable(f"report: {report_run(run, data, task, device, figures)}"))
+    if figures is not None:
+        print(printable(f"figures: {figures}"))
 
 
 def _by_name(encoders: tuple[str, ...]) -> dict[str, str]:

@@ -29,6 +29,7 @@ def finetune(
     balanced: bool = False,
     patience: int | None = None,
     seed: int = 0,
+    allow_leaks: bool = False,
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
 ) -> int:
     """Train a pretrained encoder and a new head on labels; the result predicts (see predict).
@@ -56,6 +57,8 @@ def finetune(
         balanced: weigh positives (or classes) so that all count alike.
         patience: epochs without a better validation score after which training ends.
         seed: of the head, the data order and the fraction.
+        allow_leaks: train and score although test records or patients were trained on, also by the
+            pretraining; it is written beside the score.
         set: single keys of the configuration; take precedence over everything else.
     """
     from latentcast.terminal import Terminal
@@ -68,19 +71,23 @@ def finetune(
             run, data, out, task, head=head, epochs=epochs, batch_size=batch_size, lr=lr,
             layer_decay=layer_decay, crop_seconds=crop_seconds, bidirectional=bidirectional,
             from_scratch=from_scratch, labels_fraction=labels_fraction, balanced=balanced,
-            patience=patience, seed=seed, set=set,
+            patience=patience, seed=seed, allow_leaks=allow_leaks, set=set,
         )  # fmt: skip
     except Interrupted as stopped:
         console.print(str(stopped), soft_wrap=True)
         return 130
     records = ", ".join(f"{n} {split}" for split, n in done.records.items())
     console.print(f"{out}: step {done.step} of the best validation score, {done.validation:.3f}")
+    for leak in done.leaks:
+        console.print(
+            f"leak ({leak.severity}): {leak.kind}: {leak.count} cases "
+            f"({', '.join(leak.examples)}); {leak.message}",
+            soft_wrap=True,
+        )
     console.print(f"test {done.metric} {done.score.main.text()} ({records})")
     for label in done.score.labels:
-        precision = label.average_precision.text()
-        console.print(
-            f"  {label.name}: {label.auroc.text()}, AP {precision}, {label.positives} positives"
-        )
+        area, precision = label.text(label.auroc), label.text(label.average_precision)
+        console.print(f"  {label.name}: {area}, AP {precision}, {label.positives} positives")
     for name, value in done.score.others.items():
         console.print(f"  {name}: {value.text()}")
     if done.score.calibration is not None:

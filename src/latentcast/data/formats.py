@@ -22,7 +22,7 @@ from latentcast.signals.readers.arrays import ArraySource
 from latentcast.signals.readers.datasets.code15 import Code15
 from latentcast.signals.readers.datasets.mimic import MimicIvEcg
 from latentcast.signals.readers.datasets.samitrop import SamiTrop
-from latentcast.signals.readers.ecg_files import EcgFiles
+from latentcast.signals.readers.ecg_files import EcgFiles, is_ecg_file
 from latentcast.signals.readers.file_table import FileTable
 from latentcast.signals.readers.hdf5 import Hdf5Source
 from latentcast.signals.readers.listed_files import FilePattern
@@ -76,7 +76,7 @@ def format_of(path: Path, modality: Modality | None = None) -> type[Source[Any]]
     what = {"ecg": "recordings", "image": "images", None: "records"}[modality]
     if is_store(path):
         raise LatentcastError(f"{path}: is already a store; name the source it was made from")
-    if path.with_name(path.name + ".hea").is_file() or (path.suffix == ".hea" and path.is_file()):
+    if is_ecg_file(path):
         raise LatentcastError(
             f"{path}: is a single record; name its folder, {path.parent} (or embed the record)"
         )

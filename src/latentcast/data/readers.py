@@ -12,14 +12,16 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from typing import Any, TypeVar
 
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.errors import LatentcastError
 from latentcast.source import RecordRef
 
-_Convert = Callable[[Sequence[RecordRef]], list[Converted | Rejected]]
-_converter: Converter | None = None
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_convert: Callable[[Sequence[Any]], list[Any]] | None = None
 """Of a reader process."""
 
 
@@ -27,46 +29,69 @@ def convert_in_order(
     converter: Converter, refs: Sequence[RecordRef], workers: int | None
 ) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
+    source, threads = converter.source, converter.target.pool == "threads"
+    yield from in_order(converter, refs, workers, source.batch, source.name, threads=threads)
+
+
+def in_order(
+    convert: Callable[[Sequence[Item]], list[Result]],
+    items: Sequence[Item],
+    workers: int | None,
+    size: int,
+    name: str,
+    *,
+    threads: bool = False,
+) -> Generator[Result]:
+    """What ``convert`` makes of batches of ``size`` items, in their order.
+
+    Args:
+        convert: goes to each process once, and so may be large; results are small.
+        workers: processes, or threads; None for the usable processors, 1 for none.
+        name: of the source, for an error.
+
+    Raises:
+        LatentcastError: a process died.
+    """
     if workers is None:
         workers = usable_processors()
-    size = converter.source.batch
-    batches = (refs[i : i + size] for i in range(0, len(refs), size))
-    if workers <= 1 or len(refs) <= size:
+    batches = (items[i : i + size] for i in range(0, len(items), size))
+    if workers <= 1 or len(items) <= size:
         for batch in batches:
-            yield from converter(batch)
+            yield from convert(batch)
         return
-    pool, convert = _pool(converter, workers)
+    pool, call = _pool(convert, workers, threads)
     with pool:
-        pending: deque[Future[list[Converted | Rejected]]] = deque()
+        pending: deque[Future[list[Result]]] = deque()
         try:
             for batch in batches:
-                pending.append(pool.submit(convert, batch))
+                pending.append(pool.submit(call, batch))
                 if len(pending) > 2 * workers:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
             raise LatentcastError(
-                f"{converter.source.name}: a reader process died; run again with --workers 1 to "
-                "see where, finished shards are kept"
+                f"{name}: a reader process died; run again with --workers 1 to see where"
             ) from error
         finally:
             for future in pending:
                 future.cancel()
 
 
-def _pool(converter: Converter, workers: int) -> tuple[Executor, _Convert]:
+def _pool(
+    convert: Callable[[Sequence[Item]], list[Result]], workers: int, threads: bool
+) -> tuple[Executor, Callable[[Sequence[Item]], list[Result]]]:
     """What converts batches at the same time, and what it is to call."""
-    if converter.target.pool == "threads":
-        return ThreadPoolExecutor(workers), converter
+    if threads:
+        return ThreadPoolExecutor(workers), convert
     # Forked workers start in milliseconds and share what the source has loaded.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPoolExecutor(workers, context, _start_worker, (converter,)), _convert_batch
+    return ProcessPoolExecutor(workers, context, _start_worker, (convert,)), _convert_batch
 
 
-def _start_worker(converter: Converter) -> None:
-    global _converter
-    _converter = converter
+def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:
+    global _convert
+    _convert = convert
     # Ctrl-C reaches the whole group; what it means is up to the parent.
     signals.signal(signals.SIGINT, signals.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -80,6 +105,6 @@ def _exit_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _convert_batch(refs: Sequence[RecordRef]) -> list[Converted | Rejected]:
-    assert _converter is not None
-    return _converter(refs)
+def _convert_batch(items: Sequence[Any]) -> list[Any]:
+    assert _convert is not None
+    return _convert(items)

@@ -56,6 +56,12 @@ class LabelScore:
     auroc: Estimate
     average_precision: Estimate = UNDEFINED
 
+    def text(self, score: Estimate) -> str:
+        """One of its scores as it is printed: resamples of one positive are no interval."""
+        if self.positives != 1 or not math.isfinite(score.value):
+            return score.text()
+        return f"{number(score.value)} (1 positive: no interval)"
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -71,6 +77,17 @@ class OperatingPoint:
     specificity: Estimate
     ppv: Estimate
     f1: Estimate
+
+
+@dataclass(frozen=True)
+class RankingCurve:
+    """Sensitivity (recall) of one label, the share of negatives called with it and the precision,
+    at falling thresholds: its ROC and its precision-recall curve."""
+
+    name: str
+    sensitivity: tuple[float, ...]
+    false_positives: tuple[float, ...]
+    precision: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,8 @@ class Score:
     ``main`` is the task's metric, ``others`` are further ones. A multi-label task has their means
     over the labels with at least SUPPORT positives as ``supported`` and ``supported_others``, and
     each of its labels. ``points`` and ``calibration`` are there where the head gives probabilities,
-    ``subgroups`` where a probe divides its test records by metadata.
+    ``subgroups`` where a probe divides its test records by metadata, ``curves`` where a probe or a
+    fine-tuning ranks records by label or class.
     """
 
     main: Estimate
@@ -136,6 +154,7 @@ class Score:
     points: tuple[OperatingPoint, ...] = ()
     calibration: Calibration | None = None
     subgroups: tuple[Subgroup, ...] = ()
+    curves: tuple[RankingCurve, ...] = ()
 
 
 def number(value: float | None, *, signed: bool = False) -> str:

@@ -258,25 +258,41 @@ def draw(patient_ids: Sequence[str] | npt.NDArray[np.str_], resamples: int, seed
 
 @dataclass(frozen=True)
 class Resampled:
-    """A metric by label (or of its one column) ``(C,)``, and in each resample ``(R, C)``."""
+    """A metric by label (or of its one column) ``(C,)``, and in each resample ``(R, C)``.
+
+    ``single`` ``(C,)`` are the labels of one positive: their resamples repeat that record or lack
+    it, so that their spread is that of the negatives alone, and no interval.
+    """
 
     columns: Floats
     redrawn: Floats
+    single: Bools | None = None
 
     @classmethod
     def of(cls, metric: Metric, targets: Array, predictions: Array, counts: Counts) -> Resampled:
         columns = metric.columns(targets, predictions, None)
+        single = targets.sum(axis=0) == 1 if targets.ndim == 2 else None
         if not len(counts):  # too few records to draw from
-            return cls(columns, np.zeros((0, len(columns))))
-        return cls(columns, metric.columns(targets, predictions, counts))
+            return cls(columns, np.zeros((0, len(columns))), single)
+        return cls(columns, metric.columns(targets, predictions, counts), single)
 
     def column(self, place: int) -> Estimate:
         """One label."""
+        if self.single is not None and self.single[place]:
+            return estimate(self.columns[place], np.zeros(0))
         return estimate(self.columns[place], self.redrawn[:, place])
 
     def mean(self, chosen: Bools | slice = slice(None)) -> Estimate:
         """The macro average over the chosen columns, all by default."""
-        return estimate(macro(self.columns[chosen]), macro(self.redrawn[:, chosen]))
+        redrawn = np.zeros(0) if self.of_one_positive(chosen) else macro(self.redrawn[:, chosen])
+        return estimate(macro(self.columns[chosen]), redrawn)
+
+    def of_one_positive(self, chosen: Bools | slice = slice(None)) -> bool:
+        """Whether no chosen label has two."""
+        defined = np.isfinite(self.columns[chosen])
+        return bool(
+            self.single is not None and defined.any() and self.single[chosen][defined].all()
+        )
 
 
 def score(
@@ -326,9 +342,10 @@ def difference(one: Resampled, other: Resampled) -> Estimate:
     What the two share (hard records, rare labels) cancels, so the interval is the one to ask
     whether one of them is better.
     """
-    return estimate(
-        macro(one.columns) - macro(other.columns), macro(one.redrawn) - macro(other.redrawn)
-    )
+    redrawn = macro(one.redrawn) - macro(other.redrawn)
+    if one.of_one_positive():
+        redrawn = np.zeros(0)
+    return estimate(macro(one.columns) - macro(other.columns), redrawn)
 
 
 def estimate(value: float | Floats, redrawn: Floats) -> Estimate:

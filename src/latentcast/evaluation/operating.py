@@ -34,7 +34,7 @@ def with_operating_points(
     rates = []
     for one, many in zip(once, redrawn, strict=True):
         one[:, without], many[:, without] = np.nan, np.nan
-        rates.append(Resampled(one[0], many))
+        rates.append(Resampled(one[0], many, targets.sum(axis=0) == 1))
     points = tuple(
         OperatingPoint(name, float(at[c]), *(rate.column(c) for rate in rates))
         for c, name in enumerate(names)

@@ -33,6 +33,7 @@ from latentcast.evaluation.features import (
 )
 from latentcast.evaluation.heads import HEADS, READ_TOKENS, Fit, Head, knn
 from latentcast.evaluation.probabilities import probabilities_of, with_calibrated_head
+from latentcast.evaluation.ranking import ranking_curves
 from latentcast.evaluation.results import OWN, Difference, Finding, LabelSupport, ProbeReport, Row
 from latentcast.evaluation.subgroups import Grouping, groupings, subgroups
 from latentcast.evaluation.tasks import Kind, Targets, Task, ptbxl
@@ -160,7 +161,8 @@ def probe(
                     score, targets.kind, names, head, of_validation, of_test, counts
                 )
                 subgrouped = subgroups(targets.kind, y[test], predictions, names, counts, groups)
-                score = replace(score, subgroups=subgrouped)
+                curves = ranking_curves(targets.kind, y[test], predictions, names, shares)
+                score = replace(score, subgroups=subgrouped, curves=curves)
                 table.append(
                     Row(source.name, name, choice, at, how, head.penalty, head.validation, score)
                 )
@@ -233,6 +235,14 @@ def check_layer(layer: str, names: tuple[str, ...], heads: Sequence[str]) -> Non
             f"layer {layer}: head {', '.join(READ_TOKENS & set(heads))} reads the tokens of one "
             "layer; name one, or all to choose one"
         )
+
+
+def leaks_of(store: Store, trained_on: Sequence[Store]) -> list[Finding]:
+    """All leaks within ``store`` and between its test fold and each of the stores of a training."""
+    found = list[Finding]()
+    for pretraining in trained_on or (None,):
+        found += [leak for leak in leaks.check(store, pretraining) if leak not in found]
+    return found
 
 
 def refuse_leaks(findings: Sequence[Finding], store: Store) -> None:

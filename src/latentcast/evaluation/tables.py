@@ -148,17 +148,23 @@ def _labels(report: ProbeReport) -> Table:
     if rows:
         title = f"Positives, and test AUROC of each label (* fewer than {SUPPORT} positives)"
     wrapped = _headings(report) if rows else []
-    areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
+    areas = [{label.name: label for label in row.score.labels} for row in rows]
     cells = []
     for label in report.labels:
-        scores = [by_name.get(label.name, UNDEFINED) for by_name in areas]
+        scores = [by_name.get(label.name) for by_name in areas]
         rare = "*" if rows and label.positives["test"] < SUPPORT else ""
         counts = [f"{count:,}" for count in label.positives.values()]
-        others = [number(score.value) for score in scores[1:]]
-        text = [score.text() for score in scores[:1]]
+        others = [number(score.auroc.value if score else None) for score in scores[1:]]
+        text = [
+            number(score.auroc.value) if score.positives == 1 else score.auroc.text()
+            for score in scores[:1]
+            if score
+        ] or ["–"] * len(scores[:1])
         cells.append((label.name + rare, *counts, *text, *others))
     name = "label" if rows else "class"
-    return _table(title, [name], ["train", "val", "test", *wrapped], cells)
+    one = rows and any(label.positives["test"] == 1 for label in report.labels)
+    caption = "1 positive: no interval" if one else None
+    return _table(title, [name], ["train", "val", "test", *wrapped], cells, caption)
 
 
 def _unbroken(table: Table) -> Table:

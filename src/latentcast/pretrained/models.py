@@ -59,15 +59,40 @@ def ships(source: str | Path) -> bool:
 
 def located(source: str | Path) -> Path:
     """The file of a model that ships, of the name OWNER/NAME, or of the folder of an exported
-    model; any other path as it is, whether it exists or not.
+    model; of ``RUN@STEP`` the checkpoint; any other path as it is, whether it exists or not.
 
     Raises:
-        LatentcastError: no model of that name ships.
+        LatentcastError: no model of that name ships, or the run has no checkpoint of that step.
     """
-    path = Path(source)
-    if ships(source):
+    path = at_step(source)
+    if ships(path):
         return model_file(path.as_posix())
     return path / WEIGHTS if (path / WEIGHTS).is_file() else path
+
+
+def at_step(source: str | Path) -> Path:
+    """``RUN@STEP`` as the checkpoint ``RUN/checkpoints/step-N``; any other path, also one that
+    exists and has an @ in its name, as it is.
+
+    Raises:
+        LatentcastError: the run has no checkpoint of that step.
+    """
+    path = Path(source)
+    run, at, step = str(source).rpartition("@")
+    folder = Path(run)
+    if not (at and run) or path.exists() or not folder.exists():
+        return path
+    found = (file.parent for file in folder.glob("checkpoints/step-*/state.json"))
+    kept = {int(path.name[5:]): path for path in found if path.name[5:].isdecimal()}
+    if not kept:
+        raise LatentcastError(f"{run}: has no checkpoints; leave out @{step}")
+    if not step.isdecimal() or int(step) not in kept:
+        steps = sorted(kept)
+        raise LatentcastError(
+            f"{run}: has no checkpoint of step {step}, it has {', '.join(map(str, steps))}; write "
+            f"{run}@{steps[-1]}"
+        )
+    return kept[int(step)]
 
 
 def scores_folder(source: str | Path) -> Path:

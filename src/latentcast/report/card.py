@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-from latentcast.artifacts.card import Facts
+from latentcast.artifacts.card import Facts, Result
 from latentcast.config import Config, load
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.evaluation.estimate import number as figure
 from latentcast.evaluation.evaluation import RESULT, Evaluation
 from latentcast.evaluation.evaluation_tables import markdown
 from latentcast.evaluation.results import ProbeReport
@@ -67,7 +69,28 @@ def facts_of_run(
         if bundled
         else "The licence of the data is not recorded; who passes the weights on has to name it."
     )
-    return Facts((*sections, ("Licence", licence)), "cc-by-4.0" if bundled else None)
+    datasets = () if store is None else (_source(store)[1],)
+    return Facts(
+        (*sections, ("Licence", licence)), "cc-by-4.0" if bundled else None,
+        datasets, tuple(_results(folder, weights)),
+    )  # fmt: skip
+
+
+def _results(folder: RunFolder, weights: str) -> Iterator[Result]:
+    """The first source of each probe of these weights, by each head, and a fine-tuning."""
+    for plain in folder.probes.values():
+        probe = ProbeReport.from_json(plain)
+        for head in probe.heads if probe.weights == weights else ():
+            main = probe.readings(head)[0].score.main
+            if math.isfinite(main.value):
+                yield Result(probe.task, Path(str(probe.data.get("store", ""))).name, probe.metric,
+                             main.value, f"test {probe.metric} {main.text()}, {head}")  # fmt: skip
+    if folder.tuned:
+        score = tuned_score(folder.tuned)
+        if score.value is not None:
+            ends = f"[{figure(score.low)}, {figure(score.high)}]"
+            about = f"test {score.measure} {figure(score.value)} {ends}, {score.head}"
+            yield Result(score.task, Path(score.store).name, score.measure, score.value, about)
 
 
 def _data(folder: RunFolder, store: Store | None) -> str:
@@ -132,7 +155,7 @@ def _scores(folder: RunFolder, weights: str) -> Iterator[str]:
         yield from table(heading, rows)
         yield ""
         labels = "; ".join(
-            f"{label.name} {label.auroc.text()}" for label in probe.rows[0].score.labels
+            f"{label.name} {label.text(label.auroc)}" for label in probe.rows[0].score.labels
         )
         if labels:
             yield f"By label: {escaped(labels)}. Store: {source}."
@@ -140,8 +163,9 @@ def _scores(folder: RunFolder, weights: str) -> Iterator[str]:
         yield from (f"{escaped(remark)}." for remark in probe.remarks)
     if folder.tuned:
         score = tuned_score(folder.tuned)
-        yield f"{escaped(score.task)}, {score.head}: test {score.measure} {score.value} "
-        yield f"[{score.low}, {score.high}]."
+        yield f"{escaped(score.task)}, {score.head}: test {score.measure} {figure(score.value)} "
+        yield f"[{figure(score.low)}, {figure(score.high)}]"
+        yield f"{', ' * bool(score.variant)}{score.variant}."
 
 
 def _limits(

@@ -49,6 +49,8 @@ LONGEST_SECONDS: Final = 60.0
 # Page geometry, mm. Zero lines stand on multiples of 5, which are heavy lines.
 _RIGHT, _HEADER, _FOOTER, _LEAST_WIDTH = 5.0, 15.0, 8.0, 120.0
 _ABOVE_LEAST, _BELOW_LEAST, _REACH_MOST, _PITCH_LEAST = 12.0, 6.0, 30.0, 25.0
+_LETTER_WIDTH, _LETTER_HEIGHT = 2.2, 3.2
+"""Of the names of leads, mm."""
 
 
 @dataclass(frozen=True)
@@ -240,8 +242,35 @@ def _trace(
         mark = [zero - 3.0, zero + 3.0]
         axes.plot([strip.x, strip.x], mark, color=TRACE, linewidth=0.9, zorder=3)
     style = {"fontsize": 9, "fontweight": "bold", "color": INK, "va": "bottom", "zorder": 4}
-    place = strip.x + 1, zero + min(reach[0], _ABOVE_LEAST)
-    axes.text(*place, name, parse_math=False, **style)
+    above: npt.NDArray[np.float64] = (ys - zero).astype(np.float64)
+    times = xs.astype(np.float64)
+    height = _free_height(strip.x + 1, name, times, above, reach)
+    axes.text(strip.x + 1, zero + height, name, parse_math=False, gid=f"name-{name}", **style)
+
+
+def _free_height(
+    x: float,
+    name: str,
+    xs: npt.NDArray[np.float64],
+    ys: npt.NDArray[np.float64],
+    reach: tuple[float, float],
+) -> float:
+    """Of a lead's name above the zero line, mm: the usual one, or the nearest to it at which the
+    trace does not run through the letters; the usual one where there is none."""
+    usual = min(reach[0], _ABOVE_LEAST)
+    under = (xs >= x - 1.0) & (xs <= x + _LETTER_WIDTH * len(name) + 1.0)
+    under[1:] |= under[:-1]  # the line that leads out of it
+    trace = ys[under]
+    trace = trace[np.isfinite(trace)]
+    if not trace.size:
+        return usual
+    low = np.minimum(trace[:-1], trace[1:]) if trace.size > 1 else trace
+    high = np.maximum(trace[:-1], trace[1:]) if trace.size > 1 else trace
+    candidates = np.arange(-reach[1], reach[0] + 0.5, 0.5)
+    for height in sorted([usual, *candidates], key=lambda h: abs(h - usual)):
+        if not ((low < height + _LETTER_HEIGHT + 0.5) & (high > height - 0.5)).any():
+            return float(height)
+    return usual
 
 
 def _captions(
@@ -255,7 +284,11 @@ def _captions(
     facts += [f"{recording.sampling_rate:g} Hz", f"{seconds:g} s", leads]
     about = recording.metadata
     person = [f"{about['age']:g} years"] if isinstance(about.get("age"), int | float) else []
-    person += [str(about[key])[:40] for key in ("sex", "recording_date", "device") if key in about]
+    person += [
+        str(about[key])[:40]
+        for key in ("sex", "recording_date", "device", "filter")
+        if key in about
+    ]
     # parse_math=False: an id with two dollar signs is an id and no equation.
     style: dict[str, Any] = {"parse_math": False, "va": "top", "fontsize": 8.5, "color": QUIET}
     name = printable(record if title is None else title)

@@ -30,6 +30,8 @@ _LINE: Final = 105
 """Characters beside each other on the figure."""
 
 Points = npt.NDArray[np.float64]
+Projection = tuple[Points, float, Points]
+"""First two principal components (n, 2), their share of the variance, and t-SNE (n, 2)."""
 
 
 def plot_embedding(
@@ -38,6 +40,7 @@ def plot_embedding(
     classes: Sequence[str],
     *,
     seed: int = 0,
+    points: Projection | None = None,
 ) -> Figure:
     """Maps of features by PCA and by t-SNE, coloured by class, and t-SNE once more a class each.
 
@@ -50,6 +53,7 @@ def plot_embedding(
         labels: (records, classes), a record may have several classes or none.
         classes: names of the columns of ``labels``.
         seed: of the thinning above 2,000 records and of t-SNE; see :func:`thinned`.
+        points: of :func:`project` of the thinned features, for a second map of the same.
 
     Raises:
         LatentcastError: an extra is missing, shapes differ, or there are fewer than 5 records.
@@ -61,7 +65,7 @@ def plot_embedding(
     except ImportError as error:
         raise missing_extra("matplotlib", "plot", "drawing the embedding map") from error
 
-    linear, share, neighbours = project(features, seed)
+    linear, share, neighbours = points or project(features, seed)
     collapsed = "" if linear.any() else ": all records have the same features"
 
     figure = Figure(figsize=(10.0, 7.2), facecolor="none")
@@ -125,10 +129,8 @@ def thinned(
     return features, labels[:, frequent], tuple(classes[column] for column in frequent)
 
 
-def project(features: npt.NDArray[np.floating[Any]], seed: int) -> tuple[Points, float, Points]:
-    """First two principal components (n, 2), their share of the variance, and t-SNE (n, 2).
-
-    Features that do not differ at all have the origin for all three.
+def project(features: npt.NDArray[np.floating[Any]], seed: int) -> Projection:
+    """The points of both maps. Features that do not differ at all have the origin for all three.
 
     The same input and seed give the same points. ``features`` (n, F) are standardised first.
     Raises LatentcastError when scikit-learn is missing.

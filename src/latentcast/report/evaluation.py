@@ -38,7 +38,7 @@ def page(evaluation: Evaluation) -> str:
         f"{notice([escape(remark) for remark in evaluation.remarks])}<p>{escape(NOTE)}</p>\n"
     )
     footer = "Written by latentcast. Not a medical device."
-    return document(f"Evaluation: {headline}", "Evaluation", "", header, body, footer)
+    return document(f"Evaluation: {headline}", "Evaluation", header, body, footer)
 
 
 def _headline(evaluation: Evaluation) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from latentcast.errors import printable
 from latentcast.evaluation.estimate import Estimate
-from latentcast.report.style import LIGHT, stylesheet
+from latentcast.report.style import LIGHT
+from latentcast.report.templates import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +24,10 @@ class Html:
     """Text that is markup already; any other value is escaped before it enters a page."""
 
     text: str
+
+    def __html__(self) -> str:
+        """What templates take as it is."""
+        return self.text
 
 
 def escape(value: Any) -> str:
@@ -66,21 +71,19 @@ def table(
         for row in rows
     )
     kind = ' class="stacked"' if stacked else ""
+    named = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
     return (
-        f'<div class="scroll"><table{kind}><caption><span>{escape(caption)}</span></caption>\n'
+        f'<div class="scroll"><table{kind}>{named}\n'
         f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
 
 
-def document(title: str, heading: str, style: str, header: str, body: str, footer: str) -> str:
-    """The whole page; all but ``title`` and ``heading`` is markup, ``style`` beside the sheet."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{stylesheet()}{style}</style>\n</head>\n"
-        f"<body>\n<header>\n<h1>{escape(heading)}</h1>\n{header}</header>\n"
-        f"<main>\n{body}</main>\n<footer>{footer}</footer>\n</body>\n</html>\n"
-    )
+def document(title: str, heading: str, header: str, body: str, footer: str) -> str:
+    """The whole page; all but ``title`` and ``heading`` is markup."""
+    return render(
+        "page.html", title=title, heading=heading, header=Html(header), body=Html(body),
+        footer=Html(footer),
+    )  # fmt: skip
 
 
 def notice(items: Sequence[str], opening: str = "") -> str:
@@ -120,14 +123,16 @@ def _flat(pairs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def picture(figure: Figure, name: str, description: str, caption: str, *, paper: bool) -> str:
+def picture(
+    figure: Figure, name: str, description: str, caption: str, *, paper: bool, narrow: bool = False
+) -> str:
     """A figure as inline SVG with a description for those who cannot see it.
 
     Its colours become CSS variables and so follow the reader's light or dark setting; ``paper``
-    keeps them, because clinical paper is pink by day and by night.
+    keeps them, because clinical paper is pink by day and by night. A ``narrow`` one fits a phone.
     """
     # Paper is shown no larger than it is: on a wide window 25 mm/s are 25 CSS millimetres.
-    kind, width = "chart", "none"
+    kind, width = "chart narrow" if narrow else "chart", "none"
     if paper:
         kind, width = "paper", f"{figure.get_figwidth() * 25.4:.1f}mm"
     return (

@@ -10,9 +10,11 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation.results import ProbeReport
 from latentcast.files import write_text
 from latentcast.report import probe as probed
+from latentcast.report import score_pictures
 from latentcast.report.markup import Html, document, escape, facts, notice, section, table
-from latentcast.report.pictures import FeatureMap, Surprise
-from latentcast.report.training import cards, standing, training
+from latentcast.report.picture import Picture, side_by_side, write_figures
+from latentcast.report.training import cards, curves, standing, training
+from latentcast.report.tuned import Tuned
 from latentcast.report.verdict import Verdict, verdict
 
 PAGE = "report.html"
@@ -31,9 +33,10 @@ def write_report(
     what_was_run: Mapping[str, Any],
     environment: Mapping[str, Any],
     config_yaml: str,
-    surprise: Surprise | None = None,
-    features: FeatureMap | None = None,
+    pictures: Sequence[Picture] = (),
+    tuned: Tuned | None = None,
     remarks: Sequence[str] = (),
+    figures: Path | None = None,
 ) -> Path:
     """Write ``RUN/report.html`` atomically and return its path.
 
@@ -47,20 +50,27 @@ def write_report(
         what_was_run: command, seeds, data, licence and attribution, in the order to be shown.
         environment: versions and machine, as in ``environment.json``; may be nested.
         config_yaml: the resolved configuration.
-        surprise: an ECG with the model's errors.
-        features: the map of the features.
+        pictures: what only the network or a store can show.
+        tuned: what a fine-tuning found.
         remarks: what a reader must know of the files of the run, above all else.
+        figures: folder for every picture of the page, as PDF and SVG with captions.
 
     Raises:
         LatentcastError: matplotlib or scikit-learn is missing, a picture's input does not fit, or
             the page cannot be written.
     """
-    found = _verdict(probes, metrics, steps)
+    found = _verdict(probes, tuned, metrics, steps)
+    of_probes = [
+        score_pictures.of_probe(probe, f"-{n}" if n > 1 else "")
+        for n, probe in enumerate(probes, 1)
+    ]
+    of_tuning = tuned.pictures() if tuned else []
+    of_training = curves(metrics, steps)
     sections = [
-        *(_probe(probe) for probe in probes),
-        training(metrics, steps),
-        surprise.section() if surprise else "",
-        features.section() if features else "",
+        tuned.section(of_tuning) if tuned else "",
+        *(_probe(probe, drawn) for probe, drawn in zip(probes, of_probes, strict=True)),
+        training(metrics, steps, of_training),
+        *(one.section() for one in pictures),
         _configuration(changes, config_yaml),
         _environment(what_was_run, environment),
         _caveats(probes),
@@ -68,10 +78,14 @@ def write_report(
     sentences = "".join(f"<p>{escape(sentence)}</p>\n" for sentence in found.sentences)
     header = (
         f'<p class="verdict">{escape(found.headline)}</p>\n'
-        f"{notice([escape(remark) for remark in remarks])}{_first(probes, metrics)}{sentences}"
+        f"{notice([escape(remark) for remark in remarks])}{_first(probes, tuned, metrics)}"
+        f"{sentences}"
     )
     footer = "Written by latentcast. Not a medical device."
-    page = document(f"{title}: {found.headline}", title, "", header, "".join(sections), footer)
+    page = document(f"{title}: {found.headline}", title, header, "".join(sections), footer)
+    if figures is not None:
+        drawn = [of_training, *of_tuning, *(one for part in of_probes for one in part), *pictures]
+        write_figures(drawn, figures)
     path = Path(run_dir) / PAGE
     try:
         write_text(path, page)
@@ -84,28 +98,35 @@ def write_report(
 
 
 def _verdict(
-    probes: Sequence[ProbeReport], metrics: Sequence[Mapping[str, Any]], steps: int | None
+    probes: Sequence[ProbeReport],
+    tuned: Tuned | None,
+    metrics: Sequence[Mapping[str, Any]],
+    steps: int | None,
 ) -> Verdict:
     if probes:
         return verdict(probes[0])
+    if tuned is not None:
+        return Verdict("undefined", tuned.headline, (standing(metrics, steps) + ".",))
     advice = "Not probed: latentcast probe scores the features next to their floors."
     return Verdict("undefined", standing(metrics, steps), (advice,))
 
 
-def _first(probes: Sequence[ProbeReport], metrics: Sequence[Mapping[str, Any]]) -> str:
+def _first(
+    probes: Sequence[ProbeReport], tuned: Tuned | None, metrics: Sequence[Mapping[str, Any]]
+) -> str:
     """The leaks of all probes and the scores of the first; without one, where training stands."""
     warnings = "".join(probed.leaks(probe) for probe in probes)
-    items = probed.cards(probes[0]) if probes else cards(metrics)
+    items = probed.cards(probes[0]) if probes else tuned.cards() if tuned else cards(metrics)
     return warnings + (f'<ul class="cards">{items}</ul>\n' if items else "")
 
 
-def _probe(probe: ProbeReport) -> str:
+def _probe(probe: ProbeReport, drawn: Sequence[Picture]) -> str:
     """Of two probes of one task the titles, or the weights and stores below them, differ."""
     about = {"weights": probe.weights, "store": probe.data.get("store")}
     parts = [f"the {name} {value}" for name, value in about.items() if value]
     remark = f"<p>Of {escape(', '.join(parts))}.</p>\n" if parts else ""
     title = ", ".join(filter(None, (probe.task, probe.variant)))
-    return probed.sections(probe, f"Probe: {title}", remark)
+    return probed.sections(probe, f"Probe: {title}", remark, side_by_side(drawn))
 
 
 def _key(key: str) -> Html:

@@ -31,8 +31,9 @@ def cards(probe: ProbeReport) -> str:
     return "".join(items)
 
 
-def sections(probe: ProbeReport, title: str, remark: str) -> str:
-    """The table of sources under ``title`` and ``remark`` (markup), and that of labels."""
+def sections(probe: ProbeReport, title: str, remark: str, pictures: str) -> str:
+    """The table of sources under ``title`` and ``remark``, pictures (both markup), and the table
+    of labels."""
     level, rows, several = probe.level, probe.rows, len(probe.heads) > 1
     ends = [end for row in rows for end in (row.score.main.low, row.score.main.high)]
     ends = [end for end in ends if math.isfinite(end)]
@@ -71,7 +72,8 @@ def sections(probe: ProbeReport, title: str, remark: str) -> str:
         )
     caption += "."
     places = [place + several for place in (3, 4, 5, 7, 8)]
-    result = section(title, remark, table(caption, heading, body, numeric=places))
+    scores = table(caption, heading, body, numeric=places, stacked=True)
+    result = section(title, remark, scores, pictures)
     return result + _labels(probe) + _subgroups(probe)
 
 
@@ -109,17 +111,18 @@ def _labels(probe: ProbeReport) -> str:
             for title, scores in scored.items()
         ]
         caption = f"Further scores on the test fold [{probe.level}]."
-        further = table(caption, ["", *names], body, numeric=range(1, len(names) + 1))
+        further = table(caption, ["", *names], body, numeric=range(1, len(names) + 1), stacked=True)
     if probe.class_sizes or not probe.labels:
         return further + (f"<p>{escape(probe.class_sizes)}.</p>\n" if probe.class_sizes else "")
     rows = probe.readings() if probe.kind == "multi-label" else ()
-    areas = [{label.name: label.auroc for label in row.score.labels} for row in rows]
+    areas = [{label.name: label for label in row.score.labels} for row in rows]
     body = []
     for label in probe.labels:
         name = label.name + (" *" if rows and label.positives["test"] < SUPPORT else "")
         if label.left_out:
             name += f" ({label.left_out})"
-        scores = [by_name.get(label.name, UNDEFINED).text() for by_name in areas]
+        found = [by_name.get(label.name) for by_name in areas]
+        scores = [score.text(score.auroc) if score else "–" for score in found]
         body.append([name, *(f"{count:,}" for count in label.positives.values()), *scores])
     if not rows:
         title, caption = "Class by class", f"{probe.noun.capitalize()}s of each class."
@@ -131,7 +134,7 @@ def _labels(probe: ProbeReport) -> str:
         heading = [
             "label", *(f"{split} positives" for split in probe.records), *(r.name for r in rows)
         ]  # fmt: skip
-    drawn = table(caption, heading, body, numeric=range(1, len(heading)))
+    drawn = table(caption, heading, body, numeric=range(1, len(heading)), stacked=True)
     return section(title, further, drawn, _points(probe), _reliability(probe))
 
 
@@ -140,7 +143,7 @@ def _points(probe: ProbeReport) -> str:
     row = probe.readings()[0]
     if not row.score.points:
         return ""
-    precision = {label.name: label.average_precision.text() for label in row.score.labels}
+    precision = {label.name: label.text(label.average_precision) for label in row.score.labels}
     body = [
         [point.name, precision[point.name], number(point.threshold),
          *(rate.text() for rate in (point.sensitivity, point.specificity, point.ppv, point.f1))]
@@ -151,7 +154,7 @@ def _points(probe: ProbeReport) -> str:
         f"fold [{probe.level}]. A threshold is the probability with the highest F1 on validation."
     )
     heading = ["label", "AP", "threshold", "sensitivity", "specificity", "PPV", "F1"]
-    drawn = table(caption, heading, body, numeric=range(1, len(heading)))
+    drawn = table(caption, heading, body, numeric=range(1, len(heading)), stacked=True)
     return f"<details><summary>Operating points of each label</summary>{drawn}</details>\n"
 
 
@@ -172,7 +175,7 @@ def _reliability(probe: ProbeReport) -> str:
         f"error is {number(found.error)}, the mean over labels."
     )
     heading = ["probability", "how many", "mean", "share of positives"]
-    drawn = table(caption, heading, body, numeric=range(1, len(heading)))
+    drawn = table(caption, heading, body, numeric=range(1, len(heading)), stacked=True)
     return f"<details><summary>Reliability of the probabilities</summary>{drawn}</details>\n"
 
 
@@ -196,5 +199,5 @@ def _subgroups(probe: ProbeReport) -> str:
                 f" Averages are over the labels with {SUPPORT} or more positives and a negative in "
                 "the group; groups whose labels differ do not compare."
             )
-        parts.append(table(caption, heading, body, numeric=range(1, len(heading))))
+        parts.append(table(caption, heading, body, numeric=range(1, len(heading)), stacked=True))
     return section("Subgroups", *parts) if parts else ""

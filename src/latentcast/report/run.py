@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.config import Config, load
@@ -17,18 +13,20 @@ from latentcast.config.resolve import leaves
 from latentcast.data.store import Store
 from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError, printable
-from latentcast.evaluation.features import extract, readable
 from latentcast.evaluation.results import ProbeReport, file_name, probe_files
-from latentcast.evaluation.tasks import Targets, default_task
+from latentcast.evaluation.tasks import Task, default_task
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.files import read_object
-from latentcast.places import refuse_other_than_run
+from latentcast.places import is_store, refuse_model, refuse_other_than_run
 from latentcast.recipes import RECIPES
-from latentcast.report.embedding import LEAST
+from latentcast.report.hierarchy import hierarchy
 from latentcast.report.page import PAGE, Change, write_report
-from latentcast.report.pictures import FeatureMap, Surprise, shows_pictures
+from latentcast.report.picture import Picture
+from latentcast.report.pictures import shows_pictures
+from latentcast.report.store_pictures import store_pictures
+from latentcast.report.tuned import Tuned
 from latentcast.runs.comparison import shown
-from latentcast.runs.folder import RunFolder, run_of
+from latentcast.runs.folder import TUNED, RunFolder, run_of
 from latentcast.runs.new import data_of
 
 BUNDLED_LICENCE = (
@@ -37,41 +35,58 @@ BUNDLED_LICENCE = (
 )
 
 
+EARLIER = "report-earlier.html"
+"""A page with pictures of a store, where the newest one has none."""
 HEADLINES = ("superdiagnostic", "labels", "classes")
 """Without a task, the first of these that was probed makes the headline."""
 
 
 def report_run(
-    run: str | Path, data: str | Path | None = None, task: str | None = None, device: str = AUTO
+    run: str | Path,
+    data: str | Path | None = None,
+    task: str | None = None,
+    device: str = AUTO,
+    figures: str | Path | None = None,
 ) -> Path:
     """Write ``RUN/report.html`` from whatever the run has: its log, its settings, its probes.
 
+    A page with pictures of a store is never replaced by one without: it then stays beside the new
+    one as ``report-earlier.html``, and the new one says so.
+
     Args:
         run: folder of the run, finished or not; or one of its checkpoints, for the pictures.
-        data: folder of a labelled store: adds a map of the features (where its test fold has five
-            records or more) and, of recordings, an ECG with the model's errors; by default the one
-            the run was trained on, where it is still there and was probed.
+        data: folder of a labelled store that was probed: adds maps of the features (where its test
+            fold has five records or more) and of tokens and, of recordings, an ECG with the model's
+            errors; by default the one the run was trained on, probed or not, or another one that it
+            was probed on, where it is still there.
         task: the probe that makes the headline, and that these pictures go with; by default what
             suits the store.
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
+        figures: folder for every picture of the page as PDF and SVG, with ``captions.md``.
 
     Raises:
         LatentcastError: a file of the run is missing or damaged, the store holds the other kind of
-            data or belongs to another probe, the page would replace one with pictures by one
-            without, a plotting package is missing, the page cannot be written.
+            data or belongs to another probe, a plotting package is missing, the page or a figure
+            cannot be written.
     """
     path, run = Path(run), run_of(Path(run))
+    refuse_model(
+        run, "without the curves of its run; latentcast inspect {} prints what it holds, "
+        "latentcast evaluate {} --data STORE --out OUT writes a page of its scores",
+    )  # fmt: skip
+    figures = None if figures is None else Path(figures)
     refuse_other_than_run(run)
     config = load(run / "config.yaml")
     if data is None:
-        own, remarks = None, list[str]()
+        found, remarks = None, list[str]()
         try:
-            own = _own_pictures(path, task, device)
+            found = _at_hand(path, task, device)
         except LatentcastError as problem:
             remarks.append(f"without pictures of the store it was trained on: {problem}")
-        if own is None:
-            return _write(run, config, HEADLINES if task is None else (task,), remarks=remarks)
-        return report_pictures(run, *own)
+        if found is None:
+            tasks = HEADLINES if task is None else (task,)
+            return _write(run, config, tasks, remarks=remarks, figures=figures)
+        return _illustrated(run, *found, figures)
     store = Store.open(data)
     if store.modality != config.input.kind:
         content = "recordings" if store.modality == "ecg" else "images"
@@ -82,11 +97,14 @@ def report_run(
     if task is None and default_task(store) is None:
         remark = f"without scores and pictures of {data}: it holds no labels"
         print(f"report: {printable(remark)}", file=sys.stderr)
-        return _write(run, config, HEADLINES, remarks=[remark])
-    return report_pictures(run, Encoder.from_pretrained(path, device=device), store, task)
+        return _write(run, config, HEADLINES, remarks=[remark], figures=figures)
+    encoder = Encoder.from_pretrained(path, device=device)
+    return report_pictures(run, encoder, store, task, figures)
 
 
-def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None) -> Path:
+def report_pictures(
+    run: Path, encoder: Encoder, store: Store, task: str | None, figures: Path | None = None
+) -> Path:
     """The report with pictures of ``store``, next to the run's probe of ``task``.
 
     The table comes from the probe's file and the pictures from ``encoder`` and ``store``, so the
@@ -98,99 +116,68 @@ def report_pictures(run: Path, encoder: Encoder, store: Store, task: str | None)
     """
     chosen = task_of(task, store)
     probe = _probe(run, chosen.name, encoder, store)
-    tested = probe.readings()[0]
-    targets = chosen.targets(store)
-    rows = store.rows("test")
-    rows = rows[targets.mask[rows]]
-    layers = extract(encoder, store, rows, pooling=tested.pooling, windows=probe.windows)
-    read = readable(layers)
-    rows, features = rows[read], layers[tested.layer][read]
+    return _illustrated(run, encoder, store, chosen, probe, figures)
+
+
+def _illustrated(
+    run: Path, encoder: Encoder, store: Store, task: Task, probe: ProbeReport | None,
+    figures: Path | None,
+) -> Path:  # fmt: skip
+    """Of a run that was not probed, too: then it is the encoder's own layer that is drawn."""
+    drawn, remarks = store_pictures(encoder, store, task.targets(store), probe)
+    for remark in remarks:
+        print(f"report: {printable(remark)}", file=sys.stderr)
     provenance = store.manifest.provenance
     patients = f" of {store.patients:,} patients" if store.modality == "ecg" else ""
+    noun = "image" if store.modality == "image" else "record"
     about = {
-        "pictures": f"{store.path}: {len(store):,} {probe.noun}s{patients}",
+        "pictures": f"{store.path}: {len(store):,} {noun}s{patients}",
         "source": provenance.get("source"),
     }
     if provenance.get("kind") == "packed":
         about["licence of the data"] = BUNDLED_LICENCE
-    labels, classes = _colours(targets, rows)
-    predicted = store.modality == "ecg" and encoder.predicted_from
-    where = f"layer {tested.layer}, {tested.pooling}"
-    few = f"without a map of the features: {len(rows)} test {probe.noun}s are too few"
-    drawn = len(rows) >= LEAST
-    if not drawn:
-        print(f"report: {few}", file=sys.stderr)
     return _write(
-        run,
-        encoder.config,
-        (chosen.name,),
-        headline=probe,
-        about=about,
-        surprise=_surprise(encoder, store, rows) if predicted else None,
-        features=FeatureMap(features, labels, classes, where, probe.noun) if drawn else None,
-        remarks=() if drawn else (few,),
-    )
+        run, encoder.config, (task.name,), headline=probe, about=about, pictures=drawn,
+        remarks=remarks, figures=figures,
+    )  # fmt: skip
 
 
-def _own_pictures(path: Path, task: str | None, device: str) -> tuple[Encoder, Store, str] | None:
-    """What the pictures of the run's own store are of; None where it is gone or was not probed.
+def _at_hand(
+    path: Path, task: str | None, device: str
+) -> tuple[Encoder, Store, Task, ProbeReport | None] | None:
+    """What pictures can be drawn of without being given a store; None where there is none.
+
+    The store that the run was trained on comes first, then those it was probed on, where they
+    still hold the same samples.
 
     Args:
         path: of the run, or of one of its checkpoints.
     """
-    run, store = run_of(path), data_of(path)
-    reports, _ = _probes(RunFolder.read(run))
-    if store is None:
-        return None
-    of_store = [
-        report
-        for report in reports.values()
-        if report.data["shards"] == store.checksums and task in (None, report.task)
-    ]
-    if not of_store:
+    run, own = run_of(path), data_of(path)
+    probes = [*_probes(RunFolder.read(run))[0].values()]
+    stores = [] if own is None else [own]
+    for probe in probes:
+        folder = Path(str(probe.data.get("store", "")))
+        if is_store(folder) and (store := Store.open(folder)).checksums == probe.data["shards"]:
+            stores.append(store)
+    if not stores:
         return None
     encoder = Encoder.from_pretrained(path, device=device)
-    tasks = {report.task for report in of_store if report.weights == encoder.weights}
-    first = next((name for name in (*HEADLINES, *sorted(tasks)) if name in tasks), None)
-    return None if first is None else (encoder, store, first)
-
-
-def _colours(
-    targets: Targets, rows: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
-    """Membership (rows, classes) in what a map is coloured by; of numbers in their quarters."""
-    values = targets.values[rows]
-    if targets.kind == "multi-label":
-        return values, targets.names
-    if targets.kind == "multi-class":
-        return values[:, None] == np.arange(len(targets.names)), targets.names
-    edges = np.unique(np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
-    ends = list(pairwise(edges)) or [(edges[0], edges[0])]
-    place = np.searchsorted(edges[1:-1], values, side="right")
-    names = tuple(f"{targets.names[0]} {low:.4g} to {high:.4g}" for low, high in ends)
-    return place[:, None] == np.arange(len(names)), names
-
-
-def _surprise(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> Surprise:
-    """The record whose mean prediction error is the median: neither the best nor the worst."""
-    complete = rows[store.lengths[rows] >= encoder.length][:256]
-    candidates = complete if len(complete) else rows[:256]
-    errors = encoder.patch_errors(store.take(candidates, length=encoder.length))
-    if (rows_of_leads := encoder.config.input.lead_rows) is not None:
-        # A span is predicted in all leads at once: the picture has the mean over those recorded.
-        apart = np.ma.masked_invalid(errors.reshape(len(errors), rows_of_leads, -1))
-        errors = apart.mean(axis=1).filled(np.nan).astype(np.float32)
-    predicted = np.isfinite(errors)
-    total, count = np.where(predicted, errors, 0).sum(axis=1), predicted.sum(axis=1)
-    # A record without a single predicted patch counts as the worst.
-    means = np.divide(total, count, out=np.full(len(total), np.inf), where=count > 0)
-    typical = int(np.argsort(means)[len(means) // 2])
-    return Surprise(
-        store.recording(int(candidates[typical])),
-        errors[typical],
-        encoder.patch_seconds,
-        encoder.predicted_from or "",
-    )
+    for store in stores:
+        of_store = {
+            probe.task: probe
+            for probe in reversed(probes)
+            if probe.data["shards"] == store.checksums
+            and probe.weights == encoder.weights
+            and task in (None, probe.task)
+        }
+        first = next((n for n in (*HEADLINES, *sorted(of_store)) if n in of_store), None)
+        if first is not None:
+            return encoder, store, task_of(first, store), _probe(run, first, encoder, store)
+    if own is None or own.modality != encoder.modality:
+        return None
+    suited = task or default_task(own)
+    return None if suited is None else (encoder, own, task_of(suited, own), None)
 
 
 def _write(
@@ -199,18 +186,14 @@ def _write(
     tasks: Sequence[str],
     headline: ProbeReport | None = None,
     about: Mapping[str, Any] | None = None,
-    surprise: Surprise | None = None,
-    features: FeatureMap | None = None,
+    pictures: Sequence[Picture] = (),
     remarks: Sequence[str] = (),
+    figures: Path | None = None,
 ) -> Path:
     """The page of what is in the folder; ``headline``, or a probe of the first of ``tasks`` that
     has one, is above the others."""
-    page = run / PAGE
-    if surprise is None and features is None and shows_pictures(page):
-        raise LatentcastError(
-            f"{page}: shows pictures of a store, and the new page would have none; name a store "
-            "that was probed (--data), or move the page away"
-        )
+    remarks = [*remarks, *([] if pictures else _kept(run))]
+    levels = hierarchy(config)
     folder = RunFolder.read(run)
     environment = _read(
         run / "environment.json", "restore it from a copy, or put {} there to report without it"
@@ -219,6 +202,12 @@ def _write(
     command = environment.pop("command", None)
     newest = max(folder.checkpoints, default=None)
     reports, unreadable = _probes(folder)
+    tuned = None
+    if folder.tuned:
+        try:
+            tuned = Tuned.of(folder.tuned)
+        except LatentcastError as problem:
+            unreadable.append(f"{TUNED}: {problem}")
 
     def place(name: str) -> tuple[Any, ...]:
         report = reports[name]
@@ -255,10 +244,33 @@ def _write(
         },
         environment=environment,
         config_yaml=config.to_yaml(),
-        surprise=surprise,
-        features=features,
+        pictures=[*pictures, *([levels] if levels else [])],
+        tuned=tuned,
         remarks=remarks,
+        figures=figures,
     )
+
+
+def _kept(run: Path) -> list[str]:
+    """Keep a page with pictures from being replaced by one without; a sentence where there is one.
+
+    Raises:
+        LatentcastError: the page cannot be kept.
+    """
+    page, earlier = run / PAGE, run / EARLIER
+    try:
+        if shows_pictures(page):
+            page.replace(earlier)
+    except OSError as problem:
+        raise LatentcastError(
+            f"{earlier}: cannot be written ({problem}); make the folder writable"
+        ) from None
+    if not shows_pictures(earlier):
+        return []
+    return [
+        "without pictures of a store: none that fits is at hand. The page of before, with them, "
+        f"is {earlier}; name a store that was probed (--data) for new ones"
+    ]
 
 
 def _changes(config: Config) -> list[Change] | None:

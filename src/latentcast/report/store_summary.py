@@ -50,12 +50,12 @@ def _html(summary: Summary) -> str:
     sections = [
         section(
             part.title,
-            table(part.title, part.head, part.rows, numeric=_numeric(part.rows)),
+            table(part.title, part.head, part.rows, numeric=_numeric(part.rows), stacked=True),
         )
         for part in summary.sections
     ]
     body = f"{''.join(sections)}<p>{escape(SIGNED)}</p>\n"
-    return document(summary.path, summary.path, "", "", body, "Written by latentcast.")
+    return document(summary.path, summary.path, "", body, "Written by latentcast.")
 
 
 def _numeric(rows: tuple[tuple[str, ...], ...]) -> list[int]:

@@ -150,6 +150,10 @@ th code{font-size:13.5px}
 figure{margin:14px 0 8px}
 figcaption{color:var(--muted);font-size:14.5px;max-width:80ch;margin-top:8px}
 .canvas{min-width:720px}
+.narrow .canvas{min-width:0;max-width:460px!important}
+.row{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:0 24px}
+.row figure{margin-right:0;min-width:0}
+.row figure:not(.narrow){grid-column:1/-1}
 .canvas svg{display:block;width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt}
 .canvas svg text{font-family:inherit!important}
 .paper .canvas{background:#fff;border:1px solid var(--rule);border-radius:4px}

@@ -9,32 +9,41 @@ from typing import Any
 from latentcast.evaluation.estimate import number
 from latentcast.monitors.rows import ranks
 from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
-from latentcast.report.markup import Html, card, escape, picture, section, table, timeline
+from latentcast.report.markup import Html, card, escape, section, table, timeline
+from latentcast.report.picture import Picture
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def training(metrics: Rows, steps: int | None) -> str:
-    """The section, from the rows of ``metrics.jsonl``; ``steps`` is the length of the whole run."""
+def curves(metrics: Rows, steps: int | None) -> Picture:
+    """The picture, from the rows of ``metrics.jsonl``; ``steps`` is the length of the whole run."""
+    binned = len(metrics) > MOST_POINTS
+    drawn = panels(metrics)
+    return Picture(
+        "curves",
+        "Training curves",
+        plot_curves(metrics),
+        f"{len(drawn)} training curves over the optimizer step: "
+        f"{', '.join(panel.title for panel in drawn)}. {_summary(metrics, steps)}",
+        ("Lines are means of the logged rows in a bin, bands their range. " if binned else "")
+        + "A shaded stretch is one in which an alarm was raised.",
+    )
+
+
+def training(metrics: Rows, steps: int | None, drawn: Picture) -> str:
+    """The section around the curves."""
+    return section(
+        "Training", f"<p>{escape(_summary(metrics, steps))}</p>\n", drawn.html(),
+        _alarms(metrics), _skipped(metrics),
+    )  # fmt: skip
+
+
+def _summary(metrics: Rows, steps: int | None) -> str:
     last = _last(metrics)
     at = f"{last['step']:,}" if last else "–"
     summary = f"{len(metrics):,} logged rows, the last at step {at}"
     summary += f" of {steps:,}. " if steps else ". "
-    summary += _ending(last) + _speed(metrics)
-    binned = len(metrics) > MOST_POINTS
-    drawn_panels = panels(metrics)
-    drawn = picture(
-        plot_curves(metrics),
-        "curves",
-        f"{len(drawn_panels)} training curves over the optimizer step: "
-        f"{', '.join(panel.title for panel in drawn_panels)}. {summary}",
-        ("Lines are means of the logged rows in a bin, bands their range. " if binned else "")
-        + "A shaded stretch is one in which an alarm was raised.",
-        paper=False,
-    )
-    return section(
-        "Training", f"<p>{escape(summary)}</p>\n", drawn, _alarms(metrics), _skipped(metrics)
-    )
+    return summary + _ending(last) + _speed(metrics)
 
 
 def standing(metrics: Rows, steps: int | None) -> str:

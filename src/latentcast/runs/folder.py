@@ -25,6 +25,7 @@ from latentcast.config import (
 from latentcast.errors import LatentcastError
 from latentcast.files import check_digest, digested, read_object, read_text, write_text
 from latentcast.monitors.rows import present
+from latentcast.pretrained.models import at_step
 
 PARTS: Final = ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints")
 """What a run folder holds; any two of them make a folder one, so that a damaged run is found."""
@@ -96,7 +97,9 @@ def is_run(path: Path) -> bool:
 
 
 def run_of(path: Path) -> Path:
-    """The run that a checkpoint, ``RUN/checkpoints/step-N``, is of; any other path as it is."""
+    """The run that a checkpoint, ``RUN@STEP`` or ``RUN/checkpoints/step-N``, is of; any other path
+    as it is."""
+    path = at_step(path)
     return Path(os.path.normpath(path / "../..")) if (path / "state.json").is_file() else path
 
 

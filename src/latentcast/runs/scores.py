@@ -127,13 +127,17 @@ def tuned_score(plain: Mapping[str, Any]) -> ProbeScore:
             gain_low=None,
             gain_high=None,
             weights=None,
-            variant="",
+            variant="in spite of a leak" if _leaking(plain) else "",
             step=step,
             store=str(plain["store"]),
             shards=plain.get("shards", {}),
         )
     except (ValueError, KeyError, TypeError) as problem:
         raise LatentcastError(f"cannot be used ({problem}); fine-tune again") from None
+
+
+def _leaking(plain: Mapping[str, Any]) -> bool:
+    return any(leak["severity"] == "error" for leak in plain.get("leaks", ()))
 
 
 def newest(scores: Iterable[ProbeScore]) -> tuple[ProbeScore, ...]:

@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 from latentcast.errors import LatentcastError
 from latentcast.locks import is_locked
 from latentcast.monitors import rows
-from latentcast.runs.folder import LOCK, PARTS, TUNED, RunFolder, find
+from latentcast.places import refuse_model
+from latentcast.runs.folder import LOCK, PARTS, TUNED, RunFolder, find, run_of
 from latentcast.runs.scores import ProbeScore, newest, scores_of, tuned_score
 
 State = Literal["done", "running?", "stopped", "damaged"]
@@ -94,6 +95,10 @@ def list_runs(folders: Sequence[Path]) -> list[RunSummary]:
     """
     found: dict[str, RunSummary] = {}
     for folder in folders:
+        folder = run_of(folder)
+        refuse_model(
+            folder, "without the log of its run; latentcast inspect {} prints what it holds"
+        )
         if not folder.is_dir():
             raise LatentcastError(f"{folder}: is no folder; name one that holds runs")
         for path in find(folder):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from latentcast.errors import LatentcastError
 
@@ -46,6 +47,7 @@ _SPELLINGS |= {"x": "VX", "y": "VY", "z": "VZ"}
 _PREFIX = re.compile(r"^(?:mdc_ecg_lead_|(?:ecg|ekg|lead)[\s_:-]*)+", re.IGNORECASE)
 
 
+@lru_cache(256)
 def canonical_name(name: str) -> str:
     """The canonical spelling of a lead: ``"AVF"`` -> ``"aVF"``, ``"MLII"`` -> ``"II"``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -28,6 +28,7 @@ HIGHEST_RATE = 100_000
 MILLIVOLTS_PER_UNIT: dict[str, float] = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "nv": 1e-6}
 
 
+@lru_cache(256)
 def millivolts_per(unit: str) -> float:
     """Millivolts in one ``unit``: V, mV, uV (also µV) or nV, in any case.
 

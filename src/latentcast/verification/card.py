@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentcast.artifacts.card import write_card
+from latentcast.artifacts.card import CARD, NOTHING, write_card
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.export import export
 from latentcast.artifacts.summary import summary
 from latentcast.errors import LatentcastError
-from latentcast.files import apart
+from latentcast.files import apart, write_text
 from latentcast.places import refuse_other_than_run
-from latentcast.pretrained.models import WEIGHTS
+from latentcast.pretrained.models import WEIGHTS, at_step, located, ships
 from latentcast.report.card import facts_of_run
 from latentcast.runs.folder import run_of
 from latentcast.verification.audit.audit import audit
@@ -20,7 +20,8 @@ from latentcast.verification.report.lines import Section
 
 def export_folder(run: str | Path, folder: str | Path) -> int:
     """Write ``model.safetensors`` (all weights of a run, as :func:`export` does), ``config.json``
-    and the card ``README.md``; the audit for it reads files and trains nothing again.
+    and the card ``README.md``; the audit for it reads files and trains nothing again. A model keeps
+    the card that it has.
 
     Returns:
         optimizer steps of the weights.
@@ -28,16 +29,25 @@ def export_folder(run: str | Path, folder: str | Path) -> int:
     Raises:
         LatentcastError: no run, a damaged one, or a folder with other files in it.
     """
-    run, folder = Path(run), Path(folder)
+    run, folder = at_step(run), Path(folder)
     apart(folder, run=run_of(run))
-    refuse_other_than_run(run)
+    file = located(run)
+    if not file.is_file():
+        refuse_other_than_run(run)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
         raise LatentcastError(f"{folder}: holds other files; name a new folder")
     encoder = Encoder.from_pretrained(run, device="cpu")
-    facts = facts_of_run(run_of(run), encoder.weights, verdict_of(audit(run_of(run), seconds=0)))
+    if file.is_file():
+        facts = NOTHING
+    else:
+        verdict = verdict_of(audit(run_of(run), seconds=0))
+        facts = facts_of_run(run_of(run), encoder.weights, verdict)
     step = export(run, folder / WEIGHTS)
     size = summary(encoder.config, encoder.network, encoder.layer_names)
     write_card(folder, encoder.config, encoder.weights, size, facts)
+    beside = file.with_suffix(".md") if ships(run) else run / CARD
+    if file.is_file() and beside.is_file():  # what is recorded of its run
+        write_text(folder / CARD, beside.read_text(encoding="utf-8"))
     return step
 
 

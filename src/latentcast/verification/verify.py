@@ -13,6 +13,7 @@ from latentcast.config.resolve import Flags, listed
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import apart
+from latentcast.places import refuse_model
 from latentcast.recipes import RECIPES
 from latentcast.recipes import recipe as named
 from latentcast.runs import is_run
@@ -149,6 +150,10 @@ def _check(
         if is_set and not needed:
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
     for run in runs:
+        refuse_model(
+            _folder(run), "and an audit compares the files of a run; latentcast inspect {} "
+            "compares its weights with their digest and prints what it holds",
+        )  # fmt: skip
         if not is_run(_folder(run)):
             raise LatentcastError(
                 f"{run}: is neither a recipe nor a run folder; {nearest(str(run), RECIPES)}"

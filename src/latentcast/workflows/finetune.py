@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ from latentcast.evaluation.calibration import temperature, thresholds
 from latentcast.evaluation.estimate import Score
 from latentcast.evaluation.predictions import of_metric, outputs_of, predict
 from latentcast.evaluation.probabilities import with_probabilities
+from latentcast.evaluation.protocol import leaks_of, refuse_leaks
+from latentcast.evaluation.ranking import ranking_curves
+from latentcast.evaluation.results import Finding
 from latentcast.evaluation.supervision import Supervision, of_config, supervision
 from latentcast.evaluation.tasks import task_name
 from latentcast.files import digested, write_text
@@ -37,6 +40,7 @@ from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.recipes import RECIPES, recipe
 from latentcast.runs.folder import TUNED
 from latentcast.signatures import checked
+from latentcast.workflows.sources import training_stores
 from latentcast.workflows.train import train
 
 RESAMPLES = 1000
@@ -57,6 +61,7 @@ class FinetuneResult:
         records: labelled records of each split.
         calibration: expected calibration error on the test split, the mean over labels; NaN of
             other kinds of task.
+        leaks: warnings, and errors that were allowed.
     """
 
     run: Path
@@ -66,6 +71,7 @@ class FinetuneResult:
     metric: str
     records: dict[str, int]
     calibration: float
+    leaks: tuple[Finding, ...] = ()
 
 
 @checked
@@ -87,6 +93,7 @@ def finetune(
     balanced: bool = False,
     patience: int | None = None,
     seed: int = 0,
+    allow_leaks: bool = False,
     set: Flags = (),
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
@@ -115,10 +122,13 @@ def finetune(
         patience: epochs without a better validation score after which training ends; None trains
             all epochs.
         seed: of the head, the data order and the choice of a fraction.
+        allow_leaks: train and score although test records or patients were trained on, also by the
+            runs that the encoder comes from; the leak is written beside the score.
         set: single keys of the configuration, which take precedence over everything else.
 
     Raises:
-        LatentcastError: no such run, a store of another kind, no labels, or ``out`` is another run.
+        LatentcastError: no such run, a store of another kind, no labels, a leak, or ``out`` is
+            another run.
         KeyboardInterrupt: after Ctrl-C, once the step in hand is saved.
     """
     pretrained = _pretrained(run, from_scratch)
@@ -139,8 +149,12 @@ def finetune(
     if not from_scratch:
         config = config.updated({"train.init": str(run)})
     config = resolve(config, flags=set)
+    stores = () if from_scratch else training_stores(Path(run), pretrained)
+    findings = leaks_of(labels.store, stores)
+    if not allow_leaks:
+        refuse_leaks(findings, labels.store)
     done = train(config, data, out, callbacks=callbacks, quiet=quiet)
-    return _finished(done.run, done.config, Store.open(data))
+    return _finished(done.run, done.config, Store.open(data), findings)
 
 
 def _pretrained(run: str | Path, from_scratch: bool) -> Config:
@@ -230,7 +244,9 @@ def _configured(
     return pretrained.updated(changes)
 
 
-def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
+def _finished(
+    run: Path, config: Config, store: Store, findings: Sequence[Finding]
+) -> FinetuneResult:
     """Choose the checkpoint, calibrate it, and read the test split once."""
     labels = of_config(config.objective, store)
     assert labels is not None and isinstance(config.objective, SupervisedConfig)
@@ -259,10 +275,12 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
         score, targets.kind, targets.names, y, found.values, choice.temperature,
         choice.thresholds, counts,
     )  # fmt: skip
+    curves = ranking_curves(targets.kind, y, of_metric(found, targets.kind), targets.names, shares)
+    score = replace(score, curves=curves)
     error = score.calibration.error if score.calibration else math.nan
     result = FinetuneResult(
         run, choice.step, choice.score, score, metrics.METRICS[targets.kind][0].name,
-        {split: len(part) for split, part in labels.rows.items()}, error,
+        {split: len(part) for split, part in labels.rows.items()}, error, tuple(findings),
     )  # fmt: skip
     record = {
         "task": config.objective.task, "kind": targets.kind, "metric": result.metric,
@@ -270,7 +288,7 @@ def _finished(run: Path, config: Config, store: Store) -> FinetuneResult:
         "calibration error": None if math.isnan(error) else error,
         "score": json.loads(TypeAdapter(Score).dump_json(score)),  # without NaN
         "resamples": RESAMPLES, "store": str(store.path), "shards": store.checksums,
-        "init": config.train.init,
+        "init": config.train.init, "leaks": [asdict(finding) for finding in findings],
     }  # fmt: skip
     _write(run / TUNED, digested(record))
     return result

@@ -14,6 +14,7 @@ import torch
 from latentcast.artifacts.choice import CHOICE, Choice
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.weights import read_weights
 from latentcast.config import Config
 from latentcast.config.training import LOOKS
 from latentcast.data.store import Store
@@ -27,6 +28,7 @@ from latentcast.evaluation.question import Group, Member
 from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
 from latentcast.objectives.supervised import SupervisedConfig
+from latentcast.pretrained.models import at_step
 from latentcast.runs.new import data_of
 
 BETWEEN = " + "
@@ -58,10 +60,12 @@ class Trained:
 
 def trained_run(path: Path, weights: Role, device: str | torch.device) -> Trained:
     """LatentcastError: no such run, a damaged one, or a fine-tuning that has not ended."""
+    path = at_step(path)
     encoder = Encoder.from_pretrained(path, weights, device)
-    config, own = encoder.config, data_of(path)
+    config = encoder.config
+    stores = training_stores(path, config)
     if not isinstance(config.objective, SupervisedConfig):
-        return Trained(path, encoder, None, () if own is None else (own,))
+        return Trained(path, encoder, None, stores)
     choice = Choice(0, float("nan"))
     if (path / CHOICE).is_file():
         choice = Choice.read(path / CHOICE)
@@ -69,13 +73,21 @@ def trained_run(path: Path, weights: Role, device: str | torch.device) -> Traine
         raise LatentcastError(
             f"{path}: has not chosen a checkpoint yet; give the same latentcast finetune again"
         )
-    stores = []
+    return Trained(path, encoder, Classifier(encoder, choice, weights), stores)
+
+
+def training_stores(path: Path, config: Config) -> tuple[Store, ...]:
+    """The stores that a run was trained on, and the runs before it whose weights it began with;
+    those that are at hand, and of labels as they were divided. Of an exported file its own is not
+    known."""
+    stores, own = [], data_of(path)
     if own is not None:
-        stores.append(task_of(config.objective.task, own).targets(own).divide(own))
-    if config.train.init and Path(config.train.init).exists():
-        before = data_of(Path(config.train.init))
-        stores += [] if before is None else [before]
-    return Trained(path, encoder, Classifier(encoder, choice, weights), tuple(stores))
+        if isinstance(config.objective, SupervisedConfig):
+            own = task_of(config.objective.task, own).targets(own).divide(own)
+        stores.append(own)
+    if config.train.init and (before := at_step(config.train.init)).exists():
+        stores += training_stores(before, read_weights(before).config)
+    return tuple(stores)
 
 
 def groups_of(
@@ -226,7 +238,7 @@ def _family(config: Config, step: int) -> str:
             del content["objective"][key]
         del content["ema"], content["train"]["steps"], content["optimizer"]["warmup_steps"]
     init = content["train"].pop("init")
-    if init and Path(init).exists():
+    if init and at_step(init).exists():
         before = Encoder.from_pretrained(init, device="cpu")
         init = _family(before.config, before.step)
     return json.dumps([content, init], sort_keys=True)

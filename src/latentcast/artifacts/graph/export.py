@@ -20,6 +20,7 @@ from torch import nn
 
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.graph.int8 import LEAST_COSINE, least_cosine, quantise, write_record
 from latentcast.artifacts.graph.networks import EmbeddingGraph, PredictionGraph
 from latentcast.artifacts.graph.record import KEY, GraphRecord
 from latentcast.artifacts.graph.session import output_of, session_of
@@ -52,6 +53,7 @@ def export_graph(
     layer: str | None = None,
     pooling: str = "mean",
     data: Store | str | Path | None = None,
+    int8: bool = False,
 ) -> GraphRecord:
     """Write a run as one file for onnxruntime (``.onnx``) or for ``torch.export.load`` (``.pt2``).
 
@@ -65,17 +67,21 @@ def export_graph(
         pooling: of an encoder, as of ``embed``.
         data: a store to compare on, such as that of the training; by default synthetic recordings
             or random images.
+        int8: of an ``.onnx`` file, weights and matrix products in 8 bits; compared
+            before and after; what it costs in a task, ``latentcast evaluate`` measures.
 
     Returns:
         what stands in the file, the largest difference among it.
 
     Raises:
         LatentcastError: another suffix; a run with filters; layer or pooling of a classifier; a
-            package is missing; the network cannot be exported, or the graph differs from it; the
-            file cannot be written.
+            package is missing; the network cannot be exported, or the graph differs from it; 8 bits
+            for a ``.pt2`` file, or too few for the network; the file cannot be written.
     """
     file = Path(file)
     apart(file, run=run)
+    if int8 and file.suffix == ".pt2":
+        raise LatentcastError(f"{file}: 8 bits are for .onnx files; name it {file.stem}.onnx")
     if file.suffix not in SUFFIXES:
         raise LatentcastError(
             f"{file}: graphs are {' or '.join(SUFFIXES)} files; name it {file.stem}.onnx"
@@ -110,6 +116,9 @@ def export_graph(
                 )
             record = replace(record, difference=worst, compared=compared)
             _write(program, draft, record)
+            if int8:
+                examples = None if data is None else cases[0][0]
+                record = _in_8_bits(draft, record, examples, cases)
     except OSError as problem:
         raise LatentcastError(
             f"{file}: cannot be written ({problem}); free space or name another file"
@@ -251,6 +260,28 @@ def _write(program: Any, file: Path, record: GraphRecord) -> None:
         return
     program.model.metadata_props[KEY] = record.to_json()
     program.save(str(file))
+
+
+def _in_8_bits(
+    file: Path, record: GraphRecord, examples: Samples | None, cases: Cases
+) -> GraphRecord:
+    """Quantise a written graph in its place."""
+    exact = _call(file)
+    with replacing(file) as draft:
+        quantise(file, draft, examples)
+        rounded = _call(draft)
+        worst, cosine = _difference(draft, cases), 1.0
+        for samples, _ in cases:
+            batch = torch.from_numpy(samples)
+            cosine = min(cosine, least_cosine(rounded(batch), exact(batch)))
+        if cosine < LEAST_COSINE:
+            raise LatentcastError(
+                f"in 8 bits an output is {cosine:.3f} alike to that of float32 (cosine), less than "
+                f"{LEAST_COSINE:g}; nothing was written, leave out --int8"
+            )
+        record = replace(record, bits=8, difference=worst, cosine=cosine)
+        write_record(draft, record)
+    return record
 
 
 def _difference(file: Path, cases: Cases) -> float:

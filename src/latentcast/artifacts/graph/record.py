@@ -20,6 +20,8 @@ class GraphRecord:
         thresholds: of the labels, chosen on validation; none where there are none.
         weights: recipe, role and step; ``sha256`` of them.
         difference: largest one between the graph and the library, on ``compared`` samples.
+        bits: of weights and matrix products; ``cosine``, the least one between an output of 8 bits
+            and of 32.
     """
 
     modality: Literal["ecg", "image"]
@@ -38,6 +40,8 @@ class GraphRecord:
     thresholds: tuple[float | None, ...] = ()
     difference: float = 0.0
     compared: str = ""
+    bits: int = 32
+    cosine: float = 1.0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -30,6 +30,7 @@ from latentcast.signals.recording import (
     INVALID,
     LOWEST_RATE,
     Recording,
+    check_rate,
     hertz,
     stretches,
 )
@@ -151,6 +152,8 @@ class CountsTarget:
 
     def convert(self, sample: Recording, *, training: bool) -> Payload:
         """Raises BadRecord with the reason when the recording cannot be used."""
+        if self.signal == "ecg":
+            check_rate(sample.sampling_rate)
         if sample.seconds < self.shortest:
             raise BadRecord(
                 f"lasts {sample.seconds:.4g} s, shorter than {self.shortest:g} s; ingest with a "

@@ -23,7 +23,7 @@ from latentcast.evaluation.foreign.images import ForeignImages, of_images
 from latentcast.evaluation.foreign.networks import OnnxFile, imported
 from latentcast.evaluation.foreign.recordings import ForeignRecordings, of_recordings
 from latentcast.files import sha256
-from latentcast.pretrained.models import ships
+from latentcast.pretrained.models import at_step, ships
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
@@ -50,7 +50,7 @@ def foreign(
         return target if hasattr(target, "token_layers") else _over(name, target, {}, store)
     what, *options = str(target).split(",")
     reads = dict(option.partition("=")[::2] for option in options)
-    path = Path(what)
+    path = at_step(what)
     if path.suffix in PICKLED:
         raise LatentcastError(
             f"{what}: a file of this kind runs code when it is loaded; name what reads "

@@ -10,7 +10,7 @@ from latentcast.places import kind_of
 from latentcast.signals.channels import Channels
 from latentcast.signals.leads import renamed
 from latentcast.signals.readers import wfdb
-from latentcast.signals.readers.ecg_files import format_of_file, read_file
+from latentcast.signals.readers.ecg_files import format_of_file, header_of, read_file
 from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.readers.wfdb_checksums import sums_beside
 from latentcast.signals.recording import Recording
@@ -65,19 +65,17 @@ def _read(path: str | Path, options: ReadOptions) -> Recording:
             return read_file(file, format, options)
         except BadRecord as error:
             raise BadRecord(f"{path}: {error}", f"{path}: {error.in_python}") from error
-    header = file.with_suffix(".hea") if file.suffix in (".hea", ".dat", ".mat") else (
-        file.with_name(file.name + ".hea")
-    )  # fmt: skip
+    header = header_of(file)
     if not header.exists():
         if file.is_file() and file.suffix in (".npy", ".npz"):
             raise BadRecord(
                 f"{path}: is an array of recordings, and no record; numpy.load reads it, embed "
                 "takes it with sampling_rate, leads and unit, and so does ingest"
             )
-        if file.is_file() and file.suffix not in (".dat", ".mat"):
+        if file.is_file():
             raise BadRecord(
                 f"{path}: is of no format of one ECG, and no WFDB record (it has no "
-                f"{header.name}); ingest it"
+                f"{header.name}); name the header of its record, or ingest the folder"
             )
         if not file.exists():
             raise BadRecord(f"{path}: does not exist (nor does {header.name}); check the path")

@@ -99,9 +99,16 @@ def lacks_its_rate(path: Path) -> bool:
     return format is not None and format.lacks_its_rate
 
 
+def header_of(path: Path) -> Path:
+    """The header of a WFDB record that is named by it, by its signals or without an ending."""
+    if path.suffix in (".hea", *_SIGNALS):
+        return path.with_suffix(".hea")
+    return path.with_name(path.name + ".hea")
+
+
 def is_ecg_file(path: Path) -> bool:
-    """A file of one of these formats, or the header of a WFDB record."""
-    return format_of_file(path) is not None or (path.suffix == ".hea" and path.is_file())
+    """A file of one of these formats, or a WFDB record by any of its names."""
+    return format_of_file(path) is not None or header_of(path).is_file()
 
 
 def read_file(path: Path, format: FileFormat, options: ReadOptions) -> Recording:

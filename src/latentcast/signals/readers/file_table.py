@@ -112,7 +112,7 @@ class FileTable(ListedFiles):
         root = self.root.resolve().as_posix()
         if path.is_absolute() and path.is_relative_to(root):
             path = path.relative_to(root)
-        return record_name(self.root, str(path)) if name else ""
+        return record_name(self.root, str(path)) if path.name else ""
 
     def _problem(self, file: str) -> str | None:
         if not file:

@@ -128,7 +128,13 @@ def folder_of(root: Path) -> tuple[Path, str] | None:
         return None
     folder, *more = below_root
     inside_it = f"{folder.relative_to(root).as_posix()}/"
-    if more or not all(file.startswith(inside_it) for file in find_files(root, "*.hea")[0]):
+    inside = [file.startswith(inside_it) for file in find_files(root, "*.hea")[0]]
+    if not more and inside and not any(inside):
+        raise LatentcastError(
+            f"{root}: {TABLE} lies in {folder}, the records beside that folder; move the table to "
+            f"{root}"
+        )
+    if more or not all(inside):
         raise LatentcastError(
             f"{root}: {TABLE} lies in {folder}, and other records beside that folder; name one "
             f"folder, such as {folder}"

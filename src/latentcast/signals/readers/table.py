@@ -17,6 +17,8 @@ SEPARATORS = ",;\t|"
 LONGEST_HEADER = 2**16
 """Bytes of the line of column names that are looked at to tell what a table is."""
 _UNIT = "\x1f"
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+"""What Excel reads, and some programs write, above the column names."""
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d{1,5},\d+\s*", re.ASCII)
 _WHOLE = re.compile(r"\s*[+-]?\d*\s*", re.ASCII)
 
@@ -42,20 +44,27 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
         # Spreadsheets write a byte order mark, which would be part of the first column's name.
         with path.open(newline="", encoding="utf-16" if wide else "utf-8-sig") as file:
             first = file.readline()
-            separator = _separator(first)
-            file.seek(0)
+            if not first:
+                raise ValueError("is empty")
+            begins, named = 0, _SEPARATOR_LINE.fullmatch(first)
+            if named is not None:
+                begins, first = file.tell(), file.readline()
+            separator = _separator(first) if named is None else named[1]
+            file.seek(begins)
             # A blank after the separator is part of no name; elsewhere it may be part of a cell.
             spaced = f"{separator} " in first
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=spaced)
             rows = list(reader)
-            header = tuple(name.strip() for name in reader.fieldnames or ())
+            names = tuple(reader.fieldnames or ())  # of a file of empty lines it reads once more
     except FileNotFoundError:
         raise LatentcastError(f"{path}: does not exist; name the table, or restore it") from None
     except (OSError, ValueError, csv.Error) as error:
         raise LatentcastError(
-            f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table"
+            f"{path}: cannot be read as CSV in UTF-8 ({error}); restore the table, or save it in "
+            "UTF-8"
         ) from error
-    if header != tuple(reader.fieldnames or ()):
+    header = tuple(name.strip() for name in names)
+    if header != names:
         rows = [{_stripped(name): cell for name, cell in row.items()} for row in rows]
     if separator != ",":
         _replace_decimal_commas(header, rows)
@@ -65,16 +74,21 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
 def read_header(path: Path) -> tuple[str, ...]:
     """The column names alone; empty where the file is no table that can be read."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return ()
         if path.suffix.lower() == ".parquet":
             return tuple(import_module("pyarrow.parquet").read_schema(path).names)
         with path.open("rb") as file:
             first = file.readline(LONGEST_HEADER)
-        wide = first[:2] in (b"\xff\xfe", b"\xfe\xff")
+            wide = first[:2] in (b"\xff\xfe", b"\xfe\xff")
+            if not wide and _SEPARATOR_LINE.fullmatch(first.decode("utf-8-sig")):
+                first = file.readline(LONGEST_HEADER)
         text = first.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "strict")
+        names = next(csv.reader([text], delimiter=_separator(text)), [])
     # Whatever pyarrow says of a file that is none; detecting a format never fails.
     except Exception:
         return ()
-    return tuple(name.strip() for name in next(csv.reader([text], delimiter=_separator(text)), ()))
+    return tuple(name.strip() for name in names)
 
 
 def each_row(path: Path) -> Iterator[Row]:
@@ -84,6 +98,8 @@ def each_row(path: Path) -> Iterator[Row]:
         LatentcastError: the file cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("is no regular file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from csv.DictReader(file)
     except (OSError, ValueError, csv.Error) as error:

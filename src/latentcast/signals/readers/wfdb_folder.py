@@ -130,7 +130,7 @@ class WfdbFolder(RecordingSource):
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
-        folder = str(PurePosixPath(ref.file).parent)
+        folder = ref.file.rpartition("/")[0] or "."
         file, sha256 = record_file(self.root, ref.file), self._sha256.get(folder)
         recording, annotation = wfdb.read(file, sha256, self._options)
         if self._annotations is not None:

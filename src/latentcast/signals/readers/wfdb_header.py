@@ -6,20 +6,21 @@ Format: PhysioNet, WFDB Applications Guide, header(5).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 from latentcast.errors import quoted
 from latentcast.signals.readers.numbers import integer, number
 from latentcast.source import BadRecord
 
 _FORMAT = re.compile(r"(\d{1,4})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,15}))?$", re.ASCII)
-_WHOLE = re.compile(r"([+-]?\d{1,18})(?:\s+|$)", re.ASCII)
+_NUMBERS = re.compile(r"(?:[+-]?\d{1,18}(?:\s+|$)){1,5}", re.ASCII)
 _GAIN = re.compile(r"([^(/]+)(?:\(([^)]*)\))?(?:/(\S+))?$")
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """One signal line of a header. ``gain`` is counts per physical unit, 0 where not given; one
     without a name is called by its place, as the format has it: ``signal 0``."""
 
@@ -132,9 +133,9 @@ def _without_fillers(signals: list[Signal]) -> tuple[Signal, ...]:
     """Without first values, and without sums, that are 0 of every signal: whoever wrote these had
     to write something before the name of the signal."""
     if not any(signal.initial for signal in signals):
-        signals = [replace(signal, initial=None) for signal in signals]
+        signals = [signal._replace(initial=None) for signal in signals]
     if not any(signal.checksum for signal in signals):
-        signals = [replace(signal, checksum=None) for signal in signals]
+        signals = [signal._replace(checksum=None) for signal in signals]
     return tuple(signals)
 
 
@@ -148,36 +149,50 @@ def _check_files(signals: tuple[Signal, ...]) -> None:
         raise BadRecord("header has signals of one file that are not next to each other")
 
 
+# Of the millions of signals of an archive nearly all have the same words.
+@lru_cache(256)
+def _shape(word: str) -> tuple[int, int, int, int] | None:
+    """Format, samples per frame, skew and offset."""
+    found = _FORMAT.match(word)
+    if found is None:
+        return None
+    return int(found[1]), int(found[2] or 1), int(found[3] or 0), int(found[4] or 0)
+
+
+@lru_cache(256)
+def _calibration(word: str) -> tuple[float, int | None, str | None]:
+    """Gain, baseline and unit."""
+    found = _GAIN.match(word)
+    try:
+        if found is None:
+            raise ValueError("no gain(baseline)/unit")
+        baseline = None if found[2] is None else integer(found[2])
+        if abs(baseline or 0) > 2**31:
+            raise ValueError("a baseline beyond 32 bits")
+        return number(found[1]), baseline, found[3]
+    except ValueError as error:
+        raise BadRecord(f"header: gain {quoted(word, 60)} cannot be read ({error})") from None
+
+
 def _parse_signal(line: str, place: int) -> Signal:
     fields = line.split(None, 3)
-    shape = _FORMAT.match(fields[1]) if len(fields) > 1 else None
+    shape = _shape(fields[1]) if len(fields) > 1 else None
     if shape is None:
         raise BadRecord(f"header line {quoted(line, 60)} is no WFDB signal line")
-    gain, baseline, unit = 0.0, None, None
-    if len(fields) > 2:
-        calibration = _GAIN.match(fields[2])
-        try:
-            if calibration is None:
-                raise ValueError("no gain(baseline)/unit")
-            gain, unit = number(calibration[1]), calibration[3]
-            baseline = None if calibration[2] is None else integer(calibration[2])
-        except ValueError as error:
-            raise BadRecord(
-                f"header: gain {quoted(fields[2], 60)} cannot be read ({error})"
-            ) from None
+    gain, baseline, unit = _calibration(fields[2]) if len(fields) > 2 else (0.0, None, None)
     # Resolution, zero, first value, sum and block size, of which some programs leave out the last
     # ones before the name.
-    numbers, name = list[int](), fields[3] if len(fields) > 3 else ""
-    while len(numbers) < 5 and (digits := _WHOLE.match(name)):
-        numbers.append(int(digits[1]))
-        name = name[digits.end() :]
+    rest = fields[3] if len(fields) > 3 else ""
+    found = _NUMBERS.match(rest)
+    words, name = ([], rest) if found is None else (found[0].split(), rest[found.end() :])
+    numbers = [int(word) for word in words]
     zero, initial, checksum = (numbers[n] if len(numbers) > n else None for n in (1, 2, 3))
     return Signal(
         file=fields[0],
-        format=int(shape[1]),
-        samples_per_frame=int(shape[2] or 1),
-        skew=int(shape[3] or 0),
-        offset=int(shape[4] or 0),
+        format=shape[0],
+        samples_per_frame=shape[1],
+        skew=shape[2],
+        offset=shape[3],
         gain=gain,
         baseline=(zero or 0) if baseline is None else baseline,
         unit=unit or "mV",

@@ -23,6 +23,7 @@ DENSEST_VALUES = 16
 """... and for each byte of the files beyond: compression and gaps between segments."""
 _BYTES = {8: 1, 24: 3, 32: 4, 61: 2, 80: 1, 160: 2, 16: 2, 212: 1.5, 310: 4 / 3, 311: 4 / 3}
 """Of a sample in each format, but for the compressed ones."""
+_FORMATS = {*_BYTES, 508, 516, 524}
 _BITS = {8: 32, 24: 24, 32: 32, 80: 8, 212: 12, 310: 10, 311: 10, 508: 8, 524: 24}
 """Of a sample in each format, where they are not 16. The lowest number of so many bits marks a
 sample as invalid; the sums of format 8 have no such mark (32 bits are beyond any of them)."""
@@ -90,6 +91,8 @@ def _samples(path: Path, header: Header, sha256: Sums) -> list[npt.NDArray[np.in
             raise BadRecord("header describes a signal without a file")
         check_file(file := record_file(path.parent, name), name, sha256)
         own = list(group)
+        if (number := own[0].format) not in _FORMATS:
+            raise BadRecord(f"{name}: is of format {number}, which is none of WFDB")
         values = (header.samples or 0) * sum(signal.samples_per_frame for signal in own)
         needed = own[0].offset + int(values * _BYTES.get(own[0].format, 0))
         if (length := file.stat().st_size) < needed:

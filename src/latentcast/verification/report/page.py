@@ -1,4 +1,5 @@
-"""The report as files: one page that needs no network and no script, Markdown, JSON, a badge."""
+"""The report as files: one page that needs no network (its search is a script in the page, and
+without scripts all is shown), Markdown, JSON, a badge."""
 
 from __future__ import annotations
 
@@ -6,34 +7,20 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
-from latentcast.report.markup import Html, document, escape, facts, notice, section, table
+from latentcast.report.markup import Html, escape, facts, notice, section, table
+from latentcast.report.templates import render
 from latentcast.verification.report.badge import badge
 from latentcast.verification.report.lines import Line, Report, Section, plain
 from latentcast.verification.report.markdown import markdown
 
 FIRST = 3
 """Numbers of a claim that are shown at once."""
-STYLE = """\
-.holds{color:var(--class-3);font-weight:600}
-.broken{color:var(--alarm);font-weight:700}
-.open{color:var(--muted)}
-.badge svg{display:block;margin:0 0 14px;max-width:100%;height:auto}
-.claims td:nth-child(2){min-width:230px}
-.claims th code{white-space:nowrap}
-.source{color:var(--muted);font-size:13px;display:block}
-.evidence{font-size:13px;margin:0;padding:0;list-style:none}
-.evidence li{margin:0}
-.evidence b{font-weight:600;overflow-wrap:anywhere;display:inline-block;max-width:100%}
-.claims summary{font-size:13px;margin:0}
-@media (max-width:600px){
-  .claims thead{display:none}
-  .claims tr{display:block;padding:10px 0;border-bottom:1px solid var(--rule)}
-  .claims th,.claims td{display:block;padding:0 0 4px;border:0;text-align:left}
-}
-"""
+VERDICTS: Final = ("broken", "not measured", "holds")
+"""What is bad first."""
 
 
 def write_report(report: Report, folder: Path) -> Path:
@@ -70,8 +57,6 @@ def html(report: Report) -> str:
     """The page."""
     names = ", ".join(section.name for section in report.sections)
     title = f"latentcast verify: {names if len(report.sections) < 4 else 'all recipes'}"
-    body = "".join(_section(part) for part in report.sections)
-    body += section("Environment", facts(report.environment))
     header = (
         f'<p class="verdict">{escape(report.verdict)}</p>\n'
         f'<div class="badge">{badge(report)}</div>\n{_broken(report)}{_overview(report)}'
@@ -80,7 +65,11 @@ def html(report: Report) -> str:
         "Measured by latentcast verify on live code, not read from configurations. "
         "Not a medical device."
     )
-    return document(title, title, STYLE, header, body, footer)
+    return render(
+        "verification.html", title=title, heading=title, header=Html(header), footer=footer,
+        sections=[_section(part) for part in report.sections],
+        body=Html(section("Environment", facts(report.environment))),
+    )  # fmt: skip
 
 
 def _broken(report: Report) -> str:
@@ -107,17 +96,37 @@ def _overview(report: Report) -> str:
     return table("What was verified.", ["name", "verdict", "found", "time"], rows, numeric=(3,))
 
 
-def _section(part: Section) -> str:
+def _section(part: Section) -> dict[str, Any]:
+    """Claims by area, the first part of their ids."""
+    about = ", ".join(f"{name} {plain(value)}" for name, value in part.facts.items())
+    lines: dict[str, list[Line]] = {}
+    for line in part.lines:
+        lines.setdefault(line.id.partition(".")[0], []).append(line)
+    return {
+        "name": part.name,
+        "about": f"{part.summary}. {about[:1].upper()}{about[1:]}; {part.seconds:.0f} s.",
+        "areas": [_area(name, found) for name, found in lines.items()],
+    }
+
+
+def _area(name: str, lines: list[Line]) -> dict[str, Any]:
     rows = [
         [Html(f"<code>{escape(line.id)}</code>"), _what(line), _evidence(line),
          _verdict(line.verdict), f"{line.seconds:.2f} s"]
-        for line in part.lines
+        for line in lines
     ]  # fmt: skip
-    about = ", ".join(f"{name} {plain(value)}" for name, value in part.facts.items())
-    caption = f"{part.summary}. {about[:1].upper()}{about[1:]}; {part.seconds:.0f} s."
+    counts = {verdict: sum(line.verdict == verdict for line in lines) for verdict in VERDICTS}
     head = ["claim", "what", "evidence", "verdict", "time"]
-    claims = f'<div class="claims">{table(caption, head, rows, numeric=(4,))}</div>\n'
-    return section(part.name, claims)
+    return {
+        "name": name,
+        "summary": ", ".join(
+            f"{n} {'hold' if (verdict, n > 1) == ('holds', True) else verdict}"
+            for verdict, n in counts.items()
+            if n
+        ),
+        "kind": next(_kind(verdict) for verdict, n in counts.items() if n),
+        "table": Html(table("", head, rows, numeric=(4,))),
+    }
 
 
 def _what(line: Line) -> Html:
@@ -138,6 +147,9 @@ def _evidence(line: Line) -> Html:
     return Html(f'<ul class="evidence">{"".join(first)}</ul>{folded}')
 
 
+def _kind(verdict: str) -> str:
+    return verdict if verdict in ("holds", "broken") else "open"
+
+
 def _verdict(verdict: str) -> Html:
-    kind = verdict if verdict in ("holds", "broken") else "open"
-    return Html(f'<span class="{kind}">{escape(verdict)}</span>')
+    return Html(f'<span class="{_kind(verdict)}">{escape(verdict)}</span>')

@@ -1,0 +1,1 @@
+"""An artifact behind HTTP: recordings in, embeddings, predictions and neighbours out."""
