@@ -130,7 +130,9 @@ class Batcher:
             if self._closed:
                 return None
             kind, batch, others = None, list[tuple[_Job, Counts]](), deque[_Job]()
-            room = self._most
+            # A power of two: for each size of a batch oneDNN keeps what it has prepared, and 64 of
+            # them were 400 MB. The rest goes with the next batch.
+            room = 1 << (min(self._ready(), self._most).bit_length() - 1)
             while self._waiting and room:
                 job = self._waiting.popleft()
                 if job.future.done():  # cancelled, or a batch of it failed
