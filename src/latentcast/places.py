@@ -58,7 +58,7 @@ def refuse_model(path: Path, advice: str) -> None:
         advice: which verbs do something with it, ``{}`` where its path belongs.
     """
     if (kind := kind_of(path)) in MODELS:
-        raise LatentcastError(f"{path}: {kind}, {advice.format(path)}")
+        raise LatentcastError(f"{path}: {kind}, {advice.replace('{}', str(path))}")
 
 
 def refuse_other_than_run(path: Path) -> None:

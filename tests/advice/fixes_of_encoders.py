@@ -12,12 +12,14 @@ import torch
 from terminal import CANONICAL_LEADS, ECG, WFDB, Terminal, fixes, write_images
 
 from latentcast import config as configuration
+from latentcast.artifacts import public_ijepa
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.public_nepa import encoder_config
 from latentcast.data.store import Store
 from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.nn.initialise import initialise
+from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
 from latentcast.objectives.regularizers import sigreg
@@ -273,6 +275,20 @@ def _(t: Terminal) -> None:
     t.works(lambda: encoder_config(PUBLIC | {"qkv_bias": value}))
     assert error.typed("leave it out")
     t.works(lambda: encoder_config(PUBLIC))
+
+
+@fixes("artifacts/public_ijepa.py", "{}: heads {} of width")
+@fixes("artifacts/public_ijepa.py", "{}: has no part")
+def _(t: Terminal) -> None:
+    network = PatchEncoder(public_ijepa.encoder_config(4, 192, 1, 3, 16), 1, axes=2)
+    file, how = t.new("a.pth"), {}
+    torch.save({"encoder": public_ijepa.encoder_to_public(network.state_dict())}, file)
+    pattern = r"give part='(encoder)'"
+    if "heads" in t.messages[0].text:
+        pattern, how = r"give heads=(\d+)", {"part": "encoder", "heads": 4}
+    found = t.refused(lambda: public_ijepa.load_public(file, **how)).typed(pattern)
+    how |= {"heads": int(found)} if how else {"part": found}
+    t.works(lambda: public_ijepa.load_public(file, **how))
 
 
 @fixes("nn/initialise.py", "{}: has no initial value")

@@ -48,6 +48,25 @@ def _(t: Terminal) -> None:
     assert ECG in t.works(verb)
 
 
+@fixes("cli/data.py", "{}: is a model, of which")
+@fixes("report/run.py", "without the curves")
+@fixes("runs/summary.py", "without the log")
+@fixes("verification/verify.py", "and an audit")
+def _(t: Terminal) -> None:
+    """A model, where a run or a store is needed."""
+    model, verb = t.new("model"), t.messages[0].file.partition("/")[0]
+    Encoder.from_pretrained(t.at.run).save_pretrained(model)
+    if verb == "cli":
+        assert t.refused(f"inspect {model} --plot {t.new('a.png')}").typed("leave out the options")
+        t.works(f"inspect {model}")
+        return
+    error = t.refused(f"{verb.replace('verification', 'verify')} {model}")
+    t.works(error.typed(r"latentcast (inspect \S+)"))
+    if verb == "report":
+        command = error.typed(r"latentcast (evaluate .+) writes").replace("STORE", str(t.at.probed))
+        t.works(f"{command.replace('OUT', str(t.new()))} --task labels --resamples 9")
+
+
 @fixes("runs/new.py", "{}: has done")
 def _(t: Terminal) -> None:
     more = t.refused(f"train {t.run} --steps 1").typed(r"more than (\d+)")

@@ -104,6 +104,11 @@ class Material:
     def image_run(self) -> Path:
         return self.trained("image-run", IMAGE, self.digits)
 
+    @cached_property
+    def hierarchy(self) -> Path:
+        """A finished run of two levels on images."""
+        return self.trained("hierarchy", "hjepa-image-digits", self.digits)
+
     def trained(self, name: str, recipe_name: str, data: Path) -> Path:
         return self.stored(name, f"train {recipe_name} --config {self.small} --data {data}")
 

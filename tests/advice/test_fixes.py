@@ -23,6 +23,7 @@ import fixes_of_commands
 import fixes_of_configurations
 import fixes_of_conversion
 import fixes_of_ecg_files
+import fixes_of_embedding
 import fixes_of_encoders
 import fixes_of_evaluation
 import fixes_of_first_use
@@ -31,6 +32,7 @@ import fixes_of_images
 import fixes_of_ingest
 import fixes_of_labels
 import fixes_of_messages
+import fixes_of_reports
 import fixes_of_runs
 import fixes_of_serving
 import fixes_of_stores
@@ -48,9 +50,10 @@ from latentcast.recipes import RECIPES, recipe
 
 CATALOGUE = [
     fixes_of_commands, fixes_of_configurations, fixes_of_conversion, fixes_of_ecg_files,
-    fixes_of_encoders, fixes_of_evaluation,
+    fixes_of_embedding, fixes_of_encoders, fixes_of_evaluation,
     fixes_of_first_use, fixes_of_graphs, fixes_of_images, fixes_of_ingest, fixes_of_labels,
-    fixes_of_messages, fixes_of_runs, fixes_of_serving, fixes_of_stores, fixes_of_training,
+    fixes_of_messages, fixes_of_reports, fixes_of_runs, fixes_of_serving,
+    fixes_of_stores, fixes_of_training,
 ]  # fmt: skip
 
 

@@ -162,10 +162,11 @@ def test_sentences_name_verbs_flags_recipes_and_files_that_exist(document: str) 
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), sentence
         elif "latentcast" in words[:-1]:
             verb, *arguments = words[words.index("latentcast") + 1 :]
-            parameters = inspect.signature(getattr(cli, verb)).parameters
+            names = inspect.signature(getattr(cli, verb)).parameters
+            parameters = {name.rstrip("_") for name in names}  # --in is in_
             flags = [word[2:].replace("-", "_") for word in arguments if word.startswith("--")]
             recipes = [word for word in arguments if re.match(r"(nepa|[ih]jepa)-", word)]
-            assert set(flags) <= set(parameters) and set(recipes) <= set(RECIPES), sentence
+            assert set(flags) <= parameters and set(recipes) <= set(RECIPES), sentence
         elif words[0].startswith("latentcast."):
             pkgutil.resolve_name(words[0])
         elif words[0].endswith(".py") and document.startswith("benchmarks/"):

@@ -125,6 +125,9 @@ def test_what_is_nearest_is_not_or_is_the_query_itself(
         assert [row["patient"] for row in rows] == store.patient_ids[order].tolist()
         found = [float(row["cosine"]) for row in rows]
         np.testing.assert_allclose(found, cosines[order], atol=1e-5)
+    shutil.copy(table, other := tmp_path / "other.csv")
+    answer = command("similar", small_run, file, "--in", table, "--out", other)
+    assert "holds no neighbours; name another file" in answer.err
     embed(small_run, small_store, tmp_path / "max.npz", pooling="max", quiet=True)
     with pytest.raises(LatentcastError, match="pooling max, not mean"):
         similar(small_run, file, tmp_path / "max.npz")

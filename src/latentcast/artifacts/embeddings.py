@@ -114,7 +114,7 @@ def check_table(file: Path) -> None:
     """
     if file.suffix not in SUFFIXES:
         raise LatentcastError(
-            f"{file}: embeddings are written as {', '.join(SUFFIXES)}; name it {file.stem}.parquet"
+            f"{file}: embeddings are written as {', '.join(SUFFIXES)}; name it {file.stem}.csv"
         )
     if file.suffix == ".parquet":
         pyarrow()

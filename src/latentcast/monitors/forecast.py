@@ -41,7 +41,8 @@ def forecast(
     """What is going to be trained and what it takes, in sentences; estimates, and named so.
 
     The step is tried on a few samples, unless it cannot be (weights in shards that are not drawn
-    yet) or would tell nothing (it will run on a GPU); then its time follows from its operations.
+    yet; several ranks, for whose sums one would wait alone, for ever) or would tell nothing (it
+    will run on a GPU); then its time follows from its operations.
 
     Args:
         objective: as it was built, before it is spread over devices; its gradients are emptied.
@@ -59,7 +60,7 @@ def forecast(
     memory = 4 * (weights + 3 * trained) / (ranks if config.machine.parallel == "fsdp" else 1)
     seconds, least = flops / (REACHED * peak), "at least"
     how = f"{REACHED:.0%} of the {peak / 1e9:.0f} GFLOP/s that a matrix product reaches here"
-    if not next(objective.parameters()).is_meta:
+    if ranks == 1 and not next(objective.parameters()).is_meta:
         took, kept = _tried(objective, preprocess, loader.batch(0, count), config)
         if not config.machine.recompute:
             memory, least = memory + kept * most, "about"

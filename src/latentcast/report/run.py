@@ -71,8 +71,8 @@ def report_run(
     """
     path, run = Path(run), run_of(Path(run))
     refuse_model(
-        run, "without the curves of its run; latentcast inspect {0} prints what it holds, "
-        "latentcast evaluate {0} --data STORE --out OUT writes a page of its scores",
+        run, "without the curves of its run; latentcast inspect {} prints what it holds, "
+        "latentcast evaluate {} --data STORE --out OUT writes a page of its scores",
     )  # fmt: skip
     figures = None if figures is None else Path(figures)
     refuse_other_than_run(run)

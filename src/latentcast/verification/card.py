@@ -30,10 +30,10 @@ def export_folder(run: str | Path, folder: str | Path) -> int:
         LatentcastError: no run, a damaged one, or a folder with other files in it.
     """
     run, folder = at_step(run), Path(folder)
+    apart(folder, run=run_of(run))
     file = located(run)
     if not file.is_file():
         refuse_other_than_run(run)
-    apart(folder, run=run_of(run))
     if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
         raise LatentcastError(f"{folder}: holds other files; name a new folder")
     encoder = Encoder.from_pretrained(run, device="cpu")

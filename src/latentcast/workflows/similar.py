@@ -99,11 +99,10 @@ def similar(
 
 def check_place(file: Path) -> None:
     """Raises LatentcastError: the file has another suffix, or is something else."""
-    if file.suffix != ".csv" or columns_of(file) not in ([], COLUMNS):
-        raise LatentcastError(
-            f"{file}: neighbours are written as .csv, and not over another table; name a new "
-            f"{file.stem}.csv"
-        )
+    if file.suffix != ".csv":
+        raise LatentcastError(f"{file}: neighbours are written as .csv; name it {file.stem}.csv")
+    if columns_of(file) not in ([], COLUMNS):
+        raise LatentcastError(f"{file}: exists and holds no neighbours; name another file")
 
 
 def _embedded(
