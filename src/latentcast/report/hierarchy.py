@@ -23,7 +23,7 @@ def hierarchy(config: Config) -> Picture | None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_extra("matplotlib", "plot", "drawing a hierarchy") from error
-    grids = objective.grids(config.encoder.grid(config.input.size))
+    grids = config.grids
     levels = [_level(config, objective, number, grids) for number in range(len(grids))]
     figure = Figure(figsize=(5.8, 0.5 + 0.95 * len(levels)), facecolor="none")
     axes = figure.subplots()
