@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +120,11 @@ class Classifier:
     def names(self) -> tuple[str, ...]:
         """Of the labels, classes, or the one quantity."""
         return self.settings.names
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Of each name; NaN where none was chosen."""
+        return self.choice.thresholds or (math.nan,) * len(self.names)
 
     def outputs(self, samples: npt.NDArray[Any]) -> Tensor:
         """Integers as a store gives them to outputs ``(B, outputs)``, not yet probabilities."""

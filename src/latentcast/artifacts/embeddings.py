@@ -126,20 +126,20 @@ def check_table(file: Path) -> None:
 
 
 def write_embeddings(
-    parts: Callable[[], Iterable[Part]], features: int, model: Mapping[str, Any], file: Path
-) -> None:
+    parts: Callable[[], Iterable[Part]], about: Sequence[str], features: int,
+    model: Mapping[str, Any], file: Path,
+) -> None:  # fmt: skip
     """Write a table, part by part.
 
     Args:
         parts: gives all of them, in order, each time that it is called.
+        about: those of :data:`ABOUT` that any record has.
         features: numbers of a vector.
         model: what made them.
 
     Raises:
         LatentcastError: the file cannot be written.
     """
-    given = {name for part in parts() for about in part.about for name in about}
-    about = [name for name in ABOUT if name in given]
     write = {".csv": _write_csv, ".npz": _write_npz, ".parquet": _write_parquet}[file.suffix]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,11 @@ def write_embeddings(
 
 
 def _write_csv(
-    parts: Callable[[], Iterable[Part]], about: list[str], features: int, model: str, draft: Path
+    parts: Callable[[], Iterable[Part]],
+    about: Sequence[str],
+    features: int,
+    model: str,
+    draft: Path,
 ) -> None:
     with draft.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -162,7 +166,11 @@ def _write_csv(
 
 
 def _write_parquet(
-    parts: Callable[[], Iterable[Part]], about: list[str], features: int, model: str, draft: Path
+    parts: Callable[[], Iterable[Part]],
+    about: Sequence[str],
+    features: int,
+    model: str,
+    draft: Path,
 ) -> None:
     arrow, parquet = pyarrow(), pyarrow("parquet")
     numbers = arrow.list_(arrow.float32(), features)
@@ -178,7 +186,11 @@ def _write_parquet(
 
 
 def _write_npz(
-    parts: Callable[[], Iterable[Part]], about: list[str], features: int, model: str, draft: Path
+    parts: Callable[[], Iterable[Part]],
+    about: Sequence[str],
+    features: int,
+    model: str,
+    draft: Path,
 ) -> None:
     columns: dict[str, list[str]] = {"ids": [], "patients": [], "splits": []}
     columns |= {name: [] for name in about}

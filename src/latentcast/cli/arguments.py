@@ -1,10 +1,10 @@
-"""Arguments before they are parsed: verbs and flags by name, and repeats that add up."""
+"""Arguments: verbs and flags by name, repeats that add up, and what several verbs take alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
@@ -87,3 +87,17 @@ def joined(arguments: Sequence[str], verbs: Verbs) -> list[str]:
         group = by_parameter.setdefault(parameter, groups[-1])
         group += [value] if equals else []
     return [word for group in groups for word in group]
+
+
+def recording_options(
+    sampling_rate: float | None, leads: str | None, unit: str | None, layout: str,
+    rename: str | None, resample: bool, missing_leads: str,
+) -> dict[str, Any]:  # fmt: skip
+    """How recordings are to be read, as ``embed`` and ``predict`` of the library take it."""
+    from latentcast.signals.leads import name_pairs
+
+    return {
+        "sampling_rate": sampling_rate, "leads": leads.split(",") if leads else None, "unit": unit,
+        "layout": layout, "rename": name_pairs(rename), "resample": resample,
+        "missing_leads": missing_leads,
+    }  # fmt: skip

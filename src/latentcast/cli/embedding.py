@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from latentcast.cli.arguments import recording_options
 from latentcast.errors import LatentcastError
 
 
@@ -60,7 +61,8 @@ def embed(
         raise LatentcastError("embed: needs a source; name recordings, images, a folder or a store")
     done = write(
         model, sources, out, layer=layer, level=level, pooling=pooling, batch_size=batch_size,
-        device=device, **_read(sampling_rate, leads, unit, layout, rename, resample, missing_leads),
+        device=device,
+        **recording_options(sampling_rate, leads, unit, layout, rename, resample, missing_leads),
     )  # fmt: skip
     console, n = Terminal(), len(done.rejected)
     left = f", {n} record{'s' * (n > 1)} left out" if n else ""
@@ -121,7 +123,7 @@ def similar(
         check_place(out)
     found = look(
         model, queries, in_, k=k, layer=layer, pooling=pooling, device=device,
-        **_read(sampling_rate, leads, unit, layout, rename, resample, missing_leads),
+        **recording_options(sampling_rate, leads, unit, layout, rename, resample, missing_leads),
     )  # fmt: skip
     console, table = Terminal(), plain_table(f"nearest of {found.searched:,} records in {in_}")
     for name in COLUMNS:
@@ -137,17 +139,3 @@ def similar(
     if out is not None:
         found.write(out)
         console.print(f"similar: {out}", soft_wrap=True)
-
-
-def _read(
-    sampling_rate: float | None, leads: str | None, unit: str | None, layout: str,
-    rename: str | None, resample: bool, missing_leads: str,
-) -> dict[str, Any]:  # fmt: skip
-    """How recordings are to be read, as the library takes it."""
-    from latentcast.signals.leads import name_pairs
-
-    return {
-        "sampling_rate": sampling_rate, "leads": leads.split(",") if leads else None, "unit": unit,
-        "layout": layout, "rename": name_pairs(rename), "resample": resample,
-        "missing_leads": missing_leads,
-    }  # fmt: skip

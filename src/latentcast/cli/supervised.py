@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from latentcast.cli.arguments import recording_options
 from latentcast.errors import LatentcastError
 
 
@@ -136,7 +137,6 @@ def predict(
     from latentcast.data.manifest import MANIFEST
     from latentcast.data.store import Store
     from latentcast.files import apart
-    from latentcast.signals.leads import name_pairs
     from latentcast.terminal import Terminal
 
     if not files:
@@ -152,9 +152,8 @@ def predict(
     classifier = Classifier.from_pretrained(model, device=device)
     inputs: Path | list[Path] = files[0] if len(files) == 1 else list(files)
     found = classifier.predict(
-        inputs, sampling_rate=sampling_rate, leads=leads.split(",") if leads else None, unit=unit,
-        layout=layout, rename=name_pairs(rename), resample=resample, missing_leads=missing_leads,
-        errors="skip",
+        inputs, errors="skip",
+        **recording_options(sampling_rate, leads, unit, layout, rename, resample, missing_leads),
     )  # fmt: skip
     if patients:
         store = Store.open(files[0])

@@ -13,7 +13,6 @@ from torch import Tensor
 from latentcast.artifacts.encoder import Encoder
 from latentcast.nn.blocks import Attention
 from latentcast.nn.modes import evaluating
-from latentcast.nn.positions import rotate
 
 
 @torch.no_grad()
@@ -63,18 +62,13 @@ def received_attention(
 def _weights(own: Attention, x: Tensor, *args: Any) -> Tensor:
     """Softmax weights ``(B, heads, T, T)`` of :class:`~latentcast.nn.blocks.Attention`."""
     tables, valid = (*args, None, None)[:2]
-    batch, tokens, width = x.shape
-    qkv = own.qkv(x).view(batch, tokens, 3, own.heads, width // own.heads)
-    q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = own.q_norm(q), own.k_norm(k)
-    if tables is not None:
-        q, k = rotate(q, tables), rotate(k, tables)
+    q, k, _ = own.project(x, tables)
     logits = q.float() @ k.float().transpose(-1, -2) / math.sqrt(q.shape[-1])
     if valid is not None:
         attended = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None, :]
         logits = logits.masked_fill(~attended, -math.inf)
     if own.causal:
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
         logits = logits.masked_fill(later, -math.inf)
     shares: Tensor = logits.softmax(dim=-1)
     return shares

@@ -62,15 +62,19 @@ class Attention(nn.Module):
             tables: from :func:`rotary_tables`; None rotates nothing.
             valid: ``(B, T)`` bool, which tokens may be attended to; None when all may.
         """
+        out = attend(*self.project(x, tables), self.causal, valid)
+        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
+        return mixed
+
+    def project(self, x: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v ``(B, heads, T, head)``; q and k are normalised, then rotated."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if tables is not None:
             q, k = rotate(q, tables), rotate(k, tables)
-        out = attend(q, k, v, self.causal, valid)
-        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
-        return mixed
+        return q, k, v
 
 
 def attend(

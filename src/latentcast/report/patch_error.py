@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,17 @@ LANE_HEIGHT: Final = 26.0
 _BARS, _BARS_FROM, _SCALE_X = 15.0, 5.0, (LEFT - 4.0, LEFT - 1.0)
 # Low error is bare paper; high error a blue that the pink grid and the black trace both survive.
 _COLOURS: Final = ("#ffffff", "#d6e4f5", "#a5c5e9", "#6a9dd6")
+Errors = TypeVar("Errors", bound=np.floating[Any])
 _OUTLINE, _HATCH = "#3a6ea5", "\\\\\\\\"
+
+
+def mean_over_leads(errors: npt.NDArray[Errors], rows: int | None) -> npt.NDArray[Errors]:
+    """Errors ``(B, rows · times)`` as ``(B, times)``: a span of time is predicted in all leads at
+    once, and has the mean over those in which it was. None where a token is of all leads."""
+    if rows is None:
+        return errors
+    apart = np.ma.masked_invalid(errors.reshape(len(errors), rows, -1))
+    return np.asarray(apart.mean(axis=1).filled(np.nan), errors.dtype)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.subgroups import groupings
 from latentcast.evaluation.tasks import Targets
 from latentcast.report.embedding import LEAST
+from latentcast.report.patch_error import mean_over_leads
 from latentcast.report.picture import Picture
 from latentcast.report.pictures import Colours, FeatureMap, Surprise
 from latentcast.report.token_maps import token_maps
@@ -98,10 +99,7 @@ def _surprise(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> Su
     complete = rows[store.lengths[rows] >= encoder.length][:256]
     candidates = complete if len(complete) else rows[:256]
     errors = encoder.patch_errors(store.take(candidates, length=encoder.length))
-    if (rows_of_leads := encoder.config.input.lead_rows) is not None:
-        # A span is predicted in all leads at once: the picture has the mean over those recorded.
-        apart = np.ma.masked_invalid(errors.reshape(len(errors), rows_of_leads, -1))
-        errors = apart.mean(axis=1).filled(np.nan).astype(np.float32)
+    errors = mean_over_leads(errors, encoder.config.input.lead_rows)
     predicted = np.isfinite(errors)
     total, count = np.where(predicted, errors, 0).sum(axis=1), predicted.sum(axis=1)
     # A record without a single predicted patch counts as the worst.

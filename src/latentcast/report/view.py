@@ -21,6 +21,7 @@ from latentcast.files import write_text
 from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.report.ecg import LONGEST_SECONDS, plot_recording
 from latentcast.report.markup import document, facts, picture, section, table
+from latentcast.report.patch_error import mean_over_leads
 from latentcast.signals.counts import choose_valid
 from latentcast.signals.recording import Recording
 from latentcast.signals.windows import window_starts
@@ -121,9 +122,7 @@ def _errors(
     """Of each patch of the recording, ``1 − cos``; NaN where none was predicted."""
     patch = round(encoder.patch_seconds * encoder.sampling_rate)
     found = np.asarray(encoder.patch_errors(reader.windows(counts)), np.float64)
-    if (rows := reader.config.lead_rows) is not None:  # a span is predicted in all leads at once
-        apart = np.ma.masked_invalid(found.reshape(len(found), rows, -1))
-        found = apart.mean(axis=1).filled(np.nan)
+    found = mean_over_leads(found, reader.config.lead_rows)
     errors = np.full(math.ceil(len(counts) / patch), np.nan)
     for start, row in zip(window_starts(len(counts), reader.length), found, strict=True):
         first = round(start / patch)
@@ -136,10 +135,13 @@ def _errors(
 
 def _prediction(classifier: Classifier, predicted: Predicted) -> str:
     choice, settings = classifier.choice, classifier.settings
-    thresholds = choice.thresholds or (math.nan,) * len(settings.names)
     rows = []
     for name, value, spread, threshold in zip(
-        predicted.names, predicted.values[0], predicted.spread[0], thresholds, strict=True
+        predicted.names,
+        predicted.values[0],
+        predicted.spread[0],
+        classifier.thresholds,
+        strict=True,
     ):
         limit = "" if math.isnan(threshold) else f"{threshold:.3f}"
         limit += ", reached" * bool(value >= threshold)

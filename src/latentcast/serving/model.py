@@ -196,7 +196,6 @@ class Served:
             return None
         found = joined([(owners, predicted[0])], 1)
         choice, settings = self.classifier.choice, self.classifier.settings
-        thresholds = choice.thresholds or (math.nan,) * len(settings.names)
         labels = [
             Label(name=name, value=value, spread=spread)
             if math.isnan(threshold)
@@ -205,7 +204,8 @@ class Served:
                 called=bool(value >= threshold),
             )
             for name, value, spread, threshold in zip(
-                settings.names, found.values[0], found.spread[0], thresholds, strict=True
+                settings.names, found.values[0], found.spread[0], self.classifier.thresholds,
+                strict=True,
             )
         ]  # fmt: skip
         return Prediction(

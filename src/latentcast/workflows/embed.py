@@ -326,13 +326,14 @@ class _Parts:
 
     def done(self) -> int:
         """Records, also those that could not be read, of the parts that are there."""
-        return sum(len(part.ids) + len(rejected) for part, rejected in self._all())
+        return sum(len(rest["ids"]) + len(rest["rejected"]) for rest in self._rests())
 
     def write(self, number: int, part: Part, rejected: Sequence[Rejected]) -> None:
         """Raises LatentcastError: the disk is full."""
         content = {
             "ids": part.ids, "patients": part.patients, "splits": part.splits,
             "about": part.about, "rejected": [asdict(record) for record in rejected],
+            "features": part.vectors.shape[1],
         }  # fmt: skip
         try:
             with replacing(self._file(number)) as draft, draft.open("wb") as stream:
@@ -345,39 +346,48 @@ class _Parts:
 
     def join(self, file: Path, model: Mapping[str, Any]) -> Table:
         """Write the table and the list of what was left out, and remove the parts."""
-        sizes = [(part.vectors.shape[1], len(part.ids)) for part, _ in self._all() if part.ids]
-        rejected = tuple(record for _, several in self._all() for record in several)
-        if not sizes:
+        rests = [*self._rests()]
+        rejected = tuple(Rejected(**record) for rest in rests for record in rest["rejected"])
+        read = [rest for rest in rests if rest["ids"]]
+        if not read:
             shutil.rmtree(self.folder)
             first = rejected[0] if rejected else Rejected("embed", "", "there is no record")
             raise LatentcastError(
                 f"{first.record_id}: {first.reason} ({len(rejected)} records, of which none can be "
                 "read); name others"
             )
-        features = sizes[0][0]
-        write_embeddings(lambda: (part for part, _ in self._all() if part.ids), features, model,
-                         file)  # fmt: skip
+        features = read[0]["features"]
+        recorded = {name for rest in read for about in rest["about"] for name in about}
+        about = [name for name in ABOUT if name in recorded]
+        write_embeddings(self._parts, about, features, model, file)
         beside = rejected_beside(file)
         if rejected or beside.exists():
             write_rejected(beside, map(asdict, rejected))
         shutil.rmtree(self.folder)
-        return Table(file, sum(size for _, size in sizes), features, rejected, beside)
+        return Table(file, sum(len(rest["ids"]) for rest in read), features, rejected, beside)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}.npz"
 
-    def _all(self) -> Iterator[tuple[Part, list[Rejected]]]:
-        for number in range(self.count):
-            file = self._file(number)
-            if not file.is_file():
-                continue
+    def _rests(self) -> Iterator[dict[str, Any]]:
+        """All but the vectors, which may be larger than the memory."""
+        for rest, _ in self._read(vectors=False):
+            yield rest
+
+    def _parts(self) -> Iterator[Part]:
+        """Those with a record."""
+        for rest, vectors in self._read(vectors=True):
+            if rest["ids"]:
+                columns = rest["ids"], rest["patients"], rest["splits"], rest["about"]
+                yield Part(*columns, vectors)
+
+    def _read(self, vectors: bool) -> Iterator[tuple[dict[str, Any], Any]]:
+        for file in filter(Path.is_file, map(self._file, range(self.count))):
             try:
                 with np.load(file, allow_pickle=False) as arrays:
-                    rest, vectors = json.loads(str(arrays["rest"])), arrays["vectors"]
+                    rest, found = json.loads(str(arrays["rest"])), vectors and arrays["vectors"]
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
                 raise LatentcastError(
                     f"{file}: cannot be read ({problem}); remove it and give the same command"
                 ) from None
-            rejected = [Rejected(**record) for record in rest["rejected"]]
-            columns = (rest["ids"], rest["patients"], rest["splits"], rest["about"])
-            yield Part(*columns, vectors), rejected
+            yield rest, found
