@@ -20,7 +20,7 @@ from latentcast.engine.loop import train
 from latentcast.errors import LatentcastError
 from latentcast.monitors import journal
 from latentcast.objectives.build import build
-from latentcast.recipes import recipe
+from latentcast.recipes import RECIPES, recipe
 from latentcast.workflows import bench as benches
 from latentcast.workflows.bench import PARTS, bench, operations, step_of
 
@@ -194,3 +194,22 @@ def test_a_store_that_does_not_fit_is_refused(
         bench(digits, small_store, what=["step"])
     with pytest.raises(LatentcastError, match="re-ingest with --fs 500"):
         bench(recipe("nepa-ecg-small"), small_store, what=["step"])
+
+
+MASKS = (None, "blocks", "context_blocks", "reference")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_operations_of_every_recipe_are_counted_with_every_kind_of_masks(name: str) -> None:
+    """Masks of the reference, whose size is drawn, were drawn on the meta device."""
+    counted = {}
+    for kind in MASKS:
+        config = recipe(name)
+        if kind is not None:
+            try:
+                config = config.updated({"objective.masks.kind": kind})
+            except LatentcastError:
+                continue  # the recipe has no masks, or not of this kind
+        counted[kind] = operations(config)
+    assert all(0 < n < 1.3 * counted[None] for n in counted.values())
+    assert (name in ("ijepa-image-base", "ijepa-image-huge")) == ("reference" in counted)
