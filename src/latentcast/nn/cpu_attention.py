@@ -22,9 +22,9 @@ from latentcast.nn.positions import Tables
 MOST_TOKENS = {torch.bfloat16: 512, torch.float32: 64}
 """Beyond them the kernel that never writes the weights down is as fast, or they are too many."""
 FEW_TOKENS = 32
-"""Up to them float32 is faster than the kernel, whatever type the products have on the CPU."""
+"""Up to them float32 is faster than the kernel on any processor."""
 NARROW_HEAD = 32
-"""Below it a product in bf16 costs more in preparation than in float32."""
+"""Below it few tokens are not worth the preparation of a product in bf16."""
 
 
 @lru_cache(maxsize=1)
@@ -51,8 +51,11 @@ def computed_in(qkv: Tensor) -> torch.dtype | None:
         return None
     if dtype not in MOST_TOKENS or (dtype is torch.float32 and not torch.is_grad_enabled()):
         return None
-    if dtype is torch.bfloat16 and (head < NARROW_HEAD or not multiplies_bf16()):
-        return torch.float32 if tokens <= FEW_TOKENS else None
+    few = tokens <= FEW_TOKENS
+    if dtype is torch.bfloat16 and not multiplies_bf16():
+        return torch.float32 if few else None
+    if dtype is torch.bfloat16 and few and head < NARROW_HEAD:
+        return torch.float32
     return dtype if tokens <= MOST_TOKENS[dtype] else None
 
 
@@ -163,6 +166,6 @@ def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def _softmax(scores: Tensor) -> Tensor:
     """Over the last axis, of short rows in float32: torch takes twice as long for them in bf16."""
-    if scores.shape[-1] > 128:
+    if scores.shape[-1] > 64:
         return scores.softmax(-1)
     return scores.float().softmax(-1).to(scores.dtype)
