@@ -10,10 +10,10 @@ it asks for nothing but shapes, types and the processor, so that a resumed run t
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -27,11 +27,8 @@ NARROW_HEAD = 32
 """Below it few tokens are not worth the preparation of a product in bf16."""
 
 
-@lru_cache(maxsize=1)
-def multiplies_bf16() -> bool:
-    """Whether the processor has instructions for products in bf16 (AVX512_BF16 or AMX)."""
-    cpu: Any = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+MULTIPLIES_BF16: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+"""Whether the processor has instructions for products in bf16 (AVX512_BF16 or AMX)."""
 
 
 def computed_in(qkv: Tensor) -> torch.dtype | None:
@@ -40,19 +37,19 @@ def computed_in(qkv: Tensor) -> torch.dtype | None:
     On an AMD core with AVX512_BF16 and no AMX, forward and backward, against the kernel: bf16
     2.2 times as fast at 50 tokens and heads of 32, 2.4 at 201 of 64, 1.8 at 801 of 64; float32 1.7
     at 18 of 16, 1.2 at 50 of 32, 1.0 at 201 of 64. Long sequences in bf16 gain nothing where there
-    is AMX. Exported and compiled graphs have the plain operations, float64 too; float32 only where
-    there is a gradient, so that what is evaluated has one path.
+    is AMX. Exported graphs have the kernel, float64 too; float32 only where there is a gradient, so
+    that what is evaluated has one path.
 
     Args:
         qkv: ``(B, T, 3, heads, head)``.
     """
     tokens, head, dtype = qkv.shape[1], qkv.shape[-1], qkv.dtype
-    if qkv.device.type != "cpu" or torch.compiler.is_compiling():
+    if qkv.device.type != "cpu" or torch.compiler.is_exporting():
         return None
     if dtype not in MOST_TOKENS or (dtype is torch.float32 and not torch.is_grad_enabled()):
         return None
     few = tokens <= FEW_TOKENS
-    if dtype is torch.bfloat16 and not multiplies_bf16():
+    if dtype is torch.bfloat16 and not MULTIPLIES_BF16:
         return torch.float32 if few else None
     if dtype is torch.bfloat16 and few and head < NARROW_HEAD:
         return torch.float32
@@ -85,19 +82,36 @@ def short_attention(
             half = sine.shape[-1] // 2
             sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
         if causal:
-            masked = _after(qkv.shape[1])
+            masked = torch.ones(qkv.shape[1], qkv.shape[1], dtype=torch.bool).triu(1)
         elif valid is not None:
             masked = (~valid & valid.any(dim=1, keepdim=True))[:, None, None, :]
+        if torch.compiler.is_compiling():  # which writes the backward pass, and fuses both
+            return composed(qkv.to(dtype), cosine, sine, eps, masked).to(given)
         out: Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]
             qkv.to(dtype), cosine, sine, eps, masked
         )
         return out.to(given)
 
 
-@lru_cache(maxsize=64)
-def _after(tokens: int) -> Tensor:
-    """``(T, T)`` bool, the keys that come after each query."""
-    return torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+def composed(
+    qkv: Tensor,
+    cosine: Tensor | None,
+    sine: Tensor | None,
+    eps: float | None,
+    masked: Tensor | None,
+) -> Tensor:
+    """What :class:`_ShortAttention` computes, as operations that autograd differentiates."""
+    head = qkv.shape[-1]
+    both, v = qkv[:, :, :2].permute(2, 0, 3, 1, 4), qkv[:, :, 2].transpose(1, 2)
+    if eps is not None:
+        both = F.layer_norm(both, (head,), eps=eps)
+    if cosine is not None and sine is not None:
+        swapped = torch.cat([both[..., head // 2 :], both[..., : head // 2]], dim=-1)
+        both = both * cosine + swapped * sine
+    scores = both[0] @ both[1].transpose(-1, -2) * head**-0.5
+    if masked is not None:
+        scores = scores.masked_fill(masked, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 class _ShortAttention(torch.autograd.Function):
