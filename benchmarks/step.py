@@ -182,6 +182,11 @@ def _spread(ratios: Sequence[float]) -> dict[str, float]:
             "most": round(high, 3)}  # fmt: skip
 
 
+def _named(row: dict[str, Any]) -> tuple[object, ...]:
+    about = row["machine"]
+    return row["recipe"], row["batch_size"], about["precision"], about["device"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
@@ -189,19 +194,22 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
-    parser.add_argument("--out", type=Path, help="file for the JSON, written after each recipe")
+    parser.add_argument("--out", type=Path, help="rows of this file are replaced or added to")
     arguments = parser.parse_args()
     changes = {
         key: yaml.safe_load(text) for key, _, text in (p.partition("=") for p in arguments.set)
     }
     if arguments.batch:
         changes["train.batch_size"] = arguments.batch
-    found = []
+    out, found = arguments.out, []
+    rows = json.loads(out.read_text()) if out and out.exists() else []
     for name in arguments.recipes:
         config = recipe(name).updated({"machine.loggers": [], **changes})
-        found.append(measure(config, arguments.rounds, arguments.compile))
-        if arguments.out:
-            write_text(arguments.out, json.dumps(found, indent=1) + "\n")
+        row = measure(config, arguments.rounds, arguments.compile)
+        found.append(row)
+        rows = [other for other in rows if _named(other) != _named(row)] + [row]
+        if out:
+            write_text(out, json.dumps(rows, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

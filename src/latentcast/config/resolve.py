@@ -112,8 +112,8 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("a value is not of the type that its tag names") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Without dates."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Without dates; libyaml's where PyYAML was built with it, five times as fast."""
 
 
 _Loader.yaml_implicit_resolvers = {
