@@ -74,7 +74,7 @@ def short_attention(
         valid: ``(B, T)`` bool, which tokens may be attended to.
         dtype: from :func:`computed_in`.
     """
-    given = qkv.dtype
+    network = qkv.dtype
     with torch.autocast("cpu", enabled=False):
         cosine = sine = masked = None
         if tables is not None:
@@ -86,11 +86,11 @@ def short_attention(
         elif valid is not None:
             masked = (~valid & valid.any(dim=1, keepdim=True))[:, None, None, :]
         if torch.compiler.is_compiling():  # which writes the backward pass, and fuses both
-            return composed(qkv.to(dtype), cosine, sine, eps, masked).to(given)
+            return composed(qkv.to(dtype), cosine, sine, eps, masked).to(network)
         out: Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]
             qkv.to(dtype), cosine, sine, eps, masked
         )
-        return out.to(given)
+        return out.to(network)
 
 
 def composed(
@@ -111,7 +111,8 @@ def composed(
     scores = both[0] @ both[1].transpose(-1, -2) * head**-0.5
     if masked is not None:
         scores = scores.masked_fill(masked, -torch.inf)
-    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    out: Tensor = scores.softmax(-1) @ v
+    return out.transpose(1, 2).flatten(2)
 
 
 class _ShortAttention(torch.autograd.Function):
