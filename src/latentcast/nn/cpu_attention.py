@@ -76,19 +76,21 @@ def short_attention(
     """
     network = qkv.dtype
     with torch.autocast("cpu", enabled=False):
-        cosine = sine = masked = None
+        cosine = sine = bias = None
         if tables is not None:
             cosine, sine = (table.to(dtype) for table in tables)
             half = sine.shape[-1] // 2
             sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
         if causal:
-            masked = torch.ones(qkv.shape[1], qkv.shape[1], dtype=torch.bool).triu(1)
+            tokens = qkv.shape[1]
+            bias = torch.full((1, tokens, tokens), -torch.inf, dtype=dtype).triu(1)
         elif valid is not None:
-            masked = (~valid & valid.any(dim=1, keepdim=True))[:, None, None, :]
+            masked = (~valid & valid.any(dim=1, keepdim=True)).repeat_interleave(qkv.shape[3], 0)
+            bias = torch.where(masked, -torch.inf, 0.0).to(dtype)[:, None, :]
         if torch.compiler.is_compiling():  # which writes the backward pass, and fuses both
-            return composed(qkv.to(dtype), cosine, sine, eps, masked).to(network)
+            return composed(qkv.to(dtype), cosine, sine, eps, bias).to(network)
         out: Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]
-            qkv.to(dtype), cosine, sine, eps, masked
+            qkv.to(dtype), cosine, sine, eps, bias
         )
         return out.to(network)
 
@@ -98,7 +100,7 @@ def composed(
     cosine: Tensor | None,
     sine: Tensor | None,
     eps: float | None,
-    masked: Tensor | None,
+    bias: Tensor | None,
 ) -> Tensor:
     """What :class:`_ShortAttention` computes, as operations that autograd differentiates."""
     head = qkv.shape[-1]
@@ -109,8 +111,8 @@ def composed(
         swapped = torch.cat([both[..., head // 2 :], both[..., : head // 2]], dim=-1)
         both = both * cosine + swapped * sine
     scores = both[0] @ both[1].transpose(-1, -2) * head**-0.5
-    if masked is not None:
-        scores = scores.masked_fill(masked, -torch.inf)
+    if bias is not None:
+        scores = (scores.flatten(0, 1) + bias).view(scores.shape)
     out: Tensor = scores.softmax(-1) @ v
     return out.transpose(1, 2).flatten(2)
 
@@ -123,7 +125,7 @@ class _ShortAttention(torch.autograd.Function):
         cosine: Tensor | None,
         sine: Tensor | None,
         eps: float | None,
-        masked: Tensor | None,
+        bias: Tensor | None,
     ) -> Tensor:
         batch, tokens, _, heads, head = qkv.shape
         rows = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B, heads, T, head)
@@ -135,10 +137,7 @@ class _ShortAttention(torch.autograd.Function):
         if cosine is not None and sine is not None:
             turned = _turn(turned, cosine, sine)
         q, k = turned.flatten(1, 2)
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(head**-0.5)
-        if masked is not None:
-            scores.view(batch, heads, tokens, tokens).masked_fill_(masked, -torch.inf)
-        weights = _softmax(scores)
+        weights = _softmax(_scaled(bias, q, k.transpose(1, 2)))
         out = torch.bmm(weights, v).view(batch, heads, tokens, head)
         normed = None if eps is None else both
         ctx.save_for_backward(q, k, v, weights, normed, mean, spread, cosine, sine)
@@ -156,9 +155,9 @@ class _ShortAttention(torch.autograd.Function):
         torch.bmm(weights.transpose(1, 2), own, out=rows[2])
         scores = torch._softmax_backward_data(
             torch.bmm(own, v.transpose(1, 2)), weights, -1, weights.dtype
-        ).mul_(head**-0.5)
-        torch.bmm(scores, k, out=rows[0])
-        torch.bmm(scores.transpose(1, 2), q, out=rows[1])
+        )
+        rows[0] = _scaled(None, scores, k, head)
+        rows[1] = _scaled(None, scores.transpose(1, 2), q, head)
         rows = rows.view(3, batch, heads, tokens, head)
         both = rows[:2]
         if cosine is not None:
@@ -170,6 +169,14 @@ class _ShortAttention(torch.autograd.Function):
         if both is not rows[:2]:
             rows[:2] = both
         return rows.permute(1, 3, 0, 2, 4).contiguous(), None, None, None, None
+
+
+def _scaled(bias: Tensor | None, a: Tensor, b: Tensor, head: int | None = None) -> Tensor:
+    """``a b / √head + bias``, scaled and added by the product itself; ``(B · heads, ...)``."""
+    scale = (head or a.shape[-1]) ** -0.5
+    if bias is None:
+        return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
+    return torch.baddbmm(bias, a, b, alpha=scale)
 
 
 def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
