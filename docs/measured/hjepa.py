@@ -54,7 +54,15 @@ def repaired(own):
 def show(title, own, epochs=4, momentum=None):
     model = getattr(own.model, "module", own.model)
     print(f"\n{title}")
-    print(verify_ema(lambda: own._train_epoch(0), model.context_encoder, model.target_encoder, momentum, epochs))
+    print(
+        verify_ema(
+            lambda: own._train_epoch(0),
+            model.context_encoder,
+            model.target_encoder,
+            momentum,
+            epochs,
+        )
+    )
 
 
 folder = tempfile.mkdtemp()
@@ -67,9 +75,13 @@ print("\nB2")
 for warm_up in (0, 30):
     schedule = EMAScheduler(0.996, 1.0, epochs=100, steps_per_epoch=10, warmup_epochs=warm_up)
     steps = (0, 150, 299, 300, 500, 650, 1000, 2000)
-    linear = [0.996 + 0.004 * min(1, max(0, s - 10 * warm_up) / (1000 - 10 * warm_up)) for s in steps]
+    linear = [
+        0.996 + 0.004 * min(1, max(0, s - 10 * warm_up) / (1000 - 10 * warm_up)) for s in steps
+    ]
     gap = max(abs(schedule(s) - m) for s, m in zip(steps, linear, strict=True))
-    print(f"  warm-up {warm_up} epochs: largest difference from the line {gap:.1e}, at 0 {schedule(0)}, at the end {schedule(1000)}")
+    print(
+        f"  warm-up {warm_up} epochs: largest difference from the line {gap:.1e}, at 0 {schedule(0)}, at the end {schedule(1000)}"
+    )
 try:
     create_ema_scheduler(0.996, 1.0, 10, 10, 10)(100)
 except ZeroDivisionError as problem:
@@ -77,10 +89,27 @@ except ZeroDivisionError as problem:
 for batches in (1001, 999, 500):
     own = trainer(1, warm_up=1000, epochs=100)
     own.train_loader = range(batches)
-    own = HJEPATrainer(own.model, own.train_loader, None, own.optimizer, own.loss_fn, own.masking_fn, {**own.config, "training": {**own.config["training"], "ema_momentum_schedule": {}}}, "cpu")
-    print(f"  warmup_steps 1000 (default), {batches} batches an epoch: {own.ema_scheduler.warmup_steps} steps of warm-up")
+    own = HJEPATrainer(
+        own.model,
+        own.train_loader,
+        None,
+        own.optimizer,
+        own.loss_fn,
+        own.masking_fn,
+        {**own.config, "training": {**own.config["training"], "ema_momentum_schedule": {}}},
+        "cpu",
+    )
+    print(
+        f"  warmup_steps 1000 (default), {batches} batches an epoch: {own.ema_scheduler.warmup_steps} steps of warm-up"
+    )
 target = trainer(1).model.target_encoder
-print("  TargetEncoder's own schedule, steps 0, 500, 1000, 50000:", [round(target.update_from_context_encoder(trainer(1).model.context_encoder, s), 4) for s in (0, 500, 1000, 50000)])
+print(
+    "  TargetEncoder's own schedule, steps 0, 500, 1000, 50000:",
+    [
+        round(target.update_from_context_encoder(trainer(1).model.context_encoder, s), 4)
+        for s in (0, 500, 1000, 50000)
+    ],
+)
 
 print("\nB3, B6")
 own = trainer(1)
@@ -90,16 +119,26 @@ with torch.no_grad():
         p.add_(torch.randn_like(p))
 before = [p.double().clone() for p in model.target_encoder.parameters()]
 own._update_target_encoder(0.7)
-gaps = [float((t - (0.7 * b + 0.3 * c.double())).abs().max()) for t, b, c in zip(model.target_encoder.parameters(), before, model.context_encoder.parameters(), strict=True)]
+gaps = [
+    float((t - (0.7 * b + 0.3 * c.double())).abs().max())
+    for t, b, c in zip(
+        model.target_encoder.parameters(), before, model.context_encoder.parameters(), strict=True
+    )
+]
 print(f"  largest difference from 0.7 θ_t + 0.3 θ_c in float64: {max(gaps):.1e}")
 own.model = torch.nn.Linear(2, 2)
 print("  a model without encoders:", own._update_target_encoder(0.7))
+
+
 class Wrapped(torch.nn.Module):  # as DistributedDataParallel: the model is .module
     def __init__(self, module):
         super().__init__()
         self.module = module
+
     def forward(self, *args):
         return self.module(*args)
+
+
 show("B6  under a wrapper with DistributedDataParallel's attributes", trainer(1, wrap=Wrapped))
 
 print("\nB4, B5")
@@ -107,17 +146,43 @@ model = trainer(1).model.train()
 mask = torch.zeros(2, 49)
 mask[:, :10] = 1
 out = model(torch.randn(2, 3, 112, 112), mask)
-sum(p.square().sum() + t.square().sum() for p, t in zip(out["predictions"], out["targets"], strict=True)).backward()
-print("  parameters of the target encoder that require a gradient:", sum(p.requires_grad for p in model.target_encoder.parameters()), "with one:", sum(p.grad is not None for p in model.target_encoder.parameters()))
-print("  targets that require a gradient:", [t.requires_grad for t in out["targets"]], "target_features:", out["target_features"].requires_grad)
+sum(
+    p.square().sum() + t.square().sum()
+    for p, t in zip(out["predictions"], out["targets"], strict=True)
+).backward()
+print(
+    "  parameters of the target encoder that require a gradient:",
+    sum(p.requires_grad for p in model.target_encoder.parameters()),
+    "with one:",
+    sum(p.grad is not None for p in model.target_encoder.parameters()),
+)
+print(
+    "  targets that require a gradient:",
+    [t.requires_grad for t in out["targets"]],
+    "target_features:",
+    out["target_features"].requires_grad,
+)
 model.zero_grad()
 out = model(torch.randn(2, 3, 112, 112), mask)
 sum(t.square().sum() for t in out["targets"]).backward()
-print("  of the targets alone, parameters that get a gradient:", sorted({n.partition(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}))
-print("  in the optimizer:", len({id(p) for g in trainer(1).optimizer.param_groups for p in g["params"]} ) and "see B1, ema.frozen")
+print(
+    "  of the targets alone, parameters that get a gradient:",
+    sorted(
+        {
+            n.partition(".")[0]
+            for n, p in model.named_parameters()
+            if p.grad is not None and p.grad.abs().sum() > 0
+        }
+    ),
+)
+print(
+    "  in the optimizer:",
+    len({id(p) for g in trainer(1).optimizer.param_groups for p in g["params"]})
+    and "see B1, ema.frozen",
+)
 
 print("\nB7")
-methods = {name for name in dir(EMAScheduler)} | set(vars(EMAScheduler(0.9, 1, 2, 2)))
+methods = set(dir(EMAScheduler)) | set(vars(EMAScheduler(0.9, 1, 2, 2)))
 calls = []
 for file in sorted((repository / "tests").glob("*.py")):
     for node in ast.walk(ast.parse(file.read_text())):

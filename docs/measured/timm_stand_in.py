@@ -4,6 +4,7 @@ The vision transformer has timm's names and two blocks, which is enough for what
 """
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import torch
@@ -40,8 +41,14 @@ class Block(nn.Module):
     def __init__(self, width, heads, rate):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.attn, self.drop_path1, self.drop_path2 = Attention(width, heads), DropPath(rate), DropPath(rate)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.attn, self.drop_path1, self.drop_path2 = (
+            Attention(width, heads),
+            DropPath(rate),
+            DropPath(rate),
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x):
         x = x + self.drop_path1(self.attn(self.norm1(x)))
@@ -64,7 +71,9 @@ class VisionTransformer(nn.Module):
         self.embed_dim = width
         self.patch_embed = PatchEmbed(size, patch, width)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + self.patch_embed.num_patches, width))
+        self.pos_embed = nn.Parameter(
+            0.02 * torch.randn(1, 1 + self.patch_embed.num_patches, width)
+        )
         self.pos_drop = nn.Dropout(0.0)
         rates = torch.linspace(0, rate, depth).tolist()
         self.blocks = nn.Sequential(*(Block(width, heads, r) for r in rates))
@@ -98,4 +107,5 @@ class tqdm(list):
 for name, contents in {"timm": {"create_model": create_model}, "tqdm": {"tqdm": tqdm},
                        "einops": {"rearrange": rearrange, "repeat": repeat}}.items():  # fmt: skip
     sys.modules[name] = ModuleType(name)
+    sys.modules[name].__spec__ = ModuleSpec(name, None)  # torch looks for it
     sys.modules[name].__dict__.update(contents)

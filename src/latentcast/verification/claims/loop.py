@@ -13,6 +13,7 @@ from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
+from latentcast.errors import LatentcastError
 from latentcast.nn.positions import LeadEmbedding
 from latentcast.nn.state_space import Modes
 from latentcast.objectives.base import Objective
@@ -347,4 +348,21 @@ def attempts(twin: Twin) -> Evidence:
         equal("pieces", len(sizes), run.config.train.micro_batches),
         at_most("difference of their lengths", max(sizes) - min(sizes), 1),
         attempts=len(run.attempts), lengths=" + ".join(map(str, sizes)), batch=batch,
+    )  # fmt: skip
+
+
+@claim("loop.gives-up", "Ten batches in a row whose gradients are not finite end the run with an "
+       "error; nine do not.", source=OURS)  # fmt: skip
+def gives_up(twin: Twin) -> Evidence:
+    config, answers = revealing(twin).updated({"train.micro_batches": 1}), dict[int, str]()
+    for bad in (9, 10):
+        try:
+            run = rehearse(twin, config, range(bad), most=12)
+            answers[bad] = f"step {run.state.step}"
+        except LatentcastError as problem:
+            answers[bad] = str(problem)
+    return all_of(
+        true("ten", "10 times in a row" in answers[10]),
+        true("nine", answers[9].startswith("step ")),
+        after_ten=answers[10], after_nine=answers[9],
     )  # fmt: skip
