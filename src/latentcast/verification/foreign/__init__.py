@@ -9,7 +9,16 @@ draws from a sampler of masks. Each returns a :class:`Verified`; ``print`` it, o
 from latentcast.verification.foreign.average import verify_ema
 from latentcast.verification.foreign.masking import verify_masks
 from latentcast.verification.foreign.prediction import verify_nepa
+from latentcast.verification.foreign.readout import verify_readout
 from latentcast.verification.foreign.verified import Verified
 from latentcast.verification.foreign.watch import Watch, watched
 
-__all__ = ["Verified", "Watch", "verify_ema", "verify_masks", "verify_nepa", "watched"]
+__all__ = [
+    "Verified",
+    "Watch",
+    "verify_ema",
+    "verify_masks",
+    "verify_nepa",
+    "verify_readout",
+    "watched",
+]

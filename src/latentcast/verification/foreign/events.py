@@ -31,6 +31,10 @@ class Observer:
     """Looks at a training; each method is an event, and by default nothing is done."""
 
     name = "watch"
+    session: Session
+
+    def open(self) -> None:
+        """The session begins."""
 
     def start(self, optimizer: Optimizer) -> None:
         """The gradients of the first step are there, and no weight has moved."""
@@ -72,6 +76,7 @@ class Session:
 
     Attributes:
         taken: optimizer steps so far; several optimizers after one backward pass make one.
+        grad_mode: whether the pass that begins records a graph.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class Session:
         ended: Callable[[], object] = lambda: None,
     ) -> None:
         self.observers, self.steps, self.seconds, self.ended = observers, steps, seconds, ended
-        self.taken = 0
+        self.taken, self.grad_mode = 0, True
         self.failures: dict[str, str] = {}
         self._begun: float | None = None
         self._new_pass = True
@@ -92,6 +97,9 @@ class Session:
         self._hooks = ExitStack()
 
     def __enter__(self) -> Session:
+        for observer in self.observers:
+            observer.session = self
+        self._emit(lambda observer: observer.open())
         for handle in (
             register_optimizer_step_pre_hook(self._pre_step),
             register_optimizer_step_post_hook(self._post_step),
@@ -180,6 +188,7 @@ class Session:
             self.ended()
             return
         self._new_pass = True
+        self.grad_mode = torch.is_grad_enabled()
         self._emit(lambda observer: observer.enter(module, args))
 
     def _post_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

@@ -40,7 +40,7 @@ class Passes:
         """A module of the teacher is called."""
         if module.training:
             name = type(module).__name__
-            self.dropping += bool(_rate(module)) and any(part in name for part in DROPPING)
+            self.dropping += bool(drop_rate(module)) and any(part in name for part in DROPPING)
             self.normalising += any(part in name for part in NORMALISING)
         if outermost:
             self._versions = [t._version for t in tensors_in(args)]
@@ -92,7 +92,8 @@ class Passes:
             lines.note("ema.batch-norm", sentence, forwards=self.normalising)
 
 
-def _rate(module: nn.Module) -> float:
+def drop_rate(module: nn.Module) -> float:
+    """With which a module drops; 1 where it does not say."""
     rate = getattr(module, "p", getattr(module, "drop_prob", 1.0))
     return float(rate) if isinstance(rate, int | float) else 1.0
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MOST = 8192
+MOST = 4096
 """Places of one tensor; a smaller one is compared in full."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from torch.optim.optimizer import Optimizer
@@ -12,9 +13,13 @@ from torch.optim.optimizer import Optimizer
 from latentcast.errors import LatentcastError
 from latentcast.runs.new import surroundings
 from latentcast.verification.foreign.average import Average, Momentum
+from latentcast.verification.foreign.batches import Batches
 from latentcast.verification.foreign.events import Observer, Session
+from latentcast.verification.foreign.gradients import Gradients
 from latentcast.verification.foreign.pairs import find_pairs
+from latentcast.verification.foreign.schedules import Schedules
 from latentcast.verification.foreign.verified import Lines, Verified
+from latentcast.verification.foreign.weights import Weights
 from latentcast.verification.report.lines import Line, Report, Section
 from latentcast.verification.report.page import write_report
 
@@ -34,7 +39,10 @@ class Watch:
         momentum: Momentum | None = None, ended: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self._averages = _Averages(self, momentum)
-        self.session = Session([self._averages], steps, seconds, ended)
+        observers = [
+            Gradients(), Schedules(), Batches(), Weights(self._averages.ids), self._averages,
+        ]  # fmt: skip
+        self.session = Session(observers, steps, seconds, ended)
         self._begun = time.perf_counter()
 
     @property
@@ -42,9 +50,9 @@ class Watch:
         """Optimizer steps that were taken."""
         return self.session.taken
 
-    @property
+    @cached_property
     def lines(self) -> tuple[Line, ...]:
-        """All that was measured so far."""
+        """All that was measured, once the session is over."""
         found = [line for observer in self.session.observers for line in observer.lines()]
         failed = Lines()
         for name, problem in self.session.failures.items():
@@ -87,6 +95,14 @@ class _Averages(Observer):
             average.start(optimizer)
             self.found.append(average)
         self.watch.session.observers += self.found
+
+    def ids(self) -> set[int]:
+        """Of the weights and modules of what is an average."""
+        teachers = [a.pair.teacher_module for a in self.found if a.moves or a.used]
+        parts = [module for module in teachers if module is not None]
+        return {id(p) for m in parts for p in m.parameters()} | {
+            id(part) for m in parts for part in m.modules()
+        }
 
 
 @contextmanager
