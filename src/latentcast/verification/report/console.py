@@ -14,6 +14,7 @@ from latentcast.verification.report.lines import Report, Section
 VERDICTS = {
     "holds": Text("holds", "green"),
     "broken": Text("BROKEN", "bold red"),
+    "note": Text("note", "yellow"),
     "not measured": Text("not measured", "dim"),
 }
 SHOWN = 2

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from latentcast.errors import printable
 from latentcast.verification.report.lines import Report, Section
 
-MARKS = {"holds": "✓", "broken": "✗ **broken**", "not measured": "– not measured"}
+MARKS = {"holds": "✓", "broken": "✗ **broken**", "note": "note", "not measured": "– not measured"}
 
 
 def markdown(report: Report) -> str:

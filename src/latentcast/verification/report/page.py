@@ -19,7 +19,7 @@ from latentcast.verification.report.markdown import markdown
 
 FIRST = 3
 """Numbers of a claim that are shown at once."""
-VERDICTS: Final = ("broken", "not measured", "holds")
+VERDICTS: Final = ("broken", "note", "not measured", "holds")
 """What is bad first."""
 
 
