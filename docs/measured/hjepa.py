@@ -22,15 +22,19 @@ from src.trainers.trainer import HJEPATrainer  # noqa: E402
 from src.utils.scheduler import EMAScheduler, create_ema_scheduler  # noqa: E402
 
 
-def trainer(batches, accumulate=1, warm_up=0, epochs=10, lr=1e-2, drop_path=0.0, wrap=None):
+def trainer(batches, accumulate=1, warm_up=0, epochs=10, lr=1e-2, drop_path=0.0, wrap=None,
+            warm_up_epochs=0):  # fmt: skip
     """H-JEPA's trainer on a network of two blocks and random images."""
     torch.manual_seed(0)
     model = create_hjepa("vit_tiny_patch16_112", 112, 192, predictor_depth=1, predictor_num_heads=3,
                          num_hierarchies=2, drop_path_rate=drop_path)  # fmt: skip
     model = wrap(model) if wrap else model
     masks = HierarchicalMaskGenerator(112, 16, num_hierarchies=2)
-    training = {"epochs": epochs, "optimizer": "sgd", "lr": lr, "accumulation_steps": accumulate,
-                "ema_momentum_schedule": {"start": 0.9, "end": 1.0, "warmup_steps": warm_up}}  # fmt: skip
+    average = {"start": 0.9, "end": 1.0, "warmup_steps": warm_up}
+    training = {
+        "epochs": epochs, "optimizer": "sgd", "lr": lr, "accumulation_steps": accumulate,
+        "warmup_epochs": warm_up_epochs, "ema_momentum_schedule": average,
+    }  # fmt: skip
     return HJEPATrainer(
         model, [torch.randn(4, 3, 112, 112) for _ in range(batches)], None,
         torch.optim.SGD(model.parameters(), lr), HJEPALoss("mse", num_hierarchies=2,
@@ -68,8 +72,17 @@ def show(title, own, epochs=4, momentum=None):
 folder = tempfile.mkdtemp()
 show("B1  one batch a step", trainer(1))
 show("B1  two micro-batches a step", trainer(2, accumulate=2))
-show("B4  drop-path 0.1, as nine of its configurations could set it", trainer(1, drop_path=0.1))
+show("B4  training.drop_path_rate 0.1", trainer(1, drop_path=0.1))
 show("B8  repaired as told, two micro-batches a step", repaired(trainer(2, accumulate=2)))
+
+print("\nB8  the learning rate, warm-up of two epochs of three batches")
+own, rates = trainer(3, warm_up_epochs=2), []
+hook = own.optimizer.register_step_pre_hook(
+    lambda optimizer, *rest: rates.append(optimizer.param_groups[0]["lr"])
+)
+own._train_epoch(0)
+hook.remove()
+print("  used:", rates, "of the schedule:", [own.lr_scheduler(n) for n in range(3)])
 
 print("\nB2")
 for warm_up in (0, 30):
@@ -80,7 +93,8 @@ for warm_up in (0, 30):
     ]
     gap = max(abs(schedule(s) - m) for s, m in zip(steps, linear, strict=True))
     print(
-        f"  warm-up {warm_up} epochs: largest difference from the line {gap:.1e}, at 0 {schedule(0)}, at the end {schedule(1000)}"
+        f"  warm-up {warm_up} epochs: largest difference from the line {gap:.1e}, "
+        f"at 0 {schedule(0)}, at the end {schedule(1000)}"
     )
 try:
     create_ema_scheduler(0.996, 1.0, 10, 10, 10)(100)
@@ -100,7 +114,8 @@ for batches in (1001, 999, 500):
         "cpu",
     )
     print(
-        f"  warmup_steps 1000 (default), {batches} batches an epoch: {own.ema_scheduler.warmup_steps} steps of warm-up"
+        f"  warmup_steps 1000 (default), {batches} batches an epoch: "
+        f"{own.ema_scheduler.warmup_steps} steps of warm-up"
     )
 target = trainer(1).model.target_encoder
 print(

@@ -302,8 +302,7 @@ def bank(twin: Twin) -> Evidence:
        "trained on.", source=OURS, about=has_twelve_leads)  # fmt: skip
 def leak_searched(twin: Twin) -> Evidence:
     """What ``probe`` hands to the protocol, of a run that says what it was trained on."""
-    fixtures, searched = recordings(twin), list[str]()
-    run, store = twin.folder / "leaking-run", fixtures.cohort.store
+    run, store, searched = twin.folder / "elsewhere", recordings(twin).leaking.store, list[str]()
     shutil.copytree(twin.trained().folder, run)
     data = {"store": str(store.path), "sha256": store.checksums}
     (run / "environment.json").write_text(json.dumps({"data": data}), encoding="utf-8")
@@ -313,7 +312,7 @@ def leak_searched(twin: Twin) -> Evidence:
         raise _Stop
 
     with suppress(_Stop), mock.patch.object(protocol, "probe", catch):
-        workflow.probe(run, fixtures.leaking.store.path)
+        workflow.probe(run, labelled_store(twin).path)
     return all_of(equal("searched", ", ".join(searched), str(store.path)))
 
 
