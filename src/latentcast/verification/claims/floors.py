@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ import torch
 from latentcast.data.store import Store
 from latentcast.evaluation.baselines import Pixels, RandomConvolutions
 from latentcast.evaluation.calibration import expected_calibration_error, thresholds
+from latentcast.evaluation.heads.attentive import Attentive
+from latentcast.nn.heads import AttentiveHead
 from latentcast.signals.recording import INVALID
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
@@ -110,6 +114,21 @@ def calibration(twin: Twin) -> Evidence:
             "F1 short of the best", max(a - b for a, b in zip(best, found, strict=True)), 1e-12
         ),
         error=errors[0],
+    )
+
+
+@claim("probe.attentive-classes", "An attentive head gives a probability to every class, 0 to one "
+       "that no training record has.", source="our protocol, evaluation/heads")  # fmt: skip
+def attentive_classes(twin: Twin) -> Evidence:
+    """Of three classes it was trained on and five that there are."""
+    head = Attentive(AttentiveHead(6, 3), torch.zeros(6), torch.ones(6), "multi-class", 0.0, 1.0, 1)
+    tokens: Any = None  # whose outputs are these
+    with mock.patch.object(Attentive, "outputs", lambda self, _: np.tile([2.0, 0.0, 1.0], (4, 1))):
+        shares = head.class_shares(tokens, 5)
+    return all_of(
+        equal("shape", str(shares.shape), str((4, 5))),
+        at_most("sum, difference from 1", float(np.abs(shares.sum(1) - 1).max()), 1e-12),
+        equal("probability of the others", float(shares[:, 3:].sum()), 0.0),
     )
 
 
