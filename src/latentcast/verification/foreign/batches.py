@@ -21,7 +21,6 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from latentcast.verification.evidence import equal
 from latentcast.verification.foreign.events import Observer
-from latentcast.verification.foreign.pairs import modules, trained
 from latentcast.verification.foreign.passes import DROPPING, drop_rate, tensors_in
 from latentcast.verification.foreign.verified import Lines
 from latentcast.verification.report.lines import Line
@@ -70,8 +69,8 @@ class Batches(Observer):
         ]
 
     def start(self, optimizer: Optimizer) -> None:
-        ids = trained(optimizer)
-        for module in modules():
+        ids = self.session.heap.trained(optimizer)
+        for module in self.session.heap.modules:
             if any(id(p) in ids for p in module.parameters()):
                 self._trained.add(id(module))
                 self._drops |= {

@@ -90,7 +90,7 @@ class _Averages(Observer):
         self.found = list[Average]()
 
     def start(self, optimizer: Optimizer) -> None:
-        for pair in find_pairs(optimizer):
+        for pair in find_pairs(self.session.heap, optimizer):
             average = Average(pair, self.momentum, found=True)
             average.start(optimizer)
             self.found.append(average)
