@@ -167,7 +167,7 @@ FROZEN = ".requires_grad_(False).eval()"
 FAULTS = {
     "average for each micro-batch": Fault("ema.once", (
         (BACKWARD, BACKWARD + "        average(step)\n"), (AT_END, "    optimizer.zero_grad()\n"))),
-    "average in the step and in a callback": Fault("ema.once", ((AT_END, AT_END + "    average(step)\n"),)),
+    "average in the step and in a callback": Fault("ema.momentum", ((AT_END, AT_END + "    average(step)\n"),)),
     "average before the step": Fault("ema.after-step", (
         (STEP, "    average(step)\n" + STEP), (AT_END, "    optimizer.zero_grad()\n"))),
     "average inside of a closure": Fault("ema.after-step", (

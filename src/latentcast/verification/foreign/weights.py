@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from latentcast.verification.evidence import equal
 from latentcast.verification.foreign.events import Observer
+from latentcast.verification.foreign.heap import listed
 from latentcast.verification.foreign.sample import Sample
 from latentcast.verification.foreign.verified import Lines
 from latentcast.verification.report.lines import Line
@@ -62,8 +63,8 @@ class Weights(Observer):
                 mean = part._buffers.get("running_mean")
                 own = [p for p in part._parameters.values() if p is not None]
                 frozen = own and not any(p.requires_grad for p in own)
-                listed = any(part is other for _, other, _, _ in self._norms)
-                if isinstance(mean, Tensor) and frozen and not listed:
+                twice = any(part is other for _, other, _, _ in self._norms)
+                if isinstance(mean, Tensor) and frozen and not twice:
                     path = f"{type(module).__name__}.{name}"
                     self._norms.append((path, part, mean.detach().clone(), False))
         self.weights = list(seen.values())
