@@ -26,3 +26,10 @@ def _(t: Terminal) -> None:
     command = f"masks ijepa-image-digits --out {t.new('a.png')} "
     assert t.refused(f"{command} --out {t.new('b.png')}").typed("leave one out")
     t.works(command)
+
+
+@fixes("cli/verification.py", "--momentum {}: is no momentum")
+def _(t: Terminal) -> None:
+    script = "examples/foreign_training.py"
+    flag = t.refused(f"watch --momentum ema {script}").typed("give (--momentum [\\d.]+),")
+    t.refused(f"watch {flag} --steps 0 {script}")
