@@ -67,6 +67,9 @@ class Passes:
                 with torch.random.fork_rng(devices):
                     torch.manual_seed(1)
                     other = module(*args, **kwargs)
+            except Exception as problem:
+                self._why_not = f"a second call fails: {problem}"
+                return
             finally:
                 random.setstate(python)
                 np.random.set_state(numpy)
