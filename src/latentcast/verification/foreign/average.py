@@ -123,6 +123,11 @@ class Average(Observer):
         """Whether the training reads the teacher."""
         return self.passes is not None and bool(self.passes.entries)
 
+    @property
+    def is_average(self) -> bool:
+        """It moves beside the optimizer, or is read and not trained."""
+        return self.outside > 0 or (not self.listed and self.used)
+
     def start(self, optimizer: Optimizer) -> None:
         if not optimizer.state:  # else it goes on from a checkpoint
             self.start_distance = self.pair.distance()
@@ -209,7 +214,7 @@ class Average(Observer):
     def lines(self) -> Sequence[Line]:
         if self.found and not self.moves and not self._may_be_average():
             return ()
-        if self.found and self.listed and not self.outside:
+        if self.found and self.listed and not self.is_average:
             return ()  # two networks that start alike and are both trained
         lines = Lines(SOURCE)
         self._start(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ def find_pairs(heap: Heap, optimizer: Optimizer) -> list[Pair]:
                 continue
             pair = _named_pair(student, teacher, list(weights))
             distance = pair.distance()
-            if own and distance > 0.0:
+            if not (distance == 0.0 if own else math.isfinite(distance)):
                 continue
             rank = (type(student) is not type(teacher), len(theirs), distance)
             if best is None or rank < best[0]:

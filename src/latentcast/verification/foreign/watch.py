@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ class _Averages(Observer):
 
     def ids(self) -> set[int]:
         """Of the weights and modules of what is an average."""
-        teachers = [a.pair.teacher_module for a in self.found if a.moves or a.used]
+        teachers = [a.pair.teacher_module for a in self.found if a.is_average]
         parts = [module for module in teachers if module is not None]
         return {id(p) for m in parts for p in m.parameters()} | {
             id(part) for m in parts for part in m.modules()
@@ -123,6 +124,7 @@ def watched(
     Raises:
         LatentcastError: no torch optimizer took a step.
     """
+    gc.collect()  # networks of an earlier training are in no one's way
     watch = Watch(steps, seconds, momentum)
     with watch.session:
         yield watch
