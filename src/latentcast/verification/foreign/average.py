@@ -33,7 +33,7 @@ RATE = 0.25
 """Of the expected change of the momentum over the steps; twice the rate is off by 1."""
 SURE = 6.0
 """Standard deviations of a measured momentum that a difference must exceed."""
-STILL = 1e-5
+STILL = 5e-5
 """The smallest gain that is looked for; 1 − momentum is larger but at the end of a schedule."""
 Momentum = float | Callable[[int], float]
 FORMULA = {
