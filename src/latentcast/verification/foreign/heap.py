@@ -41,9 +41,10 @@ class Heap:
 
     def trained(self, optimizer: Optimizer) -> set[int]:
         """Ids of what an optimizer that has its gradients, and the others, move."""
-        found = {id(p) for p in listed(optimizer) if p.grad is not None or p.requires_grad}
+        found = {id(p) for p in listed(optimizer) if p.grad is not None}
         for other in self.optimizers:
-            found |= {id(p) for p in listed(other) if p.requires_grad}
+            if other is not optimizer:
+                found |= {id(p) for p in listed(other) if p.requires_grad}
         return found
 
 
