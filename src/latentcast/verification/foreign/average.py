@@ -33,6 +33,8 @@ RATE = 0.25
 """Of the expected change of the momentum over the steps; twice the rate is off by 1."""
 SURE = 6.0
 """Standard deviations of a measured momentum that a difference must exceed."""
+STILL = 5e-5
+"""The smallest gain that is looked for; 1 − momentum is larger but at the end of a schedule."""
 Momentum = float | Callable[[int], float]
 FORMULA = {
     "ema.formula": "Each move is momentum × teacher + (1 − momentum) × student.",
@@ -121,6 +123,11 @@ class Average(Observer):
         """Whether the training reads the teacher."""
         return self.passes is not None and bool(self.passes.entries)
 
+    @property
+    def is_average(self) -> bool:
+        """It moves beside the optimizer, or is read and not trained."""
+        return self.outside > 0 or (not self.listed and self.used)
+
     def start(self, optimizer: Optimizer) -> None:
         if not optimizer.state:  # else it goes on from a checkpoint
             self.start_distance = self.pair.distance()
@@ -186,27 +193,28 @@ class Average(Observer):
         rounding = ROUNDINGS * float((self._sample.eps * last.teacher).norm())
         steps, older, self._older = self.taken, self._older, last.student
         self.outside += last.what != "before"
+        gain, left = _fit(delta, towards, rounding)
+        unsure = rounding / max(float(towards.norm()), 1e-300)
+        deviation = unsure / math.sqrt(len(delta))
         if rounding > BLURRED * way:
+            if abs(gain) < SURE * deviation < STILL:
+                return  # roundings, as of an average with what it is itself
             self.moves.append(_Move(last.what, steps, rounding / way))
             return
-        gain, left = _fit(delta, towards, rounding)
         stale_gain, stale_left = 0.0, math.inf
         if older is not None:  # weights that the optimizer has meanwhile moved on from
             stale_gain, stale_left = _fit(delta, older - last.teacher, rounding)
-        length = max(float(towards.norm()), 1e-300)
+        gain = stale_gain if stale_left < left else gain
+        scaled_gain = _scaled_fit(delta, towards, last.teacher)
         self.moves.append(
-            _Move(
-                last.what, steps, rounding / way, left, stale_left, rounding / length,
-                rounding / length / math.sqrt(len(delta)),
-                stale_gain if stale_left < left else gain,
-                _scaled_fit(delta, towards, last.teacher),
-            )
+            _Move(last.what, steps, rounding / way, left, stale_left, unsure, deviation, gain,
+                  scaled_gain)
         )  # fmt: skip
 
     def lines(self) -> Sequence[Line]:
         if self.found and not self.moves and not self._may_be_average():
             return ()
-        if self.found and self.listed and not self.outside:
+        if self.found and self.listed and not self.is_average:
             return ()  # two networks that start alike and are both trained
         lines = Lines(SOURCE)
         self._start(lines)

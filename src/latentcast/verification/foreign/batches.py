@@ -21,7 +21,6 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from latentcast.verification.evidence import equal
 from latentcast.verification.foreign.events import Observer
-from latentcast.verification.foreign.pairs import modules, trained
 from latentcast.verification.foreign.passes import DROPPING, drop_rate, tensors_in
 from latentcast.verification.foreign.verified import Lines
 from latentcast.verification.report.lines import Line
@@ -40,6 +39,7 @@ class Batches(Observer):
         self.infinite = self.passes = self.not_dropping = 0
         self.first_infinite = ""
         self._trained = set[int]()
+        self._depth = 0
         self._drops = set[int]()
         self._folder = Path(tempfile.mkdtemp(prefix="latentcast-watch-"))
         self._undo = list[Callable[[], object]]()
@@ -70,8 +70,8 @@ class Batches(Observer):
         ]
 
     def start(self, optimizer: Optimizer) -> None:
-        ids = trained(optimizer)
-        for module in modules():
+        ids = self.session.heap.trained(optimizer)
+        for module in self.session.heap.modules:
             if any(id(p) in ids for p in module.parameters()):
                 self._trained.add(id(module))
                 self._drops |= {
@@ -83,14 +83,21 @@ class Batches(Observer):
     def enter(self, module: nn.Module, args: Any) -> None:
         if id(module) in self._drops and not module.training and self.session.grad_mode:
             self.not_dropping += 1
+        self._depth += id(module) in self._trained
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if id(module) not in self._trained:
+            return
+        self._depth = max(0, self._depth - 1)
+        if self._depth:
             return
         self.passes += 1
         if any(t.is_floating_point() and not bool(t.isfinite().all()) for t in tensors_in(output)):
             self.infinite += 1
             self.first_infinite = self.first_infinite or type(module).__name__
+
+    def before(self, optimizer: Optimizer, step: int) -> None:
+        self._depth = 0
 
     def end(self) -> None:
         for undo in reversed(self._undo):

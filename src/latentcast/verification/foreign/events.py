@@ -24,6 +24,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from latentcast.verification.foreign.heap import Heap
 from latentcast.verification.report.lines import Line
 
 
@@ -76,6 +77,7 @@ class Session:
 
     Attributes:
         taken: optimizer steps so far; several optimizers after one backward pass make one.
+        heap: what the program held in memory at the first step.
         grad_mode: whether the pass that begins records a graph.
     """
 
@@ -87,7 +89,7 @@ class Session:
         ended: Callable[[], object] = lambda: None,
     ) -> None:
         self.observers, self.steps, self.seconds, self.ended = observers, steps, seconds, ended
-        self.taken, self.grad_mode = 0, True
+        self.taken, self.grad_mode, self.heap = 0, True, Heap()
         self.failures: dict[str, str] = {}
         self._begun: float | None = None
         self._new_pass = True
@@ -169,7 +171,7 @@ class Session:
 
     def _before(self, optimizer: Optimizer) -> None:
         if self._begun is None:
-            self._begun = time.monotonic()
+            self._begun, self.heap = time.monotonic(), Heap.now()
             self._emit(lambda observer: observer.start(optimizer))
         self._emit(lambda observer: observer.before(optimizer, self.taken))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import gc
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim.optimizer import Optimizer
 
+from latentcast.verification.foreign.heap import Heap
 from latentcast.verification.foreign.sample import Sample
 
 APART = 0.5
@@ -48,33 +49,14 @@ def pair_of(student: nn.Module, teacher: nn.Module) -> Pair:
     )  # fmt: skip
 
 
-def optimizers() -> list[Optimizer]:
-    """All that are alive."""
-    return [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
-
-
-def modules() -> list[nn.Module]:
-    """All that are alive and whole."""
-    found = (one for one in gc.get_objects() if issubclass(type(one), nn.Module))
-    return [one for one in found if "_modules" in vars(one) and "_parameters" in vars(one)]
-
-
-def trained(optimizer: Optimizer) -> set[int]:
-    """Ids of what this optimizer and the others of the program move."""
-    found = {id(p) for p in _listed(optimizer) if p.grad is not None or p.requires_grad}
-    for other in optimizers():
-        found |= {id(p) for p in _listed(other) if p.requires_grad}
-    return found
-
-
-def find_pairs(optimizer: Optimizer) -> list[Pair]:
+def find_pairs(heap: Heap, optimizer: Optimizer) -> list[Pair]:
     """Modules and lists of tensors with the shapes of something that is trained.
 
     A candidate is what no optimizer trains, or what is trained and equals another module to the
     bit; whether it is an average is seen when it moves.
     """
-    moved = trained(optimizer)
-    named = {id(m): (m, dict(m.named_parameters())) for m in modules()}
+    moved = heap.trained(optimizer)
+    named = {id(m): (m, dict(m.named_parameters())) for m in heap.modules}
     named = {key: (m, ps) for key, (m, ps) in named.items() if ps}
     students = [x for x in named.values() if any(id(p) in moved for p in x[1].values())]
     siblings = {id(m): id(parent) for parent, _ in named.values()
@@ -97,7 +79,7 @@ def find_pairs(optimizer: Optimizer) -> list[Pair]:
                 continue
             pair = _named_pair(student, teacher, list(weights))
             distance = pair.distance()
-            if own and distance > 0.0:
+            if not (distance == 0.0 if own else math.isfinite(distance)):
                 continue
             rank = (type(student) is not type(teacher), len(theirs), distance)
             if best is None or rank < best[0]:
@@ -106,7 +88,7 @@ def find_pairs(optimizer: Optimizer) -> list[Pair]:
             found.append(best[1])
             taken.add(key)
             inside |= {id(m) for m in teacher.modules()}
-    return found + list(_shadows(students, moved, found))
+    return found + list(_shadows(heap, students, moved, found))
 
 
 def _fits(
@@ -142,7 +124,7 @@ def _named_pair(student: nn.Module, teacher: nn.Module, names: list[str]) -> Pai
 
 
 def _shadows(
-    students: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], moved: set[int],
+    heap: Heap, students: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], moved: set[int],
     found: Sequence[Pair],
 ) -> Iterator[Pair]:  # fmt: skip
     """Lists and dictionaries of tensors of a student's shapes, near it, that are not its own."""
@@ -154,13 +136,9 @@ def _shadows(
         for names in (list(ps), [n for n, p in ps.items() if id(p) in moved]):
             if len(names) > 1:
                 shapes.setdefault(tuple(ps[n].shape for n in names), (module, names))
-    lengths = {len(key) for key in shapes}
-    for one in gc.get_objects():
-        if type(one) is not list and not issubclass(type(one), dict):
-            continue
-        if len(one) < min(lengths, default=1):
-            continue
-        tensors = _tensors(one, max(lengths, default=0))
+    most = max(map(len, shapes), default=0)
+    for one in heap.containers:
+        tensors = _tensors(one, most)
         match = shapes.get(tuple(t.shape for t in tensors)) if tensors else None
         if match is None or any(t.data_ptr() in live for t in tensors):
             continue
@@ -185,11 +163,6 @@ def _tensors(container: object, most: int) -> list[Tensor]:
     if not all(issubclass(type(v), Tensor) for v in values):
         return []
     return [v for v in values if v.is_floating_point() and v.ndim]
-
-
-def _listed(optimizer: Optimizer) -> Iterator[Tensor]:
-    for group in getattr(optimizer, "param_groups", ()):
-        yield from group["params"]
 
 
 def _parameters(module: nn.Module) -> list[Tensor]:

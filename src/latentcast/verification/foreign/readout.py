@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def verify_readout(
         counts, blind = torch.ones(values.shape[-1], dtype=torch.bool), list[int]()
         if valid is not None:
             counts = valid.bool().cpu()
-        for patch, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for patch, (start, stop) in enumerate(pairwise(edges)):
             places = torch.arange(start, stop)[counts[start:stop]]
             if len(places) and torch.equal(encode(_other(values, places)), whole):
                 blind.append(patch)

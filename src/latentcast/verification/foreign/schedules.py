@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from latentcast.verification.evidence import at_most, equal
 from latentcast.verification.foreign.events import Observer
+from latentcast.verification.foreign.heap import Heap
 from latentcast.verification.foreign.verified import Lines
 from latentcast.verification.report.lines import Line
 
@@ -42,7 +42,7 @@ class Schedules(Observer):
         if size > self._size:
             self._optimizer, self._size = optimizer, size
             self.resumed, self.state_steps = bool(optimizer.state), _steps_of(optimizer)
-            self._scheduler = _scheduler_of(optimizer)
+            self._scheduler = _scheduler_of(self.session.heap, optimizer)
             self.rates, self.decays, self.counts = [], [], []
         if optimizer is not self._optimizer or step == self._step:
             return
@@ -113,9 +113,9 @@ def _steps_of(optimizer: Optimizer) -> int:
     return int(max(map(float, counts))) if counts else 0
 
 
-def _scheduler_of(optimizer: Optimizer) -> LRScheduler | None:
+def _scheduler_of(heap: Heap, optimizer: Optimizer) -> LRScheduler | None:
     """The outermost one that is alive."""
-    alive = [one for one in gc.get_objects() if issubclass(type(one), LRScheduler)]
+    alive = heap.schedulers
     inner = {id(part) for one in alive for part in getattr(one, "_schedulers", ())}
     own = [one for one in alive if getattr(one, "optimizer", None) is optimizer]
     return next((one for one in own if id(one) not in inner), None)

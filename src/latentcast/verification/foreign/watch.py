@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ class _Averages(Observer):
         self.found = list[Average]()
 
     def start(self, optimizer: Optimizer) -> None:
-        for pair in find_pairs(optimizer):
+        for pair in find_pairs(self.session.heap, optimizer):
             average = Average(pair, self.momentum, found=True)
             average.start(optimizer)
             self.found.append(average)
@@ -98,7 +99,7 @@ class _Averages(Observer):
 
     def ids(self) -> set[int]:
         """Of the weights and modules of what is an average."""
-        teachers = [a.pair.teacher_module for a in self.found if a.moves or a.used]
+        teachers = [a.pair.teacher_module for a in self.found if a.is_average]
         parts = [module for module in teachers if module is not None]
         return {id(p) for m in parts for p in m.parameters()} | {
             id(part) for m in parts for part in m.modules()
@@ -123,6 +124,7 @@ def watched(
     Raises:
         LatentcastError: no torch optimizer took a step.
     """
+    gc.collect()  # networks of an earlier training are in no one's way
     watch = Watch(steps, seconds, momentum)
     with watch.session:
         yield watch

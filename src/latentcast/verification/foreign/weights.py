@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from latentcast.verification.evidence import equal
 from latentcast.verification.foreign.events import Observer
-from latentcast.verification.foreign.pairs import modules, optimizers
+from latentcast.verification.foreign.heap import listed
 from latentcast.verification.foreign.sample import Sample
 from latentcast.verification.foreign.verified import Lines
 from latentcast.verification.report.lines import Line
@@ -34,6 +35,8 @@ class Weights(Observer):
         self.names: dict[int, str] = {}
         self.weights = list[Tensor]()
         self.listed = set[int]()
+        self.used = set[int]()
+        """Ids of those of modules that were called."""
         self.with_gradient = set[int]()
         self.learning = set[int]()
         """Ids of those with a gradient whose steps are larger than their roundings."""
@@ -43,14 +46,15 @@ class Weights(Observer):
         self.moved = set[int]()
         self.lost_state = 0
         self._had_state = set[int]()
+        self._called = set[int]()
         self._sample: Sample | None = None
         self._first = torch.zeros(0)
         self._norms = list[tuple[str, nn.Module, Tensor, bool]]()
 
     def start(self, optimizer: Optimizer) -> None:
         seen = dict[int, Tensor]()
-        everything = modules()
-        for module in sorted(everything, key=lambda m: -sum(1 for _ in m.modules())):
+        sizes = {id(m): sum(1 for _ in m.modules()) for m in self.session.heap.modules}
+        for module in sorted(self.session.heap.modules, key=lambda m: -sizes[id(m)]):
             for name, weight in module.named_parameters():
                 if id(weight) not in seen:
                     seen[id(weight)] = weight
@@ -59,15 +63,20 @@ class Weights(Observer):
                 mean = part._buffers.get("running_mean")
                 own = [p for p in part._parameters.values() if p is not None]
                 frozen = own and not any(p.requires_grad for p in own)
-                listed = any(part is other for _, other, _, _ in self._norms)
-                if isinstance(mean, Tensor) and frozen and not listed:
+                twice = any(part is other for _, other, _, _ in self._norms)
+                if isinstance(mean, Tensor) and frozen and not twice:
                     path = f"{type(module).__name__}.{name}"
                     self._norms.append((path, part, mean.detach().clone(), False))
         self.weights = list(seen.values())
         self._sample = Sample(self.weights)
         self._first = self._sample.take(self.weights)
-        for one in optimizers():
-            self.listed |= {id(p) for group in one.param_groups for p in group["params"]}
+        for one in self.session.heap.optimizers:
+            self.listed |= {id(p) for p in listed(one)}
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        if id(module) not in self._called:
+            self._called.add(id(module))
+            self.used |= {id(p) for p in module._parameters.values() if p is not None}
 
     def before(self, optimizer: Optimizer, step: int) -> None:
         adaptive = any("exp_avg" in state for state in optimizer.state.values())
@@ -113,7 +122,7 @@ class Weights(Observer):
         if self._sample is None:
             return lines
         averaged = self.averaged()
-        outside = (self.with_gradient & self.thawed) - self.listed - averaged
+        outside = (self.with_gradient & self.thawed & self.used) - self.listed - averaged
         still = (self.with_gradient & self.listed & self.learning) - self.moved - averaged
         lines.add(
             "weights.trained",
@@ -136,7 +145,7 @@ class Weights(Observer):
             "The moments of the optimizer live on from step to step.",
             equal("lost", self.lost_state, 0),
         )
-        idle = (self.thawed & self.listed & self.names.keys()) - self.with_gradient - averaged
+        idle = (self.thawed & self.listed & self.used) - self.with_gradient - averaged
         if idle:
             sentence = "Weights are in the optimizer and never got a gradient."
             lines.note("weights.idle", sentence, weights=len(idle), **self._first_of(idle))
