@@ -219,7 +219,8 @@ FAULTS = {
     "statistics of frozen layers move": Fault("weights.frozen", (("student.norm.eval()\n", ""),), "frozen"),
     "predictor not in the optimizer": Fault("weights.trained", (("[*student.parameters(), *predictor.parameters()]", "[*student.parameters()]"),)),
     "student made again after its optimizer": Fault("weights.trained", (("batches = iter", "student = copy.deepcopy(student)\nbatches = iter"),)),
-    "weights that never move": Fault("weights.trained", (("    average(step)\n", "    student.head.weight.data.copy_(teacher.head.weight)\n    average(step)\n"),)),
+    "weights that never move": Fault("weights.trained", (("    average(step)\n", "    student.head.weight.data.copy_(fixed)\n    average(step)\n"),
+        ("batches = iter", "fixed = student.head.weight.detach().clone()\nbatches = iter"))),
     "equal seeds in all workers": Fault("workers.seeds", (("np.random.seed(worker)", "np.random.seed(0)"),), "workers"),
     "loader made again with the same order": Fault("data.fresh", (
         ("shuffle=True)", "shuffle=False)"), ("        (x,) = next(batches)\n", "        (x,) = next(iter(loader))\n"))),

@@ -126,6 +126,8 @@ class Average(Observer):
     @property
     def is_average(self) -> bool:
         """It moves beside the optimizer, or is read and not trained."""
+        if not self.taken:  # its student belongs to another training
+            return False
         return self.outside > 0 or (not self.listed and self.used)
 
     def start(self, optimizer: Optimizer) -> None:
@@ -214,8 +216,8 @@ class Average(Observer):
     def lines(self) -> Sequence[Line]:
         if self.found and not self.moves and not self._may_be_average():
             return ()
-        if self.found and self.listed and not self.is_average:
-            return ()  # two networks that start alike and are both trained
+        if self.found and (not self.taken or (self.listed and not self.is_average)):
+            return ()  # of another training, or one of two networks that start alike
         lines = Lines(SOURCE)
         self._start(lines)
         if self.found and not self.moves and not self._should_move():

@@ -19,7 +19,7 @@ Encode = Callable[[Tensor], Tensor]
 def verify_readout(
     encode: Encode, values: Tensor, patches: int, valid: Tensor | None = None
 ) -> Verified:
-    """Look at what an encoder gives for a whole input: does every patch count, and no padding?
+    """Look at what an encoder gives for an input: does every patch count, and no padding?
 
     The input is cut into ``patches`` equal stretches of its last axis, and each is replaced in
     turn; it is run in evaluation mode, in float64 and with every LayerScale at 1.
@@ -34,14 +34,14 @@ def verify_readout(
     with evaluated(encode) as networks, in_double(networks), torch.no_grad():
         kind = next((p.dtype for m in networks for p in m.parameters()), values.dtype)
         values = values.to(kind)
-        whole = encode(values)
+        intact = encode(values)
         edges = torch.linspace(0, values.shape[-1], patches + 1).long().tolist()
         counts, blind = torch.ones(values.shape[-1], dtype=torch.bool), list[int]()
         if valid is not None:
             counts = valid.bool().cpu()
         for patch, (start, stop) in enumerate(pairwise(edges)):
             places = torch.arange(start, stop)[counts[start:stop]]
-            if len(places) and torch.equal(encode(_other(values, places)), whole):
+            if len(places) and torch.equal(encode(_other(values, places)), intact):
                 blind.append(patch)
         first = {"first": blind[0]} if blind else {}
         lines.add("readout.every-patch", "The output depends on every patch.",
@@ -49,7 +49,7 @@ def verify_readout(
                   **first)  # fmt: skip
         if valid is not None:
             padded = encode(_other(values, (~counts).nonzero().flatten()))
-            change = float((padded - whole).abs().max())
+            change = float((padded - intact).abs().max())
             lines.add("readout.padding", "The output does not depend on padding.",
                       at_most("largest change", change, 0.0))  # fmt: skip
     return Verified(tuple(lines))

@@ -52,12 +52,12 @@ class Weights(Observer):
         self._norms = list[tuple[str, nn.Module, Tensor, bool]]()
 
     def start(self, optimizer: Optimizer) -> None:
-        seen = dict[int, Tensor]()
+        weights = dict[int, Tensor]()
         sizes = {id(m): sum(1 for _ in m.modules()) for m in self.session.heap.modules}
         for module in sorted(self.session.heap.modules, key=lambda m: -sizes[id(m)]):
             for name, weight in module.named_parameters():
-                if id(weight) not in seen:
-                    seen[id(weight)] = weight
+                if id(weight) not in weights:
+                    weights[id(weight)] = weight
                     self.names[id(weight)] = f"{type(module).__name__}.{name}"
             for name, part in module.named_modules():
                 mean = part._buffers.get("running_mean")
@@ -67,7 +67,7 @@ class Weights(Observer):
                 if isinstance(mean, Tensor) and frozen and not twice:
                     path = f"{type(module).__name__}.{name}"
                     self._norms.append((path, part, mean.detach().clone(), False))
-        self.weights = list(seen.values())
+        self.weights = list(weights.values())
         self._sample = Sample(self.weights)
         self._first = self._sample.take(self.weights)
         for one in self.session.heap.optimizers:
