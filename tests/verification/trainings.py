@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCRIPT = '''
+SCRIPT = """
 import copy
 import random
 import numpy as np
@@ -68,12 +68,12 @@ for step in range(STEPS):
     optimizer.step()
     optimizer.zero_grad()
     average(step)
-'''
+"""
 
 Edit = tuple[str, str]
-RATES = '''    for group in optimizer.param_groups:
+RATES = """    for group in optimizer.param_groups:
         group["lr"] = rate(step)
-'''
+"""
 SCHEDULER = (
     "\n\ndef rate(step)",
     "\nscheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (n + 1) / 20)"
