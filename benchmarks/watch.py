@@ -45,7 +45,7 @@ teacher = copy.deepcopy(student).requires_grad_(False).eval()
 optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
 for step in range(steps):
     for micro in range(2):
-        x = torch.randn(64, 512)
+        x = torch.randn(16, 512)
         with torch.no_grad():
             target = teacher(x)
         (F.mse_loss(student(x * (torch.rand_like(x) > 0.5)), target) / 2).backward()
