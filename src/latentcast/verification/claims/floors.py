@@ -65,7 +65,7 @@ def kernels(twin: Twin) -> Evidence:
     )
 
 
-def _standardised(store: Store, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _standardised(store: Store, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``(leads, T)`` by the statistics of the training split, and where some lead was measured."""
     valid, s = counts.T != INVALID, store.manifest.statistics
     mean, std = (
