@@ -62,12 +62,13 @@ class Batches(Observer):
                 batches._undo.append(lambda: setattr(loader, "worker_init_fn", original))
             return starting(loader)
 
-        _BaseDataLoaderIter.__next__ = following_and_hashed
-        DataLoader.__iter__ = starting_with_states
-        self._undo += [
-            lambda: setattr(_BaseDataLoaderIter, "__next__", following),
-            lambda: setattr(DataLoader, "__iter__", starting),
-        ]
+        self._replace(_BaseDataLoaderIter, "__next__", following_and_hashed)
+        self._replace(DataLoader, "__iter__", starting_with_states)
+
+    def _replace(self, owner: Any, name: str, function: Callable[..., object]) -> None:
+        original = getattr(owner, name)
+        setattr(owner, name, function)
+        self._undo.append(lambda: setattr(owner, name, original))
 
     def start(self, optimizer: Optimizer) -> None:
         ids = self.session.heap.trained(optimizer)

@@ -62,7 +62,8 @@ class Passes:
             values = [(b, b.detach().clone()) for m in parts for b in m._buffers.values()
                       if b is not None]  # fmt: skip
             python, numpy = random.getstate(), np.random.get_state()
-            gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+            ready = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+            gpus = torch.cuda.device_count() if ready else 0
             try:
                 with torch.random.fork_rng(range(gpus)):
                     torch.default_generator.manual_seed(1)
