@@ -77,7 +77,7 @@ def formats(twin: Twin) -> Evidence:
        source="Kemp et al. 1992 (EDF); Badilini et al. 1998 (ISHNE)")  # fmt: skip
 def devices(twin: Twin) -> Evidence:
     fixtures, parts = recordings(twin), list[Evidence]()
-    folder = fixtures.folder / "devices"
+    folder = fixtures.folder / "single-files"
     folder.mkdir(parents=True)
     rate = float(round(fixtures.rate))
     for name, write in (("device.edf", write_edf), ("device.ecg", write_ishne)):
