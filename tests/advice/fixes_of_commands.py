@@ -26,3 +26,14 @@ def _(t: Terminal) -> None:
     command = f"masks ijepa-image-digits --out {t.new('a.png')} "
     assert t.refused(f"{command} --out {t.new('b.png')}").typed("leave one out")
     t.works(command)
+
+
+@fixes("cli/verification.py", "--momentum {}: is no momentum")
+def _(t: Terminal) -> None:
+    script = t.new("train.py")
+    script.write_text(
+        "import torch\nw = torch.nn.Linear(2, 2)\no = torch.optim.SGD(w.parameters(), 0.1)\n"
+        "w(torch.randn(3, 2)).square().mean().backward()\no.step()\n"
+    )
+    flag = t.refused(f"watch --momentum ema {script}").typed("give (--momentum [\\d.]+),")
+    t.works(f"watch {flag} {script}")

@@ -85,6 +85,8 @@ def of_users() -> dict[str, Any]:
     return {
         "train_step": train_step, "student": student, "teacher": teacher, "model": model,
         "values": torch.randn(2, 5, 3), "loss": loss, "sampler": sampler,
+        "train": lambda: [train_step() for _ in range(5)], "signals": torch.randn(2, 40),
+        "encode": lambda signals: signals.cumsum(-1),
     }  # fmt: skip
 
 

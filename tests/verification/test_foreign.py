@@ -19,6 +19,8 @@ from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.foreign import Verified, verify_ema, verify_masks, verify_nepa
+from latentcast.verification.foreign.average import Average
+from latentcast.verification.foreign.pairs import pair_of
 
 BASE = 0.9
 
@@ -101,7 +103,6 @@ CAUGHT = {
     "another schedule": "ema.momentum",
     "not a mean": "ema.formula",
     "towards the old weights": "ema.updated-weights",
-    "teacher in the optimizer": "ema.frozen",
     "gradient into the teacher": "ema.frozen",
     "teacher in training mode": "ema.eval",
     "buffers left behind": "ema.buffers",
@@ -112,6 +113,89 @@ CAUGHT = {
 def test_bug_of_a_foreign_average_is_named(bug: str) -> None:
     found = looked_at(bug)
     assert CAUGHT[bug] in found.broken, str(found)
+
+
+def test_weights_in_the_optimizer_without_a_gradient_are_a_note() -> None:
+    found = looked_at("teacher in the optimizer")
+    assert found.holds, str(found)
+    assert [line.id for line in found.lines if line.verdict == "note"] == ["ema.listed"]
+
+
+def test_a_momentum_schedule_at_twice_the_rate_is_named() -> None:
+    """At the start of a run both are the same to three digits."""
+
+    def schedule(rate: int) -> Callable[[int], float]:
+        return lambda n: 0.99 + 0.01 * rate * n / 2000
+
+    for rate in (1, 2):
+        code = Foreign()
+        code.momentum = schedule(rate)  # type: ignore[method-assign]
+        found = verify_ema(code.step, code.student, code.teacher, schedule(1), steps=12)
+        assert found.broken == ("ema.momentum",) * (rate == 2), str(found)
+
+
+@pytest.mark.parametrize("order", ["after", "inside"])
+def test_an_optimizer_with_a_closure_is_followed(order: str) -> None:
+    """As Lightning trains: zero_grad, forward and backward happen inside of optimizer.step."""
+    code = Foreign(micro_batches=1)
+
+    def closure() -> Tensor:
+        code.optimizer.zero_grad()
+        x = torch.randn(16, 8)
+        with torch.no_grad():
+            target = code.teacher(x)
+        loss = F.mse_loss(code.student(x * 0.5), target + x)
+        loss.backward()
+        if order == "inside":
+            code.average()
+        return loss
+
+    def step() -> None:
+        code.optimizer.step(closure)  # type: ignore[arg-type]
+        if order == "after":
+            code.average()
+
+    found = verify_ema(step, code.student, code.teacher, BASE)
+    assert found.broken == (("ema.after-step",) if order == "inside" else ()), str(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "verdict"),
+    [
+        ("integer zeroed", "ema.integer-buffers", "broken"),
+        ("averaged", "ema.buffers", "holds"),
+        ("batch mode", "ema.batch-norm", "note"),
+        ("dropout", "ema.eval", "broken"),
+    ],
+)
+def test_buffers_and_modes_of_a_teacher_are_told_apart(kind: str, line: str, verdict: str) -> None:
+    code = Foreign("buffers left behind" if kind != "dropout" else "")
+    norm, own = code.student[1], code.teacher[1]  # type: ignore[index]
+    if kind == "batch mode":
+        own.train()
+    if kind == "dropout":
+        code.teacher[3].train()  # type: ignore[index]
+
+    def step() -> None:
+        code.step()
+        if kind in ("integer zeroed", "averaged"):
+            own.running_mean.lerp_(norm.running_mean, 0.1)
+            own.running_var.lerp_(norm.running_var, 0.1)
+            own.num_batches_tracked.copy_(norm.num_batches_tracked * (kind == "averaged"))
+
+    found = verify_ema(step, code.student, code.teacher, code.momentum)
+    assert {one.id: one.verdict for one in found.lines}[line] == verdict, str(found)
+    assert found.broken == ((line,) if verdict == "broken" else ()), str(found)
+
+
+def test_a_comparison_costs_less_memory_than_the_model() -> None:
+    """It was forty times the model: every event had a copy, and float64 ones were made of it."""
+    student = nn.Sequential(nn.Linear(1024, 4096), nn.ReLU(), nn.Linear(4096, 1024))
+    average = Average(pair_of(student, copy.deepcopy(student)))
+    average.end()
+    state = average._last
+    assert state is not None
+    assert 2 * state.teacher.nbytes < 0.2 * sum(p.nbytes for p in student.parameters())
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -178,11 +262,6 @@ def test_the_example_is_caught_in_twenty_lines() -> None:
 def adapter(config: Config) -> tuple[nn.Module, Callable[[Tensor], tuple[Tensor, Tensor]]]:
     nepa = build(config)
     assert isinstance(nepa, Nepa)
-    # LayerScale of 1e-5 hides attention from a probe in float32; as after some training.
-    with torch.no_grad():
-        for name, parameter in nepa.named_parameters():
-            if parameter.ndim == 1 and "scale" in name:
-                parameter.fill_(0.5)
     student = nepa.student
 
     def predict(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,6 +314,35 @@ def test_a_predictor_that_sees_ahead_is_named(small_config: Config) -> None:
         lambda v: (predict(v)[0], torch.ones_like(predict(v)[1])), torch.randn(2, 12, 400)
     )
     assert blind.broken == ("nepa.sees",)
+
+
+def test_attention_that_sees_ahead_is_named_behind_a_layer_scale_of_1e_5() -> None:
+    class Net(nn.Module):
+        def __init__(self, causal: bool) -> None:
+            super().__init__()
+            self.causal, self.ls1 = causal, nn.Parameter(torch.full((8,), 1e-5))
+            self.patch = nn.Conv1d(1, 8, 4, 4)
+
+        def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+            z = self.patch(values).transpose(1, 2)
+            seen = F.scaled_dot_product_attention(z, z, z * 1e-3, is_causal=self.causal)
+            return z, z + self.ls1 * seen
+
+    torch.manual_seed(0)
+    values = torch.randn(2, 1, 400) * 1e-3 + 5
+    leaking, right = Net(causal=False), Net(causal=True)
+    assert verify_nepa(lambda v: leaking(v), values).broken == ("nepa.causal",)
+    assert verify_nepa(right, values).holds
+    assert torch.equal(leaking.ls1, torch.full((8,), 1e-5))
+
+
+def test_a_sampler_that_never_returns_is_named_within_its_time() -> None:
+    def sampler(draw: int) -> tuple[Tensor, list[Tensor]]:
+        while draw == 3:
+            pass
+        return torch.arange(4), [torch.arange(4, 8)]
+
+    assert verify_masks(sampler, 8, seconds=0.5).broken == ("masks.returns",)
 
 
 def test_masks_of_a_foreign_sampler() -> None:

@@ -11,21 +11,21 @@ from importlib import metadata
 
 import tyro
 
-from latentcast.cli.arguments import Verbs, joined
+from latentcast.cli.arguments import Verbs, apart_from_script
 from latentcast.cli.data import convert, ingest, inspect, label
 from latentcast.cli.embedding import embed, similar
 from latentcast.cli.evaluation import evaluate, export, probe, report, runs
 from latentcast.cli.serving import serve, view
 from latentcast.cli.supervised import finetune, predict
 from latentcast.cli.training import bench, masks, models, recipes, train
-from latentcast.cli.verification import verify
+from latentcast.cli.verification import verify, watch
 from latentcast.errors import LatentcastError
 
 VERBS: Verbs = {
     verb.__name__: verb
     for verb in (
         ingest, label, inspect, convert, recipes, models, masks, train, runs, probe, evaluate,
-        finetune, predict, embed, similar, view, serve, report, export, bench, verify,
+        finetune, predict, embed, similar, view, serve, report, export, bench, verify, watch,
     )
 }  # fmt: skip
 
@@ -39,7 +39,7 @@ def main() -> None:
     try:
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             VERBS,
-            args=joined(arguments, VERBS),
+            args=apart_from_script(arguments, VERBS),
             prog="latentcast",
             description="Self-supervised pretraining by prediction in latent space; --version "
             "prints the version.",

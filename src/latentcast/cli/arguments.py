@@ -89,6 +89,25 @@ def joined(arguments: Sequence[str], verbs: Verbs) -> list[str]:
     return [word for group in groups for word in group]
 
 
+def apart_from_script(arguments: Sequence[str], verbs: Verbs) -> list[str]:
+    """As :func:`joined`; what follows the script of ``watch`` is the script's, flags and all.
+
+    Raises:
+        LatentcastError: as :func:`joined`.
+    """
+    if arguments[:1] != ["watch"]:
+        return joined(arguments, verbs)
+    flags = [name for name, hint in get_type_hints(verbs["watch"]).items() if hint is bool]
+    place = 1
+    while place < len(arguments) and arguments[place].startswith("-"):
+        typed = arguments[place]
+        switch = typed in ("-m", *HELP) or typed.removeprefix("--no-").strip("-") in flags
+        place += 1 if switch or "=" in typed else 2
+    own = ["--module" if one == "-m" else one for one in arguments[:place]]
+    script = arguments[place:]
+    return [*joined(own, verbs), *(["--"] if script else []), *script]
+
+
 def recording_options(
     sampling_rate: float | None, leads: str | None, unit: str | None, layout: str,
     rename: str | None, resample: bool, missing_leads: str,

@@ -1,86 +1,344 @@
-"""A training step watched from outside: is the teacher the average of its student?"""
+"""Is the teacher the average of its student? Measured at each event of a training."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import (
-    Optimizer,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.optim.optimizer import Optimizer
 
 from latentcast.errors import LatentcastError
-from latentcast.verification.evidence import above, at_most, equal
+from latentcast.verification.evidence import above, all_of, at_most, equal
+from latentcast.verification.foreign.buffers import Buffers
+from latentcast.verification.foreign.events import Observer, Session
+from latentcast.verification.foreign.pairs import APART, Pair, pair_of
+from latentcast.verification.foreign.passes import Passes
+from latentcast.verification.foreign.sample import Sample
 from latentcast.verification.foreign.verified import Lines, Verified
-from latentcast.verification.observe.hooks import hooked
 from latentcast.verification.report.lines import Line
 
+SOURCE = "mean teacher (Tarvainen and Valpola 2017), equation 1; order: I-JEPA, train.py"
 AVERAGED = 1e-3
 """How far from the formula a teacher's step may be, relative to it, beyond its type's roundings."""
 ROUNDINGS = 2.0
 """Of each weight that one averaging may cost; ``mul_`` and ``add_`` are one each."""
 BLURRED = 0.5
 """The share of a step from which on roundings leave nothing to measure."""
-DROPPING = ("Drop", "BatchNorm", "InstanceNorm")
-"""In the class names of modules that compute something else in training."""
+RATE = 0.25
+"""Of the expected change of the momentum over the steps; twice the rate is off by 1."""
+SURE = 6.0
+"""Standard deviations of a measured momentum that a difference must exceed."""
+STILL = 5e-5
+"""The smallest gain that is looked for; 1 − momentum is larger but at the end of a schedule."""
 Momentum = float | Callable[[int], float]
 FORMULA = {
     "ema.formula": "Each move is momentum × teacher + (1 − momentum) × student.",
     "ema.updated-weights": "The student it averages has the weights of now.",
     "ema.momentum": "Its momentum is the expected one.",
 }
+HAPPENS = "The teacher moves."
+START = "Before the first step the teacher has its student's weights."
 
 
-@dataclass
-class _Event:
-    """Something that happened, and the teacher as it was then."""
+@dataclass(frozen=True)
+class _State:
+    """Both networks at the last event, and which that was."""
 
     what: str  # "forward", "before" or "after" the optimizer, "end" of the step function
-    teacher: list[Tensor]
-    student: list[Tensor]
-
-
-@dataclass
-class _Watched:
-    """What was recorded of a stretch of training."""
-
-    events: list[_Event] = field(default_factory=list)
-    optimizers: set[int] = field(default_factory=set)
-    with_gradient: int = 0
-    in_training: int = 0
+    teacher: Tensor
+    student: Tensor
 
 
 @dataclass(frozen=True)
 class _Move:
-    """A change of the teacher, somewhere between two events."""
+    """A change of the teacher, somewhere after an event.
 
-    after: _Event
-    before: _Event
-    steps_so_far: int
+    Attributes:
+        what: that event.
+        steps: the optimizer had taken by then.
+        rounding: norm of what the teacher's type may round away, over the move's.
+        left, stale_left: the share of the move that no momentum explains, with the student's
+            weights of now and with those of the last move.
+        unsure: of the momentum, at worst; ``deviation`` is its standard deviation.
+        gain: 1 − momentum, from the better of both; ``scaled_gain`` also lets the teacher be
+            scaled, which the rounding of the momentum to its type does.
+    """
+
+    what: str
+    steps: int
+    rounding: float
+    left: float = 0.0
+    stale_left: float = math.inf
+    unsure: float = 0.0
+    deviation: float = 0.0
+    gain: float = 0.0
+    scaled_gain: float = 0.0
 
     @property
     def late(self) -> bool:
         """After an optimizer's step, with no forward pass between."""
-        return self.after.what in ("after", "end") and self.steps_so_far > 0
+        return self.what in ("after", "end") and self.steps > 0
 
     @property
-    def way(self) -> float:
-        gone = _flat(self.before.teacher) - _flat(self.after.teacher)
-        return max(float(gone.norm()), 1e-300)
+    def stale(self) -> bool:
+        return self.stale_left < self.left and self.left > AVERAGED
+
+
+class Average(Observer):
+    """One pair, event by event; of both networks a few thousand places of each tensor are kept.
+
+    Args:
+        momentum: what it should be, a number or a function of the optimizer's step from 0.
+        found: the pair was found and not named, so it may be no average at all.
+    """
+
+    def __init__(self, pair: Pair, momentum: Momentum | None = None, found: bool = False) -> None:
+        self.pair, self.momentum, self.found = pair, momentum, found
+        self.name = f"average of {pair.name}"
+        self.moves = list[_Move]()
+        self.taken = self.listed = self.with_gradient = 0
+        self.outside = 0
+        """Moves that no optimizer made."""
+        self.start_distance: float | None = None
+        self._sample = Sample(pair.teacher())
+        self._last: _State | None = None
+        self._older: Tensor | None = None
+        self._weights = {id(p) for p in pair.student_module.parameters()}
+        self._step: int | None = None
+        teacher = pair.teacher_module
+        self.passes = None if teacher is None else Passes(teacher)
+        self._both = {id(m) for part in (pair.student_module, teacher) if part is not None
+                      for m in part.modules()}  # fmt: skip
+        self._depth = 0
+        self.buffers = Buffers(pair.student_module, teacher) if teacher is not None else None
+        self._note("begin")
 
     @property
-    def rounding(self) -> float:
-        """Norm of what the teacher's type may round away in one move."""
-        norms = [torch.finfo(t.dtype).eps * float(t.double().norm()) for t in self.after.teacher]
-        return ROUNDINGS * math.hypot(*norms)
+    def used(self) -> bool:
+        """Whether the training reads the teacher."""
+        return self.passes is not None and bool(self.passes.entries)
+
+    @property
+    def is_average(self) -> bool:
+        """It moves beside the optimizer, or is read and not trained."""
+        if not self.taken:  # its student belongs to another training
+            return False
+        return self.outside > 0 or (not self.listed and self.used)
+
+    def start(self, optimizer: Optimizer) -> None:
+        if not optimizer.state:  # else it goes on from a checkpoint
+            self.start_distance = self.pair.distance()
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        if id(module) not in self._both:
+            return
+        if self.passes is not None and id(module) in self.passes.parts:
+            self.passes.enter(module, args, outermost=not self._depth)
+        if not self._depth:
+            if self.buffers is not None and self._last and self._last.what in ("after", "end"):
+                self.buffers.compare()
+            self._note("forward")
+        self._depth += 1
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if id(module) not in self._both:
+            return
+        self._depth = max(0, self._depth - 1)
+        if not self._depth and self.passes is not None and id(module) in self.passes.parts:
+            self.passes.leave_entry(module, args, kwargs, output)
+
+    def before(self, optimizer: Optimizer, step: int) -> None:
+        listed = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        teacher = self.pair.teacher_module
+        if teacher is not None:
+            own = [p for p in teacher.parameters() if id(p) not in self._weights]
+            self.listed = max(self.listed, sum(id(p) in listed for p in own))
+            self.with_gradient += sum(p.grad is not None and bool(p.grad.any()) for p in own)
+        if listed & self._weights and step != self._step:
+            self._depth = 0
+            self._note("before")
+
+    def after(self, optimizer: Optimizer, step: int) -> None:
+        listed = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not listed & self._weights:
+            return
+        self._note("after", again=step == self._step)
+        self._step = step
+
+    def end(self) -> None:
+        self._note("end")
+
+    def note_end(self) -> None:
+        """A step function of the caller has returned."""
+        self._note("end")
+
+    def _note(self, what: str, again: bool = False) -> None:
+        teacher = self._sample.take(self.pair.teacher())
+        last = self._last
+        moved = last is not None and not torch.equal(last.teacher, teacher)
+        if last is not None and moved:
+            self._measure(last, teacher)
+        if last is None or moved or what != last.what or what == "after":
+            student = self._sample.take(self.pair.student())
+            self._last = _State(what, teacher, student)
+        self.taken += what == "after" and not again
+
+    def _measure(self, last: _State, teacher: Tensor) -> None:
+        """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move."""
+        delta, towards = teacher - last.teacher, last.student - last.teacher
+        way = max(float(delta.norm()), 1e-300)
+        rounding = ROUNDINGS * float((self._sample.eps * last.teacher).norm())
+        steps, older, self._older = self.taken, self._older, last.student
+        self.outside += last.what != "before"
+        gain, left = _fit(delta, towards, rounding)
+        unsure = rounding / max(float(towards.norm()), 1e-300)
+        deviation = unsure / math.sqrt(len(delta))
+        if rounding > BLURRED * way:
+            if abs(gain) < SURE * deviation < STILL:
+                return  # roundings, as of an average with what it is itself
+            self.moves.append(_Move(last.what, steps, rounding / way))
+            return
+        stale_gain, stale_left = 0.0, math.inf
+        if older is not None:  # weights that the optimizer has meanwhile moved on from
+            stale_gain, stale_left = _fit(delta, older - last.teacher, rounding)
+        gain = stale_gain if stale_left < left else gain
+        scaled_gain = _scaled_fit(delta, towards, last.teacher)
+        self.moves.append(
+            _Move(last.what, steps, rounding / way, left, stale_left, unsure, deviation, gain,
+                  scaled_gain)
+        )  # fmt: skip
+
+    def lines(self) -> Sequence[Line]:
+        if self.found and not self.moves and not self._may_be_average():
+            return ()
+        if self.found and (not self.taken or (self.listed and not self.is_average)):
+            return ()  # of another training, or one of two networks that start alike
+        lines = Lines(SOURCE)
+        self._start(lines)
+        if self.found and not self.moves and not self._should_move():
+            lines.unmeasured("ema.happens", HAPPENS, self._why_still())
+            return lines
+        lines.add("ema.happens", HAPPENS, above("moves", len(self.moves), 0), steps=self.taken)
+        self._gradient(lines)
+        if self.passes is not None:
+            self.passes.add(lines)
+        if self.moves:
+            self._when(lines)
+            self._formula(lines)
+        if self.buffers is not None and (self.moves or not self.found):
+            batch_mode = self.passes is not None and self.passes.normalising > 0
+            self.buffers.add(lines, batch_mode)
+        return lines
+
+    def _may_be_average(self) -> bool:
+        """Of what never moved: a copy of the student, or a network of its size."""
+        if self.pair.teacher_module is None or self.start_distance is None:
+            return False
+        return self.start_distance == 0.0 or self.used
+
+    def _should_move(self) -> bool:
+        return self.used and self.start_distance is not None and self.start_distance < APART
+
+    def _why_still(self) -> str:
+        if not self.used:
+            return f"it did not move in {self.taken} steps, and nothing read it"
+        return (
+            f"it did not move in {self.taken} steps and never was near the student; if it is meant "
+            "to be its average, it is none"
+        )
+
+    def _start(self, lines: Lines) -> None:
+        if not self.found or self.start_distance is None:
+            return
+        if self.moves or self._should_move():
+            lines.add("ema.start", START, at_most("distance", self.start_distance, 1e-2))
+
+    def _gradient(self, lines: Lines) -> None:
+        no_gradient = equal("weights with gradient", self.with_gradient, 0)
+        lines.add("ema.frozen", "The teacher gets no gradient.", no_gradient)
+        if self.listed and not self.with_gradient:
+            sentence = "Weights of the teacher are in the optimizer, without a gradient."
+            lines.note("ema.listed", sentence, weights=self.listed)
+
+    def _when(self, lines: Lines) -> None:
+        """Once for each optimizer step, after it, and before anybody reads the teacher again."""
+        most = max(Counter(move.steps for move in self.moves).values())
+        sentence = "It moves once for each optimizer step, not for each micro-batch."
+        moves = len(self.moves)
+        lines.add("ema.once", sentence, equal("most moves in a step", most, 1), moves=moves,
+                  steps=self.taken)  # fmt: skip
+        early = sum(move.what == "forward" for move in self.moves)
+        inside = sum(move.what == "before" for move in self.moves)
+        # The last step's may come at the start of a next one, before anybody reads the teacher.
+        followed = {move.steps for move in self.moves if move.late}
+        missing = len(set(range(1, self.taken)) - followed)
+        beside: dict[str, int] = {"steps_without_a_move": missing} if missing else {}
+        lines.add(
+            "ema.after-step",
+            "It moves after the optimizer's step and before the next forward.",
+            equal("moves between forward pass and optimizer", early, 0),
+            equal("moves by the optimizer", inside, 0),
+            **beside,
+        )
+
+    def _formula(self, lines: Lines) -> None:
+        blur = min(move.rounding for move in self.moves)
+        moves = [move for move in self.moves if move.rounding <= BLURRED]
+        if not moves:
+            reason = (
+                f"the teacher's roundings are {blur:.2g} of its way in a step; give a step with a "
+                "larger learning rate or a smaller momentum"
+            )
+            for name, sentence in FORMULA.items():
+                lines.unmeasured(name, sentence, reason)
+            return
+        worst = max(min(move.left, move.stale_left) for move in moves)
+        stale = sum(move.stale for move in moves)
+        name = "ema.formula"
+        lines.add(name, FORMULA[name], at_most("largest residual", worst, AVERAGED))
+        name = "ema.updated-weights"
+        lines.add(name, FORMULA[name], equal("moves towards older weights", stale, 0))
+        self._momentum(lines, moves)
+
+    def _momentum(self, lines: Lines, moves: Sequence[_Move]) -> None:
+        first, last = 1 - moves[0].gain, 1 - moves[-1].gain
+        name = "ema.momentum"
+        if self.momentum is None:
+            lowest = min(1 - move.gain for move in moves)
+            highest = max(1 - move.gain for move in moves)
+            # Of 0 it is a copy from time to time; what is between is the gain for the momentum.
+            swapped = 1e-3 < lowest < 0.5
+            lines.add(
+                name, "Its momentum keeps most of the teacher and is below 1.",
+                equal("keeps less than half", swapped, False), at_most("highest", highest, 1.0),
+                measured_first=first, last=last,
+            )  # fmt: skip
+            return
+        gaps = []
+        for move in moves:
+            number, measured = move.steps - move.late, 1 - move.gain
+            expected = self._expected(number)
+            gap = max(0.0, abs(measured - expected) - move.unsure) / max(1 - expected, 1e-6)
+            gaps.append((gap, number, measured, expected))
+        gap, number, measured, expected = max(gaps)
+        parts = [at_most("difference of the gain", gap, 1e-2)]
+        change = [moves[0].scaled_gain - moves[-1].scaled_gain,
+                  self._expected(moves[-1].steps - moves[-1].late)
+                  - self._expected(moves[0].steps - moves[0].late)]  # fmt: skip
+        noise = SURE * (moves[0].deviation + moves[-1].deviation)
+        if abs(change[1]) * RATE > noise:
+            parts.append(at_most("difference of its rate", abs(change[0] / change[1] - 1), RATE))
+        evidence = all_of(*parts, step=number, measured=measured, expected=expected)
+        lines.append(Line.of(name, FORMULA[name], SOURCE, evidence))
+
+    def _expected(self, step: int) -> float:
+        assert self.momentum is not None
+        return self.momentum(step) if callable(self.momentum) else self.momentum
 
 
 def verify_ema(
@@ -89,7 +347,6 @@ def verify_ema(
     teacher: nn.Module,
     momentum: Momentum | None = None,
     steps: int = 4,
-    buffers_copied: bool = True,
 ) -> Verified:
     """Look at a training step from outside: is the teacher the average of its student?
 
@@ -101,7 +358,6 @@ def verify_ema(
         teacher: its average; parameters in the student's order.
         momentum: what it should be, a number or a function of the step from 0; None only shows it.
         steps: how often ``step`` is called; from the second on student and teacher differ.
-        buffers_copied: the teacher's buffers are to be the student's.
 
     Raises:
         LatentcastError: student and teacher do not match, or no optimizer moved in ``step``.
@@ -112,186 +368,35 @@ def verify_ema(
             "verify_ema: student and teacher have different parameters; give the module that is "
             "averaged and its average"
         )
-    watched = _observe(step, student, teacher, steps)
-    if not any(event.what == "after" for event in watched.events):
-        raise LatentcastError(
-            "verify_ema: no torch optimizer took a step; step() must do a whole training step"
-        )
-    lines = Lines()
-    moves = list(_moves(watched.events))
-    taken = sum(event.what == "after" for event in watched.events)
-    lines.add("ema.happens", "The teacher moves.", above("moves", len(moves), 0), steps=taken)
-    own = {id(p) for p in teacher.parameters()}
-    lines.add(
-        "ema.frozen",
-        "The teacher is not in the optimizer and gets no gradient.",
-        equal("in the optimizer", len(own & watched.optimizers), 0),
-        equal("with gradient", watched.with_gradient, 0),
-    )
-    lines.add(
-        "ema.eval",
-        "The teacher does not drop or normalise as in training.",
-        equal("forwards in training mode", watched.in_training, 0),
-    )
-    if moves:
-        _when(lines, moves, taken)
-        _formula(lines, moves, momentum)
-    _buffers(lines, student, teacher, buffers_copied)
-    return Verified(tuple(lines))
-
-
-def _observe(
-    step: Callable[[], object], student: nn.Module, teacher: nn.Module, steps: int
-) -> _Watched:
-    watched = _Watched()
-
-    def note(what: str) -> None:
-        last = watched.events[-1] if watched.events else None
-        # Of a forward pass with many modules one event is enough, while nothing moves.
-        if last is None or what != last.what or not _same(last.teacher, _parameters(teacher)):
-            copies = ([p.clone() for p in _parameters(m)] for m in (teacher, student))
-            watched.events.append(_Event(what, *copies))
-
-    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        watched.optimizers |= {id(p) for group in optimizer.param_groups for p in group["params"]}
-        gradients = [p.grad for p in teacher.parameters() if p.grad is not None]
-        watched.with_gradient += sum(bool(g.any()) for g in gradients)
-        note("before")
-
-    def forward(module: nn.Module, args: Any) -> None:
-        note("forward")
-
-    def in_training(module: nn.Module, args: Any) -> None:
-        watched.in_training += module.training and _drops(module)
-
-    handles = [
-        register_optimizer_step_pre_hook(before),
-        register_optimizer_step_post_hook(lambda *_: note("after")),
-        *(m.register_forward_pre_hook(forward) for m in (*student.modules(), *teacher.modules())),
-        *(m.register_forward_pre_hook(in_training) for m in teacher.modules()),
-    ]
-    with hooked(handles):
-        note("end")
+    average = Average(pair_of(student, teacher), momentum)
+    with Session([average]) as session:
         for _ in range(steps):
             step()
-            note("end")
-    return watched
-
-
-def _drops(module: nn.Module) -> bool:
-    name = type(module).__name__
-    rate = getattr(module, "p", getattr(module, "drop_prob", 1.0))
-    return any(part in name for part in DROPPING) and bool(rate)
-
-
-def _parameters(module: nn.Module) -> list[Tensor]:
-    return [p.detach() for p in module.parameters()]
-
-
-def _same(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _moves(events: Sequence[_Event]) -> Iterator[_Move]:
-    taken = 0
-    for a, b in pairwise(events):
-        taken += a.what == "after"
-        if not _same(a.teacher, b.teacher):
-            yield _Move(a, b, taken)
-
-
-def _when(lines: Lines, moves: Sequence[_Move], taken: int) -> None:
-    """Once for each optimizer step, after it, and before anybody reads the teacher again."""
-    most = max(Counter(move.steps_so_far for move in moves).values())
-    lines.add(
-        "ema.once",
-        "It moves once for each optimizer step, not for each micro-batch.",
-        equal("most moves in a step", most, 1),
-        moves=len(moves),
-        steps=taken,
-    )
-    inside = sum(move.after.what == "before" for move in moves)
-    early = sum(move.after.what == "forward" for move in moves)
-    # The last step's may come at the start of a next one, before anybody reads the teacher.
-    followed = {move.steps_so_far for move in moves if move.late}
-    never = len(set(range(1, taken)) - followed)
-    lines.add(
-        "ema.after-step",
-        "It moves after the optimizer's step and before the next forward.",
-        equal("moves between forward pass and optimizer", early, 0),
-        equal("moves by the optimizer", inside, 0),
-        equal("steps without a move after them", never, 0),
-    )
-
-
-def _formula(lines: Lines, moves: Sequence[_Move], momentum: Momentum | None) -> None:
-    """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move."""
-    worst, stale, found = 0.0, 0, list[tuple[int, float, float]]()
-    previous: list[Tensor] | None = None
-    blur = min(move.rounding / move.way for move in moves)
-    if blur > BLURRED:
-        reason = (
-            f"the teacher's roundings are {blur:.2g} of its way in a step; give a step with a "
-            "larger learning rate or a smaller momentum"
+            average.note_end()
+    if average.name in session.failures:
+        raise LatentcastError(f"verify_ema: {session.failures[average.name]}")
+    if not average.taken:
+        raise LatentcastError(
+            "verify_ema: no torch optimizer took a step of the student; step() must do a whole "
+            "training step"
         )
-        for name, sentence in FORMULA.items():
-            lines.append(Line(name, sentence, "measured", "not measured", {"reason": reason}))
-        return
-    for move in moves:
-        delta = _flat(move.before.teacher) - _flat(move.after.teacher)
-        towards = _flat(move.after.student) - _flat(move.after.teacher)
-        rounding, last, previous = move.rounding, previous, move.after.student
-        if rounding > BLURRED * move.way:
-            continue
-        fits = [_fit(delta, towards, rounding)]
-        if last is not None:  # weights that the optimizer has meanwhile moved on from
-            fits.append(_fit(delta, _flat(last) - _flat(move.after.teacher), rounding))
-        best = min(range(len(fits)), key=lambda i: fits[i][1])
-        stale += best == 1 and fits[0][1] > AVERAGED
-        worst = max(worst, fits[best][1])
-        unsure = rounding / max(float(towards.norm()), 1e-300)
-        found.append((move.steps_so_far - move.late, 1 - fits[best][0], unsure))
-    name = "ema.formula"
-    lines.add(name, FORMULA[name], at_most("largest residual", worst, AVERAGED))
-    name = "ema.updated-weights"
-    lines.add(name, FORMULA[name], equal("moves towards older weights", stale, 0))
-    if momentum is None:
-        numbers = {"measured first": found[0][1], "last": found[-1][1]}
-        lines.append(Line("ema.momentum", "Its momentum.", "measured", "holds", numbers))
-        return
-    gaps = []
-    for number, measured, unsure in found:
-        expected = momentum(number) if callable(momentum) else momentum
-        gap = max(0.0, abs(measured - expected) - unsure) / max(1 - expected, 1e-6)
-        gaps.append((gap, number, measured, expected))
-    gap, number, measured, expected = max(gaps)
-    lines.add(
-        "ema.momentum",
-        FORMULA["ema.momentum"],
-        at_most("difference of the gain", gap, 1e-2),
-        step=number,
-        measured=measured,
-        expected=expected,
-    )
+    return Verified(tuple(average.lines()))
 
 
 def _fit(delta: Tensor, towards: Tensor, rounding: float) -> tuple[float, float]:
     """The gain that explains a move best, and the share of it left over beyond roundings."""
     square = float(towards.square().sum())
     if square == 0.0:
-        return 0.0, float("inf")
+        return 0.0, math.inf
     gain = float((delta * towards).sum()) / square
     left = max(0.0, float((delta - gain * towards).norm()) - rounding)
     return gain, left / max(float(delta.norm()), 1e-300)
 
 
-def _buffers(lines: Lines, student: nn.Module, teacher: nn.Module, copied: bool) -> None:
-    pairs = list(zip(student.buffers(), teacher.buffers(), strict=False))
-    if not pairs or not copied:
-        return
-    differ = equal("different", sum(not torch.equal(a, b) for a, b in pairs), 0)
-    lines.add("ema.buffers", "The teacher's buffers are the student's.", differ, buffers=len(pairs))
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.double().flatten() for tensor in tensors])
+def _scaled_fit(delta: Tensor, towards: Tensor, teacher: Tensor) -> float:
+    """The gain, where the move may also scale the teacher."""
+    size = max(float(teacher.norm()), 1e-300)
+    unit = teacher / size
+    across = towards - float(unit @ towards) * unit
+    square = float(across @ across)
+    return float(delta @ across) / square if square else 0.0

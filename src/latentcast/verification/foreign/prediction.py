@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentcast.errors import LatentcastError
 from latentcast.verification.evidence import at_most, equal
+from latentcast.verification.foreign.networks import evaluated, in_double
 from latentcast.verification.foreign.verified import Lines, Verified
 
+SOURCE = "NEPA, modeling_vit_nepa.py: next-embedding prediction, prediction_loss"
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -22,22 +24,18 @@ def verify_nepa(
 
     Args:
         model: maps values to (embeddings, predictions), both ``(B, N, width)``; prediction ``i``
-            is of embedding ``i + 1``. A module is run in evaluation mode.
+            is of embedding ``i + 1``. The modules in it are run in evaluation mode, and disturbed
+            in float64 with every LayerScale at 1: one of 1e-5 hides attention from float32.
         values: a batch, as the model takes it.
         loss: of (embeddings, predictions), as training computes it.
         places: at which the values are disturbed, evenly over them, the last ones included.
     """
-    lines = Lines()
-    trains = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module):
-        model.eval()
-    try:
-        with torch.no_grad():
-            _causal(lines, model, values, places)
-            z, h = model(values)
-    finally:
-        if isinstance(model, nn.Module):
-            model.train(trains)
+    lines = Lines(SOURCE)
+    with evaluated(model) as networks, torch.no_grad():
+        with in_double(networks):
+            kind = next((p.dtype for m in networks for p in m.parameters()), values.dtype)
+            _causal(lines, model, values.to(kind), places)
+        z, h = model(values)
     if loss is not None:
         _loss(lines, loss, z.detach(), h.detach())
     return Verified(tuple(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from latentcast.config import Config, EncoderConfig
+from latentcast.config.network import LevelConfig
 from latentcast.nn.state_space import StateSpaceConfig
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.jepa.masks import MaskSampler, mask_sampler
@@ -28,6 +29,11 @@ def jepa_of(config: Config) -> JepaConfig:
 def sampler_of(config: Config) -> MaskSampler:
     """The masks of a run of a JEPA."""
     return mask_sampler(config)
+
+
+def strides_of(level: LevelConfig, axes: int) -> tuple[int, ...]:
+    """Finer cells in one of a level along each axis, as its configuration was written."""
+    return (level.stride,) * axes if isinstance(level.stride, int) else tuple(level.stride)
 
 
 def has_transformer(twin: Twin) -> bool:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from latentcast.verification.claim import Finding
 from latentcast.verification.evidence import ABOVE, AT_MOST, EXPECTED, Evidence, Number
+from latentcast.verification.report.likeness import Likeness, most_like
 
-Verdict = Literal["holds", "broken", "not measured"]
-Kind = Literal["recipe", "run", "parity"]
+Verdict = Literal["holds", "broken", "note", "not measured"]
+Kind = Literal["recipe", "run", "parity", "training"]
 
 SIGNS = {AT_MOST: " ≤ ", ABOVE: " > "}
 
@@ -22,7 +23,8 @@ class Line:
 
     Attributes:
         verdict: ``not measured`` where something needed is not at hand, with the reason among the
-            numbers; it is no failure and no success.
+            numbers; it is no failure and no success. Neither is a ``note``: what may be as it is
+            meant to be.
     """
 
     id: str
@@ -93,20 +95,30 @@ class Section:
         verdicts = {line.verdict for line in self.lines}
         return "broken" not in verdicts and "holds" in verdicts
 
+    @property
+    def most_like(self) -> list[Likeness]:
+        """Known faults that turn the claims red that are red here."""
+        red = [line.id for line in self.lines if line.verdict == "broken"]
+        return most_like(red) if self.kind == "recipe" else []
+
     def count(self, verdict: Verdict) -> int:
         return sum(line.verdict == verdict for line in self.lines)
 
     @property
     def measured(self) -> int:
-        return len(self.lines) - self.count("not measured")
+        return self.count("holds") + self.count("broken")
 
     @property
     def summary(self) -> str:
         """One sentence, the one that decides."""
-        what = {"parity": "quantities agree", "run": "checks hold"}.get(self.kind, "claims hold")
+        what = {"parity": "quantities agree", "run": "checks hold", "training": "checks hold"}.get(
+            self.kind, "claims hold"
+        )
         text = f"{self.count('holds')} of {self.measured} {what}"
         if unmeasured := self.count("not measured"):
             text += f", {unmeasured} not measured"
+        if notes := self.count("note"):
+            text += f", {notes} to note"
         return text
 
 
@@ -133,7 +145,7 @@ class Report:
         if unproven:
             return f"Not proven: {', '.join(unproven)}"
         measured = sum(section.measured for section in self.sections)
-        unmeasured = len(lines) - measured
+        unmeasured = sum(line.verdict == "not measured" for line in lines)
         text = f"Every claim holds: {measured} measured"
         return text + (f", {unmeasured} not measured" if unmeasured else "")
 
@@ -148,6 +160,7 @@ class Report:
                     "kind": section.kind,
                     "holds": section.holds,
                     "summary": section.summary,
+                    "most_like": [vars(one) for one in section.most_like],
                     "facts": dict(section.facts),
                     "seconds": round(section.seconds, 2),
                     "claims": [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from latentcast.errors import printable
 from latentcast.verification.report.lines import Report, Section
 
-MARKS = {"holds": "✓", "broken": "✗ **broken**", "not measured": "– not measured"}
+MARKS = {"holds": "✓", "broken": "✗ **broken**", "note": "note", "not measured": "– not measured"}
 
 
 def markdown(report: Report) -> str:
@@ -32,6 +32,7 @@ def _section(section: Section) -> list[str]:
     return [
         f"## {section.name}\n",
         f"{section.summary} ({facts}; {section.seconds:.0f} s).\n",
+        *(f"Most like {one}.\n" for one in section.most_like[:1]),
         _table(head, rows),
     ]
 
