@@ -8,6 +8,8 @@ from latentcast.archives import archive_of
 from latentcast.errors import LatentcastError
 from latentcast.pretrained.models import WEIGHTS, models
 
+PICKLED = (".pth", ".pt", ".ckpt", ".pth.tar")
+"""How files of ``torch.save`` end, in which public weights are passed on."""
 _OF_A_RUN = ("environment.json", "metrics.jsonl", "checkpoints")
 
 
@@ -16,6 +18,8 @@ def kind_of(path: Path) -> str:
 
     ``""`` for a path that is none of what this library writes or unpacks.
     """
+    if path.is_file() and path.name.endswith(PICKLED):
+        return PUBLIC
     if archive_of(path) is not None:
         return "is an archive"
     if not path.exists():
@@ -41,7 +45,10 @@ def is_store(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("manifest.json", "index.npz"))
 
 
-MODELS = ("is an exported file", "is an exported model", "is a model that ships with latentcast")
+PUBLIC = "is a file of public weights"
+MODELS = (
+    "is an exported file", "is an exported model", "is a model that ships with latentcast", PUBLIC,
+)  # fmt: skip
 """Weights and their configuration, without the log and the checkpoints of their run."""
 
 

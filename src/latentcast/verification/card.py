@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from latentcast.artifacts.card import CARD, NOTHING, write_card
+from latentcast.artifacts.card import CARD, NOTHING, Facts, write_card
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.export import export
+from latentcast.artifacts.public import is_public, read_public
 from latentcast.artifacts.summary import summary
+from latentcast.config import Config
 from latentcast.errors import LatentcastError
 from latentcast.files import apart, write_text
 from latentcast.places import refuse_other_than_run
@@ -18,10 +21,15 @@ from latentcast.verification.audit.audit import audit
 from latentcast.verification.report.lines import Section
 
 
-def export_folder(run: str | Path, folder: str | Path) -> int:
+def export_folder(
+    run: str | Path, folder: str | Path, fitted: Callable[[Config], Config] | None = None
+) -> int:
     """Write ``model.safetensors`` (all weights of a run, as :func:`export` does), ``config.json``
     and the card ``README.md``; the audit for it reads files and trains nothing again. A model keeps
     the card that it has.
+
+    Args:
+        fitted: of public weights, as :func:`~latentcast.artifacts.export.export` takes it.
 
     Returns:
         optimizer steps of the weights.
@@ -36,17 +44,19 @@ def export_folder(run: str | Path, folder: str | Path) -> int:
         refuse_other_than_run(run)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
         raise LatentcastError(f"{folder}: holds other files; name a new folder")
-    encoder = Encoder.from_pretrained(run, device="cpu")
     if file.is_file():
-        facts = NOTHING
+        step = export(run, folder / WEIGHTS, fitted)
+        encoder = Encoder.from_pretrained(folder, device="cpu")
+        facts = Facts((("Training", read_public(file).remarks),)) if is_public(file) else NOTHING
     else:
+        encoder = Encoder.from_pretrained(run, device="cpu")
         verdict = verdict_of(audit(run_of(run), seconds=0))
         facts = facts_of_run(run_of(run), encoder.weights, verdict)
-    step = export(run, folder / WEIGHTS)
+        step = export(run, folder / WEIGHTS)
     size = summary(encoder.config, encoder.network, encoder.layer_names)
     write_card(folder, encoder.config, encoder.weights, size, facts)
     beside = file.with_suffix(".md") if ships(run) else run / CARD
-    if file.is_file() and beside.is_file():  # what is recorded of its run
+    if file.is_file() and not is_public(file) and beside.is_file():  # what is recorded of its run
         write_text(folder / CARD, beside.read_text(encoding="utf-8"))
     return step
 
