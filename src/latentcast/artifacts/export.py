@@ -30,7 +30,9 @@ _ABOUT = {"format", "step", "config"}
 AGAIN = "export the run again, or restore the file from a copy"
 
 
-def export(run: str | Path, file: str | Path, fitted: Callable[[Config], Config] | None = None) -> int:
+def export(
+    run: str | Path, file: str | Path, fitted: Callable[[Config], Config] | None = None
+) -> int:
     """Write a run's newest checkpoint, or another one, as one safetensors file; of a fine-tuned run
     the checkpoint that validation chose; of an exported model or one that ships its file.
 
@@ -157,9 +159,7 @@ def read_export(file: Path) -> Exported:
     """
     about, tensors = _parts(file)
     if about.get("format") not in ("1", FORMAT, ENCODER) or not _ABOUT <= about.keys():
-        raise LatentcastError(
-            f"{file}: was not written by latentcast export; export the run"
-        )
+        raise LatentcastError(f"{file}: was not written by latentcast export; export the run")
     try:
         if about["format"] != "1":
             check_digest(_content(about, tensors))

@@ -56,7 +56,8 @@ def read_public(file: str | Path, heads: int | None = None) -> PublicEncoder:
             return _placed(found)
     raise LatentcastError(
         f"{file}: was not written by latentcast export and is of no public layout known here "
-        f"({KINDS}); load it as a model of your own (docs/encoders.md), or export a run"
+        f"({KINDS}); give probe the network itself (--encoder NAME=module:function), or "
+        "export a run"
     )
 
 

@@ -23,6 +23,8 @@ from latentcast.artifacts.public_layout import (
     Content,
     PublicEncoder,
     configured,
+    depth_of,
+    published_heads,
     read_pickled,
     tensors_of,
 )
@@ -155,21 +157,14 @@ def encoder_of(file: Path, tensors: dict[str, Tensor], heads: int | None = None)
     if "patches.weight" not in weights or "blocks.0.mlp.up.weight" not in weights:
         raise LatentcastError(f"{file}: is no I-JEPA encoder; check which part was saved")
     kernel, layers = weights["patches.weight"], weights["blocks.0.mlp.up.weight"]
-    published = HEADS.get(len(kernel))
-    heads = heads or published or 0
-    if heads < 1 or heads != (published or heads):
-        raise LatentcastError(
-            f"{file}: heads {heads or None} of width {len(kernel)} are no published model's; give "
-            f"heads={published or 'N, those it was trained with'}"
-        )
-    depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    heads = published_heads(file, len(kernel), heads, HEADS.get(len(kernel)))
     if kernel.ndim != 4 or len(kernel) % heads:
         raise LatentcastError(
             f"{file}: has patches of shape {tuple(kernel.shape)}, which are none of {heads} heads; "
             "give the heads of the model it is of, and the file of its encoder"
         )
     width, channels, patch, _ = kernel.shape
-    config = encoder_config(patch, width, depth, heads, len(layers))
+    config = encoder_config(patch, width, depth_of(weights), heads, len(layers))
     if different := misfit(lambda: PatchEncoder(config, channels, axes=2), weights):
         raise LatentcastError(
             f"{file}: is an incomplete I-JEPA encoder ({different}); save all of it"
@@ -188,7 +183,7 @@ def read(file: Path, content: Content, heads: int | None = None) -> PublicEncode
     for name, tensor in tensors.items():
         if name.endswith("embeddings.position_embeddings"):
             kernel = table = tensor
-    if kernel is None or kernel.ndim == 3 and kernel is not table:
+    if kernel is None or (kernel.ndim == 3 and kernel is not table):
         return None
     settings = content.get("config") or {}
     encoder = encoder_of(file, tensors, heads or settings.get("num_attention_heads"))

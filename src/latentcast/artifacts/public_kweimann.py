@@ -17,6 +17,7 @@ from latentcast.artifacts.public_layout import (
     Content,
     PublicEncoder,
     configured,
+    refuse_other_heads,
     renamed,
     tensors_of,
 )
@@ -33,7 +34,7 @@ _EXACT = {
     "mlp_ls.weight": "scale2.gain",
 }  # fmt: skip
 REMARKS = (
-    "ECG-JEPA (Weimann and Conrad 2024), read from a file of `kweimann/ECG-JEPA`; rate, leads, "
+    "ECG-JEPA (Weimann and Conrad 2024), read from a file of its author, kweimann; rate, leads, "
     "patch and network are those of the settings in it. The original normalises each lead by mean "
     "and standard deviation of the data set at hand and does not keep them: those used here were "
     "given when the file was exported. The original resamples by Fourier coefficients, this "
@@ -71,8 +72,7 @@ def read(file: Path, content: Content, heads: int | None = None) -> PublicEncode
         raise LatentcastError(
             f"{file}: its settings are of no such network ({problem}); download it again"
         ) from None
-    if heads not in (None, encoder.heads):
-        raise LatentcastError(f"{file}: heads {heads}: were {encoder.heads}; leave heads out")
+    refuse_other_heads(file, heads, encoder.heads)
     weights = renamed(file, theirs, "blocks", _TOP, _EXACT)
     if not encoder.registers:
         weights["registers.weight"] = torch.zeros(1, 0, encoder.width)
@@ -85,8 +85,9 @@ def read(file: Path, content: Content, heads: int | None = None) -> PublicEncode
 def _encoder(settings: dict[str, Any]) -> RegisterConfig:
     width, scale = settings["dim"], settings["layer_scale_eps"]
     return RegisterConfig(
-        registers=settings["num_registers"], patch=settings["patch_size"], width=width, depth=settings["depth"],
-        heads=settings["num_heads"], mlp_width=int(width * settings["mlp_ratio"]),
+        registers=settings["num_registers"], patch=settings["patch_size"], width=width,
+        depth=settings["depth"], heads=settings["num_heads"],
+        mlp_width=int(width * settings["mlp_ratio"]),
         qkv_bias=settings["qkv_bias"], qk_norm=False, layer_scale=scale or None,
         norm_eps=settings["norm_eps"], causal=False, cls=False, positions=SinCos(),
     )  # fmt: skip

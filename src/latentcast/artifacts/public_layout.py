@@ -27,8 +27,8 @@ BLOCK = {
 }
 """The parts of a transformer block as timm names them, and as they are named here."""
 Content = Mapping[str, Any]
-"""The parts of a ``.pth``; of safetensors ``model``, its tensors, and ``config``, the content of the
-``config.json`` beside it, or None."""
+"""The parts of a ``.pth``; of safetensors ``model``, its tensors, and ``config``, the content of
+the ``config.json`` beside it, or None."""
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,24 @@ def mlp_width_of(file: Path, weights: Mapping[str, Tensor]) -> int:
     if "blocks.0.mlp.up.weight" not in weights:
         raise LatentcastError(f"{file}: has no first block; save all of the encoder")
     return len(weights["blocks.0.mlp.up.weight"])
+
+
+def published_heads(file: Path, width: int, heads: int | None, published: int | None) -> int:
+    """Heads of the attention, which follow from no weight.
+
+    Raises:
+        LatentcastError: others than those that were published, or of an unpublished width none.
+    """
+    found = heads or published or 0
+    if found < 1 or found != (published or found):
+        raise LatentcastError(
+            f"{file}: heads {found or None} of width {width} are no published model's; give "
+            f"heads={published or 'N, those it was trained with'}"
+        )
+    return found
+
+
+def refuse_other_heads(file: Path, heads: int | None, own: int) -> None:
+    """Raises LatentcastError: other heads than those that the settings of a file name."""
+    if heads not in (None, own):
+        raise LatentcastError(f"{file}: heads {heads}: were {own}; leave heads out")

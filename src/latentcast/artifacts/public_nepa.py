@@ -15,7 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latentcast.artifacts.misfit import misfit
-from latentcast.artifacts.public_layout import Content, PublicEncoder, configured, tensors_of
+from latentcast.artifacts.public_layout import (
+    Content,
+    PublicEncoder,
+    configured,
+    refuse_other_heads,
+    tensors_of,
+)
 from latentcast.config import Activation, EncoderConfig, ImageInput, Rotary
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import read_object, regular
@@ -240,9 +246,7 @@ def read(file: Path, content: Content, heads: int | None = None) -> PublicEncode
     if "embeddings.cls_token" not in own or _TOP["patches.weight"] not in own:
         return None
     encoder = load_public(file.parent)
-    if heads not in (None, encoder.config.heads):
-        own_heads = encoder.config.heads
-        raise LatentcastError(f"{file}: heads {heads}: were {own_heads}; leave heads out")
+    refuse_other_heads(file, heads, encoder.config.heads)
     side = (content.get("config") or {}).get("image_size", 224)
     if not isinstance(side, int) or side < 1:
         raise LatentcastError(f"{file.parent / 'config.json'}: image_size {side}: is no size")

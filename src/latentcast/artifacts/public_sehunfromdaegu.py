@@ -17,6 +17,7 @@ from latentcast.artifacts.public_layout import (
     configured,
     depth_of,
     mlp_width_of,
+    published_heads,
     renamed,
     tensors_of,
 )
@@ -32,7 +33,7 @@ HEADS = {768: 16}
 """Heads by width, as published; they follow from no weight."""
 _TOP = {"W_P": "patches", "norm": "norm"}
 REMARKS = (
-    "ECG-JEPA (Kim 2024), read from a file of `sehunfromdaegu/ECG_JEPA`. Recordings are read as "
+    "ECG-JEPA (Kim 2024), read from a file of its author, sehunfromdaegu. Recordings are read as "
     "that code reads them: 250 Hz, 10 s, leads I, II and V1 to V6 in millivolts, neither filtered "
     "nor normalised; here they are whole counts of 1 µV, and resampled by a polyphase filter where "
     "the original takes Fourier coefficients. The licence of the code is MIT; that of the weights "
@@ -53,21 +54,15 @@ def read(file: Path, content: Content, heads: int | None = None) -> PublicEncode
     if theirs is None or "W_P.weight" not in theirs or "pos_embed" not in theirs:
         return None
     width, patch = theirs["W_P.weight"].shape
-    published = HEADS.get(width)
-    heads = heads or published or 0
-    if heads < 1 or heads != (published or heads) or width % heads:
-        raise LatentcastError(
-            f"{file}: heads {heads or None} of width {width} are no published model's; give "
-            f"heads={published or 'N, those it was trained with'}"
-        )
+    heads = published_heads(file, width, heads, HEADS.get(width))
     _check_positions(file, theirs.pop("pos_embed"), patch)
     weights = renamed(file, theirs, "encoder_blocks.blocks", _TOP, {})
     # A convolution over one lead in ours.
     weights["patches.weight"] = weights["patches.weight"].unsqueeze(1)
     encoder = CrossPatternConfig(
         patch=patch, width=width, depth=depth_of(weights), heads=heads,
-        mlp_width=mlp_width_of(file, weights), qkv_bias=False, qk_norm=False, layer_scale=None, norm_eps=1e-5, causal=False, cls=False,
-        positions=SinCos(),
+        mlp_width=mlp_width_of(file, weights), qkv_bias=False, qk_norm=False,
+        layer_scale=None, norm_eps=1e-5, causal=False, cls=False, positions=SinCos(),
     )  # fmt: skip
     plain = Normalisation(mean=(0.0,) * len(LEADS), std=(1.0,) * len(LEADS))
     shape = EcgInput(

@@ -233,7 +233,7 @@ def export(
         print(printable(f"{out}: {line} on {made.compared}{in_bits}"))
         return
     public = kind_of(run) == PUBLIC
-    if layer is not None or pooling != "mean" or data is not None and not public or int8:
+    if layer is not None or pooling != "mean" or (data is not None and not public) or int8:
         raise LatentcastError(
             f"{out}: --layer, --pooling, --data and --int8 are of graphs; name {out.stem}.onnx, or "
             "leave them out"
