@@ -261,7 +261,7 @@ def _(t: Terminal) -> None:
     t.works(f"{verb.split()[0]} {t.at.run} --out {t.new('public.safetensors')}x.safetensors")
 
 
-@fixes("artifacts/weights.py", "{}: does not hold the mean")
+@fixes("artifacts/public.py", "{}: does not hold the mean")
 @fixes("artifacts/public_layout.py", "{}: heads {}: were")
 def _(t: Terminal) -> None:
     content, _ = kweimann(1, bias=False, gain=0.0)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentcast.artifacts.choice import Choice, choice_of, chosen_checkpoint
-from latentcast.artifacts.public import is_public, read_public
+from latentcast.artifacts.public import is_public, read_public, refuse_unnormalised
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -69,6 +69,7 @@ def export(
             return _copy(source, file)
         found = read_public(source)
         config = found.config if fitted is None else fitted(found.config)
+        refuse_unnormalised(source, config)
         content = json.dumps(config.model_dump(mode="json"))
         _write(file, {"format": ENCODER, "step": "0", "config": content}, found.tensors)
         return 0

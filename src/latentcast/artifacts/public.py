@@ -15,6 +15,7 @@ from latentcast.artifacts import (
     public_sehunfromdaegu,
 )
 from latentcast.artifacts.public_layout import Content, PublicEncoder, read_pickled
+from latentcast.config import Config
 from latentcast.errors import LatentcastError
 from latentcast.files import read_object
 from latentcast.nn.hierarchy import Hierarchy
@@ -59,6 +60,16 @@ def read_public(file: str | Path, heads: int | None = None) -> PublicEncoder:
         f"({KINDS}); give probe the network itself (--encoder NAME=module:function), or "
         "export a run"
     )
+
+
+def refuse_unnormalised(file: str | Path, config: Config) -> None:
+    """Raises LatentcastError: the file does not hold how recordings were normalised."""
+    if config.input.normalisation is None:
+        raise LatentcastError(
+            f"{file}: does not hold the mean and deviation that recordings are normalised by; take "
+            f"those of a store: latentcast export {file} --out FOLDER --data STORE, and use that "
+            "folder"
+        )
 
 
 def _read_safetensors(file: Path) -> Content:

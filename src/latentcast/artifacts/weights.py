@@ -90,17 +90,6 @@ def read_weights(source: str | Path) -> Weights:
     return _fitting(Weights(tensors, config, record["step"], digests, str(source)))
 
 
-def refuse_unnormalised(weights: Weights) -> None:
-    """Raises LatentcastError: public weights whose file does not hold how recordings were
-    normalised."""
-    if weights.public and weights.config.input.normalisation is None:
-        raise LatentcastError(
-            f"{weights.source}: does not hold the mean and deviation that recordings are "
-            "normalised by; take those of a store: latentcast export "
-            f"{weights.source} --out FOLDER --data STORE, and use that folder"
-        )
-
-
 def _fitting(weights: Weights) -> Weights:
     """The weights, if they are those of their configuration.
 
