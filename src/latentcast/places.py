@@ -10,6 +10,8 @@ from latentcast.pretrained.models import WEIGHTS, models
 
 PICKLED = (".pth", ".pt", ".ckpt", ".pth.tar")
 """How files of ``torch.save`` end, in which public weights are passed on."""
+GRAPHS = (".onnx", ".pt2")
+"""How the files end that ``latentcast export`` writes for runtimes without torch."""
 _OF_A_RUN = ("environment.json", "metrics.jsonl", "checkpoints")
 
 
@@ -20,6 +22,8 @@ def kind_of(path: Path) -> str:
     """
     if path.is_file() and path.name.endswith(PICKLED):
         return PUBLIC
+    if path.is_file() and path.suffix in GRAPHS:
+        return "is a graph"
     if archive_of(path) is not None:
         return "is an archive"
     if not path.exists():
@@ -58,12 +62,22 @@ def holds_weights(path: Path) -> bool:
     return kind_of(path) in (*MODELS, "is a run", "is a checkpoint")
 
 
+def refuse_graph(path: Path) -> None:
+    """Raises LatentcastError: a graph, of which the weights and the preprocessing are code."""
+    if kind_of(path) == "is a graph":
+        raise LatentcastError(
+            f"{path}: is a graph, which runs by itself (docs/graphs.md); name the run or the "
+            "exported weights that it was made of"
+        )
+
+
 def refuse_model(path: Path, advice: str) -> None:
     """Raises LatentcastError: there is a model where the verb reads what only a run has.
 
     Args:
         advice: which verbs do something with it, ``{}`` where its path belongs.
     """
+    refuse_graph(path)
     if (kind := kind_of(path)) in MODELS:
         raise LatentcastError(f"{path}: {kind}, {advice.replace('{}', str(path))}")
 

@@ -77,11 +77,17 @@ def test_a_model_that_ships_starts_nothing(
         ("models latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("probe google/tiny", "does not exist, and nothing is downloaded; name"),
         ("predict latentcast/tiny nix.npy --out x.csv", "was trained without labels"),
+        ("train latentcast/tiny --data s --out r", "give --init latentcast/tiny"),
+        *((f"{verb} g.onnx", "is a graph") for verb in ("inspect", "report", "runs", "verify")),
+        ("embed g.pt2 nix.npy --out x.csv", "is a graph"),
     ],
 )
 def test_what_a_model_that_ships_cannot_do_is_no_sentence(
-    shipped: Path, command: Command, line: str, words: str
+    shipped: Path, command: Command, line: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("g.onnx", "g.pt2"):
+        shipped.with_name(name).touch()
+    monkeypatch.chdir(shipped.parent)
     answer = command(*line.split())
     assert answer.status == 2 and words in answer.err and answer.err.count("\n") == 1
     assert command("models").out == f"{NAME}\n" and command("models", NAME).out == "# card\n"

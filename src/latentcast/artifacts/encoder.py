@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from latentcast.artifacts.card import write_card
 from latentcast.artifacts.export import export_encoder
 from latentcast.artifacts.images import at_resolution
-from latentcast.artifacts.public import refuse_unnormalised
 from latentcast.artifacts.readers import read_windows
 from latentcast.artifacts.recordings import ArrayAxes, Counts, MissingLeads, RecordingReader
 from latentcast.artifacts.rejections import Embedded, Errors, Rejections
@@ -109,8 +108,6 @@ class Encoder(nn.Module):
                 weights of a model that has the averaged ones alone.
         """
         weights = read_weights(run)
-        if weights.public:
-            refuse_unnormalised(weights.source, weights.config)
         objective, alone = filled(weights), weights.encoder_alone
         if alone and role != "teacher" and _has_average(objective):
             raise LatentcastError(f"{run}: holds the averaged weights alone; use role='teacher'")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from latentcast.artifacts.choice import chosen_checkpoint
 from latentcast.artifacts.export import read_export
 from latentcast.artifacts.misfit import misfit
-from latentcast.artifacts.public import is_public, read_public
+from latentcast.artifacts.public import is_public, read_public, refuse_unnormalised
 from latentcast.config import Config
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -24,6 +24,7 @@ from latentcast.files import sha256
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble
+from latentcast.places import refuse_graph
 from latentcast.pretrained.models import located
 
 SHOWN = 3
@@ -68,6 +69,7 @@ def read_weights(source: str | Path) -> Weights:
         LatentcastError: no such run, no checkpoint yet, or a damaged one.
     """
     path = located(source)
+    refuse_graph(path)
     if path.is_file():
         if is_public(path):
             found, digests = read_public(path), {path.name: sha256(path)}
@@ -130,7 +132,13 @@ def _in_both_roles(config: Config, encoder: Mapping[str, Tensor]) -> dict[str, T
 
 
 def filled(weights: Weights) -> Objective:
-    """The objective of some weights with them in it; of an encoder alone all else is not drawn."""
+    """The objective of some weights with them in it; of an encoder alone all else is not drawn.
+
+    Raises:
+        LatentcastError: of public weights the file does not hold the normalisation.
+    """
+    if weights.public:
+        refuse_unnormalised(weights.source, weights.config)
     objective = assemble(weights.config)
     objective.load_state_dict(weights.tensors, strict=not weights.encoder_alone)
     return objective

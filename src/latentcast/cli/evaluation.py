@@ -216,15 +216,15 @@ def export(
     from functools import partial
 
     from latentcast.artifacts.export import export as written
-    from latentcast.artifacts.graph.export import SUFFIXES, export_graph
+    from latentcast.artifacts.graph.export import export_graph
     from latentcast.data.fit import fitted
     from latentcast.data.store import Store
     from latentcast.errors import LatentcastError, printable
-    from latentcast.places import PUBLIC, kind_of
+    from latentcast.places import GRAPHS, PUBLIC, kind_of
     from latentcast.runs.new import data_of
     from latentcast.verification.card import export_folder
 
-    if out.suffix in SUFFIXES:
+    if out.suffix in GRAPHS:
         own = data_of(run) if data is None and run.is_dir() else data
         made = export_graph(run, out, layer=layer, pooling=pooling, data=own, int8=int8)
         what = f"{made.output} of {made.weights}"

@@ -87,14 +87,14 @@ class CrossPatternEncoder(PatchEncoder):
         if kept is not None:
             tokens, added, cells = gather(tokens, kept), gather(added, kept), kept
             valid = None if valid is None else gather_flags(valid, kept)
-        seen = _crossed(cells, grid[1])
+        attended = _crossed(cells, grid[1])
         if valid is not None:  # a token may always attend to itself, so that no row is empty
             itself = torch.eye(cells.shape[1], dtype=torch.bool, device=cells.device)
-            seen = seen & (valid[:, None] | itself)
+            attended = attended & (valid[:, None] | itself)
         states = [tokens]
         for block in self.blocks:
             assert isinstance(block, Block)
-            states.append(block(states[-1] + added, None, block.keep(draw), seen))
+            states.append(block(states[-1] + added, None, block.keep(draw), attended))
         return [*states, self.norm(states[-1])]
 
 
