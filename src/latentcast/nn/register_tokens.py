@@ -60,7 +60,7 @@ class RegisterEncoder(PatchEncoder):
         patches: Tensor = self.patches(values)
         grid = self.patches.grid(tuple(values.shape[2:]))
         halves = sincos(grid, self.width, patches.device, patches.dtype, self.stretch)
-        alternating = halves.unflatten(1, (len(grid), 2, -1)).transpose(2, 3).flatten(1)
+        alternating = halves.view(len(halves), len(grid), 2, -1).transpose(2, 3).flatten(1)
         return patches + alternating
 
     def layers(

@@ -71,8 +71,8 @@ def export_folder(
 
 def _difference(encoder: Encoder, folder: Path, store: Store | None) -> str:
     """Of what was written from what was trained; "" without test records."""
-    rows = [] if store is None else store.rows("test")[:RECORDS]
-    if not len(rows):
+    rows = np.zeros(0, np.int64) if store is None else store.rows("test")[:RECORDS]
+    if store is None or not len(rows):
         return ""
     exported = Encoder.from_pretrained(folder, device="cpu")
     try:

@@ -8,7 +8,7 @@ import json
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -173,6 +173,7 @@ def _alone(file: Path) -> Iterator[None]:
 def _contents(source: Path, out: Path) -> str:
     """Name, size and time of every file of a source: another file there is another record. What
     this call writes beside a source is none of it."""
+    files: Iterable[Path]
     if source.is_dir():
         files = source.rglob("*")
     elif FileTable.detects(source):
