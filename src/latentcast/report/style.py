@@ -189,7 +189,7 @@ footer{color:var(--muted);font-size:14px;padding-top:36px;padding-bottom:48px}
   .stacked tr{border-bottom:1px solid var(--rule);padding:8px 0}
   .stacked td.number{white-space:normal}
   .stacked td:empty{display:none}
-  .stacked td::before{content:attr(data-name) ": ";color:var(--muted)}
+  .stacked td:not([data-name=""])::before{content:attr(data-name) ": ";color:var(--muted)}
 }
 @media print{
   @page{size:A4;margin:14mm}
