@@ -24,11 +24,12 @@ from latentcast.artifacts.public_layout import (
     PublicEncoder,
     configured,
     depth_of,
+    image_input,
     published_heads,
     read_pickled,
     tensors_of,
 )
-from latentcast.config import EncoderConfig, ImageInput, SinCos
+from latentcast.config import EncoderConfig, SinCos
 from latentcast.errors import LatentcastError
 from latentcast.files import regular
 from latentcast.nn.positions import sincos
@@ -189,9 +190,10 @@ def read(file: Path, content: Content, heads: int | None = None) -> PublicEncode
     encoder = encoder_of(file, tensors, heads or settings.get("num_attention_heads"))
     patch = encoder.config.patch
     side = patch * math.isqrt(table.shape[1]) if table is not None and table.ndim == 3 else SIDE
-    shape = ImageInput(height=side, width=side, channels=encoder.patches.weight.shape[1])
+    weights = dict(encoder.state_dict())
+    shape = image_input(side, weights["patches.weight"].shape[1])
     config = configured(file, ijepa_image_huge(), "ijepa-public", shape, encoder.config)
-    return PublicEncoder(config, dict(encoder.state_dict()), REMARKS)
+    return PublicEncoder(config, weights, REMARKS)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentcast.config import Config, validated
+from latentcast.config import Config, ImageInput, validated
 from latentcast.config.settings import Settings
 from latentcast.errors import LatentcastError
 from latentcast.files import regular
@@ -45,6 +45,13 @@ class PublicEncoder:
     config: Config
     tensors: dict[str, Tensor]
     remarks: str
+
+
+def image_input(side: int, channels: int) -> ImageInput:
+    """Square images as ImageNet's are read; of others than three colours nothing is known."""
+    shape = ImageInput(height=side, width=side)
+    unknown = {"channels": channels, "normalisation": None}
+    return shape if channels == shape.channels else shape.model_copy(update=unknown)
 
 
 def configured(file: Path, base: Config, name: str, shape: Settings, encoder: Settings) -> Config:
@@ -130,7 +137,7 @@ def published_heads(file: Path, width: int, heads: int | None, published: int | 
         LatentcastError: others than those that were published, or of an unpublished width none.
     """
     found = heads or published or 0
-    if found < 1 or found != (published or found):
+    if found < 1 or found != (published or found) or width % found:
         raise LatentcastError(
             f"{file}: heads {found or None} of width {width} are no published model's; give "
             f"heads={published or 'N, those it was trained with'}"

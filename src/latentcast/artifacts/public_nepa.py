@@ -19,10 +19,11 @@ from latentcast.artifacts.public_layout import (
     Content,
     PublicEncoder,
     configured,
+    image_input,
     refuse_other_heads,
     tensors_of,
 )
-from latentcast.config import Activation, EncoderConfig, ImageInput, Rotary
+from latentcast.config import Activation, EncoderConfig, Rotary
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import read_object, regular
 from latentcast.nn.transformer import PatchEncoder
@@ -250,6 +251,7 @@ def read(file: Path, content: Content, heads: int | None = None) -> PublicEncode
     side = (content.get("config") or {}).get("image_size", 224)
     if not isinstance(side, int) or side < 1:
         raise LatentcastError(f"{file.parent / 'config.json'}: image_size {side}: is no size")
-    shape = ImageInput(height=side, width=side, channels=encoder.patches.weight.shape[1])
+    weights = dict(encoder.state_dict())
+    shape = image_input(side, weights["patches.weight"].shape[1])
     config = configured(file, nepa_image_base(), "nepa-public", shape, encoder.config)
-    return PublicEncoder(config, dict(encoder.state_dict()), REMARKS)
+    return PublicEncoder(config, weights, REMARKS)
