@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from latentcast.randomness import Draw
 
 class CrossPatternConfig(EncoderConfig):
     """The transformer's settings; its fixed positions are of leads × time."""
+
+    plain: ClassVar[bool] = False
 
     kind: str = "cross_pattern"
 

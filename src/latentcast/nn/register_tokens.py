@@ -22,6 +22,7 @@ class RegisterConfig(EncoderConfig):
     """The transformer's settings, and how many registers there are (Darcet et al. 2023)."""
 
     reads_leads: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
 
     kind: str = "registers"
     registers: Annotated[int, Field(ge=0)] = 1

@@ -32,7 +32,8 @@ def sampler_of(config: Config) -> MaskSampler:
 
 def has_transformer(twin: Twin) -> bool:
     """Whether the encoder has the blocks, the positions and the attention of a transformer."""
-    return isinstance(twin.recipe.encoder, EncoderConfig)
+    encoder = twin.recipe.encoder
+    return isinstance(encoder, EncoderConfig) and encoder.plain
 
 
 def is_sequence(twin: Twin) -> bool:
