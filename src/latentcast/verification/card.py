@@ -54,7 +54,9 @@ def export_folder(
     if file.is_file():
         step = export(run, folder / WEIGHTS, fitted)
         encoder = Encoder.from_pretrained(folder, device="cpu")
-        facts = Facts((("Training", read_public(file).remarks),)) if is_public(file) else NOTHING
+        facts = NOTHING
+        if is_public(file):
+            facts = Facts((("Training", read_public(file).remarks),), elsewhere=True)
     else:
         encoder = Encoder.from_pretrained(run, device="cpu")
         verdict = verdict_of(audit(run_of(run), seconds=0))
