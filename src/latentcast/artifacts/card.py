@@ -87,8 +87,9 @@ def card(
     if facts.licence is not None:
         front.insert(0, f"license: {facts.licence}")
     front += _index(name, facts)
-    rows = {"weights": weights, **{key: size[key] for key in size if key not in ("weights",
-            "device")}, "objective": config.objective.kind, "encoder": config.encoder.kind}  # fmt: skip
+    rows = {"weights": weights}
+    rows |= {key: size[key] for key in size if key not in ("weights", "device")}
+    rows |= {"objective": config.objective.kind, "encoder": config.encoder.kind}
     if not facts.elsewhere:
         train = config.train
         rows["training"] = f"{train.steps:,} steps of {train.batch_size:,}, seed {train.seed}"
