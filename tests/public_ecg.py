@@ -66,7 +66,9 @@ def sines(index: int, pairs: int) -> tuple[list[float], list[float]]:
     return [math.sin(a) for a in angles], [math.cos(a) for a in angles]
 
 
-def sehunfromdaegu(width: int = WIDTH) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+def sehunfromdaegu(
+    width: int = WIDTH, heads: int = HEADS
+) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
     shapes = {"W_P.weight": (width, 50), "W_P.bias": (width,), "norm.weight": (width,),
               "norm.bias": (width,)}  # fmt: skip
     for n in range(DEPTH):
@@ -85,7 +87,7 @@ def sehunfromdaegu(width: int = WIDTH) -> tuple[dict[str, Any], Callable[[Tensor
         t = {name: tensor.double() for name, tensor in tensors.items()}
         h = x.reshape(400, 50) @ t["W_P.weight"].T + t["W_P.bias"]
         for n in range(DEPTH):
-            h = block(t, f"encoder_blocks.blocks.{n}.", h + positions, 1e-5, HEADS, seen)
+            h = block(t, f"encoder_blocks.blocks.{n}.", h + positions, 1e-5, heads, seen)
         return F.layer_norm(h, (width,), t["norm.weight"], t["norm.bias"], 1e-5)
 
     return {"encoder": tensors | {"pos_embed": positions.float()}, "epoch": 100}, forward

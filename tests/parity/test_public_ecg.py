@@ -46,13 +46,13 @@ def test_a_public_ecg_encoder_computes_something_else(
 def test_a_public_file_is_no_model_to_the_verbs(
     small_store: Path, tmp_path: Path, command: Command
 ) -> None:
-    content, forward = sehunfromdaegu(768)
+    content, forward = sehunfromdaegu(768, 16)
     torch.save(content, tmp_path / "a.pth")
     encoder = Encoder.from_pretrained(tmp_path / "a.pth")
     millivolts = torch.from_numpy(encoder.counts(recording := synthetic_recording(60, 250, 10)))
     vector = torch.from_numpy(encoder.embed(recording)[0])
     plain = forward(millivolts.T.double() * 0.001).mean(0)
-    torch.testing.assert_close(vector.double(), plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vector.double(), plain, rtol=0, atol=1e-3)
 
     torch.save(kweimann(1, bias=False, gain=0.0)[0], file := tmp_path / "b.pt")
     assert "--out FOLDER --data STORE" in command("inspect", file).err
