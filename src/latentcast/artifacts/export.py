@@ -19,6 +19,7 @@ from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import apart, check_digest, digested, parse_object, replacing
+from latentcast.places import refuse_graph
 from latentcast.pretrained.models import at_step, located
 
 FORMAT = "2"
@@ -54,6 +55,7 @@ def export(
             or there already and no export, or it cannot be written.
     """
     file, run = Path(file), at_step(run)
+    refuse_graph(run)
     apart(file, run=run.parent.parent if (run / "state.json").is_file() else run)
     if file.suffix != SUFFIX or file.is_dir():
         raise LatentcastError(
