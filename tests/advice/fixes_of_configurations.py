@@ -52,7 +52,7 @@ setting("config/network.py", "objective.coarser: stride {}", "hjepa-ecg-leads-ti
 setting("config/network.py", "encoder.causal is true: patches", ECG, "input.tokens=per_lead",
         r"set (.+), or")
 setting("nn/cross_pattern.py", "encoder.kind cross_pattern attends",
-        JEPA, "encoder.kind=cross_pattern", r"set (\S+)$")
+        JEPA, "encoder.kind=cross_pattern encoder.positions.kind=sincos", r"set (\S+)$")
 setting("nn/cross_pattern.py", "encoder.kind cross_pattern has",
         "ijepa-ecg-leads-tiny", "encoder.kind=cross_pattern", r"set (.+) and a width")
 setting("nn/register_tokens.py", "encoder.kind registers has",
