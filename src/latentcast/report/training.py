@@ -64,9 +64,10 @@ def cards(metrics: Rows) -> str:
         return ""
     alarms, skipped = first_alarms(metrics), sum(count for _, _, count in _gaps(metrics))
     still = len(metrics[-1].get("alarms") or ())
+    levelled = len(ranks(last)) > 1
     boxes = [
         ("loss", number(last["loss"], signed="copy_last_loss" in last), "in the last row"),
-        ("effective rank", _ranks(last), "in the last row, finest level first"),
+        ("effective rank", _ranks(last), f"in the last row{', finest level first' * levelled}"),
         ("alarms", f"{len(alarms)}", f"{still} at the end"),
         ("skipped updates", f"{skipped:,}", "gradient not finite"),
     ]
