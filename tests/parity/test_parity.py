@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.public_nepa import encoder_config, from_public, load_public, to_public
 from latentcast.errors import LatentcastError
 from latentcast.nn import transformer
@@ -96,6 +97,8 @@ def test_published_folder_loads_without_edits(tmp_path: Path) -> None:
     assert torch.equal(
         loaded.transform(loaded.embed(x), (16, 16)), ours.transform(ours.embed(x), (16, 16))
     )
+    verbs = Encoder.from_pretrained(tmp_path, device="cpu").network  # what every verb reads
+    assert torch.equal(verbs.read(x)[-1], loaded.read(x)[-1])
     del weights["vit_nepa.layernorm.bias"]
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(LatentcastError, match=r"does not fit config\.json"):

@@ -153,8 +153,8 @@ def _check(
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
     for run in runs:
         refuse_model(
-            _folder(run), "and an audit compares the files of a run; latentcast inspect {} "
-            "compares its weights with their digest and prints what it holds",
+            _folder(run), "and an audit compares the files of a run; latentcast inspect {} reads "
+            "its weights and prints what it holds",
         )  # fmt: skip
         if not is_run(_folder(run)):
             raise LatentcastError(

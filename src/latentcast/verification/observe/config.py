@@ -38,7 +38,8 @@ def strides_of(level: LevelConfig, axes: int) -> tuple[int, ...]:
 
 def has_transformer(twin: Twin) -> bool:
     """Whether the encoder has the blocks, the positions and the attention of a transformer."""
-    return isinstance(twin.recipe.encoder, EncoderConfig)
+    encoder = twin.recipe.encoder
+    return isinstance(encoder, EncoderConfig) and encoder.plain
 
 
 def is_sequence(twin: Twin) -> bool:
