@@ -43,7 +43,7 @@ class CrossPatternAttention(Attention):
     def forward(
         self, x: Tensor, tables: Tables | None = None, valid: Tensor | None = None
     ) -> Tensor:
-        q, k, v = self.project(x, tables)
+        q, k, v = self.split(self.packed(x), tables)
         mask = None if valid is None else valid[:, None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))

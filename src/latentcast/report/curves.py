@@ -100,8 +100,6 @@ def _loss(levels: Sequence[int], keys: Collection[str], copying: bool) -> Panel:
         note = "of all levels together, and of each"
     elif {"regularizer", "views_term"} & {*keys}:
         note = "black: with its other terms"
-    elif "loss" in keys:
-        own = []  # the same line again
     lines = (Line("loss", "all" if several else "", "ink"), *_each(own, "level{}_loss"))
     return Panel("Loss", note, lines, ("loss-spike",), from_zero=False)
 
