@@ -64,6 +64,28 @@ def regular(path: Path) -> Path:
     return path
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a regular file: opened once, which a FIFO in its place does not hang.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError("it is no regular file")
+        data = os.read(descriptor, state.st_size + 1)
+        if len(data) == state.st_size:
+            return data
+        blocks = [data]  # of more than two gigabytes, or of a file that grows
+        while block := os.read(descriptor, 2**24):
+            blocks.append(block)
+        return b"".join(blocks)
+    finally:
+        os.close(descriptor)
+
+
 def read_text(path: Path, errors: str = "strict") -> str:
     """The text of a regular file in UTF-8.
 
@@ -94,21 +116,27 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     return record
 
 
-def digested(record: Mapping[str, Any]) -> dict[str, Any]:
+def digested(record: Mapping[str, Any], *, text_keys: bool = False) -> dict[str, Any]:
     """A record with ``digest``, the sha256 of all the rest of it, in the last place.
 
     Of the content and not of the bytes: the layout of the JSON may change.
+
+    Args:
+        text_keys: every key in it is a text already, so that JSON reads it back as it is.
     """
-    content = json.loads(json.dumps({k: v for k, v in record.items() if k != "digest"}))
+    content = {k: v for k, v in record.items() if k != "digest"}
+    if not text_keys:
+        content = json.loads(json.dumps(content))
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return {**content, "digest": hashlib.sha256(canonical.encode("ascii")).hexdigest()}
 
 
 def check_digest(record: Mapping[str, Any]) -> None:
-    """Raises ValueError: a record was changed since :func:`digested`, or has no digest."""
+    """Raises ValueError: a record that was read from JSON was changed since :func:`digested`, or
+    has no digest."""
     if "digest" not in record:
         raise ValueError("has no digest")
-    if digested(record)["digest"] != record["digest"]:
+    if digested(record, text_keys=True)["digest"] != record["digest"]:
         raise ValueError("was changed since it was written (its digest is another)")
 
 

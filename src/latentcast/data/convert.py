@@ -116,7 +116,9 @@ class Converter:
         payload = self.target.convert(sample, training=fold in SPLITS["train"])
         metadata = payload.metadata | annotation.metadata
         try:
-            json.dumps([ref.record_id, metadata], ensure_ascii=False).encode()
+            text = json.dumps([ref.record_id, metadata], ensure_ascii=False)
+            text.encode()
+            _, metadata = json.loads(text)  # its keys are texts from here on
         except (TypeError, ValueError, RecursionError) as error:
             raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
         labels = {str(code): float(value) for code, value in annotation.labels.items()}

@@ -32,7 +32,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
     """Add a line: ``records`` and ``rejected`` since the one before, ``first`` how many of each
     there were before it; ``bytes`` and ``crc`` are of all of the shard's data so far."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(digested(line), ensure_ascii=False) + "\n")
+        file.write(json.dumps(digested(line, text_keys=True), ensure_ascii=False) + "\n")
 
 
 def lines_that_fit(log: Path, shard: Path, header: int) -> Iterator[dict[str, Any]]:

@@ -254,7 +254,8 @@ class ShardWriter:
         sidecar = Sidecar(
             file, self._extent, digest, next_ref, self._records, self._rejected, asdict(sums)
         )
-        text = json.dumps(digested(asdict(sidecar)), ensure_ascii=False)
+        # Not asdict, which copies the metadata of every record.
+        text = json.dumps(digested(vars(sidecar), text_keys=True), ensure_ascii=False)
         write_text(sidecar_path(self.folder, self.number), text)
         shard_log.log_path(self.folder, self.number).unlink(missing_ok=True)
         self.number += 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError
-from latentcast.files import inside
+from latentcast.files import inside, read_bytes
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
 from latentcast.signals.readers import ptbxl, wfdb
@@ -163,7 +163,7 @@ def signature(header: Path) -> bytes:
     while pending:
         path = pending.pop()
         try:
-            raw = record_file(path.parent, path.name).read_bytes()
+            raw = read_bytes(record_file(path.parent, path.name))
         except (OSError, BadRecord):
             digest.update(b"missing\n")
             continue
@@ -205,7 +205,7 @@ def list_records(root: Path) -> tuple[list[RecordRef], list[str]]:
     for file in headers:
         try:
             path = record_file(root, file)
-            body = _words(decode_header(path.read_bytes()))
+            body = _words(decode_header(read_bytes(path)))
         except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
         if body and "/" in body[0][0]:
