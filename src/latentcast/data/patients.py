@@ -28,8 +28,9 @@ def recorded(patients: str | Path) -> str:
         return str(patients)
     path = Path(patients)
     if not path.is_file():
+        what = "is no regular file" if path.exists() else "does not exist"
         raise LatentcastError(
-            f"--patients {path}: does not exist; name a table with the columns record_id and "
+            f"--patients {path}: {what}; name a table with the columns record_id and "
             "patient_id, or give a pattern"
         )
     return f"{path.name} (sha256 {sha256(path)})"

@@ -220,6 +220,7 @@ def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
     before = contradiction_of(_IDENTITIES)
     if before <= limit:
         return ()
+
     def contradiction(transform: npt.NDArray[np.float64]) -> float:
         return contradiction_of(_IDENTITIES @ transform)
 
