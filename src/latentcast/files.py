@@ -64,15 +64,17 @@ def regular(path: Path) -> Path:
     return path
 
 
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""How a file is opened that may be a FIFO; Windows has the second one."""
+
+
 def read_bytes(path: str | Path) -> bytes:
     """The bytes of a regular file: opened once, which a FIFO in its place does not hang.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    descriptor = os.open(
-        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
+    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
     try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
