@@ -156,6 +156,10 @@ class RecordRef:
     problem: str | None = None
     split: Split | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Millions of them go to other processes and back; what a dataclass with slots does is slow.
+        return RecordRef, (self.record_id, self.file, self.row, self.problem, self.split)
+
 
 @dataclass(frozen=True)
 class Annotation:
