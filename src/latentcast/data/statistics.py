@@ -60,6 +60,20 @@ class ChannelSums:
             )
         return sums
 
+    @classmethod
+    def of_each(cls, counts: npt.NDArray[np.int16]) -> list[ChannelSums]:
+        """:meth:`of` each of several records, ``(N, channels, samples)``, every value valid."""
+        if counts.shape[2] > _BLOCK:
+            return [cls.of(values) for values in counts]
+        floats = counts.astype(np.float64)
+        totals = floats.sum(axis=2).astype(np.int64).tolist()
+        squares = np.einsum("nls,nls->nl", floats, floats).astype(np.int64).tolist()
+        samples = (counts.shape[2],) * counts.shape[1]
+        return [
+            cls(1, samples, tuple(total), tuple(square))
+            for total, square in zip(totals, squares, strict=True)
+        ]
+
     def __add__(self, other: ChannelSums) -> ChannelSums:
         return ChannelSums(
             self.records + other.records,

@@ -182,12 +182,12 @@ def _padding(recording: Recording) -> tuple[int, int]:
     return (before if before >= least else 0), (after if after >= least else 0)
 
 
-# Rows of _IDENTITIES times the six limb leads are zero for a recording that keeps the laws.
-_IDENTITIES = np.zeros((4, 6))
+# Rows of IDENTITIES times the six limb leads are zero for a recording that keeps the laws.
+IDENTITIES = np.zeros((4, 6))
 for _row, (_name, (_a, _b)) in enumerate(DERIVED_FROM_I_AND_II.items()):
-    _IDENTITIES[_row, LIMB_LEADS.index(_name)] = 1.0
-    _IDENTITIES[_row, 0] -= _a
-    _IDENTITIES[_row, 1] -= _b
+    IDENTITIES[_row, LIMB_LEADS.index(_name)] = 1.0
+    IDENTITIES[_row, 0] -= _a
+    IDENTITIES[_row, 1] -= _b
 
 
 def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
@@ -217,12 +217,12 @@ def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
     def contradiction_of(residual: npt.NDArray[np.float64]) -> float:
         return float(np.einsum("ij,jk,ik->", residual, covariance, residual))
 
-    before = contradiction_of(_IDENTITIES)
+    before = contradiction_of(IDENTITIES)
     if before <= limit:
         return ()
 
     def contradiction(transform: npt.NDArray[np.float64]) -> float:
-        return contradiction_of(_IDENTITIES @ transform)
+        return contradiction_of(IDENTITIES @ transform)
 
     identity = np.eye(6)
     candidates: list[tuple[float, Finding]] = []
@@ -256,8 +256,8 @@ def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
 
 def _best_factor(lead: int, covariance: npt.NDArray[np.float64]) -> float | None:
     """The factor on one lead that least contradicts the identities; None where none is sane."""
-    own = _IDENTITIES[:, lead]
-    rest = _IDENTITIES.copy()
+    own = IDENTITIES[:, lead]
+    rest = IDENTITIES.copy()
     rest[:, lead] = 0.0
     denominator = float(own @ own * covariance[lead, lead])
     if denominator <= 0.0:
