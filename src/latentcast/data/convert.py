@@ -131,8 +131,8 @@ class Converter:
 
     def _convert(self, opened: Sequence[_Opened | Rejected]) -> list[Converted | Rejected]:
         good = [one for one in opened if isinstance(one, _Opened)]
-        samples, training = [o.sample for o in good], [o.fold in SPLITS["train"] for o in good]
-        payloads = iter(self.target.convert_together(samples, training))
+        training = [one.fold in SPLITS["train"] for one in good]
+        payloads = iter(self.target.convert_together([one.sample for one in good], training))
         results = list[Converted | Rejected]()
         for one in opened:
             if isinstance(one, Rejected):

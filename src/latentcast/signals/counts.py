@@ -99,8 +99,7 @@ def quantise(
     Raises:
         BadRecord: the amplitude does not fit: beyond int16, or hardly one count.
     """
-    scaled = recording.signal * np.float32(1 / scale)
-    np.rint(scaled, out=scaled)
+    scaled = rounded(recording.signal, scale)
     highs, lows = np.fmax.reduce(scaled, axis=1), np.fmin.reduce(scaled, axis=1)
     peaks = np.fmax(np.abs(highs), np.abs(lows))
     if np.fmax.reduce(peaks) > LARGEST:
@@ -127,4 +126,16 @@ def quantise(
         raise BadRecord(f"{small} (or ingest all with a finer --scale, here {scale:g})", small)
     if (missing := np.isnan(scaled)).any():
         scaled[missing] = INVALID
+    return whole(scaled)
+
+
+def rounded(signal: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.float32]:
+    """Counts of ``scale``, rounded to the nearest, of one recording or of several."""
+    scaled = signal * np.float32(1 / scale)
+    np.rint(scaled, out=scaled)
+    return scaled
+
+
+def whole(scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    """Rounded counts as they are stored."""
     return scaled.astype(np.int16)

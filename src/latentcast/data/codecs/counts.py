@@ -25,7 +25,14 @@ from latentcast.data.patients import recorded as recorded_patients
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import MILLIVOLTS, Channels, Signal
-from latentcast.signals.counts import FEWEST_COUNTS, LARGEST, choose_valid, quantise
+from latentcast.signals.counts import (
+    FEWEST_COUNTS,
+    LARGEST,
+    choose_valid,
+    quantise,
+    rounded,
+    whole,
+)
 from latentcast.signals.leads import (
     CANONICAL_LEADS,
     canonical_names,
@@ -232,13 +239,12 @@ class CountsTarget:
         """Of recordings of one shape that need no change; None of what is to be looked at alone."""
         signals = np.stack([sample.signal for sample in samples])
         usual = ordinary(signals, self.leads, self.sampling_rate)
-        signals *= np.float32(1 / self.scale)
-        np.rint(signals, out=signals)
-        highs, lows = signals.max(axis=2), signals.min(axis=2)
+        scaled = rounded(signals, self.scale)
+        highs, lows = scaled.max(axis=2), scaled.min(axis=2)
         usual &= np.maximum(np.abs(highs), np.abs(lows)).max(axis=1) <= LARGEST
         usual &= (highs - lows).max(axis=1) >= FEWEST_COUNTS
-        signals[~usual] = 0  # of what does not fit into int16
-        counts = signals.astype(np.int16)
+        scaled[~usual] = 0  # what does not fit into int16
+        counts = whole(scaled)
         sums = ChannelSums.of_each(counts)
         in_time = np.ascontiguousarray(counts.transpose(0, 2, 1))
         return [
