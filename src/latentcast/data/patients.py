@@ -27,10 +27,11 @@ def recorded(patients: str | Path) -> str:
     if not is_table(patients):
         return str(patients)
     path = Path(patients)
+    if path.exists() and not path.is_file():
+        raise LatentcastError(f"{path}: is no regular file; put the table itself in its place")
     if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
         raise LatentcastError(
-            f"--patients {path}: {what}; name a table with the columns record_id and "
+            f"--patients {path}: does not exist; name a table with the columns record_id and "
             "patient_id, or give a pattern"
         )
     return f"{path.name} (sha256 {sha256(path)})"
