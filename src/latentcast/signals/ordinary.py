@@ -30,7 +30,7 @@ def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArra
     if signals.shape[2] < 2 * max(quality.FEWEST_SAMPLES, round(quality.FLAT_SECONDS * rate)):
         return np.zeros(len(signals), dtype=np.bool_)
     highs, lows = signals.max(axis=2), signals.min(axis=2)
-    usual = (lows < highs).all(axis=1) & _is_physical(signals, highs, lows)
+    usual: npt.NDArray[np.bool_] = (lows < highs).all(axis=1) & _is_physical(signals, highs, lows)
     usual &= (signals[:, :, 0] != 0).any(axis=1) & (signals[:, :, -1] != 0).any(axis=1)
     usual &= _moves(signals, rate, highs, lows)
     if set(LIMB_LEADS) <= set(leads):
@@ -60,7 +60,7 @@ def _moves(signals: Floats, rate: float, highs: Floats, lows: Floats) -> npt.NDA
     values = signals[record, lead, start]
     extreme = (values == highs[record, lead]) | (values == lows[record, lead])
     long = np.bincount(record * signals.shape[1] + lead, minlength=highs.size) > flat - clip
-    moves = ~long.reshape(highs.shape).any(axis=1)
+    moves = np.logical_not(np.any(long.reshape(highs.shape), axis=1))
     moves[record[extreme]] = False
     return moves
 

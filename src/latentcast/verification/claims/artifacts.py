@@ -13,6 +13,7 @@ from torch import nn
 
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.fit import reading
+from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import features
@@ -119,6 +120,7 @@ def filters(twin: Twin) -> Evidence:
     source, (_, preprocess) = Encoder(config, own.objective), reading(twin.store, config)
     _, unfiltered = reading(twin.store, own.config)
     devices = {name: r.file for name, r in fixtures.devices.items() if r.rate == fixtures.rate}
+    cases: list[tuple[str, Any, Store, str]]
     cases = [(name, file, fixtures.device_store, name) for name, file in devices.items()]
     cohort = fixtures.cohort
     for row in (0, 2):
