@@ -60,7 +60,7 @@ def _moves(signals: Floats, rate: float, highs: Floats, lows: Floats) -> npt.NDA
     values = signals[record, lead, start]
     extreme = (values == highs[record, lead]) | (values == lows[record, lead])
     long = np.bincount(record * signals.shape[1] + lead, minlength=highs.size) > flat - clip
-    moves = np.logical_not(np.any(long.reshape(highs.shape), axis=1))
+    moves: npt.NDArray[np.bool_] = np.logical_not(np.any(long.reshape(highs.shape), axis=1))
     moves[record[extreme]] = False
     return moves
 
