@@ -12,8 +12,12 @@ FAULTS := faults.json
 demo: $(VENV)/installed
 	$(BIN)/latentcast ingest data/ptbxl2980-100hz --out $(DEMO)/store
 	$(BIN)/latentcast train conv-ecg-tiny --data $(DEMO)/store --out $(DEMO)/run
-	$(BIN)/latentcast probe $(DEMO)/run --data $(DEMO)/store
+	$(BIN)/latentcast probe $(DEMO)/run --data $(DEMO)/store --cache $(DEMO)/features
 	$(BIN)/latentcast report $(DEMO)/run --data $(DEMO)/store
+# The encoder that ships, pretrained longer on the same recordings: few labels, lost leads, CV.
+	$(BIN)/latentcast evaluate latentcast/conv-ecg-tiny --data $(DEMO)/store --head linear \
+		--task superdiagnostic --labels-fraction 0.025 0.1 1 --cv --drop-leads 6 \
+		--cache $(DEMO)/features --out $(DEMO)/shipped
 
 # The same for images: scikit-learn's digits, bundled, scored by kNN and a linear head.
 demo-images: $(VENV)/installed

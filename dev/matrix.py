@@ -27,8 +27,9 @@ from dev.measuring import Red, area, areas, healthy, reds, under
 from dev.overlay import Job, Misfit, edited, preload, run
 
 RECIPES = ("nepa-ecg-small", "nepa-image-large", "ijepa-image-huge", "hjepa-ecg-tiny",
-           "hjepa-ecg-leads-tiny", "hjepa-image-tiny", "conv-ecg-tiny", "cpc-ecg-tiny")  # fmt: skip
-"""Together they have every fault of the catalogue."""
+           "hjepa-ecg-leads-tiny", "hjepa-image-tiny", "conv-ecg-tiny", "cpc-ecg-tiny",
+           "nepa-ecg-tiny encoder.kind=s4d")  # fmt: skip
+"""Together they have every fault of the catalogue; a name may be followed by keys that are set."""
 
 
 @dataclass(frozen=True)

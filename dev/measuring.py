@@ -46,11 +46,10 @@ def reds(done: Done) -> list[Red]:
 
 
 def _healthy(recipe: str, parts: Collection[str] | None, faults: Sequence[Fault]) -> dict[str, Any]:
-    from latentcast.recipes import recipe as config_of
     from latentcast.verification.claims import all_claims
     from latentcast.verification.observe.twin import Twin
 
-    config, claims = config_of(recipe), all_claims()
+    config, claims = _config(recipe), all_claims()
     with closing(Twin(config)) as twin:
         about = {claim.id for claim in claims if claim.concerns(twin)}
         small = twin.config
@@ -66,17 +65,25 @@ def _healthy(recipe: str, parts: Collection[str] | None, faults: Sequence[Fault]
     }  # fmt: skip
 
 
+def _config(recipe: str) -> Any:
+    """Of a recipe and keys that are set, as ``nepa-ecg-tiny encoder.kind=s4d``."""
+    from latentcast.config import resolve
+    from latentcast.recipes import recipe as config_of
+
+    name, *settings = recipe.split()
+    return resolve(config_of(name), None, settings)
+
+
 def _red(recipe: str, ids: Sequence[str], first: bool) -> list[Red]:
     import torch
 
-    from latentcast.recipes import recipe as config_of
     from latentcast.verification.claims import all_claims
     from latentcast.verification.measure import measured
 
     torch.set_num_threads(1)
     claims = {claim.id: claim for claim in all_claims()}
     found = []
-    for finding in measured(config_of(recipe), [claims[name] for name in ids]):
+    for finding in measured(_config(recipe), [claims[name] for name in ids]):
         numbers = dict(finding.evidence.numbers)
         if not finding.holds:
             found.append(Red(finding.claim.id, finding.raised, numbers))

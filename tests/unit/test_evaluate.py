@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -24,7 +25,7 @@ from latentcast.evaluation.cache import FeatureCache, fingerprint_of
 from latentcast.evaluation.comparisons import holm
 from latentcast.evaluation.cross_validation import CrossValidation, groups_of
 from latentcast.evaluation.evaluation import Evaluation, Row
-from latentcast.evaluation.evaluation_tables import markdown
+from latentcast.evaluation.evaluation_tables import markdown, print_evaluation
 from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.heads import PATHS, attentive, logistic
 from latentcast.evaluation.low_shot import Amount, subset
@@ -34,6 +35,7 @@ from latentcast.evaluation.tasks import task
 from latentcast.report.evaluation import page
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.recording import INVALID
+from latentcast.terminal import Terminal
 from latentcast.workflows.evaluate import evaluate
 from latentcast.workflows.finetune import finetune
 from latentcast.workflows.train import train
@@ -261,6 +263,9 @@ def test_every_source_and_head_has_all_that_a_probe_has(
     for shown in (markdown(found), page(found)):
         assert ours.cross_validated.main.text() in shown and "by sex" in shown
         assert "4 groups of patients" in shown and "6 of 12 leads missing" in shown
+    narrow = Terminal(width=80, file=(written := io.StringIO()))
+    print_evaluation(found, narrow)
+    assert ours.cross_validated.main.text() in written.getvalue()
     whole = evaluate([folder / "run-0"], folder / "store", "labels", heads=["linear"],
                      layer="joined", resamples=9)  # fmt: skip
     assert row(whole, NAME).layers == "joined" and row(whole, FLOOR).layers == "kernels"

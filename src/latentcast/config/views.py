@@ -77,6 +77,8 @@ class ImageAugmentation(Settings):
     """Half-width of a factor on the distance from the crop's mean grey."""
     saturation: Share = 0.2
     """Half-width of a factor on the distance of each colour from the pixel's grey."""
+    grey: Share = 0.0
+    """Share of the crops that lose their colours (the grayscale of SimCLR, Chen et al. 2020)."""
 
     def check(self, config: Config) -> None:
         if config.input.kind != "image":

@@ -28,7 +28,7 @@ class ImageAugment:
     """
 
     def __init__(self, settings: ImageAugmentation, image: ImageInput) -> None:
-        self.settings, self.size = settings, image.size
+        self.settings, self.image, self.size = settings, image, image.size
         channels, scale = image.channels, image.normalisation
         cpu = torch.device("cpu")  # also where a model is built on meta
         mean = [0.0] * channels if scale is None else scale.mean
@@ -48,7 +48,7 @@ class ImageAugment:
         return replace(inputs, values=values, valid=None, clean=clean)
 
     def change(self, values: Tensor, draw: Draw) -> Tensor:
-        """``(B, H, W, channels)`` with other brightness, contrast and saturation."""
+        """``(B, H, W, channels)`` with other brightness, contrast and saturation, or in greys."""
         settings, mean, std = self.settings, self.mean.to(values), self.std.to(values)
         pixels = values * std + mean
         pixels = pixels * _factor(draw, "view brightness", settings.brightness).to(values)
@@ -56,7 +56,11 @@ class ImageAugment:
         middle = grey.mean((1, 2), keepdim=True)
         contrast = _factor(draw, "view contrast", settings.contrast).to(values)
         pixels, grey = (middle + contrast * (part - middle) for part in (pixels, grey))
-        pixels = grey + _factor(draw, "view saturation", settings.saturation) * (pixels - grey)
+        saturation = _factor(draw, "view saturation", settings.saturation)
+        if settings.grey:
+            colourless = draw.for_samples("view grey") < settings.grey
+            saturation = torch.where(colourless[:, None, None, None], 0.0, saturation)
+        pixels = grey + saturation * (pixels - grey)
         return (pixels.clamp(0, 1) - mean) / std
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.table import Table
+
 from latentcast.evaluation.estimate import number
 from latentcast.evaluation.evaluation import Cohort, CrossValidated, Evaluation, Row
 from latentcast.markdown import escaped, table
@@ -15,8 +17,7 @@ NOTE = (
     "number. Neither holds the other. p is two-sided and corrected for all rows of a table (Holm)."
 )
 WIDE = 110
-"""Columns of a terminal from which on it shows a second metric and cross-validation; the files have
-them always."""
+"""Columns of a terminal from which on it shows a second metric; the files have it always."""
 
 
 def blocks(evaluation: Evaluation) -> Iterator[tuple[Cohort, str, list[Row]]]:
@@ -128,42 +129,62 @@ def print_evaluation(evaluation: Evaluation, console: Terminal) -> None:
             f"({', '.join(finding.examples)}): {finding.message}", style="bold yellow",
         )  # fmt: skip
     for cohort, amount, rows in blocks(evaluation):
-        caption = [f"difference: minus {evaluation.reference}", *about(cohort, rows)]
+        heads = list(dict.fromkeys(row.head for row in rows))
+        one_head = [f"{heads[0]} head"] if len(heads) == 1 else []  # a column of one word is room
+        caption = [*one_head, f"difference: minus {evaluation.reference}", *about(cohort, rows)]
         table = plain_table(title(cohort, amount), "; ".join(caption))
         table.add_column("source", overflow="fold")
-        table.add_column("head", no_wrap=True)
+        if len(heads) > 1:
+            table.add_column("head", no_wrap=True)
         heading = f"{cohort.metric}\n[{evaluation.level} interval]"
         minus = "difference\n[paired]"
         second = second_metric(rows).removeprefix("macro ")
-        names = [heading, second, "seeds", "draws", minus, "p", "CV"]
-        for name in ("seeds", "draws", "CV"):
-            if not any(_optional(row)[name] for row in rows):
+        names = [heading, second, "seeds", "draws", minus, "p"]
+        for name in ("seeds", "draws"):
+            if not any(_spreads(row)[name] for row in rows):
                 names.remove(name)
         for name in names:
-            if console.width >= WIDE or name not in (second, "CV"):
+            if console.width >= WIDE or name != second:
                 table.add_column(name, justify="right", no_wrap=True)
         shown = [column.header for column in table.columns]
         for row in rows:
             difference, p = _compared(row)
             cells = {"source": row.source, "head": row.head, heading: row.main.text(),
-                     minus: difference, "p": p, **_optional(row)}  # fmt: skip
+                     minus: difference, "p": p, **_spreads(row)}  # fmt: skip
             cells[second] = number(row.further(second_metric(rows)))
             table.add_row(*(cells[str(name)] for name in shown))
         console.print(table)
+        if any(row.cross_validated for row in rows):
+            console.print(_cross_validated(title(cohort, amount), heading, minus, rows, heads))
         console.print()
     console.print(NOTE)
     for remark in evaluation.remarks:
         console.print(remark)
 
 
-def _optional(row: Row) -> dict[str, str]:
+def _spreads(row: Row) -> dict[str, str]:
     """Columns that stand where a row has them."""
-    spreads = {
+    return {
         name: f"±{number(spread.sd)} ({spread.n})" if spread else ""
         for name, spread in (("seeds", row.seeds), ("draws", row.draws))
     }
-    within = row.cross_validated
-    return spreads | {"CV": number(within.main.value) if within else ""}
+
+
+def _cross_validated(
+    name: str, heading: str, minus: str, rows: list[Row], heads: list[str]
+) -> Table:
+    """The same rows within the training records, where they resolve more than the test ones."""
+    table = plain_table(f"{name}: cross-validated within the training records")
+    table.add_column("source", overflow="fold")
+    if len(heads) > 1:
+        table.add_column("head", no_wrap=True)
+    for column in (heading, minus, "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        if row.cross_validated:
+            head = [row.head] * (len(heads) > 1)
+            table.add_row(row.source, *head, *_within(row.cross_validated))
+    return table
 
 
 def markdown(evaluation: Evaluation) -> str:

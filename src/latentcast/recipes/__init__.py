@@ -23,6 +23,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "conv-ecg-small": ecg.conv_ecg_small,
     "conv-image-digits": images.conv_image_digits,
     "conv-image-tiny": images.conv_image_tiny,
+    "simclr-image-tiny": images.simclr_image_tiny,
     "nepa-image-tiny": images.nepa_image_tiny,
     "nepa-image-base": images.nepa_image_base,
     "nepa-image-large": images.nepa_image_large,

@@ -18,10 +18,10 @@ from latentcast.verification.observe.twin import Twin
 
 AREAS = (
     "nepa", "patches", "encoder", "block", "mlp", "norm", "layer-scale", "attention", "qk-norm",
-    "rope", "sincos", "drop-path", "batch-norm", "initial", "table", "jepa", "targets", "predictor",
-    "masks", "masked", "hierarchy", "leads", "cpc", "views", "regularizer", "vicreg", "sigreg",
-    "collapse", "ema", "loop", "resume", "order", "crop", "ranks", "data", "image", "probe",
-    "finetune", "artifact",
+    "rope", "sincos", "drop-path", "batch-norm", "s4d", "initial", "table", "jepa", "targets",
+    "predictor", "masks", "masked", "hierarchy", "leads", "cpc", "views", "regularizer", "vicreg",
+    "sigreg", "collapse", "ema", "loop", "resume", "order", "crop", "ranks", "data", "image",
+    "probe", "finetune", "artifact",
 )  # fmt: skip
 """The order in which areas are reported; those that are not named here come last."""
 

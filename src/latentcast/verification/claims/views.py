@@ -15,6 +15,7 @@ from latentcast import randomness
 from latentcast.batch import Inputs
 from latentcast.config import EcgInput
 from latentcast.config.objective import Grid
+from latentcast.data.image_augment import ImageAugment
 from latentcast.objectives import regularizers
 from latentcast.objectives.base import Output
 from latentcast.objectives.jepa import Jepa
@@ -33,7 +34,7 @@ OURS = "our design, law 1: the state is the step"
 VICREG = "VICReg (Bardes et al. 2022), equation 6 and published code"
 STRENGTHS: dict[str, dict[str, Any]] = {
     "ecg": {"gain": 0.3, "lead_gain": 0.2, "wander": 0.1, "noise": 0.1, "warp": 0.1},
-    "image": {},
+    "image": {"grey": 0.3},
 }
 STILL: dict[str, dict[str, Any]] = {
     "ecg": dict.fromkeys(("gain", "lead_gain", "wander", "noise", "drop_leads"), 0.0),
@@ -55,6 +56,10 @@ def takes_views(twin: Twin) -> bool:
 
 def of_recordings(twin: Twin) -> bool:
     return takes_views(twin) and twin.config.input.kind == "ecg"
+
+
+def of_images(twin: Twin) -> bool:
+    return takes_views(twin) and twin.config.input.kind == "image"
 
 
 def has_twelve_leads(twin: Twin) -> bool:
@@ -222,6 +227,44 @@ def drawn_apart(twin: Twin) -> Evidence:
     first, second = inputs[0].chunk(2)
     apart = (first - second).abs().flatten(1).amax(1)
     return all_of(above("least difference of two views", float(apart.min()), 1e-3))
+
+
+@claim("views.colours", "Crops of images change in brightness, contrast and saturation by the "
+       "factors that were drawn, stay within the pixel values, and as many as configured are grey.",
+       source="SimCLR (Chen et al. 2020), appendix A", about=of_images)  # fmt: skip
+def colours(twin: Twin) -> Evidence:
+    """Image by image in float64, from the factors of the same draw."""
+    augment, count = _augment(twin, {"grey": 0.4}), 64
+    assert isinstance(augment, ImageAugment)
+    image, draw = augment.image, _draw(twin, count)
+    scale = image.normalisation
+    mean = torch.tensor([0.0] * image.channels if scale is None else scale.mean).double()
+    std = torch.tensor([1.0] * image.channels if scale is None else scale.std).double()
+    share = torch.tensor([0.299, 0.587, 0.114] if image.channels == 3 else [1 / image.channels])
+    generator = torch.Generator().manual_seed(twin.seed)
+    pixels = torch.rand(count, 6, 6, image.channels, generator=generator, dtype=torch.float64)
+    found = augment.change((pixels - mean) / std, draw) * std + mean
+    streams = ("brightness", "contrast", "saturation", "grey")
+    drawn = torch.stack([draw.for_samples(f"view {stream}") for stream in streams], 1).double()
+    expected, settings = pixels.clone(), augment.settings
+    for one, (brightness, contrast, saturation, chance) in zip(
+        expected, drawn.tolist(), strict=True
+    ):
+        one *= 1 + settings.brightness * (2 * brightness - 1)
+        middle = (one * share).sum(-1).mean()
+        one -= middle
+        one *= 1 + settings.contrast * (2 * contrast - 1)
+        one += middle
+        luma = (one * share).sum(-1, keepdim=True)
+        kept = 0.0 if chance < settings.grey else 1 + settings.saturation * (2 * saturation - 1)
+        one.copy_((luma + kept * (one - luma)).clamp(0, 1))
+    span = found.amax(-1) - found.amin(-1)
+    greys = int((span.flatten(1).amax(1) < 1e-6).sum())
+    grey = count if image.channels == 1 else int((drawn[:, 3] < settings.grey).sum())
+    return all_of(
+        at_most("furthest from the naive factors", furthest(found, expected), 1e-6),
+        equal("grey crops", greys, grey),
+    )
 
 
 @claim("views.invalid", "What was not measured stays so: 0 and not valid in both views.",

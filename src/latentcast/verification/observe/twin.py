@@ -87,10 +87,12 @@ class Twin:
     def objective(self, changes: Mapping[str, Any] | None = None) -> Objective:
         """A new one, at initialisation, in training mode.
 
-        Without the term between two views, unless ``changes`` have one: claims about an objective
-        are about its own loss.
+        Without the term between two views, unless ``changes`` have one or it is all there is:
+        claims about an objective are about its own loss.
         """
-        return build(self.config.updated({"objective.views": None, **(changes or {})})).train()
+        alone = self.config.objective.kind == "two_views"
+        without = {} if alone else {"objective.views": None}
+        return build(self.config.updated({**without, **(changes or {})})).train()
 
     def batch(self, attempt: int = 0) -> Batch:
         """Integers, as the loader brings them; of one micro-batch."""
