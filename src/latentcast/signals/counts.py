@@ -126,7 +126,7 @@ def quantise(
         raise BadRecord(f"{small} (or ingest all with a finer --scale, here {scale:g})", small)
     if (missing := np.isnan(scaled)).any():
         scaled[missing] = INVALID
-    return whole(scaled)
+    return stored_counts(scaled)
 
 
 def rounded(signal: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.float32]:
@@ -136,6 +136,6 @@ def rounded(signal: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.flo
     return scaled
 
 
-def whole(scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+def stored_counts(scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     """Rounded counts as they are stored."""
     return scaled.astype(np.int16)

@@ -120,7 +120,7 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
     stretches are looked for: what saturates is a matter of millivolts, and limb leads have laws.
     """
     signal, rate = recording.signal, recording.sampling_rate
-    valid, whole = recording.valid.copy(), bool(recording.valid.all())
+    valid, complete = recording.valid.copy(), bool(recording.valid.all())
     flat_length = max(2, round(FLAT_SECONDS * rate))
     clip_length = max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
     leads, starts, stops = _constant_runs(signal, min(flat_length, clip_length))
@@ -155,7 +155,7 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
         valid[:, recording.samples - after :] = False
         message = f"{before} samples of zeros before and {after} after the signal, masked"
         findings.append(Finding("padded", recording.leads, message))
-    unmeasured = [] if whole else np.flatnonzero(~recording.valid.any(axis=1)).tolist()
+    unmeasured = [] if complete else np.flatnonzero(~recording.valid.any(axis=1)).tolist()
     absent = tuple(recording.leads[lead] for lead in unmeasured)
     if absent:
         findings.append(Finding("missing", absent, f"{', '.join(absent)}: no measured sample"))

@@ -31,7 +31,7 @@ from latentcast.signals.counts import (
     choose_valid,
     quantise,
     rounded,
-    whole,
+    stored_counts,
 )
 from latentcast.signals.leads import (
     CANONICAL_LEADS,
@@ -244,7 +244,7 @@ class CountsTarget:
         usual &= np.maximum(np.abs(highs), np.abs(lows)).max(axis=1) <= LARGEST
         usual &= (highs - lows).max(axis=1) >= FEWEST_COUNTS
         scaled[~usual] = 0  # what does not fit into int16
-        counts = whole(scaled)
+        counts = stored_counts(scaled)
         sums = ChannelSums.of_each(counts)
         in_time = np.ascontiguousarray(counts.transpose(0, 2, 1))
         return [

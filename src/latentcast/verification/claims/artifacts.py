@@ -129,13 +129,13 @@ def filters(twin: Twin) -> Evidence:
         )
         cases.append((record.record_id, record, cohort.store, str(cohort.store.record_ids[row])))
     parts, effect = list[Evidence](), 0.0
-    for name, given, store, record_id in cases:
+    for name, recording, store, record_id in cases:
         row, length = store.row_of(record_id), fixtures.length
         starts = window_starts(int(store.lengths[row]), length)
         crops: Any = torch.from_numpy(store.take([row] * len(starts), starts, length))
         expected = preprocess(crops).values
         with inputs_of(_tokenizer(source.network)) as entered:
-            source.embed(given)
+            source.embed(recording)
         gap = apart(torch.cat(entered), expected)
         parts.append(at_most(f"{name}: largest difference", gap, 0.0))
         effect = max(effect, apart(expected, unfiltered(crops).values))
