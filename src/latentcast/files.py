@@ -64,6 +64,32 @@ def regular(path: Path) -> Path:
     return path
 
 
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""How a file is opened that may be a FIFO; Windows has the second one."""
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a regular file: opened once, which a FIFO in its place does not hang.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    try:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError("it is no regular file")
+        data = os.read(descriptor, state.st_size + 1)
+        if len(data) == state.st_size:
+            return data
+        blocks = [data]  # of more than two gigabytes, or of a file that grows
+        while block := os.read(descriptor, 2**24):
+            blocks.append(block)
+        return b"".join(blocks)
+    finally:
+        os.close(descriptor)
+
+
 def read_text(path: Path, errors: str = "strict") -> str:
     """The text of a regular file in UTF-8.
 
@@ -100,15 +126,27 @@ def digested(record: Mapping[str, Any]) -> dict[str, Any]:
     Of the content and not of the bytes: the layout of the JSON may change.
     """
     content = json.loads(json.dumps({k: v for k, v in record.items() if k != "digest"}))
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return {**content, "digest": hashlib.sha256(canonical.encode("ascii")).hexdigest()}
+    return {**content, "digest": _canonical(content)[1]}
+
+
+def digested_line(record: Mapping[str, Any]) -> str:
+    """:func:`digested` as JSON in a line, of a record whose every key is a text already: of large
+    ones, of which JSON is made once instead of four times."""
+    canonical, digest = _canonical(record)
+    return f'{canonical[:-1]},"digest":"{digest}"}}'
+
+
+def _canonical(content: Mapping[str, Any]) -> tuple[str, str]:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return text, hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def check_digest(record: Mapping[str, Any]) -> None:
-    """Raises ValueError: a record was changed since :func:`digested`, or has no digest."""
+    """Raises ValueError: a record that was read from JSON was changed since :func:`digested`, or
+    has no digest."""
     if "digest" not in record:
         raise ValueError("has no digest")
-    if digested(record)["digest"] != record["digest"]:
+    if _canonical({k: v for k, v in record.items() if k != "digest"})[1] != record["digest"]:
         raise ValueError("was changed since it was written (its digest is another)")
 
 

@@ -332,7 +332,7 @@ def _(t: Terminal) -> None:
 @fixes("data/readers.py", "{}: a reader process died")
 def _(t: Terminal) -> None:
     command = f"ingest {WFDB} --fs 100 --out {t.new()} "
-    with patch.object(Source, "batch", 1), patch.object(Converter, "_convert", die):
+    with patch.object(Source, "batch", 1), patch.object(Converter, "_open", die):
         flag = t.refused(command + "--workers 2").typed("again with (--workers 1)")
     t.works(command + flag)
 

@@ -48,6 +48,7 @@ from latentcast.runs.folder import TUNED
 from latentcast.signals.windows import window_starts
 from latentcast.verification.verify import verify
 from latentcast.workflows.finetune import FinetuneResult, finetune
+from latentcast.workflows.probe import probe
 from latentcast.workflows.train import train
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -177,7 +178,7 @@ def test_the_pretraining_is_where_it_starts_and_is_left_alone(
     assert record["init"]["source"] == str(pretrained)
 
 
-@pytest.mark.parametrize("begins", ["the pretraining", "a run that began with it"])
+@pytest.mark.parametrize("begins", ["the pretraining", "a run that began with it", "@1, pruned"])
 def test_a_test_record_of_the_pretraining_is_scored(
     small_config: Config, small_store: Path, tmp_path: Path, begins: str
 ) -> None:
@@ -187,7 +188,12 @@ def test_a_test_record_of_the_pretraining_is_scored(
     write_store(tmp_path / "seen", seen, folds=[1] * len(seen), leads=LEADS)
     run = train(small_config, tmp_path / "seen", tmp_path / "first", quiet=True).run
     if begins != "the pretraining":
-        run = train(small_config, small_store, tmp_path / "second", init=run, quiet=True).run
+        init = run if begins != "@1, pruned" else f"{run}@{small_config.train.steps}"
+        run = train(small_config, small_store, tmp_path / "second", init=init, quiet=True).run
+        if begins == "@1, pruned":
+            shutil.rmtree(tmp_path / "first" / "checkpoints")
+        with pytest.raises(LatentcastError, match="test recording in pretraining: .*--allow-leaks"):
+            probe(run, store.path, "labels")
     arguments = {"epochs": 1, "batch_size": 8, "quiet": True}
     with pytest.raises(LatentcastError, match="test recording in pretraining: .*--allow-leaks"):
         finetune(run, store.path, tmp_path / "run", "labels", **arguments)

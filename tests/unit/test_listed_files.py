@@ -13,7 +13,6 @@ from dev.fuzz.xml_files import sample, write_muse
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
-from latentcast.signals.readers.table import read_header
 from latentcast.signals.synthetic import synthetic_recording
 
 
@@ -70,9 +69,24 @@ def test_a_table_that_breaks_a_line_within_its_names_is_a_traceback(tmp_path: Pa
         open_source(tmp_path / "list.csv")
 
 
-def test_a_pipe_in_the_place_of_a_table_hangs(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "record_list.csv")
-    assert read_header(tmp_path / "record_list.csv") == ()
+@pytest.mark.parametrize(
+    "table",
+    ["record_list.csv", "machine_measurements.csv", "ptbxl_database.csv", "RECORDS-acceptable",
+     "SHA256SUMS.txt"],
+)  # fmt: skip
+def test_a_pipe_in_the_place_of_a_table_hangs_or_loses_the_patients(
+    tmp_path: Path, table: str
+) -> None:
+    write_files(tmp_path)
+    for name in ("RECORDS-acceptable", "RECORDS-unacceptable"):
+        (tmp_path / name).write_text("a\n")
+    if table == "machine_measurements.csv":
+        row = "subject_id,study_id,path\n1,2,ward/a\n"
+        (tmp_path / "record_list.csv").write_text(row)
+    (tmp_path / table).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / table)
+    with pytest.raises(LatentcastError, match=f"{table}.* no regular file"):
+        open_source(tmp_path)
 
 
 def test_a_patient_of_a_table_of_files_is_trained_and_tested_on(tmp_path: Path) -> None:

@@ -245,9 +245,9 @@ def test_a_leak_stops_the_probe_and_a_possible_one_is_printed(tmp_path: Path) ->
     for source, folder in (("test", "same"), ("hospital B", "other")):
         write_store(tmp_path / folder, other, folds=[1] * 200, record_ids=ids, source=source)
     with pytest.raises(LatentcastError, match="patient id in pretraining.*both stores come from"):
-        probe([PatchSource()], store, MIXED, pretraining=Store.open(tmp_path / "same"))
+        probe([PatchSource()], store, MIXED, trained_on=[Store.open(tmp_path / "same")])
     pretraining = Store.open(tmp_path / "other")
-    report = probe([PatchSource()], store, MIXED, pretraining=pretraining, resamples=10)
+    report = probe([PatchSource()], store, MIXED, trained_on=[pretraining], resamples=10)
     assert "LEAK (warning): patient id in pretraining" in printed(report, 200)
 
 

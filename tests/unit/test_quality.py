@@ -8,7 +8,8 @@ import pytest
 from ecg_files import DATA
 
 from latentcast.signals.leads import LIMB_LEADS
-from latentcast.signals.quality import assess, limb_lead_findings
+from latentcast.signals.ordinary import ordinary
+from latentcast.signals.quality import assess, limb_lead_findings, normalisation_of
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import Recording, from_signal
 from latentcast.signals.synthetic import synthetic_recording
@@ -133,3 +134,29 @@ def test_zeros_around_a_short_signal_are_padding() -> None:
     assert [finding.kind for finding in findings] == ["padded"]
     assert not assessed.valid[:, :48].any() and not assessed.valid[:, -48:].any()
     assert assessed.valid[:, 48:-48].all()
+
+
+def test_a_fault_is_passed_over_where_recordings_are_looked_at_together() -> None:
+    """The pass over many at once may take a good one for odd, and never an odd one for good."""
+    real = [r for r in REAL if r.sampling_rate == 100 and r.samples == 1000]
+    made = list(real)
+    for n, recording in enumerate(real):
+        x, lead = recording.signal, n % 12
+        top = x[lead].max()
+        made += [
+            changed(recording, [lead], np.r_[x[lead, :800], np.full(200, 0.1)]),
+            changed(recording, [lead], np.r_[x[lead, :500] * 0, x[lead, 500:]]),
+            changed(recording, [lead], np.minimum(4 * x[lead], 3 * top)),
+            changed(recording, [*range(12)], np.where(np.arange(1000) < 7, 0, x)),
+            changed(recording, [0, 3], x[[3, 0]]),
+            changed(recording, [lead % 6], -2 * x[lead % 6]),
+            changed(recording, [*range(12)], (x - x.mean(1)[:, None]) / x.std(1)[:, None]),
+            changed(recording, [*range(12)], (x - x.mean()) / x.std()),
+            changed(recording, [*range(12)], (x - x.min(1)[:, None]) / np.ptp(x, 1)[:, None]),
+            changed(recording, [lead], np.zeros(1000)),
+        ]
+    leads = made[0].leads
+    usual = ordinary(np.stack([r.signal for r in made]), leads, 100.0)
+    odd = [normalisation_of(r) is not None or bool(assess(r)[1]) for r in made]
+    assert usual[: len(real)].mean() > 0.8 and sum(odd) > 5 * len(real)
+    assert not (usual & odd).any()

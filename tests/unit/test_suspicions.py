@@ -13,6 +13,7 @@ from ecg_files import BUNDLED
 
 from conftest import Command
 from latentcast.config import Config
+from latentcast.data import flags
 from latentcast.data.arrays import write_store
 from latentcast.data.fit import fitted, reading
 from latentcast.data.flags import keep
@@ -106,6 +107,22 @@ def faulty(tmp_path: Path) -> Store:
         tmp_path / "faulty", signals=signals, sampling_rate=100, leads=CANONICAL_LEADS, unit="mV",
         splits=splits, quiet=True,
     ).store  # fmt: skip
+
+
+def test_a_training_that_starts_again_reads_every_record_again(
+    faulty: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> str:
+        flags._keep.cache_clear()  # as in another process
+        return keep(faulty, faulty.rows("train"), ("noise",)).summary
+
+    once = asked()
+    with monkeypatch.context() as patch:
+        patch.setattr(flags, "suspect", None)
+        assert asked() == once
+    for damage in ("{}", (faulty.path / flags.FILE).read_text().replace("0", "1")):
+        (faulty.path / flags.FILE).write_text(damage)
+        assert asked() == once
 
 
 def test_records_with_a_finding_are_not_trained_on_and_are_counted(

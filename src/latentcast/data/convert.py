@@ -15,7 +15,12 @@ from latentcast.data.listing import odd_text
 from latentcast.data.manifest import SPLITS
 from latentcast.data.tables.division import Division
 from latentcast.errors import printable, readable
+from latentcast.signals.recording import Recording
 from latentcast.source import Annotation, BadRecord, RecordRef, Source
+
+TOGETHER = 2**18
+"""Values of recordings that are read before they are converted together: a megabyte of them stays
+near the processor."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +84,27 @@ class Converter:
             LatentcastError: what no other record can do without either, such as an optional package
                 that is not installed.
         """
-        return [self._convert(ref) for ref in refs]
+        results = list[Converted | Rejected]()
+        opened, values = list[_Opened | Rejected](), 0
+        for ref in refs:
+            try:
+                one = self._open(ref)
+                values += one.sample.signal.size if isinstance(one.sample, Recording) else TOGETHER
+                opened.append(one)
+            except Exception as error:
+                opened.append(self._rejected(ref, error))
+            if values >= TOGETHER:
+                results += self._convert(opened)
+                opened, values = [], 0
+        return results + self._convert(opened)
 
-    def _convert(self, ref: RecordRef) -> Converted | Rejected:
-        try:
-            return self._converted(ref)
-        except Exception as error:
-            reason = reason_of(error)
+    def _rejected(self, ref: RecordRef, error: Exception) -> Rejected:
+        reason = reason_of(error)
         if self.room:
             reason = reason.replace(self.room, "")
         return Rejected(ref.record_id, ref.file, printable(reason))
 
-    def _converted(self, ref: RecordRef) -> Converted:
+    def _open(self, ref: RecordRef) -> _Opened:
         if ref.problem is not None:
             raise BadRecord(ref.problem)
         sample, annotation = self.source.read(ref)
@@ -113,11 +127,45 @@ class Converter:
             raise BadRecord(f"has patient {patient!a}, which {problem}")
         fold = self.division.fold_of(ref.record_id, patient)
         fold = fold or self.folds.of(ref, patient, annotation)
-        payload = self.target.convert(sample, training=fold in SPLITS["train"])
-        metadata = payload.metadata | annotation.metadata
-        try:
-            json.dumps([ref.record_id, metadata], ensure_ascii=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
-        labels = {str(code): float(value) for code, value in annotation.labels.items()}
-        return Converted(ref, payload, patient, fold, labels, metadata)
+        return _Opened(ref, sample, annotation, patient, fold)
+
+    def _convert(self, opened: Sequence[_Opened | Rejected]) -> list[Converted | Rejected]:
+        good = [one for one in opened if isinstance(one, _Opened)]
+        training = [one.fold in SPLITS["train"] for one in good]
+        payloads = iter(self.target.convert_together([one.sample for one in good], training))
+        results = list[Converted | Rejected]()
+        for one in opened:
+            if isinstance(one, Rejected):
+                results.append(one)
+                continue
+            try:
+                if isinstance(payload := next(payloads), Exception):
+                    raise payload
+                results.append(_converted(one, payload))
+            except Exception as error:
+                results.append(self._rejected(one.ref, error))
+        return results
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A record that was read."""
+
+    ref: RecordRef
+    sample: Any
+    annotation: Annotation
+    patient_id: str
+    fold: int
+
+
+def _converted(opened: _Opened, payload: Payload) -> Converted:
+    ref, annotation = opened.ref, opened.annotation
+    metadata = payload.metadata | annotation.metadata
+    try:
+        text = json.dumps([ref.record_id, metadata], ensure_ascii=False)
+        text.encode()
+        _, metadata = json.loads(text)  # its keys are texts from here on
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
+    labels = {str(code): float(value) for code, value in annotation.labels.items()}
+    return Converted(ref, payload, opened.patient_id, opened.fold, labels, metadata)

@@ -343,7 +343,8 @@ def _write(
                         result = _unless_duplicate(result, names, digests, compared)
                     if isinstance(result, Converted):
                         writer.add(result, position)
-                        gaps.update({n: result.payload.metadata.get(n, 0) for n in NOT_FINITE})
+                        if metadata := result.payload.metadata:
+                            gaps.update({name: metadata.get(name, 0) for name in NOT_FINITE})
                         enlarged += result.payload.enlarged
                     else:
                         writer.reject(result)

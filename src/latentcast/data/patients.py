@@ -27,6 +27,8 @@ def recorded(patients: str | Path) -> str:
     if not is_table(patients):
         return str(patients)
     path = Path(patients)
+    if path.exists() and not path.is_file():
+        raise LatentcastError(f"{path}: is no regular file; put the table itself in its place")
     if not path.is_file():
         raise LatentcastError(
             f"--patients {path}: does not exist; name a table with the columns record_id and "

@@ -6,13 +6,12 @@ the file once its bytes of the shard are, and a shard is only gone on with as fa
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from latentcast.files import check_digest, digested, parse_object
+from latentcast.files import check_digest, digested_line, parse_object
 
 RECORDS, BYTES = 128, 2**24
 """A line is written after so many records or bytes: this is what a kill costs."""
@@ -32,7 +31,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
     """Add a line: ``records`` and ``rejected`` since the one before, ``first`` how many of each
     there were before it; ``bytes`` and ``crc`` are of all of the shard's data so far."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(digested(line), ensure_ascii=False) + "\n")
+        file.write(digested_line(line) + "\n")
 
 
 def lines_that_fit(log: Path, shard: Path, header: int) -> Iterator[dict[str, Any]]:

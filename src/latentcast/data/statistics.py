@@ -44,16 +44,35 @@ class ChannelSums:
         sums = cls(1, *((0,) * len(values),) * 3)
         for start in range(0, values.shape[1], _BLOCK):
             block = values[:, start : start + _BLOCK]
-            mask = np.ones(block.shape, bool) if valid is None else valid[:, start : start + _BLOCK]
+            mask = None if valid is None else valid[:, start : start + _BLOCK]
             # float64 is fast, and exact up to 2^53; a block at full scale comes to 2^50.
-            floats = np.where(mask, block, 0).astype(np.float64)
+            floats = block.astype(np.float64)
+            if mask is None or mask.all():
+                samples = (block.shape[1],) * len(block)
+            else:
+                samples = tuple(mask.sum(axis=1).tolist())
+                floats[~mask] = 0
             sums += cls(
                 0,
-                tuple(mask.sum(axis=1).tolist()),
+                samples,
                 tuple(int(s) for s in floats.sum(axis=1)),
                 tuple(int(s) for s in np.einsum("ls,ls->l", floats, floats)),
             )
         return sums
+
+    @classmethod
+    def of_each(cls, counts: npt.NDArray[np.int16]) -> list[ChannelSums]:
+        """:meth:`of` each of several records, ``(N, channels, samples)``, every value valid."""
+        if counts.shape[2] > _BLOCK:
+            return [cls.of(values) for values in counts]
+        floats = counts.astype(np.float64)
+        totals = floats.sum(axis=2).astype(np.int64).tolist()
+        squares = np.einsum("nls,nls->nl", floats, floats).astype(np.int64).tolist()
+        samples = (counts.shape[2],) * counts.shape[1]
+        return [
+            cls(1, samples, tuple(total), tuple(square))
+            for total, square in zip(totals, squares, strict=True)
+        ]
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         return ChannelSums(

@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.files import (
     check_digest,
-    digested,
+    digested_line,
     read_object,
     replacing,
     sha256,
@@ -245,8 +246,11 @@ class ShardWriter:
             self._file.seek(0)
             self._file.write(_npy_header(*self.target.array(self._extent)))
             self._file.close()
-            sync(self._partial)
-            digest = sha256(self._partial)
+            # A gigabyte: the disk writes it down while the processor reads it.
+            with ThreadPoolExecutor(1) as aside:
+                reading = aside.submit(sha256, self._partial)
+                sync(self._partial)
+                digest = reading.result()
             file = f"shard-{self.number:05d}.npy"
             self._partial.replace(self.folder / file)
         elif not self._rejected:
@@ -254,8 +258,8 @@ class ShardWriter:
         sidecar = Sidecar(
             file, self._extent, digest, next_ref, self._records, self._rejected, asdict(sums)
         )
-        text = json.dumps(digested(asdict(sidecar)), ensure_ascii=False)
-        write_text(sidecar_path(self.folder, self.number), text)
+        # Not of asdict, which copies the metadata of every record.
+        write_text(sidecar_path(self.folder, self.number), digested_line(vars(sidecar)))
         shard_log.log_path(self.folder, self.number).unlink(missing_ok=True)
         self.number += 1
         self._file, self._bytes, self._extent, self._sums = None, 0, 0, None

@@ -57,7 +57,7 @@ def probe(
     layer: str = "all",
     pooling: str | None = None,
     windows: Windows = "strided",
-    pretraining: Store | None = None,
+    trained_on: Sequence[Store] = (),
     resamples: int = 1000,
     seed: int = 0,
     by: Sequence[str] = (),
@@ -81,7 +81,7 @@ def probe(
         pooling: mean+std for recordings and mean for images by default.
         windows: how a record longer than a source's window is read, see
             :func:`~latentcast.evaluation.features.extract`.
-        pretraining: the store the encoder was trained on, for the search for leaks.
+        trained_on: the stores that the first source was trained on, for the search for leaks.
         resamples: of the test fold's patients, drawn by ``seed``.
         by: keys of the metadata whose values make subgroups of the test split.
         provenance: of the caller, to stand in the report.
@@ -104,7 +104,7 @@ def probe(
         raise LatentcastError(f"probe: resamples {resamples}; ask for one or more")
     targets = task.targets(store)
     store, groups = targets.divide(store), groupings(store, by)
-    findings = leaks.check(store, pretraining)
+    findings = leaks_of(store, trained_on)
     if not allow_leaks:
         refuse_leaks(findings, store)
     every = {split: store.rows(split) for split in SPLITS}

@@ -333,7 +333,7 @@ def _features(schema: Any, file: Path) -> dict[str, Any]:
     metadata = (schema.metadata or {}).get(b"huggingface")
     with _reading():
         info = parse_object(metadata).get("info") if metadata else None
-    if not info and (file.parent / "dataset_info.json").is_file():
+    if not info and (file.parent / "dataset_info.json").exists():
         info = _json(file.parent, "dataset_info.json")
     features = info.get("features") if isinstance(info, dict) else None
     return features if isinstance(features, dict) else {}

@@ -99,13 +99,12 @@ def quantise(
     Raises:
         BadRecord: the amplitude does not fit: beyond int16, or hardly one count.
     """
-    scaled = recording.signal * np.float32(1 / scale)
-    missing = np.isnan(scaled)
-    np.rint(scaled, out=scaled)
-    peaks = np.fmax.reduce(np.abs(scaled), axis=1)
+    scaled = rounded(recording.signal, scale)
+    highs, lows = np.fmax.reduce(scaled, axis=1), np.fmin.reduce(scaled, axis=1)
+    peaks = np.fmax(np.abs(highs), np.abs(lows))
     if np.fmax.reduce(peaks) > LARGEST:
         lead = int(np.nanargmax(peaks))
-        if np.fmin.reduce(scaled[lead]) == INVALID and np.fmax.reduce(peaks) == -INVALID:
+        if lows[lead] == INVALID and np.fmax.reduce(peaks) == -INVALID:
             raise BadRecord(
                 f"holds {INVALID} counts of {scale:g} {unit} in lead {recording.leads[lead]}, by "
                 "which files of int16 mark a sample that was not measured; write NaN there"
@@ -121,10 +120,22 @@ def quantise(
             )
         large = f"{words} is beyond ±{LARGEST * scale:.5g} {unit}; check gain and unit"
         raise BadRecord(f"{large} (or ingest all with a coarser --scale, here {scale:g})", large)
-    span = np.fmax.reduce(np.fmax.reduce(scaled, axis=1) - np.fmin.reduce(scaled, axis=1))
+    span = np.fmax.reduce(highs - lows)
     if span < FEWEST_COUNTS:
         small = f"no lead spans more than {float(span) * scale:.2g} {unit}; check gain and unit"
         raise BadRecord(f"{small} (or ingest all with a finer --scale, here {scale:g})", small)
-    if missing.any():
+    if (missing := np.isnan(scaled)).any():
         scaled[missing] = INVALID
+    return stored_counts(scaled)
+
+
+def rounded(signal: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.float32]:
+    """Counts of ``scale``, rounded to the nearest, of one recording or of several."""
+    scaled = signal * np.float32(1 / scale)
+    np.rint(scaled, out=scaled)
+    return scaled
+
+
+def stored_counts(scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    """Rounded counts as they are stored."""
     return scaled.astype(np.int16)

@@ -82,7 +82,8 @@ def normalisation_of(recording: Recording) -> str | None:
     for low in (0, -1):
         if _every_lead(recording, partial(_reaches, low)):
             return f"every lead reaches from {low} to 1"
-    if _is_z_score(recording.signal[recording.valid]):
+    signal, valid = recording.signal, recording.valid
+    if _is_z_score(signal.ravel() if valid.all() else signal[valid]):
         return "mean 0 and standard deviation 1 over all leads"
     return None
 
@@ -119,20 +120,23 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
     stretches are looked for: what saturates is a matter of millivolts, and limb leads have laws.
     """
     signal, rate = recording.signal, recording.sampling_rate
-    valid = recording.valid.copy()
+    valid, complete = recording.valid.copy(), bool(recording.valid.all())
     flat_length = max(2, round(FLAT_SECONDS * rate))
     clip_length = max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
     leads, starts, stops = _constant_runs(signal, min(flat_length, clip_length))
     masked: dict[str, list[str]] = {"flat": [], "saturated": []}
-    for lead in np.unique(leads).tolist():
+    # A lead shorter than FLAT_SECONDS that never moves is flat too.
+    flats = stops - starts >= min(flat_length, recording.samples)
+    resting = ~flats & (stops - starts >= clip_length) & ecg
+    if resting.any():
+        extremes = np.fmin.reduce(signal, axis=1)[leads], np.fmax.reduce(signal, axis=1)[leads]
+        values = signal[leads, starts]
+        resting &= (values == extremes[0]) | (values == extremes[1])
+    for lead in sorted(set(leads[flats | resting].tolist())):
         row = signal[lead]
         own = leads == lead
-        start, stop = starts[own], stops[own]
+        start, stop, flat, clipped = starts[own], stops[own], flats[own], resting[own]
         value = row[start]
-        # A lead shorter than FLAT_SECONDS that never moves is flat too.
-        flat = stop - start >= min(flat_length, recording.samples)
-        clipped = ~flat & (stop - start >= clip_length) & ecg
-        clipped &= (value == np.fmin.reduce(row)) | (value == np.fmax.reduce(row))
         if clipped.any():
             clipped &= np.abs(value - np.nanmedian(row)) >= SATURATED_MILLIVOLTS
             before = row[np.maximum(start - 1, 0)]
@@ -151,7 +155,7 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
         valid[:, recording.samples - after :] = False
         message = f"{before} samples of zeros before and {after} after the signal, masked"
         findings.append(Finding("padded", recording.leads, message))
-    unmeasured = np.flatnonzero(~recording.valid.any(axis=1)).tolist()
+    unmeasured = [] if complete else np.flatnonzero(~recording.valid.any(axis=1)).tolist()
     absent = tuple(recording.leads[lead] for lead in unmeasured)
     if absent:
         findings.append(Finding("missing", absent, f"{', '.join(absent)}: no measured sample"))
@@ -159,13 +163,16 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
         if names:
             message = f"{', '.join(names)}: {kind} stretch, masked"
             findings.append(Finding(kind, tuple(names), message))
-    assessed = replace(recording, valid=valid)
+    assessed = replace(recording, valid=valid) if findings else recording
     return assessed, (*findings, *(limb_lead_findings(assessed) if ecg else ()))
 
 
 def _padding(recording: Recording) -> tuple[int, int]:
     """Samples of zeros in all leads before the signal and after it; 0 for fewer than are a sign."""
-    signal = recording.signal[(recording.signal != 0).any(axis=1)]
+    signal = recording.signal
+    if (signal[:, :1] != 0).any() and (signal[:, -1:] != 0).any():  # of nearly every recording
+        return 0, 0
+    signal = signal[(signal != 0).any(axis=1)]
     ends = signal[:, :1], signal[:, -1:]
     if not len(signal) or not any((end == 0).all() for end in ends):
         return 0, 0
@@ -175,12 +182,12 @@ def _padding(recording: Recording) -> tuple[int, int]:
     return (before if before >= least else 0), (after if after >= least else 0)
 
 
-# Rows of _IDENTITIES times the six limb leads are zero for a recording that keeps the laws.
-_IDENTITIES = np.zeros((4, 6))
+# Rows of IDENTITIES times the six limb leads are zero for a recording that keeps the laws.
+IDENTITIES = np.zeros((4, 6))
 for _row, (_name, (_a, _b)) in enumerate(DERIVED_FROM_I_AND_II.items()):
-    _IDENTITIES[_row, LIMB_LEADS.index(_name)] = 1.0
-    _IDENTITIES[_row, 0] -= _a
-    _IDENTITIES[_row, 1] -= _b
+    IDENTITIES[_row, LIMB_LEADS.index(_name)] = 1.0
+    IDENTITIES[_row, 0] -= _a
+    IDENTITIES[_row, 1] -= _b
 
 
 def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
@@ -207,14 +214,17 @@ def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
         return ()
     limit = max(IDENTITY_TOLERANCE * energy, 4 * (IDENTITY_MICROVOLTS * 1e-3) ** 2)
 
-    def contradiction(transform: npt.NDArray[np.float64]) -> float:
-        residual = _IDENTITIES @ transform
+    def contradiction_of(residual: npt.NDArray[np.float64]) -> float:
         return float(np.einsum("ij,jk,ik->", residual, covariance, residual))
 
-    identity = np.eye(6)
-    before = contradiction(identity)
+    before = contradiction_of(IDENTITIES)
     if before <= limit:
         return ()
+
+    def contradiction(transform: npt.NDArray[np.float64]) -> float:
+        return contradiction_of(IDENTITIES @ transform)
+
+    identity = np.eye(6)
     candidates: list[tuple[float, Finding]] = []
     for i, j in combinations(range(6), 2):
         swap = identity.copy()
@@ -246,8 +256,8 @@ def limb_lead_findings(recording: Recording) -> tuple[Finding, ...]:
 
 def _best_factor(lead: int, covariance: npt.NDArray[np.float64]) -> float | None:
     """The factor on one lead that least contradicts the identities; None where none is sane."""
-    own = _IDENTITIES[:, lead]
-    rest = _IDENTITIES.copy()
+    own = IDENTITIES[:, lead]
+    rest = IDENTITIES.copy()
     rest[:, lead] = 0.0
     denominator = float(own @ own * covariance[lead, lead])
     if denominator <= 0.0:

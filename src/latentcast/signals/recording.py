@@ -91,7 +91,8 @@ class Recording:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check(Recording, vars(self), _hints())
+        if tuple(map(type, vars(self).values())) not in _PLAIN or {*map(type, self.leads)} != {str}:
+            check(Recording, vars(self), _hints())
         if self.signal.ndim != 2 or self.signal.shape[0] != len(self.leads):
             raise BadRecord(
                 f"{self.record_id}: signal has shape {self.signal.shape} for {len(self.leads)} "
@@ -129,6 +130,15 @@ class Recording:
     @property
     def seconds(self) -> float:
         return self.samples / self.sampling_rate
+
+
+_PLAIN = {
+    (np.ndarray, tuple, rate, np.ndarray, str, patient, dict)
+    for rate in (int, float)
+    for patient in (str, type(None))
+}
+"""Types of the fields that :func:`~latentcast.signatures.check` finds nothing wrong with: those of
+every recording that a reader makes."""
 
 
 @cache

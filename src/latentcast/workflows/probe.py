@@ -21,6 +21,7 @@ from latentcast.evaluation.tasks import task as task_of
 from latentcast.objectives.base import Role
 from latentcast.runs.new import data_of
 from latentcast.signatures import checked
+from latentcast.workflows.sources import training_stores
 
 
 @checked
@@ -81,7 +82,7 @@ def probe(
         heads=heads,
         layer=layer,
         pooling=pooling,
-        pretraining=data_of(run),
+        trained_on=training_stores(run, encoder.config),
         by=by,
         provenance={
             "run": str(run),

@@ -15,7 +15,7 @@ from latentcast.artifacts.choice import CHOICE, Choice
 from latentcast.artifacts.classifier import Classifier
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.weights import read_weights
-from latentcast.config import Config
+from latentcast.config import Config, load
 from latentcast.config.training import LOOKS
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
@@ -85,9 +85,24 @@ def training_stores(path: Path, config: Config) -> tuple[Store, ...]:
         if isinstance(config.objective, SupervisedConfig):
             own = task_of(config.objective.task, own).targets(own).divide(own)
         stores.append(own)
-    if config.train.init and (before := at_step(config.train.init)).exists():
-        stores += training_stores(before, read_weights(before).config)
+    if config.train.init and (before := _before(config.train.init)) is not None:
+        stores += training_stores(*before)
     return tuple(stores)
+
+
+def _before(init: str) -> tuple[Path, Config] | None:
+    """The run, checkpoint or file that a training began with, and its configuration; of a
+    checkpoint that was pruned since, its run. None where all of it is gone."""
+    path = Path(init)
+    run = path.parents[1] if path.parent.name == "checkpoints" else path
+    try:
+        path = at_step(init)
+    except LatentcastError:  # the run has no such step any more
+        run = Path(init.rpartition("@")[0])
+    else:
+        if path.exists():
+            return path, read_weights(path).config
+    return (run, load(run / "config.yaml")) if (run / "config.yaml").is_file() else None
 
 
 def groups_of(

@@ -76,3 +76,11 @@ def readable(
 def is_ours(error: Exception) -> bool:
     """Whether the machine or its set-up is at fault, and not the record that was being read."""
     return isinstance(error, LatentcastError | MemoryError) and not isinstance(error, BadRecord)
+
+
+def one_by_one(convert: Callable[..., Payload], sample: Any, training: bool) -> Payload | Exception:
+    """What converting a record gives, or raises: none stops the others."""
+    try:
+        return convert(sample, training=training)
+    except Exception as error:
+        return error

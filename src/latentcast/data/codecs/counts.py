@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -10,13 +11,28 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.data.codecs.base import Array, Ints, Payload, Runs, buffer, readable
+from latentcast.data.codecs.base import (
+    Array,
+    Ints,
+    Payload,
+    Runs,
+    buffer,
+    one_by_one,
+    readable,
+)
 from latentcast.data.manifest import Manifest, Shard
 from latentcast.data.patients import recorded as recorded_patients
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
 from latentcast.signals.channels import MILLIVOLTS, Channels, Signal
-from latentcast.signals.counts import choose_valid, quantise
+from latentcast.signals.counts import (
+    FEWEST_COUNTS,
+    LARGEST,
+    choose_valid,
+    quantise,
+    rounded,
+    stored_counts,
+)
 from latentcast.signals.leads import (
     CANONICAL_LEADS,
     canonical_names,
@@ -24,6 +40,7 @@ from latentcast.signals.leads import (
     in_canonical_order,
 )
 from latentcast.signals.leads import DERIVED_FROM_I_AND_II as DERIVED
+from latentcast.signals.ordinary import ordinary
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import (
     HIGHEST_RATE,
@@ -38,6 +55,8 @@ from latentcast.signals.resample import polyphase
 from latentcast.source import BadRecord, Modality, RecordRef
 
 _BLOCK = 1 << 20  # samples read at a time where a whole shard is looked through
+LONGEST_TOGETHER = 2**16
+"""Samples of a lead up to which recordings are looked at together: float32 adds up so many."""
 Arguments = Mapping[str, Any]
 
 
@@ -170,17 +189,72 @@ class CountsTarget:
             metadata["quality_findings"] = [
                 {"kind": f.kind, "leads": list(f.leads), "message": f.message} for f in findings
             ]
-        data = np.ascontiguousarray(counts.T).tobytes()
-        return Payload(
-            data=data,
-            extent=recording.samples,
-            length=recording.samples,
-            digest=hashlib.blake2b(data, digest_size=16).hexdigest(),
+        return self._payload(
+            np.ascontiguousarray(counts.T),
             sums=ChannelSums.of(counts, recording.valid) if training else None,
             runs=_invalid_runs(~recording.valid & (counts != INVALID)),
             metadata=metadata,
             enlarged=sample.sampling_rate < self.sampling_rate,
         )
+
+    def _payload(self, counts: npt.NDArray[np.int16], **fields: Any) -> Payload:
+        """Of ``(samples, leads)``."""
+        data = counts.tobytes()
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        return Payload(data=data, extent=len(counts), length=len(counts), digest=digest, **fields)
+
+    def convert_together(
+        self, samples: Sequence[Recording], training: Sequence[bool]
+    ) -> list[Payload | Exception]:
+        """:meth:`convert` of each, or what it raised: of ordinary ones of one shape all at once."""
+        converted: list[Payload | Exception | None] = [None] * len(samples)
+        alike = defaultdict[int, list[int]](list)
+        for place, sample in enumerate(samples):
+            if self._needs_no_change(sample):
+                alike[sample.samples].append(place)
+        for places in alike.values():
+            chosen = [samples[place] for place in places]
+            payloads = self._ordinary(chosen, [training[place] for place in places])
+            for place, payload in zip(places, payloads, strict=True):
+                converted[place] = payload
+        return [
+            found or one_by_one(self.convert, sample, trains)
+            for found, sample, trains in zip(converted, samples, training, strict=True)
+        ]
+
+    def _needs_no_change(self, sample: Recording) -> bool:
+        return (
+            self.signal == "ecg"
+            and sample.leads == self.leads
+            and sample.sampling_rate == self.sampling_rate
+            and LOWEST_RATE <= sample.sampling_rate <= HIGHEST_RATE
+            and sample.seconds >= self.shortest
+            and sample.samples <= LONGEST_TOGETHER
+            and bool(sample.valid.all())
+        )
+
+    def _ordinary(
+        self, samples: Sequence[Recording], training: Sequence[bool]
+    ) -> list[Payload | None]:
+        """Of recordings of one shape that need no change; None of what is to be looked at alone."""
+        signals = np.stack([sample.signal for sample in samples])
+        usual = ordinary(signals, self.leads, self.sampling_rate)
+        scaled = rounded(signals, self.scale)
+        highs, lows = scaled.max(axis=2), scaled.min(axis=2)
+        usual &= np.maximum(np.abs(highs), np.abs(lows)).max(axis=1) <= LARGEST
+        usual &= (highs - lows).max(axis=1) >= FEWEST_COUNTS
+        scaled[~usual] = 0  # what does not fit into int16
+        counts = stored_counts(scaled)
+        sums = ChannelSums.of_each(counts)
+        in_time = np.ascontiguousarray(counts.transpose(0, 2, 1))
+        return [
+            self._payload(
+                in_time[n], sums=sums[n] if training[n] else None, metadata=dict(sample.metadata)
+            )
+            if usual[n]
+            else None
+            for n, sample in enumerate(samples)
+        ]
 
     def _resampled(self, recording: Recording) -> Recording:
         if not self.resample:

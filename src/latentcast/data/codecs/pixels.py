@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from latentcast.data.codecs.base import Array, Ints, Payload, buffer, readable
+from latentcast.data.codecs.base import Array, Ints, Payload, buffer, one_by_one, readable
 from latentcast.data.labels import Labels
 from latentcast.data.manifest import Encoding, Manifest, Shard
 from latentcast.data.patients import recorded
@@ -114,6 +114,12 @@ class PixelsTarget:
             sums=ChannelSums.of(pixels.reshape(-1, pixels.shape[2]).T) if training else None,
             enlarged=enlarged,
         )
+
+    def convert_together(
+        self, samples: Sequence[bytes | Pixels], training: Sequence[bool]
+    ) -> list[Payload | Exception]:
+        """:meth:`convert` of each, or what it raised."""
+        return [one_by_one(self.convert, *each) for each in zip(samples, training, strict=True)]
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
         """Type and shape of a shard's array, as a ``.npy`` header has them."""

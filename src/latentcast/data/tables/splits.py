@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from latentcast import randomness
 from latentcast.data.folds import FOLDS
 
 
@@ -26,6 +25,8 @@ def stratified_folds(
         positives: ``(N, labels)``.
         seed: decides the order of patients that are alike; nothing else is drawn.
     """
+    from latentcast import randomness  # loads torch, which an ingest without a table needs not
+
     members = defaultdict[str, list[int]](list)
     for row, patient in enumerate(patients):
         members[patient].append(row)

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -125,7 +126,17 @@ def choose(signals: Sequence[tuple[str, str]], options: ReadOptions) -> Chosen:
         BadRecord: no channel is a lead (or one of ``options.channels``), or the unit of one is no
             voltage.
     """
-    channels, rename = options.channels, options.rename
+    return _chosen(tuple(signals), options.channels, tuple(options.rename.items()))
+
+
+# The records of an archive name their signals in a few ways.
+@lru_cache(64)
+def _chosen(
+    signals: tuple[tuple[str, str], ...],
+    channels: Channels | None,
+    renames: tuple[tuple[str, str], ...],
+) -> Chosen:
+    rename = dict(renames)
     columns, leads, factors = list[int](), list[str](), list[float]()
     left_out = list[tuple[str, str]]()
     renamed = {rename[name.strip()] for name, _ in signals if name.strip() in rename}

@@ -113,7 +113,7 @@ def folder_of(root: Path) -> tuple[Path, str] | None:
     Raises:
         LatentcastError: several folders below have one, or one that is not all of ``root``.
     """
-    if (root / TABLE).is_file():
+    if (root / TABLE).exists():
         return root, ""
     real = root.resolve()
     for folder in real.parents[:2]:

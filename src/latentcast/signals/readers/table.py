@@ -36,7 +36,7 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     try:
-        if path.exists() and not path.is_file():
+        if not_a_table(path):
             raise OSError("is no regular file")
         with path.open("rb") as file:
             # "Unicode text" of a spreadsheet.
@@ -91,6 +91,11 @@ def read_header(path: Path) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
+def not_a_table(path: Path) -> bool:
+    """Whether a FIFO, a device or a folder has the name of a table."""
+    return path.exists() and not path.is_file()
+
+
 def each_row(path: Path) -> Iterator[Row]:
     """The rows of a large table of a data set, one at a time: in UTF-8, with ``,`` between them.
 
@@ -98,7 +103,7 @@ def each_row(path: Path) -> Iterator[Row]:
         LatentcastError: the file cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
+        if not_a_table(path):
             raise OSError("is no regular file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from csv.DictReader(file)
@@ -162,6 +167,8 @@ def _read_parquet(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     if not path.exists():
         raise LatentcastError(f"{path}: does not exist; name the table, or restore it")
     try:
+        if not_a_table(path):
+            raise OSError("is no regular file")
         table = parquet.read_table(path)
         table.validate(full=True)
     except (OSError, damaged) as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError
-from latentcast.files import inside
+from latentcast.files import inside, read_bytes
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
 from latentcast.signals.readers import ptbxl, wfdb
@@ -142,7 +142,7 @@ class WfdbFolder(RecordingSource):
 
 def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
     """That the table is missing, where the files have the names of PTB-XL's."""
-    named = [ref.record_id for ref in refs if _PTBXL.fullmatch(PurePosixPath(ref.record_id).name)]
+    named = [r.record_id for r in refs if _PTBXL.fullmatch(r.record_id.rpartition("/")[2])]
     if not named or len(named) < len(refs) / 2:
         return ()
     return (
@@ -163,32 +163,43 @@ def signature(header: Path) -> bytes:
     while pending:
         path = pending.pop()
         try:
-            raw = record_file(path.parent, path.name).read_bytes()
+            raw = read_bytes(record_file(path.parent, path.name))
         except (OSError, BadRecord):
             digest.update(b"missing\n")
             continue
         digest.update(hashlib.sha256(raw).digest())
         lines = _words(decode_header(raw))
         segments = bool(lines) and "/" in lines[0][0]
+        folder = str(path.parent)
         for name in sorted({words[0] for words in lines[1:]}):
+            if not segments:
+                digest.update(f"{name}\t{_size(os.path.join(folder, name))}\n".encode())  # noqa: PTH118
+                continue
             part = path.parent / f"{name}.hea"
-            if segments and part not in met and PurePath(name).name == name:
+            if part not in met and PurePath(name).name == name:
                 met.add(part)
                 pending.append(part)
-            elif not segments:
-                digest.update(f"{name}\t{_size(path.parent / name)}\n".encode())
     return digest.digest()
 
 
 def _words(header: str) -> list[list[str]]:
     """Of each line that is no comment."""
     lines = (line.split() for line in header.splitlines())
-    return [words for words in lines if words and not words[0].startswith("#")]
+    return [words for words in lines if words and words[0][0] != "#"]
 
 
-def _size(path: Path) -> int:
+def _is_of_segments(raw: bytes) -> bool:
+    """Whether a header names other records; of the first of its lines alone, in nearly all."""
+    word = raw.split(None, 1)[0] if raw.strip() else b""
+    if word.isascii() and word.decode().isprintable() and word[:1] not in (b"", b"#"):
+        return b"/" in word
+    lines = _words(decode_header(raw))
+    return bool(lines) and "/" in lines[0][0]
+
+
+def _size(path: str) -> int:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size  # noqa: PTH116
     except (OSError, ValueError):
         return -1
 
@@ -204,15 +215,14 @@ def list_records(root: Path) -> tuple[list[RecordRef], list[str]]:
     segments = set()
     for file in headers:
         try:
-            path = record_file(root, file)
-            body = _words(decode_header(path.read_bytes()))
+            raw = read_bytes(record_file(root, file))
         except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
-        if body and "/" in body[0][0]:
-            folder = PurePosixPath(file).parent
+        if _is_of_segments(raw):
+            body, folder = _words(decode_header(raw)), PurePosixPath(file).parent
             segments |= {str(folder / f"{line[0]}.hea") for line in body[1:] if line[0] != "~"}
     listed = [file for file in headers if file not in segments]
-    stems = [PurePosixPath(file).stem for file in listed]
+    stems = [file.rpartition("/")[2].removesuffix(".hea") for file in listed]
     repeated = {stem for stem, times in Counter(stems).items() if times > 1}
     return [
         RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)

@@ -17,6 +17,9 @@ from latentcast.source import BadRecord
 
 _FORMAT = re.compile(r"(\d{1,4})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,15}))?$", re.ASCII)
 _NUMBERS = re.compile(r"(?:[+-]?\d{1,18}(?:\s+|$)){1,5}", re.ASCII)
+_WHOLE = r"([+-]?[0-9]{1,18})\s+"
+_COMPLETE = re.compile(r"(\S+)\s+(\S+)\s+(\S+)\s+" + 5 * _WHOLE + r"(\S.*)")
+"""A signal line with all its fields, as nearly every program writes it."""
 _GAIN = re.compile(r"([^(/]+)(?:\(([^)]*)\))?(?:/(\S+))?$")
 
 
@@ -141,6 +144,8 @@ def _without_fillers(signals: list[Signal]) -> tuple[Signal, ...]:
 
 def _check_files(signals: tuple[Signal, ...]) -> None:
     """Raises BadRecord: a file has two formats or offsets, or its signals lie apart."""
+    if len({(signal.file, signal.format, signal.offset) for signal in signals}) == 1:
+        return
     groups = [(file, list(own)) for file, own in groupby(signals, lambda signal: signal.file)]
     for file, own in groups:
         if len({(signal.format, signal.offset) for signal in own}) > 1:
@@ -175,6 +180,14 @@ def _calibration(word: str) -> tuple[float, int | None, str | None]:
 
 
 def _parse_signal(line: str, place: int) -> Signal:
+    complete = _COMPLETE.fullmatch(line)
+    if complete is not None and (shape := _shape(complete[2])) is not None:
+        file, _, words, _, zero, initial, checksum, _, name = complete.groups()
+        gain, baseline, unit = _calibration(words)
+        baseline = int(zero) if baseline is None else baseline
+        return Signal(
+            file, *shape, gain, baseline, unit or "mV", int(initial), int(checksum), name.strip()
+        )
     fields = line.split(None, 3)
     shape = _shape(fields[1]) if len(fields) > 1 else None
     if shape is None:

@@ -7,12 +7,14 @@ Format 16 is interleaved little-endian int16, -32768 marking an invalid sample; 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.files import read_bytes
 from latentcast.signals.readers import matlab, wfdb_package
 from latentcast.signals.readers.file_format import Chosen, ReadOptions, choose
 from latentcast.signals.readers.wfdb_checksums import Sums, check_bytes, check_sums
@@ -32,9 +34,7 @@ Physical = npt.NDArray[np.float32]
 def read_header(path: Path, sha256: Sums) -> Header:
     """Raises BadRecord: it cannot be read, contradicts its checksum, or breaks the format."""
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("is no regular file")
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except OSError as error:
         raise BadRecord(f"header {path.name} cannot be read ({error})") from None
     check_bytes(raw, path.name, sha256)
@@ -95,7 +95,7 @@ def _read_file(
 ) -> npt.NDArray[np.int16]:
     file, offset, count = signals[0].file, signals[0].offset, len(signals)
     try:
-        data = record_file(folder, file).read_bytes()
+        data = read_bytes(record_file(folder, file))
     except OSError as error:
         raise BadRecord(f"{file}: cannot be read ({error})") from None
     check_bytes(data, file, sha256)
@@ -130,18 +130,29 @@ def _to_millivolts(
         signals: give gain and baseline.
         factors: millivolts per physical unit, per lead.
     """
-    gains = np.array([s.gain / f for s, f in zip(signals, factors, strict=True)])
-    baselines = np.array([s.baseline for s in signals])
+    gains, baselines, exact = _calibration(
+        tuple((s.gain / f, s.baseline) for s, f in zip(signals, factors, strict=True))
+    )
     # A transposing copy of small integers is cheaper than a transposing division.
     signal = np.ascontiguousarray(digital.T).astype(np.float32)
     invalid = signal == INVALID
     if baselines.any():
         # 16-bit counts less a baseline stay exact in float32 below 2^24.
         signal -= baselines.astype(np.float32)[:, None]
-    if np.array_equal(gains, gains.astype(np.float32)):
+    if exact:
         signal /= gains.astype(np.float32)[:, None]
     else:
         signal = (signal.astype(np.float64) / gains[:, None]).astype(np.float32)
     if invalid.any():
         signal[invalid] = np.nan
     return signal
+
+
+# The records of an archive have the gains and baselines of a few recorders.
+@lru_cache(64)
+def _calibration(
+    pairs: tuple[tuple[float, int], ...],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], bool]:
+    """Gains and baselines, and whether float32 holds the gains."""
+    gains, baselines = np.array([gain for gain, _ in pairs]), np.array([zero for _, zero in pairs])
+    return gains, baselines, np.array_equal(gains, gains.astype(np.float32))

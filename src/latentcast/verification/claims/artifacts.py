@@ -14,12 +14,14 @@ from torch import nn
 from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.export import export
 from latentcast.data.fit import reading
+from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import features
 from latentcast.objectives.base import Role
 from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
+from latentcast.signals.windows import window_starts
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
 from latentcast.verification.observe.config import has_transformer
@@ -44,6 +46,10 @@ FLOAT = 2.0**-23
 def _tokenizer(network: Any) -> nn.Module:
     tokenizer: nn.Module = getattr(network, "finest", network).tokenizer
     return tokenizer
+
+
+def _tokenizes_twelve_leads(twin: Twin) -> bool:
+    return has_transformer(twin) and has_twelve_leads(twin)
 
 
 @claim("artifact.same-tensor", "embed gives the network exactly the tensor that training gave it "
@@ -101,6 +107,40 @@ def counts(twin: Twin) -> Evidence:
         differing = int((read != fixtures.cohort.store.take([row])[0]).sum())
         parts.append(equal(f"record {row} with what is no signal: differ", differing, 0))
     return all_of(*parts)
+
+
+@claim("artifact.filters", "A file gives the network the same values after ingest, a crop and "
+       "training's filters as in embed, filters and masked stretches alike.",
+       source=OURS, about=_tokenizes_twelve_leads)  # fmt: skip
+def filters(twin: Twin) -> Evidence:
+    """Files, and recordings with a gap and with a flat stretch, by two filters: one that adds and
+    one that does not."""
+    fixtures, own = recordings(twin), encoder(twin)
+    hum = {"kind": "notch", "hertz": 0.2 * fixtures.rate}
+    config = own.config.updated({"input.filters": [{"kind": "baseline"}, hum]})
+    source, (_, preprocess) = Encoder(config, own.objective), reading(twin.store, config)
+    _, unfiltered = reading(twin.store, own.config)
+    devices = {name: r.file for name, r in fixtures.devices.items() if r.rate == fixtures.rate}
+    cases: list[tuple[str, Any, Store, str]]
+    cases = [(name, file, fixtures.device_store, name) for name, file in devices.items()]
+    cohort = fixtures.cohort
+    for row in (0, 2):
+        record = from_signal(
+            cohort.signals[row].astype(np.float32), TWELVE, fixtures.rate, f"record {row}"
+        )
+        cases.append((record.record_id, record, cohort.store, str(cohort.store.record_ids[row])))
+    parts, effect = list[Evidence](), 0.0
+    for name, recording, store, record_id in cases:
+        row, length = store.row_of(record_id), fixtures.length
+        starts = window_starts(int(store.lengths[row]), length)
+        crops: Any = torch.from_numpy(store.take([row] * len(starts), starts, length))
+        expected = preprocess(crops).values
+        with inputs_of(_tokenizer(source.network)) as entered:
+            source.embed(recording)
+        gap = apart(torch.cat(entered), expected)
+        parts.append(at_most(f"{name}: largest difference", gap, 0.0))
+        effect = max(effect, apart(expected, unfiltered(crops).values))
+    return all_of(*parts, true("the filters change the values", effect > 0.01))
 
 
 @claim("artifact.embed", "embed and the probe read the same features, of what is longer than the "

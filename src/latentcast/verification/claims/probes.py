@@ -327,7 +327,7 @@ def leak_refused(twin: Twin) -> Evidence:
             every = np.ones((len(tested), 1), dtype=np.bool_)
             targets = Targets(every, every[:, 0], ("x",), "multi-label")
             task: Any = SimpleNamespace(name="any", targets=lambda _: targets)
-            protocol.probe([source], tested, task, pretraining=fixtures.cohort.store)
+            protocol.probe([source], tested, task, trained_on=[fixtures.cohort.store])
         except LatentcastError as problem:
             answer = str(problem)
     return all_of(

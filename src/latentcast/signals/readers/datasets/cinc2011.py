@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from latentcast.errors import LatentcastError
+from latentcast.files import read_text
 from latentcast.signals.readers.datasets.dataset import DataSet
 from latentcast.source import Annotation, RecordRef, find_files
 
@@ -26,7 +28,7 @@ def recognise(root: Path, refs: Sequence[RecordRef]) -> DataSet | None:
         PurePosixPath(file).parent.joinpath(name).as_posix(): label
         for label, files in lists.items()
         for file in files
-        for name in (root / file).read_text(encoding="utf-8", errors="replace").split()
+        for name in _names(root / file)
     }
     rows = sum(ref.file.removesuffix(".hea") in labels for ref in refs)
     about = (
@@ -34,6 +36,13 @@ def recognise(root: Path, refs: Sequence[RecordRef]) -> DataSet | None:
         "which are the labels; it names no patients"
     )
     return DataSet("the Challenge of 2011", about, partial(annotate, labels))
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        return read_text(file, errors="replace").split()
+    except OSError as error:
+        raise LatentcastError(f"{file}: cannot be read ({error}); restore the list") from error
 
 
 def annotate(labels: Mapping[str, str], ref: RecordRef, annotation: Annotation) -> Annotation:

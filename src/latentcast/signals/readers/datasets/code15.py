@@ -18,7 +18,14 @@ from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers.arrays import LAYOUTS
 from latentcast.signals.readers.hdf5 import Hdf5Source
 from latentcast.signals.readers.numbers import number
-from latentcast.signals.readers.table import Packed, Row, check_cells, each_row, read_header
+from latentcast.signals.readers.table import (
+    Packed,
+    Row,
+    check_cells,
+    each_row,
+    not_a_table,
+    read_header,
+)
 from latentcast.signals.recording import Recording
 from latentcast.source import Annotation, BadRecord, RecordRef
 
@@ -66,7 +73,10 @@ class Code15(Hdf5Source):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        if not path.is_dir() or not {"exam_id", "trace_file"} <= {*read_header(path / TABLE)}:
+        table = path / TABLE
+        if not path.is_dir() or not (
+            not_a_table(table) or {"exam_id", "trace_file"} <= {*read_header(table)}
+        ):
             return False
         return super().detects(path)
 

@@ -17,7 +17,7 @@ from typing import Any
 from latentcast.signals.channels import Signal
 from latentcast.signals.readers.file_table import FileTable
 from latentcast.signals.readers.numbers import number
-from latentcast.signals.readers.table import Packed, check_cells, each_row, read_header
+from latentcast.signals.readers.table import Packed, check_cells, each_row, not_a_table, read_header
 from latentcast.signals.recording import Recording
 from latentcast.source import Annotation, BadRecord, RecordRef
 
@@ -50,7 +50,7 @@ class MimicIvEcg(FileTable):
         self._measured: Packed | None = None
         what = f"without {MEASUREMENTS} it has no labels"
         table = path / MEASUREMENTS
-        if table.is_file():
+        if table.exists():
             header = read_header(table)
             reports = sorted(
                 (name for name in header if name.startswith("report_")),
@@ -68,9 +68,11 @@ class MimicIvEcg(FileTable):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        return path.is_dir() and {"subject_id", "study_id", "path"} <= {
-            *read_header(path / RECORDS)
-        }
+        # Something else under the name of the list is for its reader to refuse.
+        return path.is_dir() and (
+            not_a_table(path / RECORDS)
+            or {"subject_id", "study_id", "path"} <= {*read_header(path / RECORDS)}
+        )
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(super().fingerprint().encode())

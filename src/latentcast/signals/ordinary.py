@@ -1,0 +1,80 @@
+"""Which of several recordings have nothing to be found in them: all of them looked at in one pass.
+
+Nearly every recording of an archive is ordinary, and twelve leads of a thousand samples are so few
+that calls cost more than samples do. What is not ordinary here is looked at on its own by
+:mod:`latentcast.signals.counts`, which alone decides; so every limit here is on the safe side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.signals import quality
+from latentcast.signals.leads import LIMB_LEADS
+
+Floats = npt.NDArray[np.float32]
+_SAFE = 0.99
+"""Of a limit: another order of the same sums differs by less than the rest."""
+
+
+def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArray[np.bool_]:
+    """``(N,)``: True where :func:`~latentcast.signals.quality.normalisation_of` and
+    :func:`~latentcast.signals.quality.assess` find nothing.
+
+    Args:
+        signals: float32 ``(N, leads, samples)`` in millivolts, with every sample measured.
+        leads: of each.
+        rate: of all, in Hz.
+    """
+    if signals.shape[2] < 2 * max(quality.FEWEST_SAMPLES, round(quality.FLAT_SECONDS * rate)):
+        return np.zeros(len(signals), dtype=np.bool_)
+    highs, lows = signals.max(axis=2), signals.min(axis=2)
+    usual: npt.NDArray[np.bool_] = (lows < highs).all(axis=1) & _is_physical(signals, highs, lows)
+    usual &= (signals[:, :, 0] != 0).any(axis=1) & (signals[:, :, -1] != 0).any(axis=1)
+    usual &= _moves(signals, rate, highs, lows)
+    if set(LIMB_LEADS) <= set(leads):
+        usual &= _keep_the_laws(signals[:, [leads.index(name) for name in LIMB_LEADS]])
+    return usual
+
+
+def _is_physical(signals: Floats, highs: Floats, lows: Floats) -> npt.NDArray[np.bool_]:
+    """False where numbers may have been normalised: to deviation 1, or to end at 0 or -1, and 1."""
+    squares = np.einsum("nls,nls->nl", signals, signals) / signals.shape[2]
+    lead = (np.abs(squares - 1) > 0.12).any(axis=1)
+    every = np.abs(squares.mean(axis=1) - 1) > 0.12
+    ends = (highs != 1).any(axis=1) | ((lows != 0).any(axis=1) & (lows != -1).any(axis=1))
+    physical: npt.NDArray[np.bool_] = lead & every & ends
+    return physical
+
+
+def _moves(signals: Floats, rate: float, highs: Floats, lows: Floats) -> npt.NDArray[np.bool_]:
+    """False where a lead rests on its own extreme, or for long."""
+    flat = round(quality.FLAT_SECONDS * rate)
+    clip = max(quality.SATURATED_SAMPLES, round(quality.SATURATED_SECONDS * rate))
+    rests, times = signals[:, :, 1:] == signals[:, :, :-1], 1
+    while times < clip - 1:  # where so many steps in a row are none
+        more = min(times, clip - 1 - times)
+        rests, times = rests[:, :, more:] & rests[:, :, :-more], times + more
+    record, lead, start = np.nonzero(rests)
+    values = signals[record, lead, start]
+    extreme = (values == highs[record, lead]) | (values == lows[record, lead])
+    long = np.bincount(record * signals.shape[1] + lead, minlength=highs.size) > flat - clip
+    moves: npt.NDArray[np.bool_] = np.logical_not(np.any(long.reshape(highs.shape), axis=1))
+    moves[record[extreme]] = False
+    return moves
+
+
+def _keep_the_laws(limb: Floats) -> npt.NDArray[np.bool_]:
+    """Whether the six limb leads are tied as Einthoven and Goldberger have it."""
+    signals = limb.astype(np.float64)
+    signals -= signals.mean(axis=2, keepdims=True)
+    covariance = signals @ signals.transpose(0, 2, 1) / signals.shape[2]
+    energy = np.trace(covariance, axis1=1, axis2=2)
+    laws = quality.IDENTITIES
+    broken = ((laws @ covariance) * laws).sum(axis=(1, 2))
+    limit = np.maximum(
+        quality.IDENTITY_TOLERANCE * energy, 4 * (quality.IDENTITY_MICROVOLTS * 1e-3) ** 2
+    )
+    kept: npt.NDArray[np.bool_] = broken <= _SAFE * limit
+    return kept
