@@ -6,7 +6,7 @@ DEMO := demo
 DIGITS := demo-images
 FAULTS := faults.json
 
-.PHONY: demo demo-images test test-slow docs verification faults mutation fuzz check format clean
+.PHONY: demo demo-images test test-slow docs verification faults mutation fuzz bench-check check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -52,6 +52,10 @@ MUTATIONS ?= 1500
 
 fuzz: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m dev.fuzz.run $(PATHS) --mutations $(MUTATIONS)
+
+# Is a step slower beside its peers than when benchmarks/step.json was written? Minutes; no test.
+bench-check: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check.py
 
 # The documentation as a site, build/site/index.html; a broken link or an unknown name ends it.
 docs: $(VENV)/installed

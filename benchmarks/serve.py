@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=("npy", "dicom", "json"), default="npy")
     arguments = parser.parse_args()
     samples = uploads()
+    busy = [os.getloadavg()[0]]
     made = server(arguments.model, limits=Limits())
     served = Served(arguments.model)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
@@ -59,12 +60,14 @@ def main() -> None:
         load = apart(loaded, port, samples[arguments.kind], arguments.clients, arguments.seconds)
         spent = (time.process_time() - began) / load["requests"]
         bare.append(forward(served))
+        busy.append(os.getloadavg()[0])
         malformed = apart(damaged, port, list(samples.values()), arguments.malformed)
         made.should_exit = True
         thread.join()
     rate = statistics.fmean(speed for speed, _ in bare)
     print(json.dumps({
         "benchmark": "serve", **vars(arguments), "torch_threads": torch.get_num_threads(),
+        "load_before_and_after": busy,
         "bare_recordings_per_second": [speed for speed, _ in bare], **load,
         "share_of_bare": load["recordings_per_second"] / rate,
         "bare_cpu_ms": 1e3 * statistics.fmean(cpu for _, cpu in bare), "served_cpu_ms": 1e3 * spent,

@@ -182,7 +182,7 @@ def outcomes(
     near = {m.file: _near(m.file) for m in chosen}
     found = dict.fromkeys(chosen, "not noticed")
     for recipe in recipes:
-        left = [m for m in chosen if not found[m].startswith("named")]
+        left = [m for m in chosen if found[m] in ("not noticed", "timed out")]
         jobs = (
             under(m, {m.file: m.text}, recipe,
                   sorted(ids[recipe], key=lambda name: area(name) not in near[m.file]), True)

@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from latentcast import cli
@@ -27,6 +28,7 @@ from latentcast.data.loader import Loader
 from latentcast.engine import context
 from latentcast.monitors import forecast, journal
 from latentcast.recipes import recipe
+from public_ecg import kweimann
 
 # What a shell starts in the background ignores Ctrl-C, and nohup SIGHUP; so would all that tests
 # start.
@@ -124,6 +126,7 @@ def user_folder(tmp_path: Path) -> Path:
     )
     generator = np.random.default_rng(0)
     np.save(home / "ecgs.npy", generator.normal(0, 0.3, (20, 1000, 12)).astype(np.float32))
+    torch.save(kweimann(1, bias=False, gain=0.0)[0], home / "weights.pt")
     return home
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +39,21 @@ def map_array(path: Path) -> Array:
     except OSError:
         raise
     except Exception as problem:  # of the header's parser: tokenize, ast, overflow, recursion
+        raise ValueError(str(problem) or type(problem).__name__) from None
+
+
+def array_of(body: bytes) -> Array:
+    """The array in the bytes of a ``.npy`` file.
+
+    Raises:
+        ValueError: they are damaged, or hold Python objects.
+    """
+    try:
+        _check_header(file := BytesIO(body), len(body))
+        file.seek(0)
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+    except Exception as problem:
         raise ValueError(str(problem) or type(problem).__name__) from None
 
 

@@ -8,6 +8,10 @@ from latentcast.archives import archive_of
 from latentcast.errors import LatentcastError
 from latentcast.pretrained.models import WEIGHTS, models
 
+PICKLED = (".pth", ".pt", ".ckpt", ".pth.tar")
+"""How files of ``torch.save`` end, in which public weights are passed on."""
+GRAPHS = (".onnx", ".pt2")
+"""How the files end that ``latentcast export`` writes for runtimes without torch."""
 _OF_A_RUN = ("environment.json", "metrics.jsonl", "checkpoints")
 
 
@@ -16,6 +20,10 @@ def kind_of(path: Path) -> str:
 
     ``""`` for a path that is none of what this library writes or unpacks.
     """
+    if path.is_file() and path.name.endswith(PICKLED):
+        return PUBLIC
+    if path.is_file() and path.suffix in GRAPHS:
+        return "is a graph"
     if archive_of(path) is not None:
         return "is an archive"
     if not path.exists():
@@ -41,7 +49,10 @@ def is_store(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("manifest.json", "index.npz"))
 
 
-MODELS = ("is an exported file", "is an exported model", "is a model that ships with latentcast")
+PUBLIC = "is a file of public weights"
+MODELS = (
+    "is an exported file", "is an exported model", "is a model that ships with latentcast", PUBLIC,
+)  # fmt: skip
 """Weights and their configuration, without the log and the checkpoints of their run."""
 
 
@@ -51,12 +62,22 @@ def holds_weights(path: Path) -> bool:
     return kind_of(path) in (*MODELS, "is a run", "is a checkpoint")
 
 
+def refuse_graph(path: Path) -> None:
+    """Raises LatentcastError: a graph, of which the weights and the preprocessing are code."""
+    if kind_of(path) == "is a graph":
+        raise LatentcastError(
+            f"{path}: is a graph, which runs by itself (docs/graphs.md); name the run or the "
+            "exported weights that it was made of"
+        )
+
+
 def refuse_model(path: Path, advice: str) -> None:
     """Raises LatentcastError: there is a model where the verb reads what only a run has.
 
     Args:
         advice: which verbs do something with it, ``{}`` where its path belongs.
     """
+    refuse_graph(path)
     if (kind := kind_of(path)) in MODELS:
         raise LatentcastError(f"{path}: {kind}, {advice.replace('{}', str(path))}")
 

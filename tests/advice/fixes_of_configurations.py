@@ -51,6 +51,12 @@ setting("config/network.py", "objective.coarser: stride {}", "hjepa-ecg-leads-ti
         "objective.coarser.0.stride=[12,1,1]", "give one (number)", "objective.coarser.0.stride=1")
 setting("config/network.py", "encoder.causal is true: patches", ECG, "input.tokens=per_lead",
         r"set (.+), or")
+setting("nn/cross_pattern.py", "encoder.kind cross_pattern attends",
+        JEPA, "encoder.kind=cross_pattern encoder.positions.kind=sincos", r"set (\S+)$")
+setting("nn/cross_pattern.py", "encoder.kind cross_pattern has",
+        "ijepa-ecg-leads-tiny", "encoder.kind=cross_pattern", r"set (.+) and a width")
+setting("nn/register_tokens.py", "encoder.kind registers has",
+        JEPA, "encoder.kind=registers encoder.cls=true", r"set (.+)$")
 setting("nn/conv_tokenizer.py", "convolutions that cross",
         "ijepa-ecg-leads-tiny", "encoder.kind=conv_transformer encoder.stem_overlap=true",
         r"set (\S+)$")

@@ -8,6 +8,7 @@ from unittest.mock import patch
 from terminal import Terminal, fixes, full_disk
 
 from latentcast.artifacts.encoder import Encoder
+from latentcast.locks import locked
 from latentcast.serving.model import Served
 
 
@@ -45,6 +46,14 @@ def _(t: Terminal) -> None:
     error = t.refused(f"{command} --level 9")
     name = error.typed("'.+'")
     t.works(f"{command} {error.typed('--layer')} {name}")
+
+
+@fixes("workflows/embed.py", "{}: is being written")
+def _(t: Terminal) -> None:
+    out = t.new("a.csv")
+    with locked(out.with_name(".a.csv.lock")):
+        assert t.refused(f"embed {t.at.run} {t.at.bare} --out {out}").typed("name another file")
+        t.works(f"embed {t.at.run} {t.at.bare} --out {t.new('b.csv')}")
 
 
 @fixes("workflows/embed.py", "{}: cannot be written ({}); free")

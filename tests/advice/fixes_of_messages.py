@@ -40,6 +40,15 @@ def _(t: Terminal) -> None:
     t.works(f"train {ECG} --config {t.at.small} {flag} --out {t.new()}")
 
 
+@fixes("cli/training.py", "{}: {}; to start")
+def _(t: Terminal) -> None:
+    Encoder.from_pretrained(t.at.run).save_pretrained(t.new("model"))
+    flag = t.refused(f"train {t.new('model')} --data {t.at.bare} --out {t.new()}").typed(
+        "--init .+"
+    )
+    t.works(f"train {ECG} --config {t.at.small} --data {t.at.bare} --out {t.new()} {flag}")
+
+
 @fixes("cli/training.py", "{}: {}; name a recipe (latentcast recipes) or")
 def _(t: Terminal) -> None:
     verb = t.refused(f"train {t.new('gone')} --data {t.at.bare} --out {t.new()}").typed(

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import socket
 from contextlib import closing
+from io import BytesIO
+from typing import Any
 
 import numpy as np
 from starlette.responses import Response
 from terminal import Terminal, fixes
 
+from latentcast.artifacts.recordings import ArrayAxes
+from latentcast.errors import LatentcastError
 from latentcast.serving.access import TOKEN, allowed, check_access
 from latentcast.serving.fhir import recording_of
 from latentcast.serving.guard import Guard
 from latentcast.serving.metrics import Metrics
+from latentcast.serving.model import Served
 from latentcast.serving.server import _listening, serve
+from latentcast.serving.uploads import Refused, Uploads
+from latentcast.signals.recording import Recording
 
 
 @fixes("report/view.py", "{}: was trained on images")
@@ -67,3 +74,21 @@ def _(t: Terminal) -> None:
     resource = {"resourceType": "Observation", "component": [part]}
     unit = t.refused(lambda: recording_of(resource)).typed(r"\?unit=(\w+)")
     t.works(lambda: recording_of(resource, unit))
+
+
+@fixes("serving/uploads.py", "the array: comes without")
+def _(t: Terminal) -> None:
+    np.save(body := BytesIO(), np.random.default_rng(0).normal(0, 0.3, (3, 5000)))
+    uploads = Uploads(Served(t.at.run).input)
+
+    def read(**axes: Any) -> Recording:
+        try:
+            return uploads.file(body.getvalue(), "x.npy", ArrayAxes(**axes))
+        except Refused as error:
+            raise LatentcastError(error.reason) from None
+
+    example = t.refused(read).typed(r"\?(\S+)")
+    axes = dict(part.split("=") for part in example.split("&"))
+    rate, leads = float(axes["sampling_rate"]), axes["leads"].split(",")
+    t.works(lambda: read(sampling_rate=rate, leads=leads, unit=axes["unit"]))
+    uploads.close()

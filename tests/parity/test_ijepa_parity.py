@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from latentcast.artifacts.public import read_public
 from latentcast.artifacts.public_ijepa import (
     encoder_from_public,
     encoder_to_public,
@@ -206,6 +207,10 @@ def test_an_original_file_is_unpickled_or_read_with_other_heads(tmp_path: Path) 
     out = loaded.transform(loaded.embed(images), (48, 48))
     expected = load_file(TRAJECTORY)["output.encoder_full"]
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
+    full = read_public(file, heads=4)
+    assert full.config.input.size == (48, 48)
+    assert same({n.removeprefix("finest."): t for n, t in full.tensors.items()},
+                loaded.state_dict())  # fmt: skip
     with pytest.raises(LatentcastError, match="its parts are: target_encoder, epoch"):
         load_public(file, heads=4, part="encoder")
     with pytest.raises(LatentcastError, match="give heads=N"):

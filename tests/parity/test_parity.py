@@ -11,9 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from latentcast.artifacts.encoder import Encoder
 from latentcast.artifacts.public_nepa import encoder_config, from_public, load_public, to_public
 from latentcast.errors import LatentcastError
-from latentcast.nn import blocks
+from latentcast.nn import transformer
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives import nepa as nepa_module
 from latentcast.verification.parity.compare import compare
@@ -41,12 +42,13 @@ def test_a_missing_stop_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_positions_on_cls_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = blocks.rotate
+    tables = transformer.rotary_tables
 
-    def shifted(x: torch.Tensor, pair: Any) -> torch.Tensor:
-        return tables(x, (pair[0].roll(1, 0), pair[1].roll(1, 0)))
+    def shifted(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        cosine, sine = tables(*args)
+        return cosine.roll(1, 0), sine.roll(1, 0)
 
-    monkeypatch.setattr(blocks, "rotate", shifted)
+    monkeypatch.setattr(transformer, "rotary_tables", shifted)
     assert {"last hidden state", "loss"} <= differing(VISION)
 
 
@@ -95,6 +97,8 @@ def test_published_folder_loads_without_edits(tmp_path: Path) -> None:
     assert torch.equal(
         loaded.transform(loaded.embed(x), (16, 16)), ours.transform(ours.embed(x), (16, 16))
     )
+    verbs = Encoder.from_pretrained(tmp_path, device="cpu").network  # what every verb reads
+    assert torch.equal(verbs.read(x)[-1], loaded.read(x)[-1])
     del weights["vit_nepa.layernorm.bias"]
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(LatentcastError, match=r"does not fit config\.json"):

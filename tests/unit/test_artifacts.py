@@ -290,7 +290,7 @@ def test_a_file_that_is_no_export_names_what_reads_it(run: Path, tmp_path: Path)
     from latentcast.artifacts.export import export
 
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(LatentcastError, match="not written by latentcast export; public weights"):
+    with pytest.raises(LatentcastError, match="and is of no public layout"):
         Encoder.from_pretrained(tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"123456789")
     with pytest.raises(LatentcastError, match="cannot be read .* export the run again"):

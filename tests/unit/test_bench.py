@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import REPOSITORY
 from latentcast.batch import Batch, Inputs
 from latentcast.config import Config
 from latentcast.engine.callbacks import Callback
@@ -20,7 +24,7 @@ from latentcast.engine.loop import train
 from latentcast.errors import LatentcastError
 from latentcast.monitors import journal
 from latentcast.objectives.build import build
-from latentcast.recipes import recipe
+from latentcast.recipes import RECIPES, recipe
 from latentcast.workflows import bench as benches
 from latentcast.workflows.bench import PARTS, bench, operations, step_of
 
@@ -194,3 +198,50 @@ def test_a_store_that_does_not_fit_is_refused(
         bench(digits, small_store, what=["step"])
     with pytest.raises(LatentcastError, match="re-ingest with --fs 500"):
         bench(recipe("nepa-ecg-small"), small_store, what=["step"])
+
+
+MASKS = (None, "blocks", "context_blocks", "reference")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_operations_of_every_recipe_are_counted_with_every_kind_of_masks(name: str) -> None:
+    """Masks of the reference, whose size is drawn, were drawn on the meta device."""
+    counted = {}
+    for kind in MASKS:
+        config = recipe(name)
+        if kind is not None:
+            try:
+                config = config.updated({"objective.masks.kind": kind})
+            except LatentcastError:
+                continue  # the recipe has no masks, or not of this kind
+        counted[kind] = operations(config)
+    assert all(0 < n < 1.3 * counted[None] for n in counted.values())
+    assert (name in ("ijepa-image-base", "ijepa-image-huge")) == ("reference" in counted)
+
+
+def test_the_gpu_script_works_in_little_on_a_cpu(tmp_path: Path) -> None:
+    """So that it does on the day when there is a GPU, for which there are minutes."""
+    about = {"LATENTCAST_TOY": "1", "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    script = str(REPOSITORY / "benchmarks" / "gpu.sh")
+    done = subprocess.run(
+        ["bash", script, str(tmp_path)], env=os.environ | about, capture_output=True, text=True
+    )
+    assert not (tmp_path / "left_out.txt").exists(), done.stdout
+    last = (tmp_path / "device.json").read_text().splitlines()[-1]
+    assert json.loads(last)["attention_ms"]["math"] > 0
+    for name in ("nepa-ecg-small", "ijepa-image-base"):
+        (row,) = json.loads((tmp_path / f"{name}.json").read_text())
+        assert row["step_ms"] > 0 and row["against_textbook"]["times_as_fast"]["least"] > 0
+
+
+def test_a_ratio_under_its_floor_is_told_from_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    check = pytest.importorskip("check")
+
+    def row(median: float, least: float) -> dict[str, Any]:
+        return {"against_textbook": {"times_as_fast": {"median": median, "least": least}}}
+
+    (found,) = check.compared(row(1.5, 1.4), row(1.31, 1.0))
+    assert found == ("textbook", pytest.approx(1.3), 1.31)
+    (found,) = check.compared(row(1.5, 1.5), row(1.42, 1.0))
+    assert found[1] == pytest.approx(1.425)

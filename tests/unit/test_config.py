@@ -104,6 +104,7 @@ def test_contradictions_are_sentences_with_the_mend(
 
 BOMBS = {
     "a date that is none": "train: {steps: 2026-13-45}",
+    "lists in 50,000 lists": "a: " + "[" * 50_000 + "]" * 50_000,
     "a number of 5,000 digits": "train: {steps: " + "9" * 5000 + "}",
     "depth": "a: " + "[" * 10**4,
     "aliases": "a0: &a0 [x, x]\n"

@@ -4,9 +4,11 @@ goes on; what is nearest."""
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from latentcast.artifacts.embeddings import Embeddings
 from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
+from latentcast.locks import locked
 from latentcast.workflows import embed as workflow
 from latentcast.workflows.embed import embed
 from latentcast.workflows.similar import similar
@@ -74,6 +77,20 @@ def test_a_killed_embedding_begins_again_or_mixes_two_calls(
     embed(small_run, small_store, out, quiet=True)
     assert rows[2] == rows[3] == [8, 9, 10, 11], "the first two parts were there"
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_files_that_changed_after_a_kill_go_unnoticed_or_two_calls_write_one_table(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = shutil.copytree(WFDB, tmp_path / "in"), tmp_path / "e.csv"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Encoder, "embed", Mock(side_effect=KeyboardInterrupt))
+        embed(small_run, folder, out, quiet=True)
+    os.utime(next(folder.rglob("*.dat")), (0, 0))
+    with pytest.raises(LatentcastError, match="another records"):
+        embed(small_run, folder, out, quiet=True)
+    with locked(tmp_path / ".e.csv.lock"), pytest.raises(LatentcastError, match="being written"):
+        embed(small_run, folder, out, quiet=True)
 
 
 def test_one_bad_file_ends_an_embedding_or_goes_unlisted(

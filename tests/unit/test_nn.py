@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from latentcast.batch import Inputs
 from latentcast.config import EncoderConfig, Rotary
 from latentcast.errors import LatentcastError
+from latentcast.nn import blocks, cpu_attention
 from latentcast.nn.base import Encoder, mask_patches
-from latentcast.nn.blocks import Block, LayerScale, drop_path
+from latentcast.nn.blocks import Attention, Block, LayerScale, drop_path
 from latentcast.nn.initialise import initialise
 from latentcast.nn.positions import (
     augment_coordinates,
@@ -26,7 +28,9 @@ from latentcast.nn.positions import (
 )
 from latentcast.nn.tokens import PatchEmbedding
 from latentcast.nn.transformer import PatchEncoder
+from latentcast.objectives.build import build
 from latentcast.randomness import Draw
+from latentcast.recipes import recipe
 
 CPU = torch.device("cpu")
 
@@ -215,6 +219,67 @@ def _naive_block(
     hidden = mlp.up(normed)
     hidden = F.gelu(hidden) if mlp.gate is None else F.silu(mlp.gate(normed)) * hidden
     return x + block.scale2(mlp.down(hidden))
+
+
+SHORT = {
+    "causal, turned, normed": (True, True, 32, False),
+    "of a context: positions of its own for each sample, padding": (False, False, 64, True),
+    "narrow heads": (False, False, 16, False),
+}
+
+
+@pytest.mark.parametrize("case", SHORT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_short_attention_and_its_gradient_are_those_of_the_kernel(
+    case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    causal, normed, head, padded = SHORT[case]
+    settings = EncoderConfig(
+        patch=5, width=2 * head, depth=1, heads=2, causal=causal, qk_norm=normed, cls=causal
+    )
+    torch.manual_seed(0)
+    attention = Attention(settings)
+    x = torch.randn(3, 20, 2 * head, requires_grad=True)
+    angles = torch.randn(3, 1, 20, head // 2) if padded else torch.randn(20, head // 2)
+    angles = torch.cat([angles, angles], dim=-1)
+    valid = torch.rand(3, 20) < 0.7 if padded else None
+    if valid is not None:
+        valid[2] = False  # it attends to everything
+    weights = torch.randn(3, 20, 2 * head)
+
+    def both() -> list[torch.Tensor]:
+        with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            out = attention(x, (angles.cos(), angles.sin()), valid)
+        inner = [x, attention.qkv.weight]
+        return [out.detach().float(), *torch.autograd.grad((out.float() * weights).sum(), inner)]
+
+    monkeypatch.setattr(cpu_attention, "MULTIPLIES_BF16", True)
+    fast = both()
+    with monkeypatch.context() as compiled:  # where the operations are written out
+        compiled.setattr(torch.compiler, "is_compiling", lambda: True)
+        written_out = both()
+    monkeypatch.setattr(blocks, "short_attention", None)  # so that it was not used in both
+    monkeypatch.setattr(blocks, "computed_in", lambda qkv: None)
+    bound = 1e-5 if dtype is torch.float32 else 1.5e-2
+    for one, same, other in zip(fast, written_out, both(), strict=True):
+        assert float((one - other).norm() / other.norm()) < bound
+        assert float((same - other).norm() / other.norm()) < bound
+        assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["nepa-ecg-tiny", "ijepa-ecg-tiny"])
+def test_losses_with_short_attention_are_those_with_the_kernel(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = build(recipe(name))
+    torch.manual_seed(0)
+    inputs, losses = Inputs(torch.randn(16, 12, 1000)), []
+    monkeypatch.setattr(cpu_attention, "MULTIPLIES_BF16", True)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(float(objective(inputs, draw(batch=16)).loss.detach()))
+        monkeypatch.setattr(blocks, "computed_in", lambda qkv: None)
+    assert 0 < abs(losses[0] - losses[1]) < 2e-5 * max(1, abs(losses[1]))
 
 
 def test_layer_scale_of_1e_5_leaves_a_block_almost_the_identity() -> None:

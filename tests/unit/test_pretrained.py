@@ -77,11 +77,16 @@ def test_a_model_that_ships_starts_nothing(
         ("models latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("probe google/tiny", "does not exist, and nothing is downloaded; name"),
         ("predict latentcast/tiny nix.npy --out x.csv", "was trained without labels"),
+        ("train latentcast/tiny --data s --out r", "give --init latentcast/tiny"),
+        *((f"{verb} g.onnx", "is a graph") for verb in ("inspect", "report", "runs", "verify")),
+        ("embed g.pt2 nix.npy --out x.csv", "is a graph"),
     ],
 )
 def test_what_a_model_that_ships_cannot_do_is_no_sentence(
     shipped: Path, command: Command, line: str, words: str
 ) -> None:
+    for name in ("g.onnx", "g.pt2"):
+        Path(name).touch()
     answer = command(*line.split())
     assert answer.status == 2 and words in answer.err and answer.err.count("\n") == 1
     assert command("models").out == f"{NAME}\n" and command("models", NAME).out == "# card\n"
@@ -111,7 +116,8 @@ def test_a_card_holds_what_the_run_does_not_say(
     assert "name a new folder" in command("export", small_run, "--out", tmp_path / "full").err
     assert command("export", small_run, "--out", tmp_path / "model").status == 0
     text = (tmp_path / "model" / "README.md").read_text()
-    for words in ("12 steps of 6 in", "It was not scored.", "checks hold", "licence of the data"):
+    for words in ("12 steps of 6 in", "It was not scored.", "checks hold", "licence of the data",
+                  "weights in training is 0."):  # fmt: skip
         assert words in text
     assert str(tmp_path.parent) not in text and "license:" not in text
     assert sha256(tmp_path / "model" / "model.safetensors") in text

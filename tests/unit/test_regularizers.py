@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from latentcast.errors import LatentcastError
 from latentcast.monitors.collapse import effective_rank
+from latentcast.objectives.projector import pooled
 from latentcast.objectives.regularizers import (
     covariance,
     directions,
@@ -265,3 +266,17 @@ def test_a_shared_trainable_head_alone_reaches_zero_on_unrelated_inputs() -> Non
     assert trained_head(own_target_head=False, regularized=False) < 1e-3
     assert trained_head(own_target_head=True, regularized=False) > 0.1
     assert trained_head(own_target_head=False, regularized=True) > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tokens_that_all_count_are_pooled_as_if_their_flags_were_read(dtype: torch.dtype) -> None:
+    """Without flags there is a backward pass by hand, with them that of autograd."""
+    torch.manual_seed(0)
+    tokens = (torch.randn(3, 7, 5) + 2).to(dtype).requires_grad_()
+    weights, found = torch.randn(3, 10), []
+    for valid in (None, torch.ones(3, 7, dtype=torch.bool)):
+        rows, counted = pooled(tokens, valid)
+        (gradient,) = torch.autograd.grad((rows * weights).sum(), tokens)
+        found.append((rows, counted, gradient))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

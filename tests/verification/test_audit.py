@@ -69,7 +69,7 @@ def broken(run: Path, seconds: float = 60.0) -> set[str]:
 def test_an_untouched_run_holds_bit_for_bit(run: Path) -> None:
     section = audit(run)
     assert set(verdicts(section).values()) == {"holds"}, section.lines
-    assert section.holds and len(section.lines) == len(all_checks()) == 17
+    assert section.holds and len(section.lines) == len(all_checks()) == 18
     replayed = by_id(section)["run.replayed-weights"].numbers
     assert replayed["agreement"] == "bit for bit" and replayed["steps"] == "10 to 12"
     assert by_id(section)["run.replayed-rows"].numbers["rows"] == 1
@@ -270,6 +270,15 @@ def test_another_store_is_not_taken_for_its_own(run: Path, tmp_path: Path) -> No
     line = by_id(section)["run.data"]
     assert line.verdict == "broken" and "shard-00000.npy" in str(line.numbers["of other data"])
     assert by_id(section)["run.replayed-weights"].verdict == "not measured"
+
+
+def test_statistics_of_all_folds_are_not_taken_for_those_of_the_training_rows(
+    small_hierarchy: Config, small_store: Path, tmp_path: Path
+) -> None:
+    store = shutil.copytree(small_store, tmp_path / "store")
+    edit_json("manifest.json", lambda m: m["statistics"]["std"].reverse())(store)
+    train(small_hierarchy.updated({"train.steps": 5}), store, tmp_path / "run", quiet=True)
+    assert broken(tmp_path / "run", seconds=0) == {"run.normalisation"}
 
 
 def test_a_damaged_store_is_found(run: Path, small_store: Path, tmp_path: Path) -> None:

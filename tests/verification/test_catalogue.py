@@ -17,6 +17,7 @@ from dev.catalogue import Edit, Unreadable, all_faults, read
 from dev.conditions import CONDITIONS
 from dev.mutants import mutants
 from dev.overlay import SOURCE, Misfit, edited, lay
+from dev.signatures import FILE
 from latentcast.verification.claims import all_claims
 
 FAULTS = all_faults()
@@ -63,6 +64,14 @@ def test_entries_name_claims_and_conditions_that_exist() -> None:
         assert set(fault.reddens) <= known, f"{fault.id}: {set(fault.reddens) - known}"
         assert {word.removeprefix("not-") for word in fault.where} <= set(CONDITIONS), fault.id
         assert fault.sentence.endswith("."), fault.id
+
+
+def test_the_signatures_in_the_package_are_those_of_the_catalogue() -> None:
+    known = json.loads(FILE.read_text())
+    assert {n: own["sentence"] for n, own in known.items()} == {
+        fault.id: fault.sentence for fault in FAULTS
+    }, "run python -m dev.signatures"
+    assert all(set(f.reddens) <= set(red) for f in FAULTS for red in known[f.id]["red"])
 
 
 def test_every_claim_is_reddened_by_a_fault() -> None:

@@ -75,6 +75,16 @@ def test_markdown_tables_have_as_many_cells_in_every_row(bad: Report) -> None:
     assert "✗ **broken**" in text and "a \\| pipe" in text
 
 
+def test_a_red_set_leads_with_the_known_fault_that_makes_it() -> None:
+    red = ("ema.after-step", "ema.linear", "ema.once-per-step", "ema.refused", "loop.order")
+    lines = tuple(Line(name, "?", "?", "broken", {"a": 1}) for name in red)
+    report = Report((Section("nepa", "recipe", lines),), ENVIRONMENT)
+    assert report.sections[0].most_like[0].fault == "ema.before-step"
+    for text in (markdown(report), html(report)):
+        assert "ost like" in text and "ema.before-step" in text
+    assert Section("run", "run", lines).most_like == []
+
+
 def test_badge_is_green_only_when_all_holds(good: Report, bad: Report) -> None:
     assert "#1a7f37" in badge(good) and "3 claims hold" in badge(good)
     assert "#c0152f" in badge(bad) and "2 of 3 hold" in badge(bad)

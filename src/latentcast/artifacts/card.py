@@ -57,12 +57,14 @@ class Facts:
         licence: of the weights, as Hugging Face abbreviates it; None where it is not recorded.
         datasets: names of what it was trained on.
         results: scores on test records.
+        elsewhere: trained by other code; what the configuration has of a training is a recipe's.
     """
 
     sections: Sequence[tuple[str, str]] = ()
     licence: str | None = None
     datasets: Sequence[str] = ()
     results: Sequence[Result] = ()
+    elsewhere: bool = False
 
 
 NOTHING = Facts(
@@ -85,10 +87,12 @@ def card(
     if facts.licence is not None:
         front.insert(0, f"license: {facts.licence}")
     front += _index(name, facts)
-    rows = {"weights": weights, **{key: size[key] for key in size if key not in ("weights",
-            "device")}, "objective": config.objective.kind, "encoder": config.encoder.kind,
-            "training": f"{config.train.steps:,} steps of {config.train.batch_size:,}, seed "
-            f"{config.train.seed}"}  # fmt: skip
+    rows = {"weights": weights}
+    rows |= {key: size[key] for key in size if key not in ("weights", "device")}
+    rows |= {"objective": config.objective.kind, "encoder": config.encoder.kind}
+    if not facts.elsewhere:
+        train = config.train
+        rows["training"] = f"{train.steps:,} steps of {train.batch_size:,}, seed {train.seed}"
     parts = ["---", *front, "---", "", f"# {name}", "", USE.format(name)]
     parts += table(("", ""), rows.items())
     for heading, text in (

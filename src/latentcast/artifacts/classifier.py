@@ -110,7 +110,10 @@ class Classifier:
         """
         path = located(run)
         encoder = Encoder.from_pretrained(path, role, device)
-        choice = read_choice(path) if path.is_file() else choice_of(chosen_checkpoint(path))
+        if encoder.alone:  # which no choice belongs to
+            choice = None
+        else:
+            choice = read_choice(path) if path.is_file() else choice_of(chosen_checkpoint(path))
         return cls(encoder, choice or Choice(encoder.step, np.nan), role)
 
     def __repr__(self) -> str:

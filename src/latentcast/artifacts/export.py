@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentcast.artifacts.choice import Choice, choice_of, chosen_checkpoint
+from latentcast.artifacts.public import is_public, read_public, refuse_unnormalised
 from latentcast.config import Config, validated
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
 from latentcast.files import apart, check_digest, digested, parse_object, replacing
+from latentcast.places import refuse_graph
 from latentcast.pretrained.models import at_step, located
 
 FORMAT = "2"
@@ -29,7 +31,9 @@ _ABOUT = {"format", "step", "config"}
 AGAIN = "export the run again, or restore the file from a copy"
 
 
-def export(run: str | Path, file: str | Path) -> int:
+def export(
+    run: str | Path, file: str | Path, fitted: Callable[[Config], Config] | None = None
+) -> int:
     """Write a run's newest checkpoint, or another one, as one safetensors file; of a fine-tuned run
     the checkpoint that validation chose; of an exported model or one that ships its file.
 
@@ -39,6 +43,10 @@ def export(run: str | Path, file: str | Path) -> int:
     of all weights, which safetensors itself has none of.
     ``Encoder.from_pretrained(file)`` reads it, and so does anything that reads safetensors.
 
+    Args:
+        fitted: of public weights, the configuration with a normalisation; see
+            :func:`latentcast.data.fit.fit_to_store`.
+
     Returns:
         optimizer steps of the weights.
 
@@ -47,6 +55,7 @@ def export(run: str | Path, file: str | Path) -> int:
             or there already and no export, or it cannot be written.
     """
     file, run = Path(file), at_step(run)
+    refuse_graph(run)
     apart(file, run=run.parent.parent if (run / "state.json").is_file() else run)
     if file.suffix != SUFFIX or file.is_dir():
         raise LatentcastError(
@@ -57,8 +66,15 @@ def export(run: str | Path, file: str | Path) -> int:
             f"{file}: exists and was not written by latentcast export; name another file, or "
             "remove that one"
         )
-    if located(run).is_file():
-        return _copy(located(run), file)
+    if (source := located(run)).is_file():
+        if not is_public(source):
+            return _copy(source, file)
+        found = read_public(source)
+        config = found.config if fitted is None else fitted(found.config)
+        refuse_unnormalised(source, config)
+        content = json.dumps(config.model_dump(mode="json"))
+        _write(file, {"format": ENCODER, "step": "0", "config": content}, found.tensors)
+        return 0
     newest = chosen_checkpoint(run)
     record = checkpoint.read_record(newest)
     tensors = checkpoint.read_tensors(newest, "model")
@@ -146,10 +162,7 @@ def read_export(file: Path) -> Exported:
     """
     about, tensors = _parts(file)
     if about.get("format") not in ("1", FORMAT, ENCODER) or not _ABOUT <= about.keys():
-        raise LatentcastError(
-            f"{file}: was not written by latentcast export; public weights are read by "
-            "latentcast.artifacts.public_ijepa and public_nepa"
-        )
+        raise LatentcastError(f"{file}: was not written by latentcast export; export the run")
     try:
         if about["format"] != "1":
             check_digest(_content(about, tensors))

@@ -8,7 +8,6 @@ The original's keys are those of ``facebookresearch/ijepa`` with or without ``mo
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,24 +17,35 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentcast.artifacts.weights import misfit
+from latentcast.artifacts.misfit import misfit
+from latentcast.artifacts.public_layout import (
+    BLOCK,
+    Content,
+    PublicEncoder,
+    configured,
+    depth_of,
+    image_input,
+    published_heads,
+    read_pickled,
+    tensors_of,
+)
 from latentcast.config import EncoderConfig, SinCos
 from latentcast.errors import LatentcastError
 from latentcast.files import regular
 from latentcast.nn.positions import sincos
 from latentcast.nn.transformer import PatchEncoder
+from latentcast.places import PICKLED
+from latentcast.recipes.images import ijepa_image_huge
 
-PICKLED = (".pth", ".pt", ".tar")
+SIDE = 224
+"""Pixels, of a file without a table of positions."""
+REMARKS = (
+    "I-JEPA (Assran et al. 2023), read from a published file. Images are read as ImageNet's are: "
+    "the largest middle square, bicubic, normalised by ImageNet's mean and standard deviation. The "
+    "licence of the weights is for you to look up."
+)
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 """Heads by width, of the networks that the original defines."""
-_BLOCK = {
-    "norm1": "norm1",
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.proj",
-    "norm2": "norm2",
-    "mlp.fc1": "mlp.up",
-    "mlp.fc2": "mlp.down",
-}
 _ENCODER = {"patch_embed.proj": "patches", "norm": "norm"}
 _PREDICTOR = {"predictor_embed": "embed", "predictor_norm": "norm", "predictor_proj": "proj"}
 _TRANSFORMERS = {
@@ -136,28 +146,26 @@ def load_public(
         LatentcastError: the file cannot be read, or holds another network.
     """
     file = Path(file)
-    tensors = _read_pickled(file, part) if file.suffix in PICKLED else _read_safetensors(file)
+    tensors = _part_of(file, part) if file.name.endswith(PICKLED) else _read_safetensors(file)
+    return encoder_of(file, tensors, heads)
+
+
+def encoder_of(file: Path, tensors: dict[str, Tensor], heads: int | None = None) -> PatchEncoder:
+    """:func:`load_public` of the tensors of a file."""
     if any(name.endswith("embeddings.position_embeddings") for name in tensors):
         tensors = from_transformers(tensors)
     weights = encoder_from_public(tensors)
     if "patches.weight" not in weights or "blocks.0.mlp.up.weight" not in weights:
         raise LatentcastError(f"{file}: is no I-JEPA encoder; check which part was saved")
     kernel, layers = weights["patches.weight"], weights["blocks.0.mlp.up.weight"]
-    published = HEADS.get(len(kernel))
-    heads = heads or published or 0
-    if heads < 1 or heads != (published or heads):
-        raise LatentcastError(
-            f"{file}: heads {heads or None} of width {len(kernel)} are no published model's; give "
-            f"heads={published or 'N, those it was trained with'}"
-        )
-    depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    heads = published_heads(file, len(kernel), heads, HEADS.get(len(kernel)))
     if kernel.ndim != 4 or len(kernel) % heads:
         raise LatentcastError(
             f"{file}: has patches of shape {tuple(kernel.shape)}, which are none of {heads} heads; "
             "give the heads of the model it is of, and the file of its encoder"
         )
     width, channels, patch, _ = kernel.shape
-    config = encoder_config(patch, width, depth, heads, len(layers))
+    config = encoder_config(patch, width, depth_of(weights), heads, len(layers))
     if different := misfit(lambda: PatchEncoder(config, channels, axes=2), weights):
         raise LatentcastError(
             f"{file}: is an incomplete I-JEPA encoder ({different}); save all of it"
@@ -167,6 +175,27 @@ def load_public(
     return encoder
 
 
+def read(file: Path, content: Content, heads: int | None = None) -> PublicEncoder | None:
+    """The encoder with the input that it was published with; None where the file is of another
+    layout. Arguments and errors are those of :func:`load_public`."""
+    tensors = tensors_of(content, "target_encoder") or tensors_of(content, "model") or {}
+    kernel = tensors.get("patch_embed.proj.weight")
+    table = tensors.get("pos_embed")
+    for name, tensor in tensors.items():
+        if name.endswith("embeddings.position_embeddings"):
+            kernel = table = tensor
+    if kernel is None or (kernel.ndim == 3 and kernel is not table):
+        return None
+    settings = content.get("config") or {}
+    encoder = encoder_of(file, tensors, heads or settings.get("num_attention_heads"))
+    patch = encoder.config.patch
+    side = patch * math.isqrt(table.shape[1]) if table is not None and table.ndim == 3 else SIDE
+    weights = dict(encoder.state_dict())
+    shape = image_input(side, weights["patches.weight"].shape[1])
+    config = configured(file, ijepa_image_huge(), "ijepa-public", shape, encoder.config)
+    return PublicEncoder(config, weights, REMARKS)
+
+
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(regular(file))
@@ -174,22 +203,15 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise LatentcastError(f"{file}: cannot be read ({problem}); give safetensors") from None
 
 
-def _read_pickled(file: Path, part: str) -> dict[str, Tensor]:
+def _part_of(file: Path, part: str) -> dict[str, Tensor]:
     """Raises LatentcastError: it is damaged, holds more than tensors, or has no such part."""
-    try:
-        content = torch.load(regular(file), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
-        reason = str(problem).splitlines()[0]
+    content = read_pickled(file)
+    tensors = tensors_of(content, part)
+    if tensors is None:
         raise LatentcastError(
-            f"{file}: cannot be read without running code of it ({reason}); download it again, or "
-            "convert its tensors to safetensors"
-        ) from None
-    tensors = content.get(part) if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
-        names = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
-        raise LatentcastError(
-            f"{file}: has no part {part} of tensors, its parts are: {names}; give part='encoder' "
-            "or 'target_encoder', of which one has to be there"
+            f"{file}: has no part {part} of tensors, its parts are: "
+            f"{', '.join(map(str, content)) or 'none'}; give part='encoder' or 'target_encoder', "
+            "of which one has to be there"
         )
     return tensors
 
@@ -216,8 +238,8 @@ def _in(
             _check_positions(full, tensor)
         elif name == "mask_token":
             weights[name] = tensor
-        elif block and block[2] in _BLOCK:
-            weights[f"blocks.{block[1]}.{_BLOCK[block[2]]}.{kind}"] = tensor
+        elif block and block[2] in BLOCK:
+            weights[f"blocks.{block[1]}.{BLOCK[block[2]]}.{kind}"] = tensor
         elif where in top:
             weights[f"{top[where]}.{kind}"] = tensor
         else:
@@ -233,7 +255,7 @@ def _out(
     grid: tuple[int, ...] | None,
 ) -> dict[str, Tensor]:
     top = {ours: theirs for theirs, ours in top.items()}
-    block = {ours: theirs for theirs, ours in _BLOCK.items()}
+    block = {ours: theirs for theirs, ours in BLOCK.items()}
     public: dict[str, Tensor] = {}
     width = 0
     for name, tensor in weights.items():

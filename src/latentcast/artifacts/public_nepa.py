@@ -14,11 +14,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentcast.artifacts.weights import misfit
+from latentcast.artifacts.misfit import misfit
+from latentcast.artifacts.public_layout import (
+    Content,
+    PublicEncoder,
+    configured,
+    image_input,
+    refuse_other_heads,
+    tensors_of,
+)
 from latentcast.config import Activation, EncoderConfig, Rotary
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import read_object, regular
 from latentcast.nn.transformer import PatchEncoder
+from latentcast.recipes.images import nepa_image_base
 
 _TOP = {
     "cls": "embeddings.cls_token",
@@ -217,3 +226,32 @@ def load_public(folder: str | Path) -> PatchEncoder:
     encoder = PatchEncoder(config, channels, axes=2)
     encoder.load_state_dict(weights)
     return encoder
+
+
+REMARKS = (
+    "NEPA, read from published files. Images are read as ImageNet's are: the largest middle "
+    "square, bicubic, normalised by ImageNet's mean and standard deviation. The licence of the "
+    "weights is for you to look up."
+)
+
+
+def read(file: Path, content: Content, heads: int | None = None) -> PublicEncoder | None:
+    """The encoder with the input that its ``config.json`` names; None where the file is of another
+    layout.
+
+    Raises:
+        LatentcastError: other heads than its own, or what :func:`load_public` refuses.
+    """
+    tensors = tensors_of(content, "model") or {}
+    own = {name.removeprefix(_PREFIX) for name in tensors}
+    if "embeddings.cls_token" not in own or _TOP["patches.weight"] not in own:
+        return None
+    encoder = load_public(file.parent)
+    refuse_other_heads(file, heads, encoder.config.heads)
+    side = (content.get("config") or {}).get("image_size", 224)
+    if not isinstance(side, int) or side < 1:
+        raise LatentcastError(f"{file.parent / 'config.json'}: image_size {side}: is no size")
+    weights = dict(encoder.state_dict())
+    shape = image_input(side, weights["patches.weight"].shape[1])
+    config = configured(file, nepa_image_base(), "nepa-public", shape, encoder.config)
+    return PublicEncoder(config, weights, REMARKS)

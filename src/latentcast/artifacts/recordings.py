@@ -145,8 +145,8 @@ class RecordingReader:
         if recording.sampling_rate != rate and not self.resample:
             raise BadRecord(
                 f"{recording.record_id}: sampling_rate is {recording.sampling_rate:g}, the encoder "
-                f"needs {rate:g}; bring it there with resample=True (latentcast predict: "
-                "--resample)"
+                f"needs {rate:g}; bring it there with resample=True (latentcast embed, "
+                "similar and predict: --resample)"
             )
         config, fills = self.config, self.missing_leads == "mean"
         lead_tokens = config.lead_rows is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from latentcast.artifacts.choice import chosen_checkpoint
 from latentcast.artifacts.export import read_export
+from latentcast.artifacts.misfit import misfit
+from latentcast.artifacts.public import is_public, read_public, refuse_unnormalised
 from latentcast.config import Config
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -22,6 +24,7 @@ from latentcast.files import sha256
 from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble
+from latentcast.places import refuse_graph
 from latentcast.pretrained.models import located
 
 SHOWN = 3
@@ -40,6 +43,7 @@ class Weights:
         source: where they were read from.
         encoder_alone: only the averaged encoder, which then stands for both roles; no predictor
             and no head.
+        public: of weights that were trained elsewhere what a reader has to know of them.
     """
 
     tensors: dict[str, Tensor]
@@ -48,6 +52,7 @@ class Weights:
     sha256: dict[str, str]
     source: str
     encoder_alone: bool = False
+    public: str = ""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -57,13 +62,19 @@ class Weights:
 
 def read_weights(source: str | Path) -> Weights:
     """The newest checkpoint of a run folder (of a fine-tuned run the chosen), one checkpoint, a
-    file or folder that ``export`` wrote, or a model that ships, by its name ``latentcast/NAME``.
+    file or folder that ``export`` wrote, a model that ships, by its name ``latentcast/NAME``, or
+    public weights (:mod:`latentcast.artifacts.public`).
 
     Raises:
         LatentcastError: no such run, no checkpoint yet, or a damaged one.
     """
     path = located(source)
+    refuse_graph(path)
     if path.is_file():
+        if is_public(path):
+            found, digests = read_public(path), {path.name: sha256(path)}
+            about = str(source), True, found.remarks
+            return _fitting(Weights(found.tensors, found.config, 0, digests, *about))
         tensors, config, step, alone = read_export(path)
         digests = {path.name: sha256(path)}
         return _fitting(Weights(tensors, config, step, digests, str(source), alone))
@@ -96,6 +107,10 @@ def _fitting(weights: Weights) -> Weights:
     problem = f"{len(weights.tensors)} tensors, and not {depth} blocks"
     if depth <= len(weights.tensors):  # no number of a damaged file is built
         problem = misfit(network, weights.tensors)
+    if problem and weights.public:
+        raise LatentcastError(
+            f"{weights.source}: is incomplete or another network ({problem}); download it again"
+        )
     if problem:
         raise LatentcastError(
             f"{weights.source}: does not fit the configuration beside it ({problem}); restore both "
@@ -117,27 +132,16 @@ def _in_both_roles(config: Config, encoder: Mapping[str, Tensor]) -> dict[str, T
 
 
 def filled(weights: Weights) -> Objective:
-    """The objective of some weights with them in it; of an encoder alone all else is not drawn."""
+    """The objective of some weights with them in it; of an encoder alone all else is not drawn.
+
+    Raises:
+        LatentcastError: of public weights the file does not hold the normalisation.
+    """
+    if weights.public:
+        refuse_unnormalised(weights.source, weights.config)
     objective = assemble(weights.config)
     objective.load_state_dict(weights.tensors, strict=not weights.encoder_alone)
     return objective
-
-
-def misfit(network: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> str:
-    """The first tensor in which a network and a file differ, or "".
-
-    The network is made without memory: its size is what a configuration declares.
-    """
-    try:
-        with torch.device("meta"):
-            shapes = {name: tuple(t.shape) for name, t in network().state_dict().items()}
-    except (RuntimeError, TypeError, OverflowError):  # of torch, from sizes beyond 64 bits
-        return "a size is beyond what any file holds"
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(shapes.keys() | found.keys()):
-        if shapes.get(name) != found.get(name):
-            return f"{name} is {found.get(name, 'missing')} and not {shapes.get(name, 'there')}"
-    return ""
 
 
 def fingerprint(config: Config, network: nn.Module) -> str:

@@ -174,13 +174,14 @@ def inspect(
     from latentcast.data.inspect import describe, print_counts, print_description
     from latentcast.data.store import Store
     from latentcast.files import apart
-    from latentcast.places import holds_weights, is_store
+    from latentcast.places import holds_weights, is_store, refuse_graph
     from latentcast.pretrained.models import at_step
     from latentcast.signals.leads import name_pairs, renamed
     from latentcast.signals.readers.ecg_files import is_ecg_file
     from latentcast.signals.readers.file_format import ReadOptions
     from latentcast.terminal import Terminal
 
+    refuse_graph(store)
     if holds_weights(at_step(store)):
         if any((plot, record, summary, sampling_rate, unit, rename, flags, against)):
             raise LatentcastError(

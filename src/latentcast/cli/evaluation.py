@@ -208,17 +208,23 @@ def export(
         layer: of a graph of an encoder, what comes out; by default what embed reads.
         pooling: of a graph of an encoder, as of probe.
         data: store to compare a graph on; by default the one the run was trained on, else synthetic
-            recordings or random images.
+            recordings or random images. Of public weights that do not hold how recordings were
+            normalised, the store whose training split says so.
         int8: of an .onnx graph, weights and matrix products in 8 bits, which "evaluate --encoder
             small=NAME.onnx" compares with the run.
     """
+    from functools import partial
+
     from latentcast.artifacts.export import export as written
-    from latentcast.artifacts.graph.export import SUFFIXES, export_graph
+    from latentcast.artifacts.graph.export import export_graph
+    from latentcast.data.fit import fitted
+    from latentcast.data.store import Store
     from latentcast.errors import LatentcastError, printable
+    from latentcast.places import GRAPHS, PUBLIC, kind_of
     from latentcast.runs.new import data_of
     from latentcast.verification.card import export_folder
 
-    if out.suffix in SUFFIXES:
+    if out.suffix in GRAPHS:
         own = data_of(run) if data is None and run.is_dir() else data
         made = export_graph(run, out, layer=layer, pooling=pooling, data=own, int8=int8)
         what = f"{made.output} of {made.weights}"
@@ -226,12 +232,14 @@ def export(
         in_bits = f"; in 8 bits, cosine to float32 at least {made.cosine:.4f}" if int8 else ""
         print(printable(f"{out}: {line} on {made.compared}{in_bits}"))
         return
-    if layer is not None or pooling != "mean" or data is not None or int8:
+    public = kind_of(run) == PUBLIC
+    if layer is not None or pooling != "mean" or (data is not None and not public) or int8:
         raise LatentcastError(
             f"{out}: --layer, --pooling, --data and --int8 are of graphs; name {out.stem}.onnx, or "
             "leave them out"
         )
-    step = written(run, out) if out.suffix else export_folder(run, out)
+    fit = None if data is None else partial(fitted, store=Store.open(data))
+    step = written(run, out, fit) if out.suffix else export_folder(run, out, fit)
     print(printable(f"{out}: weights of step {step}"))
 
 

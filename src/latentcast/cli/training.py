@@ -218,10 +218,16 @@ def train(
 
 def _refuse_path(recipe: str) -> None:
     """Raises LatentcastError: what stands in the place of a recipe is a path."""
-    from latentcast.places import kind_of
+    from latentcast.places import MODELS, kind_of, refuse_graph
 
     path = Path(recipe)
+    refuse_graph(path)
     kind = kind_of(path)
+    if kind in MODELS:
+        raise LatentcastError(
+            f"{recipe}: {kind}; to start from its weights name a recipe (latentcast recipes) and "
+            f"give --init {recipe}"
+        )
     if kind == "is a store":
         raise LatentcastError(
             f"{recipe}: {kind}; name a recipe (latentcast recipes) and give the store as --data "

@@ -21,6 +21,7 @@ def verify(
     data: Path | None = None,
     replay: Annotated[float, arg(metavar="SECONDS")] = 60.0,
     out: Path | None = None,
+    full: bool = False,
 ) -> int:
     """Measure what recipes promise, audit run folders, compare with the public references.
 
@@ -37,13 +38,22 @@ def verify(
         replay: for how long the last stretch of an audited run may be trained again; 0 leaves
             that out.
         out: folder for report.html, report.md, report.json and badge.svg.
+        full: print a line for what holds, too.
     """
     from latentcast.recipes import RECIPES
     from latentcast.verification.verify import verify as measure
 
     names = (*(RECIPES if all else ()), *subjects)
     report = measure(
-        names, config=config, set=set, seeds=seeds, parity=parity, data=data, replay=replay, out=out
+        names,
+        config=config,
+        set=set,
+        seeds=seeds,
+        parity=parity,
+        data=data,
+        replay=replay,
+        out=out,
+        full=full,
     )
     return 0 if report.holds else 1
 

@@ -138,6 +138,9 @@ class EncoderConfig(BackboneConfig, Transformer):
     """A pre-norm transformer over patches."""
 
     reads_leads: ClassVar[bool] = True
+    plain: ClassVar[bool] = True
+    """Whether positions and attention are as written here; those of a public variant are compared
+    with its own reference (tests/parity), and the claims about them are not its."""
 
     kind: str = "transformer"
     width: Count = 384

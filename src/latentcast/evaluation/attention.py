@@ -62,7 +62,7 @@ def received_attention(
 def _weights(own: Attention, x: Tensor, *args: Any) -> Tensor:
     """Softmax weights ``(B, heads, T, T)`` of :class:`~latentcast.nn.blocks.Attention`."""
     tables, valid = (*args, None, None)[:2]
-    q, k, _ = own.project(x, tables)
+    q, k, _ = own.split(own.packed(x), tables)
     logits = q.float() @ k.float().transpose(-1, -2) / math.sqrt(q.shape[-1])
     if valid is not None:
         attended = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None, :]

@@ -10,6 +10,8 @@ from latentcast.nn.base import Encoder
 MODULES = (
     "latentcast.nn.transformer",
     "latentcast.nn.conv_tokenizer",
+    "latentcast.nn.cross_pattern",
+    "latentcast.nn.register_tokens",
     "latentcast.nn.resnet",
     "latentcast.nn.state_space",
 )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from latentcast.config import Activation, EncoderConfig
 from latentcast.nn.base import Unit
+from latentcast.nn.cpu_attention import computed_in, short_attention
 from latentcast.nn.positions import Tables, rotate
 from latentcast.randomness import Draw
 
@@ -52,6 +53,8 @@ class Attention(nn.Module):
         norm = (head, config.qk_norm_affine, config.qk_norm_bias, config.norm_eps)
         self.q_norm: nn.Module = QKNorm(*norm) if config.qk_norm else nn.Identity()
         self.k_norm: nn.Module = QKNorm(*norm) if config.qk_norm else nn.Identity()
+        self.eps = config.norm_eps if config.qk_norm else None
+        self.affine = config.qk_norm and config.qk_norm_affine
 
     def forward(
         self, x: Tensor, tables: Tables | None = None, valid: Tensor | None = None
@@ -62,14 +65,28 @@ class Attention(nn.Module):
             tables: from :func:`rotary_tables`; None rotates nothing.
             valid: ``(B, T)`` bool, which tokens may be attended to; None when all may.
         """
-        out = attend(*self.project(x, tables), self.causal, valid)
-        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
+        qkv = self.packed(x)
+        if (dtype := self.short(qkv, valid)) is not None:
+            out = short_attention(qkv, tables, self.eps, self.causal, valid, dtype)
+        else:
+            joined = attend(*self.split(qkv, tables), self.causal, valid)
+            out = joined.transpose(1, 2).reshape(x.shape)
+        mixed: Tensor = self.proj(out)
         return mixed
 
-    def project(self, x: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v ``(B, heads, T, head)``; q and k are normalised, then rotated."""
+    def packed(self, x: Tensor) -> Tensor:
+        """``(B, T, 3, heads, head)``."""
         batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        qkv: Tensor = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        return qkv
+
+    def short(self, qkv: Tensor, valid: Tensor | None) -> torch.dtype | None:
+        """The type in which ``short_attention`` computes this, or None where it does not."""
+        unusual = self.affine or (self.causal and valid is not None)
+        return None if unusual else computed_in(qkv)
+
+    def split(self, qkv: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v ``(B, heads, T, head)``; q and k are normalised, then rotated."""
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if tables is not None:

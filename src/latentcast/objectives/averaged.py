@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from latentcast.batch import Inputs
 from latentcast.nn.base import Encoder
-from latentcast.objectives.base import Objective, Role
+from latentcast.objectives.base import Objective, Role, measured_patches
 
 
 class Averaged(Objective):
@@ -26,7 +26,7 @@ class Averaged(Objective):
 
     def valid(self, inputs: Inputs) -> Tensor | None:
         """``(B, N)`` bool, the measured patches; None when all are."""
-        return None if inputs.valid is None else self.student.valid(inputs.valid)
+        return measured_patches(self.student, inputs)
 
     def initialise(self, seed: int) -> None:
         self.student.initialise(seed)

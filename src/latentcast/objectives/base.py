@@ -67,6 +67,17 @@ class Output:
     valid: Tensor | None = None
 
 
+def measured_patches(encoder: Readable, inputs: Inputs) -> Tensor | None:
+    """``(B, N)`` bool, which patches hold enough that was measured; None when all do.
+
+    Looked up on a CPU alone, where that costs no wait for a device: much is cheaper without flags.
+    """
+    if inputs.valid is None:
+        return None
+    valid = encoder.valid(inputs.valid)
+    return None if valid.device.type == "cpu" and bool(valid.all()) else valid
+
+
 class Objective(nn.Module, ABC):
     """An equation over encoders. It owns modules; it never sees an optimizer, rank or file.
 

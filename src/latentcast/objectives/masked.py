@@ -21,7 +21,7 @@ from latentcast.nn.conv_norm import Norm
 from latentcast.nn.conv_predictor import ConvPredictor
 from latentcast.nn.initialise import initialise
 from latentcast.nn.ranks import centred, summed
-from latentcast.objectives.base import Objective, Output, Role, View
+from latentcast.objectives.base import Objective, Output, Role, View, measured_patches
 from latentcast.objectives.jepa.masks import block_cells
 from latentcast.randomness import Draw
 
@@ -114,7 +114,7 @@ class Masked(Objective):
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
         values, size = inputs.values, tuple(inputs.values.shape[2:])
         grid = self.student.grid(size)
-        valid = None if inputs.valid is None else self.student.valid(inputs.valid)
+        valid = measured_patches(self.student, inputs)
         draw_or_first = draw or Draw(0, 0, torch.arange(len(values)))
         masked = span_masks(self.config, draw_or_first, grid).to(values.device)
         with torch.no_grad():

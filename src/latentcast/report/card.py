@@ -119,8 +119,9 @@ def _compute(folder: RunFolder, config: Config) -> str:
     clock = [number(row.get("seconds")) or 0.0 for row in folder.rows]
     # The clock begins anew with each resume.
     seconds = sum(b - a if b > a else b for a, b in pairwise([0.0, *clock]))
-    with torch.device("meta"):
-        flops = assemble(config).step_flops(config.input.size)
+    with torch.device("meta"):  # the network; masks are counted in draws, of numbers
+        objective = assemble(config)
+    flops = objective.step_flops(config.input.size)
     total = flops * train.batch_size * train.steps
     command = " ".join(_without_folders(word) for word in str(about.get("command")).split())
     return (

@@ -95,9 +95,12 @@ def _loss(levels: Sequence[int], keys: Collection[str], copying: bool) -> Panel:
             ("copying-is-better", "loss-spike"), from_zero=False,
         )  # fmt: skip
     own = [level for level in levels if f"level{level}_loss" in keys]
-    several = len(own) > 1
+    several, note = len(own) > 1, ""
+    if several:
+        note = "of all levels together, and of each"
+    elif {"regularizer", "views_term"} & {*keys}:
+        note = "black: with its other terms"
     lines = (Line("loss", "all" if several else "", "ink"), *_each(own, "level{}_loss"))
-    note = "of all levels together, and of each" if several else ""
     return Panel("Loss", note, lines, ("loss-spike",), from_zero=False)
 
 
@@ -124,7 +127,7 @@ def _statistics(levels: Sequence[int], roles: Collection[str], copying: bool) ->
 
 
 def _each(levels: Sequence[int], key: str, dashed: bool = False) -> tuple[Line, ...]:
-    """A line for each level, coloured and named by it; one level is the whole model."""
+    """A line for each level, coloured and named by it; one level is all of the model."""
     if len(levels) == 1:
         return (Line(key.format(levels[0]), "", "model", dashed),)
     names = [f"level {level}" if not dashed else "" for level in levels]
@@ -280,7 +283,7 @@ def _dress(axes: Axes, panel: Panel, alarm: str) -> None:
     axes.tick_params(
         labelsize=TEXT_POINTS - 1, labelcolor=LIGHT["muted"], color=LIGHT["rule"], length=3
     )
-    axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=False)
+    axes.ticklabel_format(axis="y", scilimits=(-4, 5), useMathText=False)
     axes.locator_params(axis="x", integer=True, nbins=5)
     axes.yaxis.offsetText.set(fontsize=TEXT_POINTS - 1.5, color=LIGHT["muted"])
     axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.6)

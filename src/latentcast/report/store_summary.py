@@ -50,7 +50,7 @@ def _html(summary: Summary) -> str:
     sections = [
         section(
             part.title,
-            table(part.title, part.head, part.rows, numeric=_numeric(part.rows), stacked=True),
+            table("", part.head, part.rows, numeric=_numeric(part.rows), stacked=True),
         )
         for part in summary.sections
     ]

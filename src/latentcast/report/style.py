@@ -187,9 +187,10 @@ footer{color:var(--muted);font-size:14px;padding-top:36px;padding-bottom:48px}
   .stacked thead{position:absolute;clip-path:inset(50%)}
   .stacked tr,.stacked th,.stacked td{display:block;text-align:left;border:0;padding:1px 0}
   .stacked tr{border-bottom:1px solid var(--rule);padding:8px 0}
+  .stacked td{overflow-wrap:anywhere}
   .stacked td.number{white-space:normal}
   .stacked td:empty{display:none}
-  .stacked td::before{content:attr(data-name) ": ";color:var(--muted)}
+  .stacked td:not([data-name=""])::before{content:attr(data-name) ": ";color:var(--muted)}
 }
 @media print{
   @page{size:A4;margin:14mm}

@@ -64,9 +64,10 @@ def cards(metrics: Rows) -> str:
         return ""
     alarms, skipped = first_alarms(metrics), sum(count for _, _, count in _gaps(metrics))
     still = len(metrics[-1].get("alarms") or ())
+    levelled = len(ranks(last)) > 1
     boxes = [
         ("loss", number(last["loss"], signed="copy_last_loss" in last), "in the last row"),
-        ("effective rank", _ranks(last), "in the last row, finest level first"),
+        ("effective rank", _ranks(last), f"in the last row{', finest level first' * levelled}"),
         ("alarms", f"{len(alarms)}", f"{still} at the end"),
         ("skipped updates", f"{skipped:,}", "gradient not finite"),
     ]
@@ -96,7 +97,7 @@ def _ending(last: Mapping[str, Any]) -> str:
         )
     by_level = ranks(last)
     if loss is not None and copied is None and by_level:
-        sentence += f"The loss ended at {number(loss)}, the effective rank at "
+        sentence += f"The loss ended at {number(last['loss'])}, the effective rank at "
         sentence += ", ".join(
             f"{rank:.0f} (level {n})" if len(by_level) > 1 else f"{rank:.0f}"
             for n, rank in enumerate(by_level)
@@ -107,9 +108,7 @@ def _ending(last: Mapping[str, Any]) -> str:
 
 def _speed(metrics: Rows) -> str:
     rates = sorted(r for row in metrics if (r := row.get("samples_per_second")) is not None)
-    return (
-        f"Half of the rows saw {rates[len(rates) // 2]:,.0f} samples/s or more. " if rates else ""
-    )
+    return f"Median {rates[len(rates) // 2]:,.0f} samples/s. " if rates else ""
 
 
 def _alarms(metrics: Rows) -> str:

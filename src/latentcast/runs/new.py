@@ -21,6 +21,7 @@ from latentcast.engine.checkpoint import list_steps, step_of
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.locks import Locked, locked
+from latentcast.nn.cpu_attention import MULTIPLIES_BF16
 from latentcast.runs.folder import (
     LOCK,
     PARTS,
@@ -273,6 +274,7 @@ def surroundings() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu_multiplies_bf16": MULTIPLIES_BF16,  # on which the path of attention depends
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "git": _git(),

@@ -23,11 +23,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from latentcast.archives import DAMAGE
-from latentcast.artifacts.recordings import ArrayAxes, RecordingReader
+from latentcast.artifacts.recordings import AXES, ArrayAxes, RecordingReader
 from latentcast.config import EcgInput
 from latentcast.data.convert import reason_of
 from latentcast.errors import LatentcastError, printable
 from latentcast.files import parse_object
+from latentcast.npy import array_of
 from latentcast.serving.fhir import recording_of
 from latentcast.signals.readers.arrays import array_recording, channels_of, check_array
 from latentcast.signals.recording import Recording, hertz
@@ -118,17 +119,18 @@ class Uploads:
         if not body:
             raise Refused(400, "the body: is empty; send the bytes of an ECG file")
         reader = RecordingReader(self._config, axes, resample=True)
-        suffix = Path(name).suffix
+        suffix, title = Path(name).suffix, name[:LONGEST_NAME] or "upload"
+        if suffix == ".npy":  # read without a file: no format to recognise, nothing beside it
+            _check_axes(axes)
+            recording = _read(
+                lambda: _only(reader.load(array_of(body))), lambda text: f"{title}: {text}"
+            )
+            return replace(recording, record_id=Path(title).stem)
         with self._file(body, suffix if _SUFFIX.fullmatch(suffix) else "") as path:
-            title = name[:LONGEST_NAME] or "upload"
 
             def read() -> Recording:
                 zipped = body.startswith(b"PK\x03\x04") and suffix != ".npz"
-                found = list(islice(reader.load(_unzipped(path) if zipped else path), 2))
-                if len(found) != 1:
-                    many = "several recordings" if found else "no recording"
-                    raise BadRecord(f"holds {many}; send a file of one")
-                return found[0]
+                return _only(reader.load(_unzipped(path) if zipped else path))
 
             recording = _read(
                 read, lambda text: text.replace(str(path), title).replace(f"{path.parent}/", "")
@@ -156,6 +158,25 @@ class Uploads:
             path = Path(room, f"upload{suffix}")
             path.write_bytes(body)
             yield path
+
+
+def _check_axes(axes: ArrayAxes) -> None:
+    missing = [name for name in AXES if getattr(axes, name) is None]
+    if missing:
+        raise Refused(
+            422, f"the array: comes without its {', '.join(missing)}; add what it has, such as "
+            "?sampling_rate=500&unit=mV&leads=I,II,V1",
+        )  # fmt: skip
+    if axes.rename is not None:
+        raise Refused(422, "rename: is for files that name their leads; an array has them of leads")
+
+
+def _only(recordings: Iterator[Recording]) -> Recording:
+    found = list(islice(recordings, 2))
+    if len(found) != 1:
+        many = "several recordings" if found else "no recording"
+        raise BadRecord(f"holds {many}; send a file of one")
+    return found[0]
 
 
 def _read(read: Callable[[], Recording], named: Callable[[str], str] = str) -> Recording:

@@ -48,6 +48,7 @@ def verify(
     data: str | Path | None = None,
     replay: float = REPLAY,
     out: str | Path | None = None,
+    full: bool = False,
     quiet: bool = False,
 ) -> Report:
     """Measure what configurations promise, audit run folders, compare with the public references.
@@ -64,6 +65,7 @@ def verify(
         replay: seconds for which the last stretch of an audited run may be trained again; 0 leaves
             that out.
         out: folder for ``report.html``, ``report.md``, ``report.json`` and ``badge.svg``.
+        full: print a line for what holds, too.
         quiet: print nothing.
 
     Returns:
@@ -100,7 +102,7 @@ def verify(
         else:
             section = _measured(name, *made[name], seeds, console)
         sections.append(section)
-        print_section(section, console)
+        print_section(section, console, full)
     for file, found in agreements.items():
         print_agreements(file, found, console)
         sections.append(parity_section(file, found))
@@ -151,8 +153,8 @@ def _check(
             raise LatentcastError(f"{flag}, and there is none here; give it or leave this out")
     for run in runs:
         refuse_model(
-            _folder(run), "and an audit compares the files of a run; latentcast inspect {} "
-            "compares its weights with their digest and prints what it holds",
+            _folder(run), "and an audit compares the files of a run; latentcast inspect {} reads "
+            "its weights and prints what it holds",
         )  # fmt: skip
         if not is_run(_folder(run)):
             raise LatentcastError(

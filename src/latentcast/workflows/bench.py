@@ -139,7 +139,9 @@ def operations(config: Config) -> float:
 
 def _step_flops(config: Config) -> int:
     with torch.device("meta"):  # shapes are enough
-        return assemble(config).step_flops(config.input.size) * config.train.batch_size
+        objective = assemble(config)
+    # Not within: masks whose size is a matter of chance are counted in draws, of numbers.
+    return objective.step_flops(config.input.size) * config.train.batch_size
 
 
 def machine(config: Config, context: Context) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shutil
+import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +36,10 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError, nearest
 from latentcast.files import apart, check_digest, digested, read_object, replacing, write_text
 from latentcast.images.folder import is_image
+from latentcast.locks import Locked, locked
 from latentcast.nn.pooling import BATCH
+from latentcast.places import is_store
+from latentcast.signals.readers.file_table import FileTable
 from latentcast.signals.recording import Recording
 from latentcast.signatures import checked
 from latentcast.source import Annotation, BadRecord, Modality, RecordRef
@@ -116,28 +122,78 @@ def embed(
     weights = fingerprint(encoder.config, encoder.network)
     made_by = {"weights": encoder.weights, "sha256": weights, "layer": layer, "pooling": pooling}
     chunks = [*_chunks(encoder, several, axes, resample)]
-    listing = hashlib.sha256("\0".join(chunk.digest for chunk in chunks).encode()).hexdigest()
+    listing = hashlib.sha256("\0".join(chunk.digest for chunk in chunks).encode())
+    for source in map(Path, several):
+        if not is_store(source):  # whose checksums are in the digests of its chunks
+            listing.update(_contents(source, file).encode())
     parts = _Parts(file.with_name(f"{file.name}.parts"), len(chunks))
-    parts.begin({**made_by, **how, "axes": repr(axes), "records": listing})
+    plan = {**made_by, **how, "axes": repr(axes), "records": listing.hexdigest()}
     total = sum(chunk.size for chunk in chunks)
-    with Progress("embed", total, parts.done(), quiet=quiet) as progress:
-        for number, chunk in enumerate(chunks):
-            if parts.has(number):
-                continue
-            try:
-                found = encoder.embed(
-                    chunk.source, rows=chunk.rows, errors="skip", batch_size=batch_size,
-                    **vars(axes), **how,
-                )  # fmt: skip
-            except NoneRead as none:
-                found = Embedded((), np.zeros((0, 0), np.float32), none.rejected)
-            parts.write(number, Part(found.ids, *_columns(chunk, found.ids), found.vectors),
-                        found.rejected)  # fmt: skip
-            for _ in found.ids:
-                progress.advance(bad=False)
-            for _ in found.rejected:
-                progress.advance(bad=True)
-    return parts.join(file, made_by)
+    with _alone(file):
+        parts.begin(plan)
+        with Progress("embed", total, parts.done(), quiet=quiet) as progress:
+            for number, chunk in enumerate(chunks):
+                if parts.has(number):
+                    continue
+                try:
+                    found = encoder.embed(
+                        chunk.source, rows=chunk.rows, errors="skip", batch_size=batch_size,
+                        **vars(axes), **how,
+                    )  # fmt: skip
+                except NoneRead as none:
+                    found = Embedded((), np.zeros((0, 0), np.float32), none.rejected)
+                part = Part(found.ids, *_columns(chunk, found.ids), found.vectors)
+                parts.write(number, part, found.rejected)
+                for _ in found.ids:
+                    progress.advance(bad=False)
+                for _ in found.rejected:
+                    progress.advance(bad=True)
+        return parts.join(file, made_by)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Raises LatentcastError: another call writes the same table, or it cannot be written there."""
+    with ExitStack() as stack:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(file.with_name(f".{file.name}.lock"), remove=True))
+        except Locked:
+            raise LatentcastError(
+                f"{file}: is being written by another latentcast embed; wait for it, or name "
+                "another file"
+            ) from None
+        except OSError as problem:
+            raise LatentcastError(
+                f"{file}: cannot be written ({problem}); name another file"
+            ) from None
+        yield
+
+
+def _contents(source: Path, out: Path) -> str:
+    """Name, size and time of every file of a source: another file there is another record. What
+    this call writes beside a source is none of it."""
+    files: Iterable[Path]
+    if source.is_dir():
+        files = source.rglob("*")
+    elif FileTable.detects(source):
+        files = source.parent.rglob("*")
+    elif source.exists():  # with the signals beside a header
+        files = source.parent.glob(f"{glob.escape(source.stem)}*")
+    else:  # a pattern, or a record without its suffix
+        files = map(Path, glob.iglob(f"{source}*", recursive=True))  # noqa: PTH207
+    own = (f".{out.name}", out.name, f"{out.stem}.rejected")
+    lines = []
+    for file in files:
+        if any(part.startswith(own) for part in (file.parent.name, file.name)):
+            continue
+        try:
+            state = file.stat()
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(state.st_mode):
+            lines.append(f"{file} {state.st_size} {state.st_mtime_ns}")
+    return "\n".join(sorted(lines))
 
 
 def _layer(encoder: Encoder, layer: str | None, level: int | None) -> str:
@@ -195,7 +251,7 @@ class _OfFiles:
 
     def __init__(self, entries: Sequence[_Entry]) -> None:
         self.source, self.size, self.entries = self, len(entries), entries
-        self.digest = "\0".join(f"{entry.name} {entry.stamp}" for entry in entries)
+        self.digest = "\0".join(entry.name for entry in entries)
         self._provenances: dict[str, _Provenance] = {}
 
     def refs(self) -> list[RecordRef]:
@@ -223,10 +279,9 @@ def _columns(
 
 
 class _Entry(NamedTuple):
-    """A record that is to be read: its name, what changes with its file, and how to read it."""
+    """A record that is to be read: its name, and how to read it."""
 
     name: str
-    stamp: str
     load: Callable[[], tuple[Any, _Provenance]]
 
 
@@ -248,8 +303,7 @@ def _chunks(
     if isinstance(encoder.config.input, EcgInput):
         reader = RecordingReader(encoder.config.input, axes, resample)
         entries = [
-            _Entry(name, _stamp(Path(name)), partial(_recording, load))
-            for name, _, load in reader.recordings(paths)
+            _Entry(name, partial(_recording, load)) for name, _, load in reader.recordings(paths)
         ]
     else:
         entries = [entry for path in paths for entry in _images(path)]
@@ -266,11 +320,11 @@ def _recording(load: Callable[[], Recording]) -> tuple[Recording, _Provenance]:
 def _images(path: Path) -> Iterator[_Entry]:
     if path.is_file() and is_image(path):
         nothing = _Provenance("", "", {})
-        yield _Entry(str(path), _stamp(path), lambda: (path.read_bytes(), nothing))
+        yield _Entry(str(path), lambda: (path.read_bytes(), nothing))
         return
     source = open_source(path, "image", annotated=False)
     for ref in source.refs():
-        yield _Entry(ref.record_id, "", partial(_image, source, ref))
+        yield _Entry(ref.record_id, partial(_image, source, ref))
 
 
 def _image(source: Any, ref: RecordRef) -> tuple[Any, _Provenance]:
@@ -280,15 +334,6 @@ def _image(source: Any, ref: RecordRef) -> tuple[Any, _Provenance]:
     return content, _Provenance.of(
         about.patient_id, ref.split, about.metadata | {"fold": about.fold}
     )
-
-
-def _stamp(path: Path) -> str:
-    """Of a record that is a file, size and time; another file there is another record."""
-    try:
-        state = path.stat()
-    except (OSError, ValueError):
-        return ""
-    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 class _Parts:

@@ -32,10 +32,10 @@ from latentcast.files import apart, replacing
 from latentcast.nn.modes import evaluating
 from latentcast.nn.pooling import check_pooling
 from latentcast.objectives.supervised import SupervisedConfig
+from latentcast.places import GRAPHS
 from latentcast.signals.recording import INVALID, Recording
 from latentcast.signals.synthetic import synthetic_recording
 
-SUFFIXES = (".onnx", ".pt2")
 LARGEST_DIFFERENCE = 1e-4
 """Relative to the largest value, between a graph and the network: beyond it nothing is written."""
 COMPARED = 32
@@ -82,9 +82,9 @@ def export_graph(
     apart(file, run=run)
     if int8 and file.suffix == ".pt2":
         raise LatentcastError(f"{file}: 8 bits are for .onnx files; name it {file.stem}.onnx")
-    if file.suffix not in SUFFIXES:
+    if file.suffix not in GRAPHS:
         raise LatentcastError(
-            f"{file}: graphs are {' or '.join(SUFFIXES)} files; name it {file.stem}.onnx"
+            f"{file}: graphs are {' or '.join(GRAPHS)} files; name it {file.stem}.onnx"
         )
     model, record = _model(run, layer, pooling)
     encoder = model.encoder if isinstance(model, Classifier) else model

@@ -19,7 +19,7 @@ from latentcast.nn.cells import gather, gather_flags, parents
 from latentcast.nn.hierarchy import Hierarchy, Tokens
 from latentcast.nn.initialise import initialise
 from latentcast.nn.predictor import Predictor
-from latentcast.objectives.base import Objective, Output, Part, Role, View
+from latentcast.objectives.base import Objective, Output, Part, Role, View, measured_patches
 from latentcast.objectives.jepa.config import JepaConfig
 from latentcast.objectives.jepa.masks import Masks, MaskSampler, in_all_leads, mask_sampler
 from latentcast.objectives.regularizers import SigReg, VicReg, covariance, sigreg, variance
@@ -81,7 +81,7 @@ class Jepa(Objective):
         return cls(student, predictors, mask_sampler(config), jepa)
 
     def forward(self, inputs: Inputs, draw: Draw | None) -> Output:
-        valid = self._valid(inputs)
+        valid = measured_patches(self.student, inputs)
         fixed = Draw(0, 0, torch.arange(len(inputs.values), device=inputs.values.device))
         masks = self.masks(draw or fixed, valid)
         return self.energy(inputs.values, valid, masks, draw, inputs.clean)
@@ -219,7 +219,7 @@ class Jepa(Objective):
         leads × time with spans in all leads.
         ``(B, N)``, NaN where not valid. ``role`` chooses whose tokens of the input are predicted.
         """
-        values, valid = inputs.values, self._valid(inputs)
+        values, valid = inputs.values, measured_patches(self.student, inputs)
         size, batch = tuple(values.shape[2:]), len(values)
         grid = self.student.grid(size)
         patches, leads = math.prod(grid), self.student.lead_rows
@@ -243,13 +243,6 @@ class Jepa(Objective):
                 predicted[0].to(wide), target[:, hidden].to(wide), dim=-1
             ).to(errors.dtype)
         return errors if valid is None else errors.masked_fill(~valid, torch.nan)
-
-    def _valid(self, inputs: Inputs) -> Tensor | None:
-        """Measured patches; None when all are, where looking costs no sync with a device."""
-        if inputs.valid is None:
-            return None
-        valid = self.student.valid(inputs.valid)
-        return None if valid.device.type == "cpu" and bool(valid.all()) else valid
 
     def initialise(self, seed: int) -> None:
         self.student.initialise(seed)

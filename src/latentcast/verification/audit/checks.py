@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from latentcast import config as configuration
@@ -23,6 +26,8 @@ from latentcast.errors import LatentcastError
 from latentcast.evaluation import leaks
 from latentcast.evaluation.results import Finding, undamaged
 from latentcast.files import read_object
+from latentcast.images.stored import StoredImage
+from latentcast.signals.recording import Recording
 from latentcast.verification.audit.run import Run, Unmeasured, check, norm
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, first_of, none
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
@@ -31,6 +36,10 @@ ROUNDING = 1e-12
 """Relative; a schedule is written to JSON with all its digits."""
 DISTANCE = 1e-4
 """Relative; the recorded one was summed in float32."""
+SUMMED = 1e-5
+"""Of a deviation: millivolts are read back in float32."""
+SUMMING = 60.0
+"""Seconds for the sums over the training rows."""
 LAST_ROWS = 3
 """In which no collapse alarm may stand."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -230,6 +239,43 @@ def data(run: Run) -> Evidence:
     except LatentcastError as problem:
         damaged.append(str(problem).split("; ")[0])
     return all_of(same, none("damaged", damaged))
+
+
+@check("run.normalisation", "Mean and deviation are those of the valid samples of the training "
+       "rows, and of no others.", source="specification, defect 12")  # fmt: skip
+def normalisation(run: Run) -> Evidence:
+    """Summed in float64 over every training row, without the statistics in the manifest."""
+    used, store, until = run.config.input.normalisation, run.store, time.monotonic() + SUMMING
+    if used is None:
+        raise Unmeasured("the input is not normalised")
+    if (used.mean, used.std) != (store.manifest.statistics.mean, store.manifest.statistics.std):
+        raise Unmeasured("it is not the store's: set by hand, of filtered samples, or of a run "
+                         "that this one began from")  # fmt: skip
+    rows = store.rows("train")
+    sums = np.zeros((3, len(used.mean)))
+    for n, row in enumerate(rows.tolist()):
+        if time.monotonic() > until:
+            raise Unmeasured(f"{n} of {len(rows)} training rows were summed in {SUMMING:g} s")
+        sums += _sums(store[row])
+    count, mean = sums[0], sums[1] / sums[0]
+    std = np.sqrt(sums[2] / count - mean**2)
+    shift, stretch = np.abs(used.mean - mean) / std, np.abs(used.std / std - 1)
+    return all_of(
+        at_most("largest difference of a mean, in deviations", float(shift.max()), SUMMED),
+        at_most("of a deviation, relative", float(stretch.max()), SUMMED),
+        rows=len(rows), rows_of_the_store=len(store),
+    )  # fmt: skip
+
+
+def _sums(record: Recording | StoredImage) -> npt.NDArray[np.float64]:
+    """Of each channel: valid values, their sum and that of their squares."""
+    if isinstance(record, Recording):
+        values, valid = record.signal.astype(np.float64), record.valid
+    else:
+        pixels = record.pixels.reshape(-1, record.pixels.shape[-1]).T
+        values, valid = pixels / 255.0, np.ones(pixels.shape, bool)
+    values = np.where(valid, values, 0.0)
+    return np.stack([valid.sum(1), values.sum(1), np.square(values).sum(1)])
 
 
 def _probes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:

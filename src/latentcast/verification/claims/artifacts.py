@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from latentcast.artifacts.encoder import Encoder
+from latentcast.artifacts.export import export
 from latentcast.data.fit import reading
 from latentcast.engine import checkpoint
 from latentcast.errors import LatentcastError
@@ -167,6 +168,20 @@ def equal_features(twin: Twin) -> Evidence:
     return all_of(
         at_most("largest difference", max(changes(loaded, expected)), 0.0),
         equal("layers", len(loaded), len(network.layer_names)),
+    )
+
+
+@claim("artifact.exported", "An exported file gives the features of its run, bit for bit.",
+       source=OURS)  # fmt: skip
+def exported(twin: Twin) -> Evidence:
+    file, samples = twin.folder / "exported.safetensors", twin.batch(4).samples.numpy()
+    step = export(twin.trained().folder, file)
+    loaded = encoder(twin), Encoder.from_pretrained(file, device="cpu")
+    layers = [source.token_layers(samples)[0] for source in loaded]
+    return all_of(
+        at_most("largest difference", max(changes(*layers)), 0.0),
+        equal("step", step, twin.trained().state.step),
+        layers=len(layers[0]),
     )
 
 

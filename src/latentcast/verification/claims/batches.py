@@ -122,6 +122,11 @@ def statistics(twin: Twin) -> Evidence:
     return all_of(
         at_most("largest difference of a mean, mV", apart(np.array(used.mean), mean), 1e-9),
         at_most("of a deviation, mV", apart(np.array(used.std), std), 1e-9),
+        equal(
+            "records",
+            fixtures.cohort.store.manifest.statistics.records,
+            len(fixtures.cohort.members(*range(1, 9))),
+        ),
         **{"deviation of lead II": used.std[1], "over all splits": float(everyone[1])},
     )
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from latentcast.config import EcgInput, Rotary
 from latentcast.nn.transformer import PatchEncoder
+from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most
-from latentcast.verification.observe.config import has_transformer, transformer_of
+from latentcast.verification.observe.config import has_transformer, strides_of, transformer_of
 from latentcast.verification.observe.network import finest, furthest, real
 from latentcast.verification.observe.rotary import (
     FLOAT32,
@@ -58,9 +59,15 @@ def span(twin: Twin) -> Evidence:
        about=lambda twin: is_rotary(twin) and isinstance(twin.config.input, EcgInput))  # fmt: skip
 def seconds(twin: Twin) -> Evidence:
     objective = live(twin, {"encoder.positions.coordinates": "seconds"})
-    worst, angles = 0.0, set()
+    worst, apart, angles, own = 0.0, 0.0, set(), twin.config
+    assert isinstance(own.input, EcgInput)
+    coarser = own.objective.coarser if isinstance(own.objective, JepaConfig) else ()
+    strides = [1, *(strides_of(level, len(own.grids[0]))[-1] for level in coarser)]
     for size in sizes(twin):
         for stack in stacks(objective, size):
+            level = int(stack.name.removeprefix("level ")) if "level" in stack.name else 0
+            samples = own.encoder.patch * math.prod(strides[: level + 1])
+            apart = max(apart, abs((stack.cell_seconds or 0.0) - samples / own.input.sampling_rate))
             expected = stack.turns()
             for turns in measured_turns(stack).values():
                 step = turns[:, 1:] / turns[:, :-1]
@@ -69,6 +76,7 @@ def seconds(twin: Twin) -> Evidence:
                     angles.add(round(float(torch.angle(step[:, 0, 0]).abs().mean()), 4))
     return all_of(
         at_most("largest difference from 2π · seconds / period", worst, 1e-4),
+        at_most("seconds of a cell, largest difference", apart, 1e-9),
         turn_of_a_patch_at_each_length=str(sorted(angles)),
     )
 

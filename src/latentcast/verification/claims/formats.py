@@ -17,6 +17,7 @@ from latentcast.errors import LatentcastError
 from latentcast.signals.readers import read_recording
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.observe.files import write_edf, write_ishne
 from latentcast.verification.observe.formats import (
     ARRAYS,
     ORDER,
@@ -67,6 +68,25 @@ def formats(twin: Twin) -> Evidence:
         parts += [
             at_most(f"{name}: read, mV", apart(signal, record.signal), READ),
             at_most(f"{name}: stored, counts", gap, HALF_A_COUNT),
+        ]
+    return all_of(*parts)
+
+
+@claim("data.devices", "So do files of devices: an EDF by the ranges of its signals, an ISHNE by "
+       "the resolution of each lead.",
+       source="Kemp et al. 1992 (EDF); Badilini et al. 1998 (ISHNE)")  # fmt: skip
+def devices(twin: Twin) -> Evidence:
+    fixtures, parts = recordings(twin), list[Evidence]()
+    folder = fixtures.folder / "single-files"
+    folder.mkdir(parents=True)
+    rate = float(round(fixtures.rate))
+    for name, write in (("device.edf", write_edf), ("device.ecg", write_ishne)):
+        record = write(folder / name, rate, twin.seed + 60)
+        read = read_recording(record.file)
+        signal = read.signal[[read.leads.index(lead) for lead in TWELVE]].astype(np.float64)
+        parts += [
+            at_most(f"{name}: mV", apart(signal, record.signal), READ),
+            equal(f"{name}: Hz", read.sampling_rate, rate),
         ]
     return all_of(*parts)
 

@@ -13,7 +13,7 @@ from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
-from latentcast.verification.observe.config import jepa_of
+from latentcast.verification.observe.config import has_transformer, jepa_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
     ROUNDING,
@@ -51,7 +51,7 @@ def _encoder(twin: Twin) -> PatchEncoder:
 
 @claim("leads.vectors", "Leads are lead by lead along the grid, each with a learned vector of its "
        "own beside its position in time: recordings with their leads and these vectors in another "
-       "order give the tokens in that order.", source=DESIGN)  # fmt: skip
+       "order give the tokens in that order.", source=DESIGN, about=has_transformer)  # fmt: skip
 @torch.no_grad()
 def vectors(twin: Twin) -> Evidence:
     encoder, x = _encoder(twin), values(twin)

@@ -13,6 +13,7 @@ from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
 from latentcast.engine.schedules import Schedules
+from latentcast.errors import LatentcastError
 from latentcast.nn.positions import LeadEmbedding
 from latentcast.nn.state_space import Modes
 from latentcast.objectives.base import Objective
@@ -20,7 +21,7 @@ from latentcast.objectives.build import build
 from latentcast.objectives.nepa import NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
 from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.observe.loop_recorder import Attempt, LoopRecord, Weights
 from latentcast.verification.observe.rehearsal import (
@@ -39,6 +40,7 @@ IJEPA = "I-JEPA, train.py and utils/schedulers.py (specification 1.7)"
 EXACT = 1e-12
 """Of a schedule: float64 against float64."""
 FLOAT = 2.0**-23
+BF16 = 2.0**-8
 LIMIT = 1e-3
 """Of the gradient's norm in a run that clips every step."""
 
@@ -347,4 +349,45 @@ def attempts(twin: Twin) -> Evidence:
         equal("pieces", len(sizes), run.config.train.micro_batches),
         at_most("difference of their lengths", max(sizes) - min(sizes), 1),
         attempts=len(run.attempts), lengths=" + ".join(map(str, sizes)), batch=batch,
+    )  # fmt: skip
+
+
+@claim("loop.gives-up", "Ten batches in a row whose gradients are not finite end the run with an "
+       "error; nine do not.", source=OURS)  # fmt: skip
+def gives_up(twin: Twin) -> Evidence:
+    config, answers = revealing(twin).updated({"train.micro_batches": 1}), dict[int, str]()
+    for bad in (9, 10):
+        try:
+            run = rehearse(twin, config, range(bad), most=12)
+            answers[bad] = f"step {run.state.step}"
+        except LatentcastError as problem:
+            answers[bad] = str(problem)
+    return all_of(
+        true("ten", "10 times in a row" in answers[10]),
+        true("nine", answers[9].startswith("step ")),
+        after_ten=answers[10], after_nine=answers[9],
+    )  # fmt: skip
+
+
+@claim("loop.half-precision", "In bf16 the products are rounded; gradients, weights, moments and "
+       "the loss stay in float32 and are those of float32 but for that.",
+       source="Micikevicius et al. 2018: mixed precision training",
+       about=lambda twin: twin.recipe.train.precision == "bf16")  # fmt: skip
+def half_precision(twin: Twin) -> Evidence:
+    """Two attempts in each precision, the first of them compared."""
+    half, full = (
+        short_run(twin, f"in {name}", {"train.precision": name}, most=2).attempts[0]
+        for name in ("bf16", "fp32")
+    )
+    tensors = {**half.gradients, **half.end}
+    gap = abs(half.loss - full.loss) / max(1.0, abs(full.loss))
+    return all_of(
+        none("not in float32", [n for n, t in tensors.items()
+                                if t.is_floating_point() and t.dtype is not torch.float32]),
+        true("the loss has more digits than bf16", float(torch.tensor(half.loss).bfloat16())
+             != half.loss),
+        at_most("difference of the loss", gap, BF16),
+        at_most("of the gradient, relative", apart(half.gradients, full.gradients), 0.25),
+        above("of the gradient", apart(half.gradients, full.gradients), 1e-5),
+        loss=half.loss, in_float32=full.loss,
     )  # fmt: skip

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -151,11 +154,8 @@ def floor(twin: Twin) -> Evidence:
         sources.extend(called)
         raise _Stop
 
-    try:
-        with mock.patch.object(protocol, "probe", catch):
-            workflow.probe(run.folder, labelled_store(twin).path)
-    except _Stop:
-        pass
+    with suppress(_Stop), mock.patch.object(protocol, "probe", catch):
+        workflow.probe(run.folder, labelled_store(twin).path)
     tested, base = (source.network.state_dict() for source in sources[:2])
     began, start = run.attempts[0].before, sources[1].objective.state_dict()
     same = [n for n in base if n in tested and torch.equal(tested[n], base[n])]
@@ -296,6 +296,24 @@ def bank(twin: Twin) -> Evidence:
         at_most("largest difference", float(np.abs(images - expected).max()), 1e-4),
         equal("labels of others", int((labels != true_labels(twin)[train]).sum()), 0),
     )
+
+
+@claim("probe.leak-searched", "The probe of a run looks for leaks in the store that the run was "
+       "trained on.", source=OURS, about=has_twelve_leads)  # fmt: skip
+def leak_searched(twin: Twin) -> Evidence:
+    """What ``probe`` hands to the protocol, of a run that says what it was trained on."""
+    run, store, searched = twin.folder / "elsewhere", recordings(twin).leaking.store, list[str]()
+    shutil.copytree(twin.trained().folder, run)
+    data = {"store": str(store.path), "sha256": store.checksums}
+    (run / "environment.json").write_text(json.dumps({"data": data}), encoding="utf-8")
+
+    def catch(called: list[Any], *args: Any, pretraining: Any = None, **options: Any) -> Any:
+        searched.append("none" if pretraining is None else str(pretraining.path))
+        raise _Stop
+
+    with suppress(_Stop), mock.patch.object(protocol, "probe", catch):
+        workflow.probe(run, labelled_store(twin).path)
+    return all_of(equal("searched", ", ".join(searched), str(store.path)))
 
 
 @claim("probe.leak-refused", "A test recording that was pretrained on is refused a score.",

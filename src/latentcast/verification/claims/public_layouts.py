@@ -117,7 +117,7 @@ def _is_ijepa(twin: Twin) -> bool:
     jepa, network = twin.config.objective, twin.config.encoder
     if not isinstance(jepa, JepaConfig) or jepa.coarser or twin.config.input.lead_rows:
         return False
-    if not isinstance(network, EncoderConfig) or not has_linear_patches(twin):
+    if not isinstance(network, EncoderConfig) or not network.plain or not has_linear_patches(twin):
         return False
     return not (network.qk_norm or network.layer_scale is not None or network.gated_mlp)
 

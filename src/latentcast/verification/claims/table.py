@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +23,12 @@ from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.recipes import recipe
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.config import has_linear_patches, jepa_of, transformer_of
+from latentcast.verification.observe.config import (
+    has_linear_patches,
+    jepa_of,
+    strides_of,
+    transformer_of,
+)
 from latentcast.verification.observe.network import (
     attention_calls,
     finest,
@@ -49,6 +54,7 @@ class Published:
         tokens: CLS included.
         shape: width, depth, heads, MLP width.
         narrow: the same of the predictor.
+        input: keys of the configuration and what is printed for them.
         patch: of its weight.
         layer_scale, theta: None for none.
         lr: of the first step, the peak, of the last step.
@@ -73,6 +79,7 @@ class Published:
     theta: float | None
     predictor: int = 0
     narrow: Shape | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _ijepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
@@ -82,6 +89,8 @@ def _ijepa(encoder: int, tokens: int, shape: Shape, patch: tuple[int, ...],
         encoder, tokens, shape, patch, steps, 25_000, (2e-4 + 8e-4 / 25_000, 1e-3, 1e-6),
         (0.04, 0.4), (0.9, 0.999), (0.996, 1.0 - 0.004 / steps), 1e-6, False, False, None, None,
         predictor, narrow,
+        {"input.height": 224, "input.width": 224, "input.crop_scale": (0.3, 1.0),
+         "input.flip": False, "train.batch_size": 2048},
     )  # fmt: skip
 
 
@@ -92,10 +101,14 @@ _NEPA: dict[str, Any] = {
 _ECG = _NEPA | {
     "steps": 100_000, "warmup": 10_000, "lr": (1e-7, 1e-3, 0.0), "betas": (0.9, 0.99),
     "momentum": None,
+    "input": {"input.sampling_rate": 500.0, "input.length": 5000, "input.clip": 5.0,
+              "encoder.positions.rescale": 2.0, "encoder.causal": True},
 }  # fmt: skip
 _IMAGENET = _NEPA | {
     "steps": 500_455, "warmup": 12_511, "lr": (4.8e-3 / 12_511, 4.8e-3, 0.0), "betas": (0.9, 0.95),
     "momentum": (0.9999, 0.9999),
+    "input": {"input.height": 224, "input.width": 224, "train.batch_size": 4096,
+              "encoder.positions.rescale": 2.0, "encoder.causal": True},
 }  # fmt: skip
 
 PUBLISHED: dict[str, Published] = {
@@ -253,7 +266,7 @@ def _levels(
     sizes = [jepa.predictor, *(level.predictor for level in jepa.coarser)]
     widths = [config.encoder.width, *(level.width for level in jepa.coarser)]
     axes = len(sides)
-    strides = [(1,) * axes, *(level.strides(axes) for level in jepa.coarser)]
+    strides = [(1,) * axes, *(strides_of(level, axes) for level in jepa.coarser)]
     for n, (level, size) in enumerate(zip(objective.student(values), sizes, strict=True)):
         sides = [side // stride for side, stride in zip(sides, strides[n], strict=True)]
         predictor = objective.predictors[n]
@@ -270,6 +283,21 @@ def _levels(
             equal(f"prediction {n}", str(tuple(out.shape)), str((4, 2, 3, widths[n]))),
         ]
     return parts
+
+
+@claim("table.input", "What an encoder sees, and how its positions are stretched in training, is "
+       "as published.", source=SOURCE, about=_is_published)  # fmt: skip
+def inputs(twin: Twin) -> Evidence:
+    """Of the recipe as it ships: no formula stands between these and what is printed."""
+    row, own = _row(twin), twin.recipe.model_dump()
+    assert row is not None
+    parts = []
+    for key, published in row.input.items():
+        found: Any = own
+        for part in key.split("."):
+            found = found[part]
+        parts.append(equal(key, str(found), str(published)))
+    return all_of(*parts)
 
 
 @claim("table.switches", "Norms, gains, biases, CLS, epsilon, theta and GELU are as published.",

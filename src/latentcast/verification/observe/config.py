@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from latentcast.config import Config, EncoderConfig
+from latentcast.config.network import LevelConfig
 from latentcast.nn.state_space import StateSpaceConfig
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.jepa.masks import MaskSampler, mask_sampler
@@ -30,9 +31,15 @@ def sampler_of(config: Config) -> MaskSampler:
     return mask_sampler(config)
 
 
+def strides_of(level: LevelConfig, axes: int) -> tuple[int, ...]:
+    """Finer cells in one of a level along each axis, as its configuration was written."""
+    return (level.stride,) * axes if isinstance(level.stride, int) else tuple(level.stride)
+
+
 def has_transformer(twin: Twin) -> bool:
     """Whether the encoder has the blocks, the positions and the attention of a transformer."""
-    return isinstance(twin.recipe.encoder, EncoderConfig)
+    encoder = twin.recipe.encoder
+    return isinstance(encoder, EncoderConfig) and encoder.plain
 
 
 def is_sequence(twin: Twin) -> bool:

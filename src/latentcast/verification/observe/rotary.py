@@ -21,7 +21,7 @@ from latentcast.nn.hierarchy import Hierarchy, Level, Tokens
 from latentcast.objectives.base import Objective
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
-from latentcast.verification.observe.config import transformer_of
+from latentcast.verification.observe.config import strides_of, transformer_of
 from latentcast.verification.observe.jepa import noise
 from latentcast.verification.observe.network import (
     attention_calls,
@@ -212,7 +212,7 @@ def strides(twin: Twin) -> int:
     objective = twin.config.objective
     coarser = objective.coarser if isinstance(objective, JepaConfig) else ()
     axes = len(twin.config.grids[0])
-    return math.prod(level.strides(axes)[-1] for level in coarser)
+    return math.prod(strides_of(level, axes)[-1] for level in coarser)
 
 
 def live(twin: Twin, changes: dict[str, Any] | None = None) -> Objective:

@@ -25,6 +25,7 @@ from latentcast.objectives.build import build
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.objectives.masked import MaskedConfig
 from latentcast.randomness import Draw
+from latentcast.verification.observe.config import strides_of
 from latentcast.verification.observe.loop_recorder import LoopRecord, record_loop
 
 RECORDS = 50
@@ -148,7 +149,7 @@ def twin_config(recipe: Config, seed: int = 0) -> Config:
         narrow = {"width": 12 * axes, "depth": 2, "heads": 2, "mlp_width": 24 * axes}
         changes |= {f"objective.predictor.{key}": value for key, value in narrow.items()}
         for number, level in enumerate(objective.coarser):
-            strides *= level.strides(len(recipe.grids[0]))[-1]
+            strides *= strides_of(level, len(recipe.grids[0]))[-1]
             own = {"width": 16 * axes, "depth": min(level.depth, 1), "heads": 2}
             own |= {"mlp_width": 32 * axes}
             own |= {f"predictor.{key}": value for key, value in narrow.items()}

@@ -18,11 +18,31 @@ VERDICTS = {
     "not measured": Text("not measured", "dim"),
 }
 SHOWN = 2
-"""Numbers of a claim that holds; of a broken one all stand below the table."""
+"""Numbers of a line in the table; of a broken one all stand below it."""
 
 
-def print_section(section: Section, console: Terminal) -> None:
-    """The claims, then a sentence."""
+def print_section(section: Section, console: Terminal, full: bool = False) -> None:
+    """What is broken, after the known faults that it is most like; then a sentence.
+
+    ``full``: a table of all claims before that.
+    """
+    if full:
+        _print_table(section, console)
+    for n, one in enumerate(section.most_like):
+        console.print(f"{'most like' if n == 0 else '     also'}: {one}", style="bold")
+    for line in section.lines:
+        if line.verdict == "broken":
+            what = f"{line.id} is broken: {line.sentence}"
+            console.print(what, style="bold red")
+            console.print(f"  {line.text()}\n  source: {line.source}")
+        elif line.verdict == "not measured" and not full:
+            console.print(f"{line.id} is not measured: {line.text()}", style="dim")
+    style = "green" if section.holds else "bold red"
+    took = f" ({section.seconds:.0f} s)"
+    console.print(f"{section.name}: {section.summary}{took}", style=style)
+
+
+def _print_table(section: Section, console: Terminal) -> None:
     table = plain_table(section.name)
     for heading in ("claim", "verdict", "measured"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "verdict")
@@ -30,14 +50,6 @@ def print_section(section: Section, console: Terminal) -> None:
     for line in section.lines:
         table.add_row(line.id, VERDICTS[line.verdict], line.text(SHOWN), f"{line.seconds:.2f}")
     console.print(table)
-    for line in section.lines:
-        if line.verdict == "broken":
-            what = f"{line.id} is broken: {line.sentence}"
-            console.print(what, style="bold red")
-            console.print(f"  {line.text()}\n  source: {line.source}")
-    style = "green" if section.holds else "bold red"
-    took = f" ({section.seconds:.0f} s)"
-    console.print(f"{section.name}: {section.summary}{took}", style=style)
 
 
 def print_agreements(file: Path, agreements: Sequence[Agreement], console: Terminal) -> None:

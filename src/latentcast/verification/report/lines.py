@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from latentcast.verification.claim import Finding
 from latentcast.verification.evidence import ABOVE, AT_MOST, EXPECTED, Evidence, Number
+from latentcast.verification.report.likeness import Likeness, most_like
 
 Verdict = Literal["holds", "broken", "note", "not measured"]
 Kind = Literal["recipe", "run", "parity", "training"]
@@ -94,6 +95,12 @@ class Section:
         verdicts = {line.verdict for line in self.lines}
         return "broken" not in verdicts and "holds" in verdicts
 
+    @property
+    def most_like(self) -> list[Likeness]:
+        """Known faults that turn the claims red that are red here."""
+        red = [line.id for line in self.lines if line.verdict == "broken"]
+        return most_like(red) if self.kind == "recipe" else []
+
     def count(self, verdict: Verdict) -> int:
         return sum(line.verdict == verdict for line in self.lines)
 
@@ -153,6 +160,7 @@ class Report:
                     "kind": section.kind,
                     "holds": section.holds,
                     "summary": section.summary,
+                    "most_like": [vars(one) for one in section.most_like],
                     "facts": dict(section.facts),
                     "seconds": round(section.seconds, 2),
                     "claims": [

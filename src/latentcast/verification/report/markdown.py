@@ -32,6 +32,7 @@ def _section(section: Section) -> list[str]:
     return [
         f"## {section.name}\n",
         f"{section.summary} ({facts}; {section.seconds:.0f} s).\n",
+        *(f"Most like {one}.\n" for one in section.most_like[:1]),
         _table(head, rows),
     ]
 

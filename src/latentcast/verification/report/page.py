@@ -76,6 +76,11 @@ def _broken(report: Report) -> str:
     """What broke, first of all, with its numbers."""
     return notice(
         [
+            f"{escape(part.name)}: most like <b>{escape(one.fault)}</b> {escape(one.sentence)}"
+            for part in report.sections
+            for one in part.most_like[:1]
+        ]
+        + [
             f"{escape(part.name)}: <b>{escape(line.id)}</b> {escape(line.sentence)} "
             f"{escape(line.text())}"
             for part in report.sections
