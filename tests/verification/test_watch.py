@@ -77,7 +77,7 @@ sys.exit(int(sys.argv[2]))
         statuses.append(ended.value.code)
         printed = capfd.readouterr()
         assert printed.out == f"imported ['--steps', '{status}', '--out=x'] __main__\n"
-        assert "ema.after-step" in printed.err
+        assert "Every claim holds" in printed.err
         assert (tmp_path / "file").read_text() == "written"
     assert statuses == [0, 3]
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -42,6 +42,7 @@ class Batches(Observer):
         self._depth = 0
         self._drops = set[int]()
         self._folder = Path(tempfile.mkdtemp(prefix="latentcast-watch-"))
+        self._states = list[dict[str, str]]()
         self._undo = list[Callable[[], object]]()
 
     def open(self) -> None:
@@ -103,6 +104,8 @@ class Batches(Observer):
     def end(self) -> None:
         for undo in reversed(self._undo):
             undo()
+        self._states = [json.loads(file.read_text()) for file in self._folder.glob("*.json")]
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def lines(self) -> Sequence[Line]:
         lines = Lines(SOURCE)
@@ -118,15 +121,13 @@ class Batches(Observer):
             lines.add("data.fresh", "No batch comes twice in the steps that were watched.",
                       equal("again", again, 0), batches=sum(self.hashes.values()))  # fmt: skip
         self._workers(lines)
-        shutil.rmtree(self._folder, ignore_errors=True)
         return lines
 
     def _workers(self, lines: Lines) -> None:
         """Each start of a loader has workers of one parent seed."""
         starts: dict[str, list[dict[str, str]]] = {}
-        for file in sorted(self._folder.glob("*.json")):
-            state = json.loads(file.read_text())
-            starts.setdefault(state.pop("start"), []).append(state)
+        for state in self._states:
+            starts.setdefault(state["start"], []).append(state)
         alike = Counter[str]()
         for states in starts.values():
             for source in ("torch", "numpy", "python"):
