@@ -49,6 +49,18 @@ def weights_after(source: str, **options: Any) -> list[torch.Tensor]:
     return [*names["student"].state_dict().values(), *names["teacher"].state_dict().values()]
 
 
+def test_tensors_of_a_compiler_do_not_end_the_search_for_averages() -> None:
+    traced = torch.export.export(
+        torch.nn.Linear(3, 2), (torch.ones(4, 3),),
+        dynamic_shapes={"input": {0: torch.export.Dim("batch")}},
+    )  # fmt: skip
+    fake = [node.meta["val"] for node in traced.graph.nodes if "val" in node.meta]
+    fake += [value for value in fake if value.dim() == 2]
+    lists = [fake[-2:], {"a": fake[-1], "b": fake[-2]}]  # shapes that cannot be hashed
+    watch = run(script("plain"))
+    assert watch.holds and not watch.session.failures and lists
+
+
 @pytest.mark.parametrize("variant", ["plain", "closure"])
 def test_a_training_computes_the_same_bits_when_it_is_watched(variant: str) -> None:
     alone = weights_after(script(variant))

@@ -307,8 +307,8 @@ def leak_searched(twin: Twin) -> Evidence:
     data = {"store": str(store.path), "sha256": store.checksums}
     (run / "environment.json").write_text(json.dumps({"data": data}), encoding="utf-8")
 
-    def catch(called: list[Any], *args: Any, pretraining: Any = None, **options: Any) -> Any:
-        searched.append("none" if pretraining is None else str(pretraining.path))
+    def catch(called: list[Any], *args: Any, trained_on: Any = (), **options: Any) -> Any:
+        searched.extend(str(store.path) for store in trained_on)
         raise _Stop
 
     with suppress(_Stop), mock.patch.object(protocol, "probe", catch):

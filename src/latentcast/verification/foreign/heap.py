@@ -36,7 +36,12 @@ class Heap:
                 continue
             if kind != "containers" or _of_tensors(one):
                 getattr(heap, kind).append(one)
-        heap.modules = [m for m in heap.modules if {"_modules", "_parameters"} <= vars(m).keys()]
+        heap.modules = [
+            m
+            for m in heap.modules
+            if {"_modules", "_parameters"} <= vars(m).keys()
+            and all(map(_has_values, vars(m)["_parameters"].values()))
+        ]
         return heap
 
     def trained(self, optimizer: Optimizer) -> set[int]:
@@ -72,4 +77,9 @@ def _of_tensors(container: object) -> bool:
         first = next(iter(container.values() if isinstance(container, dict) else container))
     except Exception:  # another thread changes it, or a dictionary is one by name only
         return False
-    return issubclass(type(first), Tensor)
+    return issubclass(type(first), Tensor) and _has_values(first)
+
+
+def _has_values(weight: object) -> bool:
+    """False of what compilers and exports trace with, whose shapes need not be numbers."""
+    return type(weight).__name__ not in ("FakeTensor", "FunctionalTensor")
