@@ -87,7 +87,7 @@ class ArraySource(RecordingSource):
             )
         self.records = int(array.shape[0])
         beside = path.with_suffix(".csv")
-        if metadata is None and beside.exists():
+        if metadata is None and beside.exists() and not beside.is_dir():
             metadata = beside
         self.metadata = None if metadata is None else Path(metadata)
         self._rows: list[Row] | None = None
