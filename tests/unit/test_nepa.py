@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -188,6 +190,9 @@ def test_a_training_step_never_waits_for_the_device(
 
     x = signal()
     valid = torch.ones_like(x, dtype=torch.bool)
+    on_device = torch.ones(3, 2, dtype=torch.bool, device="meta")  # its truth cannot be looked up
+    encoder: Any = SimpleNamespace(valid=lambda flags: on_device)
+    assert averaged.measured_patches(encoder, Inputs(x, valid)) is on_device
     # On a CPU alone it is looked up whether all patches are valid, where that waits for nothing.
     monkeypatch.setattr(
         averaged, "measured_patches", lambda encoder, inputs: encoder.valid(inputs.valid)

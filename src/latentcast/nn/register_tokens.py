@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from latentcast.config import BACKBONES, Config, EncoderConfig, SinCos
-from latentcast.nn.blocks import Block
 from latentcast.nn.cells import Grid, gather, gather_flags
 from latentcast.nn.initialise import draw as draw_normal
 from latentcast.nn.positions import sincos
@@ -79,11 +78,7 @@ class RegisterEncoder(PatchEncoder):
         if valid is not None:
             valid = F.pad(valid, (count, 0), value=True)
         together = torch.cat([self.registers.weight.expand(len(tokens), -1, -1), tokens], dim=1)
-        states = [together]
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            states.append(block(states[-1], None, block.keep(draw), valid))
-        return [state[:, count:] for state in (*states, self.norm(states[-1]))]
+        return [state[:, count:] for state in super().layers(together, size, draw, None, valid)]
 
 
 class Registers(nn.Module):
