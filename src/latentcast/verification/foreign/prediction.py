@@ -13,6 +13,8 @@ from latentcast.verification.foreign.networks import evaluated, in_double
 from latentcast.verification.foreign.verified import Lines, Verified
 
 SOURCE = "NEPA, modeling_vit_nepa.py: next-embedding prediction, prediction_loss"
+SAME = 1e-6
+"""Relative difference of outputs in float64 that are summed in another order."""
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,7 +28,8 @@ def verify_nepa(
         model: maps values to (embeddings, predictions), both ``(B, N, width)``; prediction ``i``
             is of embedding ``i + 1``. The modules in it are run in evaluation mode, and disturbed
             in float64 with every LayerScale at 1: one of 1e-5 hides attention from float32.
-        values: a batch, as the model takes it.
+        values: a batch, as the model takes it; of signals ``(B, channels, samples)`` the first
+            half is also given alone, which no image is, as its positions may be shares of it.
         loss: of (embeddings, predictions), as training computes it.
         places: at which the values are disturbed, evenly over them, the last ones included.
     """
@@ -35,6 +38,8 @@ def verify_nepa(
         with in_double(networks):
             kind = next((p.dtype for m in networks for p in m.parameters()), values.dtype)
             _causal(lines, model, values.to(kind), places)
+            if values.ndim == 3:
+                _time_scale(lines, model, values.to(kind))
         z, h = model(values)
     if loss is not None:
         _loss(lines, loss, z.detach(), h.detach())
@@ -78,6 +83,22 @@ def _causal(lines: Lines, model: Predict, values: Tensor, places: int) -> None:
         largest_change=largest,
     )
     lines.add("nepa.sees", "An output sees its own patch.", equal("blind to", blind, 0))
+
+
+def _time_scale(lines: Lines, model: Predict, values: Tensor) -> None:
+    """A causal model has read nothing else of a signal's first half than of the half alone."""
+    name = "nepa.time-scale"
+    sentence = "A shorter signal has the same time scale: its outputs are those of the longer one."
+    try:
+        _, alone = model(values[..., : values.shape[-1] // 2])
+    except Exception as problem:
+        lines.unmeasured(name, sentence, f"half of the samples are refused: {problem}")
+        return
+    _, h = model(values)
+    alone = alone[:, :-1]  # its last patch may be cut
+    first = h[:, : alone.shape[1]]
+    gap = float((alone - first).norm()) / max(float(first.norm()), 1e-300)
+    lines.add(name, sentence, at_most("relative difference", gap, SAME))
 
 
 def _loss(lines: Lines, loss: Loss, z: Tensor, h: Tensor) -> None:
