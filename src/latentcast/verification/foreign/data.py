@@ -63,9 +63,7 @@ def verify_labels(
         targets: ``(records, classes)``, above 0 where a record has the class.
         classes: the code of each column.
     """
-    lines = Lines(
-        "the statements themselves; PTB-XL (Wagner et al. 2020): 0 is an unknown likelihood"
-    )
+    lines = Lines("PTB-XL (Wagner et al. 2020): a code with likelihood 0 is a statement, too")
     codes = [set(one) for one in statements]
     marked = np.asarray(targets) > 0
     if marked.shape != (len(codes), len(classes)):
@@ -78,7 +76,8 @@ def verify_labels(
     which = [f"{classes[i]} {marked[:, i].sum()} of {stated[:, i].sum()}" for i in
              np.argsort(-lost, kind="stable") if lost[i]]  # fmt: skip
     lines.add("data.labels-kept", "Each statement of a class is a label.",
-              equal("lost", int(lost.sum()), 0), none("left", which), of=int(stated.sum()))  # fmt: skip
+              equal("lost", int(lost.sum()), 0), none("left", which),
+              of=int(stated.sum()))  # fmt: skip
     lines.add("data.labels-stated", "Each label is a statement.",
               equal("made up", int(made.sum()), 0))  # fmt: skip
     empty = [name for name, column in zip(classes, stated.T, strict=True) if not column.any()]
@@ -123,5 +122,6 @@ def verify_leads(signals: Array, leads: Sequence[str]) -> Verified:
             wrong.append(f"{name} lies in the row of {best}" if gaps[best] <= FITS else
                          f"{name} in none")  # fmt: skip
     lines.add("data.leads", "III, aVR, aVL and aVF are the sums of I and II that they are.",
-              equal("elsewhere", len(wrong), 0), none("which", wrong), largest_rest=worst)  # fmt: skip
+              equal("elsewhere", len(wrong), 0), none("which", wrong),
+              largest_rest=worst)  # fmt: skip
     return Verified(tuple(lines))

@@ -1,4 +1,4 @@
-"""Masks over many draws: is the context drawn at all, from both ends alike, and its blocks freely?"""
+"""Masks over many draws: is the context drawn, from both ends alike, and are its blocks?"""
 
 from __future__ import annotations
 

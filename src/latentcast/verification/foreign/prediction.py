@@ -20,25 +20,28 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def verify_nepa(
-    model: Predict, values: Tensor, loss: Loss | None = None, places: int = 8
-) -> Verified:
+    model: Predict, values: Tensor, loss: Loss | None = None, places: int = 8,
+    shorter: bool = False,
+) -> Verified:  # fmt: skip
     """Look at a causal predictor of embeddings: does it see what it predicts, and predict the next?
 
     Args:
         model: maps values to (embeddings, predictions), both ``(B, N, width)``; prediction ``i``
             is of embedding ``i + 1``. The modules in it are run in evaluation mode, and disturbed
             in float64 with every LayerScale at 1: one of 1e-5 hides attention from float32.
-        values: a batch, as the model takes it; of signals ``(B, channels, samples)`` the first
-            half is also given alone, which no image is, as its positions may be shares of it.
+        values: a batch, as the model takes it.
         loss: of (embeddings, predictions), as training computes it.
         places: at which the values are disturbed, evenly over them, the last ones included.
+        shorter: the model is meant to read signals of several lengths on one time scale: the first
+            half is also given alone. Images, and NEPA as it is published, have positions that are
+            shares of the input, so for them this is no promise.
     """
     lines = Lines(SOURCE)
     with evaluated(model) as networks, torch.no_grad():
         with in_double(networks):
             kind = next((p.dtype for m in networks for p in m.parameters()), values.dtype)
             _causal(lines, model, values.to(kind), places)
-            if values.ndim == 3:
+            if shorter:
                 _time_scale(lines, model, values.to(kind))
         z, h = model(values)
     if loss is not None:

@@ -1,4 +1,4 @@
-"""Learning rates from step to step, beside the schedulers that set them, and schedules to their end."""
+"""Learning rates from step to step beside the schedulers that set them; schedules to their end."""
 
 from __future__ import annotations
 
