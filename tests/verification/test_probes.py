@@ -178,9 +178,7 @@ PROBES: dict[Callable[[str], Verified], dict[str, str]] = {
 @pytest.mark.parametrize(("probe", "fault", "line"), [
     (probe, fault, line) for probe, faults in PROBES.items() for fault, line in faults.items()
 ])  # fmt: skip
-def test_fault_of_a_part_is_named(
-    probe: Callable[[str], Verified], fault: str, line: str
-) -> None:
+def test_fault_of_a_part_is_named(probe: Callable[[str], Verified], fault: str, line: str) -> None:
     torch.manual_seed(0)
     found = probe(fault)
     assert line in found.broken, str(found)
