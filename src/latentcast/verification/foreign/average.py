@@ -272,10 +272,11 @@ class Average(Observer):
         moves = len(self.moves)
         lines.add("ema.once", sentence, equal("most moves in a step", most, 1), moves=moves,
                   steps=self.taken)  # fmt: skip
-        early = sum(move.what == "forward" for move in self.moves)
+        followed = {move.steps for move in self.moves if move.late}
+        # A second move after a right one is of a micro-batch, which the line above has counted.
+        early = sum(m.what == "forward" and m.steps not in followed for m in self.moves)
         inside = sum(move.what == "before" for move in self.moves)
         # The last step's may come at the start of a next one, before anybody reads the teacher.
-        followed = {move.steps for move in self.moves if move.late}
         missing = len(set(range(1, self.taken)) - followed)
         beside: dict[str, int] = {"steps_without_a_move": missing} if missing else {}
         lines.add(

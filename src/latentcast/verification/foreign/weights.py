@@ -122,7 +122,9 @@ class Weights(Observer):
         if self._sample is None:
             return lines
         averaged = self.averaged()
+        # One that moves without being in an optimizer has a copy that is: half precision.
         outside = (self.with_gradient & self.thawed & self.used) - self.listed - averaged
+        outside -= self.moved
         still = (self.with_gradient & self.listed & self.learning) - self.moved - averaged
         lines.add(
             "weights.trained",
