@@ -92,8 +92,8 @@ def of_users() -> dict[str, Any]:
     rows, ecgs = np.random.default_rng(0).normal(size=(2, 5, 3, 40))
     ecgs[:, 2] = ecgs[:, 1] - ecgs[:, 0]
     return {
-        "rate": lambda step: step / 1000, "declared": lambda step: step / 1000,
-        "network": nn.LayerNorm(4), "penalty": lambda x: (1 - x.var(0)).relu().sum(),
+        "rate": lambda n: min(n, 999) / 999, "declared": lambda n: n / 999,
+        "network": nn.ModuleDict({"norm": nn.LayerNorm(4)}), "penalty": lambda x: (1 - x.var(0)).relu().sum(),
         "rows": rows, "mean": rows.mean((0, 2)), "deviation": rows.std((0, 2)),
         "statements": [{"NORM": 100.0}, {"SR": 0.0}], "classes": ["NORM", "SR"],
         "targets": [[1, 0], [0, 1]], "ecgs": ecgs, "leads": ["I", "II", "III"],
