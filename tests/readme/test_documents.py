@@ -41,6 +41,7 @@ NOT_RUN = {
     "docs/measured/README.md": ["needs the repositories"],
     "docs/measured/reports.md": ["needs checkouts of the three repositories"],
     "docs/engine.md": ["needs a Slurm cluster; tests/faults/test_slurm.py plays one"],
+    "docs/scale.md": ["needs a cluster; tests/unit/test_cluster.py has one"],
     "docs/verify.md": [
         "minutes to hours; tests/verification does each of them in little",
         "a piece of a file",
