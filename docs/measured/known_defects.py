@@ -23,6 +23,7 @@ from latentcast.verification.foreign import (
     verify_masks,
     verify_nepa,
     verify_readout,
+    verify_regularizer,
     verify_schedule,
     watched,
 )
@@ -126,6 +127,13 @@ def hjepa(folder):
         return (~mask[1]).nonzero().flatten(), [queried[-1][1]]
 
     show("D11: what the predictor is asked for", verify_masks(predicted, 49, 40))
+
+    from src.losses.sigreg import SIGRegLoss
+
+    for method in ("reference_points", "char_function"):
+        term = SIGRegLoss(num_slices=256, test_method=method)
+        show(f"D8: SIGReg, {method}",
+             verify_regularizer(lambda x, term=term: term(x, x)["sigreg_loss"]))  # fmt: skip
 
     target, student = model.target_encoder, model.context_encoder
     target.ema_warmup_steps, total = 30 * 10, 1000  # 30 epochs of warm-up in 100, 10 steps each

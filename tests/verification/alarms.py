@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 
 from other_trainings import BEGIN, TRAININGS
-from trainings import FAULTS, VARIANTS, script
+from trainings import FAULTS, VARIANTS, momentum, script
 
 from latentcast.verification.foreign import Verified, watched
+from latentcast.verification.foreign.average import Momentum
 
 
-def watch(source: str) -> Verified:
+def watch(source: str, expected: Momentum | None = None) -> Verified:
     """As rank 0; one that asks for its rank is run as rank 1 before."""
     ranks = ("1", "0") if "RANK" in source else ("0",)
     for rank in ranks:
         os.environ.update(RANK=rank, WORLD_SIZE=str(len(ranks)))
-        with watched(total=200) as found:
+        with watched(momentum=expected, total=200) as found:
             exec(compile(source, "training", "exec"), {"__name__": "__main__"})
     return found.verified
 
@@ -29,13 +30,13 @@ def main() -> None:
     right |= {name: BEGIN + source for name, source in TRAININGS.items()}
     lines = alarms = named = beside = 0
     for name, source in right.items():
-        found = watch(source)
+        found = watch(source, momentum if name in VARIANTS else None)
         lines += sum(line.verdict in ("holds", "broken") for line in found.lines)
         alarms += len(found.broken)
         for line in found.broken:
             print(f"right, {name}: {line}", flush=True)
     for name, fault in FAULTS.items():
-        broken = watch(script(fault.variant, fault.edits)).broken
+        broken = watch(script(fault.variant, fault.edits), momentum).broken
         named += fault.line in broken
         others = [line for line in broken if line != fault.line]
         beside += len(others)

@@ -228,6 +228,20 @@ for step in range(8):
     (net(x) - x.roll(1, 1)).square().sum((1, 2)).mean().backward()
     optimizer.step()
 """,
+    "weights kept at length 1": """
+net = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8, bias=False))
+teacher = copy.deepcopy(net).requires_grad_(False)
+optimizer = torch.optim.SGD(net.parameters(), 0.1)
+for step in range(8):
+    x = batch()
+    F.mse_loss(net(x), teacher(x + 0.1 * batch()) + x).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        net[2].weight.copy_(F.normalize(net[2].weight, dim=1))
+        for s, t in zip(net.parameters(), teacher.parameters()):
+            t.lerp_(s, 0.1)
+""",
     "half precision with float32 copies": """
 net = mlp().bfloat16()
 masters = [p.detach().float().requires_grad_() for p in net.parameters()]

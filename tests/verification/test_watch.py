@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from other_trainings import BEGIN, TRAININGS
-from trainings import FAULTS, VARIANTS, script
+from trainings import FAULTS, VARIANTS, momentum, script
 
 from latentcast.cli import main
 from latentcast.errors import LatentcastError
@@ -24,7 +24,7 @@ __all__ = ["watched_fixture"]
 
 
 def run(source: str, **options: Any) -> Watch:
-    with watching(momentum=lambda n: 0.9 + 0.1 * n / 200, total=200, **options) as watch:
+    with watching(momentum=momentum, total=200, **options) as watch:
         exec(compile(source, "training", "exec"), {"__name__": "__main__"})
     return watch
 

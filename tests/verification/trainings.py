@@ -70,6 +70,12 @@ for step in range(STEPS):
     average(step)
 """
 
+
+def momentum(step: int) -> float:
+    """As the script has it."""
+    return 0.9 + 0.1 * step / 200
+
+
 Edit = tuple[str, str]
 RATES = """    for group in optimizer.param_groups:
         group["lr"] = rate(step)
