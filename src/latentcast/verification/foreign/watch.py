@@ -38,10 +38,11 @@ class Watch:
     def __init__(
         self, steps: int | None = STEPS, seconds: float | None = None,
         momentum: Momentum | None = None, ended: Callable[[], object] = lambda: None,
+        total: int | None = None,
     ) -> None:  # fmt: skip
         self._averages = _Averages(self, momentum)
         observers = [
-            Gradients(), Schedules(), Batches(), Weights(self._averages.ids), self._averages,
+            Gradients(), Schedules(total), Batches(), Weights(self._averages.ids), self._averages,
         ]  # fmt: skip
         self.session = Session(observers, steps, seconds, ended)
         self._begun = time.perf_counter()
@@ -108,8 +109,9 @@ class _Averages(Observer):
 
 @contextmanager
 def watched(
-    steps: int | None = STEPS, seconds: float | None = None, momentum: Momentum | None = None
-) -> Iterator[Watch]:
+    steps: int | None = STEPS, seconds: float | None = None, momentum: Momentum | None = None,
+    total: int | None = None,
+) -> Iterator[Watch]:  # fmt: skip
     """Watch the training that runs in this context, whatever it is::
 
         with watched() as watch:
@@ -120,12 +122,13 @@ def watched(
         steps: optimizer steps to look at; None for all.
         seconds: looks no longer than that after the first step.
         momentum: what that of an average should be, a number or a function of the step from 0.
+        total: optimizer steps of the whole training; its scheduler is followed to the last one.
 
     Raises:
         LatentcastError: no torch optimizer took a step.
     """
     gc.collect()  # networks of an earlier training are in no one's way
-    watch = Watch(steps, seconds, momentum)
+    watch = Watch(steps, seconds, momentum, total=total)
     with watch.session:
         yield watch
     if not watch.steps:
