@@ -17,7 +17,8 @@ from latentcast.evaluation.tasks import ptbxl
 from latentcast.report import embedding
 from latentcast.report.page import write_report
 from latentcast.report.pictures import FeatureMap, Surprise
-from latentcast.report.style import PALETTE, stylesheet
+from latentcast.report.style import PALETTE
+from latentcast.report.templates import render
 from latentcast.report.verdict import Verdict
 from latentcast.report.verdict import verdict as verdict_of
 from latentcast.signals.synthetic import synthetic_recording
@@ -569,7 +570,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_text_and_marks_can_be_read_on_light_and_on_dark() -> None:
-    pages = re.findall(r"--page:(#\w+)", stylesheet())
+    pages = re.findall(r"--page:(#\w+)", render("style.css"))
     for background, which in zip(pages, (0, 1), strict=True):
         for role, colours in PALETTE.items():
             if role in ("rule", "faint"):
