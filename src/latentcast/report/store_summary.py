@@ -8,7 +8,7 @@ from latentcast import markdown
 from latentcast.data.summary import Summary
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
-from latentcast.report.markup import document, escape, section, table
+from latentcast.report.templates import Table, render
 
 SUFFIXES = (".md", ".html")
 SIGNED = "Checked by: ____________________  Date: ____________________"
@@ -47,15 +47,11 @@ def _markdown(summary: Summary) -> str:
 
 
 def _html(summary: Summary) -> str:
-    sections = [
-        section(
-            part.title,
-            table("", part.head, part.rows, numeric=_numeric(part.rows), stacked=True),
-        )
+    tables = {
+        part.title: Table("", part.head, part.rows, _numeric(part.rows))
         for part in summary.sections
-    ]
-    body = f"{''.join(sections)}<p>{escape(SIGNED)}</p>\n"
-    return document(summary.path, summary.path, "", body, "Written by latentcast.")
+    }
+    return render("store_summary.html", title=summary.path, tables=tables, signed=SIGNED)
 
 
 def _numeric(rows: tuple[tuple[str, ...], ...]) -> list[int]:
