@@ -9,7 +9,6 @@ _TITLE = "a title"
 _TRAINING = "about a training that goes badly, of which no example takes seconds"
 
 UNFOLLOWED = {
-    ("artifacts/card.py", "Not for diagnosis, triage"): "limits of use, of every card",
     ("serving/app.py", "text/plain; version"): "a media type",
     ("config/advice.py", "train."): _SET,
     ("config/advice.py", "optimizer."): _SET,

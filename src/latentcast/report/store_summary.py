@@ -21,7 +21,7 @@ def write_summary(path: Path, summary: Summary) -> None:
         LatentcastError: its ending is neither ``.md`` nor ``.html``, or it cannot be written.
     """
     check_suffix(path)
-    text = _markdown(summary) if path.suffix.lower() == ".md" else _html(summary)
+    text = _written(summary, path.suffix.lower())
     try:
         write_text(path, text)
     except OSError as error:
@@ -38,15 +38,9 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def _markdown(summary: Summary) -> str:
-    lines = [f"# {markdown.escaped(summary.path)}", ""]
-    for part in summary.sections:
-        lines += [f"## {markdown.escaped(part.title)}", "", *markdown.table(part.head, part.rows)]
-        lines.append("")
-    return "\n".join([*lines, SIGNED.replace("_", "\\_"), ""])
-
-
-def _html(summary: Summary) -> str:
+def _written(summary: Summary, suffix: str) -> str:
+    if suffix == ".md":
+        return markdown.render(__package__, "store_summary.md", summary=summary, signed=SIGNED)
     tables = {
         part.title: Table("", part.head, part.rows, _numeric(part.rows))
         for part in summary.sections

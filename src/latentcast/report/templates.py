@@ -55,7 +55,7 @@ def _environment() -> Environment:
         return value if hasattr(value, "__html__") else printable(str(value))
 
     environment = Environment(
-        loader=PackageLoader("latentcast.report"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined,
         finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.globals["palette"] = PALETTE

@@ -90,9 +90,7 @@ class Training:
         gaps = _gaps(self.metrics)
         if not gaps:
             return None
-        until = float(
-            max([gaps[-1][1], *(row["step"] for row in self.metrics if row.get("step"))])
-        )
+        until = float(max([gaps[-1][1], *(row["step"] for row in self.metrics if row.get("step"))]))
         total = sum(count for _, _, count in gaps)
         where = timeline([(before, step) for before, step, _ in gaps], until)
         listed = ", ".join(f"{count} in steps {a:,} to {b:,}" for a, b, count in gaps[:8])

@@ -99,7 +99,9 @@ def write_view(
     return Path(out)
 
 
-def _drawn(recording: Recording, errors: npt.NDArray[np.float64] | None, encoder: Encoder) -> Picture:
+def _drawn(
+    recording: Recording, errors: npt.NDArray[np.float64] | None, encoder: Encoder
+) -> Picture:
     seconds = None if errors is None else encoder.patch_seconds
     caption = "25 mm/s, 10 mm/mV."
     if errors is not None:

@@ -76,7 +76,9 @@ def _areas(section: Section) -> list[tuple[str, Verdict, str, list[Line]]]:
     found = []
     for name, lines in areas.items():
         counts = {
-            verdict: n for verdict in VERDICTS if (n := sum(one.verdict == verdict for one in lines))
+            verdict: n
+            for verdict in VERDICTS
+            if (n := sum(one.verdict == verdict for one in lines))
         }
         summary = ", ".join(
             f"{n} {'hold' if (verdict, n > 1) == ('holds', True) else verdict}"
