@@ -22,6 +22,8 @@ from latentcast.report.templates import Table, render
 
 WIDE = 400.0
 """Units of a forest plot, about as many pixels as a phone is wide."""
+NAME = 36
+"""Letters of the name of a row."""
 LINE = 40.0
 """Units from one row to the next: a line of text and a line of marks."""
 
@@ -62,10 +64,10 @@ def _block(
     caption = "; ".join(about(cohort, rows)) + "."
     numeric = [place for place in range(2, len(heading)) if heading[place] != "layer"]
     groups = [
-        Table(f"Test {cohort.metric} by {by}.", names, lines, range(2, len(names)))
+        Table(f"Test {cohort.metric} by {by}.", names, lines, range(2, len(names)), "wide")
         for by, names, lines in subgroup_columns(rows)
     ]
-    tables = [Table(caption, heading, cells, numeric), *groups]
+    tables = [Table(caption, heading, cells, numeric, "wide"), *groups]
     return title(cohort, amount), forest(evaluation, cohort, rows), tables
 
 
@@ -113,11 +115,12 @@ def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> Marku
 def _marks(row: Row, top: float, x: Callable[[float], str]) -> str:
     """The text of a row and, below it, its marks."""
     name = f"{row.source}, {row.head}"
-    short = name if len(name) <= 36 else name[:35] + "…"
+    room = NAME - len(row.head) - 2  # the end is what tells rows of one source apart
+    source = row.source if len(row.source) <= room else row.source[: room - 1] + "…"
     middle = top + 27
     parts = [
         f'<g class="{escape(row.kind.replace(" ", "-"))}"><title>{escape(name)}</title>'
-        f'<text x="0" y="{top + 15:.0f}">{escape(short)}</text>'
+        f'<text x="0" y="{top + 15:.0f}">{escape(f"{source}, {row.head}")}</text>'
         f'<text x="{WIDE:.0f}" y="{top + 15:.0f}" text-anchor="end">'
         f"{escape(row.main.text())}</text>"
         f'<line class="rule" x1="0" x2="{WIDE:.0f}" y1="{middle}" y2="{middle}"/>'

@@ -74,7 +74,7 @@ def write_report(
     page = render(
         "run.html", title=title, verdict=found, remarks=remarks, cards=first,
         leaks=[probe.leaks for probe in probes],
-        tuned=tuned, of_tuning=of_tuning,
+        tuned=tuned, of_tuning=of_tuning, side_by_side=probed.side_by_side(probes),
         probes=[
             probed.ProbeSection(probe, drawn)
             for probe, drawn in zip(probes, of_probes, strict=True)
@@ -118,7 +118,7 @@ def _differences(changes: Sequence[Change]) -> Table:
         for key, *values in changes
     ]
     caption = "Keys that differ from the recipe. Those of machine are no part of what was trained."
-    return Table(caption, ["key", "this run", "recipe"], body, (), stacked=False)
+    return Table(caption, ["key", "this run", "recipe"], body, (), kind="")
 
 
 def _environment(environment: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

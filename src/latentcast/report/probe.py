@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from latentcast.evaluation.estimate import SUPPORT, UNDEFINED, number
@@ -22,6 +22,23 @@ def cards(probe: ProbeReport) -> list[Card]:
         ends = f" [{number(main.low)}, {number(main.high)}]" * math.isfinite(main.low)
         items.append(Card(row.name, number(main.value), measure + ends))
     return items
+
+
+def side_by_side(probes: Sequence[ProbeReport]) -> Table | None:
+    """A line for each head of each probe: of several stores, layers, weights. None of one probe."""
+    if len(probes) < 2:
+        return None
+    body = []
+    for probe in probes:
+        for head in probe.heads:
+            row = probe.readings(head)[0]
+            gap = next((gap for gap in probe.differences if gap.head == head), None)
+            minus = f"{gap.estimate.text(signed=True)} ({gap.reference})" if gap else ""
+            body.append([ProbeSection(probe, []).title, head, row.layer, row.score.main.text(),
+                         probe.metric, minus, probe.weights, str(probe.data.get("store", ""))])  # fmt: skip
+    head = ["probe", "head", "layer", f"test [{probes[0].level}]", "metric", "minus its first floor",
+            "weights", "store"]  # fmt: skip
+    return Table("The tested encoder in each probe.", head, body, (3, 5), "wide")
 
 
 @dataclass(frozen=True)
@@ -134,11 +151,12 @@ class ProbeSection:
     def points(self) -> Table | None:
         """The operating points of the first source."""
         row = self.probe.readings()[0]
-        precision = {label.name: label.text(label.average_precision) for label in row.score.labels}
+        labels = {label.name: label for label in row.score.labels}
         body = [
-            [point.name, precision[point.name], number(point.threshold),
-             *(rate.text() for rate in (point.sensitivity, point.specificity, point.ppv, point.f1))]
-            for point in row.score.points
+            [point.name, label.text(label.average_precision), number(point.threshold),
+             label.text(point.sensitivity), point.specificity.text(), label.text(point.ppv),
+             label.text(point.f1)]
+            for point in row.score.points if (label := labels[point.name])
         ]  # fmt: skip
         caption = (
             f"{row.name}: average precision of each label, and what its threshold gives on the "

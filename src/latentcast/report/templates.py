@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from latentcast.errors import printable
 from latentcast.evaluation.estimate import number
@@ -21,14 +21,15 @@ class Table:
 
     Attributes:
         numeric: places of the columns that are set flush right; all but the first by default.
-        stacked: on a phone it becomes a list of named values.
+        kind: a stacked one becomes a list of named values on a phone; a wide one is for comparing
+            rows, stays a table, and moves sideways in its box under a first column that stays.
     """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]
     numeric: Container[int] = range(1, 1000)
-    stacked: bool = True
+    kind: Literal["stacked", "wide", ""] = "stacked"
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Training:
         ]
         head = ["alarm", "first step", "logged rows", f"step 0 to {until:,.0f}",
                 "still raised at the end"]  # fmt: skip
-        return Table("Alarms raised while training.", head, body, (1, 2), stacked=False)
+        return Table("Alarms raised while training.", head, body, (1, 2), kind="")
 
     @property
     def counts_skipped(self) -> bool:
@@ -101,13 +101,13 @@ class Training:
             "moved, and the batch was not met again."
         )
         head = ["skipped", "between logged rows", f"step 0 to {until:,.0f}"]
-        return Table(caption, head, [[f"{total:,}", listed, where]], (), stacked=False)
+        return Table(caption, head, [[f"{total:,}", listed, where]], (), kind="")
 
 
 def _summary(metrics: Rows, steps: int | None) -> str:
     last = _last(metrics)
     at = f"{last['step']:,}" if last else "–"
-    summary = f"{len(metrics):,} logged rows, the last at step {at}"
+    summary = f"{len(metrics):,} logged row{'s' * (len(metrics) != 1)}, the last at step {at}"
     summary += f" of {steps:,}. " if steps else ". "
     return summary + _ending(last) + _speed(metrics)
 
@@ -119,7 +119,7 @@ def standing(metrics: Rows, steps: int | None) -> str:
         return "No step has been logged"
     step = int(last["step"])
     if steps is None or step >= steps:
-        return f"Trained for {step:,} steps"
+        return f"Trained for {step:,} step{'s' * (step != 1)}"
     return f"Stands at step {step:,} of {steps:,}"
 
 

@@ -74,7 +74,11 @@ class Tuned:
         """Curves and reliability, and a forest of the labels."""
         drawn = score_pictures.of_score(self.score, f"{self.head}, {self.task}", "-finetune",
                                         "sample")  # fmt: skip
-        lines = [(one.name, one.auroc, True) for one in self.score.labels if one.positives != 1]
+        lines = [
+            (one.name, one.auroc, True)
+            for one in self.score.labels
+            if 1 < one.positives < one.records - 1
+        ]
         if lines:
             drawn.append(score_pictures.forest(
                 lines[:20], "forest-finetune", "Test AUROC of each label",
@@ -89,10 +93,12 @@ class Tuned:
         body = []
         for label in self.score.labels:
             point = points.get(label.name)
-            rates = (point.sensitivity, point.specificity) if point else ()
+            rates = ["–", "–"]
+            if point:
+                rates = [label.text(point.sensitivity), point.specificity.text()]
             body.append([label.name, f"{label.positives:,}", label.text(label.auroc),
                          label.text(label.average_precision),
-                         *(rate.text() for rate in rates), *["–"] * (2 - len(rates))])  # fmt: skip
+                         *rates])  # fmt: skip
         head = ["label", "test positives", "AUROC", "AP", "sensitivity", "specificity"]
         caption = "Each label on the test fold, at its threshold of validation."
         return Table(caption, head, body) if body else None
