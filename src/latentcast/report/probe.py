@@ -34,11 +34,12 @@ def side_by_side(probes: Sequence[ProbeReport]) -> Table | None:
             row = probe.readings(head)[0]
             gap = next((gap for gap in probe.differences if gap.head == head), None)
             minus = f"{gap.estimate.text(signed=True)} ({gap.reference})" if gap else ""
-            body.append([ProbeSection(probe, []).title, head, row.layer, row.score.main.text(),
-                         probe.metric, minus, probe.weights, str(probe.data.get("store", ""))])  # fmt: skip
-    head = ["probe", "head", "layer", f"test [{probes[0].level}]", "metric", "minus its first floor",
-            "weights", "store"]  # fmt: skip
-    return Table("The tested encoder in each probe.", head, body, (3, 5), "wide")
+            score = [row.score.main.text(), probe.metric, minus]
+            origin = [probe.weights, str(probe.data.get("store", ""))]
+            body.append([ProbeSection(probe, []).title, head, row.layer, *score, *origin])
+    test = f"test [{probes[0].level}]"
+    names = ["probe", "head", "layer", test, "metric", "minus its first floor", "weights", "store"]
+    return Table("The tested encoder in each probe.", names, body, (3, 5), "wide")
 
 
 @dataclass(frozen=True)
