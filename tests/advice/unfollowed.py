@@ -16,7 +16,6 @@ UNFOLLOWED = {
     ("verification/report/markdown.py", "# latentcast verify"): _TITLE,
     ("verification/report/badge.py", "latentcast verify"): _TITLE,
     ("verification/report/page.py", "latentcast verify: {}"): _TITLE,
-    ("verification/report/page.py", "Measured by latentcast verify"): "a footer",
     ("monitors/online.py", "train.evaluate_every is null"): "why nothing is evaluated",
     ("monitors/collapse.py", "lower optimizer.lr, or check"): _TRAINING,
     ("monitors/collapse.py", "what it merges is alive"): _TRAINING,
