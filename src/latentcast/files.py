@@ -68,8 +68,9 @@ _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """How a file is opened that may be a FIFO; Windows has the second one."""
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a regular file: opened once, which a FIFO in its place does not hang.
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file, or ``most`` of them: opened once, which a FIFO in its place does
+    not hang.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
@@ -79,8 +80,8 @@ def read_bytes(path: str | Path) -> bytes:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise OSError("it is no regular file")
-        data = os.read(descriptor, state.st_size + 1)
-        if len(data) == state.st_size:
+        data = os.read(descriptor, state.st_size + 1 if most is None else most)
+        if most is not None or len(data) == state.st_size:
             return data
         blocks = [data]  # of more than two gigabytes, or of a file that grows
         while block := os.read(descriptor, 2**24):
