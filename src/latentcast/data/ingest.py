@@ -177,8 +177,8 @@ def ingest(
             no name for that of a split.
         label_column: of parquet files and Hugging Face datasets, the column of the labels, where
             it is not named so.
-        workers: reader processes (of images: threads); the usable processors by default, 1 reads
-            in this process.
+        workers: reader processes (of large images, and of those that are not files in folders:
+            threads); the usable processors by default, 1 reads in this process.
         shard_bytes: a shard is closed before it outgrows this.
         quiet: no progress.
 

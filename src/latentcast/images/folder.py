@@ -55,6 +55,7 @@ class ImageFolder(ImageSource):
 
     kind = "image folder"
     encoded = True
+    forked = True
 
     @classmethod
     def detects(cls, path: Path) -> bool:

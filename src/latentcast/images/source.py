@@ -27,10 +27,13 @@ class ImageSource(Source[bytes | Pixels]):
 
     Attributes:
         encoded: whether :meth:`read` gives the bytes of a file, and not pixels.
+        forked: whether processes that were forked from this one may read its images: it holds no
+            file open, whose position they would share.
     """
 
     modality: Modality = "image"
     encoded: bool = False
+    forked: bool = False
 
     def measure(self, ref: RecordRef) -> Measured:
         """Size of one image, without decoding it; raises BadRecord."""
