@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -127,27 +127,52 @@ def digested(record: Mapping[str, Any]) -> dict[str, Any]:
     Of the content and not of the bytes: the layout of the JSON may change.
     """
     content = json.loads(json.dumps({k: v for k, v in record.items() if k != "digest"}))
-    return {**content, "digest": _canonical(content)[1]}
+    return {**content, "digest": _digest(canonical(content))}
 
 
-def digested_line(record: Mapping[str, Any]) -> str:
+def digested_line(record: Mapping[str, Any], **lists: str) -> str:
     """:func:`digested` as JSON in a line, of a record whose every key is a text already: of large
-    ones, of which JSON is made once instead of four times."""
-    canonical, digest = _canonical(record)
-    return f'{canonical[:-1]},"digest":"{digest}"}}'
+    ones, of which JSON is made once instead of four times.
+
+    Args:
+        lists: of keys of the record whose value is an empty list, what :func:`listed` gave of the
+            list that stands there.
+    """
+    text = canonical(record)
+    for key, items in lists.items():
+        text = text.replace(f'"{key}":[]', f'"{key}":[{items}]', 1)
+    return f'{text[:-1]},"digest":"{_digest(text)}"}}'
 
 
-def _canonical(content: Mapping[str, Any]) -> tuple[str, str]:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return text, hashlib.sha256(text.encode("ascii")).hexdigest()
+def listed(items: Sequence[Any]) -> str:
+    """The items of a list in the JSON of :func:`digested_line`, without its brackets."""
+    return canonical(items)[1:-1]
 
 
-def check_digest(record: Mapping[str, Any]) -> None:
-    """Raises ValueError: a record that was read from JSON was changed since :func:`digested`, or
-    has no digest."""
+canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""The JSON that a digest is of, in ASCII."""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_digest(record: Mapping[str, Any], text: str = "") -> None:
+    """Compare a record that was read from JSON with its digest.
+
+    Args:
+        text: the JSON, where it may be a line as :func:`digested_line` wrote it: it is compared
+            without making JSON of the record once more.
+
+    Raises:
+        ValueError: it was changed since :func:`digested`, or has no digest.
+    """
     if "digest" not in record:
         raise ValueError("has no digest")
-    if _canonical({k: v for k, v in record.items() if k != "digest"})[1] != record["digest"]:
+    content, _, digest = text.rstrip().rpartition(',"digest":"')
+    if content and digest == f'{_digest(content + "}")}"}}':
+        return
+    if _digest(canonical({k: v for k, v in record.items() if k != "digest"})) != record["digest"]:
         raise ValueError("was changed since it was written (its digest is another)")
 
 

@@ -166,7 +166,7 @@ def _fit(image: Image.Image, canvas: Canvas) -> OnCanvas:
         enlarged = box[2] - box[0] < canvas.width
         image = image.resize((canvas.width, canvas.height), _pillow().Resampling.BICUBIC, box)
     shape = canvas.height, canvas.width, canvas.channels
-    return OnCanvas(np.asarray(image, dtype=np.uint8).reshape(shape), enlarged)
+    return OnCanvas(np.frombuffer(image.tobytes(), np.uint8).reshape(shape), enlarged)
 
 
 def _as_channels(image: Image.Image, channels: int, bits: int | None) -> Image.Image:

@@ -55,7 +55,7 @@ def frame_of(head: bytes) -> Frame | None:
             return frame
         if marker == _TABLES:
             # Of 8 bits each, numbered 0 to 3.
-            if (length - 2) % _TABLE or any(head[n] > 3 for n in range(start, after, _TABLE)):
+            if length == 2 or (length - 2) % _TABLE or max(head[start:after:_TABLE]) > 3:
                 return None
         elif marker in _FRAMES:
             if frame is not None or length < 8 or head[start] != 8:
@@ -63,7 +63,8 @@ def frame_of(head: bytes) -> Frame | None:
             mode = _MODES.get(head[start + 5])
             if mode is None or length != 8 + 3 * head[start + 5]:
                 return None
-            height, width = (head[start + n] << 8 | head[start + n + 1] for n in (1, 3))
+            height = head[start + 1] << 8 | head[start + 2]
+            width = head[start + 3] << 8 | head[start + 4]
             if not height or not width:
                 return None
             frame = Frame(height, width, mode)

@@ -120,10 +120,12 @@ class PixelsTarget:
             if trains and isinstance(one, OnCanvas)
         ]
         sums = iter(ChannelSums.of_images(trained_on))
+        # Bytes are fast to send, and slow to make of what stays in this process.
+        sent = self.pool == "processes"
         return [
             one
             if isinstance(one, Exception)
-            else self._payload(sample, one, next(sums) if trains else None)
+            else self._payload(sample, one, next(sums) if trains else None, sent)
             for sample, one, trains in zip(samples, placed, training, strict=True)
         ]
 
@@ -133,13 +135,12 @@ class PixelsTarget:
         return fit(sample, self.canvas)
 
     def _payload(
-        self, sample: bytes | Pixels, placed: OnCanvas, sums: ChannelSums | None
+        self, sample: bytes | Pixels, placed: OnCanvas, sums: ChannelSums | None, sent: bool
     ) -> Payload:
         raw = sample if isinstance(sample, bytes) else np.ascontiguousarray(sample).reshape(-1)
         encoded = self.encoding == "encoded"
         flat = raw if encoded else placed.pixels.reshape(-1)
-        # Bytes are fast to send, and slow to make of what stays in this process.
-        data = flat.tobytes() if isinstance(flat, np.ndarray) and self.pool == "processes" else flat
+        data = flat.tobytes() if sent and isinstance(flat, np.ndarray) else flat
         return Payload(
             data=data,
             extent=len(data) if encoded else 1,
