@@ -1,8 +1,8 @@
 """JPEG files as most programs write them, decoded without what opening any image file costs.
 
-Pillow tries its parsers and reads every segment in Python before it decodes, which takes longer than
-decoding a small image. A file of the segments below needs none of that. Of any other nothing is
-claimed here: Pillow opens it, and finds the words for what is wrong with it.
+Pillow tries its parsers and reads every segment in Python before it decodes, which takes longer
+than decoding a small image. A file of the segments below needs none of that. Of any other nothing
+is claimed here: Pillow opens it, and finds the words for what is wrong with it.
 """
 
 from __future__ import annotations
