@@ -246,9 +246,7 @@ def test_statistics_are_those_of_the_training_split_alone(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 1, 1, 3), (5, 16, 16, 3), (2, 300, 300, 1), (1, 301, 257, 3)]
-)
+@pytest.mark.parametrize("shape", [(3, 1, 1, 3), (5, 16, 16, 3), (2, 300, 300, 1), (1, 301, 9, 3)])
 def test_sums_of_images_together_are_those_of_each(shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).integers(250, 256, shape).astype(np.uint8)
     alone = [ChannelSums.of(image.reshape(-1, shape[3]).T) for image in images]
@@ -403,16 +401,18 @@ def test_an_image_in_quarantine_that_was_fixed_at_its_length_is_not_passed_over(
         ingest(tmp_path / "in", tmp_path / "out", quiet=True)
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF
 @pytest.mark.parametrize(
     ("options", "plain"),
     [
         ({}, True),
         ({"progressive": True, "subsampling": 2}, True),
         ({"restart_marker_blocks": 2, "comment": b"\xff\xda", "dpi": (72, 72)}, True),
-        (
-            {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06" + bytes(6)},
-            False,
-        ),
+        ({"exif": TURNED}, False),
         ({"icc_profile": b"colours"}, False),
     ],
 )
@@ -427,7 +427,7 @@ def test_a_jpeg_decoded_without_pillows_parser_has_other_pixels_or_another_reaso
     intact = file.getvalue()
     frame = jpeg.frame_of(intact)
     assert (frame is not None) == (plain and mode != "CMYK")
-    for n in range(200):
+    for n in range(60):
         data = bytearray(intact)
         for place in random.integers(2, len(data), n % 4):
             data[place] = random.integers(256)

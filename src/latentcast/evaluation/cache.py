@@ -33,8 +33,8 @@ from latentcast.npy import read_members
 Layers = dict[str, npt.NDArray[np.float32]]
 
 CODE = (
-    "nn", "data", "signals", "images", "artifacts", "evaluation/features.py", "evaluation/baselines.py",
-    "evaluation/foreign", "evaluation/missing_leads.py",
+    "nn", "data", "signals", "images", "artifacts", "evaluation/features.py",
+    "evaluation/baselines.py", "evaluation/foreign", "evaluation/missing_leads.py",
 )  # fmt: skip
 """Folders and files of the package that decide what a feature is."""
 FORMAT = 2

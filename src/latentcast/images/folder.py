@@ -157,7 +157,7 @@ class ImageFolder(ImageSource):
     def _file(self, name: str) -> str | Path:
         """:func:`~latentcast.source.record_file`, for files one folder after the other: that no
         link leads to a folder need not be found out anew for each of its files."""
-        folder, _, last = name.rpartition("/")
+        folder, _, _ = name.rpartition("/")
         if folder and folder == self._looked_at:
             path = f"{self.root}/{name}"
             with suppress(OSError):
