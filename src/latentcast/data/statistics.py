@@ -81,7 +81,7 @@ class ChannelSums:
     def of_images(cls, images: Sequence[npt.NDArray[np.uint8]]) -> list[ChannelSums]:
         """Of each of several images ``(height, width, channels)`` of one shape."""
         size = images[0].size if images else 1
-        together = max(1, _BLOCK // 16 // size)
+        together = max(1, _BLOCK // 4 // size)
         return [
             sums
             for start in range(0, len(images), together)
@@ -100,11 +100,11 @@ class ChannelSums:
         added = np.zeros((2, len(images), row))
         for start in range(0, count, row * _ROWS):
             block = values[:, start : start + row * _ROWS].astype(np.uint16)
-            whole = block.shape[1] // row * row
+            aligned = block.shape[1] // row * row
             for power in added:
-                rows = block[:, :whole].reshape(len(images), -1, row)
+                rows = block[:, :aligned].reshape(len(images), -1, row)
                 power += rows.sum(axis=1, dtype=np.uint32)
-                power[:, : block.shape[1] - whole] += block[:, whole:]
+                power[:, : block.shape[1] - aligned] += block[:, aligned:]
                 block *= block
         ones = np.tile(np.eye(channels), (_PIXELS, 1))
         totals, squares = (added @ ones).astype(np.int64).tolist()
