@@ -18,7 +18,7 @@ import numpy.typing as npt
 from latentcast.data.manifest import Statistics
 
 _BLOCK = 1 << 20
-_PIXELS, _ROWS = 256, 256
+_PIXELS, _ROWS = 256, 64
 """Of images, pixels of a row and rows that are added at once."""
 Bools = npt.NDArray[np.bool_]
 
