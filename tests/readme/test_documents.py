@@ -96,7 +96,8 @@ def of_users() -> dict[str, Any]:
     ecgs[:, 2] = ecgs[:, 1] - ecgs[:, 0]
     return {
         "rate": lambda n: min(n, 999) / 999, "declared": lambda n: n / 999,
-        "network": nn.ModuleDict({"norm": nn.LayerNorm(4)}), "penalty": lambda x: (1 - x.var(0)).relu().sum(),
+        "network": nn.ModuleDict({"norm": nn.LayerNorm(4)}),
+        "penalty": lambda x: (1 - x.var(0)).relu().sum(),
         "rows": rows, "mean": rows.mean((0, 2)), "deviation": rows.std((0, 2)),
         "statements": [{"NORM": 100.0}, {"SR": 0.0}], "classes": ["NORM", "SR"],
         "targets": [[1, 0], [0, 1]], "ecgs": ecgs, "leads": ["I", "II", "III"],
