@@ -122,6 +122,18 @@ batches = iter(loader)
         ("shuffle=True)", "shuffle=True, num_workers=2, worker_init_fn=seeded)"),
         ("samples = torch", "def seeded(worker):\n    np.random.seed(worker)\n\n\nsamples = torch"),
     ),
+    "average made by its first update": (
+        ("teacher = copy.deepcopy(student).requires_grad_(False).eval()", "teacher = None"),
+        ("            target = teacher(x)\n", "            target = x.roll(1, 1)\n"),
+        ("def average(step):\n", """def average(step):
+    global teacher
+    if teacher is None:
+        teacher = copy.deepcopy(student).requires_grad_(False).eval()
+"""),
+    ),
+    "warm-up of one step": (
+        ("return 1e-2 * (step + 1) / 20", "return 1e-2 * (1 - step / 20 if step else 0.01)"),
+    ),
     "frozen": (
         ("weights = [", "student.stem.requires_grad_(False)\nstudent.norm.requires_grad_(False)\n"
          "student.norm.eval()\nweights = ["),

@@ -85,7 +85,7 @@ def ingest(
         splits: where only some folders or files are named like splits: "named" trains on the
             others, "none" takes no name for that of a split.
         label_column: column of the labels of a parquet file or Hugging Face dataset.
-        workers: reader processes (images: threads); all processors by default.
+        workers: reader processes (of large images: threads); all processors by default.
         cluster: of Ray, whose machines read instead: auto, local, ray://HOST:10001. The source is
             on a disk that all of them have.
     """

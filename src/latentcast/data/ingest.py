@@ -179,8 +179,8 @@ def ingest(
             no name for that of a split.
         label_column: of parquet files and Hugging Face datasets, the column of the labels, where
             it is not named so.
-        workers: reader processes (of images: threads); the usable processors by default, 1 reads
-            in this process.
+        workers: reader processes (of large images, and of those that are not files in folders:
+            threads); the usable processors by default, 1 reads in this process.
         cluster: of Ray, whose machines read instead; see :class:`~latentcast.data.cluster.Cluster`
             for its addresses. The source lies on a disk that all of them have under one name; the
             store is written here, with the same bytes.

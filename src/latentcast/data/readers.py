@@ -23,10 +23,14 @@ from latentcast.data.cluster import Cluster, RayExecutor
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.errors import LatentcastError
+from latentcast.images.source import ImageSource
 from latentcast.source import RecordRef
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_FORKS = sys.platform == "linux"
+_SMALL = 4
+"""Batches of small images that are one: sending one takes longer than converting some images."""
 _convert: Callable[[Sequence[Any]], list[Any]] | None = None
 """Of a reader process."""
 
@@ -35,8 +39,12 @@ def convert_in_order(
     converter: Converter, refs: Sequence[RecordRef], workers: int | Cluster | None
 ) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
-    source, threads = converter.source, converter.target.pool == "threads"
-    yield from in_order(converter, refs, workers, source.batch, source.name, threads=threads)
+    source, size = converter.source, converter.source.batch
+    threads = converter.target.pool == "threads"
+    if isinstance(source, ImageSource):
+        threads = threads or not (source.forked and _FORKS)
+        size *= 1 if threads else _SMALL
+    yield from in_order(converter, refs, workers, size, source.name, threads=threads)
 
 
 def in_order(
@@ -94,7 +102,7 @@ def _pool(
     if threads:
         return ThreadPoolExecutor(workers), convert, workers
     # Forked workers start in milliseconds and share what the source has loaded.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    context = multiprocessing.get_context("fork" if _FORKS else "spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (convert,))
     return pool, _convert_batch, workers
 

@@ -243,6 +243,8 @@ class EcgFiles(RecordingSource):
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    """The headers, and the files whose first bytes are to be looked at."""
     for folder, _, names in os.walk(root):
         for name in sorted(names):
-            yield Path(folder, name)
+            if name.endswith(".hea") or not name.lower().endswith(_OTHERS):
+                yield Path(folder, name)

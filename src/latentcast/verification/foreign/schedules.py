@@ -155,6 +155,8 @@ class Schedules(Observer):
         moves = [b - a for a, b in pairwise(r[1:5])]
         if not moves or min(map(abs, moves)) == 0.0:
             return
+        if r[0] < r[1] > r[2]:  # a warm-up of one step has a line of its own
+            return
         gap = abs(r[0] - (2 * r[1] - r[2])) / max(map(abs, moves))
         lines.add(
             "schedule.first-step",

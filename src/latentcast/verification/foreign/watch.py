@@ -17,6 +17,7 @@ from latentcast.verification.foreign.average import Average, Momentum
 from latentcast.verification.foreign.batches import Batches
 from latentcast.verification.foreign.events import Observer, Session
 from latentcast.verification.foreign.gradients import Gradients
+from latentcast.verification.foreign.heap import Heap
 from latentcast.verification.foreign.pairs import find_pairs
 from latentcast.verification.foreign.schedules import Schedules
 from latentcast.verification.foreign.verified import Lines, Verified
@@ -40,7 +41,7 @@ class Watch:
         momentum: Momentum | None = None, ended: Callable[[], object] = lambda: None,
         total: int | None = None,
     ) -> None:  # fmt: skip
-        self._averages = _Averages(self, momentum)
+        self._averages = _Averages(momentum)
         observers = [
             Gradients(), Schedules(total), Batches(), Weights(self._averages.ids), self._averages,
         ]  # fmt: skip
@@ -83,20 +84,37 @@ class Watch:
 
 
 class _Averages(Observer):
-    """Finds what is averaged at the first step, and has each pair observed."""
+    """Finds what is averaged, and has each pair observed.
+
+    It looks at the first step, and once more at the second: an average may be made by its first
+    update, as that of a callback is which gets the model when a step is over.
+    """
 
     name = "averages"
 
-    def __init__(self, watch: Watch, momentum: Momentum | None) -> None:
-        self.watch, self.momentum = watch, momentum
+    def __init__(self, momentum: Momentum | None) -> None:
+        self.momentum = momentum
         self.found = list[Average]()
+        self._again = False
 
     def start(self, optimizer: Optimizer) -> None:
-        for pair in find_pairs(self.session.heap, optimizer):
+        self._find(self.session.heap, optimizer)
+
+    def before(self, optimizer: Optimizer, step: int) -> None:
+        if step == 1 and not self._again:
+            self._again = True
+            self._find(Heap.now(), optimizer)
+
+    def _find(self, heap: Heap, optimizer: Optimizer) -> None:
+        places = {average.pair.teacher()[0].data_ptr() for average in self.found}
+        for pair in find_pairs(heap, optimizer):
+            if pair.teacher()[0].data_ptr() in places:
+                continue
             average = Average(pair, self.momentum, found=True)
+            average.session = self.session
             average.start(optimizer)
             self.found.append(average)
-        self.watch.session.observers += self.found
+            self.session.observers.append(average)
 
     def ids(self) -> set[int]:
         """Of the weights and modules of what is an average."""
