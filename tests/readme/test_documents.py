@@ -37,10 +37,13 @@ DOCUMENTS = {
     if name not in NO_READERS
 }
 BLOCKS = {name: blocks(name, text) for name, text in DOCUMENTS.items()}
+MINUTES = ("docs/verify.md", "benchmarks/README.md")
+"""Their commands run in `make test-slow`."""
 NOT_RUN = {
     "docs/measured/README.md": ["needs the repositories"],
     "docs/measured/reports.md": ["needs checkouts of the three repositories"],
     "docs/engine.md": ["needs a Slurm cluster; tests/faults/test_slurm.py plays one"],
+    "docs/scale.md": ["needs a cluster; tests/unit/test_cluster.py has one"],
     "docs/verify.md": [
         "minutes to hours; tests/verification does each of them in little",
         "a piece of a file",
@@ -110,7 +113,14 @@ def recordings(folder: Path) -> None:
     shutil.make_archive(str(folder / "my-ecgs"), "zip", folder, "my-ecgs")
 
 
-@pytest.mark.parametrize("document", [name for name in BLOCKS if BLOCKS[name]])
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in MINUTES else [])
+        for name in BLOCKS
+        if BLOCKS[name]
+    ],
+)
 def test_commands_and_snippets_in_their_order(
     document: str,
     user_folder: Path,

@@ -9,11 +9,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
+from latentcast.data.cluster import Cluster, RayExecutor
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.errors import LatentcastError
@@ -30,7 +36,7 @@ _convert: Callable[[Sequence[Any]], list[Any]] | None = None
 
 
 def convert_in_order(
-    converter: Converter, refs: Sequence[RecordRef], workers: int | None
+    converter: Converter, refs: Sequence[RecordRef], workers: int | Cluster | None
 ) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
     source, size = converter.source, converter.source.batch
@@ -44,7 +50,7 @@ def convert_in_order(
 def in_order(
     convert: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
-    workers: int | None,
+    workers: int | Cluster | None,
     size: int,
     name: str,
     *,
@@ -54,7 +60,7 @@ def in_order(
 
     Args:
         convert: goes to each process once, and so may be large; results are small.
-        workers: processes, or threads; None for the usable processors, 1 for none.
+        workers: processes, or threads; None for the usable processors, 1 for none; or a cluster.
         name: of the source, for an error.
 
     Raises:
@@ -63,21 +69,21 @@ def in_order(
     if workers is None:
         workers = usable_processors()
     batches = (items[i : i + size] for i in range(0, len(items), size))
-    if workers <= 1 or len(items) <= size:
+    if not isinstance(workers, Cluster) and (workers <= 1 or len(items) <= size):
         for batch in batches:
             yield from convert(batch)
         return
-    pool, call = _pool(convert, workers, threads)
+    pool, call, calls = _pool(convert, workers, threads)
     with pool:
         pending: deque[Future[list[Result]]] = deque()
         try:
             for batch in batches:
                 pending.append(pool.submit(call, batch))
-                if len(pending) > 2 * workers:
+                if len(pending) > 2 * calls:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
-        except BrokenProcessPool as error:
+        except BrokenExecutor as error:
             raise LatentcastError(
                 f"{name}: a reader process died; run again with --workers 1 to see where"
             ) from error
@@ -87,14 +93,18 @@ def in_order(
 
 
 def _pool(
-    convert: Callable[[Sequence[Item]], list[Result]], workers: int, threads: bool
-) -> tuple[Executor, Callable[[Sequence[Item]], list[Result]]]:
-    """What converts batches at the same time, and what it is to call."""
+    convert: Callable[[Sequence[Item]], list[Result]], workers: int | Cluster, threads: bool
+) -> tuple[Executor, Callable[[Sequence[Item]], list[Result]], int]:
+    """What converts batches at the same time, what it is to call, and how many at a time."""
+    if isinstance(workers, Cluster):
+        cluster = RayExecutor(workers)
+        return cluster, convert, cluster.calls
     if threads:
-        return ThreadPoolExecutor(workers), convert
+        return ThreadPoolExecutor(workers), convert, workers
     # Forked workers start in milliseconds and share what the source has loaded.
     context = multiprocessing.get_context("fork" if _FORKS else "spawn")
-    return ProcessPoolExecutor(workers, context, _start_worker, (convert,)), _convert_batch
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (convert,))
+    return pool, _convert_batch, workers
 
 
 def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:

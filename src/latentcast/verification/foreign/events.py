@@ -160,8 +160,8 @@ class Session:
             return None
 
         @functools.wraps(closure)
-        def evaluated(*given: Any, **named: Any) -> Any:
-            loss = closure(*given, **named)
+        def evaluated(*arguments: Any, **keywords: Any) -> Any:
+            loss = closure(*arguments, **keywords)
             self._before(optimizer)
             return loss
 
