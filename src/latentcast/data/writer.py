@@ -213,12 +213,13 @@ class ShardWriter:
     def add(self, record: Converted, position: int) -> None:
         """Append the record at ``position`` of the listing."""
         payload = record.payload
-        if self._records and self._bytes + len(payload.data) > self.shard_bytes:
+        data = payload.data if isinstance(payload.data, bytes) else payload.data.data
+        if self._records and self._bytes + len(data) > self.shard_bytes:
             self.close(next_ref=position)
         if self._file is None:
             self._file = self._partial.open("wb")
             self._file.write(bytes(_NPY_HEADER))
-        self._file.write(payload.data)
+        self._file.write(data)
         self._records.append(
             {
                 "record_id": record.ref.record_id,
@@ -232,8 +233,8 @@ class ShardWriter:
                 "metadata": record.metadata,
             }
         )
-        self._bytes += len(payload.data)
-        self._crc = zlib.crc32(payload.data, self._crc)
+        self._bytes += len(data)
+        self._crc = zlib.crc32(data, self._crc)
         self._extent += payload.extent
         if payload.sums is not None:
             self._sums = payload.sums if self._sums is None else self._sums + payload.sums

@@ -78,10 +78,9 @@ def probe(
     check_kind(encoder, run, store)
     others = [foreign(name, target, store) for name, target in (encoders or {}).items()]
     store.verify()
+    kept = None if cache is False else FeatureCache(cache)
     if cache is None:
         kept = FeatureCache(usual_folder(), most=MOST)
-    else:
-        kept = None if cache is False else FeatureCache(cache)
     report = protocol.probe(
         [encoder, Encoder.random(run, device=device), baseline(store), *others],
         store,

@@ -218,7 +218,7 @@ class CountsTarget:
             for place, payload in zip(places, payloads, strict=True):
                 converted[place] = payload
         return [
-            found or one_by_one(self.convert, sample, trains)
+            one_by_one(self.convert, sample, trains) if found is None else found
             for found, sample, trains in zip(converted, samples, training, strict=True)
         ]
 

@@ -137,10 +137,10 @@ class PixelsTarget:
     def _payload(
         self, sample: bytes | Pixels, placed: OnCanvas, sums: ChannelSums | None, sent: bool
     ) -> Payload:
-        raw = sample if isinstance(sample, bytes) else np.ascontiguousarray(sample).reshape(-1)
+        raw = sample if isinstance(sample, bytes) else sample.tobytes()
         encoded = self.encoding == "encoded"
-        flat = raw if encoded else placed.pixels.reshape(-1)
-        data = flat.tobytes() if sent and isinstance(flat, np.ndarray) else flat
+        flat = placed.pixels.reshape(-1)
+        data = raw if encoded else flat.tobytes() if sent else flat
         return Payload(
             data=data,
             extent=len(data) if encoded else 1,
