@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
+import numpy as np
+
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.errors import LatentcastError
@@ -21,6 +23,8 @@ from latentcast.source import RecordRef
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_REUSED = 2**25 - 2**16
+"""Bytes: just below the most that glibc takes for a threshold."""
 _convert: Callable[[Sequence[Any]], list[Any]] | None = None
 """Of a reader process."""
 
@@ -54,6 +58,7 @@ def in_order(
     """
     if workers is None:
         workers = usable_processors()
+    _reuse_memory()
     batches = (items[i : i + size] for i in range(0, len(items), size))
     if workers <= 1 or len(items) <= size:
         for batch in batches:
@@ -87,6 +92,13 @@ def _pool(
     # Forked workers start in milliseconds and share what the source has loaded.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     return ProcessPoolExecutor(workers, context, _start_worker, (convert,)), _convert_batch
+
+
+def _reuse_memory() -> None:
+    """Of this process and of those forked from it: glibc gives freed memory back to the system only
+    where it is larger than what is freed here (mallopt(3), M_MMAP_THRESHOLD), which is never touched.
+    Else the arrays of every batch are new pages, and these cost more than the arithmetic."""
+    np.empty(_REUSED, np.uint8)
 
 
 def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:
