@@ -96,8 +96,8 @@ def _pool(
 
 def _reuse_memory() -> None:
     """Of this process and of those forked from it: glibc gives freed memory back to the system only
-    where it is larger than what is freed here (mallopt(3), M_MMAP_THRESHOLD), which is never touched.
-    Else the arrays of every batch are new pages, and these cost more than the arithmetic."""
+    where it is more than what is freed here, untouched (mallopt(3), M_MMAP_THRESHOLD). Else the
+    arrays of every batch are new pages, and these cost more than the arithmetic."""
     np.empty(_REUSED, np.uint8)
 
 

@@ -6,19 +6,19 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError
 from latentcast.files import inside, read_bytes
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
-from latentcast.signals.readers import ptbxl, wfdb
+from latentcast.signals.readers import ptbxl, wfdb, wfdb_together
 from latentcast.signals.readers.datasets import data_set_of
 from latentcast.signals.readers.datasets.dataset import DataSet
 from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, sums_by_folder
+from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, Sums, sums_by_folder
 from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.signals.recording import Recording
 from latentcast.source import (
@@ -130,14 +130,34 @@ class WfdbFolder(RecordingSource):
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
-        folder = ref.file.rpartition("/")[0] or "."
-        file, sha256 = record_file(self.root, ref.file), self._sha256.get(folder)
-        recording, annotation = wfdb.read(file, sha256, self._options)
+        file = record_file(self.root, ref.file)
+        recording, annotation = wfdb.read(file, self._sums_of(ref), self._options)
+        return recording, self._annotated(ref, annotation)
+
+    def read_together(
+        self, refs: Sequence[RecordRef]
+    ) -> Iterator[tuple[Recording, Annotation] | Exception]:
+        files = [(ref.file, self._sums_of(ref)) for ref in refs]
+        for ref, result in zip(
+            refs, wfdb_together.read(self.root, files, self._options), strict=True
+        ):
+            try:
+                if result is None:
+                    yield self.read(ref)
+                else:
+                    yield result[0], self._annotated(ref, result[1])
+            except Exception as error:
+                yield error
+
+    def _sums_of(self, ref: RecordRef) -> Sums:
+        return self._sha256.get(ref.file.rpartition("/")[0] or ".")
+
+    def _annotated(self, ref: RecordRef, annotation: Annotation) -> Annotation:
         if self._annotations is not None:
             annotation = self._annotations[ref.record_id]
         if self._data_set is not None:
             annotation = self._data_set.annotate(ref, annotation)
-        return recording, annotation
+        return annotation
 
 
 def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
