@@ -165,11 +165,12 @@ class _Opened:
 def _converted(opened: _Opened, payload: Payload) -> Converted:
     ref, annotation = opened.ref, opened.annotation
     metadata = payload.metadata | annotation.metadata
-    try:
-        text = json.dumps([ref.record_id, metadata], ensure_ascii=False)
-        text.encode()
-        _, metadata = json.loads(text)  # its keys are texts from here on
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
+    if metadata or not ref.record_id.isascii():
+        try:
+            text = json.dumps([ref.record_id, metadata], ensure_ascii=False)
+            text.encode()
+            _, metadata = json.loads(text)  # its keys are texts from here on
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
     labels = {str(code): float(value) for code, value in annotation.labels.items()}
     return Converted(ref, payload, opened.patient_id, opened.fold, labels, metadata)

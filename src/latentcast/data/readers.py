@@ -18,11 +18,13 @@ import numpy as np
 
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
+from latentcast.data.shared_payloads import SharedPayloads
 from latentcast.errors import LatentcastError
 from latentcast.source import RecordRef
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_FORKS = sys.platform == "linux"
 _REUSED = 2**25 - 2**16
 """Bytes: just below the most that glibc takes for a threshold."""
 _convert: Callable[[Sequence[Any]], list[Any]] | None = None
@@ -34,7 +36,14 @@ def convert_in_order(
 ) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
     source, threads = converter.source, converter.target.pool == "threads"
-    yield from in_order(converter, refs, workers, source.batch, source.name, threads=threads)
+    workers = usable_processors() if workers is None else workers
+    if threads or workers <= 1 or len(refs) <= source.batch or not _FORKS:
+        yield from in_order(converter, refs, workers, source.batch, source.name, threads=threads)
+        return
+    shared = SharedPayloads.of(converter, _under_way(workers) + 1)
+    batches = [refs[i : i + source.batch] for i in range(0, len(refs), source.batch)]
+    for found in in_order(shared, list(enumerate(batches)), workers, 1, source.name):
+        yield from shared.received(found)
 
 
 def in_order(
@@ -56,8 +65,7 @@ def in_order(
     Raises:
         LatentcastError: a process died.
     """
-    if workers is None:
-        workers = usable_processors()
+    workers = usable_processors() if workers is None else workers
     _reuse_memory()
     batches = (items[i : i + size] for i in range(0, len(items), size))
     if workers <= 1 or len(items) <= size:
@@ -70,7 +78,7 @@ def in_order(
         try:
             for batch in batches:
                 pending.append(pool.submit(call, batch))
-                if len(pending) > 2 * workers:
+                if len(pending) > _under_way(workers):
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
@@ -83,6 +91,11 @@ def in_order(
                 future.cancel()
 
 
+def _under_way(workers: int) -> int:
+    """Batches that wait or are converted while another one is consumed."""
+    return 2 * workers
+
+
 def _pool(
     convert: Callable[[Sequence[Item]], list[Result]], workers: int, threads: bool
 ) -> tuple[Executor, Callable[[Sequence[Item]], list[Result]]]:
@@ -90,7 +103,7 @@ def _pool(
     if threads:
         return ThreadPoolExecutor(workers), convert
     # Forked workers start in milliseconds and share what the source has loaded.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    context = multiprocessing.get_context("fork" if _FORKS else "spawn")
     return ProcessPoolExecutor(workers, context, _start_worker, (convert,)), _convert_batch
 
 

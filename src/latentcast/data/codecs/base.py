@@ -19,12 +19,12 @@ Runs = list[tuple[int, int, int]]
 Read = TypeVar("Read")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Payload:
     """A record as it goes into a shard.
 
     Attributes:
-        data: the bytes.
+        data: the bytes; a view of them lasts until the next batch is asked for.
         extent: how far they reach along the first axis of the shard's array.
         length: of the index: samples of a recording, bytes of an image.
         digest: hash of what makes two records the same.
@@ -34,7 +34,7 @@ class Payload:
         enlarged: whether it is an image smaller than the canvas, or a recording at a lower rate.
     """
 
-    data: bytes
+    data: bytes | memoryview
     extent: int
     length: int
     digest: str
