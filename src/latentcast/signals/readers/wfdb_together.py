@@ -59,7 +59,11 @@ def read(
     results: list[tuple[Recording, Annotation] | None] = [None] * len(records)
     alike.pop((), None)
     for group in alike.values():
-        for place, result in _read_alike(group, options):
+        try:
+            read_alike = _read_alike(group, options)
+        except Exception:  # of one record, which has the reason when it is read alone
+            continue
+        for place, result in read_alike:
             results[place] = result
     return results
 
@@ -67,7 +71,7 @@ def read(
 def _header(path: str, sha256: Sums) -> Header | None:
     try:
         return parsed(read_bytes(path), path.rpartition("/")[2], sha256)
-    except (OSError, BadRecord):
+    except Exception:
         return None
 
 
@@ -91,10 +95,7 @@ def _read_alike(
     """The places and results of records of one layout."""
     first = group[0].header
     signals, samples = first.signals, first.samples or 0
-    try:
-        chosen = choose([(signal.name, signal.unit) for signal in signals], options)
-    except BadRecord:
-        return []
+    chosen = choose([(signal.name, signal.unit) for signal in signals], options)
     order = ">i2" if signals[0].format == 61 else "<i2"
     stored = np.empty((len(group), samples, len(signals)), order)
     complete = [_fill(one, stored[n]) for n, one in enumerate(group)]
