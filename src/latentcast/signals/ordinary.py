@@ -32,7 +32,7 @@ def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArra
     if signals.shape[2] < 2 * max(quality.FEWEST_SAMPLES, round(quality.FLAT_SECONDS * rate)):
         return np.zeros(len(signals), dtype=np.bool_)
     highs, lows = signals.max(axis=2), signals.min(axis=2)
-    usual: npt.NDArray[np.bool_] = (lows < highs).all(axis=1) & _is_physical(signals, highs, lows)
+    usual = _is_physical(signals, highs, lows)
     usual &= (signals[:, :, 0] != 0).any(axis=1) & (signals[:, :, -1] != 0).any(axis=1)
     usual &= _moves(signals, rate, highs, lows)
     if set(LIMB_LEADS) <= set(leads):
@@ -44,10 +44,9 @@ def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArra
 def _is_physical(signals: Floats, highs: Floats, lows: Floats) -> npt.NDArray[np.bool_]:
     """False where numbers may have been normalised: to deviation 1, or to end at 0 or -1, and 1."""
     squares = np.einsum("nls,nls->nl", signals, signals) / signals.shape[2]
-    lead = (np.abs(squares - 1) > 0.12).any(axis=1)
-    every = np.abs(squares.mean(axis=1) - 1) > 0.12
+    every = np.abs(squares.mean(axis=1) - 1) > 0.12  # and so where it is 1 in each lead
     ends = (highs != 1).any(axis=1) | ((lows != 0).any(axis=1) & (lows != -1).any(axis=1))
-    physical: npt.NDArray[np.bool_] = lead & every & ends
+    physical: npt.NDArray[np.bool_] = every & ends
     return physical
 
 
