@@ -6,7 +6,8 @@ Of ``FOLDER`` (SPLIT/CLASS/FILE) the first N images are copied, as they are and,
 size, enlarged and saved as JPEG of quality 90. A round is one ingest (its own processes, listing,
 checks, checksums and writing) and one loop (open, to RGB, to an array) in one process, one right
 after the other. ``pil_ceiling`` is the loop in as many processes as the machine has cores: what
-decoding alone costs, which no ingest that decodes can go under.
+decoding as PIL does it costs. ``cpu_us`` are microseconds of the processors for an image, of all
+processes together: what can be compared where other programs run beside.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def decode(files: list[str]) -> int:
         with Image.open(file) as image:
             total += int(np.asarray(image.convert("RGB"))[0, 0, 0])
     return total
+
+
+def processors() -> float:
+    """Seconds of the processors so far, of this process and of those it waited for."""
+    return sum(os.times()[:4])
 
 
 def copies(folder: Path, out: Path, images: int, size: int | None) -> list[str]:
@@ -69,20 +75,26 @@ def main() -> None:
             folder = Path(name) / "images"
             count = arguments.images if size is None else max(1, arguments.images // 10)
             files = copies(arguments.folder, folder, count, size)
-            ours, loops, ceilings = [], [], []
+            ours, loops, ceilings, ours_cpu, loops_cpu = [], [], [], [], []
             for turn in range(arguments.rounds):
-                started = time.perf_counter()
+                started, cpu = time.perf_counter(), processors()
                 with contextlib.redirect_stdout(sys.stderr):
                     latentcast.ingest(folder, Path(name) / f"store-{turn}")
                 ours.append(time.perf_counter() - started)
-                started = time.perf_counter()
+                ours_cpu.append(processors() - cpu)
+                started, cpu = time.perf_counter(), processors()
                 decode(files)
                 loops.append(time.perf_counter() - started)
+                loops_cpu.append(processors() - cpu)
                 with ProcessPoolExecutor(cores) as pool:
                     list(pool.map(decode, [[file] for file in files[:cores]]))  # started
                     begun = time.perf_counter()
                     list(pool.map(decode, [files[n::cores] for n in range(cores)]))
                     ceilings.append(time.perf_counter() - begun)
+            ours_us, loops_us = (
+                [round(1e6 * spent / len(files), 1) for spent in each]
+                for each in (ours_cpu, loops_cpu)
+            )
             ratios = [loop / whole for whole, loop in zip(ours, loops, strict=True)]
             found["as they are" if size is None else f"{size} × {size}"] = {
                 "images": len(files),
@@ -90,6 +102,8 @@ def main() -> None:
                 "pil_per_second": len(files) / statistics.median(loops),
                 "pil_ceiling_per_second": len(files) / statistics.median(ceilings),
                 "times_a_pil_loop": statistics.median(ratios),
+                "ingest_cpu_us": ours_us,
+                "pil_cpu_us": loops_us,
             }
     print(json.dumps({"benchmark": "ingest_images", "cores": cores, "rounds": arguments.rounds,
                       **found}, indent=1))  # fmt: skip

@@ -10,6 +10,7 @@ covers and should have refused, or a change ended in anything but content or a s
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -39,6 +40,8 @@ from latentcast.errors import LatentcastError
 MODULES = ("dev.fuzz.paths", "dev.fuzz.runs")
 """The second one loads torch, whose memory a fork has to copy: it comes last."""
 SECONDS = 20
+TOGETHER = 50
+"""Mutations that share a process: to fork costs as much as to read a small file."""
 ADDRESS_SPACE = 4 * 2**30
 """Bytes beyond those of the parent that a mutation may map, ..."""
 RESIDENT = 2**30
@@ -63,8 +66,8 @@ class Result:
     seed: int = 0
 
 
-def attempt(path: InputPath, sample: Path, valid: Content, seed: int, loud: bool = False) -> Result:
-    """Change one file of a copy of the sample and read it, in a process of its own."""
+def attempt(path: InputPath, sample: Path, valid: Content, seed: int, loud: bool) -> Result:
+    """Change one file of a copy of the sample and read it."""
     random = Random(f"{path.name} {seed}")
     folder = Path(tempfile.mkdtemp(dir=sample.parent))
     try:
@@ -73,7 +76,7 @@ def attempt(path: InputPath, sample: Path, valid: Content, seed: int, loud: bool
         covered = file in _files(folder, path.covered)
         operator = change(random, file)
         covered = covered and (path.listed or file.is_file())
-        outcome, detail = _in_a_child(lambda: _judged(path, folder, valid, covered, loud), not loud)
+        outcome, detail = _judged(path, folder, valid, covered, loud)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Result(outcome, detail, operator, seed)
@@ -127,8 +130,22 @@ def _place_of(error: BaseException) -> str:
     return f"{type(error).__name__}{where}: {str(error)[:200]!r}"
 
 
-def _in_a_child(work: Callable[[], tuple[str, str]], quiet: bool = True) -> tuple[str, str]:
-    """The result of ``work``, or how its process ended."""
+def in_children(
+    work: Callable[[int], Result], seeds: Sequence[int], quiet: bool = True
+) -> list[Result]:
+    """``work`` of each seed, :data:`TOGETHER` of them in a process, or how the process ended.
+
+    A process that ends or hangs costs its own seed; the next process goes on behind it.
+    """
+    results: list[Result] = []
+    while len(results) < len(seeds):
+        results += _one_child(work, seeds[len(results) :][:TOGETHER], quiet)
+    return results
+
+
+def _one_child(
+    work: Callable[[int], Result], seeds: Sequence[int], quiet: bool
+) -> Iterator[Result]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -143,33 +160,37 @@ def _in_a_child(work: Callable[[], tuple[str, str]], quiet: bool = True) -> tupl
             mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE,) * 2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            answer = json.dumps(work()).encode()
-            while answer:
-                answer = answer[os.write(writing, answer) :]
-            status = 0
-        except MemoryError:
-            os.write(writing, b'["blow-up", "MemoryError"]')
+            with os.fdopen(writing, "w") as pipe:
+                for seed in seeds:
+                    try:
+                        result = work(seed)
+                    except MemoryError:
+                        result = Result("blow-up", "MemoryError", seed=seed)
+                    print(json.dumps(dataclasses.astuple(result)), file=pipe, flush=True)
             status = 0
         finally:
             os._exit(status)
     os.close(writing)
-    answer, deadline = b"", time.monotonic() + SECONDS
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        while ready := select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            received = pipe.read(2**16)
-            if not received:
-                break
-            answer += received
-    if not ready:
-        os.killpg(child, signal.SIGKILL)
+    done, rest, open_ = 0, b"", True
+    with os.fdopen(reading, "rb", buffering=0) as pipe_:
+        while done < len(seeds) and open_:
+            deadline = time.monotonic() + SECONDS
+            while b"\n" not in rest and open_:
+                if not select.select([pipe_], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                    os.killpg(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    yield Result("hang", f"after {SECONDS} s", seed=seeds[done])
+                    return
+                received = pipe_.read(2**16)
+                rest, open_ = rest + received, bool(received)
+            *lines, rest = rest.split(b"\n")
+            yield from (Result(*json.loads(line)) for line in lines)
+            done += len(lines)
     _, status = os.waitpid(child, 0)
-    if not ready:
-        return "hang", f"after {SECONDS} s"
-    if status:
+    if done < len(seeds):
         code = os.waitstatus_to_exitcode(status)
-        return "death", signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    outcome, detail = json.loads(answer)
-    return outcome, detail
+        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        yield Result("death", name, seed=seeds[done])
 
 
 def make_sample(path: InputPath, folder: Path) -> tuple[Path, Content]:
@@ -181,20 +202,20 @@ def make_sample(path: InputPath, folder: Path) -> tuple[Path, Content]:
     sample, scratch = folder / f"{path.name}-sample", folder / f"{path.name}-scratch"
     sample.mkdir()
 
-    def work() -> tuple[str, str]:
+    def work(_: int) -> Result:
         try:
             path.make(sample)
             shutil.copytree(sample, scratch)
-            return "made", json.dumps([path.read(scratch), [*sys.modules]])
+            return Result("made", json.dumps([path.read(scratch), [*sys.modules]]))
         except Exception:
-            return "failed", traceback.format_exc()
+            return Result("failed", traceback.format_exc())
 
-    outcome, detail = _in_a_child(work)
+    (made,) = in_children(work, [0])
     shutil.rmtree(scratch, ignore_errors=True)
-    if outcome != "made":
-        raise RuntimeError(f"{path.name}: the sample is {outcome}: {detail}")
+    if made.outcome != "made":
+        raise RuntimeError(f"{path.name}: the sample is {made.outcome}: {made.detail}")
     content: Content
-    content, modules = json.loads(detail)
+    content, modules = json.loads(made.detail)
     for name in modules:  # not by every child again
         with suppress(ImportError):
             import_module(name)
@@ -208,7 +229,7 @@ def fuzz(path: InputPath, seeds: Sequence[int], loud: bool = False) -> list[Resu
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         sample, valid = make_sample(path, Path(folder))
-        return [attempt(path, sample, valid, seed, loud) for seed in seeds]
+        return in_children(lambda seed: attempt(path, sample, valid, seed, loud), seeds, not loud)
 
 
 def all_paths(patterns: Sequence[str]) -> Iterator[InputPath]:

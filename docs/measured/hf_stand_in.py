@@ -72,6 +72,13 @@ def unchanged(function=None, **rest):
     return function or (lambda other: other)
 
 
+def names_outside(model, layers):
+    """Of the parameters that lie in no layer of these types."""
+    inside = {f"{name}.{own}" for name, part in model.named_modules()
+              if isinstance(part, tuple(layers)) for own, _ in part.named_parameters()}  # fmt: skip
+    return [name for name, _ in model.named_parameters() if name not in inside]
+
+
 PARTS = {
     "activations": {"ACT2FN": {"gelu": nn.GELU(), "silu": nn.SiLU()}},
     "modeling_layers": {"GradientCheckpointingLayer": nn.Module},
@@ -85,6 +92,7 @@ PARTS = {
               "logging": SimpleNamespace(get_logger=logging.getLogger), "torch_int": int},
     "utils.generic": {"can_return_tuple": unchanged, "check_model_inputs": unchanged},
     "configuration_utils": {"PretrainedConfig": PretrainedConfig},
+    "trainer_pt_utils": {"get_parameter_names": names_outside},
     "trainer_utils": {"get_last_checkpoint": None},
 }  # fmt: skip
 NAMES = ("HfArgumentParser", "TrainingArguments", "set_seed")

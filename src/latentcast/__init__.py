@@ -16,6 +16,7 @@ The names: ``ingest``, ``write_store``, ``open_store``, ``Store``; ``read_record
 ``label``, ``finetune``, ``Classifier``; ``LatentcastError``.
 """
 
+import gc
 from difflib import get_close_matches
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
@@ -87,7 +88,15 @@ def __getattr__(name: str) -> object:
         close = get_close_matches(name, _HOMES, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise AttributeError(f"module 'latentcast' has no attribute '{name}'{hint}")
-    return getattr(import_module(_HOMES[name]), name)
+    # Modules that are loaded are no garbage; looking for some among all that torch loads costs a
+    # tenth of a second.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

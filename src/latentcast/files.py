@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -68,8 +68,9 @@ _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """How a file is opened that may be a FIFO; Windows has the second one."""
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a regular file: opened once, which a FIFO in its place does not hang.
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file, or ``most`` of them: opened once, which a FIFO in its place does
+    not hang.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
@@ -79,8 +80,8 @@ def read_bytes(path: str | Path) -> bytes:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise OSError("it is no regular file")
-        data = os.read(descriptor, state.st_size + 1)
-        if len(data) == state.st_size:
+        data = os.read(descriptor, state.st_size + 1 if most is None else most)
+        if most is not None or len(data) == state.st_size:
             return data
         blocks = [data]  # of more than two gigabytes, or of a file that grows
         while block := os.read(descriptor, 2**24):
@@ -126,27 +127,52 @@ def digested(record: Mapping[str, Any]) -> dict[str, Any]:
     Of the content and not of the bytes: the layout of the JSON may change.
     """
     content = json.loads(json.dumps({k: v for k, v in record.items() if k != "digest"}))
-    return {**content, "digest": _canonical(content)[1]}
+    return {**content, "digest": _digest(canonical(content))}
 
 
-def digested_line(record: Mapping[str, Any]) -> str:
+def digested_line(record: Mapping[str, Any], **lists: str) -> str:
     """:func:`digested` as JSON in a line, of a record whose every key is a text already: of large
-    ones, of which JSON is made once instead of four times."""
-    canonical, digest = _canonical(record)
-    return f'{canonical[:-1]},"digest":"{digest}"}}'
+    ones, of which JSON is made once instead of four times.
+
+    Args:
+        lists: of keys of the record whose value is an empty list, what :func:`listed` gave of the
+            list that stands there.
+    """
+    text = canonical(record)
+    for key, items in lists.items():
+        text = text.replace(f'"{key}":[]', f'"{key}":[{items}]', 1)
+    return f'{text[:-1]},"digest":"{_digest(text)}"}}'
 
 
-def _canonical(content: Mapping[str, Any]) -> tuple[str, str]:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return text, hashlib.sha256(text.encode("ascii")).hexdigest()
+def listed(items: Sequence[Any]) -> str:
+    """The items of a list in the JSON of :func:`digested_line`, without its brackets."""
+    return canonical(items)[1:-1]
 
 
-def check_digest(record: Mapping[str, Any]) -> None:
-    """Raises ValueError: a record that was read from JSON was changed since :func:`digested`, or
-    has no digest."""
+canonical: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""The JSON that a digest is of, in ASCII."""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_digest(record: Mapping[str, Any], text: str = "") -> None:
+    """Compare a record that was read from JSON with its digest.
+
+    Args:
+        text: the JSON, where it may be a line as :func:`digested_line` wrote it: it is compared
+            without making JSON of the record once more.
+
+    Raises:
+        ValueError: it was changed since :func:`digested`, or has no digest.
+    """
     if "digest" not in record:
         raise ValueError("has no digest")
-    if _canonical({k: v for k, v in record.items() if k != "digest"})[1] != record["digest"]:
+    content, _, digest = text.rstrip().rpartition(',"digest":"')
+    if content and digest == f'{_digest(content + "}")}"}}':
+        return
+    if _digest(canonical({k: v for k, v in record.items() if k != "digest"})) != record["digest"]:
         raise ValueError("was changed since it was written (its digest is another)")
 
 

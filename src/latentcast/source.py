@@ -180,7 +180,8 @@ class Source(ABC, Generic[Sample]):
 
     Subclass :class:`~latentcast.signals.readers.source.RecordingSource` or
     :class:`~latentcast.images.source.ImageSource`. Recordings are read by processes, so their
-    source must be picklable; images by threads at the same time.
+    source must be picklable; images by threads at the same time, see
+    :attr:`~latentcast.images.source.ImageSource.forked`.
 
     Attributes:
         kind: the format, one word or two, for the manifest.

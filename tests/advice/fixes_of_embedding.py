@@ -56,15 +56,16 @@ def _(t: Terminal) -> None:
         t.works(f"embed {t.at.run} {t.at.bare} --out {t.new('b.csv')}")
 
 
-@fixes("workflows/embed.py", "{}: cannot be written ({}); free")
-@fixes("workflows/embed.py", "{}: cannot be read ({}); remove")
+@fixes("workflows/embed_parts.py", "{}: cannot be written ({}); free")
+@fixes("workflows/embed_parts.py", "{}: cannot be read ({}); remove")
 def _(t: Terminal) -> None:
     command = f"embed {t.at.run} {t.at.bare} --out {t.new('a.csv')}"
     if "free space" in t.messages[0].text:
         with full_disk(1000):
             assert t.refused(command).typed("give the same command")
     else:
-        with patch("latentcast.workflows.embed.write_embeddings", side_effect=KeyboardInterrupt):
+        writing = "latentcast.workflows.embed_parts.write_embeddings"
+        with patch(writing, side_effect=KeyboardInterrupt):
             t.attempt(command)
         (part,) = t.new("a.csv.parts").glob("*.npz")
         part.write_bytes(part.read_bytes()[:100])

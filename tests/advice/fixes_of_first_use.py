@@ -102,7 +102,7 @@ def _(t: Terminal) -> None:
     assert "lower rate" not in t.works(f"{command} {t.new('again')} {AXES} {flag} 100")
 
 
-@fixes("data/ingest.py", "--workers {}")
+@fixes("data/ingest.py", "--workers {}: must")
 def _(t: Terminal) -> None:
     command = f"ingest {WFDB} --out {t.new()} --fs 100 "
     t.works(command + t.refused(command + "--workers 0").typed("--workers 1"))

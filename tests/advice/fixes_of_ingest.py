@@ -31,6 +31,7 @@ from latentcast.data.folder import lock
 from latentcast.data.ingest import ingest
 from latentcast.signals.readers.arrays import ArraySource
 from latentcast.source import Source
+from ray_stand_in import ray_of_threads
 
 UNNAMED = f"--sampling-rate 100 --unit mV {LAYOUT} "
 
@@ -362,3 +363,25 @@ def _(t: Terminal) -> None:
     error = t.refused(lambda: ingest(source, t.new(), unit="mV"))
     assert error.typed("leave it out")
     t.works(lambda: ingest(source, t.new(), quiet=True))
+
+
+# Clusters -------------------------------------------------------------------------------------
+
+
+@fixes("data/ingest.py", "--workers {}: is of this machine")
+@fixes("data/ingest.py", "{}: is an archive, which --cluster")
+@fixes("data/cluster.py", "--cluster {}: does not answer")
+def _(t: Terminal) -> None:
+    command = f"ingest {WFDB} --out {t.new()} --fs 100"
+    with ray_of_threads():
+        if "leave one out" in t.messages[0].text:
+            flag = t.refused(f"{command} --workers 2 --cluster local").typed("and (--cluster)")
+            t.works(f"{command} {flag} local")
+        elif "archive" in t.messages[0].text:
+            archive = shutil.make_archive(str(t.new("a")), "zip", WFDB)
+            error = t.refused(f"ingest {archive} --out {t.new()} --fs 100 --cluster local")
+            assert error.typed("unpack it")
+            t.works(f"{command} --cluster local")
+        else:
+            error = t.refused(f"{command} --cluster auto")
+            t.works(f"{command} --cluster {error.typed(r'local')}")

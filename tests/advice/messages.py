@@ -36,7 +36,7 @@ VALUES = [
     r"known: \{|re-ingest|; probe again|; export the run|train the run first|name a \.png",
 ]
 # Whole parts of the source whose strings are no messages: the wording of claims, and pages.
-ELSEWHERE = re.compile(r"verification/(claims|observe|foreign)/|report/markup.py")
+ELSEWHERE = re.compile(r"verification/(claims|observe|foreign)/|report/svg.py")
 PAGE = re.compile(r"</|<\w+ |\{color|\{box")
 
 

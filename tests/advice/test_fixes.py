@@ -71,7 +71,21 @@ def cheap_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RandomConvolutions.__init__, "__kwdefaults__", few)
 
 
-@pytest.mark.parametrize("fix", FIXES, ids=lambda fix: f"{fix.file}: {fix.starts[-1]}")
+GRAPHS = "artifacts/graph/"
+"""Graphs are traced, compiled and compared: a minute in all, in `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "fix",
+    [
+        pytest.param(
+            fix,
+            marks=[pytest.mark.slow] if fix.file.startswith(GRAPHS) else [],
+            id=f"{fix.file}: {fix.starts[-1]}",
+        )
+        for fix in FIXES
+    ],
+)
 def test_the_fix_that_a_message_names_works_when_it_is_typed(
     fix: Fix, material: Material, tmp_path: Path
 ) -> None:

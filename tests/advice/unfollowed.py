@@ -9,7 +9,6 @@ _TITLE = "a title"
 _TRAINING = "about a training that goes badly, of which no example takes seconds"
 
 UNFOLLOWED = {
-    ("artifacts/card.py", "Not for diagnosis, triage"): "limits of use, of every card",
     ("serving/app.py", "text/plain; version"): "a media type",
     ("config/advice.py", "train."): _SET,
     ("config/advice.py", "optimizer."): _SET,
@@ -17,7 +16,6 @@ UNFOLLOWED = {
     ("verification/report/markdown.py", "# latentcast verify"): _TITLE,
     ("verification/report/badge.py", "latentcast verify"): _TITLE,
     ("verification/report/page.py", "latentcast verify: {}"): _TITLE,
-    ("verification/report/page.py", "Measured by latentcast verify"): "a footer",
     ("monitors/online.py", "train.evaluate_every is null"): "why nothing is evaluated",
     ("monitors/collapse.py", "lower optimizer.lr, or check"): _TRAINING,
     ("monitors/collapse.py", "what it merges is alive"): _TRAINING,

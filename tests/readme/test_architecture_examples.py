@@ -56,7 +56,13 @@ print("embedded in", width)
 """
 
 
-@pytest.mark.parametrize("title", sorted(set(SECTIONS) - WITHOUT_EXAMPLE))
+@pytest.mark.parametrize(
+    "title",
+    [
+        pytest.param(title, marks=[pytest.mark.slow] if "backbone" in title else [])
+        for title in sorted(set(SECTIONS) - WITHOUT_EXAMPLE)
+    ],
+)
 def test_the_example_works_as_written(
     title: str, user_folder: Path, small_store: Path, digits_store: Path, tmp_path: Path
 ) -> None:

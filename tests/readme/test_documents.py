@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from documents import PROGRAMS, Reader, blocks, inline
@@ -37,10 +38,17 @@ DOCUMENTS = {
     if name not in NO_READERS
 }
 BLOCKS = {name: blocks(name, text) for name, text in DOCUMENTS.items()}
+MINUTES = ("docs/verify.md", "benchmarks/README.md")
+"""Their commands run in `make test-slow`."""
 NOT_RUN = {
-    "docs/measured/README.md": ["needs the repositories"],
+    "docs/measured/README.md": [
+        "needs the repositories",
+        "needs checkouts of the three repositories",
+        "some minutes",
+    ],
     "docs/measured/reports.md": ["needs checkouts of the three repositories"],
     "docs/engine.md": ["needs a Slurm cluster; tests/faults/test_slurm.py plays one"],
+    "docs/scale.md": ["needs a cluster; tests/unit/test_cluster.py has one"],
     "docs/verify.md": [
         "minutes to hours; tests/verification does each of them in little",
         "a piece of a file",
@@ -84,7 +92,15 @@ def of_users() -> dict[str, Any]:
         order = torch.randperm(196, generator=torch.Generator().manual_seed(draw))
         return order[:100], [order[100:150], order[150:]]
 
+    rows, ecgs = np.random.default_rng(0).normal(size=(2, 5, 3, 40))
+    ecgs[:, 2] = ecgs[:, 1] - ecgs[:, 0]
     return {
+        "rate": lambda n: min(n, 999) / 999, "declared": lambda n: n / 999,
+        "network": nn.ModuleDict({"norm": nn.LayerNorm(4)}),
+        "penalty": lambda x: (1 - x.var(0)).relu().sum(),
+        "rows": rows, "mean": rows.mean((0, 2)), "deviation": rows.std((0, 2)),
+        "statements": [{"NORM": 100.0}, {"SR": 0.0}], "classes": ["NORM", "SR"],
+        "targets": [[1, 0], [0, 1]], "ecgs": ecgs, "leads": ["I", "II", "III"],
         "train_step": train_step, "student": student, "teacher": teacher, "model": model,
         "values": torch.randn(2, 5, 3), "loss": loss, "sampler": sampler,
         "train": lambda: [train_step() for _ in range(5)], "signals": torch.randn(2, 40),
@@ -110,7 +126,14 @@ def recordings(folder: Path) -> None:
     shutil.make_archive(str(folder / "my-ecgs"), "zip", folder, "my-ecgs")
 
 
-@pytest.mark.parametrize("document", [name for name in BLOCKS if BLOCKS[name]])
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in MINUTES else [])
+        for name in BLOCKS
+        if BLOCKS[name]
+    ],
+)
 def test_commands_and_snippets_in_their_order(
     document: str,
     user_folder: Path,

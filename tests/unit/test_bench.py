@@ -219,6 +219,7 @@ def test_operations_of_every_recipe_are_counted_with_every_kind_of_masks(name: s
     assert (name in ("ijepa-image-base", "ijepa-image-huge")) == ("reference" in counted)
 
 
+@pytest.mark.slow
 def test_the_gpu_script_works_in_little_on_a_cpu(tmp_path: Path) -> None:
     """So that it does on the day when there is a GPU, for which there are minutes."""
     about = {"LATENTCAST_TOY": "1", "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}

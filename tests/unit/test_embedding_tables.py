@@ -19,7 +19,7 @@ from latentcast.artifacts.encoder import Encoder
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.locks import locked
-from latentcast.workflows import embed as workflow
+from latentcast.workflows import embed_sources as workflow
 from latentcast.workflows.embed import embed
 from latentcast.workflows.similar import similar
 

@@ -135,6 +135,7 @@ def test_an_onnx_file_reads_files_without_torch_in_the_process(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["transformer", "convolutions"])
 def test_8_bits_are_as_alike_as_the_file_says_and_a_third_of_the_size(
     run: Path, small_store: Path, small_convnet: Config, tmp_path: Path, kind: str

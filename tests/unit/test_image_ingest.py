@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,18 @@ from image_files import coloured, contents, digits, quarantine, write_classes
 from PIL import Image
 
 from conftest import Command
+from latentcast.data.codecs import pixels
+from latentcast.data.codecs.pixels import SMALL
 from latentcast.data.folds import Folds
 from latentcast.data.ingest import ingest
+from latentcast.data.statistics import ChannelSums
 from latentcast.data.store import Store
 from latentcast.data.writer import ShardWriter
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.leaks import check
-from latentcast.images.decode import Canvas, decode
+from latentcast.images import decode as module
+from latentcast.images import jpeg
+from latentcast.images.decode import Canvas, Measured, decode
 from latentcast.images.folder import ImageFolder
 from latentcast.source import BadRecord, RecordRef
 
@@ -239,6 +246,13 @@ def test_statistics_are_those_of_the_training_split_alone(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 1, 3), (5, 16, 16, 3), (2, 300, 300, 1), (1, 301, 9, 3)])
+def test_sums_of_images_together_are_those_of_each(shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(250, 256, shape).astype(np.uint8)
+    alone = [ChannelSums.of(image.reshape(-1, shape[3]).T) for image in images]
+    assert ChannelSums.of_images(list(images)) == alone
+
+
 def test_a_constant_channel_has_no_scale(tmp_path: Path) -> None:
     image = np.zeros((3, 8, 8, 3), np.uint8)
     image[..., 0] = digits()[0][:3]
@@ -387,9 +401,56 @@ def test_an_image_in_quarantine_that_was_fixed_at_its_length_is_not_passed_over(
         ingest(tmp_path / "in", tmp_path / "out", quiet=True)
 
 
-def test_threads_and_the_order_of_the_disk_change_no_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        ({}, True),
+        ({"progressive": True, "subsampling": 2}, True),
+        ({"restart_marker_blocks": 2, "comment": b"\xff\xda", "dpi": (72, 72)}, True),
+        ({"exif": TURNED}, False),
+        ({"icc_profile": b"colours"}, False),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_decoded_without_pillows_parser_has_other_pixels_or_another_reason(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], plain: bool, mode: str
 ) -> None:
+    """Whole, and damaged anywhere."""
+    file, random = BytesIO(), np.random.default_rng(0)
+    image = np.kron(coloured(digits()[0][3]), np.ones((2, 3, 1), np.uint8))
+    Image.fromarray(image).convert(mode).save(file, "JPEG", **options)
+    intact = file.getvalue()
+    frame = jpeg.frame_of(intact)
+    assert (frame is not None) == (plain and mode != "CMYK")
+    for n in range(60):
+        data = bytearray(intact)
+        for place in random.integers(2, len(data), n % 4):
+            data[place] = random.integers(256)
+        data = data[: random.integers(2, len(data))] if n % 5 == 4 else data
+        found = []
+        for parse in (jpeg.frame_of, lambda _: None):
+            monkeypatch.setattr(module, "frame_of", parse)
+            try:
+                placed = decode(bytes(data), Canvas(24, 24, 3, resize=True))
+                found.append(placed.pixels.tobytes())
+            except BadRecord as problem:
+                found.append(str(problem))
+        assert found[0] == found[1], n
+        if (frame := jpeg.frame_of(bytes(data))) is not None:
+            size = Measured(frame.height, frame.width, frame.mode == "L")
+            assert size == module.measure(BytesIO(data))
+
+
+@pytest.mark.parametrize("small", [0, SMALL])  # read by threads, by processes
+def test_workers_and_the_order_of_the_disk_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(pixels, "SMALL", small)
     monkeypatch.setattr(ImageFolder, "batch", 4)
     write_classes(tmp_path / "in", 100)
     (tmp_path / "in" / "digit 3" / "bad.png").write_text("no image")

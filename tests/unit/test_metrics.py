@@ -147,17 +147,19 @@ def test_rare_labels_leave_the_supported_macro_alone() -> None:
     assert enough.supported == enough.main
 
 
-def test_one_positive_gives_no_interval() -> None:
-    """Resamples of it repeat or lack that record: 0.97 [0.93, 1.00] was of the negatives alone."""
+@pytest.mark.parametrize("negative", [False, True])
+def test_one_positive_or_one_negative_gives_no_interval(negative: bool) -> None:
+    """Resamples of it repeat or lack that record: 0.97 [0.93, 1.00] was of the others alone."""
     rng = np.random.default_rng(0)
     targets = np.stack([np.arange(50) == 7, np.arange(50) < 20], axis=1)
+    targets[:, 0] ^= negative
     both = scored(targets, values := rng.normal(size=(50, 2)), resamples=50)
     rare, common = both.labels
     assert not np.isfinite([rare.auroc.low, rare.average_precision.high]).any()
     assert np.isfinite([common.auroc.low, both.main.low]).all()
     assert not np.isfinite(scored(targets[:, :1], values[:, :1], resamples=50).main.low)
     older = Estimate(0.97, 0.93, 1.0)  # as a file of an older version has it
-    assert rare.text(older) == "0.970 (1 positive: no interval)"
+    assert rare.text(older) == f"0.970 (1 {'negative' if negative else 'positive'}: no interval)"
     assert common.text(older) == "0.970 [0.930, 1.000]"
 
 

@@ -174,9 +174,10 @@ def test_a_verb_takes_a_model_or_names_the_verb_that_does(
 
 def test_odd_names_leave_the_front_matter_of_a_card_yaml(small_run: Path) -> None:
     odd = 'a: "b" # {c}'
-    facts = Facts((), "mit", (odd,), (Result(odd, odd, odd, 0.9, odd),))
+    facts = Facts("", "mit", (odd,), (Result(odd, odd, odd, 0.9, odd),))
     text = card(odd, Encoder.from_pretrained(small_run, device="cpu").config, "w", {}, facts)
     front = yaml.safe_load(text.split("---\n")[1])
+    assert '\n# a: "b" \\# {c}\n' in text
     (result,) = front["model-index"][0]["results"]
     assert front["datasets"] == [odd] and result["metrics"][0]["value"] == 0.9
     assert result["dataset"]["name"] == result["task"]["name"] == odd

@@ -13,6 +13,7 @@ from evaluation_stores import write_store
 
 from latentcast.config import Config
 from latentcast.errors import LatentcastError
+from latentcast.evaluation import cache
 from latentcast.report import embedding
 from latentcast.report.run import report_run
 from latentcast.runs import summarise
@@ -80,6 +81,29 @@ def test_own_labels_and_metadata_are_scored_listed_and_drawn(
                 "metadata-site": "site 0, site 1, site 2"}[name]  # fmt: skip
     assert re.search(f"coloured by {coloured}", page)
     assert ("MAE" in page) == (name == "metadata-age")
+
+
+def test_features_that_a_probe_read_are_read_again_or_fill_the_disk(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    first = probe(run, task="labels")
+    files = list((tmp_path / "latentcast" / "features").iterdir())
+    assert len(files) == 3 and not first.notes
+    without = probe(run, task="labels", cache=False)
+    monkeypatch.setattr(cache, "extract", lambda *_, **__: pytest.fail("read again"))
+    assert [row.score for row in probe(run, task="labels").rows] == [
+        row.score for row in without.rows
+    ]
+    oldest = min(files, key=lambda file: file.stat().st_mtime_ns)
+    cache._make_room(oldest.parent, sum(file.stat().st_size for file in files) - 1)
+    assert set(oldest.parent.iterdir()) == {*files} - {oldest}
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "file"))
+    assert "features are not kept in" in probe(run, task="labels").notes[0]
 
 
 def test_the_command_says_which_task_suits_and_names_a_wrong_one(run: Path) -> None:

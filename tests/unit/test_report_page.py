@@ -17,7 +17,8 @@ from latentcast.evaluation.tasks import ptbxl
 from latentcast.report import embedding
 from latentcast.report.page import write_report
 from latentcast.report.pictures import FeatureMap, Surprise
-from latentcast.report.style import PALETTE, stylesheet
+from latentcast.report.style import PALETTE
+from latentcast.report.templates import render
 from latentcast.report.verdict import Verdict
 from latentcast.report.verdict import verdict as verdict_of
 from latentcast.signals.synthetic import synthetic_recording
@@ -365,6 +366,18 @@ def test_every_task_has_a_page_and_says_which_classes_its_map_shows(
     assert len(coloured) == min(len(classes), 8) and set(coloured) <= set(classes)
 
 
+def test_a_label_of_one_positive_has_no_interval_in_an_older_file(
+    tmp_path: Path, quick: None
+) -> None:
+    inputs = arguments()
+    rates = {name: estimate(0.97) for name in ("sensitivity", "ppv", "f1")}
+    score = inputs["probe"]["rows"][0]["score"]
+    score["points"] = [{"name": "HYP", "threshold": 0.4, "specificity": estimate(0.7), **rates}]
+    score["labels"][1] |= {"positives": 1, "auroc": estimate(0.97)}
+    text = Page(write(tmp_path, inputs).read_text("utf-8")).text
+    assert text.count("0.970 (1 positive: no interval)") == 4 and "0.970 [" not in text
+
+
 def test_leaks_stand_above_the_result(tmp_path: Path, quick: None) -> None:
     inputs = arguments()
     inputs["probe"]["leaks"] = [
@@ -470,6 +483,9 @@ def test_a_run_without_a_probe_says_where_it_stands_and_claims_nothing(tmp_path:
     page = plain(tmp_path, steps=100)
     assert "Stands at step 59 of 100" in page.text and "Not probed" in page.text
     assert "Trained for 59 steps" in plain(tmp_path).text
+    one = plain(tmp_path, metrics=[{"step": 1, "loss": 0.1}], steps=1).text
+    assert "Trained for 1 step" in one
+    assert "1 logged row, the last" in one and "1 steps" not in one
     assert page.count("figure") == 1 and "Caveats" not in page.text
     for claim in ("beats", "AUROC", "accuracy", "surprised", "t-SNE"):
         assert claim not in page.text
@@ -518,6 +534,9 @@ def test_several_probes_have_a_section_each_and_the_first_the_headline(tmp_path:
     other = probe(to_random=-0.03) | {"task": "form"}
     page = plain(tmp_path, probes=[ProbeReport.from_json(each) for each in (probe(), other)])
     assert "Probe: superdiagnostic" in page.text and "Probe: form" in page.text
+    first, second = page.text.split("Probes side by side")[1].split("form", 1)
+    assert "+0.030 [+0.010, +0.050] (random-initialised)" in first
+    assert second.index("−0.030 [−0.050, −0.010]") < second.index("Probe:")
     assert "Pretrained beats random" in page.text and "is worse than" not in page.text
     assert page.count("b") == 3
 
@@ -569,7 +588,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_text_and_marks_can_be_read_on_light_and_on_dark() -> None:
-    pages = re.findall(r"--page:(#\w+)", stylesheet())
+    pages = re.findall(r"--page:(#\w+)", render("style.css"))
     for background, which in zip(pages, (0, 1), strict=True):
         for role, colours in PALETTE.items():
             if role in ("rule", "faint"):

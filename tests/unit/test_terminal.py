@@ -24,7 +24,7 @@ from latentcast.evaluation.tables import print_probe
 from latentcast.monitors.journal import Journal
 from latentcast.report import embedding
 from latentcast.report.embedding import plot_embedding
-from latentcast.report.markup import svg
+from latentcast.report.svg import of_figure
 from latentcast.runs import compare, print_comparison, print_runs, summarise
 from latentcast.signals.recording import from_signal
 from latentcast.terminal import Terminal
@@ -114,7 +114,9 @@ def test_a_label_in_a_picture_is_no_mathematics_no_id_and_not_left_out(
     names = ["_hidden", r"$\nothing$", f'a id="q" #1c2128 {EVIL}']
     members = np.eye(3, dtype=bool)[np.arange(30) % 3]
     figure = plot_embedding(np.random.default_rng(0).normal(size=(30, 4)), members, names)
-    root = ElementTree.fromstring(svg(figure, "map", EVIL, recolour=True).replace("xlink:", ""))
+    root = ElementTree.fromstring(
+        of_figure(figure, "map", EVIL, recolour=True).replace("xlink:", "")
+    )
     texts = [str(element.text).strip() for element in root.iter() if element.tag.endswith("text")]
     for name in names:  # in the legend, and above its own map
         assert sum(text.startswith(name[:16]) for text in texts) == 2, name

@@ -140,13 +140,16 @@ def test_a_damaged_shard_is_trained_on(
     assert (tmp_path / "run").exists() == resumed
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "environment.json"])
+@pytest.mark.parametrize(
+    ("file", "lines"), [("config.yaml", 0), ("environment.json", 0), ("config.yaml", 1)]
+)
 def test_a_run_whose_configuration_or_record_was_edited_is_resumed(
-    file: str, small_store: Path, small_config: Config, tmp_path: Path
+    file: str, lines: int, small_store: Path, small_config: Config, tmp_path: Path
 ) -> None:
+    """Also where the first line, its checksum, is gone as well."""
     short = small_config.updated({"train.steps": 4})
     train(short, small_store, tmp_path)
-    text = (tmp_path / file).read_text()
+    text = "".join((tmp_path / file).read_text().splitlines(keepends=True)[lines:])
     for old, new in (("clip: 5.0", "clip: 0.1"), ('"records": ', '"records": 1')):
         (tmp_path / file).write_text(text := text.replace(old, new))
     assert any("was changed" in problem for problem in RunFolder.read(tmp_path).problems)

@@ -22,6 +22,7 @@ from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import digested
 from latentcast.recipes import RECIPES, recipe
+from latentcast.runs.folder import write_config
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.verification.audit import run as audited
@@ -208,8 +209,8 @@ TAMPERED: dict[str, tuple[Change, set[str]]] = {
     "checkpoint renamed": (lambda run: (run / "checkpoints" / "step-00000012").rename(
         run / "checkpoints" / "step-00000011"), {"run.checkpoints", "run.weights"}),  # type: ignore[arg-type, return-value]
     "checkpoints missing": (lambda run: shutil.rmtree(run / "checkpoints"), {"run.checkpoints"}),
-    "other configuration": (lambda run: (run / "config.yaml").write_text(  # type: ignore[arg-type, return-value]
-        (run / "config.yaml").read_text().partition("\n")[2].replace("lr: 0.001", "lr: 0.002")),
+    "other configuration": (lambda run: write_config(
+        run / "config.yaml", load(run / "config.yaml").updated({"optimizer.lr": 0.002})),
         {"run.configuration", "run.lr"}),
     "another store": (edit_json("environment.json", lambda e: e["data"]["sha256"].update(
         {"shard-00000.npy": "0" * 64})), {"run.data"}),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trainings import FAULTS, VARIANTS, script
+from other_trainings import BEGIN, TRAININGS
+from trainings import FAULTS, VARIANTS, momentum, script
 
 from latentcast.cli import main
 from latentcast.errors import LatentcastError
@@ -22,24 +24,48 @@ __all__ = ["watched_fixture"]
 
 
 def run(source: str, **options: Any) -> Watch:
-    with watching(momentum=lambda n: 0.9 + 0.1 * n / 200, **options) as watch:
+    with watching(momentum=momentum, total=200, **options) as watch:
         exec(compile(source, "training", "exec"), {"__name__": "__main__"})
     return watch
 
 
+@pytest.fixture
+def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Watch]:
+    """Runs a training as rank 1, where it has ranks, and then as rank 0, which reports."""
+
+    def run_all(source: str) -> Watch:
+        if "RANK" not in source:
+            return run(source)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        run(source)
+        monkeypatch.setenv("RANK", "0")
+        return run(source)
+
+    return run_all
+
+
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_of_a_training_is_named(name: str) -> None:
+def test_fault_of_a_training_is_named(name: str, on_ranks: Callable[[str], Watch]) -> None:
     fault = FAULTS[name]
-    found = run(script(fault.variant, fault.edits)).verified
+    found = on_ranks(script(fault.variant, fault.edits)).verified
     assert fault.line in found.broken, str(found)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_right_training_is_left_alone(variant: str) -> None:
-    watch = run(script(variant))
+def test_a_right_training_is_left_alone(variant: str, on_ranks: Callable[[str], Watch]) -> None:
+    watch = on_ranks(script(variant))
     assert watch.holds, str(watch.verified)
     assert not watch.session.failures
     assert any(line.id == "ema.formula" for line in watch.lines)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_right_training_that_is_written_differently_is_left_alone(name: str) -> None:
+    with watching(total=200) as watch:
+        exec(compile(BEGIN + TRAININGS[name], "training", "exec"), {"__name__": "__main__"})
+    assert watch.holds, str(watch.verified)
+    assert not watch.session.failures
 
 
 def weights_after(source: str, **options: Any) -> list[torch.Tensor]:

@@ -70,6 +70,12 @@ for step in range(STEPS):
     average(step)
 """
 
+
+def momentum(step: int) -> float:
+    """As the script has it."""
+    return 0.9 + 0.1 * step / 200
+
+
 Edit = tuple[str, str]
 RATES = """    for group in optimizer.param_groups:
         group["lr"] = rate(step)
@@ -83,6 +89,23 @@ SCHEDULED = (("    average(step)\n", "    average(step)\n    scheduler.step()\n"
 VARIANTS: dict[str, tuple[Edit, ...]] = {
     "plain": (),
     "scheduler": (SCHEDULER, *SCHEDULED),
+    "cosine": (
+        (SCHEDULER[0], SCHEDULER[1].replace("LambdaLR(optimizer, lambda n: (n + 1) / 20)",
+                                            "CosineAnnealingLR(optimizer, 200)")),
+        *SCHEDULED,
+    ),
+    "ranks": (
+        ("import torch\n", "import torch, os\n"), ("torch.manual_seed(0)", "torch.manual_seed(int(os.environ.get('RANK', 0)))"),
+        ("TensorDataset(samples), batch_size=16", "TensorDataset(samples), batch_size=16, collate_fn=masked"),
+        ("samples = torch", """
+def masked(rows):
+    mask = torch.rand(16) < 0.5
+    return torch.stack([row[0] for row in rows]), mask
+
+
+samples = torch"""),
+        ("        (x,) = next", "        x, mask = next"),
+    ),
     "resumed": (
         SCHEDULER, *SCHEDULED,
         ("batches = iter(loader)\n", """
@@ -98,6 +121,18 @@ batches = iter(loader)
     "workers": (
         ("shuffle=True)", "shuffle=True, num_workers=2, worker_init_fn=seeded)"),
         ("samples = torch", "def seeded(worker):\n    np.random.seed(worker)\n\n\nsamples = torch"),
+    ),
+    "average made by its first update": (
+        ("teacher = copy.deepcopy(student).requires_grad_(False).eval()", "teacher = None"),
+        ("            target = teacher(x)\n", "            target = x.roll(1, 1)\n"),
+        ("def average(step):\n", """def average(step):
+    global teacher
+    if teacher is None:
+        teacher = copy.deepcopy(student).requires_grad_(False).eval()
+"""),
+    ),
+    "warm-up of one step": (
+        ("return 1e-2 * (step + 1) / 20", "return 1e-2 * (1 - step / 20 if step else 0.01)"),
     ),
     "frozen": (
         ("weights = [", "student.stem.requires_grad_(False)\nstudent.norm.requires_grad_(False)\n"
@@ -194,7 +229,7 @@ FAULTS = {
         (FROZEN, ".eval()"), ("        with torch.no_grad():\n            target", "        if True:\n            target"))),
     "teacher is another network at the start": Fault("ema.start", (("teacher = copy.deepcopy(student)", "teacher = Encoder()"),)),
     "statistics of the teacher left behind": Fault("ema.buffers", (("        t.copy_(s)\n", "        pass\n"),)),
-    "counters of the teacher zeroed": Fault("ema.integer-buffers", (("t.copy_(s)", "t.lerp_(s, 0.1) if t.is_floating_point() else t.mul_(0)"),)),
+    "counters of the teacher zeroed": Fault("ema.integer-buffers", (("BatchNorm1d(16)", "BatchNorm1d(16, momentum=None)"), ("t.copy_(s)", "t.lerp_(s, 0.1) if t.is_floating_point() else t.mul_(0)"),)),
     "no zero_grad": Fault("step.cleared", ((AT_END, "    average(step)\n"),)),
     "micro-batches added up": Fault("step.divided", (("(loss / MICRO)", "loss"),)),
     "NaN in the gradient replaced": Fault("step.finite", (
@@ -210,6 +245,11 @@ FAULTS = {
         ("    scheduler.step()\n", ""), (BACKWARD, BACKWARD + "        scheduler.step()\n")), "scheduler"),
     "scheduler before the optimizer": Fault("schedule.order", (
         ("    average(step)\n    scheduler.step()\n", "    average(step)\n"), (STEP, "    scheduler.step()\n" + STEP)), "scheduler"),
+    "cosine made for fewer steps": Fault("schedule.end", (("CosineAnnealingLR(optimizer, 200)", "CosineAnnealingLR(optimizer, 130)"),), "cosine"),
+    "scheduler with too few steps": Fault("schedule.end", (("CosineAnnealingLR(optimizer, 200)", "OneCycleLR(optimizer, 1e-2, total_steps=150)"),), "cosine"),
+    "equal seeds on all ranks": Fault("ranks.batches", (("'RANK', 0)))", "'RANK', 0)) * 0)"),), "ranks"),
+    "equal masks on all ranks": Fault("ranks.batches", (
+        ("    mask = torch.rand(16) < 0.5\n", "    mask = torch.rand(16, generator=masks) < 0.5\n"), ("\ndef masked", "\nmasks = torch.Generator().manual_seed(0)\n\n\ndef masked")), "ranks"),
     "resume with the schedule at 0": Fault("resume.schedule", (("__wrapped__(optimizer)\n    scheduler.step()\n", "__wrapped__(optimizer)\n"),), "resumed"),
     "optimizer made again in each step": Fault("optimizer.state", ((STEP, "    optimizer = torch.optim.AdamW(weights, lr=rate(step))\n" + STEP),)),
     "frozen weights that move": Fault("weights.frozen", (

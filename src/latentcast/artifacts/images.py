@@ -17,7 +17,6 @@ from latentcast.artifacts.rejections import Rejections
 from latentcast.artifacts.stores import readable_store
 from latentcast.config import EcgInput, ImageInput
 from latentcast.data.convert import reason_of
-from latentcast.data.formats import open_source
 from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
@@ -158,6 +157,8 @@ class ImageReader:
         if is_store(path):
             yield from self._images(Store.open(path))
         elif not (path.is_file() and is_image(path)):
+            from latentcast.data.formats import open_source  # the readers of all formats
+
             # Labels and splits mean nothing here: what is unclear about them refuses no image.
             yield from self._of_source(open_source(path, "image", annotated=False))
         else:

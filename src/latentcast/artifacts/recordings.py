@@ -18,7 +18,6 @@ from torch import Tensor
 from latentcast.artifacts.rejections import Rejections
 from latentcast.artifacts.stores import readable_store
 from latentcast.config import EcgInput
-from latentcast.data.formats import is_array_file, open_source
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, printable
 from latentcast.places import is_store
@@ -32,10 +31,6 @@ from latentcast.signals.readers.arrays import (
     channels_of,
     check_array,
 )
-from latentcast.signals.readers.ecg_files import lacks_its_rate
-from latentcast.signals.readers.file_table import FileTable
-from latentcast.signals.readers.hdf5 import is_hdf5
-from latentcast.signals.readers.listed_files import FilePattern
 from latentcast.signals.recording import INVALID, Recording, hertz
 from latentcast.signals.windows import window_starts
 from latentcast.source import BadRecord, RecordRef, Source
@@ -243,6 +238,8 @@ class RecordingReader:
                 yield from _of_source(source)
             case Iterable() if not isinstance(source, bytes | Mapping):
                 if isinstance(source, list | tuple):
+                    from latentcast.signals.readers.ecg_files import lacks_its_rate
+
                     paths = [item for item in source if isinstance(item, str | Path)]
                     beside_lacking = any(lacks_its_rate(Path(path)) for path in paths)
                 for item in source:
@@ -254,6 +251,13 @@ class RecordingReader:
                 )
 
     def _of_path(self, path: Path, beside_lacking: bool) -> Iterator[tuple[str, str | None, Load]]:
+        # The readers of all formats, which an encoder alone does not wait for.
+        from latentcast.data.formats import is_array_file, open_source
+        from latentcast.signals.readers.ecg_files import lacks_its_rate
+        from latentcast.signals.readers.file_table import FileTable
+        from latentcast.signals.readers.hdf5 import is_hdf5
+        from latentcast.signals.readers.listed_files import FilePattern
+
         other, axes = self.config.signal == "other", self.axes
         listed = not other and (FileTable.detects(path) or FilePattern.detects(path))
         if is_array_file(path) or is_hdf5(path):

@@ -41,6 +41,7 @@ def ingest(
     splits: Literal["named", "none"] | None = None,
     label_column: str | None = None,
     workers: int | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Read recordings or images into a store; a killed ingest goes on where it was.
 
@@ -84,7 +85,9 @@ def ingest(
         splits: where only some folders or files are named like splits: "named" trains on the
             others, "none" takes no name for that of a split.
         label_column: column of the labels of a parquet file or Hugging Face dataset.
-        workers: reader processes (images: threads); all processors by default.
+        workers: reader processes (of large images: threads); all processors by default.
+        cluster: of Ray, whose machines read instead: auto, local, ray://HOST:10001. The source is
+            on a disk that all of them have.
     """
     from collections import Counter
 
@@ -119,6 +122,7 @@ def ingest(
         splits=splits,
         label_column=label_column,
         workers=workers,
+        cluster=cluster,
     )
     console = Terminal()
     for line in done.labels:

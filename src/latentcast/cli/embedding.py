@@ -27,6 +27,7 @@ def embed(
     rename: str | None = None,
     resample: bool = False,
     missing_leads: Literal["refuse", "mean"] = "refuse",
+    cluster: str | None = None,
 ) -> None:
     """Write a vector for each recording or image, with ids, patients and splits. The same command
     goes on after an interruption.
@@ -52,6 +53,8 @@ def embed(
         resample: bring recordings at another rate to the model's.
         missing_leads: with "mean", recordings that lack leads are read with these at their mean of
             the training data.
+        cluster: of Ray, whose machines read and embed instead: auto, local, ray://HOST:10001. The
+            sources are on a disk that all of them have.
     """
     from latentcast.artifacts.rejections import summary
     from latentcast.terminal import Terminal
@@ -61,7 +64,7 @@ def embed(
         raise LatentcastError("embed: needs a source; name recordings, images, a folder or a store")
     done = write(
         model, sources, out, layer=layer, level=level, pooling=pooling, batch_size=batch_size,
-        device=device,
+        device=device, cluster=cluster,
         **recording_options(sampling_rate, leads, unit, layout, rename, resample, missing_leads),
     )  # fmt: skip
     console, n = Terminal(), len(done.rejected)

@@ -51,6 +51,7 @@ def probe(
     device: str = "auto",
     by: tuple[str, ...] = (),
     cache: Path | None = None,
+    no_cache: bool = False,
     allow_leaks: bool = False,
 ) -> None:
     """Score a run's frozen encoder next to its floors: a linear probe, for images kNN as well.
@@ -74,7 +75,9 @@ def probe(
         weights: the averaged weights (teacher) or the trained ones (student).
         device: such as cuda:1 or cpu; auto is the GPU when there is one.
         by: keys of the metadata, such as sex age device: a score for each group of test records.
-        cache: folder in which features are kept for another probe or evaluation.
+        cache: folder in which features are kept for another probe or evaluation; by default one in
+            the cache of the user, which takes at most 4 GiB.
+        no_cache: read all features anew, and keep none.
         allow_leaks: score although test records or patients were trained on; it is written into
             the scores.
     """
@@ -90,7 +93,7 @@ def probe(
     with console.status("reading features and fitting the probes"):
         report = score(
             run, data, task, layer, pooling, weights, _command(), head or None, device,
-            encoders, by, cache, allow_leaks,
+            encoders, by, False if no_cache else cache, allow_leaks,
         )  # fmt: skip
     if data_of(run) is None:
         console.print(f"{run}: the store it was trained on is not here; only leaks within {data}")

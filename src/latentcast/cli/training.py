@@ -212,7 +212,7 @@ def train(
         return 143
     if first:
         for result in results:
-            print(printable(f"{result.run}: {result.step} steps done"))
+            print(printable(f"{result.run}: {result.step} step{'s' * (result.step != 1)} done"))
     return 0
 
 

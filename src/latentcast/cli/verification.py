@@ -66,6 +66,7 @@ def watch(
     steps: int = 8,
     seconds: float | None = None,
     momentum: str | None = None,
+    total: int | None = None,
     stop: bool = False,
     out: Path | None = None,
 ) -> int:
@@ -82,6 +83,7 @@ def watch(
         seconds: looks no longer than that after the first step.
         momentum: what that of an average should be: 0.996, or 0.996:1.0:10000 for a line from one
             to the other in so many steps.
+        total: optimizer steps of the whole training; its scheduler is followed to the last one.
         stop: end the script when the report is there.
         out: folder for report.html, report.md, report.json and badge.svg.
     """
@@ -89,7 +91,8 @@ def watch(
 
     return run(
         script, arguments, module=module, steps=steps, seconds=seconds,
-        momentum=None if momentum is None else _momentum(momentum), stop=stop, out=out,
+        momentum=None if momentum is None else _momentum(momentum), total=total,
+        stop=stop, out=out,
     )  # fmt: skip
 
 

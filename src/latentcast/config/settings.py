@@ -19,7 +19,8 @@ Interval = tuple[float, float]
 class Settings(BaseModel):
     """Base of all configuration models: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Validators are built when the first configuration is read: importing would wait for all.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def divisor_near(number: int, near: int) -> int:

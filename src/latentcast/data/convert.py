@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 from latentcast.data.codecs import Target
 from latentcast.data.codecs.base import Payload, is_ours
@@ -19,12 +19,11 @@ from latentcast.signals.recording import Recording
 from latentcast.source import Annotation, BadRecord, RecordRef, Source
 
 TOGETHER = 2**18
-"""Values of recordings that are read before they are converted together: a megabyte of them stays
-near the processor."""
+"""Values of recordings, or bytes of images, that are read before they are converted together: a
+megabyte of them stays near the processor."""
 
 
-@dataclass(frozen=True)
-class Converted:
+class Converted(NamedTuple):
     """A record ready to be appended; ``labels`` are code to likelihood."""
 
     ref: RecordRef
@@ -93,7 +92,7 @@ class Converter:
                 if ref.problem is not None:
                     raise BadRecord(ref.problem)
                 one = self._open(ref, next(samples))
-                values += one.sample.signal.size if isinstance(one.sample, Recording) else TOGETHER
+                values += _size(one.sample)
                 opened.append(one)
             except Exception as error:
                 opened.append(self._rejected(ref, error))
@@ -151,8 +150,7 @@ class Converter:
         return results
 
 
-@dataclass(frozen=True)
-class _Opened:
+class _Opened(NamedTuple):
     """A record that was read."""
 
     ref: RecordRef
@@ -162,15 +160,23 @@ class _Opened:
     fold: int
 
 
+def _size(sample: Any) -> int:
+    """Values of a recording or array, bytes of a file."""
+    if isinstance(sample, Recording):
+        return sample.signal.size
+    return len(sample) if isinstance(sample, bytes) else int(sample.size)
+
+
 def _converted(opened: _Opened, payload: Payload) -> Converted:
     ref, annotation = opened.ref, opened.annotation
     metadata = payload.metadata | annotation.metadata
-    if metadata or not ref.record_id.isascii():
-        try:
+    try:
+        ref.record_id.encode()
+        if metadata:
             text = json.dumps([ref.record_id, metadata], ensure_ascii=False)
             text.encode()
             _, metadata = json.loads(text)  # its keys are texts from here on
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRecord(f"has metadata that JSON cannot hold ({error})") from error
     labels = {str(code): float(value) for code, value in annotation.labels.items()}
     return Converted(ref, payload, opened.patient_id, opened.fold, labels, metadata)

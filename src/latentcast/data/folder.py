@@ -104,15 +104,16 @@ def _flat(provenance: dict[str, Any]) -> dict[str, Any]:
     return {**provenance, **(options if isinstance(options, dict) else {}), "options": None}
 
 
-def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> LatentcastError:
-    there, here = map(_flat, (theirs, mine))
-    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+def _taken(folder: Path, stored: dict[str, Any], new: dict[str, Any]) -> LatentcastError:
+    source = new["source"]
+    stored, new = map(_flat, (stored, new))
+    keys = [key for key in sorted(stored.keys() | new.keys()) if stored.get(key) != new.get(key)]
     # Of the content of one source; sixty-four digits tell a reader nothing.
     keys = [key for key in keys if key not in ("fingerprint", "listed", "archive_sha256")]
     # With nothing else different, what was found in the first records is (their rate).
     if not keys:
         return LatentcastError(
-            f"{folder}: the source '{mine['source']}' has changed since its records were read into "
+            f"{folder}: the source '{source}' has changed since its records were read into "
             f"this store; remove {folder} to ingest it anew, or choose another --out"
         )
     if keys == ["labels"]:
@@ -121,8 +122,8 @@ def _taken(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> Latent
             f"latentcast label {folder} TABLE, or remove that folder to divide its records anew"
         )
     # What one of the two has no value for comes last: its value is not None, it is its default.
-    keys.sort(key=lambda key: None in (there.get(key), here.get(key)))
-    differing = [f"{key} {_value(there, key)} there, {_value(here, key)} here" for key in keys]
+    keys.sort(key=lambda key: None in (stored.get(key), new.get(key)))
+    differing = [f"{key} {_value(stored, key)} there, {_value(new, key)} here" for key in keys]
     return LatentcastError(
         f"{folder}: already holds another store ({'; '.join(differing[:3])}); choose "
         "another --out or remove that folder"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latentcast.archives import Unpacked, unpacked
+from latentcast.data.cluster import Cluster
 from latentcast.data.codecs import CODECS, Codec
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.data.folder import claim, clear, finished_store, lock, writing
@@ -114,6 +115,7 @@ def ingest(
     splits: SplitChoice | None = None,
     label_column: str | None = None,
     workers: int | None = None,
+    cluster: str | None = None,
     shard_bytes: int = 2**30,
     quiet: bool = False,
 ) -> IngestResult:
@@ -177,8 +179,11 @@ def ingest(
             no name for that of a split.
         label_column: of parquet files and Hugging Face datasets, the column of the labels, where
             it is not named so.
-        workers: reader processes (of images: threads); the usable processors by default, 1 reads
-            in this process.
+        workers: reader processes (of large images, and of those that are not files in folders:
+            threads); the usable processors by default, 1 reads in this process.
+        cluster: of Ray, whose machines read instead; see :class:`~latentcast.data.cluster.Cluster`
+            for its addresses. The source lies on a disk that all of them have under one name; the
+            store is written here, with the same bytes.
         shard_bytes: a shard is closed before it outgrows this.
         quiet: no progress.
 
@@ -193,6 +198,10 @@ def ingest(
         raise LatentcastError(
             f"--workers {workers}: must be at least 1; --workers 1 reads in this process"
         )
+    if workers is not None and cluster is not None:
+        raise LatentcastError(
+            f"--workers {workers}: is of this machine, and --cluster reads on others; leave one out"
+        )
     if isinstance(source, str | Path):
         apart(out, source=source)
     arguments = {
@@ -204,7 +213,8 @@ def ingest(
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     table = read_table(labels) if isinstance(labels, str | Path) else labels
-    common = (Path(out), kind, arguments, table, seed, workers, shard_bytes, quiet, started)
+    how = workers if cluster is None else Cluster(cluster, _shared(source, arguments))
+    common = (Path(out), kind, arguments, table, seed, how, shard_bytes, quiet, started)
     if not isinstance(source, str | Path) or not is_archive(source):
         return _ingest(source, None, *common)
     with unpacked(Path(source)) as archive:
@@ -219,7 +229,7 @@ def _ingest(
     arguments: dict[str, Any],
     table: TableFile | None,
     seed: int,
-    workers: int | None,
+    workers: int | Cluster | None,
     shard_bytes: int,
     quiet: bool,
     started: float,
@@ -289,6 +299,25 @@ def _ingest(
     return IngestResult(store, len(store), len(refs) - len(store), took, before, lines, read)
 
 
+def _shared(source: str | Path | Source[Any], arguments: Mapping[str, Any]) -> tuple[Path, ...]:
+    """What the machines of a cluster have to have: the files.
+
+    Raises:
+        LatentcastError: they are in an archive, which is unpacked here.
+    """
+    if isinstance(source, Source):
+        return ()
+    if is_archive(source):
+        raise LatentcastError(
+            f"{source}: is an archive, which --cluster cannot share; unpack it on a disk that all "
+            "machines have, and ingest that"
+        )
+    tables = [arguments[name] for name in ("metadata", "patients") if name in arguments]
+    files = [path for path in map(Path, (source, *tables)) if path.exists()]
+    relative = not Path(source).is_absolute()
+    return (*([Path.cwd()] if relative else []), *files)
+
+
 def _reader(
     source: str | Path | Source[Any], modality: Modality | None, arguments: Mapping[str, Any]
 ) -> type[Source[Any]] | Source[Any]:
@@ -322,7 +351,7 @@ def _write(
     writer: ShardWriter,
     converter: Converter,
     refs: Sequence[RecordRef],
-    workers: int | None,
+    workers: int | Cluster | None,
     quiet: bool,
 ) -> int:
     """All shards that are not on disk yet; how many records were read for them."""

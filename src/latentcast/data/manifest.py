@@ -45,7 +45,7 @@ _READERS = 8
 class StoreModel(BaseModel):
     """Base of what a manifest holds: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Shard(StoreModel):

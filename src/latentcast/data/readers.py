@@ -9,17 +9,24 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import numpy as np
 
+from latentcast.data.cluster import Cluster, RayExecutor
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.data.shared_payloads import SharedPayloads
 from latentcast.errors import LatentcastError
+from latentcast.images.source import ImageSource
 from latentcast.source import RecordRef
 
 Item = TypeVar("Item")
@@ -27,21 +34,29 @@ Result = TypeVar("Result")
 _FORKS = sys.platform == "linux"
 _REUSED = 2**25 - 2**16
 """Bytes: just below the most that glibc takes for a threshold."""
+_SMALL = 4
+"""Batches of small images that are one: sending one takes longer than converting some images."""
 _convert: Callable[[Sequence[Any]], list[Any]] | None = None
 """Of a reader process."""
 
 
 def convert_in_order(
-    converter: Converter, refs: Sequence[RecordRef], workers: int | None
+    converter: Converter, refs: Sequence[RecordRef], workers: int | Cluster | None
 ) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
-    source, threads = converter.source, converter.target.pool == "threads"
+    source, size = converter.source, converter.source.batch
+    threads = converter.target.pool == "threads"
+    if isinstance(source, ImageSource):
+        threads = threads or not (source.forked and _FORKS)
+        size *= 1 if threads else _SMALL
     workers = usable_processors() if workers is None else workers
-    if threads or workers <= 1 or len(refs) <= source.batch or not _FORKS:
-        yield from in_order(converter, refs, workers, source.batch, source.name, threads=threads)
+    alone = isinstance(workers, Cluster) or workers <= 1 or len(refs) <= size
+    if threads or alone or not _FORKS or converter.target.modality != "ecg":
+        yield from in_order(converter, refs, workers, size, source.name, threads=threads)
         return
+    assert isinstance(workers, int)
     shared = SharedPayloads.of(converter, _under_way(workers) + 1)
-    batches = [refs[i : i + source.batch] for i in range(0, len(refs), source.batch)]
+    batches = [refs[i : i + size] for i in range(0, len(refs), size)]
     for found in in_order(shared, list(enumerate(batches)), workers, 1, source.name):
         yield from shared.received(found)
 
@@ -49,7 +64,7 @@ def convert_in_order(
 def in_order(
     convert: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
-    workers: int | None,
+    workers: int | Cluster | None,
     size: int,
     name: str,
     *,
@@ -59,7 +74,7 @@ def in_order(
 
     Args:
         convert: goes to each process once, and so may be large; results are small.
-        workers: processes, or threads; None for the usable processors, 1 for none.
+        workers: processes, or threads; None for the usable processors, 1 for none; or a cluster.
         name: of the source, for an error.
 
     Raises:
@@ -68,21 +83,21 @@ def in_order(
     workers = usable_processors() if workers is None else workers
     _reuse_memory()
     batches = (items[i : i + size] for i in range(0, len(items), size))
-    if workers <= 1 or len(items) <= size:
+    if not isinstance(workers, Cluster) and (workers <= 1 or len(items) <= size):
         for batch in batches:
             yield from convert(batch)
         return
-    pool, call = _pool(convert, workers, threads)
+    pool, call, calls = _pool(convert, workers, threads)
     with pool:
         pending: deque[Future[list[Result]]] = deque()
         try:
             for batch in batches:
                 pending.append(pool.submit(call, batch))
-                if len(pending) > _under_way(workers):
+                if len(pending) > _under_way(calls):
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
-        except BrokenProcessPool as error:
+        except BrokenExecutor as error:
             raise LatentcastError(
                 f"{name}: a reader process died; run again with --workers 1 to see where"
             ) from error
@@ -97,14 +112,18 @@ def _under_way(workers: int) -> int:
 
 
 def _pool(
-    convert: Callable[[Sequence[Item]], list[Result]], workers: int, threads: bool
-) -> tuple[Executor, Callable[[Sequence[Item]], list[Result]]]:
-    """What converts batches at the same time, and what it is to call."""
+    convert: Callable[[Sequence[Item]], list[Result]], workers: int | Cluster, threads: bool
+) -> tuple[Executor, Callable[[Sequence[Item]], list[Result]], int]:
+    """What converts batches at the same time, what it is to call, and how many at a time."""
+    if isinstance(workers, Cluster):
+        cluster = RayExecutor(workers)
+        return cluster, convert, cluster.calls
     if threads:
-        return ThreadPoolExecutor(workers), convert
+        return ThreadPoolExecutor(workers), convert, workers
     # Forked workers start in milliseconds and share what the source has loaded.
     context = multiprocessing.get_context("fork" if _FORKS else "spawn")
-    return ProcessPoolExecutor(workers, context, _start_worker, (convert,)), _convert_batch
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (convert,))
+    return pool, _convert_batch, workers
 
 
 def _reuse_memory() -> None:

@@ -27,11 +27,12 @@ def log_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.log.partial"
 
 
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line: ``records`` and ``rejected`` since the one before, ``first`` how many of each
-    there were before it; ``bytes`` and ``crc`` are of all of the shard's data so far."""
+def append(path: Path, line: dict[str, Any], records: str) -> None:
+    """Add a line: ``records`` (a list in JSON) and ``rejected`` since the one before, ``first`` how
+    many of each there were before it; ``bytes`` and ``crc`` are of all of the shard's data so far.
+    """
     with path.open("a", encoding="utf-8") as file:
-        file.write(digested_line(line) + "\n")
+        file.write(digested_line(line | {"records": []}, records=records) + "\n")
 
 
 def lines_that_fit(log: Path, shard: Path, header: int) -> Iterator[dict[str, Any]]:
@@ -48,7 +49,7 @@ def lines_that_fit(log: Path, shard: Path, header: int) -> Iterator[dict[str, An
         for text in lines:
             try:
                 line = parse_object(text)
-                check_digest(line)
+                check_digest(line, text.decode())
                 end, after = int(line["bytes"]), [len(line["records"]), len(line["rejected"])]
             except (ValueError, KeyError, TypeError):
                 return

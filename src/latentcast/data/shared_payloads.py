@@ -42,13 +42,12 @@ class SharedPayloads:
         self, start: int, refs: Sequence[RecordRef]
     ) -> tuple[list[Converted | Rejected], list[int]]:
         results, sizes, end = self.converter(refs), list[int](), start + ROOM
-        for result in results:
-            size = len(result.payload.data) if isinstance(result, Converted) else 0
-            if isinstance(result, Converted) and 0 < size <= end - start:
-                self.memory[start : start + size] = result.payload.data
-                result.payload.data = b""
-            else:
-                size = 0
+        for place, result in enumerate(results):
+            data = result.payload.data if isinstance(result, Converted) else b""
+            size = len(data) if isinstance(data, bytes) and len(data) <= end - start else 0
+            if isinstance(result, Converted) and size:
+                self.memory[start : start + size] = data
+                results[place] = result._replace(payload=result.payload._replace(data=b""))
             sizes.append(size)
             start += size
         return results, sizes
@@ -59,7 +58,8 @@ class SharedPayloads:
         start, view = self._start(number), memoryview(self.memory)
         for result, size in zip(results, sizes, strict=True):
             if isinstance(result, Converted) and size:
-                result.payload.data = view[start : start + size]
+                data = view[start : start + size]
+                result = result._replace(payload=result.payload._replace(data=data))
             start += size
             yield result
 

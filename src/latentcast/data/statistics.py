@@ -7,6 +7,7 @@ of the records nor on how many processes read them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import add
 from typing import Any
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from latentcast.data.manifest import Statistics
 
 _BLOCK = 1 << 20
+_PIXELS, _ROWS = 256, 64
+"""Of images, pixels of a row and rows that are added at once."""
 Bools = npt.NDArray[np.bool_]
 
 
@@ -69,6 +72,43 @@ class ChannelSums:
         totals = floats.sum(axis=2).astype(np.int64).tolist()
         squares = np.einsum("nls,nls->nl", floats, floats).astype(np.int64).tolist()
         samples = (counts.shape[2],) * counts.shape[1]
+        return [
+            cls(1, samples, tuple(total), tuple(square))
+            for total, square in zip(totals, squares, strict=True)
+        ]
+
+    @classmethod
+    def of_images(cls, images: Sequence[npt.NDArray[np.uint8]]) -> list[ChannelSums]:
+        """Of each of several images ``(height, width, channels)`` of one shape."""
+        size = images[0].size if images else 1
+        together = max(1, _BLOCK // 4 // size)
+        return [
+            sums
+            for start in range(0, len(images), together)
+            for sums in cls._of_images(images[start : start + together])
+        ]
+
+    @classmethod
+    def _of_images(cls, images: Sequence[npt.NDArray[np.uint8]]) -> list[ChannelSums]:
+        height, width, channels = images[0].shape
+        flat = [image.reshape(-1) for image in images]
+        values = np.stack(flat) if len(flat) > 1 else flat[0][None]
+        count = values.shape[1]
+        # Rows of some hundred values that are added one under the other, in whole numbers: the
+        # square of a byte fits into 16 bits, and 2^16 such squares into 32.
+        row = channels * _PIXELS
+        added = np.zeros((2, len(images), row))
+        for start in range(0, count, row * _ROWS):
+            block = values[:, start : start + row * _ROWS].astype(np.uint16)
+            aligned = block.shape[1] // row * row
+            for power in added:
+                rows = block[:, :aligned].reshape(len(images), -1, row)
+                power += rows.sum(axis=1, dtype=np.uint32)
+                power[:, : block.shape[1] - aligned] += block[:, aligned:]
+                block *= block
+        ones = np.tile(np.eye(channels), (_PIXELS, 1))
+        totals, squares = (added @ ones).astype(np.int64).tolist()
+        samples = (height * width,) * channels
         return [
             cls(1, samples, tuple(total), tuple(square))
             for total, square in zip(totals, squares, strict=True)

@@ -37,13 +37,16 @@ from latentcast.errors import LatentcastError
 from latentcast.files import (
     check_digest,
     digested_line,
-    read_object,
+    listed,
+    parse_object,
+    read_text,
     replacing,
     sha256,
     sync,
     write_text,
 )
 
+_metadata = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 REJECTED = ["record", "file", "reason"]
 """Columns of a table of records that are left out."""
 _NPY_HEADER = 128
@@ -90,9 +93,10 @@ def read_sidecars(folder: Path) -> Iterator[Sidecar]:
     number = 0
     while (path := sidecar_path(folder, number)).is_file():
         try:
-            record = read_object(path)
+            text = read_text(path)
+            record = parse_object(text)
             if "digest" in record:  # an ingest that an earlier version began has none
-                check_digest(record)
+                check_digest(record, text)
             sidecar = Sidecar(**{k: v for k, v in record.items() if k != "digest"})
         except (OSError, ValueError, TypeError) as error:
             raise LatentcastError(
@@ -133,6 +137,8 @@ class ShardWriter:
     _extent: int = 0
     _records: list[dict[str, Any]] = field(default_factory=list)
     _rejected: list[dict[str, str]] = field(default_factory=list)
+    _texts: list[str] = field(default_factory=list)
+    """JSON of the records that are in the log."""
     _sums: ChannelSums | None = None
     _crc: int = 0
     _reached: Reached | None = None
@@ -161,6 +167,7 @@ class ShardWriter:
         """Go on behind these lines of the log."""
         for line in lines:
             self._records += line["records"]
+            self._texts.append(listed(line["records"]))
             self._rejected += line["rejected"]
         last = lines[-1]
         self._bytes, self._extent, self._crc = last["bytes"], last["extent"], last["crc"]
@@ -194,12 +201,13 @@ class ShardWriter:
             self._file.flush()
         line = {
             "first": [before.records, before.rejected],
-            "records": self._records[before.records : now.records],
             "rejected": self._rejected[before.rejected : now.rejected],
             "next_ref": now.next_ref, "bytes": now.bytes, "extent": now.extent, "crc": now.crc,
             "sums": None if now.sums is None else asdict(now.sums),
         }  # fmt: skip
-        shard_log.append(shard_log.log_path(self.folder, self.number), line)
+        text = listed(self._records[before.records : now.records])
+        shard_log.append(shard_log.log_path(self.folder, self.number), line, text)
+        self._texts.append(text)
         self._logged = now
 
     def add(self, record: Converted, position: int) -> None:
@@ -255,15 +263,16 @@ class ShardWriter:
             self._partial.replace(self.folder / file)
         elif not self._rejected:
             return
-        sidecar = Sidecar(
-            file, self._extent, digest, next_ref, self._records, self._rejected, asdict(sums)
-        )
-        # Not of asdict, which copies the metadata of every record.
-        write_text(sidecar_path(self.folder, self.number), digested_line(vars(sidecar)))
+        sidecar = Sidecar(file, self._extent, digest, next_ref, [], self._rejected, asdict(sums))
+        logged = 0 if self._logged is None else self._logged.records
+        records = ",".join(filter(None, (*self._texts, listed(self._records[logged:]))))
+        # Not of asdict, which copies the rejected ones.
+        line = digested_line(vars(sidecar), records=records)
+        write_text(sidecar_path(self.folder, self.number), line)
         shard_log.log_path(self.folder, self.number).unlink(missing_ok=True)
         self.number += 1
         self._file, self._bytes, self._extent, self._sums = None, 0, 0, None
-        self._records, self._rejected = [], []
+        self._records, self._rejected, self._texts = [], [], []
         self._crc, self._logged = 0, None
 
     def abandon(self) -> None:
@@ -298,8 +307,7 @@ def finish(
                 runs += [(len(columns["shard"]), *run) for run in record["runs"]]
                 for name, values in columns.items():
                     values.append(len(shards) if name == "shard" else record[name])
-                text = json.dumps(record["metadata"], ensure_ascii=False, sort_keys=True) + "\n"
-                checksum.update(line := text.encode("utf-8"))
+                checksum.update(line := f"{_metadata(record['metadata'])}\n".encode())
                 metadata.write(line)
                 metadata_offset.append(metadata_offset[-1] + len(line))
                 has_metadata = has_metadata or bool(record["metadata"])

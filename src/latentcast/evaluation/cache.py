@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -31,12 +33,14 @@ from latentcast.npy import read_members
 Layers = dict[str, npt.NDArray[np.float32]]
 
 CODE = (
-    "nn", "data", "signals", "artifacts", "evaluation/features.py", "evaluation/baselines.py",
-    "evaluation/foreign", "evaluation/missing_leads.py",
+    "nn", "data", "signals", "images", "artifacts", "evaluation/features.py",
+    "evaluation/baselines.py", "evaluation/foreign", "evaluation/missing_leads.py",
 )  # fmt: skip
 """Folders and files of the package that decide what a feature is."""
 FORMAT = 2
 """Of the files; 2 has the seconds that reading took."""
+MOST = 4 * 2**30
+"""Bytes of the folder that nobody named."""
 
 
 @runtime_checkable
@@ -55,12 +59,16 @@ class FeatureCache:
 
     Attributes:
         folder: of the files, made when the first one is written; None keeps them in memory.
-        notes: sentences about files that were damaged, and were computed again.
+        notes: sentences about files that were damaged, and were computed again, or are not kept.
         found, computed: how many sources had features in it for a store, and had not.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, most: int | None = None) -> None:
+        """``most`` bytes stay in a folder that the caller did not name: what was used longest ago
+        goes. There nothing is computed for the sake of the cache alone, and what cannot be written
+        is not kept."""
         self.folder = None if folder is None else Path(folder)
+        self.most = most
         self.notes: list[str] = []
         self.found = self.computed = 0
         self._counted = set[str]()
@@ -83,7 +91,11 @@ class FeatureCache:
             LatentcastError: what ``extract`` refuses; or a file cannot be written.
         """
         key, computed = _key(source, store, pooling, windows), _computed_rows(store)
-        if self.folder is None or fingerprint_of(source) is None:
+        lasting = self.folder is not None and fingerprint_of(source) is not None
+        few = 2 * len(rows) < len(computed)
+        if self.most is not None and (few or not lasting):
+            return extract(source, store, rows, pooling=pooling, windows=windows)
+        if self.folder is None or not lasting:
             # The source is kept beside its features, so that its id stays its own.
             place = (id(source), key)
             if place not in self._in_memory:
@@ -128,21 +140,62 @@ class FeatureCache:
         except (OSError, ValueError) as problem:
             self.notes.append(f"{file}: is damaged ({problem}); computed again")
             return None
+        if self.most is not None:
+            with suppress(OSError):  # of another user's, or on a disk for reading only
+                os.utime(file)
         return dict(zip(names, arrays.values(), strict=True))
 
     def _write(self, file: Path, key: str, layers: Mapping[str, npt.NDArray[np.float32]]) -> None:
         arrays: dict[str, Any] = {"key": np.array(key), "layers": np.array(list(layers))}
         arrays["seconds"] = np.array(self._seconds[key])
         arrays |= {str(place): features for place, features in enumerate(layers.values())}
+        size = sum(array.nbytes for array in arrays.values())
+        if self.most is not None and size > self.most:
+            self.notes.append(
+                f"features of {size / 2**30:.1f} GiB are not kept in {file.parent}, which holds at "
+                f"most {self.most / 2**30:.0f}; --cache FOLDER keeps them"
+            )
+            return
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            # Of patients, and in a folder that nobody named: for this user alone.
+            file.parent.mkdir(0o777 if self.most is None else 0o700, parents=True, exist_ok=True)
             with replacing(file) as draft, draft.open("wb") as stream:
                 np.savez(stream, **arrays)
+            if self.most is not None:
+                _make_room(file.parent, self.most)
         except OSError as error:
+            if self.most is not None:
+                self.notes.append(
+                    f"features are not kept in {file.parent} ({error}); --cache FOLDER keeps them, "
+                    "--no-cache does not try"
+                )
+                return
             raise LatentcastError(
                 f"{file}: cannot be written ({error}); free space, or name another folder with "
                 "--cache"
             ) from None
+
+
+def usual_folder() -> Path | None:
+    """Of the features that probes keep for the next one: in the cache of the user; None where there
+    is none."""
+    named = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    home = Path(named or os.path.expanduser("~/.cache"))  # noqa: PTH111  # Path's raises
+    return home / "latentcast" / "features" if home.is_absolute() else None
+
+
+def _make_room(folder: Path, most: int) -> None:
+    """Remove the files that were used longest ago, until the others take ``most`` bytes."""
+    states = []
+    for file in folder.glob("*.npz"):
+        with suppress(FileNotFoundError):  # another process makes room as well
+            states.append((file.stat().st_mtime_ns, file.stat().st_size, file))
+    left = sum(size for _, size, _ in states)
+    for _, size, file in sorted(states):
+        if left <= most:
+            return
+        file.unlink(missing_ok=True)
+        left -= size
 
 
 def _key(source: FeatureSource, store: Store, pooling: str, windows: Windows) -> str:

@@ -57,10 +57,12 @@ class LabelScore:
     average_precision: Estimate = UNDEFINED
 
     def text(self, score: Estimate) -> str:
-        """One of its scores as it is printed: resamples of one positive are no interval."""
-        if self.positives != 1 or not math.isfinite(score.value):
+        """One of its scores as it is printed: resamples of one record are no interval."""
+        counts = {"positive": self.positives, "negative": self.records - self.positives}
+        single = next((name for name, count in counts.items() if count == 1), None)
+        if single is None or not math.isfinite(score.value):
             return score.text()
-        return f"{number(score.value)} (1 positive: no interval)"
+        return f"{number(score.value)} (1 {single}: no interval)"
 
 
 @dataclass(frozen=True)

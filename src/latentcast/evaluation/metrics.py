@@ -256,12 +256,19 @@ def draw(patient_ids: Sequence[str] | npt.NDArray[np.str_], resamples: int, seed
     return counts
 
 
+def of_single_record(targets: Array) -> Bools:
+    """The labels ``(C,)`` that one record alone has, or lacks; targets are ``(N, C)``."""
+    positives = targets.sum(axis=0)
+    single: Bools = (positives == 1) | (positives == len(targets) - 1)
+    return single
+
+
 @dataclass(frozen=True)
 class Resampled:
     """A metric by label (or of its one column) ``(C,)``, and in each resample ``(R, C)``.
 
-    ``single`` ``(C,)`` are the labels of one positive: their resamples repeat that record or lack
-    it, so that their spread is that of the negatives alone, and no interval.
+    ``single`` ``(C,)`` are the labels of one positive or one negative: their resamples repeat that
+    record or lack it, so that their spread is that of the others alone, and no interval.
     """
 
     columns: Floats
@@ -271,7 +278,7 @@ class Resampled:
     @classmethod
     def of(cls, metric: Metric, targets: Array, predictions: Array, counts: Counts) -> Resampled:
         columns = metric.columns(targets, predictions, None)
-        single = targets.sum(axis=0) == 1 if targets.ndim == 2 else None
+        single = of_single_record(targets) if targets.ndim == 2 else None
         if not len(counts):  # too few records to draw from
             return cls(columns, np.zeros((0, len(columns))), single)
         return cls(columns, metric.columns(targets, predictions, counts), single)
@@ -284,11 +291,11 @@ class Resampled:
 
     def mean(self, chosen: Bools | slice = slice(None)) -> Estimate:
         """The macro average over the chosen columns, all by default."""
-        redrawn = np.zeros(0) if self.of_one_positive(chosen) else macro(self.redrawn[:, chosen])
+        redrawn = np.zeros(0) if self.of_single_records(chosen) else macro(self.redrawn[:, chosen])
         return estimate(macro(self.columns[chosen]), redrawn)
 
-    def of_one_positive(self, chosen: Bools | slice = slice(None)) -> bool:
-        """Whether no chosen label has two."""
+    def of_single_records(self, chosen: Bools | slice = slice(None)) -> bool:
+        """Whether no chosen label has two, and two negatives."""
         defined = np.isfinite(self.columns[chosen])
         return bool(
             self.single is not None and defined.any() and self.single[chosen][defined].all()
@@ -343,7 +350,7 @@ def difference(one: Resampled, other: Resampled) -> Estimate:
     whether one of them is better.
     """
     redrawn = macro(one.redrawn) - macro(other.redrawn)
-    if one.of_one_positive():
+    if one.of_single_records():
         redrawn = np.zeros(0)
     return estimate(macro(one.columns) - macro(other.columns), redrawn)
 

@@ -8,7 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from latentcast.evaluation.estimate import OperatingPoint, Score
-from latentcast.evaluation.metrics import Bools, Counts, Floats, Resampled, supported
+from latentcast.evaluation.metrics import (
+    Bools,
+    Counts,
+    Floats,
+    Resampled,
+    of_single_record,
+    supported,
+)
 
 F1 = "macro F1 at thresholds of validation"
 
@@ -34,7 +41,7 @@ def with_operating_points(
     rates = []
     for one, many in zip(once, redrawn, strict=True):
         one[:, without], many[:, without] = np.nan, np.nan
-        rates.append(Resampled(one[0], many, targets.sum(axis=0) == 1))
+        rates.append(Resampled(one[0], many, of_single_record(targets)))
     points = tuple(
         OperatingPoint(name, float(at[c]), *(rate.column(c) for rate in rates))
         for c, name in enumerate(names)

@@ -209,9 +209,9 @@ def _agreement(one: Floats, other: Floats) -> tuple[float, int]:
         spectrum = np.fft.rfft(first, size, axis=0) * np.fft.rfft(second, size, axis=0).conj()
         return np.asarray(np.fft.irfft(spectrum.sum(axis=1), size))
 
-    here, there = one != 0, other != 0
-    overlap = products(here.any(axis=1, keepdims=True), there.any(axis=1, keepdims=True))
-    norms = products(one**2, there) * products(here, other**2)
+    mask, other_mask = one != 0, other != 0
+    overlap = products(mask.any(axis=1, keepdims=True), other_mask.any(axis=1, keepdims=True))
+    norms = products(one**2, other_mask) * products(mask, other**2)
     enough = (overlap >= SHORTEST_OVERLAP - 2 * BOX) & (norms > 0)
     correlations = np.zeros(size)
     np.divide(products(one, other), np.sqrt(np.abs(norms)), out=correlations, where=enough)

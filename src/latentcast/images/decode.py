@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import LatentcastError, missing_extra
+from latentcast.images.jpeg import MOST_PIXELS, decoded, frame_of
 from latentcast.source import BadRecord
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # of TIFF
 DEEP = range(9, 17)
 """Bits that a pixel of a 16-bit file can have."""
 _PNG = b"\x89PNG\r\n\x1a\n"
-
-MOST_PIXELS = 2**26
-"""Of one image: all of it is in memory at once, up to twice and with four bytes a pixel."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -108,6 +106,10 @@ def decode(data: bytes, canvas: Canvas, *, stored: bool = False) -> OnCanvas:
             several pages, or of another size.
         LatentcastError: Pillow is not installed.
     """
+    if (frame := frame_of(data)) is not None and frame.fits:
+        _pillow()
+        if (plain := decoded(data, frame)) is not None:
+            return _fit(_as_channels(plain, canvas.channels, canvas.bits), canvas)
     if not stored:
         _check_png(data)
     with _damage(), _open(BytesIO(data)) as image:
@@ -164,7 +166,7 @@ def _fit(image: Image.Image, canvas: Canvas) -> OnCanvas:
         enlarged = box[2] - box[0] < canvas.width
         image = image.resize((canvas.width, canvas.height), _pillow().Resampling.BICUBIC, box)
     shape = canvas.height, canvas.width, canvas.channels
-    return OnCanvas(np.asarray(image, dtype=np.uint8).reshape(shape), enlarged)
+    return OnCanvas(np.frombuffer(image.tobytes(), np.uint8).reshape(shape), enlarged)
 
 
 def _as_channels(image: Image.Image, channels: int, bits: int | None) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import Any
 
 from latentcast.errors import LatentcastError, missing_extra, nearest
 from latentcast.files import parse_object, read_object
-from latentcast.images.folder import walk
+from latentcast.images.folder import found_in, walk
 from latentcast.images.source import (
     HELD_OUT_FIRST,
     ImageSource,
@@ -84,7 +84,7 @@ class HuggingFaceImages(ImageSource):
         self.name = path.name
         hidden = walk(path)[1] if path.is_dir() else []
         self.remarks = remark_of_hidden(
-            [file.relative_to(path).as_posix() for file in hidden if file.suffix == ".parquet"]
+            [name for name in hidden if Path(name).suffix == ".parquet"]
         )
         listed = _listing(path, splits, annotated)
         self._files = dict(listed)
@@ -104,7 +104,7 @@ class HuggingFaceImages(ImageSource):
         return (
             (path / _DICT).is_file()
             or (path / _STATE).is_file()
-            or any(file.suffix == ".parquet" for file in walk(path)[0])
+            or any(name.endswith(".parquet") for name, hidden in found_in(path) if not hidden)
         )
 
     def refs(self) -> list[RecordRef]:
@@ -122,7 +122,7 @@ class HuggingFaceImages(ImageSource):
         return sorted(refs, key=lambda ref: HELD_OUT_FIRST.index(ref.split))
 
     def fingerprint(self) -> str:
-        return hash_of_sizes(self.root, (self.root / name for name in self._files))
+        return hash_of_sizes(self.root, self._files)
 
     def read(self, ref: RecordRef) -> tuple[bytes, Annotation]:
         table = self._images(ref.file)
@@ -283,9 +283,8 @@ def _listing(
         words = {name: name for name in names}
         splits = splits_of(str(path), words, choice, "one set", annotated)
         return [(file, splits[name]) for name in names for file in _saved(path, name)]
-    root = path.parent if path.is_file() else path
-    files = [path] if path.is_file() else walk(path)[0]
-    listed = [file.relative_to(root).as_posix() for file in files if file.suffix == ".parquet"]
+    names = [path.name] if path.is_file() else walk(path)[0]
+    listed = [name for name in names if Path(name).suffix == ".parquet"]
     words = {name: _word(Path(name)) for name in listed}
     splits = splits_of(str(path), words, choice, "one set", annotated)
     return list(splits.items())

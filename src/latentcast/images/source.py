@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -26,10 +27,13 @@ class ImageSource(Source[bytes | Pixels]):
 
     Attributes:
         encoded: whether :meth:`read` gives the bytes of a file, and not pixels.
+        forked: whether processes that were forked from this one may read its images: it holds no
+            file open, whose position they would share.
     """
 
     modality: Modality = "image"
     encoded: bool = False
+    forked: bool = False
 
     def measure(self, ref: RecordRef) -> Measured:
         """Size of one image, without decoding it; raises BadRecord."""
@@ -106,11 +110,15 @@ def _are(names: Sequence[str]) -> str:
     return "are" if len(names) > 1 else "is"
 
 
-def hash_of_sizes(root: Path, files: Iterable[Path]) -> str:
-    """A hash of names and sizes, for sources of more bytes than one wants to read twice."""
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size if file.exists() else -1  # -1: a link to nothing
-        name = file.relative_to(root).as_posix()
+def hash_of_sizes(root: Path, names: Iterable[str]) -> str:
+    """A hash of names and sizes, for sources of more bytes than one wants to read twice; the names
+    are those in the folder, with slashes."""
+    digest, folder = hashlib.sha256(), str(root)
+    for name in names:
+        path = f"{folder}/{name}"  # no Path: there may be a million
+        try:
+            size = os.stat(path).st_size  # noqa: PTH116
+        except OSError:
+            size = Path(path).stat().st_size if Path(path).exists() else -1  # -1: a link to nothing
         digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

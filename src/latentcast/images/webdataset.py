@@ -124,8 +124,8 @@ class WebDataset(ImageSource):
         return sorted([*refs, *self._damaged], key=lambda ref: HELD_OUT_FIRST.index(ref.split))
 
     def fingerprint(self) -> str:
-        files = [self.root / shard for shard in self._splits if (self.root / shard).is_file()]
-        digest = hashlib.sha256(hash_of_sizes(self.root, files).encode())
+        shards = [shard for shard in self._splits if (self.root / shard).is_file()]
+        digest = hashlib.sha256(hash_of_sizes(self.root, shards).encode())
         for name, sample in self._samples.items():
             digest.update(repr((name, sample)).encode())
         return digest.hexdigest()

@@ -70,7 +70,8 @@ def forecast(
     pieces = f" in {train.micro_batches} pieces" if train.micro_batches > 1 else ""
     yield (
         f"{config.recipe}: {weights / 1e6:.4g} million parameters, {trained / 1e6:.4g} trained; "
-        f"{train.steps:,} steps of {train.batch_size:,}{pieces}; about {duration(seconds)} a step "
+        f"{train.steps:,} step{'s' * (train.steps != 1)} of {train.batch_size:,}{pieces}; "
+        f"about {duration(seconds)} a step "
         f"and {duration(seconds * train.steps)} in all ({flops * train.batch_size / 1e12:.3g} "
         f"TFLOP a step; {how}); {least} {memory / GIB:.2g} GiB of memory"
     )

@@ -81,7 +81,8 @@ class Panel:
             return cls(config, store, nothing, 0, nothing, "multi-label", reason)
         rows = np.concatenate([found.train, found.validation])
         steps = config.train.steps
-        when = f"every {every} steps" if every and every < steps else "at the first and last step"
+        often = "every step" if every == 1 else f"every {every} steps"
+        when = often if every and every < steps else "at the first and last step"
         few = ", too few to mean anything" if len(found.validation) < FEWEST else ""
         return cls(
             config,

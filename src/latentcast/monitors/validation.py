@@ -43,7 +43,7 @@ class Validation:
         return (
             f"supervised by {self.labels.targets.kind} labels of {len(rows['train'])} training "
             f"records; {METRICS[self.labels.targets.kind][0].name} on {len(rows['validation'])} of "
-            f"the validation split every {every} steps"
+            f"the validation split every {'step' if every == 1 else f'{every} steps'}"
         )
 
     def due(self, step: int) -> bool:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
+from markupsafe import Markup
 
 from latentcast.artifacts.card import Facts, Result
 from latentcast.config import Config, load
@@ -17,7 +19,7 @@ from latentcast.evaluation.estimate import number as figure
 from latentcast.evaluation.evaluation import RESULT, Evaluation
 from latentcast.evaluation.evaluation_tables import markdown
 from latentcast.evaluation.results import ProbeReport
-from latentcast.markdown import escaped, table
+from latentcast.markdown import render
 from latentcast.monitors.rows import number
 from latentcast.objectives.build import assemble
 from latentcast.report.run import BUNDLED_LICENCE
@@ -50,30 +52,24 @@ def facts_of_run(
             f"{run}: {folder.problems[0]}; restore the file, or train again, before its card is "
             "written"
         )
-    scores = "\n".join(_scores(folder, weights))
+    further = ""
     if evaluation is not None:
         found = markdown(Evaluation.read(evaluation / RESULT))
-        scores += "\n\n" + found.replace("# Evaluation\n", "", 1).replace("\n## ", "\n### ")
-    sections = [
-        ("Data", _data(folder, store)),
-        ("Compute", _compute(folder, config)),
-        ("Scores", scores or "It was not scored."),
-        ("Verification", f"Audit of the run folder: {verdict}."),
-        ("Limits", " ".join(_limits(config, folder, store, difference))),
-    ]
+        further = found.replace("# Evaluation\n", "", 1).replace("\n## ", "\n### ")
+    probes = [ProbeReport.from_json(plain) for plain in folder.probes.values()]
     bundled = store is not None and _source(store) == BUNDLED
-    licence = (
-        f"{BUNDLED_LICENCE}. The weights are given under the same licence, with this attribution: "
-        "Wagner, P., Strodthoff, N., Bousseljot, R.-D., Samek, W., Schaeffter, T., *PTB-XL, a "
-        "large publicly available electrocardiography dataset* (version 1.0.3), PhysioNet."
-        if bundled
-        else "The licence of the data is not recorded; who passes the weights on has to name it."
-    )
-    datasets = () if store is None else (_source(store)[1],)
-    return Facts(
-        (*sections, ("Licence", licence)), "cc-by-4.0" if bundled else None,
-        datasets, tuple(_results(folder, weights)),
+    text = render(
+        __package__, "facts_of_run.md", environment=folder.environment, store=store,
+        source=_source(store)[1] if store else "", train=config.train, kind=config.input.kind,
+        verdict=verdict, difference=difference, number=figure,
+        alarms=sorted({str(name) for row in folder.rows for name in row.get("alarms", ())}),
+        licence=BUNDLED_LICENCE if bundled else None, **_compute(folder, config),
+        probes=[_scores(probe) for probe in probes if probe.weights == weights],
+        tuned=tuned_score(folder.tuned) if folder.tuned else None, evaluation=Markup(further),
     )  # fmt: skip
+    datasets = () if store is None else (_source(store)[1],)
+    results = tuple(_results(folder, weights))
+    return Facts(text, "cc-by-4.0" if bundled else None, datasets, results)
 
 
 def _results(folder: RunFolder, weights: str) -> Iterator[Result]:
@@ -93,91 +89,39 @@ def _results(folder: RunFolder, weights: str) -> Iterator[Result]:
             yield Result(score.task, Path(score.store).name, score.measure, score.value, about)
 
 
-def _data(folder: RunFolder, store: Store | None) -> str:
-    data = folder.environment.get("data", {})
-    records = f"{data.get('records', 'an unknown number of'):,} records"
-    digests = ", ".join(map(str, data.get("sha256", {}).values()))
-    if store is None:
-        return f"{records}; the store is no longer where it was. Shards: `{digests}`."
-    patients = f" of {store.patients:,} patients" if store.modality == "ecg" else ""
-    splits = ", ".join(
-        f"{len(store.rows(split)):,} {split}" for split in ("train", "validation", "test")
-    )
-    return (
-        f"{records}{patients} from {escaped(_source(store)[1])} ({splits}); the weights were "
-        f"trained on the training split alone. Shards: `{digests}`."
-    )
-
-
 def _source(store: Store) -> tuple[str, str]:
     about = store.manifest.provenance
     return str(about.get("kind", "")), str(about.get("source", "memory"))
 
 
-def _compute(folder: RunFolder, config: Config) -> str:
-    about, train = folder.environment, config.train
+def _compute(folder: RunFolder, config: Config) -> dict[str, Any]:
     clock = [number(row.get("seconds")) or 0.0 for row in folder.rows]
     # The clock begins anew with each resume.
     seconds = sum(b - a if b > a else b for a, b in pairwise([0.0, *clock]))
     with torch.device("meta"):  # the network; masks are counted in draws, of numbers
         objective = assemble(config)
     flops = objective.step_flops(config.input.size)
-    total = flops * train.batch_size * train.steps
-    command = " ".join(_without_folders(word) for word in str(about.get("command")).split())
-    return (
-        f"{train.steps:,} steps of {train.batch_size:,} in {seconds:,.0f} s, {total:.2g} "
-        f"floating-point operations in matrix products, on {about.get('device')} "
-        f"({about.get('cpu')}, {about.get('threads')} threads, torch {about.get('torch')}, "
-        f"{train.precision}). Code: latentcast {about.get('latentcast')}, commit "
-        f"{about.get('git') or 'unknown'}.\n\n    {command}"
-    )
+    command = str(folder.environment.get("command")).split()
+    return {
+        "seconds": seconds,
+        "flops": flops * config.train.batch_size * config.train.steps,
+        "command": " ".join(Path(w).name if w.startswith("/") else w for w in command),
+    }
 
 
-def _without_folders(word: str) -> str:
-    return Path(word).name if word.startswith("/") else word
-
-
-def _scores(folder: RunFolder, weights: str) -> Iterator[str]:
-    """A table for each probe of these weights, and the test score of a fine-tuning."""
-    for plain in folder.probes.values():
-        probe = ProbeReport.from_json(plain)
-        if probe.weights != weights:
-            continue
-        source = escaped(Path(str(probe.data.get("store", ""))).name)
-        yield f"**{escaped(probe.protocol)}** ({probe.records['test']:,} test {probe.noun}s)."
-        yield ""
-        rows = [
-            (row.name, row.head, row.layer, f"{row.validation:.3f}", row.score.main.text(),
-             gap.estimate.text(signed=True) if (gap := probe.compared_with(row)) else "")
-            for head in probe.heads for row in probe.readings(head)
-        ]  # fmt: skip
-        measure = f"test {probe.metric} [{probe.level}]"
-        heading = ("features", "head", "layer", "validation", measure, "pretrained minus this")
-        yield from table(heading, rows)
-        yield ""
-        labels = "; ".join(
-            f"{label.name} {label.text(label.auroc)}" for label in probe.rows[0].score.labels
-        )
-        if labels:
-            yield f"By label: {escaped(labels)}. Store: {source}."
-            yield ""
-        yield from (f"{escaped(remark)}." for remark in probe.remarks)
-    if folder.tuned:
-        score = tuned_score(folder.tuned)
-        yield f"{escaped(score.task)}, {score.head}: test {score.measure} {figure(score.value)} "
-        yield f"[{figure(score.low)}, {figure(score.high)}]"
-        yield f"{', ' * bool(score.variant)}{score.variant}."
-
-
-def _limits(
-    config: Config, folder: RunFolder, store: Store | None, difference: str
-) -> Iterator[str]:
-    shape = config.input
-    if shape.kind == "ecg":
-        yield "It reads one sampling rate and one set of leads; others are refused or resampled."
-    if store is not None:
-        yield f"Trained on one source, {escaped(_source(store)[1])}; others were not measured here."
-    alarms = sorted({str(name) for row in folder.rows for name in row.get("alarms", ())})
-    yield f"Alarms in its log: {escaped(', '.join(alarms)) or 'none'}."
-    if difference:
-        yield difference
+def _scores(probe: ProbeReport) -> dict[str, Any]:
+    """A probe, its table, and its scores by label."""
+    rows = [
+        (row.name, row.head, row.layer, f"{row.validation:.3f}", row.score.main.text(),
+         gap.estimate.text(signed=True) if (gap := probe.compared_with(row)) else "")
+        for head in probe.heads for row in probe.readings(head)
+    ]  # fmt: skip
+    measure = f"test {probe.metric} [{probe.level}]"
+    labels = probe.rows[0].score.labels
+    return {
+        "report": probe,
+        "heading": ("features", "head", "layer", "validation", measure, "pretrained minus this"),
+        "rows": rows,
+        "labels": "; ".join(f"{label.name} {label.text(label.auroc)}" for label in labels),
+        "store": Path(str(probe.data.get("store", ""))).name,
+    }

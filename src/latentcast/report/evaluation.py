@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from markupsafe import Markup
+
 from latentcast.evaluation.estimate import number
 from latentcast.evaluation.evaluation import Cohort, Evaluation, Row
 from latentcast.evaluation.evaluation_tables import (
@@ -15,30 +17,36 @@ from latentcast.evaluation.evaluation_tables import (
     subgroup_columns,
     title,
 )
-from latentcast.report.markup import document, escape, facts, notice, section, table
+from latentcast.report.svg import escape
+from latentcast.report.templates import Table, render
 
 WIDE = 400.0
 """Units of a forest plot, about as many pixels as a phone is wide."""
+NAME = 36
+"""Letters of the name of a row."""
 LINE = 40.0
 """Units from one row to the next: a line of text and a line of marks."""
 
 
 def page(evaluation: Evaluation) -> str:
     """A forest plot and a table for each cohort and amount of labels, and how they were made."""
-    leaks = [
-        f"<strong>{escape(leak.severity)}: {escape(leak.kind)}</strong>, {leak.count} cases "
-        f"({escape(', '.join(leak.examples))}). {escape(leak.message)}"
-        for leak in evaluation.leaks
-    ]
-    body = "".join(_block(evaluation, *block) for block in blocks(evaluation))
-    body += _origin(evaluation)
-    headline = _headline(evaluation)
-    header = (
-        f'<p class="verdict">{escape(headline)}</p>\n{notice(leaks)}'
-        f"{notice([escape(remark) for remark in evaluation.remarks])}<p>{escape(NOTE)}</p>\n"
-    )
-    footer = "Written by latentcast. Not a medical device."
-    return document(f"Evaluation: {headline}", "Evaluation", header, body, footer)
+    made = {
+        **evaluation.provenance, **evaluation.bootstrap, "reference": evaluation.reference,
+        "layer": evaluation.layer, "pooling": evaluation.pooling, "windows": evaluation.windows,
+    }  # fmt: skip
+    sources = {
+        f"{source.name} ({source.kind}) {n}": ", ".join(f"{k} {v}" for k, v in run.items())
+        for source in evaluation.sources
+        for n, run in enumerate(source.runs, 1)
+        if run
+    }
+    data = {cohort.path: ", ".join(cohort.shards.values()) for cohort in evaluation.cohorts}
+    return render(
+        "evaluation.html", headline=_headline(evaluation), leaks=evaluation.leaks,
+        remarks=evaluation.remarks, note=NOTE,
+        blocks=[_block(evaluation, *block) for block in blocks(evaluation)],
+        origin={"How this was made": made, "Sources": sources, "Data, by sha256": data},
+    )  # fmt: skip
 
 
 def _headline(evaluation: Evaluation) -> str:
@@ -48,20 +56,22 @@ def _headline(evaluation: Evaluation) -> str:
     return ", ".join(f"{n} {noun}" + "s" * (n > 1) for n, noun in counts)
 
 
-def _block(evaluation: Evaluation, cohort: Cohort, amount: str, rows: list[Row]) -> str:
+def _block(
+    evaluation: Evaluation, cohort: Cohort, amount: str, rows: list[Row]
+) -> tuple[str, Markup, list[Table]]:
+    """Heading, forest plot, and the tables: of all records and of subgroups."""
     heading, cells = columns(evaluation, cohort, rows)
     caption = "; ".join(about(cohort, rows)) + "."
     numeric = [place for place in range(2, len(heading)) if heading[place] != "layer"]
-    drawn = table(caption, heading, cells, numeric=numeric, stacked=True)
     groups = [
-        table(f"Test {cohort.metric} by {by}.", names, lines,
-              numeric=range(2, len(names)), stacked=True)
+        Table(f"Test {cohort.metric} by {by}.", names, lines, range(2, len(names)), "wide")
         for by, names, lines in subgroup_columns(rows)
-    ]  # fmt: skip
-    return section(title(cohort, amount), forest(evaluation, cohort, rows), drawn, *groups)
+    ]
+    tables = [Table(caption, heading, cells, numeric, "wide"), *groups]
+    return title(cohort, amount), forest(evaluation, cohort, rows), tables
 
 
-def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> str:
+def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> Markup:
     """An SVG: a dot and the interval over patients for each row, a small stroke for each seed or
     draw, and a broken line at the best row of the reference."""
     values = [
@@ -71,7 +81,7 @@ def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> str:
         if math.isfinite(value)
     ]
     if not values:
-        return ""
+        return Markup("")
     low, high = min(values), max(values)
     margin = 0.04 * (high - low) or 0.01
     low, high = low - margin, high + margin
@@ -96,20 +106,21 @@ def forest(evaluation: Evaluation, cohort: Cohort, rows: Sequence[Row]) -> str:
                      f"{number(value)}</text>")  # fmt: skip
     parts.append("</g>")
     described = "; ".join(f"{row.source}, {row.head}: {row.main.text()}" for row in rows)
-    return (
+    return Markup(
         f'<svg class="forest" viewBox="0 0 {WIDE:.0f} {height:.0f}" role="img" '
-        f'aria-label="{escape(f"{cohort.metric}: {described}")}">{"".join(parts)}</svg>\n'
+        f'aria-label="{escape(f"{cohort.metric}: {described}")}">{"".join(parts)}</svg>'
     )
 
 
 def _marks(row: Row, top: float, x: Callable[[float], str]) -> str:
     """The text of a row and, below it, its marks."""
     name = f"{row.source}, {row.head}"
-    short = name if len(name) <= 36 else name[:35] + "…"
+    room = NAME - len(row.head) - 2  # the end is what tells rows of one source apart
+    source = row.source if len(row.source) <= room else row.source[: room - 1] + "…"
     middle = top + 27
     parts = [
         f'<g class="{escape(row.kind.replace(" ", "-"))}"><title>{escape(name)}</title>'
-        f'<text x="0" y="{top + 15:.0f}">{escape(short)}</text>'
+        f'<text x="0" y="{top + 15:.0f}">{escape(f"{source}, {row.head}")}</text>'
         f'<text x="{WIDE:.0f}" y="{top + 15:.0f}" text-anchor="end">'
         f"{escape(row.main.text())}</text>"
         f'<line class="rule" x1="0" x2="{WIDE:.0f}" y1="{middle}" y2="{middle}"/>'
@@ -129,19 +140,3 @@ def _strokes(row: Row) -> list[float]:
     """The value of each reading, where there are several."""
     values = [reading.score.main.value for reading in row.readings]
     return [value for value in values if math.isfinite(value)] if len(values) > 1 else []
-
-
-def _origin(evaluation: Evaluation) -> str:
-    made = {
-        **evaluation.provenance, **evaluation.bootstrap, "reference": evaluation.reference,
-        "layer": evaluation.layer, "pooling": evaluation.pooling, "windows": evaluation.windows,
-    }  # fmt: skip
-    sources = {
-        f"{source.name} ({source.kind}) {n}": ", ".join(f"{k} {v}" for k, v in run.items())
-        for source in evaluation.sources
-        for n, run in enumerate(source.runs, 1)
-        if run
-    }
-    data = {cohort.path: ", ".join(cohort.shards.values()) for cohort in evaluation.cohorts}
-    return section("How this was made", facts(made), "<h3>Sources</h3>\n", facts(sources),
-                   "<h3>Data, by sha256</h3>\n", facts(data))  # fmt: skip

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 from latentcast.errors import LatentcastError, printable
 from latentcast.files import write_text
 from latentcast.markdown import escaped
-from latentcast.report.markup import picture, section
 from latentcast.report.style import save_figure
+from latentcast.report.svg import of_figure
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 CAPTIONS: Final = "captions.md"
@@ -44,23 +45,13 @@ class Picture:
 
     @property
     def narrow(self) -> bool:
+        """It fits a phone."""
         return bool(self.figure.get_figwidth() <= NARROW)
 
-    def html(self) -> str:
-        """The figure element."""
-        return picture(self.figure, self.name, self.description, self.caption, paper=self.paper,
-                       narrow=self.narrow)  # fmt: skip
-
-    def section(self) -> str:
-        """A section of its own."""
-        return section(self.title, self.html())
-
-
-def side_by_side(pictures: Sequence[Picture]) -> str:
-    """Pictures under one heading; narrow ones share a line where the window is wide."""
-    if not pictures:
-        return ""
-    return f'<div class="row">{"".join(one.html() for one in pictures)}</div>\n'
+    def svg(self) -> Markup:
+        """Of all but paper the colours become CSS variables, which follow the reader's light or
+        dark setting: clinical paper is pink by day and by night."""
+        return of_figure(self.figure, self.name, self.description, recolour=not self.paper)
 
 
 def write_figures(pictures: Sequence[Picture], folder: Path) -> None:

@@ -8,7 +8,7 @@ from latentcast import markdown
 from latentcast.data.summary import Summary
 from latentcast.errors import LatentcastError
 from latentcast.files import write_text
-from latentcast.report.markup import document, escape, section, table
+from latentcast.report.templates import Table, render
 
 SUFFIXES = (".md", ".html")
 SIGNED = "Checked by: ____________________  Date: ____________________"
@@ -21,7 +21,7 @@ def write_summary(path: Path, summary: Summary) -> None:
         LatentcastError: its ending is neither ``.md`` nor ``.html``, or it cannot be written.
     """
     check_suffix(path)
-    text = _markdown(summary) if path.suffix.lower() == ".md" else _html(summary)
+    text = _written(summary, path.suffix.lower())
     try:
         write_text(path, text)
     except OSError as error:
@@ -38,24 +38,14 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def _markdown(summary: Summary) -> str:
-    lines = [f"# {markdown.escaped(summary.path)}", ""]
-    for part in summary.sections:
-        lines += [f"## {markdown.escaped(part.title)}", "", *markdown.table(part.head, part.rows)]
-        lines.append("")
-    return "\n".join([*lines, SIGNED.replace("_", "\\_"), ""])
-
-
-def _html(summary: Summary) -> str:
-    sections = [
-        section(
-            part.title,
-            table("", part.head, part.rows, numeric=_numeric(part.rows), stacked=True),
-        )
+def _written(summary: Summary, suffix: str) -> str:
+    if suffix == ".md":
+        return markdown.render(__package__, "store_summary.md", summary=summary, signed=SIGNED)
+    tables = {
+        part.title: Table("", part.head, part.rows, _numeric(part.rows))
         for part in summary.sections
-    ]
-    body = f"{''.join(sections)}<p>{escape(SIGNED)}</p>\n"
-    return document(summary.path, summary.path, "", body, "Written by latentcast.")
+    }
+    return render("store_summary.html", title=summary.path, tables=tables, signed=SIGNED)
 
 
 def _numeric(rows: tuple[tuple[str, ...], ...]) -> list[int]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from latentcast.evaluation.estimate import number
 from latentcast.monitors.rows import ranks
 from latentcast.report.curves import MOST_POINTS, first_alarms, panels, plot_curves
-from latentcast.report.markup import Html, card, escape, section, table, timeline
 from latentcast.report.picture import Picture
+from latentcast.report.svg import timeline
+from latentcast.report.templates import Card, Table
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -30,18 +32,82 @@ def curves(metrics: Rows, steps: int | None) -> Picture:
     )
 
 
-def training(metrics: Rows, steps: int | None, drawn: Picture) -> str:
-    """The section around the curves."""
-    return section(
-        "Training", f"<p>{escape(_summary(metrics, steps))}</p>\n", drawn.html(),
-        _alarms(metrics), _skipped(metrics),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Training:
+    """What ``training.html`` shows of the rows of a log.
+
+    Attributes:
+        metrics: rows of ``metrics.jsonl``.
+        steps: of the whole run.
+        curves: their picture.
+    """
+
+    metrics: Rows
+    steps: int | None
+    curves: Picture
+
+    @property
+    def summary(self) -> str:
+        return _summary(self.metrics, self.steps)
+
+    @property
+    def watched(self) -> Rows:
+        """The rows in which collapse was watched."""
+        return [row for row in self.metrics if "alarms" in row]
+
+    @property
+    def alarms(self) -> Table | None:
+        """Alarms and when they were raised; None without one."""
+        watched = self.watched
+        found = first_alarms(watched)
+        if not found:
+            return None
+        still = set(watched[-1]["alarms"])
+        until = float(watched[-1].get("step", 0))
+        body: list[list[Any]] = [
+            [
+                name,
+                f"{first:,}",
+                f"{count:,} of {len(watched):,}",
+                timeline(_raised(watched, name), until),
+                "yes" if name in still else "no",
+            ]
+            for name, (first, count) in found.items()
+        ]
+        head = ["alarm", "first step", "logged rows", f"step 0 to {until:,.0f}",
+                "still raised at the end"]  # fmt: skip
+        return Table("Alarms raised while training.", head, body, (1, 2), kind="")
+
+    @property
+    def counts_skipped(self) -> bool:
+        """Rows of old runs do not."""
+        return any("skipped" in row for row in self.metrics)
+
+    @property
+    def skipped(self) -> Table | None:
+        """An update is skipped when its gradient is not finite; neither weights nor EMA moved
+        then. None without one."""
+        gaps = _gaps(self.metrics)
+        if not gaps:
+            return None
+        until = float(max([gaps[-1][1], *(row["step"] for row in self.metrics if row.get("step"))]))
+        total = sum(count for _, _, count in gaps)
+        where = timeline([(before, step) for before, step, _ in gaps], until)
+        listed = ", ".join(f"{count} in steps {a:,} to {b:,}" for a, b, count in gaps[:8])
+        if len(gaps) > 8:
+            listed += f", and in {len(gaps) - 8} more stretches"
+        caption = (
+            "Skipped updates: the gradient was not finite, so neither the weights nor the average "
+            "moved, and the batch was not met again."
+        )
+        head = ["skipped", "between logged rows", f"step 0 to {until:,.0f}"]
+        return Table(caption, head, [[f"{total:,}", listed, where]], (), kind="")
 
 
 def _summary(metrics: Rows, steps: int | None) -> str:
     last = _last(metrics)
     at = f"{last['step']:,}" if last else "–"
-    summary = f"{len(metrics):,} logged rows, the last at step {at}"
+    summary = f"{len(metrics):,} logged row{'s' * (len(metrics) != 1)}, the last at step {at}"
     summary += f" of {steps:,}. " if steps else ". "
     return summary + _ending(last) + _speed(metrics)
 
@@ -53,25 +119,24 @@ def standing(metrics: Rows, steps: int | None) -> str:
         return "No step has been logged"
     step = int(last["step"])
     if steps is None or step >= steps:
-        return f"Trained for {step:,} steps"
+        return f"Trained for {step:,} step{'s' * (step != 1)}"
     return f"Stands at step {step:,} of {steps:,}"
 
 
-def cards(metrics: Rows) -> str:
+def cards(metrics: Rows) -> list[Card]:
     """The last row at a glance, for a run that was not probed."""
     last = _last(metrics)
     if not last:
-        return ""
+        return []
     alarms, skipped = first_alarms(metrics), sum(count for _, _, count in _gaps(metrics))
     still = len(metrics[-1].get("alarms") or ())
     levelled = len(ranks(last)) > 1
-    boxes = [
-        ("loss", number(last["loss"], signed="copy_last_loss" in last), "in the last row"),
-        ("effective rank", _ranks(last), f"in the last row{', finest level first' * levelled}"),
-        ("alarms", f"{len(alarms)}", f"{still} at the end"),
-        ("skipped updates", f"{skipped:,}", "gradient not finite"),
+    return [
+        Card("loss", number(last["loss"], signed="copy_last_loss" in last), "in the last row"),
+        Card("effective rank", _ranks(last), f"in the last row{', finest level first' * levelled}"),
+        Card("alarms", f"{len(alarms)}", f"{still} at the end"),
+        Card("skipped updates", f"{skipped:,}", "gradient not finite"),
     ]
-    return "".join(card(*texts, tested=not place) for place, texts in enumerate(boxes))
 
 
 def _ranks(row: Mapping[str, Any]) -> str:
@@ -111,32 +176,6 @@ def _speed(metrics: Rows) -> str:
     return f"Median {rates[len(rates) // 2]:,.0f} samples/s. " if rates else ""
 
 
-def _alarms(metrics: Rows) -> str:
-    watched = [row for row in metrics if "alarms" in row]
-    if not watched:
-        return "<p>Alarms: the metrics of this run hold none, collapse was not watched.</p>"
-    found = first_alarms(watched)
-    if not found:
-        return f"<p>Alarms: none in {len(watched):,} logged rows.</p>\n"
-    still = set(watched[-1]["alarms"])
-    until = float(watched[-1].get("step", 0))
-    body: list[list[Any]] = [
-        [
-            name,
-            f"{first:,}",
-            f"{count:,} of {len(watched):,}",
-            timeline(_raised(watched, name), until),
-            "yes" if name in still else "no",
-        ]
-        for name, (first, count) in found.items()
-    ]
-    head = ["alarm", "first step", "logged rows", f"step 0 to {until:,.0f}",
-            "still raised at the end"]  # fmt: skip
-    return '<div class="notice">' + (
-        table("Alarms raised while training.", head, body, numeric=(1, 2)) + "</div>\n"
-    )
-
-
 def _raised(watched: Rows, name: str) -> list[tuple[float, float]]:
     """From each row with this alarm to the next row, neighbours joined."""
     steps = [float(row.get("step", 0)) for row in watched]
@@ -161,25 +200,3 @@ def _gaps(metrics: Rows) -> list[tuple[int, int, int]]:
             gaps.append((before, step, skipped - total))
         before, total = step, max(total, skipped)
     return gaps
-
-
-def _skipped(metrics: Rows) -> str:
-    """An update is skipped when its gradient is not finite; neither weights nor EMA moved then."""
-    if not any("skipped" in row for row in metrics):
-        return ""
-    gaps = _gaps(metrics)
-    if not gaps:
-        return "<p>Skipped updates: none.</p>\n"
-    until = float(max([gaps[-1][1], *(row["step"] for row in metrics if row.get("step"))]))
-    total = sum(count for _, _, count in gaps)
-    where: Html = timeline([(before, step) for before, step, _ in gaps], until)
-    listed = ", ".join(f"{count} in steps {a:,} to {b:,}" for a, b, count in gaps[:8])
-    if len(gaps) > 8:
-        listed += f", and in {len(gaps) - 8} more stretches"
-    body = [[f"{total:,}", listed, where]]
-    caption = (
-        "Skipped updates: the gradient was not finite, so neither the weights nor the average "
-        "moved, and the batch was not met again."
-    )
-    head = ["skipped", "between logged rows", f"step 0 to {until:,.0f}"]
-    return '<div class="notice">' + table(caption, head, body, numeric=()) + "</div>\n"

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.estimate import Score, number
 from latentcast.report import score_pictures
-from latentcast.report.markup import card, escape, section, table
-from latentcast.report.picture import Picture, side_by_side
+from latentcast.report.picture import Picture
+from latentcast.report.templates import Card, Table
 from latentcast.runs.scores import tuned_score
 
 
@@ -63,19 +63,22 @@ class Tuned:
         title = "Fine-tuned" if self.head == "fine-tuned" else "Trained from scratch"
         return f"{title}: test {self.metric} {number(self.score.main.value)}"
 
-    def cards(self) -> str:
+    def cards(self) -> list[Card]:
         items = {f"test {self.metric}": self.score.main, **self.score.others}
-        return "".join(
-            card(name, number(one.value), one.text().partition(" ")[2] or self.task,
-                 tested=not place)
-            for place, (name, one) in enumerate(items.items())
-        )  # fmt: skip
+        return [
+            Card(name, number(one.value), one.text().partition(" ")[2] or self.task)
+            for name, one in items.items()
+        ]
 
     def pictures(self) -> list[Picture]:
         """Curves and reliability, and a forest of the labels."""
         drawn = score_pictures.of_score(self.score, f"{self.head}, {self.task}", "-finetune",
                                         "sample")  # fmt: skip
-        lines = [(one.name, one.auroc, True) for one in self.score.labels if one.positives != 1]
+        lines = [
+            (one.name, one.auroc, True)
+            for one in self.score.labels
+            if 1 < one.positives < one.records - 1
+        ]
         if lines:
             drawn.append(score_pictures.forest(
                 lines[:20], "forest-finetune", "Test AUROC of each label",
@@ -83,25 +86,19 @@ class Tuned:
             ))  # fmt: skip
         return drawn
 
-    def section(self, pictures: list[Picture]) -> str:
-        """The scores by label, and their pictures."""
-        counts = ", ".join(f"{n:,} {split}" for split, n in self.records.items())
-        about = (
-            f"{self.task}, {self.head}: step {self.step:,}, of the best validation score "
-            f"({number(self.validation)}). {counts}. Intervals are of {self.resamples:,} resamples "
-            f"of the test patients. Labels of {self.store}."
-        )
+    @property
+    def labels(self) -> Table | None:
+        """The scores by label; None of a task without labels."""
         points = {point.name: point for point in self.score.points}
         body = []
         for label in self.score.labels:
             point = points.get(label.name)
-            rates = (point.sensitivity, point.specificity) if point else ()
+            rates = ["–", "–"]
+            if point:
+                rates = [label.text(point.sensitivity), point.specificity.text()]
             body.append([label.name, f"{label.positives:,}", label.text(label.auroc),
                          label.text(label.average_precision),
-                         *(rate.text() for rate in rates), *["–"] * (2 - len(rates))])  # fmt: skip
+                         *rates])  # fmt: skip
         head = ["label", "test positives", "AUROC", "AP", "sensitivity", "specificity"]
-        drawn = ""
-        if body:
-            drawn = table("Each label on the test fold, at its threshold of validation.", head,
-                          body, numeric=range(1, len(head)), stacked=True)  # fmt: skip
-        return section("Fine-tuning", f"<p>{escape(about)}</p>\n", side_by_side(pictures), drawn)
+        caption = "Each label on the test fold, at its threshold of validation."
+        return Table(caption, head, body) if body else None

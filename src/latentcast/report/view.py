@@ -20,8 +20,9 @@ from latentcast.errors import LatentcastError
 from latentcast.files import write_text
 from latentcast.objectives.supervised import SupervisedConfig
 from latentcast.report.ecg import LONGEST_SECONDS, plot_recording
-from latentcast.report.markup import document, facts, picture, section, table
 from latentcast.report.patch_error import mean_over_leads
+from latentcast.report.picture import Picture
+from latentcast.report.templates import Table, render
 from latentcast.signals.counts import choose_valid
 from latentcast.signals.recording import Recording
 from latentcast.signals.windows import window_starts
@@ -75,33 +76,32 @@ def write_view(
         )
     shown, findings = choose_valid(recording, recording.leads, mask_missing=True)
     counts = reader.counts(recording)
-    parts, errors = [], None
+    prediction, errors = None, None
     if isinstance(settings, SupervisedConfig) and not encoder.alone:
         classifier = Classifier.from_pretrained(model, device=device)
         predicted = classifier.predict(recording, resample=True, missing_leads=missing_leads)
-        parts.append(_prediction(classifier, predicted))
+        prediction = _prediction(classifier, predicted)
     elif encoder.predicted_from is not None:
         errors = _errors(encoder, reader, counts)
-    else:
-        note = "This model gives features, and neither predictions nor errors of patches."
-        parts.append(section("What the model makes of it", f"<p>{note}</p>\n"))
     remarks = [finding.message for finding in findings] + list(reader.completed)
     if recording.sampling_rate != shape.sampling_rate:
         rates = f"{recording.sampling_rate:g} to {shape.sampling_rate:g} Hz"
         remarks.insert(0, f"for the model it was resampled from {rates}")
-    header = f'<div class="notice" role="note"><p><b>{NOTICE}</b></p></div>\n'
-    body = _drawn(shown, errors, encoder) + "".join(parts) + _about(recording, remarks)
     name = Path(model).name if Path(model).exists() else str(model)
-    footer = f"latentcast {metadata.version('latentcast')}; model {name} ({encoder.weights})"
-    page = document(
-        f"ECG {recording.record_id}", f"ECG {recording.record_id}", header, body,
-        facts({"made by": footer}),
+    page = render(
+        "view.html", title=f"ECG {recording.record_id}", notice=NOTICE,
+        drawn=_drawn(shown, errors, encoder), predicted=errors is not None,
+        task=settings.task if isinstance(settings, SupervisedConfig) else "",
+        prediction=prediction, from_the_file=_about(recording, remarks),
+        made_by=f"latentcast {metadata.version('latentcast')}; model {name} ({encoder.weights})",
     )  # fmt: skip
     write_text(Path(out), page)
     return Path(out)
 
 
-def _drawn(recording: Recording, errors: npt.NDArray[np.float64] | None, encoder: Encoder) -> str:
+def _drawn(
+    recording: Recording, errors: npt.NDArray[np.float64] | None, encoder: Encoder
+) -> Picture:
     seconds = None if errors is None else encoder.patch_seconds
     caption = "25 mm/s, 10 mm/mV."
     if errors is not None:
@@ -109,11 +109,10 @@ def _drawn(recording: Recording, errors: npt.NDArray[np.float64] | None, encoder
             " Each vertical band is one patch: the darker it is and the taller its bar, the worse "
             f"it was predicted from {encoder.predicted_from}. Surprise is not abnormality."
         )
-    drawn = picture(
-        plot_recording(recording, patch_errors=errors, patch_seconds=seconds), "ecg",
+    return Picture(
+        "ecg", "Recording", plot_recording(recording, patch_errors=errors, patch_seconds=seconds),
         f"ECG with leads {', '.join(recording.leads)} on millimetre paper.", caption, paper=True,
     )  # fmt: skip
-    return section("Recording", drawn)
 
 
 def _errors(
@@ -133,7 +132,7 @@ def _errors(
     return errors
 
 
-def _prediction(classifier: Classifier, predicted: Predicted) -> str:
+def _prediction(classifier: Classifier, predicted: Predicted) -> Table:
     choice, settings = classifier.choice, classifier.settings
     rows = []
     for name, value, spread, threshold in zip(
@@ -158,11 +157,10 @@ def _prediction(classifier: Classifier, predicted: Predicted) -> str:
     head = ("label", value, "spread", "threshold")
     if settings.target == "regression":
         calibrated = ""
-    drawn = table(f"{how} {calibrated}".strip(), head, rows, numeric=(1, 2), stacked=True)
-    return section(f"Prediction: {settings.task}", drawn)
+    return Table(f"{how} {calibrated}".strip(), head, rows, (1, 2))
 
 
-def _about(recording: Recording, remarks: list[str]) -> str:
+def _about(recording: Recording, remarks: list[str]) -> dict[str, Any]:
     found = recording.metadata
     rows: dict[str, Any] = {"patient": recording.patient_id}
     rows |= {title: found.get(key) for key, title in _FIELDS.items()}
@@ -175,4 +173,4 @@ def _about(recording: Recording, remarks: list[str]) -> str:
         "sampling rate": f"{recording.sampling_rate:g} Hz", "length": f"{recording.seconds:g} s",
         "leads": ", ".join(recording.leads), "remarks": "; ".join(remarks) or None,
     }  # fmt: skip
-    return section("From the file", facts(rows))
+    return rows

@@ -132,7 +132,9 @@ def _sealed(text: str) -> str:
 
 
 def check_config(file: Path) -> None:
-    """Compare a run's ``config.yaml`` with its first line; that of an earlier version has none.
+    """Compare a run's ``config.yaml`` with its first line.
+
+    That of an earlier version has none; its ``environment.json`` has no format then.
 
     Raises:
         LatentcastError: it was changed since.
@@ -141,11 +143,19 @@ def check_config(file: Path) -> None:
         text = read_text(file)
     except (OSError, ValueError):
         return  # who reads it says what is wrong
-    if text.startswith("#") and text != _sealed(text.partition("\n")[2]):
+    earlier = not text.startswith("#") and not _has_format(file.with_name("environment.json"))
+    if not earlier and text != _sealed(text.partition("\n")[2]):
         raise LatentcastError(
             f"{file}: was changed since the run wrote it; undo the change, or give a copy of it to "
             "train --config with another --out"
         )
+
+
+def _has_format(environment: Path) -> bool:
+    try:
+        return "format" in read_object(environment)
+    except (OSError, ValueError):
+        return False  # who reads it says what is wrong
 
 
 def write_environment(file: Path, record: Mapping[str, Any]) -> None:

@@ -133,8 +133,8 @@ def keep_steps(run: Path, flags: Sequence[str]) -> None:
 def _refuse_fewer(run: Path, steps: int, done: int) -> None:
     if steps < done:
         raise LatentcastError(
-            f"{run}: has done {done} steps, train.steps is {steps}; set it to more than {done} to "
-            "train on (of latentcast finetune: more --epochs)"
+            f"{run}: has done {done} step{'s' * (done != 1)}, train.steps is {steps}; set it to "
+            f"more than {done} to train on (of latentcast finetune: more --epochs)"
         )
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib import metadata, resources
+from importlib import metadata
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from latentcast.artifacts.recordings import ArrayAxes, MissingLeads
 from latentcast.errors import LatentcastError, printable
+from latentcast.report.templates import render
 from latentcast.serving.answers import NOTICE, Answer, ModelFacts, Problem
 from latentcast.serving.fhir import MEDIA_TYPE, observation_of
 from latentcast.serving.guard import Guard, problem
@@ -194,7 +195,7 @@ def _add_problems(app: FastAPI) -> None:
 
 def _page() -> tuple[str, str]:
     """The page, and a policy under which a browser runs its own script alone."""
-    text = resources.files("latentcast.serving").joinpath("page.html").read_text("utf-8")
+    text = render("serve.html", notice=NOTICE)
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)
     assert script is not None
     digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from latentcast.report.ecg import LONGEST_SECONDS, plot_recording
-from latentcast.report.markup import svg
+from latentcast.report.svg import of_figure
 from latentcast.signals.counts import choose_valid
 from latentcast.signals.recording import Recording
 
@@ -24,4 +24,4 @@ def drawn(recording: Recording) -> str | None:
     shown, _ = choose_valid(recording, recording.leads, mask_missing=True)
     with _DRAWING:
         description = f"ECG with leads {', '.join(shown.leads)} on millimetre paper"
-        return svg(plot_recording(shown), "ecg", description, recolour=False)
+        return of_figure(plot_recording(shown), "ecg", description, recolour=False)

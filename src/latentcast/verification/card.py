@@ -56,7 +56,7 @@ def export_folder(
         encoder = Encoder.from_pretrained(folder, device="cpu")
         facts = NOTHING
         if is_public(file):
-            facts = Facts((("Training", read_public(file).remarks),), elsewhere=True)
+            facts = Facts(f"## Training\n\n{read_public(file).remarks}", elsewhere=True)
     else:
         encoder = Encoder.from_pretrained(run, device="cpu")
         verdict = verdict_of(audit(run_of(run), seconds=0))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +15,7 @@ from latentcast.engine.device import AUTO
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import protocol
 from latentcast.evaluation.baselines import baseline
-from latentcast.evaluation.cache import FeatureCache
+from latentcast.evaluation.cache import MOST, FeatureCache, usual_folder
 from latentcast.evaluation.foreign.specification import foreign
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks import task as task_of
@@ -37,7 +38,7 @@ def probe(
     device: str | torch.device = AUTO,
     encoders: Mapping[str, Any] | None = None,
     by: Sequence[str] = (),
-    cache: str | Path | None = None,
+    cache: str | Path | Literal[False] | None = None,
     allow_leaks: bool = False,
 ) -> ProbeReport:
     """Score a run's frozen encoder next to its floors.
@@ -62,7 +63,9 @@ def probe(
         device: that the encoder reads on; by default the GPU when there is one, else the CPU.
         by: keys of the metadata, such as sex, age, device or site: each value is a subgroup of the
             test split with a score of its own.
-        cache: folder of features, as of :func:`~latentcast.workflows.evaluate.evaluate`.
+        cache: folder of features, as of :func:`~latentcast.workflows.evaluate.evaluate`; False for
+            none. By default a folder of the user's cache, from which what was used longest ago goes
+            at 4 GiB.
         allow_leaks: score in spite of a leak; it stands in the report and beside its scores.
 
     Raises:
@@ -75,7 +78,11 @@ def probe(
     check_kind(encoder, run, store)
     others = [foreign(name, target, store) for name, target in (encoders or {}).items()]
     store.verify()
-    return protocol.probe(
+    if cache is None:
+        kept = FeatureCache(usual_folder(), most=MOST)
+    else:
+        kept = None if cache is False else FeatureCache(cache)
+    report = protocol.probe(
         [encoder, Encoder.random(run, device=device), baseline(store), *others],
         store,
         task_of(task, store),
@@ -90,9 +97,10 @@ def probe(
             "training seed": encoder.config.train.seed,
             "weights": encoder.weights,
         },
-        cache=None if cache is None else FeatureCache(cache),
+        cache=kept,
         allow_leaks=allow_leaks,
     )
+    return replace(report, notes=(*report.notes, *(() if kept is None else kept.notes)))
 
 
 def labelled_store(run: Path, data: str | Path | None) -> Store:

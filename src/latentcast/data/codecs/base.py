@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +15,15 @@ from latentcast.source import BadRecord, RecordRef
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Runs = list[tuple[int, int, int]]
+Made = TypeVar("Made")
 Read = TypeVar("Read")
 
 
-@dataclass
-class Payload:
-    """A record as it goes into a shard.
+class Payload(NamedTuple):
+    """A record as it goes into a shard; a million of them are made and go from process to process.
 
     Attributes:
-        data: the bytes; a view of them lasts until the next batch is asked for.
+        data: the bytes, an array of them, or a view that lasts until the next batch is asked for.
         extent: how far they reach along the first axis of the shard's array.
         length: of the index: samples of a recording, bytes of an image.
         digest: hash of what makes two records the same.
@@ -34,13 +33,13 @@ class Payload:
         enlarged: whether it is an image smaller than the canvas, or a recording at a lower rate.
     """
 
-    data: bytes | memoryview
+    data: bytes | memoryview | npt.NDArray[np.uint8]
     extent: int
     length: int
     digest: str
     sums: ChannelSums | None
-    runs: Runs = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
+    runs: Runs
+    metadata: dict[str, Any]
     enlarged: bool = False
 
 
@@ -78,9 +77,9 @@ def is_ours(error: Exception) -> bool:
     return isinstance(error, LatentcastError | MemoryError) and not isinstance(error, BadRecord)
 
 
-def one_by_one(convert: Callable[..., Payload], sample: Any, training: bool) -> Payload | Exception:
+def one_by_one(convert: Callable[..., Made], *arguments: Any) -> Made | Exception:
     """What converting a record gives, or raises: none stops the others."""
     try:
-        return convert(sample, training=training)
+        return convert(*arguments)
     except Exception as error:
         return error

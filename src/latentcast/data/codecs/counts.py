@@ -169,7 +169,7 @@ class CountsTarget:
             del plan["signal"], plan["unit"]
         return plan
 
-    def convert(self, sample: Recording, *, training: bool) -> Payload:
+    def convert(self, sample: Recording, training: bool) -> Payload:
         """Raises BadRecord with the reason when the recording cannot be used."""
         if self.signal == "ecg":
             check_rate(sample.sampling_rate)
@@ -249,7 +249,10 @@ class CountsTarget:
         in_time = np.ascontiguousarray(counts.transpose(0, 2, 1))
         return [
             self._payload(
-                in_time[n], sums=sums[n] if training[n] else None, metadata=dict(sample.metadata)
+                in_time[n],
+                sums=sums[n] if training[n] else None,
+                runs=[],
+                metadata=dict(sample.metadata),
             )
             if usual[n]
             else None

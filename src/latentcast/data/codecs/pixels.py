@@ -17,10 +17,12 @@ from latentcast.data.manifest import Encoding, Manifest, Shard
 from latentcast.data.patients import recorded
 from latentcast.data.statistics import ChannelSums
 from latentcast.errors import LatentcastError
-from latentcast.images.decode import DEEP, Canvas, Pixels, decode, fit
+from latentcast.images.decode import DEEP, Canvas, OnCanvas, Pixels, decode, fit
 from latentcast.images.source import ImageSource
 from latentcast.source import BadRecord, Modality, RecordRef
 
+SMALL = 2**16
+"""Values of an image that goes to another process faster than it is decoded."""
 _CHEAP = 4  # images that are decoded faster than threads start
 
 
@@ -32,8 +34,6 @@ class PixelsTarget:
     encoding: Encoding
 
     modality: ClassVar[Modality] = "image"
-    pool: ClassVar[Literal["processes", "threads"]] = "threads"
-    """Pillow decodes outside the interpreter lock."""
     compared: ClassVar[str] = "bytes"
     """What two images have in common that count as duplicates."""
     arguments: ClassVar[dict[str, Any]] = {
@@ -97,29 +97,60 @@ class PixelsTarget:
         """As JSON, for the plan of an unfinished ingest."""
         return {"canvas": self.canvas.as_json(), "encoding": self.encoding}
 
-    def convert(self, sample: bytes | Pixels, *, training: bool) -> Payload:
-        """Raises BadRecord with the reason when the image cannot be used."""
+    @property
+    def pool(self) -> Literal["processes", "threads"]:
+        """What reads image files at the same time. Pillow decodes outside the interpreter lock, and
+        what it makes of a large image would cost more to send than to make; of a small one nearly
+        all that it costs is work of the interpreter."""
+        return "processes" if self._values <= SMALL else "threads"
+
+    @property
+    def _values(self) -> int:
+        return self.canvas.height * self.canvas.width * self.canvas.channels
+
+    def convert_together(
+        self, samples: Sequence[bytes | Pixels], training: Sequence[bool]
+    ) -> list[Payload | Exception]:
+        """What each is in a shard, or why it cannot be used: a BadRecord."""
         # Encoded images are decoded as well: what cannot be trained on must not get in.
+        placed = [one_by_one(self._placed, sample) for sample in samples]
+        trained_on = [
+            one.pixels
+            for one, trains in zip(placed, training, strict=True)
+            if trains and isinstance(one, OnCanvas)
+        ]
+        sums = iter(ChannelSums.of_images(trained_on))
+        # Bytes are fast to send, and slow to make of what stays in this process.
+        sent = self.pool == "processes"
+        return [
+            one
+            if isinstance(one, Exception)
+            else self._payload(sample, one, next(sums) if trains else None, sent)
+            for sample, one, trains in zip(samples, placed, training, strict=True)
+        ]
+
+    def _placed(self, sample: bytes | Pixels) -> OnCanvas:
         if isinstance(sample, bytes):
-            raw, (pixels, enlarged) = sample, decode(sample, self.canvas)
-        else:
-            raw, (pixels, enlarged) = sample.tobytes(), fit(sample, self.canvas)
+            return decode(sample, self.canvas)
+        return fit(sample, self.canvas)
+
+    def _payload(
+        self, sample: bytes | Pixels, placed: OnCanvas, sums: ChannelSums | None, sent: bool
+    ) -> Payload:
+        raw = sample if isinstance(sample, bytes) else np.ascontiguousarray(sample).reshape(-1)
         encoded = self.encoding == "encoded"
-        data = raw if encoded else pixels.tobytes()
+        flat = raw if encoded else placed.pixels.reshape(-1)
+        data = flat.tobytes() if sent and isinstance(flat, np.ndarray) else flat
         return Payload(
             data=data,
             extent=len(data) if encoded else 1,
             length=len(data),
             digest=hashlib.blake2b(raw, digest_size=16).hexdigest(),
-            sums=ChannelSums.of(pixels.reshape(-1, pixels.shape[2]).T) if training else None,
-            enlarged=enlarged,
+            sums=sums,
+            runs=[],
+            metadata={},
+            enlarged=placed.enlarged,
         )
-
-    def convert_together(
-        self, samples: Sequence[bytes | Pixels], training: Sequence[bool]
-    ) -> list[Payload | Exception]:
-        """:meth:`convert` of each, or what it raised."""
-        return [one_by_one(self.convert, *each) for each in zip(samples, training, strict=True)]
 
     def array(self, extent: int) -> tuple[str, tuple[int, ...]]:
         """Type and shape of a shard's array, as a ``.npy`` header has them."""

@@ -9,10 +9,7 @@ from pathlib import Path
 from latentcast.places import kind_of
 from latentcast.signals.channels import Channels
 from latentcast.signals.leads import renamed
-from latentcast.signals.readers import wfdb
-from latentcast.signals.readers.ecg_files import format_of_file, header_of, read_file
 from latentcast.signals.readers.file_format import ReadOptions
-from latentcast.signals.readers.wfdb_checksums import sums_beside
 from latentcast.signals.recording import Recording
 from latentcast.signatures import checked
 from latentcast.source import BadRecord
@@ -55,6 +52,11 @@ def read_with(path: str | Path, options: ReadOptions) -> Recording:
 
 
 def _read(path: str | Path, options: ReadOptions) -> Recording:
+    # Forty modules, which nothing but reading a file has to wait for.
+    from latentcast.signals.readers import wfdb
+    from latentcast.signals.readers.ecg_files import format_of_file, header_of, read_file
+    from latentcast.signals.readers.wfdb_checksums import sums_beside
+
     file = Path(path)
     if (kind := kind_of(file)) == "is an archive":
         raise BadRecord(f"{path}: {kind}; ingest it, and read records of the store")

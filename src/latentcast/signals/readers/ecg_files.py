@@ -202,6 +202,8 @@ class EcgFiles(RecordingSource):
             # In text: a Path for each of a million files takes seconds.
             signals = {name[:-4] + end for name in headers for end in _SIGNALS}
             for name in sorted({*names} - headers - signals):
+                if name.lower().endswith(_OTHERS):
+                    continue
                 file = Path(folder, name)
                 if format_of_file(file) is not None:
                     return True

@@ -38,8 +38,8 @@ def formula(twin: Twin) -> Evidence:
             rows = x.movedim(1, -1)[flags[:, 0]]
             centred = rows - rows.mean(0)
             expected = centred / (centred.square().mean(0) + norm.eps).sqrt() * norm.weight
-            given = (x, None) if flags.all() else (torch.where(flags, x, 1e6), flags)
-            got = norm(*given).movedim(1, -1)[flags[:, 0]]
+            inputs = (x, None) if flags.all() else (torch.where(flags, x, 1e6), flags)
+            got = norm(*inputs).movedim(1, -1)[flags[:, 0]]
             parts.append(at_most(f"{name}: difference", apart(got, expected + norm.bias), ROUNDING))
     return all_of(*parts)
 

@@ -86,7 +86,7 @@ class _Move:
 
     @property
     def stale(self) -> bool:
-        return self.stale_left < self.left and self.left > AVERAGED
+        return self.stale_left <= AVERAGED < self.left
 
 
 class Average(Observer):
@@ -180,16 +180,28 @@ class Average(Observer):
     def _note(self, what: str, again: bool = False) -> None:
         teacher = self._sample.take(self.pair.teacher())
         last = self._last
-        moved = last is not None and not torch.equal(last.teacher, teacher)
-        if last is not None and moved:
-            self._measure(last, teacher)
+        moved = last is not None and not _same(last.teacher, teacher)
         if last is None or moved or what != last.what or what == "after":
             student = self._sample.take(self.pair.student())
+            if last is not None and moved:
+                self._measure(last, teacher, student)
             self._last = _State(what, teacher, student)
         self.taken += what == "after" and not again
 
-    def _measure(self, last: _State, teacher: Tensor) -> None:
-        """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move."""
+    def _measure(self, last: _State, teacher: Tensor, student: Tensor) -> None:
+        """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move.
+
+        Args:
+            student: its weights now; those of the last event, if nothing but an optimizer moves
+                them, and else what a clipping after the step has made of them.
+        """
+        if not bool(teacher.isfinite().all()):
+            self.outside += last.what != "before"
+            self.moves.append(_Move(last.what, self.taken, math.inf))
+            return
+        if not torch.equal(student, last.student):
+            both = (_State(last.what, last.teacher, one) for one in (last.student, student))
+            last = min(both, key=lambda s: _fit(teacher - s.teacher, s.student - s.teacher, 0.0)[1])
         delta, towards = teacher - last.teacher, last.student - last.teacher
         way = max(float(delta.norm()), 1e-300)
         rounding = ROUNDINGS * float((self._sample.eps * last.teacher).norm())
@@ -272,10 +284,11 @@ class Average(Observer):
         moves = len(self.moves)
         lines.add("ema.once", sentence, equal("most moves in a step", most, 1), moves=moves,
                   steps=self.taken)  # fmt: skip
-        early = sum(move.what == "forward" for move in self.moves)
+        followed = {move.steps for move in self.moves if move.late}
+        # A second move after a right one is of a micro-batch, which the line above has counted.
+        early = sum(m.what == "forward" and m.steps not in followed for m in self.moves)
         inside = sum(move.what == "before" for move in self.moves)
         # The last step's may come at the start of a next one, before anybody reads the teacher.
-        followed = {move.steps for move in self.moves if move.late}
         missing = len(set(range(1, self.taken)) - followed)
         beside: dict[str, int] = {"steps_without_a_move": missing} if missing else {}
         lines.add(
@@ -303,7 +316,10 @@ class Average(Observer):
         lines.add(name, FORMULA[name], at_most("largest residual", worst, AVERAGED))
         name = "ema.updated-weights"
         lines.add(name, FORMULA[name], equal("moves towards older weights", stale, 0))
-        self._momentum(lines, moves)
+        if worst > AVERAGED or stale:
+            lines.unmeasured("ema.momentum", FORMULA["ema.momentum"], "it is no such average")
+        else:
+            self._momentum(lines, moves)
 
     def _momentum(self, lines: Lines, moves: Sequence[_Move]) -> None:
         first, last = 1 - moves[0].gain, 1 - moves[-1].gain
@@ -381,6 +397,11 @@ def verify_ema(
             "training step"
         )
     return Verified(tuple(average.lines()))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal, where NaN is its own equal."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _fit(delta: Tensor, towards: Tensor, rounding: float) -> tuple[float, float]:

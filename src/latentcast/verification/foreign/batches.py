@@ -22,6 +22,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from latentcast.verification.evidence import equal
 from latentcast.verification.foreign.events import Observer
 from latentcast.verification.foreign.passes import DROPPING, drop_rate, tensors_in
+from latentcast.verification.foreign.ranks import Ranks
 from latentcast.verification.foreign.verified import Lines
 from latentcast.verification.report.lines import Line
 
@@ -44,16 +45,20 @@ class Batches(Observer):
         self._folder = Path(tempfile.mkdtemp(prefix="latentcast-watch-"))
         self._states = list[dict[str, str]]()
         self._undo = list[Callable[[], object]]()
+        self.ranks = Ranks()
 
     def open(self) -> None:
         """From here on loaders report their batches, and their workers what they would draw."""
+        self.ranks.open()
         following, starting = _BaseDataLoaderIter.__next__, DataLoader.__iter__
         batches = self
 
         def following_and_hashed(loader: Any) -> Any:
             batch = following(loader)
             if torch.is_grad_enabled():  # else it is a validation
-                batches.hashes[_hash(batch)] += 1
+                parts = [_hash(tensor) for tensor in tensors_in(batch)]
+                batches.hashes[_digest(repr(parts).encode())] += 1
+                batches.ranks.note(parts)
             return batch
 
         def starting_with_states(loader: Any) -> Any:
@@ -72,6 +77,7 @@ class Batches(Observer):
         self._undo.append(lambda: setattr(owner, name, original))
 
     def start(self, optimizer: Optimizer) -> None:
+        self.ranks.state = _digest(torch.get_rng_state().numpy().tobytes())
         ids = self.session.heap.trained(optimizer)
         for module in self.session.heap.modules:
             if any(id(p) in ids for p in module.parameters()):
@@ -106,6 +112,7 @@ class Batches(Observer):
             undo()
         self._states = [json.loads(file.read_text()) for file in self._folder.glob("*.json")]
         shutil.rmtree(self._folder, ignore_errors=True)
+        self.ranks.write()
 
     def lines(self) -> Sequence[Line]:
         lines = Lines(SOURCE)
@@ -121,6 +128,7 @@ class Batches(Observer):
             lines.add("data.fresh", "No batch comes twice in the steps that were watched.",
                       equal("again", again, 0), batches=sum(self.hashes.values()))  # fmt: skip
         self._workers(lines)
+        self.ranks.add(lines)
         return lines
 
     def _workers(self, lines: Lines) -> None:
@@ -165,16 +173,10 @@ class _Report:
             pass
 
 
-def _hash(batch: Any) -> str:
-    values = b"".join(
-        t.detach().reshape(-1)[:: max(1, t.numel() // PLACES)].double().cpu().numpy().tobytes()
-        for t in map(_as_tensor, tensors_in(batch))
-    )
-    return _digest(values)
-
-
-def _as_tensor(tensor: Tensor) -> Tensor:
-    return tensor.to_dense() if tensor.is_sparse else tensor
+def _hash(tensor: Tensor) -> str:
+    flat = (tensor.to_dense() if tensor.is_sparse else tensor).detach().reshape(-1)
+    places = flat[:: max(1, flat.numel() // PLACES)]
+    return _digest(places.double().cpu().numpy().tobytes())
 
 
 def _digest(data: bytes) -> str:

@@ -28,7 +28,10 @@ class Buffers:
         self._sample = Sample(b)
         self._first = self._sample.take(a), self._sample.take(b)
         self._integer = [not buffer.is_floating_point() for buffer in b]
+        self._idle = [_is_idle(teacher, name) for name in self.names]
         self.states: list[str] = []
+        self.lost = 0
+        """Integer buffers in which a number is smaller than it was at the start."""
 
     def _now(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         a, b = dict(self.student.named_buffers()), dict(self.teacher.named_buffers())
@@ -37,8 +40,11 @@ class Buffers:
     def compare(self) -> None:
         a, b = self._now()
         pairs = [self._sample.each(x) for x in (*self._first, *map(self._sample.take, (a, b)))]
-        self.states = []
-        for student0, teacher0, student, teacher in zip(*pairs, strict=True):
+        self.states, self.lost = [], 0
+        for integer, (student0, teacher0, student, teacher) in zip(
+            self._integer, zip(*pairs, strict=True), strict=True
+        ):
+            self.lost += integer and bool((teacher < teacher0).any())
             if torch.equal(student, teacher):
                 self.states.append("equal")
             elif torch.equal(teacher0, teacher) and not torch.equal(student0, student):
@@ -64,8 +70,16 @@ class Buffers:
             )  # fmt: skip
         other = [name for integer, state, name in kinds if integer and state != "equal"]
         sentence = "The teacher's integer buffers are its student's."
-        if any(self._integer) and (batch_mode and other):
+        idle = {name for name, unread in zip(self.names, self._idle, strict=True) if unread}
+        if other and (batch_mode or (idle.issuperset(other) and not self.lost)):
             lines.note("ema.integer-buffers", sentence, its_own=len(other), first=other[0])
         elif any(self._integer):
             beside = {"first": other[0]} if other else {}
             lines.add("ema.integer-buffers", sentence, equal("different", len(other), 0), **beside)
+
+
+def _is_idle(network: nn.Module, name: str) -> bool:
+    """A BatchNorm counts its batches, and reads the count only where it has no momentum."""
+    path, _, own = name.rpartition(".")
+    part = network.get_submodule(path)
+    return own == "num_batches_tracked" and getattr(part, "momentum", None) is not None

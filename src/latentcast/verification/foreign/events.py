@@ -160,8 +160,8 @@ class Session:
             return None
 
         @functools.wraps(closure)
-        def evaluated(*given: Any, **named: Any) -> Any:
-            loss = closure(*given, **named)
+        def evaluated(*arguments: Any, **keywords: Any) -> Any:
+            loss = closure(*arguments, **keywords)
             self._before(optimizer)
             return loss
 
@@ -193,7 +193,10 @@ class Session:
         self.grad_mode = torch.is_grad_enabled()
         self._emit(lambda observer: observer.enter(module, args))
 
-    def _post_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _post_forward(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        # Of a pass that failed, as one that activation checkpointing ends early, torch leaves out
+        # the keywords.
+        kwargs, output = rest if len(rest) == 2 else ({}, *rest)
         self._emit(lambda observer: observer.leave(module, args, kwargs, output))
 
     def _finished(self) -> bool:

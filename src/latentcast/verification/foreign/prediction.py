@@ -13,13 +13,16 @@ from latentcast.verification.foreign.networks import evaluated, in_double
 from latentcast.verification.foreign.verified import Lines, Verified
 
 SOURCE = "NEPA, modeling_vit_nepa.py: next-embedding prediction, prediction_loss"
+SAME = 1e-6
+"""Relative difference of outputs in float64 that are summed in another order."""
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def verify_nepa(
-    model: Predict, values: Tensor, loss: Loss | None = None, places: int = 8
-) -> Verified:
+    model: Predict, values: Tensor, loss: Loss | None = None, places: int = 8,
+    shorter: bool = False,
+) -> Verified:  # fmt: skip
     """Look at a causal predictor of embeddings: does it see what it predicts, and predict the next?
 
     Args:
@@ -29,12 +32,17 @@ def verify_nepa(
         values: a batch, as the model takes it.
         loss: of (embeddings, predictions), as training computes it.
         places: at which the values are disturbed, evenly over them, the last ones included.
+        shorter: the model is meant to read signals of several lengths on one time scale: the first
+            half is also given alone. Images, and NEPA as it is published, have positions that are
+            shares of the input, so for them this is no promise.
     """
     lines = Lines(SOURCE)
     with evaluated(model) as networks, torch.no_grad():
         with in_double(networks):
             kind = next((p.dtype for m in networks for p in m.parameters()), values.dtype)
             _causal(lines, model, values.to(kind), places)
+            if shorter:
+                _time_scale(lines, model, values.to(kind))
         z, h = model(values)
     if loss is not None:
         _loss(lines, loss, z.detach(), h.detach())
@@ -78,6 +86,22 @@ def _causal(lines: Lines, model: Predict, values: Tensor, places: int) -> None:
         largest_change=largest,
     )
     lines.add("nepa.sees", "An output sees its own patch.", equal("blind to", blind, 0))
+
+
+def _time_scale(lines: Lines, model: Predict, values: Tensor) -> None:
+    """A causal model has read nothing else of a signal's first half than of the half alone."""
+    name = "nepa.time-scale"
+    sentence = "A shorter signal has the same time scale: its outputs are those of the longer one."
+    try:
+        _, alone = model(values[..., : values.shape[-1] // 2])
+    except Exception as problem:
+        lines.unmeasured(name, sentence, f"half of the samples are refused: {problem}")
+        return
+    _, h = model(values)
+    alone = alone[:, :-1]  # its last patch may be cut
+    first = h[:, : alone.shape[1]]
+    gap = float((alone - first).norm()) / max(float(first.norm()), 1e-300)
+    lines.add(name, sentence, at_most("relative difference", gap, SAME))
 
 
 def _loss(lines: Lines, loss: Loss, z: Tensor, h: Tensor) -> None:

@@ -30,6 +30,7 @@ def watch(
     steps: int = STEPS,
     seconds: float | None = None,
     momentum: Momentum | None = None,
+    total: int | None = None,
     stop: bool = False,
     out: str | Path | None = None,
 ) -> int:
@@ -43,6 +44,7 @@ def watch(
         steps: optimizer steps to look at; then the script goes on unwatched.
         seconds: looks no longer than that after the first step.
         momentum: what that of an average should be, a number or a function of the step from 0.
+        total: optimizer steps of the whole training; its scheduler is followed to the last one.
         stop: end the script when the report is there.
         out: folder for ``report.html``, ``report.md``, ``report.json`` and ``badge.svg``.
 
@@ -80,7 +82,7 @@ def watch(
         if stop:
             raise Stopped(0)
 
-    watching = Watch(steps, seconds, momentum, ended)
+    watching = Watch(steps, seconds, momentum, ended, total)
     status = 0
     with watching.session, _as_main(script, arguments, module):
         try:

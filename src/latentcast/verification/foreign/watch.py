@@ -17,6 +17,7 @@ from latentcast.verification.foreign.average import Average, Momentum
 from latentcast.verification.foreign.batches import Batches
 from latentcast.verification.foreign.events import Observer, Session
 from latentcast.verification.foreign.gradients import Gradients
+from latentcast.verification.foreign.heap import Heap
 from latentcast.verification.foreign.pairs import find_pairs
 from latentcast.verification.foreign.schedules import Schedules
 from latentcast.verification.foreign.verified import Lines, Verified
@@ -38,10 +39,11 @@ class Watch:
     def __init__(
         self, steps: int | None = STEPS, seconds: float | None = None,
         momentum: Momentum | None = None, ended: Callable[[], object] = lambda: None,
+        total: int | None = None,
     ) -> None:  # fmt: skip
-        self._averages = _Averages(self, momentum)
+        self._averages = _Averages(momentum)
         observers = [
-            Gradients(), Schedules(), Batches(), Weights(self._averages.ids), self._averages,
+            Gradients(), Schedules(total), Batches(), Weights(self._averages.ids), self._averages,
         ]  # fmt: skip
         self.session = Session(observers, steps, seconds, ended)
         self._begun = time.perf_counter()
@@ -82,20 +84,37 @@ class Watch:
 
 
 class _Averages(Observer):
-    """Finds what is averaged at the first step, and has each pair observed."""
+    """Finds what is averaged, and has each pair observed.
+
+    It looks at the first step, and once more at the second: an average may be made by its first
+    update, as that of a callback is which gets the model when a step is over.
+    """
 
     name = "averages"
 
-    def __init__(self, watch: Watch, momentum: Momentum | None) -> None:
-        self.watch, self.momentum = watch, momentum
+    def __init__(self, momentum: Momentum | None) -> None:
+        self.momentum = momentum
         self.found = list[Average]()
+        self._again = False
 
     def start(self, optimizer: Optimizer) -> None:
-        for pair in find_pairs(self.session.heap, optimizer):
+        self._find(self.session.heap, optimizer)
+
+    def before(self, optimizer: Optimizer, step: int) -> None:
+        if step == 1 and not self._again:
+            self._again = True
+            self._find(Heap.now(), optimizer)
+
+    def _find(self, heap: Heap, optimizer: Optimizer) -> None:
+        places = {average.pair.teacher()[0].data_ptr() for average in self.found}
+        for pair in find_pairs(heap, optimizer):
+            if pair.teacher()[0].data_ptr() in places:
+                continue
             average = Average(pair, self.momentum, found=True)
+            average.session = self.session
             average.start(optimizer)
             self.found.append(average)
-        self.watch.session.observers += self.found
+            self.session.observers.append(average)
 
     def ids(self) -> set[int]:
         """Of the weights and modules of what is an average."""
@@ -108,8 +127,9 @@ class _Averages(Observer):
 
 @contextmanager
 def watched(
-    steps: int | None = STEPS, seconds: float | None = None, momentum: Momentum | None = None
-) -> Iterator[Watch]:
+    steps: int | None = STEPS, seconds: float | None = None, momentum: Momentum | None = None,
+    total: int | None = None,
+) -> Iterator[Watch]:  # fmt: skip
     """Watch the training that runs in this context, whatever it is::
 
         with watched() as watch:
@@ -120,12 +140,13 @@ def watched(
         steps: optimizer steps to look at; None for all.
         seconds: looks no longer than that after the first step.
         momentum: what that of an average should be, a number or a function of the step from 0.
+        total: optimizer steps of the whole training; its scheduler is followed to the last one.
 
     Raises:
         LatentcastError: no torch optimizer took a step.
     """
     gc.collect()  # networks of an earlier training are in no one's way
-    watch = Watch(steps, seconds, momentum)
+    watch = Watch(steps, seconds, momentum, total=total)
     with watch.session:
         yield watch
     if not watch.steps:

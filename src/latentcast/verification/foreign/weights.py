@@ -49,6 +49,8 @@ class Weights(Observer):
         self._called = set[int]()
         self._sample: Sample | None = None
         self._first = torch.zeros(0)
+        self._in_training = set[int]()
+        """Ids of modules that were called in training mode."""
         self._norms = list[tuple[str, nn.Module, Tensor, bool]]()
 
     def start(self, optimizer: Optimizer) -> None:
@@ -74,6 +76,8 @@ class Weights(Observer):
             self.listed |= {id(p) for p in listed(one)}
 
     def enter(self, module: nn.Module, args: Any) -> None:
+        if module.training:
+            self._in_training.add(id(module))
         if id(module) not in self._called:
             self._called.add(id(module))
             self.used |= {id(p) for p in module._parameters.values() if p is not None}
@@ -122,7 +126,9 @@ class Weights(Observer):
         if self._sample is None:
             return lines
         averaged = self.averaged()
+        # One that moves without being in an optimizer has a copy that is: half precision.
         outside = (self.with_gradient & self.thawed & self.used) - self.listed - averaged
+        outside -= self.moved
         still = (self.with_gradient & self.listed & self.learning) - self.moved - averaged
         lines.add(
             "weights.trained",
@@ -132,7 +138,8 @@ class Weights(Observer):
             **self._first_of(outside | still),
         )
         frozen = (self.names.keys() & self.listed & self.moved) - self.thawed - averaged
-        norms = [name for name, part, _, moved in self._norms if moved and id(part) not in averaged]
+        norms = [name for name, part, _, moved in self._norms
+                 if moved and id(part) in self._in_training - averaged]  # fmt: skip
         lines.add(
             "weights.frozen",
             "Frozen weights do not move, nor do the statistics of frozen layers.",
