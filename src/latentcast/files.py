@@ -216,12 +216,18 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def plain_file(folder: Path, name: str) -> Path | None:
+    """:func:`plain_path` as a path."""
+    path = plain_path(str(folder), name)
+    return None if path is None else Path(path)
+
+
+def plain_path(folder: str, name: str) -> str | None:
     """The regular file of this name in the folder, where no link leads to it; else None.
 
     It is what :func:`inside` finds of nearly all of a million files, for a look at each part of the
     name instead of one at every folder above.
     """
-    path, mode = str(folder), 0
+    path, mode = folder, 0
     try:
         for part in name.split("/"):
             path = f"{path}/{part}"
@@ -230,7 +236,7 @@ def plain_file(folder: Path, name: str) -> Path | None:
                 return None
     except (OSError, ValueError):  # ValueError: NUL in the name
         return None
-    return Path(path) if stat.S_ISREG(mode) else None
+    return path if stat.S_ISREG(mode) else None
 
 
 def apart(out: str | Path, **inputs: str | Path | None) -> None:

@@ -11,7 +11,7 @@ import fnmatch
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Generic, Literal, TypeVar
@@ -210,6 +210,16 @@ class Source(ABC, Generic[Sample]):
     @abstractmethod
     def read(self, ref: RecordRef) -> tuple[Sample, Annotation]:
         """One record; raises BadRecord with the reason when it cannot be used."""
+
+    def read_together(
+        self, refs: Sequence[RecordRef]
+    ) -> Iterator[tuple[Sample, Annotation] | Exception]:
+        """:meth:`read` of each, or what it raises. A format of many small records overrides it."""
+        for ref in refs:
+            try:
+                yield self.read(ref)
+            except Exception as error:
+                yield error
 
     def fingerprint(self) -> str:
         """Changes when the source does. By default a hash of the listing alone; override it with

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,21 @@ from ecg_files import (
     BUNDLED,
     DATA,
     contents,
+    header_lines,
     to_counts,
     write_challenge,
     write_some,
     write_wfdb,
 )
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from conftest import Command
 from latentcast.data import ingest as module
 from latentcast.data.arrays import write_store
-from latentcast.data.folds import stable_fold
+from latentcast.data.codecs.counts import CountsTarget
+from latentcast.data.convert import Converter
+from latentcast.data.folds import Folds, stable_fold
 from latentcast.data.ingest import IngestResult, ingest
 from latentcast.data.inspect import describe
 from latentcast.data.store import Store
@@ -332,20 +338,78 @@ def test_microvolts_called_volts_or_the_reverse_are_refused(tmp_path: Path) -> N
     assert np.array_equal(store.take([0, 1]), microvolts_.transpose(0, 2, 1))
 
 
-def test_an_error_nobody_foresaw_costs_one_record_and_is_named(tmp_path: Path, monkeypatch) -> None:
+def test_an_error_nobody_foresaw_costs_one_record_and_is_named(tmp_path: Path) -> None:
     write_some(tmp_path / "in", 3)
-    read = WfdbFolder.read
 
-    def fails_once(self, ref):
-        if ref.record_id == "r001":
-            raise ZeroDivisionError("division\nby zero" + " again" * 99)
-        return read(self, ref)
+    class Source(WfdbFolder):
+        def read(self, ref):
+            if ref.record_id == "r001":
+                raise ZeroDivisionError("division\nby zero" + " again" * 99)
+            return super().read(ref)
 
-    monkeypatch.setattr(WfdbFolder, "read", fails_once)
-    assert ingest(tmp_path / "in", tmp_path / "out", quiet=True).records == 2
+    assert ingest(Source(tmp_path / "in"), tmp_path / "out", quiet=True).records == 2
     ((record, reason),) = quarantine(tmp_path / "out").items()
     assert record == "r001" and len(reason) <= 160
     assert reason.startswith("cannot be read (ZeroDivisionError: division by zero again")
+
+
+class ReadAlone(WfdbFolder):
+    def read(self, ref):
+        return super().read(ref)
+
+
+class CheckedAlone(CountsTarget):
+    def _needs_no_change(self, sample: Recording) -> bool:
+        return False
+
+
+FAULTS = {
+    "none": lambda x: x,
+    "flat": lambda x: np.vstack([x[:150], np.repeat(x[150:151], 150, 0), x[300:]]),
+    "one flat lead": lambda x: np.where(np.arange(12) == 4, 7, x),
+    "clipped": lambda x: np.minimum(9 * x, [1500 * (lead + 1) for lead in range(12)]),
+    "padded": lambda x: np.vstack([0 * x[:9], x[9:]]),
+    "swapped": lambda x: x[:, [1, 0, *range(2, 12)]],
+    "inverted": lambda x: np.where(np.arange(12) == 3, -x, x),
+    "not measured": lambda x: np.where(np.arange(12) == 8, -32768, x),
+    "normalised": lambda x: np.rint(1000 * (x - x.mean(0)) / x.std(0)),
+    "reaches": lambda x: np.rint(1000 * (x - x.min(0)) / np.ptp(x, 0)),
+    "faint": lambda x: np.arange(len(x))[:, None] % 5 + np.arange(12) % 2 - 2,
+    "short": lambda x: x[:90],
+}
+EDITS = {
+    "none": lambda header: header,
+    "first value": lambda header: re.sub(r"(16 0 )(-?\d+)", r"\g<1>77", header, count=1),
+    "checksum": lambda header: re.sub(r"\d+ 0 V6", "77 0 V6", header),
+    "gain": lambda header: header.replace("1000.0(0)/mV", "500(3)/mV"),
+    "huge gain": lambda header: header.replace("1000.0(0)/mV", "0.02(0)/uV"),
+    "no gain": lambda header: header.replace("1000.0(0)/mV", "0", 1),
+    "cut": lambda header: header.replace(" 400\n", " 401\n", 1),
+    "other order": lambda header: header.replace(" II\n", " V9\n"),
+    "a comment": lambda header: header + "# Age: 50\n#Dx: 426783006\n",
+    "no signal line": lambda header: header.replace(" 16 ", " x ", 1),
+}
+
+
+@settings(max_examples=15)
+@example([(fault, "none") for fault in FAULTS])
+@example([("none", edit) for edit in EDITS])
+@given(st.lists(st.tuples(st.sampled_from([*FAULTS]), st.sampled_from([*EDITS])), min_size=2))
+def test_records_that_are_read_and_checked_together_are_judged_like_one_alone(kinds) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for n, (fault, edit) in enumerate(kinds):
+            recording = synthetic_recording(50 + n, 100, 4, seed=n)
+            counts = FAULTS[fault](to_counts(recording)).astype("<i2")
+            text = header_lines(f"r{n:02d}", f"r{n:02d}.dat", counts, CANONICAL_LEADS, rate=100)
+            Path(name, f"r{n:02d}.hea").write_text(EDITS[edit](text))
+            counts.tofile(Path(name, f"r{n:02d}.dat"))
+        results = []
+        for source, target in ((WfdbFolder, CountsTarget), (ReadAlone, CheckedAlone)):
+            opened = source(Path(name))
+            goal = target(CANONICAL_LEADS, 100.0, 0.001, False, False, 1.0)
+            results.append(Converter(opened, goal, Folds(opened.refs()))(opened.refs()))
+    together, alone = results
+    assert together == alone and len(alone) == len(kinds)
 
 
 def test_an_array_at_another_rate_keeps_its_seconds(tmp_path: Path, command: Command) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,11 +17,14 @@ from safetensors.torch import load_file, save_file
 from conftest import WFDB
 from latentcast.config import Config, load
 from latentcast.data.ingest import ingest
+from latentcast.data.store import Store
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.files import digested
 from latentcast.recipes import RECIPES, recipe
 from latentcast.runs.folder import write_config
+from latentcast.signals.leads import CANONICAL_LEADS
+from latentcast.signals.synthetic import synthetic_recording
 from latentcast.verification.audit import run as audited
 from latentcast.verification.audit.audit import all_checks, audit
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
@@ -254,6 +258,28 @@ def test_no_time_is_said_and_is_no_failure(run: Path) -> None:
     line = by_id(section)["run.replayed-weights"]
     assert line.verdict == "not measured" and "10 to 10 of 10 to 12" in str(line.numbers["reason"])
     assert section.holds and "2 not measured" not in section.summary.split(";")[0].split(",")[0]
+
+
+def test_a_leak_from_the_run_that_the_weights_began_with_is_found(
+    run: Path, small_store: Path, tmp_path: Path
+) -> None:
+    made = [synthetic_recording(60 + n, 100, 8, seed=n).signal for n in range(24)]
+    np.save(tmp_path / "made.npy", np.stack(made))
+    axes = {"sampling_rate": 100, "unit": "mV", "leads": CANONICAL_LEADS}
+    ingest(tmp_path / "made.npy", tmp_path / "made", layout="records,leads,samples", **axes)
+    later = train(load(run / "config.yaml"), tmp_path / "made", tmp_path / "later", init=run).run
+    splits = [
+        "record_id,split,label",
+        *(f"{name},test,1" for name in Store.open(small_store).record_ids),
+    ]
+    splits[1:5] = [line.replace("test", "train") for line in splits[1:5]]
+    (tmp_path / "splits.csv").write_text("\n".join(splits))
+    probed = ingest(WFDB, tmp_path / "probed", fs=100, labels=tmp_path / "splits.csv").store
+    shutil.copy(run / "probe-superdiagnostic.json", later)
+    data = {"store": str(probed.path), "shards": probed.checksums}
+    edit_json("probe-superdiagnostic.json", lambda probe: probe.update(data=data))(later)
+    line = by_id(audit(later))["run.leaks"]
+    assert line.verdict == "broken" and "recording in pretraining" in str(line), line
 
 
 def test_a_store_that_is_gone_is_said_and_one_elsewhere_is_named(

@@ -85,9 +85,13 @@ class Converter:
         """
         results = list[Converted | Rejected]()
         opened, values = list[_Opened | Rejected](), 0
+        readable = [ref for ref in refs if ref.problem is None]
+        samples = self.source.read_together(readable)
         for ref in refs:
             try:
-                one = self._open(ref)
+                if ref.problem is not None:
+                    raise BadRecord(ref.problem)
+                one = self._open(ref, next(samples))
                 values += _size(one.sample)
                 opened.append(one)
             except Exception as error:
@@ -103,10 +107,10 @@ class Converter:
             reason = reason.replace(self.room, "")
         return Rejected(ref.record_id, ref.file, printable(reason))
 
-    def _open(self, ref: RecordRef) -> _Opened:
-        if ref.problem is not None:
-            raise BadRecord(ref.problem)
-        sample, annotation = self.source.read(ref)
+    def _open(self, ref: RecordRef, found: tuple[Any, Annotation] | Exception) -> _Opened:
+        if isinstance(found, Exception):
+            raise found
+        sample, annotation = found
         if (beside := self.annotations.get(ref.record_id)) is not None:
             annotation = Annotation(
                 beside.patient_id or annotation.patient_id,

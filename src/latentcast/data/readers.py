@@ -19,9 +19,12 @@ from concurrent.futures import (
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
+import numpy as np
+
 from latentcast.data.cluster import Cluster, RayExecutor
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
+from latentcast.data.shared_payloads import SharedPayloads
 from latentcast.errors import LatentcastError
 from latentcast.images.source import ImageSource
 from latentcast.source import RecordRef
@@ -29,6 +32,8 @@ from latentcast.source import RecordRef
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _FORKS = sys.platform == "linux"
+_REUSED = 2**25 - 2**16
+"""Bytes: just below the most that glibc takes for a threshold."""
 _SMALL = 4
 """Batches of small images that are one: sending one takes longer than converting some images."""
 _convert: Callable[[Sequence[Any]], list[Any]] | None = None
@@ -44,7 +49,16 @@ def convert_in_order(
     if isinstance(source, ImageSource):
         threads = threads or not (source.forked and _FORKS)
         size *= 1 if threads else _SMALL
-    yield from in_order(converter, refs, workers, size, source.name, threads=threads)
+    workers = usable_processors() if workers is None else workers
+    alone = isinstance(workers, Cluster) or workers <= 1 or len(refs) <= size
+    if threads or alone or not _FORKS or converter.target.modality != "ecg":
+        yield from in_order(converter, refs, workers, size, source.name, threads=threads)
+        return
+    assert isinstance(workers, int)
+    shared = SharedPayloads.of(converter, _under_way(workers) + 1)
+    batches = [refs[i : i + size] for i in range(0, len(refs), size)]
+    for found in in_order(shared, list(enumerate(batches)), workers, 1, source.name):
+        yield from shared.received(found)
 
 
 def in_order(
@@ -66,8 +80,8 @@ def in_order(
     Raises:
         LatentcastError: a process died.
     """
-    if workers is None:
-        workers = usable_processors()
+    workers = usable_processors() if workers is None else workers
+    _reuse_memory()
     batches = (items[i : i + size] for i in range(0, len(items), size))
     if not isinstance(workers, Cluster) and (workers <= 1 or len(items) <= size):
         for batch in batches:
@@ -79,7 +93,7 @@ def in_order(
         try:
             for batch in batches:
                 pending.append(pool.submit(call, batch))
-                if len(pending) > 2 * calls:
+                if len(pending) > _under_way(calls):
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
@@ -90,6 +104,11 @@ def in_order(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _under_way(workers: int) -> int:
+    """Batches that wait or are converted while another one is consumed."""
+    return 2 * workers
 
 
 def _pool(
@@ -105,6 +124,13 @@ def _pool(
     context = multiprocessing.get_context("fork" if _FORKS else "spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (convert,))
     return pool, _convert_batch, workers
+
+
+def _reuse_memory() -> None:
+    """Of this process and of those forked from it: glibc gives freed memory back to the system only
+    where it is more than what is freed here, untouched (mallopt(3), M_MMAP_THRESHOLD). Else the
+    arrays of every batch are new pages, and these cost more than the arithmetic."""
+    np.empty(_REUSED, np.uint8)
 
 
 def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:

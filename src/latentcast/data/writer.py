@@ -174,7 +174,7 @@ class ShardWriter:
         self._sums = None if last["sums"] is None else ChannelSums.from_json(last["sums"])
         self._reached = self._logged = self._now(last["next_ref"])
         if self._records:
-            self._file = self._partial.open("r+b")
+            self._file = self._partial.open("r+b", buffering=2**20)
             self._file.truncate(_NPY_HEADER + self._bytes)
             self._file.seek(0, io.SEEK_END)
 
@@ -217,7 +217,7 @@ class ShardWriter:
         if self._records and self._bytes + len(data) > self.shard_bytes:
             self.close(next_ref=position)
         if self._file is None:
-            self._file = self._partial.open("wb")
+            self._file = self._partial.open("wb", buffering=2**20)
             self._file.write(bytes(_NPY_HEADER))
         self._file.write(data)
         self._records.append(

@@ -76,11 +76,15 @@ def trained_run(path: Path, weights: Role, device: str | torch.device) -> Traine
     return Trained(path, encoder, Classifier(encoder, choice, weights), stores)
 
 
-def training_stores(path: Path, config: Config) -> tuple[Store, ...]:
+def training_stores(path: Path, config: Config, own: Store | None = None) -> tuple[Store, ...]:
     """The stores that a run was trained on, and the runs before it whose weights it began with;
     those that are at hand, and of labels as they were divided. Of an exported file its own is not
-    known."""
-    stores, own = [], data_of(path)
+    known.
+
+    Args:
+        own: the run's own, where it is at another place now than the run has recorded.
+    """
+    stores, own = [], data_of(path) if own is None else own
     if own is not None:
         if isinstance(config.objective, SupervisedConfig):
             own = task_of(config.objective.task, own).targets(own).divide(own)

@@ -23,7 +23,7 @@ class Payload(NamedTuple):
     """A record as it goes into a shard; a million of them are made and go from process to process.
 
     Attributes:
-        data: the bytes, or an array of them.
+        data: the bytes, an array of them, or a view that lasts until the next batch is asked for.
         extent: how far they reach along the first axis of the shard's array.
         length: of the index: samples of a recording, bytes of an image.
         digest: hash of what makes two records the same.
@@ -33,7 +33,7 @@ class Payload(NamedTuple):
         enlarged: whether it is an image smaller than the canvas, or a recording at a lower rate.
     """
 
-    data: bytes | npt.NDArray[np.uint8]
+    data: bytes | memoryview | npt.NDArray[np.uint8]
     extent: int
     length: int
     digest: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -194,13 +194,22 @@ class EcgFiles(RecordingSource):
             return format_of_file(path) is not None
         if not path.is_dir() or ptbxl.folder_of(path) is not None:
             return False
-        others = list[Path]()
-        for file in _walk(path):
-            if format_of_file(file) is not None:
-                return True
-            if file.suffix == ".hea" or (file.suffix in SUFFIXES and is_hdf5(file)):
-                others.append(file)
-        return len({file.suffix == ".hea" for file in others}) == 2
+        kinds = set[str]()
+        for folder, _, names in os.walk(path):
+            headers = {name for name in names if name.endswith(".hea")}
+            if headers:
+                kinds.add("WFDB")
+            # In text: a Path for each of a million files takes seconds.
+            signals = {name[:-4] + end for name in headers for end in _SIGNALS}
+            for name in sorted({*names} - headers - signals):
+                if name.lower().endswith(_OTHERS):
+                    continue
+                file = Path(folder, name)
+                if format_of_file(file) is not None:
+                    return True
+                if file.suffix in SUFFIXES and is_hdf5(file):
+                    kinds.add("HDF5")
+        return len(kinds) == 2
 
     def refs(self) -> Sequence[RecordRef]:
         return self._refs
@@ -240,11 +249,3 @@ class EcgFiles(RecordingSource):
             f"{len(others):,} files are no ECG of a format that is known, such as "
             f"{printable(others[0])}, and are left out",
         )
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """The headers, and the files whose first bytes are to be looked at."""
-    for folder, _, names in os.walk(root):
-        for name in sorted(names):
-            if name.endswith(".hea") or not name.lower().endswith(_OTHERS):
-                yield Path(folder, name)

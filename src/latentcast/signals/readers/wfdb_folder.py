@@ -6,19 +6,19 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError
-from latentcast.files import inside, read_bytes
+from latentcast.files import inside, plain_path, read_bytes
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
-from latentcast.signals.readers import ptbxl, wfdb
+from latentcast.signals.readers import ptbxl, wfdb, wfdb_together
 from latentcast.signals.readers.datasets import data_set_of
 from latentcast.signals.readers.datasets.dataset import DataSet
 from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.readers.source import RecordingSource
-from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, sums_by_folder
+from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, Sums, sums_by_folder
 from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.signals.recording import Recording
 from latentcast.source import (
@@ -75,6 +75,7 @@ class WfdbFolder(RecordingSource):
         self._annotations: dict[str, Annotation] | None = None
         self._data_set: DataSet | None = None
         self._refs: list[RecordRef]
+        self._signatures: dict[str, bytes] = {}
         if (table := ptbxl.folder_of(root)) is not None:
             self.kind = "ptbxl"
             self.root, below = table
@@ -82,7 +83,7 @@ class WfdbFolder(RecordingSource):
             if self.root != root:
                 self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
         else:
-            self._refs, hidden = list_records(root)
+            self._refs, self._signatures, hidden = list_records(root)
             self._data_set = data_set_of(root, self._refs)
             self.remarks = (
                 *remark_of_hidden(hidden), *remark_of_links(root), *_remark_of_ptbxl(self._refs)
@@ -121,7 +122,8 @@ class WfdbFolder(RecordingSource):
         digest = hashlib.sha256()
         for ref in self._refs:
             digest.update(f"{ref.record_id}\t{ref.file}\n".encode(errors="surrogateescape"))
-            digest.update(signature(self.root / ref.file))
+            listed = self._signatures.pop(ref.file, None)  # once, of a million
+            digest.update(signature(self.root / ref.file) if listed is None else listed)
         for folder in sorted(self._sha256):
             for name, sha256 in sorted(self._sha256[folder].items()):
                 digest.update(f"{folder}/{name}\t{sha256}\n".encode())
@@ -130,14 +132,36 @@ class WfdbFolder(RecordingSource):
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
-        folder = ref.file.rpartition("/")[0] or "."
-        file, sha256 = record_file(self.root, ref.file), self._sha256.get(folder)
-        recording, annotation = wfdb.read(file, sha256, self._options)
+        file = record_file(self.root, ref.file)
+        recording, annotation = wfdb.read(file, self._sums_of(ref), self._options)
+        return recording, self._annotated(ref, annotation)
+
+    def read_together(
+        self, refs: Sequence[RecordRef]
+    ) -> Iterator[tuple[Recording, Annotation] | Exception]:
+        if type(self).read is not WfdbFolder.read:  # of a data set of one's own, which comes first
+            yield from super().read_together(refs)
+            return
+        files = [(ref.file, self._sums_of(ref)) for ref in refs]
+        found = wfdb_together.read(self.root, files, self._options)
+        for ref, result in zip(refs, found, strict=True):
+            try:
+                if result is None:
+                    yield self.read(ref)
+                else:
+                    yield result[0], self._annotated(ref, result[1])
+            except Exception as error:
+                yield error
+
+    def _sums_of(self, ref: RecordRef) -> Sums:
+        return self._sha256.get(ref.file.rpartition("/")[0] or ".")
+
+    def _annotated(self, ref: RecordRef, annotation: Annotation) -> Annotation:
         if self._annotations is not None:
             annotation = self._annotations[ref.record_id]
         if self._data_set is not None:
             annotation = self._data_set.annotate(ref, annotation)
-        return recording, annotation
+        return annotation
 
 
 def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
@@ -167,14 +191,9 @@ def signature(header: Path) -> bytes:
         except (OSError, BadRecord):
             digest.update(b"missing\n")
             continue
-        digest.update(hashlib.sha256(raw).digest())
-        lines = _words(decode_header(raw))
-        segments = bool(lines) and "/" in lines[0][0]
-        folder = str(path.parent)
-        for name in sorted({words[0] for words in lines[1:]}):
-            if not segments:
-                digest.update(f"{name}\t{_size(os.path.join(folder, name))}\n".encode())  # noqa: PTH118
-                continue
+        own, segments = _parts_of(raw, str(path.parent))
+        digest.update(own)
+        for name in segments:
             part = path.parent / f"{name}.hea"
             if part not in met and PurePath(name).name == name:
                 met.add(part)
@@ -182,19 +201,22 @@ def signature(header: Path) -> bytes:
     return digest.digest()
 
 
-def _words(header: str) -> list[list[str]]:
+def _parts_of(header: bytes, folder: str) -> tuple[bytes, list[str]]:
+    """What a header adds to a :func:`signature`: its bytes, and the names and sizes of the files it
+    names, in ``folder``; and, where it is of segments, which records it names instead."""
+    own = hashlib.sha256(header).digest()
+    first, *words = _first_words(header) or [""]
+    names = sorted({*words})
+    if "/" in first:
+        return own, names
+    sizes = (f"{name}\t{_size(os.path.join(folder, name))}\n" for name in names)  # noqa: PTH118
+    return own + "".join(sizes).encode(), []
+
+
+def _first_words(header: bytes) -> list[str]:
     """Of each line that is no comment."""
-    lines = (line.split() for line in header.splitlines())
-    return [words for words in lines if words and words[0][0] != "#"]
-
-
-def _is_of_segments(raw: bytes) -> bool:
-    """Whether a header names other records; of the first of its lines alone, in nearly all."""
-    word = raw.split(None, 1)[0] if raw.strip() else b""
-    if word.isascii() and word.decode().isprintable() and word[:1] not in (b"", b"#"):
-        return b"/" in word
-    lines = _words(decode_header(raw))
-    return bool(lines) and "/" in lines[0][0]
+    lines = (line.split(None, 1) for line in decode_header(header).splitlines())
+    return [words[0] for words in lines if words and words[0][0] != "#"]
 
 
 def _size(path: str) -> int:
@@ -204,27 +226,35 @@ def _size(path: str) -> int:
         return -1
 
 
-def list_records(root: Path) -> tuple[list[RecordRef], list[str]]:
-    """Every record below ``root``, sorted by path, and the headers that are hidden.
+def list_records(root: Path) -> tuple[list[RecordRef], dict[str, bytes], list[str]]:
+    """Every record below ``root``, sorted by path; their signatures by file, of those that no link
+    leads to; and the headers that are hidden.
 
     Segments of a longer record are left to it.
 
     A record's id is its name, or its path where the source uses one name twice.
     """
     headers, hidden = find_files(root, "*.hea")
-    segments = set()
+    parts, signatures = set[str](), dict[str, bytes]()
     for file in headers:
+        plain = plain_path(str(root), file)
         try:
-            raw = read_bytes(record_file(root, file))
+            raw = read_bytes(record_file(root, file) if plain is None else plain)
         except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
-        if _is_of_segments(raw):
-            body, folder = _words(decode_header(raw)), PurePosixPath(file).parent
-            segments |= {str(folder / f"{line[0]}.hea") for line in body[1:] if line[0] != "~"}
-    listed = [file for file in headers if file not in segments]
+        folder = file.rpartition("/")[0]
+        own, segments = _parts_of(raw, f"{root}/{folder}")
+        parts |= {str(PurePosixPath(folder, f"{name}.hea")) for name in segments if name != "~"}
+        if plain is not None and not segments:
+            signatures[file] = hashlib.sha256(own).digest()
+    listed = [file for file in headers if file not in parts]
     stems = [file.rpartition("/")[2].removesuffix(".hea") for file in listed]
     repeated = {stem for stem, times in Counter(stems).items() if times > 1}
-    return [
-        RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
-        for file, stem in zip(listed, stems, strict=True)
-    ], hidden
+    return (
+        [
+            RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
+            for file, stem in zip(listed, stems, strict=True)
+        ],
+        signatures,
+        hidden,
+    )

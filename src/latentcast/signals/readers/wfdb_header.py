@@ -6,10 +6,11 @@ Format: PhysioNet, WFDB Applications Guide, header(5).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from latentcast.errors import quoted
 from latentcast.signals.readers.numbers import integer, number
@@ -17,9 +18,14 @@ from latentcast.source import BadRecord
 
 _FORMAT = re.compile(r"(\d{1,4})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,15}))?$", re.ASCII)
 _NUMBERS = re.compile(r"(?:[+-]?\d{1,18}(?:\s+|$)){1,5}", re.ASCII)
-_WHOLE = r"([+-]?[0-9]{1,18})\s+"
-_COMPLETE = re.compile(r"(\S+)\s+(\S+)\s+(\S+)\s+" + 5 * _WHOLE + r"(\S.*)")
-"""A signal line with all its fields, as nearly every program writes it."""
+_BLANK = r"[^\S\n]+"
+_COMPLETE = re.compile(
+    rf"^(\S+){_BLANK}(\S+){_BLANK}(\S+){_BLANK}"
+    + 5 * rf"([+-]?[0-9]{{1,18}}){_BLANK}"
+    + r"(\S.*)$",
+    re.MULTILINE,
+)
+"""Signal lines with all their fields, as nearly every program writes them."""
 _GAIN = re.compile(r"([^(/]+)(?:\(([^)]*)\))?(?:/(\S+))?$")
 
 
@@ -114,7 +120,7 @@ def parse_header(text: str) -> Header:
         return Header(name, of, rate, samples or None, count, (), tuple(comments))
     if len(body) < count:
         raise BadRecord(f"header announces {count} signals and describes {len(body)}")
-    signals = _without_fillers([_parse_signal(line, n) for n, line in enumerate(body)])
+    signals = _without_fillers(_parse_signals(body))
     _check_files(signals)
     return Header(name, None, rate, samples or None, count, signals, tuple(comments))
 
@@ -179,15 +185,36 @@ def _calibration(word: str) -> tuple[float, int | None, str | None]:
         raise BadRecord(f"header: gain {quoted(word, 60)} cannot be read ({error})") from None
 
 
-def _parse_signal(line: str, place: int) -> Signal:
-    complete = _COMPLETE.fullmatch(line)
-    if complete is not None and (shape := _shape(complete[2])) is not None:
-        file, _, words, _, zero, initial, checksum, _, name = complete.groups()
-        gain, baseline, unit = _calibration(words)
-        baseline = int(zero) if baseline is None else baseline
-        return Signal(
-            file, *shape, gain, baseline, unit or "mV", int(initial), int(checksum), name.strip()
+def _parse_signals(lines: Sequence[str]) -> list[Signal]:
+    complete = _COMPLETE.findall("\n".join(lines))
+    if len(complete) == len(lines) > 0:
+        files, shapes, words, _, zeros, initials, checksums, _, names = zip(*complete, strict=True)
+        if (columns := _columns(shapes, words, zeros, names)) is not None:
+            *first, names = columns
+            last = map(int, initials), map(int, checksums), names
+            return [*map(Signal, files, *first, *last)]
+    return [_parse_signal(line, n) for n, line in enumerate(lines)]
+
+
+# Of the signals of one record, which those of the next one repeat.
+@lru_cache(256)
+def _columns(
+    shapes: tuple[str, ...], words: tuple[str, ...], zeros: tuple[str, ...], names: tuple[str, ...]
+) -> tuple[tuple[Any, ...], ...] | None:
+    """Format, samples per frame, skew, offset, gain, baseline, unit and name of each; None where a
+    word is no format."""
+    rows = list[tuple[Any, ...]]()
+    for shape, word, zero, name in zip(map(_shape, shapes), words, zeros, names, strict=True):
+        if shape is None:
+            return None
+        gain, baseline, unit = _calibration(word)
+        rows.append(
+            (*shape, gain, int(zero) if baseline is None else baseline, unit or "mV", name.strip())
         )
+    return tuple(zip(*rows, strict=True))
+
+
+def _parse_signal(line: str, place: int) -> Signal:
     fields = line.split(None, 3)
     shape = _shape(fields[1]) if len(fields) > 1 else None
     if shape is None:

@@ -37,7 +37,12 @@ def read_header(path: Path, sha256: Sums) -> Header:
         raw = read_bytes(path)
     except OSError as error:
         raise BadRecord(f"header {path.name} cannot be read ({error})") from None
-    check_bytes(raw, path.name, sha256)
+    return parsed(raw, path.name, sha256)
+
+
+def parsed(raw: bytes, name: str, sha256: Sums) -> Header:
+    """The header in the bytes of a file, as :func:`read_header`."""
+    check_bytes(raw, name, sha256)
     return parse_header(decode_header(raw))
 
 
@@ -72,7 +77,9 @@ def physical(path: Path, header: Header, sha256: Sums, chosen: Chosen) -> tuple[
     if chosen.columns != tuple(range(len(header.signals))):
         digital = digital[:, chosen.columns]
     signals = [header.signals[column] for column in chosen.columns]
-    return _to_millivolts(digital, signals, chosen.factors), header.sampling_rate
+    # A transposing copy of small integers is cheaper than a transposing division.
+    counts = np.ascontiguousarray(digital.T)
+    return to_millivolts(counts, signals, chosen.factors), header.sampling_rate
 
 
 def _read_digital(folder: Path, header: Header, sha256: Sums) -> npt.NDArray[np.int16]:
@@ -120,21 +127,20 @@ def _read_file(
     return samples
 
 
-def _to_millivolts(
+def to_millivolts(
     digital: npt.NDArray[np.int16], signals: Sequence[Signal], factors: Sequence[float]
 ) -> Physical:
-    """``(count - baseline) / gain`` in mV, float32 ``(leads, samples)``; invalid samples are NaN.
+    """``(count - baseline) / gain`` in mV, float32; invalid samples are NaN.
 
     Args:
-        digital: int16 ``(samples, leads)``.
+        digital: int16 ``(leads, samples)``, or of several records ``(N, leads, samples)``.
         signals: give gain and baseline.
         factors: millivolts per physical unit, per lead.
     """
     gains, baselines, exact = _calibration(
         tuple((s.gain / f, s.baseline) for s, f in zip(signals, factors, strict=True))
     )
-    # A transposing copy of small integers is cheaper than a transposing division.
-    signal = np.ascontiguousarray(digital.T).astype(np.float32)
+    signal = digital.astype(np.float32)
     invalid = signal == INVALID
     if baselines.any():
         # 16-bit counts less a baseline stay exact in float32 below 2^24.

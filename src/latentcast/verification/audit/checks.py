@@ -23,7 +23,7 @@ from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import step_of
 from latentcast.errors import LatentcastError
-from latentcast.evaluation import leaks
+from latentcast.evaluation.protocol import leaks_of
 from latentcast.evaluation.results import Finding, undamaged
 from latentcast.files import read_object
 from latentcast.images.stored import StoredImage
@@ -31,6 +31,7 @@ from latentcast.signals.recording import Recording
 from latentcast.verification.audit.run import Run, Unmeasured, check, norm
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, first_of, none
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
+from latentcast.workflows.sources import training_stores
 
 ROUNDING = 1e-12
 """Relative; a schedule is written to JSON with all its digits."""
@@ -305,8 +306,13 @@ def probes(run: Run) -> Evidence:
 
 @check("run.leaks", "Nothing of the test fold was trained on.", source="evaluation.leaks")
 def no_leaks(run: Run) -> Evidence:
-    """None was written down, and none is found where both stores are at hand."""
+    """None was written down, and none is found where the stores are at hand: those of the run and
+    of the runs before it whose weights it began with, as ``probe`` has them."""
     wrong, count, again = [], 0, 0
+    try:
+        own = run.store
+    except Unmeasured:
+        own = None
     for name, probe in _probes(run):
         count += 1
         errors = [leak for leak in probe.get("leaks", []) if leak["severity"] == "error"]
@@ -314,16 +320,14 @@ def no_leaks(run: Run) -> Evidence:
         probed = Path(str(probe["data"].get("store")))
         if not (probed / "manifest.json").is_file():
             continue
-        try:
-            trained = run.store
-        except Unmeasured:
-            continue
+        stores = training_stores(run.path, run.config, own)
         store = Store.open(probed)
-        if store.checksums != probe["data"]["shards"]:
+        trained = [one for one in stores if one.modality == store.modality]
+        if stores and store.checksums != probe["data"]["shards"]:
             wrong.append(f"{name}: the store that was probed has other data now")
-        elif store.modality == trained.modality:
+        elif trained:
             again += 1
-            wrong += _errors(name, leaks.check(store, trained))
+            wrong += _errors(name, leaks_of(store, trained))
     return all_of(none("leaks", wrong), probes=count, searched_again=again)
 
 

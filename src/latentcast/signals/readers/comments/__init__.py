@@ -30,6 +30,8 @@ def annotation_of(comments: Sequence[str]) -> Annotation:
     ``Key: value`` is metadata under the key in lower case, and any other line one of ``comments``,
     unless an adapter reads it in another way.
     """
+    if not comments:
+        return Annotation()
     fields = [field for comment in comments for field in _fields(comment)]
     metadata: dict[str, Any] = {}
     for field in fields:
