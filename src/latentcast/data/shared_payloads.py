@@ -45,7 +45,7 @@ class SharedPayloads:
         for place, result in enumerate(results):
             data = result.payload.data if isinstance(result, Converted) else b""
             size = len(data) if isinstance(data, bytes) and len(data) <= end - start else 0
-            if isinstance(result, Converted) and size:
+            if isinstance(result, Converted) and isinstance(data, bytes) and size:
                 self.memory[start : start + size] = data
                 results[place] = result._replace(payload=result.payload._replace(data=b""))
             sizes.append(size)

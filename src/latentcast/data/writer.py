@@ -213,7 +213,7 @@ class ShardWriter:
     def add(self, record: Converted, position: int) -> None:
         """Append the record at ``position`` of the listing."""
         payload = record.payload
-        data = payload.data if isinstance(payload.data, bytes) else payload.data.data
+        data = payload.data.data if isinstance(payload.data, np.ndarray) else payload.data
         if self._records and self._bytes + len(data) > self.shard_bytes:
             self.close(next_ref=position)
         if self._file is None:

@@ -146,5 +146,6 @@ def _keep_their_sums(
     )
     # Headers write the lowest 16 bits of a sum, which is what a sum of int16 in int16 is.
     sums = digital.sum(axis=2, dtype=np.int16)
-    agree: npt.NDArray[np.bool_] = (digital[:, :, 0] == lines[:, :, 0]).all(axis=1)
-    return agree & (sums == lines[:, :, 1].astype(np.int16)).all(axis=1)
+    agree: npt.NDArray[np.bool_] = digital[:, :, 0] == lines[:, :, 0]
+    agree &= sums == lines[:, :, 1].astype(np.int16)
+    return np.asarray(agree.all(axis=1))
