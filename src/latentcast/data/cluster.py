@@ -55,8 +55,8 @@ class RayExecutor(Executor):
         except (ConnectionError, RuntimeError, ValueError) as problem:
             reason = " ".join(str(problem).split())[:200]
             raise LatentcastError(
-                f"--cluster {cluster.address}: does not answer ({reason}); start it with ray start "
-                "--head, or name another one (auto, local, ray://HOST:10001)"
+                f"--cluster {cluster.address}: does not answer ({reason}); start it (ray "
+                "start), or name another one (auto, local, ray://HOST:10001)"
             ) from None
         self._ray = ray
         paths = [str(path.absolute()) for path in cluster.paths]
