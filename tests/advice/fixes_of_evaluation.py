@@ -369,6 +369,23 @@ def _(t: Terminal) -> None:
     t.works(evaluation(t, f"{flag} {t.new('features')}"))
 
 
+@fixes("evaluation/cache.py", "features of {} GiB are not kept")
+@fixes("evaluation/cache.py", "features are not kept in")
+def _(t: Terminal) -> None:
+    command = f"probe {t.at.run} --data {t.at.probed} --task labels"
+    t.new("file").write_text("no folder")
+    full, most = "GiB" in t.messages[0].text, "latentcast.workflows.probe.MOST"
+    with (
+        patch.dict("os.environ", XDG_CACHE_HOME=str(t.new("home" if full else "file"))),
+        patch(most, 100 if full else 2**30),
+    ):
+        printed = t.prints(command)
+        flag = printed.typed(r"(--cache)\s+FOLDER")
+        t.works(f"{command} {flag} {t.new('features')}")
+        if not full:
+            t.works(f"{command} {printed.typed(r'--no-cache')}")
+
+
 @fixes("workflows/evaluate.py", "reference {}: is no source")
 def _(t: Terminal) -> None:
     name = t.refused(evaluation(t, "--reference 'random convolution'")).typed("mean '(.+)'")

@@ -26,7 +26,7 @@ from terminal import (
 from latentcast import config as configuration
 from latentcast.monitors.journal import Journal
 from latentcast.recipes import recipe
-from latentcast.runs.folder import write_environment
+from latentcast.runs.folder import write_config, write_environment
 from latentcast.runs.new import alone_in
 from latentcast.workflows.train import train as train_here
 
@@ -100,7 +100,7 @@ def _(t: Terminal, run: Path) -> str:
 def _(t: Terminal, run: Path) -> str:
     t.works(train(t, ECG, t.at.bare))
     changed = configuration.load(run / "config.yaml").updated({"optimizer.lr": 0.1})
-    (run / "config.yaml").write_text(changed.to_yaml())
+    write_config(run / "config.yaml", changed)
     return training(t, ECG, t.at.bare, "--set optimizer.lr=0.1")
 
 

@@ -141,7 +141,7 @@ def test_what_is_written_is_complete_and_fits_a_phone(found: Evaluation, folder:
         assert each.main.text() in text and each.main.text() in html
     assert "by hand" in text and "by hand" in html
     assert html.count('<svg class="forest"') == 2 and 'viewBox="0 0 400' in html
-    assert html.count("<table") == html.count('<table class="stacked"') == 2
+    assert html.count("<table") == html.count('<div class="scroll"><table class="wide"') == 2
     (out / "evaluation.json").write_text(
         (out / "evaluation.json").read_text().replace('"run-0"', '"run-7"').replace("0.9", "0.8")
     )

@@ -312,7 +312,7 @@ def test_the_first_line_says_what_a_training_takes(
     weights = sum(p.numel() for p in objective.parameters()) / 1e6
     assert f"nepa-ecg-tiny: {weights:.4g} million parameters" in line
     flops = objective.step_flops((400,)) * 100
-    assert "1 steps of 100 in 2 pieces; about " in line
+    assert "1 step of 100 in 2 pieces; about " in line
     assert f"({flops / 1e12:.3g} TFLOP a step; measured on 50 samples); about 0.00" in line
     assert f"has {records} records, fewer than a batch of 100" in warning
 
