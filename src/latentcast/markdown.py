@@ -36,7 +36,7 @@ def render(package: str, template: str, **values: Any) -> str:
 
 @cache
 def _environment(package: str) -> Environment:
-    # It comes with torch, which needs it itself.
+    # Not at the top: most commands write no Markdown.
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -372,7 +372,8 @@ def _(t: Terminal) -> None:
 @fixes("evaluation/cache.py", "features of {} GiB are not kept")
 @fixes("evaluation/cache.py", "features are not kept in")
 def _(t: Terminal) -> None:
-    command = f"probe {t.at.run} --data {t.at.probed} --task labels"
+    shutil.copytree(t.at.run, t.new("run"))  # a probe is kept in its run
+    command = f"probe {t.new('run')} --data {t.at.probed} --task labels"
     t.new("file").write_text("no folder")
     full, most = "GiB" in t.messages[0].text, "latentcast.workflows.probe.MOST"
     with (

@@ -68,4 +68,4 @@ def test_the_summary_is_written_and_nothing_of_it_lost(
     for part in summarise(store).sections:
         assert part.title in text
         assert all(cell in text for row in part.rows for cell in row if cell.isalnum())
-    assert "Checked by" in text
+    assert "Checked by: ____" in text

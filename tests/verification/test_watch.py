@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ def run(source: str, **options: Any) -> Watch:
     with watching(momentum=momentum, total=200, **options) as watch:
         exec(compile(source, "training", "exec"), {"__name__": "__main__"})
     return watch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def objects_of_other_tests() -> Iterator[None]:
+    """Out of sight of a search through memory, which took most of a minute of them."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
