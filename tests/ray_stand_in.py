@@ -6,9 +6,13 @@ import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+
+
+_numbers = count()
 
 
 class TaskError(Exception):
@@ -21,9 +25,10 @@ class Reference:
 
     def __init__(self, content: Any) -> None:
         self.content = pickle.dumps(content)
+        self.name = f"reference-{next(_numbers)}"  # never that of an earlier one
 
     def hex(self) -> str:
-        return str(id(self))
+        return self.name
 
 
 class Task:
