@@ -19,8 +19,6 @@ from concurrent.futures import (
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-import numpy as np
-
 from latentcast.data.cluster import Cluster, RayExecutor
 from latentcast.data.codecs.pixels import usable_processors
 from latentcast.data.convert import Converted, Converter, Rejected
@@ -81,7 +79,6 @@ def in_order(
         LatentcastError: a process died.
     """
     workers = usable_processors() if workers is None else workers
-    _reuse_memory()
     batches = (items[i : i + size] for i in range(0, len(items), size))
     if not isinstance(workers, Cluster) and (workers <= 1 or len(items) <= size):
         for batch in batches:
@@ -126,16 +123,13 @@ def _pool(
     return pool, _convert_batch, workers
 
 
-def _reuse_memory() -> None:
-    """Of this process and of those forked from it: glibc gives freed memory back to the system only
-    where it is more than what is freed here, untouched (mallopt(3), M_MMAP_THRESHOLD). Else the
-    arrays of every batch are new pages, and these cost more than the arithmetic."""
-    np.empty(_REUSED, np.uint8)
-
-
 def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:
     global _convert
     _convert = convert
+    # glibc gives freed memory back to the system only where it is more than what is freed here,
+    # untouched (mallopt(3), M_MMAP_THRESHOLD); else the arrays of every batch are new pages, which
+    # cost more than the arithmetic. Not in the parent, where other things follow.
+    bytearray(_REUSED)
     # Ctrl-C reaches the whole group; what it means is up to the parent.
     signals.signal(signals.SIGINT, signals.SIG_IGN)
     parent = multiprocessing.parent_process()
