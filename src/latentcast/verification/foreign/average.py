@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from latentcast.errors import LatentcastError
 from latentcast.verification.evidence import above, all_of, at_most, equal
 from latentcast.verification.foreign.buffers import Buffers
 from latentcast.verification.foreign.events import Observer, Session
+from latentcast.verification.foreign.heap import listed
+from latentcast.verification.foreign.moves import AVERAGED, Move, State, fit, scaled_fit
 from latentcast.verification.foreign.pairs import APART, Pair, pair_of
 from latentcast.verification.foreign.passes import Passes
 from latentcast.verification.foreign.sample import Sample
@@ -23,8 +24,6 @@ from latentcast.verification.foreign.verified import Lines, Verified
 from latentcast.verification.report.lines import Line
 
 SOURCE = "mean teacher (Tarvainen and Valpola 2017), equation 1; order: I-JEPA, train.py"
-AVERAGED = 1e-3
-"""How far from the formula a teacher's step may be, relative to it, beyond its type's roundings."""
 ROUNDINGS = 2.0
 """Of each weight that one averaging may cost; ``mul_`` and ``add_`` are one each."""
 BLURRED = 0.5
@@ -45,50 +44,6 @@ HAPPENS = "The teacher moves."
 START = "Before the first step the teacher has its student's weights."
 
 
-@dataclass(frozen=True)
-class _State:
-    """Both networks at the last event, and which that was."""
-
-    what: str  # "forward", "before" or "after" the optimizer, "end" of the step function
-    teacher: Tensor
-    student: Tensor
-
-
-@dataclass(frozen=True)
-class _Move:
-    """A change of the teacher, somewhere after an event.
-
-    Attributes:
-        what: that event.
-        steps: the optimizer had taken by then.
-        rounding: norm of what the teacher's type may round away, over the move's.
-        left, stale_left: the share of the move that no momentum explains, with the student's
-            weights of now and with those of the last move.
-        unsure: of the momentum, at worst; ``deviation`` is its standard deviation.
-        gain: 1 − momentum, from the better of both; ``scaled_gain`` also lets the teacher be
-            scaled, which the rounding of the momentum to its type does.
-    """
-
-    what: str
-    steps: int
-    rounding: float
-    left: float = 0.0
-    stale_left: float = math.inf
-    unsure: float = 0.0
-    deviation: float = 0.0
-    gain: float = 0.0
-    scaled_gain: float = 0.0
-
-    @property
-    def late(self) -> bool:
-        """After an optimizer's step, with no forward pass between."""
-        return self.what in ("after", "end") and self.steps > 0
-
-    @property
-    def stale(self) -> bool:
-        return self.stale_left <= AVERAGED < self.left
-
-
 class Average(Observer):
     """One pair, event by event; of both networks a few thousand places of each tensor are kept.
 
@@ -100,13 +55,13 @@ class Average(Observer):
     def __init__(self, pair: Pair, momentum: Momentum | None = None, found: bool = False) -> None:
         self.pair, self.momentum, self.found = pair, momentum, found
         self.name = f"average of {pair.name}"
-        self.moves = list[_Move]()
+        self.moves = list[Move]()
         self.taken = self.listed = self.with_gradient = 0
         self.outside = 0
         """Moves that no optimizer made."""
         self.start_distance: float | None = None
         self._sample = Sample(pair.teacher())
-        self._last: _State | None = None
+        self._last: State | None = None
         self._older: Tensor | None = None
         self._weights = {id(p) for p in pair.student_module.parameters()}
         self._step: int | None = None
@@ -153,28 +108,25 @@ class Average(Observer):
             self.passes.leave_entry(module, args, kwargs, output)
 
     def before(self, optimizer: Optimizer, step: int) -> None:
-        listed = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        moved = {id(p) for p in listed(optimizer)}
         teacher = self.pair.teacher_module
         if teacher is not None:
             own = [p for p in teacher.parameters() if id(p) not in self._weights]
-            self.listed = max(self.listed, sum(id(p) in listed for p in own))
+            self.listed = max(self.listed, sum(id(p) in moved for p in own))
             self.with_gradient += sum(p.grad is not None and bool(p.grad.any()) for p in own)
-        if listed & self._weights and step != self._step:
+        if moved & self._weights and step != self._step:
             self._depth = 0
             self._note("before")
 
     def after(self, optimizer: Optimizer, step: int) -> None:
-        listed = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not listed & self._weights:
+        moved = {id(p) for p in listed(optimizer)}
+        if not moved & self._weights:
             return
         self._note("after", again=step == self._step)
         self._step = step
 
     def end(self) -> None:
-        self._note("end")
-
-    def note_end(self) -> None:
-        """A step function of the caller has returned."""
+        """Also of a step function of the caller."""
         self._note("end")
 
     def _note(self, what: str, again: bool = False) -> None:
@@ -185,10 +137,10 @@ class Average(Observer):
             student = self._sample.take(self.pair.student())
             if last is not None and moved:
                 self._measure(last, teacher, student)
-            self._last = _State(what, teacher, student)
+            self._last = State(what, teacher, student)
         self.taken += what == "after" and not again
 
-    def _measure(self, last: _State, teacher: Tensor, student: Tensor) -> None:
+    def _measure(self, last: State, teacher: Tensor, student: Tensor) -> None:
         """``θ_t ← m θ_t + (1 − m) θ_s``: which m, and which student's weights fit the move.
 
         Args:
@@ -197,31 +149,31 @@ class Average(Observer):
         """
         if not bool(teacher.isfinite().all()):
             self.outside += last.what != "before"
-            self.moves.append(_Move(last.what, self.taken, math.inf))
+            self.moves.append(Move(last.what, self.taken, math.inf))
             return
         if not torch.equal(student, last.student):
-            both = (_State(last.what, last.teacher, one) for one in (last.student, student))
-            last = min(both, key=lambda s: _fit(teacher - s.teacher, s.student - s.teacher, 0.0)[1])
+            both = (State(last.what, last.teacher, one) for one in (last.student, student))
+            last = min(both, key=lambda s: fit(teacher - s.teacher, s.student - s.teacher, 0.0)[1])
         delta, towards = teacher - last.teacher, last.student - last.teacher
         way = max(float(delta.norm()), 1e-300)
         rounding = ROUNDINGS * float((self._sample.eps * last.teacher).norm())
         steps, older, self._older = self.taken, self._older, last.student
         self.outside += last.what != "before"
-        gain, left = _fit(delta, towards, rounding)
+        gain, left = fit(delta, towards, rounding)
         unsure = rounding / max(float(towards.norm()), 1e-300)
         deviation = unsure / math.sqrt(len(delta))
         if rounding > BLURRED * way:
             if abs(gain) < SURE * deviation < STILL:
                 return  # roundings, as of an average with what it is itself
-            self.moves.append(_Move(last.what, steps, rounding / way))
+            self.moves.append(Move(last.what, steps, rounding / way))
             return
         stale_gain, stale_left = 0.0, math.inf
         if older is not None:  # weights that the optimizer has meanwhile moved on from
-            stale_gain, stale_left = _fit(delta, older - last.teacher, rounding)
+            stale_gain, stale_left = fit(delta, older - last.teacher, rounding)
         gain = stale_gain if stale_left < left else gain
-        scaled_gain = _scaled_fit(delta, towards, last.teacher)
+        scaled_gain = scaled_fit(delta, towards, last.teacher)
         self.moves.append(
-            _Move(last.what, steps, rounding / way, left, stale_left, unsure, deviation, gain,
+            Move(last.what, steps, rounding / way, left, stale_left, unsure, deviation, gain,
                   scaled_gain)
         )  # fmt: skip
 
@@ -321,7 +273,7 @@ class Average(Observer):
         else:
             self._momentum(lines, moves)
 
-    def _momentum(self, lines: Lines, moves: Sequence[_Move]) -> None:
+    def _momentum(self, lines: Lines, moves: Sequence[Move]) -> None:
         first, last = 1 - moves[0].gain, 1 - moves[-1].gain
         name = "ema.momentum"
         if self.momentum is None:
@@ -388,7 +340,7 @@ def verify_ema(
     with Session([average]) as session:
         for _ in range(steps):
             step()
-            average.note_end()
+            average.end()
     if average.name in session.failures:
         raise LatentcastError(f"verify_ema: {session.failures[average.name]}")
     if not average.taken:
@@ -402,22 +354,3 @@ def verify_ema(
 def _same(a: Tensor, b: Tensor) -> bool:
     """Equal, where NaN is its own equal."""
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
-def _fit(delta: Tensor, towards: Tensor, rounding: float) -> tuple[float, float]:
-    """The gain that explains a move best, and the share of it left over beyond roundings."""
-    square = float(towards.square().sum())
-    if square == 0.0:
-        return 0.0, math.inf
-    gain = float((delta * towards).sum()) / square
-    left = max(0.0, float((delta - gain * towards).norm()) - rounding)
-    return gain, left / max(float(delta.norm()), 1e-300)
-
-
-def _scaled_fit(delta: Tensor, towards: Tensor, teacher: Tensor) -> float:
-    """The gain, where the move may also scale the teacher."""
-    size = max(float(teacher.norm()), 1e-300)
-    unit = teacher / size
-    across = towards - float(unit @ towards) * unit
-    square = float(across @ across)
-    return float(delta @ across) / square if square else 0.0

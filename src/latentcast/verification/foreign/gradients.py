@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from latentcast.verification.evidence import equal
 from latentcast.verification.foreign.events import Observer
+from latentcast.verification.foreign.heap import listed
 from latentcast.verification.foreign.verified import Lines
 from latentcast.verification.report.lines import Line
 
@@ -50,26 +51,27 @@ class Gradients(Observer):
         self._handles = list[RemovableHandle]()
 
     def start(self, optimizer: Optimizer) -> None:
-        able = [p for group in optimizer.param_groups for p in group["params"]
+        able = [p for p in listed(optimizer)
                 if p.grad is not None and p.requires_grad and p.is_leaf]  # fmt: skip
         for weight in able[:: max(1, len(able) // WEIGHTS)][:WEIGHTS]:
             followed = _Weight(weight)
             self.weights.append(followed)
-            self._handles.append(weight.register_hook(_hook(followed)))
+            handle = weight.register_hook(_hook(followed))  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
 
     def backward(self, losses: Sequence[Tensor]) -> None:
         if len(losses) == 1 and losses[0].grad_fn is not None and losses[0].numel() == 1:
             self._losses.append((_is_mean(losses[0].grad_fn), _names(losses[0].grad_fn)))
 
     def before(self, optimizer: Optimizer, step: int) -> None:
-        listed = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in listed if p.grad is not None and not p.grad.is_sparse]
+        weights = list(listed(optimizer))
+        gradients = [p.grad for p in weights if p.grad is not None and not p.grad.is_sparse]
         self.steps += 1
         finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all()
                       if gradients else True)  # fmt: skip
         scaled = getattr(optimizer, "found_inf", None) is not None  # it skips by itself
         self.infinite += not finite and not scaled
-        ids = {id(p) for p in listed}
+        ids = {id(p) for p in weights}
         followed = [w for w in self.weights if id(w.weight) in ids and w.passes]
         self.replaced += finite and any(w.infinite for w in followed)
         self.not_cleared += any(not w.cleared for w in followed)
@@ -81,7 +83,7 @@ class Gradients(Observer):
         self._losses.clear()
 
     def after(self, optimizer: Optimizer, step: int) -> None:
-        ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        ids = {id(p) for p in listed(optimizer)}
         for followed in self.weights:
             if id(followed.weight) in ids:
                 followed.passes, followed.cleared, followed.infinite = 0, False, False

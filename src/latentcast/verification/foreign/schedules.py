@@ -18,7 +18,7 @@ from torch.optim.optimizer import Optimizer
 
 from latentcast.verification.evidence import at_most, equal
 from latentcast.verification.foreign.events import Observer
-from latentcast.verification.foreign.heap import Heap
+from latentcast.verification.foreign.heap import Heap, listed
 from latentcast.verification.foreign.verified import Lines, Verified
 from latentcast.verification.report.lines import Line
 
@@ -54,7 +54,7 @@ class Schedules(Observer):
         self._copy: Any = None
 
     def before(self, optimizer: Optimizer, step: int) -> None:
-        size = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        size = sum(p.numel() for p in listed(optimizer))
         if size > self._size:
             self._optimizer, self._size = optimizer, size
             self.resumed, self.state_steps = bool(optimizer.state), _steps_of(optimizer)

@@ -104,10 +104,7 @@ class Weights(Observer):
                 self.with_gradient.add(id(p))
 
     def after(self, optimizer: Optimizer, step: int) -> None:
-        self._had_state |= {
-            id(p) for group in optimizer.param_groups for p in group["params"]
-            if optimizer.state.get(p)
-        }  # fmt: skip
+        self._had_state |= {id(p) for p in listed(optimizer) if optimizer.state.get(p)}
 
     def end(self) -> None:
         if self._sample is None:
