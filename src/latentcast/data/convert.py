@@ -85,8 +85,7 @@ class Converter:
         """
         results = list[Converted | Rejected]()
         opened, values = list[_Opened | Rejected](), 0
-        readable = [ref for ref in refs if ref.problem is None]
-        samples = self.source.read_together(readable)
+        samples = self.source.read_together([ref for ref in refs if ref.problem is None])
         for ref in refs:
             try:
                 if ref.problem is not None:

@@ -10,6 +10,7 @@ from latentcast.data.tables.file import read_table
 from latentcast.data.tables.match import match
 from latentcast.errors import LatentcastError
 from latentcast.files import sha256
+from latentcast.signals.readers.table import not_a_table
 from latentcast.source import RecordRef
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -27,7 +28,7 @@ def recorded(patients: str | Path) -> str:
     if not is_table(patients):
         return str(patients)
     path = Path(patients)
-    if path.exists() and not path.is_file():
+    if not_a_table(path):
         raise LatentcastError(f"{path}: is no regular file; put the table itself in its place")
     if not path.is_file():
         raise LatentcastError(

@@ -43,16 +43,15 @@ def convert_in_order(
 ) -> Generator[Converted | Rejected]:
     """Results in the order of ``refs``; at most a few batches are in memory."""
     source, size = converter.source, converter.source.batch
-    threads = converter.target.pool == "threads"
-    if isinstance(source, ImageSource):
-        threads = threads or not (source.forked and _FORKS)
-        size *= 1 if threads else _SMALL
     workers = usable_processors() if workers is None else workers
-    alone = isinstance(workers, Cluster) or workers <= 1 or len(refs) <= size
-    if threads or alone or not _FORKS or converter.target.modality != "ecg":
+    if isinstance(source, ImageSource):
+        threads = converter.target.pool == "threads" or not (source.forked and _FORKS)
+        size *= 1 if threads else _SMALL
         yield from in_order(converter, refs, workers, size, source.name, threads=threads)
         return
-    assert isinstance(workers, int)
+    if isinstance(workers, Cluster) or workers <= 1 or len(refs) <= size or not _FORKS:
+        yield from in_order(converter, refs, workers, size, source.name)
+        return
     shared = SharedPayloads.of(converter, _under_way(workers) + 1)
     batches = [refs[i : i + size] for i in range(0, len(refs), size)]
     for found in in_order(shared, list(enumerate(batches)), workers, 1, source.name):
