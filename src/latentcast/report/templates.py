@@ -49,7 +49,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    # It comes with torch, which needs it itself.
+    # Not at the top: what writes no page does not load it.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     def finalize(value: Any) -> Any:
