@@ -127,7 +127,7 @@ def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:
     _convert = convert
     # glibc gives freed memory back to the system only where it is more than what is freed here,
     # untouched (mallopt(3), M_MMAP_THRESHOLD); else the arrays of every batch are new pages, which
-    # cost more than the arithmetic. Not in the parent, where other things follow.
+    # cost more than the arithmetic. Not in the parent, which is somebody's program.
     bytearray(_REUSED)
     # Ctrl-C reaches the whole group; what it means is up to the parent.
     signals.signal(signals.SIGINT, signals.SIG_IGN)
