@@ -242,7 +242,7 @@ def _attended(head: Any, source: Written, layer: str) -> Array:
     found = []
     with torch.no_grad():
         for tokens, flags in zip(source.tokens[layer], source.valid, strict=True):
-            windows = slice(0, source.windows())
+            windows = source.windows()
             own = torch.from_numpy(tokens[windows][flags[windows]])
             if not len(own):
                 own = torch.zeros(1, tokens.shape[-1])

@@ -106,7 +106,7 @@ class Written:
         self.leads, self.sampling_rate = () if image else answers.store.leads, RATE
         self.scale, self.length = SCALE, WINDOW
         generator = np.random.Generator(np.random.PCG64(seed))
-        shape = (len(answers.split), 2, TOKENS, WIDTH)
+        shape = (len(answers.split), 3, TOKENS, WIDTH)
         mixing = generator.normal(size=(3, WIDTH))
         signal = (answers.hidden @ mixing)[:, None, None]
         self.tokens = {
@@ -125,14 +125,17 @@ class Written:
         # Whoever reads a token that is not valid shows.
         return [torch.where(valid[..., None], part, torch.nan) for part in layers], valid
 
-    def windows(self) -> int:
+    def windows(self, how: str = "strided") -> slice:
         """Of a record; an image is one."""
-        return 1 if self.answers.store.modality == "image" else 2
+        if how == "centre":
+            return slice(2, 3)
+        return slice(0, 1 if self.answers.store.modality == "image" else 2)
 
-    def pooled(self, layer: str, pooling: str) -> Floats:
+    def pooled(self, layer: str, pooling: str, how: str = "strided") -> Floats:
         """The features ``(records, F)`` in float64; NaN of a record without a token."""
-        flags = self.valid[:, : self.windows(), :, None]
-        tokens = np.where(flags, self.tokens[layer][:, : self.windows()], np.nan).astype(np.float64)
+        own = self.windows(how)
+        tokens = np.where(self.valid[:, own, :, None], self.tokens[layer][:, own], np.nan)
+        tokens = tokens.astype(np.float64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of records without a token
             parts = [np.nanmean(tokens, 2)] + [np.nanstd(tokens, 2)] * ("std" in pooling)
@@ -168,7 +171,7 @@ def _recordings(twin: Twin) -> Answers:
     sources = Recordings(twin.folder / "answers", RATE, WINDOW, SCALE)
     store = sources._cohort("answers", signal, rows).store
     order = [int(name.split()[1]) for name in store.record_ids.tolist()]
-    starts = (0, WINDOW // 2)
+    starts = (0, WINDOW // 2, WINDOW // 4)  # of two that step by half of one; of the centre
     samples = {
         store.take([row], [start], WINDOW)[0].tobytes(): (row, place)
         for row in range(count) for place, start in enumerate(starts)
