@@ -107,7 +107,7 @@ class Written:
         self.scale, self.length = SCALE, WINDOW
         generator = np.random.Generator(np.random.PCG64(seed))
         shape = (len(answers.split), 3, TOKENS, WIDTH)
-        mixing = generator.normal(size=(3, WIDTH))
+        mixing = np.random.default_rng(11).normal(size=(3, WIDTH))
         signal = (answers.hidden @ mixing)[:, None, None]
         self.tokens = {
             layer: (signal + size * generator.normal(size=shape)).astype(np.float32)
@@ -144,49 +144,59 @@ class Written:
 
 def answers(twin: Twin) -> Answers:
     """Of recordings or of images, as the twin reads them; made once."""
-    return twin.once("answers", lambda: _images(twin) if is_image(twin) else _recordings(twin))
+    return twin.once("answers", lambda: _made(twin, "answers", SIZES))
 
 
-def _recordings(twin: Twin) -> Answers:
+def elsewhere(twin: Twin) -> Answers:
+    """Others from another place, fewer."""
+    sizes = {"train": 12, "validation": 12, "test": 24}
+    return twin.once("elsewhere", lambda: _made(twin, "elsewhere", sizes))
+
+
+def _made(twin: Twin, name: str, sizes: Mapping[str, int]) -> Answers:
+    return (_images if is_image(twin) else _recordings)(twin, name, sizes)
+
+
+def _recordings(twin: Twin, name: str, sizes: Mapping[str, int]) -> Answers:
     """Two records a patient, some of none; each of two windows, the second ends with it."""
-    folds = [fold for split, size in SIZES.items()
+    folds = [fold for split, size in sizes.items()
              for fold in np.resize({"train": range(1, 9), "validation": [9], "test": [10]}[split],
                                    size).tolist()]  # fmt: skip
-    count, generator = len(folds), np.random.default_rng(7)
+    count, generator = len(folds), np.random.default_rng(len(name))
     patients = [""] * count
-    for split, size in SIZES.items():
-        begin = sum(SIZES[other] for other in SPLITS[: SPLITS.index(split)])
+    for split, size in sizes.items():
+        begin = sum(sizes[other] for other in SPLITS[: SPLITS.index(split)])
         for n in range(0, size - 6, 2):
             # Of one split are eight folds: a patient is of one of them.
             other = n + 1 if split != "train" else n + 8 if n % 16 < 8 else n - 8
             if other < size - 6:
-                patients[begin + n] = patients[begin + other] = f"{split} {n}"
+                patients[begin + n] = patients[begin + other] = f"{name} {split} {n}"
     sex = ["unknown" if n % 11 == 0 else "fm"[n % 3 > 0] for n in range(count)]
     rows = [
-        {"record_id": f"record {n:03d}", "patient_id": patients[n], "strat_fold": str(folds[n]),
+        {"record_id": f"{name} {n:03d}", "patient_id": patients[n], "strat_fold": str(folds[n]),
          "scp_codes": "{}", "sex": sex[n]}
         for n in range(count)
     ]  # fmt: skip
     signal = np.rint(generator.normal(size=(count, 12, WINDOW * 3 // 2)) * 200) * SCALE
     sources = Recordings(twin.folder / "answers", RATE, WINDOW, SCALE)
-    store = sources._cohort("answers", signal, rows).store
+    store = sources._cohort(name, signal, rows).store
     order = [int(name.split()[1]) for name in store.record_ids.tolist()]
     starts = (0, WINDOW // 2, WINDOW // 4)  # of two that step by half of one; of the centre
     samples = {
         store.take([row], [start], WINDOW)[0].tobytes(): (row, place)
         for row in range(count) for place, start in enumerate(starts)
     }  # fmt: skip
-    split = np.repeat(SPLITS, list(SIZES.values()))[order]
+    split = np.repeat(SPLITS, list(sizes.values()))[order]
     return _answers(store, split, np.array(patients)[order], np.array(sex)[order], samples)
 
 
-def _images(twin: Twin) -> Answers:
-    generator = np.random.default_rng(7)
+def _images(twin: Twin, name: str, sizes: Mapping[str, int]) -> Answers:
+    generator = np.random.default_rng(len(name))
     parts = {"train": "train", "validation": "val", "test": "test"}
     images = {parts[split]: generator.integers(0, 256, (size, 4, 4, 3), dtype=np.uint8)
-              for split, size in SIZES.items()}  # fmt: skip
+              for split, size in sizes.items()}  # fmt: skip
     labels = {part: np.arange(len(own)) % 3 for part, own in images.items()}
-    store = Pictures(twin.folder / "answers", 4, 4, 3)._ingested("answers", images, labels)
+    store = Pictures(twin.folder / "answers", 4, 4, 3)._ingested(name, images, labels)
     split = np.array([name.partition("-")[0] for name in store.record_ids.tolist()])
     samples = {store.take([row])[0].tobytes(): (row, 0) for row in range(len(store))}
     nobody = np.full(len(split), "")
@@ -197,7 +207,7 @@ def _answers(
     store: Store, split: Array, patients: Array, sex: Array,
     samples: Mapping[bytes, tuple[int, int]],
 ) -> Answers:  # fmt: skip
-    hidden = np.random.default_rng(11).normal(size=(len(split), 3))
+    hidden = np.random.default_rng(len(split)).normal(size=(len(split), 3))
     train, validation, test = (np.flatnonzero(split == one) for one in SPLITS)
     without_target = [int(train[4]), int(train[9]), int(test[3])]
     without_token = [int(validation[5]), int(test[8]), int(test[20])]
