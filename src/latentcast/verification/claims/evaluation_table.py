@@ -39,7 +39,7 @@ from latentcast.verification.observe.twin import Twin
 
 Array = npt.NDArray[Any]
 OURS = "our protocol, docs of evaluation/harness.py"
-RESAMPLES, SEED, DRAWS, SHOTS, DROPPED = 12, 2, 2, 4, 5
+RESAMPLES, SEED, DRAWS, SHOTS, DROPPED = 6, 2, 2, 4, 5
 EXTRA = {"multi-label": "not trained", "multi-class": "violet", "regression": ""}
 
 

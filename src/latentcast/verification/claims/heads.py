@@ -266,14 +266,16 @@ def _unit(vector: Array) -> Array:
        "and looks at the validation records; of the looks the best is kept, of equal ones the "
        "first.", source="our protocol, evaluation/heads/attentive.py")  # fmt: skip
 def attentive_training(twin: Twin) -> Evidence:
-    """Replayed in a loop of our own, of three kinds; the one of labels for all 600 steps."""
+    """Replayed in a loop of our own, of three kinds, for fewer steps; by epochs and by the least."""
     wrong, moved = list[str](), math.inf
-    for kind, least in (("multi-label", 600), ("multi-class", 40), ("regression", 40)):
+    for kind, epochs, least in (("multi-label", 20, 160), ("multi-class", 3, 33),
+                                ("regression", 21, 9)):  # fmt: skip
         train, validation = _tokens(70, 1), _tokens(24, 2)
         y, of_validation = _taught(train, kind), _taught(validation, kind)
-        with mock.patch.multiple(attentive, LEAST_STEPS=least, EPOCHS=20 if least == 600 else 3):
+        with mock.patch.multiple(attentive, LEAST_STEPS=least, EPOCHS=epochs):
             found = attentive.fit(train, y, validation, of_validation, kind, seed=5)  # type: ignore[arg-type]
-        expected = _replayed(train, y, validation, of_validation, kind, least)
+        steps = max(2 * epochs, least)  # 70 records are two batches
+        expected = _replayed(train, y, validation, of_validation, kind, steps)
         at = f"{kind}: "
         wrong += differences(
             (found.step, found.validation, found.centre, found.spread, found.penalty),
@@ -335,7 +337,7 @@ def _taught(tokens: TokenFeatures, kind: str) -> Array:
 
 def _replayed(
     train: TokenFeatures, y: Array, validation: TokenFeatures, of_validation: Array, kind: str,
-    least: int,
+    steps: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The training, record by record where that is quick enough."""
     every = np.concatenate([_own(train, n) for n in range(len(train))]).astype(np.float64)
@@ -354,7 +356,6 @@ def _replayed(
     )  # fmt: skip
     read, flags = _padded(train, mean, std)
     tested, tested_flags = _padded(validation, mean, std)
-    steps = max((20 if least == 600 else 3) * 2, least)  # 70 records are two batches
     looks = [-(-steps * (n + 1) // 20) for n in range(20)]
     best: dict[str, Any] = {"validation": -math.inf}
     (metric, *_) = plain.METRICS[kind].values()

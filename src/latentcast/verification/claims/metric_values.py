@@ -174,7 +174,26 @@ def settings(twin: Twin) -> Evidence:
         leads=("I",), sampling_rate=100.0, scale=1.0, length=30, mean=[0.0], std=[1.0]
     )
     wrong += differences((kernels.kernels, kernels.seed), (600, 0), at="random convolutions")
-    return all_of(none("not as published", wrong), settings=len(published) + 2)
+    return all_of(none("not as published", wrong + _titles()), settings=len(published) + 2)
+
+
+def _titles() -> list[str]:
+    """How a protocol is called: by folds, by the splits of ours, and by who made the task."""
+    ours = {"train": (*range(1, 9),), "validation": (9,), "test": (10,)}
+    theirs = {"train": (2, 1), "validation": (3,), "test": (7, 5)}
+    wrong = list[str]()
+    for name, splits, heads, table, title in (
+        ("superdiagnostic", ours, ["linear"], False,
+         "PTB-XL superdiagnostic, folds 1–8/9/10, linear probe"),
+        ("labels", ours, ["kNN"], True,
+         "labels, splits train/validation/test of the label table, kNN (k = 20)"),
+        ("labels", theirs, ["attentive", "linear"], False,
+         "labels, folds 1–2/3/5+7, attentive probe and linear probe"),
+    ):  # fmt: skip
+        store: Any = SimpleNamespace(manifest=SimpleNamespace(splits=splits))
+        task: Any = SimpleNamespace(name=name)
+        wrong += differences(protocol._protocol(store, task, heads, table), title, at="title")
+    return wrong
 
 
 @claim("probe.refused", "What has no score is refused by a sentence that says why: shapes, numbers "

@@ -96,6 +96,11 @@ def _extremes() -> list[str]:
         of_classes = np.array([[0.0, 1.0], [1e-310, 1.0], [0.5, 0.5]])
         found = calibration.tempered(of_classes, heat, labels=False)
         wrong += differences(found, plain.divided(of_classes, heat, False), at=f"sure, {heat:g}")
+    nine = np.arange(10)[:, None] > 0
+    for place in (1, 2, 78, 79):  # beside an end
+        logit = 0.1 * 100 ** (place / 80) * math.log(9)
+        found = calibration.temperature_of(np.full((10, 1), 1 / (1 + math.exp(-logit))), nine)
+        wrong += differences(found, 0.1 * 100 ** (place / 80), at=f"the temperature {place} of 81")
     for y in (right, ~right):
         wrong += differences(calibration.log_loss(certain, y), plain.loss(certain, y), at="certain")
         mild = np.where(right, 0.8, 0.2)
