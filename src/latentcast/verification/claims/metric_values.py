@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,8 @@ import numpy.typing as npt
 
 from latentcast.data import manifest
 from latentcast.evaluation import (
-    baselines, calibration, comparisons, estimate, leaks, metrics, near_duplicates, operating,
-    protocol, ranking, same_recordings, tokens,
+    baselines, calibration, comparisons, estimate, features, leaks, metrics, near_duplicates,
+    operating, protocol, ranking, same_recordings, supervision, tokens,
 )  # fmt: skip
 from latentcast.evaluation.heads import attentive, knn, logistic, multinomial, ridge
 from latentcast.evaluation.results import Finding
@@ -174,7 +175,32 @@ def settings(twin: Twin) -> Evidence:
         leads=("I",), sampling_rate=100.0, scale=1.0, length=30, mean=[0.0], std=[1.0]
     )
     wrong += differences((kernels.kernels, kernels.seed), (600, 0), at="random convolutions")
+    wrong += _defaults()
     return all_of(none("not as published", wrong + _titles()), settings=len(published) + 2)
+
+
+def _defaults() -> list[str]:
+    """What is done where the caller says nothing."""
+    wrong = list[str]()
+    for function, defaults in (
+        (protocol.probe, {
+            "heads": None, "layer": "all", "pooling": None, "windows": "strided", "resamples": 1000,
+            "seed": 0, "by": [], "provenance": None, "cache": None, "allow_leaks": False,
+            "trained_on": [],
+        }),
+        (features.extract, {"pooling": "mean+std", "windows": "strided"}),
+        (supervision.supervision, {"fraction": 1.0, "seed": 0}),
+        (attentive.fit, {"seed": 0}), (knn.neighbours, {"k": 20}), (knn.vote, {"temperature": 0.07}),
+        (knn.predict, {"k": 20, "temperature": 0.07}),
+        (tokens.TokenLayers.__init__, {"windows": "strided"}),
+        (baselines.RandomConvolutions.from_store, {"kernels": 600, "seed": 0}),
+        (estimate.Estimate.text, {"signed": False}), (estimate.number, {"signed": False}),
+        (leaks.check, {"pretraining": None}),
+    ):  # fmt: skip
+        parameters = inspect.signature(function).parameters.values()
+        found = {one.name: one.default for one in parameters if one.default is not one.empty}
+        wrong += differences(found, defaults, at=function.__qualname__)  # type: ignore[attr-defined]
+    return wrong
 
 
 def _titles() -> list[str]:

@@ -13,15 +13,15 @@ import numpy.typing as npt
 import torch
 
 from latentcast import randomness
-from latentcast.evaluation import metrics, protocol
+from latentcast.evaluation import protocol
 from latentcast.evaluation.heads import PATHS, attentive
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks.base import Kind
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, equal, none
+from latentcast.verification.evidence import Evidence, above, all_of, none
 from latentcast.verification.observe import plain_scores as plain
 from latentcast.verification.observe.answers import KINDS, NAMES, SPLITS, Answers, Written, answers
-from latentcast.verification.observe.compared import differences, numbers_of
+from latentcast.verification.observe.compared import differences, numbers_of, refusal
 from latentcast.verification.observe.pictures import is_image
 from latentcast.verification.observe.probe import calls_of
 from latentcast.verification.observe.twin import Twin
@@ -78,6 +78,55 @@ def report(twin: Twin) -> Evidence:
         numbers += numbers_of(found.report)
         parts.append(none(f"{kind}: differs", differences(found.report, expected, FITTED)))
     return all_of(*parts, above("numbers compared", numbers, 3000))
+
+
+@claim("probe.arguments", "A probe refuses layers, poolings, heads, keys and sources that there are not, "
+       "and splits without a label; a named layer is read as it is named.", source=OURS)  # fmt: skip
+def arguments(twin: Twin) -> Evidence:
+    own, wrong = answers(twin), list[str]()
+    tested = Written(own, "tested", {"lower": 1.1, "upper": 0.6}, 1)
+    other = Written(own, "other", {"lower": 1.1, "upper": 0.6}, 2)
+    path, usual = own.store.path, {"heads": ["knn"], "resamples": 3}
+
+    def answer(sources: Any = (tested,), **options: Any) -> Any:
+        task = options.pop("task", own.task("regression"))
+        return refusal(lambda: protocol.probe(sources, own.store, task, **usual | options))
+
+    lacking = own.task("regression")
+    some = own.targets("regression")
+    of_train = dataclasses.replace(some, mask=some.mask & (own.split != "validation"))
+    lacking.targets = lambda _: of_train
+    for found, words in (
+        (answer(layer="middle"), "layer middle: does not exist; known: all, lower, upper, joined"),
+        (answer(pooling="cls"), "pooling cls: no objective here trains"),
+        (answer(pooling="median"), "pooling median: no such pooling"),
+        (answer(heads=["forest"]), "head forest: does not exist"),
+        (answer(heads=["attentive"], layer="joined"), "layer joined: head attentive reads"),
+        (answer((tested, tested)), "probe: two sources have one name; name them apart"),
+        (answer(resamples=0), "probe: resamples 0; ask for one or more"),
+        (answer(by=["age"]), "by age: no record has 'age' in its metadata"),
+        (answer(task=lacking),
+         f"{path}: no record of task answers in the validation split; name this split"),
+    ):
+        wrong += [] if found.startswith(words) else [f"{found[:90]!r} and not {words!r}"]
+    named = protocol.probe([tested, other], own.store, own.task("multi-class"), layer="upper",
+                           heads=["linear", "kNN"], resamples=3)  # fmt: skip
+    read = [(row.name, row.head, row.choice, row.layer) for row in named.rows]
+    wrong += differences(read, [(source, head, "named", "upper") for source in ("tested", "other")
+                                for head in ("linear", "kNN")], at="rows")  # fmt: skip
+    few = protocol.probe([tested], own.store, own.task("multi-class"), **usual, pooling="mean")
+    wrong += differences(few.compared, len(own.read("train")), at="compared")
+    usual_heads = protocol.probe([tested], own.store, own.task("regression"), resamples=1)
+    heads = ["kNN", "linear"] if is_image(twin) else ["linear"]
+    wrong += differences([row.head for row in usual_heads.rows], heads, at="heads of themselves")
+    with mock.patch.object(protocol, "FEWEST", 1 + len(own.read("test"))):
+        bare = protocol.probe([tested], own.store, own.task("regression"), **usual)
+    ends = (bare.bootstrap["resamples"], bare.rows[0].score.main.low)
+    wrong += differences(ends, (0, None), at="too few for an interval")
+    with mock.patch.object(protocol, "FEWEST", len(own.read("test"))):
+        enough = protocol.probe([tested], own.store, own.task("regression"), **usual)
+    wrong += differences(enough.bootstrap["resamples"], 3, at="just enough for an interval")
+    return all_of(none("answers that are others", wrong))
 
 
 def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
