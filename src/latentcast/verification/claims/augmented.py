@@ -58,8 +58,10 @@ def recordings_changed(twin: Twin) -> Evidence:
     for own in strengths:
         for leads in (CANONICAL_LEADS, ("left", "right", "third")):
             joint, ecg = len(own) != 1, leads == CANONICAL_LEADS
-            scale = Normalisation(mean=tuple(np.linspace(-0.3, 0.4, len(leads)).tolist()),
-                                  std=tuple(np.linspace(0.4, 1.3, len(leads)).tolist()))
+            scale = Normalisation(
+                mean=tuple(np.linspace(-0.3, 0.4, len(leads)).tolist()),
+                std=tuple(np.linspace(0.4, 1.3, len(leads)).tolist()),
+            )
             recording = EcgInput(
                 leads=leads, length=LENGTH, sampling_rate=RATE, signal="ecg" if ecg else "other",
                 normalisation=scale if joint or not ecg else None, clip=1.5 if joint else None,
@@ -71,7 +73,9 @@ def recordings_changed(twin: Twin) -> Evidence:
             valid[:, 1, :30] = False
             for flags in (None, valid):
                 x = values if flags is None else np.where(flags, values, 0.0)
-                given = Inputs(torch.from_numpy(x), None if flags is None else torch.from_numpy(flags))
+                given = Inputs(
+                    torch.from_numpy(x), None if flags is None else torch.from_numpy(flags)
+                )
                 found = EcgAugment(settings, recording, LENGTH)(given, draw)
                 expected = _changed(settings, recording, x, flags, draw)
                 at = f"{' '.join(own)} of {len(leads)}" + " with gaps" * (flags is not None)
@@ -91,7 +95,9 @@ def _changed(
     clean, cut = _crop(settings, x, valid, draw)
     kept = _kept(draw, "view", len(leads), settings.drop_leads)
     millivolts = clean * std[:, None] + mean[:, None]
-    limb = [lead not in ELECTRODES for lead in leads] if settings.consistent else [False] * len(leads)
+    limb = (
+        [lead not in ELECTRODES for lead in leads] if settings.consistent else [False] * len(leads)
+    )
     chest = [n for n, one in enumerate(limb) if not one]
     amplifiers = [0 if limb[n] else chest.index(n) + (any(limb)) for n in range(len(leads))]
     own = draw.normal("view lead gain", max(amplifiers) + 1).double().numpy()
@@ -266,7 +272,9 @@ def _recoloured(settings: ImageAugmentation, pixels: Array, draw: Draw) -> tuple
 def preprocessed(twin: Twin) -> Evidence:
     """Counts with gaps, of twelve leads, with and without a clip and a draw."""
     wrong, draw = list[str](), _draw(twin)
-    scale = Normalisation(mean=tuple(np.linspace(-0.3, 0.4, 12)), std=tuple(np.linspace(0.4, 1.3, 12)))
+    scale = Normalisation(
+        mean=tuple(np.linspace(-0.3, 0.4, 12)), std=tuple(np.linspace(0.4, 1.3, 12))
+    )
     counts = (1000 * _numbers((COUNT, LENGTH, 12), 4)).astype(np.int16)
     counts[2, :, 3], counts[4, 5:9] = -32768, -32768
     for clip in (None, 0.5):

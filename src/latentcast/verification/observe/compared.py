@@ -31,8 +31,11 @@ def differences(found: Any, expected: Any, bound: float = BOUND, at: str = "") -
         if found.keys() != expected.keys():
             return [f"{at or 'names'}: {', '.join(map(str, found))} and not "
                     f"{', '.join(map(str, expected))}"]  # fmt: skip
-        return [one for name in expected
-                for one in differences(found[name], expected[name], bound, _below(at, name))]
+        return [
+            one
+            for name in expected
+            for one in differences(found[name], expected[name], bound, _below(at, name))
+        ]
     if isinstance(found, list) and isinstance(expected, list):
         if len(found) != len(expected):
             return [f"{at}: {len(found)} and not {len(expected)}"]
@@ -57,7 +60,8 @@ def _apart(
         return [f"{at}: {found.shape} and not {expected.shape}"]
     with np.errstate(invalid="ignore"):
         near = np.abs(found - expected) <= bound * np.maximum(1.0, np.abs(expected))
-    alike = near | (found == expected) | (np.isnan(found) & np.isnan(expected))
+    finite = np.isfinite(found) & np.isfinite(expected)
+    alike = (near & finite) | (found == expected) | (np.isnan(found) & np.isnan(expected))
     return [
         f"{_below(at, '.'.join(map(str, place)))}: {found[tuple(place)]} and not "
         f"{expected[tuple(place)]}" for place in np.argwhere(~alike).tolist()
