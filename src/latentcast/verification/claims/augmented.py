@@ -175,8 +175,8 @@ def _kept(draw: Draw, stream: str, leads: int, share: float) -> Array:
     return np.array(found)
 
 
-@claim("views.images-changed", "A crop of an image lies where the draw says, mirrored or not, and its "
-       "colours change by the factors that were drawn.", source=OURS, about=is_image)  # fmt: skip
+@claim("views.images-changed", "A crop of an image lies where the draw says, mirrored or not, and "
+       "its colours change by the factors that were drawn.", source=OURS, about=is_image)  # fmt: skip
 def images_changed(twin: Twin) -> Evidence:
     """Pixel by pixel: of one and of three channels, at sides that differ, with all of the image and
     with parts of it."""
@@ -238,7 +238,7 @@ def _places(start: float, extent: float, count: int) -> Array:
 
 def _recoloured(settings: ImageAugmentation, pixels: Array, draw: Draw) -> tuple[Array, Array]:
     """The crops, and what became of their colours."""
-    count, channels, height, width = pixels.shape
+    _, channels, height, width = pixels.shape
     share = np.array([0.299, 0.587, 0.114] if channels == 3 else [1 / channels] * channels)
     boxes = _boxes(draw, height, width, settings.crop_scale, settings.crop_aspect)
     streams = ("flip", "brightness", "contrast", "saturation", "grey")
@@ -294,15 +294,17 @@ def preprocessed(twin: Twin) -> Evidence:
                 wrong += differences(found.valid, valid, at=f"{at}: valid")
     bare = EcgInput(length=LENGTH)
     short = bare.model_copy(update={"normalisation": Normalisation(mean=(0.0,), std=(1.0,))})
-    for config, words in ((bare, "input.normalisation: is not set; train from a store"),
-                          (short, "input.normalisation: has 1 leads, input.leads has 12")):  # fmt: skip
+    for config, words in (
+        (bare, "input.normalisation: is not set; train from a store"),
+        (short, "input.normalisation: has 1 leads, input.leads has 12"),
+    ):
         answer = refusal(lambda config=config: EcgPreprocess(config))
         wrong += [] if answer.startswith(words) else [f"{answer[:80]!r} and not {words!r}"]
     return all_of(none("differs", wrong))
 
 
-@claim("image.refused", "Images that are no whole numbers, of other channels or of another size are "
-       "refused, with what to do.", source=OURS, about=is_image)  # fmt: skip
+@claim("image.refused", "Images that are no whole numbers, of other channels or of another size "
+       "are refused, with what to do.", source=OURS, about=is_image)  # fmt: skip
 def refused(twin: Twin) -> Evidence:
     wrong = list[str]()
     scale = Normalisation(mean=(0.4, 0.5, 0.6), std=(0.3, 0.2, 0.25))

@@ -1,4 +1,4 @@
-"""The table of an evaluation of several sources: every cohort, row, spread and difference, counted."""
+"""The table of an evaluation of several sources: every cohort, row and difference, counted."""
 
 from __future__ import annotations
 
@@ -155,15 +155,17 @@ def _measured(twin: Twin, kinds: Sequence[Kind], heads: Sequence[str]) -> Evalua
     return harness.evaluate(_groups(twin), tasks, question, FeatureCache())
 
 
-@claim("evaluate.table", "Every number of an evaluation is that which counting gives: records, draws "
-       "of few labels, scores at home, elsewhere and without leads, means over trainings, spreads, "
+@claim("evaluate.table", "Every number of an evaluation is that which counting gives: records, "
+       "draws of few labels, scores at home, elsewhere and without leads, means over trainings, spreads, "
        "paired differences, p-values and cross-validated scores.", source=OURS)  # fmt: skip
 def table(twin: Twin) -> Evidence:
     """Of a floor, two trainings of one recipe, and two sources joined, whose features are written
     here; of three kinds of tasks. The fits of the heads are the library's."""
     parts, numbers = list[Evidence](), 0
     cases: list[tuple[tuple[Kind, ...], tuple[str, ...]]] = [
-        (("multi-label", "regression"), ("kNN", "linear")), (("multi-class",), ("kNN",))]  # fmt: skip
+        (("multi-label", "regression"), ("kNN", "linear")),
+        (("multi-class",), ("kNN",)),
+    ]
     for kinds, heads in cases:
         found = _measured(twin, kinds, heads)
         expected = [_Table(twin, kind, heads) for kind in kinds]

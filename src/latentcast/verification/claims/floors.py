@@ -77,8 +77,8 @@ def _standardised(store: Store, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.where(valid, (counts.T * store.scale - mean) / std, 0.0), valid.any(0)
 
 
-@claim("probe.kernels-drawn", "A random kernel has 7, 9 or 11 taps, a dilation of a power of two up "
-       "to the recording, a number of leads that is even in its logarithm, and weights of a normal "
+@claim("probe.kernels-drawn", "A random kernel has 7, 9 or 11 taps, a dilation of a power of two "
+       "up to the recording, a number of leads that is even in its logarithm, and weights of a normal "
        "distribution; what was never recorded is read as nothing.",
        source="Dempster, Petitjean & Webb 2020 (ROCKET)")  # fmt: skip
 def drawn(twin: Twin) -> Evidence:

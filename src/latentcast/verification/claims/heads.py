@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from latentcast import randomness
 from latentcast.evaluation.heads import PATHS, attentive, knn, logistic
 from latentcast.evaluation.heads.base import Standardiser, in_eigenbasis
-from latentcast.evaluation.tasks.base import Kind
 from latentcast.evaluation.tokens import TokenFeatures
 from latentcast.nn.heads import AttentiveHead
 from latentcast.nn.initialise import initialise
@@ -83,8 +82,11 @@ def solvers(twin: Twin) -> Evidence:
         expected = _solved("multi-label", z, few, penalty)
         gap = float(np.abs(z @ weights + intercepts - z @ expected[0] - expected[1]).max())
         wrong += [f"one positive, C {penalty:g}: {gap:.2g}"] if gap > NEAR["multi-label"] else []
-    return all_of(none("differs", wrong), *(at_most(f"{kind}: furthest from Newton's", furthest[kind], bound)
-                    for kind, bound in NEAR.items()))  # fmt: skip
+    near = [
+        at_most(f"{kind}: furthest from Newton's", furthest[kind], bound)
+        for kind, bound in NEAR.items()
+    ]
+    return all_of(none("differs", wrong), *near)
 
 
 def _penalties(kind: str) -> tuple[float, ...]:
@@ -139,7 +141,7 @@ def _solved(kind: str, z: Floats, y: Array, penalty: float) -> tuple[Floats, Flo
 def _newton(wide: Floats, y: Floats, penalty: float) -> Floats:
     """Of one column a logistic regression, of several a softmax; steps are halved until they
     descend."""
-    n, width = wide.shape
+    width = wide.shape[1]
     classes = y.shape[1]
     ridge_of = np.tile([*[1.0] * (width - 1), 0.0], classes)
 
@@ -178,8 +180,8 @@ def _newton(wide: Floats, y: Floats, penalty: float) -> Floats:
     return w.reshape(classes, width).T
 
 
-@claim("probe.standardised", "A feature is divided by its deviation, unless that is the rounding of "
-       "float32; heads are solved in a basis of the features that are not correlated.",
+@claim("probe.standardised", "A feature is divided by its deviation, unless that is the rounding "
+       "of float32; heads are solved in a basis of the features that are not correlated.",
        source="our protocol, evaluation/heads/base.py")  # fmt: skip
 def standardised(twin: Twin) -> Evidence:
     """Deviations a little above and below a millionth of the largest value; more features than
@@ -208,8 +210,8 @@ def standardised(twin: Twin) -> Evidence:
     return all_of(none("differs", wrong))
 
 
-@claim("probe.neighbours", "kNN looks at the twenty training records of the highest cosine, of equal "
-       "ones the first, and votes by exp(cosine / 0.07): labels, classes and numbers.",
+@claim("probe.neighbours", "kNN looks at the twenty training records of the highest cosine, of "
+       "equal ones the first, and votes by exp(cosine / 0.07): labels, classes and numbers.",
        source="Wu et al. 2018")  # fmt: skip
 def neighbours(twin: Twin) -> Evidence:
     """Copies that tie for the last places, a zero vector, few records, blocks of a few queries."""
@@ -278,11 +280,11 @@ def _unit(vector: Array) -> Array:
     return np.asarray(np.round(vector / max(float(np.linalg.norm(vector)), 1e-12), 5))
 
 
-@claim("probe.attentive", "The attentive head is trained as it is written: AdamW, its rates, batches "
-       "and looks at the validation records; of the looks the best is kept, of equal ones the "
+@claim("probe.attentive", "The attentive head is trained as it is written: AdamW, its rates, "
+       "batches and looks at the validation records; of the looks the best is kept, of equal ones the "
        "first.", source="our protocol, evaluation/heads/attentive.py")  # fmt: skip
 def attentive_training(twin: Twin) -> Evidence:
-    """Replayed in a loop of our own, of three kinds, for fewer steps; by epochs and by the least."""
+    """Replayed in a loop of our own, of three kinds, for fewer steps: by epochs and the least."""
     wrong, moved = list[str](), math.inf
     for kind, epochs, least in (("multi-label", 20, 160), ("multi-class", 3, 33),
                                 ("regression", 21, 9)):  # fmt: skip

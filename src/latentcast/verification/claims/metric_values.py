@@ -15,8 +15,20 @@ import numpy.typing as npt
 
 from latentcast.data import manifest
 from latentcast.evaluation import (
-    baselines, calibration, comparisons, estimate, features, leaks, metrics, near_duplicates,
-    operating, protocol, ranking, same_recordings, supervision, tokens,
+    baselines,
+    calibration,
+    comparisons,
+    estimate,
+    features,
+    leaks,
+    metrics,
+    near_duplicates,
+    operating,
+    protocol,
+    ranking,
+    same_recordings,
+    supervision,
+    tokens,
 )  # fmt: skip
 from latentcast.evaluation.heads import attentive, knn, logistic, multinomial, ridge
 from latentcast.evaluation.results import Finding
@@ -32,8 +44,8 @@ OURS = "our protocol, docs of evaluation/metrics.py"
 RECORDS = 33
 
 
-@claim("probe.metrics", "Every metric, of all records, of each resample and as a macro average with "
-       "its interval, is what counting gives, and undefined where there is nothing to count.",
+@claim("probe.metrics", "Every metric, of all records, of each resample and as a macro average "
+       "with its interval, is what counting gives, and undefined where there is nothing to count.",
        source="Mann & Whitney 1947; scikit-learn's definitions")  # fmt: skip
 def metric_values(twin: Twin) -> Evidence:
     """Scores with ties; labels of 0, 1, 9, 10, all but one and all records; classes that occur
@@ -117,7 +129,8 @@ def intervals(twin: Twin) -> Evidence:
     wrong += differences(comparisons.p_value_of(even), plain.p_value(even.tolist()), at="p of 0")
     for low, high, said in ((0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.1, "undecided"),
                             (0.0, 0.1, "undecided"), (-0.1, 0.0, "undecided"),
-                            (math.nan, 0.1, "undefined"), (0.1, math.nan, "undefined")):  # fmt: skip
+                            (math.nan, 0.1, "undefined"),
+                            (0.1, math.nan, "undefined")):  # fmt: skip
         found_outcome = estimate.Estimate(0.1, low, high).outcome
         wrong += differences(found_outcome, said, at=f"from {low} to {high}")
     return all_of(none("differs", wrong + _words()))
@@ -175,7 +188,7 @@ def settings(twin: Twin) -> Evidence:
     ]  # fmt: skip
     wrong = [
         one for module, name, value in published
-        for one in differences(getattr(module, name), value, 1e-12 if name == "TEMPERATURES" else 0.0,
+        for one in differences(getattr(module, name), value, 1e-12 * (name == "TEMPERATURES"),
                                f"{module.__name__.rpartition('.')[2]}.{name}")
     ]  # fmt: skip
     kernels = baselines.RandomConvolutions(
@@ -197,7 +210,8 @@ def _defaults() -> list[str]:
         }),
         (features.extract, {"pooling": "mean+std", "windows": "strided"}),
         (supervision.supervision, {"fraction": 1.0, "seed": 0}),
-        (attentive.fit, {"seed": 0}), (knn.neighbours, {"k": 20}), (knn.vote, {"temperature": 0.07}),
+        (attentive.fit, {"seed": 0}), (knn.neighbours, {"k": 20}),
+        (knn.vote, {"temperature": 0.07}),
         (knn.predict, {"k": 20, "temperature": 0.07}),
         (tokens.TokenLayers.__init__, {"windows": "strided"}),
         (baselines.RandomConvolutions.from_store, {"kernels": 600, "seed": 0}),

@@ -1,4 +1,4 @@
-"""What probabilities are held against: temperatures, bins, thresholds, and labels that are weighed."""
+"""What probabilities are held against: temperatures, bins, thresholds, and weights of labels."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ def _who_has_probabilities(score: Score, base: dict[str, Any]) -> list[str]:
     return wrong
 
 
-@claim("finetune.targets", "A supervised run learns the labelled records of its task: their values, "
-       "of the training patients a share, and weights under which positives count as much as "
+@claim("finetune.targets", "A supervised run learns the labelled records of its task: their "
+       "values, of the training patients a share, and weights under which positives count as much as "
        "negatives.", source="our protocol, docs of evaluation/supervision.py")  # fmt: skip
 def targets(twin: Twin) -> Evidence:
     """Of three kinds of tasks, on a store whose labels are written here."""

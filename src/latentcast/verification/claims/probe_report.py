@@ -80,8 +80,9 @@ def report(twin: Twin) -> Evidence:
     return all_of(*parts, above("numbers compared", numbers, 3000))
 
 
-@claim("probe.arguments", "A probe refuses layers, poolings, heads, keys and sources that there are not, "
-       "and splits without a label; a named layer is read as it is named.", source=OURS)  # fmt: skip
+@claim("probe.arguments", "A probe refuses layers, poolings, heads, keys and sources that there "
+       "are not, and splits without a label; a named layer is read as it is named.",
+       source=OURS)  # fmt: skip
 def arguments(twin: Twin) -> Evidence:
     own, wrong = answers(twin), list[str]()
     tested = Written(own, "tested", {"lower": 1.1, "upper": 0.6}, 1)

@@ -186,7 +186,7 @@ def score(
     shares: Array | None = None,
 ) -> tuple[Plain, Counted]:  # fmt: skip
     """What :class:`~latentcast.evaluation.estimate.Score` has, without what probabilities give."""
-    (first, main), *others = METRICS[kind].items()
+    (_, main), *others = METRICS[kind].items()
     counted = Counted(main, targets, predictions, counts)
     further = {name: Counted(metric, targets, predictions, counts) for name, metric in others}
     if shares is not None:
