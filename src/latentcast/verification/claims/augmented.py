@@ -175,8 +175,9 @@ def _kept(draw: Draw, stream: str, leads: int, share: float) -> Array:
     return np.array(found)
 
 
-@claim("views.images-changed", "A crop of an image lies where the draw says, mirrored or not, and "
-       "its colours change by the factors that were drawn.", source=OURS, about=is_image)  # fmt: skip
+@claim("views.images-changed", "A crop of an image lies where the draw says, mirrored or not, "
+       "and its colours change by the factors that were drawn.",
+       source=OURS, about=is_image)  # fmt: skip
 def images_changed(twin: Twin) -> Evidence:
     """Pixel by pixel: of one and of three channels, at sides that differ, with all of the image and
     with parts of it."""

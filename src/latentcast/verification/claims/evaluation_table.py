@@ -156,8 +156,8 @@ def _measured(twin: Twin, kinds: Sequence[Kind], heads: Sequence[str]) -> Evalua
 
 
 @claim("evaluate.table", "Every number of an evaluation is that which counting gives: records, "
-       "draws of few labels, scores at home, elsewhere and without leads, means over trainings, spreads, "
-       "paired differences, p-values and cross-validated scores.", source=OURS)  # fmt: skip
+       "draws of few labels, scores at home, elsewhere and without leads, means over trainings, "
+       "spreads, paired differences, p-values and cross-validated scores.", source=OURS)  # fmt: skip
 def table(twin: Twin) -> Evidence:
     """Of a floor, two trainings of one recipe, and two sources joined, whose features are written
     here; of three kinds of tasks. The fits of the heads are the library's."""
@@ -281,7 +281,8 @@ class _Table:
 
     def _elsewhere(self) -> _Cohort:
         """All its records of the task, but for classes that were not trained."""
-        other, theirs, unused = self.other, _theirs(self.other, self.kind), ()
+        other, theirs = self.other, _theirs(self.other, self.kind)
+        unused: tuple[str, ...] = ()
         values, rows = theirs.values, np.flatnonzero(theirs.mask)
         if self.kind == "multi-class":
             values = 2 - (values - 1)  # by name: theirs are the other way round, after one more
@@ -370,7 +371,7 @@ class _Table:
         elif self.kind == "multi-class":
             members = [y == c for c in range(3)]
         else:
-            members = [*y.T, ~y.any(1)]
+            members = [*y.T, np.asarray(~y.any(1))]
         chosen = np.zeros(len(train), bool)
         for own in members:
             having = {names[n] for n in np.flatnonzero(own)}

@@ -55,7 +55,7 @@ def features(twin: Twin) -> Evidence:
         for how in ("strided", "centre"):
             if how == "centre" and own.store.modality == "image":
                 continue
-            found = extract(source, own.store, rows, pooling=pooling, windows=how)  # type: ignore[arg-type]
+            found = extract(source, own.store, rows, pooling=pooling, windows=how)
             expected = {name: source.pooled(name, pooling, how)[rows] for name in NOISE}
             expected["joined"] = np.concatenate(list(expected.values()), 1)
             wrong += differences(found, expected, FLOAT, f"{pooling}, {how}")

@@ -78,8 +78,8 @@ def _standardised(store: Store, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 @claim("probe.kernels-drawn", "A random kernel has 7, 9 or 11 taps, a dilation of a power of two "
-       "up to the recording, a number of leads that is even in its logarithm, and weights of a normal "
-       "distribution; what was never recorded is read as nothing.",
+       "up to the recording, a number of leads that is even in its logarithm, and weights of a "
+       "normal distribution; what was never recorded is read as nothing.",
        source="Dempster, Petitjean & Webb 2020 (ROCKET)")  # fmt: skip
 def drawn(twin: Twin) -> Evidence:
     """Drawn once more, a kernel at a time, of one lead and of twelve; and read where leads, or all
@@ -141,7 +141,7 @@ def _kernels(leads: int, length: int, kernels: int, seed: int) -> list[tuple[Any
             octaves += 1
         size = min(leads, max(1, math.floor((leads + 1) ** row[3])))
         weights = np.zeros((leads, taps))
-        for lead in sorted(range(leads), key=lambda lead, row=row: row[4 + lead])[:size]:
+        for lead in np.argsort(row[4 : 4 + leads])[:size].tolist():
             begin = 11 * (k * leads + lead)
             pairs = zip(numbers[begin : begin + taps], numbers[half + begin :], strict=False)
             normal = [math.sqrt(-2 * math.log(1 - a)) * math.cos(2 * math.pi * b) for a, b in pairs]

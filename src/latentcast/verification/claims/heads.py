@@ -129,13 +129,13 @@ def _solved(kind: str, z: Floats, y: Array, penalty: float) -> tuple[Floats, Flo
         ridge_of = np.eye(wide.shape[1])
         ridge_of[-1, -1] = 0.0
         w = np.linalg.solve(ridge_of + penalty * wide.T @ wide, penalty * wide.T @ y)
-        return w[:-1], w[-1]
+        return w[:-1], np.asarray(w[-1])
     if kind == "multi-label":
-        columns = [_newton(wide, own[:, None].astype(float), penalty) for own in y.T]
-        w = np.concatenate(columns, 1)
+        columns = [_newton(wide, own[:, None].astype(np.float64), penalty) for own in y.T]
+        found: Floats = np.concatenate(columns, 1)
     else:
-        w = _newton(wide, (y[:, None] == np.unique(y)).astype(float), penalty)
-    return w[:-1], w[-1]
+        found = _newton(wide, (y[:, None] == np.unique(y)).astype(np.float64), penalty)
+    return found[:-1], found[-1]
 
 
 def _newton(wide: Floats, y: Floats, penalty: float) -> Floats:
@@ -225,9 +225,9 @@ def neighbours(twin: Twin) -> Evidence:
         "multi-class": np.where(bank[:, 1] > 0, 1, np.where(bank[:, 2] > 0, 3, 0)),
         "regression": bank @ [1.0, 2.0, 3.0] + np.sin(rows),
     }
-    unit = (v / np.maximum(np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True), 1e-12)
-            for v in (queries, bank))  # fmt: skip
-    cosine = np.round((lambda q, b: q @ b.T)(*unit), 6)
+    sizes = [np.linalg.norm(v.astype(np.float64), axis=1) for v in (queries, bank)]
+    cosine = queries.astype(np.float64) @ bank.T / np.maximum(np.outer(*sizes), 1e-12)
+    cosine = np.round(cosine, 6)
     for cells in (2**24, 120):
         with mock.patch.object(knn, "CELLS", cells):
             for k in (1, 4, 20, 49, 50, 70):
@@ -281,8 +281,8 @@ def _unit(vector: Array) -> Array:
 
 
 @claim("probe.attentive", "The attentive head is trained as it is written: AdamW, its rates, "
-       "batches and looks at the validation records; of the looks the best is kept, of equal ones the "
-       "first.", source="our protocol, evaluation/heads/attentive.py")  # fmt: skip
+       "batches and looks at the validation records; of the looks the best is kept, of equal ones "
+       "the first.", source="our protocol, evaluation/heads/attentive.py")  # fmt: skip
 def attentive_training(twin: Twin) -> Evidence:
     """Replayed in a loop of our own, of three kinds, for fewer steps: by epochs and the least."""
     wrong, moved = list[str](), math.inf
@@ -350,8 +350,8 @@ def _tokens(records: int, seed: int) -> TokenFeatures:
     valid = generator.random((begins[-1], 4)) < 0.7
     valid[:, 1] = True
     values[..., 5] = 2.0
-    values = np.where(valid[..., None], values, 0.0).astype(np.float32)
-    return TokenFeatures(values, valid, begins, np.arange(records + 3)[::-1])[np.arange(records)]
+    filled = np.where(valid[..., None], values, 0.0).astype(np.float32)
+    return TokenFeatures(filled, valid, begins, np.arange(records + 3)[::-1])[np.arange(records)]
 
 
 def _own(tokens: TokenFeatures, place: int) -> Array:

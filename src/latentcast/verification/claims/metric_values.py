@@ -36,6 +36,7 @@ from latentcast.evaluation.tasks.base import Kind
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, none
 from latentcast.verification.observe import plain_scores as plain
+from latentcast.verification.observe.answers import KINDS
 from latentcast.verification.observe.compared import differences, refusal
 from latentcast.verification.observe.twin import Twin
 
@@ -51,7 +52,7 @@ def metric_values(twin: Twin) -> Evidence:
     """Scores with ties; labels of 0, 1, 9, 10, all but one and all records; classes that occur
     nowhere, or are never predicted; a target that is the same in a resample; resamples of hand."""
     counts, parts = _resamples(), list[Evidence]()
-    for kind in plain.METRICS:
+    for kind in KINDS:
         targets, predictions, others, shares = _example(kind)
         names = [f"label {n}" for n in range(targets.shape[1])] if targets.ndim == 2 else ["x"]
         found, resampled = metrics.score(kind, targets, predictions, names, counts, shares)
@@ -137,7 +138,7 @@ def intervals(twin: Twin) -> Evidence:
 
 
 def _half() -> Array:
-    return (np.arange(RECORDS) % 2 == 0)[:, None]
+    return np.asarray(np.arange(RECORDS) % 2 == 0)[:, None]
 
 
 def _words() -> list[str]:
@@ -220,7 +221,7 @@ def _defaults() -> list[str]:
     ):  # fmt: skip
         parameters = inspect.signature(function).parameters.values()
         found = {one.name: one.default for one in parameters if one.default is not one.empty}
-        wrong += differences(found, defaults, at=function.__qualname__)  # type: ignore[attr-defined]
+        wrong += differences(found, defaults, at=function.__qualname__)
     return wrong
 
 
@@ -256,14 +257,16 @@ def refused(twin: Twin) -> Evidence:
 
     def learn(kind: Kind, values: Array, names: tuple[str, ...]) -> object:
         targets: Any = SimpleNamespace(kind=kind, values=values, names=names)
-        return protocol.trainable(task, targets, rows, store)
+        learned, kept = protocol.trainable(task, targets, rows, store)
+        return learned, kept.shape
 
     three = np.stack([rows < 0, rows < 4, rows >= 0], 1)
     heads, one = protocol.heads_of, np.zeros(12, np.int64)
     calls: list[tuple[str, Any]] = [
         ("auroc: targets (12, 1) and scores (12, 2) differ",
          lambda: metrics.auroc(flags, bad)),
-        ("auroc: targets (12,) and scores (12,) differ", lambda: metrics.auroc(rows > 3, rows)),
+        ("auroc: targets (12,) and scores (12,) differ",
+         lambda: metrics.auroc(rows > 3, np.sin(rows))),
         ("auroc: labels [1] have scores that are not finite", lambda: metrics.auroc(two, bad)),
         ("average precision: labels [1] have", lambda: metrics.average_precision(two, bad)),
         ("a result: 0.5", lambda: float(metrics.macro(metrics.auroc(flags, np.zeros((12, 1)))))),
@@ -297,14 +300,14 @@ def refused(twin: Twin) -> Evidence:
         ("a result: None", lambda: protocol.refuse_empty({"train": rows}, store, "lacks it")),
         ("STORE: no label of task T has both positives and negatives",
          lambda: learn("multi-label", three[:, ::2], ("x", "y"))),
-        ("a result: (('y',), (12, 1))", lambda: (lambda n, v: (n, v.shape))(
-            *learn("multi-label", three, ("x", "y", "z")))),
+        ("a result: (('y',), (12, 1))",
+         lambda: learn("multi-label", three, ("x", "y", "z"))),
         ("STORE: all records of task T in the train split are of class 'y'",
          lambda: learn("multi-class", one + 1, ("x", "y"))),
         ("STORE: all records of task T in the train split are of 2.5",
          lambda: learn("regression", one + 2.5, ("x",))),
-        ("a result: (('x', 'y'), (12,))", lambda: (lambda n, v: (n, v.shape))(
-            *learn("multi-class", rows % 2, ("x", "y")))),
+        ("a result: (('x', 'y'), (12,))",
+         lambda: learn("multi-class", rows % 2, ("x", "y"))),
         ("STORE: patient in two splits: 2 cases (a, b); re-ingest (--allow-leaks",
          lambda: protocol.refuse_leaks([_finding("warning"), _finding("error")], store)),
         ("a result: None", lambda: protocol.refuse_leaks([_finding("warning")], store)),

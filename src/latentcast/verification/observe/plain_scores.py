@@ -274,7 +274,7 @@ def threshold(shares: Array, positive: Array) -> float:
     if not positive.any():
         return math.nan
     tried = sorted(set(shares.tolist()), reverse=True)
-    return max(tried, key=lambda t: _rates(positive, shares, t)[3])
+    return float(max(tried, key=lambda t: _rates(positive, shares, t)[3]))
 
 
 def divided(shares: Array, heat: float, labels: bool) -> Floats:
