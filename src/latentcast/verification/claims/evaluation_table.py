@@ -156,8 +156,9 @@ def _measured(twin: Twin, kinds: Sequence[Kind], heads: Sequence[str]) -> Evalua
 
 
 @claim("evaluate.table", "Every number of an evaluation is that which counting gives: records, "
-       "draws of few labels, scores at home, elsewhere and without leads, means over trainings, "
-       "spreads, paired differences, p-values and cross-validated scores.", source=OURS)  # fmt: skip
+       "draws of few labels, scores at home, elsewhere and without leads, means over "
+       "trainings, spreads, paired differences, p-values and cross-validated scores.",
+       source=OURS)  # fmt: skip
 def table(twin: Twin) -> Evidence:
     """Of a floor, two trainings of one recipe, and two sources joined, whose features are written
     here; of three kinds of tasks. The fits of the heads are the library's."""

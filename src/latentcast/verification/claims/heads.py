@@ -129,7 +129,7 @@ def _solved(kind: str, z: Floats, y: Array, penalty: float) -> tuple[Floats, Flo
         ridge_of = np.eye(wide.shape[1])
         ridge_of[-1, -1] = 0.0
         w = np.linalg.solve(ridge_of + penalty * wide.T @ wide, penalty * wide.T @ y)
-        return w[:-1], np.asarray(w[-1])
+        return w[:-1].astype(np.float64), np.asarray(w[-1], np.float64)
     if kind == "multi-label":
         columns = [_newton(wide, own[:, None].astype(np.float64), penalty) for own in y.T]
         found: Floats = np.concatenate(columns, 1)
