@@ -187,7 +187,7 @@ def refused_in_memory(twin: Twin) -> Evidence:
         "a class without name": (wrong(labels=[0, 1, 2, 0, 0, 0], label_names=("u", "v")), "hold 2"),
         "a matrix of 2": (wrong(labels=np.full((6, 2), 2), label_names=("u", "v")), "a matrix holds 0"),
         "columns without names": (wrong(labels=np.eye(6, dtype=int)), "labels: have shape (6, 6)"),
-        "no codes": (wrong(labels=np.array([0.5] * 6)), "labels: 0.5 is no code"),
+        "no codes": (wrong(labels=np.array([0.5] * 6)), "is no code; give text"),
         "images of a rate": (of_images(sampling_rate=5.0), "sampling_rate: is of signals"),
         "images of leads": (of_images(leads=("I",)), "leads: is of signals"),
         "images in mV": (of_images(unit="mV"), "unit: is of signals"),
