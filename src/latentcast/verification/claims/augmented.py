@@ -85,7 +85,10 @@ def _changed(
     def drawn(kind: str, stream: str, n: int) -> Floats:
         return np.asarray(getattr(draw, kind)(stream, n).double().numpy())
 
-    common, own = drawn("normal", "view gain", 1), drawn("normal", "view lead gain", max(amplifier) + 1)
+    common, own = (
+        drawn("normal", "view gain", 1),
+        drawn("normal", "view lead gain", max(amplifier) + 1),
+    )
     rate = 0.05 + 0.45 * drawn("uniform", "view wander rate", 1)
     white = drawn("normal", "view noise", many * values.shape[2]).reshape(len(values), many, -1)
     loud = drawn("uniform", "view noise size", 1)
@@ -122,7 +125,9 @@ def recordings(twin: Twin) -> Evidence:
     for name, own in ways.items():
         settings = EcgAugmentation(**own)
         tokens = name == "leads"
-        augment = EcgAugment(settings, _recording(**({"tokens": "per_lead"} if tokens else {})), LENGTH)
+        augment = EcgAugment(
+            settings, _recording(**({"tokens": "per_lead"} if tokens else {})), LENGTH
+        )
         given = Inputs(torch.where(flags, raw, 0.0), flags)
         found = augment(given, draw)
         whole = augment(Inputs(raw), draw)
@@ -172,7 +177,9 @@ def recordings(twin: Twin) -> Evidence:
 def lost_leads(twin: Twin) -> Evidence:
     draw, wrong = _draw(twin), 0
     for share in (0.0, 0.3, 1.0):
-        wrong += int((kept_leads(draw, "input", 12, share).numpy() != _kept(draw, "input", share)).sum())
+        wrong += int(
+            (kept_leads(draw, "input", 12, share).numpy() != _kept(draw, "input", share)).sum()
+        )
     shape = _recording(tokens="per_lead", drop_leads=0.4, filters=(HighPass(hertz=2.0),))
     assert shape.normalisation is not None and shape.clip is not None
     counts = (300 * _noise(twin, COUNT, SAMPLES, 12)).to(torch.int16)
@@ -225,7 +232,9 @@ def baselines(twin: Twin) -> Evidence:
     both = filtered(signal, flags, [HighPass(hertz=1.0), Baseline()], 100.0)
     one = filtered(signal, flags, [HighPass(hertz=1.0)], 100.0)
     flags[0, 0, 50:90] = False
-    noisy = [filtered(torch.where(flags, signal, x), flags, [Baseline()], 100.0) for x in (0.0, 9.0)]
+    noisy = [
+        filtered(torch.where(flags, signal, x), flags, [Baseline()], 100.0) for x in (0.0, 9.0)
+    ]
     return all_of(
         at_most("largest difference", worst, 1e-9),
         above("range of the lines", drift, 1.0),
@@ -348,9 +357,16 @@ def boxes(twin: Twin) -> Evidence:
         parts.append(at_most(f"{name}: largest difference", float(gap), 1e-4))
     smaller = sample_boxes(torch.from_numpy(images), torch.tensor(drawn).float(),
                            torch.tensor(mirrored), 5, 7)  # fmt: skip
-    gap = np.abs(smaller.double().numpy() - _sampled(images.astype(np.float64), drawn, mirrored, 5, 7))
+    gap = np.abs(
+        smaller.double().numpy() - _sampled(images.astype(np.float64), drawn, mirrored, 5, 7)
+    )
     middles = 0.0
-    for height, width, to in ((20, 31, (12, 10)), (31, 20, (12, 10)), (6, 5, (12, 10)), (24, 40, (8, 8))):
+    for height, width, to in (
+        (20, 31, (12, 10)),
+        (31, 20, (12, 10)),
+        (6, 5, (12, 10)),
+        (24, 40, (8, 8)),
+    ):
         photo = generator.integers(0, 256, (2, height, width, 3)).astype(np.uint8)
         scaled = resized(torch.from_numpy(photo), *to).double().numpy()
         own = np.stack([_resized(one.astype(np.float64), *to) for one in photo])
@@ -372,7 +388,9 @@ def boxes(twin: Twin) -> Evidence:
         *parts,
         at_most("to another size, of 255", float(gap.max()), 1e-2),
         at_most("resized, of 255", middles, 1e-2),
-        refusals(cases, {"whole": lambda: read_whole(bytes_of), "cropped": lambda: cropped(bytes_of)}),
+        refusals(
+            cases, {"whole": lambda: read_whole(bytes_of), "cropped": lambda: cropped(bytes_of)}
+        ),
     )
 
 

@@ -64,8 +64,13 @@ def _of_step(objective: Objective, values: torch.Tensor, twin: Twin) -> int:
         case Averaged():
             network = _counted(lambda: objective.student.encode(values))
             if isinstance(objective, Cpc):
-                patches, width = math.prod(objective.student.grid(values.shape[2:])), objective.student.width
-                for _ in objective.predictors:  # of each patch a prediction, and its scores with all
+                patches, width = (
+                    math.prod(objective.student.grid(values.shape[2:])),
+                    objective.student.width,
+                )
+                for (
+                    _
+                ) in objective.predictors:  # of each patch a prediction, and its scores with all
                     network += 2 * patches * width * width + 2 * patches * patches * width
             return 3 * network
     raise TypeError(type(objective).__name__)
@@ -79,16 +84,20 @@ def _of_jepa(objective: Jepa, values: torch.Tensor, twin: Twin) -> int:
     grids = objective.student.grids(size)
     kept = torch.arange(round(context))[None]
     whole = _counted(lambda: objective.student.fused(objective.student(values), size))
-    student = _counted(
-        lambda: objective.student.fused(objective.student(values, None, kept), size)
-    )
+    student = _counted(lambda: objective.student.fused(objective.student(values, None, kept), size))
     heads = 0
-    for n, (predictor, (blocks, cells)) in enumerate(zip(objective.predictors, levels, strict=True)):
+    for n, (predictor, (blocks, cells)) in enumerate(
+        zip(objective.predictors, levels, strict=True)
+    ):
         every = torch.arange(math.prod(grids[n]))[None]
         read = kept if n == 0 else every
         tokens = values.new_zeros(1, read.shape[1], objective.student.widths[n])
         above_it = n + 1 < len(grids) and config.top_down
-        hint = values.new_zeros(1, every.shape[1], objective.student.widths[n + 1]) if above_it else None
+        hint = (
+            values.new_zeros(1, every.shape[1], objective.student.widths[n + 1])
+            if above_it
+            else None
+        )
         queries = [torch.zeros(int(blocks), 1, round(cells), dtype=torch.int64)]
         if config.top_down and n > 0:
             queries.append(every[None])

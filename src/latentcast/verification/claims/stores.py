@@ -211,7 +211,10 @@ def index(twin: Twin) -> Evidence:
         "boundaries from 1": (_damaged(label_indptr=row([1, 1, 1, 3])), order),
         "a third shard": (_damaged(shard=row([0, 0, 2])), f"shard that {none_of}"),
         "a shard before": (_damaged(shard=row([-1, 0, 1])), f"shard that {none_of}"),
-        "a record too long": (_damaged(length=row([5, 5, 6]), invalid=np.zeros((0, 4), int)), beyond),
+        "a record too long": (
+            _damaged(length=row([5, 5, 6]), invalid=np.zeros((0, 4), int)),
+            beyond,
+        ),
         "an offset too far": (_damaged(offset=row([5, 5, 0])), beyond),
         "an offset before": (_damaged(offset=row([-1, 5, 0])), beyond),
         "a length below 0": (_damaged(length=row([5, -1, 6])), beyond),
