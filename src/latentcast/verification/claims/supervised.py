@@ -133,6 +133,7 @@ def reads(twin: Twin) -> Evidence:
 def rates(twin: Twin) -> Evidence:
     """By the places of the units in the encoder; for the average there is one more copy."""
     objective = _supervised(twin, _settings(layer_decay=0.5), teacher=True)
+    assert objective.teacher is not None
     units = [m for m in objective.student.encoder.modules() if type(m).__bases__[0].__name__ == "Unit"
              or "Unit" in [base.__name__ for base in type(m).__mro__[1:]]]  # fmt: skip
     depth = {id(p): n for n, unit in enumerate(units, start=1) for p in unit.parameters()}
@@ -160,7 +161,18 @@ def rates(twin: Twin) -> Evidence:
     assert own.teacher is not None
     gap = max(apart(a, b) for a, b in zip(own.student.parameters(), own.teacher.parameters(),
                                           strict=True))  # fmt: skip
+    drawn = [_drawn(twin, seed) for seed in (3, 3, 4)]
+    encoder = build_encoder(twin.config)
+    encoder.initialise(3)
+    heads = [one.student.head.get_parameter("linear.weight") for one in drawn]
     return all_of(
+        at_most("weights of the encoder, from its own draw", max(
+            apart(a, b) for a, b in zip(encoder.parameters(), drawn[0].student.encoder.parameters(),
+                                        strict=True)), 0.0),
+        at_most("weights of the head, drawn twice", apart(heads[0], heads[1]), 0.0),
+        above("drawn from another seed", apart(heads[0], heads[2]), 1e-6),
+        equal("weights of the average that are trained",
+              sum(p.requires_grad for p in objective.teacher.parameters()), 0),
         none("parameters at another rate", wrong),
         equal("layers", str(sorted(seen)), str(list(range(len(units) + 2)))),
         equal("trained at a decay of 0", str(sorted(trained)), "['head']"),
@@ -175,6 +187,15 @@ def rates(twin: Twin) -> Evidence:
         refusals(_refused(twin), {"weights of each": lambda: _checked(twin, class_weights=(1.0,) * 3),
                                   "a number": lambda: _checked(twin, target="regression")}),
     )  # fmt: skip
+
+
+def _drawn(twin: Twin, seed: int) -> Supervised:
+    settings = _settings()
+    encoder = build_encoder(twin.config)
+    head = HEADS["linear"](encoder.width, len(settings.names))
+    objective = Supervised(Classifier(encoder, head), settings, teacher=False)
+    objective.initialise(seed)
+    return objective
 
 
 def _checked(twin: Twin, **own: Any) -> object:
