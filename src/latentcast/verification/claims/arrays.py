@@ -253,7 +253,8 @@ def described(twin: Twin) -> Evidence:
                for name in store.files}  # fmt: skip
     cases: dict[str, Case] = {
         "row 6": (lambda: store.take([0, 6]), "has no row 6; it has 6, give one from 0 to 5"),
-        "row -1": (lambda: store.take([0, -1, 9]), "has no row -1;"),
+        "row -1": (lambda: store.take([-1]), "has no row -1;"),
+        "the first of two": (lambda: store.take([0, -1, 9]), "has no row -1;"),
         "recording 6": (lambda: store.recording(6), "has no row 6"),
         "recording -1": (lambda: store.recording(-1), "has no row -1"),
         "row -7": (lambda: store[-7], "has no row -1"),
