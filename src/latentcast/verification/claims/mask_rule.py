@@ -278,7 +278,7 @@ def reference_rule(twin: Twin) -> Evidence:
     ways = (
         ((16, 16), ReferenceBlocks()),
         ((9, 12), ReferenceBlocks(min_keep=4, context_scale=(0.2, 0.4))),
-        ((7, 7), ReferenceBlocks(min_keep=16)),
+        ((12, 12), ReferenceBlocks(min_keep=32, context_scale=(0.4, 0.5))),
         # Here all targets have to be given up; and one share and aspect are all there is.
         ((7, 7), ReferenceBlocks(min_keep=16, targets=2, target_scale=(0.6, 0.6))),
     )
