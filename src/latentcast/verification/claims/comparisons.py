@@ -1,5 +1,7 @@
-"""Terms of embeddings as functions: pooled tokens, projector, VICReg, SIGReg and NT-Xent, where some
-rows do not count. Measured on rows of our own, whatever the recipe uses of them."""
+"""Terms of embeddings as functions: pooled tokens, projector, VICReg, SIGReg and NT-Xent.
+
+Measured on rows of our own, of which some do not count, whatever the recipe uses of them.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,13 @@ def _rows(seed: int) -> tuple[Tensor, Tensor]:
     return torch.where(counted[:, None] > 0, rows, torch.nan), counted
 
 
-@claim("views.pooled", "The tokens of a view become their mean and sqrt(variance + 1e-4), over the "
-       "tokens that are valid; a view without any is found out; the gradient is that of the "
-       "formula.", source=OURS)  # fmt: skip
+@claim(
+    "views.pooled",
+    "The tokens of a view become their mean and sqrt(variance + 1e-4), over the "
+    "tokens that are valid; a view without any is found out; the gradient is that of the "
+    "formula.",
+    source=OURS,
+)
 def pooled_tokens(twin: Twin) -> Evidence:
     """A view and a channel at a time; with every token valid and with some that hold NaN."""
     tokens, valid = noise((4, 9, 3), twin.seed) + 0.3, noise((4, 9), 3) > 0
@@ -171,7 +177,10 @@ def refused_rows(twin: Twin) -> Evidence:
 
     views, matrix = "views must be (n, width) with ids (n,)", "an embedding matrix must be"
     cases: dict[str, Case] = {
-        "two rows of others": (paired(x, x, ids, shifted), "invariance: 2 of 6 rows pair different"),
+        "two rows of others": (
+            paired(x, x, ids, shifted),
+            "invariance: 2 of 6 rows pair different",
+        ),
         "all rows of others": (paired(x, x, ids, ids + 9), "invariance: 6 of 6 rows"),
         "fewer rows": (paired(x, x[:5], ids, ids), views),
         "another width": (paired(x, x[:, :2], ids, ids), views),
@@ -183,7 +192,7 @@ def refused_rows(twin: Twin) -> Evidence:
         "weights in two axes": (lambda: regularizers.variance(x, 1.0, x), "with (6, 3)"),
         "no weights, in words": (lambda: regularizers.sigreg(x[0], 1, 2), "not (3,) with none"),
         "one knot": (lambda: regularizers.sigreg(x, 1, 2, 1), "sigreg: 1 knots make no trapezoid"),
-    }  # fmt: skip
+    }
     return refusals(cases, {"the same samples": paired(x, x, ids, ids.clone())})
 
 
@@ -213,18 +222,27 @@ def compared(twin: Twin) -> Evidence:
     vicreg = VicRegPair(invariance=3.0, variance=5.0, covariance=0.7)
     plain = VicRegPair()
     expected: dict[str, tuple[Any, float, dict[str, float]]] = {
-        "vicreg": (comparisons.vicreg(a, b, ids, flags, vicreg),
-                   3 * distance + 5 * spread + 0.7 * mixed,
-                   {"invariance": distance, "variance": spread, "covariance": mixed}),
-        "vicreg as published": (comparisons.vicreg(a, b, ids, flags, plain),
-                                25 * distance + 25 * spread + mixed,
-                                {"invariance": distance, "variance": spread, "covariance": mixed}),
-        "sigreg": (comparisons.sigreg_pair(a, b, ids, flags, SigRegPair(share=0.3, slices=6), stream),
-                   0.7 * distance / 4 + 0.3 * waves,
-                   {"invariance": distance / 4, "sigreg": waves}),
-        "ntxent": (comparisons.ntxent(a, b, flags, NtXent(temperature=0.2)),
-                   math.fsum(terms) / len(terms), {"found": right / len(both)}),
-    }  # fmt: skip
+        "vicreg": (
+            comparisons.vicreg(a, b, ids, flags, vicreg),
+            3 * distance + 5 * spread + 0.7 * mixed,
+            {"invariance": distance, "variance": spread, "covariance": mixed},
+        ),
+        "vicreg as published": (
+            comparisons.vicreg(a, b, ids, flags, plain),
+            25 * distance + 25 * spread + mixed,
+            {"invariance": distance, "variance": spread, "covariance": mixed},
+        ),
+        "sigreg": (
+            comparisons.sigreg_pair(a, b, ids, flags, SigRegPair(share=0.3, slices=6), stream),
+            0.7 * distance / 4 + 0.3 * waves,
+            {"invariance": distance / 4, "sigreg": waves},
+        ),
+        "ntxent": (
+            comparisons.ntxent(a, b, flags, NtXent(temperature=0.2)),
+            math.fsum(terms) / len(terms),
+            {"found": right / len(both)},
+        ),
+    }
     for name, ((term, found), number, own) in expected.items():
         bound = 1e-6 * max(1.0, abs(number))
         parts.append(at_most(f"{name}: difference", abs(float(term) - number), bound))

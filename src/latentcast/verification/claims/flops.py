@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,10 +102,9 @@ def _of_jepa(objective: Jepa, values: torch.Tensor, twin: Twin) -> int:
         queries = [torch.zeros(int(blocks), 1, round(cells), dtype=torch.int64)]
         if config.top_down and n > 0:
             queries.append(every[None])
-        heads += sum(
-            _counted(lambda q=query: predictor(tokens, read, q, grids[n], None, None, hint))  # type: ignore[misc]
-            for query in queries
-        )
+        for query in queries:
+            run = partial(predictor, tokens, read, query, grids[n], None, None, hint)
+            heads += _counted(run)
     return 3 * (student + heads) + (whole if objective.teacher is not None else 3 * whole)
 
 
@@ -143,8 +143,10 @@ def mean_sizes(twin: Twin) -> Evidence:
     context, levels = sampler.sizes()
     parts = [
         equal("shapes met", len(found), masks.shapes),
-        at_most("context, difference", abs(context - _mean([m.context for m in found.values()])), 1e-9),
-    ]  # fmt: skip
+        at_most(
+            "context, difference", abs(context - _mean([m.context for m in found.values()])), 1e-9
+        ),
+    ]
     for n, (blocks, cells) in enumerate(levels):
         targets = [m.targets[n] for m in found.values()]
         parts += [

@@ -27,9 +27,12 @@ OURS = "our design, law 2: the engine owns the order"
 EXACT = 1e-12
 
 
-@claim("ema.epochs", "A momentum that is given in epochs is I-JEPA's generator: base + i · (final − "
-       "base) / (epochs · steps of an epoch), after a warm-up in epochs, and then stays.",
-       source=IJEPA)  # fmt: skip
+@claim(
+    "ema.epochs",
+    "A momentum that is given in epochs is I-JEPA's generator: base + i · (final − "
+    "base) / (epochs · steps of an epoch), after a warm-up in epochs, and then stays.",
+    source=IJEPA,
+)
 def epochs(twin: Twin) -> Evidence:
     """Counted up a step at a time, for runs of every shape; beyond the end, too."""
     worst = 0.0
@@ -52,7 +55,13 @@ def epochs(twin: Twin) -> Evidence:
        source=IJEPA)  # fmt: skip
 def schedules(twin: Twin) -> Evidence:
     worst, written, config = 0.0, list[str](), twin.config
-    for warmup, steps, start in ((0, 10, 0.1), (3, 10, 0.1), (10, 10, 0.0), (0, 1, 0.0), (25, 10, 0.2)):
+    for warmup, steps, start in (
+        (0, 10, 0.1),
+        (3, 10, 0.1),
+        (10, 10, 0.0),
+        (0, 1, 0.0),
+        (25, 10, 0.2),
+    ):
         rate, decay = WarmupCosine(2.0, 0.5, warmup, steps, start), Cosine(0.04, 0.4, steps)
         for step in range(2 * steps + 30):
             done = step + 1
@@ -67,13 +76,22 @@ def schedules(twin: Twin) -> Evidence:
     own_ema = {} if config.ema is None else {"ema": {"base": 0.3, "final": 0.8, "warmup_steps": 2}}
     stretched = {"train.stretches": ((8, 10), (15, 20)), "train.steps": 30}
     for changes in (
-        {"optimizer.final_weight_decay": 0.3, "optimizer.start_lr": 1e-4, "optimizer.final_lr": 1e-5},
-        {"optimizer.final_weight_decay": None, **own_ema}, {**stretched, **own_ema},
-    ):  # fmt: skip
+        {
+            "optimizer.final_weight_decay": 0.3,
+            "optimizer.start_lr": 1e-4,
+            "optimizer.final_lr": 1e-5,
+        },
+        {"optimizer.final_weight_decay": None, **own_ema},
+        {**stretched, **own_ema},
+    ):
         changed = config.updated({"optimizer.warmup_steps": 4, **changes})
         found = Schedules.of(changed)
         for step in range(changed.train.steps + 5):
-            pairs = [(found.lr, rate_of), (found.weight_decay, decay_of), (found.momentum, momentum_of)]
+            pairs = [
+                (found.lr, rate_of),
+                (found.weight_decay, decay_of),
+                (found.momentum, momentum_of),
+            ]
             worst = max(worst, *(abs(one(step) - own(changed, step)) for one, own in pairs))
         cells = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
         optimizer = torch.optim.AdamW([
@@ -97,11 +115,18 @@ def scale(twin: Twin) -> Evidence:
     terms = twin.config.train.batch_size * math.prod(twin.config.grids[0])
     wrong = list[str]()
     for begin, step, refused, after in (
-        (2.0**10, 5, True, 2.0**9), (2.0**10, 5, False, 2.0**10), (2.0**10, 2000, False, 2.0**11),
-        (2.0**10, 4000, True, 2.0**9), (2.0**24, 2000, False, 2.0**24), (2.0**-24, 3, True, 2.0**-24),
-        (2.0**-24, 2000, False, 2.0**-23), (2.0**10, 1999, False, 2.0**10), (2.0**10, 2001, False, 2.0**10),
-        (2.0**24, 7, True, 2.0**23), (2.0**23, 6000, False, 2.0**24),
-    ):  # fmt: skip
+        (2.0**10, 5, True, 2.0**9),
+        (2.0**10, 5, False, 2.0**10),
+        (2.0**10, 2000, False, 2.0**11),
+        (2.0**10, 4000, True, 2.0**9),
+        (2.0**24, 2000, False, 2.0**24),
+        (2.0**-24, 3, True, 2.0**-24),
+        (2.0**-24, 2000, False, 2.0**-23),
+        (2.0**10, 1999, False, 2.0**10),
+        (2.0**10, 2001, False, 2.0**10),
+        (2.0**24, 7, True, 2.0**23),
+        (2.0**23, 6000, False, 2.0**24),
+    ):
         found = next_scale(State(step=step, scale=begin), refused=refused)
         wrong += [f"{begin:g} at {step}: {found:g}"] * (found != after)
     return all_of(
@@ -110,9 +135,12 @@ def scale(twin: Twin) -> Evidence:
     )
 
 
-@claim("loop.half", "A run in fp16 scales its loss: its gradients come unscaled, a batch that "
-       "overflows halves the scale and moves nothing, and a run begins at the first scale.",
-       source="Micikevicius et al. 2018: mixed precision training")  # fmt: skip
+@claim(
+    "loop.half",
+    "A run in fp16 scales its loss: its gradients come unscaled, a batch that "
+    "overflows halves the scale and moves nothing, and a run begins at the first scale.",
+    source="Micikevicius et al. 2018: mixed precision training",
+)
 def half(twin: Twin) -> Evidence:
     """Two steps in three attempts, of which the second is not finite."""
     changes = {"train.micro_batches": 1, "train.precision": "fp16", "train.steps": 2}
@@ -129,29 +157,44 @@ def half(twin: Twin) -> Evidence:
     )
 
 
-@claim("loop.logged", "What is logged of a step in pieces is their mean by weight, loss and every "
-       "other number; without any weight it is 0; views are of the last piece.", source=OURS)  # fmt: skip
+@claim(
+    "loop.logged",
+    "What is logged of a step in pieces is their mean by weight, loss and every "
+    "other number; without any weight it is 0; views are of the last piece.",
+    source=OURS,
+)
 def logged(twin: Twin) -> Evidence:
     generator = torch.Generator().manual_seed(twin.seed)
     worst = 0.0
     for weights in ((3.0, 0.0, 5.5), (1.0,), (0.0, 0.0)):
         numbers = torch.rand(len(weights), 3, generator=generator, dtype=torch.float64)
-        views = [[View("output", torch.full((1, 1, 1), float(n)), "encoder")] for n in range(len(weights))]
+        views = [
+            [View("output", torch.full((1, 1, 1), float(n)), "encoder")]
+            for n in range(len(weights))
+        ]
         pieces = [
             Output(row[0], torch.tensor(w, dtype=torch.float64), {"a": row[1], "b": row[2]}, view)
             for row, w, view in zip(numbers, weights, views, strict=True)
         ]
         found, total = join(pieces, ALONE), math.fsum(weights)
-        columns = [math.fsum(w * float(x) for w, x in zip(weights, column, strict=True)) / max(total, 1e-6)
-                   for column in numbers.T]  # fmt: skip
+        columns = [
+            math.fsum(w * float(x) for w, x in zip(weights, column, strict=True)) / max(total, 1e-6)
+            for column in numbers.T
+        ]
         got = [found.loss, found.scalars["a"], found.scalars["b"], found.weight]
-        worst = max(worst, *(abs(float(x) - y) for x, y in zip(got, [*columns, total], strict=True)))
+        worst = max(
+            worst, *(abs(float(x) - y) for x, y in zip(got, [*columns, total], strict=True))
+        )
         worst = max(worst, float(found.views is not views[-1]))
     return all_of(at_most("largest difference", worst, EXACT))
 
 
-@claim("loop.norm", "The gradient's norm is that of all gradients together; without a limit none of "
-       "them changes, with one they are scaled down to it and never up.", source=OURS)  # fmt: skip
+@claim(
+    "loop.norm",
+    "The gradient's norm is that of all gradients together; without a limit none of "
+    "them changes, with one they are scaled down to it and never up.",
+    source=OURS,
+)
 def norm(twin: Twin) -> Evidence:
     parts = list[Evidence]()
     for limit in (None, 0.01, 1e6):
@@ -174,17 +217,24 @@ def norm(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim("ema.distance", "The distance of average and weights that is logged is the Euclidean one over "
-       "the size of the weights, 0 without an average; networks of unlike parameters are refused.",
-       source=OURS)  # fmt: skip
+@claim(
+    "ema.distance",
+    "The distance of average and weights that is logged is the Euclidean one over "
+    "the size of the weights, 0 without an average; networks of unlike parameters are refused.",
+    source=OURS,
+)
 def distance(twin: Twin) -> Evidence:
     students = [nn.Linear(3, 4), nn.Linear(4, 2, bias=False)]
     teachers = [nn.Linear(3, 4), nn.Linear(4, 2, bias=False)]
     pairs: list[tuple[nn.Module, nn.Module]] = list(zip(students, teachers, strict=True))
     with torch.no_grad():
-        for n, parameter in enumerate(p for one in (*students, *teachers) for p in one.parameters()):
+        for n, parameter in enumerate(
+            p for one in (*students, *teachers) for p in one.parameters()
+        ):
             parameter.copy_(noise(parameter.shape, n))
-    rows = [[p.detach().double() for m in side for p in m.parameters()] for side in (students, teachers)]
+    rows = [
+        [p.detach().double() for m in side for p in m.parameters()] for side in (students, teachers)
+    ]
     gap = math.fsum(float((s - t).square().sum()) for s, t in zip(*rows, strict=True))
     size = math.fsum(float(s.square().sum()) for s in rows[0])
     average = Ema(pairs)
@@ -197,8 +247,12 @@ def distance(twin: Twin) -> Evidence:
     still = max(float((a - p.detach().double()).abs().max()) for a, p in
                 zip(held, (p for m in teachers for p in m.parameters()), strict=True))  # fmt: skip
     average.update(0.5, torch.zeros(()))
-    halfway = max(float(((a + s) / 2 - p.detach().double()).abs().max()) for a, s, p in
-                  zip(held, rows[0], (p for m in teachers for p in m.parameters()), strict=True))  # fmt: skip
+    halfway = max(
+        float(((a + s) / 2 - p.detach().double()).abs().max())
+        for a, s, p in zip(
+            held, rows[0], (p for m in teachers for p in m.parameters()), strict=True
+        )
+    )
     return all_of(
         at_most("difference", abs(before - math.sqrt(gap / size)), 1e-6),
         at_most("after a step of 0.25", max(float((a - b).abs().max()) for a, b in
@@ -224,9 +278,13 @@ def roles(twin: Twin) -> Evidence:
     if averaged:
         moving, still = pairs[0]
         ids = {id(p) for p in moving.parameters()}, {id(p) for p in still.parameters()}
-        parts.append(true("from what is trained", all(id(p) in ids[0] for p in student.parameters())))
+        parts.append(
+            true("from what is trained", all(id(p) in ids[0] for p in student.parameters()))
+        )
         parts.append(true("to what is read", all(id(p) in ids[1] for p in teacher.parameters())))
-        parts.append(none("trained of the average", [p for p in still.parameters() if p.requires_grad]))
+        parts.append(
+            none("trained of the average", [p for p in still.parameters() if p.requires_grad])
+        )
     if objective.predicted_from is None:
         inputs = twin.inputs()
         parts.append(refusals({"patch errors": (lambda: objective.patch_errors(inputs),
@@ -237,5 +295,3 @@ def roles(twin: Twin) -> Evidence:
         if parameter.requires_grad != (name in objective.trainable())
     ]
     return all_of(*parts, none("trained and not listed", wrong), objective=type(objective).__name__)
-
-

@@ -97,7 +97,7 @@ def taken(twin: Twin) -> Evidence:
 
 
 def _naive_sums(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Number, sum and sum of squares of each channel ``(channels, samples)``, in Python's integers."""
+    """Number, sum and sum of squares of each channel, in Python's integers."""
     chosen = [row[flags].tolist() for row, flags in zip(values, valid, strict=True)]
     return [
         [len(row) for row in chosen],
@@ -110,9 +110,12 @@ def _sums(found: ChannelSums) -> list[list[int]]:
     return [list(found.samples), list(found.total), list(found.squares)]
 
 
-@claim("data.sums", "The sums behind mean and deviation are exact whole numbers of the valid "
-       "values, for one record or many at once, in whatever blocks they are added.",
-       source="our design, data/statistics.py")  # fmt: skip
+@claim(
+    "data.sums",
+    "The sums behind mean and deviation are exact whole numbers of the valid "
+    "values, for one record or many at once, in whatever blocks they are added.",
+    source="our design, data/statistics.py",
+)
 def sums(twin: Twin) -> Evidence:
     """In Python's integers; of full scale, which float32 could not add."""
     generator, wrong = np.random.default_rng(twin.seed), list[str]()

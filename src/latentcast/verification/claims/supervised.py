@@ -98,9 +98,12 @@ def loss(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim("finetune.reads", "The head reads the encoder's last tokens that are valid and not CLS: what "
-       "was not measured is neither attended to nor pooled, unless the encoder is causal.",
-       source=OURS)  # fmt: skip
+@claim(
+    "finetune.reads",
+    "The head reads the encoder's last tokens that are valid and not CLS: what "
+    "was not measured is neither attended to nor pooled, unless the encoder is causal.",
+    source=OURS,
+)
 @torch.no_grad()
 def reads(twin: Twin) -> Evidence:
     inputs = real(twin, 3)
@@ -127,15 +130,23 @@ def reads(twin: Twin) -> Evidence:
     return all_of(*parts)
 
 
-@claim("finetune.rates", "A layer learns at the decay to the power of the layers above it, the head "
-       "and the last norm at the rate, the dynamics of a state space at a tenth; with a decay of 0 "
-       "the head alone is trained and the encoder stays in evaluation.", source=OURS)  # fmt: skip
+@claim(
+    "finetune.rates",
+    "A layer learns at the decay to the power of the layers above it, the head "
+    "and the last norm at the rate, the dynamics of a state space at a tenth; with a decay of 0 "
+    "the head alone is trained and the encoder stays in evaluation.",
+    source=OURS,
+)
 def rates(twin: Twin) -> Evidence:
     """By the places of the units in the encoder; for the average there is one more copy."""
     objective = _supervised(twin, _settings(layer_decay=0.5), teacher=True)
     assert objective.teacher is not None
-    units = [m for m in objective.student.encoder.modules() if type(m).__bases__[0].__name__ == "Unit"
-             or "Unit" in [base.__name__ for base in type(m).__mro__[1:]]]  # fmt: skip
+    units = [
+        m
+        for m in objective.student.encoder.modules()
+        if type(m).__bases__[0].__name__ == "Unit"
+        or "Unit" in [base.__name__ for base in type(m).__mro__[1:]]
+    ]
     depth = {id(p): n for n, unit in enumerate(units, start=1) for p in unit.parameters()}
     first = {id(p) for p in objective.student.encoder.tokenizer.parameters()}
     wrong, seen = list[str](), set[int]()
@@ -166,13 +177,23 @@ def rates(twin: Twin) -> Evidence:
     encoder.initialise(3)
     heads = [one.student.head.get_parameter("linear.weight") for one in drawn]
     return all_of(
-        at_most("weights of the encoder, from its own draw", max(
-            apart(a, b) for a, b in zip(encoder.parameters(), drawn[0].student.encoder.parameters(),
-                                        strict=True)), 0.0),
+        at_most(
+            "weights of the encoder, from its own draw",
+            max(
+                apart(a, b)
+                for a, b in zip(
+                    encoder.parameters(), drawn[0].student.encoder.parameters(), strict=True
+                )
+            ),
+            0.0,
+        ),
         at_most("weights of the head, drawn twice", apart(heads[0], heads[1]), 0.0),
         above("drawn from another seed", apart(heads[0], heads[2]), 1e-6),
-        equal("weights of the average that are trained",
-              sum(p.requires_grad for p in objective.teacher.parameters()), 0),
+        equal(
+            "weights of the average that are trained",
+            sum(p.requires_grad for p in objective.teacher.parameters()),
+            0,
+        ),
         none("parameters at another rate", wrong),
         equal("layers", str(sorted(seen)), str(list(range(len(units) + 2)))),
         equal("trained at a decay of 0", str(sorted(trained)), "['head']"),
@@ -181,12 +202,20 @@ def rates(twin: Twin) -> Evidence:
         equal("an average is read out", averaged, True),
         equal("pairs of an average, and without one", f"{len(pairs)}, {len(without)}", "1, 0"),
         at_most("average and weights at the start", gap, 0.0),
-        equal("without an average, the weights", frozen.encoder("teacher") is frozen.encoder("student"),
-              True),
+        equal(
+            "without an average, the weights",
+            frozen.encoder("teacher") is frozen.encoder("student"),
+            True,
+        ),
         above("operations", objective.step_flops(tuple(real(twin, 1).values.shape[2:])), 0),
-        refusals(_refused(twin), {"weights of each": lambda: _checked(twin, class_weights=(1.0,) * 3),
-                                  "a number": lambda: _checked(twin, target="regression")}),
-    )  # fmt: skip
+        refusals(
+            _refused(twin),
+            {
+                "weights of each": lambda: _checked(twin, class_weights=(1.0,) * 3),
+                "a number": lambda: _checked(twin, target="regression"),
+            },
+        ),
+    )
 
 
 def _drawn(twin: Twin, seed: int) -> Supervised:
@@ -204,8 +233,12 @@ def _checked(twin: Twin, **own: Any) -> object:
 
 def _refused(twin: Twin) -> dict[str, Case]:
     return {
-        "two weights for three": (lambda: _checked(twin, class_weights=(1.0, 2.0)),
-                                  "class_weights has 2 numbers, there are 3"),
-        "weights of a number": (lambda: _checked(twin, target="regression", class_weights=(1.0,) * 3),
-                                "class_weights is for classes"),
-    }  # fmt: skip
+        "two weights for three": (
+            lambda: _checked(twin, class_weights=(1.0, 2.0)),
+            "class_weights has 2 numbers, there are 3",
+        ),
+        "weights of a number": (
+            lambda: _checked(twin, target="regression", class_weights=(1.0,) * 3),
+            "class_weights is for classes",
+        ),
+    }
