@@ -15,7 +15,7 @@ import numpy as np
 from latentcast.data.arrays import write_store
 from latentcast.data.store import Store, open_store
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, none, true
 from latentcast.verification.observe.recordings import HALF_A_COUNT, TWELVE, Floats, wave
 from latentcast.verification.observe.refusals import Case, refusals
 from latentcast.verification.observe.twin import Twin
@@ -86,7 +86,7 @@ def in_memory(twin: Twin) -> Evidence:
         same = all(np.array_equal(one.take([n]), store.take([n])) for n in range(len(store)))
         parts.append(true(f"{name}: the same counts", same))
     return all_of(
-        at_most("largest difference, counts", max(gaps), HALF_A_COUNT),
+        at_most("largest difference, counts", greatest(*gaps), HALF_A_COUNT),
         none("records with something else", wrong),
         equal("metadata in order", str(every), "[0, 1, 2, 3, 4, 5]"),
         equal("rows of the splits", str(by_split), "[[0, 1, 4], [2], [3, 5]]"),

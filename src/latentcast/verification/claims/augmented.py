@@ -19,7 +19,7 @@ from latentcast.data.ecg_filters import baseline, filtered
 from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest
 from latentcast.verification.observe.recordings import TWELVE, Floats, is_ecg
 from latentcast.verification.observe.refusals import Case, refusals
 from latentcast.verification.observe.twin import Twin
@@ -162,7 +162,7 @@ def recordings(twin: Twin) -> Evidence:
             for a, b in ((found.values, expected), (found.clean, clean), (whole.values, without))
         ]
         parts += [
-            at_most(f"{name}: largest difference", max(gaps), bound),
+            at_most(f"{name}: largest difference", greatest(*gaps), bound),
             equal(f"{name}: flags that differ",
                   int((found.valid.numpy() != (valid & kept)).sum()), 0),
             equal(f"{name}: flags of what was all measured", str(whole.valid is None),
@@ -170,7 +170,9 @@ def recordings(twin: Twin) -> Evidence:
         ]  # fmt: skip
     bare = EcgAugment(EcgAugmentation(), _recording(normalisation=None), LENGTH)
     numbers = [float(bare.mean.abs().max()), float((bare.std - 1).abs().max())]
-    return all_of(*parts, at_most("unlike 0 and 1 where nothing is normalised", max(numbers), 0.0))
+    return all_of(
+        *parts, at_most("unlike 0 and 1 where nothing is normalised", greatest(*numbers), 0.0)
+    )
 
 
 @claim(
@@ -199,7 +201,7 @@ def lost_leads(twin: Twin) -> Evidence:
                        (preprocess(counts), np.ones((COUNT, 12, 1), bool))):  # fmt: skip
         assert read.valid is not None
         own = flags.numpy() & kept
-        worst = max(worst, float(np.abs(np.where(own, normal, 0) - read.values.numpy()).max()))
+        worst = greatest(worst, float(np.abs(np.where(own, normal, 0) - read.values.numpy()).max()))
         wrong += int((read.valid.numpy() != own).sum())
     cases: dict[str, Case] = {
         "no statistics": (lambda: EcgPreprocess(_recording(normalisation=None)),

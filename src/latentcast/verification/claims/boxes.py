@@ -17,7 +17,7 @@ from latentcast.data.image_augment import ImageAugment
 from latentcast.data.image_preprocess import ImagePreprocess, crops, resized, sample_boxes
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, greatest, true
 from latentcast.verification.observe.pictures import is_image
 from latentcast.verification.observe.recordings import Floats
 from latentcast.verification.observe.refusals import Case, refusals
@@ -128,7 +128,7 @@ def boxes(twin: Twin) -> Evidence:
         for scale in ((0.3, 1.0), (0.05, 0.1), (1.0, 1.0)):
             found = crops(draw, height, width, scale, (0.75, 4 / 3)).double().numpy()
             own = _boxes(draw, height, width, scale, (0.75, 4 / 3))
-            off = max(off, float(np.abs(found - own).max()))
+            off = greatest(off, float(np.abs(found - own).max()))
     images = generator.integers(0, 256, (COUNT, 12, 10, 3)).astype(np.uint8)
     mirrored = draw.for_samples("flip").numpy() < 0.5
     never = np.zeros(COUNT, bool)
@@ -164,7 +164,7 @@ def boxes(twin: Twin) -> Evidence:
         photo = generator.integers(0, 256, (2, height, width, 3)).astype(np.uint8)
         scaled = resized(torch.from_numpy(photo), *to).double().numpy()
         own = np.stack([_resized(one.astype(np.float64), *to) for one in photo])
-        middles = max(middles, float(np.abs(scaled - own).max()))
+        middles = greatest(middles, float(np.abs(scaled - own).max()))
     cropped = ImagePreprocess(_image(crop_scale=(0.3, 1.0)))
     read_whole = ImagePreprocess(_image(crop_scale=None))
     bytes_of = torch.from_numpy(images)
@@ -226,7 +226,7 @@ def view_of_images(twin: Twin) -> Evidence:
         assert found.clean is not None
         gaps = [float(np.abs(a.permute(0, 2, 3, 1).double().numpy() - b).max()) for a, b in
                 ((found.clean, clean), (found.values, expected))]  # fmt: skip
-        parts.append(at_most(f"{channels} channels: largest difference", max(gaps), 1e-5))
+        parts.append(at_most(f"{channels} channels: largest difference", greatest(*gaps), 1e-5))
         parts.append(true(f"{channels} channels: all is valid", found.valid is None))
     scaled = ImageAugment(ImageAugmentation(), _image(3))
     own = _image(3).normalisation

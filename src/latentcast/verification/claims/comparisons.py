@@ -16,7 +16,16 @@ from latentcast.config.views import NtXent, SigRegPair, VicRegPair
 from latentcast.objectives import comparisons, regularizers
 from latentcast.objectives.projector import Projector, pooled
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import (
+    Evidence,
+    above,
+    all_of,
+    at_most,
+    equal,
+    greatest,
+    none,
+    true,
+)
 from latentcast.verification.observe.jepa import apart, noise
 from latentcast.verification.observe.refusals import Case, refusals
 from latentcast.verification.observe.terms import naive_covariance, naive_sigreg, naive_variance
@@ -246,7 +255,7 @@ def compared(twin: Twin) -> Evidence:
     for name, ((term, found), number, own) in expected.items():
         bound = 1e-6 * max(1.0, abs(number))
         parts.append(at_most(f"{name}: difference", abs(float(term) - number), bound))
-        gap = max(abs(float(found[key]) - value) for key, value in own.items())
+        gap = greatest(*(abs(float(found[key]) - value) for key, value in own.items()))
         parts.append(at_most(f"{name}: of a part", gap, 1e-6 * max(1.0, *own.values())))
         parts.append(equal(f"{name}: parts", " ".join(found), " ".join(own)))
     zero = torch.zeros_like(flags)

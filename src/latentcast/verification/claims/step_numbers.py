@@ -15,7 +15,7 @@ from latentcast.engine.ranks import ALONE
 from latentcast.engine.schedules import Cosine, EmaSchedule, Schedules, WarmupCosine
 from latentcast.objectives.base import Objective, Output, View
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, none, true
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
 from latentcast.verification.observe.jepa import noise
 from latentcast.verification.observe.refusals import refusals
@@ -45,7 +45,7 @@ def epochs(twin: Twin) -> Evidence:
         for step in range(number * steps + 9):
             if step > warm * steps:
                 moved = min(moved + 1, total)
-            worst = max(worst, abs(schedule(step) - base - moved * (final - base) / total))
+            worst = greatest(worst, abs(schedule(step) - base - moved * (final - base) / total))
     return all_of(at_most("largest difference", worst, 1e-11))
 
 
@@ -72,7 +72,7 @@ def schedules(twin: Twin) -> Evidence:
                 own = 0.5 + 1.5 * (1 + math.cos(math.pi * share)) / 2
             share = min(1.0, done / steps)
             fell = 0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * share)) / 2
-            worst = max(worst, abs(rate(step) - own), abs(decay(step) - fell))
+            worst = greatest(worst, abs(rate(step) - own), abs(decay(step) - fell))
     own_ema = {} if config.ema is None else {"ema": {"base": 0.3, "final": 0.8, "warmup_steps": 2}}
     stretched = {"train.stretches": ((8, 10), (15, 20)), "train.steps": 30}
     for changes in (
@@ -92,7 +92,7 @@ def schedules(twin: Twin) -> Evidence:
                 (found.weight_decay, decay_of),
                 (found.momentum, momentum_of),
             ]
-            worst = max(worst, *(abs(one(step) - own(changed, step)) for one, own in pairs))
+            worst = greatest(worst, *(abs(one(step) - own(changed, step)) for one, own in pairs))
         cells = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
         optimizer = torch.optim.AdamW([
             {"params": [cells[0]], "decayed": True}, {"params": [cells[1]], "decayed": False},
@@ -104,7 +104,7 @@ def schedules(twin: Twin) -> Evidence:
         own_values = [(lr, decayed), (lr, 0.0), (0.1 * lr, decayed)]
         gaps = [abs(a - b) for one, own in zip(given, own_values, strict=True)
                 for a, b in zip(one, own, strict=True)]  # fmt: skip
-        written += [f"{given}"] * (max(gaps) > EXACT)
+        written += [f"{given}"] * (greatest(*gaps) > EXACT)
     return all_of(at_most("largest difference", worst, EXACT), none("groups with others", written))
 
 
@@ -182,10 +182,10 @@ def logged(twin: Twin) -> Evidence:
             for column in numbers.T
         ]
         got = [found.loss, found.scalars["a"], found.scalars["b"], found.weight]
-        worst = max(
+        worst = greatest(
             worst, *(abs(float(x) - y) for x, y in zip(got, [*columns, total], strict=True))
         )
-        worst = max(worst, float(found.views is not views[-1]))
+        worst = greatest(worst, float(found.views is not views[-1]))
     return all_of(at_most("largest difference", worst, EXACT))
 
 
@@ -206,9 +206,11 @@ def norm(twin: Twin) -> Evidence:
         length = math.sqrt(math.fsum(float(g.double().square().sum()) for g in own.values()))
         found = float(gradient_norm(objective, limit))
         factor = 1.0 if limit is None else min(1.0, limit / length)
-        gap = max(
-            float((p.grad - factor * own[name]).abs().max()) if p.grad is not None else math.inf
-            for name, p in objective.trainable().items()
+        gap = greatest(
+            *(
+                float((p.grad - factor * own[name]).abs().max()) if p.grad is not None else math.inf
+                for name, p in objective.trainable().items()
+            )
         )
         parts += [
             at_most(f"limit {limit}: norm, relative", abs(found / length - 1), 1e-5),
@@ -244,19 +246,21 @@ def distance(twin: Twin) -> Evidence:
     found = [p.detach().double() for m in teachers for p in m.parameters()]
     held = [t.clone() for t in found]
     average.update(0.5, torch.ones(()))
-    still = max(float((a - p.detach().double()).abs().max()) for a, p in
-                zip(held, (p for m in teachers for p in m.parameters()), strict=True))  # fmt: skip
+    still = greatest(*(float((a - p.detach().double()).abs().max()) for a, p in
+                zip(held, (p for m in teachers for p in m.parameters()), strict=True)))  # fmt: skip
     average.update(0.5, torch.zeros(()))
-    halfway = max(
-        float(((a + s) / 2 - p.detach().double()).abs().max())
-        for a, s, p in zip(
-            held, rows[0], (p for m in teachers for p in m.parameters()), strict=True
+    halfway = greatest(
+        *(
+            float(((a + s) / 2 - p.detach().double()).abs().max())
+            for a, s, p in zip(
+                held, rows[0], (p for m in teachers for p in m.parameters()), strict=True
+            )
         )
     )
     return all_of(
         at_most("difference", abs(before - math.sqrt(gap / size)), 1e-6),
-        at_most("after a step of 0.25", max(float((a - b).abs().max()) for a, b in
-                                            zip(moved, found, strict=True)), 1e-6),
+        at_most("after a step of 0.25", greatest(*(float((a - b).abs().max()) for a, b in
+                                            zip(moved, found, strict=True))), 1e-6),
         at_most("moved by a refused step", still, 0.0),
         at_most("after one that counts", halfway, 1e-6),
         equal("without an average", Ema([]).distance(), 0.0),

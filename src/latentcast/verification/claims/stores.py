@@ -21,7 +21,7 @@ from latentcast.data.rows import whole_numbers
 from latentcast.data.statistics import ChannelSums
 from latentcast.signals.recording import INVALID
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, none, true
 from latentcast.verification.observe.refusals import Case, refusals
 from latentcast.verification.observe.twin import Twin
 
@@ -89,7 +89,7 @@ def taken(twin: Twin) -> Evidence:
         equal("samples that differ", wrong, 0),
         true("the longest of the chosen by default", bool(np.array_equal(longest, own))),
         equal("none chosen", str(stored.take(first[:0], None, None, None).shape), "(0, 0, 3)"),
-        at_most("recording, largest difference", max(gaps), 1e-6),
+        at_most("recording, largest difference", greatest(*gaps), 1e-6),
         equal("flags that differ", flags, 0),
         at_most("share that is not valid, difference",
                 float(np.abs(stored.invalid_share() - shares / sum(LENGTHS)).max()), 1e-12),
@@ -157,7 +157,7 @@ def sums(twin: Twin) -> Evidence:
         rows = [np.concatenate([counts[n, c][valid[n, c]] for n in (0, 1, 2)]) for c in (0, 1)]
         gaps = [abs(m / (row.mean() * unit) - 1) for m, row in zip(found.mean, rows, strict=True)]
         gaps += [abs(s / (row.std() * unit) - 1) for s, row in zip(found.std, rows, strict=True)]
-        parts.append(at_most(f"{name}: mean and deviation, relative", max(gaps), 1e-9))
+        parts.append(at_most(f"{name}: mean and deviation, relative", greatest(*gaps), 1e-9))
     return all_of(
         none("other sums", wrong),
         *parts,

@@ -13,7 +13,7 @@ from latentcast.nn.backbones import build_encoder
 from latentcast.nn.heads import HEADS
 from latentcast.objectives.supervised import Classifier, Supervised, SupervisedConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, none
 from latentcast.verification.observe.jepa import apart
 from latentcast.verification.observe.network import real, stirred
 from latentcast.verification.observe.refusals import Case, refusals
@@ -170,8 +170,8 @@ def rates(twin: Twin) -> Evidence:
     own = copy.deepcopy(objective)
     own.initialise(twin.seed + 1)
     assert own.teacher is not None
-    gap = max(apart(a, b) for a, b in zip(own.student.parameters(), own.teacher.parameters(),
-                                          strict=True))  # fmt: skip
+    gap = greatest(*(apart(a, b) for a, b in zip(own.student.parameters(), own.teacher.parameters(),
+                                          strict=True)))  # fmt: skip
     drawn = [_drawn(twin, seed) for seed in (3, 3, 4)]
     encoder = build_encoder(twin.config)
     encoder.initialise(3)
@@ -179,10 +179,12 @@ def rates(twin: Twin) -> Evidence:
     return all_of(
         at_most(
             "weights of the encoder, from its own draw",
-            max(
-                apart(a, b)
-                for a, b in zip(
-                    encoder.parameters(), drawn[0].student.encoder.parameters(), strict=True
+            greatest(
+                *(
+                    apart(a, b)
+                    for a, b in zip(
+                        encoder.parameters(), drawn[0].student.encoder.parameters(), strict=True
+                    )
                 )
             ),
             0.0,
