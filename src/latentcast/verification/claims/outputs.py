@@ -83,7 +83,6 @@ def drawn(twin: Twin) -> Evidence:
         weights.append({name: p.clone() for name, p in objective.named_parameters()})
     first, again, other = weights
     left = [name for name in first if not torch.equal(first[name], again[name])]
-    # Biases, gains and the like begin at one number, whatever the seed.
     constant = {name for name, p in first.items() if bool((p == p.flatten()[0]).all())}
     alike = [
         name for name in first if name not in constant and torch.equal(first[name], other[name])
@@ -96,9 +95,9 @@ def drawn(twin: Twin) -> Evidence:
     )
 
 
-@claim("views.output", "Beside its loss an objective with two views logs the parts of the term, the "
-       "term and its own loss, and not what copying the last patch costs; its weights learn as "
-       "they would without, the projector's at the rate and decayed.", source=OURS,
+@claim("views.output", "Beside its loss an objective with two views logs the parts of the term, "
+       "the term and its own loss, and not what copying the last patch costs; its weights learn "
+       "as they would without, the projector's at the rate and decayed.", source=OURS,
        about=_has_views)  # fmt: skip
 @torch.no_grad()
 def with_views(twin: Twin) -> Evidence:
