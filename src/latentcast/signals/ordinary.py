@@ -59,12 +59,17 @@ def _moves(signals: Floats, rate: float, highs: Floats, lows: Floats) -> npt.NDA
         more = min(times, clip - 1 - times)
         rests, times = rests[:, :, more:] & rests[:, :, :-more], times + more
     # Of the flat array: with three indices each step is looked at ten times as long.
-    lead, start = np.divmod(np.flatnonzero(rests), rests.shape[2])
+    places = np.flatnonzero(rests)
+    lead, start = np.divmod(places, rests.shape[2])
     values = signals.reshape(highs.size, -1)[lead, start]
-    extreme = (values == highs.ravel()[lead]) | (values == lows.ravel()[lead])
-    long = np.bincount(lead, minlength=highs.size) > flat - clip
-    long[lead[extreme]] = True
-    moves: npt.NDArray[np.bool_] = np.logical_not(long.reshape(highs.shape).any(axis=1))
+    tops = (values == highs.ravel()[lead]) | (values == lows.ravel()[lead])
+    # A value is no farther from the median than from the other end.
+    tops &= (highs - lows).ravel()[lead] >= _SAFE * quality.SATURATED_MILLIVOLTS
+    moves = np.ones(len(signals), dtype=np.bool_)
+    moves[lead[tops] // signals.shape[1]] = False
+    # What rests for so long rests at so many places in a row.
+    row = max(1, flat - clip)
+    moves[lead[row:][places[row:] - places[:-row] == row] // signals.shape[1]] = False
     return moves
 
 
