@@ -61,12 +61,15 @@ def _moves(signals: Floats, rate: float, highs: Floats, lows: Floats) -> npt.NDA
     # Of the flat array: with three indices each step is looked at ten times as long.
     places = np.flatnonzero(rests)
     lead, start = np.divmod(places, rests.shape[2])
-    values = signals.reshape(highs.size, -1)[lead, start]
+    rows = signals.reshape(highs.size, -1)
+    values = rows[lead, start]
     tops = (values == highs.ravel()[lead]) | (values == lows.ravel()[lead])
     # A value is no farther from the median than from the other end.
     tops &= (highs - lows).ravel()[lead] >= _SAFE * quality.SATURATED_MILLIVOLTS
     moves = np.ones(len(signals), dtype=np.bool_)
-    moves[lead[tops] // signals.shape[1]] = False
+    for flat_topped in np.unique(lead[tops]).tolist():
+        if quality.rests_on_extremes(rows[flat_topped], rate):
+            moves[flat_topped // signals.shape[1]] = False
     # What rests for so long rests at so many places in a row.
     row = max(1, flat - clip)
     moves[lead[row:][places[row:] - places[:-row] == row] // signals.shape[1]] = False
