@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from latentcast.signals.readers.wfdb_header import Header
 
-_REST = r"[^\n\r\f\x1c-\x1e\x85\u2028\u2029]*"
+_REST = r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*"
 """Of a line, as ``str.splitlines`` ends lines."""
 _COUNT = r"([+-]?[0-9]{1,18})"
-_RECORD = re.compile(rf"(\S+)((?:[ \t]+\S+){{3}}){_REST}")
+_RECORD = re.compile(rf"(\S+)((?:[ \t]+\S+){{3}})(?=[ \t\n]){_REST}")
 _SIGNAL = re.compile(rf"(\S+)((?:[ \t]+\S+){{4}}[ \t]+){_COUNT}([ \t]+){_COUNT}([ \t]{_REST})")
 _COMMENTS = rf"(?:\n((?:\#{_REST}\n)*(?:\#{_REST})?))?"
 
@@ -72,7 +72,5 @@ class Pattern(NamedTuple):
             return None
         _, *words, comments = found.groups()
         counts = [*map(int, words)]
-        if False:
-            return None  # zeros of every signal may be fillers
         own = (comments or "").splitlines()
         return Lines(counts, tuple(line[1:].strip() for line in own))
