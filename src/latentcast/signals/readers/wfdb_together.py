@@ -78,8 +78,7 @@ def read(
 
 def _grouped(root: Path, records: Sequence[tuple[str, Sums]]) -> Iterable[_Alike]:
     groups, folders = dict[_Layout, _Alike](), dict[str, str | None]()
-    pattern: Pattern | None = None
-    layout, attempts = _Layout(), MOST_PATTERNS
+    patterns = list[tuple[Pattern, list[_Found]]]()
     for place, (path, sha256) in enumerate(records):
         below, _, file = path.rpartition("/")
         if below not in folders:
@@ -91,21 +90,21 @@ def _grouped(root: Path, records: Sequence[tuple[str, Sums]]) -> Iterable[_Alike
             raw = read_bytes(f"{folder}/{file}", links=False)
             check_bytes(raw, file, sha256)
             text = decode_header(raw)
-            lines = None if pattern is None else pattern.lines(text, name)
-            if pattern is not None and lines is not None:
-                found = _Found(place, folder, name, name + pattern.suffix, lines, sha256)
-                groups[layout].records.append(found)
-                continue
-            header = parse_header(text)
-        except Exception:
+            for pattern, alike in patterns:
+                if (lines := pattern.lines(text, name)) is not None:
+                    signals = name + pattern.suffix
+                    alike.append(_Found(place, folder, name, signals, lines, sha256))
+                    break
+            else:
+                header = parse_header(text)
+                if layout := _layout(header):
+                    group = groups.setdefault(layout, _Alike(header, []))
+                    signals, lines = header.signals[0].file, Lines.of(header)
+                    group.records.append(_Found(place, folder, name, signals, lines, sha256))
+                    if len(patterns) < MOST_PATTERNS and (made := Pattern.of(text, header)):
+                        patterns.append((made, group.records))
+        except Exception:  # of one record, which has the reason when it is read alone
             continue
-        if not (own := _layout(header)):
-            continue
-        found = _Found(place, folder, name, header.signals[0].file, Lines.of(header), sha256)
-        groups.setdefault(own, _Alike(header, [])).records.append(found)
-        if attempts and (made := Pattern.of(text, header)) is not None:
-            pattern, layout = made, own
-        attempts = max(0, attempts - 1)
     return groups.values()
 
 
