@@ -226,18 +226,13 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def plain_file(folder: Path, name: str) -> Path | None:
-    """:func:`plain_path` as a path."""
-    path = plain_path(str(folder), name)
-    return None if path is None else Path(path)
-
-
-def plain_path(folder: str, name: str) -> str | None:
     """The regular file of this name in the folder, where no link leads to it; else None.
 
     It is what :func:`inside` finds of nearly all of a million files, for a look at each part of the
     name instead of one at every folder above.
     """
-    return _without_links(folder, name, stat.S_ISREG)
+    path = _without_links(str(folder), name, stat.S_ISREG)
+    return None if path is None else Path(path)
 
 
 def plain_folder(folder: str, name: str) -> str | None:

@@ -88,14 +88,23 @@ def find_files(root: Path, pattern: str) -> tuple[list[str], list[str]]:
     Folders that are links are followed where they lie directly in it, and no further.
     """
     listed, hidden = list[str](), list[str]()
+    for file in _matches(root, pattern):
+        (hidden if is_hidden(file) else listed).append(file)
+    return sorted(listed), sorted(hidden)
+
+
+def has_files(root: Path, pattern: str) -> bool:
+    """Whether :func:`find_files` lists any."""
+    return any(not is_hidden(file) for file in _matches(root, pattern))
+
+
+def _matches(root: Path, pattern: str) -> Iterator[str]:
     for top in (root, *_links(root)):
         for folder, folders, files in os.walk(top):
             # By folder, and in text: a Path for each of a million files takes a minute.
             below = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
-            found = [below + name for name in fnmatch.filter(folders + files, pattern)]
-            for file in found:
-                (hidden if is_hidden(file) else listed).append(file)
-    return sorted(listed), sorted(hidden)
+            for name in fnmatch.filter(folders + files, pattern):
+                yield below + name
 
 
 def _links(root: Path) -> list[Path]:

@@ -122,13 +122,20 @@ def _pool(
     return pool, _convert_batch, workers
 
 
+def keep_freed_memory() -> None:
+    """For a process that is there to read records: not for somebody's program.
+
+    glibc gives freed memory back to the system only where it is more than what is freed here,
+    untouched (mallopt(3), M_MMAP_THRESHOLD); else the arrays of every batch are new pages, which
+    cost more than the arithmetic.
+    """
+    bytearray(_REUSED)
+
+
 def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:
     global _convert
     _convert = convert
-    # glibc gives freed memory back to the system only where it is more than what is freed here,
-    # untouched (mallopt(3), M_MMAP_THRESHOLD); else the arrays of every batch are new pages, which
-    # cost more than the arithmetic. Not in the parent, which is somebody's program.
-    bytearray(_REUSED)
+    keep_freed_memory()
     # Ctrl-C reaches the whole group; what it means is up to the parent.
     signals.signal(signals.SIGINT, signals.SIG_IGN)
     parent = multiprocessing.parent_process()

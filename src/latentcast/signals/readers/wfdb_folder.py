@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from latentcast.errors import LatentcastError
-from latentcast.files import inside, plain_path, read_bytes
+from latentcast.files import inside, plain_folder, read_bytes
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
 from latentcast.signals.readers import ptbxl, wfdb, wfdb_together
@@ -26,6 +26,7 @@ from latentcast.source import (
     BadRecord,
     RecordRef,
     find_files,
+    has_files,
     is_hidden,
     record_file,
     remark_of_hidden,
@@ -33,6 +34,9 @@ from latentcast.source import (
 )
 
 _PTBXL = re.compile(r"\d{5}_[lh]r")
+_WORDS = re.compile(r"^[ \t]*([^\s#]\S*)", re.MULTILINE)
+_ODD = re.compile(r"[^\n\t -~]")
+"""Characters that may end a line elsewhere than at its end."""
 
 
 class WfdbFolder(RecordingSource):
@@ -97,7 +101,7 @@ class WfdbFolder(RecordingSource):
 
     @classmethod
     def detects(cls, path: Path) -> bool:
-        return path.is_dir() and bool(find_files(path, "*.hea")[0])
+        return path.is_dir() and has_files(path, "*.hea")
 
     def _headless(self) -> list[RecordRef]:
         """Records of which a header is in the list of checksums and only the signals are there."""
@@ -201,6 +205,24 @@ def signature(header: Path) -> bytes:
     return digest.digest()
 
 
+def _folder(file: str) -> str:
+    return file.rpartition("/")[0]
+
+
+def _read_header(root: Path, file: str, folder: str | None) -> tuple[bytes, bool]:
+    """A header's bytes, and whether a link leads to it; ``folder`` is its own, None behind a link.
+
+    Raises:
+        OSError, BadRecord: it cannot be read.
+    """
+    if folder is not None:
+        try:
+            return read_bytes(f"{folder}/{file.rpartition('/')[2]}", links=False), False
+        except OSError:  # perhaps of a link
+            pass
+    return read_bytes(record_file(root, file)), True
+
+
 def _parts_of(header: bytes, folder: str) -> tuple[bytes, list[str]]:
     """What a header adds to a :func:`signature`: its bytes, and the names and sizes of the files it
     names, in ``folder``; and, where it is of segments, which records it names instead."""
@@ -215,7 +237,10 @@ def _parts_of(header: bytes, folder: str) -> tuple[bytes, list[str]]:
 
 def _first_words(header: bytes) -> list[str]:
     """Of each line that is no comment."""
-    lines = (line.split(None, 1) for line in decode_header(header).splitlines())
+    text = decode_header(header)
+    if _ODD.search(text) is None:
+        return _WORDS.findall(text)
+    lines = (line.split(None, 1) for line in text.splitlines())
     return [words[0] for words in lines if words and words[0][0] != "#"]
 
 
@@ -236,16 +261,16 @@ def list_records(root: Path) -> tuple[list[RecordRef], dict[str, bytes], list[st
     """
     headers, hidden = find_files(root, "*.hea")
     parts, signatures = set[str](), dict[str, bytes]()
+    plain = {below: plain_folder(str(root), below) for below in {_folder(f) for f in headers}}
     for file in headers:
-        plain = plain_path(str(root), file)
+        below = _folder(file)
         try:
-            raw = read_bytes(record_file(root, file) if plain is None else plain)
+            raw, is_link = _read_header(root, file, plain[below])
         except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
-        folder = file.rpartition("/")[0]
-        own, segments = _parts_of(raw, f"{root}/{folder}")
-        parts |= {str(PurePosixPath(folder, f"{name}.hea")) for name in segments if name != "~"}
-        if plain is not None and not segments:
+        own, segments = _parts_of(raw, f"{root}/{below}")
+        parts |= {str(PurePosixPath(below, f"{name}.hea")) for name in segments if name != "~"}
+        if not is_link and not segments:
             signatures[file] = hashlib.sha256(own).digest()
     listed = [file for file in headers if file not in parts]
     stems = [file.rpartition("/")[2].removesuffix(".hea") for file in listed]
