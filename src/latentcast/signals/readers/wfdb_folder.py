@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple
 
 from latentcast.errors import LatentcastError
 from latentcast.files import inside, plain_folder, read_bytes
@@ -34,6 +35,8 @@ from latentcast.source import (
 )
 
 _PTBXL = re.compile(r"\d{5}_[lh]r")
+_BATCH_BYTES, _MOST_TOGETHER = 2**22, 64
+"""Of signals that one process reads before it hands them on, and records at most."""
 _WORDS = re.compile(r"^[ \t]*([^\s#]\S*)", re.MULTILINE)
 _ODD = re.compile(r"[^\n\t -~]")
 """Characters that may end a line elsewhere than at its end."""
@@ -87,7 +90,8 @@ class WfdbFolder(RecordingSource):
             if self.root != root:
                 self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
         else:
-            self._refs, self._signatures, hidden = list_records(root)
+            self._refs, self._signatures, hidden, largest = list_records(root)
+            self.batch = max(1, min(_MOST_TOGETHER, _BATCH_BYTES // max(1, largest)))
             self._data_set = data_set_of(root, self._refs)
             self.remarks = (
                 *remark_of_hidden(hidden), *remark_of_links(root), *_remark_of_ptbxl(self._refs)
@@ -195,7 +199,7 @@ def signature(header: Path) -> bytes:
         except (OSError, BadRecord):
             digest.update(b"missing\n")
             continue
-        own, segments = _parts_of(raw, str(path.parent))
+        own, segments, _ = _parts_of(raw, str(path.parent))
         digest.update(own)
         for name in segments:
             part = path.parent / f"{name}.hea"
@@ -223,16 +227,18 @@ def _read_header(root: Path, file: str, folder: str | None) -> tuple[bytes, bool
     return read_bytes(record_file(root, file)), True
 
 
-def _parts_of(header: bytes, folder: str) -> tuple[bytes, list[str]]:
+def _parts_of(header: bytes, folder: str) -> tuple[bytes, list[str], int]:
     """What a header adds to a :func:`signature`: its bytes, and the names and sizes of the files it
-    names, in ``folder``; and, where it is of segments, which records it names instead."""
+    names, in ``folder``; where it is of segments, which records it names instead; and the bytes of
+    its files."""
     own = hashlib.sha256(header).digest()
     first, *words = _first_words(header) or [""]
     names = sorted({*words})
     if "/" in first:
-        return own, names
-    sizes = (f"{name}\t{_size(os.path.join(folder, name))}\n" for name in names)  # noqa: PTH118
-    return own + "".join(sizes).encode(), []
+        return own, names, 0
+    sizes = [_size(os.path.join(folder, name)) for name in names]  # noqa: PTH118
+    lines = (f"{name}\t{size}\n" for name, size in zip(names, sizes, strict=True))
+    return own + "".join(lines).encode(), [], sum(sizes)
 
 
 def _first_words(header: bytes) -> list[str]:
@@ -251,16 +257,25 @@ def _size(path: str) -> int:
         return -1
 
 
-def list_records(root: Path) -> tuple[list[RecordRef], dict[str, bytes], list[str]]:
-    """Every record below ``root``, sorted by path; their signatures by file, of those that no link
-    leads to; and the headers that are hidden.
+class _Listing(NamedTuple):
+    """Records sorted by path; their signatures by file, of those that no link leads to; the headers
+    that are hidden; and the bytes of the largest record, at most."""
+
+    refs: list[RecordRef]
+    signatures: dict[str, bytes]
+    hidden: list[str]
+    largest: int
+
+
+def list_records(root: Path) -> _Listing:
+    """Every record below ``root``.
 
     Segments of a longer record are left to it.
 
     A record's id is its name, or its path where the source uses one name twice.
     """
     headers, hidden = find_files(root, "*.hea")
-    parts, signatures = set[str](), dict[str, bytes]()
+    parts, signatures, largest, in_segments = set[str](), dict[str, bytes](), 0, 0
     plain = {below: plain_folder(str(root), below) for below in {_folder(f) for f in headers}}
     for file in headers:
         below = _folder(file)
@@ -268,18 +283,16 @@ def list_records(root: Path) -> tuple[list[RecordRef], dict[str, bytes], list[st
             raw, is_link = _read_header(root, file, plain[below])
         except (OSError, BadRecord):
             continue  # reading it fails in its turn, with the reason
-        own, segments = _parts_of(raw, f"{root}/{below}")
+        own, segments, size = _parts_of(raw, f"{root}/{below}")
+        largest, in_segments = max(largest, size), in_segments + len(segments)
         parts |= {str(PurePosixPath(below, f"{name}.hea")) for name in segments if name != "~"}
         if not is_link and not segments:
             signatures[file] = hashlib.sha256(own).digest()
     listed = [file for file in headers if file not in parts]
     stems = [file.rpartition("/")[2].removesuffix(".hea") for file in listed]
     repeated = {stem for stem, times in Counter(stems).items() if times > 1}
-    return (
-        [
-            RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
-            for file, stem in zip(listed, stems, strict=True)
-        ],
-        signatures,
-        hidden,
-    )
+    refs = [
+        RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
+        for file, stem in zip(listed, stems, strict=True)
+    ]
+    return _Listing(refs, signatures, hidden, largest * max(1, in_segments))
