@@ -20,7 +20,9 @@ _SAFE = 0.99
 """Of a limit: another order of the same sums differs by less than the rest."""
 
 
-def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArray[np.bool_]:
+def ordinary(
+    signals: Floats, leads: tuple[str, ...], rate: float, highs: Floats, lows: Floats
+) -> npt.NDArray[np.bool_]:
     """``(N,)``: True where :func:`~latentcast.signals.quality.normalisation_of` and
     :func:`~latentcast.signals.quality.assess` find nothing.
 
@@ -28,10 +30,10 @@ def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArra
         signals: float32 ``(N, leads, samples)`` in millivolts, with every sample measured.
         leads: of each.
         rate: of all, in Hz.
+        highs, lows: ``(N, leads)``, extremes of each lead.
     """
     if signals.shape[2] < 2 * max(quality.FEWEST_SAMPLES, round(quality.FLAT_SECONDS * rate)):
         return np.zeros(len(signals), dtype=np.bool_)
-    highs, lows = signals.max(axis=2), signals.min(axis=2)
     usual = _is_physical(signals, highs, lows)
     usual &= (signals[:, :, 0] != 0).any(axis=1) & (signals[:, :, -1] != 0).any(axis=1)
     usual &= _moves(signals, rate, highs, lows)
