@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
 
 from latentcast.errors import LatentcastError
-from latentcast.files import inside, plain_folder, read_bytes
+from latentcast.files import inside
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
 from latentcast.signals.readers import ptbxl, wfdb, wfdb_together
@@ -20,13 +18,11 @@ from latentcast.signals.readers.datasets.dataset import DataSet
 from latentcast.signals.readers.file_format import ReadOptions
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_checksums import CHECKSUMS, Sums, sums_by_folder
-from latentcast.signals.readers.wfdb_header import decode_header
+from latentcast.signals.readers.wfdb_listing import list_records, signature
 from latentcast.signals.recording import Recording
 from latentcast.source import (
     Annotation,
-    BadRecord,
     RecordRef,
-    find_files,
     has_files,
     is_hidden,
     record_file,
@@ -37,9 +33,6 @@ from latentcast.source import (
 _PTBXL = re.compile(r"\d{5}_[lh]r")
 _BATCH_BYTES, _MOST_TOGETHER = 2**22, 64
 """Of signals that one process reads before it hands them on, and records at most."""
-_WORDS = re.compile(r"^[ \t]*([^\s#]\S*)", re.MULTILINE)
-_ODD = re.compile(r"[^\n\t -~]")
-"""Characters that may end a line elsewhere than at its end."""
 
 
 class WfdbFolder(RecordingSource):
@@ -183,116 +176,3 @@ def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
         "missing, and an ECG at 100 and at 500 Hz counts twice; put the table beside records100 "
         "and records500",
     )
-
-
-def signature(header: Path) -> bytes:
-    """Changes when a record does: its header, and the names and sizes of the files it names.
-
-    Signal files are not read: one rewritten at the same length under the same header goes unseen.
-    """
-    digest = hashlib.sha256()
-    pending, met = [header], {header}
-    while pending:
-        path = pending.pop()
-        try:
-            raw = read_bytes(record_file(path.parent, path.name))
-        except (OSError, BadRecord):
-            digest.update(b"missing\n")
-            continue
-        own, segments, _ = _parts_of(raw, str(path.parent))
-        digest.update(own)
-        for name in segments:
-            part = path.parent / f"{name}.hea"
-            if part not in met and PurePath(name).name == name:
-                met.add(part)
-                pending.append(part)
-    return digest.digest()
-
-
-def _folder(file: str) -> str:
-    return file.rpartition("/")[0]
-
-
-def _read_header(root: Path, file: str, folder: str | None) -> tuple[bytes, bool]:
-    """A header's bytes, and whether a link leads to it; ``folder`` is its own, None behind a link.
-
-    Raises:
-        OSError, BadRecord: it cannot be read.
-    """
-    if folder is not None:
-        try:
-            return read_bytes(f"{folder}/{file.rpartition('/')[2]}", links=False), False
-        except OSError:  # perhaps of a link
-            pass
-    return read_bytes(record_file(root, file)), True
-
-
-def _parts_of(header: bytes, folder: str) -> tuple[bytes, list[str], int]:
-    """What a header adds to a :func:`signature`: its bytes, and the names and sizes of the files it
-    names, in ``folder``; where it is of segments, which records it names instead; and the bytes of
-    its files."""
-    own = hashlib.sha256(header).digest()
-    first, *words = _first_words(header) or [""]
-    names = sorted({*words})
-    if "/" in first:
-        return own, names, 0
-    sizes = [_size(os.path.join(folder, name)) for name in names]  # noqa: PTH118
-    lines = (f"{name}\t{size}\n" for name, size in zip(names, sizes, strict=True))
-    return own + "".join(lines).encode(), [], sum(sizes)
-
-
-def _first_words(header: bytes) -> list[str]:
-    """Of each line that is no comment."""
-    text = decode_header(header)
-    if _ODD.search(text) is None:
-        return _WORDS.findall(text)
-    lines = (line.split(None, 1) for line in text.splitlines())
-    return [words[0] for words in lines if words and words[0][0] != "#"]
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except (OSError, ValueError):
-        return -1
-
-
-class _Listing(NamedTuple):
-    """Records sorted by path; their signatures by file, of those that no link leads to; the headers
-    that are hidden; and the bytes of the largest record, at most."""
-
-    refs: list[RecordRef]
-    signatures: dict[str, bytes]
-    hidden: list[str]
-    largest: int
-
-
-def list_records(root: Path) -> _Listing:
-    """Every record below ``root``.
-
-    Segments of a longer record are left to it.
-
-    A record's id is its name, or its path where the source uses one name twice.
-    """
-    headers, hidden = find_files(root, "*.hea")
-    parts, signatures, largest, in_segments = set[str](), dict[str, bytes](), 0, 0
-    plain = {below: plain_folder(str(root), below) for below in {_folder(f) for f in headers}}
-    for file in headers:
-        below = _folder(file)
-        try:
-            raw, is_link = _read_header(root, file, plain[below])
-        except (OSError, BadRecord):
-            continue  # reading it fails in its turn, with the reason
-        own, segments, size = _parts_of(raw, f"{root}/{below}")
-        largest, in_segments = max(largest, size), in_segments + len(segments)
-        parts |= {str(PurePosixPath(below, f"{name}.hea")) for name in segments if name != "~"}
-        if not is_link and not segments:
-            signatures[file] = hashlib.sha256(own).digest()
-    listed = [file for file in headers if file not in parts]
-    stems = [file.rpartition("/")[2].removesuffix(".hea") for file in listed]
-    repeated = {stem for stem, times in Counter(stems).items() if times > 1}
-    refs = [
-        RecordRef(file.removesuffix(".hea") if stem in repeated else stem, file)
-        for file, stem in zip(listed, stems, strict=True)
-    ]
-    return _Listing(refs, signatures, hidden, largest * max(1, in_segments))
