@@ -15,8 +15,8 @@ from latentcast.signals.readers.wfdb_header import decode_header
 from latentcast.source import BadRecord, RecordRef, find_files, record_file
 
 _WORDS = re.compile(r"^[ \t]*([^\s#]\S*)", re.MULTILINE)
-_ODD = re.compile(r"[^\n\t -~]")
-"""Characters that may end a line elsewhere than at its end."""
+_PLAIN = bytes([*b"\n\t", *range(0x20, 0x7F)])
+"""Bytes that end no line elsewhere than at its end."""
 
 
 class Listing(NamedTuple):
@@ -140,7 +140,7 @@ def _parts_of(header: bytes, folder: str) -> tuple[bytes, list[str], int]:
 def _first_words(header: bytes) -> list[str]:
     """Of each line that is no comment."""
     text = decode_header(header)
-    if _ODD.search(text) is None:
+    if not header.translate(None, _PLAIN):
         return _WORDS.findall(text)
     lines = (line.split(None, 1) for line in text.splitlines())
     return [words[0] for words in lines if words and words[0][0] != "#"]
