@@ -121,7 +121,7 @@ def _scored(
 
 
 def _patients_suffice(counts: Counts) -> bool:
-    """Whether the records ``(R, N)`` are of FEWEST patients or more: those of one are drawn alike."""
+    """Whether they are of FEWEST patients: the records ``(R, N)`` of one are drawn alike."""
     alike = set[bytes]()
     for record in counts.T:
         alike.add(record.tobytes())

@@ -161,6 +161,11 @@ def _chosen(
     return Chosen(tuple(columns), tuple(leads), tuple(factors), metadata)
 
 
+def is_lead(name: str, options: ReadOptions) -> bool:
+    """Whether :func:`choose` would take a channel for a lead (or one of ``options.channels``)."""
+    return name.strip() in options.rename or _lead_of(name, options.channels) is not None
+
+
 def _lead_of(name: str, channels: Channels | None) -> str | None:
     if channels is not None:
         return name.strip() if name.strip() in channels.names else None
