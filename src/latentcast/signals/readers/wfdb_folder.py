@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import inside, plain_path, read_bytes
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
@@ -30,6 +30,7 @@ from latentcast.source import (
     record_file,
     remark_of_hidden,
     remark_of_links,
+    remark_of_packed,
 )
 
 _PTBXL = re.compile(r"\d{5}_[lh]r")
@@ -46,6 +47,7 @@ class WfdbFolder(RecordingSource):
         signal: ``other`` for channels that are no ECG leads.
         rename: leads by what the headers call them.
         verify_checksums: compare every file with ``SHA256SUMS.txt``, where ``root`` has one.
+        without: folders in it that are read otherwise, each with a ``/`` behind it.
 
     Raises:
         LatentcastError: a unit for ECG leads; a table or list of checksums that cannot be read.
@@ -63,6 +65,7 @@ class WfdbFolder(RecordingSource):
         signal: Signal = "ecg",
         rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
+        without: Sequence[str] = (),
     ) -> None:
         if signal == "ecg" and unit is not None:
             raise LatentcastError(
@@ -76,17 +79,19 @@ class WfdbFolder(RecordingSource):
         self._data_set: DataSet | None = None
         self._refs: list[RecordRef]
         self._signatures: dict[str, bytes] = {}
-        if (table := ptbxl.folder_of(root)) is not None:
+        if not without and (table := ptbxl.folder_of(root)) is not None:
             self.kind = "ptbxl"
             self.root, below = table
             self._refs, self._annotations = ptbxl.list_records(self.root, fs, below)
             if self.root != root:
                 self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
+            self.remarks += () if below else _remark_of_unlisted(self.root, self._refs)
         else:
-            self._refs, self._signatures, hidden = list_records(root)
+            self._refs, self._signatures, hidden = list_records(root, tuple(without))
             self._data_set = data_set_of(root, self._refs)
             self.remarks = (
-                *remark_of_hidden(hidden), *remark_of_links(root), *_remark_of_ptbxl(self._refs)
+                *remark_of_hidden(hidden), *remark_of_links(root), *remark_of_packed(root),
+                *_remark_of_ptbxl(self._refs),
             )  # fmt: skip
             if (found := self._data_set) is not None:
                 self.remarks = (f"{root} is read as {found.name}: {found.about}", *self.remarks)
@@ -164,6 +169,19 @@ class WfdbFolder(RecordingSource):
         return annotation
 
 
+def _remark_of_unlisted(root: Path, refs: Sequence[RecordRef]) -> tuple[str, ...]:
+    """Headers beside the folders of PTB-XL's records, of which its table has none."""
+    tops = {ref.file.partition("/")[0] for ref in refs}
+    headers = find_files(root, "*.hea")[0]
+    others = [f for f in headers if f.partition("/")[0] not in tops | {"records100", "records500"}]
+    if not others:
+        return ()
+    return (
+        f"{len(others):,} headers are in no folder that {ptbxl.TABLE} names, such as "
+        f"{printable(others[0])}, and are left out; ingest them by themselves",
+    )
+
+
 def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:
     """That the table is missing, where the files have the names of PTB-XL's."""
     named = [r.record_id for r in refs if _PTBXL.fullmatch(r.record_id.rpartition("/")[2])]
@@ -226,15 +244,18 @@ def _size(path: str) -> int:
         return -1
 
 
-def list_records(root: Path) -> tuple[list[RecordRef], dict[str, bytes], list[str]]:
+def list_records(
+    root: Path, without: tuple[str, ...] = ()
+) -> tuple[list[RecordRef], dict[str, bytes], list[str]]:
     """Every record below ``root``, sorted by path; their signatures by file, of those that no link
-    leads to; and the headers that are hidden.
+    leads to; and the headers that are hidden. Those in a folder of ``without`` are passed over.
 
     Segments of a longer record are left to it.
 
     A record's id is its name, or its path where the source uses one name twice.
     """
     headers, hidden = find_files(root, "*.hea")
+    headers = [file for file in headers if not file.startswith(without)] if without else headers
     parts, signatures = set[str](), dict[str, bytes]()
     for file in headers:
         plain = plain_path(str(root), file)
