@@ -278,6 +278,20 @@ def test_hdf5_has_its_ids_and_its_padding_is_not_measured(tmp_path: Path) -> Non
         open_source(path, **(axes | {"unit": None}))
 
 
+def test_patients_within_an_hdf5_file_are_lost(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    for name, patients in (("a.h5", [b"p1", b"p1", b"unknown"]), ("b.h5", [b"p1", b"p2"])):
+        write_hdf5(tmp_path / name, [RECORDING] * 3)
+        with h5py.File(tmp_path / name, "a") as file:
+            file["patient_id"] = np.array(patients)
+    options = {"sampling_rate": 100, "leads": RECORDING.leads, "unit": "mV",
+               "layout": "records,samples,leads"}  # fmt: skip
+    source = open_source(tmp_path / "a.h5", **options)
+    assert [source.read(ref)[1].patient_id for ref in source.refs()] == ["p1", "p1", None]
+    with pytest.raises(LatentcastError, match=r"'patient_id' has shape \(2,\) for 3 recordings"):
+        open_source(tmp_path / "b.h5", **options)
+
+
 def test_a_wrong_size_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
     data = bytearray(write(tmp_path, "scp").read_bytes())
     place = data.index(struct.pack("<IIB", 1, 300, 1))
