@@ -134,6 +134,32 @@ def remark_of_links(root: Path) -> tuple[str, ...]:
     )
 
 
+PACKED = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
+"""How names of files end that hold others; those in a folder or an archive are not looked into."""
+
+
+def packed_files(root: Path) -> list[str]:
+    """The files of such names below a folder, sorted, relative to it."""
+    return sorted(
+        file
+        for folder, _, names in os.walk(root)
+        for name in names
+        if name.lower().endswith(PACKED)
+        and not is_hidden(file := Path(folder, name).relative_to(root).as_posix())
+    )
+
+
+def remark_of_packed(root: Path) -> tuple[str, ...]:
+    """Files that may hold further records, as :attr:`Source.remarks`."""
+    files = packed_files(root)
+    if not files:
+        return ()
+    return (
+        f"{len(files):,} files are archives or packed, such as {printable(files[0])}, and are left "
+        "out; unpack them, or ingest each by itself",
+    )
+
+
 def remark_of_hidden(files: Sequence[str]) -> tuple[str, ...]:
     """What is passed over, as :attr:`Source.remarks`: a hidden copy must not win over the file."""
     # A Mac's archiver puts ._NAME beside each file NAME; that is no copy of it.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, printable
 from latentcast.files import inside
 from latentcast.signals.channels import Channels, Signal
 from latentcast.signals.leads import renamed
@@ -23,11 +23,13 @@ from latentcast.signals.recording import Recording
 from latentcast.source import (
     Annotation,
     RecordRef,
+    find_files,
     has_files,
     is_hidden,
     record_file,
     remark_of_hidden,
     remark_of_links,
+    remark_of_packed,
 )
 
 _PTBXL = re.compile(r"\d{5}_[lh]r")
@@ -46,6 +48,7 @@ class WfdbFolder(RecordingSource):
         signal: ``other`` for channels that are no ECG leads.
         rename: leads by what the headers call them.
         verify_checksums: compare every file with ``SHA256SUMS.txt``, where ``root`` has one.
+        without: folders in it that are read otherwise, each with a ``/`` behind it.
 
     Raises:
         LatentcastError: a unit for ECG leads; a table or list of checksums that cannot be read.
@@ -63,6 +66,7 @@ class WfdbFolder(RecordingSource):
         signal: Signal = "ecg",
         rename: Mapping[str, str] | None = None,
         verify_checksums: bool = True,
+        without: Sequence[str] = (),
     ) -> None:
         if signal == "ecg" and unit is not None:
             raise LatentcastError(
@@ -76,18 +80,20 @@ class WfdbFolder(RecordingSource):
         self._data_set: DataSet | None = None
         self._refs: list[RecordRef]
         self._signatures: dict[str, bytes] = {}
-        if (table := ptbxl.folder_of(root)) is not None:
+        if not without and (table := ptbxl.folder_of(root)) is not None:
             self.kind = "ptbxl"
             self.root, below = table
             self._refs, self._annotations = ptbxl.list_records(self.root, fs, below)
             if self.root != root:
                 self.remarks = (f"{ptbxl.TABLE} was found in {self.root}",)
+            self.remarks += () if below else _remark_of_unlisted(self.root, self._refs)
         else:
-            self._refs, self._signatures, hidden, largest = list_records(root)
+            self._refs, self._signatures, hidden, largest = list_records(root, tuple(without))
             self.batch = max(1, min(_MOST_TOGETHER, _BATCH_BYTES // max(1, largest)))
             self._data_set = data_set_of(root, self._refs)
             self.remarks = (
-                *remark_of_hidden(hidden), *remark_of_links(root), *_remark_of_ptbxl(self._refs)
+                *remark_of_hidden(hidden), *remark_of_links(root), *remark_of_packed(root),
+                *_remark_of_ptbxl(self._refs),
             )  # fmt: skip
             if (found := self._data_set) is not None:
                 self.remarks = (f"{root} is read as {found.name}: {found.about}", *self.remarks)
@@ -163,6 +169,19 @@ class WfdbFolder(RecordingSource):
         if self._data_set is not None:
             annotation = self._data_set.annotate(ref, annotation)
         return annotation
+
+
+def _remark_of_unlisted(root: Path, refs: Sequence[RecordRef]) -> tuple[str, ...]:
+    """Headers beside the folders of PTB-XL's records, of which its table has none."""
+    tops = {ref.file.partition("/")[0] for ref in refs}
+    headers = find_files(root, "*.hea")[0]
+    others = [f for f in headers if f.partition("/")[0] not in tops | {"records100", "records500"}]
+    if not others:
+        return ()
+    return (
+        f"{len(others):,} headers are in no folder that {ptbxl.TABLE} names, such as "
+        f"{printable(others[0])}, and are left out; ingest them by themselves",
+    )
 
 
 def _remark_of_ptbxl(refs: Sequence[RecordRef]) -> tuple[str, ...]:

@@ -39,14 +39,15 @@ class _Look(NamedTuple):
     size: int
 
 
-def list_records(root: Path) -> Listing:
-    """Every record below ``root``.
+def list_records(root: Path, without: tuple[str, ...] = ()) -> Listing:
+    """Every record below ``root``; those in a folder of ``without`` are passed over.
 
     Segments of a longer record are left to it.
 
     A record's id is its name, or its path where the source uses one name twice.
     """
     headers, hidden = find_files(root, "*.hea")
+    headers = [file for file in headers if not file.startswith(without)] if without else headers
     parts, signatures, largest, in_segments = set[str](), dict[str, bytes](), 0, 0
     for look in _looks(root, headers):
         largest, in_segments = max(largest, look.size), in_segments + len(look.segments)
