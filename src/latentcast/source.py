@@ -18,6 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from latentcast.errors import LatentcastError, printable
 from latentcast.files import inside, plain_file
+from latentcast.walk import walk
 
 Modality = Literal["ecg", "image"]
 """``ecg`` is any recording of named channels over time, ``image`` any picture."""
@@ -100,7 +101,7 @@ def has_files(root: Path, pattern: str) -> bool:
 
 def _matches(root: Path, pattern: str) -> Iterator[str]:
     for top in (root, *_links(root)):
-        for folder, folders, files in os.walk(top):
+        for folder, folders, files in walk(top).folders:
             # By folder, and in text: a Path for each of a million files takes a minute.
             below = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
             for name in fnmatch.filter(folders + files, pattern):
@@ -122,7 +123,7 @@ def remark_of_links(root: Path) -> tuple[str, ...]:
     left = [
         Path(folder, name).relative_to(root).as_posix()
         for top in (root, *_links(root))
-        for folder, names, _ in os.walk(top)
+        for folder, names, _ in walk(top).folders
         for name in names
         if Path(folder) != root and Path(folder, name).is_symlink()
     ]
@@ -142,7 +143,7 @@ def packed_files(root: Path) -> list[str]:
     """The files of such names below a folder, sorted, relative to it."""
     return sorted(
         file
-        for folder, _, names in os.walk(root)
+        for folder, _, names in walk(root).folders
         for name in names
         if name.lower().endswith(PACKED)
         and not is_hidden(file := Path(folder, name).relative_to(root).as_posix())

@@ -48,6 +48,7 @@ from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.signals.readers.arrays import NOT_FINITE
 from latentcast.signatures import checked
 from latentcast.source import Annotation, RecordRef, Source
+from latentcast.walk import walking_once
 
 MOST_READ_AGAIN = 1000
 """Records in quarantine that are tried again when the store is finished: seconds at most."""
@@ -233,14 +234,15 @@ def _ingest(
     started: float,
 ) -> IngestResult:
     """``source`` lies in the ``archive``, where there is one."""
-    reader = reader_of(source, None if kind == "auto" else kind, arguments)
-    codec = CODECS[reader.modality]
-    refuse_others(source, codec, arguments)
-    arguments = codec.target.arguments | arguments
-    recorded = codec.target.check(arguments)
-    opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
-    path = None if isinstance(source, Source) else Path(source)
-    refs = list_records(opened, path if path and path.is_dir() else None, archive)
+    with walking_once():
+        reader = reader_of(source, None if kind == "auto" else kind, arguments)
+        codec = CODECS[reader.modality]
+        refuse_others(source, codec, arguments)
+        arguments = codec.target.arguments | arguments
+        recorded = codec.target.check(arguments)
+        opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
+        path = None if isinstance(source, Source) else Path(source)
+        refs = list_records(opened, path if path and path.is_dir() else None, archive)
     # Images in a folder of such a name are in quarantine.
     opened.classes = tuple(name for name in opened.classes if odd_text(name) is None)
     if not refs:
