@@ -1,12 +1,14 @@
 """A training step beside the steps of public code, from checkouts of their repositories.
 
-    python benchmarks/peers.py --nepa DIR --ijepa DIR --ecg-jepa DIR [--out FILE]
+    python benchmarks/peers.py --nepa DIR --ijepa DIR --ecg-jepa DIR --ecg-jepa-leads DIR
 
-DIR is a checkout of SihanXU/nepa, facebookresearch/ijepa or kweimann/ECG-JEPA; what is not given
-is left out by name. Their models, masks and optimizers are imported from there and stepped in the
-order of their scripts: forward, backward, clip, optimizer, average. Both sides have the same
-shapes, batch, tokens (the very masks, in a JEPA) and type, in one process, and a ratio is taken
-pair by pair of processor times. Each side draws its masks by its own code in every step.
+DIR is a checkout of SihanXU/nepa, facebookresearch/ijepa, kweimann/ECG-JEPA or
+sehunfromdaegu/ECG_JEPA; what is not given is left out by name. They need transformers (nepa) and
+timm (the last), which nothing else here does. Their models, masks and optimizers are imported from
+there and stepped in the order of their scripts: forward, backward, clip, optimizer, average. Both
+sides have the same shapes, batch, tokens (the very masks, in a JEPA) and type, in one process, and
+a ratio is taken pair by pair of processor times. Each side draws its masks by its own code in every
+step.
 
 A ratio has two versions. In ``one process`` both use memory as latentcast sets it up (freed memory
 is kept). ``own memory`` gives theirs what glibc does by itself after the first steps of a program.
@@ -28,6 +30,7 @@ import logging
 import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +39,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from latentcast.config import Config
+from latentcast.config import Config, EncoderConfig
 from latentcast.engine.context import Context, keep_freed_memory
 from latentcast.files import write_text
 from latentcast.objectives.build import build
-from latentcast.objectives.jepa import Jepa
+from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.objectives.jepa.masks import Masks
 from latentcast.randomness import Draw
 from latentcast.recipes import recipe
@@ -50,7 +53,9 @@ from latentcast.workflows.bench import machine, operations
 from step import WARMUP, numbered_step, product_peak, seconds, spread
 
 PRECISIONS = ("fp32", "bf16")
+BATCHES = {"small": 8, "tiny": 32}
 DRAWS = 8
+OWN_NAMES = ("models", "src", "configs", "utils", "data", "ecg_jepa", "pos_encoding")
 MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -4, -3, -1
 """Options of mallopt(3)."""
 Numbered = Callable[[int], object]
@@ -58,14 +63,14 @@ Numbered = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Peer:
-    """A public repository, our configuration of its shapes, and its step.
+    """A public repository, our configuration of its shapes (``small``, ``tiny``), and its step.
 
     ``step`` takes the checkout and our configuration and gives the trained modules and, for a
     context, its step by number. ``shipped`` is the type of its script on a CPU.
     """
 
     repository: str
-    config: Callable[[], Config]
+    config: Callable[[str], Config]
     step: Callable[[Path, Config], tuple[nn.Module, Callable[[Context], Numbered]]]
     shipped: str
     differs: str
@@ -74,9 +79,23 @@ class Peer:
 # SihanXU/nepa
 
 
-def nepa_config() -> Config:
-    small = {"width": 384, "depth": 8, "heads": 6, "mlp_width": 1536, "patch": 16}
-    return recipe("nepa-image-base").updated({f"encoder.{k}": v for k, v in small.items()})
+def nepa_config(size: str) -> Config:
+    if size == "small":
+        return _sized("nepa-image-base", (384, 8, 6), {"encoder.patch": 16})
+    image = {"encoder.patch": 4, "input.height": 32, "input.width": 32}
+    return _sized("nepa-image-base", (192, 4, 3), image)
+
+
+def _sized(name: str, size: tuple[int, int, int], changes: dict[str, Any]) -> Config:
+    """A recipe at another width, depth and number of heads."""
+    width, depth, heads = size
+    encoder = {"width": width, "depth": depth, "heads": heads, "mlp_width": 4 * width}
+    return recipe(name).updated({f"encoder.{k}": v for k, v in encoder.items()} | changes)
+
+
+def _predictor(width: int, depth: int, heads: int) -> dict[str, Any]:
+    size = {"width": width, "depth": depth, "heads": heads, "mlp_width": 4 * width}
+    return {"objective.predictor": size}
 
 
 def nepa_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Context], Numbered]]:
@@ -136,28 +155,30 @@ def _restore_transformers() -> None:
 # facebookresearch/ijepa
 
 
-def ijepa_config() -> Config:
-    small = {"width": 384, "depth": 12, "heads": 6, "mlp_width": 1536}
-    changes: dict[str, Any] = {f"encoder.{name}": value for name, value in small.items()}
-    return recipe("ijepa-image-base").updated(
-        changes | {"objective.predictor.heads": 6, "objective.masks": {"kind": "reference"}}
-    )
+def ijepa_config(size: str) -> Config:
+    masks = {"objective.masks": {"kind": "reference"}}
+    if size == "small":
+        return _sized("ijepa-image-base", (384, 12, 6), _predictor(384, 6, 6) | masks)
+    return _sized("ijepa-image-base", (192, 12, 3), _predictor(192, 6, 3) | masks)
 
 
 def ijepa_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Context], Numbered]]:
-    """ViT-S and a predictor of the default size, without the wrapper for several devices."""
+    """Without the wrapper for several devices."""
     with imported_from(folder):
         home = importlib.import_module("src.helper")
         collator = importlib.import_module("src.masks.multiblock").MaskCollator
         apply_masks = importlib.import_module("src.masks.utils").apply_masks
         grad_logger = importlib.import_module("src.utils.logging").grad_logger
     size, batch, steps = config.input.size[0], config.train.batch_size, config.train.steps
-    encoder, predictor = home.init_model(
-        torch.device("cpu"), patch_size=config.encoder.patch, model_name="vit_small", crop_size=size
-    )
-    target, _ = home.init_model(
-        torch.device("cpu"), patch_size=config.encoder.patch, model_name="vit_small", crop_size=size
-    )
+    jepa, name = config.objective, {384: "vit_small", 192: "vit_tiny"}[config.encoder.width]
+    assert isinstance(jepa, JepaConfig)
+    (encoder, predictor), (target, _) = (
+        home.init_model(
+            torch.device("cpu"), patch_size=config.encoder.patch, model_name=name, crop_size=size,
+            pred_depth=jepa.predictor.depth, pred_emb_dim=jepa.predictor.width,
+        )
+        for _ in range(2)
+    )  # fmt: skip
     target.load_state_dict(encoder.state_dict())
     target.requires_grad_(False)
     optimizer, _, rates, decays = home.init_opt(
@@ -189,7 +210,7 @@ def ijepa_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Conte
             with torch.no_grad():
                 for ours, theirs in zip(encoder.parameters(), target.parameters(), strict=True):
                     theirs.mul_(0.996).add_((1 - 0.996) * ours.detach())
-            float(loss)
+            loss.item()
 
         return step
 
@@ -199,19 +220,21 @@ def ijepa_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Conte
 # kweimann/ECG-JEPA
 
 
-def ecg_jepa_config() -> Config:
-    return recipe("ijepa-ecg-small").updated(
-        {"objective.predictor.depth": 8, "optimizer.betas": [0.9, 0.99]}
-    )
+def ecg_jepa_config(size: str) -> Config:
+    betas = {"optimizer.betas": [0.9, 0.99]}
+    if size == "small":
+        return _sized("ijepa-ecg-small", (384, 8, 6), _predictor(192, 8, 6) | betas)
+    return _sized("ijepa-ecg-small", (192, 8, 4), _predictor(96, 8, 4) | betas)
 
 
 def ecg_jepa_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Context], Numbered]]:
-    """Its ViT-S for PTB-XL with the attention that it takes on a CPU."""
+    """Its ViT-S or ViT-XS for PTB-XL with the attention that it takes on a CPU."""
     with imported_from(folder):
         configs = importlib.import_module("configs")
         network = importlib.import_module("models.JEPA").JEPA
         collator = imported_file(folder / "data" / "masks.py").MaskCollator
-    found = configs.load_config_file(folder / "configs" / "pretrain" / "ViTS_ptbxl.yaml")
+    name = {384: "ViTS_ptbxl", 192: "ViTXS_ptbxl"}[config.encoder.width]
+    found = configs.load_config_file(folder / "configs" / "pretrain" / f"{name}.yaml")
     settings = configs.pretrain.Config(**found)
     model = network(settings, itertools.repeat(0.998), use_sdp_kernel=False).train()
     optimizer = model.get_optimizer(fused=False)
@@ -238,6 +261,63 @@ def ecg_jepa_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Co
     return model, in_
 
 
+# sehunfromdaegu/ECG_JEPA
+
+
+def leads_config(size: str) -> Config:
+    leads = ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
+    changes = {
+        "input.sampling_rate": 250, "input.length": 2500, "input.leads": leads,
+        "input.tokens": "per_lead", "encoder.patch": 50,
+        "objective.masks.context_share": [0.44, 0.44],
+    }  # fmt: skip
+    if size == "small":
+        return _sized("ijepa-ecg-small", (384, 12, 6), _predictor(192, 4, 6) | changes)
+    return _sized("ijepa-ecg-small", (192, 4, 3), _predictor(96, 2, 3) | changes)
+
+
+def leads_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Context], Numbered]]:
+    """The sizes that its class has by itself, or smaller; drop-path 0.1 as in its script."""
+    with imported_from(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = importlib.import_module("ecg_jepa").ecg_jepa
+    e, jepa = config.encoder, config.objective
+    assert isinstance(e, EncoderConfig) and isinstance(jepa, JepaConfig)
+    model = network(
+        encoder_embed_dim=e.width, encoder_depth=e.depth, encoder_num_heads=e.heads,
+        predictor_embed_dim=jepa.predictor.width, predictor_depth=jepa.predictor.depth,
+        predictor_num_heads=jepa.predictor.heads, drop_path_rate=0.1, mask_scale=(0.175, 0.225),
+    ).train()  # fmt: skip
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
+         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}], lr=5e-5,
+    )  # fmt: skip
+    masks, patches = masks_of(config), config.grids[0][1]
+    draw = model.target_encoder._make_block_mask
+    values = torch.randn(config.train.batch_size, config.input.channels, *config.input.size)
+
+    def in_(context: Context) -> Numbered:
+        def step(number: int) -> None:
+            kept = masks(number).context[0] % patches  # one draw for the batch: the first sample's
+            hidden = torch.ones(patches, dtype=torch.bool).index_fill(0, kept, False)
+            model.target_encoder._make_block_mask = lambda scale: draw(scale) & False | hidden
+            optimizer.zero_grad()
+            with context.autocast():
+                loss = model(values)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            pairs = zip(model.encoder.parameters(), model.target_encoder.parameters(), strict=True)
+            with torch.no_grad():
+                for ours, theirs in pairs:
+                    theirs.mul_(0.996).add_((1 - 0.996) * ours.detach())
+
+        return step
+
+    return model, in_
+
+
 PEERS = {
     "nepa": Peer(
         "SihanXU/nepa", nepa_config, nepa_step, "bf16",
@@ -253,6 +333,12 @@ PEERS = {
         "theirs: one register token more in the encoder (201), no biases, L1 against targets "
         "without a norm. Neither clips; ours computes the norm of the gradients.",
     ),
+    "ecg_jepa_leads": Peer(
+        "sehunfromdaegu/ECG_JEPA", leads_config, leads_step, "fp32",
+        "theirs: one mask for the whole batch; a token attends to its lead and its time, by a mask "
+        "of all pairs; the predictor sees one lead at a time; no biases of q, k, v; drop-path. "
+        "ours attends to everything. Neither clips; ours computes the norm of the gradients.",
+    ),
 }  # fmt: skip
 
 
@@ -267,7 +353,7 @@ def imported_from(folder: Path) -> Iterator[None]:
     finally:
         sys.path[:] = path
         for name in set(sys.modules) - before:
-            if name.partition(".")[0] in ("models", "src", "configs", "utils", "data"):
+            if name.partition(".")[0] in OWN_NAMES:
                 del sys.modules[name]
 
 
@@ -303,8 +389,8 @@ def plain_memory() -> None:
             libc.mallopt(option, value)
 
 
-def measure(peer: Peer, folder: Path, batch: int, rounds: int) -> dict[str, Any]:
-    config = peer.config().updated(
+def measure(peer: Peer, folder: Path, size: str, batch: int, rounds: int) -> dict[str, Any]:
+    config = peer.config(size).updated(
         {
             "machine.loggers": [], "machine.device": "cpu",
             "train.batch_size": batch, "train.micro_batches": 1,
@@ -370,6 +456,7 @@ def measure(peer: Peer, folder: Path, batch: int, rounds: int) -> dict[str, Any]
     return {
         "peer": peer.repository,
         "commit": _commit(folder),
+        "size": size,
         "batch_size": batch,
         "input": [config.input.channels, *config.input.size],
         "tokens": [list(grid) for grid in config.grids],
@@ -386,6 +473,10 @@ def measure(peer: Peer, folder: Path, batch: int, rounds: int) -> dict[str, Any]
     }
 
 
+def _named(row: dict[str, Any]) -> tuple[str, str]:
+    return row["peer"], row["size"]
+
+
 def _commit(folder: Path) -> str | None:
     done = subprocess.run(
         ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True
@@ -398,7 +489,8 @@ def main() -> None:
     for name, peer in PEERS.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=Path, metavar="DIR", help=f"a checkout of {peer.repository}")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--sizes", nargs="+", choices=list(BATCHES), default=list(BATCHES))
+    parser.add_argument("--batch", type=int, help="samples a step; by default 8, of tiny 32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="rows of this file are replaced or added to")
     arguments = parser.parse_args()
@@ -406,16 +498,17 @@ def main() -> None:
     out, found = arguments.out, []
     rows = json.loads(out.read_text()) if out and out.exists() else []
     for name, peer in PEERS.items():
-        folder = getattr(arguments, name)
+        folder, flag = getattr(arguments, name), name.replace("_", "-")
         if folder is None:
-            print(f"{peer.repository}: left out; give --{name.replace('_', '-')} DIR",
-                  file=sys.stderr)  # fmt: skip
+            print(f"{peer.repository}: left out; give --{flag} DIR", file=sys.stderr)
             continue
-        row = measure(peer, folder, arguments.batch, arguments.rounds)
-        found.append(row)
-        rows = [other for other in rows if other["peer"] != row["peer"]] + [row]
-        if out:
-            write_text(out, json.dumps(rows, indent=1) + "\n")
+        for size in arguments.sizes:
+            batch = arguments.batch or BATCHES[size]
+            row = measure(peer, folder, size, batch, arguments.rounds)
+            found.append(row)
+            rows = [other for other in rows if _named(other) != _named(row)] + [row]
+            if out:
+                write_text(out, json.dumps(rows, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

@@ -185,5 +185,7 @@ def next_scale(state: State, refused: bool) -> float:
 
 def gradient_norm(objective: Objective, limit: float | None) -> Tensor:
     """The gradient's norm before clipping; with a limit, gradients are scaled down to it."""
-    bound = float("inf") if limit is None else limit
-    return full_tensor(torch.nn.utils.clip_grad_norm_(objective.parameters(), bound, foreach=True))
+    if limit is None:
+        gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+        return full_tensor(torch.nn.utils.get_total_norm(gradients, foreach=True))
+    return full_tensor(torch.nn.utils.clip_grad_norm_(objective.parameters(), limit, foreach=True))
