@@ -185,7 +185,8 @@ def next_scale(state: State, refused: bool) -> float:
 
 def gradient_norm(objective: Objective, limit: float | None) -> Tensor:
     """The gradient's norm before clipping; with a limit, gradients are scaled down to it."""
-    if limit is None:
-        gradients = [p.grad for p in objective.parameters() if p.grad is not None]
-        return full_tensor(torch.nn.utils.get_total_norm(gradients, foreach=True))
-    return full_tensor(torch.nn.utils.clip_grad_norm_(objective.parameters(), limit, foreach=True))
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if limit is not None:  # without one, a pass over all gradients would multiply them by 1
+        torch.nn.utils.clip_grads_with_norm_(objective.parameters(), limit, norm, foreach=True)
+    return full_tensor(norm)
