@@ -39,7 +39,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from latentcast.config import Config, EncoderConfig
 from latentcast.engine.context import Context, keep_freed_memory
@@ -247,7 +247,7 @@ def ecg_jepa_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Co
 
     def in_(context: Context) -> Numbered:
         def step(number: int) -> None:
-            draw(list(values))
+            draw(list(values[:, :1]))  # its time counts; one channel tells it the length
             kept, (hidden,) = masks(number).context, masks(number).targets[0]
             with context.autocast():
                 loss = model(values, kept, hidden)
@@ -301,7 +301,12 @@ def leads_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Conte
         def step(number: int) -> None:
             kept = masks(number).context[0] % patches  # one draw for the batch: the first sample's
             hidden = torch.ones(patches, dtype=torch.bool).index_fill(0, kept, False)
-            model.target_encoder._make_block_mask = lambda scale: draw(scale) & False | hidden
+
+            def drawn(scale: object) -> Tensor:
+                draw(scale)  # its time counts
+                return hidden
+
+            model.target_encoder._make_block_mask = drawn
             optimizer.zero_grad()
             with context.autocast():
                 loss = model(values)
