@@ -326,7 +326,8 @@ def leads_step(folder: Path, config: Config) -> tuple[nn.Module, Callable[[Conte
 PEERS = {
     "nepa": Peer(
         "SihanXU/nepa", nepa_config, nepa_step, "bf16",
-        "theirs: q, k and v are three products. Both clip at 1, AdamW, average of all weights.",
+        "theirs: q, k and v are three products; under the installed transformers, its own being "
+        "4.56.2. Both clip at 1, AdamW, average of all weights.",
     ),
     "ijepa": Peer(
         "facebookresearch/ijepa", ijepa_config, ijepa_step, "fp32",
