@@ -51,13 +51,18 @@ def test_ages_are_in_bands_and_what_is_no_age_is_said(store: Store) -> None:
     bands = ["under 18", "18–39", "18–39", "40–59", "60–79", "80 and over", "80 and over"]
     assert by.groups[:10].tolist() == [MISSING, *bands, MISSING, MISSING]
     y = np.arange(120) % 2
-    counts = metrics.draw([f"p{n % 10}" for n in range(120)], 50, 0)  # some resamples lack a group
+    counts = metrics.draw([f"p{n % 110}" for n in range(120)], 50, 0)
+    counts[0, ::10] = 0  # a resample that lacks a group
     found = subgroups("multi-class", y, y, "ab", counts, [by])
     assert [group.name for group in found] == [*dict.fromkeys(bands), MISSING]
     assert {group.main.value for group in found} == {1.0}
     some = [type(by)("age", by.groups[:30])]
     few = subgroups("multi-class", y[:30], y[:30], "ab", counts[:, :30], some)[0]
     assert few.too_few == "fewer than 10 records" and np.isnan(few.main.value)
+    one = metrics.draw(["p0"] * 60 + [f"p{n}" for n in range(60)], 50, 0)
+    whose = [type(by)("site", np.repeat(["one patient", "60"], 60))]
+    groups = {g.name: g for g in subgroups("multi-class", y, y, "ab", one, whose)}
+    assert groups["one patient"].too_few == "fewer than 10 patients" and not groups["60"].too_few
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,8 @@ def _scored(
     drawn = drawn[drawn.any(axis=1)]  # a resample may have nobody of the group
     positives = int(y.sum()) if kind == "multi-label" else None
     too_few = f"fewer than {FEWEST} records" if records < FEWEST else ""
+    if not too_few and not _patients_suffice(counts[:, inside]):
+        too_few = f"fewer than {FEWEST} patients"
     chosen = np.ones(1, dtype=bool)
     if kind == "multi-label":
         chosen = supported(y)
@@ -116,6 +118,16 @@ def _scored(
             own = area.column(place), precision.column(place)
             labels.append(LabelScore(names[label], int(y[:, label].sum()), records, *own))
     return Subgroup(by, name, records, positives, averaged, main, tuple(labels), too_few)
+
+
+def _patients_suffice(counts: Counts) -> bool:
+    """Whether they are of FEWEST patients: the records ``(R, N)`` of one are drawn alike."""
+    alike = set[bytes]()
+    for record in counts.T:
+        alike.add(record.tobytes())
+        if len(alike) == FEWEST:
+            return True
+    return False
 
 
 def _order(name: str) -> tuple[int, str]:
