@@ -21,7 +21,16 @@ from latentcast.objectives.build import build
 from latentcast.objectives.nepa import NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import (
+    Evidence,
+    above,
+    all_of,
+    at_most,
+    equal,
+    greatest,
+    none,
+    true,
+)
 from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.observe.loop_recorder import Attempt, LoopRecord, Weights
 from latentcast.verification.observe.rehearsal import (
@@ -64,11 +73,13 @@ def _scheduled(twin: Twin) -> list[tuple[LoopRecord, int, Attempt]]:
 def rate(twin: Twin) -> Evidence:
     steps, run = _scheduled(twin), rehearsed(twin)
     slow = _dynamics(run.objective)
-    worst = max(
-        abs(rate - rate_of(run.config, n) * (0.1 if name in slow else 1.0))
-        / run.config.optimizer.lr
-        for run, n, step in steps
-        for name, rate in step.rates.items()
+    worst = greatest(
+        *(
+            abs(rate - rate_of(run.config, n) * (0.1 if name in slow else 1.0))
+            / run.config.optimizer.lr
+            for run, n, step in steps
+            for name, rate in step.rates.items()
+        )
     )
     return all_of(
         at_most("largest difference, of the peak", worst, EXACT),
@@ -81,7 +92,7 @@ def rate(twin: Twin) -> Evidence:
        "the run, or constant where the recipe says so.", source=IJEPA)  # fmt: skip
 def decay(twin: Twin) -> Evidence:
     used = [(max(step.decays.values()), decay_of(r.config, n)) for r, n, step in _scheduled(twin)]
-    worst = max(abs(measured - expected) for measured, expected in used)
+    worst = greatest(*(abs(measured - expected) for measured, expected in used))
     return all_of(
         at_most("largest difference", worst, EXACT), last=used[-1][0], scheduled_last=used[-1][1]
     )
@@ -129,15 +140,15 @@ def stays_at_the_end(twin: Twin) -> Evidence:
     beyond = (end, end + 1, 2 * end, 10 * end)
     final, peak = config.optimizer.final_lr, config.optimizer.lr
     parts = [
-        at_most("rate, of the peak", max(abs(schedules.lr(n) - final) for n in beyond) / peak,
-                EXACT),
-        at_most("decay", max(abs(schedules.weight_decay(n) - decay_of(config, end))
-                             for n in beyond), EXACT),
+        at_most("rate, of the peak",
+                greatest(*(abs(schedules.lr(n) - final) for n in beyond)) / peak, EXACT),
+        at_most("decay", greatest(*(abs(schedules.weight_decay(n) - decay_of(config, end))
+                             for n in beyond)), EXACT),
     ]  # fmt: skip
     if config.ema is not None:
         last = config.ema.final
         assert last is not None
-        gap = max(abs(schedules.momentum(n) - last) for n in beyond)
+        gap = greatest(*(abs(schedules.momentum(n) - last) for n in beyond))
         parts.append(at_most("momentum", gap, EXACT))
     return all_of(*parts)
 
@@ -262,8 +273,8 @@ def gradient(twin: Twin) -> Evidence:
             # step may then have that of the other side, which lies within rounding of its weights.
             sides = [exactly(run, step, moved)[1] for moved in BESIDE]
             error = min(error, *(apart(step.gradients, side) for side in sides))
-        worst = max(worst, error)
-        gap = max(gap, abs(step.loss - loss) / max(1.0, abs(loss)))
+        worst = greatest(worst, error)
+        gap = greatest(gap, abs(step.loss - loss) / max(1.0, abs(loss)))
     return all_of(
         at_most("relative error of the gradient", worst, GRADIENT),
         at_most("relative error of the logged loss", gap, 1e-5),
