@@ -56,7 +56,7 @@ def hierarchy(config: Config) -> Picture | None:
     return Picture(
         "hierarchy", "The levels", figure,
         f"{len(levels)} levels, the finest at the bottom. {words}",
-        "Each row is the grid of a level, the finest at the bottom: a cell merges the cells below "
+        "Each band is the grid of a level, the finest at the bottom: a cell merges the cells below "
         f"it that are drawn under it.{extra}",
     )  # fmt: skip
 
