@@ -96,6 +96,7 @@ class _Cohort:
     values: Array
     names: tuple[str, ...]
     counts: Array
+    patients: Array
     groups: list[tuple[str, str, Array]]
     record: dict[str, Any]
     features: Any
@@ -232,7 +233,7 @@ class _Table:
     def _cohort(self, name: str, rows: Array, values: Array, names: tuple[str, ...], of: Answers,
                 record: dict[str, Any], features: Any) -> _Cohort:  # fmt: skip
         sexes = [] if self.image else sorted(set(of.sex[rows].tolist()))
-        return _Cohort(name, values, names, _resamples(of.patients[rows]),
+        return _Cohort(name, values, names, _resamples(of.patients[rows]), of.patients[rows],
                        [("sex", one, of.sex[rows] == one) for one in sexes], record, features)
 
     def _home(self) -> _Cohort:
@@ -464,7 +465,8 @@ class _Table:
             score = plain.with_probabilities(score, self.kind, labels, cohort.counts,
                                              (of(chosen_on), y[validation]), (of(x), values))
         score["subgroups"] = [
-            plain.subgroup(self.kind, values, predictions, labels, cohort.counts, group)
+            plain.subgroup(self.kind, values, predictions, labels, cohort.counts,
+                           cohort.patients, group)
             for group in cohort.groups
         ]
         means = [plain.mean(counted.columns), *(plain.mean(one) for one in counted.redrawn)]
