@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dev.fuzz.xml_files import write_muse
 from latentcast.data import formats
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
@@ -482,6 +483,36 @@ def test_paths_of_another_machine_in_the_table_of_ptbxl_are_followed(tmp_path: P
     assert refs and not [ref.problem for ref in refs if ref.problem]
     table.unlink()
     assert "neither in the folder nor" in open_source(tmp_path / "in").remarks[0]
+
+
+def test_files_beside_the_records_of_ptbxl_cost_its_patients_or_themselves(tmp_path: Path) -> None:
+    shutil.copytree(DATA, tmp_path / "in" / "ptbxl")
+    write_muse(muse := tmp_path / "in" / "muse.xml", RECORDING)
+    sources = [open_source(tmp_path / "in", fs=100)]
+    shutil.copy(muse, tmp_path / "in" / "ptbxl" / "more.xml")
+    sources.append(open_source(tmp_path / "in" / "ptbxl", fs=100))
+    write_wfdb(tmp_path / "in" / "site", RECORDING, "00001")
+    sources.append(open_source(tmp_path / "in", fs=100))
+    ids = {file.stem[:5] for file in DATA.rglob("*_lr.hea")}
+    others = [["muse"], ["more"], ["muse", "more", "site/00001"]]
+    for source, more in zip(sources, others, strict=True):
+        assert {ref.record_id for ref in source.refs()} == {*ids, *more}
+        by_id = {ref.record_id: ref for ref in source.refs()}
+        assert all(source.read(by_id[name])[1].fold for name in ids)
+        assert all(source.read(by_id[name])[0].samples for name in more)
+    write_wfdb(tmp_path / "in" / "ptbxl" / "others", RECORDING, "x")
+    remarks = open_source(tmp_path / "in" / "ptbxl", fs=100).remarks
+    assert any("1 headers are in no folder that" in remark for remark in remarks)
+
+
+def test_an_archive_beside_records_is_left_out_unsaid(tmp_path: Path) -> None:
+    (tmp_path / "more.tar.xz").write_bytes(b"")
+    with pytest.raises(LatentcastError, match=r"name one file, .*more\.tar\.xz"):
+        open_source(tmp_path)
+    with pytest.raises(LatentcastError, match="unpack it"):
+        open_source(tmp_path / "more.tar.xz")
+    write_wfdb(tmp_path, RECORDING, "a")
+    assert "more.tar.xz" in open_source(tmp_path).remarks[0]
 
 
 def test_records_in_a_linked_folder_are_read(tmp_path: Path) -> None:
