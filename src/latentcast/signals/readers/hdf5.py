@@ -1,8 +1,8 @@
 """HDF5 files of many recordings, such as CODE-15: one array of numbers with three axes.
 
 As of any array, rate, leads, unit and axes must be given. ``exam_id`` (or ``record_id``, ``id``)
-beside the array names the records, ``patient_id`` their patients. Zeros of all leads before and after
-a recording pad it.
+beside the array names the records, ``patient_id`` their patients. Zeros of all leads before and
+after a recording pad it.
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ def _read_alike(
         recording = Recording(
             signal, chosen.leads, first.sampling_rate, valid, one.name, None, dict(chosen.metadata)
         )
-        results.append((one.place, (recording, annotation_of(one.header.comments))))
+        results.append(
+            (one.place, (recording, annotation_of(one.header.comments, one.header.begins)))
+        )
     return results
 
 
