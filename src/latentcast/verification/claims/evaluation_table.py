@@ -96,6 +96,7 @@ class _Cohort:
     values: Array
     names: tuple[str, ...]
     counts: Array
+    patients: Array
     groups: list[tuple[str, str, Array]]
     record: dict[str, Any]
     features: Any
@@ -235,15 +236,10 @@ class _Table:
     def _cohort(self, name: str, rows: Array, values: Array, names: tuple[str, ...], of: Answers,
                 record: dict[str, Any], features: Any) -> _Cohort:  # fmt: skip
         sexes = [] if self.image else sorted(set(of.sex[rows].tolist()))
-        return _Cohort(
-            name,
-            values,
-            names,
-            _resamples(of.patients[rows]),
-            [("sex", one, of.sex[rows] == one) for one in sexes],
-            record,
-            features,
-        )
+        patients = of.patients[rows]
+        groups = [("sex", one, of.sex[rows] == one) for one in sexes]
+        counts = _resamples(patients)
+        return _Cohort(name, values, names, counts, patients, groups, record, features)
 
     def _home(self) -> _Cohort:
         own, read, rows = self.own, self.read, self.read["test"]
@@ -486,7 +482,9 @@ class _Table:
                 (of(x), values),
             )
         score["subgroups"] = [
-            plain.subgroup(self.kind, values, predictions, labels, cohort.counts, group)
+            plain.subgroup(
+                self.kind, values, predictions, labels, cohort.counts, cohort.patients, group
+            )
             for group in cohort.groups
         ]
         means = [plain.mean(counted.columns), *(plain.mean(one) for one in counted.redrawn)]

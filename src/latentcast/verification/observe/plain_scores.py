@@ -350,9 +350,10 @@ def curves(kind: str, targets: Array, scores: Array, names: Sequence[str]) -> li
 
 def subgroup(
     kind: str, targets: Array, predictions: Array, names: Sequence[str], counts: Array,
-    groups: tuple[str, str, Array],
+    patients: Array, groups: tuple[str, str, Array],
 ) -> Plain:  # fmt: skip
-    """Of one value of a key: its name, and which records have it."""
+    """Of one value of a key: its name, and which records have it; a record without a patient is
+    somebody else's."""
     by, name, inside = groups
     y, x = targets[inside], predictions[inside]
     drawn = [times[inside] for times in counts if times[inside].any()]
@@ -365,6 +366,8 @@ def subgroup(
     chosen = enough(y) if labels else np.ones(1, dtype=bool)
     if records < ENOUGH:
         return found | {"too_few": f"fewer than {ENOUGH} records"}
+    if len({one or str(n) for n, one in enumerate(patients[inside].tolist())}) < ENOUGH:
+        return found | {"too_few": f"fewer than {ENOUGH} patients"}
     if not chosen.any():
         return found | {"too_few": f"no label with {ENOUGH} or more positives and a negative"}
     if not labels:
