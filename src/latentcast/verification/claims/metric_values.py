@@ -12,8 +12,20 @@ import numpy.typing as npt
 
 from latentcast.data import manifest
 from latentcast.evaluation import (
-    baselines, calibration, comparisons, estimate, features, leaks, metrics, near_duplicates,
-    operating, protocol, ranking, same_recordings, supervision, tokens,
+    baselines,
+    calibration,
+    comparisons,
+    estimate,
+    features,
+    leaks,
+    metrics,
+    near_duplicates,
+    operating,
+    protocol,
+    ranking,
+    same_recordings,
+    supervision,
+    tokens,
 )  # fmt: skip
 from latentcast.evaluation.heads import attentive, knn, logistic, multinomial, ridge
 from latentcast.evaluation.results import Finding
@@ -94,7 +106,10 @@ def intervals(twin: Twin) -> Evidence:
     rows, counts, wrong = np.arange(RECORDS), _resamples(), list[str]()
     single = np.stack([rows == 3, rows != 8, rows < 0], 1)
     scores = np.stack([np.sin(rows), np.cos(rows), np.sin(2.0 * rows)], 1)
-    for name, targets in (("single", single), ("mixed", np.concatenate([single, _half()], 1)[:, 1:])):
+    for name, targets in (
+        ("single", single),
+        ("mixed", np.concatenate([single, _half()], 1)[:, 1:]),
+    ):
         wide = np.resize(scores, targets.shape)
         names = [str(n) for n in range(targets.shape[1])]
         found, one = metrics.score("multi-label", targets, wide, names, counts)
@@ -292,7 +307,9 @@ def refused(twin: Twin) -> Evidence:
     wrong = [f"{found[:90]!r} and not {words!r}" for words, found in answers
              if not found.startswith(words)]  # fmt: skip
     named = sum(not words.startswith("a result") for words, _ in calls)
-    return all_of(none("answers that are others", wrong), refusals=named, results=len(calls) - named)
+    return all_of(
+        none("answers that are others", wrong), refusals=named, results=len(calls) - named
+    )
 
 
 def _finding(severity: Any) -> Finding:

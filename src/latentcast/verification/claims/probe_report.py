@@ -105,8 +105,10 @@ def arguments(twin: Twin) -> Evidence:
         (answer((tested, tested)), "probe: two sources have one name; name them apart"),
         (answer(resamples=0), "probe: resamples 0; ask for one or more"),
         (answer(by=["age"]), "by age: no record has 'age' in its metadata"),
-        (answer(task=lacking),
-         f"{path}: no record of task answers in the validation split; name this split"),
+        (
+            answer(task=lacking),
+            f"{path}: no record of task answers in the validation split; name this split",
+        ),
     ):
         wrong += [] if found.startswith(words) else [f"{found[:90]!r} and not {words!r}"]
     named = protocol.probe([tested, other], own.store, own.task("multi-class"), layer="upper",
@@ -170,8 +172,9 @@ def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
                     of = predictions if kind == "multi-label" else shares
                     counted["curves"] = plain.curves(kind, y[test], of[test], names)
                 counted["subgroups"] = [
-                    plain.subgroup(kind, y[test], predictions[test], names, counts,
-                                   own.patients[test], group)
+                    plain.subgroup(
+                        kind, y[test], predictions[test], names, counts, own.patients[test], group
+                    )
                     for group in groups
                 ]
                 reached = plain.mean(_main(kind, y[validation], predictions[validation]))

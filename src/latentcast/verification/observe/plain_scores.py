@@ -35,7 +35,9 @@ def precision(positive: Array, scores: Array) -> float:
 
 
 def by_label(one: Callable[[Array, Array], float]) -> Callable[[Array, Array, int], Floats]:
-    return lambda y, x, _: np.array([one(own, scores) for own, scores in zip(y.T, x.T, strict=True)])
+    return lambda y, x, _: np.array(
+        [one(own, scores) for own, scores in zip(y.T, x.T, strict=True)]
+    )
 
 
 def accuracy(y: Array, predicted: Array, _: int) -> Floats:
@@ -336,8 +338,13 @@ def curves(kind: str, targets: Array, scores: Array, names: Sequence[str]) -> li
         points[0] = (0.0, 0.0, points[1][2])
         keys = ("sensitivity", "false_positives", "precision")
         columns = zip(*points, strict=True)
-        found.append({"name": name} | {key: [round(float(v), 4) for v in column]
-                                       for key, column in zip(keys, columns, strict=True)})
+        found.append(
+            {"name": name}
+            | {
+                key: [round(float(v), 4) for v in column]
+                for key, column in zip(keys, columns, strict=True)
+            }
+        )
     return found
 
 
