@@ -40,8 +40,9 @@ def _signals() -> list[Floats]:
 def _written(twin: Twin, name: str, **options: Any) -> Store:
     folder = twin.folder / "arrays" / name
     shutil.rmtree(folder, ignore_errors=True)
-    about: dict[str, Any] = {"signals": _signals(), "sampling_rate": RATE, "leads": NAMES, "workers": 1,
-             "quiet": True}  # fmt: skip
+    about: dict[str, Any] = {
+        "signals": _signals(), "sampling_rate": RATE, "leads": NAMES, "workers": 1, "quiet": True,
+    }  # fmt: skip
     return write_store(folder, **(about | options)).store
 
 

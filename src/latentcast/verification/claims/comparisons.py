@@ -99,7 +99,7 @@ def projector(twin: Twin) -> Evidence:
     rows = torch.nan_to_num(rows, nan=3.0)
     found = network(rows, counted)
     other = network(torch.where(counted[:, None] > 0, rows, -2.0), counted)
-    x, weights = rows, [layer.weight.detach() for layer in network.layers]
+    x, weights = rows, [p.detach() for p in network.layers.parameters()]
     for n, weight in enumerate(weights):
         x = x @ weight.T
         if n + 1 == len(weights):

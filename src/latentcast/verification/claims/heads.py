@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from latentcast import randomness
 from latentcast.evaluation.heads import PATHS, attentive, knn, logistic
 from latentcast.evaluation.heads.base import Standardiser, in_eigenbasis
+from latentcast.evaluation.tasks.base import Kind
 from latentcast.evaluation.tokens import TokenFeatures
 from latentcast.nn.heads import AttentiveHead
 from latentcast.nn.initialise import initialise

@@ -12,20 +12,8 @@ import numpy.typing as npt
 
 from latentcast.data import manifest
 from latentcast.evaluation import (
-    baselines,
-    calibration,
-    comparisons,
-    estimate,
-    features,
-    leaks,
-    metrics,
-    near_duplicates,
-    operating,
-    protocol,
-    ranking,
-    same_recordings,
-    supervision,
-    tokens,
+    baselines, calibration, comparisons, estimate, features, leaks, metrics, near_duplicates,
+    operating, protocol, ranking, same_recordings, supervision, tokens,
 )  # fmt: skip
 from latentcast.evaluation.heads import attentive, knn, logistic, multinomial, ridge
 from latentcast.evaluation.results import Finding
