@@ -201,6 +201,10 @@ def refused_in_memory(twin: Twin) -> Evidence:
             wrong(labels=np.full((6, 2), 2), label_names=("u", "v")),
             "a matrix holds 0",
         ),
+        "a matrix with a 2": (
+            wrong(labels=np.arange(12).reshape(6, 2) % 3, label_names=("u", "v")),
+            "a matrix holds 0 and 1",
+        ),
         "columns without names": (wrong(labels=np.eye(6, dtype=int)), "labels: have shape (6, 6)"),
         "no codes": (wrong(labels=np.array([0.5] * 6)), "is no code; give text"),
         "images of a rate": (of_images(sampling_rate=5.0), "sampling_rate: is of signals"),
