@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -259,6 +261,16 @@ def _(t: Terminal) -> None:
         "export a|export the"
     )
     t.works(f"{verb.split()[0]} {t.at.run} --out {t.new('public.safetensors')}x.safetensors")
+
+
+@fixes("artifacts/public_unread.py", "{}: holds {}, which is not read")
+def _(t: Terminal) -> None:
+    names = {"stage_list.0.block_list.0.se_fc1.weight": torch.zeros(1)}
+    torch.save({"state_dict": names}, file := t.new("public.pth"))
+    spec = t.refused(lambda: Encoder.from_pretrained(file)).typed("NAME=(module:function)")
+    theirs = SimpleNamespace(function=lambda signal: signal.mean(-1))
+    with patch.dict(sys.modules, {"module": theirs}):
+        t.works(lambda: probe(t.at.run, t.at.probed, "labels", encoders={"theirs": spec}))
 
 
 @fixes("artifacts/public.py", "{}: does not hold the mean")

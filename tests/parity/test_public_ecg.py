@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from conftest import Command
@@ -81,3 +82,19 @@ def test_other_heads_or_other_positions_are_read(tmp_path: Path) -> None:
     torch.save(kweimann(1, bias=False, gain=0.0)[0], file)
     with pytest.raises(LatentcastError, match="heads 8: were 4"):
         read_public(file, heads=8)
+
+
+@pytest.mark.parametrize("extra", [{}, {"settings": Path("a")}], ids=["tensors", "with an object"])
+def test_a_published_model_that_is_not_read_is_called_unknown(
+    tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    names = ("first_conv.conv.weight", "stage_list.0.block_list.0.se_fc1.weight", "dense.weight")
+    content = {"state_dict": dict.fromkeys(names, torch.zeros(1)), **extra}
+    torch.save(content, file := tmp_path / "12_lead_ECGFounder.pth")
+    with pytest.raises(
+        LatentcastError, match=r"holds ECGFounder, which is not read here .*--encoder"
+    ):
+        read_public(file)
+    save_file({"feature_projection.projection.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(LatentcastError, match="holds HuBERT-ECG"):
+        Encoder.from_pretrained(tmp_path / "a.safetensors")

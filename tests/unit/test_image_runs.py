@@ -17,6 +17,7 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.monitors.journal import TIMINGS, read_metrics
 from latentcast.recipes import recipe
+from latentcast.report.token_maps import token_maps
 from latentcast.workflows.probe import probe
 from latentcast.workflows.train import train
 
@@ -104,6 +105,20 @@ def test_a_store_of_another_size_than_the_recipes_is_not_squashed(
     assert printed
     for settings in printed:
         assert fitted(resolve(config, flags=settings.split()), store)
+
+
+def test_the_images_of_a_token_map_are_not_all_of_the_first_class(
+    run: Path, digits_store: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    store = Store.open(digits_store)
+    rows = store.rows("test")
+    (picture,) = token_maps(Encoder.from_pretrained(run), store, rows)
+    shown = [axes.get_images()[0].get_array() for axes in picture.figure.axes[:4]]
+    for image, place in zip(shown, np.arange(4) * len(rows) // 4, strict=True):
+        np.testing.assert_array_equal(image, store.take(rows[place : place + 1])[0, ..., 0])
+    titles = [axes.get_title(loc="left") for axes in picture.figure.axes[4::4]]
+    assert titles[0] == "Tokens by principal components" and "up to" in titles[1]
 
 
 def test_the_probe_of_images_scores_next_to_its_floors_and_changes_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from latentcast.errors import LatentcastError
+from latentcast.recipes.ecg import hjepa_ecg_leads_tiny
 from latentcast.report import paper
 from latentcast.report.ecg import plot_recording
+from latentcast.report.hierarchy import hierarchy
 from latentcast.report.patch_error import PatchErrors
 from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.recording import Recording, from_signal
@@ -245,6 +248,22 @@ def test_recordings_without_a_single_valid_sample_still_have_a_picture() -> None
 def test_an_id_with_dollar_signs_is_no_equation(tmp_path: Any) -> None:
     recording = replace(flat(("I",), 2.0), record_id="a$b", patient_id="$\\frac$")
     plot_recording(recording, title="$x_$").savefig(tmp_path / "page.svg")
+
+
+@pytest.mark.parametrize(
+    ("sex", "words"), [("1", "63 years · sex 1"), ("female", "63 years · female")]
+)
+def test_a_sex_that_is_a_code_is_not_printed_as_a_bare_number(sex: str, words: str) -> None:
+    figure = plot_recording(replace(flat(), metadata={"age": 63, "sex": sex}))
+    assert words in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_every_cell_of_a_hierarchy_of_leads_is_drawn() -> None:
+    config = hjepa_ecg_leads_tiny()
+    picture = hierarchy(config)
+    assert picture is not None
+    cells = picture.figure.axes[0].patches
+    assert len(cells) == sum(math.prod(grid) for grid in config.grids)
 
 
 def test_pyplot_and_the_users_backend_are_left_alone(tmp_path: Any) -> None:

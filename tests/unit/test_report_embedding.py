@@ -105,7 +105,29 @@ def test_of_many_classes_the_most_frequent_of_the_shown_records_are_drawn(
     assert box.x1 < figure.bbox.x1  # nine names fit the page, and lie on no map
     assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
     titles = [axes.get_title(loc="left") for axes in figure.axes[2:]]
-    assert titles == [f"{n}  {counts[names.index(n)]}" for n in "bcdfhikl"]
+    assert titles == [f"{n}\nn = {counts[names.index(n)]}" for n in "bcdfhikl"]
+
+
+def test_small_maps_of_long_names_can_be_told_apart_and_are_not_stretched() -> None:
+    devices = (
+        "AT-6     6",
+        "AT-6 C 5.5",
+        "AT-6 C 5.8",
+        "AT-60    3",
+        "CS-12",
+        "CS-12   E",
+        "CS100",
+    )
+    table = np.arange(40)[:, None] % len(devices) == np.arange(len(devices))
+    figure = plot_embedding(features(), table, devices, grey="another or none")
+    titles = [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes[2:]]
+    assert titles == [" ".join(device.split()) for device in devices]
+    # Every record has a device: nothing is grey.
+    assert len(figure.legends[0].get_texts()) == len(devices)
+    two = plot_embedding(features(), labels()[:, :2], CLASSES[:2])
+    two.draw_without_rendering()
+    panel = two.axes[2].get_window_extent()
+    assert 0.8 < panel.width / panel.height < 1.3
 
 
 def test_a_collapsed_encoder_has_a_map_that_says_so() -> None:

@@ -11,7 +11,7 @@ from evaluation_stores import write_store
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
-from latentcast.evaluation.subgroups import MISSING, groupings, subgroups
+from latentcast.evaluation.subgroups import MISSING, groupings, in_order, subgroups
 
 AGES = [300, 17.9, 18, 39, 40, 79.5, 80, 119, None, "unknown"]
 
@@ -43,6 +43,11 @@ def test_a_subgroup_is_scored_as_if_the_others_were_not_there(store: Store) -> N
     assert even.main.value == metrics.auroc(targets[::2, :1], scores[::2, :1])[0]
     none = subgroups("multi-label", targets[:, 1:], scores[:, 1:], "b", counts, by)[0]
     assert none.too_few.startswith("no label with 10") and np.isnan(none.main.value)
+
+
+def test_sites_of_numbers_stand_in_their_order() -> None:
+    names = ["2", "10", "80 and over", "18–39", MISSING, "b"]
+    assert sorted(names, key=in_order) == ["18–39", "80 and over", "2", "10", "b", MISSING]
 
 
 @pytest.mark.filterwarnings("error")

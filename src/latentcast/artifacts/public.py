@@ -15,6 +15,7 @@ from latentcast.artifacts import (
     public_sehunfromdaegu,
 )
 from latentcast.artifacts.public_layout import Content, PublicEncoder, read_pickled
+from latentcast.artifacts.public_unread import refuse_unread
 from latentcast.config import Config
 from latentcast.errors import LatentcastError
 from latentcast.files import read_object
@@ -51,10 +52,15 @@ def read_public(file: str | Path, heads: int | None = None) -> PublicEncoder:
         LatentcastError: the file cannot be read, is of no known layout, or has other heads.
     """
     file = Path(file)
-    content = read_pickled(file) if file.name.endswith(PICKLED) else _read_safetensors(file)
+    try:
+        content = read_pickled(file) if file.name.endswith(PICKLED) else _read_safetensors(file)
+    except LatentcastError:
+        refuse_unread(file, None)
+        raise
     for layout in LAYOUTS:
         if (found := layout.read(file, content, heads)) is not None:
             return _placed(found)
+    refuse_unread(file, content)
     raise LatentcastError(
         f"{file}: was not written by latentcast export and is of no public layout known here "
         f"({KINDS}); give probe the network itself (--encoder NAME=module:function), or "

@@ -93,11 +93,13 @@ def ingest(
 
     from latentcast.data.ingest import ingest as read
     from latentcast.data.manifest import QUARANTINE
+    from latentcast.data.readers import tune_process
     from latentcast.data.tables.file import read_table
     from latentcast.data.writer import kind_of, read_quarantine
     from latentcast.signals.leads import name_pairs
     from latentcast.terminal import Terminal
 
+    tune_process()
     done = read(
         source,
         out,

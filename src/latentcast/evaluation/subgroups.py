@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ def subgroups(
     return tuple(
         _scored(kind, targets, predictions, names, counts, one.by, name, one.groups == name)
         for one in by
-        for name in sorted(np.unique(one.groups).tolist(), key=_order)
+        for name in sorted(np.unique(one.groups).tolist(), key=in_order)
     )
 
 
@@ -130,10 +131,14 @@ def _patients_suffice(counts: Counts) -> bool:
     return False
 
 
-def _order(name: str) -> tuple[int, str]:
-    """Bands of age by age, other names by the alphabet, who has none last."""
+def in_order(name: str) -> tuple[int, float, str]:
+    """Key that sorts names of groups: bands by age, numbers by size, other names by the alphabet,
+    those without one last."""
     bands = [band for band, _ in AGES] + [OLD]
-    return (bands.index(name) if name in bands else len(bands) + (name == MISSING)), name
+    if name in bands:
+        return 0, bands.index(name), name
+    number = float(name) if name.isdecimal() else math.inf
+    return 2 if name == MISSING else 1, number, name
 
 
 def _band(age: float | str) -> str:

@@ -284,10 +284,11 @@ def _captions(
     facts += [f"{recording.sampling_rate:g} Hz", f"{seconds:g} s", leads]
     about = recording.metadata
     person = [f"{about['age']:g} years"] if isinstance(about.get("age"), int | float) else []
+    if "sex" in about:  # a number is a code of its table
+        sex = str(about["sex"])[:40]
+        person.append(f"sex {sex}" if sex[:1].isdecimal() else sex)
     person += [
-        str(about[key])[:40]
-        for key in ("sex", "recording_date", "device", "filter")
-        if key in about
+        str(about[key])[:40] for key in ("recording_date", "device", "filter") if key in about
     ]
     # parse_math=False: an id with two dollar signs is an id and no equation.
     style: dict[str, Any] = {"parse_math": False, "va": "top", "fontsize": 8.5, "color": QUIET}

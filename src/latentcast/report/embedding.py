@@ -26,6 +26,8 @@ COMPONENTS: Final = 50
 #: Fewer records than this are no map.
 LEAST: Final = 5
 PERPLEXITY: Final = 30.0
+#: Small maps beside each other: fewer classes leave room, for a map that is stretched misleads.
+LEAST_PANELS: Final = 5
 _LINE: Final = 105
 """Characters beside each other on the figure."""
 
@@ -41,6 +43,7 @@ def plot_embedding(
     *,
     seed: int = 0,
     points: Projection | None = None,
+    grey: str = "several or none",
 ) -> Figure:
     """Maps of features by PCA and by t-SNE, coloured by class, and t-SNE once more a class each.
 
@@ -54,12 +57,13 @@ def plot_embedding(
         classes: names of the columns of ``labels``.
         seed: of the thinning above 2,000 records and of t-SNE; see :func:`thinned`.
         points: of :func:`project` of the thinned features, for a second map of the same.
+        grey: what the legend calls records without a colour.
 
     Raises:
         LatentcastError: an extra is missing, shapes differ, or there are fewer than 5 records.
     """
     features, labels, classes = thinned(features, labels, classes, seed=seed)
-    classes = tuple(printable(name) for name in classes)
+    classes = tuple(" ".join(printable(name).split()) for name in classes)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -69,9 +73,9 @@ def plot_embedding(
     collapsed = "" if linear.any() else ": all records have the same features"
 
     figure = Figure(figsize=(10.0, 7.2), facecolor="none")
-    columns = max(len(classes), 2)
+    columns = max(len(classes), LEAST_PANELS)
     outer = figure.add_gridspec(
-        2, 1, height_ratios=(2.3, 1), left=0.01, right=0.99, top=0.95, bottom=0.01, hspace=0.26
+        2, 1, height_ratios=(2.3, 1), left=0.01, right=0.99, top=0.95, bottom=0.01, hspace=0.3
     )
     large = outer[0].subgridspec(1, 2, wspace=0.04)
     small = outer[1].subgridspec(1, columns, wspace=0.08)
@@ -79,7 +83,9 @@ def plot_embedding(
     dots = _all_classes(figure.add_subplot(large[0]), linear, labels, title)
     title = f"t-SNE, neighbourhoods only{collapsed}"
     _all_classes(figure.add_subplot(large[1]), neighbours, labels, title)
-    names = ["several or none", *(_short(name, 17) for name in classes)]
+    names = [grey, *(_short(name, 17) for name in classes)]
+    if not len(dots[0].get_offsets()):
+        del dots[0], names[0]  # nothing is grey
     # Between the large maps and the small ones: inside a map it would lie on the records.
     legend = figure.legend(
         dots,
@@ -102,8 +108,7 @@ def plot_embedding(
         text.set_text(name)
     for column, name in enumerate(classes):
         member = labels[:, column]
-        count = f"  {int(member.sum())}"
-        title = _short(name, _LINE // columns - len(count) - 1) + count
+        title = f"{_short(name, _LINE // columns)}\nn = {int(member.sum()):,}"
         _one_class(figure.add_subplot(small[column]), neighbours, member, title, column)
     return figure
 

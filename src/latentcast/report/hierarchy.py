@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import TYPE_CHECKING
 
 from latentcast.config import Config
@@ -25,24 +27,27 @@ def hierarchy(config: Config) -> Picture | None:
         raise missing_extra("matplotlib", "plot", "drawing a hierarchy") from error
     grids = config.grids
     levels = [_level(config, objective, number, grids) for number in range(len(grids))]
-    figure = Figure(figsize=(5.8, 0.5 + 0.95 * len(levels)), facecolor="none")
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.02, right=0.98, top=0.99, bottom=0.02)
-    for number, (cells, name, predicts) in enumerate(levels):
-        y = 1.0 * number
-        _cells(axes, cells, y, CLASS_COLOURS[number % len(CLASS_COLOURS)])
+    # In inches, as the axes below. A level of several rows, of images or of leads, is drawn taller.
+    bands = [0.6 if math.prod(grid[:-1]) > 1 else 0.23 for grid in grids]
+    figure = Figure(figsize=(5.8, sum(bands) + 0.72 * len(levels)), facecolor="none")
+    axes = figure.add_axes((0.02, 0, 0.96, 1))
+    y = 0.1
+    for number, (band, (name, predicts)) in enumerate(zip(bands, levels, strict=True)):
+        _cells(axes, grids[number], y, band, CLASS_COLOURS[number % len(CLASS_COLOURS)])
+        y += band
         for at, text, role, points in (
-            (y + 0.58, name, "ink", 0.0),
-            (y + 0.38, predicts, "muted", -1.0),
+            (y + 0.33, name, "ink", 0.0),
+            (y + 0.14, predicts, "muted", -1.0),
         ):
             axes.text(0, at, text, fontsize=TEXT_POINTS + points, color=LIGHT[role],
                       parse_math=False, va="center")  # fmt: skip
-        if number:
-            axes.annotate("", (0.985, y - 0.03), (0.985, y - 0.72), arrowprops={
+        if number + 1 < len(levels):
+            axes.annotate("", (0.985, y + 0.69), (0.985, y + 0.03), arrowprops={
                 "arrowstyle": "->", "color": LIGHT["muted"]})  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(-0.05, len(levels) - 0.2), xticks=[], yticks=[])
+        y += 0.72
+    axes.set(xlim=(0, 1), ylim=(0, figure.get_figheight()), xticks=[], yticks=[])
     axes.set_axis_off()
-    words = " ".join(f"{name}: {predicts}." for _, name, predicts in levels)
+    words = " ".join(f"{name}: {predicts}." for name, predicts in levels)
     extra = ""
     if objective.top_down:
         extra += " What a coarser level predicts is given to the queries of the finer one."
@@ -51,15 +56,15 @@ def hierarchy(config: Config) -> Picture | None:
     return Picture(
         "hierarchy", "The levels", figure,
         f"{len(levels)} levels, the finest at the bottom. {words}",
-        "Each row is the grid of a level, the finest at the bottom: a cell merges the cells below "
+        "Each band is the grid of a level, the finest at the bottom: a cell merges the cells below "
         f"it that are drawn under it.{extra}",
     )  # fmt: skip
 
 
 def _level(
     config: Config, objective: JepaConfig, number: int, grids: tuple[tuple[int, ...], ...]
-) -> tuple[int, str, str]:
-    """Cells along the last axis, and two lines of words."""
+) -> tuple[str, str]:
+    """Two lines of words."""
     grid = grids[number]
     size = config.encoder if not number else objective.coarser[number - 1]
     target = "averaged teacher" if objective.target == "teacher" else "student itself"
@@ -74,13 +79,9 @@ def _level(
     width = f"width {getattr(size, 'width', config.encoder.width)}"
     targets = getattr(masks, "targets", None)
     hidden = "the hidden cells" if targets is None else f"{targets} hidden blocks"
-    return (
-        grid[-1],
-        name,
-        (
-            f"{width}; predicts {hidden} as the {target} encodes them on level {number}, weight "
-            f"{weight:g}"
-        ),
+    return name, (
+        f"{width}; predicts {hidden} as the {target} encodes them on level {number}, weight "
+        f"{weight:g}"
     )
 
 
@@ -94,10 +95,13 @@ def _cell(config: Config, grid: tuple[int, ...]) -> str:
     )
 
 
-def _cells(axes: Axes, cells: int, y: float, colour: str) -> None:
+def _cells(axes: Axes, grid: tuple[int, ...], y: float, band: float, colour: str) -> None:
     from matplotlib.patches import Rectangle
 
-    gap = min(0.15, 0.006 * cells) / cells
-    for place in range(cells):
-        axes.add_patch(Rectangle((place / cells, y), 1 / cells - gap, 0.24, facecolor=colour,
-                                 linewidth=0, alpha=0.85))  # fmt: skip
+    columns, rows = grid[-1], math.prod(grid[:-1])
+    gap = min(0.15, 0.006 * columns) / columns
+    height = band / rows
+    for row, column in itertools.product(range(rows), range(columns)):
+        corner = (column / columns, y + row * height)
+        axes.add_patch(Rectangle(corner, 1 / columns - gap, height * (0.8 if rows > 1 else 1),
+                                 facecolor=colour, linewidth=0, alpha=0.85))  # fmt: skip

@@ -133,7 +133,13 @@ class FeatureMap:
         return Picture(
             f"map-{re.sub(r'[^A-Za-z0-9]+', '-', key).lower()}" if key else "map",
             f"{MAP} by {key}" if key else MAP,
-            plot_embedding(features, labels, classes, points=points),
+            plot_embedding(
+                features,
+                labels,
+                classes,
+                points=points,
+                grey="another or none" if key else "several or none",
+            ),
             f"Two maps of {len(features):,} test {self.noun}s, by principal components "
             f"and by t-SNE, coloured by {', '.join(classes)}, and one small t-SNE map for each.",
             f"{len(features):,} {self.noun}s of the test fold, {self.source}.{which} Grey: "

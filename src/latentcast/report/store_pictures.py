@@ -13,7 +13,7 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.features import extract, readable
 from latentcast.evaluation.results import ProbeReport
-from latentcast.evaluation.subgroups import groupings
+from latentcast.evaluation.subgroups import groupings, in_order
 from latentcast.evaluation.tasks import Targets
 from latentcast.report.embedding import LEAST
 from latentcast.report.patch_error import mean_over_leads
@@ -88,9 +88,9 @@ def _metadata(store: Store, rows: npt.NDArray[np.int64]) -> Mapping[str, Colours
         except LatentcastError:  # no record has it, or too many values to tell apart
             continue
         groups = grouping.groups[rows]
-        names = np.unique(groups)
+        names = sorted(np.unique(groups).tolist(), key=in_order)
         if len(names) > 1:
-            found[key] = Colours(groups[:, None] == names, tuple(map(str, names)))
+            found[key] = Colours(groups[:, None] == np.array(names), tuple(names))
     return found
 
 

@@ -27,9 +27,10 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def token_maps(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> list[Picture]:
-    """The map of the first recording that is long enough, or of the first images, of ``rows``."""
-    if store.modality == "image":
-        samples = store.take(rows[:FITTED])
+    """The map of the first recording that is long enough, or of some images, of ``rows``."""
+    if store.modality == "image":  # spread over the fold, which may be in the order of classes
+        rows = rows[_spread(len(rows), FITTED)]
+        samples = store.take(rows)
     else:
         complete = rows[store.lengths[rows] >= encoder.length]
         rows = complete if len(complete) else rows
@@ -41,10 +42,11 @@ def token_maps(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> l
         return []
     colours = np.full((*measured.shape, 3), NOT_MEASURED)
     colours[measured], share = principal_colours(tokens[measured])
-    received = received_attention(encoder, samples[:IMAGES])
+    shown = _spread(len(samples), IMAGES if store.modality == "image" else 1)
+    received = received_attention(encoder, samples[shown])
     grid = encoder.network.grid(encoder.config.input.size)
     words = (
-        f"the first three principal components of its tokens (layer {encoder.layer}), as red, "
+        f"the first three principal components of the tokens (layer {encoder.layer}), as red, "
         f"green and blue; they hold {100 * share:.0f} % of the variance over the tokens of "
         f"{len(samples):,} test {'image' if store.modality == 'image' else 'record'}s. Equal "
         "colours are tokens that the network finds alike"
@@ -54,7 +56,7 @@ def token_maps(encoder: Encoder, store: Store, rows: npt.NDArray[np.int64]) -> l
             "; below, the attention that a token receives in the last block (1: an even spread)"
         )
     if store.modality == "image":
-        return [_of_images(samples, colours, received, grid, words)]
+        return [_of_images(samples[shown], colours[shown], received, grid, words)]
     return [_of_recording(encoder, store, int(rows[0]), colours[0],
                           None if received is None else received[0], grid, words)]  # fmt: skip
 
@@ -127,7 +129,7 @@ def _of_images(
     grid: tuple[int, ...],
     words: str,
 ) -> Picture:
-    count, lines = min(IMAGES, len(samples)), 2 if received is None else 3
+    count, lines = len(samples), 2 if received is None else 3
     figure = _figure(1.4 * IMAGES, 1.5 * lines)
     axes = figure.subplots(lines, IMAGES, squeeze=False)
     for column in range(IMAGES):
@@ -141,13 +143,21 @@ def _of_images(
         axes[0][column].imshow(pixels[..., 0] if grey else pixels, cmap="gray", vmin=0, vmax=255)
         _cells(axes[1][column], colours[column].reshape(*grid, 3), grid[-1], grid[0])
         if received is not None:
-            heat = _heat(received[column].reshape(grid))
+            heat = _heat(received)[column].reshape(*grid, 3)
             _cells(axes[2][column], heat, grid[-1], grid[0])
+    _dress(axes[1][0], "Tokens by principal components")
+    if received is not None:
+        _dress(axes[2][0], f"Attention received, up to {np.nanmax(received):.1f}")
     return Picture(
         "tokens", "What the tokens hold", figure,
         f"{count} test images in a row each, and {words}.",
         f"Above {count} images of the test fold; then {words}.",
     )  # fmt: skip
+
+
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most so many places of ``count``, evenly spread, the first among them."""
+    return np.arange(min(count, most), dtype=np.int64) * count // max(1, min(count, most))
 
 
 def _heat(received: Floats) -> npt.NDArray[np.float64]:

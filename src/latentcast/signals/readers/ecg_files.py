@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +44,7 @@ from latentcast.source import (
     remark_of_hidden,
     remark_of_links,
 )
+from latentcast.walk import walk
 
 FILE_FORMATS: tuple[FileFormat, ...] = (
     dicom.FORMAT,
@@ -226,7 +226,7 @@ class EcgFiles(RecordingSource):
         if folders and table is None:
             return True
         kinds = set[str]()
-        for folder, _, names in os.walk(path):
+        for folder, _, names in walk(path).folders:
             headers = {name for name in names if name.endswith(".hea")}
             if headers:
                 kinds.add("WFDB")

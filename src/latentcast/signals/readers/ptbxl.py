@@ -6,6 +6,7 @@ Source: Wagner et al., PTB-XL, PhysioNet 1.0.3, doi 10.13026/kfzx-aw45.
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
@@ -104,6 +105,15 @@ def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
         return f"line {line}", None, f"{TABLE} line {line}: {error}"
 
 
+def _folders(parent: str | Path) -> list[str]:
+    """In a folder; none where it cannot be listed, which its own listing says."""
+    try:
+        with os.scandir(parent) as entries:
+            return [entry.path for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
+
+
 def folder_of(root: Path) -> tuple[Path, str] | None:
     """The folder of PTB-XL's table, and how the paths in it begin that lie in ``root``.
 
@@ -139,7 +149,9 @@ def folders_at(root: Path) -> list[Path]:
     """The folder ``root`` where it has a table, else those below it, at most two levels."""
     if (root / TABLE).exists():
         return [root]
-    return sorted(path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/{TABLE}"))
+    tops = _folders(root)
+    lower = [*tops, *(folder for top in tops for folder in _folders(top))]
+    return sorted(Path(folder) for folder in lower if (Path(folder) / TABLE).exists())
 
 
 class _Files:

@@ -120,20 +120,22 @@ def parse_header(text: str) -> Header:
         if parts < 1 or len(body) < parts:
             raise BadRecord(f"header announces {parts} segments and names {len(body)}")
         of = tuple(_parse_segment(line) for line in body)
-        return Header(name, of, rate, samples or None, count, (), tuple(comments), _begins(fields))
+        return Header(
+            name, of, rate, samples or None, count, (), tuple(comments), begins_of(fields[4:])
+        )
     if len(body) < count:
         raise BadRecord(f"header announces {count} signals and describes {len(body)}")
     signals = _without_fillers(_parse_signals(body))
     _check_files(signals)
-    begins = _begins(fields)
+    begins = begins_of(fields[4:])
     return Header(name, None, rate, samples or None, count, signals, tuple(comments), begins)
 
 
-def _begins(fields: Sequence[str]) -> str | None:
-    """When a record begins: ``14:17:00 10/05/2021``, the day first. What else stands there, such as
-    the day on which a file of the Challenge was made, is passed over."""
+def begins_of(words: Sequence[str]) -> str | None:
+    """When a record begins, from what stands behind its samples: ``14:17:00 10/05/2021``, the day
+    first. The day on which a file of the Challenge was made, of another form, is passed over."""
     with suppress(ValueError, TypeError):  # too few numbers, or too many
-        time, day = fields[4:6]
+        time, day = words[:2]
         date = datetime.strptime(day, "%d/%m/%Y").date()
         hours = [int(part) for part in time.partition(".")[0].split(":")]
         return datetime(date.year, date.month, date.day, *hours).isoformat()

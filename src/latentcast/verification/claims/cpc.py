@@ -11,7 +11,7 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.objectives.cpc import Cpc, CpcConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest
 from latentcast.verification.observe.config import is_sequence
 from latentcast.verification.observe.nepa import draw_of, with_padding
 from latentcast.verification.observe.network import (
@@ -108,10 +108,10 @@ def candidates(twin: Twin) -> Evidence:
         expected = -(1 + others * math.exp(-10)).log()
         for k in (1, 3):
             share, _ = objective.identify(z[:, k:], z, counted, k)
-            worst = max(worst, furthest(share, expected.expand_as(share)))
+            worst = greatest(worst, furthest(share, expected.expand_as(share)))
             for wrong in (z[:, :-k], z[:, k:].roll(1, 0), z[:, k:].roll(1, 1)):
                 share = objective.identify(wrong, z, counted, k)[0].exp() * (others + 1)
-                largest = max(largest, float(share.max()))
+                largest = greatest(largest, float(share.max()))
         parts += [
             at_most(f"{negatives}: share, from that of one positive", worst, EXACT),
             at_most(f"{negatives}: shares by chance, predicting others", largest, 1 + EXACT),
