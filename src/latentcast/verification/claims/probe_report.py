@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from latentcast import randomness
-from latentcast.evaluation import protocol
+from latentcast.evaluation import metrics, protocol
 from latentcast.evaluation.heads import PATHS, attentive
 from latentcast.evaluation.results import ProbeReport
 from latentcast.evaluation.tasks.base import Kind
@@ -119,11 +119,13 @@ def arguments(twin: Twin) -> Evidence:
     usual_heads = protocol.probe([tested], own.store, own.task("regression"), resamples=1)
     heads = ["kNN", "linear"] if is_image(twin) else ["linear"]
     wrong += differences([row.head for row in usual_heads.rows], heads, at="heads of themselves")
-    with mock.patch.object(protocol, "FEWEST", 1 + len(own.read("test"))):
+    owners = own.patients[own.read("test")]
+    people = len({*owners[owners != ""]}) + int((owners == "").sum())
+    with mock.patch.object(metrics, "FEWEST", 1 + people):
         bare = protocol.probe([tested], own.store, own.task("regression"), **usual)
     ends = (bare.bootstrap["resamples"], bare.rows[0].score.main.low)
     wrong += differences(ends, (0, None), at="too few for an interval")
-    with mock.patch.object(protocol, "FEWEST", len(own.read("test"))):
+    with mock.patch.object(metrics, "FEWEST", people):
         enough = protocol.probe([tested], own.store, own.task("regression"), **usual)
     wrong += differences(enough.bootstrap["resamples"], 3, at="just enough for an interval")
     return all_of(none("answers that are others", wrong))
