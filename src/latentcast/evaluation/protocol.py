@@ -160,7 +160,9 @@ def probe(
                 score = with_calibrated_head(
                     score, targets.kind, names, head, of_validation, of_test, counts
                 )
-                subgrouped = subgroups(targets.kind, y[test], predictions, names, counts, groups)
+                subgrouped = subgroups(
+                    targets.kind, y[test], predictions, names, counts, patients, groups
+                )
                 curves = ranking_curves(targets.kind, y[test], predictions, names, shares)
                 score = replace(score, subgroups=subgrouped, curves=curves)
                 table.append(

@@ -121,17 +121,17 @@ def parse_header(text: str) -> Header:
             raise BadRecord(f"header announces {parts} segments and names {len(body)}")
         of = tuple(_parse_segment(line) for line in body)
         return Header(
-            name, of, rate, samples or None, count, (), tuple(comments), begins_of(fields[4:])
+            name, of, rate, samples or None, count, (), tuple(comments), beginning(fields[4:])
         )
     if len(body) < count:
         raise BadRecord(f"header announces {count} signals and describes {len(body)}")
     signals = _without_fillers(_parse_signals(body))
     _check_files(signals)
-    begins = begins_of(fields[4:])
+    begins = beginning(fields[4:])
     return Header(name, None, rate, samples or None, count, signals, tuple(comments), begins)
 
 
-def begins_of(words: Sequence[str]) -> str | None:
+def beginning(words: Sequence[str]) -> str | None:
     """When a record begins, from what stands behind its samples: ``14:17:00 10/05/2021``, the day
     first. The day on which a file of the Challenge was made, of another form, is passed over."""
     with suppress(ValueError):  # of too few words, too

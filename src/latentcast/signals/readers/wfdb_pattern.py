@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from latentcast.signals.readers.wfdb_header import Header, begins_of
+from latentcast.signals.readers.wfdb_header import Header, beginning
 
 _REST = r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*"
 """Of a line, as ``str.splitlines`` ends lines."""
@@ -16,8 +16,8 @@ _COMMENTS = rf"(?:\n((?:\#{_REST}\n)*(?:\#{_REST})?))?"
 
 
 class Lines(NamedTuple):
-    """What a header has of its own: the first value and the sum of each signal, in turn, the
-    comments, and when its record begins."""
+    """What a header has of its own: the first value and the sum of each signal, in turn; the
+    comments; and when the record begins."""
 
     counts: list[int]
     comments: tuple[str, ...]
@@ -36,7 +36,7 @@ class Pattern(NamedTuple):
     Attributes:
         header: one of them.
         suffix: of the one file that has the signals, behind the name of a record.
-        text: groups are the name, the time, a first value and a sum for each signal, and the
+        text: groups are the name, the times, a first value and a sum for each signal, and the
             comments.
     """
 
@@ -71,8 +71,7 @@ class Pattern(NamedTuple):
         found = self.text.fullmatch(text)
         if found is None or found[1] != name:
             return None
-        _, time, *words, comments = found.groups()
-        counts = [*map(int, words)]
+        _, words, *counts, comments = found.groups()
         own = (comments or "").splitlines()
-        begins = begins_of(time.split()) if time else None
-        return Lines(counts, tuple(line[1:].strip() for line in own), begins)
+        texts = tuple(line[1:].strip() for line in own)
+        return Lines([*map(int, counts)], texts, beginning(words.split()))

@@ -96,6 +96,7 @@ class _Cohort:
     values: Array
     names: tuple[str, ...]
     counts: Array
+    patients: Array
     groups: list[tuple[str, str, Array]]
     record: dict[str, Any]
     features: Any
@@ -232,8 +233,16 @@ class _Table:
     def _cohort(self, name: str, rows: Array, values: Array, names: tuple[str, ...], of: Answers,
                 record: dict[str, Any], features: Any) -> _Cohort:  # fmt: skip
         sexes = [] if self.image else sorted(set(of.sex[rows].tolist()))
-        return _Cohort(name, values, names, _resamples(of.patients[rows]),
-                       [("sex", one, of.sex[rows] == one) for one in sexes], record, features)
+        return _Cohort(
+            name,
+            values,
+            names,
+            _resamples(of.patients[rows]),
+            of.patients[rows],
+            [("sex", one, of.sex[rows] == one) for one in sexes],
+            record,
+            features,
+        )
 
     def _home(self) -> _Cohort:
         own, read, rows = self.own, self.read, self.read["test"]
@@ -328,7 +337,8 @@ class _Table:
         without = ", ".join(NAMES[self.kind][c] for c in self._left_out())
         return (
             f"CV: {len(self.read['train'])} training records, each predicted by a head that was "
-            f"fitted without its group (folds {self._folds()[1]})" + f"; without {without}"
+            f"fitted without its group (folds {self._folds()[1]})"
+            + f"; without {without}"
             * bool(without)
         )
 
@@ -351,7 +361,9 @@ class _Table:
         """Of each label, class or nothing the records of the first patients that have it."""
         names = [name or f"record {n}" for n, name in enumerate(self.own.patients[train].tolist())]
         every = sorted(set(names))
-        order = [every[n] for n in randomness.permutation(randomness.key(seed, "labels"), len(every))]
+        order = [
+            every[n] for n in randomness.permutation(randomness.key(seed, "labels"), len(every))
+        ]
         y = self.y[train]
         if self.kind == "regression":
             members = [np.ones(len(train), bool)]
@@ -460,11 +472,21 @@ class _Table:
         score, counted = plain.score(self.kind, values, predictions, labels, cohort.counts, shares)
         if self.kind != "regression":
             chosen_on = _features(source, 0, layer).astype(np.float32)[validation]
-            of = (lambda x: fitted.class_shares(x, 3)) if shares is not None else fitted.label_shares
-            score = plain.with_probabilities(score, self.kind, labels, cohort.counts,
-                                             (of(chosen_on), y[validation]), (of(x), values))
+            of = (
+                (lambda x: fitted.class_shares(x, 3)) if shares is not None else fitted.label_shares
+            )
+            score = plain.with_probabilities(
+                score,
+                self.kind,
+                labels,
+                cohort.counts,
+                (of(chosen_on), y[validation]),
+                (of(x), values),
+            )
         score["subgroups"] = [
-            plain.subgroup(self.kind, values, predictions, labels, cohort.counts, group)
+            plain.subgroup(
+                self.kind, values, predictions, labels, cohort.counts, cohort.patients, group
+            )
             for group in cohort.groups
         ]
         means = [plain.mean(counted.columns), *(plain.mean(one) for one in counted.redrawn)]

@@ -96,7 +96,9 @@ def tokens(twin: Twin) -> Evidence:
                     wrong += differences(valid[place], flags, at=f"{at}, validity")
                     wrong += differences(values[place][valid[place]], expected[flags], FLOAT, at)
                     wrong += differences(values[place][~valid[place]], 0 * expected[~flags], at=at)
-                wrong += differences((len(read), read.width), (len(rows), WIDTH), at=f"{name}: size")
+                wrong += differences(
+                    (len(read), read.width), (len(rows), WIDTH), at=f"{name}: size"
+                )
             together = layers._in_memory.keys() if room >= 3 * size else ["finer"]
             wrong += differences(sorted(layers._in_memory), sorted(together), at=f"{room} bytes")
             answer = refusal(lambda layers=layers: layers["other"])

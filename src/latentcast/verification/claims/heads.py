@@ -232,7 +232,9 @@ def neighbours(twin: Twin) -> Evidence:
                 found, similar = knn.neighbours(bank, queries, k)
                 order = np.argsort(-cosine, axis=1, kind="stable")[:, : min(k, 50)]
                 near = np.take_along_axis(cosine, order, 1)
-                wrong += differences(np.round(similar, 5), np.round(near, 5), 2e-5, f"k {k}, cosine")
+                wrong += differences(
+                    np.round(similar, 5), np.round(near, 5), 2e-5, f"k {k}, cosine"
+                )
                 # Ties of rounded cosines: in float32 they may be a digit apart.
                 wrong += differences(np.sort(found, 1)[2], np.sort(order, 1)[2], at=f"k {k}, ties")
             wrong += _voted(bank, queries, targets, cosine, f"{cells} cells")
@@ -253,9 +255,13 @@ def _voted(
         if kind == "multi-class":
             shares = np.stack([(weight * (y[rows] == c)).sum(1) for c in range(6)], 1)
             wrong += differences(head.class_shares(queries, 6), shares, at=f"{at}: class shares")
-            wrong += differences(head.predict(queries), shares.round(9).argmax(1), at=f"{at}: classes")
+            wrong += differences(
+                head.predict(queries), shares.round(9).argmax(1), at=f"{at}: classes"
+            )
             continue
-        expected = (weight * y[rows]).sum(1) if y.ndim == 1 else np.einsum("qk,qkl->ql", weight, y[rows])
+        expected = (
+            (weight * y[rows]).sum(1) if y.ndim == 1 else np.einsum("qk,qkl->ql", weight, y[rows])
+        )
         wrong += differences(head.predict(queries), expected, at=f"{at}: {kind}")
         if kind == "multi-label":
             wrong += differences(head.label_shares(queries), expected, at=f"{at}: label shares")

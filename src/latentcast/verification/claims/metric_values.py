@@ -94,7 +94,10 @@ def intervals(twin: Twin) -> Evidence:
     rows, counts, wrong = np.arange(RECORDS), _resamples(), list[str]()
     single = np.stack([rows == 3, rows != 8, rows < 0], 1)
     scores = np.stack([np.sin(rows), np.cos(rows), np.sin(2.0 * rows)], 1)
-    for name, targets in (("single", single), ("mixed", np.concatenate([single, _half()], 1)[:, 1:])):
+    for name, targets in (
+        ("single", single),
+        ("mixed", np.concatenate([single, _half()], 1)[:, 1:]),
+    ):
         wide = np.resize(scores, targets.shape)
         names = [str(n) for n in range(targets.shape[1])]
         found, one = metrics.score("multi-label", targets, wide, names, counts)
@@ -292,7 +295,9 @@ def refused(twin: Twin) -> Evidence:
     wrong = [f"{found[:90]!r} and not {words!r}" for words, found in answers
              if not found.startswith(words)]  # fmt: skip
     named = sum(not words.startswith("a result") for words, _ in calls)
-    return all_of(none("answers that are others", wrong), refusals=named, results=len(calls) - named)
+    return all_of(
+        none("answers that are others", wrong), refusals=named, results=len(calls) - named
+    )
 
 
 def _finding(severity: Any) -> Finding:

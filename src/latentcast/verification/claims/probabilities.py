@@ -132,7 +132,9 @@ def bins(twin: Twin) -> Evidence:
         "others": {}, "supported_others": {}, "points": [], "calibration": None, "subgroups": [],
         "curves": [],
     }  # fmt: skip
-    found = with_probabilities(score, "multi-label", names, y, p, 2.0, chosen, counts.astype(np.int32))
+    found = with_probabilities(
+        score, "multi-label", names, y, p, 2.0, chosen, counts.astype(np.int32)
+    )
     expected = base | {"calibration": {
         "temperature": 2.0, "error": float(np.mean(errors)),
         "labels": dict(zip(names, errors, strict=True)), "bins": plain.bins(p.ravel(), y.ravel()),
@@ -140,7 +142,9 @@ def bins(twin: Twin) -> Evidence:
     expected = plain.with_points(expected, names, chosen, y, p, counts)
     wrong += differences(found, expected, at="labels")
     wrong += differences(
-        with_probabilities(score, "regression", ("a",), p[:, 0], p, 1.0, (), counts), base, at="numbers"
+        with_probabilities(score, "regression", ("a",), p[:, 0], p, 1.0, (), counts),
+        base,
+        at="numbers",
     )
     one = with_probabilities(score, "multi-class", names, rows % 4, p, 1.0, (), counts).calibration
     present = (rows % 4)[:, None] == np.arange(4)
@@ -198,7 +202,9 @@ def targets(twin: Twin) -> Evidence:
             shape = {"multi-label": (len(values), 5), "multi-class": (len(values),),
                      "regression": (len(values), 1)}[kind]  # fmt: skip
             of = "int64" if kind == "multi-class" else "float32"
-            wrong += differences((tensors.shape, str(tensors.dtype)), (shape, of), at=f"{kind}: form")
+            wrong += differences(
+                (tensors.shape, str(tensors.dtype)), (shape, of), at=f"{kind}: form"
+            )
             wrong += differences(tensors, values.reshape(shape).astype(of), at=f"{kind}: tensors")
             wrong += _of_config(own.store, kind)
         wrong += _undecided(own, kind)
@@ -276,7 +282,8 @@ def _undecided(own: Any, kind: Kind) -> list[str]:
     even = f"{own.store.path}: the validation split of task answers {lacks}, so no checkpoint can"
     expected = {"even": even if kind != "multi-class" else "a result"}
     expected |= {
-        split: f"{own.store.path}: no record of task answers in the {split} split" for split in SPLITS
+        split: f"{own.store.path}: no record of task answers in the {split} split"
+        for split in SPLITS
     }
     for what, words in expected.items():
         mask = own.targets(kind).mask.copy()

@@ -105,8 +105,10 @@ def arguments(twin: Twin) -> Evidence:
         (answer((tested, tested)), "probe: two sources have one name; name them apart"),
         (answer(resamples=0), "probe: resamples 0; ask for one or more"),
         (answer(by=["age"]), "by age: no record has 'age' in its metadata"),
-        (answer(task=lacking),
-         f"{path}: no record of task answers in the validation split; name this split"),
+        (
+            answer(task=lacking),
+            f"{path}: no record of task answers in the validation split; name this split",
+        ),
     ):
         wrong += [] if found.startswith(words) else [f"{found[:90]!r} and not {words!r}"]
     named = protocol.probe([tested, other], own.store, own.task("multi-class"), layer="upper",
@@ -119,13 +121,12 @@ def arguments(twin: Twin) -> Evidence:
     usual_heads = protocol.probe([tested], own.store, own.task("regression"), resamples=1)
     heads = ["kNN", "linear"] if is_image(twin) else ["linear"]
     wrong += differences([row.head for row in usual_heads.rows], heads, at="heads of themselves")
-    owners = own.patients[own.read("test")]
-    people = len({*owners[owners != ""]}) + int((owners == "").sum())
-    with mock.patch.object(metrics, "FEWEST", 1 + people):
+    patients = _patients(own.patients[own.read("test")])[1]
+    with mock.patch.object(metrics, "FEWEST", 1 + patients):
         bare = protocol.probe([tested], own.store, own.task("regression"), **usual)
     ends = (bare.bootstrap["resamples"], bare.rows[0].score.main.low)
     wrong += differences(ends, (0, None), at="too few for an interval")
-    with mock.patch.object(metrics, "FEWEST", people):
+    with mock.patch.object(metrics, "FEWEST", patients):
         enough = protocol.probe([tested], own.store, own.task("regression"), **usual)
     wrong += differences(enough.bootstrap["resamples"], 3, at="just enough for an interval")
     return all_of(none("answers that are others", wrong))
@@ -171,7 +172,9 @@ def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
                     of = predictions if kind == "multi-label" else shares
                     counted["curves"] = plain.curves(kind, y[test], of[test], names)
                 counted["subgroups"] = [
-                    plain.subgroup(kind, y[test], predictions[test], names, counts, group)
+                    plain.subgroup(
+                        kind, y[test], predictions[test], names, counts, own.patients[test], group
+                    )
                     for group in groups
                 ]
                 reached = plain.mean(_main(kind, y[validation], predictions[validation]))

@@ -132,7 +132,7 @@ def of_jepa(twin: Twin) -> Evidence:
     }
     teacher = {"ema": {"base": 0.99}}
     cases: dict[str, Case] = {
-        "one direction": (_changed(twin, encoder__causal=True), "encoder.causal is true: a JEPA"),
+        "one direction": (_changed(twin, encoder__causal=True), "encoder.causal is true: "),
         "CLS": (
             _changed(twin, encoder__cls=True),
             "encoder.cls is true: nothing in a JEPA trains it",

@@ -83,9 +83,16 @@ class Answers:
         test, (once, *_) = self.split == "test", self.read("test")
         seldom = x[:, 1] + 0.7 * np.cos(5.0 * rows) > 1.0
         third = x[:, 2] + 0.5 * np.cos(2.0 * rows) > 0.8
-        return np.stack([x[:, 0] + 0.8 * np.sin(4.0 * rows) > 0.0, seldom,
-                         np.where(test, rows == once, third),
-                         (self.split != "train") & (rows % 4 == 0), ~test & (rows % 3 == 0)], 1)
+        return np.stack(
+            [
+                x[:, 0] + 0.8 * np.sin(4.0 * rows) > 0.0,
+                seldom,
+                np.where(test, rows == once, third),
+                (self.split != "train") & (rows % 4 == 0),
+                ~test & (rows % 3 == 0),
+            ],
+            1,
+        )
 
     def task(self, kind: Kind) -> Any:
         return SimpleNamespace(name="answers", targets=lambda store: self.targets(kind))
@@ -211,6 +218,4 @@ def _answers(
     train, validation, test = (np.flatnonzero(split == one) for one in SPLITS)
     without_target = [int(train[4]), int(train[9]), int(test[3])]
     without_token = [int(validation[5]), int(test[8]), int(test[20])]
-    return Answers(
-        store, split, patients, sex, hidden, without_target, without_token, samples
-    )
+    return Answers(store, split, patients, sex, hidden, without_target, without_token, samples)

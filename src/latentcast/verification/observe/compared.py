@@ -27,8 +27,11 @@ def differences(found: Any, expected: Any, bound: float = BOUND, at: str = "") -
         if found.keys() != expected.keys():
             return [f"{at or 'names'}: {', '.join(map(str, found))} and not "
                     f"{', '.join(map(str, expected))}"]  # fmt: skip
-        return [one for name in expected
-                for one in differences(found[name], expected[name], bound, _below(at, name))]
+        return [
+            one
+            for name in expected
+            for one in differences(found[name], expected[name], bound, _below(at, name))
+        ]
     if isinstance(found, list) and isinstance(expected, list):
         if len(found) != len(expected):
             return [f"{at}: {len(found)} and not {len(expected)}"]

@@ -35,7 +35,9 @@ def precision(positive: Array, scores: Array) -> float:
 
 
 def by_label(one: Callable[[Array, Array], float]) -> Callable[[Array, Array, int], Floats]:
-    return lambda y, x, _: np.array([one(own, scores) for own, scores in zip(y.T, x.T, strict=True)])
+    return lambda y, x, _: np.array(
+        [one(own, scores) for own, scores in zip(y.T, x.T, strict=True)]
+    )
 
 
 def accuracy(y: Array, predicted: Array, _: int) -> Floats:
@@ -336,16 +338,22 @@ def curves(kind: str, targets: Array, scores: Array, names: Sequence[str]) -> li
         points[0] = (0.0, 0.0, points[1][2])
         keys = ("sensitivity", "false_positives", "precision")
         columns = zip(*points, strict=True)
-        found.append({"name": name} | {key: [round(float(v), 4) for v in column]
-                                       for key, column in zip(keys, columns, strict=True)})
+        found.append(
+            {"name": name}
+            | {
+                key: [round(float(v), 4) for v in column]
+                for key, column in zip(keys, columns, strict=True)
+            }
+        )
     return found
 
 
 def subgroup(
     kind: str, targets: Array, predictions: Array, names: Sequence[str], counts: Array,
-    groups: tuple[str, str, Array],
+    patients: Array, groups: tuple[str, str, Array],
 ) -> Plain:  # fmt: skip
-    """Of one value of a key: its name, and which records have it."""
+    """Of one value of a key: its name, and which records have it; a record without a patient is
+    somebody else's."""
     by, name, inside = groups
     y, x = targets[inside], predictions[inside]
     drawn = [times[inside] for times in counts if times[inside].any()]
@@ -358,6 +366,8 @@ def subgroup(
     chosen = enough(y) if labels else np.ones(1, dtype=bool)
     if records < ENOUGH:
         return found | {"too_few": f"fewer than {ENOUGH} records"}
+    if len({one or str(n) for n, one in enumerate(patients[inside].tolist())}) < ENOUGH:
+        return found | {"too_few": f"fewer than {ENOUGH} patients"}
     if not chosen.any():
         return found | {"too_few": f"no label with {ENOUGH} or more positives and a negative"}
     if not labels:

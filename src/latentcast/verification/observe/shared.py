@@ -61,8 +61,16 @@ def _recordings(twin: Twin) -> Shared:
         ("similar recordings in two splits", "warning", 1, ("r17",), "equal training recordings"),
     ]
     # Of the trained ones 0 to 6, of its own test split 7: nobody was trained on that.
-    theirs = [waves[18], 0.7 * waves[19], waves[20] + 0.25 * _noise(99),
-              _noise(50), _noise(51), 1.3 * waves[22], waves[22] + 0.25 * _noise(98), waves[21]]
+    theirs = [
+        waves[18],
+        0.7 * waves[19],
+        waves[20] + 0.25 * _noise(99),
+        _noise(50),
+        _noise(51),
+        1.3 * waves[22],
+        waves[22] + 0.25 * _noise(98),
+        waves[21],
+    ]
     names = ["x0", "x1", "x2", "r19", "r22", "x5", "r21", "r20"]
     owners = ["q0", "q1", "q2", "p19", "", "p21", "q6", "p20"]
     copies: list[Found] = [
@@ -109,7 +117,9 @@ def _overwrite(store: Store, by: Mapping[str, str | None]) -> None:
     """Give records the samples of another one, or none that is valid."""
     shard = np.load(store.path / store.manifest.shards[0].file, mmap_mode="r+")
     counts = store.modality == "ecg"
-    begins = np.concatenate([[0], np.cumsum(store.lengths)]) if counts else np.arange(len(store) + 1)
+    begins = (
+        np.concatenate([[0], np.cumsum(store.lengths)]) if counts else np.arange(len(store) + 1)
+    )
     for name, other in by.items():
         row = store.row_of(name)
         here = slice(int(begins[row]), int(begins[row + 1]))
@@ -135,7 +145,13 @@ def _images(twin: Twin) -> Shared:
     other = Pictures(twin.folder / "shared", 16, 16, 3)._ingested("other", theirs, {})
     within: list[Found] = [
         ("image in two splits", "error", 1, ("test-000002",), "remove the copies"),
-        ("similar images in two splits", "warning", 2, ("test-000004", "test-000005"), "--patients"),
+        (
+            "similar images in two splits",
+            "warning",
+            2,
+            ("test-000004", "test-000005"),
+            "--patients",
+        ),
     ]
     among: list[Found] = [
         ("test image in pretraining", "error", 1, ("test-000006",), "pretrain without them"),
