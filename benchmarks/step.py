@@ -13,6 +13,7 @@ the operators it calls times the cost of one that does nothing. Recipes without 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -60,20 +61,22 @@ def seconds(run: Step, device: torch.device) -> float:
     return clock() - start
 
 
-def own_step(config: Config, context: Context) -> Step:
-    """The engine's step on random values that are as large as the recipe's."""
+def numbered_step(config: Config, context: Context) -> Callable[[int], object]:
+    """The engine's step on random values that are as large as the recipe's; a number has its draw.
+
+    Recordings come with flags of what was measured, images without.
+    """
     size = (config.train.batch_size, config.input.channels, *config.input.size)
     batch = Batch(torch.randn(size).to(context.device), torch.arange(size[0]))
-    valid = torch.ones(size, dtype=torch.bool, device=context.device)
-    step = step_of(config, lambda x, draw: Inputs(x, valid), [batch], context)
-    number = -1
+    flagged = config.input.kind == "ecg"
+    valid = torch.ones(size, dtype=torch.bool, device=context.device) if flagged else None
+    return step_of(config, lambda x, draw: Inputs(x, valid), [batch], context)
 
-    def following() -> None:
-        nonlocal number
-        number = (number + 1) % 8  # eight draws of masks: compiled code has met them
-        step(number)
 
-    return following
+def own_step(config: Config, context: Context) -> Step:
+    """The engine's step, eight draws of masks in turn: compiled code has met them."""
+    step, numbers = numbered_step(config, context), itertools.cycle(range(8))
+    return lambda: step(next(numbers))
 
 
 def kernel_step(config: Config, context: Context) -> Step:
@@ -170,12 +173,12 @@ def measure(config: Config, rounds: int, compiled: bool) -> dict[str, Any]:
         if name != "step":
             found[f"against_{name}"] = {
                 "ms": round(1e3 * statistics.median(taken[name]), 2),
-                "times_as_fast": _spread([a / b for a, b in zip(taken[name], own, strict=True)]),
+                "times_as_fast": spread([a / b for a, b in zip(taken[name], own, strict=True)]),
             }
     return found
 
 
-def _spread(ratios: Sequence[float]) -> dict[str, float]:
+def spread(ratios: Sequence[float]) -> dict[str, float]:
     """How many times as fast the step is: median and extremes of the pairs."""
     low, high = min(ratios), max(ratios)
     return {"median": round(statistics.median(ratios), 3), "least": round(low, 3),

@@ -68,14 +68,24 @@ _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """How a file is opened that may be a FIFO; Windows has the second one."""
 
 
-def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+_LINKS_STAY = getattr(os, "O_NOFOLLOW", 0)
+
+
+def read_bytes(path: str | Path, most: int | None = None, *, links: bool = True) -> bytes:
     """The bytes of a regular file, or ``most`` of them: opened once, which a FIFO in its place does
     not hang.
+
+    Args:
+        path: of the file.
+        most: bytes.
+        links: whether the file itself may be one; folders above it may.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    if not links and not _LINKS_STAY and Path(path).is_symlink():
+        raise OSError("it is a link")
+    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE | (0 if links else _LINKS_STAY))
     try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
@@ -216,17 +226,22 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def plain_file(folder: Path, name: str) -> Path | None:
-    """:func:`plain_path` as a path."""
-    path = plain_path(str(folder), name)
-    return None if path is None else Path(path)
-
-
-def plain_path(folder: str, name: str) -> str | None:
     """The regular file of this name in the folder, where no link leads to it; else None.
 
     It is what :func:`inside` finds of nearly all of a million files, for a look at each part of the
     name instead of one at every folder above.
     """
+    path = _without_links(str(folder), name, stat.S_ISREG)
+    return None if path is None else Path(path)
+
+
+def plain_folder(folder: str, name: str) -> str | None:
+    """The folder of this name in another, where no link leads to it; else None. ``""`` is that
+    other one itself."""
+    return _without_links(folder, name, stat.S_ISDIR) if name else folder
+
+
+def _without_links(folder: str, name: str, kind: Callable[[int], bool]) -> str | None:
     path, mode = folder, 0
     try:
         for part in name.split("/"):
@@ -236,7 +251,7 @@ def plain_path(folder: str, name: str) -> str | None:
                 return None
     except (OSError, ValueError):  # ValueError: NUL in the name
         return None
-    return path if stat.S_ISREG(mode) else None
+    return path if kind(mode) else None
 
 
 def apart(out: str | Path, **inputs: str | Path | None) -> None:

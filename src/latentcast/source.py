@@ -18,6 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from latentcast.errors import LatentcastError, printable
 from latentcast.files import inside, plain_file
+from latentcast.walk import walk
 
 Modality = Literal["ecg", "image"]
 """``ecg`` is any recording of named channels over time, ``image`` any picture."""
@@ -88,14 +89,23 @@ def find_files(root: Path, pattern: str) -> tuple[list[str], list[str]]:
     Folders that are links are followed where they lie directly in it, and no further.
     """
     listed, hidden = list[str](), list[str]()
+    for file in _matches(root, pattern):
+        (hidden if is_hidden(file) else listed).append(file)
+    return sorted(listed), sorted(hidden)
+
+
+def has_files(root: Path, pattern: str) -> bool:
+    """Whether :func:`find_files` lists any."""
+    return any(not is_hidden(file) for file in _matches(root, pattern))
+
+
+def _matches(root: Path, pattern: str) -> Iterator[str]:
     for top in (root, *_links(root)):
-        for folder, folders, files in os.walk(top):
+        for folder, folders, files in walk(top).folders:
             # By folder, and in text: a Path for each of a million files takes a minute.
             below = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
-            found = [below + name for name in fnmatch.filter(folders + files, pattern)]
-            for file in found:
-                (hidden if is_hidden(file) else listed).append(file)
-    return sorted(listed), sorted(hidden)
+            for name in fnmatch.filter(folders + files, pattern):
+                yield below + name
 
 
 def _links(root: Path) -> list[Path]:
@@ -113,7 +123,7 @@ def remark_of_links(root: Path) -> tuple[str, ...]:
     left = [
         Path(folder, name).relative_to(root).as_posix()
         for top in (root, *_links(root))
-        for folder, names, _ in os.walk(top)
+        for folder, names, _ in walk(top).folders
         for name in names
         if Path(folder) != root and Path(folder, name).is_symlink()
     ]
@@ -122,6 +132,32 @@ def remark_of_links(root: Path) -> tuple[str, ...]:
     return (
         f"{len(left):,} folders are links within a folder, such as {printable(min(left))}, and are "
         "not followed; put the links into the folder that is ingested",
+    )
+
+
+PACKED = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
+"""How names of files end that hold others; those in a folder or an archive are not looked into."""
+
+
+def packed_files(root: Path) -> list[str]:
+    """The files of such names below a folder, sorted, relative to it."""
+    return sorted(
+        file
+        for folder, _, names in walk(root).folders
+        for name in names
+        if name.lower().endswith(PACKED)
+        and not is_hidden(file := Path(folder, name).relative_to(root).as_posix())
+    )
+
+
+def remark_of_packed(root: Path) -> tuple[str, ...]:
+    """Files that may hold further records, as :attr:`Source.remarks`."""
+    files = packed_files(root)
+    if not files:
+        return ()
+    return (
+        f"{len(files):,} files are archives or packed, such as {printable(files[0])}, and are left "
+        "out; unpack them, or ingest each by itself",
     )
 
 

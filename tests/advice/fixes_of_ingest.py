@@ -197,14 +197,6 @@ def _(t: Terminal) -> None:
     t.works(recordings(t))
 
 
-@fixes("signals/readers/ptbxl.py", "{}: {} lies in {}, and other")
-def _(t: Terminal) -> None:
-    shutil.copytree(WFDB, t.new("in") / "ptbxl")
-    shutil.copytree(WFDB / "records100", t.new("in") / "more")
-    command = f"ingest {t.new('in')} --out {t.new()} --fs 100"
-    t.works(command.replace(str(t.new("in")), t.refused(command).typed("such as (.*)")))
-
-
 @fixes("signals/readers/ptbxl.py", "{}: {} lies in {}, the records")
 def _(t: Terminal) -> None:
     shutil.copytree(WFDB, t.new("in"))

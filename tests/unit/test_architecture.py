@@ -22,7 +22,7 @@ ROOMS = (
     ("errors",),
     ("signatures",),
     ("terminal", "files", "locks", "notebook", "markdown"),
-    ("archives", "npy", "pretrained"),
+    ("archives", "npy", "pretrained", "walk"),
     ("places",),
     ("randomness",),
     ("batch", "source"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -246,3 +247,22 @@ def test_a_ratio_under_its_floor_is_told_from_noise(monkeypatch: pytest.MonkeyPa
     assert found == ("textbook", pytest.approx(1.3), 1.31)
     (found,) = check.compared(row(1.5, 1.5), row(1.42, 1.0))
     assert found[1] == pytest.approx(1.425)
+
+
+def test_checkouts_whose_packages_share_their_names_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second would step the first one's model."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    peers = pytest.importorskip("peers")
+    found = []
+    for name in ("one", "two"):
+        package = tmp_path / name / "models"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f"name = {name!r}")
+        with peers.imported_from(tmp_path / name):
+            found.append(importlib.import_module("models").name)
+    assert found == ["one", "two"] and "models" not in sys.modules
+    monkeypatch.setattr(sys, "argv", ["peers.py"])
+    peers.main()
+    assert capsys.readouterr().err.count("left out") == len(peers.PEERS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from binascii import crc_hqx
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from ecg_files import write_wfdb
 
 from dev.fuzz.ecg_files import (
     counts_of,
+    renew_scp_sums,
     write_dicom,
     write_edf,
     write_hdf5,
@@ -67,6 +70,17 @@ def test_patient_age_sex_and_date_are_those_in_the_file(tmp_path: Path, kind: st
     assert read.patient_id == "p7"
     assert (read.metadata["age"], read.metadata["sex"]) == (51, "female")
     assert read.metadata["recording_date"] == "2002-11-22T09:10:00" and read.metadata["device"]
+
+
+@pytest.mark.parametrize("kind", ["scp", "ishne", "edf", "dicom"])
+def test_files_without_a_patient_are_all_of_patient_00(tmp_path: Path, kind: str) -> None:
+    data = bytearray((path := write(tmp_path, kind)).read_bytes().replace(b"p7", b"00", 1))
+    if kind == "ishne":
+        data[8:10] = struct.pack("<H", crc_hqx(data[10:522], 0xFFFF))
+    path.write_bytes(data)
+    if kind == "scp":
+        renew_scp_sums(path)
+    assert read_recording(path).patient_id is None
 
 
 @pytest.mark.parametrize("kind", ["scp", "ishne", "edf", "dicom"])
@@ -131,6 +145,53 @@ def test_a_dicom_file_equals_what_its_library_scales() -> None:
     path = FORMATS / "guangxi_teaching_sinus_rhythm.dcm"
     theirs = pydicom.dcmread(path).waveform_array(0).T / 1000
     assert np.allclose(read_recording(path).signal, theirs, atol=1e-6)
+
+
+def edit_dicom(folder: Path, edit: Callable[[Any, Any], None]) -> Path:
+    """A file of which its rhythm (the second group) was changed."""
+    file = pytest.importorskip("pydicom").dcmread(path := write(folder, "dicom"))
+    edit(file, file.WaveformSequence[1])
+    file.save_as(path)
+    return path
+
+
+def test_a_channel_that_dicom_marks_as_off_is_measured(tmp_path: Path) -> None:
+    def edit(_: Any, rhythm: Any) -> None:
+        rhythm.ChannelDefinitionSequence[1].ChannelStatus = ["DISCONNECTED"]
+        rhythm.ChannelDefinitionSequence[2].ChannelStatus = ["OK", "QUESTIONABLE"]
+
+    read = read_recording(edit_dicom(tmp_path, edit))
+    assert np.isnan(read.signal).all(1).tolist() == [lead == "II" for lead in read.leads]
+    assert read.metadata["leads_off"] == ["II"]
+
+
+def test_leads_that_begin_at_other_times_are_read_as_one(tmp_path: Path) -> None:
+    def edit(_: Any, rhythm: Any) -> None:
+        rhythm.ChannelDefinitionSequence[1].ChannelTimeSkew = "0.02"
+
+    with pytest.raises(BadRecord, match="skewed by whole samples"):
+        read_recording(edit_dicom(tmp_path, edit))
+
+
+def test_breathing_beside_a_dicom_ecg_costs_the_ecg(tmp_path: Path) -> None:
+    def edit(file: Any, rhythm: Any) -> None:
+        breathing = deepcopy(rhythm)
+        breathing.MultiplexGroupLabel, breathing.SamplingFrequency = "RESP", "25"
+        for channel in breathing.ChannelDefinitionSequence:
+            channel.ChannelSourceSequence[0].CodeValue = "2:9999"
+        file.WaveformSequence.insert(0, breathing)
+
+    read = read_recording(edit_dicom(tmp_path, edit))
+    assert read.leads == RECORDING.leads and read.sampling_rate == 100
+    assert read.metadata["groups_left_out"] == 1
+
+
+def test_seconds_behind_those_that_an_edf_header_counts_are_lost(tmp_path: Path) -> None:
+    path = write(tmp_path, "edf")
+    data = path.read_bytes()
+    path.write_bytes(data[:236] + b"2       " + data[244:])
+    with pytest.raises(BadRecord, match="announces 2 records, and holds 3"):
+        read_recording(path)
 
 
 def test_one_odd_channel_costs_that_channel(tmp_path: Path) -> None:
@@ -215,6 +276,20 @@ def test_hdf5_has_its_ids_and_its_padding_is_not_measured(tmp_path: Path) -> Non
     assert not read.valid[:, :5].any() and not read.valid[:, -7:].any()
     with pytest.raises(LatentcastError, match="--unit"):
         open_source(path, **(axes | {"unit": None}))
+
+
+def test_patients_within_an_hdf5_file_are_lost(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    for name, patients in (("a.h5", [b"p1", b"p1", b"unknown"]), ("b.h5", [b"p1", b"p2"])):
+        write_hdf5(tmp_path / name, [RECORDING] * 3)
+        with h5py.File(tmp_path / name, "a") as file:
+            file["patient_id"] = np.array(patients)
+    options = {"sampling_rate": 100, "leads": RECORDING.leads, "unit": "mV",
+               "layout": "records,samples,leads"}  # fmt: skip
+    source = open_source(tmp_path / "a.h5", **options)
+    assert [source.read(ref)[1].patient_id for ref in source.refs()] == ["p1", "p1", None]
+    with pytest.raises(LatentcastError, match=r"'patient_id' has shape \(2,\) for 3 recordings"):
+        open_source(tmp_path / "b.h5", **options)
 
 
 def test_a_wrong_size_is_refused_before_it_is_allocated(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_missing_label_is_not_a_zero(labelled: Labelled) -> None:
         (lambda n: "true" if n % 2 else "false", "binary"),
         (lambda n: ["mild", "severe"][n % 2], "classes"),
         (lambda n: "AF;LBBB" if n % 2 else "SR", "codes"),
+        (lambda n: "AF|LBBB" if n % 2 else "SR", "codes"),
         (lambda n: n / 3, "number"),
     ],
 )

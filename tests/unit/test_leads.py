@@ -9,7 +9,10 @@ from latentcast.signals.leads import (
     canonical_name,
     canonical_names,
     in_canonical_order,
+    nearest_lead,
 )
+from latentcast.signals.readers.file_format import ReadOptions, choose
+from latentcast.source import BadRecord
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,14 @@ def test_an_unknown_name_is_refused_and_not_mapped_to_a_neighbour(name: str) -> 
 def test_the_error_names_the_nearest_lead() -> None:
     with pytest.raises(LatentcastError, match=r"'aVRR'.*did you mean 'aVR'"):
         canonical_name("aVRR")
+
+
+@pytest.mark.parametrize("name", ["-aVR", "aVR-", "aVR (inverted)", "minus II", "V1*-1"])
+def test_a_lead_with_its_sign_turned_is_offered_as_that_lead(name: str) -> None:
+    assert nearest_lead(name) is None
+    with pytest.raises(BadRecord) as refused:
+        choose([(name, "mV")], ReadOptions())
+    assert "sign of a lead turned" in str(refused.value) and "--rename" not in str(refused.value)
 
 
 def test_one_lead_under_two_names_is_refused() -> None:

@@ -63,6 +63,12 @@ def test_a_row_of_a_table_of_files_is_lost_or_read_as_another(tmp_path: Path, ki
     assert "line 9: 'early' is not train, validation or test" in list(why.values())[3]
 
 
+def test_a_table_that_names_no_file_is_refused_without_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("Dateiname;PatientID\na.hea;p1\n")
+    with pytest.raises(LatentcastError, match="'Dateiname', 'PatientID' name neither.*files path"):
+        open_source(tmp_path / "list.csv")
+
+
 def test_a_table_that_breaks_a_line_within_its_names_is_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"path\rlabels\na,b\n")
     with pytest.raises(LatentcastError, match="is of no format read here"):

@@ -191,6 +191,18 @@ def test_the_gradient_is_clipped_to_its_limit(small_config: Config) -> None:
     assert float(before) > 0.5 and float(after) == pytest.approx(0.5, rel=1e-4)
 
 
+def test_without_a_limit_no_gradient_is_written_again(small_config: Config) -> None:
+    """It cost a pass over all gradients, for a multiplication by 1."""
+    objective = build(small_config)
+    gradients = []
+    for p in objective.trainable().values():
+        p.grad = torch.randn_like(p)
+        gradients.append(p.grad)
+    norm, versions = loop.gradient_norm(objective, None), {g._version for g in gradients}
+    assert versions == {0}
+    assert norm == nn.utils.clip_grad_norm_(objective.parameters(), float("inf"))
+
+
 def test_the_optimizer_sees_each_trainable_parameter_once_and_no_teacher(
     small_config: Config,
 ) -> None:

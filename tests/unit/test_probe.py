@@ -322,16 +322,22 @@ def test_a_split_without_a_readable_record_is_an_error(store: Store, tmp_path: P
         probe([PatchSource()], blank, MIXED)
 
 
-def test_fewer_than_ten_test_records_give_no_interval(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("records", "patients"), [(9, None), (30, 9), (30, 1)])
+def test_fewer_than_ten_test_patients_give_no_interval(
+    tmp_path: Path, records: int, patients: int | None
+) -> None:
     rng = np.random.default_rng(0)
-    records = [rng.integers(-99, 99, (40, 2)).astype(np.int16) for _ in range(40)]
-    labels = [{"NORM": 1.0} if i % 2 else {} for i in range(40)]
+    samples = [rng.integers(-99, 99, (40, 2)).astype(np.int16) for _ in range(31 + records)]
+    labels = [{"NORM": 1.0} if i % 2 else {} for i in range(len(samples))]
+    owners = [f"p{i}" for i in range(31)] + [f"t{i % (patients or 99)}" for i in range(records)]
     few = write_store(
-        tmp_path / "few", records, folds=[1] * 20 + [9] * 11 + [10] * 9, labels=labels
-    )
+        tmp_path / "few", samples, folds=[1] * 20 + [9] * 11 + [10] * records, labels=labels,
+        patient_ids=owners if patients else [""] * len(owners),
+    )  # fmt: skip
     report = probe([PatchSource()], few, CodeGroups("one", {"NORM": ("NORM",)}, True))
     text = printed(report, 100)
-    assert text.startswith("9 test records are too few: ") and "intervals from" not in text
+    drawn = {None: "9 test records are", 9: "9 test patients are", 1: "1 test patient is"}
+    assert text.startswith(f"{drawn[patients]} too few: ") and "intervals from" not in text
     assert "[0" not in text and "[–" not in text
     assert np.isfinite(report.rows[0].score.main.value)
 

@@ -157,7 +157,8 @@ def test_a_fault_is_passed_over_where_recordings_are_looked_at_together() -> Non
         ]
     for leads in (CANONICAL_LEADS, CANONICAL_LEADS[6:]):  # the limb leads alone have laws
         chosen = [select_leads(r, leads, mask_missing=False) for r in made]
-        usual = ordinary(np.stack([r.signal for r in chosen]), leads, 100.0)
+        signals = np.stack([r.signal for r in chosen])
+        usual = ordinary(signals, leads, 100.0, signals.max(axis=2), signals.min(axis=2))
         odd = [normalisation_of(r) is not None or bool(assess(r)[1]) for r in chosen]
         assert usual[: len(real)].mean() > 0.8 and sum(odd) > 3 * len(real)
         assert not (usual & odd).any()

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dev.fuzz.xml_files import write_muse
 from latentcast.data import formats
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
@@ -19,6 +20,7 @@ from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import read_recording, wfdb
 from latentcast.signals.readers.comments import annotation_of
 from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.signals.recording import Recording, from_signal
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.source import Annotation, BadRecord, RecordRef
@@ -482,6 +484,56 @@ def test_paths_of_another_machine_in_the_table_of_ptbxl_are_followed(tmp_path: P
     assert refs and not [ref.problem for ref in refs if ref.problem]
     table.unlink()
     assert "neither in the folder nor" in open_source(tmp_path / "in").remarks[0]
+
+
+def test_files_beside_the_records_of_ptbxl_cost_its_patients_or_themselves(tmp_path: Path) -> None:
+    shutil.copytree(DATA, tmp_path / "in" / "ptbxl")
+    write_muse(muse := tmp_path / "in" / "muse.xml", RECORDING)
+    sources = [open_source(tmp_path / "in", fs=100)]
+    shutil.copy(muse, tmp_path / "in" / "ptbxl" / "more.xml")
+    sources.append(open_source(tmp_path / "in" / "ptbxl", fs=100))
+    write_wfdb(tmp_path / "in" / "site", RECORDING, "00001")
+    sources.append(open_source(tmp_path / "in", fs=100))
+    ids = {file.stem[:5] for file in DATA.rglob("*_lr.hea")}
+    others = [["muse"], ["more"], ["muse", "more", "site/00001"]]
+    for source, more in zip(sources, others, strict=True):
+        assert {ref.record_id for ref in source.refs()} == {*ids, *more}
+        by_id = {ref.record_id: ref for ref in source.refs()}
+        assert all(source.read(by_id[name])[1].fold for name in ids)
+        assert all(source.read(by_id[name])[0].samples for name in more)
+    write_wfdb(tmp_path / "in" / "ptbxl" / "others", RECORDING, "x")
+    remarks = open_source(tmp_path / "in" / "ptbxl", fs=100).remarks
+    assert any("1 headers are in no folder that" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("time", "date"),
+    [
+        ("10:35:17 02/03/2019", "2019-03-02T10:35:17"),
+        ("9:05:17.250 2/3/2019", "2019-03-02T09:05:17"),
+        ("05-May-2020 09:49:17", None),  # of the Challenge: when the file was made
+        ("10:35:17", None),
+        ("25:00:00 02/03/2019", None),
+        ("10:35:17 31/02/2019", None),
+    ],
+)
+def test_when_a_wfdb_record_began_is_lost(tmp_path: Path, time: str, date: str | None) -> None:
+    header = write_wfdb(tmp_path, RECORDING, "a")
+    first, *lines = header.read_text().splitlines()
+    header.write_text("\n".join([f"{first} {time}", *lines]))
+    assert read_recording(header).metadata.get("recording_date") == date
+    ((_, together),) = WfdbFolder(tmp_path).read_together(WfdbFolder(tmp_path).refs())
+    assert together.metadata.get("recording_date") == date
+
+
+def test_an_archive_beside_records_is_left_out_unsaid(tmp_path: Path) -> None:
+    (tmp_path / "more.tar.xz").write_bytes(b"")
+    with pytest.raises(LatentcastError, match=r"name one file, .*more\.tar\.xz"):
+        open_source(tmp_path)
+    with pytest.raises(LatentcastError, match="unpack it"):
+        open_source(tmp_path / "more.tar.xz")
+    write_wfdb(tmp_path, RECORDING, "a")
+    assert "more.tar.xz" in open_source(tmp_path).remarks[0]
 
 
 def test_records_in_a_linked_folder_are_read(tmp_path: Path) -> None:

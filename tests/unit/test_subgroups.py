@@ -31,7 +31,7 @@ def test_a_subgroup_is_scored_as_if_the_others_were_not_there(store: Store) -> N
     scores = targets + rng.normal(size=(120, 2))
     counts = metrics.draw(store.patient_ids, 200, 0)
     by = groupings(store, ["sex", "site", "age"])
-    found = subgroups("multi-label", targets, scores, "ab", counts, by)
+    found = subgroups("multi-label", targets, scores, "ab", counts, store.patient_ids, by)
     assert [(g.by, g.name) for g in found[:5]] == [
         ("sex", "0"), ("sex", "1"), ("site", "0"), ("site", "1"), ("site", "2"),
     ]  # fmt: skip
@@ -41,7 +41,8 @@ def test_a_subgroup_is_scored_as_if_the_others_were_not_there(store: Store) -> N
     alone = metrics.score("multi-label", targets[1::2], scores[1::2], "ab", counts[:, 1::2])[0]
     assert (odd.main, odd.labels) == (alone.main, alone.labels)
     assert even.main.value == metrics.auroc(targets[::2, :1], scores[::2, :1])[0]
-    none = subgroups("multi-label", targets[:, 1:], scores[:, 1:], "b", counts, by)[0]
+    whose, second = store.patient_ids, (targets[:, 1:], scores[:, 1:])
+    none = subgroups("multi-label", *second, "b", counts, whose, by)[0]
     assert none.too_few.startswith("no label with 10") and np.isnan(none.main.value)
 
 
@@ -56,13 +57,20 @@ def test_ages_are_in_bands_and_what_is_no_age_is_said(store: Store) -> None:
     bands = ["under 18", "18–39", "18–39", "40–59", "60–79", "80 and over", "80 and over"]
     assert by.groups[:10].tolist() == [MISSING, *bands, MISSING, MISSING]
     y = np.arange(120) % 2
-    counts = metrics.draw([f"p{n % 10}" for n in range(120)], 50, 0)  # some resamples lack a group
-    found = subgroups("multi-class", y, y, "ab", counts, [by])
+    patients = np.array([f"p{n % 110}" for n in range(120)])
+    counts = metrics.draw(patients, 50, 0)
+    counts[0, ::10] = 0  # a resample that lacks a group
+    found = subgroups("multi-class", y, y, "ab", counts, patients, [by])
     assert [group.name for group in found] == [*dict.fromkeys(bands), MISSING]
     assert {group.main.value for group in found} == {1.0}
     some = [type(by)("age", by.groups[:30])]
-    few = subgroups("multi-class", y[:30], y[:30], "ab", counts[:, :30], some)[0]
+    few = subgroups("multi-class", y[:30], y[:30], "ab", counts[:, :30], patients[:30], some)[0]
     assert few.too_few == "fewer than 10 records" and np.isnan(few.main.value)
+    patients = np.array(["p0"] * 60 + [f"p{n}" for n in range(60)])
+    one = metrics.draw(patients, 2, 0)
+    whose = [type(by)("site", np.repeat(["one patient", "60"], 60))]
+    groups = {g.name: g for g in subgroups("multi-class", y, y, "ab", one, patients, whose)}
+    assert groups["one patient"].too_few == "fewer than 10 patients" and not groups["60"].too_few
 
 
 @pytest.mark.parametrize(

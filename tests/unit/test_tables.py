@@ -15,6 +15,7 @@ from ecg_files import BUNDLED, write_wfdb
 from latentcast.data.formats import open_source
 from latentcast.data.ingest import ingest
 from latentcast.errors import LatentcastError
+from latentcast.signals.readers.roles import Roles
 from latentcast.signals.synthetic import synthetic_recording
 
 HEADER = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr\n"
@@ -186,6 +187,38 @@ def test_a_table_of_another_dialect_loses_patients(
     assert store.metadata(4)["qrs"] == "4.5"
     people = [set(store.patient_ids[store.rows(split)]) for split in store.manifest.splits]
     assert sum(map(len, people)) == 10
+
+
+@pytest.mark.parametrize("nobody", ["unknown", "nan", "#N/A", "---", "Anonymous"])
+def test_all_whose_patient_is_unknown_are_one_patient(tmp_path: Path, nobody: str) -> None:
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(30, 1, 1000)))
+    rows = [f"{nobody if i < 20 else i // 2},MI" for i in range(30)]
+    (tmp_path / "e.csv").write_text("\n".join(["patient_id,labels", *rows]))
+    store = ingest(tmp_path / "e.npy", tmp_path / "out", workers=1, quiet=True, **ARRAY).store
+    assert store.patients == 25 and not any(store.patient_ids[:20])
+
+
+@pytest.mark.parametrize(
+    ("cell", "codes"),
+    [
+        ("MI;AF", ["AF", "MI"]),
+        ("MI | AF", ["AF", "MI"]),
+        ("427084000, AF", ["427084000", "AF"]),
+        ("sinus rhythm, normal", ["sinus rhythm, normal"]),
+        ("MI;none", ["MI"]),
+        ("Unknown", []),
+    ],
+)
+def test_a_list_of_codes_is_one_class(cell: str, codes: list[str]) -> None:
+    roles = Roles.of(Path("t.csv"), ["labels", "age"])
+    assert sorted(roles.annotation({"labels": cell, "age": "4"}).labels) == codes
+
+
+def test_of_two_columns_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", np.ones((1, 1, 1000)))
+    (tmp_path / "e.csv").write_text("patient_id,patient_id\np1,p2\n")
+    with pytest.raises(LatentcastError, match="has two columns 'patient_id'; rename one"):
+        ingest(tmp_path / "e.npy", tmp_path / "out", quiet=True, **ARRAY)
 
 
 def test_a_table_of_which_no_column_is_understood_is_metadata(tmp_path: Path) -> None:

@@ -93,11 +93,13 @@ def ingest(
 
     from latentcast.data.ingest import ingest as read
     from latentcast.data.manifest import QUARANTINE
+    from latentcast.data.readers import tune_process
     from latentcast.data.tables.file import read_table
     from latentcast.data.writer import kind_of, read_quarantine
     from latentcast.signals.leads import name_pairs
     from latentcast.terminal import Terminal
 
+    tune_process()
     done = read(
         source,
         out,
@@ -385,9 +387,9 @@ def label(
     Args:
         store: folder of the store.
         table: CSV or parquet with a row for each record (or patient): a column of record ids or
-            file names, columns of labels (0 and 1, classes, codes divided by ";", numbers; an
-            empty cell is a missing label), and where it has them "patient", and "split" (train,
-            validation, test) or "fold" (1 to 10).
+            file names, columns of labels (0 and 1, classes, codes divided by ";" or "|",
+            numbers; an empty cell is a missing label), and where it has them "patient", and "split"
+            (train, validation, test) or "fold" (1 to 10).
         name: of the table in the store, its file name by default; the same name replaces it.
         id_column: the column that names the record, where that is not clear from its name.
         patient_column: the column that names the patient.

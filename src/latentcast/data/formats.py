@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latentcast.archives import archive_of
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, quoted
 from latentcast.images.arrays import ImageArrays, looks_like_images
 from latentcast.images.folder import ImageFolder
 from latentcast.images.huggingface import HuggingFaceImages
@@ -23,12 +23,14 @@ from latentcast.signals.readers.datasets.code15 import Code15
 from latentcast.signals.readers.datasets.mimic import MimicIvEcg
 from latentcast.signals.readers.datasets.samitrop import SamiTrop
 from latentcast.signals.readers.ecg_files import EcgFiles, is_ecg_file
+from latentcast.signals.readers.file_table import SUFFIXES as TABLES
 from latentcast.signals.readers.file_table import FileTable
 from latentcast.signals.readers.hdf5 import Hdf5Source
 from latentcast.signals.readers.listed_files import FilePattern
 from latentcast.signals.readers.packed import PackedSource
+from latentcast.signals.readers.table import read_header
 from latentcast.signals.readers.wfdb_folder import WfdbFolder
-from latentcast.source import Modality, Source, is_hidden
+from latentcast.source import PACKED, Modality, Source, is_hidden, packed_files
 
 FORMATS: tuple[type[Source[Any]], ...] = (
     FilePattern,
@@ -82,9 +84,21 @@ def format_of(path: Path, modality: Modality | None = None) -> type[Source[Any]]
         )
     if path.is_dir():
         arrays = sorted(file.name for file in _arrays_in(path))
-        hint = f"name one file, {path / arrays[0]}" if arrays else "is this the right folder?"
+        files = [path / name for name in (arrays or packed_files(path))]
+        hint = f"name one file, {files[0]}" if files else "is this the right folder?"
         raise LatentcastError(
             f"{path}: holds no {what} (no .hea header, no signals.json, no image file); {hint}"
+        )
+    if path.name.lower().endswith(PACKED) and path.is_file():
+        raise LatentcastError(
+            f"{path}: is no .zip, .tar or .tar.gz, and is not unpacked here; unpack it, and name "
+            "what it held"
+        )
+    if path.suffix.lower() in TABLES and (columns := read_header(path)):
+        listed = ", ".join(quoted(name, 40) for name in columns[:12])
+        raise LatentcastError(
+            f"{path}: its columns {listed} name neither the file of a recording nor leads; call "
+            "the one of the files path, or those of leads by their names (I, II, V1)"
         )
     problem = "is of no format read here" if path.exists() else "does not exist"
     raise LatentcastError(f"{path}: {problem}; name the folder or array file of the {what}")

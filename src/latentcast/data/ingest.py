@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latentcast.archives import Unpacked, unpacked
+from latentcast.data.arguments import files_of, reader_of, refuse_others
 from latentcast.data.cluster import Cluster
-from latentcast.data.codecs import CODECS, Codec
+from latentcast.data.codecs import CODECS
 from latentcast.data.convert import Converted, Converter, Rejected
 from latentcast.data.folder import claim, clear, finished_store, lock, writing
 from latentcast.data.folds import Folds
 from latentcast.data.formats import (
-    READER_ONLY,
-    format_of,
     is_archive,
-    is_array_file,
     only_array,
     open_as,
     takes,
@@ -49,7 +47,8 @@ from latentcast.images.source import SplitChoice
 from latentcast.signals.channels import LEFT_OUT, Signal
 from latentcast.signals.readers.arrays import NOT_FINITE
 from latentcast.signatures import checked
-from latentcast.source import Annotation, Modality, RecordRef, Source
+from latentcast.source import Annotation, RecordRef, Source
+from latentcast.walk import walking_once
 
 MOST_READ_AGAIN = 1000
 """Records in quarantine that are tried again when the store is finished: seconds at most."""
@@ -213,7 +212,7 @@ def ingest(
     }  # fmt: skip
     arguments = {name: value for name, value in arguments.items() if value is not None}
     table = read_table(labels) if isinstance(labels, str | Path) else labels
-    how = workers if cluster is None else Cluster(cluster, _shared(source, arguments))
+    how = workers if cluster is None else Cluster(cluster, files_of(source, arguments))
     common = (Path(out), kind, arguments, table, seed, how, shard_bytes, quiet, started)
     if not isinstance(source, str | Path) or not is_archive(source):
         return _ingest(source, None, *common)
@@ -235,14 +234,15 @@ def _ingest(
     started: float,
 ) -> IngestResult:
     """``source`` lies in the ``archive``, where there is one."""
-    reader = _reader(source, None if kind == "auto" else kind, arguments)
-    codec = CODECS[reader.modality]
-    _refuse_others(source, codec, arguments)
-    arguments = codec.target.arguments | arguments
-    recorded = codec.target.check(arguments)
-    opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
-    path = None if isinstance(source, Source) else Path(source)
-    refs = list_records(opened, path if path and path.is_dir() else None, archive)
+    with walking_once():
+        reader = reader_of(source, None if kind == "auto" else kind, arguments)
+        codec = CODECS[reader.modality]
+        refuse_others(source, codec, arguments)
+        arguments = codec.target.arguments | arguments
+        recorded = codec.target.check(arguments)
+        opened = reader if isinstance(reader, Source) else open_as(reader, source, arguments)
+        path = None if isinstance(source, Source) else Path(source)
+        refs = list_records(opened, path if path and path.is_dir() else None, archive)
     # Images in a folder of such a name are in quarantine.
     opened.classes = tuple(name for name in opened.classes if odd_text(name) is None)
     if not refs:
@@ -297,54 +297,6 @@ def _ingest(
     lines = () if table is None else label(store, table).lines
     took, before = time.monotonic() - started, finished is not None
     return IngestResult(store, len(store), len(refs) - len(store), took, before, lines, read)
-
-
-def _shared(source: str | Path | Source[Any], arguments: Mapping[str, Any]) -> tuple[Path, ...]:
-    """What the machines of a cluster have to have: the files.
-
-    Raises:
-        LatentcastError: they are in an archive, which is unpacked here.
-    """
-    if isinstance(source, Source):
-        return ()
-    if is_archive(source):
-        raise LatentcastError(
-            f"{source}: is an archive, which --cluster cannot share; unpack it on a disk that all "
-            "machines have, and ingest that"
-        )
-    tables = [arguments[name] for name in ("metadata", "patients") if name in arguments]
-    files = [path for path in map(Path, (source, *tables)) if path.exists()]
-    relative = not Path(source).is_absolute()
-    return (*([Path.cwd()] if relative else []), *files)
-
-
-def _reader(
-    source: str | Path | Source[Any], modality: Modality | None, arguments: Mapping[str, Any]
-) -> type[Source[Any]] | Source[Any]:
-    """The format of a path, or the source itself."""
-    if isinstance(source, Source):
-        return source
-    common = set[str].intersection(*(set(codec.target.arguments) for codec in CODECS.values()))
-    own = arguments.keys() - common
-    about = [m for m, codec in CODECS.items() if own & codec.target.arguments.keys()]
-    if modality is None and is_array_file(Path(source)) and len(about) == 1:
-        # What an array holds is a guess from names and axes, until an argument settles it.
-        modality = about[0]
-    return format_of(Path(source), modality)
-
-
-def _refuse_others(source: Any, codec: Codec, arguments: Mapping[str, Any]) -> None:
-    """Raises LatentcastError: an argument is about records of another modality, or about files."""
-    what = source.name if isinstance(source, Source) else source
-    for other in CODECS.values():
-        for name in arguments.keys() & (other.target.arguments.keys() - codec.target.arguments):
-            raise LatentcastError(
-                f"--{name.replace('_', '-')}: is for {other.records}, {what} is read as "
-                f"{codec.records}; leave it out"
-            )
-    free_unit = {"unit"} if arguments.get("signal") == "other" else set()
-    if isinstance(source, Source) and (names := arguments.keys() & READER_ONLY - free_unit):
-        raise LatentcastError(f"{min(names)}: is for files, {what} is none; leave it out")
 
 
 def _write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 from latentcast.archives import Unpacked
 from latentcast.errors import printable
 from latentcast.source import RecordRef, Source, is_hidden
+from latentcast.walk import walk
 
 
 def list_records(
@@ -34,11 +34,10 @@ def list_records(
 
 def _unlisted(root: Path) -> Iterator[RecordRef]:
     """The folders whose files nobody can list: every reader takes them for empty."""
-    errors: list[OSError] = []
-    for _, names, _ in os.walk(root, onerror=errors.append):
-        names[:] = [name for name in names if not is_hidden(Path(name))]
-    for error in sorted(errors, key=lambda error: str(error.filename)):
+    for error in sorted(walk(root).errors, key=lambda error: str(error.filename)):
         name = Path(error.filename).relative_to(root).as_posix()
+        if is_hidden(name):
+            continue
         yield RecordRef(name, name, problem=f"is a folder that cannot be listed ({error.strerror})")
 
 

@@ -105,7 +105,7 @@ def _of_table(path: Path, ids: Sequence[str]) -> dict[str, str]:
         )
     rows = match(table, ids, [""] * len(ids)).row.tolist()
     return {
-        name: table.rows[row][table.patient].strip()
+        name: table.patient_of(table.rows[row])
         for name, row in zip(ids, rows, strict=True)
         if row >= 0
     }

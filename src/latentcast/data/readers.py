@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal as signals
@@ -122,13 +123,23 @@ def _pool(
     return pool, _convert_batch, workers
 
 
+def tune_process() -> None:
+    """For a process that is there to read records: not for somebody's program.
+
+    glibc gives freed memory back to the system only where it is more than what is freed here,
+    untouched (mallopt(3), M_MMAP_THRESHOLD); else the arrays of every batch are new pages, which
+    cost more than the arithmetic. And garbage is not looked for among what has been imported, nor
+    after every seven hundred objects.
+    """
+    bytearray(_REUSED)
+    gc.freeze()
+    gc.set_threshold(100_000)
+
+
 def _start_worker(convert: Callable[[Sequence[Any]], list[Any]]) -> None:
     global _convert
     _convert = convert
-    # glibc gives freed memory back to the system only where it is more than what is freed here,
-    # untouched (mallopt(3), M_MMAP_THRESHOLD); else the arrays of every batch are new pages, which
-    # cost more than the arithmetic. Not in the parent, which is somebody's program.
-    bytearray(_REUSED)
+    tune_process()
     # Ctrl-C reaches the whole group; what it means is up to the parent.
     signals.signal(signals.SIGINT, signals.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -185,5 +185,8 @@ def next_scale(state: State, refused: bool) -> float:
 
 def gradient_norm(objective: Objective, limit: float | None) -> Tensor:
     """The gradient's norm before clipping; with a limit, gradients are scaled down to it."""
-    bound = float("inf") if limit is None else limit
-    return full_tensor(torch.nn.utils.clip_grad_norm_(objective.parameters(), bound, foreach=True))
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if limit is not None:  # without one, a pass over all gradients would multiply them by 1
+        torch.nn.utils.clip_grads_with_norm_(objective.parameters(), limit, norm, foreach=True)
+    return full_tensor(norm)

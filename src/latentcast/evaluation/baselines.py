@@ -134,7 +134,7 @@ class RandomConvolutions:
 
 
 def _draw(leads: int, length: int, kernels: int, seed: int) -> tuple[_Group, ...]:
-    """Draw all kernels; kernel k depends on (seed, k) and the shape of the recording only."""
+    """Draw all kernels: a function of the seed, their number and the shape of the recording."""
     stream = randomness.key(seed, "random convolutions")
     width = 4 + leads + 2 * leads * max(TAPS)
     u = randomness.uniform(stream, np.arange(kernels * width).reshape(kernels, width))

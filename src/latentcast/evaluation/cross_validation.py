@@ -17,7 +17,6 @@ import numpy.typing as npt
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
-from latentcast.evaluation.estimate import FEWEST
 from latentcast.evaluation.heads import PenaltyPath
 from latentcast.evaluation.supervision import patient_ranks
 from latentcast.evaluation.tasks.base import Targets
@@ -73,8 +72,8 @@ class CrossValidation:
                 f"(in {GROUPS} groups of patients); leave out --cv"
             )
         self.targets = y
-        resamples = resamples if len(train) >= FEWEST else 0
-        self.counts = metrics.draw(store.patient_ids[train], resamples, seed)
+        patients = store.patient_ids[train]
+        self.counts = metrics.draw(patients, metrics.resamples_of(patients, resamples), seed)
 
     def choose(self, layers: Mapping[str, Array], path: PenaltyPath) -> OutOfFold:
         """Of layers and penalties the best; of equal ones the first.

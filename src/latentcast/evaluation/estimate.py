@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 SUPPORT = 10  # positives in the test fold from which a label counts as supported
-FEWEST = 10  # test records below which a score has no interval
+FEWEST = 10  # patients (records, where none is known) below which a score has no interval
 LISTED = 20  # classes up to which each has a line, and an AUROC
 LEVEL = 0.95  # of the intervals
 

@@ -13,7 +13,6 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.evaluation import metrics
 from latentcast.evaluation.cross_validation import CrossValidation, division_of
-from latentcast.evaluation.estimate import FEWEST
 from latentcast.evaluation.evaluation import Cohort
 from latentcast.evaluation.low_shot import Amount, subset
 from latentcast.evaluation.missing_leads import WithoutLeads
@@ -180,8 +179,9 @@ class Measurement:
         self, name: str, store: Store, rows: Ints, values: Array, names: tuple[str, ...],
         by: Sequence[Grouping],
     ) -> Scored:  # fmt: skip
-        resamples = self.question.resamples if len(rows) >= FEWEST else 0
-        counts = metrics.draw(store.patient_ids[rows], resamples, self.question.seed)
+        patients = store.patient_ids[rows]
+        resamples = metrics.resamples_of(patients, self.question.resamples)
+        counts = metrics.draw(patients, resamples, self.question.seed)
         groups = tuple(Grouping(one.by, one.groups[rows]) for one in by)
         return Scored(name, store, rows, values, names, counts, groups)
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from latentcast import randomness
 from latentcast.errors import LatentcastError
-from latentcast.evaluation.estimate import LEVEL, SUPPORT, Estimate, LabelScore, Score
+from latentcast.evaluation.estimate import FEWEST, LEVEL, SUPPORT, Estimate, LabelScore, Score
 from latentcast.evaluation.tasks.base import Kind
 
 Floats = npt.NDArray[np.float64]
@@ -239,6 +239,12 @@ def patient_numbers(patient_ids: Sequence[str] | npt.NDArray[np.str_]) -> npt.ND
     numbers: dict[str | int, int] = {}
     owners = (str(name) or record for record, name in enumerate(patient_ids))
     return np.array([numbers.setdefault(owner, len(numbers)) for owner in owners], dtype=np.int64)
+
+
+def resamples_of(patient_ids: Sequence[str] | npt.NDArray[np.str_], resamples: int) -> int:
+    """``resamples``, or 0 where fewer than FEWEST patients are drawn from: those of one patient are
+    all alike, and would make an interval without any width."""
+    return resamples if len(np.unique(patient_numbers(patient_ids))) >= FEWEST else 0
 
 
 def draw(patient_ids: Sequence[str] | npt.NDArray[np.str_], resamples: int, seed: int) -> Counts:

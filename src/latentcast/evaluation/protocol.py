@@ -22,7 +22,7 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation import comparisons, leaks, metrics
 from latentcast.evaluation.cache import FeatureCache
-from latentcast.evaluation.estimate import FEWEST, LEVEL
+from latentcast.evaluation.estimate import LEVEL
 from latentcast.evaluation.features import (
     FeatureSource,
     Noted,
@@ -125,7 +125,7 @@ def probe(
     names, values = trainable(task, targets, split_rows["train"], store)
     y = values[rows]
     patients = store.patient_ids[rows[test]]
-    resamples = resamples if len(test) >= FEWEST else 0
+    resamples = metrics.resamples_of(patients, resamples)
     counts = metrics.draw(patients, resamples, seed)
     groups = [Grouping(one.by, one.groups[rows[test]]) for one in groups]
 
@@ -160,7 +160,9 @@ def probe(
                 score = with_calibrated_head(
                     score, targets.kind, names, head, of_validation, of_test, counts
                 )
-                subgrouped = subgroups(targets.kind, y[test], predictions, names, counts, groups)
+                subgrouped = subgroups(
+                    targets.kind, y[test], predictions, names, counts, patients, groups
+                )
                 curves = ranking_curves(targets.kind, y[test], predictions, names, shares)
                 score = replace(score, subgroups=subgrouped, curves=curves)
                 table.append(

@@ -190,6 +190,7 @@ def _score(
     """The score, and the macro average: its value, then that of each resample."""
     kind, y = measured.targets.kind, scored.columns(names, measured.targets.kind)
     score, drawn = metrics.score(kind, y, predictions, names, scored.counts, shares)
-    parts = subgroups(kind, y, predictions, names, scored.counts, scored.by)
+    patients = scored.store.patient_ids[scored.rows]
+    parts = subgroups(kind, y, predictions, names, scored.counts, patients, scored.by)
     values = [metrics.macro(drawn.columns), *metrics.macro(drawn.redrawn)]
     return replace(score, subgroups=parts), np.array(values, dtype=np.float64)

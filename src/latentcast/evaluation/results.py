@@ -183,13 +183,11 @@ class ProbeReport:
     @property
     def too_few(self) -> str:
         """Why no score has an interval; "" where they have."""
-        tested = self.records["test"]
-        if tested >= FEWEST:
+        units, unit = self.bootstrap["units"], self.bootstrap["unit"]
+        if units >= FEWEST:
             return ""
-        return (
-            f"{tested} test {self.noun}s are too few: the scores say next to nothing and have no "
-            "intervals"
-        )
+        are = f"1 test {unit} is" if units == 1 else f"{units} test {unit}s are"
+        return f"{are} too few: the scores say next to nothing and have no intervals"
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -13,7 +13,13 @@ import numpy.typing as npt
 from latentcast.data.store import Store
 from latentcast.errors import LatentcastError, nearest
 from latentcast.evaluation.estimate import FEWEST, SUPPORT, UNDEFINED, LabelScore, Subgroup
-from latentcast.evaluation.metrics import METRICS, Counts, Resampled, supported
+from latentcast.evaluation.metrics import (
+    METRICS,
+    Counts,
+    Resampled,
+    patient_numbers,
+    supported,
+)
 from latentcast.evaluation.tasks.base import Kind
 from latentcast.evaluation.tasks.metadata import MOST_CLASSES, OLDEST, value_of
 
@@ -69,16 +75,18 @@ def subgroups(
     predictions: Array,
     names: Sequence[str],
     counts: Counts,
+    patients: npt.NDArray[np.str_],
     by: Sequence[Grouping],
 ) -> tuple[Subgroup, ...]:
     """The score of each group; arguments as :func:`latentcast.evaluation.metrics.score` takes
-    them, and groupings of the same records.
+    them, and patients and groupings of the same records.
 
     An interval is of the resamples of all patients, in each those of the group. A mean over labels
     is over those with enough positives in the group: groups may differ in which these are.
     """
+    owners = patient_numbers(patients)
     return tuple(
-        _scored(kind, targets, predictions, names, counts, one.by, name, one.groups == name)
+        _scored(kind, targets, predictions, names, counts, owners, one.by, name, one.groups == name)
         for one in by
         for name in sorted(np.unique(one.groups).tolist(), key=in_order)
     )
@@ -90,6 +98,7 @@ def _scored(
     predictions: Array,
     names: Sequence[str],
     counts: Counts,
+    owners: npt.NDArray[np.int64],
     by: str,
     name: str,
     inside: npt.NDArray[np.bool_],
@@ -99,6 +108,8 @@ def _scored(
     drawn = drawn[drawn.any(axis=1)]  # a resample may have nobody of the group
     positives = int(y.sum()) if kind == "multi-label" else None
     too_few = f"fewer than {FEWEST} records" if records < FEWEST else ""
+    if not too_few and len(np.unique(owners[inside])) < FEWEST:
+        too_few = f"fewer than {FEWEST} patients"
     chosen = np.ones(1, dtype=bool)
     if kind == "multi-label":
         chosen = supported(y)

@@ -44,6 +44,7 @@ _SPELLINGS |= {f"d{n}": n.upper() for n in ("i", "ii", "iii")}
 _SPELLINGS |= {f"c{n}": f"V{n}" for n in range(1, 7)}
 _SPELLINGS |= {"x": "VX", "y": "VY", "z": "VZ"}
 
+_TURNED = re.compile(r"^-|[-\u2212]$|^\u2212|\binv|\bminus\b|\bneg|\*\s*-\s*1")
 _PREFIX = re.compile(r"^(?:mdc_ecg_lead_|(?:ecg|ekg|lead)[\s_:-]*)+", re.IGNORECASE)
 
 
@@ -64,8 +65,16 @@ def canonical_name(name: str) -> str:
         raise LatentcastError(f"lead '{name}': is no known lead name; {hint}") from None
 
 
+def is_turned(name: str) -> bool:
+    """Whether a name is that of a channel with its sign turned: ``-aVR``, ``aVR-``, ``II inv``."""
+    return _TURNED.search(name.strip().lower()) is not None
+
+
 def nearest_lead(name: str) -> str | None:
-    """The lead that a misspelled name is likely to be; None where none is near enough."""
+    """The lead that a misspelled name is likely to be; None where none is near enough, and for a
+    channel with its sign turned, which is none of them."""
+    if is_turned(name):
+        return None
     bare = _PREFIX.sub("", name.strip()).strip().lower()
     # Of the twelve alone: CO2 is near C2. Below 0.7 ART is aVR, and a number a chest lead.
     twelve = {lead.lower(): lead for lead in CANONICAL_LEADS}

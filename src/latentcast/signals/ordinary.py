@@ -20,7 +20,9 @@ _SAFE = 0.99
 """Of a limit: another order of the same sums differs by less than the rest."""
 
 
-def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArray[np.bool_]:
+def ordinary(
+    signals: Floats, leads: tuple[str, ...], rate: float, highs: Floats, lows: Floats
+) -> npt.NDArray[np.bool_]:
     """``(N,)``: True where :func:`~latentcast.signals.quality.normalisation_of` and
     :func:`~latentcast.signals.quality.assess` find nothing.
 
@@ -28,10 +30,10 @@ def ordinary(signals: Floats, leads: tuple[str, ...], rate: float) -> npt.NDArra
         signals: float32 ``(N, leads, samples)`` in millivolts, with every sample measured.
         leads: of each.
         rate: of all, in Hz.
+        highs, lows: ``(N, leads)``, extremes of each lead.
     """
     if signals.shape[2] < 2 * max(quality.FEWEST_SAMPLES, round(quality.FLAT_SECONDS * rate)):
         return np.zeros(len(signals), dtype=np.bool_)
-    highs, lows = signals.max(axis=2), signals.min(axis=2)
     usual = _is_physical(signals, highs, lows)
     usual &= (signals[:, :, 0] != 0).any(axis=1) & (signals[:, :, -1] != 0).any(axis=1)
     usual &= _moves(signals, rate, highs, lows)
@@ -59,12 +61,20 @@ def _moves(signals: Floats, rate: float, highs: Floats, lows: Floats) -> npt.NDA
         more = min(times, clip - 1 - times)
         rests, times = rests[:, :, more:] & rests[:, :, :-more], times + more
     # Of the flat array: with three indices each step is looked at ten times as long.
-    lead, start = np.divmod(np.flatnonzero(rests), rests.shape[2])
-    values = signals.reshape(highs.size, -1)[lead, start]
-    extreme = (values == highs.ravel()[lead]) | (values == lows.ravel()[lead])
-    long = np.bincount(lead, minlength=highs.size) > flat - clip
-    long[lead[extreme]] = True
-    moves: npt.NDArray[np.bool_] = np.logical_not(long.reshape(highs.shape).any(axis=1))
+    places = np.flatnonzero(rests)
+    lead, start = np.divmod(places, rests.shape[2])
+    rows = signals.reshape(highs.size, -1)
+    values = rows[lead, start]
+    tops = (values == highs.ravel()[lead]) | (values == lows.ravel()[lead])
+    # A value is no farther from the median than from the other end.
+    tops &= (highs - lows).ravel()[lead] >= _SAFE * quality.SATURATED_MILLIVOLTS
+    moves = np.ones(len(signals), dtype=np.bool_)
+    for flat_topped in np.unique(lead[tops]).tolist():
+        if quality.rests_on_extremes(rows[flat_topped], rate):
+            moves[flat_topped // signals.shape[1]] = False
+    # What rests for so long rests at so many places in a row.
+    row = max(1, flat - clip)
+    moves[lead[row:][places[row:] - places[:-row] == row] // signals.shape[1]] = False
     return moves
 
 

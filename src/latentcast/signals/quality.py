@@ -136,13 +136,8 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
         row = signal[lead]
         own = leads == lead
         start, stop, flat, clipped = starts[own], stops[own], flats[own], resting[own]
-        value = row[start]
         if clipped.any():
-            clipped &= np.abs(value - np.nanmedian(row)) >= SATURATED_MILLIVOLTS
-            before = row[np.maximum(start - 1, 0)]
-            after = row[np.minimum(stop, len(row) - 1)]
-            step = np.fmax(np.abs(value - before), np.abs(value - after))
-            clipped &= (step >= SATURATED_STEP) | (stop - start >= HELD_SECONDS * rate)
+            clipped &= _clips(row, start, stop, rate)
         for kind, chosen in (("flat", flat), ("saturated", clipped)):
             for first, last in zip(start[chosen].tolist(), stop[chosen].tolist(), strict=True):
                 valid[lead, first:last] = False
@@ -165,6 +160,37 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
             findings.append(Finding(kind, tuple(names), message))
     assessed = replace(recording, valid=valid) if findings else recording
     return assessed, (*findings, *(limb_lead_findings(assessed) if ecg else ()))
+
+
+def _clips(
+    row: npt.NDArray[np.float32],
+    start: npt.NDArray[np.int64],
+    stop: npt.NDArray[np.int64],
+    rate: float,
+) -> npt.NDArray[np.bool_]:
+    """Which runs on the extreme of a lead are no tops of waves."""
+    value = row[start]
+    far = np.abs(value - np.nanmedian(row)) >= SATURATED_MILLIVOLTS
+    before = row[np.maximum(start - 1, 0)]
+    after = row[np.minimum(stop, len(row) - 1)]
+    step = np.fmax(np.abs(value - before), np.abs(value - after))
+    clips: npt.NDArray[np.bool_] = far & (
+        (step >= SATURATED_STEP) | (stop - start >= HELD_SECONDS * rate)
+    )
+    return clips
+
+
+def rests_on_extremes(row: npt.NDArray[np.float32], rate: float) -> bool:
+    """Whether a lead, float32 ``(samples,)`` with all of them measured, is clipped anywhere.
+
+    Args:
+        row: in mV.
+        rate: in Hz.
+    """
+    shortest = max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
+    _, start, stop = _constant_runs(row[None], shortest)
+    ends = (row[start] == row.min()) | (row[start] == row.max())
+    return bool(_clips(row, start[ends], stop[ends], rate).any())
 
 
 def _padding(recording: Recording) -> tuple[int, int]:

@@ -51,6 +51,11 @@ def true(name: str, holds: bool) -> Evidence:
     return Evidence(holds, {name: holds})
 
 
+def greatest(*numbers: float) -> float:
+    """The largest of several; infinite when one is NaN, which ``max`` may pass over."""
+    return math.inf if any(map(math.isnan, numbers)) else max(numbers)
+
+
 def none(name: str, found: Iterable[object]) -> Evidence:
     """Holds when nothing was found of what must not be; the first few are named."""
     items = list(found)

@@ -238,9 +238,11 @@ class CountsTarget:
     ) -> list[Payload | None]:
         """Of recordings of one shape that need no change; None of what is to be looked at alone."""
         signals = np.stack([sample.signal for sample in samples])
-        usual = ordinary(signals, self.leads, self.sampling_rate)
+        highs, lows = signals.max(axis=2), signals.min(axis=2)
+        usual = ordinary(signals, self.leads, self.sampling_rate, highs, lows)
         scaled = rounded(signals, self.scale)
-        highs, lows = scaled.max(axis=2), scaled.min(axis=2)
+        # Rounding keeps the order.
+        highs, lows = rounded(highs, self.scale), rounded(lows, self.scale)
         usual &= np.maximum(np.abs(highs), np.abs(lows)).max(axis=1) <= LARGEST
         usual &= (highs - lows).max(axis=1) >= FEWEST_COUNTS
         scaled[~usual] = 0  # what does not fit into int16

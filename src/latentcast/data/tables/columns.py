@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,8 @@ MISSING = {"", "na", "n/a", "nan", "null", "none"}
 """Cells that hold no value, in any case. A missing label is never a 0."""
 MOST_CLASSES = 100
 """A text of more different values is a note or an id rather than a class, unless it is named."""
+_BETWEEN = re.compile(r"[;|]")
+"""What divides codes."""
 _YES, _NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 
 
@@ -62,7 +65,7 @@ def kind_of(cells: Sequence[str]) -> Kind:
         return "binary"
     if texts and all(number(text) is not None for text in texts):
         return "number"
-    return "codes" if any(";" in text for text in texts) else "classes"
+    return "codes" if any(_BETWEEN.search(text) for text in texts) else "classes"
 
 
 def column_of(name: str, cells: Sequence[str], kind: Kind | None = None) -> Column:
@@ -108,4 +111,4 @@ def _binary(text: str) -> float | None:
 
 
 def _codes(text: str | None) -> frozenset[str]:
-    return frozenset(code.strip() for code in (text or "").split(";") if code.strip())
+    return frozenset(code.strip() for code in _BETWEEN.split(text or "") if code.strip())

@@ -62,8 +62,7 @@ class Division:
         matched = match(table, names, [""] * len(names))
         rows = [(name, table.rows[r]) for name, r in zip(names, matched.row.tolist(), strict=True)
                 if r >= 0]  # fmt: skip
-        key = table.patient
-        patients = {name: row[key].strip() for name, row in rows if row[key].strip()} if key else {}
+        patients = {name: patient for name, row in rows if (patient := table.patient_of(row))}
         if table.split is not None or table.fold is not None:
             folds = {name: fold for name, row in rows if (fold := table.fold_of(row)) is not None}
         elif patients and all(ref.split is None for ref in refs):
@@ -77,11 +76,10 @@ class Division:
 
     @classmethod
     def _by_patient(cls, table: TableFile) -> Division:
-        assert table.patient is not None
         folds = {
-            row[table.patient].strip(): fold
+            patient: fold
             for row in table.rows
-            if row[table.patient].strip() and (fold := table.fold_of(row)) is not None
+            if (patient := table.patient_of(row)) and (fold := table.fold_of(row)) is not None
         }
         held_out = table.held_out
         return cls(

@@ -9,6 +9,7 @@ from pathlib import Path
 from latentcast.data.folds import FOLDS, held_out_folds
 from latentcast.data.manifest import SPLITS
 from latentcast.errors import LatentcastError, nearest
+from latentcast.signals.readers.comments.field import patient_of
 from latentcast.signals.readers.numbers import integral
 from latentcast.signals.readers.roles import Role, columns_of
 from latentcast.signals.readers.table import check_cells, read_rows
@@ -35,6 +36,10 @@ class TableFile:
     fold: str | None
     columns: tuple[str, ...]
     lines: tuple[str, ...] = field(default=())
+
+    def patient_of(self, row: Mapping[str, str]) -> str:
+        """The patient of a row; ``""`` where it names none."""
+        return "" if self.patient is None else patient_of(row[self.patient]) or ""
 
     def fold_of(self, row: Mapping[str, str]) -> int | None:
         """1 to 10; None where the table has neither fold nor split for the row.
@@ -138,9 +143,6 @@ def read_table(
 
 def _cells(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
     header, rows = read_rows(path)
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise LatentcastError(f"{path}: has two columns '{repeated[0]}'; rename one")
     for number, row in enumerate(rows, start=2):
         try:
             check_cells(row)

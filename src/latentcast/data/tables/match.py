@@ -115,7 +115,7 @@ def _without_repeats(table: TableFile, key: str) -> tuple[dict[str, int], list[s
     once: dict[str, int] = {}
     repeated, empty = list[str](), 0
     for place, row in enumerate(table.rows):
-        name = row[key].strip()
+        name = row[key].strip() if key == table.record else table.patient_of(row)
         if not name:
             empty += 1
             continue
@@ -208,10 +208,10 @@ def _refuse_other_patients(
     if table.patient is None or table.record is None:
         return
     differ = [
-        (record_ids[i], table.rows[r][table.patient].strip(), patient_ids[i])
+        (record_ids[i], patient, patient_ids[i])
         for i, r in enumerate(row.tolist())
-        if r >= 0 and patient_ids[i] and table.rows[r][table.patient].strip()
-        and table.rows[r][table.patient].strip() != patient_ids[i]
+        if r >= 0 and patient_ids[i] and (patient := table.patient_of(table.rows[r]))
+        and patient != patient_ids[i]
     ]  # fmt: skip
     if differ:
         record, ours, theirs = differ[0]
@@ -229,8 +229,8 @@ def patients_of(
     groups = []
     for place, r in enumerate(row.tolist()):
         group = patient_ids[place]
-        if not group and r >= 0 and table.patient is not None:
-            group = table.rows[r][table.patient].strip()
+        if not group and r >= 0:
+            group = table.patient_of(table.rows[r])
         groups.append(group or f"record {record_ids[place]}")
     return groups
 

@@ -22,8 +22,8 @@ from latentcast.signals.readers.file_format import FileFormat, ReadOptions, chec
 from latentcast.signals.readers.patient import (
     age_metadata,
     described,
-    is_missing,
     moment,
+    patient_of,
     sex_metadata,
 )
 from latentcast.signals.readers.xml import (
@@ -162,7 +162,7 @@ def _about(root: Element, series: Element) -> tuple[str | None, dict[str, Any]]:
         metadata["recording_date"] = recorded.isoformat()
     # The root of an id is that of all subjects of a trial.
     patient = attribute_at(subject, "id", "extension")
-    return None if is_missing(patient) else patient, metadata
+    return patient_of(patient), metadata
 
 
 def _time(element: Element) -> datetime | None:

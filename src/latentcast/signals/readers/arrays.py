@@ -42,7 +42,7 @@ class ArraySource(RecordingSource):
         layout: one of :data:`LAYOUTS`.
         metadata: CSV with one row per record, in the order of the array; ``<name>.csv`` beside
             the array where it exists. The columns ``record_id``, ``patient_id``, ``fold`` (1 to
-            10), ``split``, ``labels`` (codes divided by ``;``) and PTB-XL's ``ecg_id``,
+            10), ``split``, ``labels`` (codes divided by ``;`` or ``|``) and PTB-XL's ``ecg_id``,
             ``strat_fold``, ``scp_codes`` have their meaning, see
             :mod:`latentcast.signals.readers.roles`; all others are kept as metadata.
         signal: ``other`` for channels that are no ECG leads.

@@ -24,10 +24,12 @@ from latentcast.signals.readers.file_format import (
     ReadOptions,
     check_size,
     choose,
+    is_lead,
     read_bytes,
     years_between,
 )
 from latentcast.signals.readers.lead_codes import LEAD_OF_CODE
+from latentcast.signals.readers.patient import patient_of
 from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
@@ -36,8 +38,10 @@ _BEAT = re.compile(r"median|template|average|representative|beat", re.IGNORECASE
 _INTEGERS = {"SB": "i1", "UB": "u1", "SS": "i2", "US": "u2", "SL": "i4", "UL": "u4"}
 _CODE = re.compile(r"(?:2:|5\.6\.3-9-)(\d{1,3})")
 _MEANING = re.compile(r"lead\s+([^\s(]+)", re.IGNORECASE)
-_AGE = re.compile(r"(\d{3})([YMWD])")
+_AGE = re.compile(r"(\d{1,3})([YMWD])", re.ASCII)
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_NOT_MEASURED = {"DISCONNECTED", "INVALID", "TEST DATA", "UNCALIBRATED"}
+"""States of a channel in which its samples are none of the patient."""
 _SEX = {"F": "female", "M": "male"}
 
 
@@ -110,11 +114,19 @@ class _Group:
             raise BadRecord(f"has {bits} bits for samples of kind {kind}")
         if len(data) < samples * count * dtype.itemsize:
             raise BadRecord(f"a group has {len(data):,} bytes for {samples:,} samples")
-        if any(abs(float(channel.get("ChannelSampleSkew") or 0)) >= 1 for channel in channels):
-            raise BadRecord("its channels are skewed by whole samples; such are not read")
+        # The one is in samples, the other in seconds.
+        for keyword, each in (("ChannelSampleSkew", 1.0), ("ChannelTimeSkew", rate)):
+            if max(abs(float(c.get(keyword) or 0)) * each for c in channels) >= 1:
+                raise BadRecord("its channels are skewed by whole samples; such are not read")
         raw = np.frombuffer(data, dtype, samples * count).reshape(samples, count)
         names, units = tuple(map(_name, channels)), tuple(map(_unit, channels))
         return cls(item, rate, round(begin), raw, names, units)
+
+    def off(self, column: int) -> bool:
+        """Whether the file marks a channel as none that was measured."""
+        status = self.item.ChannelDefinitionSequence[column].get("ChannelStatus") or ()
+        states = [status] if isinstance(status, str) else status
+        return not _NOT_MEASURED.isdisjoint(str(state).strip().upper() for state in states)
 
     def values(self, column: int) -> npt.NDArray[np.float64]:
         """In physical units ``(samples,)``; NaN where the file pads."""
@@ -126,6 +138,8 @@ class _Group:
         if not gain or not np.isfinite([gain, baseline]).all():
             raise BadRecord(f"lead {name} is not calibrated (sensitivity {gain:g})")
         values = self.raw[:, column] * gain + baseline
+        if self.off(column):
+            values[:] = np.nan
         padding = self.item.get("WaveformPaddingValue")
         if padding is not None:
             value = padding if isinstance(padding, int) else np.frombuffer(padding, self.raw.dtype)
@@ -141,12 +155,14 @@ def _recording(file: Any, path: Path, options: ReadOptions) -> Recording:
         kind = getattr(file.get("SOPClassUID"), "name", "no kind")
         raise BadRecord(f"is a DICOM file of {kind}, and holds no waveform")
     order = ">" if syntax == BIG_ENDIAN else "<"
-    groups = [_Group.of(item, order) for item in _rhythms(file.WaveformSequence)]
+    every = [_Group.of(item, order) for item in _rhythms(file.WaveformSequence)]
+    # Breathing or pressures beside the ECG are groups of their own, and may be longer.
+    groups = [g for g in every if any(is_lead(name, options) for name in g.names)] or every
     # A lead of several groups (a strip below the twelve) is taken from the longest.
     groups.sort(key=lambda group: -len(group.raw) / group.rate)
     rate = groups[0].rate
-    other_rates = [group for group in groups if group.rate != rate]
-    metadata: dict[str, Any] = {"groups_left_out": len(other_rates)} if other_rates else {}
+    left = len(every) - sum(group.rate == rate for group in groups)
+    metadata: dict[str, Any] = {"groups_left_out": left} if left else {}
     places = [(g, column) for g in groups if g.rate == rate for column in range(len(g.names))]
     chosen = choose([(g.names[column], g.units[column]) for g, column in places], options)
     used = [places[column] for column in chosen.columns]
@@ -156,6 +172,8 @@ def _recording(file: Any, path: Path, options: ReadOptions) -> Recording:
     signal = np.full((len(used), samples), np.nan, np.float32)
     for row, (group, column), factor in zip(signal, used, chosen.factors, strict=True):
         row[group.begin - begin : group.end - begin] = group.values(column) * factor
+    if off := [lead for lead, (g, column) in zip(chosen.leads, used, strict=True) if g.off(column)]:
+        metadata["leads_off"] = off
     left_out = chosen.metadata.get("channels_left_out", [])
     # A lead of a shorter group is left out as well, and is no other channel.
     if others := [name for name in left_out if name not in chosen.leads]:
@@ -210,7 +228,7 @@ def _annotation(file: Any) -> Annotation:
     texts = [_text(a, "UnformattedTextValue") for a in file.get("WaveformAnnotationSequence") or ()]
     if report := "; ".join(text for text in texts if text):
         metadata["report"] = report
-    return Annotation(_text(file, "PatientID") or None, metadata=metadata)
+    return Annotation(patient_of(_text(file, "PatientID")), metadata=metadata)
 
 
 def _text(item: Any, keyword: str) -> str:

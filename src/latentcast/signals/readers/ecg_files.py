@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from latentcast.errors import printable
@@ -44,6 +44,7 @@ from latentcast.source import (
     remark_of_hidden,
     remark_of_links,
 )
+from latentcast.walk import walk
 
 FILE_FORMATS: tuple[FileFormat, ...] = (
     dicom.FORMAT,
@@ -127,10 +128,12 @@ def read_file(path: Path, format: FileFormat, options: ReadOptions) -> Recording
 class EcgFiles(RecordingSource):
     """All ECG files below ``root`` whatever their format, WFDB records among them; or one file.
 
-    A folder of PTB-XL is none: its table says which files are records.
+    A folder of PTB-XL alone is none: its table says which files are records. In a folder of more
+    its records are those of the table.
 
     Args:
         root: the folder or file.
+        fs: which of PTB-XL's two sets of files to read, where both lie there.
         sampling_rate: of files that have none (tables of numbers), in Hz.
         leads: of signal ``other``, the channels to read by their names in the files.
         unit: of files that have none; of signal ``other``, of the channels.
@@ -145,6 +148,7 @@ class EcgFiles(RecordingSource):
         self,
         root: Path,
         *,
+        fs: float | None = None,
         sampling_rate: float | None = None,
         leads: Sequence[str] | None = None,
         unit: str | None = None,
@@ -155,24 +159,38 @@ class EcgFiles(RecordingSource):
         self._options = ReadOptions.of(sampling_rate, leads, unit, signal, rename)
         self.root, self.name = root, root.resolve().name
         self._wfdb: WfdbFolder | None = None
+        self._tabled: dict[str, WfdbFolder] = {}
         if root.is_file():
             self.root = root.parent
             self._refs = [RecordRef(root.stem, root.name)]
             return
-        if WfdbFolder.detects(root):
-            self._wfdb = WfdbFolder(
-                root,
-                leads=leads,
-                unit=unit if signal == "other" else None,
-                signal=signal,
-                rename=rename,
-                verify_checksums=verify_checksums,
-            )
+        wfdb = partial(
+            WfdbFolder,
+            leads=leads,
+            unit=unit if signal == "other" else None,
+            signal=signal,
+            rename=rename,
+            verify_checksums=verify_checksums,
+        )
+        for folder in ptbxl.folders_at(root):
+            below = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+            self._tabled[below] = wfdb(folder, fs=fs)
+        headers = find_files(root, "*.hea")[0]
+        if not all(file.startswith(tuple(self._tabled)) for file in headers):
+            self._wfdb = wfdb(root, without=tuple(self._tabled))
         listed, hidden = find_files(self.root, "*")
         files = [file for file in listed if not (self.root / file).is_dir()]
         named = [file for file in files if format_of_file(self.root / file) is not None]
         stems = Counter(PurePosixPath(file).stem for file in named)
-        before = [] if self._wfdb is None else list(self._wfdb.refs())
+        before = [
+            replace(ref, file=below + ref.file)
+            for below, source in self._tabled.items()
+            for ref in source.refs()
+        ]
+        ids = {ref.record_id for ref in before}
+        for ref in () if self._wfdb is None else self._wfdb.refs():
+            name = ref.file.removesuffix(".hea") if ref.record_id in ids else ref.record_id
+            before.append(replace(ref, record_id=name))
         stems.update({PurePosixPath(ref.record_id).name for ref in before})
         self._refs = before + [
             RecordRef(
@@ -183,6 +201,14 @@ class EcgFiles(RecordingSource):
         many = [file for file in files if file.endswith(SUFFIXES) and is_hdf5(self.root / file)]
         self._refs += [RecordRef(file, file, problem=MANY) for file in many]
         self.remarks = (
+            *(
+                remark
+                for source in self._tabled.values()
+                for remark in (
+                    f"{len(source.refs()):,} records are those of {ptbxl.TABLE} in {source.root}",
+                    *source.remarks,
+                )
+            ),
             *(remark_of_hidden(hidden) if self._wfdb is None else self._wfdb.remarks),
             *(remark_of_links(root) if self._wfdb is None else ()),
             *self._remark_of_others({*named, *many}, files),
@@ -192,10 +218,15 @@ class EcgFiles(RecordingSource):
     def detects(cls, path: Path) -> bool:
         if path.is_file():
             return format_of_file(path) is not None
-        if not path.is_dir() or ptbxl.folder_of(path) is not None:
+        if not path.is_dir():
             return False
+        table, folders = ptbxl.folder_of(path), ptbxl.folders_at(path)
+        if table is not None and table[0] not in folders:
+            return False  # it lies above
+        if folders and table is None:
+            return True
         kinds = set[str]()
-        for folder, _, names in os.walk(path):
+        for folder, _, names in walk(path).folders:
             headers = {name for name in names if name.endswith(".hea")}
             if headers:
                 kinds.add("WFDB")
@@ -223,11 +254,15 @@ class EcgFiles(RecordingSource):
                 digest.update(ends_of(record_file(self.root, ref.file)))
             except (OSError, BadRecord):
                 digest.update(b"missing\n")
-        if self._wfdb is not None:
-            digest.update(self._wfdb.fingerprint().encode())
+        for source in (self._wfdb, *self._tabled.values()):
+            if source is not None:
+                digest.update(source.fingerprint().encode())
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
+        for below, source in self._tabled.items():
+            if ref.file.startswith(below) and ref.file.endswith(".hea"):
+                return source.read(replace(ref, file=ref.file.removeprefix(below)))
         if self._wfdb is not None and ref.file.endswith(".hea"):
             return self._wfdb.read(ref)
         path = record_file(self.root, ref.file)
@@ -239,7 +274,7 @@ class EcgFiles(RecordingSource):
         return replace(recording, patient_id=annotation.patient_id), annotation
 
     def _remark_of_others(self, recognised: set[str], files: Sequence[str]) -> tuple[str, ...]:
-        wfdb = (".hea", *_SIGNALS, ".atr", ".txt", ".csv") if self._wfdb is not None else ()
+        wfdb = (".hea", *_SIGNALS, ".atr", ".txt", ".csv") if self._wfdb or self._tabled else ()
         others = [
             f for f in files if f not in recognised and not f.lower().endswith(wfdb or ("\0",))
         ]

@@ -27,6 +27,7 @@ from latentcast.signals.readers.file_format import (
     read_bytes,
     years_between,
 )
+from latentcast.signals.readers.patient import patient_of
 from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.signals.resample import polyphase
 from latentcast.source import Annotation, BadRecord
@@ -153,6 +154,8 @@ class _File:
             raise BadRecord(f"has {records} records of {seconds:g} s")
         if complete < records:
             raise BadRecord(f"is truncated, {complete} records of {records}")
+        if complete > records:
+            raise BadRecord(f"announces {records} records, and holds {complete}")
         return cls(data[:HEADER], body, tuple(signals), records, seconds, offset, width)
 
     def digital(self, signal: _Signal) -> npt.NDArray[np.int32]:
@@ -215,7 +218,7 @@ class _File:
         equipment = [*_text(self.head[88:168]).split(), *["X"] * 5][4]
         if equipment != "X":
             metadata["device"] = equipment.replace("_", " ")
-        return Annotation(None if code == "X" else code, metadata=metadata)
+        return Annotation(None if code == "X" else patient_of(code), metadata=metadata)
 
 
 def _day(text: str) -> datetime | None:

@@ -20,7 +20,13 @@ from typing import Any, Self
 
 from latentcast.errors import LatentcastError, quoted
 from latentcast.signals.channels import Channels, Signal
-from latentcast.signals.leads import OTHER_LEADS, canonical_name, nearest_lead, renamed
+from latentcast.signals.leads import (
+    OTHER_LEADS,
+    canonical_name,
+    is_turned,
+    nearest_lead,
+    renamed,
+)
 from latentcast.signals.recording import (
     MILLIVOLTS_PER_UNIT,
     Recording,
@@ -161,6 +167,11 @@ def _chosen(
     return Chosen(tuple(columns), tuple(leads), tuple(factors), metadata)
 
 
+def is_lead(name: str, options: ReadOptions) -> bool:
+    """Whether :func:`choose` would take a channel for a lead (or one of ``options.channels``)."""
+    return name.strip() in options.rename or _lead_of(name, options.channels) is not None
+
+
 def _lead_of(name: str, channels: Channels | None) -> str | None:
     if channels is not None:
         return name.strip() if name.strip() in channels.names else None
@@ -175,7 +186,12 @@ def _no_lead(signals: Sequence[tuple[str, str]], channels: Channels | None) -> B
     if channels is not None:
         return BadRecord(f"no channel is of {', '.join(channels.names)}; the file has {listed}")
     what = f"no channel is an ECG lead by its name; the file has {listed}"
-    voltages = [n.strip() for n, u in signals if n.strip() and spelled(u) in MILLIVOLTS_PER_UNIT]
+    if turned := [name.strip() for name, _ in signals if is_turned(name)]:
+        what += f"; {quoted(turned[0], 20)} has the sign of a lead turned, and is not read"
+    voltages = [
+        n.strip() for n, u in signals
+        if n.strip() and spelled(u) in MILLIVOLTS_PER_UNIT and not is_turned(n)
+    ]  # fmt: skip
     if not voltages:
         return BadRecord(what)
     name, lead = voltages[0], nearest_lead(voltages[0]) or "II"

@@ -1,7 +1,8 @@
 """HDF5 files of many recordings, such as CODE-15: one array of numbers with three axes.
 
 As of any array, rate, leads, unit and axes must be given. ``exam_id`` (or ``record_id``, ``id``)
-beside the array names the records. Zeros of all leads before and after a recording pad it.
+beside the array names the records, ``patient_id`` their patients. Zeros of all leads before and
+after a recording pad it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from latentcast.signals.readers.arrays import (
     check_array,
     not_measured,
 )
+from latentcast.signals.readers.comments.field import patient_of
 from latentcast.signals.readers.file_format import MOST_VALUES, ends_of
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.recording import Recording, hertz
@@ -33,6 +35,7 @@ from latentcast.source import Annotation, BadRecord, RecordRef, find_files, reco
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".hdf5", ".h5", ".hdf")
 IDS = ("exam_id", "record_id", "id")
+PATIENTS = ("patient_id", "patient", "subject_id")
 DENSEST = 1100
 """Bytes of samples for each byte of a file: what its compression can reach."""
 
@@ -79,6 +82,7 @@ class Hdf5Source(RecordingSource):
         self._channels, self._factor = channels_of(leads, unit, signal)
         self.leads = self._channels
         self._files = [path.name] if path.is_file() else _files(path)
+        self._patients: dict[str, list[str]] = {}
         self._refs = [ref for file in self._files for ref in self._of_file(file)]
 
     @classmethod
@@ -96,6 +100,8 @@ class Hdf5Source(RecordingSource):
             digest.update(ends_of(record_file(self.root, name)))
         for ref in self._refs:
             digest.update(f"{ref.record_id}\n".encode())
+        for name, patients in self._patients.items():
+            digest.update("\n".join([name, *patients]).encode())
         return digest.hexdigest()
 
     def read(self, ref: RecordRef) -> tuple[Recording, Annotation]:
@@ -108,21 +114,39 @@ class Hdf5Source(RecordingSource):
             block = block.T
         assert self.sampling_rate is not None
         block = _without_padding(block)
+        owners = self._patients.get(ref.file)
         return (
             array_recording(block, self._channels, self._factor, self.sampling_rate, ref.record_id),
-            Annotation(),
+            Annotation(None if owners is None else patient_of(owners[ref.row])),
         )
 
     def _of_file(self, name: str) -> list[RecordRef]:
         file, array = self._open(name)
         records, stem = int(array.shape[0]), Path(name).stem
-        ids = [f"{stem}-{row:06d}" for row in range(records)]
-        for dataset in (file.get(key) for key in IDS if _is_plain(file, key)):
-            if dataset.shape == (records,):
-                ids = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)
-                       for v in dataset[:].tolist()]  # fmt: skip
-                break
+        ids = self._texts(file, IDS, records) or [f"{stem}-{row:06d}" for row in range(records)]
+        if (patients := self._texts(file, PATIENTS, records)) is not None:
+            self._patients[name] = patients
         return [RecordRef(record_id, name, row) for row, record_id in enumerate(ids)]
+
+    def _texts(self, file: Any, names: Sequence[str], records: int) -> list[str] | None:
+        """The first dataset of these names, as text for each recording; None without any.
+
+        Raises:
+            LatentcastError: it is not one value for each recording.
+        """
+        for name in names:
+            if not _is_plain(file, name):
+                continue
+            if file[name].shape != (records,):
+                raise LatentcastError(
+                    f"{file.filename}: '{name}' has shape {file[name].shape} for {records} "
+                    "recordings; give it one value for each, or another name"
+                )
+            values = file[name][:].tolist()
+            return [
+                v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values
+            ]
+        return None
 
     def _open(self, name: str) -> tuple[Any, Any]:
         """The file, and the array of its recordings."""

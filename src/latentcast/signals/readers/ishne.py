@@ -23,6 +23,7 @@ from latentcast.signals.readers.file_format import (
     read_bytes,
     years_between,
 )
+from latentcast.signals.readers.patient import patient_of
 from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
@@ -98,7 +99,7 @@ def _annotation(data: bytes) -> Annotation:
             metadata["recording_date"] = moment.isoformat()
         except ValueError:
             metadata["recording_date"] = taken.isoformat()
-    return Annotation(_text(data[108:128]) or None, metadata=metadata)
+    return Annotation(patient_of(_text(data[108:128])), metadata=metadata)
 
 
 def _day(day: int, month: int, year: int) -> date | None:

@@ -20,7 +20,7 @@ from latentcast.signals.readers.ecg_files import format_of_file
 from latentcast.signals.readers.file_format import ReadOptions, ends_of
 from latentcast.signals.readers.source import RecordingSource
 from latentcast.signals.readers.wfdb_checksums import sums_by_folder
-from latentcast.signals.readers.wfdb_folder import signature
+from latentcast.signals.readers.wfdb_listing import signature
 from latentcast.signals.recording import Recording
 from latentcast.source import (
     Annotation,

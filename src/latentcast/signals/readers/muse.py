@@ -20,8 +20,8 @@ from latentcast.signals.readers.file_format import FileFormat, ReadOptions, chec
 from latentcast.signals.readers.patient import (
     age_metadata,
     described,
-    is_missing,
     moment,
+    patient_of,
     sex_metadata,
 )
 from latentcast.signals.readers.xml import (
@@ -128,7 +128,7 @@ def _about(root: Element) -> tuple[str | None, dict[str, Any]]:
     if recorded is not None:
         metadata["recording_date"] = recorded.isoformat()
     patient = text_at(person, "PatientID")
-    return None if is_missing(patient) else patient, metadata
+    return patient_of(patient), metadata
 
 
 FORMAT = FileFormat("muse", has_root("RestingECG"), read)

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from latentcast.signals.readers.comments.field import MISSING
+from latentcast.signals.readers.comments import field
 from latentcast.signals.readers.file_format import years_between
 
 _SEX = {"m": "male", "male": "male", "f": "female", "female": "female"}
@@ -20,7 +20,12 @@ _YEARS = {
 
 def is_missing(text: str) -> bool:
     """Whether a text stands for none: empty, ``---``, ``000000``, ``unknown``."""
-    return text.strip().lower() in MISSING or not text.strip(" 0-_.*,/")
+    return text.strip().lower() in field.MISSING or not text.strip(" 0-_.*,/")
+
+
+def patient_of(text: str) -> str | None:
+    """The id of a patient as a recorder has it; None where it stands for nobody."""
+    return None if is_missing(text) else field.patient_of(text)
 
 
 def age_metadata(

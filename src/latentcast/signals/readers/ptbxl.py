@@ -6,6 +6,7 @@ Source: Wagner et al., PTB-XL, PhysioNet 1.0.3, doi 10.13026/kfzx-aw45.
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
@@ -104,14 +105,23 @@ def identify(row: Row, line: int) -> tuple[str, Annotation | None, str | None]:
         return f"line {line}", None, f"{TABLE} line {line}: {error}"
 
 
+def _folders(parent: str | Path) -> list[str]:
+    """In a folder; none where it cannot be listed, which its own listing says."""
+    try:
+        with os.scandir(parent) as entries:
+            return [entry.path for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
+
+
 def folder_of(root: Path) -> tuple[Path, str] | None:
     """The folder of PTB-XL's table, and how the paths in it begin that lie in ``root``.
 
     It is ``root`` itself, one of the two above, where the table lists files of ``root``, or the
-    only one of those below that has a table.
+    one below that has a table, where all headers below ``root`` are in it.
 
     Raises:
-        LatentcastError: several folders below have one, or one that is not all of ``root``.
+        LatentcastError: one folder below has the table, and all headers lie beside that folder.
     """
     if (root / TABLE).exists():
         return root, ""
@@ -121,25 +131,27 @@ def folder_of(root: Path) -> tuple[Path, str] | None:
         path = folder / TABLE
         if path.is_file() and columns_present(path, read_table(path), below):
             return folder, below
-    below_root = sorted(
-        path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/{TABLE}")
-    )
-    if not below_root:
+    folders = folders_at(root)
+    if len(folders) != 1:
         return None
-    folder, *more = below_root
+    (folder,) = folders
     inside_it = f"{folder.relative_to(root).as_posix()}/"
     inside = [file.startswith(inside_it) for file in find_files(root, "*.hea")[0]]
-    if not more and inside and not any(inside):
+    if inside and not any(inside):
         raise LatentcastError(
             f"{root}: {TABLE} lies in {folder}, the records beside that folder; move the table to "
             f"{root}"
         )
-    if more or not all(inside):
-        raise LatentcastError(
-            f"{root}: {TABLE} lies in {folder}, and other records beside that folder; name one "
-            f"folder, such as {folder}"
-        )
-    return folder, ""
+    return (folder, "") if all(inside) else None
+
+
+def folders_at(root: Path) -> list[Path]:
+    """The folder ``root`` where it has a table, else those below it, at most two levels."""
+    if (root / TABLE).exists():
+        return [root]
+    tops = _folders(root)
+    lower = [*tops, *(folder for top in tops for folder in _folders(top))]
+    return sorted(Path(folder) for folder in lower if (Path(folder) / TABLE).exists())
 
 
 class _Files:

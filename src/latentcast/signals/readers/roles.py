@@ -13,6 +13,7 @@ from typing import Literal
 
 from latentcast.errors import LatentcastError
 from latentcast.signals.readers import ptbxl
+from latentcast.signals.readers.comments.field import codes_in, patient_of
 from latentcast.signals.readers.numbers import integral
 from latentcast.signals.readers.table import Row, check_cells
 from latentcast.source import SPLIT_NAMES, Annotation, Split
@@ -98,8 +99,9 @@ class Roles:
         return "; ".join(taken)
 
     def cell(self, row: Row, role: Role) -> str:
-        """What a row has of a role; ``""`` where it has none."""
-        return (row[self.columns[role]] or "").strip() if role in self.columns else ""
+        """What a row has of a role; ``""`` where it has none, and for a patient who is nobody."""
+        text = (row[self.columns[role]] or "").strip() if role in self.columns else ""
+        return patient_of(text) or "" if role == "patient" else text
 
     def split(self, row: Row) -> Split | None:
         """Raises ValueError: the cell is no split."""
@@ -109,13 +111,13 @@ class Roles:
         return SPLIT_NAMES[text] if text else None
 
     def annotation(self, row: Row) -> Annotation:
-        """What a row has of a record; codes of ``labels`` are divided by ``;``.
+        """What a row has of a record; codes of ``labels`` are divided by ``;`` or ``|``.
 
         Raises:
             ValueError: a cell is missing, or cannot be read.
         """
         check_cells(row)
-        labels = {c.strip(): 1.0 for c in self.cell(row, "labels").split(";") if c.strip()}
+        labels = dict.fromkeys(codes_in(self.cell(row, "labels")), 1.0)
         if codes := self.cell(row, "scp_codes"):
             labels |= ptbxl.parse_codes(codes)
         fold = self.cell(row, "fold")

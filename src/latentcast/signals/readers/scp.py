@@ -29,6 +29,7 @@ from latentcast.signals.readers.file_format import (
     years_between,
 )
 from latentcast.signals.readers.lead_codes import LEAD_OF_CODE
+from latentcast.signals.readers.patient import patient_of
 from latentcast.signals.recording import INVALID, Recording, from_signal
 from latentcast.source import Annotation, BadRecord
 
@@ -280,7 +281,7 @@ def _patient(section: bytes) -> Annotation:
         hours = len(clock) == 3 and clock[0] < 24 and clock[1] < 60 and clock[2] < 60
         time = "T{:02d}:{:02d}:{:02d}".format(*clock) if hours else ""
         metadata["recording_date"] = f"{taken.isoformat()}{time}"
-    return Annotation(_text(fields.get(2, b"")) or None, metadata=metadata)
+    return Annotation(patient_of(_text(fields.get(2, b""))), metadata=metadata)
 
 
 def _text(value: bytes) -> str:

@@ -31,7 +31,7 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     few or too many cells is kept, for :func:`check_cells` to refuse in its turn.
 
     Raises:
-        LatentcastError: the file is missing or is no table in UTF-8.
+        LatentcastError: the file is missing, is no table in UTF-8, or two columns have one name.
     """
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
@@ -66,6 +66,9 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     header = tuple(name.strip() for name in names)
     if header != names:
         rows = [{_stripped(name): cell for name, cell in row.items()} for row in rows]
+    # Of two columns of one name a row has the last; those without a name hold nothing.
+    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
+        raise LatentcastError(f"{path}: has two columns '{repeated[0]}'; rename one")
     if separator != ",":
         _replace_decimal_commas(header, rows)
     return header, rows

@@ -21,7 +21,7 @@ AREAS = (
     "rope", "sincos", "drop-path", "batch-norm", "s4d", "initial", "table", "jepa", "targets",
     "predictor", "masks", "masked", "hierarchy", "leads", "cpc", "views", "regularizer", "vicreg",
     "sigreg", "collapse", "ema", "loop", "resume", "order", "crop", "ranks", "data", "image",
-    "probe", "finetune", "artifact",
+    "probe", "evaluate", "finetune", "artifact",
 )  # fmt: skip
 """The order in which areas are reported; those that are not named here come last."""
 

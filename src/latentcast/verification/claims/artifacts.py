@@ -23,7 +23,7 @@ from latentcast.signals.readers import read_recording
 from latentcast.signals.recording import from_signal
 from latentcast.signals.windows import window_starts
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.jepa import apart, changes, is_jepa
 from latentcast.verification.observe.loop_recorder import teacher_pairs
@@ -139,7 +139,7 @@ def filters(twin: Twin) -> Evidence:
             source.embed(recording)
         gap = apart(torch.cat(entered), expected)
         parts.append(at_most(f"{name}: largest difference", gap, 0.0))
-        effect = max(effect, apart(expected, unfiltered(crops).values))
+        effect = greatest(effect, apart(expected, unfiltered(crops).values))
     return all_of(*parts, true("the filters change the values", effect > 0.01))
 
 
@@ -180,7 +180,7 @@ def short(twin: Twin) -> Evidence:
     )
     with inputs_of(_tokenizer(source.network)) as entered:
         one, two = (source.embed([each]) for each in (recording, filled))
-    beyond = max(float(values[..., recording.samples :].abs().max()) for values in entered)
+    beyond = greatest(*(float(values[..., recording.samples :].abs().max()) for values in entered))
     return all_of(
         at_most("difference", float(np.abs(one - two).max()), 0.0),
         at_most("largest value beyond its end", beyond, 0.0),

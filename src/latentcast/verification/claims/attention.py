@@ -12,7 +12,7 @@ from latentcast.nn.blocks import QKNorm
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import (
@@ -146,7 +146,7 @@ def padding(twin: Twin) -> Evidence:
                 measured = a.valid.clone()
                 measured[3] = False
                 tokens += int(measured.sum())
-                worst = max(worst, float((a.values - b.values)[measured].abs().max()))
+                worst = greatest(worst, float((a.values - b.values)[measured].abs().max()))
         wide = objective.double()
         assert isinstance(wide, Jepa)
         # Of the last sample nothing is valid, and it attends to everything: to the loop's numbers.
@@ -154,7 +154,9 @@ def padding(twin: Twin) -> Evidence:
         student, run = wide.student, values.double()
         blocks = block_passes(student, lambda: levels.extend(student(run, ~gone)))
         calls = [block.attention for block in blocks]
-        apart = max(furthest(call.out, naive_attention(call, causal=False)) for call in calls)
+        apart = greatest(
+            *(furthest(call.out, naive_attention(call, causal=False)) for call in calls)
+        )
         losses = [wide(Inputs(x.double(), valid), None).loss for x in (values, other)]
     return all_of(
         at_most("change of what was measured", worst, 0.0),
@@ -198,7 +200,7 @@ def per_head(twin: Twin) -> Evidence:
             variance = raw.double().var(-1, unbiased=False)
             unit = variance / (variance + transformer_of(twin.config).norm_eps)
             gaps.append(float((x.double().square().mean(-1) - unit).abs().max()))
-        return max(gaps)
+        return greatest(*gaps)
 
     return worst_of(evaluated(objective, real(twin)), gap, 1e-6, "mean square of a head, from 1")
 
@@ -239,6 +241,6 @@ def _order_gaps(twin: Twin, changes: dict[str, bool]) -> tuple[float, float]:
                 first = paired(own) * turns
                 first = torch.cat([first.real, first.imag], dim=-1).unsqueeze(0)
                 late = paired(naive_norm(first, *affine))
-                right = max(right, float((paired(turned) - expected).abs().max()))
+                right = greatest(right, float((paired(turned) - expected).abs().max()))
                 wrong = min(wrong, float((paired(turned) - late).abs().max()))
     return right, wrong

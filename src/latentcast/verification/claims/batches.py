@@ -12,7 +12,7 @@ from latentcast.data.ecg_preprocess import EcgPreprocess
 from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest
 from latentcast.verification.observe.recordings import (
     HALF_A_COUNT,
     Floats,
@@ -79,7 +79,7 @@ def invalid(twin: Twin) -> Evidence:
         if not shape.holds:
             return shape
         missing += int((~measured).sum())
-        largest = max(largest, float(np.abs(np.where(measured, 0, values)).max()))
+        largest = greatest(largest, float(np.abs(np.where(measured, 0, values)).max()))
         wrong += int((valid != measured).sum())
     short = fixtures.device_store
     loader, preprocess = _reading(twin, short, [short.row_of("short")])

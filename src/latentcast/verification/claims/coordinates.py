@@ -13,7 +13,7 @@ from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, greatest
 from latentcast.verification.observe.config import has_transformer, strides_of, transformer_of
 from latentcast.verification.observe.network import finest, furthest, real
 from latentcast.verification.observe.rotary import (
@@ -46,8 +46,8 @@ def span(twin: Twin) -> Evidence:
             worst = 0.0
             for turns in measured_turns(stack).values():
                 centres = coordinates(stack, turns)
-                worst = max(worst, furthest(centres[0], -ends), furthest(centres[-1], ends))
-                worst = max(worst, float(centres.mean(0).abs().max()))
+                worst = greatest(worst, furthest(centres[0], -ends), furthest(centres[-1], ends))
+                worst = greatest(worst, float(centres.mean(0).abs().max()))
             name = f"ends and middle, {stack.name} {stack.grid}"
             parts.append(at_most(name, worst, FLOAT32))
     return all_of(*parts)
@@ -67,11 +67,13 @@ def seconds(twin: Twin) -> Evidence:
         for stack in stacks(objective, size):
             level = int(stack.name.removeprefix("level ")) if "level" in stack.name else 0
             samples = own.encoder.patch * math.prod(strides[: level + 1])
-            apart = max(apart, abs((stack.cell_seconds or 0.0) - samples / own.input.sampling_rate))
+            apart = greatest(
+                apart, abs((stack.cell_seconds or 0.0) - samples / own.input.sampling_rate)
+            )
             expected = stack.turns()
             for turns in measured_turns(stack).values():
                 step = turns[:, 1:] / turns[:, :-1]
-                worst = max(worst, gap_of(step, expected[1:] / expected[:-1]))
+                worst = greatest(worst, gap_of(step, expected[1:] / expected[:-1]))
                 if stack.name == "patches":
                     angles.add(round(float(torch.angle(step[:, 0, 0]).abs().mean()), 4))
     return all_of(
@@ -101,7 +103,7 @@ def rescale(twin: Twin) -> Evidence:
         factor = float(last) / stack.coordinate(stack.cells[-1], 0)
         if step < 3:
             turned = measured_turns(stack, draw, factor).values()
-            worst = max(worst, *(gap_of(turns, stack.turns(factor)) for turns in turned))
+            worst = greatest(worst, *(gap_of(turns, stack.turns(factor)) for turns in turned))
         if limit > 1:
             exponents.append(math.log(max(factor, 1e-9)) / math.log(limit))
     parts = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from latentcast.batch import Inputs
 from latentcast.objectives.cpc import Cpc, CpcConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest
 from latentcast.verification.observe.config import is_sequence
 from latentcast.verification.observe.nepa import draw_of, with_padding
 from latentcast.verification.observe.network import (
@@ -43,9 +43,9 @@ def _cpc(twin: Twin, negatives: str = "recording", temperature: float | None = 0
     return objective
 
 
-def _naive(objective: Cpc, h: Tensor, z: Tensor, valid: list[list[bool]]) -> tuple[float, int]:
-    """A sample, a step and a patch at a time; and of how many terms."""
-    config, terms = objective.config, list[float]()
+def _naive(objective: Cpc, h: Tensor, z: Tensor, valid: list[list[bool]]) -> tuple[float, int, int]:
+    """A sample, a step and a patch at a time; of how many terms, and how many are found."""
+    config, terms, right = objective.config, list[float](), 0
     rows, states = z.detach().numpy(), h.detach().numpy()
     everything = [(b, j) for b in range(len(rows)) for j in range(rows.shape[1]) if valid[b][j]]
     for k, predictor in enumerate(objective.predictors, start=1):
@@ -63,7 +63,8 @@ def _naive(objective: Cpc, h: Tensor, z: Tensor, valid: list[list[bool]]) -> tup
                 top = max(scores.values())
                 total = math.fsum(math.exp(score - top) for score in scores.values())
                 terms.append(scores[b, t + k] - top - math.log(total))
-    return -math.fsum(terms) / max(1, len(terms)), len(terms)
+                right += max(scores, key=scores.__getitem__) == (b, t + k)
+    return -math.fsum(terms) / max(1, len(terms)), len(terms), right
 
 
 def _score(a: np.ndarray, b: np.ndarray, temperature: float | None) -> float:
@@ -84,11 +85,16 @@ def loss(twin: Twin) -> Evidence:
             output = objective(inputs, draw_of(twin, inputs))
             z = objective.student.embed(inputs.values)
         prefix = objective.student.prefix
-        expected, terms = _naive(objective, normed[0][:, prefix:], z[:, prefix:], valid)
+        expected, terms, right = _naive(objective, normed[0][:, prefix:], z[:, prefix:], valid)
         name = f"negatives of the {negatives}, temperature {temperature}"
         parts += [
             at_most(f"{name}: difference", abs(float(output.loss) - expected), 1e-6),
             equal(f"{name}: terms", float(output.weight), terms),
+            at_most(
+                f"{name}: share that is found, difference",
+                abs(float(output.scalars["found"]) - right / terms),
+                1e-9,
+            ),
         ]
     return all_of(*parts)
 
@@ -108,10 +114,10 @@ def candidates(twin: Twin) -> Evidence:
         expected = -(1 + others * math.exp(-10)).log()
         for k in (1, 3):
             share, _ = objective.identify(z[:, k:], z, counted, k)
-            worst = max(worst, furthest(share, expected.expand_as(share)))
+            worst = greatest(worst, furthest(share, expected.expand_as(share)))
             for wrong in (z[:, :-k], z[:, k:].roll(1, 0), z[:, k:].roll(1, 1)):
                 share = objective.identify(wrong, z, counted, k)[0].exp() * (others + 1)
-                largest = max(largest, float(share.max()))
+                largest = greatest(largest, float(share.max()))
         parts += [
             at_most(f"{negatives}: share, from that of one positive", worst, EXACT),
             at_most(f"{negatives}: shares by chance, predicting others", largest, 1 + EXACT),

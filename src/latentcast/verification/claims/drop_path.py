@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, greatest
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.network import EXACT, block_passes, finest, real, stirred
 from latentcast.verification.observe.twin import Twin
@@ -56,7 +56,7 @@ def branch_factors(
         determinant = a * c - b * b
         factors = torch.stack([(p * c - q * b) / determinant, (q * a - p * b) / determinant])
         remains = added - factors[0, :, None] * first - factors[1, :, None] * second
-        rest = max(rest, float(remains.abs().max() / first.abs().max()))
+        rest = greatest(rest, float(remains.abs().max() / first.abs().max()))
         rows.append(factors)
     return torch.stack(rows), rest
 
@@ -92,7 +92,7 @@ def whole_samples(twin: Twin) -> Evidence:
     worst = 0.0
     for own, rate in zip(factors, _rates(twin, RATE), strict=True):
         nearest = torch.minimum(own.abs(), (own - 1 / (1 - rate)).abs())
-        worst = max(worst, float(nearest.max()))
+        worst = greatest(worst, float(nearest.max()))
     return all_of(
         at_most("factors, from 0 or 1 / (1 - rate)", worst, 1e-6),
         at_most("not of samples in full", rest, EXACT),
@@ -131,7 +131,7 @@ def micro_batches(twin: Twin) -> Evidence:
     worst = 0.0
     for piece in (slice(0, 16), slice(16, 48)):
         own, _ = branch_factors(twin, RATE, 3, ids[piece])
-        worst = max(worst, float((own - batch[:, :, piece]).abs().max()))
+        worst = greatest(worst, float((own - batch[:, :, piece]).abs().max()))
     return all_of(
         at_most("largest difference of a factor", worst, 1e-6),
         share_dropped=float((batch.abs() < 0.5).double().mean()),
@@ -155,7 +155,7 @@ def wired(twin: Twin) -> Evidence:
             if "student." in block.name:
                 dropped += off > 1e-6
             else:
-                still = max(still, off)
+                still = greatest(still, off)
     return all_of(
         at_most("predictor and teacher: what was dropped", still, EXACT),
         above("student: blocks that dropped, of four steps", dropped, 0),

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from latentcast.engine.ema import Ema
 from latentcast.nn.batch_norm import BatchNorm
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import (
+    Evidence,
+    above,
+    all_of,
+    at_most,
+    equal,
+    greatest,
+    none,
+    true,
+)
 from latentcast.verification.formulas import momentum_of
 from latentcast.verification.observe.loop_recorder import (
     Attempt,
@@ -91,7 +100,7 @@ def _against_schedule(run: LoopRecord, begin: int = 0) -> tuple[list[float], lis
 
 
 def _largest(measured: list[float], expected: list[float]) -> float:
-    return max(abs(a - b) for a, b in zip(measured, expected, strict=True))
+    return greatest(*(abs(a - b) for a, b in zip(measured, expected, strict=True)))
 
 
 # The momentum
@@ -113,7 +122,7 @@ def linear(twin: Twin) -> Evidence:
     return all_of(
         at_most("difference from the line", _largest(measured, expected), CLOSE),
         at_most("from the first value in the warm-up",
-                max(abs(value - base) for value in measured[: warm + 1]), CLOSE),
+                greatest(*(abs(value - base) for value in measured[: warm + 1])), CLOSE),
         above("rise after it", measured[warm + 1] - base, 1e-3),
         equal("steps", len(measured), steps),
         measured=_listed(measured), linear=_listed(expected),
@@ -127,7 +136,7 @@ def linear(twin: Twin) -> Evidence:
 def recipe_momentum(twin: Twin) -> Evidence:
     """A rounding hides more of a smaller step."""
     measured, expected = _against_schedule(twin.trained())
-    worst = max(abs(a - b) / (1 - b) for a, b in zip(measured, expected, strict=True))
+    worst = greatest(*(abs(a - b) / (1 - b) for a, b in zip(measured, expected, strict=True)))
     return all_of(
         at_most("difference, of 1 − momentum", worst, 0.02),
         measured=_listed(measured), scheduled=_listed(expected),

@@ -17,7 +17,7 @@ from latentcast.data.manifest import SPLITS
 from latentcast.evaluation.predictions import predict
 from latentcast.evaluation.supervision import supervision
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, none
 from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.finetune import (
     BATCH,
@@ -145,7 +145,7 @@ def schedule(twin: Twin) -> Evidence:
     for done, rates in enumerate(found.rates, start=1):
         angle = math.pi * (done - warmup) / (steps - warmup)
         expected = LR * (done / warmup if done < warmup else (1 + math.cos(angle)) / 2)
-        worst = max(worst, abs(rates["student.head.linear.weight"] - expected))
+        worst = greatest(worst, abs(rates["student.head.linear.weight"] - expected))
     return all_of(
         equal("steps", len(found.rates), steps),
         at_most("largest difference of a rate", worst, 1e-12),

@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from latentcast import randomness
 from latentcast.data.store import Store
 from latentcast.evaluation.baselines import Pixels, RandomConvolutions
 from latentcast.evaluation.calibration import expected_calibration_error, thresholds
@@ -17,7 +18,8 @@ from latentcast.evaluation.heads.attentive import Attentive
 from latentcast.nn.heads import AttentiveHead
 from latentcast.signals.recording import INVALID
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none
+from latentcast.verification.observe.compared import differences, refusal
 from latentcast.verification.observe.pictures import is_image
 from latentcast.verification.observe.probe import can_be_probed, labelled_store
 from latentcast.verification.observe.twin import Twin
@@ -75,20 +77,115 @@ def _standardised(store: Store, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.where(valid, (counts.T * store.scale - mean) / std, 0.0), valid.any(0)
 
 
+@claim("probe.kernels-drawn", "A random kernel has 7, 9 or 11 taps, a dilation of a power of two up "
+       "to the recording, a number of leads that is even in its logarithm, and weights of a normal "
+       "distribution; what was never recorded is read as nothing.",
+       source="Dempster, Petitjean & Webb 2020 (ROCKET)")  # fmt: skip
+def drawn(twin: Twin) -> Evidence:
+    """Drawn once more, a kernel at a time, of one lead and of twelve; and read where leads, or all
+    of them, were not recorded."""
+    wrong, kernels = list[str](), 60
+    for leads, length in ((1, 11), (12, 333), (3, 64)):
+        generator = np.random.default_rng(leads)
+        mean, std = np.linspace(-1, 1, leads), np.linspace(0.5, 2, leads)
+        std[0] = 0.0 if leads == 3 else std[0]
+        floor = RandomConvolutions(
+            leads=tuple(map(str, range(leads))), sampling_rate=100.0, scale=0.01, length=length,
+            mean=mean, std=std, kernels=kernels, seed=twin.seed + 3,
+        )  # fmt: skip
+        expected = _kernels(leads, length, kernels, twin.seed + 3)
+        found = [
+            (len(weights[0]), group.dilation, bias, weights)
+            for group in floor._groups
+            for weights, bias in zip(
+                group.weights.double().numpy(), group.biases.tolist(), strict=True
+            )
+        ]
+        wrong += differences(found, expected, 2e-6, f"{leads} leads")
+        counts = generator.integers(-300, 300, (4, length, leads)).astype(np.int16)
+        counts[1, :5], counts[2], counts[3, 2:9, 0] = INVALID, INVALID, INVALID
+        (token,), valid = floor.token_layers(counts)
+        wrong += differences(valid[:, 0], [True, True, False, True], at=f"{leads}: recorded")
+        signal = (counts.astype(np.float64) * 0.01 - mean) / np.maximum(std, 1e-6)
+        signal = np.where(counts == INVALID, 0.0, signal)
+        for row in range(4):
+            measured = (counts[row] != INVALID).any(1)
+            own = _read(signal[row].T, measured, expected)
+            # The share of time counts samples, of which one may lie at 0 in float32.
+            wrong += differences(token[row, 0, :kernels], own[:kernels], 2e-4, f"{leads}: maxima")
+            gaps = np.abs(token[row, 0, kernels:].double().numpy() - own[kernels:])
+            wrong += [f"{leads}: share off by {gap:.3f}" for gap in gaps
+                      if gap > 0.5 / max(1, measured.sum())]  # fmt: skip
+        same = repr(("random convolutions", (floor.leads, 100.0, 0.01, length), kernels,
+                     twin.seed + 3, floor._mean.tolist(), floor._std.tolist()))  # fmt: skip
+        wrong += differences(floor.fingerprint, same, at=f"{leads}: fingerprint")
+    few: Any = {"leads": ("I",), "sampling_rate": 1.0, "scale": 1.0, "mean": [0.0], "std": [1.0]}
+    answer = refusal(lambda: RandomConvolutions(length=10, **few))
+    wrong += differences(answer.partition(";")[0], "random convolutions: 10 samples are fewer than "
+                         "11 taps")  # fmt: skip
+    return all_of(none("differs", wrong), kernels=3 * kernels)
+
+
+def _kernels(leads: int, length: int, kernels: int, seed: int) -> list[tuple[Any, ...]]:
+    """Taps, dilation, bias and weights of each, by taps and dilation."""
+    stream, width, found = randomness.key(seed, "random convolutions"), 4 + 23 * leads, []
+    u = [list(map(float, randomness.uniform(stream, np.arange(k * width, (k + 1) * width))))
+         for k in range(kernels)]  # fmt: skip
+    # All radii come before all angles, kernel by kernel and lead by lead.
+    numbers = [x for row in u for x in row[4 + leads :]]
+    half = len(numbers) // 2
+    for k, row in enumerate(u):
+        taps = (7, 9, 11)[int(row[0] * 3)]
+        octaves = 0
+        while 2 ** (octaves + 1) * (taps - 1) <= length - 1:
+            octaves += 1
+        size = min(leads, max(1, math.floor((leads + 1) ** row[3])))
+        weights = np.zeros((leads, taps))
+        for lead in sorted(range(leads), key=lambda lead, row=row: row[4 + lead])[:size]:
+            begin = 11 * (k * leads + lead)
+            pairs = zip(numbers[begin : begin + taps], numbers[half + begin :], strict=False)
+            normal = [math.sqrt(-2 * math.log(1 - a)) * math.cos(2 * math.pi * b) for a, b in pairs]
+            weights[lead] = np.array(normal) - sum(normal) / taps
+        found.append((taps, 2 ** int(row[1] * (octaves + 1)), 2 * row[2] - 1, weights))
+    return sorted(found, key=lambda one: one[:2])
+
+
+def _read(signal: np.ndarray, measured: np.ndarray, kernels: list[Any]) -> np.ndarray:
+    """The maximum of each kernel and the share of time it is positive; 0 where nothing was
+    recorded."""
+    if not measured.any():
+        return np.zeros(2 * len(kernels))
+    peaks, shares = list[float](), list[float]()
+    for taps, dilation, bias, weights in kernels:
+        reach = dilation * (taps - 1) // 2
+        wide = np.pad(signal, ((0, 0), (reach, reach)))
+        parts = [wide[:, n * dilation : n * dilation + signal.shape[1]] for n in range(taps)]
+        out = np.einsum("lt,tls->s", weights, np.stack(parts))[measured] + bias
+        peaks.append(float(out.max()))
+        shares.append(float((out > 0).mean()))
+    return np.array(peaks + shares)
+
+
 @claim("probe.floor-pixels", "The floor of images is their values from 0 to 1, halved by averaging "
        "until there are at most 256.", source="our protocol, evaluation/baselines.py",
        about=is_image)  # fmt: skip
 def pixels(twin: Twin) -> Evidence:
-    """Of images of three sizes, block by block."""
+    """Of images of three sizes, block by block; of long ones each side is halved."""
     gaps, generator = list[float](), np.random.default_rng(twin.seed)
+    long = {(1, 300, 1): (1, 150), (7, 90, 1): (4, 45), (16, 16, 1): (16, 16), (17, 16, 1): (9, 8),
+            (1, 1, 300): (1, 1)}  # fmt: skip
+    wrong = [f"{size} is read as {Pixels(*size).size}" for size, own in long.items()
+             if Pixels(*size).size != own or Pixels(*size).pooling != f"{own[0]} × {own[1]}"
+             or Pixels(*size).fingerprint != f"pixels {own}"]  # fmt: skip
     for side, blocks in ((4, 1), (16, 2), (32, 4)):
         image = generator.integers(0, 256, (1, side, side, 3), dtype=np.uint8)
         token = Pixels(side, side, 3).token_layers(image)[0][0].double().flatten()
         places = product(range(3), range(0, side, blocks), range(0, side, blocks))
         means = [image[0, y : y + blocks, x : x + blocks, c].mean() / 255 for c, y, x in places]
         same = token.shape == (len(means),)
+        wrong += [] if bool(Pixels(side, side, 3).token_layers(image)[1].all()) else ["not valid"]
         gaps.append(float((token - torch.tensor(means)).abs().max()) if same else math.inf)
-    return all_of(at_most("largest difference", max(gaps), 1e-6))
+    return all_of(at_most("largest difference", max(gaps), 1e-6), none("other sizes", wrong))
 
 
 @claim("probe.calibration", "The calibration error is the mean distance of probability and share "

@@ -16,7 +16,7 @@ from latentcast.data.store import Store
 from latentcast.errors import LatentcastError
 from latentcast.signals.readers import read_recording
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.files import write_edf, write_ishne
 from latentcast.verification.observe.formats import (
     ARRAYS,
@@ -111,7 +111,7 @@ def arrays(twin: Twin) -> Evidence:
             read, _ = source.read(ref)
             rows = [read.leads.index(lead) for lead in TWELVE]
             gaps.append(apart(read.signal[rows].astype(np.float64), signal))
-        parts.append(at_most(f"{unit}, {kind[2]}, {layout}: mV", max(gaps), READ))
+        parts.append(at_most(f"{unit}, {kind[2]}, {layout}: mV", greatest(*gaps), READ))
         if kind[2] == "i2":
             store = _ingested(
                 twin, file, sampling_rate=fixtures.rate, leads=ORDER, unit=unit, layout=layout
@@ -145,7 +145,7 @@ def _as_written(
         present = [code in ast.literal_eval(row["scp_codes"]) for row in rows]
         wrong += int((store.labels.indicator([code])[places, 0] != np.array(present)).sum())
     return all_of(
-        at_most("largest difference, counts", max(gaps) / fixtures.scale, HALF_A_COUNT),
+        at_most("largest difference, counts", greatest(*gaps) / fixtures.scale, HALF_A_COUNT),
         true("patients", store.patient_ids[places].tolist() == patients),
         true("folds", store.folds[places].tolist() == [int(row["strat_fold"]) for row in rows]),
         equal("codes that differ", wrong, 0),

@@ -11,7 +11,7 @@ from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Hierarchy, Tokens
 from latentcast.objectives.jepa import JepaConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, none
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
@@ -65,7 +65,7 @@ def pooling(twin: Twin) -> Evidence:
         for level, read in enumerate(entered[-len(projections) :], start=1):
             below = forward.context[level - 1]
             expected = _mean_of_cells(below, grids[level - 1], grids[level])
-            largest = max(largest, apart(read, expected))
+            largest = greatest(largest, apart(read, expected))
             means += expected.shape[0] * expected.shape[1]
     return all_of(at_most("largest difference", largest, ROUNDING), means=means)
 
@@ -107,7 +107,7 @@ def plain_levels(twin: Twin) -> Evidence:
                 weights, at, sized, grids[n + 1], means[b, cells], cells,
                 twin.config.input.lead_rows is not None,
             )  # fmt: skip
-            largest = max(largest, apart(level.values[b, cells], plain))
+            largest = greatest(largest, apart(level.values[b, cells], plain))
     rotary = transformer_of(config).positions.kind == "rotary"
     return at_most("largest difference", largest, 1e-4 if rotary else 1e-8)
 
@@ -181,7 +181,7 @@ def fusion(twin: Twin) -> Evidence:
             torch.stack([weight @ above_it[b, parents[place]] + bias for place in places])
             for b, places in enumerate(level.ids.tolist())
         ])  # fmt: skip
-        largest = max(largest, apart(fused[n], expected))
+        largest = greatest(largest, apart(fused[n], expected))
         added = min(added, apart(fused[n], level.values))
         above_it = expected
     return all_of(
@@ -235,13 +235,13 @@ def top_down(twin: Twin) -> Evidence:
     leaked = wrong = 0.0
     for n in range(len(grids) - 1):
         hint = before.calls[n][0].arguments["hint"]
-        leaked = max(leaked, apart(hint, after.calls[n][0].arguments["hint"]))
+        leaked = greatest(leaked, apart(hint, after.calls[n][0].arguments["hint"]))
         # The coarser predictor's output for every cell: its second call of the pass.
         every = before.calls[n + 1][1]
         cells = every.arguments["target_ids"][0]
         for patch, cell in enumerate(parent_of_each(grids[n], grids[n + 1])):
             at = (cells[0] == cell).nonzero().flatten()
-            wrong = max(wrong, apart(hint[:, patch], every.out[0, :, int(at[0])]))
+            wrong = greatest(wrong, apart(hint[:, patch], every.out[0, :, int(at[0])]))
     with torch.no_grad():
         objective.predictors[-1].get_parameter("proj.bias").add_(1)
     moved = observe(objective, Inputs(x), twin.draw())

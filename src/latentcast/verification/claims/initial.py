@@ -12,7 +12,7 @@ from latentcast.nn.blocks import QKNorm
 from latentcast.nn.tokens import PatchEmbedding
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, greatest
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.twin import Twin
 
@@ -53,7 +53,7 @@ def std(twin: Twin) -> Evidence:
             worst, where = off, f"{name}: {math.sqrt(square):.4g}, should be {expected:.4g}"
         if n >= 1000:
             kurtosis = float(values.pow(4).mean()) / max(square, 1e-30) ** 2
-            shape = max(shape, abs(kurtosis - 3) / math.sqrt(24 / n))
+            shape = greatest(shape, abs(kurtosis - 3) / math.sqrt(24 / n))
     return all_of(
         at_most("standard errors off", worst, 6.5),
         above("least spread of a tensor, of its deviation", least, 0.005),
@@ -87,7 +87,7 @@ def seeded(twin: Twin) -> Evidence:
     objective = twin.objective()
     objective.initialise(twin.config.train.seed + 1)
     other = {name: values for name, values, _ in _drawn(objective, patch_std)}
-    same = max(float((first[name] - again[name]).abs().max()) for name in first)
+    same = greatest(*(float((first[name] - again[name]).abs().max()) for name in first))
     alike = max(_alike(first[name], other[name]) for name in first)
     twins, pair = _most_alike({n: v for n, v in first.items() if "teacher." not in n})
     return all_of(

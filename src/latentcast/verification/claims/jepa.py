@@ -12,7 +12,7 @@ from latentcast.batch import Inputs
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.config import (
     has_linear_patches,
     has_transformer,
@@ -216,7 +216,7 @@ def padding(twin: Twin) -> Evidence:
     return all_of(
         at_most("loss changed by padding", apart(first.output.loss, second.output.loss), 0.0),
         at_most("gradient changed by padding",
-                max(apart(p, q) for p, q in zip(gradients, others, strict=True)), 0.0),
+                greatest(*(apart(p, q) for p, q in zip(gradients, others, strict=True))), 0.0),
         at_most("difference from the mean over what counts",
                 abs(float(first.output.loss.detach()) - _weighted(means, shares)), ROUNDING),
         above("fewest targets that count", min(counted), 0),
@@ -273,7 +273,7 @@ def one_level(twin: Twin) -> Evidence:
     largest = 0.0
     for name, gradient in zip(names, gradients, strict=True):
         own = weights[name].grad
-        largest = max(largest, math.inf if own is None else apart(own, gradient))
+        largest = greatest(largest, math.inf if own is None else apart(own, gradient))
     bound = 1e-6  # rotary coordinates are computed in float32
     return all_of(
         at_most("difference", apart(forward.output.loss, expected), bound),
@@ -298,7 +298,7 @@ def constant_answer(twin: Twin) -> Evidence:
     return all_of(
         _against(twin, objective, forward),
         at_most("largest prediction",
-                max(float(p.detach().abs().max()) for p in forward.predictions), 0.0),
+                greatest(*(float(p.detach().abs().max()) for p in forward.predictions)), 0.0),
         above("loss", float(forward.output.loss.detach()), 0.2),
     )  # fmt: skip
 
@@ -322,7 +322,7 @@ def surprise(twin: Twin) -> Evidence:
         predicted, own = call.out[0], target[:, cells]
         cosine = (predicted * own).sum(-1) / (predicted.norm(dim=-1) * own.norm(dim=-1))
         measured = valid[:, cells]
-        worst = max(worst, apart((1 - cosine)[measured], errors[:, cells][measured]))
+        worst = greatest(worst, apart((1 - cosine)[measured], errors[:, cells][measured]))
     return all_of(
         at_most("largest difference", worst, ROUNDING),
         equal("patches that are not predicted once", int((times != 1).sum()), 0),

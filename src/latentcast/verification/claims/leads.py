@@ -12,7 +12,7 @@ from latentcast.data.fit import reading
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest
 from latentcast.verification.observe.config import has_transformer, jepa_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
@@ -110,7 +110,7 @@ def missing(twin: Twin) -> Evidence:
         first = masked[0].values[:, cells]
         pairs = [(without[0].values, first), *zip(values_of(without)[1:], values_of(masked)[1:],
                                                  strict=True)]  # fmt: skip
-        worst = max(apart(a, b) for a, b in pairs)
+        worst = greatest(*(apart(a, b) for a, b in pairs))
         parts.append(at_most(f"difference with {name} in their place", worst, ROUNDING))
     complete = apart(student(x)[0].values[:, cells], without[0].values)
     return all_of(*parts, above("change of the others by having them", complete, MATTERS))

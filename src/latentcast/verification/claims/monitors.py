@@ -20,7 +20,7 @@ from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.jepa import Jepa
 from latentcast.objectives.nepa import Nepa
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, none, true
 from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.jepa import (
     is_jepa,
@@ -76,7 +76,7 @@ def views(twin: Twin) -> Evidence:
         every = torch.ones(tokens.shape[:2], dtype=torch.bool)
         shown, expected_valid = (every if one is None else one for one in (view.valid, own))
         flags += int((shown != expected_valid).sum())
-        worst = max(worst, furthest(view.tokens[expected_valid], tokens[expected_valid]))
+        worst = greatest(worst, furthest(view.tokens[expected_valid], tokens[expected_valid]))
     return all_of(
         names,
         none("of another shape", shapes),

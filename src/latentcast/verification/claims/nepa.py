@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 from latentcast.batch import Inputs
 from latentcast.engine.optimizer import adamw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.config import has_linear_patches, is_sequence
 from latentcast.verification.observe.nepa import (
     again,
@@ -109,7 +109,7 @@ def shift(twin: Twin) -> Evidence:
             fits = (across @ pull) / (across.norm(dim=-1) * pull.norm()).clamp(min=1e-30)
             best = int(fits.argmax())
             shifts.add(best - t)
-            misfit = max(misfit, 1 - float(fits[best]))
+            misfit = greatest(misfit, 1 - float(fits[best]))
     return all_of(
         equal("shifts found", str(sorted(shifts)), "[1]"),
         at_most("direction, from that of the target", misfit, 1e-6),
@@ -153,7 +153,7 @@ def surprise(twin: Twin) -> Evidence:
                 made_up += int(not bool(errors[sample, t].isnan()))
                 continue
             expected = 1 - naive_cosine(forward.h[sample, t], forward.z[sample, t + 1])
-            worst = max(worst, abs(float(errors[sample, t]) - expected))
+            worst = greatest(worst, abs(float(errors[sample, t]) - expected))
     return all_of(
         at_most("largest difference", worst, EXACT),
         equal("patches reported though not measured", made_up, 0),
@@ -174,7 +174,7 @@ def padding(twin: Twin) -> Evidence:
     loss = objective(other, draw_of(twin, other)).loss
     loss.backward()
     pairs = zip(forward.objective.parameters(), objective.parameters(), strict=True)
-    moved = max(furthest(_gradient(b), _gradient(a)) for a, b in pairs)
+    moved = greatest(*(furthest(_gradient(b), _gradient(a)) for a, b in pairs))
     return all_of(
         at_most("difference from the loop over what was measured",
                 abs(float(forward.output.loss.detach()) - expected), EXACT),
@@ -199,7 +199,7 @@ def scale_free(twin: Twin) -> Evidence:
             values = inputs.values.clone()
             window(values, corner, patch).mul_(factor)
             losses.append(float(objective(Inputs(values), draw_of(twin, inputs)).loss))
-    gap = max(abs(loss - losses[0]) for loss in losses)
+    gap = greatest(*(abs(loss - losses[0]) for loss in losses))
     return all_of(at_most("change of the loss", gap, 1e-6), factors="1e-9, 1e9")
 
 
@@ -290,7 +290,7 @@ def causal(twin: Twin) -> Evidence:
         gap = (after - before).abs().amax(-1)  # (patch changed, token); patch t is token t + 1
         future = torch.ones_like(gap, dtype=torch.bool).triu(2)  # token j sees patches < j
         past = ~torch.ones_like(future).triu(1)
-        early = max(early, float(gap[past].max()))
+        early = greatest(early, float(gap[past].max()))
         own = min(own, float(gap.diagonal(1).min()))
     return all_of(
         at_most("change of an earlier output", early, bound),

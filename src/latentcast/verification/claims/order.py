@@ -16,7 +16,7 @@ from latentcast.data.fit import reading
 from latentcast.data.loader import Loader
 from latentcast.data.store import Store
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 1: data order and crops are functions of (seed, step, sample)"
@@ -74,7 +74,9 @@ def once_per_epoch(twin: Twin) -> Evidence:
        source=OURS)  # fmt: skip
 def another_each_epoch(twin: Twin) -> Evidence:
     epochs = _epochs(twin)
-    alike = max(float((epochs[a] == epochs[b]).mean()) for a in range(EPOCHS) for b in range(a))
+    alike = greatest(
+        *(float((epochs[a] == epochs[b]).mean()) for a in range(EPOCHS) for b in range(a))
+    )
     rising = float((np.diff(epochs, axis=1) > 0).mean())
     return all_of(
         # About one record stays in its place by chance; nine do in one of a million pairs.

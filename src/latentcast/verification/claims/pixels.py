@@ -19,7 +19,7 @@ from latentcast.data.loader import Loader
 from latentcast.evaluation import leaks
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, true
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.network import furthest
 from latentcast.verification.observe.pictures import Pixels, is_image, pictures
 from latentcast.verification.observe.twin import Twin
@@ -140,7 +140,9 @@ def evaluated(twin: Twin) -> Evidence:
     mean, std = _naive(pictures(twin).images["train"])
     normal = ((images.astype(np.float64) / 255 - mean) / std).transpose(0, 3, 1, 2)
     expected = torch.from_numpy(np.ascontiguousarray(normal))
-    return at_most("largest difference", max(furthest(one, expected) for one in twice), 2e-6)
+    return at_most(
+        "largest difference", greatest(*(furthest(one, expected) for one in twice)), 2e-6
+    )
 
 
 def _ramps(twin: Twin, count: int) -> Pixels:
@@ -249,7 +251,7 @@ def bilinear(twin: Twin) -> Evidence:
                 across = fixtures.width - 1 - column if mirrored else column
                 y = top + (row + 0.5) * tall / fixtures.height - 0.5
                 x = left + (across + 0.5) * wide / fixtures.width - 0.5
-                worst = max(worst, float(np.abs(out[row, column] - _at(image, y, x)).max()))
+                worst = greatest(worst, float(np.abs(out[row, column] - _at(image, y, x)).max()))
     return all_of(
         at_most("largest difference, of 255", worst, 0.2),
         at_most("box off by, pixels", off, 0.02),

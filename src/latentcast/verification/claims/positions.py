@@ -7,7 +7,7 @@ import math
 import torch
 
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, greatest
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import is_jepa
 from latentcast.verification.observe.network import AttentionCall, attention_calls, finest
@@ -43,8 +43,8 @@ def angles(twin: Twin) -> Evidence:
         for stack in stacks(objective, size):
             expected, allowed = stack.turns(), max(allowed, stack.tolerance)
             for turns in measured_turns(stack).values():
-                worst = max(worst, gap_of(turns, expected))
-                length = max(length, float((turns.abs() - 1).abs().max()))
+                worst = greatest(worst, gap_of(turns, expected))
+                length = greatest(length, float((turns.abs() - 1).abs().max()))
                 many += turns.numel()
                 if len(stack.grid) == 2:
                     still, turned = _by_axis(stack, turns)
@@ -67,7 +67,9 @@ def _by_axis(stack: Stack, turns: torch.Tensor) -> tuple[float, float]:
     down, right = z[:, 1:] / z[:, :-1] - 1, z[:, :, 1:] / z[:, :, :-1] - 1
     still = (down[..., stack.pairs :], right[..., : stack.pairs])
     turned = (down[..., : stack.pairs], right[..., stack.pairs :])
-    return max(float(p.abs().max()) for p in still), min(float(p.abs().max()) for p in turned)
+    return greatest(*(float(p.abs().max()) for p in still)), min(
+        float(p.abs().max()) for p in turned
+    )
 
 
 @claim("rope.cls-unrotated", "CLS is not rotated: it stands at coordinate 0.",
@@ -81,7 +83,7 @@ def cls_unrotated(twin: Twin) -> Evidence:
         middle = sum(stack.coordinate(cell, axis) for cell in stack.cells for axis in axes)
         for turns in measured_turns(stack).values():
             off = (coordinates(stack, turns).sum() - middle) / len(stack.cells)
-            worst = max(worst, abs(float(off)))
+            worst = greatest(worst, abs(float(off)))
     return at_most("coordinate of CLS", worst, FLOAT32)
 
 
@@ -90,7 +92,7 @@ def cls_unrotated(twin: Twin) -> Evidence:
 def relative(twin: Twin) -> Evidence:
     spread, varies, allowed = 0.0, math.inf, FLOAT32
     for stack in stacks(live(twin), twin.config.input.size):
-        allowed = max(allowed, stack.tolerance)
+        allowed = greatest(allowed, stack.tolerance)
         with torch.no_grad(), attention_calls() as calls:
             stack.run(None)
         for call in calls:
@@ -132,7 +134,7 @@ def kept_places(twin: Twin) -> Evidence:
     for call in calls:
         for x in (call.q, call.k):
             z = paired(x)
-            worst = max(worst, gap_of(z / z[:, :1], expected / expected[:1]))
+            worst = greatest(worst, gap_of(z / z[:, :1], expected / expected[:1]))
     return all_of(
         at_most("largest difference of exp(i · angle)", worst, stack.tolerance),
         kept=len(kept), of=len(stack.cells),

@@ -13,7 +13,7 @@ from latentcast.batch import Inputs
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, greatest
 from latentcast.verification.observe.config import has_transformer
 from latentcast.verification.observe.jepa import (
     MATTERS,
@@ -121,7 +121,7 @@ def blocks_alone(twin: Twin) -> Evidence:
         for m in range(2):
             own = [cells[m : m + 1, row] for cells in targets]
             alone = _predicted(objective, twin, forward, own, rows=row)
-            largest = max(largest, *changes([p[m : m + 1, row] for p in before], alone))
+            largest = greatest(largest, *changes([p[m : m + 1, row] for p in before], alone))
     return all_of(
         at_most("change of the first block", max(first), ROUNDING),
         above("of the second", second[0], MATTERS),

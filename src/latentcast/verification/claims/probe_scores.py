@@ -112,7 +112,7 @@ def paired(twin: Twin) -> Evidence:
     counted one by one."""
     sources = [_Noise(twin), _Noise(twin, "a copy")]
     store = labelled_store(twin)
-    with mock.patch.object(protocol, "FEWEST", 1):  # the fixture is a small one
+    with mock.patch.object(metrics, "FEWEST", 1):  # the fixture is a small one
         report = protocol.probe(sources, store, task(None, store), resamples=25)
     copies = [difference.estimate for difference in report.differences]
     spread = max(row.score.main.high - row.score.main.low for row in report.rows)

@@ -16,7 +16,7 @@ from latentcast.config import EncoderConfig, SinCos
 from latentcast.nn.transformer import PatchEncoder
 from latentcast.objectives.jepa import Jepa, JepaConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, none, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, greatest, none, true
 from latentcast.verification.observe.config import has_linear_patches
 from latentcast.verification.observe.nepa import is_nepa
 from latentcast.verification.observe.network import finest, stirred
@@ -109,7 +109,7 @@ def _features_apart(twin: Twin, one: PatchEncoder, other: PatchEncoder) -> float
     values = twin.inputs().values[:3]
     with torch.no_grad():
         layers = zip(one.read(values), other.read(values), strict=True)
-        return max(float((a - b).abs().max()) for a, b in layers)
+        return greatest(*(float((a - b).abs().max()) for a, b in layers))
 
 
 def _is_ijepa(twin: Twin) -> bool:

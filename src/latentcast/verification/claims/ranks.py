@@ -39,7 +39,16 @@ from latentcast.objectives import regularizers
 from latentcast.objectives.build import assemble, build
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import (
+    Evidence,
+    above,
+    all_of,
+    at_most,
+    equal,
+    greatest,
+    none,
+    true,
+)
 from latentcast.verification.observe.jepa import apart
 from latentcast.verification.observe.loop_recorder import LoopRecord, LoopRecorder, Weights, spoiled
 from latentcast.verification.observe.rehearsal import differing, rehearse, revealing
@@ -268,7 +277,7 @@ def logged(twin: Twin) -> Evidence:
             for parallel in PARALLEL:
                 pairs = zip(report[parallel][numbers], expected, strict=True)
                 gaps += [abs(a - b) / max(1.0, abs(b)) for a, b in pairs]
-        worst = math.inf if any(map(math.isnan, gaps)) else max(gaps)
+        worst = math.inf if any(map(math.isnan, gaps)) else greatest(*gaps)
         parts.append(at_most(f"{name}: largest difference", worst, TOLERANCE))
     shown = {f"rank {n}": report["ddp"]["losses"][0] for n, report in enumerate(run.reports)}
     return all_of(*parts, one_process=run.alone.steps[0].loss, **shown)
@@ -326,7 +335,7 @@ def statistics(twin: Twin) -> Evidence:
     expected = _regularized(_rows())
     reports = [report["statistics"] for report in together(twin).reports]
     return all_of(
-        *(at_most(f"{name}: difference", max(abs(r[name] - value) for r in reports), EXACT)
+        *(at_most(f"{name}: difference", greatest(*(abs(r[name] - value) for r in reports)), EXACT)
           for name, value in expected.items()), **expected,
     )  # fmt: skip
 
@@ -343,7 +352,7 @@ def checkpoint(twin: Twin) -> Evidence:
         wrong += differing(saved, live) + sorted(moments.keys() ^ alone.keys())
         for name in moments.keys() & alone.keys():
             scale = max(1.0, float(alone[name].abs().max()))
-            worst = max(worst, _gap(moments[name], alone[name]) / scale)
+            worst = greatest(worst, _gap(moments[name], alone[name]) / scale)
     return all_of(
         none("missing or other", wrong),
         at_most("largest difference of moments", worst, TOLERANCE),

@@ -16,7 +16,16 @@ from latentcast.engine.optimizer import adamw
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, none, true
+from latentcast.verification.evidence import (
+    Evidence,
+    above,
+    all_of,
+    at_most,
+    equal,
+    greatest,
+    none,
+    true,
+)
 from latentcast.verification.formulas import decay_of, rate_of
 from latentcast.verification.observe.loop_recorder import LoopRecord
 from latentcast.verification.observe.rehearsal import (
@@ -93,7 +102,7 @@ def moments(twin: Twin) -> Evidence:
             mean = betas[0] * mean + (1 - betas[0]) * g
             square = betas[1] * square + (1 - betas[1]) * g * g
         for moment, expected in (("exp_avg", mean), ("exp_avg_sq", square)):
-            worst = max(worst, _apart(saved.get(f"{name}|{moment}"), expected))
+            worst = greatest(worst, _apart(saved.get(f"{name}|{moment}"), expected))
     return all_of(
         at_most("largest relative difference", worst, 1e-4),
         none("without moments, or strange",

@@ -10,7 +10,7 @@ import torch
 from latentcast.batch import Inputs
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest
 from latentcast.verification.observe.config import has_transformer, transformer_of
 from latentcast.verification.observe.jepa import (
     MATTERS,
@@ -178,5 +178,5 @@ def instance_normed(twin: Twin) -> Evidence:
             rows = level.values[b, measured]
             centred = rows - rows.sum(0) / len(rows)
             deviation = (centred.square().sum(0) / len(rows) + 1e-5).sqrt()
-            largest = max(largest, apart(target[b, measured], centred / deviation))
+            largest = greatest(largest, apart(target[b, measured], centred / deviation))
     return at_most("largest difference", largest, ROUNDING)

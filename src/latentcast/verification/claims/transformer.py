@@ -14,7 +14,7 @@ from latentcast.nn.blocks import LayerScale, QKNorm
 from latentcast.nn.hierarchy import Tokens
 from latentcast.objectives.jepa import Jepa
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest
 from latentcast.verification.observe.config import has_transformer, patch_by_patch, transformer_of
 from latentcast.verification.observe.network import (
     EXACT,
@@ -174,7 +174,7 @@ def scale_initial(twin: Twin) -> Evidence:
         # And it is what the branch is multiplied with: against the branch as if its gain were 1.
         plain = block.out["attention"] + block.out["mlp"]
         change = (block.after.double() - block.before.double()).norm() / plain.double().norm()
-        effects = max(effects, abs(float(change) / value - 1))
+        effects = greatest(effects, abs(float(change) / value - 1))
     return all_of(
         equal("branches without a gain", len(scales) - len(gains), 0),
         at_most("relative difference of a gain", max(gaps, default=0.0), 1e-6),
@@ -196,11 +196,14 @@ def scale_place(twin: Twin) -> Evidence:
                 if module_name.endswith(scale) and isinstance(module, LayerScale):
                     drawn = torch.randn(len(module.gain), generator=generator, dtype=torch.float64)
                     module.gain.data.copy_(drawn * on)
-        gap = max(
-            furthest(
-                block.after, block.before + first * block.branches[0] + second * block.branches[1]
+        gap = greatest(
+            *(
+                furthest(
+                    block.after,
+                    block.before + first * block.branches[0] + second * block.branches[1],
+                )
+                for block in evaluated(objective, real(twin, 2))
             )
-            for block in evaluated(objective, real(twin, 2))
         )
         parts.append(at_most(name, gap, 0.0 if name == "both 0" else EXACT))
     return all_of(*parts)

@@ -24,7 +24,7 @@ from latentcast.objectives.views import TwoViews, augment_of
 from latentcast.randomness import Draw
 from latentcast.signals.leads import CANONICAL_LEADS, DERIVED_FROM_I_AND_II
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest
 from latentcast.verification.observe.jepa import has_teacher
 from latentcast.verification.observe.network import furthest, real, stirred
 from latentcast.verification.observe.terms import naive_covariance, naive_sigreg, naive_variance
@@ -305,9 +305,11 @@ def einthoven(twin: Twin) -> Evidence:
     cut = augment(Inputs((millivolts - mean) / std), _draw(twin, 4))
     changed = cut.values * std + mean
     of = {lead: changed[:, CANONICAL_LEADS.index(lead)] for lead in rows}
-    broken = max(
-        float((of[lead] - a * of["I"] - b * of["II"]).abs().max())
-        for lead, (a, b) in DERIVED_FROM_I_AND_II.items()
+    broken = greatest(
+        *(
+            float((of[lead] - a * of["I"] - b * of["II"]).abs().max())
+            for lead, (a, b) in DERIVED_FROM_I_AND_II.items()
+        )
     )
     return all_of(
         at_most("largest deviation, mV", broken, 1e-5),

@@ -237,12 +237,16 @@ def covered(targets: tuple[Tensor, ...], grids: tuple[Grid, ...]) -> Tensor:
 
 
 def apart(one: Tensor, other: Tensor) -> float:
-    """Largest difference; infinite when the shapes are not the same, NaN when a number is."""
+    """Largest difference; infinite when the shapes are not the same, or a number is NaN.
+
+    Not NaN then, which ``max`` of several differences would pass over.
+    """
     if one.shape != other.shape:
         return math.inf
     if not one.numel():
         return 0.0
-    return float((one.detach().double() - other.detach().double()).abs().max())
+    gap = float((one.detach().double() - other.detach().double()).abs().max())
+    return math.inf if math.isnan(gap) else gap
 
 
 def changes(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[float]:

@@ -30,11 +30,13 @@ EXACT = 1e-9
 
 
 def furthest(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two tensors, relative to the second where that exceeds 1."""
+    """The largest difference of two tensors, relative to the second where that exceeds 1; infinite
+    when a number is NaN, which ``max`` of several differences would pass over."""
     if a.shape != b.shape:
         return math.inf
     gap = (a.detach().double() - b.detach().double()).abs().max()
-    return float(gap / b.detach().double().abs().max().clamp(min=1))
+    relative = float(gap / b.detach().double().abs().max().clamp(min=1))
+    return math.inf if math.isnan(relative) else relative
 
 
 # Networks and what goes through them

@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latentcast.signals.readers.comments.field import Field
+from latentcast.signals.readers.comments.field import Field, codes_in
 from latentcast.source import Annotation
 
 
 def read(fields: Sequence[Field]) -> Annotation:
     """Each code is a label of likelihood 1; what stands for no code is none."""
-    codes = [
-        Field("", code.strip())
-        for field in fields
-        if field.key == "dx"
-        for code in field.value.split(",")
-    ]
-    labels = {code.value: 1.0 for code in codes if not code.missing}
+    diagnoses = [field.value.replace(",", ";") for field in fields if field.key == "dx"]
+    labels = {code: 1.0 for text in diagnoses for code in codes_in(text)}
     return Annotation(labels=labels, metadata={"dx": None})

@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from latentcast.signals.readers.comments.field import Field
+from latentcast.signals.readers.comments.field import Field, patient_of
 from latentcast.source import Annotation
 
 OLDEST = 90.0
-"""What ``>89`` counts as: ages above are left out where records are de-identified."""
+"""What ``>89``, ``89+`` and ``90+`` count as: de-identified records have no age above."""
 
-_AGE = re.compile(r"(>\s*89)|0*(\d{1,3}(?:\.\d{1,6})?)\s*(?:y|yrs?|years?)?(?:\s*old)?", re.I)
+_AGE = re.compile(
+    r"(>\s*89|(?:89|90)\s*\+)|0*(\d{1,3}(?:\.\d{1,6})?)\s*(?:y|yrs?|years?)?(?:\s*old)?", re.I
+)
 _SEX = {
     "f": "female", "female": "female", "woman": "female",
     "m": "male", "male": "male", "man": "male",
@@ -46,8 +48,8 @@ def read(fields: Sequence[Field]) -> Annotation:
             metadata |= _fact("sex", field, _SEX.get(field.value.lower()))
             if key == "gender":
                 metadata["gender"] = None
-        elif key in _PATIENT and not field.missing and " " not in field.value:
-            patient = field.value
+        elif key in _PATIENT and " " not in field.value:
+            patient = patient_of(field.value)
     return Annotation(patient, metadata=metadata)
 
 

@@ -21,7 +21,11 @@ LABELS = ("acceptable", "unacceptable")
 
 
 def recognise(root: Path, refs: Sequence[RecordRef]) -> DataSet | None:
-    lists = {label: find_files(root, f"RECORDS-{label}")[0] for label in LABELS}
+    found, _ = find_files(root, "RECORDS-*acceptable")  # in one walk through the folder
+    lists = {
+        label: [file for file in found if PurePosixPath(file).name == f"RECORDS-{label}"]
+        for label in LABELS
+    }
     if not all(lists.values()):
         return None
     labels = {
