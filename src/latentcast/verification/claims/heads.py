@@ -68,7 +68,7 @@ def solvers(twin: Twin) -> Evidence:
                 expected = _solved(kind, z, y, penalty)
                 gap = _gap(kind, linear.standardise(x) @ linear.weights + linear.intercepts,
                            z @ expected[0] + expected[1])  # fmt: skip
-                furthest[kind] = greatest([furthest[kind], gap])
+                furthest[kind] = greatest(furthest[kind], gap)
                 at = f"{kind} of {records} by {width}, C {penalty:g}"
                 wrong += differences(linear.penalty, penalty, at=at)
                 wrong += differences(linear.validation, math.nan, at=f"{at}, validation")
