@@ -115,7 +115,7 @@ def drawn(twin: Twin) -> Evidence:
             wrong += differences(token[row, 0, :kernels], own[:kernels], 2e-4, f"{leads}: maxima")
             gaps = np.abs(token[row, 0, kernels:].double().numpy() - own[kernels:])
             wrong += [f"{leads}: share off by {gap:.3f}" for gap in gaps
-                      if gap > 0.5 / max(1, measured.sum())]  # fmt: skip
+                      if not gap <= 0.5 / max(1, measured.sum())]  # fmt: skip
         same = repr(("random convolutions", (floor.leads, 100.0, 0.01, length), kernels,
                      twin.seed + 3, floor._mean.tolist(), floor._std.tolist()))  # fmt: skip
         wrong += differences(floor.fingerprint, same, at=f"{leads}: fingerprint")

@@ -19,7 +19,7 @@ from latentcast.evaluation.tokens import TokenFeatures
 from latentcast.nn.heads import AttentiveHead
 from latentcast.nn.initialise import initialise
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, above, all_of, at_most, none
+from latentcast.verification.evidence import Evidence, above, all_of, at_most, greatest, none
 from latentcast.verification.observe import plain_scores as plain
 from latentcast.verification.observe.compared import differences, refusal
 from latentcast.verification.observe.twin import Twin
@@ -68,7 +68,7 @@ def solvers(twin: Twin) -> Evidence:
                 expected = _solved(kind, z, y, penalty)
                 gap = _gap(kind, linear.standardise(x) @ linear.weights + linear.intercepts,
                            z @ expected[0] + expected[1])  # fmt: skip
-                furthest[kind] = max(furthest[kind], gap)
+                furthest[kind] = greatest(furthest[kind], gap)
                 at = f"{kind} of {records} by {width}, C {penalty:g}"
                 wrong += differences(linear.penalty, penalty, at=at)
                 wrong += differences(linear.validation, math.nan, at=f"{at}, validation")
@@ -81,7 +81,9 @@ def solvers(twin: Twin) -> Evidence:
         (weights,), (intercepts,) = logistic.logistic_regression(z, few, [penalty])
         expected = _solved("multi-label", z, few, penalty)
         gap = float(np.abs(z @ weights + intercepts - z @ expected[0] - expected[1]).max())
-        wrong += [f"one positive, C {penalty:g}: {gap:.2g}"] if gap > NEAR["multi-label"] else []
+        wrong += (
+            [f"one positive, C {penalty:g}: {gap:.2g}"] if not gap <= NEAR["multi-label"] else []
+        )
     near = [
         at_most(f"{kind}: furthest from Newton's", furthest[kind], bound)
         for kind, bound in NEAR.items()
