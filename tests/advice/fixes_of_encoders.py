@@ -217,8 +217,10 @@ def _(t: Terminal) -> None:
 
 
 @fixes("artifacts/export.py", "{}: what is written")
+@fixes("cli/evaluation.py", "{}: is not how --format")
 def _(t: Terminal) -> None:
-    command = f"export {t.at.run} --out "
+    ending = "--format safetensors " if "--format" in t.messages[0].text else ""
+    command = f"export {t.at.run} {ending}--out "
     name = t.refused(command + str(t.new("a.bin"))).typed(r"name it (\S+)")
     t.works(f"{command} {t.new(name)}")
 

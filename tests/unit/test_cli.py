@@ -229,6 +229,8 @@ def test_an_export_is_not_written_under_the_name_of_another_format(
 ) -> None:
     answer = command("export", tmp_path / "run", "--out", tmp_path / "out" / name)
     assert answer.status == 2 and ".safetensors file; name it" in answer.err
+    answer = command("export", tmp_path / "run", "--out", tmp_path / "x.onnx", "--format", "torch")
+    assert answer.status == 2 and "name it x.pt2" in answer.err
 
 
 def test_a_picture_that_cannot_be_written_is_named(

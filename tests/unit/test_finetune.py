@@ -178,6 +178,18 @@ def test_the_pretraining_is_where_it_starts_and_is_left_alone(
     assert record["init"]["source"] == str(pretrained)
 
 
+def test_a_pretraining_cannot_start_from_what_was_fine_tuned(
+    tuned: tuple[FinetuneResult, Store, Path], small_config: Config, tmp_path: Path
+) -> None:
+    done, store, _ = tuned
+    still = {"optimizer.lr": 0.0, "optimizer.weight_decay": 0.0, "ema": {"base": 1.0}}
+    run = train(
+        small_config.updated(still), store.path, tmp_path / "run", init=done.run, quiet=True
+    ).run
+    one, two = (Encoder.from_pretrained(path).network for path in (done.run, run))
+    assert all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))
+
+
 @pytest.mark.parametrize("begins", ["the pretraining", "a run that began with it", "@1, pruned"])
 def test_a_test_record_of_the_pretraining_is_scored(
     small_config: Config, small_store: Path, tmp_path: Path, begins: str

@@ -20,6 +20,7 @@ from latentcast.signals.leads import CANONICAL_LEADS
 from latentcast.signals.readers import read_recording, wfdb
 from latentcast.signals.readers.comments import annotation_of
 from latentcast.signals.readers.source import RecordingSource
+from latentcast.signals.readers.wfdb_folder import WfdbFolder
 from latentcast.signals.recording import Recording, from_signal
 from latentcast.signals.synthetic import synthetic_recording
 from latentcast.source import Annotation, BadRecord, RecordRef
@@ -503,6 +504,26 @@ def test_files_beside_the_records_of_ptbxl_cost_its_patients_or_themselves(tmp_p
     write_wfdb(tmp_path / "in" / "ptbxl" / "others", RECORDING, "x")
     remarks = open_source(tmp_path / "in" / "ptbxl", fs=100).remarks
     assert any("1 headers are in no folder that" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("time", "date"),
+    [
+        ("10:35:17 02/03/2019", "2019-03-02T10:35:17"),
+        ("9:05:17.250 2/3/2019", "2019-03-02T09:05:17"),
+        ("05-May-2020 09:49:17", None),  # of the Challenge: when the file was made
+        ("10:35:17", None),
+        ("25:00:00 02/03/2019", None),
+        ("10:35:17 31/02/2019", None),
+    ],
+)
+def test_when_a_wfdb_record_began_is_lost(tmp_path: Path, time: str, date: str | None) -> None:
+    header = write_wfdb(tmp_path, RECORDING, "a")
+    first, *lines = header.read_text().splitlines()
+    header.write_text("\n".join([f"{first} {time}", *lines]))
+    assert read_recording(header).metadata.get("recording_date") == date
+    ((_, together),) = WfdbFolder(tmp_path).read_together(WfdbFolder(tmp_path).refs())
+    assert together.metadata.get("recording_date") == date
 
 
 def test_an_archive_beside_records_is_left_out_unsaid(tmp_path: Path) -> None:

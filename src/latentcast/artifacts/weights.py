@@ -126,9 +126,14 @@ def _in_both_roles(config: Config, encoder: Mapping[str, Tensor]) -> dict[str, T
     teacher."""
     with torch.device("meta"):
         objective = assemble(config)
+    places = _places(objective, [objective.encoder(role) for role in get_args(Role)])
+    return {f"{place}{n}": t for place in places for n, t in encoder.items()}
+
+
+def _places(objective: Objective, networks: Iterable[nn.Module]) -> list[str]:
+    """What stands before the names of the tensors of some parts of an objective."""
     names = {id(module): name for name, module in objective.named_modules()}
-    places = {names[id(objective.encoder(role))] for role in get_args(Role)}
-    return {f"{place}.{n}": t for place in sorted(places) for n, t in encoder.items()}
+    return sorted({f"{names[id(network)]}." for network in networks})
 
 
 def filled(weights: Weights) -> Objective:
@@ -155,17 +160,17 @@ def fingerprint(config: Config, network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def encoder_weights(weights: Weights, role: Role, prefix: str) -> Weights:
-    """The encoder of a pretraining alone, its tensors named ``prefix`` and their name in it.
-
-    Args:
-        role: ``teacher``, the averaged weights, or ``student``.
-    """
-    network: nn.Module = filled(weights).encoder(role)
-    if isinstance(network, Hierarchy):
-        network = network.finest
-    tensors = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
+def encoder_weights(weights: Weights, objective: Objective) -> Weights:
+    """The averaged encoder of some weights alone, by the names that another objective has for that
+    of its student: of a pretraining for a fine-tuning, or the other way round."""
+    network = _finest(filled(weights).encoder("teacher"))
+    (place,) = _places(objective, [_finest(objective.encoder("student"))])
+    tensors = {f"{place}{name}": tensor for name, tensor in network.state_dict().items()}
     return replace(weights, tensors=tensors)
+
+
+def _finest(network: nn.Module) -> nn.Module:
+    return network.finest if isinstance(network, Hierarchy) else network
 
 
 @torch.no_grad()

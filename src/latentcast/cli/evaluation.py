@@ -197,6 +197,7 @@ def export(
     pooling: str = "mean",
     data: Path | None = None,
     int8: bool = False,
+    format: Literal["safetensors", "onnx", "torch"] | None = None,
 ) -> None:
     """Write a run as one file of weights, as a folder with a model card, or as a graph that runs
     without torch.
@@ -215,6 +216,8 @@ def export(
             normalised, the store whose training split says so.
         int8: of an .onnx graph, weights and matrix products in 8 bits, which "evaluate --encoder
             small=NAME.onnx" compares with the run.
+        format: has to agree with the ending of --out, which decides: .safetensors or a folder,
+            .onnx, .pt2.
     """
     from functools import partial
 
@@ -227,6 +230,11 @@ def export(
     from latentcast.runs.new import data_of
     from latentcast.verification.card import export_folder
 
+    ending = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2", None: ""}[format]
+    if format and out.suffix != ending and (out.suffix or format != "safetensors"):
+        raise LatentcastError(
+            f"{out}: is not how --format {format} ends; name it {out.stem}{ending}"
+        )
     if out.suffix in GRAPHS:
         own = data_of(run) if data is None and run.is_dir() else data
         made = export_graph(run, out, layer=layer, pooling=pooling, data=own, int8=int8)

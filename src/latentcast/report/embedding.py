@@ -84,7 +84,7 @@ def plot_embedding(
     title = f"t-SNE, neighbourhoods only{collapsed}"
     _all_classes(figure.add_subplot(large[1]), neighbours, labels, title)
     names = [grey, *(_short(name, 17) for name in classes)]
-    if not len(dots[0].get_offsets()):
+    if not np.size(dots[0].get_offsets()):
         del dots[0], names[0]  # nothing is grey
     # Between the large maps and the small ones: inside a map it would lie on the records.
     legend = figure.legend(

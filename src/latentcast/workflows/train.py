@@ -203,8 +203,9 @@ def _built(
     """With its weights, or, to be drawn in shards, with their shapes alone; and what was loaded."""
     if weights is not None:
         objective = build(config)
-        if isinstance(objective, Supervised) and weights.config.objective.kind != "supervised":
-            weights = encoder_weights(weights, "teacher", "student.encoder.")
+        supervised = weights.config.objective.kind == "supervised"
+        if isinstance(objective, Supervised) != supervised:
+            weights = encoder_weights(weights, objective)
         return objective, (start_from(objective, weights),)
     if ranks.size == 1 or config.machine.parallel == "ddp":
         return build(config), ()

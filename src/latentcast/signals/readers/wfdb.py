@@ -34,4 +34,4 @@ def read(
     kind = wfdb_signals if header.segments is None else wfdb_segments
     signal, chosen, rate = kind.read(path, header, sha256, options or ReadOptions())
     recording = from_signal(signal, chosen.leads, rate, path.stem, metadata=chosen.metadata)
-    return recording, annotation_of(header.comments)
+    return recording, annotation_of(header.comments, header.begins)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -57,7 +59,7 @@ class Segment:
 @dataclass(frozen=True)
 class Header:
     """A WFDB header. ``samples`` is None where the header leaves the length to the files;
-    ``segments`` is None where it describes signals."""
+    ``segments`` is None where it describes signals; ``begins`` is ISO 8601, None without a date."""
 
     name: str
     segments: tuple[Segment, ...] | None
@@ -66,6 +68,7 @@ class Header:
     count: int
     signals: tuple[Signal, ...]
     comments: tuple[str, ...]
+    begins: str | None = None
 
 
 def decode_header(raw: bytes) -> str:
@@ -117,12 +120,25 @@ def parse_header(text: str) -> Header:
         if parts < 1 or len(body) < parts:
             raise BadRecord(f"header announces {parts} segments and names {len(body)}")
         of = tuple(_parse_segment(line) for line in body)
-        return Header(name, of, rate, samples or None, count, (), tuple(comments))
+        return Header(
+            name, of, rate, samples or None, count, (), tuple(comments), beginning(fields[4:])
+        )
     if len(body) < count:
         raise BadRecord(f"header announces {count} signals and describes {len(body)}")
     signals = _without_fillers(_parse_signals(body))
     _check_files(signals)
-    return Header(name, None, rate, samples or None, count, signals, tuple(comments))
+    begins = beginning(fields[4:])
+    return Header(name, None, rate, samples or None, count, signals, tuple(comments), begins)
+
+
+def beginning(words: Sequence[str]) -> str | None:
+    """When a record begins, from what stands behind its samples: ``14:17:00 10/05/2021``, the day
+    first. The day on which a file of the Challenge was made, of another form, is passed over."""
+    with suppress(ValueError):  # of too few words, too
+        clock, day = words[:2]
+        moment = datetime.strptime(f"{day} {clock.partition('.')[0]}", "%d/%m/%Y %H:%M:%S")
+        return moment.isoformat()
+    return None
 
 
 def _parse_segment(line: str) -> Segment:

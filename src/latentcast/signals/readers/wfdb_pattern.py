@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from latentcast.signals.readers.wfdb_header import Header
+from latentcast.signals.readers.wfdb_header import Header, beginning
 
 _REST = r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*"
 """Of a line, as ``str.splitlines`` ends lines."""
@@ -16,18 +16,18 @@ _COMMENTS = rf"(?:\n((?:\#{_REST}\n)*(?:\#{_REST})?))?"
 
 
 class Lines(NamedTuple):
-    """What a header has of its own: the first value and the sum of each signal, in turn, and the
-    comments."""
+    """What a header has of its own: the first value and the sum of each signal, in turn; the
+    comments; and when the record begins."""
 
     counts: list[int]
     comments: tuple[str, ...]
+    begins: str | None
 
     @classmethod
     def of(cls, header: Header) -> Lines:
         """Of one whose signals have all of them."""
-        return cls(
-            [n for s in header.signals for n in (s.initial or 0, s.checksum or 0)], header.comments
-        )
+        counts = [n for s in header.signals for n in (s.initial or 0, s.checksum or 0)]
+        return cls(counts, header.comments, header.begins)
 
 
 class Pattern(NamedTuple):
@@ -36,7 +36,8 @@ class Pattern(NamedTuple):
     Attributes:
         header: one of them.
         suffix: of the one file that has the signals, behind the name of a record.
-        text: groups are the name, a first value and a sum for each signal, and the comments.
+        text: groups are the name, the times, a first value and a sum for each signal, and the
+            comments.
     """
 
     header: Header
@@ -53,7 +54,7 @@ class Pattern(NamedTuple):
         if record is None or record[0] != first or record[1] != name or not file.startswith(name):
             return None
         suffix = file.removeprefix(name)
-        parts = [rf"(\S+){re.escape(record[2])}(?=[ \t\n]){_REST}"]
+        parts = [rf"(\S+){re.escape(record[2])}(?=[ \t\n])({_REST})"]
         for line, signal in zip(rest[:count], header.signals, strict=False):
             words = _SIGNAL.fullmatch(line)
             if words is None or (words[1], int(words[3]), int(words[5])) != (
@@ -70,7 +71,7 @@ class Pattern(NamedTuple):
         found = self.text.fullmatch(text)
         if found is None or found[1] != name:
             return None
-        _, *words, comments = found.groups()
-        counts = [*map(int, words)]
+        _, words, *counts, comments = found.groups()
         own = (comments or "").splitlines()
-        return Lines(counts, tuple(line[1:].strip() for line in own))
+        texts = tuple(line[1:].strip() for line in own)
+        return Lines([*map(int, counts)], texts, beginning(words.split()))

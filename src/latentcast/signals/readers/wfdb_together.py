@@ -148,7 +148,8 @@ def _read_alike(
         recording = Recording(
             signal, chosen.leads, first.sampling_rate, valid, one.name, None, dict(chosen.metadata)
         )
-        results.append((one.place, (recording, annotation_of(one.lines.comments))))
+        about = annotation_of(one.lines.comments, one.lines.begins)
+        results.append((one.place, (recording, about)))
     return results
 
 

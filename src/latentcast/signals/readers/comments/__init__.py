@@ -24,16 +24,17 @@ _FIELD = re.compile(r"^\s*([A-Za-z][\w ]*?)\s*:\s*(.*?)\s*$")
 _TAG = re.compile(r"<([\w ]+)>\s*:?\s*([^<]*)")
 
 
-def annotation_of(comments: Sequence[str]) -> Annotation:
-    """Labels, patient and metadata from the comment lines of a header, without their ``#``.
+def annotation_of(comments: Sequence[str], begins: str | None = None) -> Annotation:
+    """Labels, patient and metadata from the comment lines of a header, without their ``#``, and
+    from when its record ``begins``.
 
     ``Key: value`` is metadata under the key in lower case, and any other line one of ``comments``,
     unless an adapter reads it in another way.
     """
+    metadata: dict[str, Any] = {} if begins is None else {"recording_date": begins}
     if not comments:
-        return Annotation()
+        return Annotation(metadata=metadata)
     fields = [field for comment in comments for field in _fields(comment)]
-    metadata: dict[str, Any] = {}
     for field in fields:
         if field.key and not (field.tagged and not field.value):
             metadata[field.key] = field.value
