@@ -20,7 +20,7 @@ from latentcast.objectives.masked import Masked
 from latentcast.objectives.views import TwoViews
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal
-from latentcast.verification.observe.config import jepa_of, sampler_of
+from latentcast.verification.observe.config import jepa_of, patch_by_patch, sampler_of
 from latentcast.verification.observe.jepa import is_hierarchy, is_jepa
 from latentcast.verification.observe.masks import draws
 from latentcast.verification.observe.network import attention_calls
@@ -113,7 +113,7 @@ def _of_jepa(objective: Jepa, values: torch.Tensor) -> int:
 @claim("loop.flops", "The operations of a step that are logged and benchmarked are those of its "
        "matrix products, convolutions and attentions: three passes through what is trained, and "
        "one through a teacher.", source="Kaplan et al. 2020, appendix B: a backward pass is two "
-       "forward ones")  # fmt: skip
+       "forward ones", about=patch_by_patch)  # fmt: skip
 def flops(twin: Twin) -> Evidence:
     """By torch's own counter, of one sample; with the recipe's two views where it has them, and
     of a hierarchy with fusion and top-down predictions, too."""

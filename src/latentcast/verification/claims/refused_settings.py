@@ -13,7 +13,7 @@ from latentcast.objectives.masked import MaskedConfig
 from latentcast.objectives.nepa import NepaConfig
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, equal
-from latentcast.verification.observe.config import has_transformer
+from latentcast.verification.observe.config import has_transformer, patch_by_patch
 from latentcast.verification.observe.refusals import Case, refusals
 from latentcast.verification.observe.twin import Twin
 
@@ -124,7 +124,7 @@ def of_masked(twin: Twin) -> Evidence:
 
 @claim("jepa.refused", "A JEPA is not trained with a causal mask, CLS, or without what keeps its "
        "targets from collapsing: a teacher, or a regularizer.", source=QUIET,
-       about=lambda twin: _is(JepaConfig)(twin) and has_transformer(twin))  # fmt: skip
+       about=lambda twin: _is(JepaConfig)(twin) and has_transformer(twin) and patch_by_patch(twin))  # fmt: skip
 def of_jepa(twin: Twin) -> Evidence:
     alone: dict[str, Any] = {
         "objective__regularizer": {"kind": "sigreg"},

@@ -280,7 +280,7 @@ def pieces(twin: Twin) -> Evidence:
     """Counted out one place at a time, for batches that do not divide; and joined again."""
     wrong, batch = list[str](), twin.batch()
     for size, parts, ranks in ((6, 1, 1), (7, 2, 3), (16, 3, 4), (9, 9, 1), (8, 2, 4)):
-        config = twin.config.updated({"objective.views": None}).model_copy(
+        config = twin.config.model_copy(
             update={"train": twin.config.train.model_copy(
                 update={"batch_size": size, "micro_batches": parts})}
         )  # fmt: skip
