@@ -132,13 +132,12 @@ def parse_header(text: str) -> Header:
 
 
 def beginning(words: Sequence[str]) -> str | None:
-    """When a record begins, by the words behind its length: ``14:17:00 10/05/2021``, the day first. What else stands there, such as
-    the day on which a file of the Challenge was made, is passed over."""
-    with suppress(ValueError, TypeError):  # too few numbers, or too many
-        time, day = words[:2]
-        date = datetime.strptime(day, "%d/%m/%Y").date()
-        hours = [int(part) for part in time.partition(".")[0].split(":")]
-        return datetime(date.year, date.month, date.day, *hours).isoformat()
+    """When a record begins, from what stands behind its samples: ``14:17:00 10/05/2021``, the day
+    first. The day on which a file of the Challenge was made, of another form, is passed over."""
+    with suppress(ValueError):  # of too few words, too
+        clock, day = words[:2]
+        moment = datetime.strptime(f"{day} {clock.partition('.')[0]}", "%d/%m/%Y %H:%M:%S")
+        return moment.isoformat()
     return None
 
 

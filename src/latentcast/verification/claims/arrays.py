@@ -14,6 +14,7 @@ import numpy as np
 
 from latentcast.data.arrays import write_store
 from latentcast.data.store import Store, open_store
+from latentcast.images.stored import StoredImage
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, none, true
 from latentcast.verification.observe.recordings import HALF_A_COUNT, TWELVE, Floats, wave
@@ -39,8 +40,9 @@ def _signals() -> list[Floats]:
 def _written(twin: Twin, name: str, **options: Any) -> Store:
     folder = twin.folder / "arrays" / name
     shutil.rmtree(folder, ignore_errors=True)
-    about = {"signals": _signals(), "sampling_rate": RATE, "leads": NAMES, "workers": 1,
-             "quiet": True}  # fmt: skip
+    about: dict[str, Any] = {
+        "signals": _signals(), "sampling_rate": RATE, "leads": NAMES, "workers": 1, "quiet": True,
+    }  # fmt: skip
     return write_store(folder, **(about | options)).store
 
 
@@ -64,7 +66,14 @@ def in_memory(twin: Twin) -> Evidence:
     gaps, wrong = list[float](), list[str]()
     ids, folds = ("b", "a", "é", "d", "7", "f"), (1, 2, 9, 10, 8, 10)
     patients = ("p", None, "q", "q", "3", "p")
-    codes = ({"x": 1.0}, {"x": 1.0, "y": 1.0}, {}, {"z": 0.0}, {"x": 1.0, "y": 0.5}, {})
+    codes: tuple[dict[str, float], ...] = (
+        {"x": 1.0},
+        {"x": 1.0, "y": 1.0},
+        {},
+        {"z": 0.0},
+        {"x": 1.0, "y": 0.5},
+        {},
+    )
     for row, (record_id, patient) in enumerate(zip(ids, patients, strict=True)):
         found = store.recording(store.row_of(record_id))
         own = signals[row][order]
@@ -92,7 +101,7 @@ def in_memory(twin: Twin) -> Evidence:
         equal("rows of the splits", str(by_split), "[[0, 1, 4], [2], [3, 5]]"),
         equal("lengths", str(store.lengths.tolist()), str(list(LENGTHS))),
         equal("patients, one unnamed", store.patients, 4),
-        equal("the last one", store[-1].record_id + store[np.int64(-6)].record_id, "fb"),
+        equal("the last one", store[-1].record_id + store[-6].record_id, "fb"),
         equal("class ids", str(store.class_ids.tolist()), "[0, -1, -1, 2, -1, -1]"),
         equal("codes", " ".join(store.classes), "x y z"),
         equal("rows under other folds", str([divided.rows(s).tolist() for s in SPLITS]),
@@ -192,6 +201,10 @@ def refused_in_memory(twin: Twin) -> Evidence:
             wrong(labels=np.full((6, 2), 2), label_names=("u", "v")),
             "a matrix holds 0",
         ),
+        "a matrix with a 2": (
+            wrong(labels=np.arange(12).reshape(6, 2) % 3, label_names=("u", "v")),
+            "a matrix holds 0 and 1",
+        ),
         "columns without names": (wrong(labels=np.eye(6, dtype=int)), "labels: have shape (6, 6)"),
         "no codes": (wrong(labels=np.array([0.5] * 6)), "is no code; give text"),
         "images of a rate": (of_images(sampling_rate=5.0), "sampling_rate: is of signals"),
@@ -263,6 +276,8 @@ def described(twin: Twin) -> Evidence:
     inside = ("3 leads at 100 Hz", "train 3, validation 1, test 2", "6 ")
     digests = {name: hashlib.sha256((store.path / name).read_bytes()).hexdigest()
                for name in store.files}  # fmt: skip
+    last = pictures[-1]
+    assert isinstance(last, StoredImage)
     cases: dict[str, Case] = {
         "row 6": (lambda: store.take([0, 6]), "has no row 6; it has 6, give one from 0 to 5"),
         "row -1": (lambda: store.take([-1]), "has no row -1;"),
@@ -302,7 +317,7 @@ def described(twin: Twin) -> Evidence:
         equal("shards", str(sorted(store.checksums)),
               str(sorted(name for name in digests if name.startswith("shard")))),
         equal("pixels that differ", int((pictures.take(range(7)) != images).sum()), 0),
-        equal("an image", str((pictures[-1].pixels == images[6]).all()), "True"),
+        equal("an image", str((last.pixels == images[6]).all()), "True"),
         equal("patients", pictures.patients, 7),
         equal("metadata of an image", str(pictures.metadata(0)), "{}"),
         equal("of all", str(list(pictures.all_metadata())), str([{}] * 7)),

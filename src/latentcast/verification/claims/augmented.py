@@ -27,7 +27,7 @@ from latentcast.verification.observe.twin import Twin
 NEEDS = is_ecg
 OURS = "our design, law 1: the state is the step"
 COUNT, SAMPLES, RATE, LENGTH = 12, 90, 150.0, 50
-FLOAT = 2e-5
+FLOAT = 1e-4
 """Of sums of float32 of the order of 1 to 10, and of angles of some hundred radians."""
 
 

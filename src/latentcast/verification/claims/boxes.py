@@ -141,8 +141,8 @@ def boxes(twin: Twin) -> Evidence:
         "as it is": ({"crop_scale": None, "flip": False}, draw, whole, never),
         "in evaluation": ({"crop_scale": (0.3, 1.0), "flip": True}, None, whole, never),
     }  # fmt: skip
-    for name, (own, chosen, box, flipped) in ways.items():
-        shape = _image(**own)
+    for name, (settings, chosen, box, flipped) in ways.items():
+        shape = _image(**settings)
         assert shape.normalisation is not None
         read = ImagePreprocess(shape)(torch.from_numpy(images.copy()), chosen).values
         sampled = _sampled(images.astype(np.float64), box, flipped, 12, 10) / 255

@@ -72,10 +72,10 @@ def pooled_tokens(twin: Twin) -> Evidence:
         plain = tokens.clone().requires_grad_()
         weight = own[..., None].double()
         count = weight.sum(1).clamp(min=1)
-        mean = (plain * weight).sum(1) / count
-        spread = ((plain - mean[:, None]).square() * weight).sum(1) / count
+        centre = (plain * weight).sum(1) / count
+        variance = ((plain - centre[:, None]).square() * weight).sum(1) / count
         (gradient,) = torch.autograd.grad(
-            (torch.cat([mean, (spread + 1e-4).sqrt()], 1) * pull).sum(), plain
+            (torch.cat([centre, (variance + 1e-4).sqrt()], 1) * pull).sum(), plain
         )
         parts += [
             at_most(f"{name}: difference", apart(rows, expected), CLOSE),
@@ -99,7 +99,7 @@ def projector(twin: Twin) -> Evidence:
     rows = torch.nan_to_num(rows, nan=3.0)
     found = network(rows, counted)
     other = network(torch.where(counted[:, None] > 0, rows, -2.0), counted)
-    x, weights = rows, [layer.weight.detach() for layer in network.layers]
+    x, weights = rows, [p.detach() for p in network.layers.parameters()]
     for n, weight in enumerate(weights):
         x = x @ weight.T
         if n + 1 == len(weights):
@@ -111,7 +111,7 @@ def projector(twin: Twin) -> Evidence:
             mean = float(own.sum()) / len(own)
             spread = float((own - mean).square().sum()) / len(own)
             scaled = (column - mean) / math.sqrt(spread + 1e-5)
-            columns.append(scaled * gains[k] + biases[k])  # type: ignore[index]
+            columns.append(scaled * gains[k] + biases[k])
         x = torch.stack(columns, 1).clamp(min=0)
     nothing = network(rows, torch.zeros_like(counted))
     return all_of(

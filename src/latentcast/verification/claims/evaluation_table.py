@@ -1,4 +1,4 @@
-"""The table of an evaluation of several sources: every cohort, row, spread and difference, counted."""
+"""The table of an evaluation of several sources: every cohort, row and difference, counted."""
 
 from __future__ import annotations
 
@@ -156,15 +156,18 @@ def _measured(twin: Twin, kinds: Sequence[Kind], heads: Sequence[str]) -> Evalua
     return harness.evaluate(_groups(twin), tasks, question, FeatureCache())
 
 
-@claim("evaluate.table", "Every number of an evaluation is that which counting gives: records, draws "
-       "of few labels, scores at home, elsewhere and without leads, means over trainings, spreads, "
-       "paired differences, p-values and cross-validated scores.", source=OURS)  # fmt: skip
+@claim("evaluate.table", "Every number of an evaluation is that which counting gives: records, "
+       "draws of few labels, scores at home, elsewhere and without leads, means over "
+       "trainings, spreads, paired differences, p-values and cross-validated scores.",
+       source=OURS)  # fmt: skip
 def table(twin: Twin) -> Evidence:
     """Of a floor, two trainings of one recipe, and two sources joined, whose features are written
     here; of three kinds of tasks. The fits of the heads are the library's."""
     parts, numbers = list[Evidence](), 0
     cases: list[tuple[tuple[Kind, ...], tuple[str, ...]]] = [
-        (("multi-label", "regression"), ("kNN", "linear")), (("multi-class",), ("kNN",))]  # fmt: skip
+        (("multi-label", "regression"), ("kNN", "linear")),
+        (("multi-class",), ("kNN",)),
+    ]
     for kinds, heads in cases:
         found = _measured(twin, kinds, heads)
         expected = [_Table(twin, kind, heads) for kind in kinds]
@@ -233,16 +236,10 @@ class _Table:
     def _cohort(self, name: str, rows: Array, values: Array, names: tuple[str, ...], of: Answers,
                 record: dict[str, Any], features: Any) -> _Cohort:  # fmt: skip
         sexes = [] if self.image else sorted(set(of.sex[rows].tolist()))
-        return _Cohort(
-            name,
-            values,
-            names,
-            _resamples(of.patients[rows]),
-            of.patients[rows],
-            [("sex", one, of.sex[rows] == one) for one in sexes],
-            record,
-            features,
-        )
+        patients = of.patients[rows]
+        groups = [("sex", one, of.sex[rows] == one) for one in sexes]
+        counts = _resamples(patients)
+        return _Cohort(name, values, names, counts, patients, groups, record, features)
 
     def _home(self) -> _Cohort:
         own, read, rows = self.own, self.read, self.read["test"]
@@ -281,7 +278,8 @@ class _Table:
 
     def _elsewhere(self) -> _Cohort:
         """All its records of the task, but for classes that were not trained."""
-        other, theirs, unused = self.other, _theirs(self.other, self.kind), ()
+        other, theirs = self.other, _theirs(self.other, self.kind)
+        unused: tuple[str, ...] = ()
         values, rows = theirs.values, np.flatnonzero(theirs.mask)
         if self.kind == "multi-class":
             values = 2 - (values - 1)  # by name: theirs are the other way round, after one more
@@ -370,7 +368,7 @@ class _Table:
         elif self.kind == "multi-class":
             members = [y == c for c in range(3)]
         else:
-            members = [*y.T, ~y.any(1)]
+            members = [*y.T, np.asarray(~y.any(1))]
         chosen = np.zeros(len(train), bool)
         for own in members:
             having = {names[n] for n in np.flatnonzero(own)}

@@ -55,7 +55,7 @@ def features(twin: Twin) -> Evidence:
         for how in ("strided", "centre"):
             if how == "centre" and own.store.modality == "image":
                 continue
-            found = extract(source, own.store, rows, pooling=pooling, windows=how)  # type: ignore[arg-type]
+            found = extract(source, own.store, rows, pooling=pooling, windows=how)
             expected = {name: source.pooled(name, pooling, how)[rows] for name in NOISE}
             expected["joined"] = np.concatenate(list(expected.values()), 1)
             wrong += differences(found, expected, FLOAT, f"{pooling}, {how}")
@@ -72,8 +72,8 @@ def features(twin: Twin) -> Evidence:
     return all_of(none("differs", wrong), records=len(rows))
 
 
-@claim("probe.tokens", "The tokens that an attentive head reads are all valid tokens of all windows "
-       "of a record, in their order, whatever fits in memory.", source=OURS)  # fmt: skip
+@claim("probe.tokens", "The tokens that an attentive head reads are all valid tokens of all "
+       "windows of a record, in their order, whatever fits in memory.", source=OURS)  # fmt: skip
 def tokens(twin: Twin) -> Evidence:
     """Layers with one and with two tokens to a patch; read together, one by one, and from a file;
     in batches of records that differ in their number of windows."""
@@ -136,7 +136,8 @@ class _Broken(Written):
 
 
 @claim("probe.features-refused", "Features that are not finite, another number of layers than "
-       "named, and recordings of other leads, rates or units are refused.", source=OURS)  # fmt: skip
+       "named, and recordings of other leads, rates or units are refused.",
+       source=OURS)  # fmt: skip
 def features_refused(twin: Twin) -> Evidence:
     own, rows = answers(twin), np.arange(6)
     broken, wrong = _Broken(own, "broken", NOISE, 4), list[str]()

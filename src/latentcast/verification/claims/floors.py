@@ -77,9 +77,9 @@ def _standardised(store: Store, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.where(valid, (counts.T * store.scale - mean) / std, 0.0), valid.any(0)
 
 
-@claim("probe.kernels-drawn", "A random kernel has 7, 9 or 11 taps, a dilation of a power of two up "
-       "to the recording, a number of leads that is even in its logarithm, and weights of a normal "
-       "distribution; what was never recorded is read as nothing.",
+@claim("probe.kernels-drawn", "A random kernel has 7, 9 or 11 taps, a dilation of a power of two "
+       "up to the recording, a number of leads that is even in its logarithm, and weights of a "
+       "normal distribution; what was never recorded is read as nothing.",
        source="Dempster, Petitjean & Webb 2020 (ROCKET)")  # fmt: skip
 def drawn(twin: Twin) -> Evidence:
     """Drawn once more, a kernel at a time, of one lead and of twelve; and read where leads, or all
@@ -141,7 +141,7 @@ def _kernels(leads: int, length: int, kernels: int, seed: int) -> list[tuple[Any
             octaves += 1
         size = min(leads, max(1, math.floor((leads + 1) ** row[3])))
         weights = np.zeros((leads, taps))
-        for lead in sorted(range(leads), key=lambda lead, row=row: row[4 + lead])[:size]:
+        for lead in np.argsort(row[4 : 4 + leads])[:size].tolist():
             begin = 11 * (k * leads + lead)
             pairs = zip(numbers[begin : begin + taps], numbers[half + begin :], strict=False)
             normal = [math.sqrt(-2 * math.log(1 - a)) * math.cos(2 * math.pi * b) for a, b in pairs]
@@ -183,7 +183,8 @@ def pixels(twin: Twin) -> Evidence:
         places = product(range(3), range(0, side, blocks), range(0, side, blocks))
         means = [image[0, y : y + blocks, x : x + blocks, c].mean() / 255 for c, y, x in places]
         same = token.shape == (len(means),)
-        wrong += [] if bool(Pixels(side, side, 3).token_layers(image)[1].all()) else ["not valid"]
+        _, valid = Pixels(side, side, 3).token_layers(np.repeat(image, 5, 0))
+        wrong += differences(valid, np.ones((5, 1), bool), at="valid")
         gaps.append(float((token - torch.tensor(means)).abs().max()) if same else math.inf)
     return all_of(at_most("largest difference", max(gaps), 1e-6), none("other sizes", wrong))
 

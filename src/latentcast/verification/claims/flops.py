@@ -47,11 +47,13 @@ def _of_step(objective: Objective, values: torch.Tensor) -> int:
         case TwoViews():
             # Two views, each through the objective and the projector, of the size they are cut to.
             cut = values[..., : objective.size[0]] if values.ndim == 3 else values
-            row = values.new_zeros(1, objective.projector.layers[0].in_features)
+            row = values.new_zeros(
+                1, objective.projector.layers[0].get_parameter("weight").shape[1]
+            )
             own = _counted(lambda: objective.projector(row, row.new_ones(1)))
             # A row norm adds up its one row by a product with it, once for each width.
-            widths = [layer.out_features for layer in objective.projector.layers]
-            own -= 2 * 2 * sum(int(n) for n in widths[:-1])
+            widths = [norm.get_parameter("weight").numel() for norm in objective.projector.norms]
+            own -= 2 * 2 * sum(widths)
             return 2 * (_of_step(objective.base, cut) + 3 * own)
         case Jepa():
             return _of_jepa(objective, values)

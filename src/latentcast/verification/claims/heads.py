@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from latentcast import randomness
 from latentcast.evaluation.heads import PATHS, attentive, knn, logistic
 from latentcast.evaluation.heads.base import Standardiser, in_eigenbasis
-from latentcast.evaluation.tasks.base import Kind
 from latentcast.evaluation.tokens import TokenFeatures
 from latentcast.nn.heads import AttentiveHead
 from latentcast.nn.initialise import initialise
@@ -83,8 +82,11 @@ def solvers(twin: Twin) -> Evidence:
         expected = _solved("multi-label", z, few, penalty)
         gap = float(np.abs(z @ weights + intercepts - z @ expected[0] - expected[1]).max())
         wrong += [f"one positive, C {penalty:g}: {gap:.2g}"] if gap > NEAR["multi-label"] else []
-    return all_of(none("differs", wrong), *(at_most(f"{kind}: furthest from Newton's", furthest[kind], bound)
-                    for kind, bound in NEAR.items()))  # fmt: skip
+    near = [
+        at_most(f"{kind}: furthest from Newton's", furthest[kind], bound)
+        for kind, bound in NEAR.items()
+    ]
+    return all_of(none("differs", wrong), *near)
 
 
 def _penalties(kind: str) -> tuple[float, ...]:
@@ -127,19 +129,19 @@ def _solved(kind: str, z: Floats, y: Array, penalty: float) -> tuple[Floats, Flo
         ridge_of = np.eye(wide.shape[1])
         ridge_of[-1, -1] = 0.0
         w = np.linalg.solve(ridge_of + penalty * wide.T @ wide, penalty * wide.T @ y)
-        return w[:-1], w[-1]
+        return w[:-1].astype(np.float64), np.asarray(w[-1], np.float64)
     if kind == "multi-label":
-        columns = [_newton(wide, own[:, None].astype(float), penalty) for own in y.T]
-        w = np.concatenate(columns, 1)
+        columns = [_newton(wide, own[:, None].astype(np.float64), penalty) for own in y.T]
+        found: Floats = np.concatenate(columns, 1)
     else:
-        w = _newton(wide, (y[:, None] == np.unique(y)).astype(float), penalty)
-    return w[:-1], w[-1]
+        found = _newton(wide, (y[:, None] == np.unique(y)).astype(np.float64), penalty)
+    return found[:-1], found[-1]
 
 
 def _newton(wide: Floats, y: Floats, penalty: float) -> Floats:
     """Of one column a logistic regression, of several a softmax; steps are halved until they
     descend."""
-    n, width = wide.shape
+    width = wide.shape[1]
     classes = y.shape[1]
     ridge_of = np.tile([*[1.0] * (width - 1), 0.0], classes)
 
@@ -178,8 +180,8 @@ def _newton(wide: Floats, y: Floats, penalty: float) -> Floats:
     return w.reshape(classes, width).T
 
 
-@claim("probe.standardised", "A feature is divided by its deviation, unless that is the rounding of "
-       "float32; heads are solved in a basis of the features that are not correlated.",
+@claim("probe.standardised", "A feature is divided by its deviation, unless that is the rounding "
+       "of float32; heads are solved in a basis of the features that are not correlated.",
        source="our protocol, evaluation/heads/base.py")  # fmt: skip
 def standardised(twin: Twin) -> Evidence:
     """Deviations a little above and below a millionth of the largest value; more features than
@@ -208,8 +210,8 @@ def standardised(twin: Twin) -> Evidence:
     return all_of(none("differs", wrong))
 
 
-@claim("probe.neighbours", "kNN looks at the twenty training records of the highest cosine, of equal "
-       "ones the first, and votes by exp(cosine / 0.07): labels, classes and numbers.",
+@claim("probe.neighbours", "kNN looks at the twenty training records of the highest cosine, of "
+       "equal ones the first, and votes by exp(cosine / 0.07): labels, classes and numbers.",
        source="Wu et al. 2018")  # fmt: skip
 def neighbours(twin: Twin) -> Evidence:
     """Copies that tie for the last places, a zero vector, few records, blocks of a few queries."""
@@ -223,9 +225,9 @@ def neighbours(twin: Twin) -> Evidence:
         "multi-class": np.where(bank[:, 1] > 0, 1, np.where(bank[:, 2] > 0, 3, 0)),
         "regression": bank @ [1.0, 2.0, 3.0] + np.sin(rows),
     }
-    unit = (v / np.maximum(np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True), 1e-12)
-            for v in (queries, bank))  # fmt: skip
-    cosine = np.round((lambda q, b: q @ b.T)(*unit), 6)
+    sizes = [np.linalg.norm(v.astype(np.float64), axis=1) for v in (queries, bank)]
+    cosine = queries.astype(np.float64) @ bank.T / np.maximum(np.outer(*sizes), 1e-12)
+    cosine = np.round(cosine, 6)
     for cells in (2**24, 120):
         with mock.patch.object(knn, "CELLS", cells):
             for k in (1, 4, 20, 49, 50, 70):
@@ -278,11 +280,11 @@ def _unit(vector: Array) -> Array:
     return np.asarray(np.round(vector / max(float(np.linalg.norm(vector)), 1e-12), 5))
 
 
-@claim("probe.attentive", "The attentive head is trained as it is written: AdamW, its rates, batches "
-       "and looks at the validation records; of the looks the best is kept, of equal ones the "
-       "first.", source="our protocol, evaluation/heads/attentive.py")  # fmt: skip
+@claim("probe.attentive", "The attentive head is trained as it is written: AdamW, its rates, "
+       "batches and looks at the validation records; of the looks the best is kept, of equal ones "
+       "the first.", source="our protocol, evaluation/heads/attentive.py")  # fmt: skip
 def attentive_training(twin: Twin) -> Evidence:
-    """Replayed in a loop of our own, of three kinds, for fewer steps; by epochs and by the least."""
+    """Replayed in a loop of our own, of three kinds, for fewer steps: by epochs and the least."""
     wrong, moved = list[str](), math.inf
     for kind, epochs, least in (("multi-label", 20, 160), ("multi-class", 3, 33),
                                 ("regression", 21, 9)):  # fmt: skip
@@ -348,8 +350,8 @@ def _tokens(records: int, seed: int) -> TokenFeatures:
     valid = generator.random((begins[-1], 4)) < 0.7
     valid[:, 1] = True
     values[..., 5] = 2.0
-    values = np.where(valid[..., None], values, 0.0).astype(np.float32)
-    return TokenFeatures(values, valid, begins, np.arange(records + 3)[::-1])[np.arange(records)]
+    filled = np.where(valid[..., None], values, 0.0).astype(np.float32)
+    return TokenFeatures(filled, valid, begins, np.arange(records + 3)[::-1])[np.arange(records)]
 
 
 def _own(tokens: TokenFeatures, place: int) -> Array:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
 from latentcast.data import manifest
 from latentcast.evaluation import (
-    baselines, calibration, comparisons, estimate, features, leaks, metrics, near_duplicates,
-    operating, protocol, ranking, same_recordings, supervision, tokens,
+    baselines,
+    calibration,
+    comparisons,
+    estimate,
+    features,
+    leaks,
+    metrics,
+    near_duplicates,
+    operating,
+    protocol,
+    ranking,
+    same_recordings,
+    supervision,
+    tokens,
 )  # fmt: skip
 from latentcast.evaluation.heads import attentive, knn, logistic, multinomial, ridge
 from latentcast.evaluation.results import Finding
@@ -21,6 +36,7 @@ from latentcast.evaluation.tasks.base import Kind
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, none
 from latentcast.verification.observe import plain_scores as plain
+from latentcast.verification.observe.answers import KINDS
 from latentcast.verification.observe.compared import differences, refusal
 from latentcast.verification.observe.twin import Twin
 
@@ -29,14 +45,14 @@ OURS = "our protocol, docs of evaluation/metrics.py"
 RECORDS = 33
 
 
-@claim("probe.metrics", "Every metric, of all records, of each resample and as a macro average with "
-       "its interval, is what counting gives, and undefined where there is nothing to count.",
+@claim("probe.metrics", "Every metric, of all records, of each resample and as a macro average "
+       "with its interval, is what counting gives, and undefined where there is nothing to count.",
        source="Mann & Whitney 1947; scikit-learn's definitions")  # fmt: skip
 def metric_values(twin: Twin) -> Evidence:
     """Scores with ties; labels of 0, 1, 9, 10, all but one and all records; classes that occur
     nowhere, or are never predicted; a target that is the same in a resample; resamples of hand."""
     counts, parts = _resamples(), list[Evidence]()
-    for kind in plain.METRICS:
+    for kind in KINDS:
         targets, predictions, others, shares = _example(kind)
         names = [f"label {n}" for n in range(targets.shape[1])] if targets.ndim == 2 else ["x"]
         found, resampled = metrics.score(kind, targets, predictions, names, counts, shares)
@@ -64,7 +80,8 @@ def _resamples() -> Array:
     rows = np.arange(RECORDS)
     patients = ["" if n % 7 == 0 else f"p{n // 3}" for n in rows]
     drawn = metrics.draw(patients, 5, 4)
-    hand = np.stack([np.ones(RECORDS, int), 5 * (rows == 4), 2 * (rows % 2 == 0), rows % 3])
+    alike = (np.round(np.sin(rows), 1) == np.round(np.sin(1), 1)) * (1 + rows % 2)
+    hand = np.stack([np.ones(RECORDS, int), 5 * (rows == 4), 2 * (rows % 2 == 0), rows % 3, alike])
     return np.concatenate([hand, drawn]).astype(np.int32)
 
 
@@ -113,14 +130,15 @@ def intervals(twin: Twin) -> Evidence:
     wrong += differences(comparisons.p_value_of(even), plain.p_value(even.tolist()), at="p of 0")
     for low, high, said in ((0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.1, "undecided"),
                             (0.0, 0.1, "undecided"), (-0.1, 0.0, "undecided"),
-                            (math.nan, 0.1, "undefined"), (0.1, math.nan, "undefined")):  # fmt: skip
+                            (math.nan, 0.1, "undefined"),
+                            (0.1, math.nan, "undefined")):  # fmt: skip
         found_outcome = estimate.Estimate(0.1, low, high).outcome
         wrong += differences(found_outcome, said, at=f"from {low} to {high}")
     return all_of(none("differs", wrong + _words()))
 
 
 def _half() -> Array:
-    return (np.arange(RECORDS) % 2 == 0)[:, None]
+    return np.asarray(np.arange(RECORDS) % 2 == 0)[:, None]
 
 
 def _words() -> list[str]:
@@ -171,7 +189,7 @@ def settings(twin: Twin) -> Evidence:
     ]  # fmt: skip
     wrong = [
         one for module, name, value in published
-        for one in differences(getattr(module, name), value, 1e-12,
+        for one in differences(getattr(module, name), value, 1e-12 * (name == "TEMPERATURES"),
                                f"{module.__name__.rpartition('.')[2]}.{name}")
     ]  # fmt: skip
     kernels = baselines.RandomConvolutions(
@@ -193,7 +211,8 @@ def _defaults() -> list[str]:
         }),
         (features.extract, {"pooling": "mean+std", "windows": "strided"}),
         (supervision.supervision, {"fraction": 1.0, "seed": 0}),
-        (attentive.fit, {"seed": 0}), (knn.neighbours, {"k": 20}), (knn.vote, {"temperature": 0.07}),
+        (attentive.fit, {"seed": 0}), (knn.neighbours, {"k": 20}),
+        (knn.vote, {"temperature": 0.07}),
         (knn.predict, {"k": 20, "temperature": 0.07}),
         (tokens.TokenLayers.__init__, {"windows": "strided"}),
         (baselines.RandomConvolutions.from_store, {"kernels": 600, "seed": 0}),
@@ -202,7 +221,7 @@ def _defaults() -> list[str]:
     ):  # fmt: skip
         parameters = inspect.signature(function).parameters.values()
         found = {one.name: one.default for one in parameters if one.default is not one.empty}
-        wrong += differences(found, defaults, at=function.__qualname__)  # type: ignore[attr-defined]
+        wrong += differences(found, defaults, at=function.__qualname__)
     return wrong
 
 
@@ -238,14 +257,16 @@ def refused(twin: Twin) -> Evidence:
 
     def learn(kind: Kind, values: Array, names: tuple[str, ...]) -> object:
         targets: Any = SimpleNamespace(kind=kind, values=values, names=names)
-        return protocol.trainable(task, targets, rows, store)
+        learned, kept = protocol.trainable(task, targets, rows, store)
+        return learned, kept.shape
 
     three = np.stack([rows < 0, rows < 4, rows >= 0], 1)
     heads, one = protocol.heads_of, np.zeros(12, np.int64)
     calls: list[tuple[str, Any]] = [
         ("auroc: targets (12, 1) and scores (12, 2) differ",
          lambda: metrics.auroc(flags, bad)),
-        ("auroc: targets (12,) and scores (12,) differ", lambda: metrics.auroc(rows > 3, rows)),
+        ("auroc: targets (12,) and scores (12,) differ",
+         lambda: metrics.auroc(rows > 3, np.sin(rows))),
         ("auroc: labels [1] have scores that are not finite", lambda: metrics.auroc(two, bad)),
         ("average precision: labels [1] have", lambda: metrics.average_precision(two, bad)),
         ("a result: 0.5", lambda: float(metrics.macro(metrics.auroc(flags, np.zeros((12, 1)))))),
@@ -279,17 +300,23 @@ def refused(twin: Twin) -> Evidence:
         ("a result: None", lambda: protocol.refuse_empty({"train": rows}, store, "lacks it")),
         ("STORE: no label of task T has both positives and negatives",
          lambda: learn("multi-label", three[:, ::2], ("x", "y"))),
-        ("a result: (('y',), (12, 1))", lambda: (lambda n, v: (n, v.shape))(
-            *learn("multi-label", three, ("x", "y", "z")))),
+        ("a result: (('y',), (12, 1))",
+         lambda: learn("multi-label", three, ("x", "y", "z"))),
         ("STORE: all records of task T in the train split are of class 'y'",
          lambda: learn("multi-class", one + 1, ("x", "y"))),
         ("STORE: all records of task T in the train split are of 2.5",
          lambda: learn("regression", one + 2.5, ("x",))),
-        ("a result: (('x', 'y'), (12,))", lambda: (lambda n, v: (n, v.shape))(
-            *learn("multi-class", rows % 2, ("x", "y")))),
+        ("a result: (('x', 'y'), (12,))",
+         lambda: learn("multi-class", rows % 2, ("x", "y"))),
         ("STORE: patient in two splits: 2 cases (a, b); re-ingest (--allow-leaks",
          lambda: protocol.refuse_leaks([_finding("warning"), _finding("error")], store)),
         ("a result: None", lambda: protocol.refuse_leaks([_finding("warning")], store)),
+        ("a result: 2", lambda: _last_penalty([0.5, 0.7, 0.7, 0.6, 0.9])),
+        ("a result: 3", lambda: _last_penalty([0.5, 0.6, 0.7])),
+        ("FloatingPointError", lambda: _unfinished(multinomial, lambda: next(
+            multinomial.regression_path(z, rows % 2, [1.0])))),
+        ("FloatingPointError", lambda: _unfinished(logistic, lambda: logistic.logistic_regression(
+            z, flags, [1.0]))),
     ]  # fmt: skip
     answers = [(words, refusal(call)) for words, call in calls]
     wrong = [f"{found[:90]!r} and not {words!r}" for words, found in answers
@@ -298,6 +325,34 @@ def refused(twin: Twin) -> Evidence:
     return all_of(
         none("answers that are others", wrong), refusals=named, results=len(calls) - named
     )
+
+
+@dataclass(frozen=True)
+class _Penalised:
+    """A head of classes that is right so often."""
+
+    penalty: int
+    right: float
+    validation: float = math.nan
+
+    def predict(self, x: Array) -> Array:
+        return (np.arange(len(x)) >= round(self.right * len(x))).astype(np.int64)
+
+
+def _last_penalty(accuracies: Sequence[float]) -> int:
+    """That is chosen of penalties that are so good, tried from the strongest on."""
+    heads = [_Penalised(n + 1, right) for n, right in enumerate(accuracies)]
+    none_is_one = np.zeros(10, np.int64)
+    with mock.patch.object(multinomial, "path", lambda *_: iter(heads)):
+        chosen: Any = multinomial.fit(np.zeros((10, 1), np.float32), none_is_one,
+                                      np.zeros((10, 1), np.float32), none_is_one)  # fmt: skip
+    return int(chosen.penalty)
+
+
+def _unfinished(solver: Any, solve: Any) -> object:
+    """A solver that is given no step."""
+    with mock.patch.object(solver, "ITERATIONS", 0):
+        return solve()
 
 
 def _finding(severity: Any) -> Finding:

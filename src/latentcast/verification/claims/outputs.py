@@ -117,7 +117,7 @@ def with_views(twin: Twin) -> Evidence:
         inner["output"], inner["size"] = output, tuple(arguments[0].values.shape[2:])
 
     handle = objective.base.register_forward_hook(seen)
-    objective.compare = compared  # type: ignore[method-assign]
+    objective.compare = compared  # type: ignore[assignment, method-assign]
     inputs = real(twin, 5)
     found = objective(
         type(inputs)(inputs.values.float(), inputs.valid), Draw(twin.seed, 1, torch.arange(5))

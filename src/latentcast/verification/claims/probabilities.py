@@ -1,10 +1,12 @@
-"""What probabilities are held against: temperatures, bins, thresholds, and labels that are weighed."""
+"""What probabilities are held against: temperatures, bins, thresholds, and weights of labels."""
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -63,8 +65,8 @@ def temperature(twin: Twin) -> Evidence:
             wrong += differences(calibration.log_loss(shares, y), plain.loss(shares, y), at=at)
             config: Any = SupervisedConfig(task="x", target=kind, names=("a", "b", "c"))  # type: ignore[arg-type]
             outputs = np.stack([logits + 0.5, logits - 0.5], 1)[::-1].reshape(120, 3)
-            found = calibration.temperature(crops, outputs, y, config)
-            wrong += differences(found, _of_crops(outputs, crops, y, kind), at=f"{at}, crops")
+            chosen = calibration.temperature(crops, outputs, y, config)
+            wrong += differences(chosen, _of_crops(outputs, crops, y, kind), at=f"{at}, crops")
     number: Any = SupervisedConfig(task="x", target="regression", names=("a",))
     wrong += differences(calibration.temperature(rows, logits, rows, number), 1.0, at="numbers")
     wrong += _extremes()
@@ -99,8 +101,8 @@ def _extremes() -> list[str]:
     nine = np.arange(10)[:, None] > 0
     for place in (1, 2, 78, 79):  # beside an end
         logit = 0.1 * 100 ** (place / 80) * math.log(9)
-        found = calibration.temperature_of(np.full((10, 1), 1 / (1 + math.exp(-logit))), nine)
-        wrong += differences(found, 0.1 * 100 ** (place / 80), at=f"the temperature {place} of 81")
+        chosen = calibration.temperature_of(np.full((10, 1), 1 / (1 + math.exp(-logit))), nine)
+        wrong += differences(chosen, 0.1 * 100 ** (place / 80), at=f"the temperature {place} of 81")
     for y in (right, ~right):
         wrong += differences(calibration.log_loss(certain, y), plain.loss(certain, y), at="certain")
         mild = np.where(right, 0.8, 0.2)
@@ -120,7 +122,10 @@ def bins(twin: Twin) -> Evidence:
     wrong, rows = list[str](), np.arange(46)
     p = np.stack([rows / 45, (rows % 7) / 6, np.sqrt(rows / 45), np.round(rows / 45, 1)], 1)
     y = np.stack([rows % 3 == 0, rows % 7 > 3, rows < 0, rows >= 0], 1)
-    names, counts = ("a", "b", "c", "d"), np.stack([rows % 3, 0 * rows + 1, rows % 2])
+    names, counts = (
+        ("a", "b", "c", "d"),
+        np.stack([rows % 3, 0 * rows + 1, rows % 2]).astype(np.int32),
+    )
     errors = [plain.calibration_error(own, of) for own, of in zip(p.T, y.T, strict=True)]
     wrong += differences(calibration.expected_calibration_error(p, y), errors, at="errors")
     wrong += differences(calibration.reliability(p, y), plain.bins(p.ravel(), y.ravel()), at="bins")
@@ -132,9 +137,7 @@ def bins(twin: Twin) -> Evidence:
         "others": {}, "supported_others": {}, "points": [], "calibration": None, "subgroups": [],
         "curves": [],
     }  # fmt: skip
-    found = with_probabilities(
-        score, "multi-label", names, y, p, 2.0, chosen, counts.astype(np.int32)
-    )
+    found = with_probabilities(score, "multi-label", names, y, p, 2.0, chosen, counts)
     expected = base | {"calibration": {
         "temperature": 2.0, "error": float(np.mean(errors)),
         "labels": dict(zip(names, errors, strict=True)), "bins": plain.bins(p.ravel(), y.ravel()),
@@ -179,15 +182,15 @@ def _who_has_probabilities(score: Score, base: dict[str, Any]) -> list[str]:
     return wrong
 
 
-@claim("finetune.targets", "A supervised run learns the labelled records of its task: their values, "
-       "of the training patients a share, and weights under which positives count as much as "
-       "negatives.", source="our protocol, docs of evaluation/supervision.py")  # fmt: skip
+@claim("finetune.targets", "A supervised run learns the labelled records of its task: their "
+       "values, of the training patients a share, and weights under which positives count as much "
+       "as negatives.", source="our protocol, docs of evaluation/supervision.py")  # fmt: skip
 def targets(twin: Twin) -> Evidence:
     """Of three kinds of tasks, on a store whose labels are written here."""
     own, wrong = answers(twin), list[str]()
     for kind in KINDS:
         values, task = own.values(kind), own.task(kind)
-        with _tasks(task):
+        with _task_named(task):
             for share in (1.0, 0.5, 0.07):
                 found = supervision.supervision(own.store, "answers", share, seed=6)
                 train = _labelled(own, "train")
@@ -211,23 +214,15 @@ def targets(twin: Twin) -> Evidence:
     return all_of(none("differs", wrong))
 
 
-class _tasks:
-    """The task of a store while the context lasts."""
+def _task_named(task: Any) -> AbstractContextManager[Any]:
+    """The task of the store while the context lasts."""
 
-    def __init__(self, task: Any) -> None:
-        self.task = task
-
-    def __enter__(self) -> None:
-        self.live = supervision.task_of
-        supervision.task_of = lambda name, store: self._of(name, store)
-
-    def _of(self, name: Any, store: Any) -> Any:
+    def task_of(name: Any, store: Any) -> Any:
         if name != "answers" or not isinstance(store, Store):
             raise ValueError("the name of a task, then the store")
-        return self.task
+        return task
 
-    def __exit__(self, *_: object) -> None:
-        supervision.task_of = self.live
+    return mock.patch.object(supervision, "task_of", task_of)
 
 
 def _labelled(own: Any, split: str) -> Array:
@@ -290,7 +285,7 @@ def _undecided(own: Any, kind: Kind) -> list[str]:
         if what != "even":
             mask[own.rows(what)] = False
         answers_even = Targets(values, mask, NAMES[kind], kind)
-        with _tasks(SimpleNamespace(targets=lambda _, of=answers_even: of)):
+        with _task_named(SimpleNamespace(targets=lambda _, of=answers_even: of)):
             answer = refusal(lambda: supervision.supervision(own.store, "answers"))
         wrong += [] if answer.startswith(words) else [f"{kind}: {answer[:90]!r} and not {words!r}"]
     return wrong

@@ -80,13 +80,14 @@ def report(twin: Twin) -> Evidence:
     return all_of(*parts, above("numbers compared", numbers, 3000))
 
 
-@claim("probe.arguments", "A probe refuses layers, poolings, heads, keys and sources that there are not, "
-       "and splits without a label; a named layer is read as it is named.", source=OURS)  # fmt: skip
+@claim("probe.arguments", "A probe refuses layers, poolings, heads, keys and sources that there "
+       "are not, and splits without a label; a named layer is read as it is named.",
+       source=OURS)  # fmt: skip
 def arguments(twin: Twin) -> Evidence:
     own, wrong = answers(twin), list[str]()
     tested = Written(own, "tested", {"lower": 1.1, "upper": 0.6}, 1)
     other = Written(own, "other", {"lower": 1.1, "upper": 0.6}, 2)
-    path, usual = own.store.path, {"heads": ["knn"], "resamples": 3}
+    path, usual = own.store.path, dict[str, Any](heads=["knn"], resamples=3)
 
     def answer(sources: Any = (tested,), **options: Any) -> Any:
         task = options.pop("task", own.task("regression"))
@@ -145,7 +146,8 @@ def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
     groups = [] if image else [
         ("sex", name, own.sex[test] == name) for name in sorted(set(own.sex[test].tolist()))
     ]  # fmt: skip
-    rows, differing, first = [], [], dict[str, tuple[str, plain.Counted]]()
+    rows, differing = list[plain.Plain](), list[plain.Plain]()
+    first = dict[str, tuple[str, plain.Counted]]()
     calls = iter(found.chosen)
     for source in found.sources:
         for name in HEADS:
@@ -193,7 +195,7 @@ def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
                     "name": "tested", "reference": source.name, "head": name, "choice": choice,
                     "estimate": gap, "p": plain.p_value(gaps),
                 })  # fmt: skip
-    adjusted = plain.holm([one["p"] for one in differing])
+    adjusted = plain.holm([float(one["p"]) for one in differing])
     for one, p in zip(differing, adjusted, strict=True):
         one["holm"] = p
     of_task = {split: set(own.rows(split)) - set(own.without_target) for split in SPLITS}
@@ -320,7 +322,7 @@ def _tried(
 ) -> list[tuple[float, float, float]]:
     """Of each penalty its validation score, a number that is higher of stronger ones, and it."""
     x, validation = _features(source, layer, pooling).astype(np.float32), own.read("validation")
-    found = []
+    found = list[tuple[float, float, float]]()
     for head in PATHS["linear"][kind](x[train], y[train]):
         reached = plain.mean(_main(kind, y[validation], head.predict(x[validation])))
         if kind == "multi-class" and found and reached < max(found)[0]:
@@ -357,7 +359,7 @@ def _supports(own: Answers, kind: Kind) -> list[Mapping[str, Any]]:
     """Records of each label and split, and why one has no score."""
     if kind == "regression":
         return []
-    y, found = own.values(kind), []
+    y, found = own.values(kind), list[Mapping[str, Any]]()
     for c, name in enumerate(NAMES[kind]):
         present = y[:, c] if kind == "multi-label" else y == c
         why = {"nobody trained": "no positive in train", "nobody tested": "no positive in test"}

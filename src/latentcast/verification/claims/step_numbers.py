@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from latentcast.engine.ema import Ema
 from latentcast.engine.loop import first_scale, gradient_norm, join, next_scale
 from latentcast.engine.ranks import ALONE
 from latentcast.engine.schedules import Cosine, EmaSchedule, Schedules, WarmupCosine
-from latentcast.objectives.base import Objective, Output, View
+from latentcast.objectives.base import Output, View
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, none, true
 from latentcast.verification.formulas import decay_of, momentum_of, rate_of
@@ -302,7 +301,7 @@ def roles(twin: Twin) -> Evidence:
                                                 "predicts no single patches")}, {}))  # fmt: skip
     wrong = [
         name
-        for name, parameter in cast(Objective, objective).named_parameters()
+        for name, parameter in objective.named_parameters()
         if parameter.requires_grad != (name in objective.trainable())
     ]
     return all_of(*parts, none("trained and not listed", wrong), objective=type(objective).__name__)

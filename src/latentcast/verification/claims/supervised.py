@@ -229,8 +229,8 @@ def _drawn(twin: Twin, seed: int) -> Supervised:
     return objective
 
 
-def _checked(twin: Twin, **own: Any) -> object:
-    return _settings(**own).check(twin.config)
+def _checked(twin: Twin, **own: Any) -> None:
+    _settings(**own).check(twin.config)
 
 
 def _refused(twin: Twin) -> dict[str, Case]:

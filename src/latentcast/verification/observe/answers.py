@@ -77,7 +77,7 @@ class Answers:
         """What the task says of each record: related to what the features are drawn from."""
         x, rows = self.hidden, np.arange(len(self.split))
         if kind == "regression":
-            return 170.0 + 8.0 * x[:, 0] + 2.0 * np.sin(7.0 * rows)
+            return np.asarray(170.0 + 8.0 * x[:, 0] + 2.0 * np.sin(7.0 * rows))
         if kind == "multi-class":
             return np.asarray((x + 0.9 * np.sin(3.0 * rows[:, None] + np.arange(3))).argmax(1))
         test, (once, *_) = self.split == "test", self.read("test")
@@ -146,7 +146,7 @@ class Written:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of records without a token
             parts = [np.nanmean(tokens, 2)] + [np.nanstd(tokens, 2)] * ("std" in pooling)
-        return np.concatenate(parts, 2).mean(1)
+        return np.asarray(np.concatenate(parts, 2).mean(1))
 
 
 def answers(twin: Twin) -> Answers:
@@ -187,14 +187,14 @@ def _recordings(twin: Twin, name: str, sizes: Mapping[str, int]) -> Answers:
     signal = np.rint(generator.normal(size=(count, 12, WINDOW * 3 // 2)) * 200) * SCALE
     sources = Recordings(twin.folder / "answers", RATE, WINDOW, SCALE)
     store = sources._cohort(name, signal, rows).store
-    order = [int(name.split()[1]) for name in store.record_ids.tolist()]
+    order = [int(record.split()[1]) for record in store.record_ids.tolist()]
     starts = (0, WINDOW // 2, WINDOW // 4)  # of two that step by half of one; of the centre
     samples = {
         store.take([row], [start], WINDOW)[0].tobytes(): (row, place)
         for row in range(count) for place, start in enumerate(starts)
     }  # fmt: skip
-    split = np.repeat(SPLITS, list(sizes.values()))[order]
-    return _answers(store, split, np.array(patients)[order], np.array(sex)[order], samples)
+    of_split = np.repeat(SPLITS, list(sizes.values()))[order]
+    return _answers(store, of_split, np.array(patients)[order], np.array(sex)[order], samples)
 
 
 def _images(twin: Twin, name: str, sizes: Mapping[str, int]) -> Answers:

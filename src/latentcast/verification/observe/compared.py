@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from latentcast.errors import LatentcastError
@@ -22,6 +23,9 @@ def differences(found: Any, expected: Any, bound: float = BOUND, at: str = "") -
     Dataclasses and mappings are compared by name, sequences and arrays by place, numbers within
     the bound; NaN is like NaN, and None like NaN.
     """
+    arrays = [_numbers(one) for one in (found, expected)]
+    if arrays[0] is not None and arrays[1] is not None:
+        return _apart(arrays[0], arrays[1], bound, at)
     found, expected = _plain(found), _plain(expected)
     if isinstance(found, dict) and isinstance(expected, dict):
         if found.keys() != expected.keys():
@@ -38,6 +42,30 @@ def differences(found: Any, expected: Any, bound: float = BOUND, at: str = "") -
         return [one for place, (a, b) in enumerate(zip(found, expected, strict=True))
                 for one in differences(a, b, bound, _below(at, place))]  # fmt: skip
     return [] if _alike(found, expected, bound) else [f"{at}: {found} and not {expected}"]
+
+
+def _numbers(value: Any) -> npt.NDArray[np.float64] | None:
+    """An array of numbers or flags in float64; None of anything else."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().numpy()
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" or not value.ndim:
+        return None
+    return value.astype(np.float64)
+
+
+def _apart(
+    found: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], bound: float, at: str
+) -> list[str]:
+    if found.shape != expected.shape:
+        return [f"{at}: {found.shape} and not {expected.shape}"]
+    with np.errstate(invalid="ignore"):
+        near = np.abs(found - expected) <= bound * np.maximum(1.0, np.abs(expected))
+    finite = np.isfinite(found) & np.isfinite(expected)
+    alike = (near & finite) | (found == expected) | (np.isnan(found) & np.isnan(expected))
+    return [
+        f"{_below(at, '.'.join(map(str, place)))}: {found[tuple(place)]} and not "
+        f"{expected[tuple(place)]}" for place in np.argwhere(~alike).tolist()
+    ]  # fmt: skip
 
 
 def numbers_of(result: Any) -> int:

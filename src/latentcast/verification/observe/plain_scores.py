@@ -186,7 +186,7 @@ def score(
     shares: Array | None = None,
 ) -> tuple[Plain, Counted]:  # fmt: skip
     """What :class:`~latentcast.evaluation.estimate.Score` has, without what probabilities give."""
-    (first, main), *others = METRICS[kind].items()
+    (_, main), *others = METRICS[kind].items()
     counted = Counted(main, targets, predictions, counts)
     further = {name: Counted(metric, targets, predictions, counts) for name, metric in others}
     if shares is not None:
@@ -274,7 +274,7 @@ def threshold(shares: Array, positive: Array) -> float:
     if not positive.any():
         return math.nan
     tried = sorted(set(shares.tolist()), reverse=True)
-    return max(tried, key=lambda t: _rates(positive, shares, t)[3])
+    return float(max(tried, key=lambda t: _rates(positive, shares, t)[3]))
 
 
 def divided(shares: Array, heat: float, labels: bool) -> Floats:
