@@ -240,7 +240,7 @@ def _(t: Terminal) -> None:
 
 
 @fixes("data/formats.py", "--{}: is for sources")
-@fixes("data/ingest.py", "--{}: is for {}")
+@fixes("data/arguments.py", "--{}: is for {}")
 def _(t: Terminal) -> None:
     bad = "--layout records,leads,samples" if "kind" in t.messages[0].text else "--size 8"
     assert t.refused(f"ingest {WFDB} --fs 100 --out {t.new()} {bad}").typed("leave it out")
@@ -348,7 +348,7 @@ def _(t: Terminal) -> None:
     t.works(command)
 
 
-@fixes("data/ingest.py", "{}: is for files")
+@fixes("data/arguments.py", "{}: is for files")
 def _(t: Terminal) -> None:
     axes = {"sampling_rate": 100, "leads": CANONICAL_LEADS, "unit": "mV", "layout": LAYOUT[9:]}
     source = ArraySource(t.at.npy, **axes)
@@ -361,7 +361,7 @@ def _(t: Terminal) -> None:
 
 
 @fixes("data/ingest.py", "--workers {}: is of this machine")
-@fixes("data/ingest.py", "{}: is an archive, which --cluster")
+@fixes("data/arguments.py", "{}: is an archive, which --cluster")
 @fixes("data/cluster.py", "--cluster {}: does not answer")
 def _(t: Terminal) -> None:
     command = f"ingest {WFDB} --out {t.new()} --fs 100"

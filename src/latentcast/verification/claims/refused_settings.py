@@ -124,7 +124,8 @@ def of_masked(twin: Twin) -> Evidence:
 
 @claim("jepa.refused", "A JEPA is not trained with a causal mask, CLS, or without what keeps its "
        "targets from collapsing: a teacher, or a regularizer.", source=QUIET,
-       about=lambda twin: _is(JepaConfig)(twin) and has_transformer(twin) and patch_by_patch(twin))  # fmt: skip
+       about=lambda twin: _is(JepaConfig)(twin) and has_transformer(twin)
+       and patch_by_patch(twin))  # fmt: skip
 def of_jepa(twin: Twin) -> Evidence:
     alone: dict[str, Any] = {
         "objective__regularizer": {"kind": "sigreg"},
