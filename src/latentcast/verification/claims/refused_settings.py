@@ -24,6 +24,11 @@ def _is(kind: type[Any]) -> Callable[[Twin], bool]:
     return lambda twin: isinstance(twin.recipe.objective, kind)
 
 
+def _reads_patches(twin: Twin) -> bool:
+    """A JEPA that drops what it hides from a transformer."""
+    return _is(JepaConfig)(twin) and has_transformer(twin) and patch_by_patch(twin)
+
+
 def _changed(twin: Twin, **changes: Any) -> Callable[[], object]:
     """The twin under other settings, ``__`` for a dot, checked as a whole."""
     named = {key.replace("__", "."): value for key, value in changes.items()}
@@ -124,8 +129,7 @@ def of_masked(twin: Twin) -> Evidence:
 
 @claim("jepa.refused", "A JEPA is not trained with a causal mask, CLS, or without what keeps its "
        "targets from collapsing: a teacher, or a regularizer.", source=QUIET,
-       about=lambda twin: _is(JepaConfig)(twin) and has_transformer(twin)
-       and patch_by_patch(twin))  # fmt: skip
+       about=_reads_patches)  # fmt: skip
 def of_jepa(twin: Twin) -> Evidence:
     alone: dict[str, Any] = {
         "objective__regularizer": {"kind": "sigreg"},
