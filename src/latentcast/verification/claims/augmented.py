@@ -130,7 +130,7 @@ def recordings(twin: Twin) -> Evidence:
         )
         given = Inputs(torch.where(flags, raw, 0.0), flags)
         found = augment(given, draw)
-        whole = augment(Inputs(raw), draw)
+        changed_together = augment(Inputs(raw), draw)
         clean, valid = np.zeros((COUNT, 12, LENGTH)), np.ones((COUNT, 12, LENGTH), bool)
         full = np.zeros((COUNT, 12, LENGTH))
         speed = np.exp(settings.warp * (2 * draw.for_samples("view warp").double().numpy() - 1))
@@ -159,13 +159,17 @@ def recordings(twin: Twin) -> Evidence:
         bound = 1e-3 if settings.warp else FLOAT  # a place in float32, among some ten samples
         gaps = [
             float(np.abs(a.double().numpy() - b).max())
-            for a, b in ((found.values, expected), (found.clean, clean), (whole.values, without))
+            for a, b in (
+                (found.values, expected),
+                (found.clean, clean),
+                (changed_together.values, without),
+            )
         ]
         parts += [
             at_most(f"{name}: largest difference", greatest(*gaps), bound),
             equal(f"{name}: flags that differ",
                   int((found.valid.numpy() != (valid & kept)).sum()), 0),
-            equal(f"{name}: flags of what was all measured", str(whole.valid is None),
+            equal(f"{name}: flags of what was all measured", str(changed_together.valid is None),
                   str(not tokens)),
         ]  # fmt: skip
     bare = EcgAugment(EcgAugmentation(), _recording(normalisation=None), LENGTH)

@@ -132,14 +132,14 @@ def boxes(twin: Twin) -> Evidence:
     images = generator.integers(0, 256, (COUNT, 12, 10, 3)).astype(np.uint8)
     mirrored = draw.for_samples("flip").numpy() < 0.5
     never = np.zeros(COUNT, bool)
-    whole = np.tile([0.0, 0.0, 12.0, 10.0], (COUNT, 1))
+    uncut = np.tile([0.0, 0.0, 12.0, 10.0], (COUNT, 1))
     drawn = _boxes(draw, 12, 10, (0.3, 1.0), (0.75, 4 / 3))
     ways: dict[str, tuple[dict[str, Any], Draw | None, Floats, npt.NDArray[np.bool_]]] = {
         "cropped and mirrored": ({"crop_scale": (0.3, 1.0), "flip": True}, draw, drawn, mirrored),
         "cropped": ({"crop_scale": (0.3, 1.0), "flip": False}, draw, drawn, never),
-        "mirrored": ({"crop_scale": None, "flip": True}, draw, whole, mirrored),
-        "as it is": ({"crop_scale": None, "flip": False}, draw, whole, never),
-        "in evaluation": ({"crop_scale": (0.3, 1.0), "flip": True}, None, whole, never),
+        "mirrored": ({"crop_scale": None, "flip": True}, draw, uncut, mirrored),
+        "as it is": ({"crop_scale": None, "flip": False}, draw, uncut, never),
+        "in evaluation": ({"crop_scale": (0.3, 1.0), "flip": True}, None, uncut, never),
     }  # fmt: skip
     for name, (settings, chosen, box, flipped) in ways.items():
         shape = _image(**settings)

@@ -63,12 +63,12 @@ def table(twin: Twin) -> Evidence:
         found = _measured(twin, kinds, heads)
         expected = [Table(twin, kind, heads) for kind in kinds]
         numbers += numbers_of(found.rows) + numbers_of(found.cohorts)
-        for name, wanted in (
+        for name, counted in (
             ("cohorts", [one.record for table in expected for one in table.cohorts]),
             ("rows", [row for table in expected for row in table.rows()]),
         ):
             stripped = _without_seconds(getattr(found, name))
-            parts.append(none(f"{', '.join(kinds)}: {name}", differences(stripped, wanted, 2e-6)))
+            parts.append(none(f"{', '.join(kinds)}: {name}", differences(stripped, counted, 2e-6)))
         parts.append(none(f"{', '.join(kinds)}: other", _beside(twin, found)))
     return all_of(*parts, above("numbers compared", numbers, 4000))
 

@@ -85,8 +85,8 @@ def tokens(twin: Twin) -> Evidence:
         with mock.patch.object(frozen, "BUDGET", room):
             layers = frozen.TokenLayers(source, own.store, rows)
             wrong += differences(list(layers), list(NOISE), at="layers")
-            held = [len(layers), "finer" in layers, "other" in layers]
-            wrong += differences(held, [3, True, False], at="held")
+            kept = [len(layers), "finer" in layers, "other" in layers]
+            wrong += differences(kept, [3, True, False], at="held")
             for name in ("finer", "upper", "lower", "finer"):
                 read = layers[name]
                 values, valid = read[places[::-1]].batch(np.array([3, 2, 1, 0]))

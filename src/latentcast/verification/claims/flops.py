@@ -86,7 +86,7 @@ def _of_jepa(objective: Jepa, values: torch.Tensor) -> int:
     size = tuple(values.shape[2:])
     grids = objective.student.grids(size)
     kept = torch.arange(round(context))[None]
-    whole = _counted(lambda: objective.student.fused(objective.student(values), size))
+    forward = _counted(lambda: objective.student.fused(objective.student(values), size))
     student = _counted(lambda: objective.student.fused(objective.student(values, None, kept), size))
     heads = 0
     for n, (predictor, (blocks, cells)) in enumerate(
@@ -107,7 +107,7 @@ def _of_jepa(objective: Jepa, values: torch.Tensor) -> int:
         for query in queries:
             run = partial(predictor, tokens, read, query, grids[n], None, None, hint)
             heads += _counted(run)
-    return 3 * (student + heads) + (whole if objective.teacher is not None else 3 * whole)
+    return 3 * (student + heads) + (forward if objective.teacher is not None else 3 * forward)
 
 
 @claim("loop.flops", "The operations of a step that are logged and benchmarked are those of its "

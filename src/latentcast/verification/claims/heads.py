@@ -382,7 +382,7 @@ def _replayed(
     mean, std = every.mean(0), every.std(0)
     std[5] = 1.0
     scale = (float(y.mean()), float(y.std())) if kind == "regression" else (0.0, 1.0)
-    wanted = torch.from_numpy(np.asarray((y - scale[0]) / scale[1] if kind == "regression" else y))
+    goal = torch.from_numpy(np.asarray((y - scale[0]) / scale[1] if kind == "regression" else y))
     outputs = {"multi-label": 2, "multi-class": 3, "regression": 1}[kind]
     network = AttentiveHead(train.width, outputs)
     initialise(network, 5, "head")
@@ -409,7 +409,7 @@ def _replayed(
             group["lr"] = 2e-3 * rate
         batch = order[64:] if second else order[:64]
         with torch.enable_grad():
-            loss = _loss(network(read[batch], flags[batch]), wanted[batch], kind)
+            loss = _loss(network(read[batch], flags[batch]), goal[batch], kind)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -99,8 +99,8 @@ def rule(twin: Twin) -> Evidence:
                         plain(sampler(draw, flags)) != own
                     )
                 if len(grids[0]) == 1:
-                    seen = valid.unsqueeze(1) & torch.tensor([False, True, False])[:, None]
-                    found = plain(leads(draw, seen.flatten(1)))
+                    visible = valid.unsqueeze(1) & torch.tensor([False, True, False])[:, None]
+                    found = plain(leads(draw, visible.flatten(1)))
                     repeated = over_leads(own, grids)
                     wrong += [f"{name} over leads, step {step}"] * (found != repeated)
     return all_of(none("other sizes", sizes), none("other cells", wrong), grids=len(GRIDS))

@@ -55,14 +55,14 @@ def shown(twin: Twin) -> Evidence:
         parts.append(at_most(f"{role}: difference", apart(views[role].tokens, tokens), 1e-12))
         parts.append(equal(f"{role}: flags that differ",
                            -1 if valid is None else int((valid != counted).sum()), 0))  # fmt: skip
-    whole = objective(real(twin), None)
+    every = objective(real(twin), None)
     assert found.tokens is not None and found.valid is not None
     return all_of(
         *parts,
         equal("parts", f"{views['target'].part} {views['output'].part}", "encoder predictor"),
         at_most("tokens, difference", apart(found.tokens, h[:, prefix:]), 1e-12),
         equal("flags of tokens that differ", int((found.valid != measured).sum()), 0),
-        none("flags where all was measured", [v.role for v in whole.views if v.valid is not None]),
+        none("flags where all was measured", [v.role for v in every.views if v.valid is not None]),
     )
 
 
@@ -113,10 +113,10 @@ def with_views(twin: Twin) -> Evidence:
         term["term"], term["parts"] = compare(*arguments)
         return term["term"], term["parts"]
 
-    def seen(module: Any, arguments: Any, output: Any) -> None:
+    def record(module: Any, arguments: Any, output: Any) -> None:
         inner["output"], inner["size"] = output, tuple(arguments[0].values.shape[2:])
 
-    handle = objective.base.register_forward_hook(seen)
+    handle = objective.base.register_forward_hook(record)
     objective.compare = compared  # type: ignore[assignment, method-assign]
     inputs = real(twin, 5)
     found = objective(

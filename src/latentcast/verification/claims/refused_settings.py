@@ -114,7 +114,7 @@ def of_masked(twin: Twin) -> Evidence:
     if has_transformer(twin):
         cases["one direction"] = (_changed(twin, encoder__causal=True), "encoder.causal is true")
         cases["CLS"] = (_changed(twin, encoder__cls=True), "encoder.cls is true")
-    whole = twin.config.objective.whole_batch
+    batchwise = twin.config.objective.whole_batch
     return all_of(
         refusals(
             cases,
@@ -123,7 +123,7 @@ def of_masked(twin: Twin) -> Evidence:
                 "an odd kernel": _changed(twin, objective__predictor__kernel=3),
             },
         ),
-        equal("what needs the whole batch", str(whole), "kind"),
+        equal("what needs the whole batch", str(batchwise), "kind"),
     )
 
 

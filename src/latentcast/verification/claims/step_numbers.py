@@ -250,16 +250,16 @@ def distance(twin: Twin) -> Evidence:
     average.update(0.25)
     moved = [0.25 * t + 0.75 * s for s, t in zip(*rows, strict=True)]
     found = [p.detach().double() for m in teachers for p in m.parameters()]
-    held = [t.clone() for t in found]
+    copies = [t.clone() for t in found]
     average.update(0.5, torch.ones(()))
     still = greatest(*(float((a - p.detach().double()).abs().max()) for a, p in
-                zip(held, (p for m in teachers for p in m.parameters()), strict=True)))  # fmt: skip
+                zip(copies, (p for m in teachers for p in m.parameters()), strict=True)))  # fmt: skip
     average.update(0.5, torch.zeros(()))
     halfway = greatest(
         *(
             float(((a + s) / 2 - p.detach().double()).abs().max())
             for a, s, p in zip(
-                held, rows[0], (p for m in teachers for p in m.parameters()), strict=True
+                copies, rows[0], (p for m in teachers for p in m.parameters()), strict=True
             )
         )
     )

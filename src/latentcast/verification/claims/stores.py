@@ -327,7 +327,7 @@ def read_ahead(twin: Twin) -> Evidence:
         finally:
             closed.append(True)
 
-    whole = list(ahead(items(50)))
+    in_order = list(ahead(items(50)))
     made.clear()
     stream, got, problem = ahead(items(7)), list[int](), ""
     try:
@@ -339,7 +339,7 @@ def read_ahead(twin: Twin) -> Evidence:
     first = next(stream)
     stream.close()
     return all_of(
-        equal("items", str(whole), str(list(range(40)))),
+        equal("items", str(in_order), str(list(range(40)))),
         equal("before the error", str(got), str(list(range(7)))),
         equal("the error", problem, "broken"),
         equal("first of a stream that is left", first, 0),

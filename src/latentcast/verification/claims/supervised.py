@@ -49,8 +49,8 @@ def _naive(
                 weights.append(1.0 if balance is None else balance[target])
                 terms.append(-share * weights[-1])
             continue
-        wanted = target if isinstance(target, list) else [target]
-        for n, (x, y) in enumerate(zip(row, wanted, strict=True)):
+        goals = target if isinstance(target, list) else [target]
+        for n, (x, y) in enumerate(zip(row, goals, strict=True)):
             if math.isnan(y):
                 continue
             weights.append(1.0)
@@ -149,7 +149,7 @@ def rates(twin: Twin) -> Evidence:
     ]
     depth = {id(p): n for n, unit in enumerate(units, start=1) for p in unit.parameters()}
     first = {id(p) for p in objective.student.encoder.tokenizer.parameters()}
-    wrong, seen = list[str](), set[int]()
+    wrong, numbered = list[str](), set[int]()
     for name, parameter in objective.student.named_parameters(prefix="student"):
         last = name.rpartition(".")[2]
         place = depth.get(id(parameter), len(units) + 1)
@@ -158,7 +158,7 @@ def rates(twin: Twin) -> Evidence:
         ):
             place = 0
         slow = 0.1 if last in ("log_step", "log_decay", "frequency") else 1.0
-        seen.add(place)
+        numbered.add(place)
         expected = slow * 0.5 ** (len(units) + 1 - place)
         wrong += [name] * (not math.isclose(objective.lr_scale(name), expected, rel_tol=1e-12))
     frozen = _supervised(twin, _settings(layer_decay=0.0))
@@ -197,7 +197,7 @@ def rates(twin: Twin) -> Evidence:
             0,
         ),
         none("parameters at another rate", wrong),
-        equal("layers", str(sorted(seen)), str(list(range(len(units) + 2)))),
+        equal("layers", str(sorted(numbered)), str(list(range(len(units) + 2)))),
         equal("trained at a decay of 0", str(sorted(trained)), "['head']"),
         equal("its encoder in training", str(modes), "{False}"),
         equal("its head in training", also, True),
