@@ -252,8 +252,8 @@ def distance(twin: Twin) -> Evidence:
     found = [p.detach().double() for m in teachers for p in m.parameters()]
     copies = [t.clone() for t in found]
     average.update(0.5, torch.ones(()))
-    still = greatest(*(float((a - p.detach().double()).abs().max()) for a, p in
-                zip(copies, (p for m in teachers for p in m.parameters()), strict=True)))  # fmt: skip
+    averaged = [p.detach().double() for m in teachers for p in m.parameters()]
+    still = greatest(*(float((a - p).abs().max()) for a, p in zip(copies, averaged, strict=True)))
     average.update(0.5, torch.zeros(()))
     halfway = greatest(
         *(
