@@ -56,6 +56,8 @@ def test_flops_agree_with_counted_ones(axes: int) -> None:
     ):
         made.transform(made.embed(torch.randn(1, 3, *size)), size)
     assert counter.get_total_flops() == made.flops(size)
+    made.can_drop = False  # as where convolutions cross patches, so that all is read
+    assert made.flops(size, 1) == made.flops(size)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_a_model_that_ships_starts_nothing(
         ("probe latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("models latentcast/tini", "did you mean 'latentcast/tiny'?"),
         ("probe google/tiny", "does not exist, and nothing is downloaded; name"),
+        ("probe tiny", "name latentcast/tiny, a run folder"),
         ("predict latentcast/tiny nix.npy --out x.csv", "was trained without labels"),
         ("train latentcast/tiny --data s --out r", "give --init latentcast/tiny"),
         *((f"{verb} g.onnx", "is a graph") for verb in ("inspect", "report", "runs", "verify")),

@@ -25,7 +25,7 @@ from latentcast.nn.hierarchy import Hierarchy
 from latentcast.objectives.base import Objective, Role
 from latentcast.objectives.build import assemble
 from latentcast.places import refuse_graph
-from latentcast.pretrained.models import located
+from latentcast.pretrained.models import located, models
 
 SHOWN = 3
 """Names of tensors that a message lists."""
@@ -79,9 +79,10 @@ def read_weights(source: str | Path) -> Weights:
         digests = {path.name: sha256(path)}
         return _fitting(Weights(tensors, config, step, digests, str(source), alone))
     if not path.exists():
+        ships = next((f"{name}, " for name in models() if name.endswith(f"/{source}")), "")
         raise LatentcastError(
-            f"{path}: does not exist, and nothing is downloaded; name a run folder, one of its "
-            "checkpoints, an exported file, or a model that ships (latentcast models)"
+            f"{path}: does not exist, and nothing is downloaded; name {ships}a run folder, one of "
+            "its checkpoints, an exported file, or a model that ships (latentcast models)"
         )
     newest = chosen_checkpoint(path)
     record = checkpoint.read_record(newest)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from latentcast.config import BACKBONES, Config, EncoderConfig
 from latentcast.config.settings import Count, Settings
+from latentcast.nn.cells import Grid
 from latentcast.nn.tokens import Tokenizer, unfold
 from latentcast.nn.transformer import PatchEncoder
 
@@ -100,3 +101,7 @@ class ConvPatchEncoder(PatchEncoder):
         return ConvTokenizer(
             config, config.patch, config.width, channels, axes, config.stem_overlap, self.lead_rows
         )
+
+    def flops(self, size: Grid, kept: int | None = None) -> int:
+        """Where convolutions cross patches the masked input is read in full."""
+        return super().flops(size, kept if self.can_drop else None)
