@@ -159,8 +159,14 @@ def assert_same_run(found: Path, expected: Path) -> None:
     for a, b in zip(rows(found), rows(expected), strict=True):
         assert a.keys() == b.keys()
         for key, value in b.items():
-            if key == "alarms" or value is None:  # a statistic of too few rows
-                assert a[key] == value
+            if key == "alarms":
+                # Whether copying is better is a toss-up where both score the same.
+                tie = abs((b.get("copy_last_loss") or 9.0) - b["loss"]) < 5e-3
+                left = {"copying-is-better"} if tie else set()
+                assert {*a[key]} - left == {*value} - left
+                continue
+            if value is None:  # a statistic of too few rows
+                assert a[key] is None
                 continue
             # Ranks and variances are those of the whole batch, not of a rank's part. What copying
             # scores is over other terms than the loss that it is weighted by.
