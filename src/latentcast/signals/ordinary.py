@@ -55,7 +55,7 @@ def _is_physical(signals: Floats, highs: Floats, lows: Floats) -> npt.NDArray[np
 def _moves(signals: Floats, rate: float, highs: Floats, lows: Floats) -> npt.NDArray[np.bool_]:
     """False where a lead rests on its own extreme, or for long."""
     flat = round(quality.FLAT_SECONDS * rate)
-    clip = max(quality.SATURATED_SAMPLES, round(quality.SATURATED_SECONDS * rate))
+    clip = quality.clip_samples(rate)
     rests, times = signals[:, :, 1:] == signals[:, :, :-1], 1
     while times < clip - 1:  # where so many steps in a row are none
         more = min(times, clip - 1 - times)

@@ -53,6 +53,11 @@ class Finding:
     message: str
 
 
+def clip_samples(rate: float) -> int:
+    """Samples in a row from which a lead rests on its extreme, at a rate in Hz."""
+    return max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
+
+
 def _constant_runs(
     signal: npt.NDArray[np.float32], shortest: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -122,7 +127,7 @@ def assess(recording: Recording, *, ecg: bool = True) -> tuple[Recording, tuple[
     signal, rate = recording.signal, recording.sampling_rate
     valid, complete = recording.valid.copy(), bool(recording.valid.all())
     flat_length = max(2, round(FLAT_SECONDS * rate))
-    clip_length = max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
+    clip_length = clip_samples(rate)
     leads, starts, stops = _constant_runs(signal, min(flat_length, clip_length))
     masked: dict[str, list[str]] = {"flat": [], "saturated": []}
     # A lead shorter than FLAT_SECONDS that never moves is flat too.
@@ -187,8 +192,7 @@ def rests_on_extremes(row: npt.NDArray[np.float32], rate: float) -> bool:
         row: in mV.
         rate: in Hz.
     """
-    shortest = max(SATURATED_SAMPLES, round(SATURATED_SECONDS * rate))
-    _, start, stop = _constant_runs(row[None], shortest)
+    _, start, stop = _constant_runs(row[None], clip_samples(rate))
     ends = (row[start] == row.min()) | (row[start] == row.max())
     return bool(_clips(row, start[ends], stop[ends], rate).any())
 

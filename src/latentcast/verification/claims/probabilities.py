@@ -231,7 +231,7 @@ def _labelled(own: Any, split: str) -> Array:
 
 def _first(patients: Array, share: float, seed: int) -> list[bool]:
     """Records of the first patients in an order that the seed draws; an unnamed one is its own."""
-    names = [name or f"record {n}" for n, name in enumerate(patients.tolist())]
+    names = plain.owners(patients)
     every = sorted(set(names))
     order = randomness.permutation(randomness.key(seed, "labels"), len(every))
     first = {every[place] for place in order[: math.ceil(share * len(every))]}

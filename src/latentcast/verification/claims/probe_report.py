@@ -122,7 +122,7 @@ def arguments(twin: Twin) -> Evidence:
     usual_heads = protocol.probe([tested], own.store, own.task("regression"), resamples=1)
     heads = ["kNN", "linear"] if is_image(twin) else ["linear"]
     wrong += differences([row.head for row in usual_heads.rows], heads, at="heads of themselves")
-    patients = _patients(own.patients[own.read("test")])[1]
+    patients = len(set(plain.owners(own.patients[own.read("test")])))
     with mock.patch.object(metrics, "FEWEST", 1 + patients):
         bare = protocol.probe([tested], own.store, own.task("regression"), **usual)
     ends = (bare.bootstrap["resamples"], bare.rows[0].score.main.low)
@@ -142,7 +142,7 @@ def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
         names, y = tuple(names[n] for n in kept), labels[:, kept]
     else:
         y = labels
-    counts = _resamples(own.patients[test])
+    counts = plain.resamples(own.patients[test], RESAMPLES, SEED)
     groups = [] if image else [
         ("sex", name, own.sex[test] == name) for name in sorted(set(own.sex[test].tolist()))
     ]  # fmt: skip
@@ -215,7 +215,8 @@ def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
         | ({} if image else {"sampling_rate": 100.0}),
         "bootstrap": {
             "resamples": RESAMPLES, "level": 0.95, "seed": SEED,
-            "unit": "image" if image else "patient", "units": _patients(own.patients[test])[1],
+            "unit": "image" if image else "patient",
+            "units": len(set(plain.owners(own.patients[test]))),
         },
         "windows": "strided", "provenance": {"who": "we"}, "notes": [],
     }  # fmt: skip
@@ -224,27 +225,6 @@ def _expected(own: Answers, kind: Kind, found: Probed) -> dict[str, Any]:
 def _main(kind: Kind, y: Array, predictions: Array) -> Array:
     (metric, *_) = plain.METRICS[kind].values()
     return metric(y, predictions, 1 + int(max(y.max(), predictions.max())) if y.ndim == 1 else 0)
-
-
-def _patients(names: Array) -> tuple[list[int], int]:
-    """The number of each record's patient, and how many there are."""
-    found, numbers = dict[str, int](), list[int]()
-    for record, name in enumerate(names.tolist()):
-        numbers.append(found.setdefault(name or f"record {record}", len(found)))
-    return numbers, len(found)
-
-
-def _resamples(names: Array) -> Array:
-    """A patient at a time."""
-    numbers, patients = _patients(names)
-    stream, rows = randomness.key(SEED, "bootstrap"), []
-    for r in range(RESAMPLES):
-        times = [0] * patients
-        for n in range(patients):
-            share = float(randomness.uniform(stream, np.array([r * patients + n]))[0])
-            times[int(share * patients)] += 1
-        rows.append([times[number] for number in numbers])
-    return np.array(rows)
 
 
 def _predicted(

@@ -82,7 +82,7 @@ def refusal(call: Any) -> str:
         result = call()
     except LatentcastError as problem:
         return str(problem)
-    except Exception as problem:  # not refused: it fell over
+    except Exception as problem:  # no sentence of ours
         return f"{type(problem).__name__}"
     return f"a result: {result!r}"[:80]
 

@@ -13,11 +13,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from latentcast import randomness
+
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Plain = dict[str, Any]
 ENOUGH, MOST_CLASSES, BINS = 10, 20, 15
 AT_THRESHOLDS = "macro F1 at thresholds of validation"
+
+
+def owners(patients: Array) -> list[str]:
+    """Whose each record is; one without a patient is a patient of its own."""
+    return [name or f"record {n}" for n, name in enumerate(patients.tolist())]
+
+
+def resamples(patients: Array, count: int, seed: int) -> Array:
+    """How often each record is drawn, ``(count, records)``, a patient at a time."""
+    names = owners(patients)
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    stream, rows = randomness.key(seed, "bootstrap"), []
+    for r in range(count):
+        counters = np.arange(r * len(numbers), (r + 1) * len(numbers))
+        drawn = [int(u * len(numbers)) for u in randomness.uniform(stream, counters)]
+        rows.append([drawn.count(numbers[name]) for name in names])
+    return np.array(rows)
 
 
 def area(positive: Array, scores: Array) -> float:
@@ -366,7 +385,7 @@ def subgroup(
     chosen = enough(y) if labels else np.ones(1, dtype=bool)
     if records < ENOUGH:
         return found | {"too_few": f"fewer than {ENOUGH} records"}
-    if len({one or str(n) for n, one in enumerate(patients[inside].tolist())}) < ENOUGH:
+    if len(set(owners(patients[inside]))) < ENOUGH:
         return found | {"too_few": f"fewer than {ENOUGH} patients"}
     if not chosen.any():
         return found | {"too_few": f"no label with {ENOUGH} or more positives and a negative"}

@@ -69,11 +69,10 @@ class Table:
 
     def _record(self, name: str, external: bool, **own: Any) -> dict[str, Any]:
         store, patients = own.pop("store"), own.pop("patients")
-        numbered = [one or f"record {n}" for n, one in enumerate(patients.tolist())]
         return {
             "task": self.kind, "kind": self.kind, "metric": next(iter(plain.METRICS[self.kind])),
             "store": name, "path": str(store.path), "shards": store.checksums, "external": external,
-            "units": len(set(numbered)), "unit": "image" if self.image else "patient",
+            "units": len(set(plain.owners(patients))), "unit": "image" if self.image else "patient",
             "floors": plain.floors(self.kind, self.y[self.read["train"]], own.pop("values")),
             "unused": (), "cross_validation": "", **own,
         }  # fmt: skip
@@ -83,7 +82,7 @@ class Table:
         sexes = [] if self.image else sorted(set(of.sex[rows].tolist()))
         patients = of.patients[rows]
         groups = [("sex", one, of.sex[rows] == one) for one in sexes]
-        counts = _resamples(patients)
+        counts = plain.resamples(patients, RESAMPLES, SEED)
         return Cohort(name, values, names, counts, patients, groups, record, features)
 
     def _home(self) -> Cohort:
@@ -202,7 +201,7 @@ class Table:
 
     def _shots(self, train: Array, seed: int) -> Array:
         """Of each label, class or nothing the records of the first patients that have it."""
-        names = [name or f"record {n}" for n, name in enumerate(self.own.patients[train].tolist())]
+        names = plain.owners(self.own.patients[train])
         every = sorted(set(names))
         order = [
             every[n] for n in randomness.permutation(randomness.key(seed, "labels"), len(every))
@@ -358,7 +357,9 @@ class Table:
                     best = (layer, penalty, own, reached)
         layer, penalty, own, _ = best
         (metric, *_) = plain.METRICS[self.kind].values()
-        counted = plain.Counted(metric, y, own, _resamples(self.own.patients[train]))
+        counted = plain.Counted(
+            metric, y, own, plain.resamples(self.own.patients[train], RESAMPLES, SEED)
+        )
         scores = [plain.mean(counted.columns), *(plain.mean(one) for one in counted.redrawn)]
         return layer, penalty, np.array(scores)
 
@@ -382,18 +383,6 @@ def _features(source: Any, part: int, layer: str) -> Array:
     names = source.layer_names if layer == "joined" else (layer,)
     pooled = [source.parts[part].pooled(name, "mean") for name in names]
     return np.concatenate(pooled, 1).astype(np.float32).astype(np.float64)
-
-
-def _resamples(patients: Array) -> Array:
-    """Of the records of patients, a patient at a time."""
-    names = [name or f"record {n}" for n, name in enumerate(patients.tolist())]
-    numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
-    stream, rows = randomness.key(SEED, "bootstrap"), []
-    for r in range(RESAMPLES):
-        counters = np.arange(r * len(numbers), (r + 1) * len(numbers))
-        drawn = [int(u * len(numbers)) for u in randomness.uniform(stream, counters)]
-        rows.append([drawn.count(numbers[name]) for name in names])
-    return np.array(rows)
 
 
 def _interval(values: Array) -> plain.Plain:
