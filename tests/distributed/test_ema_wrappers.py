@@ -19,7 +19,7 @@ from latentcast.data.loader import split
 from latentcast.engine import loop
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import train
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Schedules
 from latentcast.nn.blocks import Block
 from latentcast.objectives.build import build
@@ -56,7 +56,7 @@ def images(step: int) -> Tensor:
 
 def taken(objective: Jepa, called: Callable[..., Any], rows: slice = slice(0, BATCH)) -> None:
     """The steps of a run: schedules, forward, backward, optimizer, average."""
-    optimizer, schedules = adamw(objective, CONFIG.optimizer), Schedules.of(CONFIG)
+    optimizer, schedules = build_optimizer(objective, CONFIG.optimizer), Schedules.of(CONFIG)
     ema = Ema(objective.ema_pairs())
     for step in range(STEPS):
         schedules.apply(optimizer, step)

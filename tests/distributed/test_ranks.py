@@ -69,8 +69,10 @@ S4D = recipe("nepa-ecg-tiny").updated(
     | {"encoder": {"kind": "s4d", "width": 24, "depth": 2, "state": 4, "stem_width": 6},
        "input.length": 200, "ema.base": 0.7, "ema.final": 0.9, "train.micro_batches": 2}
 )  # fmt: skip
+# In small steps: of a gradient of few directions, rounding is a part of the update.
+MUON = NEPA.updated({"optimizer.muon": {"lr": 1e-3}})
 CONFIGS = {"jepa": JEPA, "nepa": NEPA, "sigreg": SIGREG, "views": VIEWS, "cpc": CPC,
-           "masked": MASKED, "s4d": S4D, "leads": LEADS}  # fmt: skip
+           "masked": MASKED, "s4d": S4D, "leads": LEADS, "muon": MUON}  # fmt: skip
 
 
 class Stream:

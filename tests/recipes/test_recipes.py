@@ -15,7 +15,7 @@ from latentcast.data.image_preprocess import ImagePreprocess
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import accumulate, gradient_norm
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
@@ -70,7 +70,7 @@ def test_original_image_hyper_parameters() -> None:
 def test_recipe_trains_two_steps(name: str) -> None:
     config = shrunk(recipe(name))
     objective, context = build(config), Context(torch.device("cpu"), torch.float32)
-    optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
+    optimizer, schedules = build_optimizer(objective, config.optimizer), Schedules.of(config)
     preprocess: Any
     if isinstance(config.input, EcgInput):
         samples = torch.randint(-1000, 1000, (2, *config.input.size, 12), dtype=torch.int16)

@@ -19,7 +19,7 @@ import soak
 from latentcast.config import Config
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.errors import LatentcastError
 from latentcast.monitors import journal
 from latentcast.objectives.build import build
@@ -137,7 +137,7 @@ def test_a_save_killed_before_any_of_its_operations_leaves_a_good_checkpoint(
     """From the first folder to the removal of the checkpoint that is no longer kept."""
     config = small_config.updated({"train.keep_checkpoints": 2, "encoder.depth": 1})
     model = build(config)
-    optimizer = adamw(model, config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer)
     for p in model.trainable().values():
         p.grad = p.detach().clone()
     optimizer.step()
@@ -176,7 +176,7 @@ def test_a_former_save_is_not_believed_before_its_files_are_whole(
 ) -> None:
     """A machine that loses its power keeps the name of a folder and loses what is in it."""
     model = build(small_config)
-    optimizer = adamw(model, small_config.optimizer)
+    optimizer = build_optimizer(model, small_config.optimizer)
     for step in (1, 2):
         saved = checkpoint.save(tmp_path, State(step), model, optimizer, small_config)
     for file in saved.rglob("*.safetensors"):

@@ -13,7 +13,7 @@ import torch
 from latentcast.config import Config
 from latentcast.engine import checkpoint, tensor_files
 from latentcast.engine.checkpoint import State
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 
@@ -23,7 +23,7 @@ FILES = [f"model/{SHARD}", f"optimizer/{SHARD}", "state.json"]
 
 def save(folder: Path, config: Config, *steps: int, keep: int = 5) -> Path:
     model = build(config)
-    optimizer = adamw(model, config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer)
     for p in model.trainable().values():
         p.grad = torch.ones_like(p)
     optimizer.step()
@@ -36,7 +36,7 @@ def save(folder: Path, config: Config, *steps: int, keep: int = 5) -> Path:
 def resume(folder: Path, config: Config) -> State:
     model = build(config)
     config = config.updated({"train.keep_checkpoints": 5})
-    return checkpoint.resume(folder, model, adamw(model, config.optimizer), config)
+    return checkpoint.resume(folder, model, build_optimizer(model, config.optimizer), config)
 
 
 def test_what_was_saved_comes_back(small_config: Config, tmp_path: Path) -> None:

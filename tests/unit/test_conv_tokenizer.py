@@ -13,7 +13,7 @@ from latentcast.batch import Batch, Inputs
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import accumulate
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Schedules
 from latentcast.nn.base import mask_patches
 from latentcast.nn.conv_tokenizer import ConvEncoderConfig, ConvPatchEncoder
@@ -71,7 +71,7 @@ def test_objectives_train_on_it(name: str) -> None:
     }  # fmt: skip
     config = recipe(name).updated(changes)
     objective = build(config)
-    optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
+    optimizer, schedules = build_optimizer(objective, config.optimizer), Schedules.of(config)
     before = {n: p.clone() for n, p in objective.trainable().items() if ".conv" in n}
     batch = Batch(torch.randn(4, config.input.channels, *config.input.size), torch.arange(4))
     context = Context(torch.device("cpu"), torch.float32)

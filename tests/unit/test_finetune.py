@@ -28,7 +28,7 @@ from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.data.tables.attached import label
 from latentcast.engine.checkpoint import list_steps
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.calibration import (
@@ -93,7 +93,7 @@ def tuned(
 def test_each_layer_learns_at_its_share_of_the_rate(supervised: Config) -> None:
     objective = build(supervised)
     assert isinstance(objective, Supervised)
-    optimizer = adamw(objective, supervised.optimizer)
+    optimizer = build_optimizer(objective, supervised.optimizer)
     Schedules.of(supervised).apply(optimizer, 3)
     rates = {name: g["lr"] for g in optimizer.param_groups for name in g["names"]}
     top = Schedules.of(supervised).lr(3)

@@ -17,7 +17,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import accumulate
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Schedules
 from latentcast.monitors.collapse import statistics
 from latentcast.nn.hierarchy import Hierarchy
@@ -226,7 +226,7 @@ def test_one_level_is_i_jepa_bit_for_bit(positions: str) -> None:
     config = ONE.updated({"encoder.positions": kinds[positions], "optimizer.warmup_steps": 2})
     ours, plain = Jepa.of(config), PlainIJepa(config)
     ours.initialise(config.train.seed)
-    schedules, optimizer = Schedules.of(config), adamw(ours, config.optimizer)
+    schedules, optimizer = Schedules.of(config), build_optimizer(ours, config.optimizer)
     ema = Ema(ours.ema_pairs())
     named = [*plain.encoder.named_parameters(), *plain.predictor.named_parameters()]
     theirs = torch.optim.AdamW(
@@ -267,8 +267,8 @@ def test_one_level_is_i_jepa_bit_for_bit(positions: str) -> None:
 
 def test_four_parameter_groups_are_the_originals() -> None:
     """{encoder, predictor} × {decayed, not}; vectors are not decayed, a mask token is."""
-    groups = {(g["part"], g["decayed"]): g["names"] for g in adamw(made(ONE), ONE.optimizer)
-              .param_groups}  # fmt: skip
+    optimizer = build_optimizer(made(ONE), ONE.optimizer)
+    groups = {(g["part"], g["decayed"]): g["names"] for g in optimizer.param_groups}
     assert set(groups) == {(p, d) for p in ("student", "predictors") for d in (True, False)}
     shapes = {n: p.ndim for n, p in made(ONE).named_parameters()}
     for (part, decayed), names in groups.items():
@@ -514,7 +514,7 @@ def test_150_steps_on_synthetic_recordings_stay_alive() -> None:
     recordings = recordings / recordings.std(dim=(0, 2), keepdim=True)
     objective = Jepa.of(config)
     objective.initialise(0)
-    optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
+    optimizer, schedules = build_optimizer(objective, config.optimizer), Schedules.of(config)
     ema, outputs = Ema(objective.ema_pairs()), list[Output]()
     for step in range(config.train.steps):
         ids = (torch.arange(8) + 8 * step) % 32

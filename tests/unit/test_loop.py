@@ -24,7 +24,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context, stop_requests
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import accumulate, train
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.errors import LatentcastError
 from latentcast.nn.base import Unit
 from latentcast.objectives.base import Objective, Output
@@ -207,7 +207,7 @@ def test_the_optimizer_sees_each_trainable_parameter_once_and_no_teacher(
     small_config: Config,
 ) -> None:
     objective = build(small_config)
-    optimizer = adamw(objective, small_config.optimizer)
+    optimizer = build_optimizer(objective, small_config.optimizer)
     trained = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(trained) == len(set(trained)) == len(list(objective.encoder("student").parameters()))
     assert not {id(p) for p in objective.encoder("teacher").parameters()} & set(trained)

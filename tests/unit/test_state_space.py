@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentcast.config import Config
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.errors import LatentcastError
 from latentcast.nn.backbones import build_encoder
 from latentcast.nn.state_space import Modes, StateSpaceBlock, StateSpaceEncoder, long_convolution
@@ -87,7 +87,7 @@ def test_the_dynamics_begin_as_s4d_lin_and_learn_slowly_without_decay() -> None:
     assert float(modes.log_step.detach().std()) > 0.3
     torch.testing.assert_close(modes.log_decay.exp(), torch.full((12, 4), 0.5))
     torch.testing.assert_close(modes.frequency[3], math.pi * torch.arange(4))
-    groups = adamw(objective, config().optimizer).param_groups
+    groups = build_optimizer(objective, config().optimizer).param_groups
     own = {
         name.rpartition(".")[2]: (group["decayed"], group["lr_scale"])
         for group in groups for name in group["names"] if "forward_modes" in name

@@ -94,14 +94,12 @@ class Config(Settings):
 
     @property
     def of_views(self) -> Config:
-        """What the objective itself is built for: with two views, inputs as long as one of them."""
+        """What the objective itself is built for: with two views, one of them as the input."""
         views, changes = self.objective.views, dict[str, Any]()
         if views is None:
             return self
         changes["objective"] = self.objective.model_copy(update={"views": None})
-        if isinstance(self.input, EcgInput):
-            length = views.length(self.input.length, self.encoder.patch)
-            changes["input"] = self.input.model_copy(update={"length": length})
+        changes["input"] = views.input(self.input, self.encoder.patch)
         return self.model_copy(update=changes)
 
     @checked

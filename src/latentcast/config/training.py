@@ -20,6 +20,17 @@ from latentcast.config.settings import (
 from latentcast.signals.suspicions import Flag
 
 
+class MuonConfig(Settings):
+    """Muon (Jordan et al. 2024) for the matrices within blocks; the rest stays AdamW's."""
+
+    lr: Positive = 0.02
+    """At the peak; warm-up and decay are those of ``optimizer.lr``. An update has the same size
+    whatever the gradient: of an orthogonal matrix."""
+    momentum: Beta = 0.95
+    iterations: Count = 5
+    """Of the polynomial that makes a matrix orthogonal."""
+
+
 class OptimizerConfig(Settings):
     """AdamW and its schedules; all of them functions of the optimizer step."""
 
@@ -34,6 +45,8 @@ class OptimizerConfig(Settings):
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     eps: Positive = 1e-8
     clip_grad_norm: Positive | None = 1.0
+    muon: MuonConfig | None = None
+    """None: AdamW moves everything. ``{}`` is Muon as published."""
 
 
 class EmaConfig(Settings):

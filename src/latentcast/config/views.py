@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from latentcast.config.inputs import EcgInput, check_crops
+from latentcast.config.inputs import EcgInput, ImageInput, check_crops
 from latentcast.config.settings import Count, Interval, NotNegative, Positive, Settings, Share
 from latentcast.signals.leads import CANONICAL_LEADS
 
@@ -66,9 +66,12 @@ class ImageAugmentation(Settings):
 
     kind: Literal["image"] = "image"
     crop_scale: Interval = (0.3, 1.0)
-    """Share of the input's area that a crop keeps, resized to the size of the input."""
+    """Share of the input's area that a crop keeps."""
     crop_aspect: Interval = (3 / 4, 4 / 3)
     """Width over height of that crop, drawn log-uniformly."""
+    size: Count | None = None
+    """Pixels a side of a view; None: those of the input. Smaller ones cost less, and the network
+    reads the input itself as well (FixRes, Touvron et al. 2019)."""
     flip: bool = True
     """Mirror half of the crops."""
     brightness: Share = 0.2
@@ -85,6 +88,12 @@ class ImageAugmentation(Settings):
             raise ValueError(
                 "objective.views.augmentation image is for images; set "
                 "objective.views.augmentation.kind=ecg"
+            )
+        patch = config.encoder.patch
+        if self.size is not None and self.size % patch:
+            raise ValueError(
+                f"objective.views.augmentation.size {self.size} is not a multiple of encoder.patch "
+                f"{patch}; set objective.views.augmentation.size={-(-self.size // patch) * patch}"
             )
 
     @model_validator(mode="after")
@@ -116,6 +125,9 @@ class NtXent(Settings):
 
     kind: Literal["ntxent"] = "ntxent"
     temperature: Positive = 0.1
+    decoupled: bool = False
+    """Leave the other view itself out of what it is compared with (DCL, Yeh et al. 2022): a sample
+    that is found easily still counts, which helps batches of some hundred samples."""
 
 
 class Views(Settings):
@@ -156,6 +168,15 @@ class Views(Settings):
                 f"objective.views.crop {self.crop} of {extent} samples is less than a patch of "
                 f"{patch}; set objective.views.crop=1"
             )
+
+    def input(self, source: EcgInput | ImageInput, patch: int) -> EcgInput | ImageInput:
+        """A view as an input of its own: shorter recordings, or images of another size."""
+        if isinstance(source, EcgInput):
+            return source.model_copy(update={"length": self.length(source.length, patch)})
+        if isinstance(self.augmentation, ImageAugmentation) and self.augmentation.size:
+            square = dict.fromkeys(("height", "width"), self.augmentation.size)
+            return source.model_copy(update=square)
+        return source
 
     def length(self, samples: int, patch: int) -> int:
         """Samples of a view of a recording of ``samples``."""

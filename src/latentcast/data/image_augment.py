@@ -17,18 +17,19 @@ GREY = (0.299, 0.587, 0.114)
 
 
 class ImageAugment:
-    """A crop of each image, resized to its size and perhaps mirrored, and its colours changed.
+    """A crop of each image, resized and perhaps mirrored, and its colours changed.
 
     Everything is a function of (seed, step, sample) through the draw.
 
     Args:
-        settings: strengths; 0 is off.
+        settings: the size of a view, and strengths; 0 is off.
         image: its size, and the normalisation that pixel values in [0, 1] got; without one they
             are pixel values.
     """
 
     def __init__(self, settings: ImageAugmentation, image: ImageInput) -> None:
-        self.settings, self.image, self.size = settings, image, image.size
+        self.settings, self.image = settings, image
+        self.size = image.size if settings.size is None else (settings.size, settings.size)
         channels, scale = image.channels, image.normalisation
         cpu = torch.device("cpu")  # also where a model is built on meta
         mean = [0.0] * channels if scale is None else scale.mean
@@ -37,12 +38,11 @@ class ImageAugment:
         self.mean, self.std, self.grey = (torch.tensor(x, device=cpu) for x in (mean, std, grey))
 
     def __call__(self, inputs: Inputs, draw: Draw) -> Inputs:
-        """Values ``(B, channels, height, width)`` to crops of that shape, the clean ones beside."""
-        settings, (height, width) = self.settings, self.size
-        pixels = inputs.values.permute(0, 2, 3, 1)
-        boxes = crops(draw, height, width, settings.crop_scale, settings.crop_aspect)
+        """Values ``(B, channels, height, width)`` to crops of ``size``, the clean ones beside."""
+        settings, pixels = self.settings, inputs.values.permute(0, 2, 3, 1)
+        boxes = crops(draw, *pixels.shape[1:3], settings.crop_scale, settings.crop_aspect)
         mirrored = draw.for_samples("view flip") < (0.5 if settings.flip else 0.0)
-        cut = sample_boxes(pixels.contiguous(), boxes, mirrored, height, width).to(pixels.dtype)
+        cut = sample_boxes(pixels.contiguous(), boxes, mirrored, *self.size).to(pixels.dtype)
         changed = self.change(cut, draw)
         clean, values = cut.permute(0, 3, 1, 2), changed.permute(0, 3, 1, 2)
         return replace(inputs, values=values, valid=None, clean=clean)

@@ -17,7 +17,7 @@ from latentcast.engine.callbacks import Callback, CallbackList, MicroBatches
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context, collected_by_hand, stop_requests
 from latentcast.engine.ema import Ema
-from latentcast.engine.optimizer import adamw, take_step
+from latentcast.engine.optimizer import build_optimizer, take_step
 from latentcast.engine.parallel import distribute, full_tensor, local_shards, no_sync
 from latentcast.engine.ranks import ALONE, Ranks
 from latentcast.engine.running_statistics import RunningStatistics
@@ -58,7 +58,7 @@ def train(
     context = Context.of(config, ranks)
     model = distribute(objective, config, context)
     objective.train()
-    optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
+    optimizer, schedules = build_optimizer(objective, config.optimizer), Schedules.of(config)
     state = checkpoint.resume(run / "checkpoints", objective, optimizer, config, ranks)
     if context.precision is torch.float16 and state.attempt == 0:
         state.scale = first_scale(config)

@@ -58,7 +58,8 @@ def ntxent(a: Tensor, b: Tensor, counted: Tensor, settings: NtXent) -> tuple[Ten
     """``−mean log exp(cos(z_i, z_j) / τ) / Σ_{k≠i} exp(cos(z_i, z_k) / τ)``, ``j`` the other view.
 
     SimCLR (Chen et al. 2020): the candidates are the two views of every sample of the batch but
-    the view itself, on all ranks.
+    the view itself, on all ranks. ``decoupled`` leaves ``k = j`` out of the sum (Yeh et al. 2022);
+    of a batch of one sample, which has no other, the term is 0.
     """
     with torch.autocast(a.device.type, enabled=False):
         wide = torch.promote_types(a.dtype, torch.float32)
@@ -72,7 +73,14 @@ def ntxent(a: Tensor, b: Tensor, counted: Tensor, settings: NtXent) -> tuple[Ten
         counts = counted.to(wide).repeat_interleave(2)
         # Of a sample that does not count even the other view is no candidate: no term, no NaN.
         scores = torch.where(counts[:, None] > 0, scores, 0.0)
-        terms = F.cross_entropy(scores, before + (own ^ 1), reduction="none")
-        right = scores.argmax(1) == before + (own ^ 1)
+        other = before + (own ^ 1)
+        right = scores.argmax(1) == other
+        if settings.decoupled:
+            near = scores.gather(1, other[:, None]).squeeze(1)
+            alone = count.sum() <= 2
+            far = torch.where(alone, 0.0, scores.scatter(1, other[:, None], -torch.inf))
+            terms = torch.where(alone, 0.0, far.logsumexp(1) - near)
+        else:
+            terms = F.cross_entropy(scores, other, reduction="none")
         total = summed(torch.stack([counts @ terms, counts @ right.to(wide), counts.sum()]))
         return total[0] / total[2].clamp(min=1), {"found": total[1] / total[2].clamp(min=1)}

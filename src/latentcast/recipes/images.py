@@ -18,6 +18,7 @@ from latentcast.config import (
     TrainConfig,
     Views,
 )
+from latentcast.config.training import MuonConfig
 from latentcast.config.views import NtXent
 from latentcast.nn.resnet import ResNetConfig
 from latentcast.objectives.jepa import JepaConfig
@@ -201,22 +202,24 @@ def simclr_image_tiny() -> Config:
     return Config(
         recipe="simclr-image-tiny",
         input=ImageInput(height=32, width=32, normalisation=None),
-        encoder=ResNetConfig(patch=8, width=256, depth=3, stem_width=48, kernels=(3,)),
+        encoder=ResNetConfig(patch=8, width=256, depth=3, stem_width=64, kernels=(3,)),
         objective=ViewsAloneConfig(
             views=Views(
                 augmentation=ImageAugmentation(
-                    crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, grey=0.2
+                    crop_scale=(0.2, 1.0), size=24, brightness=0.4, contrast=0.4, saturation=0.4,
+                    grey=0.2,
                 ),
-                comparison=NtXent(temperature=0.2),
+                comparison=NtXent(temperature=0.1, decoupled=True),
                 projector=(512, 128),
             )
         ),
         optimizer=OptimizerConfig(
-            lr=2e-3, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.999), clip_grad_norm=None
+            lr=2e-3, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.999), clip_grad_norm=None,
+            muon=MuonConfig(iterations=3),
         ),
         ema=EmaConfig(base=0.99, final=1.0),
         train=TrainConfig(
-            steps=9000, batch_size=256, precision="bf16", log_every=40, checkpoint_every=500
+            steps=12_500, batch_size=256, precision="bf16", log_every=40, checkpoint_every=500
         ),
     )  # fmt: skip
 

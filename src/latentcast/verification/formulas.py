@@ -23,6 +23,12 @@ def rate_of(config: Config, step: int) -> float:
     return o.final_lr + (o.lr - o.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
+def muon_scale(config: Config) -> float:
+    """What the rate of a matrix is of :func:`rate_of`: Muon's peak over AdamW's, 1 without Muon."""
+    o = config.optimizer
+    return o.muon.lr / o.lr if o.muon else 1.0
+
+
 def decay_of(config: Config, step: int) -> float:
     """Weight decay where there is any: half a cosine over the run.
 

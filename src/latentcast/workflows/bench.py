@@ -26,7 +26,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import Preprocess, accumulate, gradient_norm
-from latentcast.engine.optimizer import adamw, take_step
+from latentcast.engine.optimizer import build_optimizer, take_step
 from latentcast.engine.parallel import distribute
 from latentcast.engine.schedules import Schedules
 from latentcast.engine.verdict import Verdict
@@ -112,7 +112,7 @@ def step_of(
     objective = build(config)
     called = distribute(objective, config, context)
     objective.train()
-    optimizer, schedules = adamw(objective, config.optimizer), Schedules.of(config)
+    optimizer, schedules = build_optimizer(objective, config.optimizer), Schedules.of(config)
     ema = Ema(objective.ema_pairs(), context.ranks)
     nobody = torch.zeros((), device=context.device)
 

@@ -227,7 +227,7 @@ def _configured(
         "ema": {"base": None, "half_life": float(records), "final": None, "warmup_steps": 0},
         "optimizer.lr": lr, "optimizer.start_lr": 0.0, "optimizer.final_lr": 0.0,
         "optimizer.warmup_steps": warmup, "optimizer.weight_decay": 0.05,
-        "optimizer.final_weight_decay": None,
+        "optimizer.final_weight_decay": None, "optimizer.muon": None,
         "train.steps": steps, "train.batch_size": batch_size, "train.micro_batches": 1,
         "train.seed": seed, "train.init": None, "train.stretches": (),
         "train.log_every": every, "train.evaluate_every": every,

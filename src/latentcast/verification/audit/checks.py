@@ -22,6 +22,7 @@ from latentcast.config import Config
 from latentcast.data.store import Store
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import step_of
+from latentcast.engine.optimizer import matrices_of
 from latentcast.errors import LatentcastError
 from latentcast.evaluation.protocol import leaks_of
 from latentcast.evaluation.results import Finding, undamaged
@@ -180,6 +181,7 @@ def checkpoints(run: Run) -> Evidence:
        "checkpoint's step.", source="design, law 1")  # fmt: skip
 def weights(run: Run) -> Evidence:
     shapes = {name: tuple(t.shape) for name, t in run.objective.state_dict().items()}
+    matrices = matrices_of(run.objective) if run.config.optimizer.muon else frozenset[str]()
     wrong: list[str] = []
     for step in run.steps or [run.newest]:
         tensors = run.weights if step == run.newest else checkpoint.read_tensors(step, "model")
@@ -187,7 +189,11 @@ def weights(run: Run) -> Evidence:
             wrong.append(f"{step.name}: other names or shapes")
         wrong += _not_finite(step, tensors)
         moments = checkpoint.read_tensors(step, "optimizer")
-        names = {f"{name}|{what}" for name in run.objective.trainable() for what in MOMENTS}
+        names = {
+            f"{name}|{what}"
+            for name in run.objective.trainable()
+            for what in (("momentum",) if name in matrices else MOMENTS)
+        }
         if set(moments) != names:
             wrong.append(f"{step.name}: moments of other parameters than are trained")
         wrong += _not_finite(step, moments)

@@ -17,7 +17,7 @@ from latentcast.data.image_augment import ImageAugment
 from latentcast.data.image_preprocess import ImagePreprocess, crops, resized, sample_boxes
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, greatest, true
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.pictures import is_image
 from latentcast.verification.observe.recordings import Floats
 from latentcast.verification.observe.refusals import Case, refusals
@@ -196,22 +196,27 @@ def boxes(twin: Twin) -> Evidence:
 
 @claim(
     "views.pictures",
-    "A view of an image is the box and the mirror of its draw; the clean crop "
-    "beside it is the same without other colours.",
+    "A view of an image is the box and the mirror of its draw, at the size of a view; the clean "
+    "crop beside it is the same without other colours.",
     source=OURS,
 )
 def view_of_images(twin: Twin) -> Evidence:
     """Pixel by pixel, of one and of three channels, mirrored and not."""
     draw, parts = _draw(twin), list[Evidence]()
-    for channels, flip, grey in ((3, True, 0.3), (1, False, 0.0), (2, True, 0.3)):
+    for channels, flip, grey, size in (
+        (3, True, 0.3, None),
+        (1, False, 0.0, 7),
+        (2, True, 0.3, 15),
+    ):
         shape = _image(min(channels, 3), normalisation=None)
-        settings = ImageAugmentation(flip=flip, grey=grey, crop_scale=(0.4, 0.9))
+        settings = ImageAugmentation(flip=flip, grey=grey, crop_scale=(0.4, 0.9), size=size)
         augment = ImageAugment(settings, shape)
         pixels = _noise(twin, COUNT, channels, 12, 10).mul(0.2).add(0.5).clamp(0, 1)
         found = augment(Inputs(pixels, torch.ones_like(pixels, dtype=torch.bool)), draw)
         mirrored = (draw.for_samples("view flip") < (0.5 if flip else 0)).numpy()
         box = _boxes(draw, 12, 10, (0.4, 0.9), (0.75, 4 / 3))
-        clean = _sampled(pixels.permute(0, 2, 3, 1).double().numpy(), box, mirrored, 12, 10)
+        tall, wide = (12, 10) if size is None else (size, size)
+        clean = _sampled(pixels.permute(0, 2, 3, 1).double().numpy(), box, mirrored, tall, wide)
         drawn = [draw.for_samples(f"view {name}").double().tolist() for name in
                  ("brightness", "contrast", "saturation", "grey")]  # fmt: skip
         weights = np.array([0.299, 0.587, 0.114] if channels == 3 else [1 / channels] * channels)
@@ -224,6 +229,9 @@ def view_of_images(twin: Twin) -> Evidence:
             kept = 0.0 if chance < grey else 1 + 0.2 * (2 * colour - 1)
             one[:] = np.clip(luma + kept * (one - luma), 0, 1)
         assert found.clean is not None
+        if found.values.shape[2:] != (tall, wide):
+            return all_of(equal("size of a view", str(tuple(found.values.shape[2:])),
+                                str((tall, wide))))  # fmt: skip
         gaps = [float(np.abs(a.permute(0, 2, 3, 1).double().numpy() - b).max()) for a, b in
                 ((found.clean, clean), (found.values, expected))]  # fmt: skip
         parts.append(at_most(f"{channels} channels: largest difference", greatest(*gaps), 1e-5))

@@ -221,12 +221,14 @@ def compared(twin: Twin) -> Evidence:
     ways = regularizers.directions(stream, WIDTH, 6, x)
     waves = (naive_sigreg(x, ways) + naive_sigreg(y, ways)) / 2
     both = [row / row.norm() for pair in zip(x, y, strict=True) for row in pair]
-    terms, right = list[float](), 0
+    terms, decoupled, right = list[float](), list[float](), 0
     for n, row in enumerate(both):
         scores = [float(row @ one) / 0.2 for one in both]
         scores[n] = -math.inf
         total = math.log(math.fsum(math.exp(s) for s in scores))
         terms.append(total - scores[n ^ 1])
+        others = math.fsum(math.exp(s) for k, s in enumerate(scores) if k != n ^ 1)
+        decoupled.append(math.log(others) - scores[n ^ 1])
         right += max(range(len(both)), key=scores.__getitem__) == n ^ 1
     vicreg = VicRegPair(invariance=3.0, variance=5.0, covariance=0.7)
     plain = VicRegPair()
@@ -251,6 +253,11 @@ def compared(twin: Twin) -> Evidence:
             math.fsum(terms) / len(terms),
             {"found": right / len(both)},
         ),
+        "ntxent, decoupled": (
+            comparisons.ntxent(a, b, flags, NtXent(temperature=0.2, decoupled=True)),
+            math.fsum(decoupled) / len(decoupled),
+            {"found": right / len(both)},
+        ),
     }
     for name, ((term, found), number, own) in expected.items():
         bound = 1e-6 * max(1.0, abs(number))
@@ -259,13 +266,23 @@ def compared(twin: Twin) -> Evidence:
         parts.append(at_most(f"{name}: of a part", gap, 1e-6 * max(1.0, *own.values())))
         parts.append(equal(f"{name}: parts", " ".join(found), " ".join(own)))
     zero = torch.zeros_like(flags)
-    none_counts = [float(comparisons.ntxent(a, b, zero, NtXent())[0]),
-                   float(comparisons.vicreg(a, b, ids, zero, vicreg)[0])]  # fmt: skip
+    none_counts = [float(comparisons.ntxent(a, b, zero, NtXent(decoupled=apart))[0])
+                   for apart in (False, True)]  # fmt: skip
+    none_counts.append(float(comparisons.vicreg(a, b, ids, zero, vicreg)[0]))
+    one = NtXent(decoupled=True)
+    single = a[:1].nan_to_num(0.1).requires_grad_()
+    alone, _ = comparisons.ntxent(single, b[:1].nan_to_num(0.2), flags[:1] * 0 + 1, one)
+    (slope,) = torch.autograd.grad(alone, single)
     half, _ = comparisons.ntxent(
         a.nan_to_num(0.1).half(), b.nan_to_num(0.2).half(), flags, NtXent()
     )
     return all_of(
         *parts,
-        equal("where no sample counts", str(none_counts), "[0.0, 0.0]"),
+        equal("where no sample counts", str(none_counts), "[0.0, 0.0, 0.0]"),
+        equal(
+            "decoupled, of one sample",
+            str([float(alone.detach()), float(slope.abs().max())]),
+            "[0.0, 0.0]",
+        ),
         equal("type of halves", str(half.dtype), "torch.float32"),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from latentcast.config import Blocks, ContextBlocks, ReferenceBlocks
 from latentcast.config.masks import TargetBlocks
-from latentcast.config.training import EmaConfig, OptimizerConfig, TrainConfig
+from latentcast.config.training import EmaConfig, MuonConfig, OptimizerConfig, TrainConfig
 from latentcast.config.views import (
     EcgAugmentation,
     ImageAugmentation,
@@ -70,7 +70,7 @@ DEFAULTS: dict[type[Any], dict[str, Any]] = {
     ReferenceBlocks: {**BLOCK, "context_scale": (0.85, 1.0), "min_keep": 10},
     VicRegPair: {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
     SigRegPair: {"share": 0.05, "slices": 256},
-    NtXent: {"temperature": 0.1},
+    NtXent: {"temperature": 0.1, "decoupled": False},
     EcgAugmentation: {
         "gain": 0.15,
         "lead_gain": 0.1,
@@ -85,6 +85,7 @@ DEFAULTS: dict[type[Any], dict[str, Any]] = {
     ImageAugmentation: {
         "crop_scale": (0.3, 1.0),
         "crop_aspect": (3 / 4, 4 / 3),
+        "size": None,
         "flip": True,
         "brightness": 0.2,
         "contrast": 0.2,
@@ -102,7 +103,9 @@ DEFAULTS: dict[type[Any], dict[str, Any]] = {
         "betas": (0.9, 0.99),
         "eps": 1e-8,
         "clip_grad_norm": 1.0,
+        "muon": None,
     },
+    MuonConfig: {"lr": 0.02, "momentum": 0.95, "iterations": 5},
     EmaConfig: {"base": None, "half_life": None, "final": None, "warmup_steps": 0},
     TrainConfig: {
         "steps": 100_000,

@@ -46,7 +46,7 @@ def _of_step(objective: Objective, values: torch.Tensor) -> int:
     match objective:
         case TwoViews():
             # Two views, each through the objective and the projector, of the size they are cut to.
-            cut = values[..., : objective.size[0]] if values.ndim == 3 else values
+            cut = values.new_zeros(*values.shape[:2], *objective.size)
             row = values.new_zeros(
                 1, objective.projector.layers[0].get_parameter("weight").shape[1]
             )

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from latentcast.batch import Batch, Inputs
+from latentcast.config import Config
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
+from latentcast.engine.optimizer import matrices_of
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.nn.positions import LeadEmbedding
@@ -31,7 +33,7 @@ from latentcast.verification.evidence import (
     none,
     true,
 )
-from latentcast.verification.formulas import decay_of, rate_of
+from latentcast.verification.formulas import decay_of, muon_scale, rate_of
 from latentcast.verification.observe.loop_recorder import Attempt, LoopRecord, Weights
 from latentcast.verification.observe.rehearsal import (
     LATER,
@@ -69,14 +71,18 @@ def _scheduled(twin: Twin) -> list[tuple[LoopRecord, int, Attempt]]:
 
 @claim("loop.rate", "The learning rate that moves each parameter at step n is the schedule at n, "
        "from the first step on: linear warm-up counted from one, then half a cosine to the end; "
-       "a tenth of it for the dynamics of a state space.", source=IJEPA)  # fmt: skip
+       "a tenth of it for the dynamics of a state space, Muon's for the matrices that it moves.",
+       source=IJEPA)  # fmt: skip
 def rate(twin: Twin) -> Evidence:
     steps, run = _scheduled(twin), rehearsed(twin)
-    slow = _dynamics(run.objective)
+    slow, matrices = _dynamics(run.objective), _by_muon(run)
+
+    def scale(config: Config, name: str) -> float:
+        return 0.1 if name in slow else muon_scale(config) if name in matrices else 1.0
+
     worst = greatest(
         *(
-            abs(rate - rate_of(run.config, n) * (0.1 if name in slow else 1.0))
-            / run.config.optimizer.lr
+            abs(rate - rate_of(run.config, n) * scale(run.config, name)) / run.config.optimizer.lr
             for run, n, step in steps
             for name, rate in step.rates.items()
         )
@@ -176,16 +182,22 @@ def every_parameter_once(twin: Twin) -> Evidence:
     )
 
 
+def _by_muon(run: LoopRecord) -> frozenset[str]:
+    return matrices_of(run.objective) if run.config.optimizer.muon else frozenset()
+
+
 @claim("loop.adamw", "An update is AdamW's, decay decoupled, with the recipe's betas.",
        source="Loshchilov & Hutter 2019, algorithm 2")  # fmt: skip
 def adamw(twin: Twin) -> Evidence:
     run = rehearsed(twin)
     (first, second), eps = run.config.optimizer.betas, run.config.optimizer.eps
+    matrices = _by_muon(run)  # of the claim loop.muon
     means: Weights = {}
     squares: Weights = {}
     worst = 0.0
     for n, step in enumerate(run.steps):
-        for name, gradient in step.gradients.items():
+        for name in step.gradients.keys() - matrices:
+            gradient = step.gradients[name]
             g, p = gradient.double(), step.before[name].double()
             means[name] = first * means.get(name, torch.zeros_like(g)) + (1 - first) * g
             squares[name] = second * squares.get(name, torch.zeros_like(g)) + (1 - second) * g * g

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from latentcast.batch import Inputs
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import Evidence, above, all_of, at_most, equal, greatest, true
 from latentcast.verification.observe.config import has_linear_patches, is_sequence
@@ -70,7 +70,7 @@ def cls_trained(twin: Twin) -> Evidence:
     objective(twin.inputs(), None).loss.backward()
     cls = sequence(objective).get_parameter("cls")
     size = 0.0 if cls.grad is None else float(cls.grad.abs().max())
-    groups = adamw(objective, twin.config.optimizer).param_groups
+    groups = build_optimizer(objective, twin.config.optimizer).param_groups
     decayed = [group["decayed"] for group in groups if any(p is cls for p in group["params"])]
     return all_of(
         above("gradient", size, 1e-9),
@@ -307,7 +307,7 @@ def patch_embedding(twin: Twin) -> Evidence:
     evidence, inputs = list[Evidence](), twin.inputs()
     for kind in ("trained", "fixed"):
         objective = twin.objective({"objective.patch_embedding": kind})
-        optimizer = adamw(objective, twin.config.optimizer)
+        optimizer = build_optimizer(objective, twin.config.optimizer)
         for group in optimizer.param_groups:
             group["lr"], group["weight_decay"] = 0.01, 0.1
         names = (*_patch_parameters(sequence(objective)), "cls", _matrix(sequence(objective)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State, read_tensors
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer, matrices_of
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.verification.claim import claim
@@ -26,7 +26,7 @@ from latentcast.verification.evidence import (
     none,
     true,
 )
-from latentcast.verification.formulas import decay_of, rate_of
+from latentcast.verification.formulas import decay_of, muon_scale, rate_of
 from latentcast.verification.observe.loop_recorder import LoopRecord
 from latentcast.verification.observe.rehearsal import (
     EARLIER,
@@ -95,7 +95,15 @@ def moments(twin: Twin) -> Evidence:
     saved = read_tensors(run.checkpoint(LATER), "optimizer")
     betas = run.config.optimizer.betas
     worst, names = 0.0, set(run.attempts[0].gradients)
-    for name in names:
+    muon = run.config.optimizer.muon
+    matrices = matrices_of(run.objective) if muon else frozenset[str]()
+    for name in matrices:
+        assert muon is not None
+        momentum = torch.zeros(())
+        for step in run.steps[:LATER]:
+            momentum = muon.momentum * momentum + step.gradients[name].double()
+        worst = greatest(worst, _apart(saved.get(f"{name}|momentum"), momentum))
+    for name in names - matrices:
         mean = square = torch.zeros(())
         for step in run.steps[:LATER]:
             g = step.gradients[name].double()
@@ -141,7 +149,8 @@ def weights(twin: Twin) -> Evidence:
 def schedules(twin: Twin) -> Evidence:
     run, lr, decay = resumed(twin, LATER), list[float](), list[float]()
     for n, step in enumerate(run.steps):
-        lr.append(abs(max(step.rates.values()) - rate_of(run.config, LATER + n)))
+        highest = rate_of(run.config, LATER + n) * max(1.0, muon_scale(run.config))
+        lr.append(abs(max(step.rates.values()) - highest))
         decay.append(abs(max(step.decays.values()) - decay_of(run.config, LATER + n)))
     return all_of(
         at_most("largest difference of the rate, of the peak",
@@ -174,7 +183,7 @@ def _resume(twin: Twin, folder: Path, changes: dict[str, Any]) -> str:
     """What becomes of resuming from a folder."""
     config = rehearsed(twin).config.updated(changes)
     objective = build(config)
-    optimizer = adamw(objective, config.optimizer)
+    optimizer = build_optimizer(objective, config.optimizer)
     try:
         state: State = checkpoint.resume(folder, objective, optimizer, config)
     except LatentcastError as problem:

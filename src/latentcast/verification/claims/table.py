@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from latentcast import config as configuration
 from latentcast.config import Config
 from latentcast.config.network import Transformer
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Schedules
 from latentcast.nn.blocks import MLP, LayerScale, QKNorm
 from latentcast.objectives.base import Objective
@@ -386,7 +386,7 @@ def optimizer(twin: Twin) -> Evidence:
     row = _row(twin)
     assert row is not None
     objective = unallocated(twin.recipe)
-    groups = adamw(objective, twin.recipe.optimizer).param_groups
+    groups = build_optimizer(objective, twin.recipe.optimizer).param_groups
     trained = _count(objective.encoder("student"))
     trained += _count(objective.predictors) if isinstance(objective, Jepa) else 0
     decayed = [p for group in groups if group["decayed"] for p in group["params"]]

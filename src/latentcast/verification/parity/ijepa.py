@@ -20,7 +20,7 @@ from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
 from latentcast.engine.loop import accumulate
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Cosine, EmaSchedule, Schedules, WarmupCosine
 from latentcast.errors import LatentcastError
 from latentcast.nn.cells import gather
@@ -72,7 +72,7 @@ def trajectory(
     objective = _objective(tensors, public).double()
     steps, schedule = len(run["lr"]), public["schedule"]
     adam = public["adamw"]
-    optimizer = adamw(objective, OptimizerConfig(betas=adam["betas"], eps=adam["eps"]))
+    optimizer = build_optimizer(objective, OptimizerConfig(betas=adam["betas"], eps=adam["eps"]))
     ours = _schedules(schedule)
     found = [
         agree(name, torch.tensor([of(n) for n in range(steps)]), torch.tensor(run[key]))

@@ -15,7 +15,7 @@ from latentcast.config import OptimizerConfig
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.loop import accumulate, gradient_norm
-from latentcast.engine.optimizer import adamw
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
 from latentcast.nn.transformer import PatchEncoder
@@ -91,7 +91,7 @@ def trajectory(
     decayed = from_public({name: torch.empty(0) for name in run["decayed"]})
     objective.decayed = frozenset(f"student.{name}" for name in decayed)
     steps, pieces = len(run["lr"]), run["micro_batches"]
-    optimizer = adamw(objective, OptimizerConfig(betas=run["betas"], eps=run["eps"]))
+    optimizer = build_optimizer(objective, OptimizerConfig(betas=run["betas"], eps=run["eps"]))
     schedules = Schedules(
         lr=lambda step: float(run["lr"][step]),
         weight_decay=lambda step: float(run["weight_decay"]),

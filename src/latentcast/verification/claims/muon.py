@@ -1,0 +1,73 @@
+"""Muon: matrices within blocks move by the orthogonalised momentum of their gradient."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from latentcast.nn.base import Unit
+from latentcast.verification.claim import claim
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none
+from latentcast.verification.formulas import muon_scale, rate_of
+from latentcast.verification.observe.loop_recorder import Weights
+from latentcast.verification.observe.rehearsal import POISONED, rehearse, revealing
+from latentcast.verification.observe.twin import Twin
+
+MUON = {"lr": 0.01, "momentum": 0.9, "iterations": 4}
+FLOAT = 2.0**-23
+
+
+@claim("loop.muon", "With Muon the matrices within blocks, and no others, move by the orthogonal "
+       "factor of their momentum; a step that is refused leaves it as it was.",
+       source="Jordan et al. 2024; its published code")  # fmt: skip
+def muon(twin: Twin) -> Evidence:
+    """Weight by weight in float64, through the singular values of the momentum."""
+    config = revealing(twin).updated({"optimizer.muon": MUON, "train.micro_batches": 1})
+    run = rehearse(twin, config, {POISONED})
+    unit_names = [
+        f"{prefix}.{name}"
+        for prefix, module in run.objective.named_modules()
+        if isinstance(module, Unit)
+        for name, p in module.named_parameters()
+        if p.requires_grad and not run.objective.undecayed(f"{prefix}.{name}", p) and p.ndim > 1
+    ]
+    momenta: Weights = {}
+    worst, moved = 0.0, set[str]()
+    ratio = muon_scale(config)
+    for n, step in enumerate(run.steps):
+        plain = rate_of(config, n)
+        own = {name: rate / plain for name, rate in step.rates.items() if plain}
+        moved |= {name for name, factor in own.items() if abs(factor / ratio - 1) < 1e-9}
+        for name in set(unit_names) & step.gradients.keys():
+            gradient, before = step.gradients[name].double(), step.before[name].double()
+            momenta[name] = 0.9 * momenta.get(name, torch.zeros_like(gradient)) + gradient
+            matrix = (gradient + 0.9 * momenta[name]).flatten(1)
+            update, blur = _orthogonal(matrix)
+            rows, columns = matrix.shape
+            lr = step.rates[name]
+            size = lr * math.sqrt(max(1.0, rows / columns))
+            expected = (1 - lr * step.decays[name]) * before - size * update.view(before.shape)
+            allowed = size * blur + 4 * FLOAT * float(before.abs().max())
+            gap = float((step.after[name].double() - expected).abs().max()) / allowed
+            worst = math.inf if math.isnan(gap) else max(worst, gap)
+    return all_of(
+        at_most("largest difference, of what rounding allows", worst, 1.0),
+        none("no matrix of a block, at Muon's rate", sorted(moved - set(unit_names))),
+        none("matrices at another rate", sorted(set(unit_names) - moved)),
+        equal("updates", len(run.steps), config.train.steps),
+    )
+
+
+def _orthogonal(matrix: Tensor) -> tuple[Tensor, float]:
+    """``U p(σ) Vᵀ``: the polynomial of each singular value; and how far rounding can move it.
+
+    Near 0 the polynomials are steep: what is rounding in a gradient of few directions is enlarged.
+    """
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / (matrix.norm() + 1e-7)
+    for _ in range(4):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    steep = 3.4445**4
+    return left @ (values[:, None] * right), 16 * FLOAT * steep * math.sqrt(len(values))
