@@ -96,6 +96,8 @@ setting("config/views.py", "objective.views.augmentation.consistent", ECG,
         "objective.views.weight=1 input.signal=other", TYPED)
 setting("config/views.py", "objective.views.augmentation.powerline", ECG,
         "objective.views.augmentation.powerline=0.1", TYPED)
+setting("config/views.py", "objective.views.augmentation.size", "simclr-image-tiny",
+        "objective.views.augmentation.size=20", TYPED)
 setting("config/views.py", "objective.views.crop", ECG, "objective.views.crop=0.01", TYPED)
 setting("objectives/cpc.py", "encoder.causal is false", CPC, "encoder.causal=false", TYPED)
 setting("objectives/cpc.py", "encoder.positions sincos", CPC, "encoder.positions.kind=sincos",

@@ -197,6 +197,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("masked", "fsdp"),
             ("leads", "ddp"),
             ("s4d", "fsdp"),
+            ("muon", "fsdp"),
         ),
         pytest.param(
             (
@@ -208,6 +209,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ("masked", "ddp"),
                 ("leads", "fsdp"),
                 ("s4d", "ddp"),
+                ("muon", "ddp"),
             ),
             marks=pytest.mark.slow,
         ),

@@ -102,6 +102,9 @@ def test_the_whole_rate_follows_the_root_of_the_batch(name: str, batch: int) -> 
     for rate in ("lr", "start_lr", "final_lr"):
         expected = getattr(before.optimizer, rate) * factor
         assert getattr(after.optimizer, rate) == pytest.approx(expected)
+    if before.optimizer.muon is not None:
+        assert after.optimizer.muon is not None
+        assert after.optimizer.muon.lr == pytest.approx(before.optimizer.muon.lr * factor)
     kept = {"betas", "eps", "weight_decay", "final_weight_decay", "clip_grad_norm"}
     assert all(getattr(after.optimizer, k) == getattr(before.optimizer, k) for k in kept)
 

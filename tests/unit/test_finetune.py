@@ -487,3 +487,14 @@ def test_a_convolutional_encoder_is_pretrained_exported_and_fine_tuned(
     assert isinstance(frozen, Supervised)
     frozen.train()
     assert not frozen.student.encoder.training and frozen.student.head.training
+
+
+def test_fine_tuning_a_run_with_muon_goes_back_to_adamw(
+    small_config: Config, small_store: Path, tmp_path: Path
+) -> None:
+    """Its steps are made for pretraining, and far larger than those of fine-tuning."""
+    muon = small_config.updated({"optimizer.muon": {}})
+    before = train(muon, small_store, tmp_path / "before", quiet=True).run
+    store = labelled_store(tmp_path / "store")
+    finetune(before, store.path, tmp_path / "tuned", "labels", epochs=1, batch_size=8, quiet=True)
+    assert "muon: null" in (tmp_path / "tuned" / "config.yaml").read_text()

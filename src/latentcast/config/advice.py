@@ -197,6 +197,12 @@ def _rates(config: Config, size: int) -> list[Point]:
             "of a noisy gradient, which falls with the root of the batch (Malladi et al. 2022)"
         )
     points = [Point({"optimizer.lr": lr}, f"optimizer.lr {lr:.3g}: {why}")]
+    if optimizer.muon is not None:
+        muon = optimizer.muon.lr * factor
+        points.append(
+            Point({"optimizer.muon.lr": muon}, f"optimizer.muon.lr {muon:.3g}: the same multiple "
+                  "of lr as before")
+        )  # fmt: skip
     for name, value in (("start_lr", optimizer.start_lr), ("final_lr", optimizer.final_lr)):
         if value and size != recipe_batch:
             reason = f"optimizer.{name} {value * factor:.3g}: the same share of lr as before"

@@ -40,7 +40,8 @@ class ImageAugment:
     def __call__(self, inputs: Inputs, draw: Draw) -> Inputs:
         """Values ``(B, channels, height, width)`` to crops of ``size``, the clean ones beside."""
         settings, pixels = self.settings, inputs.values.permute(0, 2, 3, 1)
-        boxes = crops(draw, *pixels.shape[1:3], settings.crop_scale, settings.crop_aspect)
+        height, width = pixels.shape[1:3]
+        boxes = crops(draw, height, width, settings.crop_scale, settings.crop_aspect)
         mirrored = draw.for_samples("view flip") < (0.5 if settings.flip else 0.0)
         cut = sample_boxes(pixels.contiguous(), boxes, mirrored, *self.size).to(pixels.dtype)
         changed = self.change(cut, draw)

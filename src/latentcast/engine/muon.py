@@ -82,6 +82,7 @@ def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
 
 def _as(update: Tensor, parameter: Tensor) -> Tensor:
     """The same shards of an update as there are of its parameter."""
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(update, parameter.device_mesh, parameter.placements)
-    return update
+    if not isinstance(parameter, DTensor):
+        return update
+    shards: Tensor = distribute_tensor(update, parameter.device_mesh, parameter.placements)
+    return shards

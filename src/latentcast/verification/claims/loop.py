@@ -1,26 +1,19 @@
-"""What a step does: schedules, gradient, optimizer, and the order of it all."""
+"""What a step does: its gradient, and the order of it all."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentcast.batch import Batch, Inputs
-from latentcast.config import Config
 from latentcast.engine import loop
 from latentcast.engine.checkpoint import State, read_tensors
 from latentcast.engine.context import Context
-from latentcast.engine.optimizer import matrices_of
-from latentcast.engine.schedules import Schedules
 from latentcast.errors import LatentcastError
-from latentcast.nn.positions import LeadEmbedding
-from latentcast.nn.state_space import Modes
 from latentcast.objectives.base import Objective
 from latentcast.objectives.build import build
-from latentcast.objectives.nepa import NepaConfig
 from latentcast.randomness import Draw
 from latentcast.verification.claim import claim
 from latentcast.verification.evidence import (
@@ -33,7 +26,7 @@ from latentcast.verification.evidence import (
     none,
     true,
 )
-from latentcast.verification.formulas import decay_of, muon_scale, rate_of
+from latentcast.verification.formulas import rate_of
 from latentcast.verification.observe.loop_recorder import Attempt, LoopRecord, Weights
 from latentcast.verification.observe.rehearsal import (
     LATER,
@@ -47,9 +40,6 @@ from latentcast.verification.observe.rehearsal import (
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 2: the engine owns the order"
-IJEPA = "I-JEPA, train.py and utils/schedulers.py (specification 1.7)"
-EXACT = 1e-12
-"""Of a schedule: float64 against float64."""
 FLOAT = 2.0**-23
 BF16 = 2.0**-8
 LIMIT = 1e-3
@@ -58,176 +48,6 @@ GRADIENT = 1e-4
 """Of a step's gradient in float32 from that in float64, relative."""
 BESIDE = (3e-6, -3e-6)
 """Of the weights, by which they are moved to both sides: as far as float32 rounds activations."""
-
-
-# Schedules
-
-
-def _scheduled(twin: Twin) -> list[tuple[LoopRecord, int, Attempt]]:
-    """Each step of a run with the recipe's numbers and of one with revealing ones."""
-    runs = (twin.trained(), rehearsed(twin))
-    return [(run, n, step) for run in runs for n, step in enumerate(run.steps)]
-
-
-@claim("loop.rate", "The learning rate that moves each parameter at step n is the schedule at n, "
-       "from the first step on: linear warm-up counted from one, then half a cosine to the end; "
-       "a tenth of it for the dynamics of a state space, Muon's for the matrices that it moves.",
-       source=IJEPA)  # fmt: skip
-def rate(twin: Twin) -> Evidence:
-    steps, run = _scheduled(twin), rehearsed(twin)
-    slow, matrices = _dynamics(run.objective), _by_muon(run)
-
-    def scale(config: Config, name: str) -> float:
-        return 0.1 if name in slow else muon_scale(config) if name in matrices else 1.0
-
-    worst = greatest(
-        *(
-            abs(rate - rate_of(run.config, n) * scale(run.config, name)) / run.config.optimizer.lr
-            for run, n, step in steps
-            for name, rate in step.rates.items()
-        )
-    )
-    return all_of(
-        at_most("largest difference, of the peak", worst, EXACT),
-        equal("steps", len(steps), sum(r.config.train.steps for r in (twin.trained(), run))),
-        first_update=next(iter(run.steps[0].rates.values())), its_schedule=rate_of(run.config, 0),
-    )  # fmt: skip
-
-
-@claim("loop.decay", "The weight decay used at step n is the schedule at n: half a cosine over "
-       "the run, or constant where the recipe says so.", source=IJEPA)  # fmt: skip
-def decay(twin: Twin) -> Evidence:
-    used = [(max(step.decays.values()), decay_of(r.config, n)) for r, n, step in _scheduled(twin)]
-    worst = greatest(*(abs(measured - expected) for measured, expected in used))
-    return all_of(
-        at_most("largest difference", worst, EXACT), last=used[-1][0], scheduled_last=used[-1][1]
-    )
-
-
-@claim("loop.decay-groups", "Biases, norms, gains, CLS, the vectors of leads and the dynamics of a "
-       "state space are not decayed; all else is.",
-       source="I-JEPA, helper.py; NEPA, run_nepa.py; S4D (Gu et al. 2022)")  # fmt: skip
-def decay_groups(twin: Twin) -> Evidence:
-    run = twin.trained()
-    alone, decays = undecayed(run.objective), run.steps[-1].decays
-    return all_of(
-        none("wrong", [name for name, own in decays.items() if (own == 0) != (name in alone)]),
-        decayed=len(decays.keys() - alone),
-        not_decayed=len(alone & decays.keys()),
-    )
-
-
-def _dynamics(objective: Objective) -> set[str]:
-    """Time steps, decays and frequencies of all state spaces."""
-    places = [place for place, m in objective.named_modules() if isinstance(m, Modes)]
-    return {f"{p}.{name}" for p in places for name in ("log_step", "log_decay", "frequency")}
-
-
-def undecayed(objective: Objective) -> set[str]:
-    """Biases, norms, gains, CLS, vectors of leads and dynamics, by the modules that have them."""
-    found = _dynamics(objective)
-    for place, module in objective.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            alone = (
-                isinstance(module, nn.LayerNorm | LeadEmbedding)
-                or parameter.numel() == parameter.shape[-1]
-            )
-            if name in ("bias", "cls", "gain") or (alone and name != "mask_token"):
-                found.add(f"{place}.{name}".removeprefix("."))
-    return found
-
-
-@claim("loop.stays-at-the-end", "Beyond its last step a schedule stays at its end and does not "
-       "turn back, the momentum's too.",
-       source="specification, executable requirements 17 and 19")  # fmt: skip
-def stays_at_the_end(twin: Twin) -> Evidence:
-    config = rehearsed(twin).config
-    schedules, end = Schedules.of(config), config.train.steps
-    beyond = (end, end + 1, 2 * end, 10 * end)
-    final, peak = config.optimizer.final_lr, config.optimizer.lr
-    parts = [
-        at_most("rate, of the peak",
-                greatest(*(abs(schedules.lr(n) - final) for n in beyond)) / peak, EXACT),
-        at_most("decay", greatest(*(abs(schedules.weight_decay(n) - decay_of(config, end))
-                             for n in beyond)), EXACT),
-    ]  # fmt: skip
-    if config.ema is not None:
-        last = config.ema.final
-        assert last is not None
-        gap = greatest(*(abs(schedules.momentum(n) - last) for n in beyond))
-        parts.append(at_most("momentum", gap, EXACT))
-    return all_of(*parts)
-
-
-# The optimizer
-
-
-@claim("loop.every-parameter-once", "The optimizer has every parameter that is trained, once, and "
-       "no other.", source=OURS)  # fmt: skip
-def every_parameter_once(twin: Twin) -> Evidence:
-    run = rehearsed(twin)
-    objective, kind = run.objective, run.config.objective
-    teacher = set[int]()
-    if objective.encoder("teacher") is not objective.encoder("student"):
-        teacher = {id(p) for p in objective.encoder("teacher").parameters()}
-    trained = {n for n, p in objective.named_parameters() if id(p) not in teacher}
-    if isinstance(kind, NepaConfig) and kind.patch_embedding == "fixed":
-        trained = {n for n in trained if ".patches." not in n}
-    counts = Counter(run.attempts[0].in_optimizer)
-    return all_of(
-        none("absent", sorted(trained - set(counts))),
-        none("there twice", [name for name, count in counts.items() if count > 1]),
-        none("not to be trained", sorted(set(counts) - trained)),
-        parameters=len(trained),
-    )
-
-
-def _by_muon(run: LoopRecord) -> frozenset[str]:
-    return matrices_of(run.objective) if run.config.optimizer.muon else frozenset()
-
-
-@claim("loop.adamw", "An update is AdamW's, decay decoupled, with the recipe's betas.",
-       source="Loshchilov & Hutter 2019, algorithm 2")  # fmt: skip
-def adamw(twin: Twin) -> Evidence:
-    run = rehearsed(twin)
-    (first, second), eps = run.config.optimizer.betas, run.config.optimizer.eps
-    matrices = _by_muon(run)  # of the claim loop.muon
-    means: Weights = {}
-    squares: Weights = {}
-    worst = 0.0
-    for n, step in enumerate(run.steps):
-        for name in step.gradients.keys() - matrices:
-            gradient = step.gradients[name]
-            g, p = gradient.double(), step.before[name].double()
-            means[name] = first * means.get(name, torch.zeros_like(g)) + (1 - first) * g
-            squares[name] = second * squares.get(name, torch.zeros_like(g)) + (1 - second) * g * g
-            mean = means[name] / (1 - first ** (n + 1))
-            root = (squares[name] / (1 - second ** (n + 1))).sqrt()
-            lr = step.rates[name]
-            expected = p - lr * step.decays[name] * p - lr * mean / (root + eps)
-            allowed = 1e-4 * lr + 4 * FLOAT * p.abs()
-            gap = float(((step.after[name] - expected).abs() / allowed).max())
-            worst = math.inf if math.isnan(gap) else max(worst, gap)
-    return all_of(
-        at_most("largest difference, of what rounding allows", worst, 1.0),
-        equal("updates", len(run.steps), run.config.train.steps),
-    )
-
-
-@claim("loop.clipping", "The gradient of the mean loss is scaled down to the limit by its global "
-       "norm, before the optimizer sees it, and the norm that is logged is the one before.",
-       source=OURS)  # fmt: skip
-def clipping(twin: Twin) -> Evidence:
-    run = short_run(twin, "clipped", {"optimizer.clip_grad_norm": LIMIT}, 1)
-    attempt = run.attempts[0]
-    _, exact = exactly(run, attempt)
-    raw = size(exact)
-    clipped = {name: g * min(1.0, LIMIT / raw) for name, g in exact.items()}
-    return all_of(
-        at_most("relative error of the gradient", apart(attempt.gradients, clipped), 1e-4),
-        at_most("relative error of the logged norm", abs(attempt.norm / raw - 1), 1e-4),
-        norm_before=raw, norm_after=size(attempt.gradients), limit=LIMIT,
-    )  # fmt: skip
 
 
 # The gradient
@@ -269,6 +89,22 @@ def apart(gradients: Weights, expected: Weights) -> float:
 
 def _gradients(objective: Objective) -> Weights:
     return {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+
+
+@claim("loop.clipping", "The gradient of the mean loss is scaled down to the limit by its global "
+       "norm, before the optimizer sees it, and the norm that is logged is the one before.",
+       source=OURS)  # fmt: skip
+def clipping(twin: Twin) -> Evidence:
+    run = short_run(twin, "clipped", {"optimizer.clip_grad_norm": LIMIT}, 1)
+    attempt = run.attempts[0]
+    _, exact = exactly(run, attempt)
+    raw = size(exact)
+    clipped = {name: g * min(1.0, LIMIT / raw) for name, g in exact.items()}
+    return all_of(
+        at_most("relative error of the gradient", apart(attempt.gradients, clipped), 1e-4),
+        at_most("relative error of the logged norm", abs(attempt.norm / raw - 1), 1e-4),
+        norm_before=raw, norm_after=size(attempt.gradients), limit=LIMIT,
+    )  # fmt: skip
 
 
 @claim("loop.gradient", "The gradient of a step is that of the mean loss of its whole batch, "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentcast.engine import checkpoint
 from latentcast.engine.checkpoint import State, read_tensors
-from latentcast.engine.optimizer import build_optimizer, matrices_of
+from latentcast.engine.optimizer import build_optimizer
 from latentcast.errors import LatentcastError
 from latentcast.objectives.build import build
 from latentcast.verification.claim import claim
@@ -96,14 +96,13 @@ def moments(twin: Twin) -> Evidence:
     betas = run.config.optimizer.betas
     worst, names = 0.0, set(run.attempts[0].gradients)
     muon = run.config.optimizer.muon
-    matrices = matrices_of(run.objective) if muon else frozenset[str]()
-    for name in matrices:
+    for name in run.matrices:
         assert muon is not None
         momentum = torch.zeros(())
         for step in run.steps[:LATER]:
             momentum = muon.momentum * momentum + step.gradients[name].double()
         worst = greatest(worst, _apart(saved.get(f"{name}|momentum"), momentum))
-    for name in names - matrices:
+    for name in names - run.matrices:
         mean = square = torch.zeros(())
         for step in run.steps[:LATER]:
             g = step.gradients[name].double()

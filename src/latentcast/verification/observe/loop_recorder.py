@@ -31,6 +31,7 @@ from latentcast.engine.callbacks import Callback
 from latentcast.engine.checkpoint import State
 from latentcast.engine.context import Context
 from latentcast.engine.ema import Ema
+from latentcast.engine.optimizer import matrices_of
 from latentcast.engine.schedules import Schedules
 from latentcast.objectives.base import Objective, Output
 from latentcast.objectives.build import build
@@ -87,6 +88,11 @@ class LoopRecord:
     def steps(self) -> list[Attempt]:
         """The attempts that counted."""
         return [attempt for attempt in self.attempts if attempt.counted]
+
+    @property
+    def matrices(self) -> frozenset[str]:
+        """Names of the parameters that Muon moves; none without it."""
+        return matrices_of(self.objective) if self.config.optimizer.muon else frozenset()
 
     @property
     def checkpoints(self) -> Path:

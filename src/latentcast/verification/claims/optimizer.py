@@ -1,22 +1,83 @@
-"""Muon: matrices within blocks move by the orthogonalised momentum of their gradient."""
+"""How an update moves the weights: AdamW, and Muon for the matrices within blocks."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import torch
 from torch import Tensor
 
 from latentcast.nn.base import Unit
+from latentcast.objectives.nepa import NepaConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none
+from latentcast.verification.evidence import (
+    Evidence,
+    all_of,
+    at_most,
+    equal,
+    none,
+)
 from latentcast.verification.formulas import muon_scale, rate_of
 from latentcast.verification.observe.loop_recorder import Weights
-from latentcast.verification.observe.rehearsal import POISONED, rehearse, revealing
+from latentcast.verification.observe.rehearsal import (
+    POISONED,
+    rehearse,
+    rehearsed,
+    revealing,
+)
 from latentcast.verification.observe.twin import Twin
 
-MUON = {"lr": 0.01, "momentum": 0.9, "iterations": 4}
+OURS = "our design, law 2: the engine owns the order"
 FLOAT = 2.0**-23
+MUON = {"lr": 0.01, "momentum": 0.9, "iterations": 4}
+
+
+@claim("loop.every-parameter-once", "The optimizer has every parameter that is trained, once, and "
+       "no other.", source=OURS)  # fmt: skip
+def every_parameter_once(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
+    objective, kind = run.objective, run.config.objective
+    teacher = set[int]()
+    if objective.encoder("teacher") is not objective.encoder("student"):
+        teacher = {id(p) for p in objective.encoder("teacher").parameters()}
+    trained = {n for n, p in objective.named_parameters() if id(p) not in teacher}
+    if isinstance(kind, NepaConfig) and kind.patch_embedding == "fixed":
+        trained = {n for n in trained if ".patches." not in n}
+    counts = Counter(run.attempts[0].in_optimizer)
+    return all_of(
+        none("absent", sorted(trained - set(counts))),
+        none("there twice", [name for name, count in counts.items() if count > 1]),
+        none("not to be trained", sorted(set(counts) - trained)),
+        parameters=len(trained),
+    )
+
+
+@claim("loop.adamw", "An update is AdamW's, decay decoupled, with the recipe's betas.",
+       source="Loshchilov & Hutter 2019, algorithm 2")  # fmt: skip
+def adamw(twin: Twin) -> Evidence:
+    run = rehearsed(twin)
+    (first, second), eps = run.config.optimizer.betas, run.config.optimizer.eps
+    means: Weights = {}
+    squares: Weights = {}
+    worst = 0.0
+    for n, step in enumerate(run.steps):
+        for name in step.gradients.keys() - run.matrices:  # those are of loop.muon
+            gradient = step.gradients[name]
+            g, p = gradient.double(), step.before[name].double()
+            means[name] = first * means.get(name, torch.zeros_like(g)) + (1 - first) * g
+            squares[name] = second * squares.get(name, torch.zeros_like(g)) + (1 - second) * g * g
+            mean = means[name] / (1 - first ** (n + 1))
+            root = (squares[name] / (1 - second ** (n + 1))).sqrt()
+            lr = step.rates[name]
+            expected = p - lr * step.decays[name] * p - lr * mean / (root + eps)
+            allowed = 1e-4 * lr + 4 * FLOAT * p.abs()
+            gap = float(((step.after[name] - expected).abs() / allowed).max())
+            worst = math.inf if math.isnan(gap) else max(worst, gap)
+    return all_of(
+        at_most("largest difference, of what rounding allows", worst, 1.0),
+        equal("updates", len(run.steps), run.config.train.steps),
+    )
 
 
 @claim("loop.muon", "With Muon the matrices within blocks, and no others, move by the orthogonal "
