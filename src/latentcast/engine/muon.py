@@ -76,7 +76,7 @@ def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
         step = a * unit + torch.addmm(gram, gram, gram, beta=b, alpha=c)
         total = step @ total
         gram = step @ gram @ step
-    found = total @ wide
+    found: Tensor = total @ wide
     return found if matrix.shape[0] <= matrix.shape[1] else found.T
 
 
