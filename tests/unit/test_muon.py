@@ -31,9 +31,10 @@ def test_products_of_the_small_matrix_are_those_of_the_large_one(
 
 
 def test_matrices_of_blocks_are_moved_and_nothing_else() -> None:
-    objective = build(recipe("simclr-image-tiny"))
+    config = recipe("simclr-image-tiny")
+    objective = build(config)
     shapes = dict(objective.named_parameters())
-    names = matrices_of(objective)
+    names = matrices_of(objective, config.optimizer)
     assert all(".blocks." in name and shapes[name].ndim == 4 for name in names)
     assert len(names) == 8  # two kernels of three blocks, and two skips that change the width
     assert "base.student.stem.conv.weight" in shapes.keys() - names

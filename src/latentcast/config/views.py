@@ -96,6 +96,10 @@ class ImageAugmentation(Settings):
                 f"{patch}; set objective.views.augmentation.size={-(-self.size // patch) * patch}"
             )
 
+    def size_of_view(self, image: ImageInput) -> tuple[int, int]:
+        """Height and width of a view of an image."""
+        return (self.size, self.size) if self.size else (image.height, image.width)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_crops(self.crop_scale, self.crop_aspect)
@@ -173,10 +177,10 @@ class Views(Settings):
         """A view as an input of its own: shorter recordings, or images of another size."""
         if isinstance(source, EcgInput):
             return source.model_copy(update={"length": self.length(source.length, patch)})
-        if isinstance(self.augmentation, ImageAugmentation) and self.augmentation.size:
-            square = dict.fromkeys(("height", "width"), self.augmentation.size)
-            return source.model_copy(update=square)
-        return source
+        if isinstance(self.augmentation, EcgAugmentation):
+            return source  # which :meth:`check` refuses
+        height, width = self.augmentation.size_of_view(source)
+        return source.model_copy(update={"height": height, "width": width})
 
     def length(self, samples: int, patch: int) -> int:
         """Samples of a view of a recording of ``samples``."""

@@ -28,8 +28,7 @@ class ImageAugment:
     """
 
     def __init__(self, settings: ImageAugmentation, image: ImageInput) -> None:
-        self.settings, self.image = settings, image
-        self.size = image.size if settings.size is None else (settings.size, settings.size)
+        self.settings, self.image, self.size = settings, image, settings.size_of_view(image)
         channels, scale = image.channels, image.normalisation
         cpu = torch.device("cpu")  # also where a model is built on meta
         mean = [0.0] * channels if scale is None else scale.mean

@@ -18,11 +18,10 @@ def build_optimizer(objective: Objective, config: OptimizerConfig) -> AdamW:
 
     Of a JEPA these are I-JEPA's four, {encoder, predictor} × {decay, no decay}; an objective whose
     layers learn at different rates has two for each rate, and with Muon the matrices of blocks are
-    groups of their own. Learning rate and
-    decay are placeholders: the schedules write them before every step. The groups carry the
-    parameter names, which is how a checkpoint finds its moments again.
+    groups of their own. Learning rate and decay are written by the schedules before every step. The
+    groups carry the parameter names, which is how a checkpoint finds its moments again.
     """
-    muon, matrices = config.muon, matrices_of(objective) if config.muon else frozenset()
+    muon, matrices = config.muon, matrices_of(objective, config)
     groups: dict[tuple[str, bool, float, bool], dict[str, Any]] = {}
     for name, parameter in objective.trainable().items():
         part, decayed = name.partition(".")[0], not objective.undecayed(name, parameter)
@@ -45,12 +44,15 @@ def build_optimizer(objective: Objective, config: OptimizerConfig) -> AdamW:
     )  # fmt: skip
 
 
-def matrices_of(objective: Objective) -> frozenset[str]:
-    """Names of the parameters that Muon moves: the matrices and kernels within blocks.
+def matrices_of(objective: Objective, config: OptimizerConfig) -> frozenset[str]:
+    """Names of the parameters that Muon moves: the matrices and kernels within blocks; without
+    Muon none.
 
     Not the embedding of patches, projectors and heads, whose rows or columns are no features of a
     layer (Jordan et al. 2024), nor what decay leaves alone.
     """
+    if config.muon is None:
+        return frozenset()
     inside = {id(p) for unit in objective.modules() if isinstance(unit, Unit)
               for p in unit.parameters()}  # fmt: skip
     return frozenset(

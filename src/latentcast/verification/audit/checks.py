@@ -181,7 +181,7 @@ def checkpoints(run: Run) -> Evidence:
        "checkpoint's step.", source="design, law 1")  # fmt: skip
 def weights(run: Run) -> Evidence:
     shapes = {name: tuple(t.shape) for name, t in run.objective.state_dict().items()}
-    matrices = matrices_of(run.objective) if run.config.optimizer.muon else frozenset[str]()
+    matrices = matrices_of(run.objective, run.config.optimizer)
     wrong: list[str] = []
     for step in run.steps or [run.newest]:
         tensors = run.weights if step == run.newest else checkpoint.read_tensors(step, "model")

@@ -40,7 +40,6 @@ from latentcast.verification.observe.rehearsal import (
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 2: the engine owns the order"
-FLOAT = 2.0**-23
 BF16 = 2.0**-8
 LIMIT = 1e-3
 """Of the gradient's norm in a run that clips every step."""

@@ -11,26 +11,16 @@ from torch import Tensor
 from latentcast.nn.base import Unit
 from latentcast.objectives.nepa import NepaConfig
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import (
-    Evidence,
-    all_of,
-    at_most,
-    equal,
-    none,
-)
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, none
 from latentcast.verification.formulas import muon_scale, rate_of
 from latentcast.verification.observe.loop_recorder import Weights
-from latentcast.verification.observe.rehearsal import (
-    POISONED,
-    rehearse,
-    rehearsed,
-    revealing,
-)
+from latentcast.verification.observe.rehearsal import POISONED, rehearse, rehearsed, revealing
 from latentcast.verification.observe.twin import Twin
 
 OURS = "our design, law 2: the engine owns the order"
 FLOAT = 2.0**-23
-MUON = {"lr": 0.01, "momentum": 0.9, "iterations": 4}
+MOMENTUM, ITERATIONS = 0.9, 4
+MUON = {"lr": 0.01, "momentum": MOMENTUM, "iterations": ITERATIONS}
 
 
 @claim("loop.every-parameter-once", "The optimizer has every parameter that is trained, once, and "
@@ -103,8 +93,8 @@ def muon(twin: Twin) -> Evidence:
         moved |= {name for name, factor in own.items() if abs(factor / ratio - 1) < 1e-9}
         for name in set(unit_names) & step.gradients.keys():
             gradient, before = step.gradients[name].double(), step.before[name].double()
-            momenta[name] = 0.9 * momenta.get(name, torch.zeros_like(gradient)) + gradient
-            matrix = (gradient + 0.9 * momenta[name]).flatten(1)
+            momenta[name] = MOMENTUM * momenta.get(name, torch.zeros_like(gradient)) + gradient
+            matrix = (gradient + MOMENTUM * momenta[name]).flatten(1)
             update, blur = _orthogonal(matrix)
             rows, columns = matrix.shape
             lr = step.rates[name]
@@ -128,7 +118,7 @@ def _orthogonal(matrix: Tensor) -> tuple[Tensor, float]:
     """
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     values = values / (matrix.norm() + 1e-7)
-    for _ in range(4):
+    for _ in range(ITERATIONS):
         values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
-    steep = 3.4445**4
+    steep = 3.4445**ITERATIONS
     return left @ (values[:, None] * right), 16 * FLOAT * steep * math.sqrt(len(values))

@@ -10,19 +10,10 @@ from latentcast.nn.positions import LeadEmbedding
 from latentcast.nn.state_space import Modes
 from latentcast.objectives.base import Objective
 from latentcast.verification.claim import claim
-from latentcast.verification.evidence import (
-    Evidence,
-    all_of,
-    at_most,
-    equal,
-    greatest,
-    none,
-)
+from latentcast.verification.evidence import Evidence, all_of, at_most, equal, greatest, none
 from latentcast.verification.formulas import decay_of, muon_scale, rate_of
 from latentcast.verification.observe.loop_recorder import Attempt, LoopRecord
-from latentcast.verification.observe.rehearsal import (
-    rehearsed,
-)
+from latentcast.verification.observe.rehearsal import rehearsed
 from latentcast.verification.observe.twin import Twin
 
 IJEPA = "I-JEPA, train.py and utils/schedulers.py (specification 1.7)"

@@ -92,7 +92,7 @@ class LoopRecord:
     @property
     def matrices(self) -> frozenset[str]:
         """Names of the parameters that Muon moves; none without it."""
-        return matrices_of(self.objective) if self.config.optimizer.muon else frozenset()
+        return matrices_of(self.objective, self.config.optimizer)
 
     @property
     def checkpoints(self) -> Path:
